@@ -1,0 +1,1 @@
+"""Configs: what a user can write, checked."""

@@ -1,0 +1,102 @@
+"""Quantities with units as people write them: sizes `6GB`, counts `50M`, times `10min`.
+
+Sizes know powers of ten (`kB`, `MB`, `GB`, `TB`) and of two (`KiB`, `MiB`, `GiB`, `TiB`). Sizes and times need their unit; a
+count may be a bare number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+_COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15}
+_SIZE = {
+    **{"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
+    **{"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40},
+}
+_TIME = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _quantity(text: str, units: dict[str, float], what: str, example: str) -> float:
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[2] not in units:
+        known = ", ".join(unit for unit in units if unit)
+        raise ValueError(f"{text!r} is not a {what}; write it like {example} (units: {known})")
+    value = float(match[1]) * units[match[2]]
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is too large for a {what}")
+    return value
+
+
+def parse_count(value: Any) -> int:
+    """Return a count such as `50M`, `1.5e15` or 1200 as a whole number; raise ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r} is not a count; write it like 50M or 1.5e15")
+    if isinstance(value, str):
+        value = _quantity(value, _COUNT, "count", "50M or 1.5e15")
+    if not math.isfinite(value) or value < 0 or value != int(value):
+        raise ValueError(f"{value!r} is not a whole, non-negative count")
+    return int(value)
+
+
+def parse_size(value: Any) -> int:
+    """Return a size such as `6GB` or `512MiB` in bytes; a number without a unit is refused."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a size: the unit is missing; write it like 6GB or 512MiB")
+    return round(_quantity(value, _SIZE, "size", "6GB or 512MiB"))
+
+
+def parse_time(value: Any) -> float:
+    """Return a time such as `30s`, `10min` or `2h` in seconds; a number without a unit is refused."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a time: the unit is missing; write it like 30s, 10min or 2h")
+    return _quantity(value, _TIME, "time", "30s, 10min or 2h")
+
+
+def format_size(size: float) -> str:
+    """Return bytes as people read them, in powers of ten: 1_234_567 -> `1.23 MB`."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(size) >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def format_count(count: float) -> str:
+    """Return a count as people read it: 1_234_567 -> `1.23 M`, 3.2e15 -> `3.2e15`."""
+    if abs(count) >= 1e12:
+        return f"{count:.3g}".replace("e+", "e")
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(count) >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:g}"
+
+
+def format_time(seconds: float) -> str:
+    """Return seconds as people read them: 83 -> `1 min 23 s`."""
+    if seconds < 0.1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+# A unit is read only from text; a number that is already in the base unit comes from our own resolved configs.
+def _resolved(parse: Any) -> Any:
+    def read(value: Any, info: Any) -> Any:
+        resolved = (info.context or {}).get("resolved", False)
+        return value if resolved and isinstance(value, (int, float)) and not isinstance(value, bool) else parse(value)
+
+    return read
+
+
+Count = Annotated[int, BeforeValidator(parse_count), WithJsonSchema({"type": ["integer", "number", "string"]})]
+Size = Annotated[int, BeforeValidator(_resolved(parse_size)), WithJsonSchema({"type": "string", "examples": ["6GB"]})]
+Seconds = Annotated[
+    float, BeforeValidator(_resolved(parse_time)), WithJsonSchema({"type": "string", "examples": ["10min"]})
+]

@@ -1,0 +1,1 @@
+"""What everything stands on: artifacts, events, budgets, the machine."""

@@ -1,0 +1,1 @@
+"""Corpora: text in, memory-mapped token windows out."""

@@ -1,0 +1,1 @@
+"""The decoder, its costs, its folder on disk, and generation."""
