@@ -30,7 +30,7 @@ Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
-# --- model ---------------------------------------------------------------------------------------------------------------
+# --- model ---
 
 
 class Learned(Strict):
@@ -252,7 +252,7 @@ class ModelConfig(Strict):
         return ModelConfig.model_validate({**self.model_dump(), **update})
 
 
-# --- data ----------------------------------------------------------------------------------------------------------------
+# --- data ---
 
 
 class ByteTokenizer(Strict):
@@ -312,7 +312,7 @@ class Data(Strict):
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
 
 
-# --- training ------------------------------------------------------------------------------------------------------------
+# --- training ---
 
 
 class AdamW(Strict):
@@ -396,7 +396,7 @@ class Distillation(Strict):
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
-# --- stages --------------------------------------------------------------------------------------------------------------
+# --- stages ---
 
 
 class Pretrain(Strict):
@@ -466,7 +466,7 @@ StageConfig = Annotated[
 ]
 
 
-# --- recipe --------------------------------------------------------------------------------------------------------------
+# --- recipe ---
 
 
 class Budget(Strict):

@@ -97,6 +97,4 @@ def _resolved(parse: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(parse_count), WithJsonSchema({"type": ["integer", "number", "string"]})]
 Size = Annotated[int, BeforeValidator(_resolved(parse_size)), WithJsonSchema({"type": "string", "examples": ["6GB"]})]
-Seconds = Annotated[
-    float, BeforeValidator(_resolved(parse_time)), WithJsonSchema({"type": "string", "examples": ["10min"]})
-]
+Seconds = Annotated[float, BeforeValidator(_resolved(parse_time)), WithJsonSchema({"type": "string", "examples": ["10min"]})]

@@ -1,0 +1,30 @@
+"""A measured number with everything needed to read it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value, its unit, which direction is better, how many things it was measured on, and its confidence interval.
+
+    `low` and `high` bound the 95 % interval; both equal `value` where a number is exact (a count, a size).
+    """
+
+    value: float
+    unit: str
+    better: Literal["lower", "higher"]
+    n: int
+    low: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float, unit: str, better: Literal["lower", "higher"] = "lower") -> Metric:
+        """Return a number that is counted, not sampled."""
+        return cls(value, unit, better, 1, value, value)
+
+    def json(self) -> dict[str, Any]:
+        """Return the metric as plain data, in the field order above."""
+        return asdict(self)
