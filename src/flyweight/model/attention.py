@@ -1,0 +1,82 @@
+"""Grouped-query attention through torch's own `scaled_dot_product_attention`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import RMSNorm as RMSNormConfig
+from flyweight.model import linear
+from flyweight.model.cache import Slot
+from flyweight.model.norm import RMSNorm
+from flyweight.model.position import Rotation
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What queries may look at: `causal` without a mask is the fast path, a mask is (B or 1, 1, T, S) of bool."""
+
+    causal: bool
+    mask: Tensor | None = None
+
+
+def reach(start: int, length: int, mask: Tensor | None, device: torch.device) -> Reach:
+    """Return what `length` new tokens after `start` cached ones see; `mask` (B, S) is False on left padding."""
+    if mask is None and (start == 0 or length == 1):
+        return Reach(causal=length > 1)
+    seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)  # (T, S)
+    if mask is None:
+        return Reach(causal=False, mask=seen[None, None])
+    # A padded query has to see something, or its softmax is 0 / 0: itself.
+    itself = seen & ~seen.tril(-1 + start)  # (T, S)
+    return Reach(causal=False, mask=((seen & mask[:, None]) | itself)[:, None])  # (B, 1, T, S)
+
+
+class Attention(nn.Module):
+    """Queries of `heads` heads attend to keys and values of `kv_heads` (Ainslie et al. 2023)."""
+
+    def __init__(self, config: ModelConfig, name: str) -> None:
+        super().__init__()
+        options = config.attention
+        assert options.heads and options.kv_heads and options.head_dim and options.out_bias is not None
+        self.heads, self.kv_heads, self.head_dim = options.heads, options.kv_heads, options.head_dim
+        self.dropout = config.dropout.attention
+        wide, narrow, dim = self.heads * self.head_dim, self.kv_heads * self.head_dim, config.dim
+        self.q = linear.named(config, f"{name}.q", dim, wide, options.bias)
+        self.k = linear.named(config, f"{name}.k", dim, narrow, options.bias)
+        self.v = linear.named(config, f"{name}.v", dim, narrow, options.bias)
+        self.out = linear.named(config, f"{name}.out", wide, dim, options.out_bias)
+        norm = RMSNormConfig(eps=options.qk_norm_eps)
+        self.q_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
+        self.k_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
+        self.gain = nn.Parameter(torch.empty(self.heads, 1)) if options.gain else None
+
+    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None, slot: Slot | None) -> Tensor:
+        """Return what each position reads from those it may see: (B, T, dim) -> (B, T, dim)."""
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, self.heads, self.head_dim)  # (B, T, H, D)
+        k = self.k(x).view(batch, length, self.kv_heads, self.head_dim)  # (B, T, H_kv, D)
+        v = self.v(x).view(batch, length, self.kv_heads, self.head_dim)  # (B, T, H_kv, D)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
+        if self.gain is not None:
+            q = q * self.gain
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or H_kv, T, D)
+        if slot is not None:
+            k, v = slot.extend(k, v)  # (B, H_kv, S, D)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=reach.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=reach.causal,
+            enable_gqa=self.heads != self.kv_heads,
+        )  # (B, H, T, D)
+        return self.out(y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))

@@ -1,0 +1,69 @@
+"""Keys and values of the tokens that a model has already read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flyweight.core.errors import RequestError
+
+
+class KVCache:
+    """Preallocated keys and values, one slot per visit, and the last token of every row (a bigram table needs it)."""
+
+    def __init__(
+        self,
+        slots: int,
+        batch: int,
+        kv_heads: int,
+        length: int,
+        head_dim: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (slots, batch, kv_heads, length, head_dim)
+        self.keys = torch.empty(shape, device=device, dtype=dtype)  # (visits, B, H_kv, L, D)
+        self.values = torch.empty(shape, device=device, dtype=dtype)  # (visits, B, H_kv, L, D)
+        self.capacity = length
+        self.length = 0
+        self.last: Tensor | None = None  # (B, 1)
+
+    def reserve(self, tokens: int) -> None:
+        """Raise RequestError if `tokens` more do not fit."""
+        if self.length + tokens > self.capacity:
+            raise RequestError(
+                f"key/value cache: {self.length} + {tokens} tokens do not fit its length {self.capacity}; make a longer one"
+            )
+
+    def advance(self, tokens: int, last: Tensor) -> None:
+        """Count `tokens` as read once every slot has them; `last` (B, 1) is the newest."""
+        self.length += tokens
+        self.last = last
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.keys, self.values = self.keys.index_select(1, rows), self.values.index_select(1, rows)
+        if self.last is not None:
+            self.last = self.last.index_select(0, rows)
+
+    def nbytes(self) -> int:
+        """Return the bytes that are held."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One visit's part of a cache."""
+
+    cache: KVCache
+    index: int
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, H_kv, T, D) and return all so far (B, H_kv, S, D)."""
+        cache, start = self.cache, self.cache.length
+        end = start + keys.shape[2]
+        cache.keys[self.index, :, :, start:end] = keys
+        cache.values[self.index, :, :, start:end] = values
+        return cache.keys[self.index, :, :, :end], cache.values[self.index, :, :, :end]

@@ -1,0 +1,61 @@
+"""From token ids to vectors: a row per token, a row per pair of tokens, a row per position."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flyweight.config import schema
+from flyweight.model import linear
+from flyweight.model.position import LearnedPositions
+
+
+class Embedding(nn.Module):
+    """Token rows, plus learned positions and a bigram table where the config has them."""
+
+    def __init__(self, config: schema.ModelConfig) -> None:
+        super().__init__()
+        assert config.vocab_size and config.context
+        self.vocab_size, self.dropout = config.vocab_size, config.dropout.embedding
+        self.tokens = linear.named(config, "embedding.tokens", config.dim, config.vocab_size)
+        learned = isinstance(config.position, schema.Learned)
+        self.positions = LearnedPositions(config.context, config.dim) if learned else None
+        self.pairs = config.embedding.bigram
+        count = bigram_rows(config)
+        self.bigram = linear.named(config, "embedding.bigram", config.dim, count) if count else None
+
+    def forward(self, tokens: Tensor, positions: Tensor | None, previous: Tensor | None, start: int) -> Tensor:
+        """Return the vectors of tokens (B, T) after `start` others, given each token's predecessor: (B, T, dim)."""
+        x = self.tokens.rows(tokens)  # (B, T, dim)
+        if self.bigram is not None and previous is not None:
+            x = x + self.bigram.rows(self.pair_index(previous, tokens))
+        if self.positions is not None:
+            x = x + self.positions(positions, start, tokens.shape[1])
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def marked(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Return tokens (B, T) with padding, where `mask` (B, T) is False, replaced by the id of "no token"."""
+        return tokens if mask is None else torch.where(mask, tokens, self.vocab_size)
+
+    def previous(self, marked: Tensor, last: Tensor | None) -> Tensor:
+        """Return each token's predecessor (B, T): `last` (B, 1) before the first, "no token" where nothing came before."""
+        first = torch.full_like(marked[:, :1], self.vocab_size) if last is None else last
+        return torch.cat((first, marked[:, :-1]), 1)
+
+    def pair_index(self, previous: Tensor, tokens: Tensor) -> Tensor:
+        """Return the bigram table's row for every pair (B, T)."""
+        if not isinstance(self.pairs, schema.HashedBigram):
+            return previous * self.vocab_size + tokens
+        # Two 32-bit multiplicative hashes, mixed; int64 holds the products of ids below 2^31 without overflow.
+        mixed = ((previous + 1) * 0x9E3779B1 ^ (tokens + 1) * 0x85EBCA6B) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
+        return (mixed ^ (mixed >> 16)) % self.pairs.buckets
+
+
+def bigram_rows(config: schema.ModelConfig) -> int:
+    """Return how many rows the bigram table has; the exact one also knows "no token" as a predecessor."""
+    pairs, vocab = config.embedding.bigram, config.vocab_size or 0
+    if isinstance(pairs, schema.HashedBigram):
+        return pairs.buckets
+    return (vocab + 1) * vocab if isinstance(pairs, schema.ExactBigram) else 0

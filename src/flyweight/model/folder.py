@@ -1,0 +1,90 @@
+"""A model as a folder: `config.json` and `model.safetensors`, strict in both directions."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flyweight.config.schema import ModelConfig
+from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.model.decoder import Decoder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(model: Decoder, folder: str | Path) -> None:
+    """Write a model's config and weights into `folder`, which is made if need be; raise FlyweightError if that fails.
+
+    A tied head has no tensor of its own. Each file is replaced whole: a reader, or a model whose tensors still map the old
+    file, never sees half of the new one.
+    """
+    folder = Path(folder)
+    text = json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n"
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
+        save_file(tensors, weights, metadata={"format": "pt"})
+        config.write_text(text, encoding="utf-8")
+        os.replace(weights, folder / WEIGHTS)
+        os.replace(config, folder / CONFIG)
+    except (OSError, SafetensorError) as error:
+        raise FlyweightError(f"{folder}: the model could not be written ({error}); check free space and permissions") from error
+
+
+def load_config(folder: str | Path) -> ModelConfig:
+    """Return the config of the model in `folder`; raise RequestError if there is none, FlyweightError if it is damaged."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise RequestError(f"{folder}: not a model folder ({CONFIG} is missing); name a folder with {CONFIG} and {WEIGHTS}")
+    try:
+        return ModelConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))).resolved()
+    except OSError as error:
+        raise FlyweightError(f"{path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg']}" for fault in error.errors())
+        raise FlyweightError(f"{path}: not a model config of this version ({faults}); save the model again") from error
+    except ValueError as error:
+        raise FlyweightError(f"{path}: damaged, not valid JSON ({error}); copy or save the model again") from error
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
+    """Return the model in `folder` on `device`, in the dtypes it was saved in.
+
+    Raises RequestError if `folder` holds no model, FlyweightError if a file is damaged or any tensor is missing, unexpected
+    or of another shape or dtype than the config says.
+    """
+    config = load_config(folder)
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise RequestError(f"{folder}: {WEIGHTS} is missing beside {CONFIG}; copy or save the model again")
+    try:
+        tensors = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise FlyweightError(f"{path}: damaged or truncated ({error}); copy or save the model again") from error
+    with torch.device("meta"):
+        model = Decoder(config)
+    if faults := _faults(model.state_dict(), tensors):
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise FlyweightError(f"{path}: does not fit {CONFIG}: {'; '.join(faults[:5])}{more}; save the model again")
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def _faults(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+    faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & found.keys()):
+        want, have = wanted[name], found[name]
+        if want.shape != have.shape:
+            faults.append(f"{name} has shape {tuple(have.shape)} instead of {tuple(want.shape)}")
+        elif want.dtype != have.dtype and not (want.is_floating_point() and have.is_floating_point()):
+            faults.append(f"{name} has dtype {have.dtype} instead of {want.dtype}")
+    return faults

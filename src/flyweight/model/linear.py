@@ -1,0 +1,71 @@
+"""Linear layers by kind: each multiplies, looks up rows, and knows its dense weight and its stored size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flyweight.config.schema import Dense, LinearKind, ModelConfig
+from flyweight.model.names import kind_of
+
+
+class Linear(nn.Module):
+    """A float matrix (out, in) with an optional bias; as an embedding, its rows are the vectors."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.kind = in_features, out_features, kind or Dense()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))  # (out, in)
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b: (..., in) -> (..., out)."""
+        return F.linear(x, self.weight, self.bias)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the rows at `index`: (...) -> (..., in)."""
+        return F.embedding(index, self.weight)
+
+    def dense(self) -> Tensor:
+        """Return the weight (out, in) itself, so that gradients reach it."""
+        return self.weight
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None) -> Linear:
+        """Return a layer with a copy of this weight (out, in) and bias (out)."""
+        layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind)
+        layer.weight = nn.Parameter(weight.detach().clone())
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().clone())
+        return layer
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the weight and the bias take in memory and on disk."""
+        return sum(tensor.nbytes for tensor in (self.weight, self.bias) if tensor is not None)
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for `print(model)`."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> AnyLinear:
+    """Return an uninitialised layer of this kind."""
+    return KINDS[kind.kind](in_features, out_features, bias, kind)
+
+
+def named(config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool = False) -> AnyLinear:
+    """Return the uninitialised layer `name` of a decoder, of the kind that the config gives it."""
+    return build(kind_of(config, name), in_features, out_features, bias)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which a matrix product of `x` is computed here and now."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+AnyLinear = Linear
+KINDS: dict[str, type[AnyLinear]] = {"dense": Linear}

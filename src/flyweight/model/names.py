@@ -1,0 +1,48 @@
+"""Names of a decoder's linear layers, and the kind that a config's patterns give to each; no torch."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from flyweight.config.schema import Dense, LinearKind, ModelConfig, SwiGLU
+from flyweight.core.errors import RequestError
+
+ATTENTION_LINEARS = ("q", "k", "v", "out")
+
+
+def mlp_linears(config: ModelConfig) -> tuple[str, ...]:
+    """Return the names of the linear layers of one MLP, in the order in which they are used."""
+    return ("gate", "up", "down") if isinstance(config.mlp, SwiGLU) else ("up", "down")
+
+
+def linear_names(config: ModelConfig) -> list[str]:
+    """Return the module name of every layer that can be of another kind, embedding tables included."""
+    names = ["embedding.tokens"]
+    if config.embedding.bigram.kind != "none":
+        names.append("embedding.bigram")
+    for layer in range(config.layers):
+        names += [f"blocks.{layer}.attention.{name}" for name in ATTENTION_LINEARS]
+        names += [f"blocks.{layer}.mlp.{name}" for name in mlp_linears(config)]
+    return names if config.embedding.tied else [*names, "head.linear"]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+
+
+def kind_of(config: ModelConfig, name: str) -> LinearKind:
+    """Return the kind of the linear layer `name`: the first pattern that matches it, or a module that holds it, decides."""
+    return next((kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense())
+
+
+def check_patterns(config: ModelConfig) -> None:
+    """Raise RequestError for a pattern in `linears` that no layer of a model like this can match."""
+    widest = config.model_copy(update={"layers": max(1, config.layers)})
+    names = [*linear_names(widest), "embedding.bigram", "head.linear"]
+    for pattern in config.linears:
+        if not any(_matches(name, pattern) for name in names):
+            raise RequestError(
+                f"linears.{pattern}: no layer has such a name; names look like {', '.join(sorted({names[0], *names[-3:]}))}"
+                " (`*` stands for anything)"
+            )

@@ -1,0 +1,104 @@
+"""Where a token stands: learned vectors added to the embedding, or rotations of queries and keys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flyweight.config import schema
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector per position (context, dim)."""
+
+    def __init__(self, context: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(context, dim))
+
+    def forward(self, positions: Tensor | None, start: int, length: int) -> Tensor:
+        """Return the vectors at `positions` (B, T), or at start, start + 1, ...: (B, T, dim) or (T, dim)."""
+        return self.weight[start : start + length] if positions is None else F.embedding(positions, self.weight)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Factors of one forward pass, broadcast over heads: (T, 1, channels) or (B, T, 1, channels)."""
+
+    cos: Tensor
+    sin: Tensor  # the sign of the first half is already turned
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (B, T, H, D) with its first channels turned; pairs are (i, i + channels / 2), as in Llama."""
+        channels = self.cos.shape[-1]
+        if channels == x.shape[-1]:
+            return self._turn(x)
+        return torch.cat((self._turn(x[..., :channels]), x[..., channels:]), -1)
+
+    def _turn(self, x: Tensor) -> Tensor:
+        swapped = torch.roll(x, x.shape[-1] // 2, -1)  # (B, T, H, channels)
+        return torch.addcmul(x * self.cos, swapped, self.sin)
+
+
+class RotaryTables:
+    """Cosines and sines per device and dtype, computed when first needed and grown by doubling.
+
+    They are no buffers on purpose: a non-persistent buffer of a model that is built on the meta device comes back as garbage.
+    """
+
+    def __init__(self, config: schema.Rope, head_dim: int) -> None:
+        self.channels = int(head_dim * config.fraction)
+        self.frequencies = frequencies(config, self.channels)
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_tables": {}}
+
+    def rotation(self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int) -> Rotation:
+        """Return the factors at `positions` (B, T), or at start ... start + length - 1, on the device of `like`."""
+        cos, sin = self._table(like.device, dtype, start + length)  # (N, 1, channels) each
+        if positions is None:
+            return Rotation(cos[start : start + length], sin[start : start + length])
+        return Rotation(cos[positions], sin[positions])
+
+    def _table(self, device: torch.device, dtype: torch.dtype, length: int) -> tuple[Tensor, Tensor]:
+        key = (device, dtype)
+        if key not in self._tables or len(self._tables[key][0]) < length:
+            # Tensors made in inference mode could not serve a later training step; MPS has no float64.
+            with torch.inference_mode(False), torch.no_grad():
+                size = 1 << max(length - 1, 1).bit_length()
+                places = torch.arange(size, dtype=torch.float64, device="cpu")
+                rates = torch.tensor(self.frequencies, dtype=torch.float64, device="cpu")
+                angles = torch.outer(places, rates)[:, None]  # (N, 1, channels / 2)
+                cos, sin = angles.cos(), angles.sin()
+                table = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+                self._tables[key] = table[0].to(device, dtype), table[1].to(device, dtype)
+        return self._tables[key]
+
+
+def frequencies(config: schema.Rope, channels: int) -> list[float]:
+    """Return the angle per position of each pair of channels, in radians, scaling included."""
+    base, scaling = config.base, config.scaling
+    if scaling is not None and scaling.kind == "ntk" and channels > 2:
+        base *= scaling.factor ** (channels / (channels - 2))
+    plain = [base ** (-2 * pair / channels) for pair in range(channels // 2)]
+    if scaling is None or scaling.kind == "ntk":
+        return plain
+    if scaling.kind == "linear":
+        return [rate / scaling.factor for rate in plain]
+    return [_llama3(rate, scaling) for rate in plain]
+
+
+def _llama3(rate: float, scaling: schema.RopeScaling) -> float:
+    """Keep short waves, slow down long ones by `factor`, interpolate between (Llama 3.1)."""
+    turns = scaling.original_context * rate / (2 * math.pi)  # full turns within the original context
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    if turns < low:
+        return rate / scaling.factor
+    if turns > high:
+        return rate
+    part = (turns - low) / (high - low)
+    return (1 - part) * rate / scaling.factor + part * rate
