@@ -20,9 +20,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def _named(value: Any) -> Any:
-    """Let a bare name stand for `{kind: name}`."""
-    return {"kind": value} if isinstance(value, str) else value
+def _choice(default: str | None = None) -> BeforeValidator:
+    """Let a bare name stand for `{kind: name}`, and options without a kind for those of the default kind."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        if isinstance(value, dict) and default and "kind" not in value:
+            return {"kind": default, **value}
+        return value
+
+    return BeforeValidator(read)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -62,7 +70,7 @@ class Rope(Strict):
     scaling: RopeScaling | None = None
 
 
-Position = Annotated[Annotated[Learned | Rope, Discriminator("kind")], BeforeValidator(_named)]
+Position = Annotated[Annotated[Learned | Rope, Discriminator("kind")], _choice("rope")]
 
 
 class LayerNorm(Strict):
@@ -80,7 +88,7 @@ class RMSNorm(Strict):
     eps: Rate = 1e-6
 
 
-Norm = Annotated[Annotated[LayerNorm | RMSNorm, Discriminator("kind")], BeforeValidator(_named)]
+Norm = Annotated[Annotated[LayerNorm | RMSNorm, Discriminator("kind")], _choice("rmsnorm")]
 
 
 class Gelu(Strict):
@@ -108,7 +116,7 @@ class SwiGLU(Strict):
     bias: bool = False
 
 
-Mlp = Annotated[Annotated[Gelu | Relu2 | SwiGLU, Discriminator("kind")], BeforeValidator(_named)]
+Mlp = Annotated[Annotated[Gelu | Relu2 | SwiGLU, Discriminator("kind")], _choice("swiglu")]
 
 
 class Attention(Strict):
@@ -143,7 +151,7 @@ class HashedBigram(Strict):
     buckets: PositiveInt = 16_384
 
 
-Bigram = Annotated[Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], BeforeValidator(_named)]
+Bigram = Annotated[Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], _choice()]
 
 
 class Embedding(Strict):
@@ -198,7 +206,7 @@ class NF4(Strict):
     double: bool = True
 
 
-LinearKind = Annotated[Annotated[Dense | Int8 | NF4, Discriminator("kind")], BeforeValidator(_named)]
+LinearKind = Annotated[Annotated[Dense | Int8 | NF4, Discriminator("kind")], _choice()]
 
 
 class ModelConfig(Strict):
@@ -294,7 +302,7 @@ Tokenizer = Annotated[
         ByteTokenizer | CharTokenizer | WordTokenizer | BpeTokenizer | FileTokenizer,
         Discriminator("kind"),
     ],
-    BeforeValidator(_named),
+    _choice(),
 ]
 
 
@@ -337,7 +345,7 @@ class Muon(Strict):
     rest: AdamW = AdamW()
 
 
-Optimizer = Annotated[Annotated[AdamW | Muon, Discriminator("kind")], BeforeValidator(_named)]
+Optimizer = Annotated[Annotated[AdamW | Muon, Discriminator("kind")], _choice("adamw")]
 
 
 class Schedule(Strict):
@@ -452,6 +460,17 @@ class Bench(Strict):
     repeats: PositiveInt = 5
 
 
+class Sample(Strict):
+    """Continuations of prompts, the same way for every model."""
+
+    stage: Literal["sample"]
+    input: str
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    new_tokens: PositiveInt = 64
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+
 class Audit(Strict):
     """The checks without which a number is worth nothing."""
 
@@ -461,7 +480,7 @@ class Audit(Strict):
 
 
 StageConfig = Annotated[
-    Pretrain | Distill | Quantize | Evaluate | Bench | Audit,
+    Pretrain | Distill | Quantize | Evaluate | Bench | Sample | Audit,
     Discriminator("stage"),
 ]
 

@@ -1,15 +1,5 @@
-"""The errors a user can meet, each with the exit status it ends a command with."""
+"""The errors a user can meet (defined in flyweight.errors)."""
 
-from __future__ import annotations
+from flyweight.errors import FlyweightError, RequestError
 
-
-class FlyweightError(Exception):
-    """Something went wrong while doing what was asked: what, where, and what to do. Exit status 1."""
-
-    status = 1
-
-
-class RequestError(FlyweightError):
-    """What was asked for cannot be done as written. Exit status 2."""
-
-    status = 2
+__all__ = ["FlyweightError", "RequestError"]

@@ -1,0 +1,356 @@
+"""From YAML and `path=value` words to a checked Recipe: every fault at once, each with where it stands and the nearest name."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flyweight.config import schema
+from flyweight.config.schema import ModelConfig, Recipe, Strict
+from flyweight.errors import RequestError
+
+DEFAULTS = ("data", "train", "model")
+REFERENCES = ("teacher", "input")
+"""Fields of a stage that name another stage or a MODEL."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean X?)" for the known name closest to `name`, or the list of names when none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})" if known else ""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping; raise RequestError with the line of a syntax error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise RequestError(f"{path}: this is a folder, not a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror})") from error
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise RequestError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error and `1e-3` is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, typing.Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            if isinstance(key, typing.Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
+    for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of YAML text; raise RequestError that says where it breaks."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RequestError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"{where}: not valid YAML: {error}") from error
+
+
+# --- overrides ---
+
+
+def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a raw recipe with `path=value` words applied; values are YAML.
+
+    Raises RequestError for a word without `=` and for a path into a stage that is not there. Any other unknown name is found by
+    the validation that follows.
+    """
+    raw = copy.deepcopy(raw)
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise RequestError(f"{word!r}: an override is written path=value, for example stages.teacher.train.steps=400")
+        keys = path.split(".")
+        stages = raw.get("stages")
+        if keys[0] == "stages" and len(keys) > 1 and isinstance(stages, dict) and keys[1] not in stages:
+            names = [f"stages.{name}" for name in stages]
+            raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
+        _put(raw, keys, parse_yaml(text, path), path)
+    return raw
+
+
+def _put(raw: dict[str, Any], keys: list[str], value: Any, path: str) -> None:
+    for key in keys[:-1]:
+        inner = raw.get(key)
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, str):
+            inner = {"kind": inner}  # a choice by name, about to get an option
+        elif not isinstance(inner, dict):
+            raise RequestError(f"{path}: {key} holds the value {inner!r} and has no fields")
+        raw[key] = inner
+        raw = inner
+    raw[keys[-1]] = value
+
+
+def merge(default: Any, own: Any) -> Any:
+    """Return `own` laid over `default`, mapping by mapping; a choice of another kind replaces the default whole."""
+    if not isinstance(default, dict):
+        return own
+    if isinstance(own, str) and "kind" in default:
+        own = {"kind": own}
+    if not isinstance(own, dict):
+        return own
+    if "kind" in own and own["kind"] != default.get("kind", own["kind"]):
+        return own
+    return {
+        key: merge(default[key], own[key]) if key in default and key in own else {**default, **own}[key]
+        for key in {**default, **own}
+    }
+
+
+# --- recipes ---
+
+
+def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the top-level `data`, `train` and `model` into every stage that trains."""
+    recipe = {key: value for key, value in raw.items() if key not in DEFAULTS}
+    stages = recipe.get("stages")
+    if not isinstance(stages, dict):
+        return recipe
+    filled = {}
+    for name, stage in stages.items():
+        if isinstance(stage, dict) and stage.get("stage") in ("pretrain", "distill"):
+            given = [key for key in DEFAULTS if key in raw and not (key == "model" and "input" in stage and key not in stage)]
+            stage = {**stage, **{key: merge(raw[key], stage[key]) if key in stage else raw[key] for key in given}}
+        filled[name] = stage
+    return {**recipe, "stages": filled}
+
+
+def recipe(raw: Mapping[str, Any], where: str = "the recipe", without: Sequence[str] = ()) -> Recipe:
+    """Return the checked recipe of raw YAML data; raise RequestError with every fault found."""
+    raw = leave_out(raw, without) if without else raw
+    try:
+        checked = Recipe.model_validate(_with_defaults(raw))
+    except ValidationError as error:
+        raise RequestError(explain(error, where, Recipe)) from error
+    if faults := _reference_faults(checked):
+        raise RequestError("\n".join([f"{where}:", *(f"  {fault}" for fault in faults)]))
+    return checked
+
+
+def model_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
+    """Return the checked model config of raw YAML data; raise RequestError with every fault found."""
+    try:
+        return ModelConfig.model_validate(raw)
+    except ValidationError as error:
+        raise RequestError(explain(error, where, ModelConfig)) from error
+
+
+def dependencies(stage: Strict) -> dict[str, str]:
+    """Return what a stage refers to: field -> stage name or MODEL, in a fixed order."""
+    found = {name: value for name in REFERENCES if isinstance(value := getattr(stage, name, None), str)}
+    train = getattr(stage, "train", None)
+    if train is not None and train.same_as is not None:
+        found["train.same_as.stage"] = train.same_as.stage
+    return found
+
+
+def is_external(reference: str) -> bool:
+    """Return whether a reference is a MODEL outside the recipe: a path, `RECIPE:STAGE` or `hf:...`."""
+    return ":" in reference or "/" in reference or Path(reference).exists()
+
+
+def order(checked: Recipe) -> list[str]:
+    """Return the stages' names so that each comes after what it refers to, otherwise as written."""
+    done: list[str] = []
+
+    def visit(name: str) -> None:
+        if name not in done:
+            for reference in dependencies(checked.stages[name]).values():
+                if reference in checked.stages:
+                    visit(reference)
+            done.append(name)
+
+    for name in checked.stages:
+        visit(name)
+    return done
+
+
+def _reference_faults(checked: Recipe) -> list[str]:
+    faults = []
+    names = list(checked.stages)
+    for name, stage in checked.stages.items():
+        for field, reference in dependencies(stage).items():
+            if reference not in names and (field == "train.same_as.stage" or not is_external(reference)):
+                faults.append(f"stages.{name}.{field}: there is no stage {reference!r}{nearest(reference, names)}")
+        if isinstance(stage, schema.Pretrain) and (stage.model is None) == (stage.input is None):
+            faults.append(f"stages.{name}: needs either model (a new one) or input (weights to go on from), and not both")
+    for position, name in enumerate(checked.report.compare):
+        if name not in names:
+            faults.append(f"report.compare.{position}: there is no stage {name!r}{nearest(name, names)}")
+    return faults or _cycle_faults(checked)
+
+
+def _cycle_faults(checked: Recipe) -> list[str]:
+    def walk(name: str, path: tuple[str, ...]) -> list[str]:
+        if name in path:
+            return [f"stages.{name}: refers to itself through {' -> '.join((*path[path.index(name) :], name))}"]
+        inside = [r for r in dependencies(checked.stages[name]).values() if r in checked.stages]
+        return next((found for r in inside if (found := walk(r, (*path, name)))), [])
+
+    return next((found for name in checked.stages if (found := walk(name, ()))), [])
+
+
+def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a raw recipe without the named stages; what consumed one takes its input instead, where it has one."""
+    raw = copy.deepcopy(dict(raw))
+    stages = raw.get("stages")
+    if not isinstance(stages, dict):
+        return raw
+    for name in names:
+        if name not in stages:
+            raise RequestError(f"--without {name}: there is no such stage{nearest(name, stages)}")
+        source = stages.pop(name).get("input")
+        for other, stage in stages.items():
+            for field in REFERENCES:
+                if stage.get(field) != name:
+                    continue
+                if source is None or field == "teacher":
+                    raise RequestError(
+                        f"--without {name}: stages.{other}.{field} needs it, and {name} has no input that could take its place;"
+                        f" leave {other} out as well: --without {other}"
+                    )
+                stage[field] = source
+            same_as = (stage.get("train") or {}).get("same_as") or {}
+            if same_as.get("stage") == name:
+                raise RequestError(
+                    f"--without {name}: stages.{other}.train.same_as takes its limit from it; leave {other} out as well, or"
+                    f" give it a limit of its own: stages.{other}.train.same_as=null stages.{other}.train.steps=..."
+                )
+        report = raw.get("report") or {}
+        if "compare" in report:
+            report["compare"] = [other for other in report["compare"] if other != name]
+    if not stages:
+        raise RequestError("--without: no stage is left to run")
+    return raw
+
+
+# --- explanations ---
+
+
+def explain(error: ValidationError, where: str, root: type[BaseModel]) -> str:
+    """Return a validation error as lines `path: what is wrong (the nearest name)`."""
+    lines = [f"{where}:"]
+    for fault in error.errors():
+        names, fields = _place(root, fault["loc"])
+        path = ".".join(names) or "(top level)"
+        context = fault.get("ctx", {})
+        match fault["type"]:
+            case "extra_forbidden":
+                text = f"unknown name{nearest(names[-1], fields)}"
+            case "missing":
+                text = "is missing"
+            case "union_tag_invalid":
+                tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+                text = f"unknown kind {context['tag']!r}{nearest(context['tag'], tags)}"
+            case "union_tag_not_found":
+                text = f"needs {context['discriminator']}: to say which it is"
+            case "value_error":
+                text = str(context["error"])
+            case "literal_error":
+                text = f"{fault['input']!r} is not one of {context['expected']}"
+            case "model_type" | "dict_type" | "model_attributes_type":
+                text = f"expected fields (key: value), found {fault['input']!r}"
+            case _:
+                text = f"{fault['msg']} (found {fault['input']!r})"
+        lines.append(f"  {path}: {text}")
+    return "\n".join(lines)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the config classes inside an annotation."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        return [model for inner in typing.get_args(annotation) for model in _models(inner)]
+    return []
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    for name in ("stage", "kind"):
+        if name in model.model_fields:
+            return typing.get_args(model.model_fields[name].annotation)[0]
+    return None
+
+
+def _place(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return a fault's path as the user wrote it (without union tags) and the names valid where it stands."""
+    names: list[str] = []
+    current: list[type[BaseModel]] = [root]
+    mapping: Any = None
+    for step, part in enumerate(location):
+        last = step == len(location) - 1
+        tagged = [model for model in current if _tag(model) == part]
+        if tagged and (len(current) > 1 or not last) and mapping is None and part not in _fields(current):
+            current = tagged
+            continue
+        names.append(str(part))
+        if last:
+            break
+        if mapping is not None:
+            current, mapping = _models(mapping), None
+            continue
+        annotations = [model.model_fields[str(part)].annotation for model in current if str(part) in model.model_fields]
+        if annotations and typing.get_origin(annotations[0]) is dict:
+            mapping = typing.get_args(annotations[0])[1]
+        elif annotations:
+            current = [model for annotation in annotations for model in _models(annotation)]
+    return names, _fields(current)
+
+
+def _fields(models: list[type[BaseModel]]) -> list[str]:
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file, in which top-level `data`, `train` and `model` may stand as partial defaults."""
+    result = Recipe.model_json_schema()
+    definitions = result["$defs"]
+    for name, field in (("Data", "data"), ("Train", "train"), ("ModelConfig", "model")):
+        definitions[name].pop("required", None)
+        result["properties"][field] = {"$ref": f"#/$defs/{name}", "description": f"Defaults of every stage's `{field}`."}
+    for name in ("Pretrain", "Distill"):
+        definitions[name]["required"] = [key for key in definitions[name]["required"] if key not in DEFAULTS]
+    for model in (definition for definition in definitions.values() if "kind" in definition.get("properties", {})):
+        model.setdefault("required", [])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}

@@ -1,0 +1,97 @@
+"""Writing so that nothing is ever half there: whole files by rename, plain errors for a full disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flyweight.errors import FlyweightError, RequestError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into a FlyweightError that says what to do.
+
+    Libraries that write in native code report the same refusals in their own error types, so the message counts as well.
+    """
+    try:
+        yield
+    except FlyweightError:
+        raise
+    except OSError as error:
+        raise _explained(path, error.errno in _FULL, error) from error
+    except Exception as error:
+        if "No space left" not in str(error) and "os error 28" not in str(error):
+            raise
+        raise _explained(path, True, error) from error
+
+
+def _explained(path: Path, full: bool, error: Exception) -> FlyweightError:
+    if full:
+        return FlyweightError(
+            f"the disk is full: {path} could not be written. What was finished is kept;"
+            " free some space (`flyweight gc` lists what no recipe needs) and run the same command again"
+        )
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return RequestError(f"{path} cannot be written ({error}); choose another folder with --runs")
+    return FlyweightError(f"{path}: {error}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or nothing: to a neighbour first, synced, then renamed."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's value; raise FlyweightError that names the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FlyweightError(f"{path} is missing") from error
+    except (ValueError, OSError) as error:
+        raise FlyweightError(f"{path} cannot be read ({error}): it is damaged; delete its folder and run again") from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal, reading it in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of plain data in canonical JSON (sorted keys, no spaces), in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable (a no-op where the platform cannot open folders)."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

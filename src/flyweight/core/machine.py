@@ -1,0 +1,55 @@
+"""What this machine is: written beside every measurement, and part of a measurement's identity."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_LIBRARIES = ("flyweight", "torch", "numpy", "tokenizers", "safetensors")
+
+
+@cache
+def processor() -> str:
+    """Return the processor's marketing name, or its architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that numbers depend on."""
+    return {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: str, threads: int) -> dict[str, Any]:
+    """Return the environment of a run as plain data: versions, platform, processor, memory, device."""
+    return {
+        **libraries(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "device": device,
+        "threads": threads,
+    }
+
+
+def resident_bytes() -> int:
+    """Return this process's resident memory now, in bytes."""
+    return psutil.Process().memory_info().rss

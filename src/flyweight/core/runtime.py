@@ -1,0 +1,75 @@
+"""Where and how exactly a run computes: device, threads, seed, precision. Passed along, never global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from flyweight.core.machine import usable_cores
+from flyweight.errors import RequestError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def native_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX; ARM's BF16 extension).
+
+    Without it torch emulates bfloat16 several times slower than float32.
+    """
+    import torch
+
+    cpu = cast(Any, torch.cpu)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported"):
+        probe = getattr(cpu, name, None)
+        if probe is not None and probe():
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device, its thread count and the seed of one run."""
+
+    device: str
+    threads: int
+    seed: int = 0
+
+    @classmethod
+    def detect(cls, device: str | None = None, threads: int | None = None, seed: int = 0) -> Runtime:
+        """Return the best device of this machine, or the one asked for; raise RequestError when it is not there."""
+        import torch
+
+        present = ["cpu"]
+        if torch.backends.mps.is_available():
+            present.insert(0, "mps")
+        if torch.cuda.is_available():
+            present.insert(0, "cuda")
+        chosen = device or present[0]
+        if chosen.split(":")[0] not in present:
+            raise RequestError(f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` tells more")
+        cores = usable_cores()
+        if threads is not None and threads < 1:
+            raise RequestError(f"--threads {threads}: at least 1 is needed")
+        return cls(chosen, threads or cores, seed)
+
+    def apply(self) -> None:
+        """Set the thread count of this process."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+    def precision(self, asked: str) -> Precision:
+        """Return the compute precision: what was asked for, or for `auto` what this hardware is good at.
+
+        bfloat16 on CPUs with native instructions and on CUDA from compute capability 8, float16 (with a gradient scaler) on
+        older CUDA devices, float32 elsewhere.
+        """
+        import torch
+
+        if asked != "auto":
+            if asked == "fp16" and self.device == "cpu":
+                raise RequestError("train.precision: fp16 needs a GPU; on a CPU use fp32 or bf16")
+            return cast(Precision, asked)
+        if self.device.startswith("cuda"):
+            return "bf16" if torch.cuda.get_device_capability(self.device)[0] >= 8 else "fp16"
+        return "bf16" if self.device == "cpu" and native_bf16() else "fp32"

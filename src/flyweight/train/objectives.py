@@ -1,0 +1,166 @@
+"""What training minimises, chunked over tokens: never [tokens x vocabulary] in float32 with its gradient at once.
+
+The head and the loss are computed together, a few tokens at a time. Each chunk's gradient is taken while its logits exist, so that
+backward has nothing left to do but scale; the products are the same as in the plain version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flyweight.config import schema
+
+IGNORE = -100
+"""A target that counts nowhere."""
+
+CHUNK_ELEMENTS = 2**23
+"""Logits held at once (33 MB in float32): large enough for full-speed products, small enough to matter nowhere."""
+
+ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+"""(raw float32 logits (n, V), rows) -> (summed loss, summed next-token NLL), both over real targets."""
+
+
+class LanguageModel(Protocol):
+    """What an objective needs of a model: see `flyweight.model.decoder.Decoder`."""
+
+    softcap: float | None
+
+    def hidden(self, tokens: Tensor) -> Tensor: ...
+    def head_weight(self) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+class Objective(Protocol):
+    """(model, inputs (B, T), targets (B, T)) -> (loss, nll), each summed over the targets that are not IGNORE."""
+
+    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class _ChunkedHead(torch.autograd.Function):
+    """Head product and loss over chunks of tokens, with the gradients of hidden states and head taken on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, rows: int, train: bool) -> tuple[Tensor, Tensor]:
+        # hidden (N, D), weight (V, D), both in the compute dtype
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        nll = torch.zeros_like(loss)
+        grad_hidden = torch.empty_like(hidden) if train else None
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if train else None
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = (hidden[part] @ weight.T).float()  # (n, V)
+            if grad_hidden is None or grad_weight is None:
+                chunk_loss, chunk_nll = loss_of(logits, part)
+            else:
+                with torch.enable_grad():
+                    chunk_loss, chunk_nll = loss_of(logits.requires_grad_(), part)
+                    (slope,) = torch.autograd.grad(chunk_loss, logits)  # (n, V)
+                slope = slope.to(hidden.dtype)
+                torch.mm(slope, weight, out=grad_hidden[part])
+                if hidden.dtype == torch.float32:
+                    grad_weight.addmm_(slope.T, hidden[part])
+                else:
+                    grad_weight += slope.T @ hidden[part]
+            loss += chunk_loss.detach()
+            nll += chunk_nll.detach()
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], None, None, None
+
+
+def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss) -> tuple[Tensor, Tensor]:
+    """Return (loss, nll) of `loss_of` summed over all rows of `hidden` (N, D) under the head `weight` (V, D).
+
+    Under autocast the products run in its dtype and the loss in float32, as in the plain version.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    with torch.autocast(device, enabled=False):
+        result = _ChunkedHead.apply(hidden.to(dtype), weight.to(dtype), loss_of, rows, train)
+    assert isinstance(result, tuple)
+    return result
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Return softcap * tanh(logits / softcap), or the logits themselves without a cap."""
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+class NextToken:
+    """Cross-entropy of the next token, in nats."""
+
+    def __init__(self, config: schema.NextToken) -> None:
+        self.config = config
+
+    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (loss, nll) summed over real targets; here they are the same number."""
+        flat = targets.reshape(-1)
+
+        def loss_of(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+            nll = F.cross_entropy(capped(logits, model.softcap), flat[rows], ignore_index=IGNORE, reduction="sum")
+            return nll, nll
+
+        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
+
+
+class Distillation:
+    """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy of the next token.
+
+    Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher), `jsd` the generalised
+    Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m), m = beta * p + (1 - beta) * q, of Agarwal et al. 2024.
+    Teacher and student see the same inputs; their predictions for one position are compared before any shift, and the targets
+    are the next tokens, so that nothing is off by one.
+    """
+
+    def __init__(self, config: schema.Distillation, teacher: LanguageModel) -> None:
+        self.config, self.teacher = config, teacher
+
+    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (mixed loss, nll) summed over real targets."""
+        config, flat = self.config, targets.reshape(-1)
+        with torch.no_grad():
+            told = self.teacher.hidden(inputs).flatten(0, 1)  # (N, D of the teacher)
+        autocast = torch.is_autocast_enabled(told.device.type)
+
+        def loss_of(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+            with torch.no_grad(), torch.autocast(told.device.type, enabled=autocast):
+                teacher_logits = self.teacher.logits(told[rows])
+            student = capped(logits, model.softcap)  # (n, V)
+            nll = F.cross_entropy(student, flat[rows], ignore_index=IGNORE, reduction="sum")
+            p = F.log_softmax(teacher_logits.float() / config.temperature, dim=-1)
+            q = F.log_softmax(student / config.temperature, dim=-1)
+            apart = DIVERGENCES[config.divergence](p, q, config.beta)  # (n,)
+            apart = torch.where(flat[rows] == IGNORE, 0.0, apart).sum()
+            return config.weight * config.temperature**2 * apart + (1 - config.weight) * nll, nll
+
+        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) by row, from log-probabilities (n, V) -> (n,)."""
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+
+
+def _jsd(p: Tensor, q: Tensor, beta: float) -> Tensor:
+    log = torch.tensor([beta, 1 - beta], device=p.device).log()
+    middle = torch.logaddexp(p + log[0], q + log[1])
+    return beta * _kl(p, middle) + (1 - beta) * _kl(q, middle)
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "forward_kl": lambda p, q, beta: _kl(p, q),
+    "reverse_kl": lambda p, q, beta: _kl(q, p),
+    "jsd": _jsd,
+}

@@ -1,0 +1,119 @@
+"""The stages that train: pretrain and distill, two objectives for one loop."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from flyweight.config import schema
+from flyweight.core.artifact import Draft
+from flyweight.core.files import disk_errors
+from flyweight.core.stage import Context, Inputs, Stage
+from flyweight.data.corpus import Corpus
+from flyweight.data.stream import Windows
+from flyweight.errors import RequestError
+from flyweight.evaluate import likelihood
+from flyweight.model import cost, folder
+from flyweight.model.decoder import Decoder
+from flyweight.train.objectives import Distillation, NextToken, Objective
+from flyweight.train.trackers import tracked
+from flyweight.train.trainer import Limits, Trainer
+
+
+def _run(
+    config: schema.Pretrain | schema.Distill,
+    model: Decoder,
+    objective: Objective,
+    teacher: Decoder | None,
+    inputs: Inputs,
+    context: Context,
+    draft: Draft,
+) -> dict[str, Any]:
+    """Train `model` by `objective` and write `model/` and the facts, with what its inputs had cost in the totals."""
+    assert inputs.corpus is not None
+    runtime, train = context.runtime, config.train
+    corpus = Corpus.open(inputs.corpus.path, verify=False)  # opening the artifact has just compared every checksum
+    windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
+    flops = train.batch * cost.training_flops(model.config, config.data.context)
+    flops += cost.optimizer_flops(model.config, train.optimizer)
+    if teacher is not None:
+        flops += train.batch * cost.forward_flops(teacher.config, config.data.context)
+
+    def validate() -> float:
+        split = corpus.split("validation")
+        return likelihood.quick(
+            model, split, window=config.data.context, tokens=train.validation_tokens, batch=train.batch, device=runtime.device
+        )
+
+    draft.events.watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
+    trainer = Trainer(
+        model=model,
+        objective=objective,
+        windows=windows,
+        validate=validate,
+        config=train,
+        limits=Limits.of(train, train.batch * config.data.context, flops, f"stages.{inputs.name}"),
+        flops_per_step=flops,
+        runtime=runtime,
+        precision=runtime.precision(train.precision),
+        draft=draft,
+        meter=context.meter,
+        name=inputs.name,
+    )
+    facts = trainer.train()
+    with disk_errors(draft.path):
+        folder.save(model, draft.path / "model")
+        shutil.copyfile(inputs.tokenizer(), draft.path / "model" / "tokenizer.json")
+    return {
+        **facts,
+        "total_flops": facts["flops"] + inputs.spent("total_flops"),
+        "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
+    }
+
+
+def _fits(model: Decoder, what: str, inputs: Inputs, context: int) -> None:
+    """Raise RequestError where a finished model cannot read this stage's windows."""
+    assert inputs.corpus is not None
+    mine, theirs = inputs.corpus.path / "tokenizer.json", inputs.model(what) / "tokenizer.json"
+    if mine.read_bytes() != theirs.read_bytes():
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its tokens mean other text;"
+            f" give this stage data.tokenizer={{kind: file, path: {theirs}}}"
+        )
+    if model.config.context is not None and model.config.context < context:
+        raise RequestError(
+            f"stages.{inputs.name}.data.context: {context} is longer than the {model.config.context} tokens that"
+            f" the {what} reads at once"
+        )
+
+
+class Pretrain:
+    """Next-token training, from nothing or from `input`'s weights."""
+
+    version, measures, trains = 1, False, True
+
+    def run(self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Train and return the facts."""
+        if config.model is not None:
+            model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        else:
+            model = folder.load(inputs.model("input"), context.runtime.device)
+            _fits(model, "input", inputs, config.data.context)
+        return _run(config, model, NextToken(schema.NextToken()), None, inputs, context, draft)
+
+
+class Distill:
+    """Training against a teacher's next-token distribution on the same windows."""
+
+    version, measures, trains = 1, False, True
+
+    def run(self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Train and return the facts."""
+        teacher = folder.load(inputs.model("teacher"), context.runtime.device)
+        _fits(teacher, "teacher", inputs, config.data.context)
+        teacher.eval().requires_grad_(False)
+        model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        return _run(config, model, Distillation(config.objective, teacher), teacher, inputs, context, draft)
+
+
+STAGES: dict[str, Stage] = {"pretrain": Pretrain(), "distill": Distill()}

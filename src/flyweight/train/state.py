@@ -1,0 +1,119 @@
+"""The resume point: weights, optimizer state and counters, written so that a kill at any instant leaves a whole one.
+
+    state/step-00000400/  model.safetensors  optimizer.safetensors
+    state/current.json    which folder is the newest whole one, its checksums, and the counters: replaced by one rename
+
+No random state is stored: dropout is seeded by step and data order is a function of the step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flyweight.core.files import disk_errors, read_json, sha256, write_json
+from flyweight.errors import FlyweightError
+
+
+@dataclass
+class Progress:
+    """The counters of a training run: everything that is not a tensor."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    validations: int = 0
+    best_step: int | None = None
+    best_nll: float | None = None
+    events: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def _folder(state: Path, step: int) -> Path:
+    return state / f"step-{step:08d}"
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    return {
+        f"{place}.{index}.{name}": value
+        for place, optimizer in enumerate(optimizers)
+        for index, entries in optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+
+
+def save(state: Path, progress: Progress, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Write a checkpoint of this step and make it the current one; older ones go, but for the best."""
+    folder = _folder(state, progress.step)
+    with disk_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in _parameters(model).items()}, folder / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in _optimizer_tensors(optimizers).items()}, folder / "optimizer.safetensors")
+        sums = {f"{folder.name}/{file.name}": sha256(file) for file in sorted(folder.iterdir())}
+        if progress.best_step is not None and progress.best_step != progress.step:
+            best = _folder(state, progress.best_step) / "model.safetensors"
+            sums[f"{best.parent.name}/{best.name}"] = sha256(best)
+        write_json(state / "current.json", {"progress": asdict(progress), "files": sums})
+    for other in state.glob("step-*"):
+        if other not in (folder, _folder(state, progress.best_step) if progress.best_step is not None else folder):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load(state: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress | None:
+    """Restore the current checkpoint into `model` and `optimizers` and return its counters, or None where there is none."""
+    if not (state / "current.json").exists():
+        return None
+    current = read_json(state / "current.json")
+    for name, expected in current["files"].items():
+        file = state / name
+        if not file.is_file() or sha256(file) != expected:
+            raise FlyweightError(
+                f"{file} is damaged or missing: this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
+            )
+    progress = Progress(**current["progress"])
+    folder = _folder(state, progress.step)
+    restore(model, folder / "model.safetensors")
+    tensors = _read(folder / "optimizer.safetensors")
+    for place, optimizer in enumerate(optimizers):
+        saved = optimizer.state_dict()
+        saved["state"] = {}
+        for key, value in tensors.items():
+            owner, index, name = key.split(".", 2)
+            if int(owner) == place:
+                saved["state"].setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict(saved)
+    return progress
+
+
+def restore(model: nn.Module, file: Path) -> None:
+    """Copy a checkpoint's weights into `model`; every name and shape has to match."""
+    tensors, own = _read(file), dict(model.named_parameters())
+    if tensors.keys() != own.keys():
+        raise FlyweightError(f"{file} belongs to another model: {sorted(tensors.keys() ^ own.keys())[:4]} do not match")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def best_file(state: Path, progress: Progress) -> Path | None:
+    """Return the weights of the best validation so far, or None where nothing was validated."""
+    return None if progress.best_step is None else _folder(state, progress.best_step) / "model.safetensors"
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise FlyweightError(f"{file} cannot be read ({error}): it is damaged") from error
