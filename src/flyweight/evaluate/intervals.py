@@ -1,0 +1,144 @@
+"""Confidence intervals over documents or blocks of text, never over tokens: neighbouring tokens are not independent.
+
+No torch here: comparisons and reports read these arrays without it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+from flyweight.core.errors import FlyweightError, RequestError
+
+RESAMPLES = 2_000
+MIN_DOCUMENTS = 20
+MIN_BLOCKS = 10
+
+UnitKind = Literal["document", "block"]
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """How a split's targets fall into resampling units: unit u holds the targets [starts[u], starts[u + 1]).
+
+    Target j is the split's token j + 1, the first token being context only. `starts` is int64 and ends with the number of
+    targets. `bytes` are each unit's raw bytes: exact where documents know theirs, else shared out by targets.
+    """
+
+    kind: UnitKind
+    starts: np.ndarray  # (U + 1,)
+    bytes: np.ndarray  # (U,)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Targets in every unit, (U,)."""
+        return np.diff(self.starts)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """Summed NLL (nats) of every resampling unit, with what makes two models' arrays comparable.
+
+    `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired, and per-token numbers
+    compare only under one tokenizer.
+    """
+
+    kind: UnitKind
+    nll: np.ndarray  # (U,) float64
+    counts: np.ndarray  # (U,) int64
+    bytes: np.ndarray  # (U,) float64
+    split: str
+    corpus: str = ""
+    tokenizer: str = ""
+
+    def labelled(self, corpus: str, tokenizer: str) -> UnitScores:
+        """Return the same scores with the fingerprints of their corpus and tokenizer."""
+        return replace(self, corpus=corpus, tokenizer=tokenizer)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays and labels as one safetensors file."""
+        from safetensors.numpy import save_file
+
+        arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
+        labels = {"kind": self.kind, "split": self.split, "corpus": self.corpus, "tokenizer": self.tokenizer}
+        save_file(arrays, path, metadata=labels)
+
+    @classmethod
+    def load(cls, path: Path) -> UnitScores:
+        """Read what `save` wrote; raise FlyweightError that names the file when it is missing or damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                labels = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in ("nll", "counts", "bytes")}
+            kind: UnitKind = "document" if labels["kind"] == "document" else "block"
+            return cls(kind, **arrays, split=labels["split"], corpus=labels["corpus"], tokenizer=labels["tokenizer"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise FlyweightError(f"{path}: not a file of unit scores ({error}); evaluate the model again") from error
+
+
+def split_units(
+    tokens: int, documents: np.ndarray, total_bytes: int, window: int, document_bytes: np.ndarray | None = None
+) -> Units:
+    """Cut a split of `tokens` tokens into documents or, where fewer than 20 hold targets, into contiguous blocks.
+
+    A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut into ten blocks all the
+    same (its interval is a rough one). `documents` are the offsets of their first tokens. Raises RequestError for fewer
+    than three tokens: one target has no spread.
+    """
+    targets = tokens - 1
+    if targets < 2:
+        raise RequestError(f"this split has {tokens} tokens: at least 3 are needed to measure a likelihood and its interval")
+    # A document's first token is the target at its offset - 1; the very first one's is no target.
+    edges = np.append(np.clip(np.asarray(documents, np.int64) - 1, 0, None), targets)
+    full = np.diff(edges) > 0
+    if int(full.sum()) >= MIN_DOCUMENTS:
+        starts = np.append(edges[:-1][full], targets)
+        starts[0] = 0
+        sizes = np.diff(starts) * (total_bytes / targets)
+        if document_bytes is not None:
+            sizes = document_bytes[full].astype(np.float64)
+        return Units("document", starts, sizes)
+    size = max(math.ceil(targets / 100), window)
+    blocks = max(targets // size, min(MIN_BLOCKS, targets))
+    # Equal blocks rather than full ones and a rest: a short last block would weigh as much in the resampling.
+    starts = np.arange(blocks + 1, dtype=np.int64) * targets // blocks
+    return Units("block", starts, np.diff(starts) * (total_bytes / targets))
+
+
+def interval(
+    numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of sum(numerators) / sum(denominators) over units, both (U,).
+
+    Percentile bootstrap of the ratio, its tails widened for few units (Hesterberg 2015, "expanded percentile"): the plain
+    one is too narrow by sqrt((U - 1) / U) and takes the normal for the t distribution.
+    """
+    units = len(numerators)
+    if units < 2 or numerators.shape != denominators.shape:
+        raise ValueError(f"{units} and {len(denominators)} units: an interval needs at least two, in equal number")
+    rng = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    chunk = max(1, 4_000_000 // units)
+    for start in range(0, resamples, chunk):
+        stop = min(start + chunk, resamples)
+        drawn = rng.integers(units, size=(stop - start, units))  # (resamples, U)
+        ratios[start:stop] = numerators[drawn].sum(1) / denominators[drawn].sum(1)
+    tail = _expanded_tail(units)
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _expanded_tail(units: int) -> float:
+    """Return the percentile to cut at either end so that a 95 % interval over `units` units has its nominal coverage."""
+    normal = NormalDist()
+    z, free = normal.inv_cdf(0.975), units - 1
+    # Student's t quantile by its expansion around the normal one (Abramowitz and Stegun 26.7.5).
+    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    return normal.cdf(-t * math.sqrt(units / free))

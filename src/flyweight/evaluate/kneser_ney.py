@@ -1,0 +1,132 @@
+"""Interpolated modified Kneser-Ney n-grams (Chen and Goodman 1999) over a token stream, in numpy.
+
+An n-gram's id is its rank among all distinct n-grams of its order, sorted by (id of its first n - 1 tokens, last token), so
+a lookup is one binary search an order, and everything that shares a context lies side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FALLBACK = (0.5, 1.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Discounts:
+    """What is taken from counts of 1, 2 and 3 or more; `estimated` is False where the text gave no usable estimate."""
+
+    one: float
+    two: float
+    more: float
+    estimated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """One order's n-grams: `keys` (U,) ascending, their discounted counts, and per context the mass behind them.
+
+    `total` and `backoff` are by id of the context (an n-gram one order down): the sum of counts that follow it, and the
+    share of probability left to the next shorter context. A total of 0 means that nothing follows.
+    """
+
+    keys: np.ndarray  # (U,) int64: context id * vocabulary + token
+    kept: np.ndarray  # (U,) float64: max(count - discount, 0)
+    total: np.ndarray  # (contexts,) float64
+    backoff: np.ndarray  # (contexts,) float64
+    discounts: Discounts
+
+
+def estimate_discounts(counts: np.ndarray) -> Discounts:
+    """Return Chen and Goodman's discounts from counts of counts: Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_{k+1} / n_k.
+
+    Small vocabularies have orders in which (almost) nothing was seen once; there no estimate lies in 0 < D_k <= k, and
+    0.5, 1 and 1.5 stand in, marked as not estimated.
+    """
+    n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
+    if min(n1, n2, n3, n4) > 0:
+        y = n1 / (n1 + 2 * n2)
+        one, two, more = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
+        if 0 < one <= 1 and 0 < two <= 2 and 0 < more <= 3:
+            return Discounts(one, two, more, True)
+    return Discounts(*FALLBACK, estimated=False)
+
+
+class KneserNey:
+    """An interpolated modified Kneser-Ney model of `order` tokens over ids below `vocab_size`.
+
+    The highest order is discounted by its counts, the lower ones by their continuation counts (in how many distinct n-grams
+    one longer they end); below the unigrams stands the uniform distribution, so that every token has probability. The
+    stream is one: contexts run across line ends and documents, as a language model's windows do.
+    """
+
+    def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
+        """Count `tokens` (N,), which must hold at least one token.
+
+        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct n-grams of all orders.
+        """
+        stream = np.asarray(tokens, np.int64)
+        self.vocab_size, self.order = vocab_size, min(order, len(stream))
+        self._orders: list[_Order] = []
+        contexts, context = 1, np.zeros(len(stream), np.int64)  # id of the context of every position
+        keys, ending = distinct(context, stream, vocab_size)
+        for n in range(1, self.order):
+            context = ending[:-1]
+            longer_keys, longer_ending = distinct(context, stream[n:], vocab_size)
+            # Each distinct (n + 1)-gram counts once, for the n-gram that it ends in.
+            somewhere = np.empty(len(longer_keys), np.int64)
+            somewhere[longer_ending] = np.arange(len(longer_ending))
+            continuations = np.bincount(ending[1:][somewhere], minlength=len(keys))
+            self._orders.append(_order(keys, continuations, contexts, vocab_size))
+            contexts, keys, ending = len(keys), longer_keys, longer_ending
+        self._orders.append(_order(keys, np.bincount(ending, minlength=len(keys)), contexts, vocab_size))
+
+        self.discounts = tuple(level.discounts for level in self._orders)
+        self.constants = tuple(value for d in self.discounts for value in (d.one, d.two, d.more))
+        self.estimated = all(d.estimated for d in self.discounts)
+        self.stored = sum(len(level.keys) for level in self._orders)
+
+    def score(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the probabilities of every token of a stream but the first, (N - 1,)."""
+        return self.probabilities(tokens)[1:]
+
+    def probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """Return p(token | the order - 1 tokens before it, as far as there are any) for a stream (N,), float64 (N,)."""
+        stream = np.asarray(tokens, np.int64)
+        result = np.full(len(stream), 1.0 / self.vocab_size)
+        context = np.zeros(len(stream), np.int64)  # id of the context, -1 where it was never seen
+        for n, level in enumerate(self._orders, start=1):
+            found = lookup(level.keys, np.where(context >= 0, context * self.vocab_size + stream, -1))
+            usable = np.flatnonzero(context >= 0)
+            usable = usable[level.total[context[usable]] > 0]
+            at, ngram = context[usable], found[usable]
+            kept = np.where(ngram >= 0, level.kept[ngram], 0.0)
+            result[usable] = kept / level.total[at] + level.backoff[at] * result[usable]
+            if n < self.order:
+                # The next order's context is this order's n-gram that ends one token earlier.
+                context = np.concatenate([np.full(1, -1), found[:-1]])
+        return result
+
+
+def distinct(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct (context, token) keys (U,), ascending, and every position's index among them (N,)."""
+    keys, ending = np.unique(context * vocab_size + token, return_inverse=True)
+    return keys, ending
+
+
+def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> _Order:
+    """Discount one order's counts and gather what every context keeps and passes on."""
+    discounts = estimate_discounts(counts)
+    # A count of 0 (an n-gram that only opens the stream has no continuation) has nothing to take from.
+    taken = np.array([0.0, discounts.one, discounts.two, discounts.more])[np.minimum(counts, 3)]
+    context = keys // vocab_size
+    total = np.bincount(context, weights=counts, minlength=contexts)
+    passed = np.bincount(context, weights=taken, minlength=contexts)
+    return _Order(keys, counts - taken, total, np.divide(passed, total, out=np.zeros(contexts), where=total > 0), discounts)
+
+
+def lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the positions of `wanted` in ascending `keys`, -1 where they are not."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, at, -1)

@@ -1,0 +1,243 @@
+"""How probable a model finds a text: NLL = sum over real targets / number of real targets, and what follows from that sum.
+
+Every token of a split but its first is a target exactly once. Windows overlap by the one token that is the last window's
+final target and the next one's first input; the stream runs on across documents and line ends, as in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flyweight.core.errors import RequestError
+from flyweight.core.metric import Metric
+from flyweight.evaluate.intervals import Units, UnitScores, interval, split_units
+
+if TYPE_CHECKING:
+    from flyweight.data.corpus import Split
+
+# Logits held at once: 8 M values, 32 MiB in float32, whatever the batch.
+LOGITS_AT_ONCE = 1 << 23
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Scorable(Protocol):
+    """What is needed of a model: final hidden states, and logits of any number of them."""
+
+    training: bool
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return hidden states (B, T, dim) of tokens (B, T)."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., vocab_size) of hidden states (..., dim)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """A model's likelihood on one split, with 95 % bootstrap intervals over documents or blocks.
+
+    `units` holds every unit's summed NLL for paired comparison. `word_perplexity` is None where the text has no words.
+    """
+
+    nll: Metric
+    perplexity: Metric
+    word_perplexity: Metric | None
+    bits_per_byte: Metric
+    split: str
+    window: int
+    stride: int
+    units: UnitScores
+
+    def json(self) -> dict[str, Any]:
+        """Return the numbers as plain data; one that is infinite is the string `Infinity`, which JSON can hold."""
+        metrics = {name: getattr(self, name) for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte")}
+        return {
+            **{name: _plain(metric) if metric else None for name, metric in metrics.items()},
+            "split": self.split,
+            "window": self.window,
+            "stride": self.stride,
+            "interval": {"level": 0.95, "over": self.units.kind, "units": len(self.units.nll)},
+        }
+
+
+def _plain(metric: Metric) -> dict[str, Any]:
+    finite = {float("inf"): "Infinity"}
+    return {key: finite.get(value, value) for key, value in metric.json().items()}
+
+
+def evaluate(
+    model: Scorable,
+    split: Split,
+    *,
+    window: int,
+    stride: int | None = None,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    seed: int = 0,
+) -> Likelihood:
+    """Return a model's likelihood on a split, in fixed windows of `window` inputs that start `stride` (default: window) apart.
+
+    With a smaller stride each later window scores only its last `stride` targets, so that they have more context. A
+    perplexity by words is exp(total NLL / words), bits per byte are total NLL / ln 2 / bytes, both of the raw text. A
+    likelihood that is not a number counts as infinite. Raises RequestError for a stride outside 1 ... window, a batch below
+    1, or a split too short for an interval.
+    """
+    stride = window if stride is None else stride
+    units = split_units(len(split.tokens), split.documents, split.bytes, window)
+    sums = np.zeros(len(units.counts))
+    for first, nll in target_nll(model, split.tokens, window, stride, batch, device, precision):
+        unit = np.searchsorted(units.starts, np.arange(first, first + len(nll)), side="right") - 1  # (n,)
+        sums += np.bincount(unit, weights=nll, minlength=len(sums))
+    scores = UnitScores(units.kind, sums, units.counts, units.bytes, split.name)
+    return _likelihood(scores, units, split, window, stride, seed)
+
+
+def quick(
+    model: Scorable,
+    split: Split,
+    *,
+    tokens: int,
+    window: int,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+) -> float:
+    """Return the mean NLL (nats) of the first `tokens` targets of a split, or of all: the number to watch during training."""
+    part = split.tokens[: tokens + 1]
+    if len(part) < 2:
+        raise RequestError(f"the {split.name} split has {len(part)} tokens: a likelihood needs at least 2; use more text")
+    total, count = 0.0, 0
+    for _, nll in target_nll(model, part, window, window, batch, device, precision):
+        total, count = total + float(nll.sum()), count + len(nll)
+    return total / count
+
+
+def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
+    """Return every window as (first input, end of inputs, first target that it scores).
+
+    Input i is token i, target i is token i + 1. Each target is scored by exactly one window; the last window is cut where
+    the text ends.
+    """
+    if not 1 <= stride <= window:
+        raise RequestError(f"stride: {stride} is not between 1 and the window, {window}; a larger one would leave targets out")
+    found, scored, start = [], 0, 0
+    while scored < targets:
+        stop = min(start + window, targets)
+        found.append((start, stop, scored))
+        start, scored = start + stride, stop
+    return found
+
+
+def target_nll(
+    model: Scorable,
+    tokens: np.ndarray,
+    window: int,
+    stride: int,
+    batch: int,
+    device: str | torch.device,
+    precision: Precision,
+    pad_to: int = 0,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first target, NLL of it and the following ones, float64 (n,)) over a token stream (N,), each target once.
+
+    Rows are padded on the right, where a causal model's real positions cannot see it, to the longest of their batch (or
+    `pad_to` inputs); padded positions never reach the head.
+    """
+    if batch < 1:
+        raise RequestError(f"batch: {batch}; at least one window at a time is needed")
+    plan = spans(len(tokens) - 1, window, stride)
+    for at in range(0, len(plan), batch):
+        group = plan[at : at + batch]
+        with _frozen(model), autocast(device, precision):
+            nll = _window_nll(model, tokens, group, pad_to, device)
+        edge = 0
+        for _, stop, first in group:
+            yield first, nll[edge : edge + stop - first]
+            edge += stop - first
+
+
+def _window_nll(
+    model: Scorable, tokens: np.ndarray, group: list[tuple[int, int, int]], pad_to: int, device: str | torch.device
+) -> np.ndarray:
+    """Return the NLL of all scored targets of some windows, one window after the other, float64 (n,)."""
+    length = max(pad_to, *(stop - start for start, stop, _ in group))
+    inputs = np.zeros((len(group), length), np.int64)
+    targets = np.zeros((len(group), length), np.int64)
+    scored = np.zeros((len(group), length), bool)
+    for row, (start, stop, first) in enumerate(group):
+        inputs[row, : stop - start] = tokens[start:stop]
+        targets[row, : stop - start] = tokens[start + 1 : stop + 1]
+        scored[row, first - start : stop - start] = True
+    hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, dim)
+    real = torch.from_numpy(scored).to(device)
+    return token_nll(model, hidden[real], torch.from_numpy(targets).to(device)[real])
+
+
+def autocast(device: str | torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which matrix products run in `precision`."""
+    return torch.autocast(torch.device(device).type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def token_nll(model: Scorable, hidden: Tensor, targets: Tensor) -> np.ndarray:
+    """Return -log p of targets (n,) after hidden states (n, dim), float64; softmax in float32, a chunk of tokens at a time."""
+    parts, start = [], 0
+    rows = 1
+    while start < len(targets):
+        logits = model.logits(hidden[start : start + rows]).float()  # (rows, V)
+        chosen = targets[start : start + rows, None]
+        parts.append(-torch.log_softmax(logits, -1).gather(1, chosen)[:, 0])  # (rows,)
+        start, rows = start + rows, max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    return torch.cat(parts).cpu().double().numpy()
+
+
+@contextmanager
+def _frozen(model: Scorable) -> Iterator[None]:
+    """Switch dropout and gradients off, and back to what they were."""
+    was_training = model.training
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        # Not inference mode: tensors that a model caches here must serve later training steps.
+        with torch.no_grad():
+            yield
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(was_training)
+
+
+def _likelihood(scores: UnitScores, units: Units, split: Split, window: int, stride: int, seed: int) -> Likelihood:
+    """Turn sums per unit into the four numbers and their intervals."""
+    total, targets = float(scores.nll.sum()), int(units.counts.sum())
+    if math.isfinite(total):
+        per_token = interval(scores.nll, units.counts.astype(np.float64), seed)
+        per_byte = interval(scores.nll, units.bytes, seed)
+    else:
+        total, per_token, per_byte = math.inf, (math.inf, math.inf), (math.inf, math.inf)
+    nll = Metric(total / targets, "nats/token", "lower", targets, *per_token)
+    bits = Metric(total / math.log(2) / split.bytes, "bits/byte", "lower", split.bytes, *(x / math.log(2) for x in per_byte))
+    words = None
+    if split.words:
+        # Words per unit are not known; shared out by bytes they make this interval the one of the NLL by bytes.
+        scale = split.bytes / split.words
+        words = Metric(
+            _exp(total / split.words), "perplexity/word", "lower", split.words, *(_exp(bound * scale) for bound in per_byte)
+        )
+    perplexity = Metric(_exp(nll.value), "perplexity/token", "lower", targets, _exp(nll.low), _exp(nll.high))
+    return Likelihood(nll, perplexity, words, bits, split.name, window, stride, scores)
+
+
+def _exp(nats: float) -> float:
+    """Return e^nats, infinite where a float cannot hold it."""
+    return math.exp(nats) if nats < 700 else math.inf
