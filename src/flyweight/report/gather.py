@@ -1,0 +1,191 @@
+"""From a finished recipe's artifacts to its summary: nothing is computed here that an artifact does not hold."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.config import load, schema
+from flyweight.core.artifact import Artifact
+from flyweight.core.budget import Meter
+from flyweight.core.events import read_events
+from flyweight.core.files import read_json
+from flyweight.errors import RequestError
+from flyweight.evaluate.compare import paired
+from flyweight.evaluate.intervals import UNITS, UnitScores
+from flyweight.model import cost
+from flyweight.report import summary
+
+
+@dataclass(frozen=True)
+class Source:
+    """A compared model as its artifacts: the model's own, and its measurements by kind."""
+
+    name: str
+    config: Any
+    artifact: Artifact
+    measured: Mapping[str, Artifact]
+
+
+def models(recipe: schema.Recipe, sources: Sequence[Source]) -> tuple[summary.ModelSummary, ...]:
+    """Return the compared models in the recipe's order."""
+    names = [source.name for source in sources]
+    return tuple(_model(recipe, source, names) for source in sources)
+
+
+def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summary.ModelSummary:
+    facts, folder = source.artifact.facts, source.artifact.path / "model"
+    config = load.model_config(read_json(folder / "config.json"), str(folder))
+    counts = cost.parameters(config)
+    references = load.dependencies(source.config)
+    train = getattr(source.config, "train", None)
+    measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
+    training = None
+    if "steps" in facts:
+        training = summary.Training(
+            **{
+                key: facts[key] for key in ("steps", "tokens", "seconds", "total_seconds", "flops", "total_flops", "stopped_by")
+            },
+            same_as=train.same_as if train else None,
+        )
+    evaluation = measured.get("evaluate")
+    if evaluation is not None:
+        fingerprint = source.measured["evaluate"].facts["corpus_fingerprint"]
+        fields = summary.Evaluation.model_fields
+        evaluation = summary.Evaluation(corpus=fingerprint, **{k: v for k, v in evaluation.items() if k in fields})
+    bench = measured.get("bench")
+    return summary.ModelSummary(
+        name=source.name,
+        id=source.artifact.id,
+        stage=source.artifact.stage,
+        input=_known(references.get("input"), names),
+        teacher=_known(references.get("teacher"), names),
+        config_line=config_line(config),
+        parameters=summary.ParameterCount(total=counts.total, unique=counts.unique),
+        disk_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        training=training,
+        evaluate=evaluation,
+        bench=None if bench is None else summary.Speed(**{key: bench[key] for key in summary.Speed.model_fields}),
+        audit=None if "audit" not in measured else _audit(measured["audit"]),
+        curve=_curve(source.artifact.path / "events.jsonl") if training else None,
+        samples=tuple(summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())),
+    )
+
+
+def _known(name: str | None, names: Sequence[str]) -> str | None:
+    return name if name in names else None
+
+
+def _audit(metrics: Mapping[str, Any]) -> summary.Audit:
+    keys = summary.AuditCheck.model_fields
+    checks = tuple(summary.AuditCheck(**{key: check[key] for key in keys}) for check in metrics["checks"])
+    return summary.Audit(passed=metrics["passed"], checks=checks)
+
+
+def config_line(config: schema.ModelConfig) -> str:
+    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied`."""
+    heads = f"{config.attention.heads} heads"
+    if config.attention.kv_heads != config.attention.heads:
+        heads += f" / {config.attention.kv_heads} kv"
+    parts = [f"{config.layers} x {config.dim}", heads, f"{config.mlp.kind} {config.mlp.hidden}"]
+    parts.append("tied" if config.embedding.tied else "untied")
+    if config.embedding.bigram.kind != "none":
+        parts.append(f"{config.embedding.bigram.kind} bigram table")
+    kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    return ", ".join([*parts, *kinds])
+
+
+def _curve(path: Path) -> summary.Curve:
+    events = read_events(path)
+    steps = [event for event in events if event["event"] == "step"]
+    return summary.Curve(
+        step=tuple(event["step"] for event in steps),
+        train_nll=tuple(event["nll"] for event in steps),
+        lr=tuple(event["lr"] for event in steps),
+        validation=tuple(
+            summary.Validation(event["step"], event["nll"], event["seconds"], event["flops"])
+            for event in events
+            if event["event"] == "validation"
+        ),
+    )
+
+
+def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary.CorpusSummary:
+    """Return one packed corpus, with the n-gram floors measured on it."""
+    meta = read_json(artifact.path / "meta.json")
+    config = artifact.identity["config"]
+    tokenizer = (config["tokenizer"] or {}).get("kind") or meta["tokenizer"]
+    names = ("unigram", "bigram", "kn5")
+    found = {} if floors is None else {name: floors.metrics()["details"][name] for name in names}
+    keys = summary.Floor.model_fields
+    return summary.CorpusSummary(
+        name=config["corpus"],
+        fingerprint=artifact.facts["fingerprint"],
+        tokenizer=f"{tokenizer} ({artifact.facts['vocab_size']:,})",
+        vocab_size=artifact.facts["vocab_size"],
+        context=context,
+        splits={
+            name: summary.SplitSummary(**{key: split[key] for key in summary.SplitSummary.model_fields})
+            for name, split in meta["splits"].items()
+        },
+        overlap=meta["overlap"],
+        floors={name: summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
+        megabytes_per_second=meta.get("megabytes_per_second"),
+    )
+
+
+def comparisons(sources: Sequence[Source]) -> tuple[summary.Comparison, ...]:
+    """Return every pair of models that were scored on the same text, paired by document or block."""
+    scored = [source for source in sources if "evaluate" in source.measured]
+    units = {source.name: UnitScores.load(source.measured["evaluate"].path / UNITS) for source in scored}
+    found = []
+    for place, first in enumerate(scored):
+        for second in scored[place + 1 :]:
+            try:
+                pair = paired(units[first.name], units[second.name])
+            except RequestError:
+                continue  # other text or other units: these two are not comparable, and no line claims it
+            if pair.nll is None:
+                continue
+            nll, bits = pair.nll, pair.bits_per_byte
+            found.append(
+                summary.Comparison(
+                    a=first.name,
+                    b=second.name,
+                    difference_nll=nll.value,
+                    low=nll.low,
+                    high=nll.high,
+                    difference_bits_per_byte=bits.value,
+                    bits_low=bits.low,
+                    bits_high=bits.high,
+                    verdict=pair.verdict,
+                )
+            )
+    return tuple(found)
+
+
+def budget(recipe: schema.Recipe, meter: Meter, compared: Sequence[summary.ModelSummary], planned: Mapping[str, float]) -> Any:
+    """Return what was planned, limited and used, line by line."""
+    limits = recipe.budget
+    smallest = min(compared, key=lambda model: model.disk_bytes or 0)
+    used = [
+        ("time", "s", limits.time, meter.seconds()),
+        ("flops", "FLOPs", limits.flops, meter.flops),
+        ("memory", "bytes", limits.memory, float(meter.peak_bytes)),
+        ("parameters", "parameters", limits.parameters, float(min(model.parameters.unique for model in compared))),
+        ("bytes", "bytes", limits.bytes, float(smallest.disk_bytes or 0)),
+    ]
+    return tuple(
+        summary.BudgetLine(
+            name=name, unit=unit, planned=planned.get(name), used=value, limit=limit, ok=limit is None or value <= limit
+        )
+        for name, unit, limit, value in used
+    )
+
+
+def now() -> datetime.datetime:
+    """Return the time of day, with its zone."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)

@@ -1,0 +1,66 @@
+"""Turns of phrase that every finding is made of, and the finding itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flyweight.report.standing import Contrast, Entry
+
+Kind = Literal["paid", "not paid", "undecided", "warning", "note"]
+
+MARKS: dict[Kind, str] = {"paid": "+", "not paid": "-", "undecided": "?", "warning": "!", "note": "·"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth saying: a sentence, and the sentences that support it. Names of models stand in backticks."""
+
+    kind: Kind
+    title: str
+    text: str = ""
+
+    @property
+    def mark(self) -> str:
+        """One character for terminals."""
+        return MARKS[self.kind]
+
+
+def name(entry: Entry) -> str:
+    """Return a model's name, marked as such."""
+    return f"`{entry.label}`"
+
+
+def bits(entry: Entry) -> str:
+    """Return a model's bits per byte as it stands in every sentence and table."""
+    return f"{entry.bits.value:.3f}" if entry.bits else "unmeasured"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, a true minus included."""
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def change(gap: Contrast) -> str:
+    """Return a difference about its first model: better or worse by how much, or undecided, with the interval."""
+    source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
+    if gap.verdict == "undecided":
+        return f"undecided: the difference is {signed(gap.difference)} ({source} {signed(gap.low)} to {signed(gap.high)})"
+    low, high = sorted((abs(gap.low), abs(gap.high)))
+    return f"{gap.verdict} by {abs(gap.difference):.3f} ({source} {low:.3f} to {high:.3f})"
+
+
+def times(ratio: float) -> str:
+    """Return a factor as people say it: `3.4 times`."""
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def percent(share: float) -> str:
+    """Return a share in whole percent, or with one digit below 10 %."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def and_list(items: Sequence[str], word: str = "and") -> str:
+    """Return items as a list in a sentence."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"

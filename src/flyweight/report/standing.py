@@ -1,0 +1,235 @@
+"""How models stand to each other: which may be ranked, which difference is decided, which lie on a Pareto front.
+
+Tables, plots and words all take their judgements from here, so that they cannot contradict each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from flyweight.core.metric import Metric
+from flyweight.report.summary import Floor, ModelSummary, Split, Summary, Training, Verdict
+
+Standing = Literal["ok", "collapsed", "invalid", "unmeasured"]
+
+# A model that fails one of these learned nothing; failing any other check means that its numbers cannot be believed.
+_COLLAPSE = ("floor", "sensitivity")
+_OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference in bits per byte of one model minus another's, with its 95 % bounds; `verdict` is about the first.
+
+    `paired` tells a bootstrap over the same text from the cautious rule used without one: intervals that do not overlap.
+    """
+
+    difference: float
+    low: float
+    high: float
+    verdict: Verdict
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a model may not be ranked, as a clause."""
+
+    kind: Literal["collapsed", "invalid"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model on a report: `label` is unique there; `colour` is its lineage's number, `shape` its place in the lineage."""
+
+    summary: Summary
+    model: ModelSummary
+    label: str
+    colour: int = 0
+    shape: int = 0
+
+    @property
+    def bits(self) -> Metric | None:
+        """Bits per byte, where measured."""
+        return self.model.evaluate.bits_per_byte if self.model.evaluate else None
+
+    @property
+    def text(self) -> tuple[str, Split] | None:
+        """Name of the corpus and split it was evaluated on: only models with the same text may be compared."""
+        corpus = self.summary.corpus_of(self.model)
+        return (corpus.name, self.model.evaluate.split) if corpus and self.model.evaluate else None
+
+    @property
+    def training(self) -> Training | None:
+        """What training took, inherited from the model it was made from where it was not trained itself."""
+        model, seen = self.model, set()
+        while model.training is None and model.input is not None and model.name not in seen:
+            seen.add(model.name)
+            model = self.summary.model(model.input)
+        return model.training
+
+    @cached_property
+    def faults(self) -> tuple[Fault, ...]:
+        """Why its numbers may not be ranked; empty for a sound model."""
+        faults: list[Fault] = []
+        corpus, bits = self.summary.corpus_of(self.model), self.bits
+        unigram = corpus.floors.get("unigram") if corpus else None
+        if bits is not None and not math.isfinite(bits.value):
+            faults.append(Fault("collapsed", "its likelihood is not a finite number"))
+        elif bits is not None and unigram and bits.value >= unigram.bits_per_byte:
+            floor = f"{bits.value:.3f} bits per byte is no better than the unigram floor ({unigram.bits_per_byte:.3f})"
+            faults.append(Fault("collapsed", floor))
+        for check in self.model.audit.checks if self.model.audit else ():
+            if check.verdict == "fail":
+                trivial = any(word in check.name.lower() for word in _COLLAPSE)
+                faults.append(Fault("collapsed" if trivial else "invalid", f"the audit's check {check.name!r} fails"))
+        return tuple(faults)
+
+    @property
+    def standing(self) -> Standing:
+        """Whether it may be ranked: `collapsed` learned nothing, the numbers of an `invalid` one cannot be believed."""
+        kinds = {fault.kind for fault in self.faults}
+        if kinds:
+            return "collapsed" if "collapsed" in kinds else "invalid"
+        return "ok" if self.bits is not None else "unmeasured"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models measured on the same text, which alone may stand in one table or plot; `text` is None for unmeasured ones."""
+
+    text: tuple[str, Split] | None
+    entries: tuple[Entry, ...]
+    floors: dict[str, Floor]
+
+    @property
+    def sound(self) -> list[Entry]:
+        """The entries that may be ranked, best quality first."""
+        return sorted((each for each in self.entries if each.standing == "ok"), key=_bits)
+
+
+def _bits(entry: Entry) -> float:
+    return entry.bits.value if entry.bits else math.inf
+
+
+def entries(summaries: Sequence[Summary]) -> tuple[Entry, ...]:
+    """Return all models of some runs; with several runs, labels are `run:model`."""
+    found: list[Entry] = []
+    names = [summary.name for summary in summaries]
+    lineages: dict[tuple[int, str], int] = {}
+    members: dict[int, int] = {}
+    for run, summary in enumerate(summaries):
+        again = names[:run].count(summary.name)
+        prefix = "" if len(summaries) == 1 else f"{summary.name}{f'#{again + 1}' if again else ''}:"
+        for model in summary.models:
+            colour = lineages.setdefault((run, _root(summary, model)), len(lineages))
+            shape = members[colour] = members.get(colour, -1) + 1
+            found.append(Entry(summary, model, prefix + model.name, colour, shape))
+    return tuple(found)
+
+
+def _root(summary: Summary, model: ModelSummary) -> str:
+    seen: set[str] = set()
+    while model.input is not None and model.name not in seen:
+        seen.add(model.name)
+        model = summary.model(model.input)
+    return model.name
+
+
+def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
+    """Return the entries by the text they were evaluated on, in order of appearance; unmeasured ones join the first group."""
+    texts = list(dict.fromkeys(each.text for each in found if each.text)) or [None]
+    made = []
+    for index, text in enumerate(texts):
+        members = tuple(each for each in found if each.text == text or (each.text is None and index == 0))
+        made.append(Group(text, members, _floors(members)))
+    return tuple(made)
+
+
+def _floors(members: Sequence[Entry]) -> dict[str, Floor]:
+    """Return the floors of a group; where several tokenizers give several, the tokenizer stands in the name."""
+    corpora = {}
+    for each in members:
+        if corpus := each.summary.corpus_of(each.model):
+            corpora.setdefault(corpus.fingerprint, corpus)
+    if len(corpora) == 1:
+        return dict(next(iter(corpora.values())).floors)
+    return {f"{name}, {corpus.tokenizer}": floor for corpus in corpora.values() for name, floor in corpus.floors.items()}
+
+
+def contrast(first: Entry, second: Entry) -> Contrast | None:
+    """Return the difference in bits per byte between two models, or None where they were not measured on the same text."""
+    if first.summary is second.summary:
+        for pair in first.summary.comparisons:
+            gap = pair.bits_per_byte
+            if (pair.a, pair.b) == (first.model.name, second.model.name):
+                return Contrast(gap.value, gap.low, gap.high, pair.verdict, True)
+            if (pair.b, pair.a) == (first.model.name, second.model.name):
+                return Contrast(-gap.value, -gap.high, -gap.low, _OPPOSITE[pair.verdict], True)
+    a, b = first.bits, second.bits
+    if a is None or b is None or first.text != second.text:
+        return None
+    low, high = a.low - b.high, a.high - b.low
+    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"
+    return Contrast(a.value - b.value, low, high, verdict, False)
+
+
+def leaders(sound: Sequence[Entry]) -> list[Entry]:
+    """Return the best entry and every other that is not decidedly worse; `sound` is sorted, best first."""
+    return [each for each in sound if each is sound[0] or (gap := contrast(each, sound[0])) is None or gap.verdict != "worse"]
+
+
+def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) -> list[int]:
+    """Return the indices of the points (x, y) that no other beats on both, ordered by x.
+
+    Lower y is better; lower x too, unless `more_is_better`. A point is beaten by one that is at least as good on both and
+    better on one; equal points stay together. Points that are not finite are left out.
+    """
+    sign = -1 if more_is_better else 1
+    finite = [index for index, point in enumerate(points) if all(map(math.isfinite, point))]
+    cost = {index: (sign * points[index][0], points[index][1]) for index in finite}
+
+    def beaten(x: float, y: float) -> bool:
+        return any(a <= x and b <= y and (a, b) != (x, y) for a, b in cost.values())
+
+    return sorted((index for index in finite if not beaten(*cost[index])), key=lambda index: points[index])
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What quality is set against: a value per model, how it is written, and which direction is better."""
+
+    key: str
+    title: str
+    better: Literal["lower", "higher"]
+    metric: Callable[[Entry], Metric | None]
+
+    def front(self, sound: Sequence[Entry]) -> list[Entry]:
+        """Return the entries on the Pareto front of quality against this axis, ordered along it."""
+        placed = [(each, value.value) for each in sound if (value := self.metric(each)) and each.bits]
+        points = [(x, _bits(each)) for each, x in placed]
+        return [placed[index][0] for index in pareto(points, self.better == "higher")]
+
+
+def _disk(entry: Entry) -> Metric | None:
+    return None if entry.model.disk_bytes is None else Metric.exact(entry.model.disk_bytes, "bytes")
+
+
+def _decode(entry: Entry) -> Metric | None:
+    return entry.model.bench.decode_tokens_per_s if entry.model.bench else None
+
+
+def _flops(entry: Entry) -> Metric | None:
+    return Metric.exact(entry.training.total_flops, "FLOPs") if entry.training else None
+
+
+AXES = {
+    "disk": Axis("disk", "bytes on disk", "lower", _disk),
+    "speed": Axis("speed", "generated tokens per second", "higher", _decode),
+    "flops": Axis("flops", "training FLOPs, with every teacher and parent", "lower", _flops),
+}
