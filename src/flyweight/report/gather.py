@@ -148,22 +148,7 @@ def comparisons(sources: Sequence[Source]) -> tuple[summary.Comparison, ...]:
                 pair = paired(units[first.name], units[second.name])
             except RequestError:
                 continue  # other text or other units: these two are not comparable, and no line claims it
-            if pair.nll is None:
-                continue
-            nll, bits = pair.nll, pair.bits_per_byte
-            found.append(
-                summary.Comparison(
-                    a=first.name,
-                    b=second.name,
-                    difference_nll=nll.value,
-                    low=nll.low,
-                    high=nll.high,
-                    difference_bits_per_byte=bits.value,
-                    bits_low=bits.low,
-                    bits_high=bits.high,
-                    verdict=pair.verdict,
-                )
-            )
+            found.append(summary.Comparison(a=first.name, b=second.name, **pair.json()))
     return tuple(found)
 
 

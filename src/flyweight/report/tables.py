@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flyweight.config.units import format_count, format_size
 from flyweight.core.metric import Metric
-from flyweight.report.standing import AXES, Entry, Group, contrast, leaders
+from flyweight.report.standing import AXES, Entry, Group, leaders
 from flyweight.report.summary import Floor, Summary, Training
 
 if TYPE_CHECKING:
