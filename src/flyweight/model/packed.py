@@ -1,0 +1,218 @@
+"""What layers with packed weights share: products without a float copy, gradients, kernels, moving and counting.
+
+Activations are never rounded: torch's dynamically quantized products scale a whole batch by its largest value, so that a
+future token would change what a past one sees. How a layer is multiplied is a visible choice, `Packed.kernel`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flyweight.config.schema import LinearKind
+from flyweight.errors import FlyweightError
+from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
+
+REFERENCE = "reference"
+_CHUNK_ELEMENTS = {"cpu": 1 << 20}
+_CHUNK_ELSEWHERE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to multiply by packed weights, and why it is the one used; without `multiply` it is the plain reference."""
+
+    name: str
+    reason: str
+    multiply: Callable[[Tensor, Any], Tensor] | None = None
+    most_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Fast:
+    """A kernel that is faster on some device, and what says why it cannot be used there for a dtype (or None)."""
+
+    kernel: Kernel
+    refusal: Callable[[torch.dtype], str | None]
+
+
+class Packed(nn.Module, ABC):
+    """What all packed linear layers share: a weight (out, in) in buffers, an optional float bias.
+
+    `dtype` is that of `rows` and `dense`; `.to(dtype)` changes it, and never the packed buffers.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    default_kind: ClassVar[LinearKind]
+    fast: ClassVar[Mapping[str, Fast]] = {}
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.dtype = in_features, out_features, torch.get_default_dtype()
+        self.kind = kind or self.default_kind
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @abstractmethod
+    def pack(self, weight: Tensor) -> None:
+        """Store this weight (out, in) in the buffers; raise FlyweightError for another shape or a value that is not finite."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the rows at `index`: (...) -> (..., in)."""
+
+    @abstractmethod
+    def misfit(self) -> str | None:
+        """Return why this layer's size or place in memory keeps it from the faster kernel of its kind, or None."""
+
+    @abstractmethod
+    def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Return rows `start` to `stop` as floats, up to the factors `_factors`: (stop - start, in)."""
+
+    def _factors(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what every output (out,) is still to be multiplied by."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b: (..., in) -> (..., out), differentiable with respect to `x` (and b)."""
+        x = x.to(autocast_dtype(x))
+        result = _Product.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self._multiply(x)
+        assert isinstance(result, Tensor)
+        return result if self.bias is None else result + self.bias.to(result.dtype)
+
+    def dense(self) -> Tensor:
+        """Return the weight (out, in) that the layer stands for, in float."""
+        return self.rows(torch.arange(self.out_features, device=self.codes.device))
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None) -> Self:
+        """Return a layer on the weight's device with this weight (out, in), packed, and a copy of this bias (out)."""
+        with torch.device(weight.device):
+            layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind).to(weight.dtype)
+        layer.pack(weight)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().clone())
+        return layer
+
+    def kernel(self, dtype: torch.dtype) -> Kernel:
+        """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
+        chosen = choose_kernel(type(self), self.codes.device.type, dtype)
+        if chosen.multiply and (reason := self.misfit()):
+            return Kernel(REFERENCE, reason)
+        return chosen
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the buffers and the bias take in memory and on disk."""
+        return sum(tensor.nbytes for tensor in (*self.buffers(), *self.parameters()))
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for `print(model)`."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+    def reference(self, x: Tensor) -> Tensor:
+        """Return x W^T by plain torch, a piece of W at a time: (N, in) -> (N, out), in the dtype that is best for x here."""
+        dtype = fast_dtype(x)
+        x, result = x.to(dtype), None
+        for start, stop in self._chunks():
+            part = F.linear(x, self._part(start, stop, dtype))  # (N, stop - start)
+            if stop - start == self.out_features:
+                result = part
+                break
+            result = x.new_empty(x.shape[0], self.out_features) if result is None else result
+            result[:, start:stop] = part
+        assert result is not None
+        factors = self._factors(dtype)
+        return result if factors is None else result.mul_(factors)
+
+    def transposed(self, grad: Tensor) -> Tensor:
+        """Return grad W, the gradient to the input, a piece of W at a time: (N, out) -> (N, in)."""
+        dtype, given = fast_dtype(grad), grad.dtype
+        factors = self._factors(dtype)
+        grad = grad.to(dtype) if factors is None else grad.to(dtype) * factors
+        result = grad.new_zeros(grad.shape[0], self.in_features)
+        for start, stop in self._chunks():
+            result.addmm_(grad[:, start:stop], self._part(start, stop, dtype))
+        return result.to(given)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features)  # (N, in)
+        chosen = self.kernel(x.dtype)
+        usable = chosen.multiply is not None and 0 < flat.shape[0] <= (chosen.most_rows or flat.shape[0])
+        with without_autocast(x):
+            result = chosen.multiply(flat, self) if usable and chosen.multiply else self.reference(flat)
+        return result.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        size = max(1, _CHUNK_ELEMENTS.get(self.codes.device.type, _CHUNK_ELSEWHERE) // self.in_features)
+        for start in range(0, self.out_features, size):
+            yield start, min(start + size, self.out_features)
+
+    def _checked(self, weight: Tensor) -> Tensor:
+        expected = (self.out_features, self.in_features)
+        if tuple(weight.shape) != expected:
+            raise FlyweightError(f"weight: the shape is {tuple(weight.shape)} instead of {expected}")
+        if not torch.isfinite(weight).all():
+            raise FlyweightError("weight: it holds NaN or infinite values and cannot be quantized; train the model again")
+        return weight.detach().to(self.codes.device, torch.float32)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move, but never round the packed buffers: `.to(bfloat16)` is about what the layer computes in."""
+        packed = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, before in packed.items():
+            after = self._buffers[name]
+            if before is not None and after is not None and after.dtype != before.dtype:
+                self._buffers[name] = before.to(after.device)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
+
+
+class _Product(torch.autograd.Function):
+    """x W^T that remembers no float copy of W for its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Packed) -> Tensor:
+        ctx.layer = layer
+        return layer._multiply(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        grad, layer = grad_outputs[0], ctx.layer
+        with without_autocast(grad):
+            flat = layer.transposed(grad.reshape(-1, layer.out_features))  # (N, in)
+        return flat.view(*grad.shape[:-1], layer.in_features), None
+
+
+@cache
+def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> Kernel:
+    """Return how such layers multiply on this type of device, and why; a faster kernel is first tried on a small layer."""
+    if device not in layer_type.fast:
+        return Kernel(REFERENCE, f"no kernel has been measured to be faster on {device}")
+    fast = layer_type.fast[device].kernel
+    if reason := layer_type.fast[device].refusal(dtype):
+        return Kernel(REFERENCE, reason)
+    assert fast.multiply
+    with torch.device(device), torch.no_grad():
+        layer = layer_type.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
+        x = torch.arange(3.0 * 64).cos().view(3, 64).to(dtype)
+        expected = layer.reference(x).float()  # (3, 12)
+        try:
+            found = fast.multiply(x, layer).float()
+        except RuntimeError as error:
+            return Kernel(REFERENCE, f"{fast.name} does not run here: {error}")
+    error = ((found - expected).abs().max() / expected.abs().max()).item()
+    if error <= 4 * torch.finfo(dtype).eps:
+        return fast
+    return Kernel(REFERENCE, f"{fast.name} is wrong here: a relative error of {error:.2g} on a small layer")
+
+
+def kernels_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Kernel]:
+    """Return the kernel of every packed layer of a model by its module name, for inputs of this dtype."""
+    return {name: module.kernel(dtype) for name, module in model.named_modules() if isinstance(module, Packed)}
