@@ -284,10 +284,11 @@ class WordTokenizer(Strict):
 
 
 class BpeTokenizer(Strict):
-    """Byte-level byte-pair encoding with `vocab` entries, trained on the training text."""
+    """Byte-level byte-pair encoding with `vocab` entries, trained on at most `sample` of the training text, taken evenly."""
 
     kind: Literal["bpe"] = "bpe"
     vocab: Annotated[Count, Field(ge=257)] = 4096
+    sample: Annotated[Size, Field(gt=0)] = 100_000_000
 
 
 class FileTokenizer(Strict):
@@ -428,6 +429,13 @@ class Distill(Strict):
     objective: Distillation = Distillation()
 
 
+class Initialise(Strict):
+    """A model with random weights."""
+
+    stage: Literal["init"]
+    model: ModelConfig
+
+
 class Quantize(Strict):
     """Store a model's matrices in fewer bits; the embedding (and a tied head) have their own kind, by default int8."""
 
@@ -460,6 +468,14 @@ class Bench(Strict):
     repeats: PositiveInt = 5
 
 
+class Floors(Strict):
+    """What any model has to beat: n-gram models of the corpus' own training split."""
+
+    stage: Literal["floors"]
+    data: Data
+    split: Literal["train", "validation", "test"] = "test"
+
+
 class Sample(Strict):
     """Continuations of prompts, the same way for every model."""
 
@@ -480,7 +496,7 @@ class Audit(Strict):
 
 
 StageConfig = Annotated[
-    Pretrain | Distill | Quantize | Evaluate | Bench | Sample | Audit,
+    Pretrain | Distill | Initialise | Quantize | Evaluate | Floors | Bench | Sample | Audit,
     Discriminator("stage"),
 ]
 

@@ -1,0 +1,173 @@
+"""A packed corpus: memory-mapped token shards, their tokenizer, and what is known about the text they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.core.files import digest, read_json, sha256, write_json
+from flyweight.data.document import SPLITS, SplitName
+from flyweight.data.shards import Shard, Tokens
+from flyweight.data.tokenizer import Tokenizer
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SplitMeta:
+    """Counts of one split.
+
+    `bytes` are those of the raw text in UTF-8. `words` are its words as `str.split` finds them, plus one for each line end
+    where the corpus counts line ends (PTB, WikiText), whatever the tokenizer: word perplexity is exp(total nll / words).
+    `unknown` counts `<unk>` tokens, those that stand in the text included. `overlap` is the share of lines (stripped, at
+    least 20 characters) that also stand in train; None for train itself. `documents` counts documents, whose token offsets
+    are in `documents_file`; `sha256` is that of the split's whole stream of tokens.
+    """
+
+    tokens: int
+    bytes: int
+    words: int
+    documents: int
+    unknown: int
+    overlap: float | None
+    shards: tuple[Shard, ...]
+    sha256: str
+    documents_file: str
+    documents_sha256: str
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer, `key` what it was packed from."""
+
+    corpus: str
+    origin: str
+    key: str
+    fingerprint: str
+    dtype: str
+    vocab_size: int
+    tokenizer: str
+    lossless: bool
+    separated: bool
+    line_ends_are_words: bool
+    contiguous: bool
+    skipped: int
+    seconds: float
+    tokenizer_seconds: float
+    megabytes_per_second: float
+    splits: dict[SplitName, SplitMeta]
+
+    def save(self, path: Path) -> None:
+        """Write the meta file with a digest of itself."""
+        content = asdict(self)
+        write_json(path, {"version": VERSION, "digest": digest(content), "content": content})
+
+    @classmethod
+    def load(cls, path: Path) -> Meta:
+        """Read a meta file; raise FlyweightError where it is missing, damaged or of another version."""
+        raw = read_json(path)
+        advice = f"delete {path.parent} and run again"
+        if not isinstance(raw, dict) or raw.get("version") != VERSION:
+            raise FlyweightError(f"{path} is not the meta file of a packed corpus of version {VERSION}; {advice}")
+        content = raw.get("content")
+        if not isinstance(content, dict) or digest(content) != raw.get("digest"):
+            raise FlyweightError(f"{path} is damaged (its digest differs); {advice}")
+        splits = {name: cls._split(content["splits"][name]) for name in SPLITS}
+        return cls(**{**content, "splits": splits})
+
+    @staticmethod
+    def _split(content: dict[str, Any]) -> SplitMeta:
+        return SplitMeta(**{**content, "shards": tuple(Shard(**shard) for shard in content["shards"])})
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its tokens, where its documents start (token offsets, int64), and the size of its raw text."""
+
+    name: str
+    tokens: Tokens
+    documents: np.ndarray
+    bytes: int
+    words: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A folder written by `pack`."""
+
+    folder: Path
+    meta: Meta
+
+    @classmethod
+    def open(cls, folder: Path, verify: bool = True) -> Corpus:
+        """Open a packed corpus; raise FlyweightError naming the file that is missing, truncated or (`verify`) corrupted."""
+        meta = Meta.load(folder / "meta.json")
+        for split in meta.splits.values():
+            width = np.dtype(meta.dtype).itemsize
+            for shard in split.shards:
+                _check(folder / shard.file, shard.tokens * width, shard.sha256 if verify else None)
+            _check(folder / split.documents_file, None, split.documents_sha256 if verify else None)
+        corpus = cls(folder, meta)
+        if verify and corpus.tokenizer.fingerprint != meta.tokenizer:
+            raise FlyweightError(_damaged(folder / "tokenizer.json", "its fingerprint differs"))
+        return corpus
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the tokens come from."""
+        try:
+            return Tokenizer.load(self.folder / "tokenizer.json")
+        except RequestError as error:
+            raise FlyweightError(_damaged(self.folder / "tokenizer.json", str(error))) from error
+
+    def split(self, name: SplitName) -> Split:
+        """Return one split, memory-mapped."""
+        if name not in self.meta.splits:
+            raise RequestError(f"there is no split {name!r}; a corpus has {', '.join(SPLITS)}")
+        return self._joined(name, (name,))
+
+    def held_out(self) -> Split:
+        """Return validation and test as one text, where they adjoin (nanoGPT's split of Tiny Shakespeare: the last tenth)."""
+        if not self.meta.contiguous:
+            raise RequestError(f"validation and test of {self.meta.corpus} do not adjoin; measure them apart")
+        return self._joined("validation+test", ("validation", "test"))
+
+    def _joined(self, name: str, splits: Sequence[SplitName]) -> Split:
+        parts: list[np.ndarray] = []
+        documents: list[np.ndarray] = []
+        offset = 0
+        for meta in (self.meta.splits[split] for split in splits):
+            parts += [np.memmap(self.folder / shard.file, np.dtype(self.meta.dtype), mode="r") for shard in meta.shards]
+            documents.append(np.load(self.folder / meta.documents_file) + offset)
+            offset += meta.tokens
+        metas = [self.meta.splits[split] for split in splits]
+        return Split(
+            name,
+            Tokens(parts),
+            np.concatenate(documents),
+            sum(meta.bytes for meta in metas),
+            sum(meta.words for meta in metas),
+            sum(meta.unknown for meta in metas),
+        )
+
+
+def _check(path: Path, size: int | None, expected: str | None) -> None:
+    try:
+        found = path.stat().st_size
+        if size is not None and found != size:
+            raise FlyweightError(_damaged(path, f"it has {found} bytes instead of {size}"))
+        if expected is not None and sha256(path) != expected:
+            raise FlyweightError(_damaged(path, "its checksum differs"))
+    except OSError as error:
+        raise FlyweightError(_damaged(path, error.strerror or str(error))) from error
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged or missing ({why}); delete {path.parent} and run again: it is packed anew"

@@ -1,0 +1,280 @@
+"""Text to token shards, streaming: memory does not grow with the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from flyweight.config import schema
+from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.core.files import digest, disk_errors, sha256
+from flyweight.data.corpus import VERSION, Corpus, Meta, SplitMeta
+from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
+from flyweight.data.overlap import Overlap
+from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
+from flyweight.data.sources import resolve
+from flyweight.data.tokenizer import Tokenizer, train
+
+Progress = Callable[[str, float], None]
+_BATCH = 1 << 19
+"""Characters tokenized at once: the encodings of the tokenizers library take some hundred bytes a token."""
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What one reading of the text tells: its fingerprint, each split's bytes, and how many documents were left out."""
+
+    fingerprint: str
+    bytes: dict[SplitName, int]
+    skipped: int
+
+
+def source_fingerprint(data: schema.Data, data_dir: Path | None = None) -> str:
+    """Return the SHA-256 of the raw text, document names and splits of a corpus, read in pieces; no tokenizer involved."""
+    return _survey(_source(data, data_dir)).fingerprint
+
+
+def _source(data: schema.Data, data_dir: Path | None) -> Source:
+    return resolve(data.corpus, data_dir, HeldOut(data.validation, data.test))
+
+
+def _survey(source: Source) -> _Survey:
+    content = hashlib.sha256()
+    sizes: dict[SplitName, int] = dict.fromkeys(SPLITS, 0)
+    skipped = 0
+    for split in SPLITS:
+        content.update(f"\0\0{split}".encode())
+        for document in source.documents(split):
+            if not isinstance(document, Document):
+                skipped += 1
+                continue
+            if not document.continues:
+                content.update(b"\0" + document.name.encode("utf-8", "surrogateescape") + b"\0")
+            raw = document.text.encode()
+            content.update(raw)
+            sizes[split] += len(raw)
+    return _Survey(content.hexdigest(), sizes, skipped)
+
+
+def pack(
+    data: schema.Data,
+    data_dir: Path | None,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Corpus:
+    """Tokenize a corpus into `folder` and return it; what is packed there already from the same text is only opened.
+
+    The folder appears complete or not at all; of two processes that pack it at once, one wins and both return it. `progress`
+    is told the phase and the fraction of it that is done. Raises RequestError for text that cannot be used or is too short
+    for windows of `data.context`, FlyweightError where the folder holds something else or the disk refuses.
+    """
+    source = _source(data, data_dir)
+    survey = _survey(source)
+    config = data.tokenizer or source.about.tokenizer
+    key = digest(
+        {
+            **{
+                "version": VERSION,
+                "corpus": _plain(source.about.name),
+                "text": survey.fingerprint,
+                "tokenizer": config.model_dump(),
+            },
+            "tokenizer_file": Tokenizer.load(Path(config.path).expanduser()).fingerprint if config.kind == "file" else None,
+        }
+    )
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        _pack_anew(source, survey, config, key, data.context, folder, progress or (lambda phase, done: None), shard_tokens)
+    corpus = Corpus.open(folder)
+    if corpus.meta.key != key:
+        raise FlyweightError(f"{folder} holds another corpus ({corpus.meta.corpus}); choose another folder or delete it")
+    _require_windows(corpus.meta.splits, corpus.meta.corpus, data.context)
+    return corpus
+
+
+def _plain(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _pack_anew(
+    source: Source,
+    survey: _Survey,
+    config: schema.Tokenizer,
+    key: str,
+    context: int,
+    folder: Path,
+    progress: Progress,
+    shard_tokens: int,
+) -> None:
+    with disk_errors(folder):
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        started = time.perf_counter()
+        tokenizer = _tokenizer(source, survey, config, progress)
+        tokenizer.save(partial / "tokenizer.json")
+        trained = time.perf_counter()
+        splits = _Packer(source, survey, tokenizer, partial, progress, shard_tokens).run()
+        seconds = time.perf_counter() - trained
+        _require_windows(splits, source.about.name, context)
+        hashes = {name: split.sha256 for name, split in splits.items()}
+        meta = Meta(
+            corpus=_plain(source.about.name),
+            origin=_plain(source.about.origin),
+            key=key,
+            fingerprint=digest({"tokens": hashes, "tokenizer": tokenizer.fingerprint}),
+            dtype=dtype_for(tokenizer.vocab_size).str,
+            vocab_size=tokenizer.vocab_size,
+            tokenizer=tokenizer.fingerprint,
+            lossless=_lossless(source, tokenizer),
+            separated=source.about.separated and tokenizer.separator is not None,
+            line_ends_are_words=source.about.line_ends_are_words,
+            contiguous=source.about.contiguous,
+            skipped=survey.skipped,
+            seconds=seconds,
+            tokenizer_seconds=trained - started,
+            megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,
+            splits=splits,
+        )
+        meta.save(partial / "meta.json")
+        _publish(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    with disk_errors(folder):
+        # Folders made by mkdtemp are private; a corpus is as readable as anything else that this user writes.
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "meta.json").exists():
+                raise
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progress: Progress) -> Tokenizer:
+    def texts() -> Iterator[str]:
+        done = 0
+        for text in _texts(source, "train"):
+            yield text
+            done += len(text.encode())
+            progress("tokenizer", done / survey.bytes["train"])
+
+    def others() -> Iterator[str]:
+        yield from _texts(source, "validation")
+        yield from _texts(source, "test")
+
+    if survey.bytes["train"] == 0:
+        raise RequestError(f"{source.about.name}: the train split is empty; use more text")
+    return train(config, texts, others, survey.bytes["train"], source.about.separated)
+
+
+def _texts(source: Source, split: SplitName) -> Iterator[str]:
+    return (document.text for document in source.documents(split) if isinstance(document, Document))
+
+
+def _lossless(source: Source, tokenizer: Tokenizer) -> bool:
+    """Return whether the first piece of each split comes back from its tokens: a loss makes bits per byte too good."""
+    firsts = [next(_texts(source, split), "")[:65_536] for split in SPLITS]
+    return all(tokenizer.decode(tokenizer.encode(text)) == text for text in firsts)
+
+
+class _Packer:
+    """One pass over the text: tokens to shards, counts, and the lines that held-out splits share with train."""
+
+    def __init__(
+        self, source: Source, survey: _Survey, tokenizer: Tokenizer, folder: Path, progress: Progress, shard_tokens: int
+    ) -> None:
+        self._source, self._tokenizer, self._folder = source, tokenizer, folder
+        self._progress, self._shard_tokens = progress, shard_tokens
+        self._total, self._done = max(1, sum(survey.bytes.values())), 0
+        self._overlap = Overlap()
+
+    def run(self) -> dict[SplitName, SplitMeta]:
+        """Pack all splits, the held-out ones first, because train is searched for their lines."""
+        order: tuple[SplitName, ...] = ("validation", "test", "train")
+        packed = {split: self._split(split) for split in order}
+        return {split: replace(packed[split], overlap=self._overlap.share(split)) for split in SPLITS}
+
+    def _split(self, split: SplitName) -> SplitMeta:
+        tokenizer = self._tokenizer
+        writer = ShardWriter(self._folder, split, dtype_for(tokenizer.vocab_size), self._shard_tokens)
+        separator = [tokenizer.separator] if self._source.about.separated and tokenizer.separator is not None else []
+        counts = {"bytes": 0, "words": 0, "unknown": 0}
+        starts: list[int] = []
+        for batch in self._batches(split):
+            for document, ids in zip(batch, tokenizer.encode_batch([document.text for document in batch]), strict=True):
+                if not document.continues:
+                    writer.write(separator if starts else [])
+                    starts.append(writer.tokens)
+                array = np.asarray(ids, dtype=np.uint32)
+                writer.write(array)
+                if tokenizer.unknown is not None:
+                    counts["unknown"] += int(np.count_nonzero(array == tokenizer.unknown))
+                self._count(split, document.text, counts)
+            self._progress("pack", self._done / self._total)
+        writer.write(separator if starts else [])
+        shards, stream = writer.close()
+        file = self._folder / f"{split}-documents.npy"
+        with disk_errors(file):
+            np.save(file, np.asarray(starts, dtype=np.int64))
+        return SplitMeta(
+            tokens=writer.tokens,
+            documents=len(starts),
+            overlap=None,
+            shards=shards,
+            sha256=stream,
+            documents_file=file.name,
+            documents_sha256=sha256(file),
+            **counts,
+        )
+
+    def _count(self, split: SplitName, text: str, counts: dict[str, int]) -> None:
+        size = len(text.encode())
+        counts["bytes"] += size
+        counts["words"] += len(text.split()) + (text.count("\n") if self._source.about.line_ends_are_words else 0)
+        if split == "train":
+            self._overlap.look(text)
+        else:
+            self._overlap.remember(split, text)
+        self._done += size
+
+    def _batches(self, split: SplitName) -> Iterator[list[Document]]:
+        batch: list[Document] = []
+        length = 0
+        for document in self._source.documents(split):
+            if not isinstance(document, Document):
+                continue
+            batch.append(document)
+            length += len(document.text)
+            if length >= _BATCH or len(batch) >= 1024:
+                yield batch
+                batch, length = [], 0
+        if batch:
+            yield batch
+
+
+def _require_windows(splits: dict[SplitName, SplitMeta], corpus: str, context: int) -> None:
+    """Raise RequestError unless every split has the context + 1 tokens of one window and its targets."""
+    if all(split.tokens > context for split in splits.values()):
+        return
+    have = ", ".join(f"{name} {split.tokens}" for name, split in splits.items())
+    raise RequestError(
+        f"{corpus} is too small for a context of {context}: every split needs {context + 1} tokens, there are {have};"
+        " use more text, a smaller data.context, or larger data.validation and data.test"
+    )

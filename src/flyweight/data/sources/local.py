@@ -1,0 +1,47 @@
+"""Local copies of well-known corpora: `DIR/<corpus>/<file>` under the files' usual names, else the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flyweight.core.errors import RequestError
+
+VARIABLE = "FLYWEIGHT_DATA"
+
+
+def data_folder(option: Path | str | None) -> Path | None:
+    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; raise RequestError if it is missing."""
+    name = str(option) if option is not None else os.environ.get(VARIABLE, "")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        given = "--data-dir" if option is not None else VARIABLE
+        raise RequestError(f"{given}: {folder} is not a folder")
+    return folder
+
+
+def local_files(data_dir: Path | None, corpus: str, files: Sequence[Sequence[str]]) -> tuple[Path, ...] | None:
+    """Return the corpus' files, each under the first of its usual names that is there; None where there is no folder for it.
+
+    Raises RequestError naming the first missing file: a folder with half a corpus is never quietly replaced by a download.
+    """
+    if data_dir is None or not (folder := data_dir / corpus).is_dir():
+        return None
+    found: list[Path] = []
+    for names in files:
+        path = next((folder / name for name in names if (folder / name).exists()), None)
+        if path is None:
+            raise RequestError(f"{corpus}: {folder / names[0]} is missing; {remedies(corpus, folder / names[0])}")
+        found.append(path)
+    return tuple(found)
+
+
+def remedies(corpus: str, path: Path | str) -> str:
+    """Return what to do where a corpus' file is neither here nor reachable."""
+    return (
+        f"put the file there (as {path}), or take {corpus} from the hub: with network access,"
+        f' `pip install "flyweight[hub]"` and no {corpus} folder in --data-dir or {VARIABLE}'
+    )

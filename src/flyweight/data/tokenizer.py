@@ -1,0 +1,247 @@
+"""Tokenizers: byte, character, word, byte-level BPE, or any existing one, all as a `tokenizer.json` of the tokenizers library.
+
+The file alone reproduces encoding and decoding. Documents end in one special token, `<|endoftext|>`, where a corpus has
+several; it is never produced by text that merely contains those characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flyweight.config import schema
+from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.core.files import digest, write_text
+
+if TYPE_CHECKING:
+    import tokenizers
+
+SEPARATOR = "<|endoftext|>"
+UNKNOWN = "<unk>"
+LINE_END = "<eos>"
+# What other people's tokenizers call the end of a document, in the order of preference.
+_ENDS = (SEPARATOR, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>", "<eos>", "[SEP]")
+
+
+class Tokenizer:
+    """Text to token ids and back, from a `tokenizer.json`.
+
+    `separator` is the id that ends a document, or None where the corpus is one text; `unknown` the id of `<unk>`, or None;
+    `line_end` the id that a word tokenizer gives to a line end, or None.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Build a tokenizer from the text of a `tokenizer.json`; raise ValueError where it is none."""
+        import tokenizers
+
+        try:
+            self._backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(str(error)) from error
+        # Text is text: "<|endoftext|>" inside a document must not become the end of one.
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._text = text
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Return the tokenizer in a file, or in a folder's `tokenizer.json`; raise RequestError where there is none."""
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            return cls(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{file} is not a readable tokenizer.json of the tokenizers library ({error})") from error
+
+    def save(self, path: Path) -> None:
+        """Write the `tokenizer.json`."""
+        write_text(path, self._text)
+
+    @cached_property
+    def vocab(self) -> dict[str, int]:
+        """Every token's id."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self.vocab.values(), default=-1) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the canonical JSON of the file."""
+        return digest(json.loads(self._text))
+
+    @cached_property
+    def separator(self) -> int | None:
+        """The id that ends a document, or None."""
+        special = {token.content: at for at, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        return next((special[end] for end in _ENDS if end in special), None)
+
+    @property
+    def eos(self) -> int | None:
+        """The id after which generation ends: the separator's, or None."""
+        return self.separator
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The id that stands for what the vocabulary lacks, or None."""
+        model = json.loads(self._text)["model"]
+        if isinstance(model.get("unk_id"), int):
+            return model["unk_id"]
+        return self.vocab.get(model.get("unk_token") or "")
+
+    @cached_property
+    def line_end(self) -> int | None:
+        """The id of line ends in a word tokenizer, or None."""
+        words = json.loads(self._text)["model"].get("type") == "WordLevel"
+        return self.vocab.get(LINE_END) if words else None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without any token that is not in it; raise RequestError for unknown characters."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of several texts, encoded on all cores."""
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise self._refusal(texts, error) from error
+        return [encoding.ids for encoding in encodings]
+
+    def _refusal(self, texts: Sequence[str], error: Exception) -> FlyweightError:
+        strange = sorted({character for text in texts for character in text if character not in self.vocab})
+        if self.unknown is None and strange:
+            shown = ", ".join(repr(character) for character in strange[:8])
+            return RequestError(f"the tokenizer knows no {shown} and has no {UNKNOWN}; leave such characters out of the text")
+        return FlyweightError(f"the tokenizer failed: {error}")
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        """Return the text of ids; the separator appears as itself unless `skip_special`."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+
+def train(
+    config: schema.Tokenizer,
+    texts: Callable[[], Iterator[str]],
+    others: Callable[[], Iterator[str]],
+    size: int,
+    separated: bool,
+) -> Tokenizer:
+    """Return the tokenizer of a config.
+
+    `texts` yields the training split in pieces (`size` characters or a little less), `others` the held-out splits, from which
+    nothing is learned but whether a character vocabulary needs `<unk>`. `separated` adds the separator.
+    """
+    if isinstance(config, schema.ByteTokenizer):
+        return _byte(separated)
+    if isinstance(config, schema.CharTokenizer):
+        return _char(_characters(texts()), _characters(others()), separated)
+    if isinstance(config, schema.WordTokenizer):
+        return _word(config, texts())
+    if isinstance(config, schema.BpeTokenizer):
+        return _bpe(config, _sampled(texts(), config.sample, size), separated)
+    return Tokenizer.load(Path(config.path).expanduser())
+
+
+def _finished(backend: tokenizers.Tokenizer, separated: bool) -> Tokenizer:
+    from tokenizers import AddedToken
+
+    if separated:
+        backend.add_special_tokens([AddedToken(SEPARATOR, special=True, normalized=False)])
+    return Tokenizer(backend.to_str(pretty=False))
+
+
+def _byte(separated: bool) -> Tokenizer:
+    """Ids are byte values; the letters that stand for bytes in the file are GPT-2's."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return _finished(backend, separated)
+
+
+def _characters(texts: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for text in texts:
+        found.update(text)
+    return found
+
+
+def _char(known: set[str], others: set[str], separated: bool) -> Tokenizer:
+    """Ids in the order of code points; `<unk>` after them, and only where a held-out split has a character that train lacks."""
+    import tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+
+    vocab = {character: at for at, character in enumerate(sorted(known))}
+    if others - known:
+        vocab[UNKNOWN] = len(vocab)
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return _finished(backend, separated)
+
+
+def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
+    """`<unk>`, `<eos>`, then the words of the training text, most frequent first (ties in the order of code points)."""
+    import tokenizers
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.split())
+    for special in (UNKNOWN, LINE_END):
+        counts.pop(special, None)
+    ranked = sorted((word for word, n in counts.items() if n >= config.min_count), key=lambda word: (-counts[word], word))
+    words = [UNKNOWN, LINE_END, *ranked][: config.vocab]
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab={word: at for at, word in enumerate(words)}, unk_token=UNKNOWN))
+    # The separators U+001C to U+001F are white space to Python, which counts the words, but not to the library.
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Replace("\n", f" {LINE_END} "), normalizers.Replace(Regex("[\x1c-\x1f]"), " ")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace(Regex(r"\A"), " "),
+            decoders.Fuse(),
+            decoders.Replace(Regex(f" {LINE_END} ?"), "\n"),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return _finished(backend, separated=False)
+
+
+def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], separated: bool) -> Tokenizer:
+    """GPT-2's pre-tokenizer and byte alphabet; merges from the training text."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab - int(separated),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return _finished(backend, separated)
+
+
+def _sampled(texts: Iterator[str], limit: int, size: int) -> Iterator[str]:
+    """Yield about `limit` of `size` characters in pieces taken evenly, the first always; all of them where they are fewer."""
+    seen = taken = 0
+    for text in texts:
+        if taken * size <= seen * limit:
+            taken += len(text)
+            yield text
+        seen += len(text)
