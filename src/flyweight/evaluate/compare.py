@@ -78,7 +78,7 @@ def paired(a: UnitScores, b: UnitScores, seed: int = 0) -> Paired:
             " evaluate both with the same window"
         )
     change = a.nll - b.nll  # (U,)
-    # Exact document sizes are equal; shares by tokens are not quite, under two tokenizers.
+    # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the same size.
     size = (a.bytes + b.bytes) / 2 * math.log(2)
     nll = _difference(change, a.counts.astype(np.float64), "nats/token", seed) if same else None
     why = "" if same else "different tokenizers: nats per token are not comparable"

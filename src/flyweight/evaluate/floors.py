@@ -18,6 +18,7 @@ from flyweight.evaluate.kneser_ney import KneserNey, distinct, lookup
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
+    from flyweight.data.document import SplitName
 
 # Ten million tokens need about 1.1 GB and 12 s for the 5-gram; more text lowers the floors further, which a report must know.
 TRAIN_LIMIT = 10_000_000
@@ -150,7 +151,7 @@ class Bigram:
         return self._components(np.asarray(tokens, np.int64)) @ self.weights
 
 
-def floors(corpus: Corpus, split: str = "test", train_limit: int = TRAIN_LIMIT) -> Floors:
+def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT) -> Floors:
     """Train the three baselines on (the first `train_limit` tokens of) the train split and score `split` with them.
 
     Raises RequestError where a split is too short to count anything in.

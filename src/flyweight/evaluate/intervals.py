@@ -15,6 +15,9 @@ import numpy as np
 
 from flyweight.core.errors import FlyweightError, RequestError
 
+UNITS = "units.safetensors"
+"""The file of an evaluation that holds its UnitScores."""
+
 RESAMPLES = 2_000
 MIN_DOCUMENTS = 20
 MIN_BLOCKS = 10
@@ -27,7 +30,7 @@ class Units:
     """How a split's targets fall into resampling units: unit u holds the targets [starts[u], starts[u + 1]).
 
     Target j is the split's token j + 1, the first token being context only. `starts` is int64 and ends with the number of
-    targets. `bytes` are each unit's raw bytes: exact where documents know theirs, else shared out by targets.
+    targets. `bytes` are the split's raw bytes, shared out by targets.
     """
 
     kind: UnitKind
@@ -83,9 +86,7 @@ class UnitScores:
             raise FlyweightError(f"{path}: not a file of unit scores ({error}); evaluate the model again") from error
 
 
-def split_units(
-    tokens: int, documents: np.ndarray, total_bytes: int, window: int, document_bytes: np.ndarray | None = None
-) -> Units:
+def split_units(tokens: int, documents: np.ndarray, total_bytes: int, window: int) -> Units:
     """Cut a split of `tokens` tokens into documents or, where fewer than 20 hold targets, into contiguous blocks.
 
     A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut into ten blocks all the
@@ -101,10 +102,7 @@ def split_units(
     if int(full.sum()) >= MIN_DOCUMENTS:
         starts = np.append(edges[:-1][full], targets)
         starts[0] = 0
-        sizes = np.diff(starts) * (total_bytes / targets)
-        if document_bytes is not None:
-            sizes = document_bytes[full].astype(np.float64)
-        return Units("document", starts, sizes)
+        return Units("document", starts, np.diff(starts) * (total_bytes / targets))
     size = max(math.ceil(targets / 100), window)
     blocks = max(targets // size, min(MIN_BLOCKS, targets))
     # Equal blocks rather than full ones and a rest: a short last block would weigh as much in the resampling.

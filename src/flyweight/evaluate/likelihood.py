@@ -7,7 +7,7 @@ final target and the next one's first input; the stream runs on across documents
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,6 +22,7 @@ from flyweight.evaluate.intervals import Units, UnitScores, interval, split_unit
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Split
+    from flyweight.data.shards import Tokens
 
 # Logits held at once: 8 M values, 32 MiB in float32, whatever the batch.
 LOGITS_AT_ONCE = 1 << 23
@@ -86,13 +87,14 @@ def evaluate(
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
     seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> Likelihood:
     """Return a model's likelihood on a split, in fixed windows of `window` inputs that start `stride` (default: window) apart.
 
     With a smaller stride each later window scores only its last `stride` targets, so that they have more context. A
     perplexity by words is exp(total NLL / words), bits per byte are total NLL / ln 2 / bytes, both of the raw text. A
-    likelihood that is not a number counts as infinite. Raises RequestError for a stride outside 1 ... window, a batch below
-    1, or a split too short for an interval.
+    likelihood that is not a number counts as infinite. `progress` hears the share that is done. Raises RequestError for a
+    stride outside 1 ... window, a batch below 1, or a split too short for an interval.
     """
     stride = window if stride is None else stride
     units = split_units(len(split.tokens), split.documents, split.bytes, window)
@@ -100,6 +102,8 @@ def evaluate(
     for first, nll in target_nll(model, split.tokens, window, stride, batch, device, precision):
         unit = np.searchsorted(units.starts, np.arange(first, first + len(nll)), side="right") - 1  # (n,)
         sums += np.bincount(unit, weights=nll, minlength=len(sums))
+        if progress is not None:
+            progress((first + len(nll)) / int(units.starts[-1]))
     scores = UnitScores(units.kind, sums, units.counts, units.bytes, split.name)
     return _likelihood(scores, units, split, window, stride, seed)
 
@@ -142,7 +146,7 @@ def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
 
 def target_nll(
     model: Scorable,
-    tokens: np.ndarray,
+    tokens: np.ndarray | Tokens,
     window: int,
     stride: int,
     batch: int,
@@ -169,7 +173,7 @@ def target_nll(
 
 
 def _window_nll(
-    model: Scorable, tokens: np.ndarray, group: list[tuple[int, int, int]], pad_to: int, device: str | torch.device
+    model: Scorable, tokens: np.ndarray | Tokens, group: list[tuple[int, int, int]], pad_to: int, device: str | torch.device
 ) -> np.ndarray:
     """Return the NLL of all scored targets of some windows, one window after the other, float64 (n,)."""
     length = max(pad_to, *(stop - start for start, stop, _ in group))

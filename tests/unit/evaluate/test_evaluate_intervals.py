@@ -27,12 +27,6 @@ def test_empty_documents_are_no_units():
     assert len(units.counts) == 25 and (units.counts > 0).all() and units.counts.sum() == 100
 
 
-def test_exact_document_bytes_are_used_where_known():
-    sizes = np.arange(25, dtype=np.int64) + 1
-    units = split_units(101, np.arange(0, 100, 4), int(sizes.sum()), window=4, document_bytes=sizes)
-    assert np.array_equal(units.bytes, sizes)
-
-
 @pytest.mark.parametrize(("tokens", "window", "blocks"), [(100_001, 64, 100), (10_001, 500, 20), (31, 64, 10), (4, 64, 3)])
 def test_few_documents_are_cut_into_blocks_of_a_hundredth_or_a_window(tokens, window, blocks):
     units = split_units(tokens, np.array([0]), tokens, window)

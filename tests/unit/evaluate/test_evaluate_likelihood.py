@@ -148,6 +148,12 @@ def test_documents_are_the_units_where_there_are_enough():
     assert result.units.nll[1] == pytest.approx(nll[15:31].sum())  # tokens 16 to 31 are targets 15 to 30
 
 
+def test_progress_rises_to_one():
+    heard: list[float] = []
+    evaluate(table(), FakeSplit(tokens(301)), window=32, batch=3, progress=heard.append)
+    assert heard == sorted(heard) and heard[0] < 0.2 and heard[-1] == 1.0
+
+
 def test_json_has_the_interfaces_keys():
     result = evaluate(table(), FakeSplit(tokens(301)), window=32, stride=16).json()
     for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte"):
