@@ -1,0 +1,52 @@
+"""The same decoder with its matrices in fewer bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flyweight.config.schema import Dense, LinearKind
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.model import linear
+from flyweight.model.decoder import Decoder
+from flyweight.model.names import kind_of, linear_names
+
+
+@torch.no_grad()
+def quantize(model: Decoder, kind: LinearKind, embedding: LinearKind) -> Decoder:
+    """Return a copy of a decoder whose blocks' matrices are of `kind`, and its tables of `embedding`.
+
+    Tables are the token embedding, an untied head and a bigram table, which can be most of a file; norms, gains, biases and
+    learned positions stay as they are. Raises RequestError if the model is quantized already (errors would add up, and no
+    one could say what the bits are worth) or if every matrix would stay dense, FlyweightError if a weight is not finite.
+    """
+    _check_dense(model)
+    config, old = model.config, model.state_dict()
+    chosen = {"blocks": kind, "embedding": embedding, "head": embedding}
+    names = {name.split(".")[0] for name in linear_names(config)}
+    linears = {name: part for name, part in chosen.items() if name in names and not isinstance(part, Dense)}
+    if not linears:
+        raise RequestError("quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4")
+    config = config.model_copy(update={"linears": linears})
+    with torch.device("meta"):
+        small = Decoder(config)
+    tensors: dict[str, Tensor] = {}
+    for name in linear_names(config):
+        weight, bias = old.pop(f"{name}.weight"), old.pop(f"{name}.bias", None)
+        try:
+            layer = linear.KINDS[kind_of(config, name).kind].from_dense(weight, bias, kind_of(config, name))
+        except FlyweightError as error:
+            raise FlyweightError(f"quantize: {name}: {error}") from error
+        tensors.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
+    tensors.update({name: value.clone() for name, value in old.items()})
+    small.load_state_dict(tensors, assign=True)
+    return small.to(model.norm.weight.dtype).train(model.training)
+
+
+def _check_dense(model: Decoder) -> None:
+    for name in linear_names(model.config):
+        if (kind := kind_of(model.config, name).kind) != "dense":
+            raise RequestError(
+                f"quantize: the model is quantized already ({name} is {kind}), and its errors would add up; start from the"
+                " model that it was made from"
+            )
