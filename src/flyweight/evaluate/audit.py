@@ -1,0 +1,79 @@
+"""The audit: the mistakes that make small-model results worthless, each looked for in the model at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.evaluate import checks
+from flyweight.evaluate.checks import Check, Subject
+from flyweight.evaluate.likelihood import Precision, autocast
+from flyweight.model import folder as model_folder
+
+if TYPE_CHECKING:
+    from flyweight.data.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All checks of one model; it passed unless one failed."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.verdict != "fail" for check in self.checks)
+
+    def json(self) -> dict[str, Any]:
+        """Return the checks and the verdict as plain data."""
+        return {"checks": [check.json() for check in self.checks], "passed": self.passed}
+
+
+def audit(
+    folder: str | Path, corpus: Corpus | None, device: str = "cpu", precision: Precision = "fp32", seed: int = 0
+) -> Audit:
+    """Run every check on the model in `folder`; without a corpus those that need text are `n/a`.
+
+    Raises RequestError where there is no model, or the corpus has tokens that the model does not know.
+    """
+    model = model_folder.load(folder, device).eval()
+    if corpus is not None and corpus.meta.vocab_size > (model.config.vocab_size or 0):
+        raise RequestError(
+            f"--data: {corpus.meta.corpus} is packed for {corpus.meta.vocab_size} tokens, the model knows"
+            f" {model.config.vocab_size}; pack it with the model's own tokenizer"
+        )
+    subject = Subject(Path(folder), model, corpus, device, precision, seed)
+    return Audit(tuple(_run(name, check, subject) for name, check in CHECKS.items()))
+
+
+def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Check:
+    """Run one check; a model that breaks while it is checked has failed, with what it said."""
+    try:
+        with torch.no_grad(), autocast(subject.device, subject.precision):
+            return check(subject)
+    except torch.OutOfMemoryError:
+        raise
+    except (FlyweightError, RuntimeError, LookupError, ValueError) as error:
+        return Check(name, None, None, "fail", f"{type(error).__name__}: {error}")
+
+
+CHECKS: dict[str, Callable[[Subject], Check]] = {
+    "finite_outputs": checks.finite,
+    "causality": checks.causality,
+    "batch_invariance": checks.batch_invariance,
+    "padding_invariance": checks.padding_invariance,
+    "cached_logits": checks.cache,
+    "save_load": checks.save_load,
+    "loss_shift": checks.loss_shift,
+    "stored_bytes": checks.stored_bytes,
+    "initial_token_sensitivity": checks.initial_sensitivity,
+    "predicts_next": checks.predicts_next,
+    "below_unigram_floor": checks.below_unigram_floor,
+    "train_overlap": checks.train_overlap,
+}
