@@ -53,7 +53,7 @@ class Attention(nn.Module):
         norm = RMSNormConfig(eps=options.qk_norm_eps)
         self.q_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
-        self.gain = nn.Parameter(torch.empty(self.heads, 1)) if options.gain else None
+        self.gain = nn.Parameter(torch.empty(self.heads)) if options.gain else None
 
     def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None, slot: Slot | None) -> Tensor:
         """Return what each position reads from those it may see: (B, T, dim) -> (B, T, dim)."""
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotation(q), rotation(k)
         if self.gain is not None:
-            q = q * self.gain
+            q = q * self.gain[:, None]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or H_kv, T, D)
         if slot is not None:
             k, v = slot.extend(k, v)  # (B, H_kv, S, D)

@@ -9,8 +9,8 @@ from flyweight.config.schema import ModelConfig
 from flyweight.model import mlp, norm
 from flyweight.model.attention import Attention, Reach
 from flyweight.model.cache import Slot
-from flyweight.model.linear import autocast_dtype
 from flyweight.model.position import Rotation
+from flyweight.model.precision import autocast_dtype
 
 
 class Block(nn.Module):

@@ -13,9 +13,9 @@ from flyweight.model.block import Block
 from flyweight.model.cache import KVCache, Slot
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
-from flyweight.model.linear import autocast_dtype
 from flyweight.model.names import check_patterns
 from flyweight.model.position import RotaryTables, Rotation
+from flyweight.model.precision import autocast_dtype
 from flyweight.model.schedule import visits
 
 

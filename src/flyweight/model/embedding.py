@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flyweight.config import schema
 from flyweight.model import linear
+from flyweight.model.names import bigram_rows
 from flyweight.model.position import LearnedPositions
 
 
@@ -51,11 +52,3 @@ class Embedding(nn.Module):
         mixed = ((previous + 1) * 0x9E3779B1 ^ (tokens + 1) * 0x85EBCA6B) & 0xFFFFFFFF
         mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
         return (mixed ^ (mixed >> 16)) % self.pairs.buckets
-
-
-def bigram_rows(config: schema.ModelConfig) -> int:
-    """Return how many rows the bigram table has; the exact one also knows "no token" as a predecessor."""
-    pairs, vocab = config.embedding.bigram, config.vocab_size or 0
-    if isinstance(pairs, schema.HashedBigram):
-        return pairs.buckets
-    return (vocab + 1) * vocab if isinstance(pairs, schema.ExactBigram) else 0

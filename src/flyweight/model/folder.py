@@ -56,10 +56,10 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
-    """Return the model in `folder` on `device`, in the dtypes it was saved in.
+    """Return the model in `folder` on `device`, in the dtype it was saved in.
 
     Raises RequestError if `folder` holds no model, FlyweightError if a file is damaged or any tensor is missing, unexpected
-    or of another shape or dtype than the config says.
+    or of another shape or dtype than the config says; parameters may be of any one float dtype.
     """
     config = load_config(folder)
     path = Path(folder) / WEIGHTS
@@ -71,20 +71,23 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
         raise FlyweightError(f"{path}: damaged or truncated ({error}); copy or save the model again") from error
     with torch.device("meta"):
         model = Decoder(config)
-    if faults := _faults(model.state_dict(), tensors):
+    if faults := _faults(model, tensors):
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise FlyweightError(f"{path}: does not fit {CONFIG}: {'; '.join(faults[:5])}{more}; save the model again")
     model.load_state_dict(tensors, assign=True)
-    return model
+    return model.to(model.norm.weight.dtype)  # packed layers keep no tensor that tells them which float to unpack into
 
 
-def _faults(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+def _faults(model: Decoder, found: dict[str, Tensor]) -> list[str]:
+    wanted, floats = model.state_dict(), {name for name, _ in model.named_parameters()}
     faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & found.keys()):
+    both = sorted(wanted.keys() & found.keys())
+    for name in both:
         want, have = wanted[name], found[name]
         if want.shape != have.shape:
             faults.append(f"{name} has shape {tuple(have.shape)} instead of {tuple(want.shape)}")
-        elif want.dtype != have.dtype and not (want.is_floating_point() and have.is_floating_point()):
+        elif not (have.is_floating_point() if name in floats else want.dtype == have.dtype):
             faults.append(f"{name} has dtype {have.dtype} instead of {want.dtype}")
-    return faults
+    dtypes = {str(found[name].dtype) for name in both if name in floats}
+    return faults if len(dtypes) < 2 else [*faults, f"parameters of several dtypes ({', '.join(sorted(dtypes))})"]

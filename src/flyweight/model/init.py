@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import ModelConfig
 from flyweight.model.attention import Attention
-from flyweight.model.linear import KINDS, Linear
+from flyweight.model.linear import AnyLinear, Int8Linear, Linear, NF4Linear
 from flyweight.model.norm import LayerNorm, RMSNorm
 from flyweight.model.position import LearnedPositions
 from flyweight.model.schedule import visits
@@ -26,7 +26,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     generator = torch.Generator("cpu").manual_seed(seed)
     damped = 0.0 if config.init.zero_out else config.init.std / math.sqrt(2 * max(1, len(visits(config))))
     for name, module in model.named_modules():
-        if isinstance(module, tuple(KINDS.values())):
+        if isinstance(module, (Linear, Int8Linear, NF4Linear)):
             std = damped if name.endswith(_OUTPUTS) else 0.0 if name == "embedding.bigram" else config.init.std
             _fill(module, std, generator)
         elif isinstance(module, LearnedPositions):
@@ -45,10 +45,10 @@ def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return torch.empty(like.shape, device="cpu").normal_(0.0, std, generator=generator)
 
 
-def _fill(layer: nn.Module, std: float, generator: torch.Generator) -> None:
+def _fill(layer: AnyLinear, std: float, generator: torch.Generator) -> None:
     if isinstance(layer, Linear):
         layer.weight.copy_(_normal(layer.weight, std, generator))
-        if layer.bias is not None:
-            layer.bias.zero_()
-        return
-    raise TypeError(f"{type(layer).__name__} has no initialisation")
+    elif not layer.codes.is_meta:
+        layer.pack(_normal(torch.empty(layer.out_features, layer.in_features, device="cpu"), std, generator))
+    if layer.bias is not None:
+        layer.bias.zero_()

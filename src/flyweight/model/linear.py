@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.schema import Dense, LinearKind, ModelConfig
+from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.names import kind_of
 
 
@@ -59,13 +60,5 @@ def named(config: ModelConfig, name: str, in_features: int, out_features: int, b
     return build(kind_of(config, name), in_features, out_features, bias)
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype in which a matrix product of `x` is computed here and now."""
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
-
-
-AnyLinear = Linear
-KINDS: dict[str, type[AnyLinear]] = {"dense": Linear}
+AnyLinear = Linear | Int8Linear | NF4Linear
+KINDS: dict[str, type[AnyLinear]] = {"dense": Linear, "int8": Int8Linear, "nf4": NF4Linear}

@@ -1,10 +1,10 @@
-"""Names of a decoder's linear layers, and the kind that a config's patterns give to each; no torch."""
+"""Names of a decoder's linear layers and tables, and the kind that a config's patterns give to each; no torch."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from flyweight.config.schema import Dense, LinearKind, ModelConfig, SwiGLU
+from flyweight.config.schema import Dense, ExactBigram, HashedBigram, LinearKind, ModelConfig, SwiGLU
 from flyweight.core.errors import RequestError
 
 ATTENTION_LINEARS = ("q", "k", "v", "out")
@@ -24,6 +24,14 @@ def linear_names(config: ModelConfig) -> list[str]:
         names += [f"blocks.{layer}.attention.{name}" for name in ATTENTION_LINEARS]
         names += [f"blocks.{layer}.mlp.{name}" for name in mlp_linears(config)]
     return names if config.embedding.tied else [*names, "head.linear"]
+
+
+def bigram_rows(config: ModelConfig) -> int:
+    """Return how many rows the bigram table has; the exact one also knows "no token" as a predecessor."""
+    pairs, vocab = config.embedding.bigram, config.vocab_size or 0
+    if isinstance(pairs, HashedBigram):
+        return pairs.buckets
+    return (vocab + 1) * vocab if isinstance(pairs, ExactBigram) else 0
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,0 +1,43 @@
+"""Model configs that come with the package, by name."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+import yaml
+
+from flyweight.config.schema import ModelConfig
+from flyweight.core.errors import RequestError
+
+_SUFFIX = ".yaml"
+
+
+def names() -> list[str]:
+    """Return the names of all shipped configs, sorted; a folder's name is part of its entries' names."""
+    return sorted(_entries())
+
+
+def load(name: str) -> ModelConfig:
+    """Return the shipped config `name`, resolved; raise RequestError with the nearest name if there is none."""
+    entries = _entries()
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(entries))}"
+        raise RequestError(f"{name}: no model of this name in the catalogue; {hint}")
+    return ModelConfig.model_validate(yaml.safe_load(entries[name].read_text(encoding="utf-8"))).resolved()
+
+
+def _entries() -> dict[str, Traversable]:
+    return dict(_walk(files("flyweight") / "catalogue", ""))
+
+
+def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
+    found: list[tuple[str, Traversable]] = []
+    for item in folder.iterdir():
+        if item.is_dir():
+            found += _walk(item, f"{prefix}{item.name}/")
+        elif item.name.endswith(_SUFFIX):
+            found.append((prefix + item.name.removesuffix(_SUFFIX), item))
+    return found

@@ -1,0 +1,195 @@
+"""What a model costs, from its config alone: parameters, FLOPs, cache and weight bytes. No torch, nothing allocated.
+
+FLOPs follow `torch.utils.flop_counter`: a product of (m, k) and (k, n) is 2mnk, attention is the full T x T, and whatever works
+element by element (norms, activations, rotations, softmax, biases) is nothing. Training is the plain loss: every matrix and
+every attention product of the forward pass comes back twice in the backward pass, once for each of its inputs; recomputation
+would come on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flyweight.config.schema import (
+    AdamW,
+    Dense,
+    Int8,
+    LayerNorm,
+    Learned,
+    LinearKind,
+    ModelConfig,
+    Optimizer,
+)
+from flyweight.model.names import bigram_rows, kind_of, mlp_linears
+from flyweight.model.schedule import visits
+
+PARTS: tuple[str, ...] = ("embedding", "positions", "bigram", "attention", "mlp", "norms", "head")
+
+# AdamW, per element: first moment 3, second moment 4, root, bias correction, eps, quotient, step size, subtraction.
+ADAMW_FLOPS = 13
+# Muon, per element beside its matrix products: momentum 3, Nesterov 3, norm 2, division 1, step 2.
+MUON_FLOPS = 11
+DECAY_FLOPS = 1
+
+# As `linear_quant` stores them: a bfloat16 scale per int8 row; 256 8-bit NF4 scales share two float32 numbers.
+INT8_SCALE_BYTES, NF4_GROUP, NF4_GROUP_BYTES = 2, 256, 8
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts: `unique` numbers are stored; `total` counts a layer once for every visit. Parts add up to `unique`."""
+
+    total: int
+    unique: int
+    by_part: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """One linear layer or embedding table (out, in) and how often a forward pass multiplies with it."""
+
+    part: str
+    out: int
+    in_: int
+    bias: int
+    kind: LinearKind
+    products: int
+    visits: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.out * self.in_
+
+
+@dataclass(frozen=True)
+class _Vector:
+    part: str
+    size: int
+    visits: int = 1
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Return how many parameters a model has; a tied head counts once, a quantized weight as the number it stands for."""
+    config = config.resolved()
+    by_part = dict.fromkeys(PARTS, 0)
+    total = 0
+    for matrix in _matrices(config):
+        by_part[matrix.part] += matrix.size + matrix.bias
+        total += (matrix.size + matrix.bias) * matrix.visits
+    for vector in _vectors(config):
+        by_part[vector.part] += vector.size
+        total += vector.size * vector.visits
+    return Parameters(total, sum(by_part.values()), by_part)
+
+
+def forward_flops(config: ModelConfig, length: int) -> int:
+    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included."""
+    config = config.resolved()
+    matrices = sum(matrix.size * matrix.products for matrix in _matrices(config))
+    return 2 * length * matrices + _attention_flops(config, length)
+
+
+def training_flops(config: ModelConfig, length: int) -> int:
+    """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
+    config = config.resolved()
+    matrices = sum(matrix.size * matrix.products * (3 if _trains(matrix) else 2) for matrix in _matrices(config))
+    return 2 * length * matrices + 3 * _attention_flops(config, length)
+
+
+def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
+    """Return the FLOPs of one optimizer step over the trainable parameters.
+
+    AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for each matrix (a, b) of a
+    block with a <= b, 4 a^2 b + 2 a^3 per Newton-Schulz iteration, and 11 (and the decay's one) per element; its AdamW takes
+    the rest.
+    """
+    config = config.resolved()
+    rest = optimizer if isinstance(optimizer, AdamW) else optimizer.rest
+    decayed = ADAMW_FLOPS + (DECAY_FLOPS if rest.weight_decay else 0)
+    flops = sum(ADAMW_FLOPS * vector.size for vector in _vectors(config) if vector.part != "positions")
+    flops += sum(decayed * vector.size for vector in _vectors(config) if vector.part == "positions")
+    for matrix in _matrices(config):
+        if not _trains(matrix):
+            continue
+        flops += ADAMW_FLOPS * matrix.bias
+        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp"):
+            flops += decayed * matrix.size
+        else:
+            short, long = sorted((matrix.out, matrix.in_))
+            flops += optimizer.iterations * (4 * short**2 * long + 2 * short**3)
+            flops += (MUON_FLOPS + (DECAY_FLOPS if optimizer.weight_decay else 0)) * matrix.size
+    return flops
+
+
+def kv_bytes_per_token(config: ModelConfig, itemsize: int = 4) -> int:
+    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number."""
+    attention = config.resolved().attention
+    return 2 * len(visits(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
+
+
+def weight_bytes(config: ModelConfig, itemsize: int = 4) -> int:
+    """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
+    config = config.resolved()
+    vectors = sum(vector.size for vector in _vectors(config)) * itemsize
+    return vectors + sum(stored_bytes(m.kind, m.out, m.in_, itemsize) + m.bias * itemsize for m in _matrices(config))
+
+
+def stored_bytes(kind: LinearKind, out: int, in_: int, itemsize: int) -> int:
+    """Return the bytes that a weight (out, in) takes as this kind, its scales included and its bias not."""
+    if isinstance(kind, Dense):
+        return out * in_ * itemsize
+    if isinstance(kind, Int8):
+        return out * in_ + INT8_SCALE_BYTES * out
+    blocks = -(-in_ // kind.block) * out
+    scales = blocks + NF4_GROUP_BYTES * -(-blocks // NF4_GROUP) if kind.double else 4 * blocks
+    return out * -(-in_ // 2) + scales
+
+
+def _trains(matrix: _Matrix) -> bool:
+    return isinstance(matrix.kind, Dense)
+
+
+def _attention_flops(config: ModelConfig, length: int) -> int:
+    attention = config.attention
+    return 4 * len(visits(config)) * (attention.heads or 0) * (attention.head_dim or 0) * length**2
+
+
+def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
+    attention, mlp, dim, vocab = config.attention, config.mlp, config.dim, config.vocab_size or 0
+    used = [visit.layer for visit in visits(config)]
+    tied, pairs = config.embedding.tied, bigram_rows(config)
+    yield _Matrix("embedding", vocab, dim, 0, kind_of(config, "embedding.tokens"), int(tied))
+    if pairs:
+        yield _Matrix("bigram", pairs, dim, 0, kind_of(config, "embedding.bigram"), 0)
+    assert attention.heads and attention.kv_heads and attention.head_dim and mlp.hidden
+    wide, narrow = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
+    for layer in range(config.layers):
+        times = used.count(layer)
+        for name, out, in_, bias in (
+            ("q", wide, dim, attention.bias),
+            ("k", narrow, dim, attention.bias),
+            ("v", narrow, dim, attention.bias),
+            ("out", dim, wide, attention.out_bias),
+        ):
+            kind = kind_of(config, f"blocks.{layer}.attention.{name}")
+            yield _Matrix("attention", out, in_, out * bool(bias), kind, times, times)
+        for name in mlp_linears(config):
+            out, in_ = (dim, mlp.hidden) if name == "down" else (mlp.hidden, dim)
+            kind = kind_of(config, f"blocks.{layer}.mlp.{name}")
+            yield _Matrix("mlp", out, in_, out * mlp.bias, kind, times, times)
+    if not tied:
+        yield _Matrix("head", vocab, dim, 0, kind_of(config, "head.linear"), 1)
+
+
+def _vectors(config: ModelConfig) -> Iterator[_Vector]:
+    attention, dim = config.attention, config.dim
+    norm = dim * (2 if isinstance(config.norm, LayerNorm) and config.norm.bias else 1)
+    used = [visit.layer for visit in visits(config)]
+    if isinstance(config.position, Learned):
+        yield _Vector("positions", (config.context or 0) * dim)
+    for layer in range(config.layers):
+        times = used.count(layer)
+        yield _Vector("norms", 2 * norm + (2 * (attention.head_dim or 0) if attention.qk_norm else 0), times)
+        yield _Vector("attention", (attention.heads or 0) if attention.gain else 0, times)
+    yield _Vector("norms", norm)

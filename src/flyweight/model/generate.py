@@ -1,0 +1,225 @@
+"""Continuing texts: cached decoding of a batch of unequal prompts, and choosing the next token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flyweight.core.errors import RequestError
+from flyweight.model.cache import KVCache
+from flyweight.model.decoder import Decoder
+
+Stop = Callable[[int, list[int]], bool]
+OnToken = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: the likeliest at temperature 0, else drawn from what the filters leave.
+
+    The filters act on the distribution at this temperature, each on what the one before left: `top_k` keeps the k likeliest
+    tokens; `top_p` the smallest set of likeliest tokens whose probability reaches it (Holtzman et al. 2020); `min_p` those at
+    least that fraction as likely as the likeliest (Nguyen et al. 2024).
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not 0 <= self.temperature < float("inf"):
+            faults.append(f"temperature: {self.temperature} is not a number of at least 0 (0 is greedy)")
+        if self.top_k is not None and self.top_k < 1:
+            faults.append(f"top_k: {self.top_k} would leave no token; give at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            faults.append(f"top_p: {self.top_p} is not a probability above 0 and up to 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            faults.append(f"min_p: {self.min_p} is not a fraction from 0 to 1")
+        if faults:
+            raise RequestError("; ".join(faults))
+
+    def choose(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """Return one token per row of logits (B, V), given uniform draws (B,) in [0, 1); greedy uses none of them."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        # Subtracting the largest first keeps a tiny temperature from overflowing.
+        logits = logits.float()
+        scaled = (logits - logits.amax(-1, keepdim=True)) / self.temperature
+        filtered = any(option is not None for option in (self.top_k, self.top_p, self.min_p))
+        order = None
+        if filtered:
+            scaled, order = scaled.topk(min(self.top_k or scaled.shape[-1], scaled.shape[-1]), -1)  # (B, k), descending
+        weights = self._kept(scaled.softmax(-1))
+        bounds = weights.cumsum(-1)  # (B, k)
+        index = torch.searchsorted(bounds, (draws.to(bounds) * bounds[:, -1]).unsqueeze(-1), right=True)  # (B, 1)
+        # Rounding can put a draw just past the last bound: the last token with any weight is meant.
+        last = weights.shape[-1] - 1 - (weights > 0).flip(-1).int().argmax(-1, keepdim=True)
+        index = torch.minimum(index, last)
+        return (index if order is None else order.gather(-1, index)).squeeze(-1)
+
+    def _kept(self, weights: Tensor) -> Tensor:
+        if self.top_p is not None and self.top_p < 1:
+            before = weights.cumsum(-1) - weights  # (B, k)
+            weights = weights.masked_fill(before >= self.top_p, 0.0)
+        if self.min_p:
+            weights = weights.masked_fill(weights < self.min_p * weights[:, :1], 0.0)
+        return weights
+
+
+class TextStops:
+    """Ends a row once its text holds one of `stops`; `decode` turns token ids into text."""
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
+        if not all(stops):
+            raise RequestError("stop: an empty stop string would end every text at once; leave it out")
+        self.decode, self.stops = decode, tuple(stops)
+
+    def __call__(self, row: int, tokens: list[int]) -> bool:
+        """Return whether the new text of `row` holds a stop string."""
+        text = self.decode(tokens)
+        return any(stop in text for stop in self.stops)
+
+    def cut(self, tokens: list[int]) -> str:
+        """Return the text of new tokens up to the first stop string, which is left out."""
+        text = self.decode(tokens)
+        return text[: min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+@dataclass
+class _Row:
+    """One text under way; `window` is what the model sees of it."""
+
+    index: int
+    window: list[int]
+    generator: torch.Generator
+    new: list[int] = field(default_factory=list)
+
+    def append(self, token: int, context: int) -> None:
+        """Add a token; a full window moves on by half, so that its recomputation is rare. No other row has a say in it."""
+        self.new.append(token)
+        self.window.append(token)
+        if len(self.window) > context:
+            self.window = self.window[-max(1, context // 2) :]
+
+
+@torch.inference_mode()
+def generate(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int = 0,
+    stop: Stop | None = None,
+    stop_tokens: Collection[int] = (),
+    on_token: OnToken | None = None,
+) -> list[list[int]]:
+    """Return the new tokens after each prompt of token ids.
+
+    A row ends at `max_new_tokens`, before one of `stop_tokens` (which is left out), or after a token for which
+    `stop(row, new_tokens)` is true; `on_token(row, token)` sees each token that stays. Of a text longer than the model's
+    context only its end is seen: a full window goes on with its last half. A row's draws depend on the seed, on its prompt
+    and on how many rows before it have the same prompt, not on the batch around it. Raises RequestError for options or
+    prompts that make no sense.
+    """
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    rows = _rows(model, prompts, seed)
+    if max_new_tokens < 0:
+        raise RequestError(f"max_new_tokens: {max_new_tokens} is negative")
+    context, results = model.config.context or 0, [row.new for row in rows]
+    was_training = model.training
+    model.eval()
+    try:
+        rows = rows if max_new_tokens else []
+        while rows:
+            # A round lasts until a window moves: then every row's window is read anew, into a fresh cache.
+            rows = _round(model, rows, context, max_new_tokens, sampling, stop, frozenset(stop_tokens), on_token)
+    finally:
+        model.train(was_training)
+    return results
+
+
+def _round(
+    model: Decoder,
+    rows: list[_Row],
+    context: int,
+    limit: int,
+    sampling: Sampling,
+    stop: Stop | None,
+    stop_tokens: frozenset[int],
+    on_token: OnToken | None,
+) -> list[_Row]:
+    """Read the rows' windows, then extend them token by token until one of them moves; return the rows still going."""
+    device = model.norm.weight.device
+    width = max(len(row.window) for row in rows)
+    remaining = limit - min(len(row.new) for row in rows)
+    cache = model.new_cache(len(rows), min(context, width + remaining))
+    tokens, mask = _padded([row.window for row in rows], width, device)
+    while True:
+        hidden = model.hidden(tokens, cache, mask)[:, -1]  # (B, dim)
+        draws = torch.tensor([_draw(row) if sampling.temperature else 0.0 for row in rows])
+        chosen: list[int] = sampling.choose(model.logits(hidden), draws.to(device)).tolist()
+        going = []
+        for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            if token in stop_tokens:
+                continue
+            row.append(token, context)
+            if on_token is not None:
+                on_token(row.index, token)
+            if len(row.new) < limit and not (stop is not None and stop(row.index, row.new)):
+                going.append(place)
+        if len(going) < len(rows):
+            rows = [rows[place] for place in going]
+            if rows:
+                mask = _keep(cache, mask, torch.tensor(going, device=device))
+        if not rows or cache.length == cache.capacity:
+            return rows
+        tokens = torch.tensor([row.window[-1:] for row in rows], device=device)  # (B, 1)
+        if mask is not None:
+            mask = torch.cat((mask, mask.new_ones(len(rows), 1)), 1)  # (B, S)
+
+
+def _keep(cache: KVCache, mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    cache.select(rows)
+    return None if mask is None else mask[rows]
+
+
+def _padded(windows: list[list[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return the windows as tokens (B, width), padded on the left, and their mask, or None if there is nothing to mask."""
+    tokens = torch.tensor([[0] * (width - len(window)) + window for window in windows], device=device)
+    if all(len(window) == width for window in windows):
+        return tokens, None
+    real = torch.tensor([[False] * (width - len(window)) + [True] * len(window) for window in windows], device=device)
+    return tokens, real
+
+
+def _rows(model: Decoder, prompts: Sequence[Sequence[int]], seed: int) -> list[_Row]:
+    vocab, context = model.config.vocab_size or 0, model.config.context or 0
+    rows, seen = [], dict[tuple[int, ...], int]()
+    for index, prompt in enumerate(prompts):
+        key = tuple(int(token) for token in prompt)
+        if not key:
+            raise RequestError(f"prompt {index}: it has no tokens; a model needs at least one to go on from")
+        if min(key) < 0 or max(key) >= vocab:
+            raise RequestError(f"prompt {index}: token ids have to lie in 0 ... {vocab - 1}; use the model's own tokenizer")
+        seen[key] = seen.get(key, -1) + 1
+        rows.append(_Row(index, list(key[-context:]), _generator(seed, key, seen[key])))
+    return rows
+
+
+def _generator(seed: int, prompt: tuple[int, ...], repeat: int) -> torch.Generator:
+    digest = hashlib.sha256(repr((seed, prompt, repeat)).encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _draw(row: _Row) -> float:
+    return torch.rand((), generator=row.generator).item()
