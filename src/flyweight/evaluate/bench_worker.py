@@ -161,14 +161,19 @@ class Passes:
 
 
 def _exercise(request: Request, device: torch.device) -> None:
-    """Load and run a tiny model: thread pools and libraries that load at first use (45 MB) are not the measured model's."""
-    with tempfile.TemporaryDirectory() as place:
-        folder.save(Decoder(ModelConfig(vocab_size=64, context=32, dim=32, layers=1)), place)
-        tiny = folder.load(place, device).eval()
-    passes = Passes(tiny, replace(request, batch=1, prompt=8, new_tokens=2), device)
-    with torch.inference_mode():
-        seconds(passes.forward, device)
-        passes.decode(device)
+    """Load and run tiny models of the same kinds: thread pools and libraries that load at first use are not the model's memory.
+
+    They are some 45 MB, many times the size of a small model.
+    """
+    kinds = {kind.kind: kind for kind in folder.load_config(request.folder).linears.values()}
+    for linears in ({}, *({"blocks": kind} for kind in kinds.values())):
+        config = ModelConfig(vocab_size=64, context=32, dim=64, layers=1, linears=linears)
+        with tempfile.TemporaryDirectory() as place:
+            folder.save(Decoder(config), place)
+            passes = Passes(folder.load(place, device).eval(), replace(request, batch=1, prompt=8, new_tokens=2), device)
+        with torch.inference_mode():
+            seconds(passes.forward, device)
+            passes.decode(device)
 
 
 def measure(request: Request) -> Measured:
