@@ -1,3 +1,42 @@
-"""flyweight: small language models under a budget."""
+"""flyweight: small language models under a budget.
+
+The names below are those of `flyweight.api`, imported when first used: `import flyweight` itself is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "FlyweightError",
+    "RequestError",
+    "audit",
+    "bench",
+    "compare",
+    "evaluate",
+    "floors",
+    "generate",
+    "load",
+    "plan",
+    "run",
+]
+
+if TYPE_CHECKING:
+    from flyweight.api import audit, bench, compare, evaluate, floors, generate, load, plan, run
+    from flyweight.errors import FlyweightError, RequestError
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in ("FlyweightError", "RequestError"):
+        return getattr(importlib.import_module("flyweight.errors"), name)
+    if name in __all__:
+        return getattr(importlib.import_module("flyweight.api"), name)
+    raise AttributeError(f"module 'flyweight' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

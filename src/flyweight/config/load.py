@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig, Recipe, Strict
@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error and `1e-3` is a number."""
+    """Safe YAML in which a key given twice is an error, `1e-3` is a number, and `no` and `on` are words like any other."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -62,10 +62,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "float", "bool")}
 _Loader.yaml_implicit_resolvers = {
-    key: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
+    key: [(tag, pattern) for tag, pattern in pairs if tag not in _REPLACED]
     for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
@@ -176,9 +178,21 @@ def model_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
         raise RequestError(explain(error, where, ModelConfig)) from error
 
 
+def check_stage(raw: Mapping[str, Any]) -> Any:
+    """Return one checked stage config; raise RequestError with every fault found."""
+    try:
+        return TypeAdapter(schema.StageConfig).validate_python(raw)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (found {fault['input']!r})" for fault in error.errors()
+        ]
+        raise RequestError("\n".join([f"{raw.get('stage')}:", *lines])) from error
+
+
 def dependencies(stage: Strict) -> dict[str, str]:
     """Return what a stage refers to: field -> stage name or MODEL, in a fixed order."""
     found = {name: value for name in REFERENCES if isinstance(value := getattr(stage, name, None), str)}
+    found |= {f"among.{place}": name for place, name in enumerate(getattr(stage, "among", ()))}
     train = getattr(stage, "train", None)
     if train is not None and train.same_as is not None:
         found["train.same_as.stage"] = train.same_as.stage
@@ -242,6 +256,8 @@ def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             raise RequestError(f"--without {name}: there is no such stage{nearest(name, stages)}")
         source = stages.pop(name).get("input")
         for other, stage in stages.items():
+            if name in stage.get("among", ()):
+                stage["among"] = [each for each in stage["among"] if each != name]
             for field in REFERENCES:
                 if stage.get(field) != name:
                     continue
@@ -308,8 +324,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _tag(model: type[BaseModel]) -> str | None:
     for name in ("stage", "kind"):
-        if name in model.model_fields:
-            return typing.get_args(model.model_fields[name].annotation)[0]
+        if name in model.model_fields and (names := typing.get_args(model.model_fields[name].annotation)):
+            return names[0]
     return None
 
 

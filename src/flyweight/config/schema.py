@@ -429,6 +429,13 @@ class Distill(Strict):
     objective: Distillation = Distillation()
 
 
+class Select(Strict):
+    """The best of several trained models by validation likelihood: validation chooses, so that test can report."""
+
+    stage: Literal["select"]
+    among: Annotated[tuple[str, ...], Field(min_length=2)]
+
+
 class Initialise(Strict):
     """A model with random weights."""
 
@@ -496,7 +503,7 @@ class Audit(Strict):
 
 
 StageConfig = Annotated[
-    Pretrain | Distill | Initialise | Quantize | Evaluate | Floors | Bench | Sample | Audit,
+    Pretrain | Distill | Select | Initialise | Quantize | Evaluate | Floors | Bench | Sample | Audit,
     Discriminator("stage"),
 ]
 

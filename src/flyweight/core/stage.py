@@ -29,7 +29,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A stage's finished inputs: artifacts by the field that names them (`input`, `teacher`), and its packed corpus."""
+    """A stage's finished inputs: artifacts by the field that names them (`input`, `teacher`), and its packed corpus.
+
+    `corpus` is None where a measurement needs no text and the model came without its corpus.
+    """
 
     name: str
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
@@ -42,9 +45,15 @@ class Inputs:
             raise RequestError(f"{self.name}.{role}: {self.artifacts[role].id} holds no model")
         return folder
 
+    def text(self) -> Path:
+        """Return the folder of the packed corpus."""
+        if self.corpus is None:
+            raise RequestError(f"{self.name}: no corpus is known; name a text")
+        return self.corpus.path / "corpus"
+
     def tokenizer(self) -> Path:
         """Return the tokenizer file: the corpus' own, or that of the input model."""
-        return self.corpus.path / "tokenizer.json" if self.corpus else self.model("input") / "tokenizer.json"
+        return self.text() / "tokenizer.json" if self.corpus else self.model("input") / "tokenizer.json"
 
     def spent(self, key: str) -> float:
         """Return what the models that went in had cost in all: `key` is total_flops or total_seconds."""
@@ -72,7 +81,7 @@ def identity_config(config: Strict) -> dict[str, Any]:
 
     Names of other stages are left out (their artifacts' ids stand in the identity), and so is what only watches or saves.
     """
-    plain = config.model_dump(mode="json", exclude={"teacher", "input", "stage"})
+    plain = config.model_dump(mode="json", exclude={"teacher", "input", "among", "stage"})
     for name in ("checkpoint", "trackers", "same_as"):
         plain.get("train", {}).pop(name, None)
     return plain

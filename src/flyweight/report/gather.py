@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from flyweight.core.artifact import Artifact
 from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
+from flyweight.data.corpus import Corpus
+from flyweight.data.sources import resolve
 from flyweight.errors import RequestError
 from flyweight.evaluate.compare import paired
 from flyweight.evaluate.intervals import UNITS, UnitScores
@@ -28,6 +30,8 @@ class Source:
     config: Any
     artifact: Artifact
     measured: Mapping[str, Artifact]
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """What every `select` stage of the recipe chose: a model made from it was made from that one."""
 
 
 def models(recipe: schema.Recipe, sources: Sequence[Source]) -> tuple[summary.ModelSummary, ...]:
@@ -61,14 +65,14 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         name=source.name,
         id=source.artifact.id,
         stage=source.artifact.stage,
-        input=_known(references.get("input"), names),
+        input=_known(source.chosen.get(references.get("input", ""), references.get("input")), names),
         teacher=_known(references.get("teacher"), names),
         config_line=config_line(config),
         parameters=summary.ParameterCount(total=counts.total, unique=counts.unique),
         disk_bytes=sum(file.stat().st_size for file in folder.iterdir()),
         training=training,
         evaluate=evaluation,
-        bench=None if bench is None else summary.Speed(**{key: bench[key] for key in summary.Speed.model_fields}),
+        bench=None if bench is None else summary.Speed(**{key: bench["metrics"][key] for key in summary.Speed.model_fields}),
         audit=None if "audit" not in measured else _audit(measured["audit"]),
         curve=_curve(source.artifact.path / "events.jsonl") if training else None,
         samples=tuple(summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())),
@@ -115,25 +119,24 @@ def _curve(path: Path) -> summary.Curve:
 
 def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary.CorpusSummary:
     """Return one packed corpus, with the n-gram floors measured on it."""
-    meta = read_json(artifact.path / "meta.json")
+    meta = Corpus.open(artifact.path / "corpus", verify=False).meta
     config = artifact.identity["config"]
-    tokenizer = (config["tokenizer"] or {}).get("kind") or meta["tokenizer"]
-    names = ("unigram", "bigram", "kn5")
-    found = {} if floors is None else {name: floors.metrics()["details"][name] for name in names}
+    kind = config["tokenizer"]["kind"] if config["tokenizer"] else resolve(config["corpus"]).about.tokenizer.kind
+    found = {} if floors is None else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
     keys = summary.Floor.model_fields
     return summary.CorpusSummary(
         name=config["corpus"],
-        fingerprint=artifact.facts["fingerprint"],
-        tokenizer=f"{tokenizer} ({artifact.facts['vocab_size']:,})",
-        vocab_size=artifact.facts["vocab_size"],
+        fingerprint=meta.fingerprint,
+        tokenizer=f"{kind} ({meta.vocab_size:,})",
+        vocab_size=meta.vocab_size,
         context=context,
         splits={
-            name: summary.SplitSummary(**{key: split[key] for key in summary.SplitSummary.model_fields})
-            for name, split in meta["splits"].items()
+            name: summary.SplitSummary(tokens=split.tokens, bytes=split.bytes, words=split.words, documents=split.documents)
+            for name, split in meta.splits.items()
         },
-        overlap=meta["overlap"],
+        overlap={name: split.overlap for name, split in meta.splits.items() if split.overlap is not None},
         floors={name: summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
-        megabytes_per_second=meta.get("megabytes_per_second"),
+        megabytes_per_second=meta.megabytes_per_second,
     )
 
 

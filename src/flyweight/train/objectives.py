@@ -1,7 +1,7 @@
 """What training minimises, chunked over tokens: never [tokens x vocabulary] in float32 with its gradient at once.
 
-The head and the loss are computed together, a few tokens at a time. Each chunk's gradient is taken while its logits exist, so that
-backward has nothing left to do but scale; the products are the same as in the plain version.
+The head and the loss are computed together, a few tokens at a time. Each chunk's gradient is taken while its logits exist, so
+that backward has nothing left to do but scale; the products are the same as in the plain version.
 """
 
 from __future__ import annotations
@@ -30,15 +30,25 @@ class LanguageModel(Protocol):
 
     softcap: float | None
 
-    def hidden(self, tokens: Tensor) -> Tensor: ...
-    def head_weight(self) -> Tensor: ...
-    def logits(self, hidden: Tensor) -> Tensor: ...
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return the hidden states (B, T, D) of tokens (B, T)."""
+        ...
+
+    def head_weight(self) -> Tensor:
+        """Return the output matrix (V, D), differentiable."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the final logits (..., V) of hidden states (..., D)."""
+        ...
 
 
 class Objective(Protocol):
     """(model, inputs (B, T), targets (B, T)) -> (loss, nll), each summed over the targets that are not IGNORE."""
 
-    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed loss, differentiable, and the summed NLL in nats."""
+        ...
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -118,8 +128,8 @@ class NextToken:
 class Distillation:
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy of the next token.
 
-    Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher), `jsd` the generalised
-    Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m), m = beta * p + (1 - beta) * q, of Agarwal et al. 2024.
+    Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher), `jsd` is the generalised
+    Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m), m = beta * p + (1 - beta) * q (Agarwal et al. 2024).
     Teacher and student see the same inputs; their predictions for one position are compared before any shift, and the targets
     are the next tokens, so that nothing is off by one.
     """

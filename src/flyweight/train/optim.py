@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def orthogonalised(
     return x.mT if tall else x
 
 
-def build(model: nn.Module, config: schema.AdamW | schema.Muon, precision: Precision) -> list[torch.optim.Optimizer]:
+def build(model: nn.Module, config: schema.AdamW | schema.Muon, precision: Precision) -> Sequence[torch.optim.Optimizer]:
     """Return the optimizers that together move every trainable parameter of `model` exactly once.
 
     Decay acts on matrices only. With Muon, the matrices of the blocks are its own; embeddings, head, norms, gains and biases go
@@ -90,7 +90,7 @@ def build(model: nn.Module, config: schema.AdamW | schema.Muon, precision: Preci
     return [muon, _adamw(rest, config.rest)] if inner else [_adamw(rest, config.rest)]
 
 
-def _adamw(parameters: list[Tensor], config: schema.AdamW) -> torch.optim.AdamW:
+def _adamw(parameters: Sequence[Tensor], config: schema.AdamW) -> torch.optim.AdamW:
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -111,7 +111,7 @@ def rate_factor(schedule: schema.Schedule, done: float) -> float:
     return schedule.final + (1 - schedule.final) * fall
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
     """Set every group's learning rate to its base rate times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -32,7 +32,8 @@ def _run(
     """Train `model` by `objective` and write `model/` and the facts, with what its inputs had cost in the totals."""
     assert inputs.corpus is not None
     runtime, train = context.runtime, config.train
-    corpus = Corpus.open(inputs.corpus.path, verify=False)  # opening the artifact has just compared every checksum
+    precision = runtime.precision(train.precision)
+    corpus = Corpus.open(inputs.text(), verify=False)  # opening the artifact has just compared every checksum
     windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
     flops = train.batch * cost.training_flops(model.config, config.data.context)
     flops += cost.optimizer_flops(model.config, train.optimizer)
@@ -42,7 +43,13 @@ def _run(
     def validate() -> float:
         split = corpus.split("validation")
         return likelihood.quick(
-            model, split, window=config.data.context, tokens=train.validation_tokens, batch=train.batch, device=runtime.device
+            model,
+            split,
+            window=config.data.context,
+            tokens=train.validation_tokens,
+            batch=train.batch,
+            device=runtime.device,
+            precision=precision,
         )
 
     draft.events.watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
@@ -55,7 +62,7 @@ def _run(
         limits=Limits.of(train, train.batch * config.data.context, flops, f"stages.{inputs.name}"),
         flops_per_step=flops,
         runtime=runtime,
-        precision=runtime.precision(train.precision),
+        precision=precision,
         draft=draft,
         meter=context.meter,
         name=inputs.name,
@@ -74,7 +81,7 @@ def _run(
 def _fits(model: Decoder, what: str, inputs: Inputs, context: int) -> None:
     """Raise RequestError where a finished model cannot read this stage's windows."""
     assert inputs.corpus is not None
-    mine, theirs = inputs.corpus.path / "tokenizer.json", inputs.model(what) / "tokenizer.json"
+    mine, theirs = inputs.text() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
     if mine.read_bytes() != theirs.read_bytes():
         raise RequestError(
             f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its tokens mean other text;"
@@ -116,4 +123,36 @@ class Distill:
         return _run(config, model, Distillation(config.objective, teacher), teacher, inputs, context, draft)
 
 
-STAGES: dict[str, Stage] = {"pretrain": Pretrain(), "distill": Distill()}
+class Select:
+    """The best of several models of one corpus by validation likelihood."""
+
+    version, measures, trains = 1, False, False
+
+    def run(self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Copy the best model; its facts become this artifact's, and `chosen` says whose they are."""
+        candidates = dict(zip(config.among, inputs.artifacts.values(), strict=True))
+        for name, artifact in candidates.items():
+            if artifact.facts.get("best_nll") is None:
+                raise RequestError(f"stages.{inputs.name}.among: {name} has no validation result to be chosen by")
+        if len({artifact.facts["corpus"] for artifact in candidates.values()}) > 1:
+            raise RequestError(f"stages.{inputs.name}.among: these models were validated on different corpora")
+        chosen = min(candidates, key=lambda name: candidates[name].facts["best_nll"])
+        with disk_errors(draft.path):
+            shutil.copytree(candidates[chosen].path / "model", draft.path / "model", dirs_exist_ok=True)
+        draft.events.emit("selected", chosen=chosen, validation={n: a.facts["best_nll"] for n, a in candidates.items()})
+        return {**candidates[chosen].facts, "chosen": chosen}
+
+
+class Initialise:
+    """A model with random weights: what bench and audit take when they are given a config."""
+
+    version, measures, trains = 1, False, False
+
+    def run(self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Write the untrained `model/`."""
+        with disk_errors(draft.path):
+            folder.save(Decoder(config.model, seed=context.runtime.seed), draft.path / "model")
+        return {}
+
+
+STAGES: dict[str, Stage] = {"pretrain": Pretrain(), "distill": Distill(), "select": Select(), "init": Initialise()}

@@ -9,6 +9,7 @@ No random state is stored: dropout is seeded by step and data order is a functio
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     return {
         f"{place}.{index}.{name}": value
         for place, optimizer in enumerate(optimizers)
@@ -53,7 +54,7 @@ def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Ten
     }
 
 
-def save(state: Path, progress: Progress, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Write a checkpoint of this step and make it the current one; older ones go, but for the best."""
     folder = _folder(state, progress.step)
     with disk_errors(folder):
@@ -71,7 +72,7 @@ def save(state: Path, progress: Progress, model: nn.Module, optimizers: list[tor
             shutil.rmtree(other, ignore_errors=True)
 
 
-def load(state: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress | None:
+def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress | None:
     """Restore the current checkpoint into `model` and `optimizers` and return its counters, or None where there is none."""
     if not (state / "current.json").exists():
         return None
@@ -80,7 +81,8 @@ def load(state: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer])
         file = state / name
         if not file.is_file() or sha256(file) != expected:
             raise FlyweightError(
-                f"{file} is damaged or missing: this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
+                f"{file} is damaged or missing: this run cannot go on from its checkpoint."
+                f" Delete {state.parent} to start it again"
             )
     progress = Progress(**current["progress"])
     folder = _folder(state, progress.step)

@@ -18,11 +18,11 @@ from flyweight.core.budget import Meter
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.stream import Windows
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluate.likelihood import autocast
 from flyweight.model.decoder import Decoder
 from flyweight.train import optim, state
 from flyweight.train.objectives import Objective
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOGGED_STEPS = 400
 SHOWN_EVERY = 0.2
 
@@ -82,7 +82,7 @@ class Trainer:
     name: str
 
     def train(self) -> dict[str, Any]:
-        """Train to the limit, leave the kept weights in the model, and return the facts (steps, tokens, flops, seconds, ...)."""
+        """Train to the limit, leave the kept weights in the model, and return the facts: steps, tokens, flops, seconds."""
         with _memory_errors(self.name, self.config):
             return self._train()
 
@@ -134,7 +134,7 @@ class Trainer:
             torch.manual_seed((self.runtime.seed * 1_000_003 + self.progress.step * config.accumulate + micro) % 2**63)
             inputs, targets = self.windows.batch(self.progress.step, rows=slice(micro * size, (micro + 1) * size))
             x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)  # (B, T) each
-            with torch.autocast(device.split(":")[0], DTYPES[self.precision], enabled=self.precision != "fp32"):
+            with autocast(device, self.precision):
                 loss, nll = self.objective(self.model, x, y)
             self.scaler.scale(loss / self._tokens_per_step).backward()
             losses.append(nll.detach())
@@ -191,9 +191,7 @@ class Trainer:
     def _validate(self) -> None:
         progress = self.progress
         done = self.limits.done(progress.step, self._seconds())
-        self.model.eval()
-        with torch.autocast(self.runtime.device.split(":")[0], DTYPES[self.precision], enabled=self.precision != "fp32"):
-            nll = self.validate()
+        nll = self.validate()
         progress.validations = max(progress.validations + 1, int(done * self.config.validations + 1e-9))
         if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
             progress.best_nll, progress.best_step = nll, progress.step
@@ -211,8 +209,8 @@ class Trainer:
         kept = self.draft.state / "current.json"
         where = f"the last good checkpoint is kept in {kept.parent}" if kept.exists() else "no checkpoint had been written yet"
         raise FlyweightError(
-            f"{self.name}: training diverged at step {self.progress.step + 1} (nll {nll:.4g}, gradient norm {norm:.4g}); {where}."
-            " Try a lower train.optimizer.lr, a longer train.schedule.warmup, or train.precision=fp32"
+            f"{self.name}: training diverged at step {self.progress.step + 1} (nll {nll:.4g}, gradient norm {norm:.4g});"
+            f" {where}. Try a lower train.optimizer.lr, a longer train.schedule.warmup, or train.precision=fp32"
         )
 
     def _finish(self) -> dict[str, Any]:
@@ -221,7 +219,6 @@ class Trainer:
             state.restore(self.model, best)
         self.model.eval()
         progress.seconds = self._seconds()
-        self.meter.seconds_before -= self.before
         facts = {key: value for key, value in asdict(progress).items() if key not in ("scaler", "events", "validations")}
         return {
             **facts,

@@ -1,0 +1,45 @@
+# One way in: `make quickstart` and `make test` set everything up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: quickstart test check bench bench-gpu gpu crash clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/flyweight quickstart
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.tools
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+# Figures: long-form CSV in results/, tables in docs/. Run it on an idle machine (half an hour on two cores).
+bench: $(VENV)/.tools
+	$(BIN)/python benchmarks/run_all.py
+
+# Everything that wants a GPU: tests, speed and memory tables. Uses the Python that is there, with its own torch.
+gpu:
+	bash benchmarks/gpu.sh
+
+# Twenty SIGKILLs at random instants of the quickstart: same weights, same figures, nothing lost.
+crash: $(VENV)/.tools
+	$(BIN)/python benchmarks/crash.py --kills 20
+
+clean:
+	rm -rf $(VENV) build *.egg-info src/*.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.installed
+	$(PIP) -e '.[test]'
+	touch $@

@@ -1,0 +1,409 @@
+"""The Python interface: the same words as the command line, which calls these functions and nothing else.
+
+Every function takes a `session`: the runs root (default `FLYWEIGHT_RUNS`, else `./runs`), the folder of local copies of corpora
+(default `FLYWEIGHT_DATA`), the device, the threads. Errors are RequestError (the request was wrong) and FlyweightError (it
+failed).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from flyweight import models
+from flyweight import recipe as recipes
+from flyweight.config import load as config_load
+from flyweight.config import schema
+from flyweight.core import machine
+from flyweight.core.artifact import Artifact, Store
+from flyweight.core.budget import Meter
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import read_json
+from flyweight.core.metric import Metric
+from flyweight.core.runtime import Runtime
+from flyweight.core.stage import Context
+from flyweight.errors import RequestError
+from flyweight.evaluate.compare import Row, table
+from flyweight.evaluate.intervals import UNITS, UnitScores
+from flyweight.plan import plan as plans
+from flyweight.report import gather, page, summary
+
+Model = str | Path | Artifact
+"""What MODEL may be: see `flyweight.models`."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how to work: shared by all calls of one command."""
+
+    runs: Path | str | None = None
+    data_dir: Path | str | None = None
+    device: str | None = None
+    threads: int | None = None
+    seed: int = 0
+    watch: Watcher = ignore
+    command: str = ""
+
+    @property
+    def store(self) -> Store:
+        """The runs root."""
+        return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
+
+    def runtime(self, seed: int | None = None) -> Runtime:
+        """Return the device, threads and seed, and set this process's thread count."""
+        runtime = Runtime.detect(self.device, self.threads, self.seed if seed is None else seed)
+        runtime.apply()
+        return runtime
+
+    def context(self, budget: schema.Budget | None = None, seed: int | None = None) -> Context:
+        """Return what stages need; raise RequestError where the runs root cannot be written."""
+        self.store.prepare()
+        data_dir = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
+        return Context(
+            self.store,
+            self.runtime(seed),
+            Meter(budget or schema.Budget()),
+            self.watch,
+            Path(data_dir) if data_dir else None,
+            self.command,
+        )
+
+
+DEFAULT = Session()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page, `run.summary` all its numbers."""
+
+    finished: recipes.Finished
+    summary: summary.Summary
+    report: Path
+    folder: Path
+
+    def __getitem__(self, stage: str) -> Artifact:
+        return self.finished[stage]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement's artifact; its metrics are attributes: `evaluate(...).bits_per_byte.value`, `audit(...).passed`."""
+
+    artifact: Artifact
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = self.values[name]
+        except KeyError:
+            raise AttributeError(f"no metric {name!r}; there are {', '.join(self.values)}") from None
+        return Metric(**value) if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__) else value
+
+    def json(self) -> dict[str, Any]:
+        """Return everything measured as plain data."""
+        return {"id": self.artifact.id, **self.values}
+
+
+# --- recipes ---
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("flyweight") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
+    """Return a checked recipe: a shipped name or a YAML file, with `path=value` words applied and stages left out."""
+    name = str(recipe)
+    if name in shipped():
+        text = (resources.files("flyweight") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        raw = config_load.parse_yaml(text, name)
+    elif Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
+        raw = config_load.read_yaml(Path(recipe))
+    else:
+        raise RequestError(f"there is no recipe {name!r}{config_load.nearest(name, shipped())}; or name a YAML file")
+    return config_load.recipe(config_load.override(raw, overrides), name, without)
+
+
+def plan(target: schema.Recipe | schema.ModelConfig | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
+    """Return what a recipe, config or model needs; nothing is allocated."""
+    if isinstance(target, schema.Recipe):
+        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store))
+    if isinstance(target, schema.ModelConfig):
+        return plans.ModelPlan.of(target)
+    if not isinstance(target, Artifact) and models.is_config(target):
+        return plans.ModelPlan.of(models.config(target))
+    return plans.ModelPlan.of(_config_of(models.find(target, session.store)))
+
+
+def planned(target: str, overrides: Sequence[str], session: Session = DEFAULT) -> Any:
+    """Return what `plan` takes for a word of the command line: a recipe with its overrides, or the word itself."""
+    if target in shipped() or (models.is_config(target) and _is_recipe(target)):
+        return load(target, *overrides)
+    if overrides:
+        raise RequestError(f"{target}: limits and path=value words are for recipes; this is a single model")
+    return target
+
+
+def _is_recipe(path: Any) -> bool:
+    return Path(path).exists() and "stages" in config_load.read_yaml(Path(path))
+
+
+def _config_of(artifact: Artifact) -> schema.ModelConfig:
+    from flyweight.model import folder
+
+    return folder.load_config(artifact.path / "model")
+
+
+def _vocabularies(store: Store) -> dict[str, int]:
+    """Return the vocabulary of every corpus that is packed already, by its data config."""
+    found = {}
+    for path in store.root.glob("corpus-????????/manifest.json"):
+        manifest = read_json(path)
+        data = schema.Data.model_validate(manifest["identity"]["config"])
+        found[plans.vocabulary_key(data)] = manifest["facts"]["vocab_size"]
+    return found
+
+
+def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
+    """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
+    checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
+    context = session.context(checked.budget, checked.seed)
+    planned = plans.plan(checked, context.runtime, _vocabularies(context.store))
+    plans.refuse(planned)
+    context.watch("planned", {"name": checked.name, "plan": planned})
+    finished = recipes.run(checked, context, lambda reference, where: models.find(reference, context.store, where))
+    result = _summarise(finished, context, planned)
+    result.write(finished.folder)
+    report = page.write(finished.folder)
+    return Run(finished, result, report, finished.folder)
+
+
+def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan) -> summary.Summary:
+    recipe = finished.recipe
+    chosen = {name: made.artifact.facts["chosen"] for name, made in finished.stages.items() if made.artifact.stage == "select"}
+    sources = [
+        gather.Source(
+            name,
+            finished.stages[name].config,
+            finished.stages[name].artifact,
+            {kind: made.artifact for kind, made in kinds.items()},
+            chosen,
+        )
+        for name, kinds in finished.measured.items()
+    ]
+    compared = gather.models(recipe, sources)
+    corpora = [
+        gather.corpus(Artifact.open(context.store.root / name), made.config.data.context, made.artifact)
+        for name, made in finished.floors.items()
+    ]
+    return summary.Summary(
+        name=recipe.name,
+        seed=recipe.seed,
+        created=gather.now(),
+        command=context.command,
+        seconds=context.meter.seconds(),
+        environment=summary.Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
+        budget=gather.budget(recipe, context.meter, compared, planned.totals),
+        corpus=tuple(corpora),
+        models=compared,
+        comparisons=gather.comparisons(sources),
+        stages=tuple(
+            summary.StageSummary(
+                name=name,
+                id=made.artifact.id,
+                stage=made.artifact.stage,
+                seconds=made.artifact.facts["took"],
+                reused=made.reused,
+            )
+            for name, made in finished.stages.items()
+        ),
+    )
+
+
+def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
+    """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
+    raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
+    raw = config_load.override(
+        {**raw, "name": f"train-{_plain(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
+    )
+    return run(plans_for(raw, session), session)
+
+
+def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
+    """Return the `train` recipe with a model, tokenizer and dropout that fit the text, the budget and this machine."""
+    from flyweight.plan.suggest import suggest
+
+    return config_load.recipe(suggest(raw, session.runtime(), session.data_dir or os.environ.get("FLYWEIGHT_DATA")), "train")
+
+
+def _plain(name: str) -> str:
+    """Return a name that can be a run's folder."""
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
+    return kept.strip("-.")[:40] or "text"
+
+
+def stage(
+    verb: str, fields: Mapping[str, Any], overrides: Sequence[str] = (), name: str | None = None, session: Session = DEFAULT
+) -> Run:
+    """Run one stage as a recipe of its own, which is what `distill`, `quantize` and their like are.
+
+    `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb and the model's.
+    """
+    source = str(fields.get("input") or fields.get("teacher"))
+    words = [f"stages.{verb}.{word}" for word in overrides]
+    raw = {
+        "name": name or f"{verb}-{_plain(Path(source).name)}",
+        "seed": session.seed,
+        "stages": {verb: {"stage": verb, **fields}},
+    }
+    return run(config_load.recipe(config_load.override(raw, words), verb), session)
+
+
+# --- measurements ---
+
+
+def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measurement:
+    context = session.context(seed=session.seed)
+    if not isinstance(model, Artifact) and models.is_config(model):
+        if kind == "evaluate":
+            raise RequestError(f"{model}: this is a config; its random weights have nothing to evaluate")
+        fresh = schema.Initialise(stage="init", model=models.config(model))
+        artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
+    else:
+        artifact = models.find(model, context.store)
+    data = fields.pop("data", None)
+    if data is not None:
+        fields["data"] = _data_for(artifact, data)
+    config = config_load.check_stage(
+        {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
+    )
+    made = recipes.Runner(context).make(artifact.id, config, {"input": artifact}).artifact
+    return Measurement(made, made.metrics())
+
+
+def _data_for(artifact: Artifact, data: str) -> dict[str, Any]:
+    """Return a data config that reads `data` with the model's own tokenizer and context."""
+    tokenizer = artifact.path / "model" / "tokenizer.json"
+    if not tokenizer.exists():
+        raise RequestError(f"{artifact.id} has no tokenizer: it cannot read {data}")
+    context = _config_of(artifact).context
+    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": context}
+
+
+def evaluate(
+    model: Model,
+    data: str | None = None,
+    split: str = "test",
+    window: int | None = None,
+    stride: int | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals."""
+    return _measure("evaluate", model, session, data=data, split=split, window=window, stride=stride)
+
+
+def bench(model: Model, session: Session = DEFAULT, **options: int) -> Measurement:
+    """Return forward, prefill and decode speed, peak memory and weight bytes, measured in a fresh process."""
+    return _measure("bench", model, session, **options)
+
+
+def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> Measurement:
+    """Return the audit's checks and whether all of them passed."""
+    return _measure("audit", model, session, data=data)
+
+
+def floors(data: str, split: str = "test", session: Session = DEFAULT) -> Measurement:
+    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split."""
+    context = session.context(seed=session.seed)
+    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data}, "split": split})
+    made = recipes.Runner(context).make(data, config, {}).artifact
+    return Measurement(made, made.metrics())
+
+
+def compare(compared: Sequence[Model], data: str | None = None, split: str = "test", session: Session = DEFAULT) -> list[Row]:
+    """Return the models by bits per byte, best first, each with its paired interval against the best."""
+    store = session.store
+    found = {str(model if not isinstance(model, Artifact) else model.id): models.find(model, store) for model in compared}
+    if len(found) < 2:
+        raise RequestError("compare needs at least two different models")
+    results = {name: evaluate(artifact, data, split, session=session) for name, artifact in found.items()}
+    return table({name: UnitScores.load(result.artifact.path / UNITS) for name, result in results.items()})
+
+
+# --- text ---
+
+
+def generate(
+    model: Model,
+    prompt: str,
+    max_new_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    on_text: Callable[[str], None] | None = None,
+    session: Session = DEFAULT,
+) -> str:
+    """Return the model's continuation of `prompt`; `temperature` 0 is greedy. `on_text` hears each new piece as it comes."""
+    from flyweight.evaluate import continuation
+
+    artifact = models.find(model, session.store)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    device = session.runtime().device
+    return continuation.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
+
+
+# --- housekeeping ---
+
+
+def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) -> Path:
+    """Write one page over several finished runs and return its path; a single run's own report is written anew."""
+    folders = [path if path.is_dir() else session.store.root / path for path in map(Path, runs)]
+    return page.write(folders[0]) if len(folders) == 1 else page.write_many(folders, out)
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the catalogue."""
+    from flyweight.model import catalogue
+
+    return list(catalogue.names())
+
+
+def artifacts(session: Session = DEFAULT) -> list[dict[str, Any]]:
+    """Return every artifact under the runs root, oldest first, with its size and the finished recipes that use it."""
+    store = session.store
+    users: dict[str, list[str]] = {}
+    for path in sorted(store.root.glob(f"*/{summary.FILE}")):
+        for made in summary.Summary.read(path.parent).stages:
+            users.setdefault(made.id, []).append(f"{path.parent.name}:{made.name}")
+    return [
+        {
+            "id": artifact.id,
+            "stage": artifact.stage,
+            "created": artifact.manifest["created"],
+            "seconds": artifact.facts["took"],
+            "bytes": sum(entry["bytes"] for entry in artifact.manifest["files"].values()),
+            "used_by": users.get(artifact.id, []),
+        }
+        for artifact in store.artifacts()
+    ]
+
+
+def doctor(session: Session = DEFAULT) -> dict[str, Any]:
+    """Return what this machine can do: versions, device, precision, threads, memory."""
+    runtime = session.runtime()
+    return {
+        **machine.describe(runtime.device, runtime.threads),
+        "precision": runtime.precision("auto"),
+        "runs": str(session.store.root.resolve()),
+        "system": platform.system(),
+    }

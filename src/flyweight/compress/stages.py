@@ -1,0 +1,31 @@
+"""The stages that make a trained model smaller."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from flyweight.compress.quantize import quantize
+from flyweight.config import schema
+from flyweight.core.artifact import Draft
+from flyweight.core.files import disk_errors
+from flyweight.core.stage import Context, Inputs, Stage
+from flyweight.model import folder
+
+
+class Quantize:
+    """The same model with its matrices in fewer bits."""
+
+    version, measures, trains = 1, False, False
+
+    def run(self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Write the smaller `model/`; the facts inherit what the input had cost."""
+        source = inputs.model("input")
+        model = quantize(folder.load(source), config.kind, config.embedding)
+        with disk_errors(draft.path):
+            folder.save(model, draft.path / "model")
+            shutil.copyfile(source / "tokenizer.json", draft.path / "model" / "tokenizer.json")
+        return {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
+
+
+STAGES: dict[str, Stage] = {"quantize": Quantize()}

@@ -1,0 +1,59 @@
+"""What MODEL means: an artifact folder, `RECIPE:STAGE`, or for plan, bench and audit a config with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flyweight.config import load, schema
+from flyweight.core.artifact import Artifact, Store
+from flyweight.errors import RequestError
+from flyweight.model import catalogue
+from flyweight.report.summary import FILE, Summary
+
+
+def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL") -> Artifact:
+    """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant."""
+    if isinstance(reference, Artifact):
+        return reference
+    text, path = str(reference), Path(reference)
+    for folder in (path, store.root / text):
+        if (folder / "manifest.json").is_file():
+            return Artifact.open(folder.resolve())
+    if ":" in text and not text.startswith("hf:"):
+        name, _, stage = text.partition(":")
+        return _of_recipe(name, stage, store, where)
+    if path.is_dir():
+        raise RequestError(f"{where}: {path} is not an artifact of flyweight (it has no manifest.json)")
+    raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, _known(store))}")
+
+
+def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:
+    if not (store.root / name / FILE).is_file():
+        finished = [path.parent.name for path in store.root.glob(f"*/{FILE}")]
+        raise RequestError(
+            f"{where}: no finished recipe {name!r} under {store.root}{load.nearest(name, finished)};"
+            f" run it first: flyweight run {name}"
+        )
+    stages = {made.name: made.id for made in Summary.read(store.root / name).stages}
+    if stage not in stages:
+        raise RequestError(f"{where}: {name} has no stage {stage!r}{load.nearest(stage, stages)}")
+    return Artifact.open(store.root / stages[stage])
+
+
+def _known(store: Store) -> list[str]:
+    found = []
+    for path in sorted(store.root.glob(f"*/{FILE}")):
+        found += [f"{path.parent.name}:{made.name}" for made in Summary.read(path.parent).stages]
+    return found
+
+
+def is_config(reference: str | Path) -> bool:
+    """Return whether a reference names a model config: a YAML file or a name of the catalogue."""
+    return str(reference) in catalogue.names() or Path(reference).suffix in (".yaml", ".yml")
+
+
+def config(reference: str | Path) -> schema.ModelConfig:
+    """Return the model config of a YAML file or of the catalogue, completely resolved where it names its vocabulary."""
+    if str(reference) in catalogue.names():
+        return catalogue.load(str(reference))
+    return load.model_config(load.read_yaml(Path(reference)), str(reference))

@@ -1,0 +1,232 @@
+"""The plan: what a model costs, what a recipe will need, and whether its budget holds, all before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flyweight.config import load, schema
+from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core.runtime import Runtime
+from flyweight.errors import RequestError
+from flyweight.model import cost
+from flyweight.plan import memory, time
+from flyweight.plan.budget import shared_time
+from flyweight.train.trainer import Limits
+
+ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000}
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What one model is and costs; `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized."""
+
+    parameters: cost.Parameters
+    forward_per_token: float
+    training_per_token: float
+    kv_bytes_per_token: int
+    weight_bytes: int
+    context: int
+
+    @classmethod
+    def of(cls, config: schema.ModelConfig, train: schema.Train | None = None) -> ModelPlan:
+        """Return the plan of a resolved config; training counts the optimizer of `train` (default AdamW) at its batch."""
+        config = config.resolved()
+        assert config.context
+        train = train or schema.Train()
+        tokens = train.batch * config.context
+        update = cost.optimizer_flops(config, train.optimizer)
+        return cls(
+            parameters=cost.parameters(config),
+            forward_per_token=cost.forward_flops(config, config.context) / config.context,
+            training_per_token=cost.training_flops(config, config.context) / config.context + update / tokens,
+            kv_bytes_per_token=cost.kv_bytes_per_token(config),
+            weight_bytes=cost.weight_bytes(config),
+            context=config.context,
+        )
+
+    def json(self) -> dict[str, Any]:
+        """Return INTERFACE's keys."""
+        return {
+            "parameters": asdict(self.parameters),
+            "flops": {"forward_per_token": self.forward_per_token, "training_per_token": self.training_per_token},
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "weight_bytes": self.weight_bytes,
+            "context": self.context,
+        }
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one training stage will need; `seconds` and `steps` are None where the limit comes from another stage's clock."""
+
+    name: str
+    model: ModelPlan
+    steps: int | None
+    tokens: int | None
+    flops: float | None
+    seconds: float | None
+    memory: memory.Memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's plan. `faults` says which limits of the budget cannot hold, each with what to change."""
+
+    name: str
+    stages: tuple[StagePlan, ...]
+    assumed: tuple[str, ...] = ()
+    faults: tuple[str, ...] = field(default=())
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Seconds and FLOPs of all training, and the largest stage's memory; what is unknown counts as nothing."""
+        return {
+            "time": sum(stage.seconds or 0.0 for stage in self.stages),
+            "flops": sum(stage.flops or 0.0 for stage in self.stages),
+            "memory": max((stage.memory.total for stage in self.stages), default=0),
+        }
+
+    def json(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        stages = {
+            stage.name: {
+                **stage.model.json(),
+                "steps": stage.steps,
+                "tokens": stage.tokens,
+                "training_flops": stage.flops,
+                "seconds": stage.seconds,
+                "memory": {**asdict(stage.memory), "total": stage.memory.total},
+            }
+            for stage in self.stages
+        }
+        return {"name": self.name, "stages": stages, "total": self.totals, "assumed": self.assumed, "faults": self.faults}
+
+
+def plan(recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int] | None = None) -> Plan:
+    """Return what a recipe's training stages will need. `vocabularies` tells the vocabulary of corpora that are packed already.
+
+    A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says.
+    """
+    recipe, assumed, found = shared_time(recipe), [], {}
+    for name in load.order(recipe):
+        stage = recipe.stages[name]
+        if not isinstance(stage, schema.Pretrain | schema.Distill):
+            continue
+        if stage.model is None:
+            source = recipe.stages.get(stage.input or "")
+            if not isinstance(source, schema.Pretrain | schema.Distill) or source.model is None:
+                assumed.append(f"{name}: the model it starts from is outside this recipe and is not planned")
+                continue
+            stage = stage.model_copy(update={"model": source.model})
+        vocab = (vocabularies or {}).get(vocabulary_key(stage.data)) or _vocabulary(stage.data, name, assumed)
+        found[name] = _stage(name, stage, vocab, found, recipe, runtime)
+    stages = tuple(found.values())
+    return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)))
+
+
+def vocabulary_key(data: schema.Data) -> str:
+    """Return what a corpus' vocabulary depends on: its data config without the context."""
+    return data.model_copy(update={"context": 1}).model_dump_json()
+
+
+def _vocabulary(data: schema.Data, name: str, assumed: list[str]) -> int:
+    kind = data.tokenizer.kind if data.tokenizer else DEFAULT_KINDS.get(data.corpus, "bpe")
+    if kind == "bpe":
+        return data.tokenizer.vocab if isinstance(data.tokenizer, schema.BpeTokenizer) else schema.BpeTokenizer().vocab
+    vocab = ASSUMED_VOCAB.get(kind, 4096)
+    if kind != "byte":
+        assumed.append(f"{name}: {vocab} {kind} tokens (the real number is known once the corpus has been read)")
+    return vocab
+
+
+def _stage(
+    name: str, stage: Any, vocab: int, found: Mapping[str, StagePlan], recipe: schema.Recipe, runtime: Runtime
+) -> StagePlan:
+    config = stage.model.resolved(vocab, stage.data.context)
+    train, context = stage.train, stage.data.context
+    precision = runtime.precision(train.precision)
+    teacher = None
+    if isinstance(stage, schema.Distill):
+        source = recipe.stages.get(stage.teacher)
+        if isinstance(source, schema.Pretrain | schema.Distill) and source.model:
+            teacher = source.model.resolved(vocab, context)
+    per_step = train.batch * cost.training_flops(config, context) + cost.optimizer_flops(config, train.optimizer)
+    if teacher is not None:
+        per_step += train.batch * cost.forward_flops(teacher, context)
+    if train.same_as is not None:
+        train = _same_as(train, stage, found, recipe)
+    steps, seconds = None, train.time
+    if train.steps or train.tokens or train.flops:
+        steps = Limits.of(train, train.batch * context, per_step, name).steps
+    if steps is not None:
+        by_steps = time.seconds(steps * per_step, config.dim, runtime.device, precision)
+        if seconds is not None and by_steps > seconds:
+            steps = int(steps * seconds / by_steps)
+        seconds = min(by_steps, seconds or by_steps)
+    elif seconds is not None:
+        steps = max(1, int(seconds / time.seconds(per_step, config.dim, runtime.device, precision)))
+    return StagePlan(
+        name=name,
+        model=ModelPlan.of(config, train),
+        steps=steps,
+        tokens=steps and steps * train.batch * context,
+        flops=steps and float(steps * per_step),
+        seconds=seconds,
+        memory=memory.training(config, train, context, 4 if precision == "fp32" else 2, teacher),
+    )
+
+
+def _same_as(train: schema.Train, stage: Any, found: Mapping[str, StagePlan], recipe: schema.Recipe) -> schema.Train:
+    """Return the limit that `same_as` will probably stand for, from the other stage's plan."""
+    other = found.get(train.same_as.stage) if train.same_as else None
+    if other is None or train.same_as is None:
+        return train
+    what = train.same_as.of
+    value: float | None = getattr(other, what.removeprefix("total_"))
+    if value is not None and what.startswith("total_"):
+        parents = [ref for ref in load.dependencies(recipe.stages[other.name]).values() if ref in found]
+        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in parents)
+    if value is None:
+        return train
+    key = {"tokens": "tokens", "flops": "flops", "seconds": "time"}[what.removeprefix("total_")]
+    return train.model_copy(update={key: value if key == "time" else round(value)})
+
+
+def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...]) -> list[str]:
+    """Return every limit of the budget that the plan already breaks."""
+    limits, faults = recipe.budget, []
+    if not stages:
+        return []
+    compared = [stage for stage in stages if not recipe.report.compare or stage.name in recipe.report.compare] or list(stages)
+    largest = max(stages, key=lambda stage: stage.memory.total)
+    if limits.memory is not None and largest.memory.total > limits.memory:
+        faults.append(
+            f"budget.memory: {format_size(limits.memory)}, but {largest.name} needs about {format_size(largest.memory.total)}"
+            f" (activations {format_size(largest.memory.activations)}: raise train.accumulate or lower train.batch)"
+        )
+    flops = sum(stage.flops or 0.0 for stage in stages)
+    if limits.flops is not None and flops > limits.flops:
+        faults.append(
+            f"budget.flops: {format_count(limits.flops)}, but training takes {format_count(flops)}: lower train.steps"
+        )
+    least = min(stage.model.parameters.unique for stage in compared)
+    if limits.parameters is not None and least > limits.parameters:
+        faults.append(f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has {format_count(least)}")
+    seconds = sum(stage.seconds or 0.0 for stage in stages)
+    if limits.time is not None and limits.over == "stop" and seconds > 1.5 * limits.time:
+        faults.append(
+            f"budget.time: {format_time(limits.time)}, but training alone would take about {format_time(seconds)} on this"
+            " machine: lower train.steps, or give it more time"
+        )
+    return faults
+
+
+def refuse(planned: Plan) -> None:
+    """Raise RequestError with every limit that the plan already breaks."""
+    if planned.faults:
+        raise RequestError("\n".join([f"{planned.name} does not fit its budget:", *(f"  {fault}" for fault in planned.faults)]))
+
+
+DEFAULT_KINDS = {"tiny-shakespeare": "char", "ptb": "word", "wikitext-2": "word", "wikitext-103": "word"}

@@ -1,0 +1,244 @@
+"""Running a recipe: its stages in order of reference, each made once, then the measurements, the summary and the report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flyweight.compress import stages as compress_stages
+from flyweight.config import load, schema
+from flyweight.core import machine
+from flyweight.core.artifact import Artifact, Draft, Identity
+from flyweight.core.files import digest
+from flyweight.core.runtime import Precision
+from flyweight.core.stage import Context, Inputs, Stage, identity_config
+from flyweight.data import stages as data_stages
+from flyweight.data.pack import source_fingerprint
+from flyweight.errors import RequestError
+from flyweight.evaluate import stages as evaluate_stages
+from flyweight.plan.budget import shared_time
+from flyweight.train import stages as train_stages
+
+LIMIT_OF = {"tokens": "tokens", "flops": "flops", "seconds": "time", "total_flops": "flops", "total_seconds": "time"}
+
+
+@dataclass
+class Made:
+    """A finished stage of a recipe: its artifact, and whether it was there already."""
+
+    name: str
+    config: Any
+    artifact: Artifact
+    reused: bool
+
+
+@dataclass
+class Runner:
+    """Makes stages, one at a time, each once: looks up its inputs, its corpus and its identity, then the store."""
+
+    context: Context
+    corpora: dict[str, Artifact] = field(default_factory=dict)
+
+    def corpus(self, data: schema.Data) -> Artifact:
+        """Return the packed corpus of a data config, packing it when no run has done so."""
+        packing = data.model_copy(update={"context": 1})  # windows are cut from the shards later: they are the same for all
+        key = packing.model_dump_json()
+        if key not in self.corpora:
+            self.context.watch("stage", {"name": data.corpus, "stage": "corpus"})
+            identity = Identity(
+                stage="corpus",
+                version=data_stages.STAGES["corpus"].version,
+                config=packing.model_dump(mode="json", exclude={"context"}),
+                data=source_fingerprint(data, self.context.data_dir),
+            )
+            self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(data.corpus), identity)[0]
+        return self.corpora[key]
+
+    def make(self, name: str, config: Any, artifacts: Mapping[str, Artifact]) -> Made:
+        """Return the stage's artifact, made now or found."""
+        stage = STAGES[config.stage]
+        corpus = self._corpus_of(config, artifacts)
+        inputs = Inputs(name, artifacts, corpus)
+        config = self._resolved(config, corpus)
+        runtime = self.context.runtime
+        precision: Precision = runtime.precision(config.train.precision) if stage.trains else "fp32"
+        if stage.trains:
+            config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+        parents = {role: artifact.id for role, artifact in artifacts.items()}
+        identity = Identity(
+            stage=config.stage,
+            version=stage.version,
+            config=identity_config(config),
+            parents={**parents, **({"corpus": corpus.id} if corpus else {})},
+            data=corpus.facts["fingerprint"] if corpus else None,
+            tokenizer=corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"] if corpus else None,
+            seed=runtime.seed,
+            threads=runtime.threads,
+            dtype=precision,
+            device=runtime.device,
+            machine=machine.processor() if stage.measures else None,
+            libraries=machine.libraries() if stage.measures else None,
+        )
+        self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
+        artifact, reused = self._obtain(stage, config, inputs, identity)
+        self.context.watch("made", {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]})
+        return Made(name, config, artifact, reused)
+
+    def _obtain(self, stage: Stage, config: Any, inputs: Inputs, identity: Identity) -> tuple[Artifact, bool]:
+        context = self.context
+
+        def work(draft: Draft) -> dict[str, Any]:
+            context.meter.observe(inputs.name)
+            began = time.monotonic()
+            facts = stage.run(config, inputs, context, draft)
+            took = facts["seconds"] if stage.trains else time.monotonic() - began  # a resumed training knows its earlier parts
+            facts = {**facts, "took": round(took, 3)}
+            corpora = {artifact.facts["corpus"] for artifact in inputs.artifacts.values() if "corpus" in artifact.facts}
+            known = inputs.corpus.id if inputs.corpus else next(iter(corpora)) if len(corpora) == 1 else None
+            return {**facts, **({"corpus": known} if known else {})}
+
+        artifact, reused = context.store.obtain(identity, work, context.command, context.watch)
+        if reused:
+            context.meter.seconds_before += artifact.facts["took"]
+        if stage.trains:
+            context.meter.flops += artifact.facts["flops"]
+        return artifact, reused
+
+    def _corpus_of(self, config: Any, artifacts: Mapping[str, Artifact]) -> Artifact | None:
+        """Return the corpus that a stage names, or the one its input was trained on."""
+        data = getattr(config, "data", None)
+        if data is not None:
+            return self.corpus(data)
+        if config.stage not in ("evaluate", "audit"):
+            return None
+        model = artifacts["input"]
+        path = model.path.parent / model.facts.get("corpus", "nowhere")
+        if path.is_dir():
+            return Artifact.open(path)
+        if config.stage == "evaluate":
+            raise RequestError(f"the corpus that {model.id} was trained on is not in {path.parent}; name a text with --data")
+        return None
+
+    def _resolved(self, config: Any, corpus: Artifact | None) -> Any:
+        """Write out what a model config takes from the corpus: vocabulary and context."""
+        if getattr(config, "model", None) is None or corpus is None:
+            return config
+        try:
+            model = config.model.resolved(corpus.facts["vocab_size"], config.data.context)
+        except ValueError as error:
+            raise RequestError(f"stages: model: {error}") from error
+        if model.vocab_size != corpus.facts["vocab_size"]:
+            raise RequestError(
+                f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"
+                f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"
+            )
+        return config.model_copy(update={"model": model})
+
+
+@dataclass
+class Finished:
+    """A finished recipe: its stages, their measurements, and its folder with `summary.json` and `report.html`."""
+
+    recipe: schema.Recipe
+    folder: Path
+    stages: dict[str, Made]
+    measured: dict[str, dict[str, Made]]
+    floors: dict[str, Made]
+    seconds: float
+
+    def __getitem__(self, name: str) -> Artifact:
+        """Return the artifact of a stage."""
+        if name not in self.stages:
+            raise RequestError(f"{self.recipe.name} has no stage {name!r}{load.nearest(name, self.stages)}")
+        return self.stages[name].artifact
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.folder / "report.html"
+
+
+def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
+    """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe."""
+    runner = Runner(context)
+    recipe = shared_time(recipe)
+    stages: dict[str, Made] = {}
+    for name in load.order(recipe):
+        config = _limited(recipe.stages[name], stages)
+        references = {role: ref for role, ref in load.dependencies(config).items() if role != "train.same_as.stage"}
+        artifacts = {
+            role: stages[ref].artifact if ref in stages else resolve(ref, f"stages.{name}.{role}")
+            for role, ref in references.items()
+        }
+        stages[name] = runner.make(name, config, artifacts)
+    compared = recipe.report.compare or tuple(name for name, made in stages.items() if (made.artifact.path / "model").is_dir())
+    measured = {name: _measure(runner, recipe, stages[name]) for name in compared}
+    floors = _floors(runner, recipe, measured)
+    folder = context.store.root / recipe.name
+    _link(folder, stages)
+    return Finished(recipe, folder, stages, measured, floors, context.meter.seconds())
+
+
+def _limited(config: Any, stages: Mapping[str, Made]) -> Any:
+    """Turn `same_as` into the limit it stands for, from what the other stage really spent."""
+    train = getattr(config, "train", None)
+    if train is None or train.same_as is None:
+        return config
+    facts = stages[train.same_as.stage].artifact.facts
+    key = LIMIT_OF[train.same_as.of]
+    spent = facts[train.same_as.of]
+    return config.model_copy(update={"train": train.model_copy(update={key: spent if key == "time" else round(spent)})})
+
+
+def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Made]:
+    """Measure one compared model in every way that the report asks for."""
+    wanted: dict[str, Any] = {}
+    for kind in recipe.report.measure:
+        wanted[kind] = MEASUREMENTS[kind](stage=kind, input=made.name)
+    if recipe.report.prompts:
+        new = recipe.report.sample_tokens
+        wanted["sample"] = schema.Sample(stage="sample", input=made.name, prompts=recipe.report.prompts, new_tokens=new)
+    return {kind: runner.make(made.name, config, {"input": made.artifact}) for kind, config in wanted.items()}
+
+
+def _floors(runner: Runner, recipe: schema.Recipe, measured: Mapping[str, Mapping[str, Made]]) -> dict[str, Made]:
+    """Return the n-gram floors of every corpus and split that a compared model was evaluated on, by corpus artifact."""
+    found: dict[str, Made] = {}
+    for name, results in measured.items():
+        if (evaluation := results.get("evaluate")) is None:
+            continue
+        corpus = evaluation.artifact.facts["corpus"]
+        stage = recipe.stages[name]
+        if corpus not in found and (data := _data_of(recipe, stage)) is not None:
+            found[corpus] = runner.make("floors", schema.Floors(stage="floors", data=data), {})
+    return found
+
+
+def _data_of(recipe: schema.Recipe, stage: Any) -> schema.Data | None:
+    """Return the data config behind a stage: its own, or that of the stage it came from."""
+    while getattr(stage, "data", None) is None:
+        source = getattr(stage, "input", None)
+        if source not in recipe.stages:
+            return None
+        stage = recipe.stages[source]
+    return stage.data
+
+
+def _link(folder: Path, stages: Mapping[str, Made]) -> None:
+    """Make `<runs>/<recipe>/<stage>` point to the stage's artifact."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, made in stages.items():
+        link = folder / name
+        fresh = folder / f".{name}.{digest(os.getpid())[:8]}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(Path("..") / made.artifact.path.name, target_is_directory=True)
+        os.replace(fresh, link)
+
+
+MEASUREMENTS = {"evaluate": schema.Evaluate, "bench": schema.Bench, "audit": schema.Audit}
+
+STAGES: dict[str, Stage] = {**train_stages.STAGES, **compress_stages.STAGES, **evaluate_stages.STAGES}

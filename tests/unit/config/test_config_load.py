@@ -1,0 +1,151 @@
+import pytest
+
+from flyweight.config import load
+from flyweight.config.schema import ModelConfig
+from flyweight.errors import RequestError
+
+TEXT = """
+name: quickstart
+seed: 0
+budget: {time: 6min}
+data: {corpus: python-stdlib, tokenizer: {kind: bpe, vocab: 4096}, context: 256}
+stages:
+  teacher:  {stage: pretrain, model: {dim: 256, layers: 6}, train: {steps: 800}}
+  student:  {stage: distill, teacher: teacher, model: {dim: 128, layers: 4}, train: {steps: 800}}
+  int8:     {stage: quantize, input: student, kind: int8}
+report: {compare: [teacher, student, int8]}
+"""
+
+
+def raw():
+    return load.parse_yaml(TEXT, "quickstart")
+
+
+def checked(*words, without=(), text=None):
+    return load.recipe(load.override(load.parse_yaml(text, "x") if text else raw(), words), "quickstart", without)
+
+
+def refusal(*words, **options):
+    with pytest.raises(RequestError) as error:
+        checked(*words, **options)
+    assert error.value.status == 2
+    return str(error.value)
+
+
+def test_top_level_fields_are_defaults_of_the_stages_that_train():
+    recipe = checked("data.context=128", "train.batch=4", "stages.student.data.context=64", "model.mlp=relu2")
+    teacher, student = recipe.stages["teacher"], recipe.stages["student"]
+    assert (teacher.data.context, student.data.context) == (128, 64)
+    assert (teacher.train.batch, teacher.train.steps) == (4, 800)
+    assert (teacher.model.mlp.kind, teacher.model.dim, student.model.dim) == ("relu2", 256, 128)
+    assert recipe.budget.time == 360
+
+
+def test_a_choice_of_another_kind_replaces_the_default_whole():
+    words = ["train.optimizer={kind: muon, momentum: 0.9}", "stages.student.train.optimizer={kind: adamw, lr: 1e-3}"]
+    recipe = checked(*words)
+    assert recipe.stages["teacher"].train.optimizer.momentum == 0.9
+    assert recipe.stages["student"].train.optimizer.kind == "adamw"
+
+
+def test_an_option_can_be_given_to_a_choice_that_was_written_as_a_name():
+    recipe = checked(
+        "model.mlp=relu2", "stages.teacher.model.mlp.hidden=96", "stages.int8.kind=nf4", "stages.int8.kind.block=32"
+    )
+    assert recipe.stages["teacher"].model.mlp.hidden == 96
+    assert recipe.stages["int8"].kind.block == 32
+
+
+def test_all_faults_are_told_at_once_each_with_the_nearest_name():
+    text = refusal(
+        "stages.teacher.train.stepz=4",
+        "stages.teacher.model.mlp.kind=relu3",
+        "data.contex=3",
+        "stages.int8.kind=int9",
+        "budget.time=6",
+        "budget.memory=7",
+    )
+    for part in (
+        "stages.teacher.train.stepz: unknown name (did you mean steps?)",
+        "stages.teacher.model.mlp: unknown kind 'relu3' (did you mean relu2?)",
+        "stages.student.data.contex: unknown name (did you mean context?)",
+        "stages.int8.kind: unknown kind 'int9' (did you mean int8?)",
+        "budget.time: 6 is not a time: the unit is missing",
+        "budget.memory: 7 is not a size: the unit is missing",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("stages.techer.train.steps=4", "did you mean stages.teacher?"),
+        ("steps", "path=value"),
+        ("=4", "path=value"),
+        ("seed.x=4", "holds the value 0"),
+        ("budget=[1", "not valid YAML"),
+        ("stages.student.teacher=techer", "did you mean teacher?"),
+        ("stages.int8.input=int8", "int8 -> int8"),
+        ("stages.student.train.same_as={stage: no, of: tokens}", "there is no stage 'no'"),
+        ("report.compare=[a]", "there is no stage 'a'"),
+        ("stages.teacher.model=null", "either model"),
+        ("stages={}", "stages"),
+        ("name=../up", "name"),
+        ("seed=-1", "seed"),
+        ("stages.teacher.train.batch=0", "batch"),
+        ("stages.teacher.train.schedule.warmup=2", "warmup"),
+        ("stages.teacher.train.optimizer.lr=.nan", "lr"),
+    ],
+)
+def test_refusals(word, part):
+    assert part in refusal(word)
+
+
+def test_contradictions_of_a_model_come_together():
+    text = refusal("stages.teacher.model.attention={heads: 3, kv_heads: 2}")
+    assert "3 does not divide dim 256" in text
+    assert "kv_heads: 2 does not divide" in text
+
+
+def test_leaving_a_stage_out_hands_its_input_on_or_says_why_not():
+    chain = TEXT.replace("report:", "  again:    {stage: quantize, input: int8, kind: nf4}\nreport:")
+    recipe = checked(text=chain, without=["int8"])
+    assert recipe.stages["again"].input == "student"
+    assert recipe.report.compare == ("teacher", "student")
+    assert "leave student out as well" in refusal(without=["teacher"])
+    assert "did you mean teacher?" in refusal(without=["techer"])
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "- 1\n- 2", "", "a: 1\na: 2", "\t", "*x", "!!python/object:os.system {}"])
+def test_broken_yaml_is_a_request_error(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=r"x\.yaml"):
+        load.read_yaml(path)
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    for path, part in ((tmp_path, "folder"), (tmp_path / "no.yaml", "no such file"), (tmp_path / "latin.yaml", "UTF-8")):
+        with pytest.raises(RequestError, match=part):
+            load.read_yaml(path)
+
+
+def test_stages_come_after_what_they_refer_to():
+    stages = "{q: {stage: quantize, input: m, kind: int8}, m: {stage: pretrain, model: {dim: 8, layers: 1}}}"
+    text = f"name: x\ndata: {{corpus: c}}\nstages: {stages}"
+    assert load.order(checked(text=text)) == ["m", "q"]
+
+
+def test_resolving_writes_every_number_out_and_changes_nothing_twice():
+    config = ModelConfig(dim=96, layers=2).resolved(65, 32)
+    assert (config.attention.heads, config.attention.head_dim, config.mlp.hidden) == (3, 32, 256)
+    assert config.resolved() == config
+    assert ModelConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_the_json_schema_accepts_partial_defaults():
+    schema = load.json_schema()
+    assert {"data", "train", "model", "stages"} <= set(schema["properties"])
+    assert "required" not in schema["$defs"]["Data"]
+    assert "data" not in schema["$defs"]["Pretrain"]["required"]
