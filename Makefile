@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: quickstart test check bench bench-gpu gpu crash clean
+.PHONY: quickstart test check bench gpu wheels crash clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/flyweight quickstart
@@ -25,6 +25,13 @@ bench: $(VENV)/.tools
 # Everything that wants a GPU: tests, speed and memory tables. Uses the Python that is there, with its own torch.
 gpu:
 	bash benchmarks/gpu.sh
+
+# Wheels that a GPU machine without an index lacks (Python 3.12, Linux).
+wheels: $(VENV)/bin/python
+	$(BIN)/python -m pip download --quiet -d wheels -c constraints.txt --only-binary=:all: --python-version 3.12 --no-deps \
+	  pydantic pydantic-core annotated-types typing-inspection typing-extensions typer click shellingham rich markdown-it-py mdurl \
+	  Pygments matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil pillow filelock psutil tokenizers \
+	  safetensors pytest iniconfig pluggy hypothesis sortedcontainers allpairspy PyYAML Jinja2 MarkupSafe annotated-doc setuptools
 
 # Twenty SIGKILLs at random instants of the quickstart: same weights, same figures, nothing lost.
 crash: $(VENV)/.tools

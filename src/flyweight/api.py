@@ -221,6 +221,7 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
                 stage=made.artifact.stage,
                 seconds=made.artifact.facts["took"],
                 reused=made.reused,
+                evaluate=gather.evaluation(made.artifact),
             )
             for name, made in finished.stages.items()
         ),

@@ -84,7 +84,16 @@ def _show_run(result: Run, as_json: bool) -> None:
         return
     for group in standing.groups(standing.entries([result.summary])):
         _print("", tables.terminal(group, shutil.get_terminal_size((100, 40)).columns))
+    for stage in result.summary.stages:
+        if stage.evaluate is not None:
+            _print(f"{stage.name}: {_in_words(stage.evaluate)}")
     _print("", *words.plain(words.findings(result.summary)), "", f"report: {result.report}")
+
+
+def _in_words(evaluation: Any) -> str:
+    nll = evaluation.nll
+    where = f"{evaluation.split}, window {evaluation.window}, stride {evaluation.stride}"
+    return f"{nll.value:.4f} nats/token ({nll.low:.4f} ... {nll.high:.4f}) on {where}"
 
 
 # --- recipes ---

@@ -453,12 +453,15 @@ class Quantize(Strict):
 
 
 class Evaluate(Strict):
-    """Likelihood on one split with a fixed window and stride; `data: null` takes the corpus the model was trained on."""
+    """Likelihood on one split with a fixed window and stride; `data: null` takes the corpus the model was trained on.
+
+    `validation+test` is both as one text, where they adjoin: the last tenth of Tiny Shakespeare, which nanoGPT scores.
+    """
 
     stage: Literal["evaluate"]
     input: str
     data: Data | None = None
-    split: Literal["train", "validation", "test"] = "test"
+    split: Literal["train", "validation", "test", "validation+test"] = "test"
     window: PositiveInt | None = None
     stride: PositiveInt | None = None
     batch: PositiveInt = 16

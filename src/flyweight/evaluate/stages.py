@@ -31,7 +31,7 @@ class Evaluate:
         window = config.window or model.config.context or 256
         result = likelihood.evaluate(
             model,
-            corpus.split(config.split),
+            corpus.held_out() if config.split == "validation+test" else corpus.split(config.split),
             window=window,
             stride=config.stride or window,
             batch=config.batch,

@@ -55,11 +55,6 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
             },
             same_as=train.same_as if train else None,
         )
-    evaluation = measured.get("evaluate")
-    if evaluation is not None:
-        fingerprint = source.measured["evaluate"].facts["corpus_fingerprint"]
-        fields = summary.Evaluation.model_fields
-        evaluation = summary.Evaluation(corpus=fingerprint, **{k: v for k, v in evaluation.items() if k in fields})
     bench = measured.get("bench")
     return summary.ModelSummary(
         name=source.name,
@@ -71,12 +66,21 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         parameters=summary.ParameterCount(total=counts.total, unique=counts.unique),
         disk_bytes=sum(file.stat().st_size for file in folder.iterdir()),
         training=training,
-        evaluate=evaluation,
+        evaluate=evaluation(source.measured.get("evaluate")),
         bench=None if bench is None else summary.Speed(**{key: bench["metrics"][key] for key in summary.Speed.model_fields}),
         audit=None if "audit" not in measured else _audit(measured["audit"]),
         curve=_curve(source.artifact.path / "events.jsonl") if training else None,
         samples=tuple(summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())),
     )
+
+
+def evaluation(artifact: Artifact | None) -> summary.Evaluation | None:
+    """Return an evaluation's numbers, or None for any other artifact."""
+    if artifact is None or artifact.stage != "evaluate":
+        return None
+    fields = summary.Evaluation.model_fields
+    numbers = {key: value for key, value in artifact.metrics().items() if key in fields}
+    return summary.Evaluation(corpus=artifact.facts["corpus_fingerprint"], **numbers)
 
 
 def _known(name: str | None, names: Sequence[str]) -> str | None:

@@ -19,7 +19,7 @@ from flyweight.core.metric import Metric
 
 FILE = "summary.json"
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "validation+test"]
 Verdict = Literal["better", "worse", "undecided"]
 
 
@@ -241,13 +241,17 @@ class Comparison(Record):
 
 
 class StageSummary(Record):
-    """A stage of the recipe; `reused` when its artifact was there already (`seconds` is then what making it took)."""
+    """A stage of the recipe; `reused` when its artifact was there already (`seconds` is then what making it took).
+
+    `evaluate` is the result of a stage that measures likelihood by itself, beside what the report compares.
+    """
 
     name: str
     id: str
     stage: str
     seconds: float
     reused: bool
+    evaluate: Evaluation | None = None
 
 
 class Summary(Record):

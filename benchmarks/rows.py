@@ -1,0 +1,73 @@
+"""Long-form CSV that every benchmark shares: what was measured, on what, with which versions, when."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from flyweight.core.machine import processor, usable_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = (
+    "benchmark",
+    "contestant",
+    "setting",
+    "metric",
+    "repeat",
+    "value",
+    "unit",
+    "machine",
+    "cores",
+    "torch",
+    "flyweight",
+    "time",
+)
+
+
+class Rows:
+    """Collects rows and writes them to `results/<benchmark>.csv`, replacing the last run's."""
+
+    def __init__(self, benchmark: str, machine: str | None = None) -> None:
+        self.benchmark, self.found = benchmark, []
+        self.machine = machine or processor()
+
+    def add(self, contestant: str, setting: str, metric: str, repeat: int, value: float, unit: str) -> None:
+        """Add one measured value."""
+        versions = (metadata.version("torch"), metadata.version("flyweight"))
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        row = (self.benchmark, contestant, setting, metric, repeat, value, unit, self.machine, usable_cores(), *versions, stamp)
+        self.found.append(dict(zip(COLUMNS, row, strict=True)))
+        print(f"{contestant:>22} {setting:<28} {metric} = {value:,.4g} {unit}", file=sys.stderr, flush=True)
+
+    def write(self, name: str | None = None) -> Path:
+        """Write the CSV and return its path."""
+        path = ROOT / "results" / f"{name or self.benchmark}.csv"
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.found)
+        return path
+
+
+def worker(script: str, job: Mapping[str, Any], timeout: float = 1800) -> dict[str, Any]:
+    """Run one measurement in a fresh process: `script` reads the job as JSON from its first argument and prints JSON."""
+    command = [sys.executable, script, "--worker", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script} failed for {job}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def spread(values: Iterable[float]) -> str:
+    """Return `median (low ... high)`."""
+    values = sorted(values)
+    return f"{statistics.median(values):,.3g} ({values[0]:,.3g} ... {values[-1]:,.3g})"
