@@ -111,7 +111,7 @@ def audit(bits: float, **failing: str) -> Audit:
         for name, measured, bound in rows
     ]
     why = "quantized weights cannot be initialised again"
-    checks.append(AuditCheck(name="token_sensitivity", measured=None, bound=0.2, verdict="n/a", why=why))
+    checks.append(AuditCheck(name="initial_token_sensitivity", measured=None, bound=0.2, verdict="n/a", why=why))
     return Audit(passed=not failing, checks=tuple(checks))
 
 

@@ -13,11 +13,14 @@ from typing import Literal
 
 from flyweight.core.metric import Metric
 from flyweight.report.summary import Floor, ModelSummary, Split, Summary, Training, Verdict
+from flyweight.report.visible import visible
 
 Standing = Literal["ok", "collapsed", "invalid", "unmeasured"]
 
-# A model that fails one of these learned nothing; failing any other check means that its numbers cannot be believed.
-_COLLAPSE = ("floor", "sensitivity")
+# A model that fails one of these learned nothing; the numbers of one that fails any other cannot be believed, unless that
+# check is about the text, which is the same for all models.
+_COLLAPSE = ("below_unigram_floor", "initial_token_sensitivity")
+_TEXT = ("train_overlap",)
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
 
 
@@ -85,9 +88,10 @@ class Entry:
             floor = f"{bits.value:.3f} bits per byte is no better than the unigram floor ({unigram.bits_per_byte:.3f})"
             faults.append(Fault("collapsed", floor))
         for check in self.model.audit.checks if self.model.audit else ():
-            if check.verdict == "fail":
-                trivial = any(word in check.name.lower() for word in _COLLAPSE)
-                faults.append(Fault("collapsed" if trivial else "invalid", f"the audit's check {check.name!r} fails"))
+            if check.verdict == "fail" and check.name not in _TEXT:
+                why = f" ({check.why})" if check.why else ""
+                kind = "collapsed" if check.name in _COLLAPSE else "invalid"
+                faults.append(Fault(kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}'))
         return tuple(faults)
 
     @property
@@ -129,7 +133,7 @@ def entries(summaries: Sequence[Summary]) -> tuple[Entry, ...]:
         for model in summary.models:
             colour = lineages.setdefault((run, _root(summary, model)), len(lineages))
             shape = members[colour] = members.get(colour, -1) + 1
-            found.append(Entry(summary, model, prefix + model.name, colour, shape))
+            found.append(Entry(summary, model, prefix + visible(model.name), colour, shape))
     return tuple(found)
 
 
@@ -231,5 +235,5 @@ def _flops(entry: Entry) -> Metric | None:
 AXES = {
     "disk": Axis("disk", "bytes on disk", "lower", _disk),
     "speed": Axis("speed", "generated tokens per second", "higher", _decode),
-    "flops": Axis("flops", "training FLOPs, with every teacher and parent", "lower", _flops),
+    "flops": Axis("flops", "total training FLOPs", "lower", _flops),
 }

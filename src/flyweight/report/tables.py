@@ -296,7 +296,8 @@ def long_csv(groups: Sequence[Group]) -> str:
             for column in COLUMNS:
                 cell = column.cell(row)
                 if cell and (metric := cell.metric):
-                    numbers = (metric.value, metric.low, metric.high, metric.n, metric.unit, metric.better)
+                    numbers = [f"{number:.10g}" for number in (metric.value, metric.low, metric.high)]
+                    numbers += [str(metric.n), metric.unit, metric.better]
                     where = group.text or ("", "")
                     writer.writerow([*_machine(summary), *where, row.label, kind, standing, column.key, *numbers])
     return out.getvalue()

@@ -45,7 +45,7 @@ def across(summaries: Sequence[Summary]) -> tuple[Finding, ...]:
 
 def plain(said: Sequence[Finding]) -> list[str]:
     """Return findings as lines for a terminal."""
-    return [f"{each.mark} {each.title} {each.text}".rstrip() for each in said]
+    return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in said]
 
 
 # --- quantization ---
@@ -154,9 +154,9 @@ def _worth(group: Group) -> list[Finding]:
         verb = "is" if len(beaten) == 1 else "are each"
         text.append(f"{and_list(beaten)} {verb} no smaller than one of these, and worse.")
     if fast := AXES["speed"].front(sound):
-        text.append(f"For quality against generation speed it is {and_list([name(each) for each in fast], 'or')}.")
+        text.append(f"Against generation speed it is {and_list([name(each) for each in fast], 'or')}.")
     chosen = and_list([f"{name(each)} ({format_size(each.model.disk_bytes or 0)}, {bits(each)})" for each in front], "or")
-    return [Finding("note", f"For quality against bytes on disk the choice is {chosen}.", " ".join(text))]
+    return [Finding("note", f"For bits per byte against bytes on disk the choice is {chosen}.", " ".join(text))]
 
 
 # --- warnings ---
@@ -212,7 +212,7 @@ def _budget(summary: Summary) -> list[Finding]:
         return [Finding("warning", "The budget was exceeded.", _sentence([budget_line(line) for line in over]))]
     held = [line for line in summary.budget if line.limit is not None]
     if held:
-        return [Finding("paid", "The budget was kept.", _sentence([budget_line(line) for line in held]))]
+        return [Finding("note", "The budget was kept.", _sentence([budget_line(line) for line in held]))]
     return []
 
 

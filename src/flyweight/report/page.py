@@ -1,0 +1,220 @@
+"""The report of finished runs as one self-contained HTML page, with its table in Markdown and CSV beside it.
+
+The page has no script and refers to nothing outside itself; its own content policy forbids it to load anything. Text is escaped
+by the template engine, after what is invisible in it has been made visible.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core.errors import RequestError
+from flyweight.core.files import write_text
+from flyweight.report import plots, tables, words
+from flyweight.report.standing import Entry, Group, entries, groups
+from flyweight.report.summary import AuditCheck, BudgetLine, Sample, Summary
+from flyweight.report.visible import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+PAGE, MARKDOWN, CSV = "report.html", "table.md", "table.csv"
+
+GLYPHS = dict(zip(plots.SHAPES, "●■▲◆▼✚✖⬟", strict=True))
+_CHIPS = {"paid": "paid", "not paid": "did not pay", "undecided": "undecided", "warning": "caution", "note": "note"}
+
+
+def write(run_folder: Path) -> Path:
+    """Write `report.html`, `table.md` and `table.csv` into a finished run's folder and return the page's path.
+
+    Raises RequestError where the folder has no summary, FlyweightError where it is damaged or the files cannot be written.
+    """
+    return _write([Summary.read(run_folder)], run_folder)
+
+
+def write_many(run_folders: Sequence[Path], out: Path) -> Path:
+    """Write the same three files about several finished runs into the folder `out` and return the page's path."""
+    folders = list({folder.resolve(): folder for folder in run_folders}.values())
+    if not folders:
+        raise RequestError("a report needs at least one run: name a finished run's folder, such as runs/quickstart")
+    if out.is_file():
+        raise RequestError(f"{out} is a file; a report is written into a folder")
+    return _write([Summary.read(folder) for folder in folders], out)
+
+
+def _write(summaries: Sequence[Summary], out: Path) -> Path:
+    found = groups(entries(summaries))
+    write_text(out / MARKDOWN, "\n".join(tables.markdown(group) for group in found))
+    write_text(out / CSV, tables.long_csv(found))
+    write_text(out / PAGE, render(summaries))
+    return out / PAGE
+
+
+# --- what the template is given ---
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything about the models of one text: figures and table."""
+
+    group: Group
+    table: tables.Table
+    ranking: plots.Drawing | None
+    quality: list[plots.Drawing]
+    curves: list[plots.Drawing]
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One check over all models, in their order; None where a model was not audited or lacks the check."""
+
+    name: str
+    bound: float | None
+    cells: tuple[AuditCheck | None, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of a budget as a bar: shares of its limit, in percent, at most 100."""
+
+    line: BudgetLine
+    used: float
+    planned: float | None
+    text: str
+
+
+def render(summaries: Sequence[Summary]) -> str:
+    """Return the page about one or several runs."""
+    found = entries(summaries)
+    said = words.findings(summaries[0]) if len(summaries) == 1 else words.across(summaries)
+    sections = [_section(group, f"g{index}-") for index, group in enumerate(groups(found))]
+    audited = [each for each in found if each.model.audit]
+    return (
+        _environment(found)
+        .from_string(_resource("page.html"))
+        .render(
+            css=_markup(_resource("page.css")),
+            title=" and ".join(summary.name for summary in summaries[:3]) + (" and others" if len(summaries) > 3 else ""),
+            summaries=summaries,
+            single=len(summaries) == 1,
+            headline=said[0]
+            if said
+            else words.Finding("note", "Nothing was measured in this run.", "It has no evaluated model."),
+            findings=said[1:],
+            sections=sections,
+            samples=_samples(found),
+            audited=audited,
+            audit=_audit(audited),
+            reasons=_reasons(audited),
+            bars=[[_bar(line) for line in summary.budget] for summary in summaries],
+            commands=[_commands(summary) for summary in summaries],
+            legend=tables.LEGEND,
+            chips=_CHIPS,
+        )
+    )
+
+
+def _section(group: Group, prefix: str) -> Section:
+    ranking, quality = plots.ranking(group, prefix), plots.quality(group, prefix)
+    return Section(group, tables.table(group), ranking, quality, plots.curves(group, prefix))
+
+
+def _samples(found: Sequence[Entry]) -> dict[str, list[tuple[Entry, Sample]]]:
+    """Return the continuations of every prompt, model by model."""
+    by_prompt: dict[str, list[tuple[Entry, Sample]]] = {}
+    for each in found:
+        for sample in each.model.samples:
+            by_prompt.setdefault(sample.prompt, []).append((each, sample))
+    return by_prompt
+
+
+def _audit(audited: Sequence[Entry]) -> list[AuditRow]:
+    checks = [{check.name: check for check in each.model.audit.checks} if each.model.audit else {} for each in audited]
+    rows = []
+    for name in dict.fromkeys(name for one in checks for name in one):
+        cells = tuple(one.get(name) for one in checks)
+        bounds = [cell.bound for cell in cells if cell and cell.bound is not None]
+        rows.append(AuditRow(name, bounds[0] if bounds else None, cells))
+    return rows
+
+
+def _reasons(audited: Sequence[Entry]) -> list[tuple[str, str, str, list[str]]]:
+    """Return (verdict, check, reason, models) for every check that failed or did not apply, alike ones together."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for each in audited:
+        for check in each.model.audit.checks if each.model.audit else ():
+            if check.verdict != "pass":
+                found.setdefault((check.verdict, check.name, check.why), []).append(each.label)
+    return [(*key, names) for key, names in sorted(found.items(), key=lambda item: item[0][0] != "fail")]
+
+
+def _commands(summary: Summary) -> list[str]:
+    """Return what made this run, and how to try its best model."""
+    ranked = [each for group in groups(entries([summary])) for each in group.sound]
+    model = ranked[0].model if ranked else summary.models[0]
+    prompt = model.samples[0].prompt if model.samples else "Once"
+    return [summary.command, f"flyweight generate {summary.name}:{model.name} {shlex.quote(prompt)}"]
+
+
+def _bar(line: BudgetLine) -> Bar:
+    whole = line.limit or max(line.used or 0.0, line.planned or 0.0) or 1.0
+    planned = None if line.planned is None else min(100.0, 100 * line.planned / whole)
+    return Bar(line, min(100.0, 100 * (line.used or 0.0) / whole), planned, words.budget_line(line).partition(": ")[2])
+
+
+# --- the template's tools ---
+
+
+def _resource(name: str) -> str:
+    return resources.files("flyweight.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _markup(text: str) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(text)  # our own style sheet and figures, whose texts are escaped already
+
+
+def _measured(value: float | None) -> str:
+    return "" if value is None else re.sub(r"e([+-])0", r"e\1", f"{value:.2g}").replace("e+", "e")
+
+
+def _environment(found: Sequence[Entry]) -> Environment:
+    """Return the template engine: it escapes everything, and undefined names are errors."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def seen(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    colours = {each.label: each.colour % 8 for each in found}
+
+    def name(match: re.Match[str]) -> str:
+        colour = colours.get(match[1])
+        return match[1] if colour is None else f'<span class="name s{colour}">{match[1]}</span>'
+
+    def prose(text: str) -> Markup:
+        text = re.sub(r"(?<=\d) (?=%|[kMGT]?B\b|ms\b|s\b|min\b|h\b|times\b)", "\N{NO-BREAK SPACE}", visible(text))
+        return Markup(re.sub(r"`([^`]*)`", name, str(escape(text))))
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=seen, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "prose": prose,
+        "svg": lambda drawing: _markup(drawing.svg),
+        "size": format_size,
+        "count": format_count,
+        "time": format_time,
+        "glyph": lambda entry: GLYPHS[plots.SHAPES[entry.shape % len(plots.SHAPES)]],
+        "colour": lambda entry: entry.colour % 8,
+        "measured": _measured,
+        "percent": words.percent,
+    }
+    return environment

@@ -1,0 +1,128 @@
+import math
+
+import pytest
+import report_fixture as made
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flyweight.report.standing import AXES, contrast, entries, groups, leaders, pareto
+from flyweight.report.summary import AuditCheck
+
+POINTS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12)
+
+
+def entry(found, name):
+    return next(each for each in found if each.label == name)
+
+
+@given(POINTS, st.booleans())
+def test_a_front_holds_exactly_what_nothing_beats(points, more_is_better):
+    def cost(point):
+        return (-point[0] if more_is_better else point[0], point[1])
+
+    def beats(a, b):
+        return cost(a)[0] <= cost(b)[0] and a[1] <= b[1] and cost(a) != cost(b)
+
+    expected = {index for index, point in enumerate(points) if not any(beats(other, point) for other in points)}
+    front = pareto(points, more_is_better)
+    assert set(front) == expected
+    assert [points[index][0] for index in front] == sorted(points[index][0] for index in front)
+
+
+def test_a_front_knows_its_direction():
+    points = [(1.0, 3.0), (2.0, 2.0), (3.0, 2.5)]
+    assert pareto(points) == [0, 1]
+    assert pareto(points, more_is_better=True) == [1, 2]
+    assert pareto([(1.0, math.inf), (2.0, 2.0)]) == [1]
+
+
+def test_the_quickstart_fronts():
+    group = groups(entries([made.quickstart()]))[0]
+    fronts = {key: [each.label for each in axis.front(group.sound)] for key, axis in AXES.items()}
+    assert fronts == {
+        "disk": ["nf4", "int8", "student-compute"],
+        "speed": ["student-compute"],
+        "flops": ["student-alone", "teacher", "student-compute"],
+    }
+
+
+def test_a_contrast_turns_with_its_sides():
+    found = entries([made.quickstart()])
+    gap = contrast(entry(found, "student"), entry(found, "teacher"))
+    back = contrast(entry(found, "teacher"), entry(found, "student"))
+    assert gap and back and gap.paired
+    assert (gap.verdict, back.verdict) == ("worse", "better")
+    assert (gap.low, gap.high) == pytest.approx((-back.high, -back.low))
+    assert gap.difference == pytest.approx(0.286)
+
+
+@pytest.mark.parametrize(("bits", "verdict"), [(1.50, "undecided"), (1.52, "undecided"), (1.60, "worse"), (1.40, "better")])
+def test_without_a_pairing_intervals_must_lie_apart(bits, verdict):
+    models = (made.model("a", bits), made.model("b", 1.5))
+    found = entries([made.quickstart(models=models, comparisons=())])
+    gap = contrast(*found)
+    assert gap and gap.verdict == verdict and not gap.paired
+
+
+def test_different_texts_are_never_compared():
+    other = made.corpus(name="another", fingerprint="other")
+    first = made.quickstart(models=(made.model("a"),), comparisons=(), corpus=(made.corpus(),))
+    changed = made.evaluation(1.2).model_copy(update={"corpus": "other"})
+    second = made.quickstart(models=(made.model("a", evaluate=changed),), comparisons=(), corpus=(other,))
+    found = entries([first, second])
+    assert contrast(*found) is None
+    assert [group.text for group in groups(found)] == [("python-stdlib", "test"), ("another", "test")]
+
+
+def test_leaders_are_what_cannot_be_told_from_the_best():
+    summary = made.quickstart(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
+    group = groups(entries([summary]))[0]
+    assert [each.label for each in leaders(group.sound)] == ["student-compute", "int8"]
+
+
+def test_standing():
+    failing = made.audit(1.2, causality="logits change with the future")
+    sensitivity = AuditCheck(name="initial_token_sensitivity", measured=0.01, bound=0.2, verdict="fail")
+    overlap = AuditCheck(name="train_overlap", measured=0.7, bound=0.5, verdict="fail")
+    sound = made.audit(1.9)
+    models = (
+        made.model("good"),
+        made.model("above", 2.95),
+        made.model("endless", math.inf),
+        made.model("leaky", 1.2, audit=failing),
+        made.model("dull", audit=sound.model_copy(update={"checks": (*sound.checks, sensitivity), "passed": False})),
+        made.model("overlapping", audit=sound.model_copy(update={"checks": (*sound.checks, overlap), "passed": False})),
+        made.model("unmeasured", evaluate=None, audit=None),
+    )
+    found = entries([made.quickstart(models=models, comparisons=())])
+    assert {each.label: each.standing for each in found} == {
+        "good": "ok",
+        "above": "collapsed",
+        "endless": "collapsed",
+        "leaky": "invalid",
+        "dull": "collapsed",
+        "overlapping": "ok",
+        "unmeasured": "unmeasured",
+    }
+    assert [each.label for each in groups(found)[0].sound] == ["good", "overlapping"]
+
+
+def test_lineages_share_a_colour_and_differ_in_shape():
+    found = entries([made.quickstart()])
+    marks = {each.label: (each.colour, each.shape) for each in found}
+    assert marks["int8"][0] == marks["nf4"][0] == marks["student-compute"][0]
+    assert len(set(marks.values())) == len(marks)
+    assert marks["student"][0] != marks["teacher"][0]
+
+
+def test_labels_of_several_runs_are_unique():
+    found = entries([made.quickstart(), made.quickstart(), made.quickstart(name="other")])
+    labels = [each.label for each in found]
+    assert len(set(labels)) == len(labels)
+    assert {"quickstart:int8", "quickstart#2:int8", "other:int8"} <= set(labels)
+
+
+def test_a_quantized_model_inherits_what_training_took():
+    found = entries([made.quickstart()])
+    training = entry(found, "nf4").training
+    assert training is not None and training.total_flops == 2.12e14
