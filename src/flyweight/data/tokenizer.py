@@ -213,7 +213,8 @@ def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
         [
             decoders.Replace(Regex(r"\A"), " "),
             decoders.Fuse(),
-            decoders.Replace(Regex(f" {LINE_END} ?"), "\n"),
+            decoders.Replace(f" {LINE_END}", "\n"),
+            decoders.Replace("\n ", "\n"),
             decoders.Strip(" ", 1, 0),
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from flyweight.config import schema
@@ -53,7 +54,7 @@ def articles(parts: Iterator[str]) -> Iterator[Document]:
     for part in parts:
         waiting += part
         starts = [match.start() for match in _TITLE.finditer(waiting) if match.start() > 0]
-        for start, stop in zip([0, *starts[:-1]], starts, strict=True):
+        for start, stop in pairwise([0, *starts]):
             yield Document(f"article {count}", waiting[start:stop], continues)
             count, continues = count + 1, False
         waiting = waiting[starts[-1] :] if starts else waiting

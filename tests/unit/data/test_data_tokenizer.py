@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flyweight.config import schema
+from flyweight.core.errors import RequestError
+from flyweight.data.tokenizer import SEPARATOR, Tokenizer, _sampled, train
+
+TEXT = "The cat sat on the mat.\n\tIt's 12 o'clock — naïve café 😀\n" * 20
+
+
+def build(config: schema.Tokenizer, text: str = TEXT, others: str = "", separated: bool = False) -> Tokenizer:
+    return train(config, lambda: iter([text]), lambda: iter([others]), len(text), separated)
+
+
+BYTE = build(schema.ByteTokenizer())
+BPE = build(schema.BpeTokenizer(vocab=300))
+
+
+def test_byte_ids_are_bytes():
+    assert BYTE.encode("aä\n") == list("aä\n".encode())
+    assert BYTE.vocab_size == 256
+    assert build(schema.ByteTokenizer(), separated=True).vocab_size == 257
+    assert BYTE.separator is None
+    assert build(schema.ByteTokenizer(), separated=True).separator == 256
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text())
+def test_byte_and_bpe_give_any_text_back(text: str):
+    for tokenizer in (BYTE, BPE):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert BYTE.encode(text) == list(text.encode())
+
+
+@pytest.mark.parametrize("config", [schema.ByteTokenizer(), schema.CharTokenizer(), schema.BpeTokenizer(vocab=300)])
+@pytest.mark.parametrize("separated", [False, True])
+def test_text_comes_back_and_no_text_is_the_separator(config: schema.Tokenizer, separated: bool):
+    text = TEXT + "|<>end" + SEPARATOR
+    tokenizer = build(config, text, separated=separated)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert (tokenizer.separator is not None) == separated
+    assert tokenizer.separator not in ids
+    if separated:
+        assert tokenizer.separator is not None
+        assert tokenizer.eos == tokenizer.separator
+        assert tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator]) == "The" + SEPARATOR
+        assert tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator], skip_special=True) == "The"
+
+
+def test_char_vocabulary_is_the_sorted_characters():
+    tokenizer = build(schema.CharTokenizer(), "hello\nworld")
+    assert tokenizer.vocab_size == len(set("hello\nworld"))
+    assert tokenizer.encode("hd\n") == [sorted(set("hello\nworld")).index(character) for character in "hd\n"]
+    assert tokenizer.unknown is None
+
+
+def test_char_gets_unknown_only_where_held_out_text_needs_it():
+    tokenizer = build(schema.CharTokenizer(), "abc", others="abz")
+    assert tokenizer.vocab_size == 4
+    assert tokenizer.unknown == 3
+    assert tokenizer.encode("zab") == [3, 0, 1]
+    assert build(schema.CharTokenizer(), "abc", others="ab").vocab_size == 3
+
+
+def test_unknown_characters_are_never_dropped():
+    tokenizer = build(schema.CharTokenizer(), "abc")
+    with pytest.raises(RequestError, match="the tokenizer knows no 'x', 'é' and has no <unk>"):
+        tokenizer.encode("axéb")
+
+
+def test_words():
+    tokenizer = build(schema.WordTokenizer(), " the cat <unk> \n the dog\x1cand\u00a0cat the\n")
+    assert tokenizer.decode([0, 1, 2, 3]) == "<unk>\nthe cat"
+    assert tokenizer.vocab_size == 2 + len({"the", "cat", "dog", "and"})
+    assert (tokenizer.unknown, tokenizer.line_end, tokenizer.separator) == (0, 1, None)
+    ids = tokenizer.encode(" the  cat <unk> zebra \n dog\n")
+    assert ids == [2, 3, 0, 0, 1, tokenizer.vocab["dog"], 1]
+    assert tokenizer.decode(ids) == "the cat <unk> <unk>\ndog\n"
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+
+
+def test_blank_lines_between_words_come_back():
+    tokenizer = build(schema.WordTokenizer(), "a b c\n")
+    ids = tokenizer.encode("a\n\n\nb \n c")
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+    assert tokenizer.decode(ids) == "a\n\n\nb\nc"
+
+
+def test_word_limits():
+    text = "a a a b b c\n"
+    assert build(schema.WordTokenizer(min_count=2), text).vocab.keys() == {"<unk>", "<eos>", "a", "b"}
+    assert build(schema.WordTokenizer(vocab=3), text).vocab.keys() == {"<unk>", "<eos>", "a"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_as_many_tokens_as_python_counts_words(text: str):
+    tokenizer = build(schema.WordTokenizer(), "a b\n")
+    assert len(tokenizer.encode(text)) == len(text.split()) + text.count("\n")
+
+
+def test_ptb_has_the_standard_ten_thousand(real_data: Path):
+    text = (real_data / "ptb" / "ptb.train.txt").read_text()
+    tokenizer = build(schema.WordTokenizer(), text)
+    assert tokenizer.vocab_size == 10_000
+    assert len(tokenizer.encode(text)) == 929_589
+    test = (real_data / "ptb" / "ptb.test.txt").read_text()
+    ids = tokenizer.encode(test)
+    assert ids.count(0) == test.split().count("<unk>"), "every test word is known"
+    assert tokenizer.decode(ids).split() == test.split()
+
+
+def test_tiny_shakespeare_has_65_characters(real_data: Path):
+    text = (real_data / "tiny-shakespeare" / "input.txt").read_text()
+    tokenizer = build(schema.CharTokenizer(), text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :])
+    assert tokenizer.vocab_size == 65
+    assert tokenizer.decode(tokenizer.encode(text[:5000])) == text[:5000]
+
+
+@pytest.mark.parametrize("vocab", [257, 300, 1000])
+@pytest.mark.parametrize("separated", [False, True])
+def test_bpe_has_the_size_asked_for(vocab: int, separated: bool, prose: Callable[..., str]):
+    tokenizer = build(schema.BpeTokenizer(vocab=vocab), prose(800), separated=separated)
+    assert tokenizer.vocab_size == vocab
+    assert not separated or tokenizer.separator == vocab - 1
+
+
+def test_bpe_is_the_same_in_every_process(prose: Callable[..., str], tmp_path: Path):
+    (tmp_path / "text.txt").write_text(prose(300))
+    program = (
+        "import sys; from flyweight.config.schema import BpeTokenizer; from flyweight.data.tokenizer import train\n"
+        "text = open(sys.argv[1]).read()\n"
+        "print(train(BpeTokenizer(vocab=500), lambda: iter([text]), lambda: iter([]), len(text), True).fingerprint)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "text.txt")]
+    found = {subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)}
+    assert found == {build(schema.BpeTokenizer(vocab=500), prose(300), separated=True).fingerprint + "\n"}
+
+
+def test_bpe_reads_a_sample_taken_evenly():
+    def texts() -> Iterator[str]:
+        return (f"{number:04d}" for number in range(1000))
+
+    taken = list(_sampled(texts(), 400, 4000))
+    assert len(taken) == pytest.approx(100, abs=2)
+    numbers = [int(text) for text in taken]
+    assert max(after - before for before, after in pairwise(numbers)) <= 11
+    assert list(_sampled(texts(), 4000, 4000)) == list(texts())
+    assert list(_sampled(texts(), 10**9, 4000)) == list(texts())
+
+
+def test_files_alone_reproduce_everything(tmp_path: Path):
+    for number, config in enumerate(
+        (schema.ByteTokenizer(), schema.CharTokenizer(), schema.WordTokenizer(), schema.BpeTokenizer())
+    ):
+        tokenizer = build(config, separated=True)
+        path = tmp_path / f"{number}" / "tokenizer.json"
+        tokenizer.save(path)
+        again, theirs = Tokenizer.load(path.parent), tokenizers.Tokenizer.from_file(str(path))
+        ids = tokenizer.encode(TEXT)
+        assert again.encode(TEXT) == ids == theirs.encode(TEXT).ids
+        assert again.decode(ids) == tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+        assert again.fingerprint == tokenizer.fingerprint
+        assert (again.separator, again.unknown, again.line_end) == (tokenizer.separator, tokenizer.unknown, tokenizer.line_end)
+        assert build(schema.FileTokenizer(path=str(path))).fingerprint == tokenizer.fingerprint
+
+
+def test_fingerprint_is_that_of_the_canonical_json(tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    BPE.save(path)
+    pretty = json.dumps(json.loads(path.read_text()), indent=2)
+    assert Tokenizer(pretty).fingerprint == BPE.fingerprint
+    assert len(BPE.fingerprint) == len(hashlib.sha256().hexdigest())
+    assert BPE.fingerprint != BYTE.fingerprint
+
+
+def test_templates_and_truncation_of_other_peoples_files_do_not_apply(tmp_path: Path):
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "[CLS]": 1, "</s>": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens(["[CLS]", "</s>"])
+    backend.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A </s>", None, [("[CLS]", 1), ("</s>", 2)])
+    backend.enable_truncation(2)
+    backend.enable_padding()
+    tokenizer = Tokenizer(backend.to_str())
+    assert tokenizer.encode_batch(["a a a a", "a"]) == [[0, 0, 0, 0], [0]]
+    assert (tokenizer.separator, tokenizer.unknown, tokenizer.line_end) == (2, 3, None)
+
+
+@pytest.mark.parametrize("content", [None, "not json", "{}", '{"model": 1}'])
+def test_a_broken_file_is_named(tmp_path: Path, content: str | None):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RequestError, match=r"tokenizer\.json is not a readable tokenizer\.json"):
+        Tokenizer.load(path)
+
+
+def test_the_library_is_imported_only_when_needed():
+    program = (
+        "import sys, flyweight.data.pack, flyweight.data.stream\n"
+        "print([name for name in ('torch', 'tokenizers', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
