@@ -47,10 +47,8 @@ def kind_of(config: ModelConfig, name: str) -> LinearKind:
 def check_patterns(config: ModelConfig) -> None:
     """Raise RequestError for a pattern in `linears` that no layer of a model like this can match."""
     widest = config.model_copy(update={"layers": max(1, config.layers)})
-    names = [*linear_names(widest), "embedding.bigram", "head.linear"]
+    names = {*linear_names(widest), "embedding.bigram", "head.linear"}
     for pattern in config.linears:
         if not any(_matches(name, pattern) for name in names):
-            raise RequestError(
-                f"linears.{pattern}: no layer has such a name; names look like {', '.join(sorted({names[0], *names[-3:]}))}"
-                " (`*` stands for anything)"
-            )
+            known = ", ".join(sorted(name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")))
+            raise RequestError(f"linears.{pattern}: no layer has such a name; names are {known} (`*` stands for anything)")

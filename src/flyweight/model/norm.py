@@ -58,7 +58,7 @@ class _RMSNormCPU(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):  # a backward inside autocast would round this sum
             along = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)  # (..., 1)
         into = (grad * weight).addcmul_(normal, along, value=-1).mul_(scale)
-        return into, product.flatten(0, -2).sum(0), None
+        return into, product.reshape(-1, x.shape[-1]).sum(0), None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
