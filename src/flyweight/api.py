@@ -64,6 +64,8 @@ class Session:
         """Return what stages need; raise RequestError where the runs root cannot be written."""
         self.store.prepare()
         data_dir = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
+        if data_dir and not Path(data_dir).is_dir():
+            raise RequestError(f"--data-dir {data_dir}: there is no such folder")
         return Context(
             self.store,
             self.runtime(seed),

@@ -102,6 +102,7 @@ def _in_words(evaluation: Any) -> str:
 @app.command()
 def quickstart(
     overrides: Overrides = None,
+    without: Without = None,
     runs: Runs = None,
     data_dir: DataDir = None,
     device: Device = None,
@@ -109,7 +110,7 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Run the shipped recipe: teacher, students, quantized; print the table and where the report is."""
-    _run("quickstart", overrides, None, runs, data_dir, device, threads, as_json)
+    _run("quickstart", overrides, without, runs, data_dir, device, threads, as_json)
 
 
 @app.command()

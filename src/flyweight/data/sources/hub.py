@@ -20,6 +20,7 @@ _NAMES: dict[str, SplitName] = {
     "test": "test",
 }
 _FEW_ROWS = 100
+_NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp"}
 _URL = "hf://datasets/{repository}@{revision}/{path}"
 
 
@@ -34,8 +35,11 @@ def _load(what: str, *arguments: Any, **options: Any) -> Any:
         ) from error
     try:
         return datasets.load_dataset(*arguments, **options)
-    # datasets reports a missing repository, config or file, no network, and refused scripts in these types.
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # A missing repository, config or file and refused scripts come as the first three; without a network, the HTTP library's
+        # own errors come through, and which library that is changes with the version.
+        if not isinstance(error, OSError | ValueError | RuntimeError) and type(error).__module__.split(".")[0] not in _NETWORK:
+            raise
         raise RequestError(
             f"{what} could not be read from the hub ({type(error).__name__}: {error}); check the name and the network, or put"
             f" a local copy in a folder and name it with --data-dir or {VARIABLE}"

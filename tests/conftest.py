@@ -1,0 +1,79 @@
+"""Fixtures that several test folders share: a small text, a toy recipe over it, and the command line run in this process."""
+
+import json
+import random
+import sys
+
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """A text of some 30 kB that a toy model can learn."""
+    path = tmp_path_factory.mktemp("text") / "story.txt"
+    draw = random.Random(0)
+    names, verbs, things = ["Ann", "Bob", "the king"], ["sees", "takes", "wants"], ["a model", "the budget", "one small word"]
+    lines = [f"{draw.choice(names)} {draw.choice(verbs)} {draw.choice(things)}." for _ in range(1200)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def toy(text_file, **stages):
+    """Return a raw toy recipe: a teacher, a distilled student, its controls, the best of them in int8."""
+    tiny = {"dim": 16, "layers": 1, "attention": {"heads": 2}}
+    return {
+        "name": "toy",
+        "data": {"corpus": str(text_file), "tokenizer": "byte", "context": 32},
+        "model": tiny,
+        "train": {"steps": 12, "batch": 4, "validations": 2, "checkpoint": "50ms", "optimizer": "muon"},
+        "stages": {
+            "teacher": {"stage": "pretrain", "model": {"dim": 32}},
+            "student": {"stage": "distill", "teacher": "teacher"},
+            "alone": {"stage": "pretrain", "train": {"steps": None, "same_as": {"stage": "student", "of": "total_flops"}}},
+            "best": {"stage": "select", "among": ["student", "alone"]},
+            "int8": {"stage": "quantize", "input": "best", "kind": "int8"},
+            **stages,
+        },
+        "report": {"compare": ["teacher", "student", "alone", "int8"], "prompts": ["Ann "], "sample_tokens": 8},
+    }
+
+
+@pytest.fixture
+def toy_recipe(text_file, tmp_path):
+    """The toy recipe as a file."""
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy(text_file), sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def flyweight(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process: flyweight("run", ...) -> (status, standard output, standard error)."""
+    monkeypatch.setenv("FLYWEIGHT_RUNS", str(tmp_path / "runs"))
+
+    def call(*words):
+        from flyweight import cli
+
+        monkeypatch.setattr(sys, "argv", ["flyweight", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def answer(flyweight):
+    """Run a verb with --json and return its object; fail where it fails."""
+
+    def call(*words):
+        status, out, err = flyweight(*words, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return call

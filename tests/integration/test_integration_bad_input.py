@@ -1,0 +1,125 @@
+"""A user's mistakes: exit status 2 or 1, one message that says what, where and what to do, and never a traceback."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+
+def refused(result, *parts, status=2):
+    code, _out, err = result
+    assert code == status, err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err, err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["run", "quickstrat"], "did you mean quickstart?"),
+        (["run", "no/such.yaml"], "no such file"),
+        (["run", "."], "folder"),
+        (["quickstart", "stages.techer.train.steps=4"], "did you mean stages.teacher?"),
+        (["quickstart", "stages.teacher.train.stepz=4"], "did you mean steps?"),
+        (["quickstart", "budget.memory=5"], "unit is missing"),
+        (["quickstart", "--without", "teacher"], "leave student out as well"),
+        (["quickstart", "--without", "nobody"], "there is no such stage"),
+        (["quickstart", "--threads", "0"], "at least 1"),
+        (["quickstart", "--device", "tpu"], "this machine has"),
+        (["eval", "quickstart:student"], "no finished recipe"),
+        (["eval", "nothing"], "there is no model"),
+        (["eval", "."], "not an artifact"),
+        (["eval", "gpt2"], "random weights"),
+        (["plan", "gpt3"], "there is no model"),
+        (["floors", "no-such-corpus"], "no corpus"),
+        (["compare", "a"], "no model"),
+        (["train", "missing.txt"], "missing.txt"),
+        (["train", "tiny-shakespeare", "--data-dir", "/nowhere"], "/nowhere"),
+        (["report", "nothing"], "not a finished run"),
+        (["bogus"], "bogus"),
+        (["quickstart", "--bogus"], "bogus"),
+    ],
+)
+def test_requests_that_are_wrong(flyweight, words, part):
+    refused(flyweight(*words), part)
+
+
+def test_text_that_cannot_be_used(flyweight, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "tiny.txt").write_text("a few words\n")
+    (tmp_path / "latin.txt").write_bytes("café ".encode("latin-1") * 5000)
+    (tmp_path / "binary.txt").write_bytes(b"\0\1\2" * 5000)
+    (tmp_path / "folder").mkdir()
+    for name in ("empty.txt", "tiny.txt", "latin.txt", "binary.txt", "folder"):
+        refused(flyweight("train", tmp_path / name, "budget.time=30s"), name)
+
+
+def test_broken_recipes(flyweight, tmp_path):
+    for number, text in enumerate(["", "name: [", "name: x", "- 1", "name: x\nstages: {}", "name: x\nstages: {a: {}}", "\x00"]):
+        path = tmp_path / f"r{number}.yaml"
+        path.write_text(text)
+        refused(flyweight("run", path), path.name)
+
+
+def test_a_tokenizer_that_does_not_fit(flyweight, toy_recipe, text_file):
+    refused(flyweight("run", toy_recipe, "stages.teacher.model.vocab_size=7", "--threads", 1), "vocab_size: 7")
+    words = ("stages.student.data.tokenizer=char", "--threads", 1)
+    refused(flyweight("run", toy_recipe, *words), "tokenizer is not that of the corpus")
+
+
+def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(flyweight, toy_recipe, tmp_path):
+    words = ("budget.memory=1kB", "budget.flops=10", "budget.parameters=3")
+    result = flyweight("run", toy_recipe, *words)
+    refused(result, "budget.memory", "budget.flops", "budget.parameters")
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
+
+
+def test_a_damaged_artifact_is_named(flyweight, toy_recipe, tmp_path):
+    words = ("report.compare=[teacher]", "report.measure=[]", "report.prompts=[]", "--without", "int8", "--threads", 1)
+    assert flyweight("run", toy_recipe, *words)[0] == 0
+    (weights,) = {p.resolve() for p in (tmp_path / "runs" / "toy" / "teacher").glob("model/model.safetensors")}
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 4
+    weights.write_bytes(content)
+    refused(flyweight("run", toy_recipe, *words), "model.safetensors", "checksum", status=1)
+    shutil.rmtree(weights.parent.parent)
+    assert flyweight("run", toy_recipe, *words)[0] == 0
+
+
+def test_a_runs_root_that_cannot_be(flyweight, toy_recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(flyweight("run", toy_recipe, "--runs", tmp_path / "file"), "not a folder")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root and mount for a small tmpfs")
+def test_a_full_disk_loses_nothing(flyweight, toy_recipe, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.system(f"mount -t tmpfs -o size=600k tmpfs {small} 2>/dev/null"):
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        refused(flyweight("run", toy_recipe, "--runs", small, "--threads", 1), "disk is full", status=1)
+        os.system(f"mount -o remount,size=60m {small}")
+        status, _, err = flyweight("run", toy_recipe, "report.measure=[]", "--runs", small, "--threads", 1)
+        assert status == 0, err
+    finally:
+        os.system(f"umount {small}")
+
+
+def test_the_json_schema_is_valid_json(flyweight):
+    import json
+
+    status, out, _ = flyweight("schema")
+    assert status == 0
+    assert "Pretrain" in json.loads(out)["$defs"]
+
+
+def test_a_recipe_with_contradictions_tells_them_all(flyweight, toy_recipe):
+    raw = yaml.safe_load(toy_recipe.read_text())
+    raw["stages"]["teacher"]["model"]["attention"] = {"heads": 3, "kv_heads": 2}
+    raw["stages"]["student"]["teacher"] = "techer"
+    raw["budget"] = {"time": 5}
+    toy_recipe.write_text(yaml.safe_dump(raw))
+    refused(flyweight("run", toy_recipe), "heads: 3 does not divide dim 32", "kv_heads: 2 does not divide", "budget.time")

@@ -1,0 +1,169 @@
+"""The whole way, at toy size: text to report, by recipe, by API and by single verbs."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+import flyweight as fw
+from flyweight.api import Session, load, shipped
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text_file):
+    """The toy recipe, run once for this file."""
+    from conftest import toy
+
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy(text_file), sort_keys=False))
+    session = Session(runs=folder / "runs", threads=1)
+    return path, session, fw.run(load(path), session)
+
+
+def test_every_shipped_recipe_is_valid():
+    assert {"quickstart", "shakespeare"} <= set(shipped())
+    for name in shipped():
+        if name != "train":  # it is completed for its text by `flyweight train`
+            assert load(name).name == name
+
+
+def test_the_run_has_everything_it_promises(finished):
+    _, _session, run = finished
+    assert run.report.is_file()
+    assert (run.folder / "summary.json").is_file()
+    assert (run.folder / "student").resolve() == run["student"].path.resolve()
+    models = {model.name: model for model in run.summary.models}
+    assert list(models) == ["teacher", "student", "alone", "int8"]
+    for model in models.values():
+        assert model.evaluate.nll.low <= model.evaluate.nll.value <= model.evaluate.nll.high
+        assert model.bench.decode_tokens_per_s.value > 0
+        assert model.audit.checks
+        assert model.samples[0].prompt == "Ann "
+    assert models["alone"].training.flops >= models["student"].training.total_flops
+    assert models["alone"].training.flops < 1.1 * models["student"].training.total_flops + models["teacher"].training.flops / 10
+    assert models["int8"].disk_bytes < models["alone"].disk_bytes
+    assert models["int8"].input in ("student", "alone")
+    floors = run.summary.corpus[0].floors
+    assert floors["bigram"].nll < floors["unigram"].nll
+
+
+def test_running_again_repeats_nothing(finished):
+    path, session, first = finished
+    before = {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
+    again = fw.run(load(path), session)
+    after = {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
+    assert before == after
+    assert all(stage.reused for stage in again.summary.stages)
+    assert again.summary.models == first.summary.models
+
+
+def test_a_changed_field_remakes_only_what_depends_on_it(finished):
+    path, session, first = finished
+    changed = fw.run(load(path, "stages.student.objective.temperature=2.0"), session)
+    assert changed["teacher"].id == first["teacher"].id
+    assert changed["student"].id != first["student"].id
+
+
+def test_the_api_and_the_command_line_agree(finished, flyweight):
+    _, session, run = finished
+    status, out, err = flyweight("eval", "toy:student", "--runs", session.store.root, "--threads", 1, "--json")
+    assert status == 0, err
+    ours = fw.evaluate(run["student"], session=session)
+    printed = json.loads(out)
+    assert printed["nll"] == ours.nll.json()
+    for key in ("nll", "perplexity", "word_perplexity", "bits_per_byte"):
+        assert {"value", "low", "high", "n"} <= set(printed[key])
+    assert (printed["split"], printed["window"], printed["stride"]) == ("test", 32, 32)
+
+
+def test_the_json_keys_of_the_interface(finished, answer, flyweight):
+    _, session, _ = finished
+    runs = ("--runs", session.store.root, "--threads", 1)
+    plan = answer("plan", "gpt2")
+    assert plan["parameters"]["unique"] == 124_439_808
+    assert {"forward_per_token", "training_per_token"} <= set(plan["flops"])
+    assert {"kv_bytes_per_token", "weight_bytes"} <= set(plan)
+    bench = answer("bench", "toy:int8", *runs, "--repeats", 2, "--new-tokens", 4, "--prompt", 8)
+    assert {"forward_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_bytes", "weight_bytes"} <= set(bench)
+    status, out, _ = flyweight("audit", "toy:student", *runs, "--json")
+    audit = json.loads(out)
+    assert audit["passed"] == (status == 0)
+    assert all({"name", "measured", "bound", "verdict"} <= set(check) for check in audit["checks"])
+    rows = answer("compare", "toy:student", "toy:alone", "toy:int8", *runs)["models"]
+    assert [row["bits_per_byte"] for row in rows] == sorted(row["bits_per_byte"] for row in rows)
+
+
+def test_generation(finished, answer, flyweight):
+    _, session, run = finished
+    runs = ("--runs", session.store.root, "--threads", 1)
+    words = ("generate", "toy:student", "Ann ", *runs, "--max-new-tokens", 12, "--temperature", 0)
+    text = answer(*words)["text"]
+    assert text == fw.generate(run["student"], "Ann ", max_new_tokens=12, temperature=0.0, session=session)
+    status, out, _ = flyweight(*words)
+    assert (status, out) == (0, f"Ann {text}\n")
+    stop = text[3]
+    assert answer(*words, "--stop", stop)["text"] == text[: text.index(stop)]
+
+
+def test_floors_and_evaluation_of_another_text(finished, answer, tmp_path, text_file):
+    _, session, _ = finished
+    runs = ("--runs", session.store.root, "--threads", 1)
+    floors = answer("floors", text_file, "--runs", session.store.root)
+    assert floors["kn5"] < floors["bigram"] < floors["unigram"]
+    other = tmp_path / "other.txt"
+    other.write_text(text_file.read_text()[::-1])
+    there, here = answer("eval", "toy:alone", "--data", other, *runs), answer("eval", "toy:alone", *runs)
+    assert there["nll"]["value"] > here["nll"]["value"]
+
+
+def test_single_verbs_are_recipes_of_one_stage(finished, answer):
+    _, session, _ = finished
+    made = answer("quantize", "toy:student", "--kind", "nf4", "--runs", session.store.root, "--threads", 1)
+    assert [model["stage"] for model in made["models"]] == ["quantize"]
+
+
+def test_train_on_ones_own_text(answer, text_file):
+    words = ["budget.time=25s", "model.layers=1", "model.dim=16", "data.context=32", "train.batch=4", "--threads", 1]
+    made = answer("train", text_file, *words)
+    (model,) = made["models"]
+    assert model["training"]["stopped_by"] == "time"
+    assert made["name"] == "train-story"
+
+
+def test_leaving_a_stage_out(finished, tmp_path):
+    path, _session, _ = finished
+    recipe = load(path, without=["int8"])
+    assert "int8" not in recipe.stages
+    assert recipe.report.compare == ("teacher", "student", "alone")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_run_goes_on_and_ends_the_same(finished, tmp_path, seed):
+    """Four SIGKILLs at different instants of the training stages; `make crash` does twenty of the real thing."""
+    path, session, whole = finished
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for corpus in session.store.root.glob("corpus-*"):
+        shutil.copytree(corpus, runs / corpus.name)
+    words = ["report.compare=[student]", "report.measure=[]", "report.prompts=[]", "--runs", str(runs), "--threads", "1"]
+    command = [sys.executable, "-m", "flyweight", "run", str(path), *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    wanted = ("pretrain-*.partial/state/current.json", "distill-*.partial", "distill-*.partial/state/current.json", "select-*")[
+        seed
+    ]
+    while not list(runs.glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    for stage in ("teacher", "student", "alone"):
+        again = runs / whole[stage].id / "model" / "model.safetensors"
+        assert again.read_bytes() == (whole[stage].path / "model" / "model.safetensors").read_bytes()
+    assert not list(runs.glob("*.partial"))

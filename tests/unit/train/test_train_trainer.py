@@ -1,0 +1,212 @@
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from flyweight.config import schema
+from flyweight.config.schema import ModelConfig
+from flyweight.core.artifact import Draft, Identity
+from flyweight.core.budget import BudgetSpent, Meter
+from flyweight.core.events import Events, read_events
+from flyweight.core.runtime import Runtime
+from flyweight.data.pack import pack
+from flyweight.data.stream import Windows
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluate import likelihood
+from flyweight.model.decoder import Decoder
+from flyweight.train.objectives import NextToken
+from flyweight.train.trainer import Limits, Trainer
+
+CONTEXT = 16
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    words = random.Random(0).choices(["small", "models", "under", "a", "budget"], k=1500)
+    (folder / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 1500, 10)))
+    data = schema.Data(corpus=str(folder / "text.txt"), tokenizer={"kind": "byte"}, context=CONTEXT)
+    return pack(data, None, folder / "packed")
+
+
+def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, **options):
+    config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
+    vocab = corpus.meta.vocab_size
+    model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
+    train = schema.Train.model_validate({"steps": 12, "batch": 4, "validations": 3, "checkpoint": "1h", **options})
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(
+        model=model,
+        objective=NextToken(schema.NextToken()),
+        windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
+        validate=validate or (lambda: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=200, batch=4)),
+        config=train,
+        limits=limits or Limits.of(train, train.batch * CONTEXT, 1000, "x"),
+        flops_per_step=1000,
+        runtime=Runtime("cpu", 1),
+        precision="fp32",
+        draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl"), 0.0),
+        meter=meter or Meter(schema.Budget()),
+        name="toy",
+    )
+
+
+def weights(made):
+    return {name: p.detach().clone() for name, p in made.model.named_parameters()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("stop", [1, 5, 9, 11])
+def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, optimizer, stop):
+    options = {"optimizer": optimizer, "checkpoint": "1ms"}
+    whole = trainer(corpus, tmp_path / "a", **options)
+    facts = whole.train()
+    broken = trainer(corpus, tmp_path / "b", **options)
+    step = broken._step
+
+    def fails_later():
+        if broken.progress.step == stop:
+            raise KeyboardInterrupt
+        return step()
+
+    broken._step = fails_later
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = trainer(corpus, tmp_path / "b", **options)
+    resumed = again.train()
+    assert again.steps_at_start in (stop, stop - 1)
+    assert same(weights(whole), weights(again))
+    assert [resumed[k] for k in ("step", "tokens", "flops", "best_nll", "best_step")] == [
+        facts[k] for k in ("step", "tokens", "flops", "best_nll", "best_step")
+    ]
+    keep = ("event", "step", "nll", "lr")
+    logs = [[{k: e.get(k) for k in keep} for e in read_events(tmp_path / x / "events.jsonl")] for x in "ab"]
+    assert logs[0] == logs[1]
+
+
+def test_training_learns(corpus, tmp_path):
+    made = trainer(corpus, tmp_path, steps=60, optimizer={"kind": "adamw", "lr": 0.02})
+    facts = made.train()
+    validations = [e["nll"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "validation"]
+    assert facts["best_nll"] < 3.0 < math.log(corpus.meta.vocab_size)
+    assert validations[-1] < validations[0]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_is_the_same_update_as_one_big_batch(corpus, tmp_path, accumulate):
+    config = ModelConfig.model_validate({"dim": 16, "layers": 1, "attention": {"heads": 2}}).resolved(
+        corpus.meta.vocab_size, CONTEXT
+    )
+    whole = trainer(corpus, tmp_path / "a", Decoder(config).double(), validations=0)
+    parts = trainer(corpus, tmp_path / "b", Decoder(config).double(), validations=0, accumulate=accumulate)
+    whole.train(), parts.train()
+    first, second = weights(whole), weights(parts)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_the_best_weights_are_kept_and_the_last_on_request(corpus, tmp_path):
+    nlls = iter([3.0, 1.0, 2.0] * 2)
+    best = trainer(corpus, tmp_path / "a", validate=lambda: next(nlls))
+    best_facts = best.train()
+    last = trainer(corpus, tmp_path / "b", validate=lambda: next(nlls), keep="last")
+    last.train()
+    assert (best_facts["best_step"], best_facts["best_nll"]) == (8, 1.0)
+    assert not same(weights(best), weights(last))
+
+
+def test_a_time_limit_ends_with_a_decayed_rate(corpus, tmp_path):
+    train = {"steps": None, "time": "1500ms", "schedule": {"tail": "linear", "warmup": 0.1}}
+    facts = trainer(corpus, tmp_path, **train).train()
+    rates = [e["lr"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "step"]
+    assert facts["stopped_by"] == "time"
+    assert 1.4 < facts["seconds"] < 6
+    assert rates[-1] < 0.2 * max(rates)
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"), [({"steps": 12}, 12), ({"tokens": 320}, 5), ({"flops": 7000}, 7), ({"steps": 9, "tokens": 128}, 2)]
+)
+def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
+    assert trainer(corpus, tmp_path, **{"steps": None, "validations": 0, **limit}).train()["step"] == steps
+
+
+def test_no_limit_is_refused():
+    with pytest.raises(RequestError, match="no limit"):
+        Limits.of(schema.Train(), 64, 1000, "stages.x")
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):
+    made = trainer(corpus, tmp_path, checkpoint="1ms")
+    original = made.objective
+
+    def breaks(model, x, y):
+        loss, nll = original(model, x, y)
+        return (loss * math.nan, nll * math.nan) if made.progress.step == 6 else (loss, nll)
+
+    made.objective = breaks
+    with pytest.raises(FlyweightError, match=r"diverged at step 7.*kept"):
+        made.train()
+    assert (tmp_path / "state" / "current.json").exists()
+    assert all(torch.isfinite(p).all() for p in made.model.parameters())
+
+
+def test_out_of_memory_says_what_to_change(corpus, tmp_path):
+    made = trainer(corpus, tmp_path)
+
+    def breaks(model, x, y):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    made.objective = breaks
+    with pytest.raises(FlyweightError, match=r"accumulate=2"):
+        made.train()
+
+
+def test_other_errors_are_not_disguised(corpus, tmp_path):
+    made = trainer(corpus, tmp_path)
+
+    def breaks(model, x, y):
+        raise RuntimeError("shapes do not match")
+
+    made.objective = breaks
+    with pytest.raises(RuntimeError, match="shapes"):
+        made.train()
+
+
+def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path):
+    small = trainer(corpus, tmp_path, meter=Meter(schema.Budget.model_validate({"flops": 5000})), checkpoint="1ms")
+    small.progress = None
+    import flyweight.train.trainer as module
+
+    shown, module.SHOWN_EVERY = module.SHOWN_EVERY, 0.0
+    try:
+        with pytest.raises(BudgetSpent, match=r"budget\.flops"):
+            small.train()
+        assert small.progress.step < 12
+        assert trainer(corpus, tmp_path, checkpoint="1ms").train()["step"] == 12
+    finally:
+        module.SHOWN_EVERY = shown
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_damaged_checkpoint_is_named(corpus, tmp_path, name):
+    made = trainer(corpus, tmp_path)
+    made.train()
+    (file,) = list((tmp_path / "state").glob(f"step-*12/{name}"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FlyweightError, match=name):
+        trainer(corpus, tmp_path).train()
+
+
+def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
+    nlls = iter([1.0, 2.0, 3.0])
+    trainer(corpus, tmp_path, validate=lambda: next(nlls), checkpoint="1ms").train()
+    assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == ["step-00000004", "step-00000012"]
