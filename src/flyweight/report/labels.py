@@ -45,6 +45,12 @@ def extent(text: str, size: float) -> tuple[float, float]:
     return EM * size * len(text), 1.15 * size
 
 
+def short(name: str, letters: int = 28) -> str:
+    """Return a name with its middle left out where it is too long for a figure: its ends tell names apart."""
+    half = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+
+
 def along(points: Sequence[tuple[float, float]], weight: float, half: float = 1.5) -> list[Box]:
     """Return small boxes along a line through `points`."""
     boxes = []

@@ -113,10 +113,11 @@ def _bits(entry: Entry) -> str:
 
 def _point_name(entry: Entry, span: tuple[float, float]) -> str:
     """Return a model's label, with its standing where it may not be ranked, and its quality where that is out of range."""
+    name = labels.short(entry.label)
     if entry.standing == "ok" or entry.bits is None:
-        return entry.label
+        return name
     arrow = "\N{UPWARDS ARROW}" if entry.bits.value > span[1] else "\N{DOWNWARDS ARROW}" if entry.bits.value < span[0] else ""
-    return f"{entry.label} ({entry.standing}{f' {arrow} {entry.bits.value:.2f}' if arrow else ''})"
+    return f"{name} ({entry.standing}{f' {arrow} {entry.bits.value:.2f}' if arrow else ''})"
 
 
 def _front(made: Canvas, axis: Axis, front: Sequence[Entry]) -> None:
@@ -166,7 +167,7 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
     ranked = group.sound
     if not ranked:
         return None
-    rows, left = len(ranked), 14 + max(labels.extent(each.label, NORMAL)[0] for each in ranked)
+    rows, left = len(ranked), 14 + max(labels.extent(labels.short(each.label), NORMAL)[0] for each in ranked)
     left, height = min(left, 210.0), 74.0 + 25.0 * rows
     with figure_style():
         made = canvas(height=height, left=left, right=50, top=30, bottom=40)
@@ -188,7 +189,7 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
             shape = SHAPES[each.shape % len(SHAPES)]
             axes.plot([each.bits.value], [row], color=colour, marker=shape, markersize=6.5, gid=gid, clip_on=False)
             y = made.display(low, row)[1] - 3.6
-            made.text(4, y, each.label, size=NORMAL)
+            made.text(4, y, labels.short(each.label), size=NORMAL)
             made.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
             made.tips[gid] = f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
         stated = "; ".join(f"{each.label} {_bits(each)}" for each in ranked)
@@ -270,7 +271,7 @@ def _curves(group: Group, trained: Sequence[Entry], spent: Spent, key: str) -> D
             made.obstacles += labels.along([made.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2)
         draw_floors(made, ((name, floor.nll) for name, floor in (corpus.floors if corpus else {}).items()))
         ends = [made.display(*line[-1]) for _, line in lines]
-        name_points(made, ends, [each.label for each, _ in lines], [series(each.colour) for each, _ in lines])
+        name_points(made, ends, [labels.short(each.label) for each, _ in lines], [series(each.colour) for each, _ in lines])
         stated = "; ".join(f"{each.label} reaches {line[-1][1]:.3f} after {form(line[-1][0])}" for each, line in lines)
         alt = f"Validation loss in nats per token against {x_title}. {stated}."
         return Drawing(

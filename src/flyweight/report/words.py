@@ -131,10 +131,22 @@ def _best(group: Group) -> list[Finding]:
         text = f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
         return [Finding("undecided", f"Which model is best is undecided between {names}.", text)]
     if len(sound) == 1:
-        return [Finding("note", f"{name(first)} reaches {bits(first)} bits per byte{below}.", f"Measured{where}.")]
+        return [Finding("note", f"{name(first)} reaches {bits(first)} bits per byte{below}.", _alone(first, where))]
     gap = contrast(first, sound[1])
     text = f"Next is {name(sound[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
     return [Finding("note", f"{name(first)} is the best model here: {bits(first)} bits per byte{below}.", text)]
+
+
+def _alone(entry: Entry, where: str) -> str:
+    """Describe a model that stands alone: its interval, and what it took."""
+    text = [f"The 95 % interval{where} is {entry.bits.low:.3f} to {entry.bits.high:.3f}." if entry.bits else ""]
+    if (training := entry.model.training) is not None:
+        text.append(f"It was trained for {format_time(training.seconds)} on {format_count(training.tokens)} tokens.")
+    if entry.model.disk_bytes is not None:
+        text.append(
+            f"It has {format_count(entry.model.parameters.unique)} parameters and takes {format_size(entry.model.disk_bytes)}."
+        )
+    return " ".join(text)
 
 
 def _strongest_floor(group: Group) -> tuple[str, float] | None:

@@ -185,6 +185,14 @@ def test_one_model_above_the_strongest_floor_is_not_flattered():
     assert titled(findings, "Counting does better").kind == "warning"
 
 
+def test_a_model_alone_is_described():
+    first = said(models=(made.model("mine", 1.8),), comparisons=())[0]
+    assert first.text == (
+        "The 95 % interval on the test split of python-stdlib is 1.786 to 1.814. It was trained for 38 s on 3.28 M tokens."
+        " It has 1.33 M parameters and takes 5.64 MB."
+    )
+
+
 def test_a_tie_is_undecided():
     findings = said(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
     found = titled(findings, "Which model is best is undecided between `student-compute` (1.511) and `int8` (1.514).")
