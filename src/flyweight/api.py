@@ -21,62 +21,18 @@ from flyweight.config import load as config_load
 from flyweight.config import schema
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
-from flyweight.core.budget import Meter
-from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import read_json
 from flyweight.core.metric import Metric
-from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.evaluate.compare import Row, table
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.plan import plan as plans
 from flyweight.report import gather, page, summary
+from flyweight.session import DEFAULT, Session
 
 Model = str | Path | Artifact
 """What MODEL may be: see `flyweight.models`."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """Where and how to work: shared by all calls of one command."""
-
-    runs: Path | str | None = None
-    data_dir: Path | str | None = None
-    device: str | None = None
-    threads: int | None = None
-    seed: int = 0
-    watch: Watcher = ignore
-    command: str = ""
-
-    @property
-    def store(self) -> Store:
-        """The runs root."""
-        return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
-
-    def runtime(self, seed: int | None = None) -> Runtime:
-        """Return the device, threads and seed, and set this process's thread count."""
-        runtime = Runtime.detect(self.device, self.threads, self.seed if seed is None else seed)
-        runtime.apply()
-        return runtime
-
-    def context(self, budget: schema.Budget | None = None, seed: int | None = None) -> Context:
-        """Return what stages need; raise RequestError where the runs root cannot be written."""
-        self.store.prepare()
-        data_dir = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
-        if data_dir and not Path(data_dir).is_dir():
-            raise RequestError(f"--data-dir {data_dir}: there is no such folder")
-        return Context(
-            self.store,
-            self.runtime(seed),
-            Meter(budget or schema.Budget()),
-            self.watch,
-            Path(data_dir) if data_dir else None,
-            self.command,
-        )
-
-
-DEFAULT = Session()
 
 
 @dataclass(frozen=True)

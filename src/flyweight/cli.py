@@ -65,35 +65,13 @@ def _answer(value: Any, as_json: bool, show: Callable[[Any], Any]) -> None:
         show(value)
 
 
-def _print(*lines: Any) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str))
-
-
-def _show_run(result: Run, as_json: bool) -> None:
-    """Print a finished run: its findings, its table, and where the report is."""
-    import shutil
-
-    from flyweight.report import standing, tables, words
-
+def _answer_run(result: Run, as_json: bool) -> None:
     if as_json:
         print(result.summary.model_dump_json())
-        return
-    for group in standing.groups(standing.entries([result.summary])):
-        _print("", tables.terminal(group, shutil.get_terminal_size((100, 40)).columns))
-    for stage in result.summary.stages:
-        if stage.evaluate is not None:
-            _print(f"{stage.name}: {_in_words(stage.evaluate)}")
-    _print("", *words.plain(words.findings(result.summary)), "", f"report: {result.report}")
+    else:
+        from flyweight import answers
 
-
-def _in_words(evaluation: Any) -> str:
-    nll = evaluation.nll
-    where = f"{evaluation.split}, window {evaluation.window}, stride {evaluation.stride}"
-    return f"{nll.value:.4f} nats/token ({nll.low:.4f} ... {nll.high:.4f}) on {where}"
+        answers.run(result)
 
 
 # --- recipes ---
@@ -143,7 +121,7 @@ def _run(
     checked = api.load(recipe, *(overrides or ()), without=without or ())
     with _session(runs, data_dir, device, threads) as session:
         result = api.run(checked, session)
-    _show_run(result, as_json)
+    _answer_run(result, as_json)
 
 
 @app.command()
@@ -161,7 +139,7 @@ def train(
 
     with _session(runs, data_dir, device, threads) as session:
         result = api.train(data, *(overrides or ()), session=session)
-    _show_run(result, as_json)
+    _answer_run(result, as_json)
 
 
 @app.command()
@@ -177,7 +155,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a recipe, config or model needs, before anything runs. Exit status 1: it does not fit."""
-    from flyweight import api
+    from flyweight import answers, api
     from flyweight.plan import show
     from flyweight.plan.plan import Plan
 
@@ -185,8 +163,8 @@ def plan(
     with _session(runs, None, device, threads, quiet=True) as session:
         subject: Any = api.planned(target, [*(overrides or ()), *limits], session)
         result = api.plan(subject, session)
-    _answer(result.json(), as_json, lambda _: _print(*show.lines(result)))
-    if isinstance(result, Plan) and result.faults:
+    _answer(result.json(), as_json, lambda _: answers.say(*show.lines(result)))
+    if isinstance(result, Plan) and (result.faults or result.warnings):
         raise typer.Exit(1)
 
 
@@ -238,7 +216,7 @@ def _one(
 
     with _session(runs, data_dir, device, threads, seed) as session:
         result = api.stage(verb, fields, overrides or (), name, session)
-    _show_run(result, as_json)
+    _answer_run(result, as_json)
 
 
 # --- measurements ---
@@ -258,11 +236,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure NLL, perplexities and bits per byte with intervals."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, data_dir, device, threads) as session:
         result = api.evaluate(model, data, split, window, stride, session)
-    _answer(result.json(), as_json, _show_metrics)
+    _answer(result.json(), as_json, answers.metrics)
 
 
 @app.command()
@@ -274,11 +252,11 @@ def floors(
     as_json: Json = False,
 ) -> None:
     """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, data_dir, "cpu", None) as session:
         result = api.floors(data, split, session)
-    _answer(result.json(), as_json, _show_metrics)
+    _answer(result.json(), as_json, answers.metrics)
 
 
 @app.command()
@@ -295,11 +273,11 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure speed and memory in a fresh process."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, None, device, threads, seed) as session:
         result = api.bench(model, session, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats)
-    _answer(result.json(), as_json, _show_metrics)
+    _answer(result.json(), as_json, answers.metrics)
 
 
 @app.command()
@@ -314,11 +292,11 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Check what makes numbers worthless: leaks, padding, caches, sizes. Exit status 1: a check failed."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, data_dir, device, threads, seed) as session:
         result = api.audit(model, data, session)
-    _answer(result.json(), as_json, _show_checks)
+    _answer(result.json(), as_json, answers.checks)
     if not result.passed:
         raise typer.Exit(1)
 
@@ -335,57 +313,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Order models by bits per byte, each with its paired interval against the best."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, data_dir, device, threads) as session:
         rows = api.compare(models, data, split, session)
-    _answer({"models": [row.json() for row in rows]}, as_json, lambda _: _show_rows(rows))
-
-
-def _show_metrics(values: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim")
-    for head in ("metric", "value", "95 % interval", "unit"):
-        table.add_column(head, justify="left" if head in ("metric", "unit") else "right")
-    for name, value in values.items():
-        if isinstance(value, dict) and "value" in value:
-            interval = "" if value["low"] == value["high"] else f"{value['low']:,.5g} ... {value['high']:,.5g}"
-            table.add_row(name, f"{value['value']:,.5g}", interval, value["unit"])
-        elif isinstance(value, int | float | str):
-            table.add_row(name, str(value) if not isinstance(value, float) else f"{value:,.5g}", "", "")
-    _print(table)
-
-
-def _show_checks(values: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim")
-    for head in ("check", "verdict", "measured", "bound", "why"):
-        table.add_column(head)
-    colours = {"pass": "green", "fail": "red", "n/a": "dim"}
-    for check in values["checks"]:
-        numbers = ["" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")]
-        table.add_row(check["name"], f"[{colours[check['verdict']]}]{check['verdict']}[/]", *numbers, check["why"])
-    _print(table, "[green]passed[/]" if values["passed"] else "[red]failed[/]")
-
-
-def _show_rows(rows: list[Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim")
-    for head in ("model", "bits/byte", "nats/token", "above the best", "95 % interval", "verdict"):
-        table.add_column(head, justify="left" if head in ("model", "verdict") else "right")
-    for row in rows:
-        pair = row.paired
-        apart = ("", "", "the best") if pair is None else _apart(pair)
-        table.add_row(row.name, f"{row.bits_per_byte:.4f}", f"{row.nll:.4f}", *apart)
-    _print(table)
-
-
-def _apart(pair: Any) -> tuple[str, str, str]:
-    bits = pair.bits_per_byte
-    return f"{bits.value:+.4f}", f"{bits.low:+.4f} ... {bits.high:+.4f}", pair.verdict
+    _answer({"models": [row.json() for row in rows]}, as_json, lambda _: answers.rows(rows))
 
 
 # --- text ---
@@ -444,11 +376,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of a finished run anew, or one page over several runs."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, None, None, None, quiet=True) as session:
         path = api.report(names, out, session)
-    _answer({"report": str(path)}, as_json, lambda value: _print(f"report: {value['report']}"))
+    _answer({"report": str(path)}, as_json, lambda value: answers.say(f"report: {value['report']}"))
 
 
 @app.command()
@@ -459,30 +391,11 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List artifacts, or what is shipped."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, None, None, None, quiet=True) as session:
         found = api.shipped_models() if catalogue else api.shipped() if recipes else api.artifacts(session)
-    _answer({"items": found}, as_json, lambda value: _show_items(value["items"]))
-
-
-def _show_items(items: list[Any]) -> None:
-    from rich.table import Table
-
-    from flyweight.config.units import format_size, format_time
-
-    if not items:
-        _print("nothing yet")
-    elif isinstance(items[0], str):
-        _print(*items)
-    else:
-        table = Table(box=None, header_style="dim")
-        for head in ("artifact", "made", "took", "size", "used by"):
-            table.add_column(head)
-        for item in items:
-            sizes = (format_time(item["seconds"]), format_size(item["bytes"]))
-            table.add_row(item["id"], item["created"], *sizes, ", ".join(item["used_by"]))
-        _print(table)
+    _answer({"items": found}, as_json, lambda value: answers.items(value["items"]))
 
 
 @app.command()
@@ -496,11 +409,11 @@ def schema() -> None:
 @app.command()
 def doctor(runs: Runs = None, device: Device = None, threads: Threads = None, as_json: Json = False) -> None:
     """Say what this machine can do."""
-    from flyweight import api
+    from flyweight import answers, api
 
     with _session(runs, None, device, threads, quiet=True) as session:
         found = api.doctor(session)
-    _answer(found, as_json, lambda value: _print(*(f"{key:14} {text}" for key, text in value.items())))
+    _answer(found, as_json, lambda value: answers.say(*(f"{key:14} {text}" for key, text in value.items())))
 
 
 def _version(asked: bool) -> None:

@@ -59,6 +59,9 @@ class Display:
             self._say(f"  {self.stage.get('name', '')}: step {fields['step']}, validation {fields['nll']:.4f} nats/token")
         elif kind in NOTES:
             self._say(NOTES[kind].format(**fields))
+        elif kind == "planned":
+            for warning in fields["plan"].warnings:
+                self._say(f"[yellow]probably over[/] {warning}")
         elif kind == "made":
             self._made(fields)
 

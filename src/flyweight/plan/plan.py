@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from flyweight.config import load, schema
@@ -72,12 +72,17 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe's plan. `faults` says which limits of the budget cannot hold, each with what to change."""
+    """A recipe's plan.
+
+    `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time
+    depends on what else this machine is doing.
+    """
 
     name: str
     stages: tuple[StagePlan, ...]
     assumed: tuple[str, ...] = ()
-    faults: tuple[str, ...] = field(default=())
+    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
@@ -101,7 +106,14 @@ class Plan:
             }
             for stage in self.stages
         }
-        return {"name": self.name, "stages": stages, "total": self.totals, "assumed": self.assumed, "faults": self.faults}
+        return {
+            "name": self.name,
+            "stages": stages,
+            "total": self.totals,
+            "assumed": self.assumed,
+            "faults": self.faults,
+            "warnings": self.warnings,
+        }
 
 
 def plan(recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int] | None = None) -> Plan:
@@ -123,7 +135,7 @@ def plan(recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int
         vocab = (vocabularies or {}).get(vocabulary_key(stage.data)) or _vocabulary(stage.data, name, assumed)
         found[name] = _stage(name, stage, vocab, found, recipe, runtime)
     stages = tuple(found.values())
-    return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)))
+    return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)), tuple(_warnings(recipe, stages)))
 
 
 def vocabulary_key(data: schema.Data) -> str:
@@ -214,13 +226,17 @@ def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...]) -> list[str]:
     least = min(stage.model.parameters.unique for stage in compared)
     if limits.parameters is not None and least > limits.parameters:
         faults.append(f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has {format_count(least)}")
-    seconds = sum(stage.seconds or 0.0 for stage in stages)
-    if limits.time is not None and limits.over == "stop" and seconds > 1.5 * limits.time:
-        faults.append(
-            f"budget.time: {format_time(limits.time)}, but training alone would take about {format_time(seconds)} on this"
-            " machine: lower train.steps, or give it more time"
-        )
     return faults
+
+
+def _warnings(recipe: schema.Recipe, stages: tuple[StagePlan, ...]) -> list[str]:
+    limit, seconds = recipe.budget.time, sum(stage.seconds or 0.0 for stage in stages)
+    if limit is None or seconds <= limit:
+        return []
+    return [
+        f"budget.time: {format_time(limit)}, but training alone will take about {format_time(seconds)} on this machine as busy"
+        " as it is: lower train.steps, or give it more time"
+    ]
 
 
 def refuse(planned: Plan) -> None:

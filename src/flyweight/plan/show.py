@@ -48,4 +48,5 @@ def _recipe(plan: Plan) -> list[Any]:
         "all training", "", "", "", format_count(totals["flops"]), format_time(totals["time"]), format_size(totals["memory"])
     )
     notes = [f"assumed: {note}" for note in plan.assumed]
+    notes += [f"[yellow]probably over[/] {warning}" for warning in plan.warnings]
     return [table, *notes, *(f"[red]does not fit[/] {fault}" for fault in plan.faults)]

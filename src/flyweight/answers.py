@@ -1,0 +1,95 @@
+"""Answers as people read them in a terminal; with `--json` the command line prints plain data instead."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flyweight.api import Run
+from flyweight.config.units import format_size, format_time
+from flyweight.report import standing, tables, words
+
+
+def say(*lines: Any) -> None:
+    """Print text lines and tables on standard output."""
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=isinstance(line, str))
+
+
+def run(result: Run) -> None:
+    """Print a finished run: its findings, its table, and where the report is."""
+    for group in standing.groups(standing.entries([result.summary])):
+        say("", tables.terminal(group, shutil.get_terminal_size((100, 40)).columns))
+    for stage in result.summary.stages:
+        if stage.evaluate is not None:
+            say(f"{stage.name}: {_in_words(stage.evaluate)}")
+    say("", *words.plain(words.findings(result.summary)), "", f"report: {result.report}")
+
+
+def _in_words(evaluation: Any) -> str:
+    nll = evaluation.nll
+    where = f"{evaluation.split}, window {evaluation.window}, stride {evaluation.stride}"
+    return f"{nll.value:.4f} nats/token ({nll.low:.4f} ... {nll.high:.4f}) on {where}"
+
+
+def metrics(values: dict[str, Any]) -> None:
+    """Print a measurement's numbers with their intervals."""
+    table = Table(box=None, header_style="dim")
+    for head in ("metric", "value", "95 % interval", "unit"):
+        table.add_column(head, justify="left" if head in ("metric", "unit") else "right")
+    for name, value in values.items():
+        if isinstance(value, dict) and "value" in value:
+            middle, low, high = (float(value[key]) for key in ("value", "low", "high"))
+            table.add_row(name, f"{middle:,.5g}", "" if low == high else f"{low:,.5g} ... {high:,.5g}", value["unit"])
+        elif isinstance(value, int | float | str):
+            table.add_row(name, str(value) if not isinstance(value, float) else f"{value:,.5g}", "", "")
+    say(table)
+
+
+def checks(values: dict[str, Any]) -> None:
+    """Print an audit."""
+    table = Table(box=None, header_style="dim")
+    for head in ("check", "verdict", "measured", "bound", "why"):
+        table.add_column(head)
+    colours = {"pass": "green", "fail": "red", "n/a": "dim"}
+    for check in values["checks"]:
+        numbers = ["" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")]
+        table.add_row(check["name"], f"[{colours[check['verdict']]}]{check['verdict']}[/]", *numbers, check["why"])
+    say(table, "[green]passed[/]" if values["passed"] else "[red]failed[/]")
+
+
+def rows(found: list[Any]) -> None:
+    """Print a comparison, best first."""
+    table = Table(box=None, header_style="dim")
+    for head in ("model", "bits/byte", "nats/token", "above the best", "95 % interval", "verdict"):
+        table.add_column(head, justify="left" if head in ("model", "verdict") else "right")
+    for row in found:
+        pair = row.paired
+        apart = ("", "", "the best") if pair is None else _apart(pair)
+        table.add_row(row.name, f"{row.bits_per_byte:.4f}", f"{row.nll:.4f}", *apart)
+    say(table)
+
+
+def _apart(pair: Any) -> tuple[str, str, str]:
+    bits = pair.bits_per_byte
+    return f"{bits.value:+.4f}", f"{bits.low:+.4f} ... {bits.high:+.4f}", pair.verdict
+
+
+def items(found: list[Any]) -> None:
+    """Print names, or artifacts with their size and users."""
+    if not found:
+        say("nothing yet")
+    elif isinstance(found[0], str):
+        say(*found)
+    else:
+        table = Table(box=None, header_style="dim")
+        for head in ("artifact", "made", "took", "size", "used by"):
+            table.add_column(head)
+        for item in found:
+            sizes = (format_time(item["seconds"]), format_size(item["bytes"]))
+            table.add_row(item["id"], item["created"], *sizes, ", ".join(item["used_by"]))
+        say(table)

@@ -1,0 +1,57 @@
+"""Where and how one command works: the runs root, the data folder, the device, who watches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyweight.config import schema
+from flyweight.core.artifact import Store
+from flyweight.core.budget import Meter
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.runtime import Runtime
+from flyweight.core.stage import Context
+from flyweight.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how to work: shared by all calls of one command."""
+
+    runs: Path | str | None = None
+    data_dir: Path | str | None = None
+    device: str | None = None
+    threads: int | None = None
+    seed: int = 0
+    watch: Watcher = ignore
+    command: str = ""
+
+    @property
+    def store(self) -> Store:
+        """The runs root."""
+        return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
+
+    def runtime(self, seed: int | None = None) -> Runtime:
+        """Return the device, threads and seed, and set this process's thread count."""
+        runtime = Runtime.detect(self.device, self.threads, self.seed if seed is None else seed)
+        runtime.apply()
+        return runtime
+
+    def context(self, budget: schema.Budget | None = None, seed: int | None = None) -> Context:
+        """Return what stages need; raise RequestError where the runs root cannot be written."""
+        self.store.prepare()
+        data_dir = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
+        if data_dir and not Path(data_dir).is_dir():
+            raise RequestError(f"--data-dir {data_dir}: there is no such folder")
+        return Context(
+            self.store,
+            self.runtime(seed),
+            Meter(budget or schema.Budget()),
+            self.watch,
+            Path(data_dir) if data_dir else None,
+            self.command,
+        )
+
+
+DEFAULT = Session()
