@@ -89,7 +89,7 @@ class Int8Linear(Packed):
         scales[scales < torch.finfo(torch.bfloat16).tiny] = 0
         self.scales.copy_(scales)
         steps = torch.where(scales > 0, scales.float(), 1)[:, None]  # (out, 1)
-        for start, stop in self._chunks():
+        for start, stop in self._pieces(self._step(weight)):
             codes = (weight[start:stop] / steps[start:stop]).round_().clamp_(-127, 127)
             self.codes[start:stop] = codes.to(torch.int8)
 
@@ -104,12 +104,13 @@ class Int8Linear(Packed):
         return "the codes are not aligned in memory" if self.codes.data_ptr() % 16 else None
 
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        codes = self.codes[start:stop].to(dtype)
+        codes = self._sliced(self.codes, start, stop)
+        codes = codes.float() if dtype == torch.float32 else codes.to(dtype)
         # Sums of unscaled codes can leave float16's range.
         return codes.mul_(self.scales[start:stop, None].to(dtype)) if dtype == torch.float16 else codes
 
     def _factors(self, dtype: torch.dtype) -> Tensor | None:
-        return None if dtype == torch.float16 else self.scales.to(dtype)
+        return None if dtype == torch.float16 else self.scales
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -138,19 +139,19 @@ class NF4Linear(Packed):
         self.register_buffer("codes", torch.zeros(out_features, -(-in_features // 2), dtype=torch.uint8))
         dtype = torch.uint8 if self.nested else torch.float32
         self.register_buffer("scales", torch.zeros(out_features, self.blocks, dtype=dtype))
-        if self.nested:  # offset and step of each group
-            self.register_buffer("scale_ranges", torch.zeros(-(-out_features * self.blocks // SCALE_GROUP), 2))
+        if self.nested:  # the groups' offsets and steps
+            self.register_buffer("scale_ranges", torch.zeros(2, -(-out_features * self.blocks // SCALE_GROUP), 1))
 
     @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
         """Store this weight (out, in); raise FlyweightError for another shape or a value that is not finite."""
         weight = self._checked(weight)
         width = self.blocks * self.block
-        largest = [self._blocked(weight[start:stop], width).abs().amax(2) for start, stop in self._chunks()]
+        largest = [self._blocked(weight[start:stop], width).abs().amax(2) for start, stop in self._pieces(self._step(weight))]
         self._pack_scales(torch.cat(largest))  # (out, blocks)
         book = torch.tensor(NF4_VALUES, device=weight.device)
         middles = (book[1:] + book[:-1]) / 2  # (15,)
-        for start, stop in self._chunks():
+        for start, stop in self._pieces(self._step(weight)):
             scales = self.block_scales(start, stop)[..., None]  # (n, blocks, 1)
             unit = self._blocked(weight[start:stop], width) / torch.where(scales > 0, scales, 1)  # (n, blocks, block)
             codes = torch.bucketize(unit, middles, out_int32=True).flatten(1)[:, : self.in_features].to(torch.uint8)
@@ -163,18 +164,20 @@ class NF4Linear(Packed):
         scales = self.scales[flat]  # (N, blocks)
         if self.nested:
             groups = (flat[:, None] * self.blocks + torch.arange(self.blocks, device=flat.device)) // SCALE_GROUP
-            scales = _decoded(scales, self.scale_ranges[groups])
+            scales = _decoded(scales, self.scale_ranges[:, groups, 0])
         return self._values(self.codes[flat], scales).to(self.dtype).view(*index.shape, self.in_features)
 
     def block_scales(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the float32 scales of the blocks of rows `start` to `stop`: (stop - start, blocks)."""
         stop = self.out_features if stop is None else stop
         if not self.nested:
-            return self.scales[start:stop]
+            return self._sliced(self.scales, start, stop)
         first, last = start * self.blocks // SCALE_GROUP, -(-stop * self.blocks // SCALE_GROUP)
+        if (stop - start) * self.blocks == self.scale_ranges.shape[1] * SCALE_GROUP:
+            return _decoded(self.scales.view(-1, SCALE_GROUP), self.scale_ranges).view(stop, self.blocks)
         codes = self.scales.view(-1)[first * SCALE_GROUP : last * SCALE_GROUP]
-        codes = F.pad(codes, (0, (last - first) * SCALE_GROUP - codes.numel())).view(-1, SCALE_GROUP)
-        scales = _decoded(codes, self.scale_ranges[first:last, None]).view(-1)  # (groups * 256,)
+        codes = F.pad(codes, (0, (last - first) * SCALE_GROUP - codes.numel())).view(-1, SCALE_GROUP)  # (groups, 256)
+        scales = _decoded(codes, self.scale_ranges[:, first:last]).view(-1)
         begin = start * self.blocks - first * SCALE_GROUP
         return scales[begin : begin + (stop - start) * self.blocks].view(stop - start, self.blocks)
 
@@ -186,17 +189,17 @@ class NF4Linear(Packed):
         return None if self.block in sizes else f"bitsandbytes knows no blocks of {self.block}, only of {sizes}"
 
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return self._values(self.codes[start:stop], self.block_scales(start, stop)).to(dtype)
+        return self._values(self._sliced(self.codes, start, stop), self.block_scales(start, stop)).to(dtype)
 
     def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
         """Return the float32 weights of packed rows (N, bytes) with their scales (N, blocks): (N, in)."""
         table = torch.from_numpy(_PAIRS)
-        if table.device != codes.device:  # MPS has no float64, and only the bits matter
+        if codes.device.type != "cpu":  # MPS has no float64, and only the bits matter
             table = table.view(torch.int64).to(codes.device)
         values = table.index_select(0, codes.reshape(-1).int()).view(torch.float32)
+        if self.in_features % self.block == 0 and self.in_features % 2 == 0:
+            return values.view(-1, self.block).mul_(scales.reshape(-1, 1)).view(-1, self.in_features)
         values = values.view(codes.shape[0], -1)[:, : self.in_features]  # (N, in)
-        if self.in_features % self.block == 0:
-            return values.reshape(-1, self.block).mul_(scales.reshape(-1, 1)).view(-1, self.in_features)
         return values * scales.repeat_interleave(self.block, 1)[:, : self.in_features]
 
     def _blocked(self, weight: Tensor, width: int) -> Tensor:
@@ -211,10 +214,11 @@ class NF4Linear(Packed):
         offset, top = padded.amin(1, keepdim=True), padded.amax(1, keepdim=True)  # (groups, 1)
         step = (top - offset) / 255
         codes = ((padded - offset) / torch.where(step > 0, step, 1)).round_().clamp_(0, 255)
-        self.scale_ranges.copy_(torch.cat((offset, step), 1))
+        self.scale_ranges.copy_(torch.stack((offset, step)))
         self.scales.copy_(codes.to(torch.uint8).view(-1)[: flat.numel()].view_as(self.scales))
 
 
 def _decoded(codes: Tensor, ranges: Tensor) -> Tensor:
-    """Return the scales of 8-bit codes (...) with their groups' offset and step (..., 2)."""
-    return codes * ranges[..., 1] + ranges[..., 0]
+    """Return the scales of 8-bit codes (...) with their groups' offsets and steps (2, ...)."""
+    offset, step = ranges.unbind()
+    return codes.float().mul_(step).add_(offset)

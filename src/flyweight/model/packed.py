@@ -21,8 +21,8 @@ from flyweight.errors import FlyweightError
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
 REFERENCE = "reference"
-_CHUNK_ELEMENTS = {"cpu": 1 << 20}
-_CHUNK_ELSEWHERE = 1 << 24
+_PIECE_CPU = 1 << 20
+_PIECE_ELSEWHERE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ class Packed(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out), differentiable with respect to `x` (and b)."""
-        x = x.to(autocast_dtype(x))
-        result = _Product.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self._multiply(x)
+        dtype = autocast_dtype(x)
+        x = x if x.dtype == dtype else x.to(dtype)
+        with without_autocast(x):
+            result = _Product.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self._multiply(x)
         assert isinstance(result, Tensor)
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
@@ -119,15 +121,13 @@ class Packed(nn.Module, ABC):
     def reference(self, x: Tensor) -> Tensor:
         """Return x W^T by plain torch, a piece of W at a time: (N, in) -> (N, out), in the dtype that is best for x here."""
         dtype = fast_dtype(x)
-        x, result = x.to(dtype), None
-        for start, stop in self._chunks():
-            part = F.linear(x, self._part(start, stop, dtype))  # (N, stop - start)
-            if stop - start == self.out_features:
-                result = part
-                break
-            result = x.new_empty(x.shape[0], self.out_features) if result is None else result
-            result[:, start:stop] = part
-        assert result is not None
+        x, step = x if x.dtype == dtype else x.to(dtype), self._step(x)
+        if step >= self.out_features:
+            result = F.linear(x, self._part(0, self.out_features, dtype))
+        else:
+            result = x.new_empty(x.shape[0], self.out_features)
+            for start, stop in self._pieces(step):
+                result[:, start:stop] = F.linear(x, self._part(start, stop, dtype))  # (N, stop - start)
         factors = self._factors(dtype)
         return result if factors is None else result.mul_(factors)
 
@@ -137,22 +137,29 @@ class Packed(nn.Module, ABC):
         factors = self._factors(dtype)
         grad = grad.to(dtype) if factors is None else grad.to(dtype) * factors
         result = grad.new_zeros(grad.shape[0], self.in_features)
-        for start, stop in self._chunks():
+        for start, stop in self._pieces(self._step(grad)):
             result.addmm_(grad[:, start:stop], self._part(start, stop, dtype))
         return result.to(given)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, self.in_features)  # (N, in)
-        chosen = self.kernel(x.dtype)
-        usable = chosen.multiply is not None and 0 < flat.shape[0] <= (chosen.most_rows or flat.shape[0])
-        with without_autocast(x):
-            result = chosen.multiply(flat, self) if usable and chosen.multiply else self.reference(flat)
-        return result.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        flat, chosen = x.reshape(-1, self.in_features), self.kernel(x.dtype)  # (N, in)
+        if chosen.multiply and 0 < flat.shape[0] <= (chosen.most_rows or flat.shape[0]):
+            result = chosen.multiply(flat, self)
+        else:
+            result = self.reference(flat)
+        result = result if result.dtype == x.dtype else result.to(x.dtype)
+        return result.view(*x.shape[:-1], self.out_features)
 
-    def _chunks(self) -> Iterator[tuple[int, int]]:
-        size = max(1, _CHUNK_ELEMENTS.get(self.codes.device.type, _CHUNK_ELSEWHERE) // self.in_features)
-        for start in range(0, self.out_features, size):
-            yield start, min(start + size, self.out_features)
+    def _step(self, x: Tensor) -> int:
+        """Return how many rows of W are unpacked at once: what a cache holds on a CPU, enough work for a GPU."""
+        return max(1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features)
+
+    def _pieces(self, step: int) -> Iterator[tuple[int, int]]:
+        for start in range(0, self.out_features, step):
+            yield start, min(start + step, self.out_features)
+
+    def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
+        return tensor if stop - start == self.out_features else tensor[start:stop]
 
     def _checked(self, weight: Tensor) -> Tensor:
         expected = (self.out_features, self.in_features)
@@ -211,8 +218,3 @@ def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> 
     if error <= 4 * torch.finfo(dtype).eps:
         return fast
     return Kernel(REFERENCE, f"{fast.name} is wrong here: a relative error of {error:.2g} on a small layer")
-
-
-def kernels_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Kernel]:
-    """Return the kernel of every packed layer of a model by its module name, for inputs of this dtype."""
-    return {name: module.kernel(dtype) for name, module in model.named_modules() if isinstance(module, Packed)}

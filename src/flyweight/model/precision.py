@@ -10,6 +10,8 @@ from torch import Tensor
 
 from flyweight.core.runtime import native_bf16
 
+_NOTHING = nullcontext()
+
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which a matrix product of `x` is computed here and now."""
@@ -21,9 +23,8 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
 
 def fast_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which this machine best multiplies `x`: its own, but float32 on CPUs that only emulate it."""
-    if x.device.type != "cpu" or x.dtype == torch.float64 or (x.dtype == torch.bfloat16 and native_bf16()):
-        return x.dtype
-    return torch.float32
+    half = x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu"
+    return torch.float32 if half and not (x.dtype == torch.bfloat16 and native_bf16()) else x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -31,4 +32,4 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return _NOTHING
