@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flyweight.config.schema import ModelConfig
+    from flyweight.config.architecture import ModelConfig
 
 
 def model_faults(config: ModelConfig) -> list[str]:

@@ -17,6 +17,7 @@ class Pack:
 
     def run(self, config: schema.Data, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write tokenizer, shards and `meta.json` and return what it took."""
+
         def progress(what: str, done: float) -> None:
             draft.events.watch("packing", {"what": what, "done": done})
 
