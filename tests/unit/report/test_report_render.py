@@ -122,6 +122,7 @@ def test_several_runs_on_one_page(tmp_path):
     out = page.write_many([*folders, folders[0]], tmp_path / "both")
     checker = Checker(out.read_text())
     text = " ".join(checker.text)
+    assert text.count("Distillation did not pay here") == 2
     assert "2 runs" in text and "second:nf4" in text and "quickstart:nf4" in text
     assert len(checker.ids) == len(set(checker.ids))
     assert (tmp_path / "both" / "table.csv").read_text().count("second,1,") > 50
