@@ -116,7 +116,7 @@ def render(summaries: Sequence[Summary]) -> str:
             reasons=_reasons(audited),
             bars=[[_bar(line) for line in summary.budget] for summary in summaries],
             headlines=[words.findings(summary)[:1] for summary in summaries],
-        commands=[_commands(summary) for summary in summaries],
+            commands=[_commands(summary) for summary in summaries],
             legend=tables.LEGEND,
             chips=_CHIPS,
         )
