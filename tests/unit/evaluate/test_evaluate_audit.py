@@ -95,12 +95,17 @@ class DeafToMasks(Decoder):
 
 
 class StaleCache(Decoder):
-    """Writes keys and values one slot late after the first piece."""
+    """Loses the first position of the cache once a second piece comes."""
 
     def hidden(self, tokens, cache=None, mask=None):
         if cache is not None and cache.length > 0:
             cache.keys[:, :, :, 0] = 0
         return super().hidden(tokens, cache, mask)
+
+
+class DeafWhenCached(Decoder):
+    def hidden(self, tokens, cache=None, mask=None):
+        return super().hidden(tokens, cache, None if cache is not None else mask)
 
 
 class Forgetful(Decoder):
@@ -191,6 +196,11 @@ def test_every_check_can_fail_and_passes_the_sound_model(name, subject, tmp_path
 def test_counted_padding_is_found(subject):
     assert checks.padding_invariance(subject, pads_counted).verdict == "fail"
     assert checks.batch_invariance(subject, pads_counted).verdict == "fail"
+
+
+@torch.no_grad()
+def test_a_cache_that_is_wrong_only_beside_padding_is_found(subject):
+    assert checks.cache(broken(subject, DeafWhenCached)).verdict == "fail"
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ def test_a_broken_model_is_reported_with_the_childs_last_words(tmp_path):
 )
 def test_a_child_that_fails_is_an_error_and_no_result(tmp_path, monkeypatch, code, message):
     (tmp_path / "failing_worker.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(bench_module, "WORKER", "failing_worker")
     with pytest.raises(FlyweightError, match=message):
         bench(tmp_path, ASKED)
@@ -117,7 +117,7 @@ def test_a_child_that_fails_is_an_error_and_no_result(tmp_path, monkeypatch, cod
 
 def test_a_child_that_hangs_is_stopped(tmp_path, monkeypatch):
     (tmp_path / "hanging_worker.py").write_text("import time; time.sleep(60)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(bench_module, "WORKER", "hanging_worker")
     began = time.monotonic()
     with pytest.raises(FlyweightError, match="no result after"):
@@ -132,7 +132,7 @@ def test_what_libraries_print_does_not_reach_the_answer(tmp_path, monkeypatch):
         "bench_worker.measure = lambda request: print('noise') or measure(request)\n"
         "bench_worker.main()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(bench_module, "WORKER", "noisy_worker")
     assert bench(saved(tmp_path / "model"), ASKED, threads=1).weight_bytes.value > 0
 
