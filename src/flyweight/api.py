@@ -7,7 +7,6 @@ failed).
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,7 +91,7 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
 def plan(target: schema.Recipe | schema.ModelConfig | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
     """Return what a recipe, config or model needs; nothing is allocated."""
     if isinstance(target, schema.Recipe):
-        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store))
+        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ModelConfig):
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
@@ -133,7 +132,7 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
     checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
     context = session.context(checked.budget, checked.seed)
-    planned = plans.plan(checked, context.runtime, _vocabularies(context.store))
+    planned = plans.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
     plans.refuse(planned)
     context.watch("planned", {"name": checked.name, "plan": planned})
     finished = recipes.run(checked, context, lambda reference, where: models.find(reference, context.store, where))
@@ -199,7 +198,7 @@ def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
     """Return the `train` recipe with a model, tokenizer and dropout that fit the text, the budget and this machine."""
     from flyweight.plan.suggest import suggest
 
-    return config_load.recipe(suggest(raw, session.runtime(), session.data_dir or os.environ.get("FLYWEIGHT_DATA")), "train")
+    return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
 
 
 def _plain(name: str) -> str:

@@ -18,6 +18,7 @@ from flyweight.core.runtime import Precision
 from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
 from flyweight.data.pack import source_fingerprint
+from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.evaluate import stages as evaluate_stages
 from flyweight.plan.budget import shared_time
@@ -45,6 +46,7 @@ class Runner:
 
     def corpus(self, data: schema.Data) -> Artifact:
         """Return the packed corpus of a data config, packing it when no run has done so."""
+        data = with_tokenizer(data, self.context.data_dir)
         packing = data.model_copy(update={"context": 1})  # windows are cut from the shards later: they are the same for all
         key = packing.model_dump_json()
         if key not in self.corpora:

@@ -32,6 +32,14 @@ class Session:
         """The runs root."""
         return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
 
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of local copies of corpora; raise RequestError where it is named and not there."""
+        folder = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
+        if folder and not Path(folder).is_dir():
+            raise RequestError(f"--data-dir {folder}: there is no such folder")
+        return Path(folder) if folder else None
+
     def runtime(self, seed: int | None = None) -> Runtime:
         """Return the device, threads and seed, and set this process's thread count."""
         runtime = Runtime.detect(self.device, self.threads, self.seed if seed is None else seed)
@@ -41,15 +49,12 @@ class Session:
     def context(self, budget: schema.Budget | None = None, seed: int | None = None) -> Context:
         """Return what stages need; raise RequestError where the runs root cannot be written."""
         self.store.prepare()
-        data_dir = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
-        if data_dir and not Path(data_dir).is_dir():
-            raise RequestError(f"--data-dir {data_dir}: there is no such folder")
         return Context(
             self.store,
             self.runtime(seed),
             Meter(budget or schema.Budget()),
             self.watch,
-            Path(data_dir) if data_dir else None,
+            self.data_folder,
             self.command,
         )
 

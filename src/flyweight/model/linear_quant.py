@@ -85,8 +85,6 @@ class Int8Linear(Packed):
         """Store this weight (out, in); raise FlyweightError for another shape or a value that is not finite."""
         weight = self._checked(weight)
         scales = (weight.abs().amax(1) / 127).to(torch.bfloat16)  # (out,)
-        # Below the smallest normal number the scale's own rounding would exceed half a step: such a row counts as zero.
-        scales[scales < torch.finfo(torch.bfloat16).tiny] = 0
         self.scales.copy_(scales)
         steps = torch.where(scales > 0, scales.float(), 1)[:, None]  # (out, 1)
         for start, stop in self._pieces(self._step(weight)):

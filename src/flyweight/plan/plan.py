@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from flyweight.config import load, schema
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.runtime import Runtime
+from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.model import cost
 from flyweight.plan import memory, time
 from flyweight.plan.budget import shared_time
 from flyweight.train.trainer import Limits
 
-ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000}
+ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000, "file": 32_000}
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Plan:
         }
 
 
-def plan(recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int] | None = None) -> Plan:
+def plan(
+    recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int] | None = None, data_dir: Path | None = None
+) -> Plan:
     """Return what a recipe's training stages will need. `vocabularies` tells the vocabulary of corpora that are packed already.
 
     A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says.
@@ -132,7 +136,8 @@ def plan(recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int
                 assumed.append(f"{name}: the model it starts from is outside this recipe and is not planned")
                 continue
             stage = stage.model_copy(update={"model": source.model})
-        vocab = (vocabularies or {}).get(vocabulary_key(stage.data)) or _vocabulary(stage.data, name, assumed)
+        data = with_tokenizer(stage.data, data_dir)
+        vocab = (vocabularies or {}).get(vocabulary_key(data)) or _vocabulary(data, name, assumed)
         found[name] = _stage(name, stage, vocab, found, recipe, runtime)
     stages = tuple(found.values())
     return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)), tuple(_warnings(recipe, stages)))
@@ -144,12 +149,12 @@ def vocabulary_key(data: schema.Data) -> str:
 
 
 def _vocabulary(data: schema.Data, name: str, assumed: list[str]) -> int:
-    kind = data.tokenizer.kind if data.tokenizer else DEFAULT_KINDS.get(data.corpus, "bpe")
-    if kind == "bpe":
-        return data.tokenizer.vocab if isinstance(data.tokenizer, schema.BpeTokenizer) else schema.BpeTokenizer().vocab
-    vocab = ASSUMED_VOCAB.get(kind, 4096)
-    if kind != "byte":
-        assumed.append(f"{name}: {vocab} {kind} tokens (the real number is known once the corpus has been read)")
+    assert data.tokenizer is not None
+    if isinstance(data.tokenizer, schema.BpeTokenizer):
+        return data.tokenizer.vocab
+    vocab = ASSUMED_VOCAB[data.tokenizer.kind]
+    if data.tokenizer.kind != "byte":
+        assumed.append(f"{name}: {vocab} {data.tokenizer.kind} tokens (the real number is known once the corpus has been read)")
     return vocab
 
 
@@ -243,6 +248,3 @@ def refuse(planned: Plan) -> None:
     """Raise RequestError with every limit that the plan already breaks."""
     if planned.faults:
         raise RequestError("\n".join([f"{planned.name} does not fit its budget:", *(f"  {fault}" for fault in planned.faults)]))
-
-
-DEFAULT_KINDS = {"tiny-shakespeare": "char", "ptb": "word", "wikitext-2": "word", "wikitext-103": "word"}

@@ -25,7 +25,7 @@ SHAPES = ((4, 96), (4, 128), (4, 192), (6, 256), (6, 384), (8, 512), (12, 768))
 BYTES_PER_TOKEN = {256: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.4}
 
 
-def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: str | Path | None) -> dict[str, Any]:
+def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None) -> dict[str, Any]:
     """Return the raw recipe with what its user left open: `data.tokenizer`, `model.layers`, `model.dim` and `model.dropout`.
 
     The model is the largest whose compute-optimal number of tokens fits the time, the vocabulary grows with the text, and
@@ -33,7 +33,7 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: str | Path | Non
     """
     raw = copy.deepcopy(dict(raw))
     data, model = raw["data"], raw.setdefault("model", {})
-    source = resolve(data["corpus"], Path(data_dir) if data_dir else None)
+    source = resolve(data["corpus"], data_dir)
     size = sum(len(part.text.encode()) for part in source.documents("train") if isinstance(part, Document))
     if "tokenizer" not in data and source.about.tokenizer.kind == "bpe":
         data["tokenizer"] = {

@@ -14,7 +14,6 @@ from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
-from flyweight.data.sources import resolve
 from flyweight.errors import RequestError
 from flyweight.evaluate.compare import paired
 from flyweight.evaluate.intervals import UNITS, UnitScores
@@ -125,13 +124,12 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary
     """Return one packed corpus, with the n-gram floors measured on it."""
     meta = Corpus.open(artifact.path / "corpus", verify=False).meta
     config = artifact.identity["config"]
-    kind = config["tokenizer"]["kind"] if config["tokenizer"] else resolve(config["corpus"]).about.tokenizer.kind
     found = {} if floors is None else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
     keys = summary.Floor.model_fields
     return summary.CorpusSummary(
         name=config["corpus"],
         fingerprint=meta.fingerprint,
-        tokenizer=f"{kind} ({meta.vocab_size:,})",
+        tokenizer=f"{config['tokenizer']['kind']} ({meta.vocab_size:,})",
         vocab_size=meta.vocab_size,
         context=context,
         splits={
@@ -140,6 +138,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary
         },
         overlap={name: split.overlap for name, split in meta.splits.items() if split.overlap is not None},
         floors={name: summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
+        floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
         megabytes_per_second=meta.megabytes_per_second,
     )
 

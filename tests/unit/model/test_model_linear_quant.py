@@ -97,6 +97,9 @@ def test_rows_are_the_rows_of_the_dense_weight(kind, shape):
     factors = layer._factors(torch.float32)
     dense = whole if factors is None else whole * factors[:, None]
     assert torch.equal(layer.dense(), dense)
+    half, factors = layer._part(0, shape[0], torch.float16), layer._factors(torch.float16)
+    assert factors is None  # sums of unscaled codes could leave float16's range
+    torch.testing.assert_close(half.float(), dense, rtol=2**-8, atol=1e-6)
     index = torch.randint(shape[0], (2, 3), generator=torch.Generator().manual_seed(4))
     assert torch.equal(layer.rows(index), dense[index])
     assert torch.equal(layer.rows(index.int()), dense[index])
@@ -134,7 +137,7 @@ def test_autocast_computes_in_its_dtype_and_the_gradient_comes_back_in_the_input
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
         (grad,) = torch.autograd.grad(y.float().sum(), x)
-    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, layer(x.detach().bfloat16()))  # autocast meddles with no product inside
     assert grad.dtype == torch.float32
     torch.testing.assert_close(grad, layer.dense().sum(0).expand_as(x), rtol=2**-6, atol=1e-2)
     assert not torch.equal(grad, torch.zeros_like(grad))
@@ -285,6 +288,8 @@ def test_double_quantization_is_wrong_by_at_most_half_a_step(shape):
     plain, double = (NF4Linear.from_dense(weight, None, NF4(block=16, double=double)) for double in (False, True))
     steps = double.scale_ranges[1, :, 0].repeat_interleave(256)[: plain.scales.numel()].view_as(plain.scales)
     assert ((double.block_scales() - plain.block_scales()).abs() <= steps * 0.5001 + 1e-9).all()
+    assert double.scales.min() == 0
+    assert double.scales.max() == (255 if plain.scales.numel() > 1 else 0)
 
 
 def test_double_quantization_costs_little():
@@ -359,6 +364,23 @@ def test_a_kernel_that_is_wrong_or_fails_is_not_used_and_says_so(monkeypatch):
         assert chosen.name == REFERENCE
         assert expected in chosen.reason
     choose_kernel.cache_clear()
+
+
+def test_a_kernel_gets_no_more_rows_than_it_is_good_for(monkeypatch):
+    seen: list[int] = []
+
+    def counting(x: Tensor, layer: Int8Linear) -> Tensor:
+        seen.append(x.shape[0])
+        return layer.reference(x)
+
+    kernel = Kernel("counting", "for few rows", counting, most_rows=4)
+    monkeypatch.setattr(Int8Linear, "fast", {"cpu": Fast(kernel, lambda dtype: None)})
+    choose_kernel.cache_clear()
+    layer = made(Int8(), 12, 64)
+    for rows in (1, 4, 5, 0):
+        assert layer(torch.zeros(rows, 64)).shape == (rows, 12)
+    choose_kernel.cache_clear()
+    assert seen[1:] == [1, 4]  # the first was the trial
 
 
 @pytest.mark.parametrize("double", [False, True])

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from flyweight.config import schema
 from flyweight.core.errors import RequestError
 from flyweight.data.document import HeldOut, Source
 from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
@@ -37,6 +38,13 @@ def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None 
     near = difflib.get_close_matches(corpus, SOURCES, 1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise RequestError(f"there is no corpus {corpus!r}; {hint}{ways[0].upper()}{ways[1:]}")
+
+
+def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Data:
+    """Return the data config with its corpus' own default tokenizer written out; raise RequestError as `resolve` does."""
+    if data.tokenizer is not None:
+        return data
+    return data.model_copy(update={"tokenizer": resolve(data.corpus, data_dir).about.tokenizer})
 
 
 SOURCES: dict[str, Callable[[Path | None, HeldOut], Source]] = {
