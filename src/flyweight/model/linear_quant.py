@@ -28,7 +28,7 @@ _PAIRS = np.stack((_BOOK.repeat(16), np.tile(_BOOK, 16)), 1).reshape(-1).view(np
 
 def _int8_refusal(dtype: torch.dtype) -> str | None:
     if dtype != torch.bfloat16:
-        return "torch's int8 kernel is vectorised for bfloat16 alone; for others it is several times slower than the reference"
+        return "torch's int8 kernel is vectorised for bfloat16 alone; for others it takes 4 to 40 times the reference's time"
     if sys.platform == "win32" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return "torch's int8 kernel is vectorised for AVX2 and AVX512 alone, and not on Windows"
     return None
