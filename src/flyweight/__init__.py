@@ -5,7 +5,14 @@ The names below are those of `flyweight.api`, imported when first used: `import 
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if "torch" not in sys.modules:
+    # GNU OpenMP's threads spin for long at every barrier. With another busy process on the machine, small models then train ten
+    # times slower; a short spin costs nothing measurable on idle cores (docs/adr/0006). The user's own setting wins.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 
