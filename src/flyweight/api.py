@@ -123,7 +123,7 @@ def _vocabularies(store: Store) -> dict[str, int]:
     found = {}
     for path in store.root.glob("corpus-????????/manifest.json"):
         manifest = read_json(path)
-        data = schema.Data.model_validate(manifest["identity"]["config"])
+        data = schema.Data.model_validate(manifest["identity"]["config"], context={"resolved": True})
         found[plans.vocabulary_key(data)] = manifest["facts"]["vocab_size"]
     return found
 

@@ -21,8 +21,11 @@ IGNORE = -100
 CHUNK_ELEMENTS = 2**23
 """Logits held at once (33 MB in float32): large enough for full-speed products, small enough to matter nowhere."""
 
-ChunkLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""(raw float32 logits (n, V), rows) -> (summed loss, summed next-token NLL), both over real targets."""
+ChunkLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor, Tensor | None]]
+"""(raw float32 logits (n, V), rows, whether a gradient is wanted) -> (summed loss, summed next-token NLL, slope (n, V)).
+
+Loss and NLL count real targets only; the slope is the loss's gradient by the logits, and may reuse their memory.
+"""
 
 
 class LanguageModel(Protocol):
@@ -63,21 +66,16 @@ class _ChunkedHead(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if train else None
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = (hidden[part] @ weight.T).float()  # (n, V)
-            if grad_hidden is None or grad_weight is None:
-                chunk_loss, chunk_nll = loss_of(logits, part)
-            else:
-                with torch.enable_grad():
-                    chunk_loss, chunk_nll = loss_of(logits.requires_grad_(), part)
-                    (slope,) = torch.autograd.grad(chunk_loss, logits)  # (n, V)
-                slope = slope.to(hidden.dtype)
+            chunk_loss, chunk_nll, slope = loss_of((hidden[part] @ weight.T).float(), part, train)
+            if slope is not None and grad_hidden is not None and grad_weight is not None:
+                slope = slope.to(hidden.dtype)  # (n, V)
                 torch.mm(slope, weight, out=grad_hidden[part])
                 if hidden.dtype == torch.float32:
                     grad_weight.addmm_(slope.T, hidden[part])
                 else:
                     grad_weight += slope.T @ hidden[part]
-            loss += chunk_loss.detach()
-            nll += chunk_nll.detach()
+            loss += chunk_loss
+            nll += chunk_nll
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(nll)
         return loss, nll
@@ -103,6 +101,20 @@ def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss) -> tuple[Tensor,
     return result
 
 
+def by_autograd(loss_of: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> ChunkLoss:
+    """Return a chunk loss whose slope autograd takes: for losses without a gradient worth writing out."""
+
+    def sloped(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not train:
+            return *loss_of(logits, rows), None
+        with torch.enable_grad():
+            loss, nll = loss_of(logits.requires_grad_(), rows)
+            (slope,) = torch.autograd.grad(loss, logits)
+        return loss.detach(), nll.detach(), slope
+
+    return sloped
+
+
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
     """Return softcap * tanh(logits / softcap), or the logits themselves without a cap."""
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
@@ -118,9 +130,22 @@ class NextToken:
         """Return (loss, nll) summed over real targets; here they are the same number."""
         flat = targets.reshape(-1)
 
-        def loss_of(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-            nll = F.cross_entropy(capped(logits, model.softcap), flat[rows], ignore_index=IGNORE, reduction="sum")
-            return nll, nll
+        def loss_of(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+            # The slope is softmax minus the target's one-hot: written out, it takes fewer passes than autograd does.
+            wanted, cap = flat[rows], model.softcap
+            logits = capped(logits, cap)
+            real = wanted != IGNORE
+            index = torch.where(real, wanted, 0).unsqueeze(1)  # (n, 1)
+            slope = F.log_softmax(logits, dim=-1)  # (n, V)
+            nll = -(slope.gather(1, index).squeeze(1) * real).sum()
+            if not train:
+                return nll, nll, None
+            slope.exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
+            if cap is not None:
+                slope *= 1 - (logits / cap).square_()
+            if not real.all():
+                slope *= real.unsqueeze(1)
+            return nll, nll, slope
 
         return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
 
@@ -155,7 +180,7 @@ class Distillation:
             apart = torch.where(flat[rows] == IGNORE, 0.0, apart).sum()
             return config.weight * config.temperature**2 * apart + (1 - config.weight) * nll, nll
 
-        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
+        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), by_autograd(loss_of))
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

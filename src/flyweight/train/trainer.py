@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -219,9 +219,12 @@ class Trainer:
             state.restore(self.model, best)
         self.model.eval()
         progress.seconds = self._seconds()
-        facts = {key: value for key, value in asdict(progress).items() if key not in ("scaler", "events", "validations")}
         return {
-            **facts,
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "seconds": progress.seconds,
+            "best_step": progress.best_step,
+            "best_nll": progress.best_nll,
             "flops": self._flops(),
             "stopped_by": self.limits.reason(progress.step),
             "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),

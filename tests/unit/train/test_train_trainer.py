@@ -82,8 +82,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, optimizer,
     resumed = again.train()
     assert again.steps_at_start in (stop, stop - 1)
     assert same(weights(whole), weights(again))
-    assert [resumed[k] for k in ("step", "tokens", "flops", "best_nll", "best_step")] == [
-        facts[k] for k in ("step", "tokens", "flops", "best_nll", "best_step")
+    assert [resumed[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")] == [
+        facts[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")
     ]
     keep = ("event", "step", "nll", "lr")
     logs = [[{k: e.get(k) for k in keep} for e in read_events(tmp_path / x / "events.jsonl")] for x in "ab"]
@@ -134,7 +134,7 @@ def test_a_time_limit_ends_with_a_decayed_rate(corpus, tmp_path):
     ("limit", "steps"), [({"steps": 12}, 12), ({"tokens": 320}, 5), ({"flops": 7000}, 7), ({"steps": 9, "tokens": 128}, 2)]
 )
 def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
-    assert trainer(corpus, tmp_path, **{"steps": None, "validations": 0, **limit}).train()["step"] == steps
+    assert trainer(corpus, tmp_path, **{"steps": None, "validations": 0, **limit}).train()["steps"] == steps
 
 
 def test_no_limit_is_refused():
@@ -189,7 +189,7 @@ def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path):
         with pytest.raises(BudgetSpent, match=r"budget\.flops"):
             small.train()
         assert small.progress.step < 12
-        assert trainer(corpus, tmp_path, checkpoint="1ms").train()["step"] == 12
+        assert trainer(corpus, tmp_path, checkpoint="1ms").train()["steps"] == 12
     finally:
         module.SHOWN_EVERY = shown
 

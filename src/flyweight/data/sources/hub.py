@@ -36,8 +36,8 @@ def _load(what: str, *arguments: Any, **options: Any) -> Any:
     try:
         return datasets.load_dataset(*arguments, **options)
     except Exception as error:
-        # A missing repository, config or file and refused scripts come as the first three; without a network, the HTTP library's
-        # own errors come through, and which library that is changes with the version.
+        # A missing repository, config or file and refused scripts come as the first three; without a network, the HTTP
+        # library's own errors come through, and which library that is changes with the version.
         if not isinstance(error, OSError | ValueError | RuntimeError) and type(error).__module__.split(".")[0] not in _NETWORK:
             raise
         raise RequestError(
