@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flyweight.config import schema
 from flyweight.model import cost
 
-CHUNK_BYTES = 3 * 4 * 2**23
+CHUNK_BYTES = 3 * 4 * 2**22
 """Logits of one chunk with their log-probabilities and gradient, in float32 (see train.objectives)."""
 
 

@@ -18,8 +18,8 @@ from flyweight.config import schema
 IGNORE = -100
 """A target that counts nowhere."""
 
-CHUNK_ELEMENTS = 2**23
-"""Logits held at once (33 MB in float32): large enough for full-speed products, small enough to matter nowhere."""
+CHUNK_ELEMENTS = 2**22
+"""Logits held at once (17 MB in float32): large enough for full-speed products, small enough to matter nowhere."""
 
 ChunkLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor, Tensor | None]]
 """(raw float32 logits (n, V), rows, whether a gradient is wanted) -> (summed loss, summed next-token NLL, slope (n, V)).
