@@ -47,7 +47,7 @@ class Runner:
     def corpus(self, data: schema.Data) -> Artifact:
         """Return the packed corpus of a data config, packing it when no run has done so."""
         data = with_tokenizer(data, self.context.data_dir)
-        packing = data.model_copy(update={"context": 1})  # windows are cut from the shards later: they are the same for all
+        packing = _packing(data)
         key = packing.model_dump_json()
         if key not in self.corpora:
             self.context.watch("stage", {"name": data.corpus, "stage": "corpus"})
@@ -59,6 +59,10 @@ class Runner:
             )
             self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(data.corpus), identity)[0]
         return self.corpora[key]
+
+    def know(self, data: schema.Data, packed: Artifact) -> None:
+        """Remember the packed corpus of a data config that was found in another way."""
+        self.corpora[_packing(data).model_dump_json()] = packed
 
     def make(self, name: str, config: Any, artifacts: Mapping[str, Artifact]) -> Made:
         """Return the stage's artifact, made now or found."""
@@ -76,7 +80,7 @@ class Runner:
             version=stage.version,
             config=identity_config(config),
             parents={**parents, **({"corpus": corpus.id} if corpus else {})},
-            data=corpus.facts["fingerprint"] if corpus else None,
+            data=corpus.identity["data"] if corpus else None,
             tokenizer=corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"] if corpus else None,
             seed=runtime.seed,
             threads=runtime.threads,
@@ -141,6 +145,11 @@ class Runner:
         return config.model_copy(update={"model": model})
 
 
+def _packing(data: schema.Data) -> schema.Data:
+    """Return what packing depends on: windows are cut from the shards later, so the context is none of it."""
+    return data.model_copy(update={"context": 1})
+
+
 @dataclass
 class Finished:
     """A finished recipe: its stages, their measurements, and its folder with `summary.json` and `report.html`."""
@@ -179,7 +188,7 @@ def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
         stages[name] = runner.make(name, config, artifacts)
     compared = recipe.report.compare or tuple(name for name, made in stages.items() if (made.artifact.path / "model").is_dir())
     measured = {name: _measure(runner, recipe, stages[name]) for name in compared}
-    floors = _floors(runner, recipe, measured)
+    floors = _floors(runner, measured)
     folder = context.store.root / recipe.name
     _link(folder, stages)
     return Finished(recipe, folder, stages, measured, floors, context.meter.seconds())
@@ -207,27 +216,18 @@ def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Mad
     return {kind: runner.make(made.name, config, {"input": made.artifact}) for kind, config in wanted.items()}
 
 
-def _floors(runner: Runner, recipe: schema.Recipe, measured: Mapping[str, Mapping[str, Made]]) -> dict[str, Made]:
-    """Return the n-gram floors of every corpus and split that a compared model was evaluated on, by corpus artifact."""
+def _floors(runner: Runner, measured: Mapping[str, Mapping[str, Made]]) -> dict[str, Made]:
+    """Return the n-gram floors of every corpus that a compared model was evaluated on, by the corpus' id."""
     found: dict[str, Made] = {}
-    for name, results in measured.items():
-        if (evaluation := results.get("evaluate")) is None:
-            continue
-        corpus = evaluation.artifact.facts["corpus"]
-        stage = recipe.stages[name]
-        if corpus not in found and (data := _data_of(recipe, stage)) is not None:
-            found[corpus] = runner.make("floors", schema.Floors(stage="floors", data=data), {})
+    for evaluation in (results["evaluate"].artifact for results in measured.values() if "evaluate" in results):
+        name = evaluation.facts["corpus"]
+        if name not in found:
+            packed = Artifact.open(runner.context.store.root / name)
+            config = {**packed.identity["config"], "context": evaluation.metrics()["window"]}
+            data = schema.Data.model_validate(config, context={"resolved": True})
+            runner.know(data, packed)
+            found[name] = runner.make("floors", schema.Floors(stage="floors", data=data), {})
     return found
-
-
-def _data_of(recipe: schema.Recipe, stage: Any) -> schema.Data | None:
-    """Return the data config behind a stage: its own, or that of the stage it came from."""
-    while getattr(stage, "data", None) is None:
-        source = getattr(stage, "input", None)
-        if source not in recipe.stages:
-            return None
-        stage = recipe.stages[source]
-    return stage.data
 
 
 def _link(folder: Path, stages: Mapping[str, Made]) -> None:

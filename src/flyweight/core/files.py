@@ -38,7 +38,7 @@ def _explained(path: Path, full: bool, error: Exception) -> FlyweightError:
     if full:
         return FlyweightError(
             f"the disk is full: {path} could not be written. What was finished is kept;"
-            " free some space (`flyweight gc` lists what no recipe needs) and run the same command again"
+            " free some space (`flyweight ls` shows what the runs take) and run the same command again"
         )
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return RequestError(f"{path} cannot be written ({error}); choose another folder with --runs")

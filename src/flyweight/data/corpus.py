@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.core.files import digest, read_json, sha256, write_json
 from flyweight.data.document import SPLITS, SplitName
 from flyweight.data.shards import Shard, Tokens
 from flyweight.data.tokenizer import Tokenizer
+from flyweight.errors import FlyweightError, RequestError
 
 VERSION = 1
 

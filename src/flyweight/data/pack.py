@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from flyweight.config import schema
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.core.files import digest, disk_errors, sha256
 from flyweight.data.corpus import VERSION, Corpus, Meta, SplitMeta
 from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
@@ -22,6 +21,7 @@ from flyweight.data.overlap import Overlap
 from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
 from flyweight.data.sources import resolve
 from flyweight.data.tokenizer import Tokenizer, train
+from flyweight.errors import FlyweightError, RequestError
 
 Progress = Callable[[str, float], None]
 _BATCH = 1 << 19

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from flyweight.core.errors import RequestError
 from flyweight.data.document import Document, Skipped
+from flyweight.errors import RequestError
 
 BLOCK = 1 << 17
 """Bytes read at once, and the characters that a piece of a document has at least (unless the document ends)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flyweight.core.errors import RequestError
 from flyweight.data.corpus import Split
+from flyweight.errors import RequestError
 
 
 class Windows:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyweight.config import schema
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.core.files import digest, write_text
+from flyweight.errors import FlyweightError, RequestError
 
 if TYPE_CHECKING:
     import tokenizers

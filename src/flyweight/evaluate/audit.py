@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import checks
 from flyweight.evaluate.checks import Check, Subject
 from flyweight.evaluate.likelihood import Precision, autocast

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from flyweight.config import schema
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.core.metric import Metric
+from flyweight.errors import FlyweightError, RequestError
 
 WORKER = "flyweight.evaluate.bench_worker"
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.config.schema import ModelConfig
-from flyweight.core.errors import FlyweightError
+from flyweight.errors import FlyweightError
 from flyweight.evaluate.bench import Measured, Request
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder

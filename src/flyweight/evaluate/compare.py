@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.evaluate.intervals import UnitScores, interval
 
 Verdict = Literal["better", "worse", "undecided"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.evaluate.kneser_ney import KneserNey, distinct, lookup
 
 if TYPE_CHECKING:

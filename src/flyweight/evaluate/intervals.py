@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.errors import FlyweightError, RequestError
 
 UNITS = "units.safetensors"
 """The file of an evaluation that holds its UnitScores."""

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flyweight.core.errors import RequestError
 from flyweight.core.metric import Metric
+from flyweight.errors import RequestError
 from flyweight.evaluate.intervals import Units, UnitScores, interval, split_units
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 
 
 class KVCache:

@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 import yaml
 
 from flyweight.config.schema import ModelConfig
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 
 _SUFFIX = ".yaml"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.config.schema import ModelConfig, Rope
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.model import linear, norm
 from flyweight.model.attention import reach
 from flyweight.model.block import Block

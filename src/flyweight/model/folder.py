@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
-from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.decoder import Decoder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.model.cache import KVCache
 from flyweight.model.decoder import Decoder
 

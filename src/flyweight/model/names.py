@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from flyweight.config.schema import Dense, ExactBigram, HashedBigram, LinearKind, ModelConfig, SwiGLU
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 
 ATTENTION_LINEARS = ("q", "k", "v", "out")
 

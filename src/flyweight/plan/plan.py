@@ -85,12 +85,13 @@ class Plan:
     assumed: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    measured: int = 0
 
     @property
     def totals(self) -> dict[str, float]:
-        """Seconds and FLOPs of all training, and the largest stage's memory; what is unknown counts as nothing."""
+        """Seconds of training and measuring, FLOPs of training, the largest stage's memory; the unknown counts as nothing."""
         return {
-            "time": sum(stage.seconds or 0.0 for stage in self.stages),
+            "time": sum(stage.seconds or 0.0 for stage in self.stages) + self.measured * time.MEASURE_SECONDS,
             "flops": sum(stage.flops or 0.0 for stage in self.stages),
             "memory": max((stage.memory.total for stage in self.stages), default=0),
         }
@@ -140,7 +141,9 @@ def plan(
         vocab = (vocabularies or {}).get(vocabulary_key(data)) or _vocabulary(data, name, assumed)
         found[name] = _stage(name, stage, vocab, found, recipe, runtime)
     stages = tuple(found.values())
-    return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)), tuple(_warnings(recipe, stages)))
+    compared = len(recipe.report.compare or stages) if recipe.report.measure else 0
+    warnings = _warnings(recipe, stages, compared)
+    return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)), tuple(warnings), compared)
 
 
 def vocabulary_key(data: schema.Data) -> str:
@@ -234,12 +237,13 @@ def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...]) -> list[str]:
     return faults
 
 
-def _warnings(recipe: schema.Recipe, stages: tuple[StagePlan, ...]) -> list[str]:
-    limit, seconds = recipe.budget.time, sum(stage.seconds or 0.0 for stage in stages)
+def _warnings(recipe: schema.Recipe, stages: tuple[StagePlan, ...], compared: int) -> list[str]:
+    limit = recipe.budget.time
+    seconds = sum(stage.seconds or 0.0 for stage in stages) + compared * time.MEASURE_SECONDS
     if limit is None or seconds <= limit:
         return []
     return [
-        f"budget.time: {format_time(limit)}, but training alone will take about {format_time(seconds)} on this machine as busy"
+        f"budget.time: {format_time(limit)}, but it will take about {format_time(seconds)} on this machine as busy"
         " as it is: lower train.steps, or give it more time"
     ]
 

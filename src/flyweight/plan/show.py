@@ -44,9 +44,7 @@ def _recipe(plan: Plan) -> list[Any]:
             format_size(stage.memory.total),
         )
     totals = plan.totals
-    table.add_row(
-        "all training", "", "", "", format_count(totals["flops"]), format_time(totals["time"]), format_size(totals["memory"])
-    )
+    table.add_row("all", "", "", "", format_count(totals["flops"]), format_time(totals["time"]), format_size(totals["memory"]))
     notes = [f"assumed: {note}" for note in plan.assumed]
     notes += [f"[yellow]probably over[/] {warning}" for warning in plan.warnings]
     return [table, *notes, *(f"[red]does not fit[/] {fault}" for fault in plan.faults)]

@@ -59,6 +59,7 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         name=source.name,
         id=source.artifact.id,
         stage=source.artifact.stage,
+        role=_role(source.config),
         input=_known(source.chosen.get(references.get("input", ""), references.get("input")), names),
         teacher=_known(references.get("teacher"), names),
         config_line=config_line(config),
@@ -71,6 +72,16 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         curve=_curve(source.artifact.path / "events.jsonl") if training else None,
         samples=tuple(summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())),
     )
+
+
+def _role(config: Any) -> str:
+    """Return what a model is in its recipe, in a few words."""
+    if isinstance(config, schema.Distill):
+        return f"distilled from {config.teacher}"
+    train = getattr(config, "train", None)
+    if train is None or train.same_as is None:
+        return ""
+    return f"alone, {train.same_as.of.replace('_', ' ').replace('flops', 'FLOPs')} of {train.same_as.stage}"
 
 
 def evaluation(artifact: Artifact | None) -> summary.Evaluation | None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.config.units import format_count, format_size, format_time
-from flyweight.core.errors import RequestError
 from flyweight.core.files import write_text
+from flyweight.errors import RequestError
 from flyweight.report import plots, tables, words
 from flyweight.report.standing import Entry, Group, entries, groups
 from flyweight.report.summary import AuditCheck, BudgetLine, Sample, Summary

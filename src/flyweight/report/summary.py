@@ -13,9 +13,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyweight.config.schema import SameAs
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.core.files import write_text
 from flyweight.core.metric import Metric
+from flyweight.errors import FlyweightError, RequestError
 
 FILE = "summary.json"
 

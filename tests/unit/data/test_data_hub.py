@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from flyweight.core.errors import RequestError
 from flyweight.data.document import SPLITS, HeldOut, Source
 from flyweight.data.sources import hub, ptb, resolve, tiny_shakespeare, wikitext
+from flyweight.errors import RequestError
 
 pyarrow = pytest.importorskip("pyarrow")
 datasets = pytest.importorskip("datasets")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from flyweight.config.schema import Data
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.data import pack as packing
 from flyweight.data.corpus import Corpus, Meta
 from flyweight.data.document import SPLITS
 from flyweight.data.pack import pack, source_fingerprint
+from flyweight.errors import FlyweightError, RequestError
 
 Prose = Callable[..., str]
 

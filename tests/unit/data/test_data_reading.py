@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyweight.core.errors import RequestError
 from flyweight.data import reading
 from flyweight.data.document import Document, Skipped
+from flyweight.errors import RequestError
 
 
 def test_pieces_join_to_the_text_and_keep_line_ends(tmp_path: Path):

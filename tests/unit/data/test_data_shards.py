@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flyweight.core.errors import FlyweightError
 from flyweight.data.shards import ShardWriter, Tokens, dtype_for
+from flyweight.errors import FlyweightError
 
 
 def test_the_narrowest_type():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from flyweight.core.errors import RequestError
 from flyweight.data.document import SPLITS, Document, HeldOut, Source
 from flyweight.data.reading import read_pieces
 from flyweight.data.sources import SOURCES, resolve
@@ -15,6 +14,7 @@ from flyweight.data.sources.site_packages import SitePackages
 from flyweight.data.sources.text import TextFile, TextFiles
 from flyweight.data.sources.wikitext import articles
 from flyweight.data.splitting import split_of, split_whole
+from flyweight.errors import RequestError
 
 Prose = Callable[..., str]
 

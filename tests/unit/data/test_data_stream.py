@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyweight.core.errors import RequestError
 from flyweight.data.corpus import Split
 from flyweight.data.shards import Tokens
 from flyweight.data.stream import Windows
+from flyweight.errors import RequestError
 
 
 def split(length: int, parts: int = 3) -> Split:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.tokenizer import SEPARATOR, Tokenizer, _sampled, train
+from flyweight.errors import RequestError
 
 TEXT = "The cat sat on the mat.\n\tIt's 12 o'clock — naïve café 😀\n" * 20
 

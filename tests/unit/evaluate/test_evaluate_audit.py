@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from flyweight.compress.quantize import quantize
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.corpus import Corpus
 from flyweight.data.pack import pack
+from flyweight.errors import RequestError
 from flyweight.evaluate import checks
 from flyweight.evaluate.audit import CHECKS, Audit, audit
 from flyweight.evaluate.checks import Check, Subject

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flyweight.config import schema
-from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import bench as bench_module
 from flyweight.evaluate import bench_worker
 from flyweight.evaluate.bench import bench, median

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.evaluate.compare import paired, table
 from flyweight.evaluate.intervals import UnitScores
 

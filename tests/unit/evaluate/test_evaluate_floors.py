@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.corpus import Corpus
 from flyweight.data.pack import pack
+from flyweight.errors import RequestError
 from flyweight.evaluate import floors as floors_module
 from flyweight.evaluate.floors import Bigram, Unigram, floors, mixture_weights
 from flyweight.evaluate.likelihood import evaluate

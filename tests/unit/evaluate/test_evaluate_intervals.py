@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flyweight.core.errors import FlyweightError, RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import intervals
 from flyweight.evaluate.intervals import UnitScores, interval, split_units
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flyweight.config.schema import ModelConfig
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.evaluate import likelihood
 from flyweight.evaluate.likelihood import evaluate, quick, spans, target_nll
 from flyweight.model.decoder import Decoder

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 import report_fixture as made
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 from flyweight.report import page
 from flyweight.report.summary import Sample
 from flyweight.report.visible import visible

@@ -4,8 +4,8 @@ import math
 import pytest
 import report_fixture as made
 
-from flyweight.core.errors import FlyweightError, RequestError
 from flyweight.core.machine import describe
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.compare import Difference, Paired
 from flyweight.evaluate.floors import Floor as MeasuredFloor
 from flyweight.report.summary import Comparison, Curve, Environment, Floor, Summary

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.document import HeldOut, Source
 from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
+from flyweight.errors import RequestError
 
 
 def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None = None) -> Source:

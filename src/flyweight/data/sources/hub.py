@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.document import About, Document, HeldOut, SplitName
 from flyweight.data.reading import BLOCK, cut_text, pieces, split_text
 from flyweight.data.sources.local import VARIABLE
 from flyweight.data.splitting import split_of
+from flyweight.errors import RequestError
 
 _NAMES: dict[str, SplitName] = {
     **{"train": "train", "training": "train"},

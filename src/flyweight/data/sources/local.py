@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flyweight.core.errors import RequestError
+from flyweight.errors import RequestError
 
 VARIABLE = "FLYWEIGHT_DATA"
 

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.document import About, Document, HeldOut, Skipped, SplitName
 from flyweight.data.reading import read_python
 from flyweight.data.splitting import split_of
+from flyweight.errors import RequestError
 
 # fmt: off
 # Tests and demonstrations; generated tables and topics, one of which can be most of a split; what is not the library.

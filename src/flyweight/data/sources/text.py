@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from flyweight.config import schema
-from flyweight.core.errors import RequestError
 from flyweight.data.document import About, Document, HeldOut, SplitName
 from flyweight.data.reading import cut_file, pieces, read_pieces, size
 from flyweight.data.splitting import split_whole
+from flyweight.errors import RequestError
 
 # fmt: off
 SUFFIXES = (

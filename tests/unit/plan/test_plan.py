@@ -1,0 +1,110 @@
+import pytest
+
+from flyweight.config import load
+from flyweight.config.schema import ModelConfig, Train
+from flyweight.core.runtime import Runtime
+from flyweight.errors import RequestError
+from flyweight.plan import budget, memory, plan, show, suggest
+
+CPU = Runtime("cpu", 1)
+
+
+def recipe(**fields):
+    raw = {
+        "name": "x",
+        "data": {"corpus": "python-stdlib", "tokenizer": {"kind": "bpe", "vocab": 500}, "context": 32},
+        "train": {"steps": 10, "batch": 4},
+        "stages": {
+            "teacher": {"stage": "pretrain", "model": {"dim": 64, "layers": 2}},
+            "student": {"stage": "distill", "teacher": "teacher", "model": {"dim": 32, "layers": 1}},
+            "alone": {
+                "stage": "pretrain",
+                "model": {"dim": 32, "layers": 1},
+                "train": {"steps": None, "same_as": {"stage": "student", "of": "total_flops"}},
+            },
+        },
+        **fields,
+    }
+    return load.recipe(raw)
+
+
+def test_a_recipe_is_planned_stage_by_stage():
+    found = {stage.name: stage for stage in plan.plan(recipe(), CPU).stages}
+    assert found["teacher"].tokens == 10 * 4 * 32
+    assert found["student"].flops > 10 * 4 * 32 * found["student"].model.training_per_token  # the teacher's forward counts
+    total = found["student"].flops + found["teacher"].flops
+    assert total <= found["alone"].flops < 1.1 * total
+    assert found["teacher"].memory.total > found["student"].memory.weights
+
+
+@pytest.mark.parametrize(
+    ("limit", "name"), [({"memory": "1MB"}, "memory"), ({"flops": 100}, "flops"), ({"parameters": 10}, "parameters")]
+)
+def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
+    planned = plan.plan(recipe(budget=limit), CPU)
+    with pytest.raises(RequestError, match=rf"budget\.{name}"):
+        plan.refuse(planned)
+
+
+def test_generous_limits_hold():
+    planned = plan.plan(recipe(budget={"memory": "2GB", "flops": "1e15", "parameters": "1M", "time": "9h"}), CPU)
+    plan.refuse(planned)
+    assert not planned.warnings
+
+
+def test_a_time_that_will_not_do_is_a_warning():
+    planned = plan.plan(recipe(budget={"time": "1ms"}), CPU)
+    assert "budget.time" in planned.warnings[0]
+    assert any("probably over" in str(line) for line in show.lines(planned))
+
+
+def test_training_without_a_limit_shares_the_time_budget():
+    shared = budget.shared_time(
+        recipe(
+            budget={"time": "10min"},
+            train={"batch": 4},
+            stages={
+                "a": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}},
+                "b": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}},
+                "c": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}, "train": {"time": "1min"}},
+            },
+        )
+    )
+    times = [stage.train.time for stage in shared.stages.values()]
+    assert times[0] == times[1] == (600 * 0.85 - 60) / 2
+    assert times[2] == 60
+
+
+def test_accumulation_needs_less_memory_and_muon_less_than_adamw():
+    model = ModelConfig(dim=64, layers=2).resolved(1000, 64)
+    whole = memory.training(model, Train(batch=16), 64)
+    parts = memory.training(model, Train(batch=16, accumulate=4), 64)
+    muon = memory.training(model, Train.model_validate({"batch": 16, "optimizer": "muon"}), 64)
+    assert parts.activations * 4 == whole.activations
+    assert muon.optimizer < whole.optimizer
+    assert whole.weights == whole.gradients
+
+
+def test_the_suggestion_grows_with_time_and_text(tmp_path):
+    small, large = tmp_path / "small.txt", tmp_path / "large.txt"
+    small.write_text("some words to learn\n" * 5_000)
+    large.write_text("some words to learn\n" * 200_000)
+
+    def suggested(path, time):
+        raw = {"name": "x", "budget": {"time": time}, "data": {"corpus": str(path), "context": 64}, "stages": {}}
+        return suggest.suggest(raw, CPU, None)
+
+    short, long = suggested(large, "1min"), suggested(large, "10h")
+    assert short["model"]["dim"] < long["model"]["dim"]
+    assert suggested(small, "10min")["data"]["tokenizer"]["vocab"] < suggested(large, "10min")["data"]["tokenizer"]["vocab"]
+    assert suggested(small, "2h")["model"]["dropout"] > suggested(large, "1min")["model"]["dropout"]
+    assert suggested(large, "1min") == short
+
+
+def test_the_users_own_choice_is_kept(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("words " * 10_000)
+    raw = {"name": "x", "data": {"corpus": str(path), "tokenizer": "char"}, "model": {"dim": 48, "layers": 3, "dropout": 0.3}}
+    made = suggest.suggest(raw, CPU, None)
+    assert made["model"] == {"dim": 48, "layers": 3, "dropout": 0.3}
+    assert made["data"]["tokenizer"] == "char"
