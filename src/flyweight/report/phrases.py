@@ -27,6 +27,9 @@ class Finding:
         return MARKS[self.kind]
 
 
+MINUS = "\N{MINUS SIGN}"
+
+
 def name(entry: Entry) -> str:
     """Return a model's name, marked as such."""
     return f"`{entry.label}`"
@@ -39,7 +42,13 @@ def bits(entry: Entry) -> str:
 
 def signed(value: float) -> str:
     """Return a difference with its sign, a true minus included."""
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return f"{'+' if value >= 0 else MINUS}{size(value)}"
+
+
+def size(value: float) -> str:
+    """Return a difference without its sign: three decimals, or five where those would be nothing."""
+    value = abs(value)
+    return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.5f}"
 
 
 def change(gap: Contrast) -> str:
@@ -48,7 +57,7 @@ def change(gap: Contrast) -> str:
     if gap.verdict == "undecided":
         return f"undecided: the difference is {signed(gap.difference)} ({source} {signed(gap.low)} to {signed(gap.high)})"
     low, high = sorted((abs(gap.low), abs(gap.high)))
-    return f"{gap.verdict} by {abs(gap.difference):.3f} ({source} {low:.3f} to {high:.3f})"
+    return f"{gap.verdict} by {size(gap.difference)} ({source} {size(low)} to {size(high)})"
 
 
 def times(ratio: float) -> str:
