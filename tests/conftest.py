@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from toy_recipe import toy
 
 
 @pytest.fixture(scope="session")
@@ -17,26 +18,6 @@ def text_file(tmp_path_factory):
     lines = [f"{draw.choice(names)} {draw.choice(verbs)} {draw.choice(things)}." for _ in range(1200)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def toy(text_file, **stages):
-    """Return a raw toy recipe: a teacher, a distilled student, its controls, the best of them in int8."""
-    tiny = {"dim": 16, "layers": 1, "attention": {"heads": 2}}
-    return {
-        "name": "toy",
-        "data": {"corpus": str(text_file), "tokenizer": "byte", "context": 32},
-        "model": tiny,
-        "train": {"steps": 12, "batch": 4, "validations": 2, "checkpoint": "50ms", "optimizer": "muon"},
-        "stages": {
-            "teacher": {"stage": "pretrain", "model": {"dim": 32}},
-            "student": {"stage": "distill", "teacher": "teacher"},
-            "alone": {"stage": "pretrain", "train": {"steps": None, "same_as": {"stage": "student", "of": "total_flops"}}},
-            "best": {"stage": "select", "among": ["student", "alone"]},
-            "int8": {"stage": "quantize", "input": "best", "kind": "int8"},
-            **stages,
-        },
-        "report": {"compare": ["teacher", "student", "alone", "int8"], "prompts": ["Ann "], "sample_tokens": 8},
-    }
 
 
 @pytest.fixture

@@ -40,12 +40,13 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None) -> 
             "kind": "bpe",
             "vocab": next(v for v in (512, 1024, 2048, 4096) if size < 1.5e6 * v / 512 or v == 4096),
         }
-    per_token = BYTES_PER_TOKEN.get((data.get("tokenizer") or {}).get("vocab", 256), 1.0)
+    chosen = data.get("tokenizer")
+    entries = chosen.get("vocab") if isinstance(chosen, dict) else None
+    per_token = BYTES_PER_TOKEN.get(entries or 256, 1.0)
     seconds = parse_time(raw.get("budget", {}).get("time", "10min")) * 0.85
     rate = RATE_PER_CORE * min(runtime.threads, usable_cores()) if runtime.device == "cpu" else RATE_ON_GPU
     flops = seconds * rate
-    vocab = (data.get("tokenizer") or {}).get("vocab", 128)
-    sizes = [(12 * layers * dim * dim + vocab * dim, layers, dim) for layers, dim in SHAPES]
+    sizes = [(12 * layers * dim * dim + (entries or 128) * dim, layers, dim) for layers, dim in SHAPES]
     affordable = [each for each in sizes if 6 * TOKENS_PER_PARAMETER * each[0] ** 2 <= flops] or sizes[:1]
     parameters, layers, dim = affordable[-1]
     if not {"layers", "dim"} & set(model):
