@@ -13,11 +13,11 @@ from flyweight.model.generate import generate
 
 
 def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> list[str]:
-    """Return the continuation of every prompt; `options` are those of `flyweight.model.generate.generate`."""
+    """Return the continuation of every prompt, up to the end of its document; `options` are those of `generate`."""
     tokenizer = _tokenizer(folder)
     model = model_folder.load(folder, device)
     encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
-    return [tokenizer.decode(new) for new in generate(model, encoded, **options)]
+    return [tokenizer.decode(new) for new in generate(model, encoded, stop_tokens=_ends(tokenizer), **options)]
 
 
 def text(
@@ -46,10 +46,13 @@ def text(
             said = ready
         return False
 
-    separator = tokenizer.separator
-    ends = () if separator is None else (separator,)
     (new,) = generate(
-        model, [_encoded(tokenizer, prompt)], max_new_tokens=max_new_tokens, stop=stopped, stop_tokens=ends, **options
+        model,
+        [_encoded(tokenizer, prompt)],
+        max_new_tokens=max_new_tokens,
+        stop=stopped,
+        stop_tokens=_ends(tokenizer),
+        **options,
     )
     whole = tokenizer.decode(new, skip_special=True)
     cut = min((whole.index(word) for word in stop if word in whole), default=len(whole))
@@ -63,6 +66,10 @@ def _tokenizer(folder: Path) -> Tokenizer:
     if not file.is_file():
         raise RequestError(f"{folder} has no tokenizer.json: it cannot read text")
     return Tokenizer.load(file)
+
+
+def _ends(tokenizer: Tokenizer) -> tuple[int, ...]:
+    return () if tokenizer.separator is None else (tokenizer.separator,)
 
 
 def _encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
