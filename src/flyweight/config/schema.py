@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, PositiveInt
+from pydantic import Discriminator, Field, PositiveInt, model_validator
 
 from flyweight.config.architecture import (
     NF4 as NF4,
@@ -225,6 +225,12 @@ class Train(Strict):
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+
+    @model_validator(mode="after")
+    def _whole_pieces(self) -> Train:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} pieces do not divide batch {self.batch}: rows would be left out")
+        return self
 
 
 class NextToken(Strict):

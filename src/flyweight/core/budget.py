@@ -34,10 +34,6 @@ class Meter:
         """Return the seconds spent so far."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def remaining(self) -> float | None:
-        """Return the seconds that are left, or None without a time limit."""
-        return None if self.limits.time is None else self.limits.time - self.seconds()
-
     def observe(self, where: str, flops: float = 0.0, accelerator_bytes: int | None = None) -> None:
         """Note what is being used at `where`; raise BudgetSpent when a limit with `over: stop` is passed.
 

@@ -93,6 +93,7 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
         ("name=../up", "name"),
         ("seed=-1", "seed"),
         ("stages.teacher.train.batch=0", "batch"),
+        ("stages.teacher.train={batch: 6, accumulate: 4}", "4 pieces do not divide batch 6"),
         ("stages.teacher.train.schedule.warmup=2", "warmup"),
         ("stages.teacher.train.optimizer.lr=.nan", "lr"),
     ],
