@@ -250,8 +250,8 @@ def _memory_errors(name: str, config: schema.Train) -> Iterator[None]:
         text = str(error).lower()
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
             raise
-        doubled = min(config.batch, config.accumulate * 2)
+        finer = next((n for n in range(config.accumulate + 1, config.batch) if config.batch % n == 0), config.batch)
         raise FlyweightError(
-            f"{name}: out of memory. The same update in smaller pieces: stages.{name}.train.accumulate={doubled};"
+            f"{name}: out of memory. The same update in smaller pieces: stages.{name}.train.accumulate={finer};"
             f" otherwise a smaller train.batch (now {config.batch}), data.context or model. What was done is kept"
         ) from error
