@@ -19,7 +19,10 @@ IGNORE = -100
 """A target that counts nowhere."""
 
 CHUNK_ELEMENTS = 2**22
-"""Logits held at once (17 MB in float32): large enough for full-speed products, small enough to matter nowhere."""
+"""Logits held at once (17 MB in float32), as long as that makes CHUNK_ROWS tokens."""
+
+CHUNK_ROWS = 128
+"""Tokens that a chunk has at least: with fewer of them the products with the head fall to half their speed."""
 
 ChunkLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor, Tensor | None]]
 """(raw float32 logits (n, V), rows, whether a gradient is wanted) -> (summed loss, summed next-token NLL, slope (n, V)).
@@ -94,25 +97,11 @@ def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss) -> tuple[Tensor,
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
     with torch.autocast(device, enabled=False):
         result = _ChunkedHead.apply(hidden.to(dtype), weight.to(dtype), loss_of, rows, train)
     assert isinstance(result, tuple)
     return result
-
-
-def by_autograd(loss_of: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> ChunkLoss:
-    """Return a chunk loss whose slope autograd takes: for losses without a gradient worth writing out."""
-
-    def sloped(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        if not train:
-            return *loss_of(logits, rows), None
-        with torch.enable_grad():
-            loss, nll = loss_of(logits.requires_grad_(), rows)
-            (slope,) = torch.autograd.grad(loss, logits)
-        return loss.detach(), nll.detach(), slope
-
-    return sloped
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
@@ -131,21 +120,11 @@ class NextToken:
         flat = targets.reshape(-1)
 
         def loss_of(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-            # The slope is softmax minus the target's one-hot: written out, it takes fewer passes than autograd does.
-            wanted, cap = flat[rows], model.softcap
-            logits = capped(logits, cap)
-            real = wanted != IGNORE
-            index = torch.where(real, wanted, 0).unsqueeze(1)  # (n, 1)
+            wanted = _Wanted(flat[rows])
+            logits = capped(logits, model.softcap)
             slope = F.log_softmax(logits, dim=-1)  # (n, V)
-            nll = -(slope.gather(1, index).squeeze(1) * real).sum()
-            if not train:
-                return nll, nll, None
-            slope.exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
-            if cap is not None:
-                slope *= 1 - (logits / cap).square_()
-            if not real.all():
-                slope *= real.unsqueeze(1)
-            return nll, nll, slope
+            nll = wanted.nll(slope)
+            return nll, nll, wanted.finished(wanted.slope(slope), logits, model.softcap) if train else None
 
         return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
 
@@ -169,33 +148,87 @@ class Distillation:
             told = self.teacher.hidden(inputs).flatten(0, 1)  # (N, D of the teacher)
         autocast = torch.is_autocast_enabled(told.device.type)
 
-        def loss_of(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-            with torch.no_grad(), torch.autocast(told.device.type, enabled=autocast):
-                teacher_logits = self.teacher.logits(told[rows])
-            student = capped(logits, model.softcap)  # (n, V)
-            nll = F.cross_entropy(student, flat[rows], ignore_index=IGNORE, reduction="sum")
-            p = F.log_softmax(teacher_logits.float() / config.temperature, dim=-1)
-            q = F.log_softmax(student / config.temperature, dim=-1)
-            apart = DIVERGENCES[config.divergence](p, q, config.beta)  # (n,)
-            apart = torch.where(flat[rows] == IGNORE, 0.0, apart).sum()
-            return config.weight * config.temperature**2 * apart + (1 - config.weight) * nll, nll
+        def loss_of(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+            wanted, heat = _Wanted(flat[rows]), config.temperature
+            with torch.autocast(told.device.type, enabled=autocast):
+                teacher_logits = self.teacher.logits(told[rows]).float()
+            p = F.log_softmax(_cooled(teacher_logits, heat), dim=-1)  # (n, V)
+            del teacher_logits
+            logits = capped(logits, model.softcap)
+            log = F.log_softmax(logits, dim=-1)
+            nll = wanted.nll(log)
+            q = log if heat == 1 else F.log_softmax(_cooled(logits, heat), dim=-1)
+            apart, slope = DIVERGENCES[config.divergence](p, q, config.beta)  # (n,), (n, V)
+            loss = config.weight * heat**2 * (apart * wanted.real).sum() + (1 - config.weight) * nll
+            if not train:
+                return loss, nll, None
+            slope *= config.weight * heat
+            if config.weight < 1:
+                slope.add_(wanted.slope(log), alpha=1 - config.weight)
+            return loss, nll, wanted.finished(slope, logits, model.softcap)
 
-        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), by_autograd(loss_of))
+        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
 
 
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) by row, from log-probabilities (n, V) -> (n,)."""
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+class _Wanted:
+    """The targets (n,) of one chunk, and what cross-entropy and its gradient take from them.
+
+    Gradients by the logits are written out (softmax minus one-hot and the like): fewer passes and buffers than autograd's.
+    """
+
+    def __init__(self, targets: Tensor) -> None:
+        self.real = targets != IGNORE  # (n,)
+        self.index = torch.where(self.real, targets, 0).unsqueeze(1)  # (n, 1)
+
+    def nll(self, log: Tensor) -> Tensor:
+        """Return the NLL summed over real targets, of log-probabilities (n, V)."""
+        return -(log.gather(1, self.index).squeeze(1) * self.real).sum()
+
+    def slope(self, log: Tensor) -> Tensor:
+        """Return the NLL's gradient by the logits, in the memory of `log` (n, V)."""
+        return log.exp_().scatter_add_(1, self.index, -torch.ones_like(self.index, dtype=log.dtype))
+
+    def finished(self, slope: Tensor, logits: Tensor, softcap: float | None) -> Tensor:
+        """Return `slope` (n, V) by the logits before the cap, zero where a target counts nowhere; uses up `logits`."""
+        if softcap is not None:
+            slope *= 1 - (logits / softcap).square_()
+        return slope if self.real.all() else slope.mul_(self.real.unsqueeze(1))
 
 
-def _jsd(p: Tensor, q: Tensor, beta: float) -> Tensor:
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 else logits / temperature
+
+
+def _forward_kl(p: Tensor, q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Return KL(p || q) by row and its gradient by the logits of q: q - p."""
+    at, to = p.exp(), q.exp()
+    return _expected(at, p, q), to.sub_(at)
+
+
+def _reverse_kl(p: Tensor, q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Return KL(q || p) by row and its gradient by the logits of q: q * (log q - log p - KL)."""
+    to = q.exp()
+    apart = _expected(to, q, p)
+    return apart, (q - p).sub_(apart.unsqueeze(1)).mul_(to)
+
+
+def _jsd(p: Tensor, q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Return the generalised Jensen-Shannon divergence by row and its gradient: (1 - beta) q (log q - log m - KL(q || m))."""
     log = torch.tensor([beta, 1 - beta], device=p.device).log()
-    middle = torch.logaddexp(p + log[0], q + log[1])
-    return beta * _kl(p, middle) + (1 - beta) * _kl(q, middle)
+    middle, to = torch.logaddexp(p + log[0], q + log[1]), q.exp()
+    away = _expected(to, q, middle)
+    apart = beta * _expected(p.exp(), p, middle) + (1 - beta) * away
+    return apart, (q - middle).sub_(away.unsqueeze(1)).mul_(to).mul_(1 - beta)
 
 
-DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "forward_kl": lambda p, q, beta: _kl(p, q),
-    "reverse_kl": lambda p, q, beta: _kl(q, p),
+def _expected(weight: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """Return sum(weight * (p - q)) by row: (n, V) -> (n,)."""
+    return (p - q).mul_(weight).sum(-1)
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "forward_kl": _forward_kl,
+    "reverse_kl": _reverse_kl,
     "jsd": _jsd,
 }
+"""(log-probabilities of teacher and student (n, V), beta) -> (divergence by row (n,), gradient by the student's logits)."""

@@ -54,6 +54,7 @@ def plain_distillation(config, teacher, model, inputs, targets):
     ("softcap", "masked", "chunk", "tied"), itertools.product([None, 3.0], [False, True], [1, 4 * VOCAB, 10**9], [True, False])
 )
 def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk, tied):
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", chunk)
     model, (inputs, targets) = decoder(softcap=softcap, tied=tied).double(), batch(masked)
     plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
@@ -73,6 +74,7 @@ def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk
     itertools.product(["forward_kl", "reverse_kl", "jsd"], [1.0, 2.5], [None, 3.0], [False, True]),
 )
 def test_distillation_equals_its_definition(monkeypatch, divergence, temperature, softcap, masked):
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
     config = schema.Distillation(divergence=divergence, temperature=temperature, weight=0.7, beta=0.3)
     teacher, model = decoder(seed=5, dim=28).double(), decoder(softcap=softcap).double()
@@ -110,6 +112,7 @@ def test_masked_targets_count_nowhere():
 
 def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
     rows = 3
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", rows * VOCAB)
     seen = []
     original = objectives.capped
