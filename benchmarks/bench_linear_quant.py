@@ -1,4 +1,6 @@
-"""Time of one linear layer, dense and packed, at decode and prefill sizes: long-form CSV on standard output or `--out`.
+"""Time of one linear layer, dense and packed, at decode and prefill sizes.
+
+    python benchmarks/bench_linear_quant.py [--device cpu] [--repeats 9]
 
 Every kernel that can run here is timed, also those that flyweight does not choose: that is what the choice rests on. The error
 is the largest difference to the float32 product with the same stored weight, relative to its largest value.
@@ -7,20 +9,14 @@ is the largest difference to the float32 product with the same stored weight, re
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import torch
+from rows import Rows
 from torch import Tensor
 
 from flyweight.config.schema import NF4, Int8
-from flyweight.core.machine import describe
 from flyweight.model.linear import Linear
 from flyweight.model.linear_quant import Int8Linear, NF4Linear, _nf4_multiply, _nf4_refusal
 from flyweight.model.packed import Packed
@@ -71,48 +67,35 @@ def timed(product: Product, x: Tensor, repeats: int, seconds: float) -> list[flo
     return times
 
 
-def rows(device: str, repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield one row per dtype, shape, batch and kernel."""
+def measure(rows: Rows, device: str, repeats: int, seconds: float) -> None:
+    """Add the times, bytes and error of every dtype, shape, batch and kernel."""
     generator = torch.Generator().manual_seed(0)
     for out_features, in_features in SHAPES:
         weight = (torch.randn(out_features, in_features, generator=generator) * 0.02).to(device)
         for dtype in (torch.float32, torch.bfloat16):
             for layer, kernel, stored, stands_for, product in products(weight, dtype):
+                who = f"{layer}, {kernel}"
                 for batch in BATCHES:
+                    setting = f"{out_features} x {in_features}, batch {batch}, {str(dtype)[6:]}"
                     x = torch.randn(batch, in_features, generator=generator).to(device, dtype)
                     exact = x.float() @ stands_for.T
                     error = (product(x).float() - exact).abs().max() / exact.abs().max()
-                    times = timed(product, x, repeats, seconds)
-                    low, _, high = statistics.quantiles(times, n=4)
-                    yield {
-                        **{"layer": layer, "kernel": kernel, "dtype": str(dtype)[6:]},
-                        **{"out": out_features, "in": in_features, "batch": batch, "weight_bytes": stored},
-                        **{"median_ms": f"{statistics.median(times):.4f}", "q1_ms": f"{low:.4f}", "q3_ms": f"{high:.4f}"},
-                        **{"n": len(times), "max_error": f"{error.item():.2e}"},
-                    }
+                    for repeat, milliseconds in enumerate(timed(product, x, repeats, seconds)):
+                        rows.add(who, setting, "time", repeat, milliseconds, "ms")
+                    rows.add(who, setting, "weight", 0, stored, "bytes")
+                    rows.add(who, setting, "largest relative error", 0, error.item(), "")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="at most, per row")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    machine = describe(options.device, options.threads)
-    where = {name: machine[name] for name in ("device", "threads", "processor", "torch")}
-    where["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    stream = options.out.open("w", newline="", encoding="utf-8") if options.out else sys.stdout
-    with stream, torch.inference_mode():
-        writer: csv.DictWriter[str] | None = None
-        for row in rows(options.device, options.repeats, options.seconds):
-            if writer is None:
-                writer = csv.DictWriter(stream, [*row, *where], lineterminator="\n")
-                writer.writeheader()
-            writer.writerow({**row, **where})
-            stream.flush()
+    rows = Rows("linear_quant", torch.cuda.get_device_name() if options.device == "cuda" else None)
+    with torch.inference_mode():
+        measure(rows, options.device, options.repeats, options.seconds)
+    print(rows.write())
 
 
 if __name__ == "__main__":

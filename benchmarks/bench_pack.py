@@ -1,36 +1,21 @@
 """Packing: MB/s and peak memory for generated texts of two sizes, each in a fresh process; memory must not grow with the text.
 
-python benchmarks/bench_pack.py [--sizes 8 64] [--tokenizers byte bpe word] [--out results/pack.csv]
+python benchmarks/bench_pack.py [--sizes 8 64] [--tokenizers byte bpe word] [--repeats 3]
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import json
-import platform
 import random
 import resource
-import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-FIELDS: tuple[str, ...] = (
-    "benchmark",
-    "tokenizer",
-    "text_mb",
-    "metric",
-    "value",
-    "unit",
-    "machine",
-    "flyweight",
-    "tokenizers",
-    "time",
-)
+from rows import Rows, spread, worker
+
+UNITS = {"pack_mb_per_s": "MB/s", "tokenizer_s": "s", "peak_mb_over_imports": "MB"}
 
 
 def write_text(path: Path, megabytes: int) -> None:
@@ -62,35 +47,31 @@ def measure(text: Path, tokenizer: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs=2, default=[8, 64], help="megabytes of text")
     parser.add_argument("--tokenizers", nargs="+", default=["byte", "word", "bpe"])
-    parser.add_argument("--out", type=Path, help="CSV file to write; standard output if left out")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(Path(options.one[0]), options.one[1], Path(options.one[2]))))
+    if options.worker:
+        job = json.loads(options.worker)
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure(Path(job["text"]), job["tokenizer"], Path(folder) / "packed")))
         return
-    stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    machine = f"{platform.system()} {platform.machine()}, {platform.python_implementation()} {platform.python_version()}"
-    units = {"pack_mb_per_s": "MB/s", "tokenizer_s": "s", "peak_mb_over_imports": "MB"}
-    rows: list[dict[str, Any]] = []
+    rows, summary = Rows("pack"), []
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             text = Path(folder) / f"{size}.txt"
             write_text(text, size)
             for tokenizer in options.tokenizers:
-                command = [sys.executable, __file__, "--one", str(text), tokenizer, f"{folder}/{size}-{tokenizer}"]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                for metric, value in json.loads(done.stdout).items():
-                    what = {"benchmark": "pack", "tokenizer": tokenizer, "text_mb": size, "metric": metric}
-                    versions = {"flyweight": version("flyweight"), "tokenizers": version("tokenizers")}
-                    number = {"value": round(value, 3), "unit": units[metric]}
-                    rows.append({**what, **number, "machine": machine, **versions, "time": stamp})
-    with open(options.out, "w", newline="") if options.out else sys.stdout as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+                speeds = []
+                for repeat in range(options.repeats):
+                    found = worker(__file__, {"text": str(text), "tokenizer": tokenizer})
+                    for metric, value in found.items():
+                        rows.add(tokenizer, f"{size} MB of text", metric, repeat, value, UNITS[metric])
+                    speeds.append(found["pack_mb_per_s"])
+                summary.append(f"{tokenizer}, {size} MB: {spread(speeds)} MB/s")
+    print(rows.write(), *summary, sep="\n")
 
 
 if __name__ == "__main__":

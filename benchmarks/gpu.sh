@@ -12,9 +12,10 @@ install=(.venv-gpu/bin/python -m pip install --quiet)
 "${install[@]}" --no-deps --no-build-isolation -e .
 .venv-gpu/bin/python -c 'import torch; assert torch.cuda.is_available(), "no GPU here"; print(torch.cuda.get_device_name(0))'
 .venv-gpu/bin/python -m pytest -m "gpu or not slow" -x tests/gpu tests/unit/train tests/unit/model 2>&1 | tee "$OUT/tests.txt"
-.venv-gpu/bin/python benchmarks/bench_objectives.py && cp results/objectives.csv "$OUT/"
-.venv-gpu/bin/python benchmarks/bench_training.py --steps 60 && cp results/training.csv "$OUT/"
-.venv-gpu/bin/python benchmarks/bench_linear_quant.py --out "$OUT/linear_quant.csv"
+export RESULTS="$OUT"
+.venv-gpu/bin/python benchmarks/bench_objectives.py
+.venv-gpu/bin/python benchmarks/bench_training.py --steps 60
+.venv-gpu/bin/python benchmarks/bench_linear_quant.py
 .venv-gpu/bin/python -m flyweight quickstart --runs "$OUT/runs" | tee "$OUT/quickstart.txt"
 cp "$OUT"/runs/quickstart/{report.html,summary.json,table.csv} "$OUT/"
 rm -rf "$OUT/runs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from flyweight.core.machine import processor, usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(os.environ.get("RESULTS") or ROOT / "results")
 COLUMNS = (
     "benchmark",
     "contestant",
@@ -33,7 +35,7 @@ COLUMNS = (
 
 
 class Rows:
-    """Collects rows and writes them to `results/<benchmark>.csv`, replacing the last run's."""
+    """Collects rows and writes them to `<benchmark>.csv` under RESULTS (else `results/`), replacing the last run's."""
 
     def __init__(self, benchmark: str, machine: str | None = None) -> None:
         self.benchmark, self.found = benchmark, []
@@ -49,8 +51,8 @@ class Rows:
 
     def write(self, name: str | None = None) -> Path:
         """Write the CSV and return its path."""
-        path = ROOT / "results" / f"{name or self.benchmark}.csv"
-        path.parent.mkdir(exist_ok=True)
+        path = RESULTS / f"{name or self.benchmark}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()

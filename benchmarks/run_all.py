@@ -22,8 +22,8 @@ BENCHMARKS = {
     "startup": ["bench_startup.py"],
     "objectives": ["bench_objectives.py"],
     "training": ["bench_training.py"],
-    "linear_quant": ["bench_linear_quant.py", "--out", "results/linear_quant.csv"],
-    "pack": ["bench_pack.py", "--out", "results/pack.csv"],
+    "linear_quant": ["bench_linear_quant.py"],
+    "pack": ["bench_pack.py"],
     "shakespeare": ["bench_shakespeare.py"],
 }
 

@@ -70,9 +70,9 @@ def test_a_tokenizer_that_does_not_fit(flyweight, toy_recipe, text_file):
 
 
 def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(flyweight, toy_recipe, tmp_path):
-    words = ("budget.memory=1kB", "budget.flops=10", "budget.parameters=3")
+    words = ("budget.memory=1kB", "budget.flops=10", "budget.parameters=3", "budget.bytes=1kB")
     result = flyweight("run", toy_recipe, *words)
-    refused(result, "budget.memory", "budget.flops", "budget.parameters")
+    refused(result, "budget.memory", "budget.flops", "budget.parameters", "budget.bytes")
     assert not list((tmp_path / "runs").glob("pretrain-*"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flyweight.config.schema import Dense, LinearKind
+from flyweight.config.schema import Dense, LinearKind, ModelConfig
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import linear
 from flyweight.model.decoder import Decoder
@@ -20,14 +20,7 @@ def quantize(model: Decoder, kind: LinearKind, embedding: LinearKind) -> Decoder
     learned positions stay as they are. Raises RequestError if the model is quantized already (errors would add up, and no
     one could say what the bits are worth) or if every matrix would stay dense, FlyweightError if a weight is not finite.
     """
-    _check_dense(model)
-    config, old = model.config, model.state_dict()
-    chosen = {"blocks": kind, "embedding": embedding, "head": embedding}
-    names = {name.split(".")[0] for name in linear_names(config)}
-    linears = {name: part for name, part in chosen.items() if name in names and not isinstance(part, Dense)}
-    if not linears:
-        raise RequestError("quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4")
-    config = config.model_copy(update={"linears": linears})
+    config, old = quantized(model.config, kind, embedding), model.state_dict()
     with torch.device("meta"):
         small = Decoder(config)
     tensors: dict[str, Tensor] = {}
@@ -43,10 +36,17 @@ def quantize(model: Decoder, kind: LinearKind, embedding: LinearKind) -> Decoder
     return small.to(model.norm.weight.dtype).train(model.training)
 
 
-def _check_dense(model: Decoder) -> None:
-    for name in linear_names(model.config):
-        if (kind := kind_of(model.config, name).kind) != "dense":
+def quantized(config: ModelConfig, kind: LinearKind, embedding: LinearKind) -> ModelConfig:
+    """Return the config that `quantize` gives a model of this one; raises RequestError as it does."""
+    for name in linear_names(config):
+        if (present := kind_of(config, name).kind) != "dense":
             raise RequestError(
-                f"quantize: the model is quantized already ({name} is {kind}), and its errors would add up; start from the"
+                f"quantize: the model is quantized already ({name} is {present}), and its errors would add up; start from the"
                 " model that it was made from"
             )
+    chosen = {"blocks": kind, "embedding": embedding, "head": embedding}
+    names = {name.split(".")[0] for name in linear_names(config)}
+    linears = {name: part for name, part in chosen.items() if name in names and not isinstance(part, Dense)}
+    if not linears:
+        raise RequestError("quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4")
+    return config.model_copy(update={"linears": linears})

@@ -16,7 +16,7 @@ from flyweight.data.shards import Shard, Tokens
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,10 @@ class SplitMeta:
 
 @dataclass(frozen=True)
 class Meta:
-    """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer, `key` what it was packed from."""
+    """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer."""
 
     corpus: str
     origin: str
-    key: str
     fingerprint: str
     dtype: str
     vocab_size: int

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +12,7 @@ import numpy as np
 
 from flyweight.config import schema
 from flyweight.core.files import digest, disk_errors, sha256
-from flyweight.data.corpus import VERSION, Corpus, Meta, SplitMeta
+from flyweight.data.corpus import Corpus, Meta, SplitMeta
 from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
 from flyweight.data.overlap import Overlap
 from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
@@ -72,99 +69,49 @@ def pack(
     *,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Corpus:
-    """Tokenize a corpus into `folder` and return it; what is packed there already from the same text is only opened.
+    """Tokenize a corpus into the new or empty `folder` and return it; the store publishes the folder around it.
 
-    The folder appears complete or not at all; of two processes that pack it at once, one wins and both return it. `progress`
-    is told the phase and the fraction of it that is done. Raises RequestError for text that cannot be used or is too short
-    for windows of `data.context`, FlyweightError where the folder holds something else or the disk refuses.
+    `progress` is told the phase and the fraction of it that is done. Raises RequestError for text that cannot be used or is too
+    short for windows of `data.context`, FlyweightError where the folder is in use or the disk refuses.
     """
+    progress = progress or (lambda phase, done: None)
     source = _source(data, data_dir)
     survey = _survey(source)
-    config = data.tokenizer or source.about.tokenizer
-    key = digest(
-        {
-            **{
-                "version": VERSION,
-                "corpus": _plain(source.about.name),
-                "text": survey.fingerprint,
-                "tokenizer": config.model_dump(),
-            },
-            "tokenizer_file": Tokenizer.load(Path(config.path).expanduser()).fingerprint if config.kind == "file" else None,
-        }
-    )
     with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    if not folder.exists():
-        _pack_anew(source, survey, config, key, data.context, folder, progress or (lambda phase, done: None), shard_tokens)
-    corpus = Corpus.open(folder)
-    if corpus.meta.key != key:
-        raise FlyweightError(f"{folder} holds another corpus ({corpus.meta.corpus}); choose another folder or delete it")
-    _require_windows(corpus.meta.splits, corpus.meta.corpus, data.context)
-    return corpus
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise FlyweightError(f"{folder} is not empty; choose another folder or delete it")
+    started = time.perf_counter()
+    tokenizer = _tokenizer(source, survey, data.tokenizer or source.about.tokenizer, progress)
+    tokenizer.save(folder / "tokenizer.json")
+    trained = time.perf_counter()
+    splits = _Packer(source, survey, tokenizer, folder, progress, shard_tokens).run()
+    seconds = time.perf_counter() - trained
+    _require_windows(splits, source.about.name, data.context)
+    hashes = {name: split.sha256 for name, split in splits.items()}
+    meta = Meta(
+        corpus=_plain(source.about.name),
+        origin=_plain(source.about.origin),
+        fingerprint=digest({"tokens": hashes, "tokenizer": tokenizer.fingerprint}),
+        dtype=dtype_for(tokenizer.vocab_size).str,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer=tokenizer.fingerprint,
+        lossless=_lossless(source, tokenizer),
+        separated=source.about.separated and tokenizer.separator is not None,
+        line_ends_are_words=source.about.line_ends_are_words,
+        contiguous=source.about.contiguous,
+        skipped=survey.skipped,
+        seconds=seconds,
+        tokenizer_seconds=trained - started,
+        megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,
+        splits=splits,
+    )
+    meta.save(folder / "meta.json")
+    return Corpus.open(folder)
 
 
 def _plain(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _pack_anew(
-    source: Source,
-    survey: _Survey,
-    config: schema.Tokenizer,
-    key: str,
-    context: int,
-    folder: Path,
-    progress: Progress,
-    shard_tokens: int,
-) -> None:
-    with disk_errors(folder):
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        started = time.perf_counter()
-        tokenizer = _tokenizer(source, survey, config, progress)
-        tokenizer.save(partial / "tokenizer.json")
-        trained = time.perf_counter()
-        splits = _Packer(source, survey, tokenizer, partial, progress, shard_tokens).run()
-        seconds = time.perf_counter() - trained
-        _require_windows(splits, source.about.name, context)
-        hashes = {name: split.sha256 for name, split in splits.items()}
-        meta = Meta(
-            corpus=_plain(source.about.name),
-            origin=_plain(source.about.origin),
-            key=key,
-            fingerprint=digest({"tokens": hashes, "tokenizer": tokenizer.fingerprint}),
-            dtype=dtype_for(tokenizer.vocab_size).str,
-            vocab_size=tokenizer.vocab_size,
-            tokenizer=tokenizer.fingerprint,
-            lossless=_lossless(source, tokenizer),
-            separated=source.about.separated and tokenizer.separator is not None,
-            line_ends_are_words=source.about.line_ends_are_words,
-            contiguous=source.about.contiguous,
-            skipped=survey.skipped,
-            seconds=seconds,
-            tokenizer_seconds=trained - started,
-            megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,
-            splits=splits,
-        )
-        meta.save(partial / "meta.json")
-        _publish(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    with disk_errors(folder):
-        # Folders made by mkdtemp are private; a corpus is as readable as anything else that this user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not (folder / "meta.json").exists():
-                raise
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progress: Progress) -> Tokenizer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flyweight.compress.quantize import quantized
 from flyweight.config import load, schema
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.runtime import Runtime
@@ -77,7 +78,7 @@ class Plan:
     """A recipe's plan.
 
     `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time
-    depends on what else this machine is doing.
+    depends on what else this machine is doing. `smallest` has the parameters and bytes of the smallest model compared.
     """
 
     name: str
@@ -86,14 +87,19 @@ class Plan:
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     measured: int = 0
+    smallest: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def totals(self) -> dict[str, float]:
-        """Seconds of training and measuring, FLOPs of training, the largest stage's memory; the unknown counts as nothing."""
+        """What the budget counts: seconds (measuring too), training FLOPs, the largest stage's memory, the smallest model.
+
+        The unknown counts as nothing.
+        """
         return {
             "time": sum(stage.seconds or 0.0 for stage in self.stages) + self.measured * time.MEASURE_SECONDS,
             "flops": sum(stage.flops or 0.0 for stage in self.stages),
             "memory": max((stage.memory.total for stage in self.stages), default=0),
+            **self.smallest,
         }
 
     def json(self) -> dict[str, Any]:
@@ -127,8 +133,11 @@ def plan(
     A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says.
     """
     recipe, assumed, found = shared_time(recipe), [], {}
+    models: dict[str, schema.ModelConfig] = {}
     for name in load.order(recipe):
         stage = recipe.stages[name]
+        if isinstance(stage, schema.Quantize) and stage.input in models:
+            models[name] = quantized(models[stage.input], stage.kind, stage.embedding)
         if not isinstance(stage, schema.Pretrain | schema.Distill):
             continue
         if stage.model is None:
@@ -139,11 +148,22 @@ def plan(
             stage = stage.model_copy(update={"model": source.model})
         data = with_tokenizer(stage.data, data_dir)
         vocab = (vocabularies or {}).get(vocabulary_key(data)) or _vocabulary(data, name, assumed)
-        found[name] = _stage(name, stage, vocab, found, recipe, runtime)
+        models[name] = stage.model.resolved(vocab, data.context)
+        found[name] = _stage(name, stage, models[name], found, models, recipe, runtime)
     stages = tuple(found.values())
-    compared = len(recipe.report.compare or stages) if recipe.report.measure else 0
-    warnings = _warnings(recipe, stages, compared)
-    return Plan(recipe.name, stages, tuple(assumed), tuple(_faults(recipe, stages)), tuple(warnings), compared)
+    measured = len(recipe.report.compare or models) if recipe.report.measure else 0
+    smallest = _smallest([models[name] for name in recipe.report.compare or models if name in models])
+    faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, stages, measured)
+    return Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measured, smallest)
+
+
+def _smallest(models: Sequence[schema.ModelConfig]) -> dict[str, float]:
+    if not models:
+        return {}
+    return {
+        "parameters": min(cost.parameters(model).unique for model in models),
+        "bytes": min(cost.weight_bytes(model) for model in models),
+    }
 
 
 def vocabulary_key(data: schema.Data) -> str:
@@ -162,16 +182,17 @@ def _vocabulary(data: schema.Data, name: str, assumed: list[str]) -> int:
 
 
 def _stage(
-    name: str, stage: Any, vocab: int, found: Mapping[str, StagePlan], recipe: schema.Recipe, runtime: Runtime
+    name: str,
+    stage: Any,
+    config: schema.ModelConfig,
+    found: Mapping[str, StagePlan],
+    models: Mapping[str, schema.ModelConfig],
+    recipe: schema.Recipe,
+    runtime: Runtime,
 ) -> StagePlan:
-    config = stage.model.resolved(vocab, stage.data.context)
     train, context = stage.train, stage.data.context
     precision = runtime.precision(train.precision)
-    teacher = None
-    if isinstance(stage, schema.Distill):
-        source = recipe.stages.get(stage.teacher)
-        if isinstance(source, schema.Pretrain | schema.Distill) and source.model:
-            teacher = source.model.resolved(vocab, context)
+    teacher = models.get(stage.teacher) if isinstance(stage, schema.Distill) else None
     per_step = train.batch * cost.training_flops(config, context) + cost.optimizer_flops(config, train.optimizer)
     if teacher is not None:
         per_step += train.batch * cost.forward_flops(teacher, context)
@@ -214,26 +235,34 @@ def _same_as(train: schema.Train, stage: Any, found: Mapping[str, StagePlan], re
     return train.model_copy(update={key: value if key == "time" else round(value)})
 
 
-def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...]) -> list[str]:
+def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...], smallest: Mapping[str, float]) -> list[str]:
     """Return every limit of the budget that the plan already breaks."""
     limits, faults = recipe.budget, []
-    if not stages:
-        return []
-    compared = [stage for stage in stages if not recipe.report.compare or stage.name in recipe.report.compare] or list(stages)
-    largest = max(stages, key=lambda stage: stage.memory.total)
-    if limits.memory is not None and largest.memory.total > limits.memory:
-        faults.append(
-            f"budget.memory: {format_size(limits.memory)}, but {largest.name} needs about {format_size(largest.memory.total)}"
-            f" (activations {format_size(largest.memory.activations)}: raise train.accumulate or lower train.batch)"
-        )
+    if stages:
+        largest = max(stages, key=lambda stage: stage.memory.total)
+        if limits.memory is not None and largest.memory.total > limits.memory:
+            faults.append(
+                f"budget.memory: {format_size(limits.memory)}, but {largest.name} needs about"
+                f" {format_size(largest.memory.total)} (activations {format_size(largest.memory.activations)}: raise"
+                " train.accumulate or lower train.batch)"
+            )
     flops = sum(stage.flops or 0.0 for stage in stages)
     if limits.flops is not None and flops > limits.flops:
         faults.append(
             f"budget.flops: {format_count(limits.flops)}, but training takes {format_count(flops)}: lower train.steps"
         )
-    least = min(stage.model.parameters.unique for stage in compared)
-    if limits.parameters is not None and least > limits.parameters:
-        faults.append(f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has {format_count(least)}")
+    if limits.parameters is not None and smallest.get("parameters", 0) > limits.parameters:
+        least = format_count(smallest["parameters"])
+        faults.append(
+            f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has {least}: lower model.dim or"
+            " model.layers"
+        )
+    if limits.bytes is not None and smallest.get("bytes", 0) > limits.bytes:
+        least = format_size(smallest["bytes"])
+        faults.append(
+            f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: add a quantize stage to what"
+            " is compared, or lower model.dim or the tokenizer's vocab"
+        )
     return faults
 
 

@@ -38,7 +38,8 @@ def test_a_recipe_is_planned_stage_by_stage():
 
 
 @pytest.mark.parametrize(
-    ("limit", "name"), [({"memory": "1MB"}, "memory"), ({"flops": 100}, "flops"), ({"parameters": 10}, "parameters")]
+    ("limit", "name"),
+    [({"memory": "1MB"}, "memory"), ({"flops": 100}, "flops"), ({"parameters": 10}, "parameters"), ({"bytes": "1kB"}, "bytes")],
 )
 def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
     planned = plan.plan(recipe(budget=limit), CPU)
@@ -50,6 +51,19 @@ def test_generous_limits_hold():
     planned = plan.plan(recipe(budget={"memory": "2GB", "flops": "1e15", "parameters": "1M", "time": "9h"}), CPU)
     plan.refuse(planned)
     assert not planned.warnings
+
+
+def test_bytes_are_those_of_the_smallest_model_compared_quantized_ones_too():
+    stages = {
+        "model": {"stage": "pretrain", "model": {"dim": 64, "layers": 2}},
+        "small": {"stage": "quantize", "input": "model", "kind": "int8"},
+    }
+    dense = plan.plan(recipe(stages=stages, report={"compare": ["model"]}), CPU)
+    both = plan.plan(recipe(stages=stages, budget={"bytes": "150kB"}), CPU)
+    assert both.totals["bytes"] < 0.35 * dense.totals["bytes"]
+    assert dense.totals["bytes"] == dense.stages[0].model.weight_bytes > 150_000
+    assert both.totals["parameters"] == dense.totals["parameters"]
+    plan.refuse(both)
 
 
 def test_a_time_that_will_not_do_is_a_warning():

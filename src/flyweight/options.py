@@ -1,0 +1,100 @@
+"""What most verbs of the command line share: the options that say where and how to work, and the way to answer."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from flyweight.api import Run, Session
+
+Words = ParamSpec("Words")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The shared options as one command was given them; those that its verb does not have keep their defaults."""
+
+    runs: Path | None = None
+    data_dir: Path | None = None
+    device: str | None = None
+    threads: int | None = None
+    seed: int = 0
+    as_json: bool = False
+
+    @contextmanager
+    def session(self, quiet: bool = False) -> Iterator[Session]:
+        """Yield a session whose progress is shown on standard error, unless `quiet`."""
+        from rich.console import Console
+
+        from flyweight.api import Session
+        from flyweight.terminal import Display
+
+        command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
+        with Display(Console(stderr=True), quiet) as display:
+            yield Session(self.runs, self.data_dir, self.device, self.threads, self.seed, display, command)
+
+    def answer(self, value: Any, show: Callable[[Any], Any]) -> None:
+        """Print a result: as one JSON object with --json, else as `show` has it."""
+        if self.as_json:
+            print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        else:
+            show(value)
+
+    def answer_run(self, result: Run) -> None:
+        """Print what a run ended with."""
+        if self.as_json:
+            print(result.summary.model_dump_json())
+        else:
+            from flyweight import answers
+
+            answers.run(result)
+
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "runs": (Path | None, typer.Option("--runs", metavar="DIR", help="Runs root [FLYWEIGHT_RUNS, else ./runs].")),
+    "data_dir": (Path | None, typer.Option("--data-dir", metavar="DIR", help="Local copies of corpora [FLYWEIGHT_DATA].")),
+    "device": (str | None, typer.Option(help="cpu, cuda or mps [the best there is].")),
+    "threads": (int | None, typer.Option(help="CPU threads [all cores].")),
+    "seed": (int, typer.Option(help="Seed of random weights and samples.")),
+    "as_json": (bool, typer.Option("--json", help="One JSON object on standard output.")),
+}
+
+MACHINE = ("runs", "device", "threads")
+WORK = ("runs", "data_dir", "device", "threads")
+
+
+def verb(
+    app: typer.Typer, *options: str, name: str | None = None
+) -> Callable[[Callable[Concatenate[Shared, Words], None]], Callable[Concatenate[Shared, Words], None]]:
+    """Register a function as a verb: its parameters after the first become options, and these of OPTIONS with --json too."""
+
+    def register(function: Callable[Concatenate[Shared, Words], None]) -> Callable[Concatenate[Shared, Words], None]:
+        names = [*options, "as_json"]
+
+        def command(**words: Any) -> None:
+            shared = Shared(**{name: words.pop(name) for name in names})
+            function(shared, **words)  # pyright: ignore[reportCallIssue]
+
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        added = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Shared, name), annotation=Annotated[OPTIONS[name]]
+            )
+            for name in names
+        ]
+        command.__signature__ = inspect.Signature([*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        app.command(name=name)(command)
+        return function
+
+    return register
