@@ -14,10 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flyweight import models
-from flyweight import recipe as recipes
-from flyweight.config import load as config_load
-from flyweight.config import schema
+from flyweight import models, recipe as recipes
+from flyweight.config import load as config_load, schema
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
 from flyweight.core.files import read_json

@@ -28,6 +28,7 @@ FIELDS: dict[str, list[Any]] = {
         {"kind": "rope", "fraction": 0.5, "scaling": {"kind": "ntk", "factor": 2}},
         {"kind": "rope", "base": 1e6},
     ],
+    "sharing": ["none", "repeat", {"kind": "repeat", "times": 3}, {"kind": "cycle", "times": 2}],
     "mlp": [
         "gelu",
         {"kind": "gelu", "bias": True, "hidden": 13},
@@ -76,6 +77,7 @@ def config_of(row: list[Any]) -> ModelConfig:
             "attention": {**value["heads"], **value["biases"], "qk_norm": value["qk_norm"], "gain": value["gain"]},
             "position": value["position"],
             "mlp": value["mlp"],
+            "sharing": value["sharing"],
             "norm": value["norm"],
             "embedding": {"tied": value["tied"], "bigram": value["bigram"]},
             "head": {"softcap": value["softcap"]},
@@ -129,7 +131,12 @@ def test_counted_parameters_are_built(index: int) -> None:
     packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
     built = sum(p.numel() for p in model.parameters()) + sum(layer.in_features * layer.out_features for layer in packed)
     found = cost.parameters(config)
-    assert found.unique == found.total == built == sum(found.by_part.values())
+    assert found.unique == built == sum(found.by_part.values())
+    twice = sum(p.numel() for p in model.blocks.parameters()) + sum(
+        layer.in_features * layer.out_features for name, layer in model.blocks.named_modules() if layer in packed
+    )
+    times = len(model.visits) // max(1, config.layers)
+    assert found.total == found.unique + (times - 1) * twice if config.layers else found.total == found.unique
     assert cost.weight_bytes(config, 4) == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 

@@ -128,6 +128,29 @@ class Attention(Strict):
     gain: bool = False
 
 
+class NoSharing(Strict):
+    """Every layer is used once."""
+
+    kind: Literal["none"] = "none"
+
+
+class Repeat(Strict):
+    """Every layer is used `times` times in a row (MobileLLM, Liu et al. 2024); one layer N times is `layers: 1`."""
+
+    kind: Literal["repeat"] = "repeat"
+    times: Annotated[int, Field(ge=2)] = 2
+
+
+class Cycle(Strict):
+    """The whole stack is run `times` times (Universal Transformer, Dehghani et al. 2019)."""
+
+    kind: Literal["cycle"] = "cycle"
+    times: Annotated[int, Field(ge=2)] = 2
+
+
+Sharing = Annotated[Annotated[NoSharing | Repeat | Cycle, Discriminator("kind")], choice()]
+
+
 class NoBigram(Strict):
     """No bigram table."""
 
@@ -220,6 +243,7 @@ class ModelConfig(Strict):
     position: Position = Rope()
     mlp: Mlp = SwiGLU()
     norm: Norm = RMSNorm()
+    sharing: Sharing = NoSharing()
     embedding: Embedding = Embedding()
     head: Head = Head()
     dropout: Annotated[Dropout, BeforeValidator(_all_dropouts)] = Dropout()

@@ -11,92 +11,38 @@ from pydantic import Discriminator, Field, PositiveInt, model_validator
 
 from flyweight.config.architecture import (
     NF4 as NF4,
-)
-from flyweight.config.architecture import (
     Attention as Attention,
-)
-from flyweight.config.architecture import (
     Bigram as Bigram,
-)
-from flyweight.config.architecture import (
+    Cycle as Cycle,
     Dense as Dense,
-)
-from flyweight.config.architecture import (
     Dropout as Dropout,
-)
-from flyweight.config.architecture import (
     Embedding as Embedding,
-)
-from flyweight.config.architecture import (
     ExactBigram as ExactBigram,
-)
-from flyweight.config.architecture import (
     Fraction as Fraction,
-)
-from flyweight.config.architecture import (
     Gelu as Gelu,
-)
-from flyweight.config.architecture import (
     HashedBigram as HashedBigram,
-)
-from flyweight.config.architecture import (
     Head as Head,
-)
-from flyweight.config.architecture import (
     Init as Init,
-)
-from flyweight.config.architecture import (
     Int8 as Int8,
-)
-from flyweight.config.architecture import (
     LayerNorm as LayerNorm,
-)
-from flyweight.config.architecture import (
     Learned as Learned,
-)
-from flyweight.config.architecture import (
     LinearKind as LinearKind,
-)
-from flyweight.config.architecture import (
     Mlp as Mlp,
-)
-from flyweight.config.architecture import (
     ModelConfig as ModelConfig,
-)
-from flyweight.config.architecture import (
     NoBigram as NoBigram,
-)
-from flyweight.config.architecture import (
     Norm as Norm,
-)
-from flyweight.config.architecture import (
+    NoSharing as NoSharing,
     Position as Position,
-)
-from flyweight.config.architecture import (
     Probability as Probability,
-)
-from flyweight.config.architecture import (
     Rate as Rate,
-)
-from flyweight.config.architecture import (
     Relu2 as Relu2,
-)
-from flyweight.config.architecture import (
+    Repeat as Repeat,
     RMSNorm as RMSNorm,
-)
-from flyweight.config.architecture import (
     Rope as Rope,
-)
-from flyweight.config.architecture import (
     RopeScaling as RopeScaling,
-)
-from flyweight.config.architecture import (
+    Sharing as Sharing,
     Strict as Strict,
-)
-from flyweight.config.architecture import (
     SwiGLU as SwiGLU,
-)
-from flyweight.config.architecture import (
     choice,
 )
 from flyweight.config.units import Count, Seconds, Size

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import ModelConfig
-from flyweight.config.schema import RMSNorm as RMSNormConfig
+from flyweight.config.schema import ModelConfig, RMSNorm as RMSNormConfig
 from flyweight.model import linear
 from flyweight.model.cache import Slot
 from flyweight.model.norm import RMSNorm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,9 +26,21 @@ def save(model: Decoder, folder: str | Path) -> None:
     A tied head has no tensor of its own. Each file is replaced whole: a reader, or a model whose tensors still map the old
     file, never sees half of the new one.
     """
+    write(model.config, model.state_dict(), folder)
+
+
+def write(config: ModelConfig, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Write a resolved config and the tensors of a model's state into `folder`, as `save` does.
+
+    Raises FlyweightError where a tensor is missing, unexpected or of another shape or dtype than the config says.
+    """
     folder = Path(folder)
-    text = json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n"
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    with torch.device("meta"):
+        model = Decoder(config)
+    if faults := _faults(model, tensors):
+        raise FlyweightError(f"{folder}: the tensors do not fit the config: {_some(faults)}")
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         weights, config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
@@ -72,13 +85,16 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
     with torch.device("meta"):
         model = Decoder(config)
     if faults := _faults(model, tensors):
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise FlyweightError(f"{path}: does not fit {CONFIG}: {'; '.join(faults[:5])}{more}; save the model again")
+        raise FlyweightError(f"{path}: does not fit {CONFIG}: {_some(faults)}; save the model again")
     model.load_state_dict(tensors, assign=True)
     return model.to(model.norm.weight.dtype)  # packed layers keep no tensor that tells them which float to unpack into
 
 
-def _faults(model: Decoder, found: dict[str, Tensor]) -> list[str]:
+def _some(faults: list[str]) -> str:
+    return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+
+
+def _faults(model: Decoder, found: Mapping[str, Tensor]) -> list[str]:
     wanted, floats = model.state_dict(), {name for name, _ in model.named_parameters()}
     faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]

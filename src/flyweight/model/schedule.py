@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Cycle, ModelConfig, Repeat
 
 
 class Visit(NamedTuple):
@@ -16,4 +16,9 @@ class Visit(NamedTuple):
 
 def visits(config: ModelConfig) -> tuple[Visit, ...]:
     """Return the layers in the order in which a forward pass runs them."""
-    return tuple(Visit(layer) for layer in range(config.layers))
+    sharing, layers = config.sharing, range(config.layers)
+    if isinstance(sharing, Repeat):
+        return tuple(Visit(layer, turn) for layer in layers for turn in range(sharing.times))
+    if isinstance(sharing, Cycle):
+        return tuple(Visit(layer, turn) for turn in range(sharing.times) for layer in layers)
+    return tuple(Visit(layer) for layer in layers)

@@ -108,7 +108,10 @@ def config_line(config: schema.ModelConfig) -> str:
     heads = f"{config.attention.heads} heads"
     if config.attention.kv_heads != config.attention.heads:
         heads += f" / {config.attention.kv_heads} kv"
-    parts = [f"{config.layers} x {config.dim}", heads, f"{config.mlp.kind} {config.mlp.hidden}"]
+    depth = f"{config.layers} x {config.dim}"
+    if config.sharing.kind != "none":
+        depth += f" ({config.sharing.kind} {config.sharing.times})"
+    parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     parts.append("tied" if config.embedding.tied else "untied")
     if config.embedding.bigram.kind != "none":
         parts.append(f"{config.embedding.bigram.kind} bigram table")

@@ -4,8 +4,7 @@ import builtins
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from flyweight.data import reading
 from flyweight.data.document import Document, Skipped

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from flyweight.config import schema
 from flyweight.data.tokenizer import SEPARATOR, Tokenizer, _sampled, train

@@ -12,8 +12,7 @@ import torch
 
 from flyweight.config import schema
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluate import bench as bench_module
-from flyweight.evaluate import bench_worker
+from flyweight.evaluate import bench as bench_module, bench_worker
 from flyweight.evaluate.bench import bench, median
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder

@@ -2,8 +2,7 @@ import math
 
 import pytest
 import report_fixture as made
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from flyweight.report.standing import AXES, contrast, entries, groups, leaders, pareto
 from flyweight.report.summary import AuditCheck

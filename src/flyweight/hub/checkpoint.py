@@ -1,0 +1,143 @@
+"""A Hugging Face model folder, read the careful way: no code of its own, no pickles, nothing from outside the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.core.files import digest, sha256
+from flyweight.errors import FlyweightError, RequestError
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose files have been looked at: `raw` is its config, `weights` and `others` the files that are read.
+
+    `code` is true where it asks for Python code of its own, which the user has allowed by name.
+    """
+
+    path: Path
+    raw: dict[str, Any]
+    weights: tuple[str, ...]
+    others: tuple[str, ...]
+    code: bool = False
+
+    @property
+    def model_type(self) -> str:
+        """The architecture that its config names."""
+        return str(self.raw.get("model_type"))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that is read, relative to the folder."""
+        return (CONFIG, *self.others, *self.weights)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the content of all files that are read."""
+        return digest({name: sha256(self.path / name) for name in self.files})
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """Yield every tensor with its name, from memory-mapped shards; raise FlyweightError for a damaged one."""
+        from safetensors import SafetensorError, safe_open
+
+        for name in self.weights:
+            try:
+                with ExitStack() as stack:
+                    shard = stack.enter_context(safe_open(self.path / name, framework="pt"))
+                    names = shard.keys()
+                    for key in names:
+                        yield key, shard.get_tensor(key)
+            except (OSError, SafetensorError) as error:
+                raise FlyweightError(f"{self.path / name}: damaged or truncated ({error}); copy it again") from error
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a folder claims to be a Hugging Face model."""
+    try:
+        return "model_type" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read(path: Path, trust_remote_code: bool = False) -> Checkpoint:
+    """Return the checkpoint in a folder; raise RequestError that says what it is instead, or what a careful tool refuses."""
+    raw = _config(path)
+    asks = bool(raw.get("auto_map"))
+    if asks and not trust_remote_code:
+        raise RequestError(
+            f"{path}: its config.json asks for Python code of its own (auto_map: {str(raw['auto_map'])[:200]}), which flyweight"
+            " does not run; read that code, and if you trust it: flyweight import MODEL --trust-remote-code"
+        )
+    weights = _weights(path)
+    others = [name for name in TOKENIZER if (path / name).is_file()]
+    if asks:
+        others += sorted(file.name for file in path.glob("*.py"))
+    found = Checkpoint(path, raw, weights, tuple(others), asks)
+    for name in found.files:
+        _inside(path, name)
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    if not file.is_file():
+        raise RequestError(f"{path}: not a model folder ({CONFIG} is missing)")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FlyweightError(f"{file}: damaged, not valid JSON ({error}); copy the model again") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise RequestError(f"{file}: not the config of a Hugging Face model (it has no model_type)")
+    return raw
+
+
+def _weights(path: Path) -> tuple[str, ...]:
+    if (path / INDEX).is_file():
+        try:
+            shards = sorted(set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FlyweightError(f"{path / INDEX}: damaged ({error!r}); copy the model again") from error
+        for name in shards:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise RequestError(f"{path / INDEX}: {name!r} is not the name of a file beside it")
+            if not (path / name).is_file():
+                raise FlyweightError(f"{path / name} is missing, {INDEX} names it; copy the model again")
+        return tuple(shards)
+    if (path / WEIGHTS).is_file():
+        return (WEIGHTS,)
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise RequestError(
+            f"{path}: its weights are {', '.join(pickles)}, and loading such a file can run any code in it; flyweight reads"
+            ' safetensors only. If you trust it, convert it once: python -c "from transformers import AutoModelForCausalLM as'
+            f" M; M.from_pretrained('{path}').save_pretrained('{path}-safe')\""
+        )
+    raise RequestError(f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again")
+
+
+def _inside(path: Path, name: str) -> None:
+    """Raise RequestError where a link leads out of the folder; the hub's cache links within one repository, which is fine."""
+    root = path.resolve()
+    if path.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        root = root.parent.parent
+    target = (path / name).resolve()
+    if os.path.commonpath([root, target]) != str(root):
+        raise RequestError(f"{path / name} is a link to {target}, outside of the model's folder; put the file itself there")

@@ -1,0 +1,195 @@
+"""Checkpoints to our tensors and back: a GPT-2, Llama or Qwen3 folder, or one of our own type."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flyweight import __version__
+from flyweight.config.schema import ModelConfig
+from flyweight.core.files import disk_errors, write_text
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
+from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
+from flyweight.model.schedule import visits
+
+OWN = "flyweight"
+"""Our own model type: what no family can hold keeps its config and its tensors as they are, under `decoder.`."""
+
+PREFIX = "decoder."
+SHARD_BYTES = 5_000_000_000
+
+
+def is_ours(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint's type is one that becomes a decoder of ours (its config may still be inexpressible)."""
+    return checkpoint.model_type in FAMILIES or checkpoint.model_type == OWN
+
+
+def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return the resolved config and the state of the decoder that computes what this checkpoint does.
+
+    Raises Inexpressible with every reason why there is none, FlyweightError where tensors are missing or left over.
+    """
+    if checkpoint.code:
+        raise Inexpressible(str(checkpoint.path), ["it runs Python code of its own"])
+    if checkpoint.model_type == OWN:
+        return _own(checkpoint)
+    if checkpoint.model_type not in FAMILIES:
+        known = ", ".join([*FAMILIES, OWN])
+        raise Inexpressible(str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"])
+    family = FAMILIES[checkpoint.model_type]
+    config = family.config(checkpoint.raw)
+    found = {_named(name, family): tensor for name, tensor in checkpoint.tensors() if not _is_buffer(name)}
+    if config.embedding.tied and (head := found.pop("lm_head.weight", None)) is not None:
+        table = next(part.theirs for part in family.parts(config) if part.ours == ("embedding.tokens.weight",))
+        if table in found and not torch.equal(head, found[table]):
+            raise FlyweightError(f"{checkpoint.path}: it says that its head is its embedding, but has a head of its own")
+    state: dict[str, Tensor] = {}
+    missing = []
+    for part in family.parts(config):
+        if part.theirs not in found:
+            missing.append(part.theirs)
+            continue
+        state.update(_ours(part, found.pop(part.theirs), config))
+    if missing or found:
+        what = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in sorted(found)]
+        more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
+        raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:5])}{more}")
+    return config, _one_dtype(state)
+
+
+def _own(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
+    try:
+        config = ModelConfig.model_validate(checkpoint.raw.get(OWN)).resolved()
+    except (ValidationError, ValueError) as error:
+        raise FlyweightError(f"{checkpoint.path / CONFIG}: not a model of this version of flyweight ({error})") from error
+    return config, {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors()}
+
+
+def _named(name: str, family: Family) -> str:
+    """Return a tensor's full name: checkpoints of the bare model leave the prefix out."""
+    return name if name.startswith((family.prefix, "lm_head.")) else family.prefix + name
+
+
+def _is_buffer(name: str) -> bool:
+    """Return whether old checkpoints keep a constant under this name."""
+    return name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"))
+
+
+def _ours(part: Part, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+    whole = tensor.T if part.transposed else tensor
+    if len(part.ours) == 1:
+        return {part.ours[0]: whole}
+    if whole.shape[0] % len(part.ours):
+        raise FlyweightError(f"{part.theirs} has shape {tuple(tensor.shape)}, which is not {len(part.ours)} equal parts")
+    return dict(zip(part.ours, whole.chunk(len(part.ours)), strict=True))
+
+
+def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state in the widest float type that is in it: some checkpoints keep their norms in float32."""
+    dtypes = {tensor.dtype for tensor in state.values()}
+    if len(dtypes) < 2:
+        return state
+    widest = max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
+    if {torch.bfloat16, torch.float16} <= dtypes:
+        widest = torch.float32
+    return {name: tensor.to(widest) for name, tensor in state.items()}
+
+
+# --- out ---
+
+
+def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: Family | None) -> tuple[dict[str, Any], dict]:
+    """Return (`config.json`, tensors) of a model as a family has it, or with None as our own type."""
+    dtype = str(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())).removeprefix("torch.")
+    if family is not None:
+        tensors = {part.theirs: _theirs(part, state) for part in family.parts(config)}
+        return {**family.raw(config), "dtype": dtype}, tensors
+    raw = {"model_type": OWN, "architectures": ["FlyweightForCausalLM"], "dtype": dtype, **own_fields(config)}
+    return raw, {PREFIX + name: tensor for name, tensor in state.items()}
+
+
+def own_fields(config: ModelConfig) -> dict[str, Any]:
+    """Return what a config.json of our own type holds: the config itself, and the sizes that libraries ask for by name."""
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context,
+        "hidden_size": config.dim,
+        "num_hidden_layers": len(visits(config)),
+        "num_attention_heads": config.attention.heads,
+        "num_key_value_heads": config.attention.kv_heads,
+        "head_dim": config.attention.head_dim,
+        "tie_word_embeddings": False,
+        "flyweight_version": __version__,
+        OWN: config.model_dump(mode="json"),
+    }
+
+
+def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
+    whole = torch.cat([state[name] for name in part.ours]) if len(part.ours) > 1 else state[part.ours[0]]
+    return whole.T.contiguous() if part.transposed else whole.contiguous()
+
+
+def write(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a checkpoint folder: `config.json` and one safetensors file, or several with an index above `shard_bytes`."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if size + tensor.nbytes > shard_bytes and shards[-1]:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.detach().contiguous()
+        size += tensor.nbytes
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        names = [WEIGHTS] if len(shards) == 1 else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
+        for name, shard in zip(names, shards, strict=True):
+            save_file(shard, out / name, metadata={"format": "pt"})
+        if len(shards) > 1:
+            total = sum(tensor.nbytes for tensor in tensors.values())
+            places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+            index = {"metadata": {"total_size": total}, "weight_map": places}
+            write_text(out / INDEX, json.dumps(index, indent=2) + "\n")
+        write_text(out / CONFIG, json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
+
+
+def _count(shards: list[Any]) -> range:
+    return range(1, len(shards) + 1)
+
+
+# --- tokenizers ---
+
+
+def copy_tokenizer(source: Path, out: Path) -> bool:
+    """Copy a folder's tokenizer files and return whether a `tokenizer.json` is among them, made from GPT-2's older two if need be."""
+    with disk_errors(out):
+        for name in TOKENIZER:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, out / name)
+        if not (out / "tokenizer.json").is_file() and (out / "vocab.json").is_file() and (out / "merges.txt").is_file():
+            _fast(out)
+    return (out / "tokenizer.json").is_file()
+
+
+def _fast(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    end = "<|endoftext|>"
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(os.fspath(folder / "vocab.json"), os.fspath(folder / "merges.txt")))
+    except Exception as error:  # the library raises bare Exception
+        raise RequestError(f"{folder}: vocab.json and merges.txt are not a byte-level BPE ({error})") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if tokenizer.token_to_id(end) is not None:
+        tokenizer.add_special_tokens([end])
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))

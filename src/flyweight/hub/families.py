@@ -1,0 +1,343 @@
+"""What GPT-2, Llama and Qwen3 checkpoints are in our terms, and which of our models they can hold; no torch.
+
+A family reads a Hugging Face `config.json` into a `ModelConfig`, writes one from it, and names its tensors. Everything that
+another constant would change is looked at: what our decoder would compute differently is refused, with every reason at once.
+Sources: transformers' configurations and modelling code of the three families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flyweight.config import schema
+from flyweight.errors import RequestError
+from flyweight.model.names import mlp_linears
+
+Raw = Mapping[str, Any]
+
+
+class Inexpressible(RequestError):
+    """A model that one side has no words for; the message has every reason."""
+
+    def __init__(self, what: str, reasons: list[str]) -> None:
+        super().__init__(f"{what}: {'; '.join(reasons)}")
+        self.reasons = reasons
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where one of our tensors stands in a checkpoint: `names` are stacked along the output where there are several.
+
+    `transposed` is for GPT-2's matrices, which are stored (in, out).
+    """
+
+    ours: tuple[str, ...]
+    theirs: str
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of checkpoint."""
+
+    model_type: str
+    architecture: str
+    prefix: str
+    read: Callable[[Raw, list[str]], dict[str, Any]]
+    write: Callable[[schema.ModelConfig, list[str]], dict[str, Any]]
+    parts: Callable[[schema.ModelConfig], Iterator[Part]]
+
+    def config(self, raw: Raw) -> schema.ModelConfig:
+        """Return the model that a `config.json` describes; raise Inexpressible with every reason why there is none."""
+        reasons: list[str] = []
+        try:
+            found = self.read(raw, reasons)
+            if not reasons:
+                return schema.ModelConfig.model_validate(found).resolved()
+        except KeyError as error:
+            reasons.append(f"config.json lacks {error}")
+        except (TypeError, ValueError) as error:
+            reasons.append(str(error).replace("\n", " "))
+        raise Inexpressible(f"this {self.model_type} model is not one that flyweight's decoder computes", reasons)
+
+    def raw(self, config: schema.ModelConfig) -> dict[str, Any]:
+        """Return the `config.json` of a resolved config; raise Inexpressible with every reason why there is none."""
+        reasons = _never(config)
+        found = self.write(config, reasons)
+        if reasons:
+            raise Inexpressible(f"not a {self.model_type} model", reasons)
+        return {"model_type": self.model_type, "architectures": [self.architecture], **found}
+
+
+def family_of(config: schema.ModelConfig) -> tuple[Family, dict[str, Any]]:
+    """Return the first family that holds this model, with its `config.json`; raise Inexpressible with all reasons."""
+    reasons: list[str] = []
+    for family in FAMILIES.values():
+        try:
+            return family, family.raw(config.resolved())
+        except Inexpressible as error:
+            reasons.append(str(error))
+    raise Inexpressible("no native Hugging Face family holds this model", reasons)
+
+
+def _never(config: schema.ModelConfig) -> list[str]:
+    """Return what no family has."""
+    reasons = []
+    if config.sharing.kind != "none":
+        reasons.append(f"sharing {config.sharing.kind}: layers are used more than once")
+    if config.embedding.bigram.kind != "none":
+        reasons.append("it has a bigram table")
+    if config.head.softcap is not None:
+        reasons.append("it has a logit softcap")
+    if config.attention.gain:
+        reasons.append("it has attention gains")
+    if any(kind.kind != "dense" for kind in config.linears.values()):
+        reasons.append("it is quantized")
+    return reasons
+
+
+def _need(reasons: list[str], holds: bool, why: str) -> None:
+    if not holds:
+        reasons.append(why)
+
+
+# --- GPT-2 ---
+
+_GELUS: dict[str, Literal["none", "tanh"]] = {
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_fast": "tanh",
+    "gelu": "none",
+    "gelu_python": "none",
+}
+
+
+def _read_gpt2(raw: Raw, reasons: list[str]) -> dict[str, Any]:
+    act = raw.get("activation_function", "gelu_new")
+    _need(reasons, act in _GELUS, f"activation_function is {act}; known are {', '.join(_GELUS)}")
+    _need(reasons, raw.get("scale_attn_weights", True) is True, "scale_attn_weights is off")
+    _need(reasons, not raw.get("scale_attn_by_inverse_layer_idx"), "scale_attn_by_inverse_layer_idx is on")
+    _need(reasons, not raw.get("add_cross_attention"), "add_cross_attention is on")
+    return {
+        "vocab_size": raw.get("vocab_size", 50257),
+        "context": raw.get("n_positions", 1024),
+        "dim": raw.get("n_embd", 768),
+        "layers": raw.get("n_layer", 12),
+        "attention": {"heads": raw.get("n_head", 12), "bias": True},
+        "position": "learned",
+        "mlp": {"kind": "gelu", "approximate": _GELUS.get(act, "tanh"), "hidden": raw.get("n_inner"), "bias": True},
+        "norm": {"kind": "layernorm", "eps": raw.get("layer_norm_epsilon", 1e-5)},
+        "embedding": {"tied": raw.get("tie_word_embeddings", True)},
+        "dropout": {
+            "embedding": raw.get("embd_pdrop", 0.1),
+            "attention": raw.get("attn_pdrop", 0.1),
+            "residual": raw.get("resid_pdrop", 0.1),
+        },
+        "init": {"std": raw.get("initializer_range", 0.02)},
+    }
+
+
+def _write_gpt2(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+    attention, norm, mlp = config.attention, config.norm, config.mlp
+    assert attention.heads and attention.head_dim
+    _need(reasons, config.position.kind == "learned", f"its positions are {config.position.kind}, GPT-2's are learned")
+    _need(reasons, isinstance(norm, schema.LayerNorm) and norm.bias, "its norm is not LayerNorm with a bias")
+    _need(reasons, isinstance(mlp, schema.Gelu) and mlp.bias, f"its MLP is {mlp.kind}; GPT-2's is gelu with biases")
+    _need(reasons, attention.bias and attention.out_bias is True, "its attention has no biases")
+    _need(reasons, attention.kv_heads == attention.heads, "it has fewer key/value heads than heads")
+    _need(reasons, attention.heads * attention.head_dim == config.dim, "heads times head_dim is not dim")
+    _need(reasons, not attention.qk_norm, "it has q/k norms")
+    act = "gelu_new" if isinstance(mlp, schema.Gelu) and mlp.approximate == "tanh" else "gelu"
+    return {
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context,
+        "n_embd": config.dim,
+        "n_layer": config.layers,
+        "n_head": attention.heads,
+        "n_inner": mlp.hidden,
+        "activation_function": act,
+        "layer_norm_epsilon": config.norm.eps,
+        "tie_word_embeddings": config.embedding.tied,
+        "embd_pdrop": config.dropout.embedding,
+        "attn_pdrop": config.dropout.attention,
+        "resid_pdrop": config.dropout.residual,
+        "initializer_range": config.init.std,
+        "scale_attn_weights": True,
+        "use_cache": True,
+    }
+
+
+def _parts_gpt2(config: schema.ModelConfig) -> Iterator[Part]:
+    yield Part(("embedding.tokens.weight",), "transformer.wte.weight")
+    yield Part(("embedding.positions.weight",), "transformer.wpe.weight")
+    for layer in range(config.layers):
+        ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
+        for kind in ("weight", "bias"):
+            matrix = kind == "weight"
+            yield Part((f"{ours}.attention_norm.{kind}",), f"{theirs}.ln_1.{kind}")
+            yield Part(tuple(f"{ours}.attention.{name}.{kind}" for name in "qkv"), f"{theirs}.attn.c_attn.{kind}", matrix)
+            yield Part((f"{ours}.attention.out.{kind}",), f"{theirs}.attn.c_proj.{kind}", matrix)
+            yield Part((f"{ours}.mlp_norm.{kind}",), f"{theirs}.ln_2.{kind}")
+            yield Part((f"{ours}.mlp.up.{kind}",), f"{theirs}.mlp.c_fc.{kind}", matrix)
+            yield Part((f"{ours}.mlp.down.{kind}",), f"{theirs}.mlp.c_proj.{kind}", matrix)
+    for kind in ("weight", "bias"):
+        yield Part((f"norm.{kind}",), f"transformer.ln_f.{kind}")
+    if not config.embedding.tied:
+        yield Part(("head.linear.weight",), "lm_head.weight")
+
+
+# --- Llama and Qwen3 ---
+
+
+def _read_llama(raw: Raw, reasons: list[str]) -> dict[str, Any]:
+    return _read_rotary(raw, reasons, mlp_bias=bool(raw.get("mlp_bias")), tied=False, eps=1e-6)
+
+
+def _read_qwen3(raw: Raw, reasons: list[str]) -> dict[str, Any]:
+    _need(reasons, not raw.get("use_sliding_window"), "it uses a sliding window")
+    kinds = set(raw.get("layer_types") or ["full_attention"])
+    _need(reasons, kinds == {"full_attention"}, f"layers are {', '.join(sorted(kinds))}")
+    found = _read_rotary(raw, reasons, mlp_bias=False, tied=False, eps=1e-6)
+    qk = {"qk_norm": True, "qk_norm_eps": raw.get("rms_norm_eps", 1e-6), "head_dim": raw.get("head_dim", 128)}
+    return {**found, "attention": {**found["attention"], **qk}}
+
+
+def _read_rotary(raw: Raw, reasons: list[str], mlp_bias: bool, tied: bool, eps: float) -> dict[str, Any]:
+    act = raw.get("hidden_act", "silu")
+    _need(reasons, act in ("silu", "swish"), f"hidden_act is {act}, not silu")
+    bias = bool(raw.get("attention_bias"))
+    return {
+        "vocab_size": raw["vocab_size"],
+        "context": raw["max_position_embeddings"],
+        "dim": raw["hidden_size"],
+        "layers": raw["num_hidden_layers"],
+        "attention": {
+            "heads": raw["num_attention_heads"],
+            "kv_heads": raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            "head_dim": raw.get("head_dim"),
+            "bias": bias,
+        },
+        "position": _read_rope(raw, reasons),
+        "mlp": {"kind": "swiglu", "hidden": raw["intermediate_size"], "bias": mlp_bias},
+        "norm": {"kind": "rmsnorm", "eps": raw.get("rms_norm_eps", eps)},
+        "embedding": {"tied": bool(raw.get("tie_word_embeddings", tied))},
+        "dropout": {"attention": raw.get("attention_dropout", 0.0)},
+        "init": {"std": raw.get("initializer_range", 0.02)},
+    }
+
+
+def _read_rope(raw: Raw, reasons: list[str]) -> dict[str, Any]:
+    """Read transformers 5's `rope_parameters`, or `rope_theta` and `rope_scaling` as they were before."""
+    options = raw.get("rope_parameters") or {}
+    scaling = options if "rope_type" in options else (raw.get("rope_scaling") or {})
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    fraction = options.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
+    _need(reasons, fraction in (None, 1, 1.0), f"only {fraction} of each head is rotated")
+    base = options.get("rope_theta", raw.get("rope_theta", 10_000.0))
+    found: dict[str, Any] = {"kind": "rope", "base": base}
+    if kind == "linear":
+        found["scaling"] = {"kind": "linear", "factor": scaling["factor"]}
+    elif kind == "llama3":
+        found["scaling"] = {
+            "kind": "llama3",
+            "factor": scaling["factor"],
+            "low_frequency_factor": scaling["low_freq_factor"],
+            "high_frequency_factor": scaling["high_freq_factor"],
+            "original_context": scaling["original_max_position_embeddings"],
+        }
+    else:
+        _need(reasons, kind == "default", f"its rotary scaling is {kind}; known are linear and llama3")
+    return found
+
+
+def _write_llama(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+    _need(reasons, not config.attention.qk_norm, "it has q/k norms, Llama has none")
+    return {**_write_rotary(config, reasons), "mlp_bias": config.mlp.bias, "pretraining_tp": 1}
+
+
+def _write_qwen3(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+    attention = config.attention
+    _need(reasons, attention.qk_norm, "it has no q/k norms, Qwen3 has them")
+    _need(reasons, attention.qk_norm_eps == config.norm.eps, "q/k norms and block norms differ in eps")
+    _need(reasons, not config.mlp.bias, "its MLP has biases")
+    return {**_write_rotary(config, reasons), "use_sliding_window": False, "layer_types": ["full_attention"] * config.layers}
+
+
+def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+    attention, dropout = config.attention, config.dropout
+    _need(reasons, config.position.kind == "rope", f"its positions are {config.position.kind}, not rotary")
+    _need(reasons, config.norm.kind == "rmsnorm", f"its norm is {config.norm.kind}, not rmsnorm")
+    _need(reasons, config.mlp.kind == "swiglu", f"its MLP is {config.mlp.kind}, not swiglu")
+    _need(reasons, attention.bias == attention.out_bias, "only some of its attention matrices have biases")
+    _need(reasons, not (dropout.embedding or dropout.residual), "it has dropout outside attention")
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": attention.head_dim,
+        "intermediate_size": config.mlp.hidden,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm.eps,
+        "attention_bias": attention.bias,
+        "attention_dropout": dropout.attention,
+        "tie_word_embeddings": config.embedding.tied,
+        "initializer_range": config.init.std,
+        "use_cache": True,
+        **_write_rope(config, reasons),
+    }
+
+
+def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+    """Return the rotary fields, for transformers 5 and, where it needs other names, for what came before."""
+    if not isinstance(config.position, schema.Rope):
+        return {}
+    position, scaling = config.position, config.position.scaling
+    _need(reasons, position.fraction == 1, f"only {position.fraction} of each head is rotated")
+    base, options = position.base, {}
+    if scaling is not None and scaling.kind == "ntk":
+        assert config.attention.head_dim
+        if config.attention.head_dim > 2:
+            base *= scaling.factor ** (config.attention.head_dim / (config.attention.head_dim - 2))
+    elif scaling is not None and scaling.kind == "linear":
+        options = {"rope_type": "linear", "factor": scaling.factor}
+    elif scaling is not None:
+        options = {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_frequency_factor,
+            "high_freq_factor": scaling.high_frequency_factor,
+            "original_max_position_embeddings": scaling.original_context,
+        }
+    found: dict[str, Any] = {"rope_parameters": {"rope_type": "default", **options, "rope_theta": base}, "rope_theta": base}
+    return {**found, "rope_scaling": options} if options else found
+
+
+def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:
+    yield Part(("embedding.tokens.weight",), "model.embed_tokens.weight")
+    for layer in range(config.layers):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        yield Part((f"{ours}.attention_norm.weight",), f"{theirs}.input_layernorm.weight")
+        for name, their in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "o_proj")):
+            for kind in ("weight", "bias")[: 1 + config.attention.bias]:
+                yield Part((f"{ours}.attention.{name}.{kind}",), f"{theirs}.self_attn.{their}.{kind}")
+        for name in ("q", "k") if config.attention.qk_norm else ():
+            yield Part((f"{ours}.attention.{name}_norm.weight",), f"{theirs}.self_attn.{name}_norm.weight")
+        yield Part((f"{ours}.mlp_norm.weight",), f"{theirs}.post_attention_layernorm.weight")
+        for name in mlp_linears(config):
+            for kind in ("weight", "bias")[: 1 + config.mlp.bias]:
+                yield Part((f"{ours}.mlp.{name}.{kind}",), f"{theirs}.mlp.{name}_proj.{kind}")
+    yield Part(("norm.weight",), "model.norm.weight")
+    if not config.embedding.tied:
+        yield Part(("head.linear.weight",), "lm_head.weight")
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family("gpt2", "GPT2LMHeadModel", "transformer.", _read_gpt2, _write_gpt2, _parts_gpt2),
+    "llama": Family("llama", "LlamaForCausalLM", "model.", _read_llama, _write_llama, _parts_rotary),
+    "qwen3": Family("qwen3", "Qwen3ForCausalLM", "model.", _read_qwen3, _write_qwen3, _parts_rotary),
+}
