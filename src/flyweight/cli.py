@@ -323,6 +323,10 @@ def _fail(error: FlyweightError | str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says where an allocation fails: on a CPU it is a plain RuntimeError."""
+
+
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
     try:
@@ -334,5 +338,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except MemoryError:
+    except OSError as error:
+        _fail(f"the system refused: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+            raise
         _fail("out of memory; a smaller train.batch, data.context or model needs less (`flyweight plan` tells how much)", 1)

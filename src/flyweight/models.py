@@ -17,18 +17,18 @@ def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL") -
         return reference
     text, path = str(reference), Path(reference)
     for folder in (path, store.root / text):
-        if (folder / "manifest.json").is_file():
+        if _is_file(folder / "manifest.json"):
             return Artifact.open(folder.resolve())
     if ":" in text and not text.startswith("hf:"):
         name, _, stage = text.partition(":")
         return _of_recipe(name, stage, store, where)
-    if path.is_dir():
+    if _present(path):
         raise RequestError(f"{where}: {path} is not an artifact of flyweight (it has no manifest.json)")
     raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, _known(store))}")
 
 
 def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:
-    if not (store.root / name / FILE).is_file():
+    if not _is_file(store.root / name / FILE):
         finished = [path.parent.name for path in store.root.glob(f"*/{FILE}")]
         raise RequestError(
             f"{where}: no finished recipe {name!r} under {store.root}{load.nearest(name, finished)};"
@@ -38,6 +38,18 @@ def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:
     if stage not in stages:
         raise RequestError(f"{where}: {name} has no stage {stage!r}{load.nearest(stage, stages)}")
     return Artifact.open(store.root / stages[stage])
+
+
+def _present(path: Path) -> bool:
+    """Return whether a path exists; a name that the system cannot even look up does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    return _present(path) and path.is_file()
 
 
 def _known(store: Store) -> list[str]:

@@ -19,6 +19,9 @@ from flyweight.config.schema import ModelConfig, Recipe, Strict
 from flyweight.errors import RequestError
 
 DEFAULTS = ("data", "train", "model")
+LARGEST = 50_000
+"""Values in a YAML file, aliases written out."""
+
 REFERENCES = ("teacher", "input")
 """Fields of a stage that name another stage or a MODEL."""
 
@@ -78,13 +81,35 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str, where: str) -> Any:
     """Return the value of YAML text; raise RequestError that says where it breaks."""
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        _refuse_expansion(value)
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RequestError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"{where}: not valid YAML: {error}") from error
+
+
+def _refuse_expansion(value: Any) -> None:
+    """Raise ValueError where aliases make a value that is endless, or larger than any recipe when written out."""
+    waiting, seen = [value], 0
+    while waiting:
+        seen += 1
+        if seen > LARGEST:
+            raise ValueError(f"written out it has more than {LARGEST:,} values; an alias may refer to itself")
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set):
+            waiting += item
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: whole where it is short."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # --- overrides ---
@@ -118,7 +143,7 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any, path: str) -> None:
         elif isinstance(inner, str):
             inner = {"kind": inner}  # a choice by name, about to get an option
         elif not isinstance(inner, dict):
-            raise RequestError(f"{path}: {key} holds the value {inner!r} and has no fields")
+            raise RequestError(f"{path}: {key} holds the value {shown(inner)} and has no fields")
         raw[key] = inner
         raw = inner
     raw[keys[-1]] = value
@@ -184,7 +209,8 @@ def check_stage(raw: Mapping[str, Any]) -> Any:
         return TypeAdapter(schema.StageConfig).validate_python(raw)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (found {fault['input']!r})" for fault in error.errors()
+            f"  {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (found {shown(fault['input'])})"
+            for fault in error.errors()
         ]
         raise RequestError("\n".join([f"{raw.get('stage')}:", *lines])) from error
 
@@ -304,11 +330,11 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> str:
             case "value_error":
                 text = str(context["error"])
             case "literal_error":
-                text = f"{fault['input']!r} is not one of {context['expected']}"
+                text = f"{shown(fault['input'])} is not one of {context['expected']}"
             case "model_type" | "dict_type" | "model_attributes_type":
-                text = f"expected fields (key: value), found {fault['input']!r}"
+                text = f"expected fields (key: value), found {shown(fault['input'])}"
             case _:
-                text = f"{fault['msg']} (found {fault['input']!r})"
+                text = f"{fault['msg']} (found {shown(fault['input'])})"
         lines.append(f"  {path}: {text}")
     return "\n".join(lines)
 

@@ -87,6 +87,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(path: Path) -> None:
     """Make a folder's entries durable (a no-op where the platform cannot open folders)."""
     if os.name == "posix":

@@ -64,7 +64,7 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         teacher=_known(references.get("teacher"), names),
         config_line=config_line(config),
         parameters=summary.ParameterCount(total=counts.total, unique=counts.unique),
-        disk_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        disk_bytes=sum(e["bytes"] for name, e in source.artifact.manifest["files"].items() if name.startswith("model/")),
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
         bench=None if bench is None else summary.Speed(**{key: bench["metrics"][key] for key in summary.Speed.model_fields}),

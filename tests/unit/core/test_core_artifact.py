@@ -66,7 +66,7 @@ def test_a_copied_folder_is_not_taken_for_another_artifact(tmp_path):
     store, other = Store(tmp_path), replace(IDENTITY, seed=5)
     artifact, _ = store.obtain(IDENTITY, work)
     os.rename(artifact.path, tmp_path / other.id)
-    with pytest.raises(FlyweightError, match="another identity"):
+    with pytest.raises(FlyweightError, match="renamed or swapped"):
         store.find(other)
 
 
