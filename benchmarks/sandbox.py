@@ -108,6 +108,8 @@ def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if changes and isinstance(path, str | bytes) else []
     if event not in WRITES:
         return []
+    if event == "os.symlink":
+        arguments = arguments[1:]  # what it points to is not touched
     return [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
 
 

@@ -23,7 +23,18 @@ import filelock
 import yaml
 
 from flyweight.core.events import Events, Watcher, ignore
-from flyweight.core.files import digest, disk_errors, read_json, sha256, sync_file, sync_folder, write_json, write_text
+from flyweight.core.files import (
+    digest,
+    disk_errors,
+    intact,
+    read_json,
+    sealed,
+    sha256,
+    sync_file,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from flyweight.errors import FlyweightError, RequestError
 
 FORMAT = 1
@@ -95,7 +106,7 @@ class Artifact:
             raise FlyweightError(f"{error}; {advice}") from error
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
             raise FlyweightError(f"{file} is damaged; {advice}")
-        if manifest.get("digest") != digest({k: v for k, v in manifest.items() if k != "digest"}):
+        if not intact(manifest):
             raise FlyweightError(f"{file} was changed after it was written; {advice}")
         try:
             named = manifest["id"] == f"{manifest['identity']['stage']}-{digest(manifest['identity'])[:8]}"
@@ -264,7 +275,7 @@ class Store:
                 "facts": facts,
                 "files": {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in names},
             }
-            manifest["digest"] = digest(manifest)
+            manifest = sealed(manifest)
             for name in names:
                 sync_file(partial / name)
             write_json(partial / "manifest.json", manifest)
@@ -294,7 +305,8 @@ class Store:
                 whole.append(Artifact.glance(path))
             except FlyweightError as error:
                 damaged.append(Damaged(path, str(error)))
-        return [*sorted(whole, key=lambda artifact: artifact.manifest["created"]), *damaged]
+        whole.sort(key=lambda artifact: artifact.manifest["created"])
+        return [*whole, *damaged]
 
 
 def _files(path: Path) -> Iterator[str]:

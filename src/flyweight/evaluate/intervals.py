@@ -65,7 +65,7 @@ class UnitScores:
         return replace(self, corpus=corpus, tokenizer=tokenizer)
 
     def save(self, path: Path) -> None:
-        """Write the arrays and labels as one safetensors file, the same bytes each time: one label, as several have no order."""
+        """Write the arrays and labels as one safetensors file: one label, as several have no order and give other bytes."""
         from safetensors.numpy import save_file
 
         arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
