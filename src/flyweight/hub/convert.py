@@ -170,7 +170,7 @@ def _count(shards: list[Any]) -> range:
 
 
 def copy_tokenizer(source: Path, out: Path) -> bool:
-    """Copy a folder's tokenizer files and return whether a `tokenizer.json` is among them, made from GPT-2's older two if need be."""
+    """Copy a folder's tokenizer files; return whether there is a `tokenizer.json`, made from GPT-2's older two if need be."""
     with disk_errors(out):
         for name in TOKENIZER:
             if (source / name).is_file():
