@@ -1,4 +1,7 @@
-"""What MODEL means: an artifact folder, `RECIPE:STAGE`, or for plan, bench and audit a config with random weights."""
+"""What MODEL means: an artifact folder, `RECIPE:STAGE`, a Hugging Face folder or `hf:owner/name`.
+
+For plan, bench and audit it may be a config as well, with random weights.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,35 @@ from pathlib import Path
 
 from flyweight.config import load, schema
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.events import Watcher, ignore
 from flyweight.errors import RequestError
+from flyweight.hub import checkpoint
+from flyweight.hub.fetch import HUB, imported
 from flyweight.model import catalogue
 from flyweight.report.summary import FILE, Summary
 
 
-def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL") -> Artifact:
-    """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant."""
+def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL", watch: Watcher = ignore) -> Artifact:
+    """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant.
+
+    A Hugging Face model is imported into the runs root first, if it is not there yet.
+    """
     if isinstance(reference, Artifact):
         return reference
     text, path = str(reference), Path(reference)
     for folder in (path, store.root / text):
         if (folder / "manifest.json").is_file():
             return Artifact.open(folder.resolve())
-    if ":" in text and not text.startswith("hf:"):
+    if text.startswith(HUB) or (path.is_dir() and checkpoint.is_checkpoint(path)):
+        return imported(text, store, watch)
+    if ":" in text:
         name, _, stage = text.partition(":")
         return _of_recipe(name, stage, store, where)
     if path.is_dir():
-        raise RequestError(f"{where}: {path} is not an artifact of flyweight (it has no manifest.json)")
+        raise RequestError(
+            f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor a Hugging Face model (it has no"
+            " config.json with a model_type)"
+        )
     raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, _known(store))}")
 
 
