@@ -23,16 +23,23 @@ __all__ = [
     "bench",
     "compare",
     "evaluate",
+    "export",
     "floors",
     "generate",
+    "import_",
     "load",
     "plan",
+    "register",
     "run",
 ]
 
+from flyweight.hub.register import register, register_when_imported
+
 if TYPE_CHECKING:
-    from flyweight.api import audit, bench, compare, evaluate, floors, generate, load, plan, run
+    from flyweight.api import audit, bench, compare, evaluate, export, floors, generate, import_, load, plan, run
     from flyweight.errors import FlyweightError, RequestError
+
+register_when_imported()
 
 
 def __getattr__(name: str) -> Any:

@@ -52,6 +52,18 @@ def metrics(values: dict[str, Any]) -> None:
     say(table)
 
 
+def tasks(values: dict[str, Any]) -> None:
+    """Print lm-eval's metrics with their standard errors."""
+    table = Table(box=None, header_style="dim")
+    for head in ("task", "metric", "value", "standard error", "n"):
+        table.add_column(head, justify="left" if head in ("task", "metric") else "right")
+    for task, found in values["tasks"].items():
+        for name, metric in found.items():
+            numbers = ["" if metric[key] is None else f"{metric[key]:,.4g}" for key in ("value", "stderr", "n")]
+            table.add_row(task, name, *numbers)
+    say(table)
+
+
 def checks(values: dict[str, Any]) -> None:
     """Print an audit."""
     table = Table(box=None, header_style="dim")

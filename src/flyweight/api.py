@@ -23,6 +23,7 @@ from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.evaluate.compare import Row, table
 from flyweight.evaluate.intervals import UNITS, UnitScores
+from flyweight.hub.fetch import imported
 from flyweight.plan import plan as plans
 from flyweight.report import gather, page, summary
 from flyweight.session import DEFAULT, Session
@@ -110,9 +111,13 @@ def _is_recipe(path: Any) -> bool:
 
 
 def _config_of(artifact: Artifact) -> schema.ModelConfig:
-    from flyweight.model import folder
+    from flyweight.hub import models as hub
+    from flyweight.hub.foreign import ForeignConfig
 
-    return folder.load_config(artifact.path / "model")
+    found = hub.config(artifact.path / "model")
+    if isinstance(found, ForeignConfig):
+        raise RequestError(f"{artifact.id}: a {found.model_type} model is behind an adapter; only flyweight's own are planned")
+    return found
 
 
 def _vocabularies(store: Store) -> dict[str, int]:
@@ -132,7 +137,11 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     planned = plans.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
     plans.refuse(planned)
     context.watch("planned", {"name": checked.name, "plan": planned})
-    finished = recipes.run(checked, context, lambda reference, where: models.find(reference, context.store, where))
+
+    def resolve(reference: str, where: str) -> Artifact:
+        return models.find(reference, context.store, where, context.watch)
+
+    finished = recipes.run(checked, context, resolve)
     result = _summarise(finished, context, planned)
     with context.store.recipe_folder(checked.name, context.watch) as folder:
         result.write(folder)
@@ -233,7 +242,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
         fresh = schema.Initialise(stage="init", model=models.config(model))
         artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
     else:
-        artifact = models.find(model, context.store)
+        artifact = models.find(model, context.store, watch=context.watch)
     data = fields.pop("data", None)
     if data is not None:
         fields["data"] = _data_for(artifact, data)
@@ -249,8 +258,10 @@ def _data_for(artifact: Artifact, data: str) -> dict[str, Any]:
     tokenizer = artifact.path / "model" / "tokenizer.json"
     if not tokenizer.exists():
         raise RequestError(f"{artifact.id} has no tokenizer: it cannot read {data}")
-    context = _config_of(artifact).context
-    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": context}
+    from flyweight.hub import models as hub
+
+    window = hub.window(hub.config(artifact.path / "model"))
+    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window}
 
 
 def evaluate(
@@ -263,6 +274,22 @@ def evaluate(
 ) -> Measurement:
     """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals."""
     return _measure("evaluate", model, session, data=data, split=split, window=window, stride=stride)
+
+
+def tasks(
+    model: Model,
+    tasks: Sequence[str],
+    task_path: Path | None = None,
+    few_shot: int | None = None,
+    limit: int | None = None,
+    session: Session = DEFAULT,
+) -> dict[str, dict[str, Any]]:
+    """Return lm-eval's metrics of a model by task, each with its standard error; `task_path` holds tasks of one's own."""
+    from flyweight.hub import harness
+
+    artifact = models.find(model, session.store, watch=session.watch)
+    device = session.runtime().device
+    return harness.evaluate(artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed)
 
 
 def bench(model: Model, session: Session = DEFAULT, **options: int) -> Measurement:
@@ -312,10 +339,41 @@ def generate(
     """Return the model's continuation of `prompt`; `temperature` 0 is greedy. `on_text` hears each new piece as it comes."""
     from flyweight.evaluate import continuation
 
-    artifact = models.find(model, session.store)
+    artifact = models.find(model, session.store, watch=session.watch)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     device = session.runtime().device
     return continuation.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
+
+
+# --- in and out ---
+
+
+def import_(reference: str | Path, out: Path | None = None, session: Session = DEFAULT) -> Artifact:
+    """Return a GPT-2, Llama or Qwen3 model (a Hugging Face folder or `hf:owner/name`) as an artifact of ours.
+
+    It lies in the runs root, and in the new folder `out` as well where one is named. Raises RequestError with every reason why
+    the model cannot become one of ours.
+    """
+    session.store.prepare()
+    artifact = imported(str(reference), session.store, session.watch, session.command, only_ours=True)
+    return artifact if out is None else artifact.copy(out)
+
+
+def export(model: Model, to: str, out: str | Path, type: str = "f16", session: Session = DEFAULT) -> Any:
+    """Write a model for other programs and return what was written: `to` is `hf` (a folder) or `gguf` (a file).
+
+    `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format cannot
+    hold the model.
+    """
+    from flyweight.export import hf
+
+    artifact = models.find(model, session.store, watch=session.watch)
+    folder = artifact.path / "model"
+    if not folder.is_dir():
+        raise RequestError(f"{artifact.id} holds no model")
+    if to != "hf":
+        raise RequestError(f"--to {to}: known are hf and gguf")
+    return hf.write(folder, Path(out), "")
 
 
 # --- housekeeping ---
@@ -345,33 +403,7 @@ def artifacts(session: Session = DEFAULT) -> list[dict[str, Any]]:
 
     A damaged one has `damaged`, which says what is wrong with it, and nulls where its manifest would tell.
     """
-    store = session.store
-    users: dict[str, list[str]] = {}
-    for path in sorted(store.root.glob(f"*/{summary.FILE}")):
-        for made in summary.Summary.read(path.parent).stages:
-            users.setdefault(made.id, []).append(f"{path.parent.name}:{made.name}")
-    return [
-        {
-            "id": artifact.id,
-            "stage": artifact.stage,
-            "created": artifact.manifest["created"],
-            "seconds": artifact.facts["took"],
-            "bytes": sum(entry["bytes"] for entry in artifact.manifest["files"].values()),
-            "used_by": users.get(artifact.id, []),
-            "damaged": None,
-        }
-        if isinstance(artifact, Artifact)
-        else {
-            "id": artifact.path.name,
-            "stage": artifact.path.name.rpartition("-")[0],
-            "created": None,
-            "seconds": None,
-            "bytes": None,
-            "used_by": users.get(artifact.path.name, []),
-            "damaged": artifact.why,
-        }
-        for artifact in store.entries()
-    ]
+    return models.listed(session.store)
 
 
 def doctor(session: Session = DEFAULT) -> dict[str, Any]:

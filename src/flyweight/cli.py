@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flyweight import __version__
-from flyweight.errors import FlyweightError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.options import MACHINE, WORK, Shared, verb
 
 app = typer.Typer(
@@ -146,13 +146,25 @@ def evaluate(
     split: Split = "test",
     window: Annotated[int | None, typer.Option(help="Tokens read at once [the model's context].")] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="lm-eval tasks instead of a text.")] = None,
+    task_path: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of task files of your own.")] = None,
+    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the task's].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
 ) -> None:
-    """Measure NLL, perplexities and bits per byte with intervals."""
+    """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
     from flyweight import answers, api
 
+    if tasks is not None and (data or window or stride):
+        raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --window and --stride out")
+    if tasks is None and (task_path or few_shot is not None or limit):
+        raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
     with shared.session() as session:
-        result = api.evaluate(model, data, split, window, stride, session)
-    shared.answer(result.json(), answers.metrics)
+        if tasks is not None:
+            names = [name.strip() for name in tasks.split(",") if name.strip()]
+            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session)}
+        else:
+            found = api.evaluate(model, data, split, window, stride, session).json()
+    shared.answer(found, answers.metrics if tasks is None else answers.tasks)
 
 
 @verb(app, "runs", "data_dir")
@@ -256,6 +268,42 @@ def generate(
             session,
         )
     shared.answer({"prompt": prompt, "text": text}, lambda _: speak("\n"))
+
+
+# --- in and out ---
+
+
+@verb(app, *MACHINE, name="import")
+def import_(
+    shared: Shared,
+    model: Annotated[str, typer.Argument(metavar="HF", help="A Hugging Face folder, or hf:owner/name[@revision].")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for it, besides the runs root.")] = None,
+) -> None:
+    """Make a GPT-2, Llama or Qwen3 model one of flyweight's own."""
+    from flyweight import answers, api
+
+    with shared.session() as session:
+        artifact = api.import_(model, out, session)
+    found = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
+    shared.answer(found, lambda _: answers.say(f"{artifact.id}: {artifact.path}"))
+
+
+@verb(app, *MACHINE)
+def export(
+    shared: Shared,
+    model: ModelName,
+    out: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Where it goes; it must not exist yet.")],
+    to: Annotated[str, typer.Option(help="hf or gguf.")] = "hf",
+    type: Annotated[str, typer.Option(help="Of a GGUF file's matrices: f16, q8_0 or q4_0.")] = "f16",
+) -> None:
+    """Write MODEL for other programs: a Hugging Face folder or a GGUF file."""
+    from flyweight import answers, api
+    from flyweight.config.units import format_size
+
+    with shared.session() as session:
+        done = api.export(model, to, out, type, session)
+    lines = [f"{done.path}: {done.kind}, {format_size(done.bytes)}", *(f"note: {note}" for note in done.notes)]
+    shared.answer(done.json(), lambda _: answers.say(*lines))
 
 
 # --- housekeeping ---

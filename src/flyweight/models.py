@@ -1,29 +1,44 @@
-"""What MODEL means: an artifact folder, `RECIPE:STAGE`, or for plan, bench and audit a config with random weights."""
+"""What MODEL means: an artifact folder, `RECIPE:STAGE`, a Hugging Face folder or `hf:owner/name`.
+
+For plan, bench and audit it may be a config as well, with random weights.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from flyweight.config import load, schema
-from flyweight.core.artifact import Artifact, Store
-from flyweight.errors import RequestError
+from flyweight.core.artifact import Artifact, Damaged, Store
+from flyweight.core.events import Watcher, ignore
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub import checkpoint
+from flyweight.hub.fetch import HUB, imported
 from flyweight.model import catalogue
 from flyweight.report.summary import FILE, Summary
 
 
-def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL") -> Artifact:
-    """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant."""
+def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL", watch: Watcher = ignore) -> Artifact:
+    """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant.
+
+    A Hugging Face model is imported into the runs root first, if it is not there yet.
+    """
     if isinstance(reference, Artifact):
         return reference
     text, path = str(reference), Path(reference)
     for folder in (path, store.root / text):
         if _is_file(folder / "manifest.json"):
             return Artifact.open(folder.resolve())
-    if ":" in text and not text.startswith("hf:"):
+    if text.startswith(HUB) or (_present(path) and checkpoint.is_checkpoint(path)):
+        return imported(text, store, watch)
+    if ":" in text:
         name, _, stage = text.partition(":")
         return _of_recipe(name, stage, store, where)
     if _present(path):
-        raise RequestError(f"{where}: {path} is not an artifact of flyweight (it has no manifest.json)")
+        raise RequestError(
+            f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor a Hugging Face model (it has no"
+            " config.json with a model_type)"
+        )
     raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, _known(store))}")
 
 
@@ -69,3 +84,38 @@ def config(reference: str | Path) -> schema.ModelConfig:
     if str(reference) in catalogue.names():
         return catalogue.load(str(reference))
     return load.model_config(load.read_yaml(Path(reference)), str(reference))
+
+
+def listed(store: Store) -> list[dict[str, Any]]:
+    """Return every artifact of a runs root, oldest first, with its size and the finished recipes that use it.
+
+    A damaged one, and a recipe's summary that is damaged, is listed with `damaged`, which says what is wrong with it, and nulls
+    where its manifest would tell; only manifests are read.
+    """
+    users: dict[str, list[str]] = {}
+    damaged: list[Damaged] = []
+    for path in sorted(store.root.glob(f"*/{FILE}")):
+        try:
+            for made in Summary.read(path.parent).stages:
+                users.setdefault(made.id, []).append(f"{path.parent.name}:{made.name}")
+        except FlyweightError as error:
+            damaged.append(Damaged(path.parent, str(error)))
+    nothing = {"stage": None, "created": None, "seconds": None, "bytes": None}
+    return [
+        {
+            "id": entry.path.name,
+            **(nothing if isinstance(entry, Damaged) else _told(entry)),
+            "used_by": users.get(entry.path.name, []),
+            "damaged": entry.why if isinstance(entry, Damaged) else None,
+        }
+        for entry in (*store.entries(), *damaged)
+    ]
+
+
+def _told(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "stage": artifact.stage,
+        "created": artifact.manifest["created"],
+        "seconds": artifact.facts["took"],
+        "bytes": sum(entry["bytes"] for entry in artifact.manifest["files"].values()),
+    }

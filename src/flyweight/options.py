@@ -29,6 +29,7 @@ class Shared:
     device: str | None = None
     threads: int | None = None
     seed: int = 0
+    trust_remote_code: bool = False
     as_json: bool = False
 
     @contextmanager
@@ -41,7 +42,16 @@ class Shared:
 
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
         with Display(Console(stderr=True), quiet) as display:
-            yield Session(self.runs, self.data_dir, self.device, self.threads, self.seed, display, command)
+            yield Session(
+                self.runs,
+                self.data_dir,
+                self.device,
+                self.threads,
+                self.seed,
+                display,
+                command,
+                self.trust_remote_code,
+            )
 
     def answer(self, value: Any, show: Callable[[Any], Any]) -> None:
         """Print a result: as one JSON object with --json, else as `show` has it."""
@@ -66,11 +76,12 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "device": (str | None, typer.Option(help="cpu, cuda or mps [the best there is].")),
     "threads": (int | None, typer.Option(help="CPU threads [all cores].")),
     "seed": (int, typer.Option(help="Seed of random weights and samples.")),
+    "trust_remote_code": (bool, typer.Option("--trust-remote-code", help="Let a model's folder run Python code of its own.")),
     "as_json": (bool, typer.Option("--json", help="One JSON object on standard output.")),
 }
 
-MACHINE = ("runs", "device", "threads")
-WORK = ("runs", "data_dir", "device", "threads")
+MACHINE = ("runs", "device", "threads", "trust_remote_code")
+WORK = ("runs", "data_dir", "device", "threads", "trust_remote_code")
 
 
 def verb(

@@ -13,6 +13,7 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
+from flyweight.hub.checkpoint import TRUST
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Session:
     seed: int = 0
     watch: Watcher = ignore
     command: str = ""
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trust_remote_code:
+            os.environ[TRUST] = "1"  # processes that measure in our stead have to know as well
 
     @property
     def store(self) -> Store:

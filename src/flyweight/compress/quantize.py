@@ -33,7 +33,7 @@ def quantize(model: Decoder, kind: LinearKind, embedding: LinearKind) -> Decoder
         tensors.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
     tensors.update({name: value.clone() for name, value in old.items()})
     small.load_state_dict(tensors, assign=True)
-    return small.to(model.norm.weight.dtype).train(model.training)
+    return small.to(model.dtype).train(model.training)
 
 
 def quantized(config: ModelConfig, kind: LinearKind, embedding: LinearKind) -> ModelConfig:

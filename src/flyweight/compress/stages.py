@@ -10,6 +10,7 @@ from flyweight.config import schema
 from flyweight.core.artifact import Draft
 from flyweight.core.files import disk_errors
 from flyweight.core.stage import Context, Inputs, Stage
+from flyweight.hub import models
 from flyweight.model import folder
 
 
@@ -21,7 +22,7 @@ class Quantize:
     def run(self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
-        model = quantize(folder.load(source), config.kind, config.embedding)
+        model = quantize(models.decoder(source, what=f"stages.{inputs.name}.input"), config.kind, config.embedding)
         with disk_errors(draft.path):
             folder.save(model, draft.path / "model")
             shutil.copyfile(source / "tokenizer.json", draft.path / "model" / "tokenizer.json")

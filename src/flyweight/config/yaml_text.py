@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.scanner import ScannerError
 
 from flyweight.errors import RequestError
 
@@ -50,11 +51,10 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
-
-    def fetch_flow_collection_start(self, token: Any) -> None:
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         """Refuse a depth that takes the scanner's time, which grows with its square."""
         self._refuse_depth(self.flow_level)
-        super().fetch_flow_collection_start(token)
+        super().fetch_flow_collection_start(TokenClass)
 
     def add_indent(self, column: int) -> bool:
         """Refuse the same depth written as indented blocks."""
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
 
     def _refuse_depth(self, depth: int) -> None:
         if depth > DEEPEST:
-            raise yaml.scanner.ScannerError(None, None, f"nested more than {DEEPEST} deep", self.get_mark())
+            raise ScannerError(None, None, f"nested more than {DEEPEST} deep", self.get_mark())
 
 
 _REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "float", "bool")}

@@ -138,6 +138,19 @@ class Artifact:
         """The identity as plain data."""
         return self.manifest["identity"]
 
+    def copy(self, out: Path) -> Artifact:
+        """Return a copy of the artifact in the new folder `out`, which appears whole or not at all."""
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RequestError(f"--out {out}: there is something already; name a new folder")
+        partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+        try:
+            with disk_errors(out):
+                shutil.copytree(self.path, partial)
+                os.replace(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return Artifact.open(out)
+
     def metrics(self) -> dict[str, Any]:
         """Return `metrics.json`; an artifact without measurements has none: {}."""
         path = self.path / "metrics.json"

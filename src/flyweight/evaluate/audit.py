@@ -13,7 +13,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import checks
 from flyweight.evaluate.checks import Check, Subject
 from flyweight.evaluate.likelihood import Precision, autocast
-from flyweight.model import folder as model_folder
+from flyweight.hub import models
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
@@ -42,7 +42,7 @@ def audit(
 
     Raises RequestError where there is no model, or the corpus has tokens that the model does not know.
     """
-    model = model_folder.load(folder, device).eval()
+    model = models.load(Path(folder), device).eval()
     if corpus is not None and corpus.meta.vocab_size > (model.config.vocab_size or 0):
         raise RequestError(
             f"--data: {corpus.meta.corpus} is packed for {corpus.meta.vocab_size} tokens, the model knows"

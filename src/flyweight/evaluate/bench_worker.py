@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError
 from flyweight.evaluate.bench import Measured, Request
+from flyweight.hub import models
+from flyweight.hub.models import AnyModel
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear import KINDS
@@ -130,13 +132,14 @@ def kernels(model: nn.Module, dtype: torch.dtype) -> dict[str, int]:
 class Passes:
     """The three things that are timed, on fixed random tokens."""
 
-    def __init__(self, model: Decoder, request: Request, device: torch.device) -> None:
+    def __init__(self, model: AnyModel, request: Request, device: torch.device) -> None:
         self.model, self.request = model, request
-        assert model.config.context and model.config.vocab_size
+        assert model.config.vocab_size
         generator = torch.Generator().manual_seed(0)
-        shape = (request.batch, max(model.config.context, request.prompt))
+        window = models.window(model.config)
+        shape = (request.batch, max(window, request.prompt))
         tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(device)  # (B, T)
-        self.window, self.prompt = tokens[:, : model.config.context], tokens[:, : request.prompt]
+        self.window, self.prompt = tokens[:, :window], tokens[:, : request.prompt]
 
     def forward(self) -> Tensor:
         """Compute all logits of a full window, (B, context, V)."""
@@ -144,7 +147,7 @@ class Passes:
 
     def prefill(self) -> tuple[Tensor, object]:
         """Read the prompts into an empty cache; return the first new tokens (B, 1) and the cache."""
-        cache = self.model.new_cache(self.request.batch, self.request.prompt + self.request.new_tokens)
+        cache: Any = self.model.new_cache(self.request.batch, self.request.prompt + self.request.new_tokens)
         hidden = self.model.hidden(self.prompt, cache)  # (B, T, dim)
         return self.model.logits(hidden[:, -1:]).argmax(-1), cache
 
@@ -165,7 +168,8 @@ def _exercise(request: Request, device: torch.device) -> None:
 
     They are some 45 MB, many times the size of a small model.
     """
-    kinds = {kind.kind: kind for kind in folder.load_config(request.folder).linears.values()}
+    found = models.config(Path(request.folder))
+    kinds = {kind.kind: kind for kind in found.linears.values()} if isinstance(found, ModelConfig) else {}
     for linears in ({}, *({"blocks": kind} for kind in kinds.values())):
         config = ModelConfig(vocab_size=64, context=32, dim=64, layers=1, linears=linears)
         with tempfile.TemporaryDirectory() as place:
@@ -184,7 +188,7 @@ def measure(request: Request) -> Measured:
     _exercise(request, device)
     memory = Memory(device)
     memory.start()
-    model = folder.load(request.folder, device).eval()
+    model = models.load(Path(request.folder), device).eval()
     passes = Passes(model, request, device)
     runs: list[list[float]] = [[], [], []]
     with torch.inference_mode(), torch.autocast(device.type, DTYPES[request.precision], enabled=request.precision != "fp32"):
@@ -208,7 +212,7 @@ def measure(request: Request) -> Measured:
         peak_bytes=memory.peak(),
         baseline_bytes=memory.baseline,
         memory=memory.method,
-        kernels=kernels(model, DTYPES[request.precision] if request.precision != "fp32" else model.norm.weight.dtype),
+        kernels=kernels(model, DTYPES[request.precision] if request.precision != "fp32" else model.dtype),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )

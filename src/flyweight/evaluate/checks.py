@@ -21,6 +21,8 @@ from torch import Tensor
 
 from flyweight.evaluate.floors import CHOICE_LIMIT, TRAIN_LIMIT, Unigram
 from flyweight.evaluate.likelihood import Precision, Scorable, target_nll, token_nll
+from flyweight.hub import models
+from flyweight.hub.models import AnyModel
 from flyweight.model import cost, folder
 from flyweight.model.decoder import Decoder
 
@@ -64,7 +66,7 @@ class Subject:
     """What is audited: a model on a device, its folder, and the corpus to try it on (None: checks that need one are n/a)."""
 
     folder: Path
-    model: Decoder
+    model: AnyModel
     corpus: Corpus | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -85,7 +87,7 @@ class Subject:
     def dtype(self) -> Precision:
         """The narrower of the precision computed in and the one the weights are in: it sets the bounds."""
         names: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-        return names.get(self.model.norm.weight.dtype, self.precision)
+        return names.get(self.model.dtype, self.precision)
 
     def tokens(self, rows: int, length: int | None = None) -> Tensor:
         """Return random token ids (rows, length), the same at every call."""
@@ -118,6 +120,11 @@ def at_most(name: str, measured: float, bound: float, why: str = "") -> Check:
 
 def _missing_data(name: str) -> Check:
     return Check(name, None, None, "n/a", "needs text: name a corpus with --data")
+
+
+def _foreign(name: str, subject: Subject) -> Check:
+    kind = getattr(subject.model.config, "model_type", "foreign")
+    return Check(name, None, None, "n/a", f"for flyweight's own decoder; this is a {kind} model behind an adapter")
 
 
 def _largest(difference: Tensor) -> float:
@@ -201,7 +208,7 @@ def cache(subject: Subject) -> Check:
     edges = sorted({0, length // 3, 2 * length // 3, *range(2 * length // 3, length + 1)})
     for mask in (None, padded):
         full = subject.model(tokens, mask=mask)  # (2, T, V)
-        held = subject.model.new_cache(2, length)
+        held: Any = subject.model.new_cache(2, length)
         pieces = [
             subject.model(tokens[:, start:stop], held, None if mask is None else mask[:, :stop])
             for start, stop in itertools.pairwise(edges)
@@ -216,8 +223,10 @@ def save_load(subject: Subject) -> Check:
     """Check that a model saved and loaded again has the same weights and gives the same logits, to the last bit."""
     tokens = subject.tokens(2)
     with tempfile.TemporaryDirectory() as place:
-        folder.save(subject.model, place)
-        again = folder.load(place, subject.device).eval()
+        if isinstance(subject.model, Decoder):
+            folder.save(subject.model, place)
+        own = Path(place) if isinstance(subject.model, Decoder) else subject.folder  # a foreign model keeps its own files
+        again = models.load(own, subject.device).eval()
         worst = _largest(again(tokens) - subject.model(tokens))
         theirs = again.state_dict()
         for name, tensor in subject.model.state_dict().items():
@@ -228,6 +237,8 @@ def save_load(subject: Subject) -> Check:
 
 def stored_bytes(subject: Subject) -> Check:
     """Check that the tensors in the file take the bytes that the cost model claims; the file's header is not counted."""
+    if not isinstance(subject.model, Decoder):
+        return _foreign("stored_bytes", subject)
     path = subject.folder / folder.WEIGHTS
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -243,6 +254,8 @@ def initial_sensitivity(subject: Subject, build: Callable[..., Decoder] = Decode
 
     The model is built anew from its config and seed; a quantized one as the dense model that it stands for.
     """
+    if not isinstance(subject.model, Decoder):
+        return _foreign("initial_token_sensitivity", subject)
     config = subject.model.config
     dense = config.model_copy(update={"linears": {}})
     fresh = build(dense, seed=subject.seed).to(subject.device).eval()

@@ -8,14 +8,14 @@ from typing import Any
 
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
-from flyweight.model import folder as model_folder
+from flyweight.hub import models
 from flyweight.model.generate import generate
 
 
 def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> list[str]:
     """Return the continuation of every prompt, up to the end of its document; `options` are those of `generate`."""
     tokenizer = _tokenizer(folder)
-    model = model_folder.load(folder, device)
+    model = models.load(folder, device)
     encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
     return [tokenizer.decode(new) for new in generate(model, encoded, stop_tokens=_ends(tokenizer), **options)]
 
@@ -31,7 +31,7 @@ def text(
 ) -> str:
     """Return one continuation, cut before the first of the `stop` strings; `on_text` hears each new piece as it comes."""
     tokenizer = _tokenizer(folder)
-    model = model_folder.load(folder, device)
+    model = models.load(folder, device)
     said = ""
 
     def stopped(row: int, new: list[int]) -> bool:

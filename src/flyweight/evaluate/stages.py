@@ -11,7 +11,7 @@ from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Corpus
 from flyweight.evaluate import audit, bench, continuation, floors, likelihood
 from flyweight.evaluate.intervals import UNITS
-from flyweight.model import folder
+from flyweight.hub import models
 
 
 def _corpus(inputs: Inputs) -> Corpus | None:
@@ -27,8 +27,8 @@ class Evaluate:
         """Score every target of the split once; write the metrics and the units of the paired bootstrap."""
         device, corpus = context.runtime.device, _corpus(inputs)
         assert corpus is not None
-        model = folder.load(inputs.model("input"), device)
-        window = config.window or model.config.context or 256
+        model = models.load(inputs.model("input"), device)
+        window = config.window or models.window(model.config)
         result = likelihood.evaluate(
             model,
             corpus.held_out() if config.split == "validation+test" else corpus.split(config.split),

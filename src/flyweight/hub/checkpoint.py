@@ -24,6 +24,9 @@ TOKENIZER = (
     "merges.txt",
     "generation_config.json",
 )
+TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
+"""Set to 1 by the user, or by --trust-remote-code, to let model folders run code of their own; child processes see it."""
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 
@@ -77,14 +80,14 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def read(path: Path, trust_remote_code: bool = False) -> Checkpoint:
+def read(path: Path) -> Checkpoint:
     """Return the checkpoint in a folder; raise RequestError that says what it is instead, or what a careful tool refuses."""
     raw = _config(path)
     asks = bool(raw.get("auto_map"))
-    if asks and not trust_remote_code:
+    if asks and os.environ.get(TRUST) != "1":
         raise RequestError(
             f"{path}: its config.json asks for Python code of its own (auto_map: {str(raw['auto_map'])[:200]}), which flyweight"
-            " does not run; read that code, and if you trust it: flyweight import MODEL --trust-remote-code"
+            " does not run; read that code, and if you trust it, say --trust-remote-code"
         )
     weights = _weights(path)
     others = [name for name in TOKENIZER if (path / name).is_file()]

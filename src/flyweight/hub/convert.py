@@ -10,44 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flyweight import __version__
 from flyweight.config.schema import ModelConfig
 from flyweight.core.files import disk_errors, write_text
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
-from flyweight.model.schedule import visits
-
-OWN = "flyweight"
-"""Our own model type: what no family can hold keeps its config and its tensors as they are, under `decoder.`."""
+from flyweight.hub.own import OWN, own_fields
 
 PREFIX = "decoder."
 SHARD_BYTES = 5_000_000_000
 
 
-def is_ours(checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint's type is one that becomes a decoder of ours (its config may still be inexpressible)."""
-    return checkpoint.model_type in FAMILIES or checkpoint.model_type == OWN
+def config_of(checkpoint: Checkpoint) -> ModelConfig:
+    """Return the resolved config of the decoder that computes what this checkpoint does.
 
-
-def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return the resolved config and the state of the decoder that computes what this checkpoint does.
-
-    Raises Inexpressible with every reason why there is none, FlyweightError where tensors are missing or left over.
+    Raises Inexpressible with every reason why there is none, FlyweightError for a config of our own type that is damaged.
     """
     if checkpoint.code:
         raise Inexpressible(str(checkpoint.path), ["it runs Python code of its own"])
     if checkpoint.model_type == OWN:
-        return _own(checkpoint)
+        try:
+            return ModelConfig.model_validate(checkpoint.raw.get(OWN)).resolved()
+        except ValueError as error:
+            raise FlyweightError(f"{checkpoint.path / CONFIG}: not a model of this version of flyweight ({error})") from error
     if checkpoint.model_type not in FAMILIES:
         known = ", ".join([*FAMILIES, OWN])
         raise Inexpressible(str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"])
+    return FAMILIES[checkpoint.model_type].config(checkpoint.raw)
+
+
+def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return the config and the state of the decoder that computes what this checkpoint does; raises as `config_of`.
+
+    Raises FlyweightError where tensors are missing or left over.
+    """
+    config = config_of(checkpoint)
+    if checkpoint.model_type == OWN:
+        return config, {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors()}
     family = FAMILIES[checkpoint.model_type]
-    config = family.config(checkpoint.raw)
     found = {_named(name, family): tensor for name, tensor in checkpoint.tensors() if not _is_buffer(name)}
     if config.embedding.tied and (head := found.pop("lm_head.weight", None)) is not None:
         table = next(part.theirs for part in family.parts(config) if part.ours == ("embedding.tokens.weight",))
@@ -65,14 +68,6 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
         raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:5])}{more}")
     return config, _one_dtype(state)
-
-
-def _own(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
-    try:
-        config = ModelConfig.model_validate(checkpoint.raw.get(OWN)).resolved()
-    except (ValidationError, ValueError) as error:
-        raise FlyweightError(f"{checkpoint.path / CONFIG}: not a model of this version of flyweight ({error})") from error
-    return config, {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors()}
 
 
 def _named(name: str, family: Family) -> str:
@@ -118,22 +113,6 @@ def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: F
     return raw, {PREFIX + name: tensor for name, tensor in state.items()}
 
 
-def own_fields(config: ModelConfig) -> dict[str, Any]:
-    """Return what a config.json of our own type holds: the config itself, and the sizes that libraries ask for by name."""
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context,
-        "hidden_size": config.dim,
-        "num_hidden_layers": len(visits(config)),
-        "num_attention_heads": config.attention.heads,
-        "num_key_value_heads": config.attention.kv_heads,
-        "head_dim": config.attention.head_dim,
-        "tie_word_embeddings": False,
-        "flyweight_version": __version__,
-        OWN: config.model_dump(mode="json"),
-    }
-
-
 def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
     whole = torch.cat([state[name] for name in part.ours]) if len(part.ours) > 1 else state[part.ours[0]]
     return whole.T.contiguous() if part.transposed else whole.contiguous()
@@ -170,7 +149,7 @@ def _count(shards: list[Any]) -> range:
 
 
 def copy_tokenizer(source: Path, out: Path) -> bool:
-    """Copy a folder's tokenizer files and return whether a `tokenizer.json` is among them, made from GPT-2's older two if need be."""
+    """Copy a folder's tokenizer files; return whether there is a `tokenizer.json`, made from GPT-2's older two if need be."""
     with disk_errors(out):
         for name in TOKENIZER:
             if (source / name).is_file():

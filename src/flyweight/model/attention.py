@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import ModelConfig, RMSNorm as RMSNormConfig
 from flyweight.model import linear
-from flyweight.model.cache import Slot
+from flyweight.model.cache import Memory
 from flyweight.model.norm import RMSNorm
 from flyweight.model.position import Rotation
 
@@ -54,7 +54,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
         self.gain = nn.Parameter(torch.empty(self.heads)) if options.gain else None
 
-    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None, slot: Slot | None) -> Tensor:
+    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None, slot: Memory | None) -> Tensor:
         """Return what each position reads from those it may see: (B, T, dim) -> (B, T, dim)."""
         batch, length, _ = x.shape
         q = self.q(x).view(batch, length, self.heads, self.head_dim)  # (B, T, H, D)

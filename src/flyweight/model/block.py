@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from flyweight.config.schema import ModelConfig
 from flyweight.model import mlp, norm
 from flyweight.model.attention import Attention, Reach
-from flyweight.model.cache import Slot
+from flyweight.model.cache import Memory
 from flyweight.model.position import Rotation
 from flyweight.model.precision import autocast_dtype
 
@@ -24,7 +24,7 @@ class Block(nn.Module):
         self.mlp = mlp.build(config, f"{name}.mlp")
         self.dropout = config.dropout.residual
 
-    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None = None, slot: Slot | None = None) -> Tensor:
+    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None = None, slot: Memory | None = None) -> Tensor:
         """Return the residual stream after this layer: (B, T, dim) -> (B, T, dim)."""
         x = x + self._dropped(self.attention(_narrow(self.attention_norm(x)), reach, rotation, slot))
         return x + self._dropped(self.mlp(_narrow(self.mlp_norm(x))))

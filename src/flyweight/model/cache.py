@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from flyweight.errors import RequestError
+
+
+class Memory(Protocol):
+    """One visit's keys and values."""
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, H_kv, T, D) and return all so far (B, H_kv, S, D)."""
+        ...
+
+
+class Cache(Protocol):
+    """What a decoder needs of a cache: `length` tokens were read, the newest of them is `last` (B, 1)."""
+
+    length: int
+    last: Tensor | None
+
+    def reserve(self, tokens: int) -> None:
+        """Raise RequestError if `tokens` more do not fit."""
+        ...
+
+    def slot(self, visit: int) -> Memory:
+        """Return one visit's part."""
+        ...
+
+    def advance(self, tokens: int, last: Tensor) -> None:
+        """Count `tokens` as read once every slot has them."""
+        ...
 
 
 class KVCache:
@@ -47,6 +75,10 @@ class KVCache:
         self.keys, self.values = self.keys.index_select(1, rows), self.values.index_select(1, rows)
         if self.last is not None:
             self.last = self.last.index_select(0, rows)
+
+    def slot(self, visit: int) -> Slot:
+        """Return one visit's part."""
+        return Slot(self, visit)
 
     def nbytes(self) -> int:
         """Return the bytes that are held."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from flyweight.errors import RequestError
 from flyweight.model import linear, norm
 from flyweight.model.attention import reach
 from flyweight.model.block import Block
-from flyweight.model.cache import KVCache, Slot
+from flyweight.model.cache import Cache, KVCache
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
 from flyweight.model.names import check_patterns
@@ -49,10 +51,12 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, f"blocks.{layer}") for layer in range(config.layers))
         self.norm = norm.build(config.norm, config.dim)
         self.head = None if config.embedding.tied else Head(config)
+        self.recompute: Callable[..., Tensor] | None = None
+        """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
         self._rotary = RotaryTables(config.position, config.attention.head_dim) if isinstance(config.position, Rope) else None
         initialise(self, config, seed)
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the final-normed hidden states (B, T, dim) of tokens (B, T), which follow those in the cache.
 
         `mask` (B, S) is False on left padding, over cached and new positions; padding is never seen and has no position.
@@ -69,12 +73,16 @@ class Decoder(nn.Module):
         rotation = self._rotation(x, positions, start, length)
         seen = reach(start, length, mask, x.device)
         for index, visit in enumerate(self.visits):
-            x = self.blocks[visit.layer](x, seen, rotation, None if cache is None else Slot(cache, index))
+            block, slot = self.blocks[visit.layer], None if cache is None else cache.slot(index)
+            if self.recompute is not None and self.training and torch.is_grad_enabled():
+                x = self.recompute(block, x, seen, rotation, slot)
+            else:
+                x = block(x, seen, rotation, slot)
         if cache is not None:
             cache.advance(length, marked[:, -1:])
         return self.norm(x)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, vocab_size) of the token after each position; arguments as `hidden`."""
         return self.logits(self.hidden(tokens, cache, mask))
 
@@ -89,16 +97,26 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for `batch` rows of up to `length` tokens, on the model's device and in its dtype."""
-        options, weight = self.config.attention, self.norm.weight
+        options = self.config.attention
         assert options.kv_heads and options.head_dim
-        return KVCache(len(self.visits), batch, options.kv_heads, length, options.head_dim, weight.device, weight.dtype)
+        return KVCache(len(self.visits), batch, options.kv_heads, length, options.head_dim, self.device, self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float type of the weights; packed layers unpack into it."""
+        return self.norm.weight.dtype
 
     def _rotation(self, x: Tensor, positions: Tensor | None, start: int, length: int) -> Rotation | None:
         if self._rotary is None:
             return None
         return self._rotary.rotation(x, autocast_dtype(x), positions, start, length)
 
-    def _check(self, tokens: Tensor, start: int, cache: KVCache | None, mask: Tensor | None) -> None:
+    def _check(self, tokens: Tensor, start: int, cache: Cache | None, mask: Tensor | None) -> None:
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise RequestError(f"tokens: the shape is {tuple(tokens.shape)}; give a batch of non-empty sequences (B, T)")
         total = start + tokens.shape[1]

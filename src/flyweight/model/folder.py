@@ -87,7 +87,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
     if faults := _faults(model, tensors):
         raise FlyweightError(f"{path}: does not fit {CONFIG}: {_some(faults)}; save the model again")
     model.load_state_dict(tensors, assign=True)
-    return model.to(model.norm.weight.dtype)  # packed layers keep no tensor that tells them which float to unpack into
+    return model.to(model.dtype)  # packed layers keep no tensor that tells them which float to unpack into
 
 
 def _some(faults: list[str]) -> str:

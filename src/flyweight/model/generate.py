@@ -5,16 +5,50 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from flyweight.errors import RequestError
-from flyweight.model.cache import KVCache
-from flyweight.model.decoder import Decoder
+
+UNLIMITED = 2**31
+"""The context of a model whose config names none."""
 
 Stop = Callable[[int, list[int]], bool]
 OnToken = Callable[[int, int], None]
+
+
+class Speaker(Protocol):
+    """What generation needs of a model: see `flyweight.model.decoder.Decoder`."""
+
+    training: bool
+
+    @property
+    def config(self) -> Any:
+        """Sizes: `vocab_size`, and `context` or None."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def hidden(self, tokens: Tensor, cache: Any = None, mask: Tensor | None = None) -> Tensor:
+        """Return hidden states (B, T, dim)."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., vocab_size)."""
+        ...
+
+    def new_cache(self, batch: int, length: int) -> Any:
+        """Return an empty cache with `length`, `capacity` and `select`."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch dropout on or off."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +144,7 @@ class _Row:
 
 @torch.inference_mode()
 def generate(
-    model: Decoder,
+    model: Speaker,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -135,9 +169,9 @@ def generate(
     rows = _rows(model, prompts, seed)
     if max_new_tokens < 0:
         raise RequestError(f"max_new_tokens: {max_new_tokens} is negative")
-    context, results = model.config.context or 0, [row.new for row in rows]
+    context, results = model.config.context or UNLIMITED, [row.new for row in rows]
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         rows = rows if max_new_tokens else []
         while rows:
@@ -149,7 +183,7 @@ def generate(
 
 
 def _round(
-    model: Decoder,
+    model: Speaker,
     rows: list[_Row],
     context: int,
     limit: int,
@@ -159,7 +193,7 @@ def _round(
     on_token: OnToken | None,
 ) -> list[_Row]:
     """Read the rows' windows, then extend them token by token until one of them moves; return the rows still going."""
-    device = model.norm.weight.device
+    device = model.device
     width = max(len(row.window) for row in rows)
     remaining = limit - min(len(row.new) for row in rows)
     cache = model.new_cache(len(rows), min(context, width + remaining))
@@ -188,7 +222,7 @@ def _round(
             mask = torch.cat((mask, mask.new_ones(len(rows), 1)), 1)  # (B, S)
 
 
-def _keep(cache: KVCache, mask: Tensor | None, rows: Tensor) -> Tensor | None:
+def _keep(cache: Any, mask: Tensor | None, rows: Tensor) -> Tensor | None:
     cache.select(rows)
     return None if mask is None else mask[rows]
 
@@ -202,8 +236,8 @@ def _padded(windows: list[list[int]], width: int, device: torch.device) -> tuple
     return tokens, real
 
 
-def _rows(model: Decoder, prompts: Sequence[Sequence[int]], seed: int) -> list[_Row]:
-    vocab, context = model.config.vocab_size or 0, model.config.context or 0
+def _rows(model: Speaker, prompts: Sequence[Sequence[int]], seed: int) -> list[_Row]:
+    vocab, context = model.config.vocab_size or 0, model.config.context or UNLIMITED
     rows, seen = [], dict[tuple[int, ...], int]()
     for index, prompt in enumerate(prompts):
         key = tuple(int(token) for token in prompt)

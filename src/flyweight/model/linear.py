@@ -11,18 +11,21 @@ from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.names import kind_of
 
 
-class Linear(nn.Module):
-    """A float matrix (out, in) with an optional bias; as an embedding, its rows are the vectors."""
+class Linear(nn.Linear):
+    """A float matrix (out, in) with an optional bias; as an embedding, its rows are the vectors.
+
+    It is an `nn.Linear` for libraries that look for one (peft puts its adapters around it), but starts uninitialised.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.in_features, self.out_features, self.kind = in_features, out_features, kind or Dense()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))  # (out, in)
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""

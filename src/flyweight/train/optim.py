@@ -40,7 +40,10 @@ class Muon(torch.optim.Muon):
         momentum = group["momentum"]
         updates = []
         for parameter in parameters:
-            buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            buffer = state["momentum_buffer"]
             gradient = parameter.grad
             assert gradient is not None
             buffer.lerp_(gradient, 1 - momentum)

@@ -13,6 +13,8 @@ from flyweight.data.corpus import Corpus
 from flyweight.data.stream import Windows
 from flyweight.errors import RequestError
 from flyweight.evaluate import likelihood
+from flyweight.hub import models
+from flyweight.hub.models import AnyModel
 from flyweight.model import cost, folder
 from flyweight.model.decoder import Decoder
 from flyweight.train.objectives import Distillation, NextToken, Objective
@@ -24,7 +26,7 @@ def _run(
     config: schema.Pretrain | schema.Distill,
     model: Decoder,
     objective: Objective,
-    teacher: Decoder | None,
+    teacher: AnyModel | None,
     inputs: Inputs,
     context: Context,
     draft: Draft,
@@ -38,7 +40,7 @@ def _run(
     flops = train.batch * cost.training_flops(model.config, config.data.context)
     flops += cost.optimizer_flops(model.config, train.optimizer)
     if teacher is not None:
-        flops += train.batch * cost.forward_flops(teacher.config, config.data.context)
+        flops += train.batch * models.forward_flops(inputs.model("teacher"), config.data.context)
 
     def validate() -> float:
         split = corpus.split("validation")
@@ -78,7 +80,7 @@ def _run(
     }
 
 
-def _fits(model: Decoder, what: str, inputs: Inputs, context: int) -> None:
+def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
     """Raise RequestError where a finished model cannot read this stage's windows."""
     assert inputs.corpus is not None
     mine, theirs = inputs.text() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
@@ -104,7 +106,7 @@ class Pretrain:
         if config.model is not None:
             model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
         else:
-            model = folder.load(inputs.model("input"), context.runtime.device)
+            model = models.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
             _fits(model, "input", inputs, config.data.context)
         return _run(config, model, NextToken(schema.NextToken()), None, inputs, context, draft)
 
@@ -116,7 +118,7 @@ class Distill:
 
     def run(self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Train and return the facts."""
-        teacher = folder.load(inputs.model("teacher"), context.runtime.device)
+        teacher = models.load(inputs.model("teacher"), context.runtime.device)
         _fits(teacher, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
         model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)

@@ -1,0 +1,93 @@
+"""A model as a Hugging Face folder: of a native family where one holds it, else of flyweight's own type."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from flyweight.core.files import disk_errors, write_text
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.errors import RequestError
+from flyweight.hub import checkpoint, convert
+from flyweight.hub.families import Family, Inexpressible, family_of
+from flyweight.model import folder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `kind` is the family or type, `notes` what the user should know of it."""
+
+    path: Path
+    kind: str
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+    def json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"path": str(self.path), "kind": self.kind, "bytes": self.bytes, "notes": list(self.notes)}
+
+
+def write(source: Path, out: Path, card: str, shard_bytes: int = convert.SHARD_BYTES) -> Exported:
+    """Write the model folder `source` as the new Hugging Face folder `out`, which appears whole or not at all.
+
+    `card` becomes its README.md. Tensors keep their bits; layers that are used more than once are stored once.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"--out {out}: there is something already; name a new folder")
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    try:
+        with disk_errors(out):
+            partial.mkdir(parents=True)
+        kind, notes = _written(source, partial, shard_bytes)
+        write_text(partial / "README.md", card)
+        with disk_errors(out):
+            os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(out, kind, sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), tuple(notes))
+
+
+def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]:
+    if checkpoint.is_checkpoint(source):
+        found = checkpoint.read(source)
+        with disk_errors(out):
+            shutil.copytree(source, out, dirs_exist_ok=True)
+        return found.model_type, [f"a {found.model_type} model: its files as they came"]
+    config, notes = folder.load_config(source), list[str]()
+    family: Family | None = None
+    try:
+        family, _ = family_of(config)
+    except Inexpressible as error:
+        notes.append(f"flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. {error}")
+    raw, tensors = convert.checkpoint_files(config, load_file(source / folder.WEIGHTS), family)
+    if convert.copy_tokenizer(source, out):
+        ends = _describe(source, out, config.context)
+        raw = {**raw, **ends}
+        write_text(out / "generation_config.json", json.dumps({**ends, "do_sample": False}, indent=2) + "\n")
+    else:
+        notes.append("it has no tokenizer")
+    convert.write(raw, tensors, out, shard_bytes)
+    return family.model_type if family else convert.OWN, notes
+
+
+def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
+    """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name."""
+    tokenizer = Tokenizer.load(source)
+    end = tokenizer.separator
+    word = None if end is None else next(text for text, at in tokenizer.vocab.items() if at == end)
+    if not (out / "tokenizer_config.json").is_file():
+        fields = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": context,
+            "clean_up_tokenization_spaces": False,
+        }
+        if word is not None:
+            fields |= {"eos_token": word, "pad_token": word}
+        write_text(out / "tokenizer_config.json", json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": end}

@@ -1,0 +1,101 @@
+"""Checkpoints into the runs root: a Hugging Face folder or hub name becomes an artifact, once, and is then like any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from flyweight.core.artifact import Artifact, Draft, Identity, Store
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import disk_errors
+from flyweight.errors import RequestError
+from flyweight.hub import checkpoint, convert, foreign
+from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
+from flyweight.hub.families import Inexpressible
+from flyweight.model import folder
+
+HUB = "hf:"
+VERSION = 1
+
+
+def imported(reference: str, store: Store, watch: Watcher = ignore, command: str = "", only_ours: bool = False) -> Artifact:
+    """Return the artifact of a Hugging Face folder or `hf:owner/name[@revision]`, made now or found by its files' content.
+
+    GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language model keeps its files and
+    goes behind an adapter, unless `only_ours` (then RequestError with every reason why it cannot become one).
+    """
+    path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
+    source = checkpoint.read(path)
+    watch("stage", {"name": reference, "stage": "import"})
+    reasons = _reasons(source)
+    if only_ours and reasons:
+        raise RequestError(
+            f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it is, it can teach, and be"
+            " evaluated, timed, audited and listened to: name it where a command takes MODEL"
+        )
+    identity = Identity(stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()})
+
+    def work(draft: Draft) -> dict[str, Any]:
+        began = time.monotonic()
+        out = draft.path / "model"
+        if reasons:
+            foreign.config_of(source)
+            _link(source, out)
+        else:
+            config, state = convert.decoder(source)
+            folder.write(config, state, out)
+            convert.copy_tokenizer(source.path, out)
+        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
+        return {**facts, "took": round(time.monotonic() - began, 3)}
+
+    return store.obtain(identity, work, command, watch)[0]
+
+
+def _reasons(source: Checkpoint) -> list[str]:
+    """Return why a checkpoint cannot become a decoder of ours; nothing where it can."""
+    try:
+        convert.config_of(source)
+    except Inexpressible as error:
+        return error.reasons
+    return []
+
+
+def _link(source: Checkpoint, out: Path) -> None:
+    """Put a checkpoint's files into `out` as hard links, or as copies where the file system has none between them."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (*source.files, *(name for name in (checkpoint.INDEX,) if (source.path / name).is_file())):
+            real = (source.path / name).resolve()
+            try:
+                os.link(real, out / name)
+            except OSError:
+                shutil.copyfile(real, out / name)
+    if not (out / "tokenizer.json").is_file() and any((out / name).is_file() for name in TOKENIZER):
+        convert.copy_tokenizer(source.path, out)
+
+
+def download(repository: str) -> Path:
+    """Return the folder of a hub repository's files (`owner/name[@revision]`), fetched where they are not there yet."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
+    except ImportError as error:
+        raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
+    name, _, revision = repository.partition("@")
+    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, *TOKENIZER]
+    if os.environ.get(checkpoint.TRUST) == "1":
+        wanted.append("*.py")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except HFValidationError as error:
+        raise RequestError(f"hf:{repository}: not a repository's name ({error}); write hf:owner/name") from error
+    except Exception as error:  # the HTTP library's own types come through, and which library that is changes
+        if type(error).__module__.split(".")[0] in ("builtins",) and not isinstance(error, OSError | ValueError):
+            raise
+        raise RequestError(
+            f"hf:{repository} could not be read from the hub ({type(error).__name__}: {str(error)[:300]}); check the name and"
+            " the network, or name a local folder"
+        ) from error

@@ -1,0 +1,193 @@
+"""Any other Hugging Face causal language model behind the decoder's interface: a teacher, and something to measure."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub import checkpoint
+from flyweight.hub.checkpoint import Checkpoint
+
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "model_max_length")
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """What there is to know of a foreign model before it is built; `context` is None where its config names no limit."""
+
+    model_type: str
+    vocab_size: int
+    context: int | None
+
+
+class ForeignCache:
+    """A transformers cache with the decoder's bookkeeping."""
+
+    def __init__(self, capacity: int) -> None:
+        from transformers.cache_utils import DynamicCache
+
+        self.past, self.length, self.capacity = DynamicCache(), 0, capacity
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.past.batch_select_indices(rows)
+
+
+class Foreign(nn.Module):
+    """A transformers model that is read, scored and listened to, never trained or changed.
+
+    `hidden` returns last hidden states where the head is one matrix after them, which is tried once on random tokens; where the
+    family does more (a softcap, a scale), it returns the logits themselves.
+    """
+
+    softcap: float | None = None
+
+    def __init__(self, model: Any, config: ForeignConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        takes = inspect.signature(model.forward).parameters
+        self._takes_positions, self._caches = "position_ids" in takes, "past_key_values" in takes
+        self.eval().requires_grad_(False)
+        self._split = self._splits()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float type of the weights."""
+        return self.model.dtype
+
+    def hidden(self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return what `logits` needs of tokens (B, T): (B, T, dim) or (B, T, vocab_size); arguments as `Decoder.hidden`."""
+        return self._run(self._body() if self._split else self.model, tokens, cache, mask)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (..., vocab_size) of what `hidden` returned."""
+        return self.model.get_output_embeddings()(hidden) if self._split else hidden
+
+    def forward(self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return the logits (B, T, vocab_size) of the token after each position."""
+        return self.logits(self.hidden(tokens, cache, mask))
+
+    def new_cache(self, batch: int, length: int) -> ForeignCache:
+        """Return an empty cache for up to `length` tokens."""
+        if not self._caches:
+            raise RequestError(f"{self.config.model_type} models keep no key/value cache, so they cannot generate here")
+        return ForeignCache(length)
+
+    def head_weight(self) -> NoReturn:
+        """Raise RequestError: a foreign model is no student."""
+        raise RequestError(f"{self.config.model_type} models can teach and be measured here, not trained")
+
+    def _run(self, module: Any, tokens: Tensor, cache: ForeignCache | None, mask: Tensor | None) -> Tensor:
+        start = 0 if cache is None else cache.length
+        options: dict[str, Any] = {"use_cache": cache is not None} if self._caches else {}
+        if cache is not None:
+            options["past_key_values"] = cache.past
+        if mask is not None:
+            options["attention_mask"] = mask.long()
+            if self._takes_positions:
+                options["position_ids"] = (mask.long().cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
+        found = module(input_ids=tokens, **options)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return found.logits if module is self.model else found.last_hidden_state
+
+    def _body(self) -> Any:
+        return getattr(self.model, self.model.base_model_prefix)
+
+    @torch.no_grad()
+    def _splits(self) -> bool:
+        """Return whether the head's matrix after the body's last hidden states gives the model's own logits."""
+        prefix, head = self.model.base_model_prefix, self.model.get_output_embeddings()
+        if not prefix or not hasattr(self.model, prefix) or head is None:
+            return False
+        tokens = torch.randint(self.config.vocab_size, (1, 8), generator=torch.Generator().manual_seed(0)).to(self.device)
+        whole = self._run(self.model, tokens, None, None)
+        found = self._run(self._body(), tokens, None, None)
+        parts = head(found) if found.shape[-1] == head.weight.shape[-1] else None
+        return parts is not None and parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-3, atol=1e-4)
+
+
+def config_of(source: Checkpoint) -> ForeignConfig:
+    """Return the sizes of a foreign model; raise RequestError where transformers does not know it as a causal one."""
+    return _sizes(_auto_config(source), source)
+
+
+def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
+    """Return the model in a Hugging Face folder, in its own dtype; raise FlyweightError where its files do not fit it."""
+    import transformers
+
+    source = checkpoint.read(folder)
+    config = _auto_config(source)
+    sizes = _sizes(config, source)
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=source.code,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+        raise FlyweightError(f"{folder}: transformers could not load it: {_first_line(error)}") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+    for kind in ("missing_keys", "mismatched_keys"):
+        if told.get(kind):
+            names = ", ".join(map(str, sorted(told[kind], key=str)[:5]))
+            raise FlyweightError(f"{folder}: its weights do not fit its config ({kind.replace('_', ' ')}: {names})")
+    return Foreign(model.to(device), sizes)
+
+
+def forward_flops(folder: Path, length: int) -> int:
+    """Return the FLOPs of one forward pass over `length` tokens, by torch's counter on the meta device."""
+    import transformers
+    from torch.utils.flop_counter import FlopCounterMode
+
+    source = checkpoint.read(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(_auto_config(source), trust_remote_code=source.code)
+        tokens = torch.zeros(1, length, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(input_ids=tokens, use_cache=False)
+    return counter.get_total_flops()
+
+
+def _auto_config(source: Checkpoint) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise RequestError(
+            f"{source.path}: a {source.model_type} model needs the transformers library; pip install 'flyweight[hub]'"
+        ) from error
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=source.code, local_files_only=True)
+    except Exception as error:  # configs of other people's models fail in every way
+        raise RequestError(f"{source.path}: transformers does not accept its config.json: {_first_line(error)}") from error
+    if not source.code and type(config) not in transformers.AutoModelForCausalLM._model_mapping:
+        raise RequestError(f"{source.path}: {source.model_type} is not a causal language model that transformers knows")
+    return config
+
+
+def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
+    text = config.get_text_config()
+    context = next((value for name in _CONTEXTS if isinstance(value := getattr(text, name, None), int)), None)
+    return ForeignConfig(source.model_type, int(text.vocab_size), context)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

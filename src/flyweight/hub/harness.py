@@ -1,0 +1,115 @@
+"""lm-eval's harness on any model here: its tasks, its numbers, through transformers' interface of the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub import models
+from flyweight.hub.foreign import Foreign
+
+
+def transformers_model(folder: Path, device: str) -> Any:
+    """Return the model in an artifact's `model/` folder as a transformers model."""
+    model = models.load(folder, device)
+    if isinstance(model, Foreign):
+        return model.model
+    import torch
+
+    from flyweight.hub.auto import FlyweightForCausalLM
+    from flyweight.hub.auto_config import FlyweightConfig
+
+    with torch.device("meta"):
+        wrapped = FlyweightForCausalLM(FlyweightConfig.of(model.config, dtype=model.dtype))
+    wrapped.decoder = model
+    return wrapped.eval()
+
+
+def transformers_tokenizer(folder: Path, context: int | None) -> Any:
+    """Return the tokenizer in an artifact's `model/` folder as a transformers tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
+    from flyweight.data.tokenizer import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise RequestError(f"{folder} has no tokenizer.json: it cannot read text")
+    own = Tokenizer.load(file)
+    ends = {} if own.separator is None else dict.fromkeys(("eos_token", "pad_token"), _word(own, own.separator))
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), model_max_length=context or 2**31, **ends)
+
+
+def _word(tokenizer: Any, at: int) -> str:
+    return next(word for word, place in tokenizer.vocab.items() if place == at)
+
+
+def evaluate(
+    folder: Path,
+    tasks: Sequence[str],
+    device: str,
+    task_path: Path | None = None,
+    few_shot: int | None = None,
+    limit: int | None = None,
+    batch: int = 8,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Return lm-eval's metrics by task: each metric with its value and standard error (`None` where lm-eval gives none).
+
+    `task_path` is a folder of task files of the user's own. Raises RequestError for tasks that lm-eval does not know.
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise RequestError("--tasks needs the lm-eval harness: pip install 'flyweight[tasks]'") from error
+    if task_path is not None and not task_path.is_dir():
+        raise RequestError(f"--task-path {task_path}: there is no such folder")
+    manager = TaskManager(include_path=None if task_path is None else str(task_path))
+    unknown = [task for task in tasks if not manager.match_tasks([task])]
+    if unknown or not tasks:
+        what = ", ".join(unknown) or "empty list"
+        what = ", ".join(unknown) or "empty list"
+        raise RequestError(f"--tasks: lm-eval knows no {what}; see `lm-eval ls tasks`, or name a folder with --task-path")
+    context = models.config(folder).context
+    if not transformers_tokenizer(folder, context).eos_token:
+        raise RequestError(f"--tasks: the tokenizer in {folder} has no end-of-text token, which lm-eval starts texts with")
+    harness = HFLM(
+        pretrained=transformers_model(folder, device),
+        tokenizer=transformers_tokenizer(folder, context),
+        max_length=context or models.WINDOW,
+        batch_size=batch,
+        device=device,
+    )
+    try:
+        found = lm_eval.simple_evaluate(
+            model=harness,
+            tasks=list(tasks),
+            num_fewshot=few_shot,
+            limit=limit,
+            task_manager=manager,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    except (OSError, ConnectionError, ValueError, KeyError) as error:
+        raise FlyweightError(f"--tasks: lm-eval failed ({type(error).__name__}: {str(error)[:300]})") from error
+    assert found is not None
+    return {task: _metrics(result, found["n-samples"].get(task, {})) for task, result in found["results"].items()}
+
+
+def _metrics(result: dict[str, Any], samples: dict[str, int]) -> dict[str, Any]:
+    """Return `{metric: {value, stderr, n}}` of one task; lm-eval writes `metric,filter` and `metric_stderr,filter`."""
+    found: dict[str, Any] = {}
+    for key, value in result.items():
+        name, _, _ = key.partition(",")
+        if not isinstance(value, int | float) or "," not in key or name.endswith("_stderr"):
+            continue
+        error = result.get(key.replace(name, f"{name}_stderr", 1))
+        stderr = error if isinstance(error, int | float) and math.isfinite(error) else None
+        found[name] = {"value": value if math.isfinite(value) else None, "stderr": stderr, "n": samples.get("effective")}
+    return found

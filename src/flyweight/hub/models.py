@@ -1,0 +1,58 @@
+"""A model folder of either kind: our own decoder, or a foreign one behind its interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from flyweight.config.schema import ModelConfig
+from flyweight.errors import RequestError
+from flyweight.hub import checkpoint, foreign
+from flyweight.hub.foreign import Foreign, ForeignConfig
+from flyweight.model import cost, folder
+from flyweight.model.decoder import Decoder
+
+AnyModel = Decoder | Foreign
+AnyConfig = ModelConfig | ForeignConfig
+
+WINDOW = 1024
+"""Tokens that are read at once unless the user says otherwise: what a model can read may be far more than memory holds."""
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:
+    """Return the model in an artifact's `model/` folder; raises as `folder.load` and `foreign.load` do."""
+    if checkpoint.is_checkpoint(path):
+        return foreign.load(path, device)
+    return folder.load(path, device)
+
+
+def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") -> Decoder:
+    """Return our own decoder in a model folder; raise RequestError for a foreign one, which cannot do what `what` says."""
+    model = load(path, device) if not checkpoint.is_checkpoint(path) else None
+    if not isinstance(model, Decoder):
+        kind = config(path)
+        assert isinstance(kind, ForeignConfig)
+        raise RequestError(
+            f"{what}: this is a {kind.model_type} model, which flyweight can learn from, measure and listen to, but not change;"
+            " GPT-2, Llama and Qwen3 models it can"
+        )
+    return model
+
+
+def config(path: Path) -> AnyConfig:
+    """Return the config of the model in a folder, without loading it."""
+    if checkpoint.is_checkpoint(path):
+        return foreign.config_of(checkpoint.read(path))
+    return folder.load_config(path)
+
+
+def window(config: AnyConfig) -> int:
+    """Return how many tokens of a text are read at once by default: the model's context, up to WINDOW."""
+    return min(config.context or WINDOW, WINDOW)
+
+
+def forward_flops(path: Path, length: int) -> int:
+    """Return the FLOPs of one forward pass over `length` tokens, logits of every position included."""
+    found = config(path)
+    return cost.forward_flops(found, length) if isinstance(found, ModelConfig) else foreign.forward_flops(path, length)

@@ -1,0 +1,108 @@
+import json
+
+import hub_fixture
+import pytest
+import torch
+import transformers
+
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluate import audit
+from flyweight.hub import foreign, models
+from flyweight.model.generate import generate
+
+VOCAB = hub_fixture.VOCAB
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCAB}
+LIMITS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": 64}
+WIDE = {**SMALL, **LIMITS, "intermediate_size": 48, "num_key_value_heads": 2}
+FOREIGN = {
+    "neox": ("GPTNeoX", {**SMALL, **LIMITS, "intermediate_size": 48}, True),
+    "mistral": ("Mistral", {**WIDE, "sliding_window": None}, True),
+    "gemma2": ("Gemma2", {**WIDE, "head_dim": 8, "final_logit_softcapping": 2.0, "layer_types": ["full_attention"] * 2}, False),
+    "opt": ("OPT", {**SMALL, **LIMITS, "ffn_dim": 48, "word_embed_proj_dim": 32}, True),
+    "llama-yarn": ("Llama", {**WIDE, "rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, True),
+}
+each = pytest.mark.parametrize("name", FOREIGN)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    for name, (kind, fields, _) in FOREIGN.items():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**fields))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        made[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(made[name])
+        hub_fixture.tokenizer(made[name])
+    return made
+
+
+@each
+def test_logits_and_hidden_states_are_the_models_own(name, folders):
+    model = models.load(folders[name])
+    assert isinstance(model, foreign.Foreign)
+    assert model._split == FOREIGN[name][2]  # a family that does more to its logits is found out
+    tokens = torch.randint(VOCAB, (2, 20), generator=torch.Generator().manual_seed(1))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folders[name]).eval()
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        torch.testing.assert_close(model(tokens), expected, rtol=1e-4, atol=1e-5)
+    assert model.config.vocab_size == VOCAB
+    assert model.config.context == 64
+
+
+@each
+def test_the_audit_passes_what_it_can_check(name, folders):
+    checks = {check.name: check for check in audit.audit(folders[name], None).checks}
+    wanted = ("finite_outputs", "causality", "batch_invariance", "padding_invariance", "cached_logits", "save_load")
+    assert [(n, checks[n].measured, checks[n].why) for n in wanted if checks[n].verdict != "pass"] == []
+    assert "adapter" in checks["stored_bytes"].why
+    assert checks["stored_bytes"].verdict == "n/a"
+
+
+@each
+def test_generation_is_transformers_own_greedy_one(name, folders):
+    model = models.load(folders[name])
+    prompts = [[5, 6, 7, 8], [9, 10]]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folders[name]).eval()
+    found = generate(model, prompts, max_new_tokens=12)
+    for prompt, new in zip(prompts, found, strict=True):
+        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, min_new_tokens=12, do_sample=False, eos_token_id=None)
+        assert out[0, len(prompt) :].tolist() == new
+
+
+def test_flops_are_counted_without_building_the_model(folders):
+    small, large = (models.forward_flops(folders["neox"], length) for length in (16, 32))
+    parameters = sum(p.numel() for p in models.load(folders["neox"]).parameters())
+    assert small > 16 * parameters
+    assert large > 2 * small
+
+
+def test_it_is_neither_trained_nor_changed(folders):
+    with pytest.raises(RequestError, match=r"stages\.x\.input: this is a gpt_neox model"):
+        models.decoder(folders["neox"], what="stages.x.input")
+    model = models.load(folders["neox"])
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(RequestError, match="not trained"):
+        model.head_weight()
+
+
+def test_weights_that_do_not_fit_are_an_error_not_random_numbers(folders, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    found = load_file(folders["neox"] / "model.safetensors")
+    found.pop("gpt_neox.layers.1.mlp.dense_h_to_4h.weight")
+    (tmp_path / "config.json").write_text((folders["neox"] / "config.json").read_text())
+    save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FlyweightError, match=r"missing keys: .*dense_h_to_4h"):
+        foreign.load(tmp_path)
+
+
+def test_what_is_no_causal_language_model_is_refused(folders, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((folders["neox"] / "model.safetensors").read_bytes())
+    for raw in ({"model_type": "vit"}, {"model_type": "no-such-thing"}, {"model_type": "gpt_neox", "hidden_size": "wide"}):
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        with pytest.raises(FlyweightError, match=str(tmp_path)):
+            foreign.load(tmp_path)
