@@ -308,8 +308,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="try one of so many damages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    alone()
     base, began = Path(tempfile.mkdtemp(prefix="flyweight-corrupt-")), time.monotonic()
+    alone(base / "warm")
     harness = run(base, options.every, options.seed)
     for kind, count in sorted(harness.done.items()):
         harness.rows.add("small", kind, "damages", 0, count, "commands")

@@ -151,11 +151,11 @@ def main() -> None:
     options = parser.parse_args()
     base = options.keep or Path(tempfile.mkdtemp(prefix="flyweight-crash-"))
     base.mkdir(parents=True, exist_ok=True)
+    alone(base / "warm")
     recipe = options.recipe or str(write_recipe(base))
     name = Path(recipe).stem if options.recipe else "small"
     words = ["run", recipe, "budget.over=warn", *options.words, "--json"]
     words += [] if options.recipe else ["--threads", "1"]
-    alone()
     began, rows = time.monotonic(), Rows("crash")
     harness = Harness(words, base, rows, name, random.Random(options.seed))
     harness.undisturbed()

@@ -287,9 +287,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=list(Fuzzer.KINDS))
     options = parser.parse_args()
-    alone()
-    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     base, began = Path(tempfile.mkdtemp(prefix="flyweight-fuzz-")), time.monotonic()
+    alone(base / "warm")
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     rows, fuzzer = Rows("fuzz"), Fuzzer(base, random.Random(options.seed))
     for number in range(options.inputs):
         while not fuzzer.once(options.kinds[number % len(options.kinds)]):

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -29,14 +30,20 @@ WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.li
 """Audit events that change the disk, besides an `open` for writing."""
 
 
-def alone() -> None:
-    """Keep this process to itself: no network, no threads that a fork would lose; everything imported that a command needs."""
+def alone(folder: Path) -> None:
+    """Keep this process to itself: no network, no threads that a fork would lose, and everything imported that a run needs.
+
+    To that end a recipe of a few steps runs once in `folder`: much is imported only when it is first needed.
+    """
     os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     import torch
 
     import flyweight.api  # noqa: F401
 
     torch.set_num_threads(1)
+    answer = call("run", write_recipe(folder), "train.steps=2", "--threads", 1, "--runs", folder / "runs")
+    assert answer.status == 0, answer
+    shutil.rmtree(folder)
 
 
 def story(path: Path, lines: int = 1200, seed: int = 0) -> Path:

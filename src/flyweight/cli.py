@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -367,7 +368,8 @@ def _top(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 
 def _fail(error: FlyweightError | str, status: int) -> NoReturn:
-    print(f"flyweight: {error}", file=sys.stderr)
+    text = re.sub(r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error))  # what was given may be endless
+    print(f"flyweight: {text}", file=sys.stderr)
     sys.exit(status)
 
 

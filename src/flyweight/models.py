@@ -70,7 +70,10 @@ def _is_file(path: Path) -> bool:
 def _known(store: Store) -> list[str]:
     found = []
     for path in sorted(store.root.glob(f"*/{FILE}")):
-        found += [f"{path.parent.name}:{made.name}" for made in Summary.read(path.parent).stages]
+        try:
+            found += [f"{path.parent.name}:{made.name}" for made in Summary.read(path.parent).stages]
+        except FlyweightError:
+            continue  # these names are only suggested; using that run says what is wrong with it
     return found
 
 
@@ -80,10 +83,10 @@ def is_config(reference: str | Path) -> bool:
 
 
 def config(reference: str | Path) -> schema.ModelConfig:
-    """Return the model config of a YAML file or of the catalogue, completely resolved where it names its vocabulary."""
+    """Return the model config of a YAML file or of the catalogue, resolved; raise RequestError where it cannot be."""
     if str(reference) in catalogue.names():
         return catalogue.load(str(reference))
-    return load.model_config(load.read_yaml(Path(reference)), str(reference))
+    return load.resolved(load.model_config(load.read_yaml(Path(reference)), str(reference)), str(reference))
 
 
 def listed(store: Store) -> list[dict[str, Any]]:

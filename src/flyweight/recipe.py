@@ -134,10 +134,7 @@ class Runner:
         """Write out what a model config takes from the corpus: vocabulary and context."""
         if getattr(config, "model", None) is None or corpus is None:
             return config
-        try:
-            model = config.model.resolved(corpus.facts["vocab_size"], config.data.context)
-        except ValueError as error:
-            raise RequestError(f"stages: model: {error}") from error
+        model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
         if model.vocab_size != corpus.facts["vocab_size"]:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"

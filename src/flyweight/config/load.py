@@ -129,6 +129,16 @@ def model_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
         raise RequestError(explain(error, where, ModelConfig)) from error
 
 
+def resolved(config: ModelConfig, where: str, vocab_size: int | None = None, context: int | None = None) -> ModelConfig:
+    """Return a model config with every derived number written out; raise RequestError where that shows a fault."""
+    try:
+        return config.resolved(vocab_size, context)
+    except ValidationError as error:
+        raise RequestError(explain(error, where, ModelConfig)) from error
+    except ValueError as error:
+        raise RequestError(f"{where}: {error}") from error
+
+
 def check_stage(raw: Mapping[str, Any]) -> Any:
     """Return one checked stage config; raise RequestError with every fault found."""
     try:
