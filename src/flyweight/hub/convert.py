@@ -105,7 +105,7 @@ def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: Family | None) -> tuple[dict[str, Any], dict]:
     """Return (`config.json`, tensors) of a model as a family has it, or with None as our own type."""
-    dtype = str(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())).removeprefix("torch.")
+    dtype = str(state["norm.weight"].dtype).removeprefix("torch.")
     if family is not None:
         tensors = {part.theirs: _theirs(part, state) for part in family.parts(config)}
         return {**family.raw(config), "dtype": dtype}, tensors

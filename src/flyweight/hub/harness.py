@@ -24,7 +24,8 @@ def transformers_model(folder: Path, device: str) -> Any:
 
     with torch.device("meta"):
         wrapped = FlyweightForCausalLM(FlyweightConfig.of(model.config, dtype=model.dtype))
-    wrapped.decoder = model
+    wrapped.decoder.load_state_dict(model.state_dict(), assign=True)
+    wrapped.decoder.to(model.dtype)  # packed layers keep no tensor that tells them which float to unpack into
     return wrapped.eval()
 
 

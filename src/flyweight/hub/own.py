@@ -21,6 +21,7 @@ def own_fields(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.attention.heads,
         "num_key_value_heads": config.attention.kv_heads,
         "head_dim": config.attention.head_dim,
+        "final_logit_softcapping": config.head.softcap,
         "tie_word_embeddings": False,
         "flyweight_version": __version__,
         OWN: config.model_dump(mode="json"),
