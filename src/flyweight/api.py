@@ -384,15 +384,20 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
     `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format cannot
     hold the model.
     """
-    from flyweight.export import hf
+    from flyweight.export import gguf, hf
+    from flyweight.hub.checkpoint import is_checkpoint
 
+    if to not in ("hf", "gguf"):
+        raise RequestError(f"--to {to}: known are hf and gguf")
     artifact = models.find(model, session.store, watch=session.watch)
     folder = artifact.path / "model"
     if not folder.is_dir():
         raise RequestError(f"{artifact.id} holds no model")
-    if to != "hf":
-        raise RequestError(f"--to {to}: known are hf and gguf")
-    return hf.write(folder, Path(out), "")
+    if to == "hf":
+        return hf.write(folder, Path(out), "")
+    if is_checkpoint(folder):
+        raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
+    return gguf.write(folder, Path(out), type)
 
 
 # --- housekeeping ---
