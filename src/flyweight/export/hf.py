@@ -68,8 +68,9 @@ def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
     end = tokenizer.separator
     word = None if end is None else next(text for text, at in tokenizer.vocab.items() if at == end)
     if not (out / "tokenizer_config.json").is_file():
-        fields = {
+        fields: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
             "model_max_length": context,
             "clean_up_tokenization_spaces": False,
         }
