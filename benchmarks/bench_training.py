@@ -62,7 +62,7 @@ def ours(job: dict[str, Any]) -> list[float]:
         tokens = _Tokens(np.random.default_rng(0).integers(0, job["vocab"], 200_000))
 
     with tempfile.TemporaryDirectory() as folder:
-        draft = Draft(Path(folder), Identity("bench", 1, {}), Events(Path(folder) / "events.jsonl"), 0.0)
+        draft = Draft(Path(folder), Identity("bench", 1, {}), Events(Path(folder) / "events.jsonl"))
         trainer = Trainer(
             model,
             NextToken(schema.NextToken()),

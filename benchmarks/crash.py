@@ -1,10 +1,13 @@
-"""Kill a recipe with SIGKILL at random instants and repeat its command until it is done: nothing may be lost or differ.
+"""Kill a recipe with SIGKILL and repeat its command until it is done: nothing may be lost, done twice, or differ.
 
-    python benchmarks/crash.py [--recipe quickstart] [--kills 20] [--seed 0] [path=value ...]
+    python benchmarks/crash.py [--kills 100] [--round 10] [--seed 0]                 a small recipe: results/crash.csv
+    python benchmarks/crash.py --recipe quickstart --kills 20 --round 20 [path=value ...]      results/crash-quickstart.csv
 
-The recipe first runs undisturbed in one runs root, then in another where it is killed `--kills` times, each at a random
-instant. At the end every model file, every logged step, every validation and every quality figure of both roots must be equal
-to the bit, and no half-written folder may be left. Speeds and times are measurements and may differ.
+The recipe runs undisturbed once. Then, in rounds that each begin in an empty runs root, it is killed until it is done: half of
+the kills at random in time, half right before a file operation drawn from all those that the undisturbed run made (a rename
+that publishes, a checkpoint's pointer, the removal of a resume point). After every kill no published artifact may be damaged or
+have been made anew, and no checkpoint may have been lost. At the end of a round every file of every artifact must equal the
+undisturbed one's, but for what tells the time, and nothing half-written may be left.
 """
 
 from __future__ import annotations
@@ -13,106 +16,171 @@ import argparse
 import json
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rows import Rows
+from sandbox import Attempt, alone, files, results, write_recipe
 
-from flyweight.core.files import sha256
-
-
-def start(recipe: str, words: list[str], runs: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start the recipe in a process group of its own."""
-    command = [sys.executable, "-m", "flyweight", "run", recipe, *words, "--runs", str(runs), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=open(log, "a"), start_new_session=True)
+from flyweight.core.artifact import Artifact
+from flyweight.errors import FlyweightError
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and everything it started, at once."""
-    import os
+@dataclass
+class Watched:
+    """What a runs root has been seen to hold: an artifact's making, and how far each half-made one had come."""
 
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    runs: Path
+    made: dict[str, tuple[int, int]] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def look(self, when: str) -> None:
+        """Note every published artifact and checkpoint; a fault is one that is damaged, made again or lost."""
+        for path in sorted(self.runs.glob("*-????????")):
+            try:
+                Artifact.open(path)
+            except FlyweightError as error:
+                self.faults.append(f"{when}: published and damaged: {error}")
+                continue
+            stat = (path / "manifest.json").stat()
+            now = (stat.st_ino, stat.st_mtime_ns)
+            if self.made.setdefault(path.name, now) != now:
+                self.faults.append(f"{when}: {path.name} was made twice")
+        for name, step in list(self.steps.items()):
+            found = self._step(self.runs / f"{name}.partial")
+            if not (self.runs / name).is_dir() and (found is None or found < step):
+                self.faults.append(f"{when}: {name} had come to step {step}, and its checkpoint is gone ({found})")
+                del self.steps[name]
+        for path in self.runs.glob("*.partial"):
+            if (step := self._step(path)) is not None:
+                self.steps[path.name.removesuffix(".partial")] = step
+
+    @staticmethod
+    def _step(partial: Path) -> int | None:
+        pointer = partial / "state" / "current.json"
+        return json.loads(pointer.read_text())["progress"]["step"] if pointer.exists() else None
+
+    def at_work(self) -> str:
+        """Return what was being made."""
+        return next((path.name.split("-")[0] for path in self.runs.glob("*.partial")), "between artifacts")
 
 
-def state(runs: Path, name: str) -> dict[str, Any]:
-    """Return what must not depend on interruptions: model files, corpora, validations and quality figures, by id."""
-    found: dict[str, Any] = {}
-    for manifest in sorted(runs.glob("*-????????/manifest.json")):
-        folder = manifest.parent
-        stage = json.loads(manifest.read_text())["identity"]["stage"]
-        for file in sorted([*folder.glob("model/*"), *folder.glob("corpus/*.bin"), *folder.glob("corpus/tokenizer.json")]):
-            found[f"{folder.name}/{file.relative_to(folder)}"] = sha256(file)
-        if stage in ("evaluate", "sample", "audit"):
-            found[f"{folder.name}/metrics.json"] = sha256(folder / "metrics.json")
-        if stage in ("pretrain", "distill"):
-            events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-            kept = [{k: e[k] for k in ("event", "step", "nll")} for e in events if e["event"] in ("step", "validation")]
-            found[f"{folder.name}/events"] = json.dumps(kept)
-    summary = json.loads((runs / name / "summary.json").read_text())
-    found["summary"] = json.dumps({m["name"]: m["evaluate"] for m in summary["models"]}, sort_keys=True)
-    return found
+@dataclass
+class Harness:
+    """One recipe, its undisturbed results, and the rounds of kills."""
+
+    words: list[str]
+    base: Path
+    rows: Rows
+    name: str
+    draw: random.Random
+    kills: int = 0
+    at: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    compared: int = 0
+    rounds: int = 0
+
+    def undisturbed(self) -> None:
+        """Run once without a kill; note its results, its time and its file operations."""
+        calm, heard, began = self.base / "calm", self.base / "operations", time.monotonic()
+        if Attempt(self.words, calm, self.log, heard=heard).wait():
+            raise SystemExit(f"the undisturbed run failed: {self.log.read_text()[-2000:]}")
+        self.whole, self.expected = time.monotonic() - began, results(calm)
+        self.operations = list(dict.fromkeys(heard.read_text().splitlines()))
+        print(f"undisturbed: {self.whole:.1f} s, {len(self.operations)} file operations", file=sys.stderr)
+
+    @property
+    def log(self) -> Path:
+        """Return where all attempts print."""
+        return self.base / "log"
+
+    def round(self, kills: int, named: list[str]) -> None:
+        """Kill and repeat in an empty runs root until the recipe is done, then compare."""
+        self.rounds += 1
+        runs = self.base / f"harmed-{self.rounds}"
+        watched = Watched(runs)
+        left: list[str | None] = sorted(named, key=self.operations.index)
+        for _ in range(kills - len(named)):  # times in between
+            left.insert(self.draw.randrange(len(left) + 1), None)
+        for where in left:
+            attempt = Attempt(self.words, runs, self.log, die_at=where)
+            wait = None if where else self.draw.uniform(0, 2 * self.whole / kills)
+            status = attempt.wait(wait)
+            if status is None:
+                attempt.kill()
+            elif status == 0:
+                break  # done before its instant came
+            elif status > 0:
+                raise SystemExit(f"an attempt failed by itself: {self.log.read_text()[-2000:]}")
+            self.kills += 1
+            self.at[watched.at_work()] += 1
+            self.rows.add(self.name, where or "at random", "kill", self.kills, wait or 0.0, "s")
+            watched.look(f"round {self.rounds}, kill {self.kills} ({where or f'after {wait:.2f} s'})")
+        if Attempt(self.words, runs, self.log).wait():
+            raise SystemExit(f"the last attempt failed: {self.log.read_text()[-2000:]}")
+        watched.look(f"end of round {self.rounds}")
+        found = results(runs)
+        self.compared += len(found)
+        differing = sorted(key for key in self.expected.keys() | found.keys() if self.expected.get(key) != found.get(key))
+        halves = [str(path) for path in files(runs) if ".partial" in str(path.relative_to(runs))]
+        self.faults += watched.faults
+        self.faults += [f"round {self.rounds}: {name} differs" for name in differing]
+        self.faults += [f"round {self.rounds}: half-written {name}" for name in halves]
+        if not watched.faults and not differing and not halves:
+            shutil.rmtree(runs)
+
+    def deck(self) -> list[str]:
+        """Return the file operations in the order in which they are tried: renames, which publish, before all others."""
+        mixed = self.draw.sample(self.operations, len(self.operations))
+        return sorted(mixed, key=lambda name: not name.startswith("os.rename"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="quickstart")
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--recipe", help="a shipped recipe or a file instead of the small one")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--round", type=int, default=10, help="kills until a round is left to finish")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="keep both runs roots in this folder")
+    parser.add_argument("--keep", type=Path, help="work in this folder and keep it")
     parser.add_argument("words", nargs="*", metavar="path=value")
     options = parser.parse_args()
     base = options.keep or Path(tempfile.mkdtemp(prefix="flyweight-crash-"))
-    calm, harmed, log = base / "calm", base / "harmed", base / "log"
-    base.mkdir(exist_ok=True)
-    name = Path(options.recipe).stem
-    words = ["budget.over=warn", *options.words]
-
-    began = time.monotonic()
-    process = start(options.recipe, words, calm, log)
-    if process.wait():
-        raise SystemExit(f"the undisturbed run failed: {log.read_text()[-2000:]}")
-    whole = time.monotonic() - began
-    print(f"undisturbed: {whole:.0f} s", file=sys.stderr)
-
-    # Every attempt is killed at an instant of what is left of the run on average, and the last one is left alone.
-    chance, rows = random.Random(options.seed), Rows("crash")
-    kills = finished_early = 0
-    while kills < options.kills:
-        process = start(options.recipe, words, harmed, log)
-        wait = chance.uniform(0.2, max(2.0, 2.2 * whole / options.kills))
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            kill(process)
-            kills += 1
-            rows.add(name, f"kill {kills}", "after_seconds", kills, wait, "s")
-            continue
-        if process.returncode:
-            raise SystemExit(f"an attempt failed by itself: {log.read_text()[-2000:]}")
-        finished_early += 1
-        # It finished: take one artifact away so that there is work to interrupt again.
-        victim = chance.choice([p for p in harmed.glob("*-????????") if p.name.split("-")[0] in ("pretrain", "distill")])
-        shutil.rmtree(victim)
-    process = start(options.recipe, words, harmed, log)
-    if process.wait():
-        raise SystemExit(f"the last attempt failed: {log.read_text()[-2000:]}")
-    before, after = state(calm, name), state(harmed, name)
-    differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    partial = [path.name for path in harmed.glob("*.partial")]
-    rows.add(name, "all", "kills", 0, kills, "kills")
-    rows.add(name, "all", "compared_files", 0, len(before), "files")
-    rows.add(name, "all", "differing_files", 0, len(differing), "files")
-    rows.add(name, "all", "left_partial", 0, len(partial), "folders")
-    print(rows.write(f"crash-{name}"))
-    print(f"{kills} kills, {len(before)} files compared, {len(differing)} differ, {len(partial)} half-written folders left")
-    if differing or partial:
-        raise SystemExit(f"not the same: {differing[:5]} {partial[:5]}")
+    base.mkdir(parents=True, exist_ok=True)
+    alone(base / "warm")
+    recipe = options.recipe or str(write_recipe(base))
+    name = Path(recipe).stem if options.recipe else "small"
+    words = ["run", recipe, "budget.over=warn", *options.words, "--json"]
+    words += [] if options.recipe else ["--threads", "1"]
+    began, rows = time.monotonic(), Rows("crash")
+    harness = Harness(words, base, rows, name, random.Random(options.seed))
+    harness.undisturbed()
+    deck: list[str] = []
+    while harness.kills < options.kills:
+        kills = min(options.round, options.kills - harness.kills)
+        if len(deck) < kills // 2:
+            deck += harness.deck()
+        named, deck = deck[: kills // 2], deck[kills // 2 :]
+        harness.round(kills, list(dict.fromkeys(named)))
+    for stage, count in sorted(harness.at.items()):
+        rows.add(name, stage, "kills", 0, count, "kills")
+    rows.add(name, "all", "kills", 0, harness.kills, "kills")
+    rows.add(name, "all", "rounds", 0, harness.rounds, "rounds")
+    rows.add(name, "all", "compared_files", 0, harness.compared, "files")
+    rows.add(name, "all", "faults", 0, len(harness.faults), "faults")
+    rows.add(name, "all", "wall", 0, time.monotonic() - began, "s")
+    print(rows.write("crash" if not options.recipe else f"crash-{name}"))
+    print("\n".join(harness.faults[:20]))
+    print(
+        f"{harness.kills} of {options.kills} kills in {harness.rounds} rounds, {harness.compared} files compared,"
+        f" {len(harness.faults)} differ, are half-written, lost or made twice"
+    )
+    if harness.faults:
+        raise SystemExit(f"not the same; kept in {base}")
     if options.keep is None:
         shutil.rmtree(base)
 

@@ -6,7 +6,9 @@ import shutil
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flyweight.api import Run
 from flyweight.config.units import format_size, format_time
@@ -17,7 +19,7 @@ def say(*lines: Any) -> None:
     """Print text lines and tables on standard output."""
     console = Console(highlight=False)
     for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str))
+        console.print(line, soft_wrap=isinstance(line, str), markup=False)
 
 
 def run(result: Run) -> None:
@@ -70,8 +72,8 @@ def checks(values: dict[str, Any]) -> None:
     colours = {"pass": "green", "fail": "red", "n/a": "dim"}
     for check in values["checks"]:
         numbers = ["" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")]
-        table.add_row(check["name"], f"[{colours[check['verdict']]}]{check['verdict']}[/]", *numbers, check["why"])
-    say(table, "[green]passed[/]" if values["passed"] else "[red]failed[/]")
+        table.add_row(check["name"], Text(check["verdict"], colours[check["verdict"]]), *numbers, escape(check["why"]))
+    say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
 
 
 def rows(found: list[Any]) -> None:
@@ -82,7 +84,7 @@ def rows(found: list[Any]) -> None:
     for row in found:
         pair = row.paired
         apart = ("", "", "the best") if pair is None else _apart(pair)
-        table.add_row(row.name, f"{row.bits_per_byte:.4f}", f"{row.nll:.4f}", *apart)
+        table.add_row(escape(row.name), f"{row.bits_per_byte:.4f}", f"{row.nll:.4f}", *apart)
     say(table)
 
 
@@ -102,6 +104,9 @@ def items(found: list[Any]) -> None:
         for head in ("artifact", "made", "took", "size", "used by"):
             table.add_column(head)
         for item in found:
-            sizes = (format_time(item["seconds"]), format_size(item["bytes"]))
-            table.add_row(item["id"], item["created"], *sizes, ", ".join(item["used_by"]))
-        say(table)
+            users = ", ".join(item["used_by"])
+            if item["damaged"]:
+                table.add_row(item["id"], Text("damaged", "red"), "", "", users)
+            else:
+                table.add_row(item["id"], item["created"], format_time(item["seconds"]), format_size(item["bytes"]), users)
+        say(table, *(item["damaged"] for item in found if item["damaged"]))

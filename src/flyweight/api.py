@@ -18,7 +18,6 @@ from flyweight import models, recipe as recipes
 from flyweight.config import load as config_load, schema
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
-from flyweight.core.files import read_json
 from flyweight.core.metric import Metric
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
@@ -124,10 +123,10 @@ def _config_of(artifact: Artifact) -> schema.ModelConfig:
 def _vocabularies(store: Store) -> dict[str, int]:
     """Return the vocabulary of every corpus that is packed already, by its data config."""
     found = {}
-    for path in store.root.glob("corpus-????????/manifest.json"):
-        manifest = read_json(path)
-        data = schema.Data.model_validate(manifest["identity"]["config"], context={"resolved": True})
-        found[plans.vocabulary_key(data)] = manifest["facts"]["vocab_size"]
+    for path in store.root.glob("corpus-????????"):
+        packed = Artifact.glance(path)
+        data = schema.Data.model_validate(packed.identity["config"], context={"resolved": True})
+        found[plans.vocabulary_key(data)] = packed.facts["vocab_size"]
     return found
 
 
@@ -144,9 +143,10 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
 
     finished = recipes.run(checked, context, resolve)
     result = _summarise(finished, context, planned)
-    result.write(finished.folder)
-    report = page.write(finished.folder)
-    return Run(finished, result, report, finished.folder)
+    with context.store.recipe_folder(checked.name, context.watch) as folder:
+        result.write(folder)
+        report = page.write(folder)
+    return Run(finished, result, report, folder)
 
 
 def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan) -> summary.Summary:
@@ -405,8 +405,14 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
 
 def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) -> Path:
     """Write one page over several finished runs and return its path; a single run's own report is written anew."""
-    folders = [path if path.is_dir() else session.store.root / path for path in map(Path, runs)]
-    return page.write(folders[0]) if len(folders) == 1 else page.write_many(folders, out)
+    store = session.store
+    folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
+    if len(folders) > 1:
+        return page.write_many(folders, out)
+    if folders[0].resolve().parent != store.root.resolve() or not (folders[0] / summary.FILE).is_file():
+        return page.write(folders[0])
+    with store.recipe_folder(folders[0].name) as folder:
+        return page.write(folder)
 
 
 def shipped_models() -> list[str]:
@@ -417,23 +423,11 @@ def shipped_models() -> list[str]:
 
 
 def artifacts(session: Session = DEFAULT) -> list[dict[str, Any]]:
-    """Return every artifact under the runs root, oldest first, with its size and the finished recipes that use it."""
-    store = session.store
-    users: dict[str, list[str]] = {}
-    for path in sorted(store.root.glob(f"*/{summary.FILE}")):
-        for made in summary.Summary.read(path.parent).stages:
-            users.setdefault(made.id, []).append(f"{path.parent.name}:{made.name}")
-    return [
-        {
-            "id": artifact.id,
-            "stage": artifact.stage,
-            "created": artifact.manifest["created"],
-            "seconds": artifact.facts["took"],
-            "bytes": sum(entry["bytes"] for entry in artifact.manifest["files"].values()),
-            "used_by": users.get(artifact.id, []),
-        }
-        for artifact in store.artifacts()
-    ]
+    """Return every artifact under the runs root, oldest first, with its size and the finished recipes that use it.
+
+    A damaged one has `damaged`, which says what is wrong with it, and nulls where its manifest would tell.
+    """
+    return models.listed(session.store)
 
 
 def doctor(session: Session = DEFAULT) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -375,8 +376,13 @@ def _top(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 
 def _fail(error: FlyweightError | str, status: int) -> NoReturn:
-    print(f"flyweight: {error}", file=sys.stderr)
+    text = re.sub(r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error))  # what was given may be endless
+    print(f"flyweight: {text}", file=sys.stderr)
     sys.exit(status)
+
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says where an allocation fails: on a CPU it is a plain RuntimeError."""
 
 
 def main() -> None:
@@ -390,5 +396,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except MemoryError:
+    except OSError as error:
+        _fail(f"the system refused: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+            raise
         _fail("out of memory; a smaller train.batch, data.context or model needs less (`flyweight plan` tells how much)", 1)

@@ -12,8 +12,8 @@ from typing import Any
 from flyweight.compress import stages as compress_stages
 from flyweight.config import load, schema
 from flyweight.core import machine
-from flyweight.core.artifact import Artifact, Draft, Identity
-from flyweight.core.files import digest
+from flyweight.core.artifact import PARTIAL, Artifact, Draft, Identity
+from flyweight.core.files import disk_errors, sha256
 from flyweight.core.runtime import Precision
 from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
@@ -56,6 +56,7 @@ class Runner:
                 version=data_stages.STAGES["corpus"].version,
                 config=packing.model_dump(mode="json", exclude={"context"}),
                 data=source_fingerprint(data, self.context.data_dir),
+                tokenizer=_tokenizer_file(data),
             )
             self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(data.corpus), identity)[0]
         return self.corpora[key]
@@ -133,16 +134,25 @@ class Runner:
         """Write out what a model config takes from the corpus: vocabulary and context."""
         if getattr(config, "model", None) is None or corpus is None:
             return config
-        try:
-            model = config.model.resolved(corpus.facts["vocab_size"], config.data.context)
-        except ValueError as error:
-            raise RequestError(f"stages: model: {error}") from error
+        model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
         if model.vocab_size != corpus.facts["vocab_size"]:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"
                 f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
+
+
+def _tokenizer_file(data: schema.Data) -> str | None:
+    """Return the checksum of a tokenizer that is a file, whose path alone would not tell when its content changes."""
+    if not isinstance(data.tokenizer, schema.FileTokenizer):
+        return None
+    path = Path(data.tokenizer.path).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        return sha256(file)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error
 
 
 def _packing(data: schema.Data) -> schema.Data:
@@ -189,8 +199,8 @@ def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
     compared = recipe.report.compare or tuple(name for name, made in stages.items() if (made.artifact.path / "model").is_dir())
     measured = {name: _measure(runner, recipe, stages[name]) for name in compared}
     floors = _floors(runner, measured)
-    folder = context.store.root / recipe.name
-    _link(folder, stages)
+    with context.store.recipe_folder(recipe.name, context.watch) as folder, disk_errors(folder):
+        _link(folder, stages)
     return Finished(recipe, folder, stages, measured, floors, context.meter.seconds())
 
 
@@ -233,10 +243,9 @@ def _floors(runner: Runner, measured: Mapping[str, Mapping[str, Made]]) -> dict[
 
 def _link(folder: Path, stages: Mapping[str, Made]) -> None:
     """Make `<runs>/<recipe>/<stage>` point to the stage's artifact."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, made in stages.items():
         link = folder / name
-        fresh = folder / f".{name}.{digest(os.getpid())[:8]}"
+        fresh = folder / f".{name}{PARTIAL}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(Path("..") / made.artifact.path.name, target_is_directory=True)
         os.replace(fresh, link)

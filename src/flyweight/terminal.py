@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -45,6 +46,7 @@ class Display:
         """Take one event."""
         if self.quiet:
             return
+        fields = {name: escape(value) if isinstance(value, str) else value for name, value in fields.items()}
         if kind == "stage":
             self.stage, self.training, self.work, self.printed = fields, {}, "", time.monotonic()
             if self.live is None:
@@ -61,7 +63,7 @@ class Display:
             self._say(NOTES[kind].format(**fields))
         elif kind == "planned":
             for warning in fields["plan"].warnings:
-                self._say(f"[yellow]probably over[/] {warning}")
+                self._say(f"[yellow]probably over[/] {escape(warning)}")
         elif kind == "made":
             self._made(fields)
 
@@ -104,4 +106,5 @@ NOTES = {
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "waiting": "[yellow]waiting[/] for another process that is making {id}",
     "resumed": "[cyan]going on[/] from step {step}",
+    "unusable": "[yellow]left out[/] {path}: {why}",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
 
 from flyweight.config.rules import model_faults
 
@@ -32,6 +32,10 @@ def choice(default: str | None = None) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+# Bounds that no machine reaches, so that what is counted from them stays a number and is counted in time.
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Depth = Annotated[int, Field(ge=0, le=10_000)]
+Times = Annotated[int, Field(ge=2, le=1_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -138,14 +142,14 @@ class Repeat(Strict):
     """Every layer is used `times` times in a row (MobileLLM, Liu et al. 2024); one layer N times is `layers: 1`."""
 
     kind: Literal["repeat"] = "repeat"
-    times: Annotated[int, Field(ge=2)] = 2
+    times: Times = 2
 
 
 class Cycle(Strict):
     """The whole stack is run `times` times (Universal Transformer, Dehghani et al. 2019)."""
 
     kind: Literal["cycle"] = "cycle"
-    times: Annotated[int, Field(ge=2)] = 2
+    times: Times = 2
 
 
 Sharing = Annotated[Annotated[NoSharing | Repeat | Cycle, Discriminator("kind")], choice()]
@@ -238,7 +242,7 @@ class ModelConfig(Strict):
     vocab_size: PositiveInt | None = None
     context: PositiveInt | None = None
     dim: PositiveInt
-    layers: Annotated[int, Field(ge=0)]
+    layers: Depth
     attention: Attention = Attention()
     position: Position = Rope()
     mlp: Mlp = SwiGLU()

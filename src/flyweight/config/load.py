@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig, Recipe, Strict
+from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
 from flyweight.errors import RequestError
 
 DEFAULTS = ("data", "train", "model")
+MODELS = ("pretrain", "distill", "select", "init", "quantize")
+"""Stages whose artifact holds a model."""
+
 REFERENCES = ("teacher", "input")
 """Fields of a stage that name another stage or a MODEL."""
 
@@ -30,61 +32,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})" if known else ""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a YAML file's mapping; raise RequestError with the line of a syntax error."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise RequestError(f"{path}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise RequestError(f"{path}: this is a folder, not a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror})") from error
-    value = parse_yaml(text, str(path))
-    if not isinstance(value, dict):
-        raise RequestError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
-    return value
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error, `1e-3` is a number, and `no` and `on` are words like any other."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, typing.Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-            if isinstance(key, typing.Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "float", "bool")}
-_Loader.yaml_implicit_resolvers = {
-    key: [(tag, pattern) for tag, pattern in pairs if tag not in _REPLACED]
-    for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Return the value of YAML text; raise RequestError that says where it breaks."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RequestError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RequestError(f"{where}: not valid YAML: {error}") from error
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: whole where it is short."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # --- overrides ---
@@ -118,7 +69,7 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any, path: str) -> None:
         elif isinstance(inner, str):
             inner = {"kind": inner}  # a choice by name, about to get an option
         elif not isinstance(inner, dict):
-            raise RequestError(f"{path}: {key} holds the value {inner!r} and has no fields")
+            raise RequestError(f"{path}: {key} holds the value {shown(inner)} and has no fields")
         raw[key] = inner
         raw = inner
     raw[keys[-1]] = value
@@ -178,13 +129,24 @@ def model_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
         raise RequestError(explain(error, where, ModelConfig)) from error
 
 
+def resolved(config: ModelConfig, where: str, vocab_size: int | None = None, context: int | None = None) -> ModelConfig:
+    """Return a model config with every derived number written out; raise RequestError where that shows a fault."""
+    try:
+        return config.resolved(vocab_size, context)
+    except ValidationError as error:
+        raise RequestError(explain(error, where, ModelConfig)) from error
+    except ValueError as error:
+        raise RequestError(f"{where}: {error}") from error
+
+
 def check_stage(raw: Mapping[str, Any]) -> Any:
     """Return one checked stage config; raise RequestError with every fault found."""
     try:
         return TypeAdapter(schema.StageConfig).validate_python(raw)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (found {fault['input']!r})" for fault in error.errors()
+            f"  {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (found {shown(fault['input'])})"
+            for fault in error.errors()
         ]
         raise RequestError("\n".join([f"{raw.get('stage')}:", *lines])) from error
 
@@ -232,6 +194,10 @@ def _reference_faults(checked: Recipe) -> list[str]:
     for position, name in enumerate(checked.report.compare):
         if name not in names:
             faults.append(f"report.compare.{position}: there is no stage {name!r}{nearest(name, names)}")
+        elif checked.stages[name].stage not in MODELS:
+            faults.append(f"report.compare.{position}: {name} measures and makes no model that could be compared")
+    if not any(stage.stage in MODELS for stage in checked.stages.values()):
+        faults.append("stages: none makes a model to report; `flyweight eval` and `flyweight floors` measure without a recipe")
     return faults or _cycle_faults(checked)
 
 
@@ -304,11 +270,11 @@ def explain(error: ValidationError, where: str, root: type[BaseModel]) -> str:
             case "value_error":
                 text = str(context["error"])
             case "literal_error":
-                text = f"{fault['input']!r} is not one of {context['expected']}"
+                text = f"{shown(fault['input'])} is not one of {context['expected']}"
             case "model_type" | "dict_type" | "model_attributes_type":
-                text = f"expected fields (key: value), found {fault['input']!r}"
+                text = f"expected fields (key: value), found {shown(fault['input'])}"
             case _:
-                text = f"{fault['msg']} (found {fault['input']!r})"
+                text = f"{fault['msg']} (found {shown(fault['input'])})"
         lines.append(f"  {path}: {text}")
     return "\n".join(lines)
 

@@ -5,9 +5,10 @@ The fields of a model are in `flyweight.config.architecture` and stand here unde
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Discriminator, Field, model_validator
 
 from flyweight.config.architecture import (
     NF4 as NF4,
@@ -33,6 +34,7 @@ from flyweight.config.architecture import (
     Norm as Norm,
     NoSharing as NoSharing,
     Position as Position,
+    PositiveInt as PositiveInt,
     Probability as Probability,
     Rate as Rate,
     Relu2 as Relu2,
@@ -338,11 +340,23 @@ class Report(Strict):
     sample_tokens: PositiveInt = 64
 
 
+def _no_artifact(name: str) -> str:
+    """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
+    if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
+        raise ValueError(f"{name!r} is what the folder of an artifact is called; choose another name for the run")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)]
+StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""Both become folders under the runs root; a dot in a stage's name would end it in `stages.<name>.train.steps=400`."""
+
+
 class Recipe(Strict):
     """A DAG of stages under one budget. Top-level `data`, `train` and `model` are defaults of every stage that has them."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     budget: Budget = Budget()
-    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
     report: Report = Report()

@@ -6,11 +6,13 @@ count may be a bare number.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
+
+MOST = 1e30
+"""The largest quantity: all the computing there has ever been is some 1e28 operations."""
 
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 _COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15}
@@ -27,7 +29,7 @@ def _quantity(text: str, units: dict[str, float], what: str, example: str) -> fl
         known = ", ".join(unit for unit in units if unit)
         raise ValueError(f"{text!r} is not a {what}; write it like {example} (units: {known})")
     value = float(match[1]) * units[match[2]]
-    if not math.isfinite(value):
+    if value > MOST:
         raise ValueError(f"{text!r} is too large for a {what}")
     return value
 
@@ -38,7 +40,7 @@ def parse_count(value: Any) -> int:
         raise ValueError(f"{value!r} is not a count; write it like 50M or 1.5e15")
     if isinstance(value, str):
         value = _quantity(value, _COUNT, "count", "50M or 1.5e15")
-    if not math.isfinite(value) or value < 0 or value != int(value):
+    if not (0 <= value <= MOST) or value != int(value):
         raise ValueError(f"{value!r} is not a whole, non-negative count")
     return int(value)
 

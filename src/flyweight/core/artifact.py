@@ -3,14 +3,18 @@
 runs/pretrain-3fa91c02/            published by one rename, then never written again
   manifest.json  config.yaml  metrics.json  events.jsonl  model/ ...
 runs/pretrain-3fa91c02.partial/    being made; its state/ is where a killed run goes on
+
+The resume point goes only after the rename, so that there is no instant at which a kill costs work that was done.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,24 @@ import filelock
 import yaml
 
 from flyweight.core.events import Events, Watcher, ignore
-from flyweight.core.files import digest, disk_errors, read_json, sha256, sync_folder, write_json, write_text
+from flyweight.core.files import (
+    digest,
+    disk_errors,
+    intact,
+    read_json,
+    sealed,
+    sha256,
+    sync_file,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from flyweight.errors import FlyweightError, RequestError
 
 FORMAT = 1
+STATE, PARTIAL = "state", ".partial"
+NAMED = re.compile(r"[a-z_]+-[0-9a-f]{8}")
+"""What an artifact's folder is called; a copy may have any other name."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +79,9 @@ class Artifact:
     @classmethod
     def open(cls, path: Path) -> Artifact:
         """Open a folder and check every file against its manifest; raise FlyweightError naming what is damaged."""
-        manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise FlyweightError(f"{path / 'manifest.json'} is damaged; delete {path} and run again")
-        if manifest.get("digest") != digest({k: v for k, v in manifest.items() if k != "digest"}):
-            raise FlyweightError(f"{path / 'manifest.json'} was changed after it was written; delete {path} and run again")
-        for name, entry in manifest["files"].items():
+        artifact = cls.glance(path)
+        advice = f"Delete the folder {path} and run the same command again"
+        for name, entry in artifact.manifest["files"].items():
             file = path / name
             problem = None
             if not file.is_file():
@@ -76,7 +91,31 @@ class Artifact:
             elif sha256(file) != entry["sha256"]:
                 problem = "was changed: its checksum is another"
             if problem:
-                raise FlyweightError(f"{file} {problem}. Delete the folder {path} and run the same command again")
+                raise FlyweightError(f"{file} {problem}. {advice}")
+        if strange := sorted(set(_files(path)) - artifact.manifest["files"].keys() - {"manifest.json"}):
+            raise FlyweightError(f"{path / strange[0]} is not in the artifact's manifest: it was put there later. {advice}")
+        return artifact
+
+    @classmethod
+    def glance(cls, path: Path) -> Artifact:
+        """Open a folder by its manifest alone, without reading its files; raise FlyweightError where that is damaged."""
+        file, advice = path / "manifest.json", f"delete the folder {path} and run the same command again"
+        try:
+            manifest = read_json(file)
+        except FlyweightError as error:
+            raise FlyweightError(f"{error}; {advice}") from error
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise FlyweightError(f"{file} is damaged; {advice}")
+        if not intact(manifest):
+            raise FlyweightError(f"{file} was changed after it was written; {advice}")
+        try:
+            named = manifest["id"] == f"{manifest['identity']['stage']}-{digest(manifest['identity'])[:8]}"
+        except (KeyError, TypeError) as error:
+            raise FlyweightError(f"{file} is not the manifest of an artifact ({error!r}); {advice}") from error
+        if not named:
+            raise FlyweightError(f"{file} was changed: its identity is not that of {manifest['id']}; {advice}")
+        if NAMED.fullmatch(name := path.name.removesuffix(PARTIAL)) and name != manifest["id"]:
+            raise FlyweightError(f"{path} holds another artifact, {manifest['id']}: it was renamed or swapped; {advice}")
         return cls(path, manifest)
 
     @property
@@ -118,6 +157,14 @@ class Artifact:
         return read_json(path) if path.exists() else {}
 
 
+@dataclass(frozen=True)
+class Damaged:
+    """An artifact folder whose manifest cannot be believed, and why."""
+
+    path: Path
+    why: str
+
+
 @dataclass
 class Draft:
     """An artifact being made: write into `path`, resume from `state`, tell what happened through `events`."""
@@ -125,12 +172,11 @@ class Draft:
     path: Path
     identity: Identity
     events: Events
-    started: float
 
     @property
     def state(self) -> Path:
         """The folder of the resume point; it is left out of the finished artifact."""
-        return self.path / "state"
+        return self.path / STATE
 
 
 Work = Callable[[Draft], dict[str, Any]]
@@ -160,6 +206,8 @@ class Store:
             raise FlyweightError(
                 f"{path} belongs to another identity (a collision or a copied folder); delete it and run again"
             )
+        if (path / STATE).exists():  # killed between the rename and the end of its tidying
+            shutil.rmtree(path / STATE, ignore_errors=True)
         return artifact
 
     def obtain(self, identity: Identity, work: Work, command: str = "", watch: Watcher = ignore) -> tuple[Artifact, bool]:
@@ -170,35 +218,67 @@ class Store:
         """
         if artifact := self.find(identity):
             return artifact, True
-        self.prepare()
-        lock = filelock.FileLock(self.root / ".locks" / f"{identity.id}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            watch("waiting", {"id": identity.id, "why": "another process is making it"})
-            lock.acquire()
-        try:
+        with self.locked(identity.id, watch, "another process is making it"):
             if artifact := self.find(identity):
                 return artifact, True
             return self._make(identity, work, command, watch), False
+
+    @contextmanager
+    def locked(self, name: str, watch: Watcher = ignore, why: str = "another process is writing there") -> Iterator[None]:
+        """Hold the lock of a name under the root; wait for the process that has it, and say so to `watch`."""
+        self.prepare()
+        lock = filelock.FileLock(self.root / ".locks" / f"{name}.lock")
+        with disk_errors(Path(lock.lock_file)):
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                watch("waiting", {"id": name, "why": why})
+                lock.acquire()
+        try:
+            yield
         finally:
             lock.release()
 
+    @contextmanager
+    def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[Path]:
+        """Yield the folder of a finished recipe, which one process at a time writes, without what killed ones left in it."""
+        folder = self.root / name
+        with self.locked(name, watch):
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                for path in folder.glob(f".*{PARTIAL}"):
+                    path.unlink(missing_ok=True)
+            yield folder
+
     def _make(self, identity: Identity, work: Work, command: str, watch: Watcher) -> Artifact:
-        partial = self.root / f"{identity.id}.partial"
+        partial = self.root / f"{identity.id}{PARTIAL}"
+        if complete := self._completed(partial, identity):
+            return complete
         with disk_errors(partial):
-            _leave_only_the_resume_point(partial)
+            if lost := _leave_only_the_resume_point(partial):
+                watch("unusable", {"path": str(lost), "why": "it belongs to no whole checkpoint; the stage starts anew"})
             partial.mkdir(parents=True, exist_ok=True)
             write_text(partial / "config.yaml", yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True))
-        draft = Draft(partial, identity, Events(partial / "events.jsonl", watch), time.time())
+        draft = Draft(partial, identity, Events(partial / "events.jsonl", watch))
         facts = work(draft)
         return self._publish(draft, facts, command)
 
+    def _completed(self, partial: Path, identity: Identity) -> Artifact | None:
+        """Publish what a process left that was killed after the last file and before the rename; None where it did not."""
+        if not (partial / "manifest.json").is_file():
+            return None
+        try:
+            complete = Artifact.open(partial)
+        except FlyweightError:
+            return None  # not whole, so it is made again like any other half-made artifact
+        if digest(complete.identity) != digest(asdict(identity)):
+            return None
+        return self._rename(partial, complete.manifest)
+
     def _publish(self, draft: Draft, facts: dict[str, Any], command: str) -> Artifact:
-        partial, final = draft.path, self.root / draft.identity.id
-        shutil.rmtree(draft.state, ignore_errors=True)
-        files = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != "manifest.json")
+        partial = draft.path
         with disk_errors(partial):
+            names = [name for name in _files(partial) if name != "manifest.json"]
             manifest: dict[str, Any] = {
                 "format": FORMAT,
                 "id": draft.identity.id,
@@ -206,32 +286,57 @@ class Store:
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "command": command,
                 "facts": facts,
-                "files": {
-                    path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-                    for path in files
-                },
+                "files": {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in names},
             }
-            manifest["digest"] = digest(manifest)
-            for path in files:
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+            manifest = sealed(manifest)
+            for name in names:
+                sync_file(partial / name)
             write_json(partial / "manifest.json", manifest)
+        return self._rename(partial, manifest)
+
+    def _rename(self, partial: Path, manifest: dict[str, Any]) -> Artifact:
+        final = self.root / manifest["id"]
+        with disk_errors(final):
             sync_folder(partial)
             os.rename(partial, final)
             sync_folder(self.root)
+        shutil.rmtree(final / STATE, ignore_errors=True)
         return Artifact(final, manifest)
 
     def artifacts(self) -> list[Artifact]:
-        """Return every finished artifact under the root, oldest first."""
-        found = [Artifact.open(path.parent) for path in self.root.glob("*-????????/manifest.json")]
-        return sorted(found, key=lambda artifact: artifact.manifest["created"])
+        """Return every finished artifact under the root whose manifest is whole, oldest first; no file is read."""
+        return [entry for entry in self.entries() if isinstance(entry, Artifact)]
+
+    def entries(self) -> list[Artifact | Damaged]:
+        """Return every artifact folder under the root, oldest first, the damaged ones last; only manifests are read."""
+        whole: list[Artifact] = []
+        damaged: list[Artifact | Damaged] = []
+        for path in sorted(self.root.glob("*-????????")):
+            if not NAMED.fullmatch(path.name) or not path.is_dir():
+                continue
+            try:
+                whole.append(Artifact.glance(path))
+            except FlyweightError as error:
+                damaged.append(Damaged(path, str(error)))
+        whole.sort(key=lambda artifact: artifact.manifest["created"])
+        return [*whole, *damaged]
 
 
-def _leave_only_the_resume_point(partial: Path) -> None:
-    """Clear what a killed attempt left, but for its checkpoint and the log that belongs to it."""
+def _files(path: Path) -> Iterator[str]:
+    """Yield an artifact's files but for its resume point and hidden ones, which file managers leave."""
+    for folder, names, files in os.walk(path):
+        inside = Path(folder).relative_to(path)
+        names[:] = sorted(name for name in names if not (name.startswith(".") or inside / name == Path(STATE)))
+        yield from ((inside / name).as_posix() for name in sorted(files) if not name.startswith("."))
+
+
+def _leave_only_the_resume_point(partial: Path) -> Path | None:
+    """Clear what a killed attempt left, but for its checkpoint and its log; return a checkpoint that could not be kept."""
     if not partial.exists():
-        return
-    kept = {"state", "events.jsonl"} if (partial / "state" / "current.json").exists() else set()
+        return None
+    whole = (partial / STATE / "current.json").exists()
+    lost = None if whole else next(partial.glob(f"{STATE}/step-*"), None)
     for path in partial.iterdir():
-        if path.name not in kept:
+        if not (whole and path.name in (STATE, "events.jsonl")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return lost

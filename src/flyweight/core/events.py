@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flyweight.core.files import disk_errors
+from flyweight.core.files import disk_errors, sync_file
 from flyweight.errors import FlyweightError
 
 Watcher = Callable[[str, dict[str, Any]], None]
@@ -22,7 +23,7 @@ def ignore(kind: str, fields: dict[str, Any]) -> None:
 class Events:
     """An append-only log of one artifact's making.
 
-    A resumed run calls `rewind` with the length that its checkpoint remembers, so that no step is logged twice.
+    A resumed run calls `rewind` with the mark that its checkpoint remembers, so that no step is logged twice.
     """
 
     def __init__(self, path: Path, watch: Watcher = ignore) -> None:
@@ -34,23 +35,33 @@ class Events:
             file.write(json.dumps({"event": kind, "at": round(time.time(), 3), **fields}) + "\n")
         self.watch(kind, fields)
 
-    def length(self) -> int:
-        """Return the log's length in bytes."""
-        return self.path.stat().st_size if self.path.exists() else 0
+    def mark(self) -> tuple[int, str]:
+        """Return the log's length in bytes and their SHA-256, after making them durable."""
+        if not self.path.exists():
+            return 0, hashlib.sha256().hexdigest()
+        with disk_errors(self.path):
+            sync_file(self.path)
+            content = self.path.read_bytes()
+        return len(content), hashlib.sha256(content).hexdigest()
 
-    def rewind(self, length: int) -> None:
-        """Cut the log back to `length` bytes."""
-        if self.length() < length:
-            raise FlyweightError(f"{self.path} is shorter than its checkpoint says: it is damaged; delete {self.path.parent}")
-        if self.path.exists():
-            with open(self.path, "r+b") as file:
-                file.truncate(length)
+    def rewind(self, length: int, checksum: str) -> None:
+        """Cut the log back to the `length` bytes that a mark remembers; raise FlyweightError where they are others."""
+        if not self.path.exists() and not length:
+            return
+        content = self.path.read_bytes() if self.path.exists() else b""
+        if len(content) < length or (length and hashlib.sha256(content[:length]).hexdigest() != checksum):
+            raise FlyweightError(
+                f"{self.path} is not what the checkpoint beside it remembers: it is damaged, and this run cannot go on from"
+                f" there. Delete {self.path.parent} to start it again"
+            )
+        with disk_errors(self.path), open(self.path, "r+b") as file:
+            file.truncate(length)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Return a log's events in order; raise FlyweightError when a line is broken."""
     events = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             events.append(json.loads(line))
         except ValueError as error:

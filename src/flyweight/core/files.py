@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FlyweightError(f"{path} is missing") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise FlyweightError(f"{path} cannot be read ({error}): it is damaged; delete its folder and run again") from error
 
 
@@ -85,6 +85,27 @@ def digest(value: Any) -> str:
     """Return the SHA-256 of plain data in canonical JSON (sorted keys, no spaces), in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return plain data with the digest of itself, by which `intact` knows it again."""
+    return {**content, "digest": digest(content)}
+
+
+def intact(value: Any) -> bool:
+    """Return whether a value read from a file is what `sealed` returned."""
+    if not isinstance(value, dict) or "digest" not in value:
+        return False
+    try:
+        return value["digest"] == digest({key: inner for key, inner in value.items() if key != "digest"})
+    except ValueError:  # not a number that we write
+        return False
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:

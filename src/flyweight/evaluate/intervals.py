@@ -5,6 +5,7 @@ No torch here: comparisons and reports read these arrays without it.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,12 +65,12 @@ class UnitScores:
         return replace(self, corpus=corpus, tokenizer=tokenizer)
 
     def save(self, path: Path) -> None:
-        """Write the arrays and labels as one safetensors file."""
+        """Write the arrays and labels as one safetensors file: one label, as several have no order and give other bytes."""
         from safetensors.numpy import save_file
 
         arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
         labels = {"kind": self.kind, "split": self.split, "corpus": self.corpus, "tokenizer": self.tokenizer}
-        save_file(arrays, path, metadata=labels)
+        save_file(arrays, path, metadata={"labels": json.dumps(labels)})
 
     @classmethod
     def load(cls, path: Path) -> UnitScores:
@@ -78,11 +79,11 @@ class UnitScores:
 
         try:
             with safe_open(path, framework="numpy") as file:
-                labels = file.metadata() or {}
+                labels = json.loads((file.metadata() or {})["labels"])
                 arrays = {name: file.get_tensor(name) for name in ("nll", "counts", "bytes")}
             kind: UnitKind = "document" if labels["kind"] == "document" else "block"
             return cls(kind, **arrays, split=labels["split"], corpus=labels["corpus"], tokenizer=labels["tokenizer"])
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FlyweightError(f"{path}: not a file of unit scores ({error}); evaluate the model again") from error
 
 

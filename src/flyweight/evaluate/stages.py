@@ -21,7 +21,7 @@ def _corpus(inputs: Inputs) -> Corpus | None:
 class Evaluate:
     """Likelihood on one split."""
 
-    version, measures, trains = 1, True, False
+    version, measures, trains = 2, True, False
 
     def run(self, config: schema.Evaluate, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Score every target of the split once; write the metrics and the units of the paired bootstrap."""

@@ -148,7 +148,8 @@ def plan(
             stage = stage.model_copy(update={"model": source.model})
         data = with_tokenizer(stage.data, data_dir)
         vocab = (vocabularies or {}).get(vocabulary_key(data)) or _vocabulary(data, name, assumed)
-        models[name] = stage.model.resolved(vocab, data.context)
+        assert stage.model is not None
+        models[name] = load.resolved(stage.model, f"stages.{name}.model", vocab, data.context)
         found[name] = _stage(name, stage, models[name], found, models, recipe, runtime)
     stages = tuple(found.values())
     measured = len(recipe.report.compare or models) if recipe.report.measure else 0

@@ -14,7 +14,7 @@ from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.compare import paired
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.model import cost
@@ -64,7 +64,7 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         teacher=_known(references.get("teacher"), names),
         config_line=config_line(config),
         parameters=summary.ParameterCount(total=counts.total, unique=counts.unique),
-        disk_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        disk_bytes=sum(e["bytes"] for name, e in source.artifact.manifest["files"].items() if name.startswith("model/")),
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
         bench=None if bench is None else summary.Speed(**{key: bench["metrics"][key] for key in summary.Speed.model_fields}),
@@ -120,7 +120,13 @@ def config_line(config: schema.ModelConfig) -> str:
 
 
 def _curve(path: Path) -> summary.Curve:
-    events = read_events(path)
+    try:
+        return _drawn(read_events(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FlyweightError(f"{path}: not the log of a training ({error}); delete {path.parent} and run again") from error
+
+
+def _drawn(events: Sequence[Mapping[str, Any]]) -> summary.Curve:
     steps = [event for event in events if event["event"] == "step"]
     return summary.Curve(
         step=tuple(event["step"] for event in steps),

@@ -7,13 +7,14 @@ measured". Units are plain: seconds, bytes, FLOPs, nats.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyweight.config.schema import SameAs
-from flyweight.core.files import write_text
+from flyweight.core.files import intact, sealed, write_json
 from flyweight.core.metric import Metric
 from flyweight.errors import FlyweightError, RequestError
 
@@ -304,7 +305,7 @@ class Summary(Record):
     def write(self, run_folder: Path) -> Path:
         """Write `summary.json` into a run folder, whole or not at all, and return its path."""
         path = run_folder / FILE
-        write_text(path, self.model_dump_json(indent=1) + "\n")
+        write_json(path, sealed(json.loads(self.model_dump_json())))
         return path
 
     @classmethod
@@ -314,14 +315,20 @@ class Summary(Record):
         Raises RequestError where there is none, and FlyweightError, naming every fault, where it is damaged.
         """
         path = run_folder / FILE
+        again = "run the recipe again, which writes it anew"
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = json.loads(path.read_bytes())
+            plain = {key: value for key, value in content.items() if key != "digest"} if isinstance(content, dict) else content
+            summary = cls.model_validate_json(json.dumps(plain))
+            if not intact(content):
+                raise FlyweightError(f"{path} was changed after it was written: its digest is another; {again}")
+            return summary
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RequestError(
                 f"{run_folder} is not a finished run: it has no {FILE}; finish it with `flyweight run`, then report it"
             ) from error
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
-            raise FlyweightError(f"{path} cannot be read ({faults}); run the recipe again, which writes it anew") from error
-        except OSError as error:
-            raise FlyweightError(f"{path} cannot be read ({error})") from error
+            raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise FlyweightError(f"{path} cannot be read ({error}); {again}") from error

@@ -1,7 +1,8 @@
 """The resume point: weights, optimizer state and counters, written so that a kill at any instant leaves a whole one.
 
     state/step-00000400/  model.safetensors  optimizer.safetensors
-    state/current.json    which folder is the newest whole one, its checksums, and the counters: replaced by one rename
+    state/current.json    which folder is the newest whole one, its checksums, whose it is, and the counters, with a digest of
+                          all that: replaced by one rename
 
 No random state is stored: dropout is seeded by step and data order is a function of the step.
 """
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flyweight.core.files import disk_errors, read_json, sha256, write_json
+from flyweight.core.files import disk_errors, intact, read_json, sealed, sha256, sync_file, sync_folder, write_json
 from flyweight.errors import FlyweightError
 
 
@@ -34,6 +35,7 @@ class Progress:
     best_step: int | None = None
     best_nll: float | None = None
     events: int = 0
+    events_sha256: str = ""
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,27 +65,37 @@ def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence
         save_file({k: v.contiguous() for k, v in _parameters(model).items()}, folder / "model.safetensors")
         save_file({k: v.contiguous() for k, v in _optimizer_tensors(optimizers).items()}, folder / "optimizer.safetensors")
         sums = {f"{folder.name}/{file.name}": sha256(file) for file in sorted(folder.iterdir())}
+        for name in sums:
+            sync_file(state / name)
+        sync_folder(folder)
         if progress.best_step is not None and progress.best_step != progress.step:
             best = _folder(state, progress.best_step) / "model.safetensors"
             sums[f"{best.parent.name}/{best.name}"] = sha256(best)
-        write_json(state / "current.json", {"progress": asdict(progress), "files": sums})
+        content = {"artifact": state.parent.name, "progress": asdict(progress), "files": sums}
+        write_json(state / "current.json", sealed(content))
     for other in state.glob("step-*"):
         if other not in (folder, _folder(state, progress.best_step) if progress.best_step is not None else folder):
             shutil.rmtree(other, ignore_errors=True)
 
 
 def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress | None:
-    """Restore the current checkpoint into `model` and `optimizers` and return its counters, or None where there is none."""
-    if not (state / "current.json").exists():
+    """Restore the current checkpoint into `model` and `optimizers` and return its counters, or None where there is none.
+
+    Raises FlyweightError that names the file which is damaged, missing or another run's.
+    """
+    pointer = state / "current.json"
+    if not pointer.exists():
         return None
-    current = read_json(state / "current.json")
+    advice = f"this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
+    current = read_json(pointer)
+    if not intact(current):
+        raise FlyweightError(f"{pointer} is damaged: its digest is another; {advice}")
+    if current["artifact"] != state.parent.name:
+        raise FlyweightError(f"{pointer} is the checkpoint of {current['artifact']}, which was put here; {advice}")
     for name, expected in current["files"].items():
         file = state / name
         if not file.is_file() or sha256(file) != expected:
-            raise FlyweightError(
-                f"{file} is damaged or missing: this run cannot go on from its checkpoint."
-                f" Delete {state.parent} to start it again"
-            )
+            raise FlyweightError(f"{file} is damaged or missing: {advice}")
     progress = Progress(**current["progress"])
     folder = _folder(state, progress.step)
     restore(model, folder / "model.safetensors")

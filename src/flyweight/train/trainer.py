@@ -93,7 +93,7 @@ class Trainer:
         self.progress = state.load(self.draft.state, self.model, self.optimizers) or state.Progress()
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
-        self.draft.events.rewind(self.progress.events)
+        self.draft.events.rewind(self.progress.events, self.progress.events_sha256)
         if self.progress.step:
             self.draft.events.watch("resumed", {"step": self.progress.step, "of": self.limits.steps})
         self.began, self.before = time.monotonic(), self.progress.seconds
@@ -200,7 +200,8 @@ class Trainer:
 
     def _save(self) -> None:
         progress = self.progress
-        progress.seconds, progress.events = self._seconds(), self.draft.events.length()
+        progress.seconds = self._seconds()
+        progress.events, progress.events_sha256 = self.draft.events.mark()
         progress.scaler = self.scaler.state_dict()
         state.save(self.draft.state, progress, self.model, self.optimizers)
         self.saved = time.monotonic()

@@ -47,7 +47,7 @@ def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, 
         flops_per_step=1000,
         runtime=Runtime("cpu", 1),
         precision="fp32",
-        draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl"), 0.0),
+        draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
         meter=meter or Meter(schema.Budget()),
         name="toy",
     )

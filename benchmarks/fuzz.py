@@ -1,0 +1,318 @@
+"""Malformed input by the thousand: every command ends with status 1 or 2 and a message; no traceback, hang or stray write.
+
+    python benchmarks/fuzz.py [--inputs 10000] [--seed 0]                                            results/fuzz.csv
+
+Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, overrides, model configs, command
+lines, MODEL references, texts in every encoding, tokenizers, and the files of an artifact, with and without a manifest that
+agrees. Each runs in this process under an alarm. An input that turns out valid does not count; another is drawn. Python's
+audit hooks see every file that is opened for writing, made, renamed or removed outside the runs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, twisted, yaml_text
+from rows import Rows
+from sandbox import Answer, alone, call, recipe, write_recipe, writing
+
+SECONDS = 30
+"""No malformed input may take longer: what is refused is refused at once."""
+LINES = 60
+"""The most lines of a message: one per fault of a recipe is fine, a dump is not."""
+
+
+class TooLong(Exception):
+    """The alarm rang."""
+
+
+@dataclass
+class Fuzzer:
+    """A finished toy run, the folders that inputs are written to, and what every kind of input ended with."""
+
+    base: Path
+    draw: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    valid: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    strays: list[str] = field(default_factory=list)
+    armed: bool = False
+
+    def __post_init__(self) -> None:
+        self.inputs, self.runs, self.elsewhere = self.base / "inputs", self.base / "runs", self.base / "elsewhere"
+        self.recipe = write_recipe(self.inputs)
+        self.text = self.inputs / "story.txt"
+        self.elsewhere.mkdir()
+        answer = call("run", self.recipe, "--threads", 1, "--runs", self.runs)
+        assert answer.status == 0, answer
+        shutil.copytree(self.runs, self.base / "kept", symlinks=True)
+        self.raw = recipe(self.text)
+        self.raw["train"]["steps"] = 1  # nothing may really train: a recipe that turns out valid breaks its budget
+        self.raw["budget"] = {"flops": 1}
+        self.raw["report"] = {"measure": [], "prompts": []}
+        self.model = (self.runs / "toy" / "int8").resolve()
+        os.chdir(self.elsewhere)
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.armed:
+            for path in writing(event, arguments):
+                real = os.path.realpath(path)
+                if not real.startswith((str(self.runs), "/dev/null")):
+                    self.strays.append(f"{event} {real}")
+
+    # --- the kinds of input: each writes what it needs and returns the command's words ---
+
+    def _file(self, name: str, raw: bytes) -> Path:
+        path = self.inputs / name
+        path.write_bytes(raw)
+        return path
+
+    def _restored(self) -> Path:
+        """Return the int8 artifact, its files whole again."""
+        shutil.rmtree(self.model)
+        shutil.copytree(self.base / "kept" / self.model.name, self.model)
+        return self.model
+
+    def _read(self) -> tuple[Any, ...]:
+        return self.draw.choice(
+            [
+                ("eval", self.model),
+                ("generate", self.model, "Ann ", "--max-new-tokens", 1),
+                ("plan", self.model),
+                ("quantize", self.model),
+            ]
+        )
+
+    def yaml_bytes(self) -> tuple[Any, ...]:
+        """Break a recipe's bytes."""
+        raw = yaml_text(self.raw)
+        raw = BOMB.encode() + raw if self.draw.random() < 0.03 else mutated(raw, self.draw)
+        return self.draw.choice(("run", "plan")), self._file("broken.yaml", raw)
+
+    def recipes(self) -> tuple[Any, ...]:
+        """Put a wrong value, name or structure into a recipe."""
+        raw = yaml_text(twisted(self.raw, self.draw, self.draw.randint(1, 3)))
+        return self.draw.choice(("run", "run", "plan")), self._file("twisted.yaml", raw)
+
+    def overrides(self) -> tuple[Any, ...]:
+        """Name a field that is none, or give it a value that is none."""
+        fields = ["stages.teacher.train.steps", "data.context", "budget.time", "model.mlp", "name", "report.compare", "seed"]
+        fields += ["stages.int8.kind", "train.optimizer.lr", "stages.student.teacher", "data.corpus", "data.tokenizer", "train"]
+        name = self.draw.choice(fields)
+        if self.draw.random() < 0.4:
+            name = mutated(name.encode(), self.draw).decode("utf-8", "surrogateescape").replace("\0", "")
+        word = f"{name}{self.draw.choice(('=', '=', '=', '', ':', '=='))}{self.draw.choice(LEAVES)}".replace("\0", "")
+        return "run", self._file("valid.yaml", yaml_text(self.raw)), word
+
+    def configs(self) -> tuple[Any, ...]:
+        """Twist a model config."""
+        config = {"vocab_size": 300, "context": 64, "dim": 32, "layers": 2, "attention": {"heads": 4}, "position": "rope"}
+        config |= {"mlp": {"kind": "swiglu", "hidden": 64}, "norm": "rmsnorm", "linears": {"blocks.*": "int8"}}
+        raw = yaml_text(twisted(config, self.draw, self.draw.randint(1, 3)))
+        raw = mutated(raw, self.draw) if self.draw.random() < 0.2 else raw
+        return self.draw.choice(("plan", "eval", "generate")), self._file("config.yaml", raw), *self._words()
+
+    def _words(self) -> tuple[Any, ...]:
+        return ("x",) if self.draw.random() < 0.1 else ()
+
+    def command_lines(self) -> tuple[Any, ...]:
+        """Give a verb options that are wrong."""
+        verb = self.draw.choice(("eval", "generate", "quantize", "compare", "floors", "plan", "run", "train", "ls", "report"))
+        words = [str(self.model), "Ann "] if verb == "generate" else [str(self.model)]
+        options = ["--threads", "--device", "--seed", "--split", "--window", "--stride", "--data", "--max-new-tokens", "--kind"]
+        options += [
+            "--temperature",
+            "--top-k",
+            "--top-p",
+            "--min-p",
+            "--without",
+            "--memory",
+            "--time",
+            "--flops",
+            "--data-dir",
+        ]
+        for _ in range(self.draw.randint(1, 2)):
+            words += [self.draw.choice(options), str(self.draw.choice(LEAVES)).replace("\0", "")]
+        return verb, *words
+
+    def references(self) -> tuple[Any, ...]:
+        """Name a model that is none."""
+        known = ["toy:student", "toy:int8", self.model.name, "gpt2", "qwen3-0.6b", str(self.model)]
+        verb = self.draw.choice(("eval", "generate", "quantize", "audit", "plan", "compare", "bench", "report", "distill"))
+        word = reference(self.draw, known)
+        more = ("Ann ",) if verb == "generate" else (word + "x",) if verb == "compare" else ()
+        return verb, "--", word, *more
+
+    def texts(self) -> tuple[Any, ...]:
+        """Give a text that is none."""
+        path = self._file(
+            self.draw.choice(("text.txt", "text.jsonl", "te[x]t.md")), encoded(self.text.read_text()[:3000], self.draw)
+        )
+        return "floors", path
+
+    def tokenizers(self) -> tuple[Any, ...]:
+        """Break a tokenizer.json that a recipe names."""
+        raw = (self.base / "kept" / self.model.name / "model" / "tokenizer.json").read_bytes()
+        path = self._file("tokenizer.json", json_or_bytes(raw, self.draw))
+        data = {"corpus": str(self.text), "context": 32, "tokenizer": {"kind": "file", "path": str(path)}}
+        floors = {"name": "floors", "stages": {"floors": {"stage": "floors", "data": data}}}
+        return "run", self._file("floors.yaml", yaml_text(floors))
+
+    def artifacts(self) -> tuple[Any, ...]:
+        """Break a file of an artifact, its manifest agreeing with the damage."""
+        folder = self._restored()
+        name = self.draw.choice(("model/config.json", "model/tokenizer.json", "model/model.safetensors"))
+        raw = (folder / name).read_bytes()
+        head = 8 + int.from_bytes(raw[:8], "little")
+        broken = json_or_bytes(raw, self.draw) if name.endswith(".json") else mutated(raw[:head], self.draw) + raw[head:]
+        forge(folder, name, broken)
+        return self._read()
+
+    def manifests(self) -> tuple[Any, ...]:
+        """Break a manifest."""
+        folder = self._restored()
+        raw = json_or_bytes((folder / "manifest.json").read_bytes(), self.draw)
+        (folder / "manifest.json").write_bytes(raw)
+        return self._read()
+
+    def summaries(self) -> tuple[Any, ...]:
+        """Break the summary that RECIPE:STAGE is looked up in."""
+        raw = (self.base / "kept" / "toy" / "summary.json").read_bytes()
+        (self.runs / "toy" / "summary.json").write_bytes(json_or_bytes(raw, self.draw))
+        return self.draw.choice([("eval", "toy:int8"), ("report", "toy"), ("generate", "toy:student", "Ann ")])
+
+    def event_lines(self) -> tuple[Any, ...]:
+        """Break the JSON lines of a training's log."""
+        folder = (self.runs / "toy" / "student").resolve()
+        name = "events.jsonl"
+        lines = (self.base / "kept" / folder.name / name).read_bytes().splitlines()
+        at = self.draw.randrange(len(lines))
+        lines[at] = json_or_bytes(lines[at], self.draw)
+        forge(folder, name, b"\n".join(lines))
+        return "run", self.recipe, "--threads", 1
+
+    KINDS = (
+        *("yaml_bytes", "recipes", "overrides", "configs", "command_lines", "references", "texts", "tokenizers", "artifacts"),
+        *("manifests", "summaries", "event_lines"),
+    )
+
+    # --- one input, judged ---
+
+    def once(self, kind: str) -> bool:
+        """Draw and run one input; return whether it was malformed."""
+        before = self.draw.getstate()
+        words = getattr(self, kind)()
+        began, self.strays = time.monotonic(), []
+        answer = self._limited(words)
+        took = time.monotonic() - began
+        self.slowest = max(self.slowest, took)
+        if took > 5:
+            print(f"{took:.0f} s: {kind} {[str(word)[:100] for word in words]} {answer.err[:200]}", file=sys.stderr)
+        self._tidy(kind)
+        fault = self._fault(answer)
+        trains = isinstance(answer.crash, TooLong) and ": pretrain" in answer.err  # it was valid after all
+        if trains or (fault is None and answer.status == 0):
+            self.valid[kind] += 1
+            return False
+        self.counts[kind] += 1
+        self.statuses[answer.status] += 1
+        if fault is not None:
+            self.faults.append(f"{kind} {[str(word)[:200] for word in words]}: {fault}")
+            kept = self.base / f"fault-{len(self.faults)}"
+            kept.mkdir()
+            (kept / "state.json").write_text(json.dumps([str(before)[:100], [str(word) for word in words], fault]))
+            for path in self.inputs.iterdir():
+                shutil.copy(path, kept)
+        return True
+
+    def _limited(self, words: tuple[Any, ...]) -> Answer:
+        def ring(*_: Any) -> None:
+            raise TooLong(f"more than {SECONDS} s")
+
+        signal.signal(signal.SIGALRM, ring)
+        signal.alarm(SECONDS)
+        self.armed = True
+        try:
+            verb, *rest = words
+            return call(verb, "--runs", self.runs, *rest)
+        finally:
+            self.armed = False
+            signal.alarm(0)
+
+    def _fault(self, answer: Answer) -> str | None:
+        said = answer.err.strip()
+        if answer.crash is not None:
+            return f"traceback: {answer.crash!r}"[:500]
+        if self.strays:
+            return f"wrote outside the runs root: {self.strays[:3]}"
+        if list(self.elsewhere.iterdir()):
+            return f"wrote into the working folder: {[path.name for path in self.elsewhere.iterdir()]}"
+        if answer.status == 0:
+            return None
+        if answer.status not in (1, 2):
+            return f"status {answer.status}"
+        if "Traceback" in said or (not said and not answer.out.strip()):
+            return f"no message, or a traceback: {said[-300:]!r}"
+        if len(said.splitlines()) > LINES or len(said) > 20_000:
+            return f"a message of {len(said.splitlines())} lines and {len(said)} letters: {said[:200]!r}"
+        return None
+
+    def _tidy(self, kind: str) -> None:
+        for path in self.elsewhere.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if kind in ("summaries", "event_lines", "artifacts", "manifests"):
+            shutil.rmtree(self.runs)
+            shutil.copytree(self.base / "kept", self.runs, symlinks=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", default=list(Fuzzer.KINDS))
+    options = parser.parse_args()
+    base, began = Path(tempfile.mkdtemp(prefix="flyweight-fuzz-")), time.monotonic()
+    alone(base / "warm")
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+    rows, fuzzer = Rows("fuzz"), Fuzzer(base, random.Random(options.seed))
+    for number in range(options.inputs):
+        while not fuzzer.once(options.kinds[number % len(options.kinds)]):
+            pass
+        if (number + 1) % 500 == 0:
+            print(f"{number + 1} inputs, {len(fuzzer.faults)} faults, {time.monotonic() - began:.0f} s", file=sys.stderr)
+    for kind in options.kinds:
+        rows.add("command line", kind, "malformed", 0, fuzzer.counts[kind], "inputs")
+        rows.add("command line", kind, "valid_drawn_again", 0, fuzzer.valid[kind], "inputs")
+    for status, count in sorted(fuzzer.statuses.items()):
+        rows.add("command line", f"status {status}", "malformed", 0, count, "inputs")
+    refused = options.inputs - len(fuzzer.faults)
+    rows.add("command line", "all", "refused_with_a_message", 0, refused, "inputs")
+    rows.add("command line", "all", "slowest", 0, fuzzer.slowest, "s")
+    rows.add("command line", "all", "wall", 0, time.monotonic() - began, "s")
+    print(rows.write())
+    print("\n".join(fuzzer.faults[:60]))
+    print(f"{refused} of {options.inputs} malformed inputs refused with a message; the slowest took {fuzzer.slowest:.1f} s")
+    os.chdir("/")
+    if fuzzer.faults:
+        raise SystemExit(f"kept in {base}")
+    shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""YAML as recipes are written: safe, without YAML 1.1's surprises, and of a size that a person could have written."""
+
+from __future__ import annotations
+
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.scanner import ScannerError
+
+from flyweight.errors import RequestError
+
+LARGEST = 50_000
+"""Values in a YAML file, aliases written out."""
+DEEPEST = 60
+"""Levels of nesting; a recipe has some six."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping; raise RequestError with the line of a syntax error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise RequestError(f"{path}: this is a folder, not a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror})") from error
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise RequestError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error, `1e-3` is a number, and `no` and `on` are words like any other."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *defaults` may stand several times, and is resolved below
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, typing.Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            if isinstance(key, typing.Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        """Refuse a depth that takes the scanner's time, which grows with its square."""
+        self._refuse_depth(self.flow_level)
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        """Refuse the same depth written as indented blocks."""
+        self._refuse_depth(len(self.indents))
+        return super().add_indent(column)
+
+    def _refuse_depth(self, depth: int) -> None:
+        if depth > DEEPEST:
+            raise ScannerError(None, None, f"nested more than {DEEPEST} deep", self.get_mark())
+
+
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "float", "bool")}
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, pattern) for tag, pattern in pairs if tag not in _REPLACED]
+    for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of YAML text; raise RequestError that says where it breaks."""
+    try:
+        value = yaml.load(text, _Loader)
+        _refuse_expansion(value)
+        return value
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RequestError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"{where}: not valid YAML: {error}") from error
+
+
+def _refuse_expansion(value: Any) -> None:
+    """Raise ValueError where aliases make a value that is endless, or larger than any recipe when written out."""
+    waiting, seen = [value], 0
+    while waiting:
+        seen += 1
+        if seen > LARGEST:
+            raise ValueError(f"written out it has more than {LARGEST:,} values; an alias may refer to itself")
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set):
+            waiting += item
