@@ -116,9 +116,11 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         """Keep the two-dimensional mask: the decoder makes its own of it."""
         return attention_mask
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, **kwargs: Any
+    ) -> dict[str, Any]:
         """Add the token before the new ones, which a bigram table needs."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         new = inputs["input_ids"].shape[1]
         if new < input_ids.shape[1]:
             inputs["previous_ids"] = input_ids[:, -new - 1 : -new]

@@ -114,7 +114,8 @@ def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: F
 
 
 def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
-    whole = torch.cat([state[name] for name in part.ours]) if len(part.ours) > 1 else state[part.ours[0]]
+    parts = [state[name] for name in part.ours]
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
     return whole.T.contiguous() if part.transposed else whole.contiguous()
 
 

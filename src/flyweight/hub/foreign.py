@@ -148,7 +148,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype="auto",
@@ -157,6 +157,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
             trust_remote_code=source.code,
             output_loading_info=True,
         )
+        model, told = loaded
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
         raise FlyweightError(f"{folder}: transformers could not load it: {_first_line(error)}") from error
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flyweight import __version__
 from flyweight.config.schema import ModelConfig
 from flyweight.model.schedule import visits
 
@@ -23,6 +22,5 @@ def own_fields(config: ModelConfig) -> dict[str, Any]:
         "head_dim": config.attention.head_dim,
         "final_logit_softcapping": config.head.softcap,
         "tie_word_embeddings": False,
-        "flyweight_version": __version__,
         OWN: config.model_dump(mode="json"),
     }
