@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,51 @@ MODELS: dict[str, dict[str, Any]] = {
 def tokenizer(config: schema.Tokenizer | None = None, text: str = TEXT, separated: bool = True) -> Tokenizer:
     """Return a tokenizer trained on TEXT, byte-level BPE with 320 tokens unless told otherwise."""
     return train(config or schema.BpeTokenizer(vocab=320), lambda: iter([text]), lambda: iter([]), len(text), separated)
+
+
+_LETTERS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def splitting(pattern: str) -> dict[str, Any]:
+    """Return a pre-tokenizer that splits text by a regular expression, as a `tokenizer.json` has it."""
+    first = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [first, _LETTERS]}
+
+
+# What a `tokenizer.json` has where llama.cpp has a pre-tokenizer of this name.
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "gpt-2": {},
+    "qwen2": {"pre_tokenizer": splitting(_START + r"\p{N}" + _REST)},
+    "llama-bpe": {"pre_tokenizer": splitting(_START + r"\p{N}{1,3}" + _REST), "model": {"ignore_merges": True}},
+    "dbrx": {"pre_tokenizer": splitting(_START + r"\p{N}{1,3}" + _REST)},
+    "smollm": {
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**_LETTERS, "use_regex": True}],
+        }
+    },
+}
+
+
+def changed(known: Tokenizer, **parts: Any) -> Tokenizer:
+    """Return a tokenizer with other parts of its file; `model` is updated, not replaced."""
+    raw = json.loads(known._text)
+    model = {**raw["model"], **parts.pop("model", {})}
+    return Tokenizer(json.dumps({**raw, **parts, "model": model}))
+
+
+def round_to(model: Decoder, type: str) -> None:
+    """Round the matrices of a model to what a quantized type holds, so that writing them loses nothing more."""
+    import gguf
+
+    head = "embedding.tokens.weight" if model.head is None else "head.linear.weight"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and name != "embedding.positions.weight":
+                kind = gguf.GGMLQuantizationType["Q8_0" if name == head else type.upper()]
+                parameter.copy_(torch.from_numpy(gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind)))
 
 
 def save(path: Path, known: Tokenizer, steps: int = 0, **fields: Any) -> Decoder:
@@ -113,6 +159,12 @@ class LlamaCpp:
         self.model.reset()
         self.model.eval(ids)
         return np.array(self.model.scores[: len(ids)])
+
+    def ends(self) -> list[int]:
+        """Return the ids after which generation ends."""
+        from llama_cpp import llama_vocab_is_eog
+
+        return [id for id in range(self.model.n_vocab()) if llama_vocab_is_eog(self.model._model.vocab, id)]
 
     def close(self) -> None:
         """Free the model."""

@@ -143,7 +143,7 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
         )
     if family.model_type == "qwen3":
         if bias:
-            reasons.append("its attention has biases beside q/k norms; llama.cpp's qwen3 has none")
+            reasons.append("its attention has biases beside q/k norms; llama.cpp's qwen3 does not read all of them")
         if isinstance(config.position, schema.Rope) and config.position.scaling and config.position.scaling.kind == "llama3":
             reasons.append("its rotary scaling is llama3 beside q/k norms; llama.cpp's qwen3 has no factors per frequency")
     return plain, family, reasons
@@ -152,7 +152,7 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
 def _tensors(
     plain: schema.ModelConfig, family: Family, order: list[int], state: Mapping[str, Tensor], type: str
 ) -> Iterator[_Tensor]:
-    """Yield what the file holds, in its order; `order` says which of our layers each of its layers is."""
+    """Yield the tensors of the file in its order; `order` says which of our layers each of its layers is."""
     import gguf
 
     architecture = next(known for known, name in gguf.MODEL_ARCH_NAMES.items() if name == family.model_type)
@@ -333,8 +333,10 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
         try:
             writer.write_tensor_data(gguf.quantize(value, tensor.type))
         except OSError as error:
-            # numpy's tofile counts what it could not write, but drops the system's reason: a full disk, if none is given.
-            raise error if error.errno else OSError(errno.ENOSPC, str(error)) from error
+            if error.errno:
+                raise
+            # numpy's tofile counts what it could not write, but drops the system's reason, which is a full disk.
+            raise OSError(errno.ENOSPC, str(error)) from error
     writer.flush()
     assert writer.fout
     os.fsync(writer.fout[0].fileno())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf_models import BIASED, GPT2, LLAMA3, save, tokenizer
+from gguf_models import BIASED, GPT2, LLAMA3, PRE_TOKENIZERS, changed, save, splitting, tokenizer
 
 from flyweight.config import schema
 from flyweight.data.tokenizer import Tokenizer
@@ -328,37 +328,13 @@ def test_ids_without_a_token_are_unused_ones(tmp_path: Path) -> None:
     assert found.notes == ("10 ids of the model have no token; they are written as unused tokens",)
 
 
-def changed(**parts: Any) -> Tokenizer:
-    """The BPE tokenizer with other parts of its file; `model` is updated, not replaced."""
-    raw = json.loads(BPE._text)
-    model = {**raw["model"], **parts.pop("model", {})}
-    return Tokenizer(json.dumps({**raw, **parts, "model": model}))
-
-
-def split(pattern: str) -> dict[str, Any]:
-    first = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [first, LETTERS]}
-
-
 LETTERS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 WORDS = {**LETTERS, "use_regex": True}
-START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2, LLAMA = START + r"\p{N}" + REST, START + r"\p{N}{1,3}" + REST
-SMOLLM = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, WORDS]}
 
 
-@pytest.mark.parametrize(
-    ("pre", "parts"),
-    [
-        ("qwen2", {"pre_tokenizer": split(QWEN2)}),
-        ("llama-bpe", {"pre_tokenizer": split(LLAMA), "model": {"ignore_merges": True}}),
-        ("dbrx", {"pre_tokenizer": split(LLAMA)}),
-        ("smollm", {"pre_tokenizer": SMOLLM}),
-    ],
-)
-def test_pre_tokenizers_that_llama_cpp_has_are_named(pre: str, parts: dict[str, Any], tmp_path: Path) -> None:
-    _, _, opened = written(tmp_path, known=changed(**parts))
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+def test_pre_tokenizers_that_llama_cpp_has_are_named(pre: str, tmp_path: Path) -> None:
+    _, _, opened = written(tmp_path, known=changed(BPE, **PRE_TOKENIZERS[pre]))
     assert opened.header["tokenizer.ggml.pre"] == pre
 
 
@@ -366,13 +342,13 @@ def test_added_tokens_that_are_not_special_are_user_defined(tmp_path: Path) -> N
     flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
     added = json.loads(BPE._text)["added_tokens"]
     tool = {"id": 320, "content": "<tool>", "special": False, **flags}
-    _, _, opened = written(tmp_path, known=changed(added_tokens=[*added, tool]))
+    _, _, opened = written(tmp_path, known=changed(BPE, added_tokens=[*added, tool]))
     assert opened.header["tokenizer.ggml.token_type"][319:] == [3, 4]
-    assert "'<tool>' takes the space" in refusal(tmp_path / "r", changed(added_tokens=[*added, {**tool, "rstrip": True}]))
+    assert "'<tool>' takes the space" in refusal(tmp_path / "r", changed(BPE, added_tokens=[*added, {**tool, "rstrip": True}]))
 
 
 def test_nfc_is_a_warning(tmp_path: Path) -> None:
-    _, found, _ = written(tmp_path, known=changed(normalizer={"type": "NFC"}))
+    _, found, _ = written(tmp_path, known=changed(BPE, normalizer={"type": "NFC"}))
     assert any("form NFC" in warning for warning in found.notes)
 
 
@@ -381,15 +357,15 @@ def test_nfc_is_a_warning(tmp_path: Path) -> None:
     [
         (tokenizer(schema.CharTokenizer()), "its tokenizer is a WordLevel, not a byte-level BPE"),
         (tokenizer(schema.WordTokenizer(), separated=False), "its tokenizer is a WordLevel, not a byte-level BPE"),
-        (changed(pre_tokenizer=split(r"\p{L}+")), r"splits text by '\\p{L}+'"),
-        (changed(pre_tokenizer=LETTERS), "does not split text into words"),
-        (changed(pre_tokenizer={**WORDS, "add_prefix_space": True}), "is not byte-level"),
-        (changed(pre_tokenizer={"type": "Whitespace"}), "is not byte-level"),
-        (changed(pre_tokenizer=None), "is not byte-level"),
-        (changed(model={"ignore_merges": True}), "whole words first"),
-        (changed(model={"dropout": 0.1}), "drops merges by chance"),
-        (changed(normalizer={"type": "Lowercase"}), "changes the text first (Lowercase)"),
-        (changed(decoder={"type": "Fuse"}), "does not decode byte by byte"),
+        (changed(BPE, pre_tokenizer=splitting(r"\p{L}+")), r"splits text by '\\p{L}+'"),
+        (changed(BPE, pre_tokenizer=LETTERS), "does not split text into words"),
+        (changed(BPE, pre_tokenizer={**WORDS, "add_prefix_space": True}), "is not byte-level"),
+        (changed(BPE, pre_tokenizer={"type": "Whitespace"}), "is not byte-level"),
+        (changed(BPE, pre_tokenizer=None), "is not byte-level"),
+        (changed(BPE, model={"ignore_merges": True}), "whole words first"),
+        (changed(BPE, model={"dropout": 0.1}), "drops merges by chance"),
+        (changed(BPE, normalizer={"type": "Lowercase"}), "changes the text first (Lowercase)"),
+        (changed(BPE, decoder={"type": "Fuse"}), "does not decode byte by byte"),
     ],
 )
 def test_tokenizers_that_llama_cpp_has_not_are_refused(known: Tokenizer, words: str, tmp_path: Path) -> None:
