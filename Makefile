@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: quickstart test check bench gpu wheels crash clean
+.PHONY: quickstart test check bench gpu wheels crash corrupt fuzz clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/flyweight quickstart
@@ -33,9 +33,18 @@ wheels: $(VENV)/bin/python
 	  Pygments matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil pillow filelock psutil tokenizers \
 	  safetensors pytest iniconfig pluggy hypothesis sortedcontainers allpairspy PyYAML Jinja2 MarkupSafe annotated-doc setuptools
 
-# Twenty SIGKILLs at random instants of the quickstart: same weights, same figures, nothing lost.
+# A hundred SIGKILLs of a small recipe, and twenty of the quickstart: same weights, same figures, nothing lost or made twice.
 crash: $(VENV)/.tools
-	$(BIN)/python benchmarks/crash.py --kills 20
+	$(BIN)/python benchmarks/crash.py --kills 100
+	$(BIN)/python benchmarks/crash.py --recipe quickstart --kills 20 --round 20
+
+# Every kind of damage to every file of a run: each is found and named.
+corrupt: $(VENV)/.tools
+	$(BIN)/python benchmarks/corrupt.py
+
+# Ten thousand malformed inputs: a message each, never a traceback, a hang or a write outside the runs root.
+fuzz: $(VENV)/.tools
+	$(BIN)/python benchmarks/fuzz.py --inputs 10000
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info

@@ -1,6 +1,6 @@
 """`make bench`: every figure that the README claims, measured anew: long-form CSV in results/, tables in docs/benchmarks.md.
 
-    python benchmarks/run_all.py [--only training objectives startup linear_quant pack shakespeare]
+    python benchmarks/run_all.py [--only training objectives startup linear_quant pack hub shakespeare]
 
 Run it on an idle machine. A figure that misses its goal is written down like any other; nothing here fails because of a number.
 """
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "training": ["bench_training.py"],
     "linear_quant": ["bench_linear_quant.py"],
     "pack": ["bench_pack.py"],
+    "hub": ["bench_hub.py"],
     "shakespeare": ["bench_shakespeare.py"],
 }
 

@@ -215,18 +215,37 @@ def _plain(name: str) -> str:
 
 
 def stage(
-    verb: str, fields: Mapping[str, Any], overrides: Sequence[str] = (), name: str | None = None, session: Session = DEFAULT
+    verb: str,
+    fields: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    data: str | None = None,
+    session: Session = DEFAULT,
 ) -> Run:
     """Run one stage as a recipe of its own, which is what `distill`, `quantize` and their like are.
 
     `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb and the model's.
+    A teacher's own tokenizer is the corpus' one unless `data.tokenizer` is given. `data` is the text to measure on, for models
+    that came without their corpus; without either, likelihood is not measured.
     """
     source = str(fields.get("input") or fields.get("teacher"))
+    artifact = models.find(source, session.store, watch=session.watch)
+    report: dict[str, Any] = {}
+    if "teacher" in fields:
+        tokenizer = artifact.path / "model" / "tokenizer.json"
+        if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in overrides):
+            fields = {**fields, "data": {"tokenizer": {"kind": "file", "path": str(tokenizer)}}}
+    elif data is not None:
+        report = {"data": _data_for(artifact, data)}
+    elif "corpus" not in artifact.facts:
+        session.watch("unscored", {"model": source})
+        report = {"measure": ["bench", "audit"]}
     words = [f"stages.{verb}.{word}" for word in overrides]
     raw = {
         "name": name or f"{verb}-{_plain(Path(source).name)}",
         "seed": session.seed,
         "stages": {verb: {"stage": verb, **fields}},
+        "report": report,
     }
     return run(config_load.recipe(config_load.override(raw, words), verb), session)
 
@@ -292,7 +311,7 @@ def tasks(
     return harness.evaluate(artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed)
 
 
-def bench(model: Model, session: Session = DEFAULT, **options: int) -> Measurement:
+def bench(model: Model, session: Session = DEFAULT, **options: int | None) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes, measured in a fresh process."""
     return _measure("bench", model, session, **options)
 
@@ -365,15 +384,20 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
     `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format cannot
     hold the model.
     """
-    from flyweight.export import hf
+    from flyweight.export import gguf, hf
+    from flyweight.hub.checkpoint import is_checkpoint
 
+    if to not in ("hf", "gguf"):
+        raise RequestError(f"--to {to}: known are hf and gguf")
     artifact = models.find(model, session.store, watch=session.watch)
     folder = artifact.path / "model"
     if not folder.is_dir():
         raise RequestError(f"{artifact.id} holds no model")
-    if to != "hf":
-        raise RequestError(f"--to {to}: known are hf and gguf")
-    return hf.write(folder, Path(out), "")
+    if to == "hf":
+        return hf.write(folder, Path(out), "")
+    if is_checkpoint(folder):
+        raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
+    return gguf.write(folder, Path(out), type)
 
 
 # --- housekeeping ---

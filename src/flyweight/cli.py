@@ -121,18 +121,26 @@ def quantize(
     shared: Shared,
     model: ModelName,
     kind: Annotated[str, typer.Option(help="int8 or nf4.")] = "int8",
+    data: Data = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
     """Store MODEL's matrices in fewer bits and measure what that cost."""
-    _one(shared, "quantize", {"input": model, "kind": kind}, overrides, name)
+    _one(shared, "quantize", {"input": model, "kind": kind}, overrides, name, data)
 
 
-def _one(shared: Shared, verb: str, fields: dict[str, Any], overrides: list[str] | None, name: str | None) -> None:
+def _one(
+    shared: Shared,
+    verb: str,
+    fields: dict[str, Any],
+    overrides: list[str] | None,
+    name: str | None,
+    data: str | None = None,
+) -> None:
     from flyweight import api
 
     with shared.session() as session:
-        result = api.stage(verb, fields, overrides or (), name, session)
+        result = api.stage(verb, fields, overrides or (), name, data, session)
     shared.answer_run(result)
 
 
@@ -187,8 +195,8 @@ def bench(
     shared: Shared,
     model: AnyModel,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
-    new_tokens: Annotated[int, typer.Option(help="Tokens generated.")] = 64,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 64,
+    new_tokens: Annotated[int | None, typer.Option(help="Tokens generated [64].")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of the prompt [64].")] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs.")] = 5,
 ) -> None:
     """Measure speed and memory in a fresh process."""

@@ -218,8 +218,9 @@ def _limited(config: Any, stages: Mapping[str, Made]) -> Any:
 def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Made]:
     """Measure one compared model in every way that the report asks for."""
     wanted: dict[str, Any] = {}
+    data = {} if recipe.report.data is None else {"data": recipe.report.data}
     for kind in recipe.report.measure:
-        wanted[kind] = MEASUREMENTS[kind](stage=kind, input=made.name)
+        wanted[kind] = MEASUREMENTS[kind](stage=kind, input=made.name, **({} if kind == "bench" else data))
     if recipe.report.prompts:
         new = recipe.report.sample_tokens
         wanted["sample"] = schema.Sample(stage="sample", input=made.name, prompts=recipe.report.prompts, new_tokens=new)

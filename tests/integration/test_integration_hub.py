@@ -16,18 +16,20 @@ def text(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
-def test_a_checkpoint_is_measured_quantized_distilled_and_heard(name, answer, tmp_path, text):
+def test_a_checkpoint_is_measured_quantized_distilled_and_heard(name, answer, flyweight, tmp_path, text):
     hub_fixture.save(name, tmp_path / "hf")
     place = tmp_path / "hf"
     imported = answer("import", place, "--out", tmp_path / "ours")
     assert imported["path"] == str(tmp_path / "ours")
     scored = [answer("eval", model, "--data", text, "--window", "24")["nll"]["value"] for model in (place, tmp_path / "ours")]
     assert scored[0] == scored[1]
-    audit = answer("audit", place, "--data", text)
-    failed = {check["name"] for check in audit["checks"] if check["verdict"] == "fail"}
+    _, out, _ = flyweight("audit", place, "--data", text, "--json")
+    failed = {check["name"] for check in json.loads(out)["checks"] if check["verdict"] == "fail"}
     assert failed <= {"predicts_next", "below_unigram_floor", "train_overlap"}  # it is random
-    assert answer("bench", place, "--repeats", "1", "--new-tokens", "4", "--prompt", "4")["decode_tokens_per_s"]["value"] > 0
+    assert answer("bench", place, "--repeats", "1", "--new-tokens", "4", "--prompt", "4")["decode_tokens_per_s"] > 0
     assert answer("generate", place, "the ", "--max-new-tokens", "5")["text"]
+    small = answer("quantize", place, "--data", text, "--name", "small")["models"][0]
+    assert small["evaluate"]["nll"]["value"] == pytest.approx(scored[0], rel=0.05)
     words = [f"data.corpus={text}", "data.context=16", "model.dim=16", "model.layers=1", "train.steps=3", "train.batch=4"]
     student = answer("distill", place, *words, "--name", "student")
     assert student["models"][0]["evaluate"]["nll"]["value"] > 0
@@ -62,7 +64,7 @@ def test_a_foreign_model_teaches_and_is_measured(answer, flyweight, tmp_path, te
     summary = answer("distill", place, *words, "--name", "student")
     flops = summary["models"][0]["training"]["flops"]
     assert flops > 0
-    for verb in (("quantize", place, f"data.corpus={text}"), ("import", place)):
+    for verb in (("quantize", place, "--data", text), ("import", place)):
         status, _, err = flyweight(*verb)
         assert status == 2, err
         assert "gpt_neox" in err

@@ -263,13 +263,16 @@ class Evaluate(Strict):
 
 
 class Bench(Strict):
-    """Speed and memory in a fresh process: warm-up, then `repeats` timed runs; a fixed number of new tokens."""
+    """Speed and memory in a fresh process: warm-up, then `repeats` timed runs; a fixed number of new tokens.
+
+    `prompt` and `new_tokens` are 64, or half the context where that is less.
+    """
 
     stage: Literal["bench"]
     input: str
     batch: PositiveInt = 1
-    prompt: PositiveInt = 64
-    new_tokens: PositiveInt = 64
+    prompt: PositiveInt | None = None
+    new_tokens: PositiveInt | None = None
     repeats: PositiveInt = 5
 
 
@@ -325,9 +328,13 @@ class Budget(Strict):
 
 
 class Report(Strict):
-    """Which stages stand beside each other, how they are measured, and the prompts whose continuations are shown."""
+    """Which stages stand beside each other, how they are measured, and the prompts whose continuations are shown.
+
+    `data: null` measures every model on the corpus that it was trained on.
+    """
 
     compare: tuple[str, ...] = ()
+    data: Data | None = None
     measure: tuple[Literal["evaluate", "bench", "audit"], ...] = ("evaluate", "bench", "audit")
     prompts: tuple[str, ...] = ()
     sample_tokens: PositiveInt = 64

@@ -17,7 +17,9 @@ import numpy as np
 from flyweight.config import schema
 from flyweight.core.metric import Metric
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub import models
 
+DEFAULT_TOKENS = 64
 WORKER = "flyweight.evaluate.bench_worker"
 
 
@@ -109,12 +111,14 @@ def bench(
     Raises RequestError where the child found the request wrong (no model there, prompts longer than learned positions), and
     FlyweightError with the child's last words where it failed, was killed, or took longer than `timeout` seconds.
     """
-    asked = Request(str(folder), config.batch, config.prompt, config.new_tokens, config.repeats, device, precision, threads)
+    half = min(DEFAULT_TOKENS, max(1, models.window(models.config(Path(folder))) // 2))
+    prompt, new = config.prompt or half, config.new_tokens or half
+    asked = Request(str(folder), config.batch, prompt, new, config.repeats, device, precision, threads)
     measured = Measured(**_ask(asked, timeout))
     # A rate's 95th percentile is that of its slow runs: the 5th of the rate itself.
     forward = [seconds * 1e3 for seconds in measured.forward_s]
-    prefill = [config.batch * config.prompt / seconds for seconds in measured.prefill_s]
-    decode = [config.batch * config.new_tokens / seconds for seconds in measured.decode_s]
+    prefill = [config.batch * prompt / seconds for seconds in measured.prefill_s]
+    decode = [config.batch * new / seconds for seconds in measured.decode_s]
     return BenchResult(
         median(forward, "ms", "lower"),
         median(prefill, "tokens/s", "higher"),

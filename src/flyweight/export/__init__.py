@@ -1,4 +1,4 @@
-"""Models for other programs: Hugging Face folders and GGUF files."""
+"""Models in other programs' formats. Importing this costs nothing; each writer imports its own library."""
 
 from flyweight.verbs import make_verb
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,10 @@ from safetensors.torch import load_file
 from flyweight.core.files import disk_errors, write_text
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
+from flyweight.export.exported import Exported
 from flyweight.hub import checkpoint, convert
 from flyweight.hub.families import Family, Inexpressible, family_of
 from flyweight.model import folder
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written: `kind` is the family or type, `notes` what the user should know of it."""
-
-    path: Path
-    kind: str
-    bytes: int
-    notes: tuple[str, ...] = ()
-
-    def json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {"path": str(self.path), "kind": self.kind, "bytes": self.bytes, "notes": list(self.notes)}
 
 
 def write(source: Path, out: Path, card: str, shard_bytes: int = convert.SHARD_BYTES) -> Exported:
@@ -82,8 +68,9 @@ def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
     end = tokenizer.separator
     word = None if end is None else next(text for text, at in tokenizer.vocab.items() if at == end)
     if not (out / "tokenizer_config.json").is_file():
-        fields = {
+        fields: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
             "model_max_length": context,
             "clean_up_tokenization_spaces": False,
         }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from flyweight.hub.auto_config import FlyweightConfig
 from flyweight.model.cache import Memory
@@ -50,20 +50,54 @@ class _Past:
         self.length, self.last = self.length + tokens, last
 
 
+class FlyweightModel(Decoder):
+    """The decoder up to its last hidden states, called as transformers calls a model's body."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        previous_ids: Tensor | None = None,
+        **options: Any,
+    ) -> BaseModelOutputWithPast:
+        """Return the last hidden states (B, T, dim) and the cache; arguments as `FlyweightForCausalLM.forward`."""
+        if input_ids is None or inputs_embeds is not None:
+            raise ValueError("this model reads input_ids; it has no way in for inputs_embeds")
+        use_cache = not self.training if use_cache is None else use_cache
+        past = past_key_values if past_key_values is not None else DynamicCache() if use_cache else None
+        cache = None if past is None else _Past(past, previous_ids)
+        start = 0 if cache is None else cache.length
+        if start and previous_ids is None and self.embedding.bigram is not None:
+            raise ValueError("previous_ids: a model with a bigram table needs the token before the new ones")
+        mask = None if attention_mask is None else attention_mask[:, : start + input_ids.shape[1]].bool()
+        if mask is not None and mask.all():
+            mask = None
+        _check_positions(position_ids, mask, start, input_ids.shape[1])
+        recompute = self.gradient_checkpointing and self.training and cache is None
+        self.recompute = self._gradient_checkpointing_func if recompute else None
+        hidden = self.hidden(input_ids, cache, mask)  # (B, T, dim)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past)  # pyright: ignore[reportArgumentType]
+
+
 class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
     """The decoder with transformers' interface. Positions follow from the attention mask; packed rows are refused."""
 
     config_class = FlyweightConfig
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Tensor]
     _supports_sdpa = True
     _can_compile_fullgraph = False
 
     def __init__(self, config: FlyweightConfig) -> None:
         super().__init__(config)
-        self.decoder = Decoder(config.model)
+        self.decoder = FlyweightModel(config.model)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -82,9 +116,11 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         """Keep the two-dimensional mask: the decoder makes its own of it."""
         return attention_mask
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **fields: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, **kwargs: Any
+    ) -> dict[str, Any]:
         """Add the token before the new ones, which a bigram table needs."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **fields)
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         new = inputs["input_ids"].shape[1]
         if new < input_ids.shape[1]:
             inputs["previous_ids"] = input_ids[:, -new - 1 : -new]
@@ -101,33 +137,24 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         previous_ids: Tensor | None = None,
-        **options: Any,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Return logits (B, T, vocab_size), the loss of `labels` (B, T; -100 counts nowhere) and the cache.
 
         `attention_mask` (B, S) covers cached and new tokens. `previous_ids` (B, 1) is the last cached token.
         """
-        if input_ids is None or inputs_embeds is not None:
-            raise ValueError("this model reads input_ids; it has no way in for inputs_embeds")
-        use_cache = (not self.training and labels is None) if use_cache is None else use_cache
-        past = past_key_values if past_key_values is not None else DynamicCache() if use_cache else None
-        cache = None if past is None else _Past(past, previous_ids)
-        start = 0 if cache is None else cache.length
-        if start and previous_ids is None and self.decoder.embedding.bigram is not None:
-            raise ValueError("previous_ids: a model with a bigram table needs the token before the new ones")
-        mask = None if attention_mask is None else attention_mask[:, : start + input_ids.shape[1]].bool()
-        if mask is not None and mask.all():
-            mask = None
-        _check_positions(position_ids, mask, start, input_ids.shape[1])
-        recompute = self.gradient_checkpointing and self.training
-        self.decoder.recompute = self._gradient_checkpointing_func if recompute else None
-        hidden = self.decoder.hidden(input_ids, cache, mask)  # (B, T, dim)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.decoder.logits(hidden[:, keep] if isinstance(keep, Tensor) or logits_to_keep else hidden)
-        loss = None
+        if labels is not None and use_cache is None:
+            use_cache = False
+        body = self.decoder(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, previous_ids)
+        hidden = body.last_hidden_state  # (B, T, dim)
+        if isinstance(logits_to_keep, Tensor):
+            hidden = hidden[:, logits_to_keep]
+        elif logits_to_keep:
+            hidden = hidden[:, -logits_to_keep:]
+        logits, loss = self.decoder.logits(hidden), None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=body.past_key_values)
 
 
 def _check_positions(positions: Tensor | None, mask: Tensor | None, start: int, length: int) -> None:

@@ -105,7 +105,7 @@ def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: Family | None) -> tuple[dict[str, Any], dict]:
     """Return (`config.json`, tensors) of a model as a family has it, or with None as our own type."""
-    dtype = str(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())).removeprefix("torch.")
+    dtype = str(state["norm.weight"].dtype).removeprefix("torch.")
     if family is not None:
         tensors = {part.theirs: _theirs(part, state) for part in family.parts(config)}
         return {**family.raw(config), "dtype": dtype}, tensors
@@ -114,7 +114,8 @@ def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: F
 
 
 def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
-    whole = torch.cat([state[name] for name in part.ours]) if len(part.ours) > 1 else state[part.ours[0]]
+    parts = [state[name] for name in part.ours]
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0]
     return whole.T.contiguous() if part.transposed else whole.contiguous()
 
 

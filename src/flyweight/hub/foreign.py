@@ -88,6 +88,20 @@ class Foreign(nn.Module):
         """Raise RequestError: a foreign model is no student."""
         raise RequestError(f"{self.config.model_type} models can teach and be measured here, not trained")
 
+    @torch.no_grad()
+    def forward_flops(self, length: int) -> int:
+        """Return the FLOPs of one forward pass over `length` tokens, as torch counts them in one with attention written out."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        kept = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")  # fused attention counts as nothing on a CPU
+        try:
+            with FlopCounterMode(display=False) as counter:
+                self._run(self.model, torch.zeros(1, length, dtype=torch.long, device=self.device), None, None)
+        finally:
+            self.model.set_attn_implementation(kept)
+        return counter.get_total_flops()
+
     def _run(self, module: Any, tokens: Tensor, cache: ForeignCache | None, mask: Tensor | None) -> Tensor:
         start = 0 if cache is None else cache.length
         options: dict[str, Any] = {"use_cache": cache is not None} if self._caches else {}
@@ -130,10 +144,11 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
     source = checkpoint.read(folder)
     config = _auto_config(source)
     sizes = _sizes(config, source)
-    level = transformers.logging.get_verbosity()
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
-        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype="auto",
@@ -142,29 +157,18 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
             trust_remote_code=source.code,
             output_loading_info=True,
         )
+        model, told = loaded
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
         raise FlyweightError(f"{folder}: transformers could not load it: {_first_line(error)}") from error
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
     for kind in ("missing_keys", "mismatched_keys"):
         if told.get(kind):
             names = ", ".join(map(str, sorted(told[kind], key=str)[:5]))
             raise FlyweightError(f"{folder}: its weights do not fit its config ({kind.replace('_', ' ')}: {names})")
     return Foreign(model.to(device), sizes)
-
-
-def forward_flops(folder: Path, length: int) -> int:
-    """Return the FLOPs of one forward pass over `length` tokens, by torch's counter on the meta device."""
-    import transformers
-    from torch.utils.flop_counter import FlopCounterMode
-
-    source = checkpoint.read(folder)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(_auto_config(source), trust_remote_code=source.code)
-        tokens = torch.zeros(1, length, dtype=torch.long)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(input_ids=tokens, use_cache=False)
-    return counter.get_total_flops()
 
 
 def _auto_config(source: Checkpoint) -> Any:

@@ -24,7 +24,8 @@ def transformers_model(folder: Path, device: str) -> Any:
 
     with torch.device("meta"):
         wrapped = FlyweightForCausalLM(FlyweightConfig.of(model.config, dtype=model.dtype))
-    wrapped.decoder = model
+    wrapped.decoder.load_state_dict(model.state_dict(), assign=True)
+    wrapped.decoder.to(model.dtype)  # packed layers keep no tensor that tells them which float to unpack into
     return wrapped.eval()
 
 
@@ -62,7 +63,7 @@ def evaluate(
     """
     try:
         import lm_eval
-        from lm_eval.models.huggingface import HFLM
+        from lm_eval.models import huggingface
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise RequestError("--tasks needs the lm-eval harness: pip install 'flyweight[tasks]'") from error
@@ -77,7 +78,9 @@ def evaluate(
     context = models.config(folder).context
     if not transformers_tokenizer(folder, context).eos_token:
         raise RequestError(f"--tasks: the tokenizer in {folder} has no end-of-text token, which lm-eval starts texts with")
-    harness = HFLM(
+    library: Any = lm_eval  # its decorators hide what these two take
+    wrapper: Any = huggingface.HFLM
+    harness = wrapper(
         pretrained=transformers_model(folder, device),
         tokenizer=transformers_tokenizer(folder, context),
         max_length=context or models.WINDOW,
@@ -85,7 +88,7 @@ def evaluate(
         device=device,
     )
     try:
-        found = lm_eval.simple_evaluate(
+        found = library.simple_evaluate(
             model=harness,
             tasks=list(tasks),
             num_fewshot=few_shot,

@@ -52,7 +52,6 @@ def window(config: AnyConfig) -> int:
     return min(config.context or WINDOW, WINDOW)
 
 
-def forward_flops(path: Path, length: int) -> int:
+def forward_flops(model: AnyModel, length: int) -> int:
     """Return the FLOPs of one forward pass over `length` tokens, logits of every position included."""
-    found = config(path)
-    return cost.forward_flops(found, length) if isinstance(found, ModelConfig) else foreign.forward_flops(path, length)
+    return cost.forward_flops(model.config, length) if isinstance(model, Decoder) else model.forward_flops(length)

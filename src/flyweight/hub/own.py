@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flyweight import __version__
 from flyweight.config.schema import ModelConfig
 from flyweight.model.schedule import visits
 
@@ -21,7 +20,7 @@ def own_fields(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.attention.heads,
         "num_key_value_heads": config.attention.kv_heads,
         "head_dim": config.attention.head_dim,
+        "final_logit_softcapping": config.head.softcap,
         "tie_word_embeddings": False,
-        "flyweight_version": __version__,
         OWN: config.model_dump(mode="json"),
     }

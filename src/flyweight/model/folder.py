@@ -43,11 +43,11 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], folder: str | Path
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
+        weights, described = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
         save_file(tensors, weights, metadata={"format": "pt"})
-        config.write_text(text, encoding="utf-8")
+        described.write_text(text, encoding="utf-8")
         os.replace(weights, folder / WEIGHTS)
-        os.replace(config, folder / CONFIG)
+        os.replace(described, folder / CONFIG)
     except (OSError, SafetensorError) as error:
         raise FlyweightError(f"{folder}: the model could not be written ({error}); check free space and permissions") from error
 

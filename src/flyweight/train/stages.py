@@ -40,7 +40,7 @@ def _run(
     flops = train.batch * cost.training_flops(model.config, config.data.context)
     flops += cost.optimizer_flops(model.config, train.optimizer)
     if teacher is not None:
-        flops += train.batch * models.forward_flops(inputs.model("teacher"), config.data.context)
+        flops += train.batch * models.forward_flops(teacher, config.data.context)
 
     def validate() -> float:
         split = corpus.split("validation")

@@ -44,6 +44,9 @@ def test_autotokenizer_reads_what_was_exported(own):
         assert found.decode(ours.encode(text)) == text
     assert found.eos_token_id == ours.separator
     assert found.model_max_length == 64
+    model = transformers.AutoModelForCausalLM.from_pretrained(own[1])
+    batch = found(["the", "the cat sat"], return_tensors="pt", padding=True, padding_side="left")
+    assert model.generate(**batch, max_new_tokens=4).shape[0] == 2
 
 
 def test_lora_trains_saves_loads_and_merges(own, tmp_path):

@@ -7,7 +7,8 @@ import transformers
 
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import audit
-from flyweight.hub import foreign, models
+from flyweight.hub import checkpoint, convert, foreign, models
+from flyweight.model import folder
 from flyweight.model.generate import generate
 
 VOCAB = hub_fixture.VOCAB
@@ -73,11 +74,17 @@ def test_generation_is_transformers_own_greedy_one(name, folders):
         assert out[0, len(prompt) :].tolist() == new
 
 
-def test_flops_are_counted_without_building_the_model(folders):
-    small, large = (models.forward_flops(folders["neox"], length) for length in (16, 32))
-    parameters = sum(p.numel() for p in models.load(folders["neox"]).parameters())
+def test_flops_are_counted_with_attention(folders, tmp_path):
+    model = models.load(folders["neox"])
+    small, large = (models.forward_flops(model, length) for length in (16, 32))
+    parameters = sum(p.numel() for p in model.parameters())
     assert small > 16 * parameters
-    assert large > 2 * small
+    assert large - 2 * small == 4 * 2 * 32 * (32**2 - 2 * 16**2)  # what is left is attention: layers, width, T^2
+    hub_fixture.save("llama", tmp_path)
+    config, state = convert.decoder(checkpoint.read(tmp_path))
+    folder.write(config, state, tmp_path / "ours")
+    ours = models.forward_flops(models.load(tmp_path / "ours"), 24)
+    assert models.forward_flops(foreign.load(tmp_path), 24) == ours  # both counts agree where both exist
 
 
 def test_it_is_neither_trained_nor_changed(folders):

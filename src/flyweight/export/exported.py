@@ -1,0 +1,21 @@
+"""What an export tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `kind` is the family or architecture it was written as, `notes` what is not as one may expect."""
+
+    path: Path
+    kind: str
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+    def json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**asdict(self), "path": str(self.path), "notes": list(self.notes)}

@@ -1,0 +1,185 @@
+"""A byte-level BPE `tokenizer.json` in llama.cpp's terms: tokens, types, merges, and the name of its pre-tokenizer; no torch.
+
+llama.cpp knows pre-tokenizers by name and reads no regular expression from the file. What splits text in another way than all
+of those named here is refused, because the ids would silently differ.
+Sources: llama.cpp's `llama-vocab.cpp`; the `tokenizer.json` of GPT-2, Llama 3, Qwen2 and SmolLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.errors import RequestError
+
+_CONTRACTIONS, _PUNCTUATION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION}"
+_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_PUNCTUATION}"
+_DIGITS = "each digit alone, then " + _GPT2
+
+# By how text is split and whether a word that is a token skips the merges.
+PRE_TOKENIZERS: dict[tuple[str, bool], str] = {
+    (_GPT2, False): "gpt-2",
+    (_DIGITS, False): "smollm",
+    (_QWEN2, False): "qwen2",
+    (_LLAMA3, True): "llama-bpe",
+    (_LLAMA3, False): "dbrx",
+}
+
+# Bytes that no UTF-8 text contains (RFC 3629); in GPT-2's alphabet each is the letter with its own number.
+_NEVER = [chr(byte) for byte in (*range(0xF5, 0x100), 0xC0, 0xC1)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer as GGUF holds it: `types` are llama.cpp's token types, `end` is the id that ends a document."""
+
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    end: int
+    warnings: tuple[str, ...]
+
+
+def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
+    """Return the tokenizer in a `tokenizer.json`, with `size` tokens, or None with every reason why llama.cpp has none such."""
+    try:
+        tokenizer = Tokenizer.load(path)
+    except RequestError as error:
+        reasons.append(str(error))
+        return None
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    model, found, warnings = raw["model"], len(reasons), []
+    if model["type"] != "BPE":
+        reasons.append(
+            f"its tokenizer is a {model['type']}, not a byte-level BPE, and llama.cpp has no other that would do the same"
+        )
+        return None
+    pre = _pre_tokenizer(raw, reasons)
+    reasons += _model_faults(raw)
+    if tokenizer.vocab_size > size:
+        reasons.append(f"its tokenizer has {tokenizer.vocab_size:,} ids, its model only {size:,}")
+    _normalizer(raw, pre, reasons, warnings)
+    tokens, types = _tokens(tokenizer, raw, size)
+    if size > tokenizer.vocab_size:
+        extra = size - tokenizer.vocab_size
+        warnings.append(f"{extra:,} ids of the model have no token; they are written as unused tokens")
+    end = _end(tokenizer, reasons, warnings)
+    if len(reasons) > found or pre is None or end is None:
+        return None
+    return Vocabulary(pre, tokens, types, _merges(model), end, tuple(warnings))
+
+
+def _pre_tokenizer(raw: Mapping[str, Any], reasons: list[str]) -> str | None:
+    splits = _splits(raw.get("pre_tokenizer"))
+    whole = bool(raw["model"].get("ignore_merges"))
+    if splits is None:
+        reasons.append("its tokenizer is not byte-level: its text does not go through the byte alphabet of GPT-2")
+        return None
+    if not raw["model"]["merges"] and not whole:
+        return "gpt-2"  # a token is a byte, however the text is split
+    if (splits, whole) not in PRE_TOKENIZERS:
+        how = f"splits text by {splits!r}" if splits else "does not split text into words"
+        how += ", whole words first" if whole else ""
+        reasons.append(
+            f"its tokenizer {how}; of the pre-tokenizers of llama.cpp, {', '.join(PRE_TOKENIZERS.values())} are known here"
+        )
+        return None
+    return PRE_TOKENIZERS[splits, whole]
+
+
+def _splits(raw: Mapping[str, Any] | None) -> str | None:
+    """Return the regular expression by which text is split before its bytes become letters, or None if they do not."""
+    steps = [raw] if raw and raw["type"] != "Sequence" else (raw or {}).get("pretokenizers", [])
+    if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
+        return None
+    own = _GPT2 if steps[-1].get("use_regex", True) else ""
+    before = steps[:-1]
+    if not before:
+        return own
+    if before == [{"type": "Digits", "individual_digits": True}] and own:
+        return _DIGITS
+    if len(before) == 1 and before[0]["type"] == "Split" and not own:
+        split = before[0]
+        if split["behavior"] == "Isolated" and not split["invert"] and "Regex" in split["pattern"]:
+            return split["pattern"]["Regex"]
+    return json.dumps(before)
+
+
+def _model_faults(raw: Mapping[str, Any]) -> list[str]:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    model, faults = raw["model"], []
+    if model.get("dropout"):
+        faults.append("its tokenizer drops merges by chance (dropout)")
+    if model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        faults.append("its tokenizer marks pieces of words in a way of its own (byte fallback, prefix or suffix)")
+    if (raw.get("decoder") or {}).get("type") != "ByteLevel":
+        faults.append("its tokenizer does not decode byte by byte")
+    for token in raw.get("added_tokens", []):
+        if not token["special"] and any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
+            faults.append(f"its added token {token['content']!r} takes the space beside it, or stands only for whole words")
+    letters = set(ByteLevel.alphabet())
+    added = {token["content"] for token in raw.get("added_tokens", [])}
+    strange = [text for text in model["vocab"] if text not in added and not letters.issuperset(text)]
+    if strange:
+        faults.append(f"{len(strange):,} tokens are not spelled in bytes (first: {strange[0]!r})")
+    if missing := letters - model["vocab"].keys():
+        faults.append(f"its tokenizer knows only {256 - len(missing)} of the 256 bytes")
+    return faults
+
+
+def _normalizer(raw: Mapping[str, Any], pre: str | None, reasons: list[str], warnings: list[str]) -> None:
+    normalizer = raw.get("normalizer")
+    if normalizer is None or normalizer == {"type": "Sequence", "normalizers": []}:
+        return
+    if normalizer == {"type": "NFC"}:
+        warnings.append("llama.cpp does not bring text into Unicode's form NFC, this tokenizer does: give it text in that form")
+        return
+    reasons.append(f"its tokenizer changes the text first ({normalizer['type']}), llama.cpp's {pre or 'BPE'} does not")
+
+
+def _tokens(tokenizer: Tokenizer, raw: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
+    """Return text and type of every id below `size`; ids without a token become unused ones."""
+    import gguf
+
+    kinds = gguf.TokenType
+    added = {token["id"]: kinds.CONTROL if token["special"] else kinds.USER_DEFINED for token in raw.get("added_tokens", [])}
+    texts = {at: text for text, at in tokenizer.vocab.items()}
+    tokens = [texts.get(at, f"<|unused-{at}|>") for at in range(size)]
+    types = [int(added.get(at, kinds.NORMAL)) if at in texts else int(kinds.UNUSED) for at in range(size)]
+    return tokens, types
+
+
+def _merges(model: Mapping[str, Any]) -> list[str]:
+    """Return the merges as `left right`.
+
+    llama.cpp refuses a file without any: a tokenizer of bytes gets one of two bytes that no text has side by side, into a
+    token that does not exist.
+    """
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return merges or [f"{_NEVER[0]} {_NEVER[1]}"]
+
+
+def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int | None:
+    """Return the id that ends a document.
+
+    llama.cpp always has one, id 11 where the file names none. A tokenizer without such a token gives that part to a byte that
+    no text contains, so that generation does not end at an ordinary token.
+    """
+    if tokenizer.separator is not None:
+        return tokenizer.separator
+    end = next((tokenizer.vocab[letter] for letter in _NEVER if letter in tokenizer.vocab), None)
+    if end is None:
+        reasons.append(
+            "its tokenizer has no token that ends a document, and no byte that could stand for it; llama.cpp needs one"
+        )
+    else:
+        warnings.append("the tokenizer has no token that ends a document: generation in llama.cpp ends only where you limit it")
+    return end
