@@ -59,9 +59,9 @@ def quick(tmp_path: Path, name: str = "toy", **train) -> Path:
 @pytest.mark.parametrize(
     ("script", "options", "said"),
     [
-        ("crash.py", ["--kills", "8", "--round", "4"], "8 of 8 kills in 2 rounds"),
+        ("crash.py", ["--kills", "6", "--round", "6"], "6 of 6 kills in 1 rounds"),
         ("corrupt.py", ["--every", "60"], "commands on damaged files found the damage and named it"),
-        ("fuzz.py", ["--inputs", "120"], "120 of 120 malformed inputs refused"),
+        ("fuzz.py", ["--inputs", "72"], "72 of 72 malformed inputs refused"),
     ],
 )
 def test_the_harness(script, options, said, tmp_path):

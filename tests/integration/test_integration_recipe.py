@@ -1,11 +1,8 @@
 """The whole way, at toy size: text to report, by recipe, by API and by single verbs."""
 
 import json
-import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -149,29 +146,3 @@ def test_leaving_a_stage_out(finished, tmp_path):
     recipe = load(path, without=["int8"])
     assert "int8" not in recipe.stages
     assert recipe.report.compare == ("teacher", "student", "alone")
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_killed_run_goes_on_and_ends_the_same(finished, tmp_path, seed):
-    """Four SIGKILLs at different instants of the training stages; `make crash` does twenty of the real thing."""
-    path, session, whole = finished
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    for corpus in session.store.root.glob("corpus-*"):
-        shutil.copytree(corpus, runs / corpus.name)
-    words = ["report.compare=[student]", "report.measure=[]", "report.prompts=[]", "--runs", str(runs), "--threads", "1"]
-    command = [sys.executable, "-m", "flyweight", "run", str(path), *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    wanted = ("pretrain-*.partial/state/current.json", "distill-*.partial", "distill-*.partial/state/current.json", "select-*")[
-        seed
-    ]
-    while not list(runs.glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    for stage in ("teacher", "student", "alone"):
-        again = runs / whole[stage].id / "model" / "model.safetensors"
-        assert again.read_bytes() == (whole[stage].path / "model" / "model.safetensors").read_bytes()
-    assert not list(runs.glob("*.partial"))
