@@ -1,8 +1,11 @@
 """Fixtures that several test folders share: a small text, a toy recipe over it, and the command line run in this process."""
 
 import json
+import os
 import random
 import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a made-up name must not be looked up anywhere
 
 import pytest
 import yaml

@@ -30,7 +30,10 @@ def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL", w
         if _is_file(folder / "manifest.json"):
             return Artifact.open(folder.resolve())
     if text.startswith(HUB) or (_present(path) and checkpoint.is_checkpoint(path)):
-        return imported(text, store, watch)
+        try:
+            return imported(text, store, watch)
+        except RequestError as error:
+            raise RequestError(f"{where}: {error}") from error
     if ":" in text:
         name, _, stage = text.partition(":")
         return _of_recipe(name, stage, store, where)

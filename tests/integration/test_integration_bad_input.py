@@ -29,7 +29,7 @@ def refused(result, *parts, status=2):
         (["quickstart", "--device", "tpu"], "this machine has"),
         (["eval", "quickstart:student"], "no finished recipe"),
         (["eval", "nothing"], "there is no model"),
-        (["eval", "."], "not an artifact"),
+        (["eval", "."], "neither an artifact"),
         (["eval", "gpt2"], "random weights"),
         (["plan", "gpt3"], "there is no model"),
         (["floors", "no-such-corpus"], "no corpus"),

@@ -111,8 +111,10 @@ def bench(
     Raises RequestError where the child found the request wrong (no model there, prompts longer than learned positions), and
     FlyweightError with the child's last words where it failed, was killed, or took longer than `timeout` seconds.
     """
-    half = min(DEFAULT_TOKENS, max(1, models.window(models.config(Path(folder))) // 2))
-    prompt, new = config.prompt or half, config.new_tokens or half
+    prompt, new = config.prompt, config.new_tokens
+    if prompt is None or new is None:
+        half = min(DEFAULT_TOKENS, max(1, models.window(models.config(Path(folder))) // 2))
+        prompt, new = prompt or half, new or half
     asked = Request(str(folder), config.batch, prompt, new, config.repeats, device, precision, threads)
     measured = Measured(**_ask(asked, timeout))
     # A rate's 95th percentile is that of its slow runs: the 5th of the rate itself.
