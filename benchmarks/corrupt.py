@@ -29,7 +29,7 @@ from rows import Rows
 from sandbox import Attempt, alone, call, files, results, write_recipe
 
 from flyweight.core.artifact import NAMED
-from flyweight.core.files import digest
+from flyweight.core.files import digest, write_sealed
 
 Damage = Callable[[], None]
 
@@ -44,7 +44,9 @@ class Case:
     commands: tuple[tuple[Any, ...], ...]
     names: tuple[str, ...]
     heals: bool = False
-    """The command may also do its work over again, if its results then equal the undamaged ones."""
+    """The command may also do its work over again and say so, if its results then equal the undamaged ones."""
+    unused: bool = False
+    """Nothing refers to the file: the command has to end as if it were whole."""
 
 
 def flipped(path: Path, place: float) -> Damage:
@@ -86,8 +88,7 @@ def forged(path: Path, change: Callable[[dict[str, Any]], Any]) -> Damage:
     def damage() -> None:
         manifest = json.loads(path.read_text())
         change(manifest)
-        manifest["digest"] = digest({key: value for key, value in manifest.items() if key != "digest"})
-        path.write_text(json.dumps(manifest))
+        write_sealed(path, {key: value for key, value in manifest.items() if key != "digest"})
 
     return damage
 
@@ -168,7 +169,7 @@ class Harness:
                 verdict = f"traceback ({answer.crash!r})"
             elif answer.status in (1, 2):
                 verdict = "" if named else f"not named: {said[:200]!r}"
-            elif answer.status == 0 and case.heals and (named or case.kind == "delete folder"):
+            elif answer.status == 0 and (case.unused or (case.heals and (named or case.kind == "delete folder"))):
                 now = results(self.runs)
                 verdict = "" if all(now.get(k) == v for k, v in expected.items()) else "made again with another result"
             else:
@@ -232,15 +233,18 @@ def finished(harness: Harness) -> Iterator[Case]:
 def half_made(harness: Harness) -> Iterator[Case]:
     """Yield every damage to a half-made artifact with a checkpoint, beside one of another seed."""
     run = (("run", harness.recipe, *TEACHER),)
+    used = json.loads((harness.runs / harness.order[0] / "state" / "current.json").read_text())["files"]
     one, two = sorted(harness.runs.glob("pretrain-*.partial"), key=lambda path: harness.order.index(path.name))
     for path in [*sorted(files(one / "state")), one / "events.jsonl"]:
         inside = path.relative_to(one)
         other = next((file for file in files(two) if file.name == path.name), None)
         for kind, damage in file_damages(path, [other] if other else []):
             names = (str(path), str(path.parent), str(one / "events.jsonl"))
-            yield Case(f"checkpoint: {kind}", f"{one.name}/{inside}", damage, run, names, heals=path.name == "current.json")
+            heals, unused = path.name == "current.json", path.parent.name.startswith("step-") and str(inside)[6:] not in used
+            kind = f"unfinished checkpoint: {kind}" if unused else f"checkpoint: {kind}"
+            yield Case(kind, f"{one.name}/{inside}", damage, run, names, heals, unused)
     yield Case("checkpoint: folders swapped", one.name, swapped(one / "state", two / "state"), run, (str(one / "state"),))
-    steps = sorted((one / "state").glob("step-*"))
+    steps = [one / "state" / name for name in sorted({name.split("/")[0] for name in used})]
     if len(steps) > 1:
         yield Case("checkpoint: steps swapped", one.name, swapped(*steps[:2]), run, (str(one / "state"),))
 

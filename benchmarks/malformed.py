@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from flyweight.core.files import digest, sha256
+from flyweight.core.files import sha256, write_sealed
 
 LEAVES: tuple[Any, ...] = (
     *(None, True, [], {}, "", " ", 0, -1, 0.5, -0.0, 10**9, 10**40, 1e308, float("inf"), float("nan"), "1e999", "-5GB"),
@@ -151,8 +151,7 @@ def forge(folder: Path, name: str, raw: bytes) -> None:
     (folder / name).write_bytes(raw)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": len(raw), "sha256": sha256(folder / name)}
-    manifest["digest"] = digest({key: value for key, value in manifest.items() if key != "digest"})
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "manifest.json", {key: value for key, value in manifest.items() if key != "digest"})
 
 
 def json_or_bytes(raw: bytes, draw: random.Random) -> bytes:

@@ -26,13 +26,12 @@ from flyweight.core.events import Events, Watcher, ignore
 from flyweight.core.files import (
     digest,
     disk_errors,
-    intact,
     read_json,
-    sealed,
+    read_sealed,
     sha256,
     sync_file,
     sync_folder,
-    write_json,
+    write_sealed,
     write_text,
 )
 from flyweight.errors import FlyweightError, RequestError
@@ -101,13 +100,11 @@ class Artifact:
         """Open a folder by its manifest alone, without reading its files; raise FlyweightError where that is damaged."""
         file, advice = path / "manifest.json", f"delete the folder {path} and run the same command again"
         try:
-            manifest = read_json(file)
+            manifest = read_sealed(file)
         except FlyweightError as error:
             raise FlyweightError(f"{error}; {advice}") from error
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise FlyweightError(f"{file} is damaged; {advice}")
-        if not intact(manifest):
-            raise FlyweightError(f"{file} was changed after it was written; {advice}")
+        if not isinstance(manifest.get("files"), dict):
+            raise FlyweightError(f"{file} is not the manifest of an artifact: it lists no files; {advice}")
         try:
             named = manifest["id"] == f"{manifest['identity']['stage']}-{digest(manifest['identity'])[:8]}"
         except (KeyError, TypeError) as error:
@@ -288,10 +285,9 @@ class Store:
                 "facts": facts,
                 "files": {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in names},
             }
-            manifest = sealed(manifest)
             for name in names:
                 sync_file(partial / name)
-            write_json(partial / "manifest.json", manifest)
+            manifest = write_sealed(partial / "manifest.json", manifest)
         return self._rename(partial, manifest)
 
     def _rename(self, partial: Path, manifest: dict[str, Any]) -> Artifact:

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -87,18 +91,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Return plain data with the digest of itself, by which `intact` knows it again."""
-    return {**content, "digest": digest(content)}
+def write_sealed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write plain data with the digest of itself, whole or not at all, and return both together."""
+    whole = {**content, "digest": digest(content)}
+    write_json(path, whole)
+    return whole
 
 
-def intact(value: Any) -> bool:
-    """Return whether a value read from a file is what `sealed` returned."""
-    if not isinstance(value, dict) or "digest" not in value:
-        return False
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return what `write_sealed` wrote; raise FlyweightError that names the file where it is missing or any byte differs."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not _intact(value, path.read_bytes()):
+        raise FlyweightError(f"{path} was changed after it was written: its digest is another")
+    return value
+
+
+def _intact(value: dict[str, Any], raw: bytes) -> bool:
     try:
-        return value["digest"] == digest({key: inner for key, inner in value.items() if key != "digest"})
-    except ValueError:  # not a number that we write
+        content = {key: inner for key, inner in value.items() if key != "digest"}
+        return value.get("digest") == digest(content) and raw == _json(value).encode()
+    except ValueError:  # not a number that we write, or no text
         return False
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyweight.config.schema import SameAs
-from flyweight.core.files import intact, sealed, write_json
+from flyweight.core.files import read_sealed, write_sealed
 from flyweight.core.metric import Metric
 from flyweight.errors import FlyweightError, RequestError
 
@@ -305,7 +305,7 @@ class Summary(Record):
     def write(self, run_folder: Path) -> Path:
         """Write `summary.json` into a run folder, whole or not at all, and return its path."""
         path = run_folder / FILE
-        write_json(path, sealed(json.loads(self.model_dump_json())))
+        write_sealed(path, json.loads(self.model_dump_json()))
         return path
 
     @classmethod
@@ -318,11 +318,13 @@ class Summary(Record):
         again = "run the recipe again, which writes it anew"
         try:
             content = json.loads(path.read_bytes())
-            plain = {key: value for key, value in content.items() if key != "digest"} if isinstance(content, dict) else content
-            summary = cls.model_validate_json(json.dumps(plain))
-            if not intact(content):
-                raise FlyweightError(f"{path} was changed after it was written: its digest is another; {again}")
+            if isinstance(content, dict):
+                content.pop("digest", None)
+            summary = cls.model_validate_json(json.dumps(content))
+            read_sealed(path)
             return summary
+        except FlyweightError as error:
+            raise FlyweightError(f"{error}; {again}") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RequestError(
                 f"{run_folder} is not a finished run: it has no {FILE}; finish it with `flyweight run`, then report it"

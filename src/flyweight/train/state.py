@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flyweight.core.files import disk_errors, intact, read_json, sealed, sha256, sync_file, sync_folder, write_json
+from flyweight.core.files import disk_errors, read_sealed, sha256, sync_file, sync_folder, write_sealed
 from flyweight.errors import FlyweightError
 
 
@@ -72,7 +72,7 @@ def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence
             best = _folder(state, progress.best_step) / "model.safetensors"
             sums[f"{best.parent.name}/{best.name}"] = sha256(best)
         content = {"artifact": state.parent.name, "progress": asdict(progress), "files": sums}
-        write_json(state / "current.json", sealed(content))
+        write_sealed(state / "current.json", content)
     for other in state.glob("step-*"):
         if other not in (folder, _folder(state, progress.best_step) if progress.best_step is not None else folder):
             shutil.rmtree(other, ignore_errors=True)
@@ -87,9 +87,10 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
     if not pointer.exists():
         return None
     advice = f"this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
-    current = read_json(pointer)
-    if not intact(current):
-        raise FlyweightError(f"{pointer} is damaged: its digest is another; {advice}")
+    try:
+        current = read_sealed(pointer)
+    except FlyweightError as error:
+        raise FlyweightError(f"{error}; {advice}") from error
     if current["artifact"] != state.parent.name:
         raise FlyweightError(f"{pointer} is the checkpoint of {current['artifact']}, which was put here; {advice}")
     for name, expected in current["files"].items():
