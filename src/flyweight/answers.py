@@ -19,7 +19,7 @@ def say(*lines: Any) -> None:
     """Print text lines and tables on standard output."""
     console = Console(highlight=False)
     for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str), markup=False)
+        console.print(line, soft_wrap=isinstance(line, str | Text), markup=False)
 
 
 def run(result: Run) -> None:

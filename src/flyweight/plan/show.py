@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.plan.plan import ModelPlan, Plan
@@ -46,5 +47,5 @@ def _recipe(plan: Plan) -> list[Any]:
     totals = plan.totals
     table.add_row("all", "", "", "", format_count(totals["flops"]), format_time(totals["time"]), format_size(totals["memory"]))
     notes = [f"assumed: {note}" for note in plan.assumed]
-    notes += [f"[yellow]probably over[/] {warning}" for warning in plan.warnings]
-    return [table, *notes, *(f"[red]does not fit[/] {fault}" for fault in plan.faults)]
+    over = [Text.assemble(("probably over", "yellow"), f" {warning}") for warning in plan.warnings]
+    return [table, *notes, *over, *(Text.assemble(("does not fit", "red"), f" {fault}") for fault in plan.faults)]
