@@ -230,7 +230,9 @@ def results(runs: Path) -> dict[str, Any]:
     for path in files(runs):
         name = path.relative_to(runs).as_posix()
         if not name.startswith(".locks/"):
-            drawn = path.suffix == ".html" or path.name.startswith("table.")  # drawn from summary.json, with its times
+            drawn = path.suffix == ".html" or path.name.startswith(
+                ("table.", "card-")
+            )  # from summary and manifests, with times
             found[name] = None if drawn or name.startswith("bench-") else content(path)
     for link in (path for path in runs.glob("*/*") if path.is_symlink()):
         found[link.relative_to(runs).as_posix()] = os.readlink(link)
