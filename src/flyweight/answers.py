@@ -139,8 +139,10 @@ def removed(done: Any) -> None:
         garbage(done)
         return
     locks = sum(item.kind == "lock" for item in done.items)
-    things = f"{len(done.items) - locks} things and {locks} lock files"
-    say(*done.kept, f"removed {things}, {format_size(done.bytes)}")
+    things = [
+        f"{count} {name}{'s' * (count != 1)}" for count, name in ((len(done.items) - locks, "folder"), (locks, "lock file"))
+    ]
+    say(*done.kept, f"removed {' and '.join(things)}, {format_size(done.bytes)}")
 
 
 def _plain_table(heads: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:

@@ -442,7 +442,7 @@ def shipped_models() -> list[str]:
 
 
 def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
-    """Return what is under the runs root: `items` (artifacts, half-made and damaged ones too), `recipes`, and `bytes` in all."""
+    """Return what is under the runs root: `items` (artifacts, half-made and damaged ones too), `recipes`, `bytes` of all."""
     return models.listed(session.store)
 
 
@@ -451,8 +451,8 @@ def gc(
 ) -> garbage.Garbage:
     """Remove what no finished recipe refers to, half-made artifacts that nobody makes and lock files that nobody holds.
 
-    Returns what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was made
-    that many seconds ago. Raises FlyweightError where another process works in the runs root.
+    Returns what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was
+    made that many seconds ago. Raises FlyweightError where another process works in the runs root.
     """
     if dry_run:
         found = garbage.find(session.store, older_than)

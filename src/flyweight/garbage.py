@@ -1,7 +1,7 @@
 """Removing what no recipe refers to: unreferenced artifacts, half-made ones that nobody makes, lock files that nobody holds.
 
-What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could be taken for whole, and the next
-collection finishes. While it removes, no other process works in the root (`core.usage`). Links are removed, never followed.
+What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could be taken for whole, and the
+next collection finishes. While it removes, no other process works in the root (`core.usage`). Links are not followed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import disk_errors, read_json, sync_folder
 from flyweight.errors import FlyweightError
 from flyweight.references import References
-from flyweight.report.measured import MEASUREMENTS
+from flyweight.report.measured import MEASUREMENTS, subject
 
 TRASH = ".trash"
 Kind = Literal["artifact", "damaged", "half-made", "trash", "leftover", "lock"]
@@ -67,11 +67,12 @@ def find(store: Store, older_than: float = 0.0) -> Garbage:
     before = _date(time.time() - older_than) if older_than else "9"
     found = references.read(store)
     kept = [
-        f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to it: what it was made from cannot be"
-        f" told, so only measurements go. Delete the folder {entry.path} and run the recipe again"
+        f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to it. What it was made from"
+        f" cannot be told, so only measurements go. Delete the folder {entry.path} and run the recipe again"
         for entry in found.unreadable
     ]
     items = [*_unreferenced(found, before, measurements_only=bool(kept)), *_left(store.root, before)]
+    items += _locks(store.root, before, {item.path.name.removesuffix(PARTIAL) for item in items})
     return Garbage(tuple(items), tuple(kept))
 
 
@@ -117,7 +118,7 @@ def _why(artifact: Artifact) -> str:
     if artifact.stage == "import":
         return f"imported from {artifact.facts.get('source', 'elsewhere')}; no recipe refers to it"
     if artifact.stage in MEASUREMENTS:
-        return "a measurement of something that no recipe refers to"
+        return f"measured of {subject(artifact.identity)}"
     return "no recipe refers to it"
 
 
@@ -134,9 +135,15 @@ def _left(root: Path, before: str) -> Iterator[Item]:
     for path in sorted(root.glob(f"*/.*{PARTIAL}")):
         if not path.parent.is_symlink() and not usage.held(lock_of(root, path.parent.name)) and _changed(path) < before:
             yield Item(path, "leftover", size(path), _changed(path), f"a half-written file in {path.parent.name}")
+
+
+def _locks(root: Path, before: str, going: Collection[str]) -> Iterator[Item]:
+    """Yield lock files that nobody holds and that guard nothing, or only what is `going`."""
     locks = root / ".locks"
     for path in () if locks.is_symlink() else sorted(locks.glob("*.lock")):
-        if path.name != f"{usage.GATE}.lock" and not usage.held(path) and _changed(path) < before:
+        guarded = [root / path.stem, root / f"{path.stem}{PARTIAL}"]
+        needed = path.stem not in going and any(each.exists() for each in guarded)
+        if not needed and path.stem != usage.GATE and not usage.held(path) and _changed(path) < before:
             yield Item(path, "lock", size(path), _changed(path), "nobody holds it")
 
 

@@ -99,8 +99,8 @@ def listed(store: Store) -> dict[str, Any]:
     """Return what is under a runs root: `items`, the artifacts, `recipes`, `bytes` of the whole root; only manifests are read.
 
     An item has its size on disk and the recipes that need it (`recipe:stage` for a stage, `recipe` for what was measured or is
-    needed to make it). Its `state` is finished, half-made (with the step of its checkpoint in `step`, and whether a process is at
-    it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls where its manifest would tell). Oldest
+    needed to make it). Its `state` is finished, half-made (with the step of its checkpoint in `step`, and whether a process is
+    at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls where its manifest would tell). Oldest
     first, then what is half-made, then what is damaged.
     """
     found = references.read(store)

@@ -53,7 +53,7 @@ def read(store: Store) -> References:
     known = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
     users: dict[str, list[str]] = {}
     for recipe in recipes:
-        stages = {identifier: f"{recipe.name}:{stage}" for stage, identifier in reversed(recipe.stages.items())}
+        stages = {identifier: f"{recipe.name}:{stage}" for stage, identifier in recipe.stages.items()}
         for identifier in reached(stages, known):
             users.setdefault(identifier, []).append(stages.get(identifier, recipe.name))
     return References(entries, recipes, users)

@@ -59,7 +59,7 @@ def quick(tmp_path: Path, name: str = "toy", **train) -> Path:
 @pytest.mark.parametrize(
     ("script", "options", "said"),
     [
-        ("crash.py", ["--kills", "6", "--round", "6"], "6 of 6 kills in "),
+        ("crash.py", ["--kills", "6", "--round", "6"], "6 of 6 kills and 2 of gc in "),
         ("corrupt.py", ["--every", "60"], "commands on damaged files found the damage and named it"),
         ("fuzz.py", ["--inputs", "72"], "72 of 72 malformed inputs refused"),
     ],

@@ -1,9 +1,9 @@
 """Who works in a runs root right now, so that nothing is removed under a process that needs it.
 
 A process that works there holds a lock file of its own, `.locks/.use-<8 hex digits>.lock`, for as long as one command lasts.
-Whoever removes things passes the gate first, `.locks/.gate.lock`, keeps it until it is done, and goes no further while any of the
-others is held; who begins to work passes the same gate for an instant, and so waits for the end of a removal. Locks are the
-operating system's: those of a killed process are free.
+Whoever removes things takes the gate first, `.locks/.gate.lock`, keeps it until it is done, and goes no further while any of
+the others is held; who begins to work passes the same gate in an instant, and so waits for the end of a removal. Locks are
+the operating system's: those of a killed process are free.
 """
 
 from __future__ import annotations

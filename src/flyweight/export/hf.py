@@ -19,7 +19,6 @@ from flyweight.hub import checkpoint, convert
 from flyweight.hub.families import Family, Inexpressible, family_of
 from flyweight.model import folder
 
-
 Card = Callable[[str, Sequence[str]], str]
 """Returns an export's card, given what it was written as and what is not as one may expect of it."""
 

@@ -1,7 +1,7 @@
 """Model cards in Markdown: what a model is, what it was made of, what that took, what was measured and what was not.
 
-Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is published, from what is known then, so
-it has no measurements; and no times either, so that the same work gives the same bytes. `full` is the card beside a model:
+Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is published, from what is known then,
+so it has no measurements; and no times either, so that the same work gives the same bytes. `full` is the card beside a model:
 a finished recipe writes one for each of its models, and every export has one, with whatever the runs root knows by then.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flyweight import __version__
 from flyweight.config import load, schema
 from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Draft, Store
 from flyweight.core.files import read_json, write_text
 from flyweight.errors import FlyweightError
@@ -90,8 +90,8 @@ def birth(subject: Subject) -> str:
         "",
         "## How it was made",
         "",
-        "`manifest.json` beside this card has the command, the date, the seconds and the checksum of every file; `config.yaml` has"
-        " every setting.",
+        "`manifest.json` beside this card has the command, the date, the seconds and the checksum of every file;"
+        " `config.yaml` has every setting.",
         "",
         *_limits(subject, None),
     ]
@@ -163,7 +163,12 @@ def exported(artifact: Artifact, store: Store, title: str, library: str, written
 def _head(subject: Subject, title: str = "") -> list[str]:
     config = subject.config()
     size = "A language model" if config is None else f"A language model of {cost.parameters(config).unique:,} parameters"
-    return [f"# {text(title or subject.id)}", "", f"{size}, {_made(subject)}. Made by flyweight {__version__}.", ""]
+    return [
+        f"# {text(title or subject.id)}",
+        "",
+        f"{size}, {_made(subject)}. Made by flyweight {machine.libraries()['flyweight']}.",
+        "",
+    ]
 
 
 def _made(subject: Subject) -> str:
@@ -195,6 +200,7 @@ def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) ->
         rows += [("architecture", f"{code(raw['model_type'])} of transformers, behind an adapter; parameters are not counted")]
     else:
         counts, context = cost.parameters(config), config.context
+        assert context  # resolved: what is in a model's folder has all its sizes
         rows += [
             ("architecture", text(gather.config_line(config))),
             ("position, norm", text(f"{config.position.kind}, {config.norm.kind}")),
@@ -246,8 +252,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
         return [*lines, before + (f" and {format_time(facts['total_seconds'])}." if times else "."), ""]
     spent = {"steps": f"{facts['steps']:,}", "tokens": f"{facts['tokens']:,}", "flops": format_count(facts["flops"])}
     rows = [(name, _limit(name, train.get(name)), value) for name, value in spent.items()]
-    if times:
-        rows.append(("seconds", _limit("time", train.get("time")), f"{facts['seconds']:,.1f}"))
+    rows.append(("seconds", _limit("time", train.get("time")), f"{facts['seconds']:,.1f}" if times else "see `manifest.json`"))
     rows.append(("flops, with teachers and parents", "", format_count(facts["total_flops"])))
     if times:
         rows.append(("seconds, with teachers and parents", "", f"{facts['total_seconds']:,.1f}"))

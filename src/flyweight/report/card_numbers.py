@@ -69,7 +69,7 @@ def _likelihood(artifact: Artifact, name: str, found: Measured) -> list[str]:
     for kind, value in _floors(artifact, found).items():
         rows.append((f"bits_per_byte of {code(kind)}, a floor", _number(value), "", "bits/byte", ""))
     head = ("metric", "value", f"{interval['level']:.0%} interval", "unit", "n")
-    over = f"{interval['units']:,} {interval['over']}s" if not interval["over"].endswith("s") else interval["over"]
+    over = f"{interval['units']:,} {interval['over']}s"
     return [
         f"Likelihood on the {result.split} split of {code(name)}, window {result.window:,}, stride {result.stride:,}; intervals"
         f" by bootstrap over {over} ({code(artifact.id)}):",
