@@ -113,7 +113,8 @@ def listing(found: dict[str, Any]) -> None:
         state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("not finished", "yellow")
         recipes.add_row(escape(recipe["name"]), _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
     say(*(("", recipes) if found["recipes"] else ()))
-    say("", *(each["damaged"] for each in (*found["items"], *found["recipes"]) if each["damaged"]))
+    harmed = [each["damaged"] for each in (*found["items"], *found["recipes"]) if each["damaged"]]
+    say("", *harmed, *([""] if harmed else []))
     artifacts = f"{len(found['items'])} artifact{'s' * (len(found['items']) != 1)}"
     say(
         f"{artifacts}, {len(found['recipes'])} recipe{'s' * (len(found['recipes']) != 1)}, {format_size(found['bytes'])} in all"

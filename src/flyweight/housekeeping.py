@@ -48,22 +48,24 @@ def gc(
 
     if yes and dry_run:
         raise RequestError("--yes, --dry-run: one says remove, the other do not; give one of them")
-    if not (yes or dry_run or sys.stdin.isatty()):
-        raise RequestError("gc asks before it removes, and there is no terminal to ask on; give --yes, or --dry-run to look")
+    if not (yes or dry_run) and (shared.as_json or not sys.stdin.isatty()):
+        where = "with --json it cannot" if shared.as_json else "there is no terminal to ask on"
+        raise RequestError(f"gc asks before it removes, and {where}; give --yes, or --dry-run to look")
     age = _age(older_than)
-    with shared.session() as session:
+    with shared.session(quiet=True) as session:
         found = api.gc(older_than=age, dry_run=True, session=session)
-        if not (dry_run or yes or shared.as_json):
-            answers.garbage(found)
-        if dry_run or (found.items and not yes and not _agreed(found.bytes)):
-            shared.answer(found.json(), lambda _: answers.garbage(found) if dry_run else answers.say("nothing was removed"))
-            return
+    if not (dry_run or yes):
+        answers.garbage(found)
+    if dry_run or (found.items and not yes and not _agreed(found.bytes)):
+        shared.answer(found.json(), lambda _: answers.garbage(found) if dry_run else answers.say("nothing was removed"))
+        return
+    with shared.session() as session:
         done = api.gc([item.path.name for item in found.items], age, session=session) if found.items else found
     shared.answer(done.json(), lambda _: answers.removed(done) if done.removed or yes else None)
 
 
 def _agreed(size: int) -> bool:
-    return typer.confirm(f"Remove these {format_size(size)}?", err=True)
+    return typer.confirm(f"Remove these {format_size(size)}?")
 
 
 def _age(text: str | None) -> float:

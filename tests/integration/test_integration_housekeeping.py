@@ -94,6 +94,7 @@ def test_gc_asks_and_without_a_terminal_refuses(runs, flyweight, monkeypatch):
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
     status, _, err = flyweight("gc")
     assert status == 2 and "--yes" in err
+    assert flyweight("gc", "--json")[0] == 2
     assert flyweight("gc", "--yes", "--dry-run")[0] == 2
     assert flyweight("gc", "--older-than", "7")[0] == 2
     status, out, _ = flyweight("gc", "--dry-run")

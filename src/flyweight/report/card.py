@@ -15,7 +15,7 @@ from typing import Any
 from flyweight.config import load, schema
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core import machine
-from flyweight.core.artifact import Artifact, Draft, Store
+from flyweight.core.artifact import Artifact, Damaged, Draft, Store
 from flyweight.core.files import read_json, write_text
 from flyweight.errors import FlyweightError
 from flyweight.hub.own import OWN
@@ -108,21 +108,30 @@ def write(draft: Draft, facts: Mapping[str, Any], parents: Mapping[str, Artifact
 
 def write_beside(folder: Path, store: Store) -> None:
     """Write `card-<stage>.md` into a finished recipe's folder for each of its models that is still there, whole."""
+    entries = store.entries()
     for made in Summary.read(folder).stages:
         try:
             artifact = Artifact.open(store.root / made.id)
         except FlyweightError:
             continue  # the card of an earlier day stays, and says of which model it is
         if (artifact.path / "model").is_dir():
-            write_text(folder / f"card-{made.name}.md", full(artifact, store, f"{folder.name}:{made.name}"))
+            write_text(folder / f"card-{made.name}.md", full(artifact, store, f"{folder.name}:{made.name}", entries=entries))
 
 
-def full(artifact: Artifact, store: Store, title: str = "", written_as: str = "", notes: Sequence[str] = ()) -> str:
+def full(
+    artifact: Artifact,
+    store: Store,
+    title: str = "",
+    written_as: str = "",
+    notes: Sequence[str] = (),
+    entries: Sequence[Artifact | Damaged] | None = None,
+) -> str:
     """Return the card that stands beside a model, with every measurement of it under the runs root.
 
     `written_as` is what an export is (a family of transformers, `gguf ...`), `notes` what is not as one may expect of it.
+    `entries` are the root's, where they have been read already.
     """
-    subject, found = Subject.of(artifact, store), measured.of(artifact, store)
+    subject, found = Subject.of(artifact, store), measured.of(artifact, store.entries() if entries is None else entries)
     lines = [
         *_head(subject, title),
         *_model(subject, written_as, notes),
@@ -184,6 +193,8 @@ def _made(subject: Subject) -> str:
         return f"imported from {code(facts['source'])} ({code(facts['model_type'])})"
     if subject.stage == "init":
         return "with random weights, not trained"
+    if "train" not in identity["config"]:
+        return f"made by {code(subject.stage)} from {code(source) if source else f'{len(identity["parents"])} others'}"
     return f"trained from {code(source)}" if source else "trained from random weights"
 
 

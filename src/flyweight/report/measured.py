@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flyweight.core.artifact import Artifact, Damaged, Store
+from flyweight.core.artifact import Artifact, Damaged
 from flyweight.errors import FlyweightError
 
 MEASUREMENTS = ("evaluate", "bench", "audit", "sample", "floors")
@@ -38,13 +38,13 @@ def subject(identity: Mapping[str, Any]) -> str | None:
     return identity["parents"].get("corpus" if identity["stage"] == "floors" else "input")
 
 
-def of(model: Artifact, store: Store) -> Measured:
-    """Return what is known of a model under the runs root, each measurement checked against its manifest.
+def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
+    """Return what is known of a model among the entries of a runs root, each measurement checked against its manifest.
 
     A measurement of the same model under another id counts as well: `select` copies what it chose. One that is damaged is
     named and left out.
     """
-    entries, files = store.entries(), _weights(model)
+    files = _weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
     same = {model.id} | {each.id for each in artifacts if files and _weights(each) == files}
     damaged = [f"{each.path.name} is damaged" for each in entries if isinstance(each, Damaged) and _measures(each.path)]
