@@ -18,6 +18,7 @@ from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Damaged, Draft, Store
 from flyweight.core.files import read_json, write_text
 from flyweight.errors import FlyweightError
+from flyweight.hub.checkpoint import is_checkpoint
 from flyweight.hub.own import OWN
 from flyweight.model import cost
 from flyweight.report import card_numbers as numbers, gather, measured
@@ -69,8 +70,10 @@ class Subject:
 
     def config(self) -> schema.ModelConfig | None:
         """Return the model's config, or None for a model of another library's."""
-        raw = read_json(self.folder / "config.json")
-        return None if "model_type" in raw else load.model_config(raw, str(self.folder))
+        if is_checkpoint(self.folder):
+            return None
+        where = str(self.folder / "config.json")
+        return load.resolved(load.model_config(read_json(self.folder / "config.json"), where), where)
 
 
 def birth(subject: Subject) -> str:
@@ -194,7 +197,8 @@ def _made(subject: Subject) -> str:
     if subject.stage == "init":
         return "with random weights, not trained"
     if "train" not in identity["config"]:
-        return f"made by {code(subject.stage)} from {code(source) if source else f'{len(identity["parents"])} others'}"
+        others = f"{len(identity['parents'])} others"
+        return f"made by {code(subject.stage)} from {code(source) if source else others}"
     return f"trained from {code(source)}" if source else "trained from random weights"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from flyweight.config.units import format_size
 from flyweight.core.artifact import Artifact
 from flyweight.core.metric import Metric
+from flyweight.errors import FlyweightError
 from flyweight.report import gather
 from flyweight.report.markdown import block, code, table, text
 from flyweight.report.measured import Measured
@@ -26,14 +28,36 @@ def section(found: Measured, texts: Mapping[str, str]) -> list[str]:
     if not any(found.all()):
         return [*lines, "None: nothing was measured.", ""]
     for evaluation in found.evaluations:
-        lines += _likelihood(evaluation, texts[evaluation.id], found)
+        with _readable(evaluation):
+            lines += _likelihood(evaluation, texts[evaluation.id], found)
     for bench in found.benches:
-        lines += _speed(bench)
+        with _readable(bench):
+            lines += _speed(bench)
     for audit in found.audits:
-        lines += _audit(audit)
+        with _readable(audit):
+            lines += _audit(audit)
     for sample in found.samples:
-        for said in sample.metrics()["samples"]:
-            lines += [f"Its continuation of {code(said['prompt'])}, one draw, not chosen:", "", *block(said["text"]), ""]
+        with _readable(sample):
+            lines += _continuations(sample)
+    return lines
+
+
+@contextmanager
+def _readable(artifact: Artifact) -> Iterator[None]:
+    """Turn numbers that are not those of a measurement, whatever their checksum says, into a FlyweightError that names them."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FlyweightError(
+            f"{artifact.path / 'metrics.json'}: not the numbers of {artifact.stage} ({type(error).__name__}: {error});"
+            f" delete {artifact.path} and measure again"
+        ) from error
+
+
+def _continuations(artifact: Artifact) -> list[str]:
+    lines = []
+    for said in artifact.metrics()["samples"]:
+        lines += [f"Its continuation of {code(said['prompt'])}, one draw, not chosen:", "", *block(said["text"]), ""]
     return lines
 
 

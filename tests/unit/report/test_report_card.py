@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from flyweight.config import load
 from flyweight.core.artifact import Artifact, Identity, Store
 from flyweight.core.files import write_json, write_sealed
+from flyweight.errors import FlyweightError
 from flyweight.report import card, measured
 
 TRAIN = {
@@ -141,6 +142,14 @@ def test_a_damaged_measurement_is_named_and_left_out(store):
     bench = measure(store, artifact, "bench", speed(), batch=1)
     (bench.path / "manifest.json").write_text("{")
     assert f"`{bench.path.name} is damaged`" in card.full(artifact, store)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"metrics": 3}, {"metrics": {}}, {"metrics": {"forward_ms": [1]}}])
+def test_numbers_that_are_none_are_named(store, metrics):
+    artifact = model(store)
+    bench = measure(store, artifact, "bench", metrics, batch=1)
+    with pytest.raises(FlyweightError, match=bench.id):
+        card.full(artifact, store)
 
 
 def test_the_newest_measurement_counts_and_other_models_do_not(store):
