@@ -181,12 +181,18 @@ def replace_identity(store, old, value):
 
 
 def test_a_chosen_model_has_the_measurements_and_the_training_of_the_one_it_is(store):
-    chosen, other = model(store), model(store, seed=1, facts={**FACTS, "seconds": 5.0}, weights=b"4567")
+    chosen = model(store)
+    other = model(store, seed=1, facts={**FACTS, "seconds": 5.0}, train={**TRAIN, "batch": 8}, weights=b"4567")
     evaluation(store, chosen)
     parents = {"among.0": other.id, "among.1": chosen.id}
     best = model(store, "select", facts={**FACTS, "chosen": "alone"}, train=None, **parents)
     said = card.full(best, store)
-    assert "2.25 ... 2.75" in said and "30 |" in said and "the best validation likelihood: `alone`" in said
+    assert (
+        "2.25 ... 2.75" in said
+        and "30 |" in said
+        and "4 windows a step" in said
+        and "the best validation likelihood: `alone`" in said
+    )
 
 
 @pytest.mark.parametrize(
