@@ -140,9 +140,8 @@ def removed(done: Any) -> None:
         garbage(done)
         return
     locks = sum(item.kind == "lock" for item in done.items)
-    things = [
-        f"{count} {name}{'s' * (count != 1)}" for count, name in ((len(done.items) - locks, "folder"), (locks, "lock file"))
-    ]
+    counted = ((len(done.items) - locks, "folder"), (locks, "lock file"))
+    things = [f"{count} {name}{'s' * (count != 1)}" for count, name in counted if count]
     say(*done.kept, f"removed {' and '.join(things)}, {format_size(done.bytes)}")
 
 

@@ -1,5 +1,6 @@
 """Cards, ls and gc through the command line, on one small recipe that is run once."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -91,15 +92,34 @@ def test_ls_tells_who_needs_what(runs, answer, flyweight):
 
 def test_gc_asks_and_without_a_terminal_refuses(runs, flyweight, monkeypatch):
     before = sorted(runs.rglob("*"))
-    monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     status, _, err = flyweight("gc")
     assert status == 2 and "--yes" in err
     assert flyweight("gc", "--json")[0] == 2
     assert flyweight("gc", "--yes", "--dry-run")[0] == 2
-    assert flyweight("gc", "--older-than", "7")[0] == 2
+    status, _, err = flyweight("gc", "--dry-run", "--older-than", "7")
+    assert status == 2 and "--older-than" in err
     status, out, _ = flyweight("gc", "--dry-run")
     assert status == 0 and "no recipe refers to it" in out
-    assert [path for path in sorted(runs.rglob("*")) if ".gate" not in path.name] == before
+    assert sorted(runs.rglob("*")) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_gc_shows_and_does_what_is_answered(runs, flyweight, monkeypatch):
+    before = sorted(runs.rglob("*"))
+    for answered in ("n\n", "\n"):
+        monkeypatch.setattr(sys, "stdin", Terminal(answered))
+        status, out, _ = flyweight("gc")
+        assert status == 0 and "no recipe refers to it" in out and "nothing was removed" in out
+        assert sorted(runs.rglob("*")) == before
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    status, out, _ = flyweight("gc")
+    assert status == 0 and "removed 5 folders and 6 lock files" in out
+    assert len(sorted(runs.rglob("*"))) < len(before)
 
 
 def test_gc_removes_what_the_deleted_recipe_needed_and_nothing_else(runs, answer, flyweight):
