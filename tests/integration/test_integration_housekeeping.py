@@ -144,23 +144,18 @@ def test_gc_waits_its_turn(runs, flyweight):
     assert status == 1 and "flyweight run other" in err and "try again" in err
 
 
-def test_a_working_command_is_seen_by_another_process(runs, text_file):
+def test_a_working_command_is_seen_by_another_process(runs, text_file, flyweight, answer):
     recipe = small(text_file, runs.parent, "long", steps=None, time="60s")
-    command = [sys.executable, "-m", "flyweight"]
-    where = ["--runs", str(runs)]
-    run = subprocess.Popen([*command, "run", str(recipe), "--threads", "1", *where], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "flyweight", "run", str(recipe), "--threads", "1", "--runs", str(runs)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert run.stderr is not None
-        for line in run.stderr:
-            if "student: distill" in line or "teacher: pretrain" in line:
-                break
-        done = subprocess.run([*command, "gc", "--yes", *where], capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 1 and f"process {run.pid} (flyweight run" in done.stderr, done.stderr
+        assert any("teacher: pretrain" in line for line in run.stderr)
+        status, _, err = flyweight("gc", "--yes")
+        assert status == 1 and f"process {run.pid} (flyweight run" in err
     finally:
         run.kill()
         run.wait()
     assert len(list(runs.glob("pretrain-*.partial"))) == 1
-    done = subprocess.run([*command, "gc", "--yes", "--json", *where], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert {"half-made", "lock", "artifact"} == {item["kind"] for item in json.loads(done.stdout)["items"]}
+    assert {item["kind"] for item in answer("gc", "--yes")["items"]} == {"half-made", "lock", "artifact"}
     assert not list(runs.glob("*.partial"))
