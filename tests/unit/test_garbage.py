@@ -7,7 +7,7 @@ import pytest
 
 from flyweight import garbage, models, references
 from flyweight.core import usage
-from flyweight.core.artifact import PARTIAL, Identity, Store
+from flyweight.core.artifact import PARTIAL, Artifact, Identity, Store
 from flyweight.core.files import write_sealed
 from flyweight.errors import FlyweightError
 
@@ -167,6 +167,21 @@ def test_trash_and_half_written_files_of_reports_go(store):
         assert names(garbage.find(store)) == {".pretrain-0.trash"}
     assert names(garbage.collect(store)) == {".pretrain-0.trash", ".report.html.123.partial"}
     assert not garbage.find(store).items
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_looks_whole_and_the_next_one_finishes(store, chain, monkeypatch):
+    def killed(path):
+        next(file for file in sorted(path.rglob("*")) if file.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(garbage.shutil, "rmtree", killed)
+        garbage.collect(store)
+    for path in store.root.glob("*-????????"):
+        Artifact.open(path)
+    assert names(garbage.find(store), "trash") == {f".{chain[f'gone-{name}']}.trash" for name in CHAIN}
+    garbage.collect(store)
+    assert {path.name for path in store.root.iterdir()} == {chain[f"kept-{name}"] for name in CHAIN} | {".locks", "mine"}
 
 
 def test_a_root_that_is_not_there_has_nothing(store):
