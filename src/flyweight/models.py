@@ -110,7 +110,7 @@ def listed(store: Store) -> dict[str, Any]:
         {
             "name": recipe.name,
             "created": recipe.created,
-            "stages": len(recipe.stages),
+            "stages": len(recipe.stages or recipe.named),
             "bytes": garbage.size(recipe.path),
             "command": recipe.command,
             "damaged": recipe.damaged,

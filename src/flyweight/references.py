@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flyweight.core.artifact import NAMED, Artifact, Damaged, Store
+from flyweight.core.files import read_json
 from flyweight.errors import FlyweightError
 from flyweight.report.measured import subject
 from flyweight.report.summary import FILE, Summary
@@ -17,11 +19,13 @@ from flyweight.report.summary import FILE, Summary
 class Finished:
     """A recipe's folder: `stages` are the ids of its artifacts by stage; `damaged` says what is wrong with its summary.
 
-    `created` is None where the summary cannot be read: a run that was killed just before it was written has none.
+    `named` are all ids that its JSON files name anywhere: a study's cells, and what a damaged summary still tells. `created` is
+    None where nothing says it: a run that was killed just before it wrote its summary.
     """
 
     path: Path
     stages: Mapping[str, str]
+    named: frozenset[str] = frozenset()
     created: str | None = None
     command: str = ""
     damaged: str | None = None
@@ -54,7 +58,7 @@ def read(store: Store) -> References:
     users: dict[str, list[str]] = {}
     for recipe in recipes:
         stages = {identifier: f"{recipe.name}:{stage}" for stage, identifier in recipe.stages.items()}
-        for identifier in reached(stages, known):
+        for identifier in reached(stages.keys() | recipe.named, known):
             users.setdefault(identifier, []).append(stages.get(identifier, recipe.name))
     return References(entries, recipes, users)
 
@@ -73,22 +77,40 @@ def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
 
 
 def _recipes(root: Path) -> Iterable[Finished]:
-    """Yield every folder that holds a summary, or the links of a recipe that was killed before it was written."""
+    """Yield every folder with a summary, or whose links or files name artifacts: a study, a recipe killed before its end."""
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         if folder.name.startswith(".") or NAMED.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
             continue
-        links = _links(folder)
+        links, named = _links(folder), _named(folder)
         if not (folder / FILE).is_file():
-            if links:
-                yield Finished(folder, links)
+            if links or named:
+                yield Finished(folder, links, named, _created(folder))
             continue
         try:
             summary = Summary.read(folder)
         except FlyweightError as error:
-            yield Finished(folder, links, damaged=str(error))
+            yield Finished(folder, links, named, damaged=str(error))
             continue
         stages = {made.name: made.id for made in summary.stages}
-        yield Finished(folder, {**links, **stages}, summary.created.strftime("%Y-%m-%dT%H:%M:%SZ"), summary.command)
+        yield Finished(folder, {**links, **stages}, named, summary.created.strftime("%Y-%m-%dT%H:%M:%SZ"), summary.command)
+
+
+def _named(folder: Path) -> frozenset[str]:
+    """Return everything in a folder's JSON files that looks like an artifact's id: what is named there is not removed."""
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.json") if path.is_file())
+    return frozenset(name for text in texts for name in re.findall(rf'"({NAMED.pattern})"', text))
+
+
+def _created(folder: Path) -> str | None:
+    """Return when a folder's results were written, as they tell it themselves."""
+    for path in folder.glob("*.json"):
+        try:
+            content = read_json(path)
+        except FlyweightError:
+            continue  # its own verb says what is wrong with it
+        if isinstance(content, dict) and isinstance(content.get("created"), str):
+            return content["created"]
+    return None
 
 
 def _links(folder: Path) -> dict[str, str]:

@@ -159,6 +159,18 @@ def test_a_damaged_summary_still_refers_by_its_links(store, chain):
     assert names(garbage.find(store), "artifact") == {chain[f"gone-{name}"] for name in CHAIN}
 
 
+def test_what_a_study_names_in_its_results_is_needed(store, chain):
+    (store.root / "grid").mkdir()
+    told = {"created": "2026-01-02T03:04:05Z", "cells": [{"runs": [{"id": chain["gone-model"]}]}]}
+    (store.root / "grid" / "study.json").write_text(json.dumps(told))
+    left = {chain[f"gone-{name}"] for name in CHAIN} - {chain["gone-model"], chain["gone-text"]}
+    assert names(garbage.find(store), "artifact") == left
+    users = references.read(store).users
+    assert users[chain["gone-model"]] == users[chain["gone-text"]] == ["grid"]
+    (study, _) = models.listed(store)["recipes"][::-1]
+    assert (study["name"], study["created"], study["stages"]) == ("grid", "2026-01-02T03:04:05Z", 1)
+
+
 def test_trash_and_half_written_files_of_reports_go(store):
     recipe(store, "mine", model=made(store))
     (store.root / ".pretrain-0.trash" / "deep").mkdir(parents=True)
