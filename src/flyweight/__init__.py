@@ -21,7 +21,9 @@ __all__ = [
     "RequestError",
     "audit",
     "bench",
+    "chat",
     "compare",
+    "doctor",
     "evaluate",
     "export",
     "floors",
@@ -36,7 +38,7 @@ __all__ = [
 from flyweight.hub.register import register, register_when_imported
 
 if TYPE_CHECKING:
-    from flyweight.api import audit, bench, compare, evaluate, export, floors, generate, import_, load, plan, run
+    from flyweight.api import audit, bench, chat, compare, doctor, evaluate, export, floors, generate, import_, load, plan, run
     from flyweight.errors import FlyweightError, RequestError
 
 register_when_imported()
