@@ -60,6 +60,7 @@ class _Window:
     tokens: list[int]
     dropped_tokens: int = 0
     dropped_turns: int = 0
+    text: str = ""
 
 
 @dataclass(eq=False)
@@ -89,6 +90,7 @@ class Chat:
         self.running = RunningText(models.load(self.folder, self.device))
         self._messages: list[Message] = []
         self._ids: list[int] = []
+        self._seen: tuple[str, list[int]] = ("", [])
         self._open = False  # whether the running text ends inside a line
         self._break = _line_break(self.tokenizer)
         if self.template is not None:  # a template that refuses the system text says so before anything is asked
@@ -102,7 +104,7 @@ class Chat:
     def reset(self) -> None:
         """Forget everything said; `turns` keeps its record."""
         self.running.forget()
-        self._messages, self._ids, self._open = [], [], False
+        self._messages, self._ids, self._open, self._seen = [], [], False, ("", [])
 
     def say(self, line: str, on_text: Callable[[str], None] | None = None) -> Turn:
         """Return the model's answer to a line; `on_text` hears each new piece as it comes.
@@ -128,9 +130,11 @@ class Chat:
             new, ended, read = heard, "interrupted", len(window.tokens)
         text = spoken.finished(new)
         if self.template:
-            self._messages += [{"role": "user", "content": line}, {"role": "assistant", "content": text}]
+            said: list[Message] = [{"role": "user", "content": line}, {"role": "assistant", "content": text}]
+            self._messages = [*self._messages, *said]
+            self._seen = (window.text + text, window.tokens + self._kept(new, text, ended))
         else:
-            self._ids = window.tokens + (new if ended != "stop" else self.tokenizer.encode(text))
+            self._ids = window.tokens + self._kept(new, text, ended)
             if line or text:
                 self._open = not (line + text).endswith("\n")
         dropped = {"dropped_tokens": window.dropped_tokens, "dropped_turns": window.dropped_turns}
@@ -146,6 +150,10 @@ class Chat:
             "turns": [asdict(turn) for turn in self.turns],
         }
 
+    def _kept(self, new: list[int], text: str, ended: str) -> list[int]:
+        """Return the tokens that stay of an answer: its own, or those of its text where a stop string cut it."""
+        return new if ended != "stop" else self.tokenizer.encode(text)
+
     def _room(self) -> int:
         """Return the tokens that are kept free for an answer: what it may take, but at most half of the context."""
         return min(self.options.max_new_tokens, self.running.context // 2)
@@ -160,33 +168,38 @@ class Chat:
         limit = self.running.context
         over = len(tokens) + self._room() > limit
         kept = tokens[-max(1, limit // 2) :] if over and len(tokens) > limit // 2 else tokens
-        return _Window(kept, dropped_tokens=len(tokens) - len(kept))
+        return _Window(kept, len(tokens) - len(kept))
 
     def _turns(self, line: str) -> _Window:
         """Return the rendered conversation with a line more, without the oldest turns where they leave no room."""
         new: Message = {"role": "user", "content": line}
-        dropped = 0
+        messages, dropped = self._messages, 0
         while True:
-            tokens = self._rendered([*self._opening(), *self._messages, new])
+            text, tokens = self._rendered([*self._opening(), *messages, new])
             if len(tokens) + self._room() <= self.running.context:
-                return _Window(tokens, dropped_turns=dropped)
-            if not self._messages:
                 break
-            self._messages = self._messages[2:]
-            dropped += 1
-        if len(tokens) < self.running.context:
-            return _Window(tokens, dropped_turns=dropped)
-        raise RequestError(f"this line takes {len(tokens)} tokens, and the model sees {self.running.context}; say it shorter")
+            if not messages and len(tokens) >= self.running.context:
+                limit = self.running.context
+                raise RequestError(f"this line takes {len(tokens)} tokens, and the model sees {limit}; say it shorter")
+            if not messages:
+                break
+            messages, dropped = messages[2:], dropped + 1
+        self._messages = messages
+        return _Window(tokens, dropped_turns=dropped, text=text)
 
     def _opening(self) -> list[Message]:
         return [] if self.system is None else [{"role": "system", "content": self.system}]
 
-    def _rendered(self, messages: Sequence[Message]) -> list[int]:
+    def _rendered(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """Return a conversation's text and tokens: where the text merely grew, what the model said stays in its own tokens."""
         assert self.template
-        tokens = self.template.encode(messages, self.tokenizer)
+        text = self.template.marked(messages, self.tokenizer)
+        before, said = self._seen
+        rest = text.removeprefix(before)
+        tokens = [*said, *template.tokens(rest, self.tokenizer)] if rest != text else template.tokens(text, self.tokenizer)
         if not tokens:
             raise RequestError(f"{self.template.where}: its chat template renders this conversation as nothing")
-        return tokens
+        return text, tokens
 
 
 def _line_break(tokenizer: Tokenizer) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,9 @@ from flyweight.errors import FlyweightError, RequestError
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 ENDS = ("config.json", "generation_config.json")
+
+MARK = "\ufdd0"
+"""Stands around what a message wrote out: a code point that no text is meant to hold."""
 
 Message = Mapping[str, str]
 """`role` (system, user or assistant) and `content`."""
@@ -88,27 +92,27 @@ class ChatTemplate:
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             raise FlyweightError(f"{self.where}: its chat template fails: {type(error).__name__}: {error}") from error
 
-    def encode(self, messages: Sequence[Message], tokenizer: Tokenizer, reply: bool = True) -> list[int]:
-        """Return the tokens of the rendered conversation.
+    def marked(self, messages: Sequence[Message], tokenizer: Tokenizer) -> str:
+        """Return the rendered conversation in which special tokens that a message merely writes out are marked for `tokens`."""
+        hidden = re.compile("|".join(map(re.escape, _written(tokenizer))))
+        place = {text: f"{MARK}{index}{MARK}" for index, text in enumerate(_written(tokenizer))}
+        return self.render([{**m, "content": hidden.sub(lambda found: place[found[0]], m["content"])} for m in messages])
 
-        Special tokens count where the template writes them, never where a message merely contains their characters.
-        """
-        mark = "\ufdd0"  # a code point that no text may hold; where one does all the same, more of them
-        while any(mark in message["content"] for message in messages):
-            mark += "\ufdd0"
-        specials = sorted(tokenizer.specials, key=len, reverse=True)
-        hidden = []
-        for message in messages:
-            content = message["content"]
-            for index, special in enumerate(specials):
-                content = content.replace(special, f"{mark}{index}{mark}")
-            hidden.append({**message, "content": content})
-        text = self.render(hidden, reply)
-        ids: list[int] = []
-        for place, part in enumerate(text.split(mark)):
-            # Every second part stood between two marks: the number of a special token that a message wrote out.
-            ids += tokenizer.encode(specials[int(part)]) if place % 2 else tokenizer.encode_marked(part)
-        return ids
+
+def tokens(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of a conversation, or of a part of it, that `ChatTemplate.marked` returned.
+
+    Special tokens count where the template writes them, never where a message merely contains their characters.
+    """
+    ids: list[int] = []
+    for place, part in enumerate(text.split(MARK)):
+        # Every second part stands between two marks: the number of what a message wrote out.
+        ids += tokenizer.encode(_written(tokenizer)[int(part)]) if place % 2 else tokenizer.encode_marked(part)
+    return ids
+
+
+def _written(tokenizer: Tokenizer) -> list[str]:
+    return [MARK, *sorted(tokenizer.specials, key=lambda text: (-len(text), text))]
 
 
 def of(folder: Path) -> ChatTemplate | None:
