@@ -33,7 +33,7 @@ def talk(chat: Chat, name: str, as_json: bool) -> None:
     rest = _TURNS if chat.template else _PLAIN
     if typed:
         limit = "no limit" if chat.context is None else f"{chat.context} tokens"
-        remarks.print(f"{name}, context {limit}. {rest} /help tells more, Ctrl-D leaves.", style="dim", markup=False)
+        _remark(remarks, f"{name}, context {limit}. {rest} /help tells more, Ctrl-D leaves.", "dim")
     for line in _lines(typed, as_json):
         if line.startswith("/") and not line.startswith("//"):
             if not _command(line.strip(), chat, remarks, rest):
@@ -46,10 +46,10 @@ def talk(chat: Chat, name: str, as_json: bool) -> None:
         except FlyweightError as error:
             if not typed:
                 raise
-            remarks.print(str(error), style="yellow", markup=False)
+            _remark(remarks, str(error), "yellow")
             continue
         for remark in _remarks(turn, chat):
-            remarks.print(f"({remark})", style="dim", markup=False)
+            _remark(remarks, f"({remark})", "dim")
 
 
 def _answered(chat: Chat, line: str, out: TextIO | None) -> Turn:
@@ -70,11 +70,11 @@ def _command(line: str, chat: Chat, remarks: Console, rest: str) -> bool:
         return False
     if line == "/reset":
         chat.reset()
-        remarks.print("(all is forgotten)", style="dim")
+        _remark(remarks, "(all is forgotten)", "dim")
     elif line == "/help":
-        remarks.print(HELP.format(rest=rest), style="dim", markup=False)
+        _remark(remarks, HELP.format(rest=rest), "dim")
     elif sys.stdin.isatty():
-        remarks.print(f"there is no {line}; /help tells what there is", style="yellow", markup=False)
+        _remark(remarks, f"there is no {line}; /help tells what there is", "yellow")
     else:
         raise RequestError(f"there is no command {line[:80]}: known are /reset, /quit and /help; // begins a line with a slash")
     return True
@@ -94,6 +94,10 @@ def _remarks(turn: Turn, chat: Chat) -> Iterator[str]:
         yield f"the answer was cut at --max-new-tokens {turn.new_tokens}"
     elif turn.ended == "end" and not turn.text:
         yield "the model ends its text here; say something new, or /reset"
+
+
+def _remark(remarks: Console, text: str, style: str) -> None:
+    remarks.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _count(number: int, what: str) -> str:

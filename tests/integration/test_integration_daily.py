@@ -23,10 +23,11 @@ SHORT = ("--max-new-tokens", 12, "--temperature", 0, "--threads", 1)
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    made = {name: tmp_path_factory.mktemp(name) for name in ("ours", "mistral", "base")}
+    made = {name: tmp_path_factory.mktemp(name) for name in ("ours", "mistral", "base", "long")}
     chat_fixture.save(made["ours"])
     chat_fixture.save(made["mistral"], "Mistral")
     chat_fixture.save(made["base"], template=None)
+    chat_fixture.save(made["long"], context=16_000)
     return made
 
 
@@ -102,7 +103,7 @@ class Terminal:
 
 
 def test_a_conversation_in_a_terminal(places, tmp_path):
-    words = ("chat", places["ours"], "--max-new-tokens", 400, "--temperature", 0, "--threads", 1, "--system", "Be brief.")
+    words = ("chat", places["long"], "--max-new-tokens", 8000, "--temperature", 1, "--threads", 1, "--system", "Be brief.")
     terminal = Terminal(*words, runs=tmp_path)
     terminal.until("each line is a turn.")
     terminal.until("> ")
@@ -113,7 +114,9 @@ def test_a_conversation_in_a_terminal(places, tmp_path):
     terminal.until("> ")
     terminal.type("Hello\n")
     terminal.until("Hello")
-    time.sleep(0.4)
+    while len(terminal.seen) < 40:
+        terminal.until("", 10)
+        terminal.seen += os.read(terminal.master, 4096).decode(errors="replace")
     terminal.process.send_signal(signal.SIGINT)
     terminal.until("(stopped)")
     terminal.until("> ")
@@ -154,7 +157,7 @@ def test_compare_says_who_is_better_and_by_how_much(finished, answer, flyweight)
 
 def test_two_tokenizers_compare_by_bytes_alone(finished, places, answer, flyweight, tmp_path):
     (tmp_path / "texts").mkdir()
-    for number in range(220):
+    for number in range(600):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"Ann sees the number {number}, and Bob takes {number * 7}.\n" * 3)
     found = answer("compare", "toy:teacher", places["mistral"], "--data", tmp_path / "texts", *finished)
     assert not found["same_tokenizer"] and "only bits per byte" in found["notes"][0]

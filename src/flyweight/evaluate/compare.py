@@ -58,7 +58,7 @@ class Paired:
 
     def json(self) -> dict[str, Any]:
         """Return both differences as plain data."""
-        rest = {"verdict": self.verdict, "n_units": self.n_units, "kind": self.kind, "why": self.why, "p": self.p}
+        rest = {"verdict": self.verdict, "n_units": self.n_units, "kind": self.kind, "why": self.why}
         return {"nll": self.nll.json() if self.nll else None, "bits_per_byte": self.bits_per_byte.json(), **rest}
 
 
@@ -127,7 +127,7 @@ class Row:
     def json(self) -> dict[str, Any]:
         """Return the row as plain data."""
         against = self.paired.json() if self.paired else None
-        rest = {"p_corrected": self.p, "verdict": self.verdict}
+        rest = {"p": self.paired.p if self.paired else None, "p_corrected": self.p, "verdict": self.verdict}
         return {"name": self.name, "nll": self.nll, "bits_per_byte": self.bits_per_byte, "paired": against, **rest}
 
 
@@ -152,7 +152,8 @@ class Comparison:
     def json(self) -> dict[str, Any]:
         """Return the table and all pairs as plain data."""
         pairs = [
-            {"first": a, "second": b, **pair.json(), "p_corrected": self.corrected[a, b]} for (a, b), pair in self.pairs.items()
+            {"first": a, "second": b, **pair.json(), "p": pair.p, "p_corrected": self.corrected[a, b]}
+            for (a, b), pair in self.pairs.items()
         ]
         correction = {"method": "holm" if self.family > 1 else None, "comparisons": self.family, "level": LEVEL}
         rows = [row.json() for row in self.rows]

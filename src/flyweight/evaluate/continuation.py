@@ -16,8 +16,8 @@ def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> 
     """Return the continuation of every prompt, up to the end of its document; `options` are those of `generate`."""
     tokenizer = tokenizer_of(folder)
     model = models.load(folder, device)
-    encoded = [encoded(tokenizer, prompt) for prompt in prompts]
-    return [tokenizer.decode(new) for new in generate(model, encoded, stop_tokens=_ends(tokenizer), **options)]
+    starts = [encoded(tokenizer, prompt) for prompt in prompts]
+    return [tokenizer.decode(new) for new in generate(model, starts, stop_tokens=_ends(tokenizer), **options)]
 
 
 def text(

@@ -162,13 +162,13 @@ def _packed(name: str, layer_type: type[Packed], dtype: torch.dtype, device: str
 
 def _trial(name: str, kernel: str, layer_type: type[Packed], dtype: torch.dtype, device: str) -> Line:
     """Return whether a packed layer's faster kernel runs on this device at all, and how it stands to the plain reference."""
-    fast = next(iter(layer_type.fast.values())).kernel
-    assert fast.multiply
+    multiply = next(iter(layer_type.fast.values())).kernel.multiply
+    assert multiply
     layer, x, expected = _layer(layer_type, dtype, device)
     try:
         with torch.no_grad():
-            error = _error(fast.multiply(x, layer), expected)
-            took, plain = _seconds(lambda: fast.multiply(x, layer), device), _seconds(lambda: layer.reference(x), device)
+            error = _error(multiply(x, layer), expected)
+            took, plain = _seconds(lambda: multiply(x, layer), device), _seconds(lambda: layer.reference(x), device)
     except (RuntimeError, NotImplementedError, AttributeError) as refused:
         found = f"{kernel} does not run on {device}: {_first_line(refused)}"
         return Line("kernels", name, "missing", found, "nothing: layers use the plain reference")
@@ -256,9 +256,10 @@ def _bitsandbytes(device: str) -> Line:
 def _torchao(device: str) -> Line:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    dense = torch.nn.Sequential(torch.nn.Linear(512, 256, bias=False)).to(device)
+    layer = torch.nn.Linear(512, 256, bias=False).to(device)
+    dense = torch.nn.Sequential(layer)
     with torch.no_grad():
-        dense[0].weight.copy_(_wave(256, 512))
+        layer.weight.copy_(_wave(256, 512))
         x = _wave(1, 512).to(device)
         expected, plain = dense(x), _seconds(lambda: dense(x), device)
         quantize_(dense, Int8WeightOnlyConfig())
