@@ -3,14 +3,15 @@
     python benchmarks/pictures.py docs/doctor.png -- doctor
     python benchmarks/pictures.py docs/chat.png --type "Once upon" --type "" -- chat quickstart:same-compute --seed 1
 
-The command runs in a terminal of its own (a pty), its output becomes an SVG (rich), and Chromium takes the picture. With `--type`
-the lines are typed into it, one at each prompt.
+The command runs in a terminal of its own (a pty), its output becomes an SVG (rich), and Chromium takes the picture.
+With `--type` the lines are typed into it, one at each prompt.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import io
 import os
 import pty
 import re
@@ -89,7 +90,7 @@ def main() -> None:
     if browser is None:
         sys.exit("no Chromium: apt-get install --no-install-recommends chromium")
     output = shown(recorded(given.words, given.typed, given.width))
-    console = Console(record=True, width=given.width, file=open(os.devnull, "w"), force_terminal=True, color_system="truecolor")
+    console = Console(record=True, width=given.width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "bold green"), shlex.join(["flyweight", *given.words])))
     console.print(Text.from_ansi(output))
     picture = console.export_svg(title="", theme=MONOKAI)
