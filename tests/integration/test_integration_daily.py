@@ -60,6 +60,18 @@ def test_a_base_model_and_the_api_say_the_same(places, pipe, tmp_path):
     assert [turn["text"] for turn in json.loads(out)["turns"]] == [chat.say(line).text for line in ("Ann ", "", "/x")]
 
 
+def test_quantize_and_export_keep_the_template(places, answer, pipe, tmp_path):
+    answer("quantize", places["ours"], "--name", "small", "--threads", 1)
+    status, out, err = pipe("Hello\n", "chat", "small:quantize", *SHORT, "--json")
+    assert status == 0 and json.loads(out)["template"], err
+    answer("export", places["ours"], "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [256, 258]
+    told = [
+        json.loads(pipe("Hello\n", "chat", place, *SHORT, "--json")[1])["turns"] for place in (places["ours"], tmp_path / "out")
+    ]
+    assert told[0] == told[1]
+
+
 def test_bad_requests_of_a_chat(places, pipe):
     bad = {
         (b"\xff\n", "chat", places["base"]): "line 1: not UTF-8",
@@ -85,18 +97,19 @@ class Terminal:
         os.close(slave)
         self.seen = ""
 
-    def until(self, words, seconds=60):
-        end = time.monotonic() + seconds
-        while words not in self.seen:
+    def until(self, words):
+        self._read(lambda: words in self.seen)
+        self.seen = self.seen.partition(words)[2]
+
+    def more(self, characters):
+        self._read(lambda: len(self.seen) >= characters)
+
+    def _read(self, enough):
+        end = time.monotonic() + 60
+        while not enough():
             assert time.monotonic() < end, self.seen
             if select.select([self.master], [], [], 0.2)[0]:
-                try:
-                    self.seen += os.read(self.master, 4096).decode(errors="replace")
-                except OSError:
-                    break
-        assert words in self.seen, self.seen
-        before, _, self.seen = self.seen.partition(words)
-        return before
+                self.seen += os.read(self.master, 4096).decode(errors="replace")
 
     def type(self, text):
         os.write(self.master, text.encode())
@@ -114,9 +127,7 @@ def test_a_conversation_in_a_terminal(places, tmp_path):
     terminal.until("> ")
     terminal.type("Hello\n")
     terminal.until("Hello")
-    while len(terminal.seen) < 40:
-        terminal.until("", 10)
-        terminal.seen += os.read(terminal.master, 4096).decode(errors="replace")
+    terminal.more(40)
     terminal.process.send_signal(signal.SIGINT)
     terminal.until("(stopped)")
     terminal.until("> ")
