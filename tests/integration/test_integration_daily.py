@@ -181,7 +181,8 @@ def test_the_doctor(answer, flyweight, tmp_path, monkeypatch):
     assert found["ok"] and found["cores"] > 0
     lines = {line["name"]: line for line in found["lines"]}
     assert lines["cpu fp32"]["values"]["gflops"] > 0
-    assert lines["int8 fp32"]["verdict"] == lines["python-stdlib"]["verdict"] == lines["runs root"]["verdict"] == "ok"
+    assert lines["int8 fp32"]["values"]["error"] < 1e-5
+    assert lines["attention math"]["verdict"] == lines["python-stdlib"]["verdict"] == lines["runs root"]["verdict"] == "ok"
     assert {line["verdict"] for line in found["lines"]} <= {"ok", "missing", "slow", "broken"}
     assert not (tmp_path / "runs").exists()  # a measurement leaves nothing behind
     (tmp_path / "file").write_text("")

@@ -32,6 +32,8 @@ WORTH = 1.1
 """How many times as fast as float32 a shorter float has to be to be worth its digits."""
 TRIAL_SECONDS = 0.08
 SLOW_GFLOPS = 5.0
+SLOWER = 1.5
+"""How many times a dense layer's time is called slow."""
 
 Multiply = Callable[[Tensor], Tensor]
 
@@ -89,7 +91,7 @@ def products(runtime: Runtime) -> Iterator[Line]:
 
 def _product(name: str, kind: str, speed: float, fp32: float, error: float, chosen: str) -> Line:
     values = {"gflops": speed, "error": error, "chosen": kind == chosen}
-    found = f"{speed:,.0f} GFLOP/s" + ("" if kind == "fp32" else f", {speed / fp32:.2g} times float32's")
+    found = f"{speed:,.0f} GFLOP/s" + ("" if kind == "fp32" else f", {_times(speed / fp32)} times float32's")
     if kind == chosen:
         found += "; train.precision: auto takes it"
     group = "products"
@@ -151,13 +153,15 @@ def _packed(name: str, layer_type: type[Packed], dtype: torch.dtype, device: str
     with torch.no_grad():
         error = _error(layer(x), expected)
         took, plain = _seconds(lambda: layer(x), device), _seconds(lambda: F.linear(x, dense), device)
-    found = f"{kernel.name}, {took / plain:.2g} times a dense layer's time for one row; {kernel.reason}"
+    found = f"{kernel.name}, {_times(took / plain)} times a dense layer's time for one row; {kernel.reason}"
     values = {"kernel": kernel.name, "error": error, "seconds": took, "dense_seconds": plain}
     if error > 8 * torch.finfo(dtype).eps:
         return Line(
             "kernels", name, "broken", f"{found}; wrong by {error:.1g}", "another torch build may be right", True, values
         )
-    return Line("kernels", name, "ok", found, values=values)
+    slow = took > SLOWER * plain
+    remedy = "such layers save bytes here, not time" if slow else ""
+    return Line("kernels", name, "slow" if slow else "ok", found, remedy, values=values)
 
 
 def _trial(name: str, kernel: str, layer_type: type[Packed], dtype: torch.dtype, device: str) -> Line:
@@ -173,7 +177,7 @@ def _trial(name: str, kernel: str, layer_type: type[Packed], dtype: torch.dtype,
         found = f"{kernel} does not run on {device}: {_first_line(refused)}"
         return Line("kernels", name, "missing", found, "nothing: layers use the plain reference")
     times = took / plain
-    found = f"{kernel} runs, {times:.2g} times the plain reference's time for one row"
+    found = f"{kernel} runs, {_times(times)} times the plain reference's time for one row"
     values = {"error": error, "seconds": took, "reference_seconds": plain}
     if error > 8 * torch.finfo(dtype).eps:
         return Line("kernels", name, "broken", f"{found}; wrong by {error:.1g}", "nothing: it is not used", values=values)
@@ -202,7 +206,7 @@ def _attention(device: str) -> Iterator[Line]:
             yield Line("kernels", f"attention {name}", "missing", f"does not run on {device}: {_first_line(refused)}")
             continue
         plain = plain or took
-        found = f"runs, {took * 1e3:.2g} ms" + ("" if name == "math" else f", {took / plain:.2g} times the plain one's")
+        found = f"runs, {took * 1e3:.2g} ms" + ("" if name == "math" else f", {_times(took / plain)} times the plain one's")
         values = {"seconds": took, "error": error}
         wrong = error > 8 * torch.finfo(dtype).eps
         verdict: Verdict = "broken" if wrong else "ok" if took < 1.2 * plain else "slow"
@@ -265,11 +269,11 @@ def _torchao(device: str) -> Line:
         quantize_(dense, Int8WeightOnlyConfig())
         error, took = _error(dense(x), expected.double().cpu()), _seconds(lambda: dense(x), device)
     times = took / plain
-    found = f"its int8 product runs, {times:.2g} times a dense layer's time for one row"
+    found = f"its int8 product runs, {_times(times)} times a dense layer's time for one row"
     values = {"error": error, "seconds": took, "dense_seconds": plain}
     if error > 0.02:  # int8 itself costs about 1 %
         return Line("kernels", "torchao", "broken", f"{found}; wrong by {error:.1g}", "nothing: it is not used", values=values)
-    return Line("kernels", "torchao", "ok" if times < 1.5 else "slow", found, values=values)
+    return Line("kernels", "torchao", "ok" if times < SLOWER else "slow", found, values=values)
 
 
 @contextmanager
@@ -310,6 +314,10 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def _wave(rows: int, columns: int, phase: float = 0.0) -> Tensor:
     """Return a matrix of ordinary numbers, the same everywhere."""
     return (torch.arange(rows * columns, dtype=torch.float32) * 0.7 + phase).sin().view(rows, columns)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -36,11 +36,12 @@ def test_products_are_timed_and_checked(monkeypatch):
 
 def test_a_wrong_kernel_is_found(monkeypatch):
     right = by_name(probes.kernels(RUNTIME))
-    assert right["int8 fp32"].verdict == right["nf4 bf16"].verdict == right["attention math"].verdict == "ok"
+    assert "broken" not in {line.verdict for line in right.values()}
+    assert right["attention math"].verdict == "ok"
     monkeypatch.setattr(Int8Linear, "reference", lambda self, x: torch.nn.functional.linear(x, self.dense().to(x.dtype)) * 1.1)
     wrong = by_name(probes.kernels(RUNTIME))
     assert wrong["int8 fp32"].verdict == "broken" and wrong["int8 fp32"].needed
-    assert wrong["nf4 fp32"].verdict == "ok"
+    assert wrong["nf4 fp32"].verdict != "broken"
 
 
 def test_a_kernel_that_is_not_there_is_missing(monkeypatch):
