@@ -39,8 +39,8 @@ class ForeignCache:
         self.past.batch_select_indices(rows)
 
     def truncate(self, length: int, last: Tensor) -> bool:
-        """Forget all tokens but the first `length`; return whether that could be done: sliding windows and states cannot."""
-        if not self.past.is_croppable or any(self.past.is_sliding):
+        """Forget all tokens but the first `length`; return whether that could be done: a recurrent state has no way back."""
+        if not getattr(self.past, "is_croppable", False):  # older transformers do not tell: all is read anew there
             return False
         self.past.crop(length - self.length)
         self.length = length
