@@ -1,5 +1,6 @@
 import chat_fixture
 import pytest
+import torch
 
 import flyweight as fw
 from flyweight.api import Session
@@ -128,3 +129,17 @@ def test_what_makes_no_sense_is_refused(places, session):
         fw.chat(places["base"], max_new_tokens=0, session=session)
     with pytest.raises(RequestError, match="empty stop"):
         fw.chat(places["base"], stop=[""], session=session).say("a")
+
+
+def test_a_foreign_cache_that_was_cut_back_is_like_one_that_never_had_more(places):
+    model = models.load(places["mistral"])  # its attention sees 24 tokens, and both cuts are beyond that
+    draws = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(256, (1, 50), generator=draws) for _ in range(2))
+    cache = model.new_cache(1, 64)
+    with torch.no_grad():
+        model(first, cache)
+        assert cache.truncate(30, first[:, 29:30])
+        found = model(second[:, :10], cache)
+        expected = model(torch.cat((first[:, :30], second[:, :10]), 1))[:, 30:]
+    assert cache.length == 40
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
