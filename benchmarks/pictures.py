@@ -113,7 +113,7 @@ def _save(shot: Path, out: Path) -> None:
     from PIL import Image
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(shot).convert("RGB").quantize(64).save(out, optimize=True)
+    Image.open(shot).convert("RGB").quantize(128).save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def comparison(found: Any) -> None:
     """Print a comparison, best first, and what it means."""
     reference, same = found.comparison.reference, found.same_tokenizer
     table = Table(box=None, header_style="dim", pad_edge=False)
-    heads = ("model", "bits/byte", *(("nats/token",) if same else ()), "against it", "95 % interval", "verdict")
+    heads = ("model", "bits/byte", *(("nats/token",) if same else ()), "difference", "95 % interval", "verdict")
     for head in (*heads, "parameters", "bytes", "FLOPs/token", "FLOPs to make"):
         table.add_column(head, justify="left" if head in ("model", "verdict") else "right")
     for row in found:
