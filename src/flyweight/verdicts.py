@@ -11,6 +11,7 @@ from rich.text import Text
 
 from flyweight.answers import say
 from flyweight.config.units import format_count, format_size
+from flyweight.plan.compared import digits
 
 COLOURS = {
     **{"ok": "green", "missing": "yellow", "slow": "yellow", "broken": "red"},
@@ -30,8 +31,12 @@ def comparison(found: Any) -> None:
         if row.paired is None:
             apart = ("", "", Text("the reference", "dim"))
         else:
-            bits = row.paired.bits_per_byte
-            apart = (f"{bits.value:+.4f}", f"{bits.low:+.4f} ... {bits.high:+.4f}", Text(row.verdict, COLOURS[row.verdict]))
+            bits, n = row.paired.bits_per_byte, digits(row.paired.bits_per_byte)
+            apart = (
+                f"{bits.value:+.{n}f}",
+                f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}",
+                Text(row.verdict, COLOURS[row.verdict]),
+            )
         table.add_row(
             escape(row.name),
             f"{row.bits_per_byte:.4f}",

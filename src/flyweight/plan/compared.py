@@ -11,7 +11,7 @@ from typing import Any
 
 from flyweight.config import schema
 from flyweight.errors import FlyweightError
-from flyweight.evaluate.compare import Comparison, Paired, Row, needed_text
+from flyweight.evaluate.compare import Comparison, Difference, Paired, Row, needed_text
 from flyweight.plan.plan import ModelPlan
 
 MUCH = 100.0
@@ -98,25 +98,32 @@ class Compared:
         if pair is None:
             raise FlyweightError(f"{row.name} is the reference itself")
         bits, reference, count = pair.bits_per_byte, self.comparison.reference, self.comparison.family
+        n = digits(bits)
         where = f"{pair.n_units:,} {pair.kind}{'s' * (pair.n_units != 1)}"
         if row.verdict in ("better", "worse"):
             low, high = sorted((abs(bits.low), abs(bits.high)))
             corrected = f", corrected p = {row.p:.2g}" if count > 1 else ""
             return (
-                f"{row.name} is {row.verdict} than {reference} by {abs(bits.value):.4f} bits/byte"
-                f" (95 % interval {low:.4f} to {high:.4f}, {where}{corrected})"
+                f"{row.name} is {row.verdict} than {reference} by {abs(bits.value):.{n}f} bits/byte"
+                f" (95 % interval {low:.{n}f} to {high:.{n}f}, {where}{corrected})"
             )
         if pair.verdict == "undecided":
-            why = f"the interval {bits.low:+.4f} to {bits.high:+.4f} bits/byte contains 0, {where}"
+            why = f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} bits/byte contains 0, {where}"
         else:
-            why = f"its own interval {bits.low:+.4f} to {bits.high:+.4f} leaves 0 out, but {count} comparisons were made"
+            why = f"its own interval {bits.low:+.{n}f} to {bits.high:+.{n}f} leaves 0 out, but {count} comparisons were made"
         return f"{row.name} against {reference}: undecided ({why}); {_would_decide(pair, count)}"
+
+
+def digits(bits: Difference) -> int:
+    """Return the decimals that show a difference and its interval: four, or more where two figures need them."""
+    largest = max(abs(bits.low), abs(bits.high))
+    return 4 if largest == 0 else min(9, max(4, 1 - math.floor(math.log10(largest))))
 
 
 def _would_decide(pair: Paired, comparisons: int) -> str:
     bits, times = pair.bits_per_byte, needed_text(pair, comparisons)
     if times > MUCH:
         most = max(abs(bits.low), abs(bits.high))
-        return f"if there is a difference it is hardly above {most:.4f}, and no text of a usual size would show it"
+        return f"if there is a difference it is hardly above {most:.{digits(bits)}f}, and no text of a usual size would show it"
     factor = f"{times:.2g}" if times < 10 else f"{times:.0f}"
-    return f"about {factor} times as much text would decide it, if the difference is really {bits.value:+.4f}"
+    return f"about {factor} times as much text would decide it, if the difference is really {bits.value:+.{digits(bits)}f}"
