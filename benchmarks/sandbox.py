@@ -115,6 +115,9 @@ def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if changes and isinstance(path, str | bytes) else []
     if event not in WRITES:
         return []
+    folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
+    if isinstance(folder, int) and folder >= 0:  # the name is one in an open folder, as rmtree gives it
+        return [os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(arguments[0]))]
     if event == "os.symlink":
         arguments = arguments[1:]  # what it points to is not touched
     return [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
