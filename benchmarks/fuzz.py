@@ -2,10 +2,11 @@
 
     python benchmarks/fuzz.py [--inputs 10000] [--seed 0]                                            results/fuzz.csv
 
-Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, overrides, model configs, command
-lines, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with and without a
-manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. An input that turns out valid does not count; another is drawn. Python's
-audit hooks see every file that is opened for writing, made, renamed or removed outside the runs root.
+Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, overrides, model configs, every
+verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with
+and without a manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. An input that turns out
+valid does not count; another is drawn. Python's audit hooks see every file that is opened for writing, made, renamed or removed
+outside the runs root.
 """
 
 from __future__ import annotations
@@ -285,8 +286,7 @@ class Fuzzer:
             kept = self.base / f"fault-{len(self.faults)}"
             kept.mkdir()
             (kept / "state.json").write_text(json.dumps([str(before)[:100], [str(word) for word in words], fault]))
-            for path in self.inputs.iterdir():
-                shutil.copy(path, kept)
+            shutil.copytree(self.inputs, kept / "inputs", symlinks=True)
         return True
 
     def _limited(self, words: tuple[Any, ...]) -> Answer:

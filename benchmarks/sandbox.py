@@ -118,8 +118,8 @@ def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
     folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
     if isinstance(folder, int) and folder >= 0:  # the name is one in an open folder, as rmtree gives it
         return [os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(arguments[0]))]
-    if event == "os.symlink":
-        arguments = arguments[1:]  # what it points to is not touched
+    if event in ("os.symlink", "os.link", "shutil.copyfile"):
+        arguments = arguments[1:]  # what it points to, or is copied from, is not touched
     return [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
 
 
