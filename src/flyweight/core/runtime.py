@@ -9,6 +9,8 @@ from flyweight.core.machine import usable_cores
 from flyweight.errors import RequestError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+MOST_THREADS = 1024
+"""More than any machine's cores; a system refuses far larger numbers in ways of its own."""
 
 
 def native_bf16() -> bool:
@@ -45,11 +47,19 @@ class Runtime:
         if torch.cuda.is_available():
             present.insert(0, "cuda")
         chosen = device or present[0]
-        if chosen.split(":")[0] not in present:
+        kind, _, index = chosen.partition(":")
+        counted = {"cuda": torch.cuda.device_count}.get(kind, lambda: 1)()
+        if (
+            kind not in present
+            or (index or chosen.endswith(":"))
+            and not (index.isascii() and index.isdigit() and int(index) < counted)
+        ):
             raise RequestError(f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` tells more")
         cores = usable_cores()
-        if threads is not None and threads < 1:
-            raise RequestError(f"--threads {threads}: at least 1 is needed")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise RequestError(
+                f"--threads {threads}: at least 1 is needed, and {MOST_THREADS} is the most; this machine has {cores}"
+            )
         return cls(chosen, threads or cores, seed)
 
     def apply(self) -> None:

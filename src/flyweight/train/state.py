@@ -37,7 +37,7 @@ class Progress:
     best_nll: float | None = None
     events: NonNegativeInt = 0
     events_sha256: str = ""
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, int | float] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -102,7 +102,8 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
         return None
     advice = f"this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
     try:
-        current = _Current.model_validate(read_sealed(pointer))
+        read_sealed(pointer)
+        current = _Current.model_validate_json(pointer.read_bytes())
     except FlyweightError as error:
         raise FlyweightError(f"{error}; {advice}") from error
     except ValidationError as error:
