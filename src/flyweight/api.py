@@ -7,6 +7,7 @@ failed).
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -409,10 +410,15 @@ def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) ->
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
     if len(folders) > 1:
         return page.write_many(folders, out)
-    if folders[0].resolve().parent != store.root.resolve() or not (folders[0] / summary.FILE).is_file():
+    if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:
         return page.write(folder)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Return whether a path lies right in a folder; `Path.resolve` would fail for a link that leads to itself."""
+    return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
 
 
 def shipped_models() -> list[str]:
@@ -436,6 +442,6 @@ def doctor(session: Session = DEFAULT) -> dict[str, Any]:
     return {
         **machine.describe(runtime.device, runtime.threads),
         "precision": runtime.precision("auto"),
-        "runs": str(session.store.root.resolve()),
+        "runs": os.path.realpath(session.store.root),
         "system": platform.system(),
     }

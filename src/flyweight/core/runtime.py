@@ -47,13 +47,9 @@ class Runtime:
         if torch.cuda.is_available():
             present.insert(0, "cuda")
         chosen = device or present[0]
-        kind, _, index = chosen.partition(":")
-        counted = {"cuda": torch.cuda.device_count}.get(kind, lambda: 1)()
-        if (
-            kind not in present
-            or (index or chosen.endswith(":"))
-            and not (index.isascii() and index.isdigit() and int(index) < counted)
-        ):
+        kind, colon, index = chosen.partition(":")
+        counted = torch.cuda.device_count() if kind == "cuda" else 1
+        if kind not in present or (colon and index not in map(str, range(counted))):
             raise RequestError(f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` tells more")
         cores = usable_cores()
         if threads is not None and not 1 <= threads <= MOST_THREADS:
