@@ -89,6 +89,8 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
 
 def plan(target: schema.Recipe | schema.ModelConfig | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
     """Return what a recipe, config or model needs; nothing is allocated."""
+    if session.device is not None or session.threads is not None:
+        session.runtime()  # what this machine does not have is refused for a single model as well
     if isinstance(target, schema.Recipe):
         return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ModelConfig):

@@ -46,7 +46,7 @@ class Runtime:
             present.insert(0, "mps")
         if torch.cuda.is_available():
             present.insert(0, "cuda")
-        chosen = device or present[0]
+        chosen = present[0] if device is None else device
         kind, colon, index = chosen.partition(":")
         counted = torch.cuda.device_count() if kind == "cuda" else 1
         if kind not in present or (colon and index not in map(str, range(counted))):

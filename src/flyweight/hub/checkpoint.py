@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
 """Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes
 see it."""
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+PICKLES, OTHERS = (".bin", ".pt", ".pth", ".ckpt", ".pkl"), (".h5", ".msgpack")
+BESIDES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
+"""Pickles that trainers leave beside the weights."""
 
 
 def trust(told: bool) -> None:
@@ -157,14 +160,24 @@ def _weights(path: Path) -> tuple[str, ...]:
         return tuple(sorted(set(places.values())))
     if (path / WEIGHTS).is_file():
         return (WEIGHTS,)
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-    if pickles:
+    if pickles := pickled(path):
         raise RequestError(
-            f"{path}: its weights are {', '.join(pickles)}, and loading such a file can run any code in it; flyweight reads"
-            ' safetensors only. If you trust it, convert it once: python -c "from transformers import AutoModelForCausalLM as'
-            f" M; M.from_pretrained('{path}').save_pretrained('{path}-safe')\""
+            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading such a file can run any code in"
+            f" it; flyweight reads safetensors only. Convert it once, which runs none of it: python -m flyweight.hub.unpickle"
+            f" {shlex.quote(str(path))}"
+        )
+    if others := sorted(file.name for file in path.iterdir() if file.suffix in OTHERS):
+        raise RequestError(
+            f"{path}: its weights are {', '.join(others)}, of a library other than torch; flyweight reads safetensors only, in"
+            " which most models can be had as well"
         )
     raise RequestError(f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again")
+
+
+def pickled(path: Path) -> list[Path]:
+    """Return the files of a folder that hold weights as torch pickles them."""
+    found = sorted(file for file in path.iterdir() if file.suffix in PICKLES and not file.name.startswith(BESIDES))
+    return [file for file in found if file.name.startswith("pytorch_model")] or found
 
 
 def _index(path: Path) -> dict[str, Any] | None:
