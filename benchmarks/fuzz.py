@@ -6,7 +6,7 @@ Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML b
 verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with
 and without a manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. An input that turns out
 valid does not count; another is drawn. Python's audit hooks see every file that is opened for writing, made, renamed or removed
-outside the runs root.
+outside the runs root and the system's folder for temporary files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,6 +79,9 @@ class Fuzzer:
         self.recipe = write_recipe(self.inputs)
         self.text = self.inputs / "story.txt"
         self.elsewhere.mkdir()
+        self.scratch = self.base / "scratch"
+        self.scratch.mkdir()
+        tempfile.tempdir = str(self.scratch)  # temporary files may be written as well
         answer = call("run", self.recipe, "--threads", 1, "--runs", self.runs)
         assert answer.status == 0, answer
         shutil.copytree(self.runs, self.base / "kept", symlinks=True)
@@ -101,7 +105,7 @@ class Fuzzer:
         if self.armed:
             for path in writing(event, arguments):
                 real = os.path.realpath(path)
-                if not real.startswith((str(self.runs), "/dev/null")):
+                if not real.startswith((str(self.runs), str(self.scratch), "/dev/null")):
                     self.strays.append(f"{event} {real}")
 
     # --- the kinds of input: each writes what it needs and returns the command's words ---
@@ -306,7 +310,10 @@ class Fuzzer:
     def _fault(self, answer: Answer) -> str | None:
         said = answer.err.strip()
         if answer.crash is not None:
-            return f"traceback: {answer.crash!r}"[:500]
+            frames = traceback.extract_tb(answer.crash.__traceback__)[-4:]
+            return (
+                f"traceback: {answer.crash!r}"[:500] + f" in {[f'{frame.filename[-40:]}:{frame.lineno}' for frame in frames]}"
+            )
         if self.strays:
             return f"wrote outside the runs root: {self.strays[:3]}"
         if list(self.elsewhere.iterdir()):

@@ -133,6 +133,8 @@ def _drawn(events: Sequence[Mapping[str, Any]]) -> summary.Curve:
         for key in event.keys() & {"step", "seconds", "flops", "lr"}:
             if not 0 <= event[key] <= MOST:
                 raise ValueError(f"{key}: {event[key]!r} is no such quantity")
+        if not isinstance(event["event"], str) or not isinstance(event.get("nll", 0.0), int | float):
+            raise TypeError(f"event {event['event']!r} with nll {event.get('nll')!r}")
     return summary.Curve(
         step=tuple(event["step"] for event in steps),
         train_nll=tuple(event["nll"] for event in steps),
