@@ -175,7 +175,8 @@ class Fuzzer:
         """Name a model that is none."""
         known = ["toy:student", "toy:int8", self.model.name, "gpt2", "qwen3-0.6b", str(self.model)]
         verb = self.draw.choice(("eval", "generate", "quantize", "audit", "plan", "compare", "bench", "report", "distill"))
-        word = reference(self.draw, known)
+        while (word := reference(self.draw, known)) in known:  # that would be a model
+            pass
         more = ("Ann ",) if verb == "generate" else (word + "x",) if verb == "compare" else ()
         return verb, "--", word, *more
 
