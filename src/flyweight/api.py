@@ -7,6 +7,7 @@ failed).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -93,6 +94,8 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
 
 def plan(target: schema.Recipe | schema.ModelConfig | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
     """Return what a recipe, config or model needs; nothing is allocated."""
+    if session.device is not None or session.threads is not None:
+        session.runtime()  # what this machine does not have is refused for a single model as well
     if isinstance(target, schema.Recipe):
         return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ModelConfig):
@@ -476,11 +479,16 @@ def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) ->
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
     if len(folders) > 1:
         return page.write_many(folders, out)
-    if folders[0].resolve().parent != store.root.resolve() or not (folders[0] / summary.FILE).is_file():
+    if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:
         card.write_beside(folder, store)
         return page.write(folder)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Return whether a path lies right in a folder; `Path.resolve` would fail for a link that leads to itself."""
+    return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
 
 
 def shipped_models() -> list[str]:

@@ -96,7 +96,7 @@ def plan(
     from flyweight.plan.plan import Plan
 
     given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
-    limits = [f"budget.{name}={value}" for name, value in given.items() if value]
+    limits = [f"budget.{name}={value}" for name, value in given.items() if value is not None]
     with shared.session(quiet=True) as session:
         subject: Any = api.planned(target, [*(overrides or ()), *limits], session)
         result = api.plan(subject, session)
