@@ -93,7 +93,7 @@ def examine(runtime: Runtime, runs: Path, data: Path | str | None, quick: bool =
     environment = {
         **machine.describe(runtime.device, runtime.threads),
         "precision": runtime.precision("auto"),
-        "runs": str(runs.resolve()),
+        "runs": os.path.realpath(runs),
     }
     return Health(tuple(lines), environment, round(time.monotonic() - began, 2))
 
