@@ -1,6 +1,6 @@
 """Everything that a user can write in a recipe, as frozen and validated models; an unknown key is an error.
 
-The fields of a model are in `flyweight.config.architecture` and stand here under the same names.
+The fields of a model are in `architecture`, `layers` and `visiting` beside this file and stand here under the same names.
 """
 
 from __future__ import annotations
@@ -11,43 +11,64 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, model_validator
 
 from flyweight.config.architecture import (
-    NF4 as NF4,
-    Attention as Attention,
     Bigram as Bigram,
-    Cycle as Cycle,
-    Dense as Dense,
     Dropout as Dropout,
     Embedding as Embedding,
     ExactBigram as ExactBigram,
-    Fraction as Fraction,
-    Gelu as Gelu,
     HashedBigram as HashedBigram,
     Head as Head,
     Init as Init,
+    ModelConfig as ModelConfig,
+    NoBigram as NoBigram,
+)
+from flyweight.config.layers import (
+    GATED as GATED,
+    NF4 as NF4,
+    Add as Add,
+    Alpha as Alpha,
+    Attention as Attention,
+    Dense as Dense,
+    DoubleRelu as DoubleRelu,
+    DoubleSilu as DoubleSilu,
+    GeGLU as GeGLU,
+    Gelu as Gelu,
     Int8 as Int8,
     LayerNorm as LayerNorm,
     Learned as Learned,
     LinearKind as LinearKind,
     Mlp as Mlp,
-    ModelConfig as ModelConfig,
-    NoBigram as NoBigram,
+    NoPosition as NoPosition,
     Norm as Norm,
-    NoSharing as NoSharing,
     Position as Position,
-    PositiveInt as PositiveInt,
-    Probability as Probability,
-    Rate as Rate,
+    Relu as Relu,
     Relu2 as Relu2,
-    Repeat as Repeat,
+    Residual as Residual,
     RMSNorm as RMSNorm,
     Rope as Rope,
     RopeScaling as RopeScaling,
-    Sharing as Sharing,
-    Strict as Strict,
+    Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
+)
+from flyweight.config.strict import (
+    Fraction as Fraction,
+    PositiveInt as PositiveInt,
+    Probability as Probability,
+    Rate as Rate,
+    Strict as Strict,
     choice,
 )
 from flyweight.config.units import Count, Seconds, Size
+from flyweight.config.visiting import (
+    All as All,
+    Cycle as Cycle,
+    Deep as Deep,
+    NoSharing as NoSharing,
+    NoThinking as NoThinking,
+    Repeat as Repeat,
+    Sharing as Sharing,
+    Span as Span,
+    Thinking as Thinking,
+)
 
 # --- data ---
 

@@ -25,6 +25,7 @@ from flyweight.hub import models
 from flyweight.hub.models import AnyModel
 from flyweight.model import cost, folder
 from flyweight.model.decoder import Decoder
+from flyweight.model.names import float_name
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
@@ -244,7 +245,7 @@ def stored_bytes(subject: Subject) -> Check:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     stored = path.stat().st_size - 8 - length
-    itemsize = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}[header["norm.weight"]["dtype"]]
+    itemsize = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}[header[float_name(subject.model.config)]["dtype"]]
     claimed = cost.weight_bytes(subject.model.config, itemsize)
     return at_most("stored_bytes", _relative(stored, claimed), STORED, f"{stored} bytes stored, {claimed} claimed")
 

@@ -137,6 +137,8 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
         reasons += error.reasons
     if not config.layers:
         reasons.append("it has no layers")
+    if not isinstance(config.sharing, schema.NoSharing) and config.sharing.index:
+        reasons.append("its shared layers have an index embedding for each of their uses")
     if learned and isinstance(mlp, schema.Gelu) and mlp.approximate == "none":
         reasons.append(
             "its GELU is the exact one; llama.cpp computes the tanh approximation (mlp: {kind: gelu, approximate: tanh})"
@@ -260,10 +262,12 @@ def _kept(tensors: list[_Tensor], type: str, folder: Path) -> list[str]:
 def _unrolled(config: schema.ModelConfig, tensors: list[_Tensor]) -> list[str]:
     if isinstance(config.sharing, schema.NoSharing):
         return []
+    looped = isinstance(config.sharing, schema.Span)
+    used = f"{'some of them' if looped else 'each'} used {config.sharing.times} times"
     once = sum({tensor.ours: tensor.bytes for tensor in tensors}.values())
     size, count = sum(tensor.bytes for tensor in tensors), cost.parameters(config)
     return [
-        f"GGUF has no shared layers: {config.layers}, each used {config.sharing.times} times ({config.sharing.kind}), are"
+        f"GGUF has no shared layers: {config.layers}, {used} ({config.sharing.kind}), are"
         f" written out as {len(visits(config))}; that makes {format_size(size)} of weights instead of {format_size(once)}, and"
         f" {format_count(count.total)} parameters instead of {format_count(count.unique)}"
     ]

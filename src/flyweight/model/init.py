@@ -12,9 +12,11 @@ from flyweight.model.attention import Attention
 from flyweight.model.linear import AnyLinear, Int8Linear, Linear, NF4Linear
 from flyweight.model.norm import LayerNorm, RMSNorm
 from flyweight.model.position import LearnedPositions
-from flyweight.model.schedule import visits
+from flyweight.model.residual import Alpha
+from flyweight.model.schedule import stack_size
+from flyweight.model.thinking import MemoryRate
 
-_OUTPUTS = ("attention.out", "mlp.down")
+_OUTPUTS = ("attention.out", "mlp.down", "mlp.down.expand")
 
 
 @torch.no_grad()
@@ -24,11 +26,12 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     Values are drawn on the CPU in module order, so that every device gets the same ones; on the meta device nothing happens.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    damped = 0.0 if config.init.zero_out else config.init.std / math.sqrt(2 * max(1, len(visits(config))))
+    init = config.init
+    damped = 0.0 if init.zero_out else init.std / (math.sqrt(2 * max(1, stack_size(config))) if init.damped else 1)
     for name, module in model.named_modules():
         if isinstance(module, (Linear, Int8Linear, NF4Linear)):
-            std = damped if name.endswith(_OUTPUTS) else 0.0 if name == "embedding.bigram" else config.init.std
-            _fill(module, std, generator)
+            std = {"embedding.bigram": 0.0, "embedding.tokens": init.embedding or init.std}.get(name, init.std)
+            _fill(module, damped if name.endswith(_OUTPUTS) else std, generator)
         elif isinstance(module, LearnedPositions):
             module.weight.copy_(_normal(module.weight, config.init.std, generator))
         elif isinstance(module, (LayerNorm, RMSNorm)):
@@ -37,6 +40,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, Attention) and module.gain is not None:
             module.gain.fill_(1.0)
+        elif isinstance(module, Alpha) or (isinstance(module, MemoryRate) and module.weight is not None):
+            module.weight.fill_(module.start)
 
 
 def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -63,5 +63,27 @@ def named(config: ModelConfig, name: str, in_features: int, out_features: int, b
     return build(kind_of(config, name), in_features, out_features, bias)
 
 
+class Factored(nn.Module):
+    """Two matrices for one: `reduce` to `rank` channels, then `expand`, which has the bias."""
+
+    def __init__(self, config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool, rank: int) -> None:
+        super().__init__()
+        self.reduce = named(config, f"{name}.reduce", in_features, rank)
+        self.expand = named(config, f"{name}.expand", rank, out_features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product with both: (..., in) -> (..., out)."""
+        return self.expand(self.reduce(x))
+
+
+def through(
+    config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool, rank: int | None
+) -> AnyLinear | Factored:
+    """Return the uninitialised layer `name`, or two of them with a bottleneck of `rank` channels between."""
+    if rank is None:
+        return named(config, name, in_features, out_features, bias)
+    return Factored(config, name, in_features, out_features, bias, rank)
+
+
 AnyLinear = Linear | Int8Linear | NF4Linear
 KINDS: dict[str, type[AnyLinear]] = {"dense": Linear, "int8": Int8Linear, "nf4": NF4Linear}

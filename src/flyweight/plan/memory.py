@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flyweight.config import schema
 from flyweight.model import cost
-from flyweight.model.schedule import visits
+from flyweight.model.schedule import slots, visits
 
 CHUNK_BYTES = 3 * 4 * 2**22
 """Logits of one chunk with their log-probabilities and gradient, in float32 (see train.objectives)."""
@@ -44,8 +44,11 @@ def training(
     tokens = train.batch // train.accumulate * context
     assert model.attention.heads and model.attention.kv_heads and model.attention.head_dim and model.mlp.hidden
     q, kv = model.attention.heads * model.attention.head_dim, model.attention.kv_heads * model.attention.head_dim
-    wide = (3 if model.mlp.kind == "swiglu" else 2) * model.mlp.hidden
-    per_token = len(visits(model)) * (6 * model.dim + 3 * q + 4 * kv + wide + model.attention.heads) + 4 * model.dim
+    gated = model.mlp.kind in schema.GATED
+    wide = (3 if gated else 2) * model.mlp.hidden + (3 if gated else 2) * (model.mlp.rank or 0)
+    doubled = sum(keys - 1 for keys in slots(model)) * 4 * kv  # a memory beside a pass's own keys and values
+    visit = 6 * model.dim + 3 * q + 4 * kv + wide + model.attention.heads
+    per_token = len(visits(model)) * visit + doubled + 4 * model.dim
     assert model.vocab_size
     head = min(CHUNK_BYTES, 12 * tokens * model.vocab_size) + 4 * model.vocab_size * model.dim
     return Memory(

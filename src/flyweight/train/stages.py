@@ -15,9 +15,10 @@ from flyweight.errors import RequestError
 from flyweight.evaluate import likelihood
 from flyweight.hub import models
 from flyweight.hub.models import AnyModel
-from flyweight.model import cost, folder
+from flyweight.model import folder
 from flyweight.model.decoder import Decoder
 from flyweight.train.objectives import Distillation, NextToken, Objective
+from flyweight.train.spent import StepFlops
 from flyweight.train.trackers import tracked
 from flyweight.train.trainer import Limits, Trainer
 
@@ -37,10 +38,8 @@ def _run(
     precision = runtime.precision(train.precision)
     corpus = Corpus.open(inputs.text(), verify=False)  # opening the artifact has just compared every checksum
     windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
-    flops = train.batch * cost.training_flops(model.config, config.data.context)
-    flops += cost.optimizer_flops(model.config, train.optimizer)
-    if teacher is not None:
-        flops += train.batch * models.forward_flops(teacher, config.data.context)
+    told = 0 if teacher is None else models.forward_flops(teacher, config.data.context)
+    flops = StepFlops.of(model.config, train, config.data.context, told, fresh=config.model is not None)
 
     def validate() -> float:
         split = corpus.split("validation")
@@ -62,7 +61,7 @@ def _run(
         validate=validate,
         config=train,
         limits=Limits.of(train, train.batch * config.data.context, flops, f"stages.{inputs.name}"),
-        flops_per_step=flops,
+        flops=flops,
         runtime=runtime,
         precision=precision,
         draft=draft,
