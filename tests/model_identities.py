@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from model_sample import CONFIGS, LENGTH, difference, model_of, tokens_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from flyweight.model import cost, folder, schedule
+from flyweight.model import cost, folder
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear import Int8Linear, NF4Linear
 
@@ -52,8 +52,7 @@ def training_flops(index: int, place: Path) -> float:
         in_place = {torch.ops.aten.addmm_: lambda _, a, b, **others: 2 * a[0] * a[1] * b[1]}
         with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
             F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
-        claimed = cost.training_flops(config if looped else schedule.before_loop(config), LENGTH)
-        worst = max(worst, abs(counter.get_total_flops() - claimed))
+        worst = max(worst, abs(counter.get_total_flops() - cost.training_flops(config, LENGTH, looped)))
     return float(worst)
 
 

@@ -24,6 +24,7 @@ from flyweight.config.schema import (
     NoSharing,
     Optimizer,
 )
+from flyweight.model.gradients import blind_visits, of_queries_keys_values, saved_products
 from flyweight.model.names import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.model.schedule import slots, stack_size, uses
 
@@ -103,18 +104,23 @@ def parameters(config: ModelConfig) -> Parameters:
     return Parameters(total, sum(by_part.values()), by_part)
 
 
-def forward_flops(config: ModelConfig, length: int) -> int:
-    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included."""
+def forward_flops(config: ModelConfig, length: int, looped: bool = True) -> int:
+    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included.
+
+    Not `looped` is before the loop over a span of layers is switched on.
+    """
     config = config.resolved()
-    matrices = sum(matrix.size * matrix.products for matrix in _matrices(config))
-    return 2 * length * matrices + _attention_flops(config, length)
+    matrices = sum(matrix.size * matrix.products for matrix in _matrices(config, looped))
+    return 2 * length * matrices + 2 * _attention_product(config, length) * sum(slots(config, looped))
 
 
-def training_flops(config: ModelConfig, length: int) -> int:
+def training_flops(config: ModelConfig, length: int, looped: bool = True) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
     config = config.resolved()
-    matrices = sum(m.size * (m.products * (3 if _trains(m) else 2) - m.blind) for m in _matrices(config))
-    return 2 * length * matrices + 3 * _attention_flops(config, length)
+    matrices = sum(m.size * (m.products * (3 if _trains(m) else 2) - m.blind) for m in _matrices(config, looped))
+    products = 6 * sum(slots(config, looped))
+    products -= sum(visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped))
+    return 2 * length * matrices + products * _attention_product(config, length)
 
 
 def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
@@ -169,12 +175,13 @@ def _trains(matrix: _Matrix) -> bool:
     return isinstance(matrix.kind, Dense)
 
 
-def _attention_flops(config: ModelConfig, length: int) -> int:
+def _attention_product(config: ModelConfig, length: int) -> int:
+    """Return the FLOPs of one of attention's two products, for one key a token."""
     attention = config.attention
-    return 4 * sum(slots(config)) * (attention.heads or 0) * (attention.head_dim or 0) * length**2
+    return 2 * (attention.heads or 0) * (attention.head_dim or 0) * length**2
 
 
-def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
+def _matrices(config: ModelConfig, looped: bool = True) -> Iterator[_Matrix]:
     vocab, tied, pairs, rank = config.vocab_size or 0, config.embedding.tied, bigram_rows(config), config.embedding.rank
     table = kind_of(config, "embedding.tokens")
     yield _Matrix("embedding", vocab, rank or config.dim, 0, table, int(tied))
@@ -183,12 +190,13 @@ def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
         yield _Matrix("embedding", config.dim, rank, 0, kind, 1 + tied, 1, blind)
     if pairs:
         yield _Matrix("bigram", pairs, config.dim, 0, kind_of(config, "embedding.bigram"), 0)
-    whole, written = uses(config)
+    whole, written = uses(config, looped)
     for layer in range(config.layers):
         for shape in attention_shapes(config):
             times = whole[layer] + (written[layer] if shape.name in ("k", "v") else 0)
             kind = kind_of(config, f"blocks.{layer}.attention.{shape.name}")
-            yield _Matrix("attention", shape.out, shape.in_, shape.out * shape.bias, kind, times, times)
+            blind = _blind(config, shape.name, looped) if layer == 0 else 0
+            yield _Matrix("attention", shape.out, shape.in_, shape.out * shape.bias, kind, times, times, blind)
         for shape in mlp_shapes(config):
             kind = kind_of(config, f"blocks.{layer}.mlp.{shape.name}")
             yield _Matrix("mlp", shape.out, shape.in_, shape.out * shape.bias, kind, whole[layer], whole[layer])
@@ -196,10 +204,18 @@ def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
         yield _Matrix("head", vocab, config.dim, vocab * config.head.bias, kind_of(config, "head.linear"), 1)
 
 
+def _blind(config: ModelConfig, name: str, looped: bool) -> int:
+    """Return how many products with this matrix of the first layer's attention have an input without a gradient."""
+    found = blind_visits(config, looped)
+    if name == "out":
+        return sum(visit.keys > 0 and not any(of_queries_keys_values(config, visit)) for visit in found)
+    return sum(visit.keys > 0 or name != "q" for visit in found)
+
+
 def _vectors(config: ModelConfig) -> Iterator[_Vector]:
     attention, dim, sharing = config.attention, config.dim, config.sharing
     norm = dim * (2 if isinstance(config.norm, LayerNorm) and config.norm.bias else 1)
-    whole, written = uses(config)
+    whole, _ = uses(config)
     if isinstance(config.position, Learned):
         yield _Vector("positions", (config.context or 0) * dim)
     if not isinstance(sharing, NoSharing) and sharing.index:

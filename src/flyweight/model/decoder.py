@@ -19,7 +19,7 @@ from flyweight.model.init import initialise
 from flyweight.model.names import check_patterns, float_name
 from flyweight.model.position import RotaryTables, Rotation
 from flyweight.model.precision import autocast_dtype
-from flyweight.model.schedule import stack_size, unlooped, visits
+from flyweight.model.schedule import stack_size, visits
 from flyweight.model.thinking import KeysAndValues, Recollection
 
 
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
         check_patterns(config)
         assert config.attention.head_dim is not None
         self.config, self.softcap = config, config.head.softcap
-        self._looped, self._unlooped, self._float = visits(config), unlooped(config), float_name(config)
+        self._looped, self._unlooped, self._float = visits(config), visits(config, looped=False), float_name(config)
         self.visits = self._looped
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, f"blocks.{layer}") for layer in range(config.layers))

@@ -28,15 +28,17 @@ class Visit(NamedTuple):
     keys: int = 1
 
 
-def visits(config: ModelConfig) -> tuple[Visit, ...]:
-    """Return the layers in the order in which a forward pass runs them."""
+def visits(config: ModelConfig, looped: bool = True) -> tuple[Visit, ...]:
+    """Return the layers in the order in which a forward pass runs them; not `looped` is before a span's loop is switched on."""
     stack, thinking = _stack(config), config.thinking
+    if not looped and isinstance(config.sharing, Span):
+        stack = tuple(visit for visit in stack if visit.turn == 0)
     if not isinstance(thinking, Deep):
         return stack
-    found, last = [], len(stack) - 1
+    found = []
     for pass_ in range(thinking.passes + 1):
         for visit in stack:
-            if visit.place == last and pass_ < thinking.passes:
+            if visit is stack[-1] and pass_ < thinking.passes:
                 keys = 0
             else:
                 # The first pass finds no memory, but for what `first` takes from its first place.
@@ -50,31 +52,15 @@ def stack_size(config: ModelConfig) -> int:
     return len(_stack(config))
 
 
-def slots(config: ModelConfig) -> tuple[int, ...]:
+def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:
     """Return the keys per token of each slot in the key/value cache: of every visit that attends."""
-    return tuple(visit.keys for visit in visits(config) if visit.keys)
+    return tuple(visit.keys for visit in visits(config, looped) if visit.keys)
 
 
-def depth(config: ModelConfig) -> int:
-    """Return how many layers a token goes through."""
-    return len(slots(config))
-
-
-def uses(config: ModelConfig) -> tuple[Counter[int], Counter[int]]:
+def uses(config: ModelConfig, looped: bool = True) -> tuple[Counter[int], Counter[int]]:
     """Return how often a forward pass uses each layer as a whole, and how often only its keys and values."""
-    found = visits(config)
+    found = visits(config, looped)
     return Counter(visit.layer for visit in found if visit.keys), Counter(visit.layer for visit in found if not visit.keys)
-
-
-def before_loop(config: ModelConfig) -> ModelConfig:
-    """Return the model that costs what this one does before its loop is switched on."""
-    return config.model_copy(update={"sharing": NoSharing()}) if isinstance(config.sharing, Span) else config
-
-
-def unlooped(config: ModelConfig) -> tuple[Visit, ...]:
-    """Return the visits before the loop is switched on; each keeps the place that it has in the looped stack."""
-    places = {visit.layer: visit.place for visit in reversed(_stack(config))}
-    return tuple(visit._replace(place=places[visit.layer]) for visit in visits(before_loop(config)))
 
 
 def _stack(config: ModelConfig) -> tuple[Visit, ...]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from flyweight.config import schema
-from flyweight.model import cost, schedule
+from flyweight.model import cost
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StepFlops:
         after = train.batch * cost.training_flops(model, context) + same
         if not (fresh and isinstance(model.sharing, schema.Span) and model.sharing.loop_from):
             return cls.constant(after)
-        before = train.batch * cost.training_flops(schedule.before_loop(model), context) + same
+        before = train.batch * cost.training_flops(model, context, looped=False) + same
         return cls(before, after, model.sharing.loop_from)
 
     def looped(self, done: float) -> bool:
