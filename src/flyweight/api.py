@@ -86,11 +86,11 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
     return config_load.recipe(config_load.override(raw, overrides), name, without)
 
 
-def plan(target: schema.Recipe | schema.ModelConfig | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
+def plan(target: schema.Recipe | schema.Architecture | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
     """Return what a recipe, config or model needs; nothing is allocated."""
     if isinstance(target, schema.Recipe):
         return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
-    if isinstance(target, schema.ModelConfig):
+    if isinstance(target, schema.ARCHITECTURES):
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
         return plans.ModelPlan.of(models.config(target))
@@ -110,7 +110,7 @@ def _is_recipe(path: Any) -> bool:
     return Path(path).exists() and "stages" in config_load.read_yaml(Path(path))
 
 
-def _config_of(artifact: Artifact) -> schema.ModelConfig:
+def _config_of(artifact: Artifact) -> schema.Architecture:
     from flyweight.hub import models as hub
     from flyweight.hub.foreign import ForeignConfig
 

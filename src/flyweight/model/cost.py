@@ -15,12 +15,14 @@ from flyweight.config.schema import (
     AdamW,
     Dense,
     Int8,
+    Architecture,
     LayerNorm,
     Learned,
     LinearKind,
     ModelConfig,
     Optimizer,
 )
+from flyweight.model import cost_baselines
 from flyweight.model.names import bigram_rows, kind_of, mlp_linears
 from flyweight.model.schedule import visits
 
@@ -69,10 +71,10 @@ class _Vector:
     visits: int = 1
 
 
-def parameters(config: ModelConfig) -> Parameters:
+def parameters(config: Architecture) -> Parameters:
     """Return how many parameters a model has; a tied head counts once, a quantized weight as the number it stands for."""
     config = config.resolved()
-    by_part = dict.fromkeys(PARTS, 0)
+    by_part = dict.fromkeys(PARTS if isinstance(config, ModelConfig) else cost_baselines.parts(config), 0)
     total = 0
     for matrix in _matrices(config):
         by_part[matrix.part] += matrix.size + matrix.bias
@@ -83,21 +85,22 @@ def parameters(config: ModelConfig) -> Parameters:
     return Parameters(total, sum(by_part.values()), by_part)
 
 
-def forward_flops(config: ModelConfig, length: int) -> int:
+def forward_flops(config: Architecture, length: int) -> int:
     """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included."""
     config = config.resolved()
     matrices = sum(matrix.size * matrix.products for matrix in _matrices(config))
     return 2 * length * matrices + _attention_flops(config, length)
 
 
-def training_flops(config: ModelConfig, length: int) -> int:
+def training_flops(config: Architecture, length: int) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
     config = config.resolved()
     matrices = sum(matrix.size * matrix.products * (3 if _trains(matrix) else 2) for matrix in _matrices(config))
-    return 2 * length * matrices + 3 * _attention_flops(config, length)
+    saved = 0 if isinstance(config, ModelConfig) else cost_baselines.unneeded_flops(config)
+    return 2 * length * matrices + 3 * _attention_flops(config, length) - saved
 
 
-def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
+def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
     """Return the FLOPs of one optimizer step over the trainable parameters.
 
     AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for each matrix (a, b) of a
@@ -113,7 +116,7 @@ def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
         if not _trains(matrix):
             continue
         flops += ADAMW_FLOPS * matrix.bias
-        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp"):
+        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp", "lstm"):
             flops += decayed * matrix.size
         else:
             short, long = sorted((matrix.out, matrix.in_))
@@ -122,13 +125,18 @@ def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
     return flops
 
 
-def kv_bytes_per_token(config: ModelConfig, itemsize: int = 4) -> int:
-    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number."""
+def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
+    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number.
+
+    Baselines have neither: what they keep does not grow with the text.
+    """
+    if not isinstance(config, ModelConfig):
+        return 0
     attention = config.resolved().attention
     return 2 * len(visits(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
 
 
-def weight_bytes(config: ModelConfig, itemsize: int = 4) -> int:
+def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
     """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
     config = config.resolved()
     vectors = sum(vector.size for vector in _vectors(config)) * itemsize
@@ -150,12 +158,17 @@ def _trains(matrix: _Matrix) -> bool:
     return isinstance(matrix.kind, Dense)
 
 
-def _attention_flops(config: ModelConfig, length: int) -> int:
+def _attention_flops(config: Architecture, length: int) -> int:
+    if not isinstance(config, ModelConfig):
+        return 0
     attention = config.attention
     return 4 * len(visits(config)) * (attention.heads or 0) * (attention.head_dim or 0) * length**2
 
 
-def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
+def _matrices(config: Architecture) -> Iterator[_Matrix]:
+    if not isinstance(config, ModelConfig):
+        yield from (_Matrix(*matrix) for matrix in cost_baselines.matrices(config))
+        return
     attention, mlp, dim, vocab = config.attention, config.mlp, config.dim, config.vocab_size or 0
     used = [visit.layer for visit in visits(config)]
     tied, pairs = config.embedding.tied, bigram_rows(config)
@@ -182,7 +195,10 @@ def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
         yield _Matrix("head", vocab, dim, 0, kind_of(config, "head.linear"), 1)
 
 
-def _vectors(config: ModelConfig) -> Iterator[_Vector]:
+def _vectors(config: Architecture) -> Iterator[_Vector]:
+    if not isinstance(config, ModelConfig):
+        yield from (_Vector(*vector) for vector in cost_baselines.vectors(config))
+        return
     attention, dim = config.attention, config.dim
     norm = dim * (2 if isinstance(config.norm, LayerNorm) and config.norm.bias else 1)
     used = [visit.layer for visit in visits(config)]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import LinearConfig, LstmConfig, MlpConfig, ModelConfig
 from flyweight.model.attention import Attention
 from flyweight.model.linear import AnyLinear, Int8Linear, Linear, NF4Linear
 from flyweight.model.norm import LayerNorm, RMSNorm
@@ -37,6 +37,21 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, Attention) and module.gain is not None:
             module.gain.fill_(1.0)
+
+
+@torch.no_grad()
+def initialise_fan_in(model: nn.Module, config: LinearConfig | MlpConfig | LstmConfig, seed: int) -> None:
+    """Fill every weight of a baseline: normal embeddings, matrices scaled by their number of inputs, zero biases.
+
+    Values are drawn as `initialise` draws them; a head that is the embedding is scaled as one.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for name, module in model.named_modules():
+        if isinstance(module, (Linear, Int8Linear, NF4Linear)):
+            table = name == "embedding.tokens"
+            _fill(module, config.init.embedding if table else config.init.gain / math.sqrt(module.in_features), generator)
+    for parameter in (parameter for name, parameter in model.named_parameters() if name == "embedding.padding"):
+        parameter.copy_(_normal(parameter, config.init.embedding, generator))
 
 
 def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -32,7 +32,7 @@ Loss and NLL count real targets only; the slope is the loss's gradient by the lo
 
 
 class LanguageModel(Protocol):
-    """What an objective needs of a model: see `flyweight.model.decoder.Decoder`."""
+    """What an objective needs of a model: see `flyweight.model.build`."""
 
     softcap: float | None
 

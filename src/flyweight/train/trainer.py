@@ -19,7 +19,7 @@ from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.stream import Windows
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.likelihood import autocast
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import Model
 from flyweight.train import optim, state
 from flyweight.train.objectives import Objective
 
@@ -68,7 +68,7 @@ class Trainer:
     optimizer.
     """
 
-    model: Decoder
+    model: Model
     objective: Objective
     windows: Windows
     validate: Callable[[], float]
