@@ -321,10 +321,14 @@ def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> 
     return _measure("audit", model, session, data=data)
 
 
-def floors(data: str, split: str = "test", session: Session = DEFAULT) -> Measurement:
-    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split."""
+def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
+    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
+
+    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own.
+    """
     context = session.context(seed=session.seed)
-    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data}, "split": split})
+    given = {} if tokenizer is None else {"tokenizer": config_load.parse_yaml(tokenizer, "--tokenizer")}
+    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data, **given}, "split": split})
     made = recipes.Runner(context).make(data, config, {}).artifact
     return Measurement(made, made.metrics())
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from flyweight.config.architecture import LinearKind, ModelConfig, PositiveInt, Probability, Rate, Strict
 
 DECODER = "decoder"
-"""The kind of a model config that names none; it is not written out, so that configs from before there were kinds stay equal."""
+"""The kind of a model config that names none; it is not written out, so that older configs keep their ids."""
 
 Layers = Annotated[int, Field(ge=1, le=1_000)]
 
@@ -83,7 +83,7 @@ class LinearConfig(_NGram):
 
 
 class MlpConfig(_NGram):
-    """ReLU layers of `hidden` units over the last tokens' embeddings, each with dropout, then the vocabulary (Bengio et al. 2003)."""
+    """ReLU layers of `hidden` units, each with dropout, over the last tokens' embeddings (Bengio et al. 2003)."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: PositiveInt

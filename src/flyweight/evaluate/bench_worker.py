@@ -173,7 +173,8 @@ def _exercise(request: Request, device: torch.device) -> None:
     kinds = {kind.kind: kind for kind in found.linears.values()} if own else {}
     sizes: dict[str, Any] = {"vocab_size": 64, "context": 32, "dim": 64}
     tiny: list[schema.Architecture] = [
-        schema.ModelConfig(**sizes, layers=1, linears=linears) for linears in ({}, *({"blocks": kind} for kind in kinds.values()))
+        schema.ModelConfig(**sizes, layers=1, linears=linears)
+        for linears in ({}, *({"blocks": kind} for kind in kinds.values()))
     ]
     if isinstance(found, schema.LinearConfig | schema.MlpConfig | schema.LstmConfig):
         short = {"layers": 1} if isinstance(found, schema.LstmConfig) else {"history": 4}

@@ -7,7 +7,6 @@ precision. Those of the evaluator itself take its scoring function, so that a br
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable

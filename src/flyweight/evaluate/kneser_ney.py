@@ -64,7 +64,8 @@ class KneserNey:
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
         """Count `tokens` (N,), which must hold at least one token.
 
-        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct n-grams of all orders.
+        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct n-grams of all orders, and
+        `bytes` what their tables take.
         """
         stream = np.asarray(tokens, np.int64)
         self.vocab_size, self.order = vocab_size, min(order, len(stream))
@@ -86,6 +87,8 @@ class KneserNey:
         self.constants = tuple(value for d in self.discounts for value in (d.one, d.two, d.more))
         self.estimated = all(d.estimated for d in self.discounts)
         self.stored = sum(len(level.keys) for level in self._orders)
+        held = (array for level in self._orders for array in (level.keys, level.kept, level.total, level.backoff))
+        self.bytes = sum(array.nbytes for array in held)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Return the probabilities of every token of a stream but the first, (N - 1,)."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from flyweight.config.schema import (
     AdamW,
+    Architecture,
     Dense,
     Int8,
-    Architecture,
     LayerNorm,
     Learned,
     LinearKind,
@@ -96,7 +96,7 @@ def training_flops(config: Architecture, length: int) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
     config = config.resolved()
     matrices = sum(matrix.size * matrix.products * (3 if _trains(matrix) else 2) for matrix in _matrices(config))
-    saved = 0 if isinstance(config, ModelConfig) else cost_baselines.unneeded_flops(config)
+    saved = 0 if isinstance(config, ModelConfig) else cost_baselines.unneeded_flops(config, length)
     return 2 * length * matrices + 3 * _attention_flops(config, length) - saved
 
 

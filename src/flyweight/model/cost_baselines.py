@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flyweight.config.schema import Dense, LinearConfig, LinearKind, LstmConfig, MlpConfig
+from flyweight.config.schema import LinearConfig, LinearKind, LstmConfig, MlpConfig
 from flyweight.model.names import kind_of
 
 Baseline = LinearConfig | MlpConfig | LstmConfig
@@ -58,11 +58,16 @@ def vectors(config: Baseline) -> Iterator[tuple[str, int]]:
         yield "embedding", config.dim
 
 
-def unneeded_flops(config: Baseline) -> int:
-    """Return the FLOPs by which a training pass falls short of three forward passes: no state has a gradient before the first step."""
+def unneeded_flops(config: Baseline, length: int) -> int:
+    """Return the FLOPs that training an LSTM saves, by gradients nobody needs.
+
+    They are those of the state before the first step and, where the embedding is packed, of what the first layer reads.
+    """
     if not isinstance(config, LstmConfig):
         return 0
-    return config.layers * 2 * 4 * (config.hidden or 0) ** 2
+    gates = 4 * (config.hidden or 0)
+    packed = not isinstance(kind_of(config, "embedding.tokens"), Dense)
+    return 2 * gates * (config.layers * (config.hidden or 0) + (length * config.dim if packed else 0))
 
 
 def activations(config: Baseline) -> int:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from flyweight.config.schema import LstmConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
-from flyweight.model.output import Output
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
 from flyweight.model.linear import Linear
 from flyweight.model.names import check_patterns
+from flyweight.model.output import Output
 from flyweight.model.state_cache import StateCache
 
 
@@ -82,7 +82,8 @@ class LSTM(nn.Module):
             raise RequestError(f"model: {error}") from error
         check_patterns(config)
         assert config.hidden
-        self.config, self.softcap, self.size = config, None, config.hidden
+        self.config, self.size = config, config.hidden
+        self.softcap: float | None = None
         self.embedding = TokenEmbedding(config)
         widths = [config.dim, *[config.hidden] * (config.layers - 1)]
         self.blocks = nn.ModuleList(LstmLayer(config, f"blocks.{layer}", width) for layer, width in enumerate(widths))

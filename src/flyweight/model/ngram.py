@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from flyweight.config.schema import LinearConfig, MlpConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
-from flyweight.model.output import Output
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
 from flyweight.model.names import check_patterns
+from flyweight.model.output import Output
 from flyweight.model.state_cache import StateCache
 
 
@@ -32,7 +32,7 @@ class PaddedEmbedding(nn.Module):
 
 
 class NGram(nn.Module):
-    """A next-token model of the last `history` tokens, exactly as its config describes it: linear, or an MLP (Bengio et al. 2003).
+    """A linear or MLP model of the last `history` tokens, exactly as its config describes it.
 
     Its hidden states are what the head multiplies: the embeddings side by side, oldest first, or the last ReLU layer. `seed`
     draws the initial weights without touching torch's global generator. Raises RequestError for a config that leaves
@@ -47,7 +47,8 @@ class NGram(nn.Module):
             raise RequestError(f"model: {error}") from error
         check_patterns(config)
         assert config.history
-        self.config, self.softcap, self.history = config, None, config.history
+        self.config, self.history = config, config.history
+        self.softcap: float | None = None
         self.embedding = PaddedEmbedding(config)
         width, layers = self.history * config.dim, list[linear.AnyLinear]()
         self.dropout = config.dropout if isinstance(config, MlpConfig) else 0.0
