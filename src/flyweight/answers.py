@@ -58,7 +58,7 @@ _FLOOR_NUMBERS = {"perplexity": ",.2f", "nll": ".4f", "bits_per_byte": ".4f", "s
 def floors(values: dict[str, Any]) -> None:
     """Print n-gram floors with what they cost."""
     table = Table(box=None, header_style="dim")
-    for head in ("floor", "perplexity", "nats/token", "bits/byte", "n-grams", "training", "size", "peak memory"):
+    for head in ("floor", "perplexity", "nats", "bits/byte", "n-grams", "training", "size", "peak"):
         table.add_column(head, justify="left" if head == "floor" else "right")
     for name, floor in values["details"].items():
         numbers = [f"{floor[key]:{form}}" for key, form in _FLOOR_NUMBERS.items()]

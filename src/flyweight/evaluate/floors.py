@@ -77,16 +77,18 @@ class Floors:
         }
 
 
-def mixture_weights(components: np.ndarray, least: float = 1e-9, rounds: int = 200) -> np.ndarray:
+def mixture_weights(components: np.ndarray, counts: np.ndarray, least: float = 1e-9, rounds: int = 200) -> np.ndarray:
     """Return the weights (K,) that maximise the likelihood of a mixture whose components gave these probabilities (N, K).
 
-    Expectation maximisation; the likelihood is concave, so it finds the optimum. No weight falls below `least`.
+    Each row stands for `counts` (N,) targets. Expectation maximisation; the likelihood is concave, so it finds the optimum. No
+    weight falls below `least`.
     """
+    part = counts / counts.sum()
     weights = np.full(components.shape[1], 1 / components.shape[1])
     for _ in range(rounds):
         shares = components * weights  # (N, K)
         shares /= shares.sum(1, keepdims=True)
-        new = np.maximum(shares.mean(0), least)
+        new = np.maximum(part @ shares, least)
         new /= new.sum()
         if np.abs(new - weights).max() < 1e-7:
             return new
@@ -117,7 +119,9 @@ class Unigram:
         self.stored, self.bytes = int((counts > 0).sum()), self.frequency.nbytes
         self._uniform = 1 / vocab_size
         # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one in the test to infinity.
-        self.weights = mixture_weights(self._components(held_out), least=1 / (len(tokens) + 1))
+        seen = np.bincount(held_out)
+        found = np.flatnonzero(seen)
+        self.weights = mixture_weights(self._components(found), seen[found], least=1 / (len(tokens) + 1))
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
     def _components(self, tokens: np.ndarray) -> np.ndarray:
@@ -144,19 +148,21 @@ class Bigram:
         self._total = np.bincount(stream[:-1], minlength=vocab_size)
         self.stored = len(self._keys)
         self.bytes = self._keys.nbytes + self._counts.nbytes + self._total.nbytes + self._unigram.bytes
-        self.weights = mixture_weights(self._components(np.asarray(held_out, np.int64)))
+        held = np.asarray(held_out, np.int64)
+        keys, pairs = distinct(held[:-1], held[1:], vocab_size)
+        self.weights = mixture_weights(self._components(*np.divmod(keys, vocab_size)), np.bincount(pairs))
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
-    def _components(self, stream: np.ndarray) -> np.ndarray:
-        before, token = stream[:-1], stream[1:]
+    def _components(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
         found = lookup(self._keys, before * self._vocab_size + token)
         counts, total = np.where(found >= 0, self._counts[found], 0), self._total[before]
         unigram = self._unigram.probabilities(token)
-        return np.stack([np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1)  # (N - 1, 2)
+        return np.stack([np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1)  # (N, 2)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Return p(token | the one before it) for every token of a stream but the first, (N - 1,)."""
-        return self._components(np.asarray(tokens, np.int64)) @ self.weights
+        stream = np.asarray(tokens, np.int64)
+        return self._components(stream[:-1], stream[1:]) @ self.weights
 
 
 def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT) -> Floors:

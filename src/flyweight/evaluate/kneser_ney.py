@@ -12,6 +12,9 @@ import numpy as np
 
 FALLBACK = (0.5, 1.0, 1.5)
 
+TABLE_RATIO = 4
+"""Keys are looked up in a table of all that are possible, which takes no sorting, where there are at most so many per token."""
+
 
 @dataclass(frozen=True)
 class Discounts:
@@ -114,8 +117,14 @@ class KneserNey:
 
 def distinct(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct (context, token) keys (U,), ascending, and every position's index among them (N,)."""
-    keys, ending = np.unique(context * vocab_size + token, return_inverse=True)
-    return keys, ending
+    key = context * vocab_size + token
+    possible = int(key.max()) + 1
+    if possible > TABLE_RATIO * len(key):
+        keys, ending = np.unique(key, return_inverse=True)
+        return keys, ending
+    there = np.zeros(possible, bool)
+    there[key] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[key]
 
 
 def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> _Order:

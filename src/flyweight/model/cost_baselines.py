@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flyweight.config.schema import LinearConfig, LinearKind, LstmConfig, MlpConfig
+from flyweight.config.schema import Dense, LinearConfig, LinearKind, LstmConfig, MlpConfig
 from flyweight.model.names import kind_of
 
 Baseline = LinearConfig | MlpConfig | LstmConfig

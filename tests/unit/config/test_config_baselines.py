@@ -15,7 +15,9 @@ def test_a_model_without_a_kind_is_a_decoder_and_is_written_as_before() -> None:
     plain, named = architecture(dim=32, layers=1), architecture(kind="decoder", dim=32, layers=1)
     assert plain == named == schema.ModelConfig(dim=32, layers=1)
     assert "kind" not in named.model_dump()
-    stage = load.check_stage({"stage": "pretrain", "model": {"kind": "decoder", "dim": 32, "layers": 1}, "data": {"corpus": "ptb"}})
+    stage = load.check_stage(
+        {"stage": "pretrain", "model": {"kind": "decoder", "dim": 32, "layers": 1}, "data": {"corpus": "ptb"}}
+    )
     assert "kind" not in identity_config(stage)["model"]
 
 
@@ -37,7 +39,9 @@ def test_derived_numbers_follow_the_text() -> None:
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ValidationError, match=r"tied: false; linears.head.block: 3 is odd"):
         architecture(kind="lstm", dim=4, hidden=5, linears={"head": {"kind": "nf4", "block": 3}})
-    with pytest.raises(RequestError, match=r"history: 64 is longer than context 32, so its oldest places would never see a token"):
+    with pytest.raises(
+        RequestError, match=r"history: 64 is longer than context 32, so its oldest places would never see a token"
+    ):
         load.resolved(architecture(kind="linear", dim=4, history=64), "here", 9, 32)
 
 
@@ -57,7 +61,10 @@ def test_a_kind_of_its_own_replaces_the_recipes_default_model_whole() -> None:
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ({"kind": "mlp", "dim": 8, "hiden": 9, "hidden": 9}, r"stages\.a\.model\.hiden: unknown name \(did you mean hidden\?\)"),
+        (
+            {"kind": "mlp", "dim": 8, "hiden": 9, "hidden": 9},
+            r"stages\.a\.model\.hiden: unknown name \(did you mean hidden\?\)",
+        ),
         ({"kind": "mlp", "dim": 8}, r"stages\.a\.model\.hidden: is missing"),
         ({"kind": "linear", "dim": 8, "mlp": "relu2"}, r"stages\.a\.model\.mlp: unknown name"),
         ({"dim": 8, "layers": 1, "hidden": 4}, r"stages\.a\.model\.hidden: unknown name"),
