@@ -1,4 +1,4 @@
-"""What must hold for every decoder, each as a number that has to be zero or tiny; for the tests and for `results/identities.csv`."""
+"""What must hold for every decoder, each as a number that has to be zero or tiny: tests and `results/identities.csv`."""
 
 from __future__ import annotations
 

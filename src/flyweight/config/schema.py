@@ -1,6 +1,7 @@
 """Everything that a user can write in a recipe, as frozen and validated models; an unknown key is an error.
 
-The fields of a model are in `architecture`, `layers` and `visiting` beside this file and stand here under the same names.
+The fields of a model are in `architecture`, `layers`, `visiting` and `baselines` beside this file and stand here under the same
+names.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from flyweight.config.architecture import (
     Init as Init,
     ModelConfig as ModelConfig,
     NoBigram as NoBigram,
+)
+from flyweight.config.baselines import (
+    ARCHITECTURES as ARCHITECTURES,
+    Architecture as Architecture,
+    LinearConfig as LinearConfig,
+    LstmConfig as LstmConfig,
+    MlpConfig as MlpConfig,
 )
 from flyweight.config.layers import (
     GATED as GATED,
@@ -225,21 +233,21 @@ class Distillation(Strict):
 
 
 class Pretrain(Strict):
-    """Train a decoder on a corpus; `input` starts from another stage's weights."""
+    """Train a model on a corpus; `input` starts from another stage's weights."""
 
     stage: Literal["pretrain"]
-    model: ModelConfig | None = None
+    model: Architecture | None = None
     input: str | None = None
     data: Data
     train: Train = Train()
 
 
 class Distill(Strict):
-    """Train a decoder to match a teacher's next-token distribution."""
+    """Train a model to match a teacher's next-token distribution."""
 
     stage: Literal["distill"]
     teacher: str
-    model: ModelConfig
+    model: Architecture
     data: Data
     train: Train = Train()
     objective: Distillation = Distillation()
@@ -256,11 +264,14 @@ class Initialise(Strict):
     """A model with random weights."""
 
     stage: Literal["init"]
-    model: ModelConfig
+    model: Architecture
 
 
 class Quantize(Strict):
-    """Store a model's matrices in fewer bits; the embedding (and a tied head) have their own kind, by default int8."""
+    """Store a model's matrices in fewer bits; embedding and head have their own kind, by default int8.
+
+    The one matrix of a linear model is its head, which therefore is of `kind`.
+    """
 
     stage: Literal["quantize"]
     input: str

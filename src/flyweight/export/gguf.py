@@ -21,6 +21,7 @@ from flyweight.core.files import disk_errors
 from flyweight.errors import RequestError
 from flyweight.export import vocabulary
 from flyweight.export.exported import Exported
+from flyweight.hub import models
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.model import cost, folder as model_folder
 from flyweight.model.position import frequencies
@@ -72,7 +73,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
         raise RequestError(f"--type {type}: GGUF files are written as {', '.join(TYPES)}")
     if out.is_dir():
         raise RequestError(f"{out} is a folder; name the file, for example {out / 'model.gguf'}")
-    config = model_folder.load_config(folder)
+    config = models.decoder_config(folder, "GGUF")
     plain, family, reasons = _plain(config)
     assert config.vocab_size
     tokens = vocabulary.read(folder / "tokenizer.json", config.vocab_size, reasons)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from flyweight.config.schema import (
     AdamW,
     Alpha,
+    Architecture,
     Deep,
     Dense,
     Int8,
@@ -24,6 +25,7 @@ from flyweight.config.schema import (
     NoSharing,
     Optimizer,
 )
+from flyweight.model import cost_baselines
 from flyweight.model.gradients import blind_visits, of_queries_keys_values, saved_products
 from flyweight.model.names import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.model.schedule import slots, stack_size, uses
@@ -90,10 +92,10 @@ class _Vector:
     visits: int = 1
 
 
-def parameters(config: ModelConfig) -> Parameters:
+def parameters(config: Architecture) -> Parameters:
     """Return how many parameters a model has; a tied head counts once, a quantized weight as the number it stands for."""
     config = config.resolved()
-    by_part = dict.fromkeys(PARTS, 0)
+    by_part = dict.fromkeys(PARTS if isinstance(config, ModelConfig) else cost_baselines.parts(config), 0)
     total = 0
     for matrix in _matrices(config):
         by_part[matrix.part] += matrix.size + matrix.bias
@@ -104,26 +106,24 @@ def parameters(config: ModelConfig) -> Parameters:
     return Parameters(total, sum(by_part.values()), by_part)
 
 
-def forward_flops(config: ModelConfig, length: int, looped: bool = True) -> int:
+def forward_flops(config: Architecture, length: int, looped: bool = True) -> int:
     """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included.
 
-    Not `looped` is before the loop over a span of layers is switched on.
+    Not `looped` is before a decoder's loop over a span of layers is switched on.
     """
     config = config.resolved()
     matrices = sum(matrix.size * matrix.products for matrix in _matrices(config, looped))
-    return 2 * length * matrices + 2 * _attention_product(config, length) * sum(slots(config, looped))
+    return 2 * length * matrices + _attention_flops(config, length, looped, 2)
 
 
-def training_flops(config: ModelConfig, length: int, looped: bool = True) -> int:
+def training_flops(config: Architecture, length: int, looped: bool = True) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
     config = config.resolved()
     matrices = sum(m.size * (m.products * (3 if _trains(m) else 2) - m.blind) for m in _matrices(config, looped))
-    products = 6 * sum(slots(config, looped))
-    products -= sum(visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped))
-    return 2 * length * matrices + products * _attention_product(config, length)
+    return 2 * length * matrices + _attention_flops(config, length, looped, 6) - _saved_flops(config, length, looped)
 
 
-def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
+def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
     """Return the FLOPs of one optimizer step over the trainable parameters.
 
     AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for each matrix (a, b) of a
@@ -138,7 +138,7 @@ def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
         if not _trains(matrix):
             continue
         flops += ADAMW_FLOPS * matrix.bias
-        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp"):
+        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp", "lstm"):
             flops += decayed * matrix.size
         else:
             short, long = sorted((matrix.out, matrix.in_))
@@ -147,13 +147,18 @@ def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
     return flops
 
 
-def kv_bytes_per_token(config: ModelConfig, itemsize: int = 4) -> int:
-    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number."""
+def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
+    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number.
+
+    Baselines have neither: what they keep does not grow with the text.
+    """
+    if not isinstance(config, ModelConfig):
+        return 0
     attention = config.resolved().attention
     return 2 * sum(slots(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
 
 
-def weight_bytes(config: ModelConfig, itemsize: int = 4) -> int:
+def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
     """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
     config = config.resolved()
     vectors = sum(vector.size for vector in _vectors(config)) * itemsize
@@ -175,13 +180,29 @@ def _trains(matrix: _Matrix) -> bool:
     return isinstance(matrix.kind, Dense)
 
 
+def _attention_flops(config: Architecture, length: int, looped: bool, products: int) -> int:
+    """Return the FLOPs of so many products of attention in every visit."""
+    return products * _attention_product(config, length) * sum(slots(config, looped)) if isinstance(config, ModelConfig) else 0
+
+
+def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
+    """Return the FLOPs of backward products that are not needed, because no gradient goes to their inputs."""
+    if not isinstance(config, ModelConfig):
+        return cost_baselines.unneeded_flops(config, length)
+    saved = sum(visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped))
+    return saved * _attention_product(config, length)
+
+
 def _attention_product(config: ModelConfig, length: int) -> int:
     """Return the FLOPs of one of attention's two products, for one key a token."""
     attention = config.attention
     return 2 * (attention.heads or 0) * (attention.head_dim or 0) * length**2
 
 
-def _matrices(config: ModelConfig, looped: bool = True) -> Iterator[_Matrix]:
+def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:
+    if not isinstance(config, ModelConfig):
+        yield from (_Matrix(*matrix) for matrix in cost_baselines.matrices(config))
+        return
     vocab, tied, pairs, rank = config.vocab_size or 0, config.embedding.tied, bigram_rows(config), config.embedding.rank
     table = kind_of(config, "embedding.tokens")
     yield _Matrix("embedding", vocab, rank or config.dim, 0, table, int(tied))
@@ -212,7 +233,10 @@ def _blind(config: ModelConfig, name: str, looped: bool) -> int:
     return sum(visit.keys > 0 or name != "q" for visit in found)
 
 
-def _vectors(config: ModelConfig) -> Iterator[_Vector]:
+def _vectors(config: Architecture) -> Iterator[_Vector]:
+    if not isinstance(config, ModelConfig):
+        yield from (_Vector(*vector) for vector in cost_baselines.vectors(config))
+        return
     attention, dim, sharing = config.attention, config.dim, config.sharing
     norm = dim * (2 if isinstance(config.norm, LayerNorm) and config.norm.bias else 1)
     whole, _ = uses(config)

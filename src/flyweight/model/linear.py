@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import Dense, LinearKind, ModelConfig
+from flyweight.config.schema import Architecture, Dense, LinearKind, ModelConfig
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.names import kind_of
 
@@ -58,8 +58,8 @@ def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> 
     return KINDS[kind.kind](in_features, out_features, bias, kind)
 
 
-def named(config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool = False) -> AnyLinear:
-    """Return the uninitialised layer `name` of a decoder, of the kind that the config gives it."""
+def named(config: Architecture, name: str, in_features: int, out_features: int, bias: bool = False) -> AnyLinear:
+    """Return the uninitialised layer `name` of a model, of the kind that the config gives it."""
     return build(kind_of(config, name), in_features, out_features, bias)
 
 

@@ -1,14 +1,26 @@
-"""A decoder's linear layers and tables: their names, sizes, and the kind that a config's patterns give to each; no torch."""
+"""A model's linear layers and tables: their names, sizes, and the kind that a config's patterns give to each; no torch."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from flyweight.config.schema import GATED, Dense, ExactBigram, HashedBigram, LinearKind, ModelConfig
+from flyweight.config.schema import (
+    GATED,
+    Architecture,
+    Dense,
+    ExactBigram,
+    HashedBigram,
+    LinearConfig,
+    LinearKind,
+    LstmConfig,
+    MlpConfig,
+    ModelConfig,
+)
 from flyweight.errors import RequestError
 
 ATTENTION_LINEARS = ("q", "k", "v", "out")
+LSTM_LINEARS = ("input", "recurrent")
 
 
 class Shape(NamedTuple):
@@ -50,8 +62,10 @@ def mlp_shapes(config: ModelConfig) -> tuple[Shape, ...]:
     return tuple(found)
 
 
-def linear_names(config: ModelConfig) -> list[str]:
+def linear_names(config: Architecture) -> list[str]:
     """Return the module name of every layer that can be of another kind, embedding tables included."""
+    if not isinstance(config, ModelConfig):
+        return _baseline_names(config)
     names = ["embedding.tokens"]
     if config.embedding.rank is not None:
         names.append("embedding.expand")
@@ -68,6 +82,17 @@ def float_name(config: ModelConfig) -> str:
     return "norm.weight" if config.norm.final else "blocks.0.attention_norm.weight"
 
 
+def _baseline_names(config: LinearConfig | MlpConfig | LstmConfig) -> list[str]:
+    names = ["embedding.tokens"]
+    if isinstance(config, MlpConfig):
+        names += [f"blocks.{layer}" for layer in range(config.layers)]
+    elif isinstance(config, LstmConfig):
+        names += [f"blocks.{layer}.{name}" for layer in range(config.layers) for name in LSTM_LINEARS]
+        if config.tied:
+            return names
+    return [*names, "head.linear"]
+
+
 def bigram_rows(config: ModelConfig) -> int:
     """Return how many rows the bigram table has; the exact one also knows "no token" as a predecessor."""
     pairs, vocab = config.embedding.bigram, config.vocab_size or 0
@@ -81,15 +106,18 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def kind_of(config: ModelConfig, name: str) -> LinearKind:
+def kind_of(config: Architecture, name: str) -> LinearKind:
     """Return the kind of the linear layer `name`: the first pattern that matches it, or a module that holds it, decides."""
     return next((kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense())
 
 
-def check_patterns(config: ModelConfig) -> None:
+def check_patterns(config: Architecture) -> None:
     """Raise RequestError for a pattern in `linears` that no layer of a model like this can match."""
-    widest = config.model_copy(update={"layers": max(1, config.layers)})
-    names = {*linear_names(widest), "embedding.bigram", "embedding.expand", "head.linear"}
+    if isinstance(config, ModelConfig):
+        widest = config.model_copy(update={"layers": max(1, config.layers)})
+        names = {*linear_names(widest), "embedding.bigram", "embedding.expand", "head.linear"}
+    else:
+        names = {*linear_names(config), "head.linear"}
     for pattern in config.linears:
         if not any(_matches(name, pattern) for name in names):
             known = ", ".join(sorted(name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")))

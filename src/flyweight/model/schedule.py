@@ -16,9 +16,9 @@ from flyweight.config.schema import Cycle, Deep, ModelConfig, NoSharing, Span
 class Visit(NamedTuple):
     """One use of a layer.
 
-    `turn` counts the uses of this layer within a pass, `place` is where in the unrolled stack it stands. `keys` is how many keys
-    per token its attention reads: 1, or 2 with a memory beside its own. 0 is for the last place of a pass that does not answer:
-    its keys and values go into the memory, and nothing reads its output, so that nothing else is computed there.
+    `turn` counts the uses of this layer within a pass, `place` is where in the unrolled stack it stands. `keys` is how many
+    keys per token its attention reads: 1, or 2 with a memory beside its own. 0 is for the last place of a pass that does not
+    answer: its keys and values go into the memory, and nothing reads its output, so that nothing else is computed there.
     """
 
     layer: int

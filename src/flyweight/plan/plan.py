@@ -34,7 +34,7 @@ class ModelPlan:
     context: int
 
     @classmethod
-    def of(cls, config: schema.ModelConfig, train: schema.Train | None = None) -> ModelPlan:
+    def of(cls, config: schema.Architecture, train: schema.Train | None = None) -> ModelPlan:
         """Return the plan of a resolved config; training counts the optimizer of `train` (default AdamW) at its batch."""
         config = config.resolved()
         assert config.context
@@ -133,7 +133,7 @@ def plan(
     A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says.
     """
     recipe, assumed, found = shared_time(recipe), [], {}
-    models: dict[str, schema.ModelConfig] = {}
+    models: dict[str, schema.Architecture] = {}
     for name in load.order(recipe):
         stage = recipe.stages[name]
         if isinstance(stage, schema.Quantize) and stage.input in models:
@@ -159,7 +159,7 @@ def plan(
     return Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measured, smallest)
 
 
-def _smallest(models: Sequence[schema.ModelConfig]) -> dict[str, float]:
+def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
     if not models:
         return {}
     return {
@@ -186,9 +186,9 @@ def _vocabulary(data: schema.Data, name: str, assumed: list[str]) -> int:
 def _stage(
     name: str,
     stage: Any,
-    config: schema.ModelConfig,
+    config: schema.Architecture,
     found: Mapping[str, StagePlan],
-    models: Mapping[str, schema.ModelConfig],
+    models: Mapping[str, schema.Architecture],
     recipe: schema.Recipe,
     runtime: Runtime,
     fresh: bool,

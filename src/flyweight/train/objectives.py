@@ -35,7 +35,7 @@ Loss and NLL count real targets only; the slope is the loss's gradient by the lo
 
 
 class LanguageModel(Protocol):
-    """What an objective needs of a model: see `flyweight.model.decoder.Decoder`."""
+    """What an objective needs of a model: see `flyweight.model.build`."""
 
     softcap: float | None
 
@@ -111,9 +111,7 @@ def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
         total[rows] += slope[:, rows].T @ hidden
 
 
-def chunked(
-    hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return (loss, nll) of `loss_of` summed over all rows of `hidden` (N, K) under the head `weight` (V, K) and `bias` (V).
 
     Under autocast the products run in its dtype and the loss in float32, as in the plain version.

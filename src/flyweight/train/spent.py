@@ -24,7 +24,7 @@ class StepFlops:
 
     @classmethod
     def of(
-        cls, model: schema.ModelConfig, train: schema.Train, context: int, teacher: int = 0, fresh: bool = True
+        cls, model: schema.Architecture, train: schema.Train, context: int, teacher: int = 0, fresh: bool = True
     ) -> StepFlops:
         """Return the FLOPs of a step with `train`'s batch and optimizer, `teacher` FLOPs a window included.
 
@@ -32,10 +32,11 @@ class StepFlops:
         """
         same = train.batch * teacher + cost.optimizer_flops(model, train.optimizer)
         after = train.batch * cost.training_flops(model, context) + same
-        if not (fresh and isinstance(model.sharing, schema.Span) and model.sharing.loop_from):
+        sharing = model.sharing if fresh and isinstance(model, schema.ModelConfig) else None
+        if not (isinstance(sharing, schema.Span) and sharing.loop_from):
             return cls.constant(after)
         before = train.batch * cost.training_flops(model, context, looped=False) + same
-        return cls(before, after, model.sharing.loop_from)
+        return cls(before, after, sharing.loop_from)
 
     def looped(self, done: float) -> bool:
         """Return whether the loop is on in a step that begins when the fraction `done` of the limit lies behind."""

@@ -16,7 +16,7 @@ from flyweight.evaluate import likelihood
 from flyweight.hub import models
 from flyweight.hub.models import AnyModel
 from flyweight.model import folder
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import Model, build
 from flyweight.train.objectives import Distillation, NextToken, Objective
 from flyweight.train.spent import StepFlops
 from flyweight.train.trackers import tracked
@@ -25,7 +25,7 @@ from flyweight.train.trainer import Limits, Trainer
 
 def _run(
     config: schema.Pretrain | schema.Distill,
-    model: Decoder,
+    model: Model,
     objective: Objective,
     teacher: AnyModel | None,
     inputs: Inputs,
@@ -103,7 +103,7 @@ class Pretrain:
     def run(self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Train and return the facts."""
         if config.model is not None:
-            model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
+            model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         else:
             model = models.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
             _fits(model, "input", inputs, config.data.context)
@@ -120,7 +120,7 @@ class Distill:
         teacher = models.load(inputs.model("teacher"), context.runtime.device)
         _fits(teacher, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
-        model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         return _run(config, model, Distillation(config.objective, teacher), teacher, inputs, context, draft)
 
 
@@ -152,7 +152,7 @@ class Initialise:
     def run(self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write the untrained `model/`."""
         with disk_errors(draft.path):
-            folder.save(Decoder(config.model, seed=context.runtime.seed), draft.path / "model")
+            folder.save(build(config.model, seed=context.runtime.seed), draft.path / "model")
         return {}
 
 

@@ -19,6 +19,7 @@ from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.stream import Windows
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.likelihood import autocast
+from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.train import optim, state
 from flyweight.train.objectives import Objective
@@ -70,7 +71,7 @@ class Trainer:
     the model that is kept has its loop on.
     """
 
-    model: Decoder
+    model: Model
     objective: Objective
     windows: Windows
     validate: Callable[[], float]
@@ -104,14 +105,14 @@ class Trainer:
         self.meter.seconds_before += self.before
         while (done := self.limits.done(self.progress.step, self._seconds())) < 1:
             self.model.train()
-            self.model.loop(self.flops.looped(done))
+            self._loop(self.flops.looped(done))
             optim.set_rates(self.optimizers, optim.rate_factor(config.schedule, self._ahead(done)))
             nll, norm = self._step()
             self.progress.step += 1
             self.progress.tokens += self._tokens_per_step
             self.progress.flops += self.flops.at(done)
             self._after(done, nll, norm)
-        self.model.loop(True)
+        self._loop(True)
         if self.progress.validations < config.validations:
             self._validate()
             self._save()
@@ -127,6 +128,11 @@ class Trainer:
     def _ahead(self, done: float) -> float:
         """Count the step that is about to be made, so that the first one of a warm-up moves at all."""
         return done + 1 / self.limits.steps if self.limits.steps and done < self.config.schedule.warmup else max(done, 1e-6)
+
+    def _loop(self, on: bool) -> None:
+        """Switch a decoder's loop over a span of layers on or off; other models have none."""
+        if isinstance(self.model, Decoder):
+            self.model.loop(on)
 
     def _step(self) -> tuple[float, float]:
         """Make one update; return the mean training NLL and the gradient's norm before clipping."""
@@ -194,7 +200,7 @@ class Trainer:
         progress = self.progress
         done = self.limits.done(progress.step, self._seconds())
         looped = self.flops.looped(done)
-        self.model.loop(looped)
+        self._loop(looped)
         nll = self.validate()
         progress.validations = max(progress.validations + 1, int(done * self.config.validations + 1e-9))
         if looped and math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):

@@ -21,6 +21,7 @@ from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits, Trainer
 
 CONTEXT = 16
+FLOPS = StepFlops.constant(1000)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def corpus(tmp_path_factory):
     return pack(data, None, folder / "packed")
 
 
-def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, flops=StepFlops.constant(1000), **options):
+def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, flops=FLOPS, **options):
     config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
     vocab = corpus.meta.vocab_size
     model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
