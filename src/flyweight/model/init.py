@@ -23,7 +23,8 @@ _OUTPUTS = ("attention.out", "mlp.down")
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Fill every weight of a decoder: normal matrices, damped or zero output projections, zero biases and bigram table.
 
-    The two factors of a bottleneck are drawn so that their product has the std of the matrix that they stand for. Values are drawn on the CPU in module order, so that every device gets the same ones; on the meta device nothing happens.
+    The two factors of a bottleneck are drawn so that their product has the std of the matrix that they stand for. Values are
+    drawn on the CPU in module order, so that every device gets the same ones; on the meta device nothing happens.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     for name, module in model.named_modules():
