@@ -115,6 +115,7 @@ def config_of(row: list[Any]) -> ModelConfig:
     norm, sharing = value["norm"], value["sharing"]
     norm = {"kind": norm} if isinstance(norm, str) else norm
     one = isinstance(sharing, dict) and sharing["kind"] == "all"
+    alone = sharing == "none" and value["thinking"] != "none"  # one place has nothing to think with
     if isinstance(sharing, dict) and sharing["kind"] == "span":
         last = value["layers"] - 1
         sharing = {**sharing, "span": (0, last // 2) if sharing["span"] == "first" else ((last + 1) // 2, last)}
@@ -123,7 +124,7 @@ def config_of(row: list[Any]) -> ModelConfig:
             "vocab_size": value["vocab"],
             "context": 16,
             "dim": value["dim"],
-            "layers": 1 if one else value["layers"],
+            "layers": 1 if one else max(2, value["layers"]) if alone else value["layers"],
             "attention": {**value["heads"], **value["biases"], "qk_norm": value["qk_norm"], "gain": value["gain"]},
             "position": value["position"],
             "mlp": value["mlp"],

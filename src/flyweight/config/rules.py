@@ -85,6 +85,11 @@ def _visits(config: ModelConfig) -> Iterator[str]:
         passes += thinking.passes
         if not layers:
             yield "thinking: a model without layers has no keys and values to remember"
+        elif layers + (times - 1) * looped == 1 and (thinking.passes or thinking.memory == "first"):
+            yield (
+                "thinking: one layer reads the embedding in every pass, so that its memory holds what it sees anyway; use more"
+                " layers or share this one"
+            )
         if thinking.learned and not thinking.updates:
             yield (
                 f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} no memory is ever updated, so"

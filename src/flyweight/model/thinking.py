@@ -30,6 +30,8 @@ KeysAndValues = tuple[Tensor, Tensor]
 class MemoryRate(nn.Module):
     """How much of a pass goes into a layer's memory of keys and values."""
 
+    weight: nn.Parameter | None
+
     def __init__(self, config: Deep) -> None:
         super().__init__()
         self.fixed, self.start = config.rate, logit(config.rate)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from flyweight.config.schema import ModelConfig
 from flyweight.model import mlp
+from flyweight.model.decoder import Decoder
 from flyweight.model.init import initialise
 
 
@@ -58,7 +59,12 @@ def test_a_bottleneck_is_a_product_of_two_matrices_with_the_std_of_one() -> None
     assert [tuple(p.shape) for p in layer.up.parameters()] == [(4, 8), (400, 4), (400,)]
     up = x @ (layer.up.expand.weight @ layer.up.reduce.weight).T + layer.up.expand.bias
     torch.testing.assert_close(layer.up(x), up, rtol=1e-5, atol=1e-5)
-    assert (layer.up.expand.weight @ layer.up.reduce.weight).std().item() == pytest.approx(1.0, rel=0.4)
+    fields = {"vocab_size": 9, "context": 8, "dim": 64, "layers": 1, "init": {"std": 0.5}}
+    model = Decoder(ModelConfig.model_validate({**fields, "mlp": {"kind": "relu", "rank": 8}, "embedding": {"rank": 4}}))
+    up = model.get_submodule("blocks.0.mlp.up")
+    assert (up.expand.weight @ up.reduce.weight).std().item() == pytest.approx(0.5, rel=0.15)
+    embedding = model.embedding.expand(model.embedding.tokens.dense())
+    assert embedding.std().item() == pytest.approx(0.5, rel=0.5)
 
 
 def built(options: dict[str, Any]) -> mlp.Mlp:

@@ -93,7 +93,12 @@ def test_it_is_what_its_definition_says(thinking: Any, sharing: str) -> None:
 
 @each_thought
 @pytest.mark.parametrize(
-    "fields", [{}, {"layers": 1}, {"norm": {"placement": "post", "kind": "layernorm"}, "sharing": "cycle"}]
+    "fields",
+    [
+        {},
+        {"layers": 1, "sharing": {"kind": "all", "times": 3}},
+        {"norm": {"placement": "post", "kind": "layernorm"}, "sharing": "cycle"},
+    ],
 )
 @torch.no_grad()
 def test_incremental_decoding_is_recomputation(thinking: Any, fields: Any) -> None:
@@ -179,8 +184,20 @@ def test_another_number_of_passes_with_the_same_weights(learned: bool) -> None:
         with_passes(decoder("none"), 2)
 
 
+@torch.no_grad()
+def test_the_first_place_reads_the_same_in_every_pass() -> None:
+    """It sees the embedding: a memory of its keys is those keys, and only the places behind it can think."""
+    model = decoder({"passes": 2, "rate": 0.3})
+    before = model(tokens())
+    other = decoder({"passes": 2, "rate": 0.9})
+    block = other.blocks[1]
+    assert isinstance(block, Block) and block.rate is not None
+    block.rate.fixed = 0.3
+    torch.testing.assert_close(other(tokens()), before, rtol=1e-12, atol=1e-12)
+
+
 def test_the_rate_is_learned_from_where_it_starts() -> None:
-    model = decoder({"passes": 2, "rate": 0.2, "learned": True})
+    model = decoder({"passes": 2, "rate": 0.2, "learned": True}, sharing="cycle")
     rates = [p for name, p in model.named_parameters() if name.endswith("rate.weight")]
     assert [rate.sigmoid().item() for rate in rates] == pytest.approx([0.2, 0.2])
     F.cross_entropy(model(tokens()).flatten(0, 1), tokens().roll(-1, 1).flatten()).backward()

@@ -33,7 +33,7 @@ def corpus(tmp_path_factory):
     return pack(data, None, folder / "packed")
 
 
-def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, flops=FLOPS, **options):
+def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, step_flops=FLOPS, **options):
     config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
     vocab = corpus.meta.vocab_size
     model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
@@ -45,8 +45,8 @@ def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, 
         windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
         validate=validate or (lambda: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=200, batch=4)),
         config=train,
-        limits=limits or Limits.of(train, train.batch * CONTEXT, flops, "x"),
-        flops=flops,
+        limits=limits or Limits.of(train, train.batch * CONTEXT, step_flops, "x"),
+        flops=step_flops,
         runtime=Runtime("cpu", 1),
         precision="fp32",
         draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
@@ -222,7 +222,7 @@ def late_loop(corpus):
 
 def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, tmp_path):
     flops = StepFlops(before=3, after=10, switch=0.5)
-    made = trainer(corpus, tmp_path / "a", late_loop(corpus), flops=flops, steps=12, validations=4)
+    made = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, steps=12, validations=4)
     seen, step = [], made._step
     made._step = lambda: (seen.append(len(made.model.visits)), step())[1]
     facts = made.train()
@@ -237,9 +237,9 @@ def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, 
 @pytest.mark.parametrize("stop", [4, 6, 7])
 def test_a_run_interrupted_around_the_switch_ends_with_the_same_bits(corpus, tmp_path, stop):
     flops = StepFlops(before=3, after=10, switch=0.5)
-    whole = trainer(corpus, tmp_path / "a", late_loop(corpus), flops=flops, checkpoint="1ms")
+    whole = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, checkpoint="1ms")
     facts = whole.train()
-    broken = trainer(corpus, tmp_path / "b", late_loop(corpus), flops=flops, checkpoint="1ms")
+    broken = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
     step = broken._step
 
     def fails_later():
@@ -250,7 +250,7 @@ def test_a_run_interrupted_around_the_switch_ends_with_the_same_bits(corpus, tmp
     broken._step = fails_later
     with pytest.raises(KeyboardInterrupt):
         broken.train()
-    again = trainer(corpus, tmp_path / "b", late_loop(corpus), flops=flops, checkpoint="1ms")
+    again = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
     resumed = again.train()
     assert same(weights(whole), weights(again))
     assert resumed["flops"] == facts["flops"] and resumed["best_nll"] == facts["best_nll"]
