@@ -117,7 +117,11 @@ def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return []
     if event == "os.symlink":
         arguments = arguments[1:]  # what it points to is not touched
-    return [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
+    paths = [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
+    if event in ("os.remove", "os.rmdir") and isinstance(arguments[-1], int) and arguments[-1] >= 0:
+        folder = os.readlink(f"/proc/self/fd/{arguments[-1]}")  # how shutil.rmtree removes: relative to an open folder
+        return [os.path.join(folder, path) for path in paths]
+    return paths
 
 
 def label(event: str, paths: list[str], runs: Path) -> str | None:
@@ -230,7 +234,9 @@ def results(runs: Path) -> dict[str, Any]:
     for path in files(runs):
         name = path.relative_to(runs).as_posix()
         if not name.startswith(".locks/"):
-            drawn = path.suffix == ".html" or path.name.startswith("table.")  # drawn from summary.json, with its times
+            drawn = path.suffix == ".html" or path.name.startswith(
+                ("table.", "card-")
+            )  # from summary and manifests, with times
             found[name] = None if drawn or name.startswith("bench-") else content(path)
     for link in (path for path in runs.glob("*/*") if path.is_symlink()):
         found[link.relative_to(runs).as_posix()] = os.readlink(link)

@@ -8,16 +8,17 @@ failed).
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flyweight import models, recipe as recipes
+from flyweight import garbage, models, recipe as recipes
 from flyweight.config import load as config_load, schema
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.files import write_text
 from flyweight.core.metric import Metric
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
@@ -25,8 +26,8 @@ from flyweight.evaluate.compare import Row, table
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.hub.fetch import imported
 from flyweight.plan import plan as plans
-from flyweight.report import gather, page, summary
-from flyweight.session import DEFAULT, Session
+from flyweight.report import card, gather, page, summary
+from flyweight.session import DEFAULT, Session, working
 
 Model = str | Path | Artifact
 """What MODEL may be: see `flyweight.models`."""
@@ -130,6 +131,7 @@ def _vocabularies(store: Store) -> dict[str, int]:
     return found
 
 
+@working
 def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
     checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
@@ -145,6 +147,7 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     result = _summarise(finished, context, planned)
     with context.store.recipe_folder(checked.name, context.watch) as folder:
         result.write(folder)
+        card.write_beside(folder, context.store)
         report = page.write(folder)
     return Run(finished, result, report, folder)
 
@@ -214,6 +217,7 @@ def _plain(name: str) -> str:
     return kept.strip("-.")[:40] or "text"
 
 
+@working
 def stage(
     verb: str,
     fields: Mapping[str, Any],
@@ -283,6 +287,7 @@ def _data_for(artifact: Artifact, data: str) -> dict[str, Any]:
     return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window}
 
 
+@working
 def evaluate(
     model: Model,
     data: str | None = None,
@@ -295,6 +300,7 @@ def evaluate(
     return _measure("evaluate", model, session, data=data, split=split, window=window, stride=stride)
 
 
+@working
 def tasks(
     model: Model,
     tasks: Sequence[str],
@@ -311,16 +317,19 @@ def tasks(
     return harness.evaluate(artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed)
 
 
+@working
 def bench(model: Model, session: Session = DEFAULT, **options: int | None) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes, measured in a fresh process."""
     return _measure("bench", model, session, **options)
 
 
+@working
 def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> Measurement:
     """Return the audit's checks and whether all of them passed."""
     return _measure("audit", model, session, data=data)
 
 
+@working
 def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
     """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
 
@@ -333,6 +342,7 @@ def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer
     return Measurement(made, made.metrics())
 
 
+@working
 def compare(compared: Sequence[Model], data: str | None = None, split: str = "test", session: Session = DEFAULT) -> list[Row]:
     """Return the models by bits per byte, best first, each with its paired interval against the best."""
     store = session.store
@@ -346,6 +356,7 @@ def compare(compared: Sequence[Model], data: str | None = None, split: str = "te
 # --- text ---
 
 
+@working
 def generate(
     model: Model,
     prompt: str,
@@ -371,6 +382,7 @@ def generate(
 # --- in and out ---
 
 
+@working
 def import_(reference: str | Path, out: Path | None = None, session: Session = DEFAULT) -> Artifact:
     """Return a GPT-2, Llama or Qwen3 model (a Hugging Face folder or `hf:owner/name`) as an artifact of ours.
 
@@ -378,37 +390,43 @@ def import_(reference: str | Path, out: Path | None = None, session: Session = D
     the model cannot become one of ours.
     """
     session.store.prepare()
-    artifact = imported(str(reference), session.store, session.watch, session.command, only_ours=True)
+    artifact = imported(str(reference), session.store, card.write, session.watch, session.command, only_ours=True)
     return artifact if out is None else artifact.copy(out)
 
 
+@working
 def export(model: Model, to: str, out: str | Path, type: str = "f16", session: Session = DEFAULT) -> Any:
     """Write a model for other programs and return what was written: `to` is `hf` (a folder) or `gguf` (a file).
 
-    `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format cannot
-    hold the model.
+    A model card with every measurement of the model in the runs root is written as the folder's README.md, or beside the file
+    as FILE.md. `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format
+    cannot hold the model.
     """
     from flyweight.export import gguf, hf
     from flyweight.hub.checkpoint import is_checkpoint
 
     if to not in ("hf", "gguf"):
         raise RequestError(f"--to {to}: known are hf and gguf")
-    artifact = models.find(model, session.store, watch=session.watch)
-    folder = artifact.path / "model"
+    artifact, out = models.find(model, session.store, watch=session.watch), Path(out)
+    folder, title = artifact.path / "model", out.name or artifact.id
     if not folder.is_dir():
         raise RequestError(f"{artifact.id} holds no model")
     if to == "hf":
-        return hf.write(folder, Path(out), "")
+        done = hf.write(folder, out, lambda *written: card.exported(artifact, session.store, title, "transformers", *written))
+        return replace(done, card=out / card.FILE)
     if is_checkpoint(folder):
         raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
-    return gguf.write(folder, Path(out), type)
+    done, beside = gguf.write(folder, out, type), out.with_name(f"{out.name}.md")
+    write_text(beside, card.exported(artifact, session.store, title, "gguf", f"GGUF, {done.kind}, {type}", done.notes))
+    return replace(done, card=beside)
 
 
 # --- housekeeping ---
 
 
+@working
 def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) -> Path:
-    """Write one page over several finished runs and return its path; a single run's own report is written anew."""
+    """Write one page over several finished runs and return its path; a single run's own report and cards are written anew."""
     store = session.store
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
     if len(folders) > 1:
@@ -416,6 +434,7 @@ def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) ->
     if folders[0].resolve().parent != store.root.resolve() or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:
+        card.write_beside(folder, store)
         return page.write(folder)
 
 
@@ -426,12 +445,23 @@ def shipped_models() -> list[str]:
     return list(catalogue.names())
 
 
-def artifacts(session: Session = DEFAULT) -> list[dict[str, Any]]:
-    """Return every artifact under the runs root, oldest first, with its size and the finished recipes that use it.
-
-    A damaged one has `damaged`, which says what is wrong with it, and nulls where its manifest would tell.
-    """
+def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
+    """Return what is under the runs root: `items` (artifacts, half-made and damaged ones too), `recipes`, `bytes` of all."""
     return models.listed(session.store)
+
+
+def gc(
+    among: Collection[str] | None = None, older_than: float = 0.0, dry_run: bool = False, session: Session = DEFAULT
+) -> garbage.Garbage:
+    """Remove what no finished recipe refers to, half-made artifacts that nobody makes and lock files that nobody holds.
+
+    Returns what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was
+    made that many seconds ago. Raises FlyweightError where another process works in the runs root.
+    """
+    if dry_run:
+        found = garbage.find(session.store, older_than)
+        return replace(found, items=tuple(item for item in found.items if among is None or item.path.name in among))
+    return garbage.collect(session.store, among, older_than, session.watch)
 
 
 def doctor(session: Session = DEFAULT) -> dict[str, Any]:

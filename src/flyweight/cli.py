@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flyweight import __version__
+from flyweight import __version__, housekeeping
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.options import MACHINE, WORK, Shared, verb
 
@@ -312,7 +312,11 @@ def export(
 
     with shared.session() as session:
         done = api.export(model, to, out, type, session)
-    lines = [f"{done.path}: {done.kind}, {format_size(done.bytes)}", *(f"note: {note}" for note in done.notes)]
+    lines = [
+        f"{done.path}: {done.kind}, {format_size(done.bytes)}",
+        *(f"note: {note}" for note in done.notes),
+        f"card: {done.card}",
+    ]
     shared.answer(done.json(), lambda _: answers.say(*lines))
 
 
@@ -333,18 +337,7 @@ def report(
     shared.answer({"report": str(path)}, lambda value: answers.say(f"report: {value['report']}"))
 
 
-@verb(app, "runs")
-def ls(
-    shared: Shared,
-    catalogue: Annotated[bool, typer.Option("--catalogue", help="Shipped model configs.")] = False,
-    recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
-) -> None:
-    """List artifacts, or what is shipped."""
-    from flyweight import answers, api
-
-    with shared.session(quiet=True) as session:
-        found = api.shipped_models() if catalogue else api.shipped() if recipes else api.artifacts(session)
-    shared.answer({"items": found}, lambda value: answers.items(value["items"]))
+housekeeping.add(app)
 
 
 @app.command()

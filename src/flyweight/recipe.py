@@ -22,6 +22,7 @@ from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.evaluate import stages as evaluate_stages
 from flyweight.plan.budget import shared_time
+from flyweight.report import card
 from flyweight.train import stages as train_stages
 
 LIMIT_OF = {"tokens": "tokens", "flops": "flops", "seconds": "time", "total_flops": "flops", "total_seconds": "time"}
@@ -106,7 +107,9 @@ class Runner:
             facts = {**facts, "took": round(took, 3)}
             corpora = {artifact.facts["corpus"] for artifact in inputs.artifacts.values() if "corpus" in artifact.facts}
             known = inputs.corpus.id if inputs.corpus else next(iter(corpora)) if len(corpora) == 1 else None
-            return {**facts, **({"corpus": known} if known else {})}
+            facts = {**facts, **({"corpus": known} if known else {})}
+            card.write(draft, facts, {**inputs.artifacts, **({"corpus": inputs.corpus} if inputs.corpus else {})})
+            return facts
 
         artifact, reused = context.store.obtain(identity, work, context.command, context.watch)
         if reused:

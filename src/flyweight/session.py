@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from flyweight.config import schema
+from flyweight.core import usage
 from flyweight.core.artifact import Store
 from flyweight.core.budget import Meter
 from flyweight.core.events import Watcher, ignore
@@ -66,3 +71,19 @@ class Session:
 
 
 DEFAULT = Session()
+
+Words = ParamSpec("Words")
+Answer = TypeVar("Answer")
+
+
+def working(function: Callable[Words, Answer]) -> Callable[Words, Answer]:
+    """Let a function that takes a `session` hold its runs root in use, so that `gc` of another process waits its turn."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def held(*arguments: Words.args, **options: Words.kwargs) -> Answer:
+        session: Session = signature.bind(*arguments, **options).arguments.get("session", DEFAULT)
+        with usage.working(session.store, session.command, session.watch):
+            return function(*arguments, **options)
+
+    return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ HUB = "hf:"
 VERSION = 1
 
 
-def imported(reference: str, store: Store, watch: Watcher = ignore, command: str = "", only_ours: bool = False) -> Artifact:
+Describe = Callable[[Draft, dict[str, Any]], None]
+"""Writes the card of a model into its draft, from its facts."""
+
+
+def imported(
+    reference: str, store: Store, describe: Describe, watch: Watcher = ignore, command: str = "", only_ours: bool = False
+) -> Artifact:
     """Return the artifact of a Hugging Face folder or `hf:owner/name[@revision]`, made now or found by its files' content.
 
     GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language model keeps its files and
@@ -49,6 +56,7 @@ def imported(reference: str, store: Store, watch: Watcher = ignore, command: str
             folder.write(config, state, out)
             convert.copy_tokenizer(source.path, out)
         facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
+        describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 
     return store.obtain(identity, work, command, watch)[0]
