@@ -115,13 +115,12 @@ def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if changes and isinstance(path, str | bytes) else []
     if event not in WRITES:
         return []
-    if event == "os.symlink":
-        arguments = arguments[1:]  # what it points to is not touched
-    paths = [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
-    if event in ("os.remove", "os.rmdir") and isinstance(arguments[-1], int) and arguments[-1] >= 0:
-        folder = os.readlink(f"/proc/self/fd/{arguments[-1]}")  # how shutil.rmtree removes: relative to an open folder
-        return [os.path.join(folder, path) for path in paths]
-    return paths
+    folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
+    if isinstance(folder, int) and folder >= 0:  # the name is one in an open folder, as rmtree gives it
+        return [os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(arguments[0]))]
+    if event in ("os.symlink", "os.link", "shutil.copyfile"):
+        arguments = arguments[1:]  # what it points to, or is copied from, is not touched
+    return [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
 
 
 def label(event: str, paths: list[str], runs: Path) -> str | None:

@@ -22,7 +22,9 @@ __all__ = [
     "artifacts",
     "audit",
     "bench",
+    "chat",
     "compare",
+    "doctor",
     "evaluate",
     "export",
     "floors",
@@ -38,7 +40,23 @@ __all__ = [
 from flyweight.hub.register import register, register_when_imported
 
 if TYPE_CHECKING:
-    from flyweight.api import artifacts, audit, bench, compare, evaluate, export, floors, gc, generate, import_, load, plan, run
+    from flyweight.api import (
+        artifacts,
+        audit,
+        bench,
+        chat,
+        compare,
+        doctor,
+        evaluate,
+        export,
+        floors,
+        gc,
+        generate,
+        import_,
+        load,
+        plan,
+        run,
+    )
     from flyweight.errors import FlyweightError, RequestError
 
 register_when_imported()

@@ -93,23 +93,6 @@ def checks(values: dict[str, Any]) -> None:
     say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
 
 
-def rows(found: list[Any]) -> None:
-    """Print a comparison, best first."""
-    table = Table(box=None, header_style="dim")
-    for head in ("model", "bits/byte", "nats/token", "above the best", "95 % interval", "verdict"):
-        table.add_column(head, justify="left" if head in ("model", "verdict") else "right")
-    for row in found:
-        pair = row.paired
-        apart = ("", "", "the best") if pair is None else _apart(pair)
-        table.add_row(escape(row.name), f"{row.bits_per_byte:.4f}", f"{row.nll:.4f}", *apart)
-    say(table)
-
-
-def _apart(pair: Any) -> tuple[str, str, str]:
-    bits = pair.bits_per_byte
-    return f"{bits.value:+.4f}", f"{bits.low:+.4f} ... {bits.high:+.4f}", pair.verdict
-
-
 def listing(found: dict[str, Any]) -> None:
     """Print a runs root: artifacts, what is half-made, recipes, and what all of it takes."""
     if not found["items"] and not found["recipes"]:

@@ -7,12 +7,12 @@ failed).
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyweight import garbage, models, recipe as recipes
 from flyweight.config import load as config_load, schema
@@ -22,12 +22,17 @@ from flyweight.core.files import write_text
 from flyweight.core.metric import Metric
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
-from flyweight.evaluate.compare import Row, table
+from flyweight.evaluate.compare import table
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.hub.fetch import imported
 from flyweight.plan import plan as plans
+from flyweight.plan.compared import Compared, Size
 from flyweight.report import card, gather, page, summary
 from flyweight.session import DEFAULT, Session, working
+
+if TYPE_CHECKING:
+    from flyweight.evaluate.chat import Chat
+    from flyweight.plan.doctor import Health
 
 Model = str | Path | Artifact
 """What MODEL may be: see `flyweight.models`."""
@@ -89,6 +94,8 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
 
 def plan(target: schema.Recipe | schema.Architecture | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
     """Return what a recipe, config or model needs; nothing is allocated."""
+    if session.device is not None or session.threads is not None:
+        session.runtime()  # what this machine does not have is refused for a single model as well
     if isinstance(target, schema.Recipe):
         return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ARCHITECTURES):
@@ -343,14 +350,35 @@ def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer
 
 
 @working
-def compare(compared: Sequence[Model], data: str | None = None, split: str = "test", session: Session = DEFAULT) -> list[Row]:
-    """Return the models by bits per byte, best first, each with its paired interval against the best."""
+def compare(
+    compared: Sequence[Model],
+    data: str | None = None,
+    split: str = "test",
+    session: Session = DEFAULT,
+    against: Model | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Compared:
+    """Return the models by bits per byte, best first, each with its paired interval against one of them.
+
+    `against` names that one, which is the best unless named. Raises RequestError where they were not scored on the same text.
+    """
     store = session.store
-    found = {str(model if not isinstance(model, Artifact) else model.id): models.find(model, store) for model in compared}
+    found = {_name(model): models.find(model, store, watch=session.watch) for model in compared}
     if len(found) < 2:
         raise RequestError("compare needs at least two different models")
-    results = {name: evaluate(artifact, data, split, session=session) for name, artifact in found.items()}
-    return table({name: UnitScores.load(result.artifact.path / UNITS) for name, result in results.items()})
+    if against is not None and _name(against) not in found:
+        raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
+    results = {name: evaluate(artifact, data, split, window, stride, session) for name, artifact in found.items()}
+    scores = {name: UnitScores.load(result.artifact.path / UNITS) for name, result in results.items()}
+    stood = table(scores, None if against is None else _name(against))
+    sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}
+    same = len({score.tokenizer for score in scores.values()}) == 1
+    return Compared(stood, sizes, same, split)
+
+
+def _name(model: Model) -> str:
+    return model.id if isinstance(model, Artifact) else str(model)
 
 
 # --- text ---
@@ -377,6 +405,30 @@ def generate(
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     device = session.runtime().device
     return continuation.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
+
+
+@working
+def chat(
+    model: Model,
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    session: Session = DEFAULT,
+) -> Chat:
+    """Return a conversation with a model: `chat(...).say("Hello")` answers, its `turns` keep what was said.
+
+    A model whose files bring a chat template is talked to in it, after `system`; any other goes on with one running text.
+    """
+    from flyweight.evaluate.chat import Chat, Options
+
+    artifact = models.find(model, session.store, watch=session.watch)
+    options = Options(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    return Chat(artifact.path / "model", session.runtime().device, system, options)
 
 
 # --- in and out ---
@@ -431,11 +483,16 @@ def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) ->
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
     if len(folders) > 1:
         return page.write_many(folders, out)
-    if folders[0].resolve().parent != store.root.resolve() or not (folders[0] / summary.FILE).is_file():
+    if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:
         card.write_beside(folder, store)
         return page.write(folder)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Return whether a path lies right in a folder; `Path.resolve` would fail for a link that leads to itself."""
+    return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
 
 
 def shipped_models() -> list[str]:
@@ -464,12 +521,11 @@ def gc(
     return garbage.collect(session.store, among, older_than, session.watch)
 
 
-def doctor(session: Session = DEFAULT) -> dict[str, Any]:
-    """Return what this machine can do: versions, device, precision, threads, memory."""
-    runtime = session.runtime()
-    return {
-        **machine.describe(runtime.device, runtime.threads),
-        "precision": runtime.precision("auto"),
-        "runs": str(session.store.root.resolve()),
-        "system": platform.system(),
-    }
+def doctor(session: Session = DEFAULT, quick: bool = False) -> Health:
+    """Return what this machine can do, measured: devices, dtypes, kernels, memory, folders, libraries, each with a verdict.
+
+    `quick` leaves out libraries that take seconds to import. `ok` is false where something that is needed is broken.
+    """
+    from flyweight.plan import doctor
+
+    return doctor.examine(session.runtime(), session.store.root, session.data_dir, quick, session.watch)

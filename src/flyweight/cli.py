@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flyweight import __version__, housekeeping
+from flyweight import __version__, daily, housekeeping
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.options import MACHINE, WORK, Shared, verb
 
@@ -96,7 +96,7 @@ def plan(
     from flyweight.plan.plan import Plan
 
     given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
-    limits = [f"budget.{name}={value}" for name, value in given.items() if value]
+    limits = [f"budget.{name}={value}" for name, value in given.items() if value is not None]
     with shared.session(quiet=True) as session:
         subject: Any = api.planned(target, [*(overrides or ()), *limits], session)
         result = api.plan(subject, session)
@@ -224,21 +224,6 @@ def audit(
         raise typer.Exit(1)
 
 
-@verb(app, *WORK)
-def compare(
-    shared: Shared,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL ...")],
-    data: Data = None,
-    split: Split = "test",
-) -> None:
-    """Order models by bits per byte, each with its paired interval against the best."""
-    from flyweight import answers, api
-
-    with shared.session() as session:
-        rows = api.compare(models, data, split, session)
-    shared.answer({"models": [row.json() for row in rows]}, lambda _: answers.rows(rows))
-
-
 # --- text ---
 
 
@@ -348,14 +333,7 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=1))
 
 
-@verb(app, *MACHINE)
-def doctor(shared: Shared) -> None:
-    """Say what this machine can do."""
-    from flyweight import answers, api
-
-    with shared.session(quiet=True) as session:
-        found = api.doctor(session)
-    shared.answer(found, lambda value: answers.say(*(f"{key:14} {text}" for key, text in value.items())))
+daily.add(app)
 
 
 def _version(asked: bool) -> None:

@@ -126,11 +126,12 @@ class Runner:
         if config.stage not in ("evaluate", "audit"):
             return None
         model = artifacts["input"]
-        path = model.path.parent / model.facts.get("corpus", "nowhere")
-        if path.is_dir():
+        name = model.facts.get("corpus")
+        if name is not None and (path := model.path.parent / name).exists():
             return Artifact.open(path)
         if config.stage == "evaluate":
-            raise RequestError(f"the corpus that {model.id} was trained on is not in {path.parent}; name a text with --data")
+            gone = "came without a corpus" if name is None else f"was trained on {name}, which is not in {model.path.parent}"
+            raise RequestError(f"{model.id} {gone}; name a text with --data")
         return None
 
     def _resolved(self, config: Any, corpus: Artifact | None) -> Any:
@@ -153,6 +154,8 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     path = Path(data.tokenizer.path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
+        if file.exists() and not file.is_file():
+            raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
         return sha256(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error

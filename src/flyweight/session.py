@@ -18,7 +18,7 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
-from flyweight.hub.checkpoint import TRUST
+from flyweight.hub.checkpoint import trust
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,10 @@ class Session:
     command: str = ""
     trust_remote_code: bool = False
 
-    def __post_init__(self) -> None:
-        if self.trust_remote_code:
-            os.environ[TRUST] = "1"  # processes that measure in our stead have to know as well
-
     @property
     def store(self) -> Store:
-        """The runs root."""
+        """The runs root; whoever asks for it is about to read models, with this session's trust in them."""
+        trust(self.trust_remote_code)
         return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
 
     @property

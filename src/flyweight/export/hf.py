@@ -15,7 +15,7 @@ from flyweight.core.files import disk_errors, write_text
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 from flyweight.export.exported import Exported
-from flyweight.hub import checkpoint, convert, models
+from flyweight.hub import checkpoint, convert, models, template
 from flyweight.hub.families import Family, Inexpressible, family_of
 from flyweight.model import folder
 
@@ -81,4 +81,5 @@ def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
         if word is not None:
             fields |= {"eos_token": word, "pad_token": word}
         write_text(out / "tokenizer_config.json", json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": end}
+    ends = sorted(template.ends(source, tokenizer))  # a chat model also ends its turns
+    return {"bos_token_id": None, "eos_token_id": ends if len(ends) > 1 else end, "pad_token_id": end}
