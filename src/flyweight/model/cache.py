@@ -76,6 +76,20 @@ class KVCache:
         if self.last is not None:
             self.last = self.last.index_select(0, rows)
 
+    def truncate(self, length: int, last: Tensor) -> bool:
+        """Forget all tokens but the first `length`, of which `last` (1, 1) is the newest; return that this could be done."""
+        self.length, self.last = length, last
+        return True
+
+    def resize(self, length: int) -> None:
+        """Make room for `length` tokens in all; what is held stays."""
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            new = old.new_empty((*old.shape[:3], length, old.shape[4]))  # (visits, B, H_kv, L, D)
+            new[:, :, :, : self.length] = old[:, :, :, : self.length]
+            setattr(self, name, new)
+        self.capacity = length
+
     def slot(self, visit: int) -> Slot:
         """Return one visit's part."""
         return Slot(self, visit)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.config import load, schema
+from flyweight.config.units import MOST
 from flyweight.core.artifact import Artifact
 from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
@@ -140,6 +141,12 @@ def _curve(path: Path) -> summary.Curve:
 
 def _drawn(events: Sequence[Mapping[str, Any]]) -> summary.Curve:
     steps = [event for event in events if event["event"] == "step"]
+    for event in events:
+        for key in event.keys() & {"step", "seconds", "flops", "lr"}:
+            if not 0 <= event[key] <= MOST:
+                raise ValueError(f"{key}: {event[key]!r} is no such quantity")
+        if not isinstance(event["event"], str) or not isinstance(event.get("nll", 0.0), int | float):
+            raise TypeError(f"event {event['event']!r} with nll {event.get('nll')!r}")
     return summary.Curve(
         step=tuple(event["step"] for event in steps),
         train_nll=tuple(event["nll"] for event in steps),

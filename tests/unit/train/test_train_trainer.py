@@ -1,3 +1,4 @@
+import json
 import math
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ from flyweight.config.schema import ModelConfig
 from flyweight.core.artifact import Draft, Identity
 from flyweight.core.budget import BudgetSpent, Meter
 from flyweight.core.events import Events, read_events
+from flyweight.core.files import write_sealed
 from flyweight.core.runtime import Runtime
 from flyweight.data.pack import pack
 from flyweight.data.stream import Windows
@@ -203,6 +205,28 @@ def test_a_damaged_checkpoint_is_named(corpus, tmp_path, name):
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(FlyweightError, match=name):
+        trainer(corpus, tmp_path).train()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda content: content.pop("progress"), "progress"),
+        (lambda content: content["progress"].update(step="12"), r"progress\.step"),
+        (lambda content: content["progress"].update(step=-1), r"progress\.step"),
+        (lambda content: content["progress"].update(more=1), r"progress\.more"),
+        (lambda content: content.update(files=[]), "files"),
+        (lambda content: content.update(artifact="pretrain-00000000"), "pretrain-00000000"),
+    ],
+)
+def test_a_sealed_checkpoint_that_says_nonsense_is_named(corpus, tmp_path, change, what):
+    trainer(corpus, tmp_path).train()
+    pointer = tmp_path / "state" / "current.json"
+    content = json.loads(pointer.read_text())
+    del content["digest"]
+    change(content)
+    write_sealed(pointer, content)
+    with pytest.raises(FlyweightError, match=rf"current\.json .*{what}"):
         trainer(corpus, tmp_path).train()
 
 
