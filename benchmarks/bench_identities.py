@@ -16,10 +16,10 @@ from rows import ROOT, Rows
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from model_identities import IDENTITIES  # noqa: E402
-from model_sample import CONFIGS  # noqa: E402
+from model_identities import IDENTITIES
+from model_sample import CONFIGS
 
-from flyweight.config.schema import Deep  # noqa: E402
+from flyweight.config.schema import Deep
 
 
 def main() -> None:

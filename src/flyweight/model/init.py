@@ -38,7 +38,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, Attention) and module.gain is not None:
             module.gain.fill_(1.0)
-        elif isinstance(module, Alpha) or (isinstance(module, MemoryRate) and module.weight is not None):
+        elif isinstance(module, Alpha | MemoryRate) and module.weight is not None:
             module.weight.fill_(module.start)
 
 

@@ -55,8 +55,9 @@ class Recollection:
 
     def __init__(self, config: ModelConfig) -> None:
         self.places = stack_size(config)
-        self.passes, self.first = 0, False
+        self.passes, self.first, self.restarts = 0, False, False
         if isinstance(config.thinking, Deep):
+            self.restarts = config.thinking.input == "embedding"
             self.passes, self.first = config.thinking.passes, config.thinking.memory == "first"
         self.thinks = self.passes > 0 or self.first
         self.known: dict[int, KeysAndValues] = {}

@@ -18,7 +18,11 @@ BASE: dict[str, Any] = {"vocab_size": 50, "context": 8, "dim": 16, "layers": 3}
         ({"sharing": {"kind": "none", "index": True}}, "Extra inputs"),
         ({"layers": 0, "sharing": {"kind": "repeat", "index": True}}, r"sharing\.index: there are no layers"),
         ({"layers": 0, "thinking": {"passes": 1}}, "thinking: a model without layers"),
-        ({"layers": 1, "thinking": {"passes": 1}}, "thinking: one layer reads the embedding in every pass"),
+        (
+            {"thinking": {"passes": 1, "input": "embedding"}},
+            r"thinking\.input: passes that begin .* compute the same each time",
+        ),
+        ({"layers": 1, "thinking": {"memory": "first", "input": "embedding"}}, "thinking: the only layer reads the embedding"),
         ({"thinking": {"passes": 1, "learned": True}}, r"thinking\.learned: with passes 1 and memory own no memory is ever"),
         ({"thinking": {"passes": 2, "rate": 1.0}}, "less than 1"),
         ({"layers": 0, "norm": {"final": False}}, r"norm\.final: without layers"),

@@ -31,7 +31,7 @@ MODELS = {
     },
     "span": {"sharing": {"kind": "span", "span": [1, 1], "times": 3, "index": True}, "position": "none"},
     "thinking": {"thinking": {"passes": 2, "learned": True}, "sharing": "repeat", "attention": {"heads": 4, "kv_heads": 2}},
-    "published": {"thinking": {"passes": 1, "memory": "first"}},
+    "published": {"thinking": {"passes": 1, "memory": "first", "input": "embedding"}},
 }
 each = pytest.mark.parametrize("name", MODELS)
 

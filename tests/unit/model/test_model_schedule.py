@@ -38,12 +38,14 @@ def test_before_a_loop_is_switched_on_layers_keep_their_places() -> None:
 def test_passes_of_thinking_and_their_keys() -> None:
     own = visits(config(layers=2, thinking={"passes": 2}))
     assert [(visit.pass_, visit.layer, visit.keys) for visit in own] == [
-        *((0, 0, 1), (0, 1, 0)),  # nothing reads what the last place of a pass puts out: only its keys and values are needed
-        *((1, 0, 2), (1, 1, 0)),
+        *((0, 0, 1), (0, 1, 1)),
+        *((1, 0, 2), (1, 1, 2)),
         *((2, 0, 2), (2, 1, 2)),
     ]
-    first = visits(config(layers=2, thinking={"passes": 1, "memory": "first"}))
+    # Where a pass begins with the embedding, nothing reads what the last place of the one before puts out.
+    first = visits(config(layers=2, thinking={"passes": 1, "memory": "first", "input": "embedding"}))
     assert [visit.keys for visit in first] == [1, 0, 2, 2]
+    assert [visit.keys for visit in visits(config(layers=2, thinking={"passes": 1, "memory": "first"}))] == [1, 2, 2, 2]
     assert slots(config(layers=2, thinking={"passes": 0, "memory": "first"})) == (1, 2)
     assert slots(config(layers=2, thinking={"passes": 0})) == (1, 1)
 
