@@ -7,8 +7,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 import yaml
+from pydantic import TypeAdapter
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Architecture
 from flyweight.errors import RequestError
 
 _SUFFIX = ".yaml"
@@ -19,14 +20,14 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
-def load(name: str) -> ModelConfig:
+def load(name: str) -> Architecture:
     """Return the shipped config `name`, resolved; raise RequestError with the nearest name if there is none."""
     entries = _entries()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(entries))}"
         raise RequestError(f"{name}: no model of this name in the catalogue; {hint}")
-    return ModelConfig.model_validate(yaml.safe_load(entries[name].read_text(encoding="utf-8"))).resolved()
+    return TypeAdapter(Architecture).validate_python(yaml.safe_load(entries[name].read_text(encoding="utf-8"))).resolved()
 
 
 def _entries() -> dict[str, Traversable]:

@@ -17,11 +17,11 @@ class Mlp(nn.Module):
     def __init__(self, config: schema.ModelConfig, name: str) -> None:
         super().__init__()
         options, dim = config.mlp, config.dim
-        assert options.hidden is not None
-        if isinstance(options, schema.SwiGLU):
-            self.gate = linear.named(config, f"{name}.gate", dim, options.hidden, options.bias)
-        self.up = linear.named(config, f"{name}.up", dim, options.hidden, options.bias)
-        self.down = linear.named(config, f"{name}.down", options.hidden, dim, options.bias)
+        hidden, rest = options.width(dim), (options.bias, options.rank)
+        if options.kind in schema.GATED:
+            self.gate = linear.through(config, f"{name}.gate", dim, hidden, *rest)
+        self.up = linear.through(config, f"{name}.up", dim, hidden, *rest)
+        self.down = linear.through(config, f"{name}.down", hidden, dim, *rest)
 
 
 class Gelu(Mlp):
@@ -35,6 +35,14 @@ class Gelu(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, dim)."""
         return self.down(F.gelu(self.up(x), approximate=self.approximate))
+
+
+class Relu(Mlp):
+    """down(relu(up(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.relu(self.up(x)))
 
 
 class Relu2(Mlp):
@@ -53,9 +61,46 @@ class SwiGLU(Mlp):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+class GeGLU(Mlp):
+    """down(gelu(gate(x)) * up(x)), exact or with the tanh approximation."""
+
+    def __init__(self, config: schema.ModelConfig, name: str) -> None:
+        super().__init__(config, name)
+        assert isinstance(config.mlp, schema.GeGLU)
+        self.approximate = config.mlp.approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.gelu(self.gate(x), approximate=self.approximate) * self.up(x))
+
+
+class DoubleRelu(Mlp):
+    """down(relu(gate(x)) * relu(up(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.relu(self.gate(x)) * F.relu(self.up(x)))
+
+
+class DoubleSilu(Mlp):
+    """down(silu(gate(x)) * silu(up(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.silu(self.gate(x)) * F.silu(self.up(x)))
+
+
 def build(config: schema.ModelConfig, name: str) -> Mlp:
     """Return the uninitialised network that the config names."""
     return KINDS[config.mlp.kind](config, name)
 
 
-KINDS: dict[str, Any] = {"gelu": Gelu, "relu2": Relu2, "swiglu": SwiGLU}
+KINDS: dict[str, Any] = {
+    "gelu": Gelu,
+    "relu": Relu,
+    "relu2": Relu2,
+    "swiglu": SwiGLU,
+    "geglu": GeGLU,
+    "double_relu": DoubleRelu,
+    "double_silu": DoubleSilu,
+}

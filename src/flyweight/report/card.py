@@ -68,7 +68,7 @@ class Subject:
         same = [each for each in self.parents.values() if each.facts.get("seconds") == self.facts.get("seconds")]
         return same[0].identity if same else self.identity
 
-    def config(self) -> schema.ModelConfig | None:
+    def config(self) -> schema.Architecture | None:
         """Return the model's config, or None for a model of another library's."""
         if is_checkpoint(self.folder):
             return None
@@ -216,9 +216,10 @@ def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) ->
     else:
         counts, context = cost.parameters(config), config.context
         assert context  # resolved: what is in a model's folder has all its sizes
+        is_decoder = isinstance(config, schema.ModelConfig)
         rows += [
             ("architecture", text(gather.config_line(config))),
-            ("position, norm", text(f"{config.position.kind}, {config.norm.kind}")),
+            *([("position, norm", text(f"{config.position.kind}, {config.norm.kind}"))] if is_decoder else []),
             ("parameters", f"{counts.unique:,} stored, {counts.total:,} as used (a shared layer counts at every use)"),
             ("vocabulary", f"{config.vocab_size or 0:,} tokens"),
             ("context", f"{context:,} tokens"),

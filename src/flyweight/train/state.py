@@ -31,6 +31,7 @@ class Progress:
 
     step: NonNegativeInt = 0
     tokens: NonNegativeInt = 0
+    flops: NonNegativeInt = 0
     seconds: NonNegativeFloat = 0.0
     validations: NonNegativeInt = 0
     best_step: NonNegativeInt | None = None
