@@ -1,0 +1,415 @@
+"""Running a study: every cell of its grid, each run an ordinary artifact, then one table, its plots and its findings."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flyweight.config import load as config_load, schema, study as config
+from flyweight.core import machine
+from flyweight.core.artifact import Artifact
+from flyweight.core.stage import Context
+from flyweight.data.sources import with_tokenizer
+from flyweight.errors import DivergedError, FlyweightError, RequestError
+from flyweight.model import catalogue, cost
+from flyweight.plan.grid import MEASURE_SECONDS, GridPlan, grid
+from flyweight.recipe import Runner
+from flyweight.report import gather
+from flyweight.report.study_findings import judge, select, written
+from flyweight.report.study_summary import CellSummary, RunSummary, StudySummary
+from flyweight.report.summary import CorpusSummary, Environment
+from flyweight.verbs import make_verb
+
+make_verb(__name__)
+
+CHECKS = ("finite_outputs", "causality", "initial_token_sensitivity")
+"""The checks of the audit that every run has to pass; the unigram floor is compared on the whole test split."""
+
+COLLAPSE = ("initial_token_sensitivity",)
+LARGEST = 20_000
+"""Cells that are looked at one by one; a larger grid is refused by its size alone."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition of a study: a model on a text at a context for a budget; `config` is what each of its runs trains."""
+
+    model: str
+    fields: Mapping[str, str]
+    data: str
+    context: int
+    budget: str
+    config: schema.Pretrain
+
+    @property
+    def name(self) -> str:
+        """What tells it from all other cells."""
+        return f"{self.label}, {self.data}, context {self.context}, {self.budget}"
+
+    @property
+    def label(self) -> str:
+        """The model with the fields of its grid."""
+        return " ".join([self.model, *(f"{path}={value}" for path, value in self.fields.items())])
+
+    def at(self, lr: float | None) -> schema.Pretrain:
+        """Return the config of a run at a learning rate; None leaves it as it is."""
+        if lr is None:
+            return self.config
+        train = self.config.train
+        optimizer = train.optimizer.model_copy(update={"lr": lr})
+        return self.config.model_copy(update={"train": train.model_copy(update={"optimizer": optimizer})})
+
+
+# --- from a file to cells ---
+
+
+def shipped() -> list[str]:
+    """Return the names of the studies that come with the package."""
+    folder = resources.files("flyweight") / "studies"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def is_study(target: str) -> bool:
+    """Return whether a word names a shipped study or the file of one."""
+    if target in shipped():
+        return True
+    if Path(target).suffix not in (".yaml", ".yml") or not Path(target).is_file():
+        return False
+    raw = config_load.read_yaml(Path(target))
+    return "models" in raw and "stages" not in raw
+
+
+def load(name: str | Path, *overrides: str, yes: bool = False) -> config.Study:
+    """Return a checked study: a shipped name or a YAML file, with `path=value` words applied.
+
+    Raises RequestError with every fault, a grid over its limit of runs among them unless `yes`.
+    """
+    text = str(name)
+    if text in shipped():
+        source = (resources.files("flyweight") / "studies" / f"{text}.yaml").read_text(encoding="utf-8")
+        raw = config_load.parse_yaml(source, text)
+    elif Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
+        raw = config_load.read_yaml(Path(name))
+    else:
+        raise RequestError(f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file")
+    return checked(config.parse(config_load.override(raw, overrides), text), text, yes)
+
+
+def checked(study: config.Study, where: str, yes: bool = False) -> config.Study:
+    """Return the study; raise RequestError with every contradiction in it and in the models of its grid."""
+    faults, count = config.faults(study), config.run_count(study)
+    if config.cell_count(study) <= LARGEST:
+        made, wrong = cells(study)
+        faults += wrong + (_unmatched(study, made) if not wrong else [])
+    if count > study.limit.runs and not yes:
+        faults.append(
+            f"limit.runs: {study.limit.runs:,}, but this grid has {count:,} runs; start it with --yes, raise limit.runs, or"
+            " leave some of it out"
+        )
+    if faults:
+        raise RequestError("\n".join([f"{where}:", *(f"  {fault}" for fault in faults)]))
+    return study
+
+
+def cells(study: config.Study) -> tuple[list[Cell], list[str]]:
+    """Return every cell, and what is wrong with those that cannot be made."""
+    made: list[Cell] = []
+    faults: dict[str, list[str]] = {}
+    protocol = study.protocols.get(study.protocol, config.Protocol())
+    for name, model in study.models.items():
+        try:
+            base = _written_out(model)
+        except RequestError as error:
+            faults.setdefault(f"models.{name}.config: {error}", [])
+            continue
+        train = config_load.merge(config_load.merge(study.train, protocol.train), model.train)
+        for combination in config.combinations(model.grid):
+            label = " ".join([name, *(f"{path}={written(value)}" for path, value in combination.items())])
+            for place in _places(study, name):
+                try:
+                    made.append(_cell(study, name, base, combination, train, place))
+                except RequestError as error:
+                    for line in str(error).splitlines():
+                        who = faults.setdefault(line.strip(), [])
+                        who += [label] if label not in who else []
+    return made, [text if not who else f"{_few(who)}: {text}" for text, who in faults.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+
+
+def _written_out(model: config.StudyModel) -> dict[str, Any]:
+    """Return a model's fields with its own laid over them; vocabulary and context are the text's business."""
+    if isinstance(model.config, dict):
+        base = model.config
+    elif Path(model.config).suffix in (".yaml", ".yml"):
+        base = config_load.read_yaml(Path(model.config))
+    else:
+        base = catalogue.fields(model.config)
+    return {key: value for key, value in config_load.merge(base, model.fields).items() if key not in ("vocab_size", "context")}
+
+
+def _places(study: config.Study, model: str) -> Iterator[tuple[str, int, str, config.RunBudget]]:
+    for text, data in study.data.items():
+        for context in data.context:
+            for name, budget in study.budgets_of(model, text).items():
+                yield text, context, name, budget
+
+
+def _cell(
+    study: config.Study,
+    name: str,
+    base: Mapping[str, Any],
+    combination: Mapping[str, Any],
+    train: Mapping[str, Any],
+    place: tuple[str, int, str, config.RunBudget],
+) -> Cell:
+    text, context, budget, limit = place
+    raw: dict[str, Any] = {**config_load.merge({}, base), "context": context}
+    for path, value in combination.items():
+        config_load.put(raw, path.split("."), value, f"grid.{path}")
+    data = study.data[text]
+    fields = {key: getattr(data, key) for key in ("corpus", "tokenizer", "validation", "test")}
+    stage = {
+        "stage": "pretrain",
+        "model": raw,
+        "data": schema.Data(**fields, context=context),
+        "train": {**train, **limit.limit()},
+    }
+    try:
+        made = schema.Pretrain.model_validate(stage)
+    except ValidationError as error:
+        lines = config_load.explain(error, "", schema.Pretrain).splitlines()
+        raise RequestError("\n".join(line for line in lines[1:])) from error
+    return Cell(name, {path: written(value) for path, value in combination.items()}, text, context, budget, made)
+
+
+def _unmatched(study: config.Study, made: Sequence[Cell]) -> list[str]:
+    """Return the groups of findings that no cell belongs to."""
+    return [
+        f"findings.{place}.{side}: no cell of this study belongs to it"
+        for place, finding in enumerate(study.findings)
+        for side in ("below", "above")
+        if not select(getattr(finding, side), made)
+    ]
+
+
+# --- before it runs ---
+
+
+def plan(study: config.Study, context: Context | Any, vocabularies: Mapping[str, int]) -> GridPlan:
+    """Return what the study will need; `context` has a runtime and a data_dir. Nothing is trained or allocated."""
+    made, missing = cells(study)[0], {}
+    for name, data in study.data.items():
+        if data.optional and (why := _unresolved(next(c.config.data for c in made if c.data == name), context.data_dir)):
+            missing[name] = why
+    runs = len(study.seeds) + len(study.rates()) - 1
+    kept = [(cell.name, runs, cell.config) for cell in made if cell.data not in missing]
+    return grid(
+        study.name, kept, study.limit.time, context.runtime, vocabularies, context.data_dir, _left_out(missing)
+    )
+
+
+def _unresolved(data: schema.Data, data_dir: Path | None) -> str:
+    try:
+        with_tokenizer(data, data_dir)
+    except RequestError as error:
+        return str(error)
+    return ""
+
+
+def _left_out(missing: Mapping[str, str]) -> list[str]:
+    return [f"{name} is left out: {why}" for name, why in missing.items()]
+
+
+# --- running ---
+
+
+@dataclass
+class _Clock:
+    """Tells how far a grid is: the planned seconds of what is left, at the speed of what was done."""
+
+    context: Context
+    left: list[float]
+    of: int = 0
+    planned: float = 0.0
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.of = len(self.left)
+
+    def tell(self) -> None:
+        """Say which run comes next and when all will be done."""
+        speed = self.spent / self.planned if self.planned else 1.0
+        fields = {"run": self.of - len(self.left) + 1, "of": self.of, "left": speed * sum(self.left)}
+        self.context.watch("grid", fields)
+
+    def passed(self, began: float, reused: bool) -> None:
+        """Count a run that is finished; what was there before says nothing of the speed."""
+        planned = self.left.pop(0)
+        if not reused:
+            self.planned, self.spent = self.planned + planned, self.spent + time.monotonic() - began
+
+
+@dataclass
+class _Grid:
+    """Makes the runs of a study: one runner for each seed, all on the same packed texts."""
+
+    study: config.Study
+    context: Context
+    clock: _Clock
+    corpora: dict[str, Artifact] = field(default_factory=dict)
+
+    def runner(self, seed: int) -> Runner:
+        """Return the runner of a seed."""
+        context = replace(self.context, runtime=replace(self.context.runtime, seed=seed))
+        return Runner(context, self.corpora)
+
+    def texts(self, made: Sequence[Cell]) -> tuple[dict[str, Artifact], dict[str, str]]:
+        """Return the packed texts by name, and why an optional one is left out."""
+        found, missing = {}, {}
+        for name, data in self.study.data.items():
+            try:
+                found[name] = self.runner(self.study.seeds[0]).corpus(next(c.config.data for c in made if c.data == name))
+            except FlyweightError as error:
+                if not data.optional:
+                    raise
+                missing[name] = str(error)
+                self.context.watch("left out", {"name": name, "why": str(error)})
+        return found, missing
+
+    def floors(self, packed: Artifact, context: int) -> Artifact:
+        """Return the n-gram floors of a packed text."""
+        fields = {**packed.identity["config"], "context": context}
+        data, runner = schema.Data.model_validate(fields, context={"resolved": True}), self.runner(self.study.seeds[0])
+        runner.know(data, packed)
+        return runner.make("floors", schema.Floors(stage="floors", data=data), {}).artifact
+
+    def cell(self, cell: Cell, packed: Artifact, unigram: float) -> CellSummary:
+        """Return a cell with all of its runs: the sweep with the first seed, the chosen rate with every seed."""
+        rates, first = self.study.rates(), self.study.seeds[0]
+        sweep = [self._trained(cell, first, lr) for lr in rates]
+        chosen = min(sweep, key=lambda run: float("inf") if run.validation is None else run.validation)
+        lr = chosen.lr
+        runs = [run if run is chosen else run.model_copy(update={"chosen": False}) for run in sweep]
+        runs += [self._trained(cell, seed, lr) for seed in self.study.seeds[1:]]
+        vocabulary = packed.facts["vocab_size"]
+        assert cell.config.model is not None
+        model = config_load.resolved(cell.config.model, cell.name, vocabulary, cell.context)
+        return CellSummary(
+            name=cell.name,
+            model=cell.model,
+            family=self.study.models[cell.model].family or re.sub(r"[-_.]?\d+r?$", "", cell.model) or cell.model,
+            fields=dict(cell.fields),
+            data=cell.data,
+            context=cell.context,
+            budget=cell.budget,
+            config_line=gather.config_line(model),
+            parameters=cost.parameters(model).unique,
+            lr=lr if lr is not None else cell.config.train.optimizer.lr,
+            at_edge=len(rates) > 1 and lr in (min(rates, key=_number), max(rates, key=_number)),
+            runs=tuple(self._tested(cell, run, unigram) if run.chosen and run.id else run for run in runs),
+        )
+
+    def _trained(self, cell: Cell, seed: int, lr: float | None) -> RunSummary:
+        self.clock.tell()
+        began, name = time.monotonic(), _run_name(cell, seed, lr)
+        try:
+            made = self.runner(seed).make(name, cell.at(lr), {})
+        except DivergedError as error:
+            self.clock.passed(began, reused=False)
+            self.context.watch("diverged", {"name": name})
+            why = str(error).removeprefix(f"{name}: ").partition(";")[0]
+            return RunSummary(seed=seed, lr=lr, id=None, standing="collapsed", why=why)
+        self.clock.passed(began, made.reused)
+        facts = made.artifact.facts
+        numbers = {key: facts[key] for key in ("steps", "tokens", "flops", "seconds")}
+        return RunSummary(seed=seed, lr=lr, id=made.artifact.id, validation=facts["best_nll"], **numbers)
+
+    def _tested(self, cell: Cell, run: RunSummary, unigram: float) -> RunSummary:
+        """Return a run with its test metrics and whether they are a result."""
+        assert run.id is not None
+        artifact, runner = Artifact.open(self.context.store.root / run.id), self.runner(run.seed)
+        name, inputs = _run_name(cell, run.seed, run.lr), {"input": artifact}
+        evaluation = runner.make(name, schema.Evaluate(stage="evaluate", input=name), inputs).artifact
+        audit = runner.make(name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs).artifact
+        measured = evaluation.metrics()
+        metrics = {key: float(measured[key]["value"]) for key in self.study.metrics if measured.get(key) is not None}
+        if missing := [key for key in self.study.metrics if key not in metrics]:
+            raise RequestError(f"metrics: {cell.data} has no {missing[0]}; leave it out of metrics")
+        found = {"evaluation": evaluation.id, "metrics": metrics}
+        nll = float(measured["nll"]["value"])
+        if not nll < unigram:
+            why = f"{nll:.3f} nats per token is no better than the unigram floor ({unigram:.3f})"
+            return run.model_copy(update={**found, "standing": "collapsed", "why": why})
+        for check in audit.metrics()["checks"]:
+            if check["verdict"] == "fail":
+                why = f"the audit's check {check['name'].replace('_', ' ')} fails"
+                if check["measured"] is not None:
+                    why += f" ({float(check['measured']):.3g} against {check['bound']:.3g})"
+                standing = "collapsed" if check["name"] in COLLAPSE else "invalid"
+                return run.model_copy(update={**found, "standing": standing, "why": why})
+        return run.model_copy(update=found)
+
+
+def _number(value: float | None) -> float:
+    return value or 0.0
+
+
+def _run_name(cell: Cell, seed: int, lr: float | None) -> str:
+    return f"{cell.name}, seed {seed}" + ("" if lr is None else f", lr {lr:g}")
+
+
+def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummary:
+    """Make every run of a study that is not there yet, measure it, and return the summary."""
+    made = cells(study)[0]
+    seconds = {cell.name: (cell.stage.seconds or 0.0) + MEASURE_SECONDS for cell in planned.cells}
+    work = _Grid(study, context, _Clock(context, []))
+    packed, missing = work.texts(made)
+    made = [cell for cell in made if cell.data in packed]
+    if not made:
+        raise RequestError(f"{study.name}: none of its texts is there: {'; '.join(missing.values())}")
+    each = len(study.seeds) + len(study.rates()) - 1
+    work.clock = _Clock(context, [seconds.get(cell.name, MEASURE_SECONDS) for cell in made for _ in range(each)])
+    corpus: dict[str, CorpusSummary] = {}
+    for name, artifact in packed.items():
+        context_length = study.data[name].context[0]
+        corpus[name] = gather.corpus(artifact, context_length, work.floors(artifact, context_length))
+    done = tuple(work.cell(cell, packed[cell.data], corpus[cell.data].floors["unigram"].nll) for cell in made)
+    return StudySummary(
+        name=study.name,
+        about=study.about,
+        protocol=study.protocol,
+        protocol_line=_protocol_line(study),
+        seeds=study.seeds,
+        metrics=study.metrics,
+        created=gather.now(),
+        command=context.command,
+        seconds=context.meter.seconds(),
+        environment=Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
+        corpus=corpus,
+        left_out=tuple(_left_out(missing)),
+        cells=done,
+        findings=tuple(judge(finding, done, study.metrics[0]) for finding in study.findings),
+    )
+
+
+def _protocol_line(study: config.Study) -> str:
+    """Return how the learning rate was chosen, in words."""
+    rates = study.rates()
+    if rates == (None,):
+        return "every model at the learning rate its own entry names"
+    if len(rates) == 1:
+        return f"every model at the one learning rate {rates[0]:g}"
+    return (
+        f"every model at the best of {', '.join(f'{rate:g}' for rate in rates)} by validation NLL, tried with seed"
+        f" {study.seeds[0]} at the full budget"
+    )
