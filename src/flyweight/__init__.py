@@ -31,12 +31,13 @@ __all__ = [
     "plan",
     "register",
     "run",
+    "study",
 ]
 
 from flyweight.hub.register import register, register_when_imported
 
 if TYPE_CHECKING:
-    from flyweight.api import audit, bench, compare, evaluate, export, floors, generate, import_, load, plan, run
+    from flyweight.api import audit, bench, compare, evaluate, export, floors, generate, import_, load, plan, run, study
     from flyweight.errors import FlyweightError, RequestError
 
 register_when_imported()

@@ -15,6 +15,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint
 from flyweight.hub.fetch import HUB, imported
 from flyweight.model import catalogue
+from flyweight.report import study_summary
 from flyweight.report.summary import FILE, Summary
 
 
@@ -104,6 +105,12 @@ def listed(store: Store) -> list[dict[str, Any]]:
         try:
             for made in Summary.read(path.parent).stages:
                 users.setdefault(made.id, []).append(f"{path.parent.name}:{made.name}")
+        except FlyweightError as error:
+            damaged.append(Damaged(path.parent, str(error)))
+    for path in sorted(store.root.glob(f"*/{study_summary.FILE}")):
+        try:
+            for name, made in study_summary.StudySummary.read(path.parent).artifacts():
+                users.setdefault(made, []).append(f"{path.parent.name}: {name}")
         except FlyweightError as error:
             damaged.append(Damaged(path.parent, str(error)))
     nothing = {"stage": None, "created": None, "seconds": None, "bytes": None}

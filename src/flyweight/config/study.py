@@ -83,7 +83,7 @@ class StudyModel(Strict):
 
 
 class Protocol(Strict):
-    """How runs are trained. `lr` is the one rate of all models, or a sweep over which validation chooses; null: each its own."""
+    """How runs are trained. `lr` is one rate for all models, or a sweep of which validation chooses; null: each its own."""
 
     lr: Annotated[tuple[Rate, ...], Listed] | None = None
     train: TrainFields = Field(default_factory=dict)
@@ -136,9 +136,11 @@ class Study(Strict):
     protocol: str = "own"
     protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Listed] = ()
-    metrics: Annotated[
-        tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})
-    ] = ("nll", "bits_per_byte", "perplexity")
+    metrics: Annotated[tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})] = (
+        "nll",
+        "bits_per_byte",
+        "perplexity",
+    )
     findings: tuple[Finding, ...] = ()
     limit: Limit = Limit()
 
@@ -229,7 +231,9 @@ def _twice(where: str, values: Sequence[Any]) -> list[str]:
 def _metrics(study: Study) -> list[str]:
     if not study.metrics:
         return [f"metrics: there are none; choose from {', '.join(METRICS)}"]
-    unknown = [f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}" for name in study.metrics if name not in METRICS]
+    unknown = [
+        f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}" for name in study.metrics if name not in METRICS
+    ]
     return unknown or _twice("metrics", study.metrics)
 
 

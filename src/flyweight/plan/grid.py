@@ -27,13 +27,13 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class GridPlan:
-    """A grid's plan; `left_out` says which texts are not there, `faults` what is over its limit."""
+    """A grid's plan; `left_out` says which texts are not there, `warnings` what is over its limit."""
 
     name: str
     cells: tuple[CellPlan, ...]
     assumed: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
@@ -67,7 +67,7 @@ class GridPlan:
             "total": self.totals,
             "assumed": self.assumed,
             "left_out": self.left_out,
-            "faults": self.faults,
+            "warnings": self.warnings,
         }
 
 
@@ -83,7 +83,7 @@ def grid(
     """Return the plan of cells given as (name, runs, config); `limit` is the seconds they may take."""
     stages = {f"cell-{place}": config for place, (_, _, config) in enumerate(cells)}
     if not stages:
-        return GridPlan(name, (), left_out=tuple(left_out), faults=("there is no cell left to run",))
+        return GridPlan(name, (), left_out=tuple(left_out), warnings=("there is no cell left to run",))
     recipe = schema.Recipe.model_construct(name=name, stages=stages, budget=schema.Budget(), report=schema.Report(measure=()))
     made = plan(recipe, runtime, vocabularies, data_dir)
     found = tuple(CellPlan(label, runs, stage) for (label, runs, _), stage in zip(cells, made.stages, strict=True))
@@ -91,8 +91,8 @@ def grid(
     seconds = result.totals["time"]
     if seconds <= limit:
         return result
-    fault = (
+    warning = (
         f"limit.time: {format_time(limit)}, but all of it will take about {format_time(seconds)} on this machine as busy as"
         " it is: smaller budgets, fewer cells, or a larger limit.time"
     )
-    return GridPlan(name, found, result.assumed, result.left_out, (fault,))
+    return GridPlan(name, found, result.assumed, result.left_out, (warning,))

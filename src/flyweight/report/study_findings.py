@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from flyweight.config.study import Finding, Group
-from flyweight.config.units import format_count
-from flyweight.evaluate.intervals import student, student_below
+from flyweight.evaluate.intervals import student, student_below, student_quantile
 from flyweight.report.study_summary import LEAST_SEEDS, CellSummary, Contest, FindingSummary, Verdict
 
 LEVEL = 0.05
@@ -24,6 +23,24 @@ TARGETS = 3
 
 SAME = 0.01
 """FLOPs this close are the same: runs end at whole steps."""
+
+
+class Place(Protocol):
+    """What a group names a cell by."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def budget(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+
+
+Placed = TypeVar("Placed", bound=Place)
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,7 @@ def judge(finding: Finding, cells: Sequence[CellSummary], default_metric: str) -
     )
 
 
-def select(group: Group, cells: Sequence[CellSummary]) -> list[CellSummary]:
+def select(group: Group, cells: Sequence[Placed]) -> list[Placed]:
     """Return the cells that a group names."""
     return [
         cell
@@ -80,9 +97,7 @@ def written(value: Any) -> str:
 # --- conditions ---
 
 
-def _conditions(
-    finding: Finding, cells: Sequence[CellSummary]
-) -> Iterator[tuple[str, list[CellSummary], list[CellSummary]]]:
+def _conditions(finding: Finding, cells: Sequence[CellSummary]) -> Iterator[tuple[str, list[CellSummary], list[CellSummary]]]:
     """Yield (where, below, above) for every combination of what neither group names and both have.
 
     Text, context, budget, model and the fields of grids are such axes; a budget is none at equal FLOPs.
@@ -147,9 +162,13 @@ def _equal_flops(
         return [_contest(finding, where, None, None, (below, above), "no point of equal FLOPs: their budgets do not meet")]
     kept = sorted({round(place * (len(met) - 1) / max(1, TARGETS - 1)) for place in range(TARGETS)})
     return [
-        _contest(finding, f"{where}{', ' if where else ''}{format_count(met[place][0])}FLOPs", *met[place][1:], (below, above))
-        for place in kept
+        _contest(finding, f"{where}{', ' if where else ''}{_at_flops(target)}", first, second, (below, above))
+        for target, first, second in (met[place] for place in kept)
     ]
+
+
+def _at_flops(flops: float) -> str:
+    return f"{flops:.3g}".replace("e+", "e") + " FLOPs"
 
 
 def _curves(cells: Sequence[CellSummary], metric: str) -> list[list[Point]]:
@@ -171,7 +190,9 @@ def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
         if left.flops < flops < right.flops:
             way = math.log(flops / left.flops) / math.log(right.flops / left.flops)
             values = {
-                seed: (1 - way) * value + way * right.values[seed] for seed, value in left.values.items() if seed in right.values
+                seed: (1 - way) * value + way * right.values[seed]
+                for seed, value in left.values.items()
+                if seed in right.values
             }
             validation = (1 - way) * left.validation + way * right.validation
             return Point(f"{left.label} to {right.label}", flops, validation, values, "interpolated")
@@ -193,9 +214,10 @@ def _contest(
     why: str = "",
 ) -> Contest:
     """Return one comparison with its paired t-test over the seeds that both sides have."""
-    below, above = (point.label if point else " or ".join(cell.name for cell in side[:2]) for point, side in zip(
-        (first, second), sides, strict=True
-    ))
+    below, above = (
+        point.label if point else " or ".join(cell.name for cell in side[:2])
+        for point, side in zip((first, second), sides, strict=True)
+    )
     if first is None or second is None:
         lost = [cell.name for side in sides if not any(c.standing == "ok" for c in side) for cell in side]
         why = f"no sound run of {', '.join(lost[:3])}" if lost else why
@@ -226,8 +248,6 @@ def _two_sided(mean: float, half: float, count: int) -> float:
     """Return the p of a mean whose 95 % interval reaches `half` to either side."""
     if half == 0:
         return 0.0 if mean else 1.0
-    from flyweight.evaluate.intervals import student_quantile
-
     t = abs(mean) / half * student_quantile(1 - LEVEL / 2, count - 1)
     return 2 * student_below(-t, count - 1)
 
