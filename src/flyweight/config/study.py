@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -18,8 +19,6 @@ METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
 
 LIMITS = ("steps", "tokens", "flops", "time", "same_as")
 
-_REF = "#/$defs/{}"
-
 
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
@@ -32,8 +31,11 @@ def _as_config(value: Any) -> Any:
 Listed = BeforeValidator(_listed)
 """Lets one value stand for a list of one."""
 
-TrainFields = Annotated[dict[str, Any], WithJsonSchema({"$ref": _REF.format("Train")})]
-ModelFields = Annotated[dict[str, Any], WithJsonSchema({"$ref": _REF.format("ModelConfig")})]
+_REF = "x-ref"
+"""Stands for `$ref` until the definitions that it refers to are there: pydantic looks every `$ref` up at once."""
+
+TrainFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/TrainFields"})]
+ModelFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/ModelFields"})]
 GroupName = Annotated[str, Field(min_length=1)]
 
 
@@ -301,11 +303,15 @@ def _finding(study: Study, where: str, finding: Finding) -> list[str]:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file."""
-    result, recipe = Study.model_json_schema(), load.json_schema()["$defs"]
-    for name in ("ModelConfig", "Train"):
-        result["$defs"] |= {key: value for key, value in recipe.items() if key not in result["$defs"]}
-        result["$defs"][name].pop("required", None)
-    models = result["properties"]["models"]["additionalProperties"]
-    result["properties"]["models"]["additionalProperties"] = {"anyOf": [models, {"type": "string"}]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+    """Return the JSON Schema of a study file, in which models and training may stand as partial fields."""
+    result, recipe = Study.model_json_schema(), load.json_schema()
+    definitions = result["$defs"] = recipe["$defs"] | result["$defs"]
+    for name, part in (("ModelFields", "model"), ("TrainFields", "train")):
+        definitions[name] = {key: value for key, value in recipe["properties"][part].items() if key != "description"}
+    models = result["properties"]["models"]
+    for key in ("additionalProperties", "patternProperties"):
+        if isinstance(entry := models.get(key), dict):
+            named = {"anyOf": [{"$ref": "#/$defs/StudyModel"}, {"type": "string"}]}
+            models[key] = named if "$ref" in entry else dict.fromkeys(entry, named)
+    whole = json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **result})
+    return json.loads(whole.replace(json.dumps(_REF), '"$ref"'))

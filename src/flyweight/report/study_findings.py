@@ -29,15 +29,29 @@ class Place(Protocol):
     """What a group names a cell by."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of its model in the study."""
+        ...
+
     @property
-    def data(self) -> str: ...
+    def data(self) -> str:
+        """Name of its text."""
+        ...
+
     @property
-    def context(self) -> int: ...
+    def context(self) -> int:
+        """Tokens of a window."""
+        ...
+
     @property
-    def budget(self) -> str: ...
+    def budget(self) -> str:
+        """Name of its budget."""
+        ...
+
     @property
-    def fields(self) -> Mapping[str, str]: ...
+    def fields(self) -> Mapping[str, str]:
+        """Values of the model's grid by path, as they are written."""
+        ...
 
 
 Placed = TypeVar("Placed", bound=Place)
@@ -276,11 +290,7 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
     """Return how the verdict was reached, in words."""
     tested = [contest for contest in contests if contest.p is not None]
     counts = sorted({contest.n for contest in tested})
-    parts = [
-        f"Two-sided t-test over {' or '.join(map(str, counts))} seeds, paired, at 95 %"
-        if tested
-        else "No comparison could be tested"
-    ]
+    parts = [f"Paired t-test over {' or '.join(map(str, counts))} seeds" if tested else "No comparison could be tested"]
     if finding.compare == "equal_flops":
         share = "" if finding.flops == 1 else f", the first side at {finding.flops:g} times the FLOPs of the second"
         parts.append(
@@ -294,4 +304,4 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
         parts.append(f"{needs} of {len(tested)} comparisons must hold; what one decides alone is Bonferroni-corrected")
     if lost := len(contests) - len(tested):
         parts.append(f"{lost} could not be tested")
-    return "; ".join(parts) + ". The model that speaks for a side is the one that validation prefers."
+    return "; ".join(parts) + "."

@@ -100,7 +100,8 @@ def _lines(finding: FindingSummary) -> list[str]:
         numbers = f"{contest.difference:+.4f}"
         if contest.low is not None and contest.high is not None:
             numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, p = {contest.p:.2g})"
-        how = "" if contest.how == "measured" else f", {contest.how}"
+        spent = [f"{flops:.3g}".replace("e+", "e") for flops in (contest.below_flops, contest.above_flops)]
+        how = f" at {' and '.join(dict.fromkeys(spent))} FLOPs{'' if contest.how == 'measured' else f', {contest.how}'}"
         why = f"; {contest.why}" if contest.why else ""
         said.append(f"{where}{contest.below} minus {contest.above}: {numbers}{how}; {contest.verdict}{why}")
     return said

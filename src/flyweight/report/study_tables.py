@@ -201,12 +201,13 @@ def terminal(summary: StudySummary) -> list[RichTable]:
 
     found = []
     for table in tables(summary):
-        shown = [column for column in table.columns if column.key in ("context", "budget", "lr", "parameters", "flops")]
-        shown += [column for column in table.columns if column.key in summary.metrics]
+        contexts = {cell.context for cell in summary.cells}
+        wanted = [*(["context"] if len(contexts) > 1 else []), "budget", "lr", "parameters", "flops", summary.metrics[0]]
+        shown = [column for column in table.columns if column.key in wanted]
         drawn = RichTable(box=box.SIMPLE_HEAD, title=table.data, title_justify="left", show_edge=False, pad_edge=False)
         drawn.add_column("model", overflow="fold")
         for column in shown:
-            drawn.add_column(column.title, justify="right")
+            drawn.add_column(column.title, justify="right", no_wrap=True)
         for row in table.rows:
             bold = "bold" if row.cell and row.cell.name in table.front else "dim" if row.floor else ""
             texts = []
