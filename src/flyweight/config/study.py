@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import json
 from collections import Counter
@@ -73,14 +74,16 @@ class StudyModel(Strict):
     """A model of the catalogue, or a config written out; vocabulary and context follow the text.
 
     `fields` are laid over it. `grid` maps paths of fields to the values they take: every combination is a model of its own.
-    `train` and `budgets` are for this model alone.
+    `train` is for this model alone, and so are the `data`, `context` and `budgets` that it is restricted to.
     """
 
     config: Annotated[str | ModelFields, Field(union_mode="left_to_right")]
     fields: ModelFields = Field(default_factory=dict)
     grid: dict[str, Annotated[tuple[Any, ...], Listed]] = Field(default_factory=dict)
     train: TrainFields = Field(default_factory=dict)
-    budgets: Budgets | None = None
+    data: Annotated[tuple[str, ...], Listed] | None = None
+    context: Annotated[tuple[PositiveInt, ...], Listed] | None = None
+    budgets: Annotated[tuple[str, ...], Listed] | None = None
     family: str | None = None
 
 
@@ -127,7 +130,10 @@ class Limit(Strict):
 
 
 class Study(Strict):
-    """A grid of models under one protocol: every combination of model, text, context and budget, once for each seed."""
+    """A grid of models under one protocol: every combination of model, text, context and budget, once for each seed.
+
+    `only` takes patterns of models' names: a large study runs in pieces, and a later piece or the whole finds what is done.
+    """
 
     name: Name
     about: str = ""
@@ -144,17 +150,29 @@ class Study(Strict):
         "perplexity",
     )
     findings: tuple[Finding, ...] = ()
+    only: Annotated[tuple[GroupName, ...], Listed] = ()
     limit: Limit = Limit()
 
     def rates(self) -> tuple[float | None, ...]:
         """Return the learning rates that every cell is tried with; (None,) where each model has its own."""
         return self.protocols[self.protocol].lr or (None,)
 
+    def texts_of(self, model: str) -> dict[str, StudyData]:
+        """Return the texts that a model is trained on; none for one that `only` leaves out."""
+        if self.only and not any(fnmatch.fnmatchcase(model, pattern) for pattern in self.only):
+            return {}
+        own = self.models[model].data
+        return {name: data for name, data in self.data.items() if own is None or name in own}
+
+    def contexts_of(self, model: str, data: str) -> tuple[int, ...]:
+        """Return the contexts of a model on a text: its own, else the text's."""
+        return self.models[model].context or self.data[data].context
+
     def budgets_of(self, model: str, data: str) -> Budgets:
-        """Return the budgets of a model on a text: its own, else the text's, else the study's."""
-        own = self.models[model].budgets
-        theirs = self.data[data].budgets
-        return own if own is not None else theirs if theirs is not None else self.budgets
+        """Return the budgets of a model on a text: the text's, else the study's, of them those that the model names."""
+        known, own = self.data[data].budgets, self.models[model].budgets
+        known = self.budgets if known is None else known
+        return known if own is None else {name: budget for name, budget in known.items() if name in own}
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -170,8 +188,8 @@ def cell_count(study: Study) -> int:
         variants = 1
         for values in model.grid.values():
             variants *= len(values)
-        for text, data in study.data.items():
-            count += variants * len(data.context) * len(study.budgets_of(name, text))
+        for text in study.texts_of(name):
+            count += variants * len(study.contexts_of(name, text)) * len(study.budgets_of(name, text))
     return count
 
 
@@ -200,8 +218,10 @@ def faults(study: Study) -> list[str]:
     found = [*_seeds(study), *_metrics(study), *_protocol(study)]
     for text, data in study.data.items():
         found += _twice(f"data.{text}.context", data.context)
+    if study.only and not any(study.texts_of(name) for name in study.models):
+        found.append(f"only: no model is called {' or '.join(study.only)}{load.nearest(study.only[0], study.models)}")
     for name, model in study.models.items():
-        found += _model(study, name, model)
+        found += [fault for fault in _model(study, name, model) if fault not in found]
     for place, finding in enumerate(study.findings):
         found += _finding(study, f"findings.{place}", finding)
     for where, budgets in _all_budgets(study):
@@ -217,7 +237,6 @@ def faults(study: Study) -> list[str]:
 def _all_budgets(study: Study) -> Iterator[tuple[str, Budgets]]:
     yield "budgets", study.budgets
     yield from ((f"data.{name}.budgets", data.budgets) for name, data in study.data.items() if data.budgets is not None)
-    yield from ((f"models.{name}.budgets", model.budgets) for name, model in study.models.items() if model.budgets is not None)
 
 
 def _seeds(study: Study) -> list[str]:
@@ -282,11 +301,16 @@ def _model(study: Study, name: str, model: StudyModel) -> list[str]:
             given = given.get(key) if isinstance(given, dict) else None
         if given is not None:
             found.append(f"{where}: grid.{path} and fields both set {path}; leave one of them out")
-    found += [
-        f"{where}: has no budget on {text}; name one in budgets, data.{text}.budgets or {where}.budgets"
-        for text in study.data
-        if not study.budgets_of(name, text)
-    ]
+    for text in model.data or ():
+        if text not in study.data:
+            found.append(f"{where}.data: there is no text {text!r}{load.nearest(text, study.data)}")
+    found += _twice(f"{where}.context", model.context or ())
+    for text in study.texts_of(name):
+        known = study.data[text].budgets if study.data[text].budgets is not None else study.budgets
+        unknown = [each for each in model.budgets or () if each not in known]
+        found += [f"{where}.budgets: {text} has no budget {each!r}{load.nearest(each, known)}" for each in unknown]
+        if not known:
+            found.append(f"data.{text}: has no budget; name one in budgets or data.{text}.budgets")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +38,11 @@ class Spread(Record):
             return cls(mean=math.fsum(values) / len(values), low=None, high=None, n=len(values))
         mean, low, high = student(values)
         return cls(mean=mean, low=low, high=high, n=len(values))
+
+    def map(self, function: Callable[[float], float]) -> Spread:
+        """Return the spread under a rising function."""
+        ends = [None if end is None else function(end) for end in (self.low, self.high)]
+        return Spread(mean=function(self.mean), low=ends[0], high=ends[1], n=self.n)
 
 
 class RunSummary(Record):
@@ -96,10 +101,13 @@ class CellSummary(Record):
         return f"{len(bad)} of {len(self.tested)} runs: {bad[0].why}" if bad else ""
 
     def spread(self, metric: str) -> Spread | None:
-        """Return a metric over the seeds; None for a cell that is no result."""
+        """Return a metric over the seeds, a perplexity's by its logarithm; None for a cell that is no result."""
         if self.standing != "ok":
             return None
-        return Spread.of([run.metrics[metric] for run in self.tested])
+        values = [run.metrics[metric] for run in self.tested]
+        if metric.endswith("perplexity") and all(map(math.isfinite, values)):
+            return Spread.of([math.log(value) for value in values]).map(math.exp)
+        return Spread.of(values)
 
     @property
     def validation(self) -> float:

@@ -27,7 +27,7 @@ ABOUT = {
 }
 LEGEND = (
     "Means over seeds on the test split; ranges are 95 % Student t intervals over at least three seeds: of the training, not of"
-    " the text. Bold: on the Pareto front of its metric against training FLOPs."
+    " the text (perplexities by their logarithm). Bold: on the Pareto front of its metric against training FLOPs."
 )
 
 

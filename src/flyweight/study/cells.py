@@ -92,7 +92,7 @@ def checked(study: config.Study, where: str, yes: bool = False) -> config.Study:
     faults, count = config.faults(study), config.run_count(study)
     if config.cell_count(study) <= LARGEST:
         made, wrong = cells(study)
-        faults += wrong + (_unmatched(study, made) if not wrong else [])
+        faults += wrong + (_unmatched(study, made) if not (wrong or study.only) else [])
     if count > study.limit.runs and not yes:
         faults.append(
             f"limit.runs: {study.limit.runs:,}, but this grid has {count:,} runs; start it with --yes, raise limit.runs, or"
@@ -143,8 +143,8 @@ def _written_out(model: config.StudyModel) -> dict[str, Any]:
 
 
 def _places(study: config.Study, model: str) -> Iterator[tuple[str, int, str, config.RunBudget]]:
-    for text, data in study.data.items():
-        for context in data.context:
+    for text in study.texts_of(model):
+        for context in study.contexts_of(model, text):
             for name, budget in study.budgets_of(model, text).items():
                 yield text, context, name, budget
 
@@ -193,12 +193,20 @@ def _unmatched(study: config.Study, made: Sequence[Cell]) -> list[str]:
 def plan(study: config.Study, runtime: Runtime, vocabularies: Mapping[str, int], data_dir: Path | None) -> GridPlan:
     """Return what the study will need; nothing is trained or allocated."""
     made, missing = cells(study)[0], {}
-    for name, data in study.data.items():
-        if data.optional and (why := _unresolved(next(c.config.data for c in made if c.data == name), data_dir)):
+    for name, data in texts(made).items():
+        if study.data[name].optional and (why := _unresolved(data, data_dir)):
             missing[name] = why
     runs = len(study.seeds) + len(study.rates()) - 1
     kept = [(cell.name, runs, cell.config) for cell in made if cell.data not in missing]
     return grid(study.name, kept, study.limit.time, runtime, vocabularies, data_dir, left_out(missing))
+
+
+def texts(made: Sequence[Cell]) -> dict[str, schema.Data]:
+    """Return the texts of some cells by their names in the study, each at the first context it is used with."""
+    found: dict[str, schema.Data] = {}
+    for cell in made:
+        found.setdefault(cell.data, cell.config.data)
+    return found
 
 
 def _unresolved(data: schema.Data, data_dir: Path | None) -> str:

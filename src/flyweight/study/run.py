@@ -19,7 +19,7 @@ from flyweight.report import gather
 from flyweight.report.study_findings import judge
 from flyweight.report.study_summary import CellSummary, RunSummary, StudySummary
 from flyweight.report.summary import CorpusSummary, Environment
-from flyweight.study.cells import Cell, cells, left_out
+from flyweight.study.cells import Cell, cells, left_out, texts
 
 CHECKS = ("finite_outputs", "causality", "initial_token_sensitivity")
 """The checks of the audit that every run has to pass; the unigram floor is compared on the whole test split."""
@@ -70,11 +70,11 @@ class _Grid:
     def texts(self, made: Sequence[Cell]) -> tuple[dict[str, Artifact], dict[str, str]]:
         """Return the packed texts by name, and why an optional one is left out."""
         found, missing = {}, {}
-        for name, data in self.study.data.items():
+        for name, data in texts(made).items():
             try:
-                found[name] = self.runner(self.study.seeds[0]).corpus(next(c.config.data for c in made if c.data == name))
+                found[name] = self.runner(self.study.seeds[0]).corpus(data)
             except FlyweightError as error:
-                if not data.optional:
+                if not self.study.data[name].optional:
                     raise
                 missing[name] = str(error)
                 self.context.watch("left out", {"name": name, "why": str(error)})
@@ -174,9 +174,8 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
     each = len(study.seeds) + len(study.rates()) - 1
     work.clock = _Clock(context, [seconds.get(cell.name, MEASURE_SECONDS) for cell in made for _ in range(each)])
     corpus: dict[str, CorpusSummary] = {}
-    for name, artifact in packed.items():
-        context_length = study.data[name].context[0]
-        corpus[name] = gather.corpus(artifact, context_length, work.floors(artifact, context_length))
+    for name, data in texts(made).items():
+        corpus[name] = gather.corpus(packed[name], data.context, work.floors(packed[name], data.context))
     done = tuple(work.cell(cell, packed[cell.data], corpus[cell.data].floors["unigram"].nll) for cell in made)
     return StudySummary(
         name=study.name,
