@@ -120,9 +120,6 @@ def test_somewhere_falls_only_where_every_condition_is_against_it():
 
 def test_one_of_many_conditions_is_corrected_for_their_number():
     """A p of 0.03 in one of twenty conditions is what chance gives."""
-    weak = [0.90, 0.95, 1.00]  # against 1: mean -0.05, t = 1.73 / ...
-    p = judge(finding(), [cell("a", [0.92, 0.95, 0.98]), cell("b", [1.0, 1.0, 1.0])], "nll").contests[0].p
-    assert 0.05 / 20 < p < 0.13, weak
     strong = [0.96, 0.95, 0.94]
     alone = judge(finding(), [cell("a", strong), cell("b", [1.0] * 3)], "nll")
     assert alone.verdict == "confirmed"
