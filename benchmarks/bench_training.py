@@ -143,7 +143,11 @@ def theirs(job: dict[str, Any]) -> list[float]:
         def on_step_end(self, *arguments: Any, **options: Any) -> None:
             times.append(time.perf_counter() - self.began)
 
-    chosen = {} if job["defaults"] else {"bf16": job["precision"] == "bf16", "optim": "adamw_torch_fused"}
+    chosen: dict[str, Any] = {}
+    if not job["defaults"]:
+        chosen = {"bf16": job["precision"] == "bf16", "optim": "adamw_torch_fused"}
+    if not torch.cuda.is_available():
+        chosen["use_cpu"] = True  # without it, bf16 is refused where there is no GPU
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,

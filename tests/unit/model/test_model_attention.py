@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.attention import Attention, reach
+from flyweight.model.attention import Attention, attend, reach
 from flyweight.model.decoder import Decoder
 from flyweight.model.init import initialise
 
@@ -81,3 +82,40 @@ def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     assert not torch.equal(model(tokens), model(tokens))
     assert torch.equal(model.eval()(tokens), model(tokens))
+
+
+@pytest.mark.parametrize(("kv_heads", "length"), [(4, 5), (2, 33), (1, 64)])
+def test_short_windows_train_in_bfloat16_written_out(kv_heads: int, length: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    shape = [(2, heads, length, 16) for heads in (4, kv_heads, kv_heads)]
+    exact = [torch.randn(s, generator=generator).requires_grad_() for s in shape]
+    rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
+    weight = torch.randn(2, 4, length, 16, generator=generator)
+    plain = F.scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=kv_heads != 4)
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        short = attend(*rounded, reach(0, length, None, CPU))  # pyright: ignore[reportCallIssue]
+    assert "aten::baddbmm" in {event.key for event in trace.key_averages()}
+    torch.testing.assert_close(short.float(), plain, rtol=0.05, atol=0.05)
+    for mine, theirs in zip(
+        torch.autograd.grad((short.float() * weight).sum(), rounded),
+        torch.autograd.grad((plain * weight).sum(), exact),
+        strict=True,
+    ):
+        assert (mine.float() - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_written_out_attention_never_looks_ahead() -> None:
+    q, k, v = (torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(n)).bfloat16() for n in range(3))
+    q.requires_grad_()
+    seen = attend(q, k, v, reach(0, 9, None, CPU))
+    k[:, :, 6:] += 3
+    v[:, :, 6:] -= 2
+    changed = attend(q, k, v, reach(0, 9, None, CPU))
+    assert torch.equal(seen[:, :, :6], changed[:, :, :6]) and not torch.equal(seen[:, :, 6:], changed[:, :, 6:])
+
+
+def test_scores_are_not_kept_where_nothing_trains() -> None:
+    q, k, v = (torch.randn(1, 2, 9, 8).bfloat16() for _ in range(3))
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        attend(q, k, v, reach(0, 9, None, CPU))
+    assert "aten::baddbmm" not in {event.key for event in trace.key_averages()}

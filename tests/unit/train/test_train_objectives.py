@@ -137,3 +137,12 @@ def test_autocast_agrees_with_float32(dtype):
     for name, gradient in gradients(model).items():
         assert gradient.dtype == torch.float32
         assert (gradient - expected[name]).norm() <= 0.1 * expected[name].norm() + 1e-4, name
+
+
+@pytest.mark.parametrize("rows", [7, 50, 1000])
+def test_the_heads_gradient_is_added_in_pieces_in_half_precision(monkeypatch, rows):
+    monkeypatch.setattr(objectives, "HEAD_ROWS", rows)
+    slope, hidden = torch.randn(9, VOCAB).bfloat16(), torch.randn(9, 20).bfloat16()
+    total = torch.ones(VOCAB, 20)
+    objectives._add_product(total, slope, hidden)
+    torch.testing.assert_close(total, 1 + (slope.T @ hidden).float())
