@@ -46,8 +46,8 @@ def chunked(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, target
         def hidden(self, tokens: Any) -> Any:
             return self.states.unsqueeze(0)
 
-        def head_weight(self) -> Any:
-            return self.head
+        def output(self, states: Any) -> Any:
+            return states, self.head, None
 
         def logits(self, states: Any) -> Any:
             return states @ self.head.T

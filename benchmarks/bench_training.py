@@ -37,6 +37,7 @@ def ours(job: dict[str, Any]) -> list[float]:
     from flyweight.data.stream import Windows
     from flyweight.model.decoder import Decoder
     from flyweight.train.objectives import NextToken
+    from flyweight.train.spent import StepFlops
     from flyweight.train.trainer import Limits, Trainer
 
     config = schema.ModelConfig.model_validate(
@@ -70,7 +71,7 @@ def ours(job: dict[str, Any]) -> list[float]:
             lambda: 0.0,
             train,
             Limits(steps, None),
-            1,
+            StepFlops.constant(1),
             runtime,
             runtime.precision(train.precision),
             draft,

@@ -98,14 +98,14 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
 
 
 def plan(
-    target: schema.Recipe | study_config.Study | schema.ModelConfig | Model, session: Session = DEFAULT
+    target: schema.Recipe | study_config.Study | schema.Architecture | Model, session: Session = DEFAULT
 ) -> plans.Plan | GridPlan | plans.ModelPlan:
     """Return what a recipe, study, config or model needs; nothing is allocated."""
     if isinstance(target, study_config.Study):
         return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.Recipe):
         return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
-    if isinstance(target, schema.ModelConfig):
+    if isinstance(target, schema.ARCHITECTURES):
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
         return plans.ModelPlan.of(models.config(target))
@@ -128,7 +128,7 @@ def _is_recipe(path: Any) -> bool:
     return Path(path).exists() and "stages" in config_load.read_yaml(Path(path))
 
 
-def _config_of(artifact: Artifact) -> schema.ModelConfig:
+def _config_of(artifact: Artifact) -> schema.Architecture:
     from flyweight.hub import models as hub
     from flyweight.hub.foreign import ForeignConfig
 
@@ -363,10 +363,14 @@ def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> 
     return _measure("audit", model, session, data=data)
 
 
-def floors(data: str, split: str = "test", session: Session = DEFAULT) -> Measurement:
-    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split."""
+def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
+    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
+
+    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own.
+    """
     context = session.context(seed=session.seed)
-    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data}, "split": split})
+    given = {} if tokenizer is None else {"tokenizer": config_load.parse_yaml(tokenizer, "--tokenizer")}
+    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data, **given}, "split": split})
     made = recipes.Runner(context).make(data, config, {}).artifact
     return Measurement(made, made.metrics())
 

@@ -199,13 +199,14 @@ def floors(
     shared: Shared,
     data: Annotated[str, typer.Argument(metavar="DATA")],
     split: Split = "test",
+    tokenizer: Annotated[str | None, typer.Option(help="word, char, byte, bpe, or {kind: bpe, vocab: 1024}.")] = None,
 ) -> None:
-    """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram."""
+    """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram, of DATA's own tokens unless told otherwise."""
     from flyweight import answers, api
 
     with shared.session() as session:
-        result = api.floors(data, split, session)
-    shared.answer(result.json(), answers.metrics)
+        result = api.floors(data, split, session, tokenizer)
+    shared.answer(result.json(), answers.floors)
 
 
 @verb(app, *MACHINE, "seed")

@@ -86,7 +86,7 @@ def is_config(reference: str | Path) -> bool:
     return str(reference) in catalogue.names() or Path(reference).suffix in (".yaml", ".yml")
 
 
-def config(reference: str | Path) -> schema.ModelConfig:
+def config(reference: str | Path) -> schema.Architecture:
     """Return the model config of a YAML file or of the catalogue, resolved; raise RequestError where it cannot be."""
     if str(reference) in catalogue.names():
         return catalogue.load(str(reference))

@@ -8,151 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
+from flyweight.config.layers import Add, Attention, LinearKind, Mlp, Norm, Position, Residual, RMSNorm, Rope, SwiGLU
 from flyweight.config.rules import model_faults
-
-
-class Strict(BaseModel):
-    """Base of all configs: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-def choice(default: str | None = None) -> BeforeValidator:
-    """Let a bare name stand for `{kind: name}`, and options without a kind for those of the default kind."""
-
-    def read(value: Any) -> Any:
-        if isinstance(value, str):
-            return {"kind": value}
-        if isinstance(value, dict) and default and "kind" not in value:
-            return {"kind": default, **value}
-        return value
-
-    return BeforeValidator(read)
-
-
-# Bounds that no machine reaches, so that what is counted from them stays a number and is counted in time.
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-Depth = Annotated[int, Field(ge=0, le=10_000)]
-Times = Annotated[int, Field(ge=2, le=1_000)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Learned(Strict):
-    """A learned vector per position, added to the token embedding (GPT-2)."""
-
-    kind: Literal["learned"] = "learned"
-
-
-class RopeScaling(Strict):
-    """How rotary frequencies are stretched beyond the context they were trained for.
-
-    `linear` divides every frequency by `factor`; `ntk` raises the base instead; `llama3` interpolates between both by
-    wavelength, as Llama 3.1 does.
-    """
-
-    kind: Literal["linear", "ntk", "llama3"]
-    factor: Annotated[float, Field(ge=1)]
-    low_frequency_factor: Rate = 1.0
-    high_frequency_factor: Rate = 4.0
-    original_context: PositiveInt = 8192
-
-
-class Rope(Strict):
-    """Rotary positions (Su et al. 2021) on the first `fraction` of every head's channels."""
-
-    kind: Literal["rope"] = "rope"
-    base: Annotated[float, Field(gt=1)] = 10_000.0
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    scaling: RopeScaling | None = None
-
-
-Position = Annotated[Annotated[Learned | Rope, Discriminator("kind")], choice("rope")]
-
-
-class LayerNorm(Strict):
-    """Mean and variance normalisation with a learned scale and, unless `bias` is off, shift."""
-
-    kind: Literal["layernorm"] = "layernorm"
-    eps: Rate = 1e-5
-    bias: bool = True
-
-
-class RMSNorm(Strict):
-    """Root-mean-square normalisation with a learned scale (Zhang and Sennrich 2019)."""
-
-    kind: Literal["rmsnorm"] = "rmsnorm"
-    eps: Rate = 1e-6
-
-
-Norm = Annotated[Annotated[LayerNorm | RMSNorm, Discriminator("kind")], choice("rmsnorm")]
-
-
-class Gelu(Strict):
-    """Up, GELU, down; `approximate: tanh` is GPT-2's."""
-
-    kind: Literal["gelu"] = "gelu"
-    approximate: Literal["none", "tanh"] = "none"
-    hidden: PositiveInt | None = None
-    bias: bool = False
-
-
-class Relu2(Strict):
-    """Up, squared ReLU, down (Primer, So et al. 2021)."""
-
-    kind: Literal["relu2"] = "relu2"
-    hidden: PositiveInt | None = None
-    bias: bool = False
-
-
-class SwiGLU(Strict):
-    """silu(gate) * up, down (Shazeer 2020); `hidden` defaults to 8/3 of dim, rounded up to a multiple of 32."""
-
-    kind: Literal["swiglu"] = "swiglu"
-    hidden: PositiveInt | None = None
-    bias: bool = False
-
-
-Mlp = Annotated[Annotated[Gelu | Relu2 | SwiGLU, Discriminator("kind")], choice("swiglu")]
-
-
-class Attention(Strict):
-    """Grouped-query attention. `gain` learns one factor on the queries of each head; `out_bias` follows `bias`."""
-
-    heads: PositiveInt | None = None
-    kv_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
-    bias: bool = False
-    out_bias: bool | None = None
-    qk_norm: bool = False
-    qk_norm_eps: Rate = 1e-6
-    gain: bool = False
-
-
-class NoSharing(Strict):
-    """Every layer is used once."""
-
-    kind: Literal["none"] = "none"
-
-
-class Repeat(Strict):
-    """Every layer is used `times` times in a row (MobileLLM, Liu et al. 2024); one layer N times is `layers: 1`."""
-
-    kind: Literal["repeat"] = "repeat"
-    times: Times = 2
-
-
-class Cycle(Strict):
-    """The whole stack is run `times` times (Universal Transformer, Dehghani et al. 2019)."""
-
-    kind: Literal["cycle"] = "cycle"
-    times: Times = 2
-
-
-Sharing = Annotated[Annotated[NoSharing | Repeat | Cycle, Discriminator("kind")], choice()]
+from flyweight.config.strict import Depth, PositiveInt, Probability, Rate, Strict, choice
+from flyweight.config.visiting import NoSharing, NoThinking, Sharing, Thinking
 
 
 class NoBigram(Strict):
@@ -178,58 +39,50 @@ Bigram = Annotated[Annotated[NoBigram | ExactBigram | HashedBigram, Discriminato
 
 
 class Embedding(Strict):
-    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table added to it."""
+    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table added to it.
+
+    `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al. 2020); a tied head goes
+    through the same two.
+    """
 
     tied: bool = True
+    rank: PositiveInt | None = None
     bigram: Bigram = NoBigram()
 
 
 class Head(Strict):
-    """Output head; `softcap` c squashes logits to c * tanh(logits / c)."""
+    """Output head; `bias` adds a number per token of the vocabulary, `softcap` c squashes logits to c * tanh(logits / c)."""
 
+    bias: bool = False
     softcap: Rate | None = None
 
 
 class Dropout(Strict):
-    """Dropout on the embedding, on attention probabilities and on both residual branches; a number sets all three."""
+    """Dropout on the embedding, on attention probabilities and on both residual branches; a number sets these three.
+
+    `mlp` drops of what the MLP reads.
+    """
 
     embedding: Probability = 0.0
     attention: Probability = 0.0
     residual: Probability = 0.0
+    mlp: Probability = 0.0
 
 
-def _all_dropouts(value: Any) -> Any:
-    return dict.fromkeys(Dropout.model_fields, value) if isinstance(value, (int, float)) else value
+def _three_dropouts(value: Any) -> Any:
+    return dict.fromkeys(("embedding", "attention", "residual"), value) if isinstance(value, (int, float)) else value
 
 
 class Init(Strict):
-    """Normal initialisation with `std`; output projections are zero (`zero_out`) or divided by sqrt(2 * layers)."""
+    """Normal initialisation with `std`; the token table has its own, if `embedding` names one.
+
+    Output projections are zero (`zero_out`) or divided by sqrt(2 * visits), unless `damped` is off.
+    """
 
     std: Rate = 0.02
+    embedding: Rate | None = None
+    damped: bool = True
     zero_out: bool = False
-
-
-class Dense(Strict):
-    """An ordinary float matrix."""
-
-    kind: Literal["dense"] = "dense"
-
-
-class Int8(Strict):
-    """Symmetric int8 with one float scale per output row."""
-
-    kind: Literal["int8"] = "int8"
-
-
-class NF4(Strict):
-    """4-bit NormalFloat in blocks; `double` stores the blocks' scales in 8 bits as well (QLoRA, Dettmers et al. 2023)."""
-
-    kind: Literal["nf4"] = "nf4"
-    block: PositiveInt = 64
-    double: bool = True
-
-
-LinearKind = Annotated[Annotated[Dense | Int8 | NF4, Discriminator("kind")], choice()]
 
 
 class ModelConfig(Strict):
@@ -247,10 +100,12 @@ class ModelConfig(Strict):
     position: Position = Rope()
     mlp: Mlp = SwiGLU()
     norm: Norm = RMSNorm()
+    residual: Residual = Add()
     sharing: Sharing = NoSharing()
+    thinking: Thinking = NoThinking()
     embedding: Embedding = Embedding()
     head: Head = Head()
-    dropout: Annotated[Dropout, BeforeValidator(_all_dropouts)] = Dropout()
+    dropout: Annotated[Dropout, BeforeValidator(_three_dropouts)] = Dropout()
     init: Init = Init()
     linears: dict[str, LinearKind] = Field(default_factory=dict)
 
@@ -274,11 +129,10 @@ class ModelConfig(Strict):
             "head_dim": head_dim or self.dim // heads,
             "out_bias": bias if self.attention.out_bias is None else self.attention.out_bias,
         }
-        wide = -(-8 * self.dim // 96) * 32 if isinstance(self.mlp, SwiGLU) else 4 * self.dim
         update = {
             "vocab_size": vocab,
             "context": length,
             "attention": {**self.attention.model_dump(), **attention},
-            "mlp": {**self.mlp.model_dump(), "hidden": self.mlp.hidden or wide},
+            "mlp": {**self.mlp.model_dump(), "hidden": self.mlp.width(self.dim)},
         }
         return ModelConfig.model_validate({**self.model_dump(), **update})

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flyweight.config import schema
-from flyweight.config.schema import ModelConfig, Recipe, Strict
+from flyweight.config.baselines import DECODER, kind_of_model
+from flyweight.config.schema import ARCHITECTURES, Architecture, ModelConfig, Recipe, Strict
 from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
 from flyweight.errors import RequestError
 
@@ -107,9 +108,18 @@ def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     for name, stage in stages.items():
         if isinstance(stage, dict) and stage.get("stage") in ("pretrain", "distill"):
             given = [key for key in DEFAULTS if key in raw and not (key == "model" and "input" in stage and key not in stage)]
-            stage = {**stage, **{key: merge(raw[key], stage[key]) if key in stage else raw[key] for key in given}}
+            stage = {**stage, **{key: _laid(key, raw[key], stage[key]) if key in stage else raw[key] for key in given}}
         filled[name] = stage
     return {**recipe, "stages": filled}
+
+
+def _laid(key: str, default: Any, own: Any) -> Any:
+    """Return a stage's own `data`, `train` or `model` over the recipe's; a model of another kind replaces the default whole.
+
+    A default that names no kind is a decoder's; a stage that names none takes the default's.
+    """
+    other = key == "model" and isinstance(default, dict) and isinstance(own, dict) and "kind" in own
+    return own if other and own["kind"] != kind_of_model(default) else merge(default, own)
 
 
 def recipe(raw: Mapping[str, Any], where: str = "the recipe", without: Sequence[str] = ()) -> Recipe:
@@ -124,20 +134,20 @@ def recipe(raw: Mapping[str, Any], where: str = "the recipe", without: Sequence[
     return checked
 
 
-def model_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
+def model_config(raw: Mapping[str, Any], where: str) -> Architecture:
     """Return the checked model config of raw YAML data; raise RequestError with every fault found."""
     try:
-        return ModelConfig.model_validate(raw)
+        return TypeAdapter(Architecture).validate_python(raw)
     except ValidationError as error:
-        raise RequestError(explain(error, where, ModelConfig)) from error
+        raise RequestError(explain(error, where, *ARCHITECTURES)) from error
 
 
-def resolved(config: ModelConfig, where: str, vocab_size: int | None = None, context: int | None = None) -> ModelConfig:
+def resolved(config: Architecture, where: str, vocab_size: int | None = None, context: int | None = None) -> Architecture:
     """Return a model config with every derived number written out; raise RequestError where that shows a fault."""
     try:
         return config.resolved(vocab_size, context)
     except ValidationError as error:
-        raise RequestError(explain(error, where, ModelConfig)) from error
+        raise RequestError(explain(error, where, type(config))) from error
     except ValueError as error:
         raise RequestError(f"{where}: {error}") from error
 
@@ -253,11 +263,11 @@ def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 # --- explanations ---
 
 
-def explain(error: ValidationError, where: str, root: type[BaseModel]) -> str:
-    """Return a validation error as lines `path: what is wrong (the nearest name)`."""
+def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
+    """Return a validation error as lines `path: what is wrong (the nearest name)`; `roots` are the kinds it could have been."""
     lines = [f"{where}:"]
     for fault in error.errors():
-        names, fields = _place(root, fault["loc"])
+        names, fields = _place(roots, fault["loc"])
         path = ".".join(names) or "(top level)"
         context = fault.get("ctx", {})
         match fault["type"]:
@@ -292,21 +302,24 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
+    if model is ModelConfig:
+        return DECODER
     for name in ("stage", "kind"):
         if name in model.model_fields and (names := typing.get_args(model.model_fields[name].annotation)):
             return names[0]
     return None
 
 
-def _place(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
     """Return a fault's path as the user wrote it (without union tags) and the names valid where it stands."""
     names: list[str] = []
-    current: list[type[BaseModel]] = [root]
+    current = list(roots)
     mapping: Any = None
     for step, part in enumerate(location):
         last = step == len(location) - 1
         tagged = [model for model in current if _tag(model) == part]
-        if tagged and (len(current) > 1 or not last) and mapping is None and part not in _fields(current):
+        # Where there are several kinds a tag comes first, even one that is also a field of another kind (mlp).
+        if tagged and mapping is None and (len(current) > 1 or not (last or part in _fields(current))):
             current = tagged
             continue
         names.append(str(part))
@@ -331,9 +344,14 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe file, in which top-level `data`, `train` and `model` may stand as partial defaults."""
     result = Recipe.model_json_schema()
     definitions = result["$defs"]
-    for name, field in (("Data", "data"), ("Train", "train"), ("ModelConfig", "model")):
-        definitions[name].pop("required", None)
-        result["properties"][field] = {"$ref": f"#/$defs/{name}", "description": f"Defaults of every stage's `{field}`."}
+    models = tuple(model.__name__ for model in ARCHITECTURES)
+    for names, field in ((("Data",), "data"), (("Train",), "train"), (models, "model")):
+        for name in names:
+            definitions[name].pop("required", None)
+        choices = [{"$ref": f"#/$defs/{name}"} for name in names]
+        known = choices[0] if len(choices) == 1 else {"anyOf": choices}
+        result["properties"][field] = {**known, "description": f"Defaults of every stage's `{field}`."}
+    definitions["ModelConfig"]["properties"]["kind"] = {"const": DECODER, "default": DECODER}
     for name in ("Pretrain", "Distill"):
         definitions[name]["required"] = [key for key in definitions[name]["required"] if key not in DEFAULTS]
     for model in (definition for definition in definitions.values() if "kind" in definition.get("properties", {})):

@@ -2,38 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flyweight.config.architecture import ModelConfig
 
+MOST_VISITS = 100_000
+"""Uses of layers in one forward pass, beyond which nothing is counted in time, let alone computed."""
+
 
 def model_faults(config: ModelConfig) -> list[str]:
     """Return every contradiction between a model config's fields, in words."""
-    faults: list[str] = []
+    return [*_heads(config), *_ranks(config), *_ends(config), *_visits(config)]
+
+
+def _heads(config: ModelConfig) -> Iterator[str]:
     attention, dim = config.attention, config.dim
     heads = attention.heads
     if heads and attention.head_dim is None and dim % heads:
-        faults.append(f"attention.heads: {heads} does not divide dim {dim}; choose a divisor or set attention.head_dim")
+        yield f"attention.heads: {heads} does not divide dim {dim}; choose a divisor or set attention.head_dim"
     if heads and attention.kv_heads and heads % attention.kv_heads:
-        faults.append(f"attention.kv_heads: {attention.kv_heads} does not divide attention.heads {heads}")
+        yield f"attention.kv_heads: {attention.kv_heads} does not divide attention.heads {heads}"
     if attention.kv_heads and not heads:
-        faults.append("attention.kv_heads: needs attention.heads beside it")
-    if config.position.kind == "rope":
-        head_dim = attention.head_dim or (dim // heads if heads else None)
-        if head_dim is not None:
-            rotary = int(head_dim * config.position.fraction)
-            if rotary < 2 or rotary % 2:
-                faults.append(
-                    f"position.fraction: {config.position.fraction} of head_dim {head_dim} is {rotary} channels;"
-                    " rope turns pairs, so it needs an even number of at least 2"
-                )
+        yield "attention.kv_heads: needs attention.heads beside it"
+    head_dim = attention.head_dim or (dim // heads if heads else None)
+    if config.position.kind == "rope" and head_dim is not None:
+        rotary = int(head_dim * config.position.fraction)
+        if rotary < 2 or rotary % 2:
+            yield (
+                f"position.fraction: {config.position.fraction} of head_dim {head_dim} is {rotary} channels;"
+                " rope turns pairs, so it needs an even number of at least 2"
+            )
+
+
+def _ranks(config: ModelConfig) -> Iterator[str]:
+    narrow = min(config.dim, config.mlp.width(config.dim))
+    if config.mlp.rank and config.mlp.rank > narrow:
+        yield (
+            f"mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, {narrow}; a bottleneck has to be"
+            " narrower than what goes through it"
+        )
+    rank, vocab = config.embedding.rank, config.vocab_size
+    if rank and rank > min(config.dim, vocab or config.dim):
+        side = f"dim {config.dim}" if rank > config.dim else f"vocab_size {vocab}"
+        yield f"embedding.rank: {rank} is larger than {side}; a factorised embedding has to be narrower"
+    for pattern, kind in config.linears.items():
+        if kind.kind == "nf4" and kind.block % 2:
+            yield f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs"
+
+
+def _ends(config: ModelConfig) -> Iterator[str]:
     if config.embedding.bigram.kind == "exact" and (config.vocab_size or 0) > 1024:
-        faults.append(
+        yield (
             f"embedding.bigram: an exact table for vocab_size {config.vocab_size} has {config.vocab_size}^2 rows;"
             " use {kind: hashed, buckets: ...}"
         )
-    for pattern, kind in config.linears.items():
-        if kind.kind == "nf4" and kind.block % 2:
-            faults.append(f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs")
-    return faults
+    if not config.layers and not config.norm.final:
+        yield "norm.final: without layers and without a final norm nothing lies between embedding and head; leave it on"
+
+
+def _visits(config: ModelConfig) -> Iterator[str]:
+    sharing, thinking, layers = config.sharing, config.thinking, config.layers
+    times, looped = 1, layers
+    if sharing.kind == "none":
+        pass
+    elif sharing.kind == "span":
+        (first, last), times = sharing.span, sharing.times
+        looped = last - first + 1
+        if first > last:
+            yield f"sharing.span: it ends with layer {last} before it begins with layer {first}"
+        if last >= layers:
+            yield f"sharing.span: layer {last} is outside the model's {layers} layers, which are counted from 0"
+    else:
+        times = sharing.times
+    if sharing.kind == "all" and layers != 1:
+        yield f"sharing.all: it uses one layer {times} times, so the model has layers: 1 and not {layers}"
+    if sharing.kind != "none" and sharing.index and not layers:
+        yield "sharing.index: there are no layers whose uses could be told apart"
+    passes = 1
+    if thinking.kind == "deep":
+        passes += thinking.passes
+        if not layers:
+            yield "thinking: a model without layers has no keys and values to remember"
+        if thinking.learned and not thinking.updates:
+            yield (
+                f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} no memory is ever updated, so"
+                " a rate would have no effect; give more passes or leave it out"
+            )
+    count = passes * (layers + (times - 1) * max(0, looped))
+    if count > MOST_VISITS:
+        yield f"layers, sharing and thinking: they make {count:,} uses of layers; {MOST_VISITS:,} are the most"

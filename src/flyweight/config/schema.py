@@ -1,6 +1,7 @@
 """Everything that a user can write in a recipe, as frozen and validated models; an unknown key is an error.
 
-The fields of a model are in `flyweight.config.architecture` and stand here under the same names.
+The fields of a model are in `architecture`, `layers`, `visiting` and `baselines` beside this file and stand here under the same
+names.
 """
 
 from __future__ import annotations
@@ -11,43 +12,71 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, model_validator
 
 from flyweight.config.architecture import (
-    NF4 as NF4,
-    Attention as Attention,
     Bigram as Bigram,
-    Cycle as Cycle,
-    Dense as Dense,
     Dropout as Dropout,
     Embedding as Embedding,
     ExactBigram as ExactBigram,
-    Fraction as Fraction,
-    Gelu as Gelu,
     HashedBigram as HashedBigram,
     Head as Head,
     Init as Init,
+    ModelConfig as ModelConfig,
+    NoBigram as NoBigram,
+)
+from flyweight.config.baselines import (
+    ARCHITECTURES as ARCHITECTURES,
+    Architecture as Architecture,
+    LinearConfig as LinearConfig,
+    LstmConfig as LstmConfig,
+    MlpConfig as MlpConfig,
+)
+from flyweight.config.layers import (
+    GATED as GATED,
+    NF4 as NF4,
+    Add as Add,
+    Alpha as Alpha,
+    Attention as Attention,
+    Dense as Dense,
+    DoubleRelu as DoubleRelu,
+    DoubleSilu as DoubleSilu,
+    GeGLU as GeGLU,
+    Gelu as Gelu,
     Int8 as Int8,
     LayerNorm as LayerNorm,
     Learned as Learned,
     LinearKind as LinearKind,
     Mlp as Mlp,
-    ModelConfig as ModelConfig,
-    NoBigram as NoBigram,
+    NoPosition as NoPosition,
     Norm as Norm,
-    NoSharing as NoSharing,
     Position as Position,
-    PositiveInt as PositiveInt,
-    Probability as Probability,
-    Rate as Rate,
+    Relu as Relu,
     Relu2 as Relu2,
-    Repeat as Repeat,
+    Residual as Residual,
     RMSNorm as RMSNorm,
     Rope as Rope,
     RopeScaling as RopeScaling,
-    Sharing as Sharing,
-    Strict as Strict,
+    Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
+)
+from flyweight.config.strict import (
+    Fraction as Fraction,
+    PositiveInt as PositiveInt,
+    Probability as Probability,
+    Rate as Rate,
+    Strict as Strict,
     choice,
 )
 from flyweight.config.units import Count, Seconds, Size
+from flyweight.config.visiting import (
+    All as All,
+    Cycle as Cycle,
+    Deep as Deep,
+    NoSharing as NoSharing,
+    NoThinking as NoThinking,
+    Repeat as Repeat,
+    Sharing as Sharing,
+    Span as Span,
+    Thinking as Thinking,
+)
 
 # --- data ---
 
@@ -204,21 +233,21 @@ class Distillation(Strict):
 
 
 class Pretrain(Strict):
-    """Train a decoder on a corpus; `input` starts from another stage's weights."""
+    """Train a model on a corpus; `input` starts from another stage's weights."""
 
     stage: Literal["pretrain"]
-    model: ModelConfig | None = None
+    model: Architecture | None = None
     input: str | None = None
     data: Data
     train: Train = Train()
 
 
 class Distill(Strict):
-    """Train a decoder to match a teacher's next-token distribution."""
+    """Train a model to match a teacher's next-token distribution."""
 
     stage: Literal["distill"]
     teacher: str
-    model: ModelConfig
+    model: Architecture
     data: Data
     train: Train = Train()
     objective: Distillation = Distillation()
@@ -235,11 +264,14 @@ class Initialise(Strict):
     """A model with random weights."""
 
     stage: Literal["init"]
-    model: ModelConfig
+    model: Architecture
 
 
 class Quantize(Strict):
-    """Store a model's matrices in fewer bits; the embedding (and a tied head) have their own kind, by default int8."""
+    """Store a model's matrices in fewer bits; embedding and head have their own kind, by default int8.
+
+    The one matrix of a linear model is its head, which therefore is of `kind`.
+    """
 
     stage: Literal["quantize"]
     input: str

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config import schema
 from flyweight.errors import FlyweightError
 from flyweight.evaluate.bench import Measured, Request
 from flyweight.hub import models
 from flyweight.hub.models import AnyModel
 from flyweight.model import folder
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import build
 from flyweight.model.linear import KINDS
 from flyweight.model.linear_quant import Packed
 
@@ -169,11 +169,19 @@ def _exercise(request: Request, device: torch.device) -> None:
     They are some 45 MB, many times the size of a small model.
     """
     found = models.config(Path(request.folder))
-    kinds = {kind.kind: kind for kind in found.linears.values()} if isinstance(found, ModelConfig) else {}
-    for linears in ({}, *({"blocks": kind} for kind in kinds.values())):
-        config = ModelConfig(vocab_size=64, context=32, dim=64, layers=1, linears=linears)
+    own = isinstance(found, schema.ARCHITECTURES)
+    kinds = {kind.kind: kind for kind in found.linears.values()} if own else {}
+    sizes: dict[str, Any] = {"vocab_size": 64, "context": 32, "dim": 64}
+    tiny: list[schema.Architecture] = [
+        schema.ModelConfig(**sizes, layers=1, linears=linears)
+        for linears in ({}, *({"blocks": kind} for kind in kinds.values()))
+    ]
+    if isinstance(found, schema.LinearConfig | schema.MlpConfig | schema.LstmConfig):
+        short = {"layers": 1} if isinstance(found, schema.LstmConfig) else {"history": 4}
+        tiny.append(found.model_copy(update={**sizes, **short, **({"hidden": 64} if hasattr(found, "hidden") else {})}))
+    for config in tiny:
         with tempfile.TemporaryDirectory() as place:
-            folder.save(Decoder(config), place)
+            folder.save(build(config), place)
             passes = Passes(folder.load(place, device).eval(), replace(request, batch=1, prompt=8, new_tokens=2), device)
         with torch.inference_mode():
             seconds(passes.forward, device)

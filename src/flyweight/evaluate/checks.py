@@ -7,7 +7,6 @@ precision. Those of the evaluator itself take its scoring function, so that a br
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable
@@ -24,7 +23,7 @@ from flyweight.evaluate.likelihood import Precision, Scorable, target_nll, token
 from flyweight.hub import models
 from flyweight.hub.models import AnyModel
 from flyweight.model import cost, folder
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import Model, build as build_model
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
@@ -124,7 +123,7 @@ def _missing_data(name: str) -> Check:
 
 def _foreign(name: str, subject: Subject) -> Check:
     kind = getattr(subject.model.config, "model_type", "foreign")
-    return Check(name, None, None, "n/a", f"for flyweight's own decoder; this is a {kind} model behind an adapter")
+    return Check(name, None, None, "n/a", f"for flyweight's own models; this is a {kind} model behind an adapter")
 
 
 def _largest(difference: Tensor) -> float:
@@ -223,9 +222,9 @@ def save_load(subject: Subject) -> Check:
     """Check that a model saved and loaded again has the same weights and gives the same logits, to the last bit."""
     tokens = subject.tokens(2)
     with tempfile.TemporaryDirectory() as place:
-        if isinstance(subject.model, Decoder):
+        if isinstance(subject.model, Model):
             folder.save(subject.model, place)
-        own = Path(place) if isinstance(subject.model, Decoder) else subject.folder  # a foreign model keeps its own files
+        own = Path(place) if isinstance(subject.model, Model) else subject.folder  # a foreign model keeps its own files
         again = models.load(own, subject.device).eval()
         worst = _largest(again(tokens) - subject.model(tokens))
         theirs = again.state_dict()
@@ -237,24 +236,22 @@ def save_load(subject: Subject) -> Check:
 
 def stored_bytes(subject: Subject) -> Check:
     """Check that the tensors in the file take the bytes that the cost model claims; the file's header is not counted."""
-    if not isinstance(subject.model, Decoder):
+    if not isinstance(subject.model, Model):
         return _foreign("stored_bytes", subject)
     path = subject.folder / folder.WEIGHTS
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
     stored = path.stat().st_size - 8 - length
-    itemsize = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}[header["norm.weight"]["dtype"]]
-    claimed = cost.weight_bytes(subject.model.config, itemsize)
+    claimed = cost.weight_bytes(subject.model.config, subject.model.dtype.itemsize)  # a loaded model has its file's dtype
     return at_most("stored_bytes", _relative(stored, claimed), STORED, f"{stored} bytes stored, {claimed} claimed")
 
 
-def initial_sensitivity(subject: Subject, build: Callable[..., Decoder] = Decoder) -> Check:
+def initial_sensitivity(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
     """Check that at initialisation the last hidden state depends on the tokens: its relative change when all are replaced.
 
     The model is built anew from its config and seed; a quantized one as the dense model that it stands for.
     """
-    if not isinstance(subject.model, Decoder):
+    if not isinstance(subject.model, Model):
         return _foreign("initial_token_sensitivity", subject)
     config = subject.model.config
     dense = config.model_copy(update={"linears": {}})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,10 +28,12 @@ CHOICE_LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class Floor:
-    """One baseline: NLL in nats per token, its training seconds, and the constants it was run with.
+    """One baseline: NLL in nats per token, what training it took, and the constants it was run with.
 
-    `stored` counts its n-grams; `constants` holds interpolation weights (longest context first) or discounts (shortest
-    first); `estimated` is False where a discount could not be estimated from the text and a standard one stood in.
+    `seconds` are those of counting, `peak_bytes` what was held at most meanwhile (beside the text), `bytes` the trained
+    model's own tables in memory. `stored` counts its n-grams; `constants` holds interpolation weights (longest context first)
+    or discounts (shortest first); `estimated` is False where a discount could not be estimated from the text and a standard
+    one stood in.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Floor:
     perplexity: float
     bits_per_byte: float
     seconds: float
+    peak_bytes: int
+    bytes: int
     stored: int
     constants: tuple[float, ...]
     estimated: bool = True
@@ -61,26 +66,29 @@ class Floors:
     vocab_size: int
 
     def json(self) -> dict[str, Any]:
-        """Return perplexities per token under `unigram`, `bigram` and `kn5`, and everything else under `details`."""
+        """Return perplexities per token under `unigram`, `bigram` and `kn5`, costs beside them, all of it under `details`."""
         named = (self.unigram, self.bigram, self.kn5)
         rest = ("split", "tokens", "train_tokens", "train_tokens_available", "vocab_size")
         return {
             **{floor.name: floor.perplexity for floor in named},
+            **{key: {floor.name: getattr(floor, key) for floor in named} for key in ("seconds", "bytes", "peak_bytes")},
             **{key: getattr(self, key) for key in rest},
             "details": {floor.name: floor.json() for floor in named},
         }
 
 
-def mixture_weights(components: np.ndarray, least: float = 1e-9, rounds: int = 200) -> np.ndarray:
+def mixture_weights(components: np.ndarray, counts: np.ndarray, least: float = 1e-9, rounds: int = 200) -> np.ndarray:
     """Return the weights (K,) that maximise the likelihood of a mixture whose components gave these probabilities (N, K).
 
-    Expectation maximisation; the likelihood is concave, so it finds the optimum. No weight falls below `least`.
+    Each row stands for `counts` (N,) targets. Expectation maximisation; the likelihood is concave, so it finds the optimum. No
+    weight falls below `least`.
     """
+    part = counts / counts.sum()
     weights = np.full(components.shape[1], 1 / components.shape[1])
     for _ in range(rounds):
         shares = components * weights  # (N, K)
         shares /= shares.sum(1, keepdims=True)
-        new = np.maximum(shares.mean(0), least)
+        new = np.maximum(part @ shares, least)
         new /= new.sum()
         if np.abs(new - weights).max() < 1e-7:
             return new
@@ -89,9 +97,10 @@ def mixture_weights(components: np.ndarray, least: float = 1e-9, rounds: int = 2
 
 
 class Baseline(Protocol):
-    """A trained baseline: p of every token of a stream but the first, its stored n-grams and its constants."""
+    """A trained baseline: p of every token of a stream but the first, its stored n-grams, their bytes, and its constants."""
 
     stored: int
+    bytes: int
     constants: tuple[float, ...]
     estimated: bool
 
@@ -107,10 +116,12 @@ class Unigram:
         """Count `tokens`; both streams hold ids below `vocab_size`."""
         counts = np.bincount(tokens, minlength=vocab_size)
         self.frequency = counts / counts.sum()
-        self.stored = int((counts > 0).sum())
+        self.stored, self.bytes = int((counts > 0).sum()), self.frequency.nbytes
         self._uniform = 1 / vocab_size
         # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one in the test to infinity.
-        self.weights = mixture_weights(self._components(held_out), least=1 / (len(tokens) + 1))
+        seen = np.bincount(held_out)
+        found = np.flatnonzero(seen)
+        self.weights = mixture_weights(self._components(found), seen[found], least=1 / (len(tokens) + 1))
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
     def _components(self, tokens: np.ndarray) -> np.ndarray:
@@ -136,19 +147,22 @@ class Bigram:
         self._counts = np.bincount(pairs, minlength=len(self._keys))
         self._total = np.bincount(stream[:-1], minlength=vocab_size)
         self.stored = len(self._keys)
-        self.weights = mixture_weights(self._components(np.asarray(held_out, np.int64)))
+        self.bytes = self._keys.nbytes + self._counts.nbytes + self._total.nbytes + self._unigram.bytes
+        held = np.asarray(held_out, np.int64)
+        keys, pairs = distinct(held[:-1], held[1:], vocab_size)
+        self.weights = mixture_weights(self._components(*np.divmod(keys, vocab_size)), np.bincount(pairs))
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
-    def _components(self, stream: np.ndarray) -> np.ndarray:
-        before, token = stream[:-1], stream[1:]
+    def _components(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
         found = lookup(self._keys, before * self._vocab_size + token)
         counts, total = np.where(found >= 0, self._counts[found], 0), self._total[before]
         unigram = self._unigram.probabilities(token)
-        return np.stack([np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1)  # (N - 1, 2)
+        return np.stack([np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1)  # (N, 2)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Return p(token | the one before it) for every token of a stream but the first, (N - 1,)."""
-        return self._components(np.asarray(tokens, np.int64)) @ self.weights
+        stream = np.asarray(tokens, np.int64)
+        return self._components(stream[:-1], stream[1:]) @ self.weights
 
 
 def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT) -> Floors:
@@ -179,7 +193,23 @@ def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_L
 def _floor(name: str, train: Callable[[], Baseline], test: np.ndarray, bits: float) -> Floor:
     """Train one baseline by the clock and score `test` (N,); `bits` turns nats per token into bits per byte."""
     began = time.perf_counter()
-    model = train()
+    model, peak = _watched(train)
     seconds = time.perf_counter() - began
     nll = float(-np.log(model.score(test)).mean())
-    return Floor(name, nll, math.exp(nll), nll * bits, seconds, model.stored, model.constants, model.estimated)
+    costs = (seconds, peak, model.bytes, model.stored)
+    return Floor(name, nll, math.exp(nll), nll * bits, *costs, model.constants, model.estimated)
+
+
+def _watched(train: Callable[[], Baseline]) -> tuple[Baseline, int]:
+    """Return what `train` makes and the most bytes that it held, arrays included; a trace that is on already goes on."""
+    running = tracemalloc.is_tracing()
+    if not running:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        model = train()
+        return model, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not running:
+            tracemalloc.stop()

@@ -12,6 +12,9 @@ import numpy as np
 
 FALLBACK = (0.5, 1.0, 1.5)
 
+TABLE_RATIO = 4
+"""Keys are looked up in a table of all that are possible, which takes no sorting, where there are at most so many per token."""
+
 
 @dataclass(frozen=True)
 class Discounts:
@@ -64,7 +67,8 @@ class KneserNey:
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
         """Count `tokens` (N,), which must hold at least one token.
 
-        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct n-grams of all orders.
+        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct n-grams of all orders, and
+        `bytes` what their tables take.
         """
         stream = np.asarray(tokens, np.int64)
         self.vocab_size, self.order = vocab_size, min(order, len(stream))
@@ -86,6 +90,8 @@ class KneserNey:
         self.constants = tuple(value for d in self.discounts for value in (d.one, d.two, d.more))
         self.estimated = all(d.estimated for d in self.discounts)
         self.stored = sum(len(level.keys) for level in self._orders)
+        held = (array for level in self._orders for array in (level.keys, level.kept, level.total, level.backoff))
+        self.bytes = sum(array.nbytes for array in held)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Return the probabilities of every token of a stream but the first, (N - 1,)."""
@@ -111,8 +117,14 @@ class KneserNey:
 
 def distinct(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct (context, token) keys (U,), ascending, and every position's index among them (N,)."""
-    keys, ending = np.unique(context * vocab_size + token, return_inverse=True)
-    return keys, ending
+    key = context * vocab_size + token
+    possible = int(key.max()) + 1
+    if possible > TABLE_RATIO * len(key):
+        keys, ending = np.unique(key, return_inverse=True)
+        return keys, ending
+    there = np.zeros(possible, bool)
+    there[key] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[key]
 
 
 def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> _Order:

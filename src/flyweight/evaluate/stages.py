@@ -47,7 +47,7 @@ class Evaluate:
 class Floors:
     """Unigram, bigram and Kneser-Ney 5-gram on one split."""
 
-    version, measures, trains = 1, True, False
+    version, measures, trains = 2, True, False
 
     def run(self, config: schema.Floors, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Count the training split and score the named one."""

@@ -21,6 +21,7 @@ from flyweight.core.files import disk_errors
 from flyweight.errors import RequestError
 from flyweight.export import vocabulary
 from flyweight.export.exported import Exported
+from flyweight.hub import models
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.model import cost, folder as model_folder
 from flyweight.model.position import frequencies
@@ -72,7 +73,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
         raise RequestError(f"--type {type}: GGUF files are written as {', '.join(TYPES)}")
     if out.is_dir():
         raise RequestError(f"{out} is a folder; name the file, for example {out / 'model.gguf'}")
-    config = model_folder.load_config(folder)
+    config = models.decoder_config(folder, "GGUF")
     plain, family, reasons = _plain(config)
     assert config.vocab_size
     tokens = vocabulary.read(folder / "tokenizer.json", config.vocab_size, reasons)
@@ -137,6 +138,8 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
         reasons += error.reasons
     if not config.layers:
         reasons.append("it has no layers")
+    if not isinstance(config.sharing, schema.NoSharing) and config.sharing.index:
+        reasons.append("its shared layers have an index embedding for each of their uses")
     if learned and isinstance(mlp, schema.Gelu) and mlp.approximate == "none":
         reasons.append(
             "its GELU is the exact one; llama.cpp computes the tanh approximation (mlp: {kind: gelu, approximate: tanh})"
@@ -260,10 +263,12 @@ def _kept(tensors: list[_Tensor], type: str, folder: Path) -> list[str]:
 def _unrolled(config: schema.ModelConfig, tensors: list[_Tensor]) -> list[str]:
     if isinstance(config.sharing, schema.NoSharing):
         return []
+    looped = isinstance(config.sharing, schema.Span)
+    used = f"{'some of them' if looped else 'each'} used {config.sharing.times} times"
     once = sum({tensor.ours: tensor.bytes for tensor in tensors}.values())
     size, count = sum(tensor.bytes for tensor in tensors), cost.parameters(config)
     return [
-        f"GGUF has no shared layers: {config.layers}, each used {config.sharing.times} times ({config.sharing.kind}), are"
+        f"GGUF has no shared layers: {config.layers}, {used} ({config.sharing.kind}), are"
         f" written out as {len(visits(config))}; that makes {format_size(size)} of weights instead of {format_size(once)}, and"
         f" {format_count(count.total)} parameters instead of {format_count(count.unique)}"
     ]

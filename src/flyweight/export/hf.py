@@ -14,7 +14,7 @@ from flyweight.core.files import disk_errors, write_text
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 from flyweight.export.exported import Exported
-from flyweight.hub import checkpoint, convert
+from flyweight.hub import checkpoint, convert, models
 from flyweight.hub.families import Family, Inexpressible, family_of
 from flyweight.model import folder
 
@@ -45,7 +45,7 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
         with disk_errors(out):
             shutil.copytree(source, out, dirs_exist_ok=True)
         return found.model_type, [f"a {found.model_type} model: its files as they came"]
-    config, notes = folder.load_config(source), list[str]()
+    config, notes = models.decoder_config(source, "a Hugging Face folder"), list[str]()
     family: Family | None = None
     try:
         family, _ = family_of(config)

@@ -19,6 +19,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.hub.own import OWN, own_fields
+from flyweight.model.names import float_name
 
 PREFIX = "decoder."
 SHARD_BYTES = 5_000_000_000
@@ -105,7 +106,7 @@ def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: Family | None) -> tuple[dict[str, Any], dict]:
     """Return (`config.json`, tensors) of a model as a family has it, or with None as our own type."""
-    dtype = str(state["norm.weight"].dtype).removeprefix("torch.")
+    dtype = str(state[float_name(config)].dtype).removeprefix("torch.")
     if family is not None:
         tensors = {part.theirs: _theirs(part, state) for part in family.parts(config)}
         return {**family.raw(config), "dtype": dtype}, tensors

@@ -89,8 +89,24 @@ def _never(config: schema.ModelConfig) -> list[str]:
         reasons.append(f"sharing {config.sharing.kind}: layers are used more than once")
     if config.embedding.bigram.kind != "none":
         reasons.append("it has a bigram table")
+    if config.embedding.rank is not None:
+        reasons.append(f"its embedding is factorised through {config.embedding.rank} channels")
     if config.head.softcap is not None:
         reasons.append("it has a logit softcap")
+    if config.head.bias:
+        reasons.append("its head has a bias")
+    if config.norm.placement != "pre":
+        reasons.append("its norms stand after the branches")
+    if not config.norm.final:
+        reasons.append("it has no final norm")
+    if config.residual.kind != "add":
+        reasons.append(f"its residual branches are joined by {config.residual.kind}, not added")
+    if config.thinking.kind != "none":
+        reasons.append("it thinks: several passes with a memory of keys and values")
+    if config.mlp.rank is not None:
+        reasons.append(f"its MLP goes through a bottleneck of {config.mlp.rank} channels")
+    if config.dropout.mlp:
+        reasons.append("it has dropout on what the MLP reads")
     if config.attention.gain:
         reasons.append("it has attention gains")
     if any(kind.kind != "dense" for kind in config.linears.values()):

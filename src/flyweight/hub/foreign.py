@@ -84,7 +84,7 @@ class Foreign(nn.Module):
             raise RequestError(f"{self.config.model_type} models keep no key/value cache, so they cannot generate here")
         return ForeignCache(length)
 
-    def head_weight(self) -> NoReturn:
+    def output(self, hidden: Tensor) -> NoReturn:
         """Raise RequestError: a foreign model is no student."""
         raise RequestError(f"{self.config.model_type} models can teach and be measured here, not trained")
 

@@ -10,6 +10,7 @@ from typing import Any
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import models
 from flyweight.hub.foreign import Foreign
+from flyweight.model.decoder import Decoder
 
 
 def transformers_model(folder: Path, device: str) -> Any:
@@ -17,6 +18,8 @@ def transformers_model(folder: Path, device: str) -> Any:
     model = models.load(folder, device)
     if isinstance(model, Foreign):
         return model.model
+    if not isinstance(model, Decoder):
+        raise RequestError(f"--tasks: lm-eval reads decoders; {folder} is a baseline (kind: {model.config.kind})")
     import torch
 
     from flyweight.hub.auto import FlyweightForCausalLM

@@ -1,4 +1,4 @@
-"""A model folder of either kind: our own decoder, or a foreign one behind its interface."""
+"""A model folder of either kind: our own model, or a foreign one behind its interface."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
 from flyweight.hub import checkpoint, foreign
 from flyweight.hub.foreign import Foreign, ForeignConfig
 from flyweight.model import cost, folder
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import Model
 
-AnyModel = Decoder | Foreign
-AnyConfig = ModelConfig | ForeignConfig
+AnyModel = Model | Foreign
+AnyConfig = Architecture | ForeignConfig
 
 WINDOW = 1024
 """Tokens that are read at once unless the user says otherwise: what a model can read may be far more than memory holds."""
@@ -27,10 +27,10 @@ def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:
     return folder.load(path, device)
 
 
-def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") -> Decoder:
-    """Return our own decoder in a model folder; raise RequestError for a foreign one, which cannot do what `what` says."""
+def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") -> Model:
+    """Return our own model in a folder; raise RequestError for a foreign one, which cannot do what `what` says."""
     model = load(path, device) if not checkpoint.is_checkpoint(path) else None
-    if not isinstance(model, Decoder):
+    if not isinstance(model, Model):
         kind = config(path)
         assert isinstance(kind, ForeignConfig)
         raise RequestError(
@@ -38,6 +38,14 @@ def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") 
             " GPT-2, Llama and Qwen3 models it can"
         )
     return model
+
+
+def decoder_config(path: Path, what: str) -> ModelConfig:
+    """Return the config of the decoder of ours in a folder; raise RequestError for a baseline, which `what` cannot hold."""
+    found = folder.load_config(path)
+    if isinstance(found, ModelConfig):
+        return found
+    raise RequestError(f"{path}: {what} holds decoders; this is a baseline (kind: {found.kind}), which no other program knows")
 
 
 def config(path: Path) -> AnyConfig:
@@ -54,4 +62,4 @@ def window(config: AnyConfig) -> int:
 
 def forward_flops(model: AnyModel, length: int) -> int:
     """Return the FLOPs of one forward pass over `length` tokens, logits of every position included."""
-    return cost.forward_flops(model.config, length) if isinstance(model, Decoder) else model.forward_flops(length)
+    return cost.forward_flops(model.config, length) if isinstance(model, Model) else model.forward_flops(length)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.schedule import visits
+from flyweight.model.schedule import slots
 
 OWN = "flyweight"
 
 
 def own_fields(config: ModelConfig) -> dict[str, Any]:
-    """Return what a config.json of our own type holds: the config itself, and the sizes that libraries ask for by name."""
+    """Return what a config.json of our own type holds: the config itself, and the sizes that libraries ask for by name.
+
+    transformers wants as many layers as its cache has slots: one for every visit that attends.
+    """
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context,
         "hidden_size": config.dim,
-        "num_hidden_layers": len(visits(config)),
+        "num_hidden_layers": len(slots(config)),
         "num_attention_heads": config.attention.heads,
         "num_key_value_heads": config.attention.kv_heads,
         "head_dim": config.attention.head_dim,

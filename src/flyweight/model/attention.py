@@ -13,6 +13,7 @@ from flyweight.model import linear
 from flyweight.model.cache import Memory
 from flyweight.model.norm import RMSNorm
 from flyweight.model.position import Rotation
+from flyweight.model.thinking import KeysAndValues
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Reach:
 
     causal: bool
     mask: Tensor | None = None
+
+    def doubled(self, length: int, device: torch.device) -> Reach:
+        """Return the same for two keys a token, that of the memory and its own, one after the other."""
+        mask = self.mask
+        if mask is None and self.causal:
+            mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        return Reach(causal=False, mask=None if mask is None else mask.repeat_interleave(2, -1))  # (B or 1, 1, T, 2S)
 
 
 def reach(start: int, length: int, mask: Tensor | None, device: torch.device) -> Reach:
@@ -45,9 +53,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, reach: Reach, dropout: float = 0.0) 
     torch's fused kernel does it, but for training on short windows in bfloat16 on a CPU: its backward does not use the
     processor's bfloat16 products well there, and plain products with the scores kept are faster.
     """
-    if torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        if reach.causal and q.shape[2] <= WRITTEN_OUT:
-            return _written_out(q, k, v, dropout)
+    trained = torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if trained and reach.causal and q.shape[2] <= WRITTEN_OUT:
+        return _written_out(q, k, v, dropout)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=reach.mask, dropout_p=dropout, is_causal=reach.causal, enable_gqa=q.shape[1] != k.shape[1]
     )
@@ -83,20 +91,34 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
         self.gain = nn.Parameter(torch.empty(self.heads)) if options.gain else None
 
-    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None, slot: Memory | None) -> Tensor:
-        """Return what each position reads from those it may see: (B, T, dim) -> (B, T, dim)."""
+    def forward(
+        self, x: Tensor, reach: Reach, rotation: Rotation | None, slot: Memory | None, known: KeysAndValues | None = None
+    ) -> tuple[Tensor, KeysAndValues]:
+        """Return what each position reads from those it may see, (B, T, dim), and its own keys and values.
+
+        `known` is the memory's part of these tokens. Read with it, the cache holds both, side by side in the last dimension.
+        """
         batch, length, _ = x.shape
-        q = self.q(x).view(batch, length, self.heads, self.head_dim)  # (B, T, H, D)
-        k = self.k(x).view(batch, length, self.kv_heads, self.head_dim)  # (B, T, H_kv, D)
-        v = self.v(x).view(batch, length, self.kv_heads, self.head_dim)  # (B, T, H_kv, D)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotation(q), rotation(k)
-        if self.gain is not None:
-            q = q * self.gain[:, None]
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or H_kv, T, D)
+        q = self._heads(self.q, x, self.heads)  # (B, T, H, D)
+        q = q if self.q_norm is None else self.q_norm(q)
+        q = q if rotation is None else rotation(q)
+        q = q if self.gain is None else q * self.gain[:, None]
+        own = k, v = self.write(x, rotation)  # (B, H_kv, T, D)
+        if known is not None:
+            k, v = (torch.cat(pair, -1) for pair in zip(known, own, strict=True))  # (B, H_kv, T, 2D)
         if slot is not None:
-            k, v = slot.extend(k, v)  # (B, H_kv, S, D)
-        y = attend(q, k, v, reach, self.dropout if self.training else 0.0)  # (B, H, T, D)
-        return self.out(y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
+            k, v = slot.extend(k, v)  # (B, H_kv, S, D or 2D)
+        if known is not None:
+            k, v = (each.reshape(batch, self.kv_heads, -1, self.head_dim) for each in (k, v))  # (B, H_kv, 2S, D)
+        y = attend(q.transpose(1, 2), k, v, reach, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        return self.out(y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)), own
+
+    def write(self, x: Tensor, rotation: Rotation | None) -> KeysAndValues:
+        """Return the keys and values of x (B, T, dim)."""
+        k = self._heads(self.k, x, self.kv_heads)
+        k = k if self.k_norm is None else self.k_norm(k)
+        k = k if rotation is None else rotation(k)
+        return k.transpose(1, 2), self._heads(self.v, x, self.kv_heads).transpose(1, 2)  # (B, H_kv, T, D) each
+
+    def _heads(self, matrix: linear.AnyLinear, x: Tensor, heads: int) -> Tensor:
+        return matrix(x).view(x.shape[0], x.shape[1], heads, self.head_dim)  # (B, T, heads, D)

@@ -5,34 +5,55 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import ModelConfig
-from flyweight.model import mlp, norm
+from flyweight.config.schema import Deep, ModelConfig
+from flyweight.model import mlp, norm, residual
 from flyweight.model.attention import Attention, Reach
 from flyweight.model.cache import Memory
 from flyweight.model.position import Rotation
 from flyweight.model.precision import autocast_dtype
+from flyweight.model.thinking import KeysAndValues, MemoryRate
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm."""
+    """Two residual branches, attention and MLP: join(x, F(norm(x))) with `pre` norms, norm(join(x, F(x))) with `post` ones."""
 
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__()
         self.attention_norm = norm.build(config.norm, config.dim)
         self.attention = Attention(config, f"{name}.attention")
+        self.attention_residual = residual.build(config.residual)
         self.mlp_norm = norm.build(config.norm, config.dim)
         self.mlp = mlp.build(config, f"{name}.mlp")
-        self.dropout = config.dropout.residual
+        self.mlp_residual = residual.build(config.residual)
+        self.pre, self.dropout, self.mlp_dropout = config.norm.placement == "pre", config.dropout.residual, config.dropout.mlp
+        thinking = config.thinking
+        self.rate = MemoryRate(thinking) if isinstance(thinking, Deep) else None
 
-    def forward(self, x: Tensor, reach: Reach, rotation: Rotation | None = None, slot: Memory | None = None) -> Tensor:
-        """Return the residual stream after this layer: (B, T, dim) -> (B, T, dim)."""
-        x = x + self._dropped(self.attention(_narrow(self.attention_norm(x)), reach, rotation, slot))
-        return x + self._dropped(self.mlp(_narrow(self.mlp_norm(x))))
+    def forward(
+        self,
+        x: Tensor,
+        reach: Reach,
+        rotation: Rotation | None = None,
+        slot: Memory | None = None,
+        known: KeysAndValues | None = None,
+    ) -> tuple[Tensor, KeysAndValues]:
+        """Return the residual stream after this layer, (B, T, dim) as x, and the keys and values; arguments as attention's."""
+        branch, own = self.attention(self._read(x, self.attention_norm), reach, rotation, slot, known)
+        x = self._joined(x, branch, self.attention_residual, self.attention_norm)
+        read = self._read(x, self.mlp_norm)
+        branch = self.mlp(F.dropout(read, self.mlp_dropout, self.training) if self.mlp_dropout else read)
+        return self._joined(x, branch, self.mlp_residual, self.mlp_norm), own
 
-    def _dropped(self, branch: Tensor) -> Tensor:
-        return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
+    def write(self, x: Tensor, rotation: Rotation | None = None) -> KeysAndValues:
+        """Return only the keys and values of x (B, T, dim)."""
+        return self.attention.write(self._read(x, self.attention_norm), rotation)
 
+    def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """Return what a branch reads. Under autocast it is cast once here: autocast itself would do so for each matrix."""
+        x = norm(x) if self.pre else x
+        return x.to(autocast_dtype(x))
 
-def _narrow(x: Tensor) -> Tensor:
-    """Under autocast, cast once what several layers read: autocast itself would cast it for each of them."""
-    return x.to(autocast_dtype(x))
+    def _joined(self, x: Tensor, branch: Tensor, join: nn.Module, norm: nn.Module) -> Tensor:
+        branch = F.dropout(branch, self.dropout, self.training) if self.dropout else branch
+        x = join(x, branch)
+        return x if self.pre else norm(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,8 +30,8 @@ class Cache(Protocol):
         """Raise RequestError if `tokens` more do not fit."""
         ...
 
-    def slot(self, visit: int) -> Memory:
-        """Return one visit's part."""
+    def slot(self, index: int) -> Memory:
+        """Return the part of one visit that attends: `index` counts those."""
         ...
 
     def advance(self, tokens: int, last: Tensor) -> None:
@@ -39,21 +40,23 @@ class Cache(Protocol):
 
 
 class KVCache:
-    """Preallocated keys and values, one slot per visit, and the last token of every row (a bigram table needs it)."""
+    """Preallocated keys and values, one slot per visit, and the last token of every row (a bigram table needs it).
+
+    `widths` are the channels of each slot: a thinking model's hold the memory's keys beside the pass's own.
+    """
 
     def __init__(
         self,
-        slots: int,
+        widths: Sequence[int],
         batch: int,
         kv_heads: int,
         length: int,
-        head_dim: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shape = (slots, batch, kv_heads, length, head_dim)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)  # (visits, B, H_kv, L, D)
-        self.values = torch.empty(shape, device=device, dtype=dtype)  # (visits, B, H_kv, L, D)
+        shapes = [(batch, kv_heads, length, width) for width in widths]
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]  # (B, H_kv, L, width) each
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]  # (B, H_kv, L, width) each
         self.capacity = length
         self.length = 0
         self.last: Tensor | None = None  # (B, 1)
@@ -72,17 +75,18 @@ class KVCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, in this order."""
-        self.keys, self.values = self.keys.index_select(1, rows), self.values.index_select(1, rows)
+        self.keys = [keys.index_select(0, rows) for keys in self.keys]
+        self.values = [values.index_select(0, rows) for values in self.values]
         if self.last is not None:
             self.last = self.last.index_select(0, rows)
 
-    def slot(self, visit: int) -> Slot:
+    def slot(self, index: int) -> Slot:
         """Return one visit's part."""
-        return Slot(self, visit)
+        return Slot(self, index)
 
     def nbytes(self) -> int:
         """Return the bytes that are held."""
-        return self.keys.nbytes + self.values.nbytes
+        return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Slot:
         """Store new keys and values (B, H_kv, T, D) and return all so far (B, H_kv, S, D)."""
         cache, start = self.cache, self.cache.length
         end = start + keys.shape[2]
-        cache.keys[self.index, :, :, start:end] = keys
-        cache.values[self.index, :, :, start:end] = values
-        return cache.keys[self.index, :, :, :end], cache.values[self.index, :, :, :end]
+        held_keys, held_values = cache.keys[self.index], cache.values[self.index]
+        held_keys[:, :, start:end] = keys
+        held_values[:, :, start:end] = values
+        return held_keys[:, :, :end], held_values[:, :, :end]

@@ -8,8 +8,9 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Architecture
 from flyweight.errors import RequestError
 
 _SUFFIX = ".yaml"
@@ -20,9 +21,9 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
-def load(name: str) -> ModelConfig:
+def load(name: str) -> Architecture:
     """Return the shipped config `name`, resolved; raise RequestError with the nearest name if there is none."""
-    return ModelConfig.model_validate(fields(name)).resolved()
+    return TypeAdapter(Architecture).validate_python(fields(name)).resolved()
 
 
 def fields(name: str) -> dict[str, Any]:

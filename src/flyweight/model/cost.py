@@ -2,8 +2,8 @@
 
 FLOPs follow `torch.utils.flop_counter`: a product of (m, k) and (k, n) is 2mnk, attention is the full T x T, and whatever works
 element by element (norms, activations, rotations, softmax, biases) is nothing. Training is the plain loss: every matrix and
-every attention product of the forward pass comes back twice in the backward pass, once for each of its inputs; recomputation
-would come on top.
+every attention product of the forward pass comes back twice in the backward pass, once for each of its inputs, but for what
+has no gradient: packed weights, and the rows of a packed table. Recomputation would come on top.
 """
 
 from __future__ import annotations
@@ -13,18 +13,37 @@ from dataclasses import dataclass
 
 from flyweight.config.schema import (
     AdamW,
+    Alpha,
+    Architecture,
+    Deep,
     Dense,
     Int8,
     LayerNorm,
     Learned,
     LinearKind,
     ModelConfig,
+    NoSharing,
     Optimizer,
 )
-from flyweight.model.names import bigram_rows, kind_of, mlp_linears
-from flyweight.model.schedule import visits
+from flyweight.model import cost_baselines
+from flyweight.model.gradients import blind_visits, of_queries_keys_values, saved_products
+from flyweight.model.names import attention_shapes, bigram_rows, kind_of, mlp_shapes
+from flyweight.model.schedule import slots, stack_size, uses
 
-PARTS: tuple[str, ...] = ("embedding", "positions", "bigram", "attention", "mlp", "norms", "head")
+PARTS: tuple[str, ...] = (
+    "embedding",
+    "positions",
+    "bigram",
+    "index",
+    "attention",
+    "mlp",
+    "norms",
+    "residual",
+    "thinking",
+    "head",
+)
+TABLES = ("positions", "index")
+"""Parts of vectors that stand together as a matrix: weight decay acts on them."""
 
 # AdamW, per element: first moment 3, second moment 4, root, bias correction, eps, quotient, step size, subtraction.
 ADAMW_FLOPS = 13
@@ -47,7 +66,10 @@ class Parameters:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """One linear layer or embedding table (out, in) and how often a forward pass multiplies with it."""
+    """One linear layer or embedding table (out, in) and how often a forward pass multiplies with it.
+
+    `blind` of these products have an input that no gradient goes to.
+    """
 
     part: str
     out: int
@@ -56,6 +78,7 @@ class _Matrix:
     kind: LinearKind
     products: int
     visits: int = 1
+    blind: int = 0
 
     @property
     def size(self) -> int:
@@ -69,10 +92,10 @@ class _Vector:
     visits: int = 1
 
 
-def parameters(config: ModelConfig) -> Parameters:
+def parameters(config: Architecture) -> Parameters:
     """Return how many parameters a model has; a tied head counts once, a quantized weight as the number it stands for."""
     config = config.resolved()
-    by_part = dict.fromkeys(PARTS, 0)
+    by_part = dict.fromkeys(PARTS if isinstance(config, ModelConfig) else cost_baselines.parts(config), 0)
     total = 0
     for matrix in _matrices(config):
         by_part[matrix.part] += matrix.size + matrix.bias
@@ -83,21 +106,24 @@ def parameters(config: ModelConfig) -> Parameters:
     return Parameters(total, sum(by_part.values()), by_part)
 
 
-def forward_flops(config: ModelConfig, length: int) -> int:
-    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included."""
+def forward_flops(config: Architecture, length: int, looped: bool = True) -> int:
+    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included.
+
+    Not `looped` is before a decoder's loop over a span of layers is switched on.
+    """
     config = config.resolved()
-    matrices = sum(matrix.size * matrix.products for matrix in _matrices(config))
-    return 2 * length * matrices + _attention_flops(config, length)
+    matrices = sum(matrix.size * matrix.products for matrix in _matrices(config, looped))
+    return 2 * length * matrices + _attention_flops(config, length, looped, 2)
 
 
-def training_flops(config: ModelConfig, length: int) -> int:
+def training_flops(config: Architecture, length: int, looped: bool = True) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
     config = config.resolved()
-    matrices = sum(matrix.size * matrix.products * (3 if _trains(matrix) else 2) for matrix in _matrices(config))
-    return 2 * length * matrices + 3 * _attention_flops(config, length)
+    matrices = sum(m.size * (m.products * (3 if _trains(m) else 2) - m.blind) for m in _matrices(config, looped))
+    return 2 * length * matrices + _attention_flops(config, length, looped, 6) - _saved_flops(config, length, looped)
 
 
-def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
+def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
     """Return the FLOPs of one optimizer step over the trainable parameters.
 
     AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for each matrix (a, b) of a
@@ -107,13 +133,12 @@ def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
     config = config.resolved()
     rest = optimizer if isinstance(optimizer, AdamW) else optimizer.rest
     decayed = ADAMW_FLOPS + (DECAY_FLOPS if rest.weight_decay else 0)
-    flops = sum(ADAMW_FLOPS * vector.size for vector in _vectors(config) if vector.part != "positions")
-    flops += sum(decayed * vector.size for vector in _vectors(config) if vector.part == "positions")
+    flops = sum((decayed if vector.part in TABLES else ADAMW_FLOPS) * vector.size for vector in _vectors(config))
     for matrix in _matrices(config):
         if not _trains(matrix):
             continue
         flops += ADAMW_FLOPS * matrix.bias
-        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp"):
+        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp", "lstm"):
             flops += decayed * matrix.size
         else:
             short, long = sorted((matrix.out, matrix.in_))
@@ -122,13 +147,18 @@ def optimizer_flops(config: ModelConfig, optimizer: Optimizer) -> int:
     return flops
 
 
-def kv_bytes_per_token(config: ModelConfig, itemsize: int = 4) -> int:
-    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number."""
+def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
+    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number.
+
+    Baselines have neither: what they keep does not grow with the text.
+    """
+    if not isinstance(config, ModelConfig):
+        return 0
     attention = config.resolved().attention
-    return 2 * len(visits(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
+    return 2 * sum(slots(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
 
 
-def weight_bytes(config: ModelConfig, itemsize: int = 4) -> int:
+def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
     """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
     config = config.resolved()
     vectors = sum(vector.size for vector in _vectors(config)) * itemsize
@@ -150,46 +180,77 @@ def _trains(matrix: _Matrix) -> bool:
     return isinstance(matrix.kind, Dense)
 
 
-def _attention_flops(config: ModelConfig, length: int) -> int:
+def _attention_flops(config: Architecture, length: int, looped: bool, products: int) -> int:
+    """Return the FLOPs of so many products of attention in every visit."""
+    return products * _attention_product(config, length) * sum(slots(config, looped)) if isinstance(config, ModelConfig) else 0
+
+
+def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
+    """Return the FLOPs of backward products that are not needed, because no gradient goes to their inputs."""
+    if not isinstance(config, ModelConfig):
+        return cost_baselines.unneeded_flops(config, length)
+    saved = sum(visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped))
+    return saved * _attention_product(config, length)
+
+
+def _attention_product(config: ModelConfig, length: int) -> int:
+    """Return the FLOPs of one of attention's two products, for one key a token."""
     attention = config.attention
-    return 4 * len(visits(config)) * (attention.heads or 0) * (attention.head_dim or 0) * length**2
+    return 2 * (attention.heads or 0) * (attention.head_dim or 0) * length**2
 
 
-def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
-    attention, mlp, dim, vocab = config.attention, config.mlp, config.dim, config.vocab_size or 0
-    used = [visit.layer for visit in visits(config)]
-    tied, pairs = config.embedding.tied, bigram_rows(config)
-    yield _Matrix("embedding", vocab, dim, 0, kind_of(config, "embedding.tokens"), int(tied))
+def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:
+    if not isinstance(config, ModelConfig):
+        yield from (_Matrix(*matrix) for matrix in cost_baselines.matrices(config))
+        return
+    vocab, tied, pairs, rank = config.vocab_size or 0, config.embedding.tied, bigram_rows(config), config.embedding.rank
+    table = kind_of(config, "embedding.tokens")
+    yield _Matrix("embedding", vocab, rank or config.dim, 0, table, int(tied))
+    if rank:
+        kind, blind = kind_of(config, "embedding.expand"), int(not isinstance(table, Dense))
+        yield _Matrix("embedding", config.dim, rank, 0, kind, 1 + tied, 1, blind)
     if pairs:
-        yield _Matrix("bigram", pairs, dim, 0, kind_of(config, "embedding.bigram"), 0)
-    assert attention.heads and attention.kv_heads and attention.head_dim and mlp.hidden
-    wide, narrow = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
+        yield _Matrix("bigram", pairs, config.dim, 0, kind_of(config, "embedding.bigram"), 0)
+    whole, written = uses(config, looped)
     for layer in range(config.layers):
-        times = used.count(layer)
-        for name, out, in_, bias in (
-            ("q", wide, dim, attention.bias),
-            ("k", narrow, dim, attention.bias),
-            ("v", narrow, dim, attention.bias),
-            ("out", dim, wide, attention.out_bias),
-        ):
-            kind = kind_of(config, f"blocks.{layer}.attention.{name}")
-            yield _Matrix("attention", out, in_, out * bool(bias), kind, times, times)
-        for name in mlp_linears(config):
-            out, in_ = (dim, mlp.hidden) if name == "down" else (mlp.hidden, dim)
-            kind = kind_of(config, f"blocks.{layer}.mlp.{name}")
-            yield _Matrix("mlp", out, in_, out * mlp.bias, kind, times, times)
+        for shape in attention_shapes(config):
+            times = whole[layer] + (written[layer] if shape.name in ("k", "v") else 0)
+            kind = kind_of(config, f"blocks.{layer}.attention.{shape.name}")
+            blind = _blind(config, shape.name, looped) if layer == 0 else 0
+            yield _Matrix("attention", shape.out, shape.in_, shape.out * shape.bias, kind, times, times, blind)
+        for shape in mlp_shapes(config):
+            kind = kind_of(config, f"blocks.{layer}.mlp.{shape.name}")
+            yield _Matrix("mlp", shape.out, shape.in_, shape.out * shape.bias, kind, whole[layer], whole[layer])
     if not tied:
-        yield _Matrix("head", vocab, dim, 0, kind_of(config, "head.linear"), 1)
+        yield _Matrix("head", vocab, config.dim, vocab * config.head.bias, kind_of(config, "head.linear"), 1)
 
 
-def _vectors(config: ModelConfig) -> Iterator[_Vector]:
-    attention, dim = config.attention, config.dim
+def _blind(config: ModelConfig, name: str, looped: bool) -> int:
+    """Return how many products with this matrix of the first layer's attention have an input without a gradient."""
+    found = blind_visits(config, looped)
+    if name == "out":
+        return sum(visit.keys > 0 and not any(of_queries_keys_values(config, visit)) for visit in found)
+    return sum(visit.keys > 0 or name != "q" for visit in found)
+
+
+def _vectors(config: Architecture) -> Iterator[_Vector]:
+    if not isinstance(config, ModelConfig):
+        yield from (_Vector(*vector) for vector in cost_baselines.vectors(config))
+        return
+    attention, dim, sharing = config.attention, config.dim, config.sharing
     norm = dim * (2 if isinstance(config.norm, LayerNorm) and config.norm.bias else 1)
-    used = [visit.layer for visit in visits(config)]
+    whole, _ = uses(config)
     if isinstance(config.position, Learned):
         yield _Vector("positions", (config.context or 0) * dim)
+    if not isinstance(sharing, NoSharing) and sharing.index:
+        yield _Vector("index", stack_size(config) * dim)
     for layer in range(config.layers):
-        times = used.count(layer)
+        times = whole[layer]
         yield _Vector("norms", 2 * norm + (2 * (attention.head_dim or 0) if attention.qk_norm else 0), times)
         yield _Vector("attention", (attention.heads or 0) if attention.gain else 0, times)
-    yield _Vector("norms", norm)
+        yield _Vector("residual", 2 if isinstance(config.residual, Alpha) else 0, times)
+        yield _Vector("thinking", 1 if isinstance(config.thinking, Deep) and config.thinking.learned else 0, times)
+    if config.norm.final:
+        yield _Vector("norms", norm)
+    if config.head.bias and config.embedding.tied:
+        yield _Vector("head", config.vocab_size or 0)

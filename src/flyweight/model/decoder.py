@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flyweight.config.schema import ModelConfig, Rope
+from flyweight.config.schema import ModelConfig, NoSharing, Rope
 from flyweight.errors import RequestError
 from flyweight.model import linear, norm
-from flyweight.model.attention import reach
+from flyweight.model.attention import Reach, reach
 from flyweight.model.block import Block
 from flyweight.model.cache import Cache, KVCache
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
-from flyweight.model.names import check_patterns
+from flyweight.model.names import check_patterns, float_name
 from flyweight.model.position import RotaryTables, Rotation
 from flyweight.model.precision import autocast_dtype
-from flyweight.model.schedule import visits
+from flyweight.model.schedule import stack_size, visits
+from flyweight.model.thinking import KeysAndValues, Recollection
 
 
 class Head(nn.Module):
@@ -27,7 +29,15 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.vocab_size
-        self.linear = linear.named(config, "head.linear", config.dim, config.vocab_size)
+        self.linear = linear.named(config, "head.linear", config.dim, config.vocab_size, config.head.bias)
+
+
+class VisitIndex(nn.Module):
+    """A learned vector for each place in the unrolled stack of layers, (places, dim)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(stack_size(config), config.dim))
 
 
 class Decoder(nn.Module):
@@ -46,12 +56,16 @@ class Decoder(nn.Module):
         check_patterns(config)
         assert config.attention.head_dim is not None
         self.config, self.softcap = config, config.head.softcap
-        self.visits = visits(config)
+        self._looped, self._unlooped, self._float = visits(config), visits(config, looped=False), float_name(config)
+        self.visits = self._looped
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, f"blocks.{layer}") for layer in range(config.layers))
-        self.norm = norm.build(config.norm, config.dim)
+        self.index = VisitIndex(config) if not isinstance(config.sharing, NoSharing) and config.sharing.index else None
+        self.norm = norm.build(config.norm, config.dim) if config.norm.final else None
         self.head = None if config.embedding.tied else Head(config)
-        self.recompute: Callable[..., Tensor] | None = None
+        tied_bias = config.head.bias and config.embedding.tied
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size or 0)) if tied_bias else None
+        self.recompute: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
         """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
         self._rotary = RotaryTables(config.position, config.attention.head_dim) if isinstance(config.position, Rope) else None
         initialise(self, config, seed)
@@ -72,15 +86,36 @@ class Decoder(nn.Module):
         x = self.embedding(tokens, positions, previous, start)  # (B, T, dim)
         rotation = self._rotation(x, positions, start, length)
         seen = reach(start, length, mask, x.device)
-        for index, visit in enumerate(self.visits):
-            block, slot = self.blocks[visit.layer], None if cache is None else cache.slot(index)
-            if self.recompute is not None and self.training and torch.is_grad_enabled():
-                x = self.recompute(block, x, seen, rotation, slot)
-            else:
-                x = block(x, seen, rotation, slot)
+        x = self._run(x, seen, rotation, cache)
         if cache is not None:
             cache.advance(length, marked[:, -1:])
-        return self.norm(x)
+        return x if self.norm is None else self.norm(x)
+
+    def _run(self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None) -> Tensor:
+        """Go through the visits; every pass begins with the embedded tokens (B, T, dim) and leaves a memory to the next."""
+        x, slot, memory = embedded, 0, Recollection(self.config)
+        doubled = seen.doubled(embedded.shape[1], embedded.device) if memory.thinks else seen
+        for visit in self.visits:
+            block = self.blocks[visit.layer]
+            assert isinstance(block, Block)
+            x = embedded if visit.place == 0 else x
+            x = x if self.index is None else x + self.index.weight[visit.place]
+            if not visit.keys:
+                memory.keep(visit, block, block.write(x, rotation))
+                continue
+            held = None if cache is None else cache.slot(slot)
+            slot += 1
+            if visit.keys == 2:
+                x, own = self._call(block, x, doubled, rotation, held, memory.known[visit.place])
+            else:
+                x, own = self._call(block, x, seen, rotation, held, None)
+            memory.keep(visit, block, own)
+        return x
+
+    def _call(self, block: Block, *reads: Any) -> tuple[Tensor, KeysAndValues]:
+        if self.recompute is not None and self.training and torch.is_grad_enabled():
+            return self.recompute(block, *reads)
+        return block(*reads)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, vocab_size) of the token after each position; arguments as `hidden`."""
@@ -88,28 +123,39 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the (softcapped) logits of hidden states: (..., dim) -> (..., vocab_size)."""
-        logits = self.embedding.tokens(hidden) if self.head is None else self.head.linear(hidden)
+        logits = self.embedding.tokens(self.embedding.reduced(hidden)) if self.head is None else self.head.linear(hidden)
+        logits = logits if self.head_bias is None else logits + self.head_bias.to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def head_weight(self) -> Tensor:
-        """Return the output matrix (vocab_size, dim), differentiable where it is trainable."""
-        return (self.embedding.tokens if self.head is None else self.head.linear).dense()
+    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the head in parts, differentiable: what it reads of `hidden` (..., K), its matrix (vocab_size, K), its bias.
+
+        Logits before the softcap are their product and sum; K is dim, or the rank of a factorised embedding.
+        """
+        if self.head is not None:
+            return hidden, self.head.linear.dense(), self.head.linear.bias
+        return self.embedding.reduced(hidden), self.embedding.tokens.dense(), self.head_bias
+
+    def loop(self, on: bool) -> None:
+        """Switch the loop over a span of layers on or off, which only training does: a finished model has it on."""
+        self.visits = self._looped if on else self._unlooped
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for `batch` rows of up to `length` tokens, on the model's device and in its dtype."""
         options = self.config.attention
         assert options.kv_heads and options.head_dim
-        return KVCache(len(self.visits), batch, options.kv_heads, length, options.head_dim, self.device, self.dtype)
+        widths = [visit.keys * options.head_dim for visit in self.visits if visit.keys]
+        return KVCache(widths, batch, options.kv_heads, length, self.device, self.dtype)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.norm.weight.device
+        return self.get_parameter(self._float).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The float type of the weights; packed layers unpack into it."""
-        return self.norm.weight.dtype
+        return self.get_parameter(self._float).dtype
 
     def _rotation(self, x: Tensor, positions: Tensor | None, start: int, length: int) -> Rotation | None:
         if self._rotary is None:

@@ -9,31 +9,40 @@ from torch import Tensor, nn
 from flyweight.config import schema
 from flyweight.model import linear
 from flyweight.model.names import bigram_rows
-from flyweight.model.position import LearnedPositions
+from flyweight.model.position import LearnedPositions, Sinusoids
 
 
 class Embedding(nn.Module):
-    """Token rows, plus learned positions and a bigram table where the config has them."""
+    """Token rows, expanded where the table is narrower than the model, plus what the config adds: positions, a bigram table."""
 
     def __init__(self, config: schema.ModelConfig) -> None:
         super().__init__()
         assert config.vocab_size and config.context
         self.vocab_size, self.dropout = config.vocab_size, config.dropout.embedding
-        self.tokens = linear.named(config, "embedding.tokens", config.dim, config.vocab_size)
-        learned = isinstance(config.position, schema.Learned)
-        self.positions = LearnedPositions(config.context, config.dim) if learned else None
+        rank, position = config.embedding.rank, config.position
+        self.tokens = linear.named(config, "embedding.tokens", rank or config.dim, config.vocab_size)
+        self.expand = linear.named(config, "embedding.expand", rank, config.dim) if rank else None
+        self.positions = LearnedPositions(config.context, config.dim) if isinstance(position, schema.Learned) else None
+        self._sinusoids = Sinusoids(position, config.dim) if isinstance(position, schema.Sinusoidal) else None
         self.pairs = config.embedding.bigram
         count = bigram_rows(config)
         self.bigram = linear.named(config, "embedding.bigram", config.dim, count) if count else None
 
     def forward(self, tokens: Tensor, positions: Tensor | None, previous: Tensor | None, start: int) -> Tensor:
         """Return the vectors of tokens (B, T) after `start` others, given each token's predecessor: (B, T, dim)."""
-        x = self.tokens.rows(tokens)  # (B, T, dim)
+        x = self.tokens.rows(tokens)  # (B, T, dim or rank)
+        x = x if self.expand is None else self.expand(x)  # (B, T, dim)
         if self.bigram is not None and previous is not None:
             x = x + self.bigram.rows(self.pair_index(previous, tokens))
         if self.positions is not None:
             x = x + self.positions(positions, start, tokens.shape[1])
+        if self._sinusoids is not None:
+            x = x + self._sinusoids.rows(x, positions, start, tokens.shape[1])
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def reduced(self, hidden: Tensor) -> Tensor:
+        """Return what a tied head multiplies its table with: (..., dim) -> (..., rank), or `hidden` itself."""
+        return hidden if self.expand is None else hidden @ self.expand.dense().to(hidden.dtype)
 
     def marked(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Return tokens (B, T) with padding, where `mask` (B, T) is False, replaced by the id of "no token"."""

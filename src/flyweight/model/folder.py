@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Architecture
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import Model, build
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save(model: Decoder, folder: str | Path) -> None:
+def save(model: Model, folder: str | Path) -> None:
     """Write a model's config and weights into `folder`, which is made if need be; raise FlyweightError if that fails.
 
     A tied head has no tensor of its own. Each file is replaced whole: a reader, or a model whose tensors still map the old
@@ -29,14 +29,14 @@ def save(model: Decoder, folder: str | Path) -> None:
     write(model.config, model.state_dict(), folder)
 
 
-def write(config: ModelConfig, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
+def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
     """Write a resolved config and the tensors of a model's state into `folder`, as `save` does.
 
     Raises FlyweightError where a tensor is missing, unexpected or of another shape or dtype than the config says.
     """
     folder = Path(folder)
     with torch.device("meta"):
-        model = Decoder(config)
+        model = build(config)
     if faults := _faults(model, tensors):
         raise FlyweightError(f"{folder}: the tensors do not fit the config: {_some(faults)}")
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
@@ -52,13 +52,13 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], folder: str | Path
         raise FlyweightError(f"{folder}: the model could not be written ({error}); check free space and permissions") from error
 
 
-def load_config(folder: str | Path) -> ModelConfig:
+def load_config(folder: str | Path) -> Architecture:
     """Return the config of the model in `folder`; raise RequestError if there is none, FlyweightError if it is damaged."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise RequestError(f"{folder}: not a model folder ({CONFIG} is missing); name a folder with {CONFIG} and {WEIGHTS}")
     try:
-        return ModelConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))).resolved()
+        return TypeAdapter(Architecture).validate_python(json.loads(path.read_text(encoding="utf-8"))).resolved()
     except OSError as error:
         raise FlyweightError(f"{path}: cannot be read ({error})") from error
     except ValidationError as error:
@@ -68,7 +68,7 @@ def load_config(folder: str | Path) -> ModelConfig:
         raise FlyweightError(f"{path}: damaged, not valid JSON ({error}); copy or save the model again") from error
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return the model in `folder` on `device`, in the dtype it was saved in.
 
     Raises RequestError if `folder` holds no model, FlyweightError if a file is damaged or any tensor is missing, unexpected
@@ -83,7 +83,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
     except (OSError, SafetensorError) as error:
         raise FlyweightError(f"{path}: damaged or truncated ({error}); copy or save the model again") from error
     with torch.device("meta"):
-        model = Decoder(config)
+        model = build(config)
     if faults := _faults(model, tensors):
         raise FlyweightError(f"{path}: does not fit {CONFIG}: {_some(faults)}; save the model again")
     model.load_state_dict(tensors, assign=True)
@@ -94,7 +94,7 @@ def _some(faults: list[str]) -> str:
     return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
 
 
-def _faults(model: Decoder, found: Mapping[str, Tensor]) -> list[str]:
+def _faults(model: Model, found: Mapping[str, Tensor]) -> list[str]:
     wanted, floats = model.state_dict(), {name for name, _ in model.named_parameters()}
     faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]

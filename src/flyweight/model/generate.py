@@ -20,7 +20,7 @@ OnToken = Callable[[int, int], None]
 
 
 class Speaker(Protocol):
-    """What generation needs of a model: see `flyweight.model.decoder.Decoder`."""
+    """What generation needs of a model: see `flyweight.model.build`."""
 
     training: bool
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import Dense, LinearKind, ModelConfig
+from flyweight.config.schema import Architecture, Dense, LinearKind, ModelConfig
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.names import kind_of
 
@@ -58,9 +58,31 @@ def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> 
     return KINDS[kind.kind](in_features, out_features, bias, kind)
 
 
-def named(config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool = False) -> AnyLinear:
-    """Return the uninitialised layer `name` of a decoder, of the kind that the config gives it."""
+def named(config: Architecture, name: str, in_features: int, out_features: int, bias: bool = False) -> AnyLinear:
+    """Return the uninitialised layer `name` of a model, of the kind that the config gives it."""
     return build(kind_of(config, name), in_features, out_features, bias)
+
+
+class Factored(nn.Module):
+    """Two matrices for one: `reduce` to `rank` channels, then `expand`, which has the bias."""
+
+    def __init__(self, config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool, rank: int) -> None:
+        super().__init__()
+        self.reduce = named(config, f"{name}.reduce", in_features, rank)
+        self.expand = named(config, f"{name}.expand", rank, out_features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product with both: (..., in) -> (..., out)."""
+        return self.expand(self.reduce(x))
+
+
+def through(
+    config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool, rank: int | None
+) -> AnyLinear | Factored:
+    """Return the uninitialised layer `name`, or two of them with a bottleneck of `rank` channels between."""
+    if rank is None:
+        return named(config, name, in_features, out_features, bias)
+    return Factored(config, name, in_features, out_features, bias, rank)
 
 
 AnyLinear = Linear | Int8Linear | NF4Linear

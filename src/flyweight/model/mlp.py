@@ -18,10 +18,11 @@ class Mlp(nn.Module):
         super().__init__()
         options, dim = config.mlp, config.dim
         assert options.hidden is not None
-        if isinstance(options, schema.SwiGLU):
-            self.gate = linear.named(config, f"{name}.gate", dim, options.hidden, options.bias)
-        self.up = linear.named(config, f"{name}.up", dim, options.hidden, options.bias)
-        self.down = linear.named(config, f"{name}.down", options.hidden, dim, options.bias)
+        sizes = {"gate": (dim, options.hidden), "up": (dim, options.hidden), "down": (options.hidden, dim)}
+        for part, (in_features, out_features) in sizes.items():
+            if part != "gate" or options.kind in schema.GATED:
+                made = linear.through(config, f"{name}.{part}", in_features, out_features, options.bias, options.rank)
+                self.add_module(part, made)
 
 
 class Gelu(Mlp):
@@ -35,6 +36,14 @@ class Gelu(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, dim)."""
         return self.down(F.gelu(self.up(x), approximate=self.approximate))
+
+
+class Relu(Mlp):
+    """down(relu(up(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.relu(self.up(x)))
 
 
 class Relu2(Mlp):
@@ -53,9 +62,46 @@ class SwiGLU(Mlp):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+class GeGLU(Mlp):
+    """down(gelu(gate(x)) * up(x)), exact or with the tanh approximation."""
+
+    def __init__(self, config: schema.ModelConfig, name: str) -> None:
+        super().__init__(config, name)
+        assert isinstance(config.mlp, schema.GeGLU)
+        self.approximate = config.mlp.approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.gelu(self.gate(x), approximate=self.approximate) * self.up(x))
+
+
+class DoubleRelu(Mlp):
+    """down(relu(gate(x)) * relu(up(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.relu(self.gate(x)) * F.relu(self.up(x)))
+
+
+class DoubleSilu(Mlp):
+    """down(silu(gate(x)) * silu(up(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        return self.down(F.silu(self.gate(x)) * F.silu(self.up(x)))
+
+
 def build(config: schema.ModelConfig, name: str) -> Mlp:
     """Return the uninitialised network that the config names."""
     return KINDS[config.mlp.kind](config, name)
 
 
-KINDS: dict[str, Any] = {"gelu": Gelu, "relu2": Relu2, "swiglu": SwiGLU}
+KINDS: dict[str, Any] = {
+    "gelu": Gelu,
+    "relu": Relu,
+    "relu2": Relu2,
+    "swiglu": SwiGLU,
+    "geglu": GeGLU,
+    "double_relu": DoubleRelu,
+    "double_silu": DoubleSilu,
+}

@@ -1,29 +1,96 @@
-"""Names of a decoder's linear layers and tables, and the kind that a config's patterns give to each; no torch."""
+"""A model's linear layers and tables: their names, sizes, and the kind that a config's patterns give to each; no torch."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
-from flyweight.config.schema import Dense, ExactBigram, HashedBigram, LinearKind, ModelConfig, SwiGLU
+from flyweight.config.schema import (
+    GATED,
+    Architecture,
+    Dense,
+    ExactBigram,
+    HashedBigram,
+    LinearConfig,
+    LinearKind,
+    LstmConfig,
+    MlpConfig,
+    ModelConfig,
+)
 from flyweight.errors import RequestError
 
 ATTENTION_LINEARS = ("q", "k", "v", "out")
+LSTM_LINEARS = ("input", "recurrent")
+
+
+class Shape(NamedTuple):
+    """A linear layer's name within its module, its sizes and whether it has a bias."""
+
+    name: str
+    out: int
+    in_: int
+    bias: bool = False
 
 
 def mlp_linears(config: ModelConfig) -> tuple[str, ...]:
-    """Return the names of the linear layers of one MLP, in the order in which they are used."""
-    return ("gate", "up", "down") if isinstance(config.mlp, SwiGLU) else ("up", "down")
+    """Return the names of the linear layers of one MLP, in the order in which they are used; `rank` makes two of each."""
+    return ("gate", "up", "down") if config.mlp.kind in GATED else ("up", "down")
 
 
-def linear_names(config: ModelConfig) -> list[str]:
+def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
+    """Return the linear layers of one resolved config's attention."""
+    options, dim = config.attention, config.dim
+    assert options.heads and options.kv_heads and options.head_dim
+    wide, narrow, bias = options.heads * options.head_dim, options.kv_heads * options.head_dim, options.bias
+    shapes = ((wide, dim, bias), (narrow, dim, bias), (narrow, dim, bias), (dim, wide, bool(options.out_bias)))
+    return tuple(Shape(name, *shape) for name, shape in zip(ATTENTION_LINEARS, shapes, strict=True))
+
+
+def mlp_shapes(config: ModelConfig) -> tuple[Shape, ...]:
+    """Return the linear layers of one resolved config's MLP, those of a bottleneck one by one."""
+    options, found = config.mlp, list[Shape]()
+    hidden = options.width(config.dim)
+    for name in mlp_linears(config):
+        out, in_ = (config.dim, hidden) if name == "down" else (hidden, config.dim)
+        if options.rank is None:
+            found.append(Shape(name, out, in_, options.bias))
+        else:
+            found += [
+                Shape(f"{name}.reduce", options.rank, in_),
+                Shape(f"{name}.expand", out, options.rank, options.bias),
+            ]
+    return tuple(found)
+
+
+def linear_names(config: Architecture) -> list[str]:
     """Return the module name of every layer that can be of another kind, embedding tables included."""
+    if not isinstance(config, ModelConfig):
+        return _baseline_names(config)
     names = ["embedding.tokens"]
+    if config.embedding.rank is not None:
+        names.append("embedding.expand")
     if config.embedding.bigram.kind != "none":
         names.append("embedding.bigram")
     for layer in range(config.layers):
         names += [f"blocks.{layer}.attention.{name}" for name in ATTENTION_LINEARS]
-        names += [f"blocks.{layer}.mlp.{name}" for name in mlp_linears(config)]
+        names += [f"blocks.{layer}.mlp.{shape.name}" for shape in mlp_shapes(config)]
     return names if config.embedding.tied else [*names, "head.linear"]
+
+
+def float_name(config: ModelConfig) -> str:
+    """Return the name of a parameter that every model of this config has, and never in packed form: it tells the dtype."""
+    return "norm.weight" if config.norm.final else "blocks.0.attention_norm.weight"
+
+
+def _baseline_names(config: LinearConfig | MlpConfig | LstmConfig) -> list[str]:
+    names = ["embedding.tokens"]
+    if isinstance(config, MlpConfig):
+        names += [f"blocks.{layer}" for layer in range(config.layers)]
+    elif isinstance(config, LstmConfig):
+        names += [f"blocks.{layer}.{name}" for layer in range(config.layers) for name in LSTM_LINEARS]
+        if config.tied:
+            return names
+    return [*names, "head.linear"]
 
 
 def bigram_rows(config: ModelConfig) -> int:
@@ -39,15 +106,18 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def kind_of(config: ModelConfig, name: str) -> LinearKind:
+def kind_of(config: Architecture, name: str) -> LinearKind:
     """Return the kind of the linear layer `name`: the first pattern that matches it, or a module that holds it, decides."""
     return next((kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense())
 
 
-def check_patterns(config: ModelConfig) -> None:
+def check_patterns(config: Architecture) -> None:
     """Raise RequestError for a pattern in `linears` that no layer of a model like this can match."""
-    widest = config.model_copy(update={"layers": max(1, config.layers)})
-    names = {*linear_names(widest), "embedding.bigram", "head.linear"}
+    if isinstance(config, ModelConfig):
+        widest = config.model_copy(update={"layers": max(1, config.layers)})
+        names = {*linear_names(widest), "embedding.bigram", "embedding.expand", "head.linear"}
+    else:
+        names = {*linear_names(config), "head.linear"}
     for pattern in config.linears:
         if not any(_matches(name, pattern) for name in names):
             known = ", ".join(sorted(name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")))

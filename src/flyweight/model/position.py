@@ -1,4 +1,4 @@
-"""Where a token stands: learned vectors added to the embedding, or rotations of queries and keys."""
+"""Where a token stands: vectors added to the embedding, learned or of sines and cosines, or rotations of queries and keys."""
 
 from __future__ import annotations
 
@@ -22,6 +22,37 @@ class LearnedPositions(nn.Module):
     def forward(self, positions: Tensor | None, start: int, length: int) -> Tensor:
         """Return the vectors at `positions` (B, T), or at start, start + 1, ...: (B, T, dim) or (T, dim)."""
         return self.weight[start : start + length] if positions is None else F.embedding(positions, self.weight)
+
+
+class Sinusoids:
+    """Row p is sin(p r_0), cos(p r_0), sin(p r_1), ... with r_i = base^(-2i / dim), in float64 rounded to the dtype asked for.
+
+    Tables are kept per device and dtype and grown by doubling; like rotary ones they are no buffers.
+    """
+
+    def __init__(self, config: schema.Sinusoidal, dim: int) -> None:
+        self.base, self.dim = config.base, dim
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_tables": {}}
+
+    def rows(self, like: Tensor, positions: Tensor | None, start: int, length: int) -> Tensor:
+        """Return the vectors at `positions` (B, T), or at start, start + 1, ..., as `like`: (B, T, dim) or (T, dim)."""
+        table = self._table(like.device, like.dtype, start + length)
+        return table[start : start + length] if positions is None else table[positions]
+
+    def _table(self, device: torch.device, dtype: torch.dtype, length: int) -> Tensor:
+        key = (device, dtype)
+        if key not in self._tables or len(self._tables[key]) < length:
+            with torch.inference_mode(False), torch.no_grad():  # see RotaryTables
+                size = 1 << max(length - 1, 1).bit_length()
+                places = torch.arange(size, dtype=torch.float64, device="cpu")
+                pairs = torch.arange(-(-self.dim // 2), dtype=torch.float64, device="cpu")
+                angles = torch.outer(places, self.base ** (-2 * pairs / self.dim))  # (N, pairs)
+                table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, : self.dim]  # (N, dim)
+                self._tables[key] = table.to(dtype).to(device)
+        return self._tables[key]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flyweight.config import schema
-from flyweight.model import cost
-from flyweight.model.schedule import visits
+from flyweight.model import cost, cost_baselines
+from flyweight.model.schedule import slots, visits
 
 CHUNK_BYTES = 3 * 4 * 2**22
 """Logits of one chunk with their log-probabilities and gradient, in float32 (see train.objectives)."""
@@ -30,7 +30,7 @@ class Memory:
 
 
 def training(
-    model: schema.ModelConfig, train: schema.Train, context: int, itemsize: int = 4, teacher: schema.ModelConfig | None = None
+    model: schema.Architecture, train: schema.Train, context: int, itemsize: int = 4, teacher: schema.Architecture | None = None
 ) -> Memory:
     """Return the memory of training `model` on windows of `context` tokens; `itemsize` is the compute dtype's (weights stay 4).
 
@@ -42,12 +42,10 @@ def training(
     if isinstance(train.optimizer, schema.Muon):
         states -= _matrix_parameters(model)
     tokens = train.batch // train.accumulate * context
-    assert model.attention.heads and model.attention.kv_heads and model.attention.head_dim and model.mlp.hidden
-    q, kv = model.attention.heads * model.attention.head_dim, model.attention.kv_heads * model.attention.head_dim
-    wide = (3 if model.mlp.kind == "swiglu" else 2) * model.mlp.hidden
-    per_token = len(visits(model)) * (6 * model.dim + 3 * q + 4 * kv + wide + model.attention.heads) + 4 * model.dim
+    per_token = _activations(model) if isinstance(model, schema.ModelConfig) else cost_baselines.activations(model)
     assert model.vocab_size
-    head = min(CHUNK_BYTES, 12 * tokens * model.vocab_size) + 4 * model.vocab_size * model.dim
+    width = model.dim if isinstance(model, schema.ModelConfig) else cost_baselines.head_width(model)
+    head = min(CHUNK_BYTES, 12 * tokens * model.vocab_size) + 4 * model.vocab_size * width
     return Memory(
         weights=4 * unique,
         gradients=4 * unique,
@@ -58,7 +56,15 @@ def training(
     )
 
 
-def _matrix_parameters(model: schema.ModelConfig) -> int:
+def _activations(model: schema.ModelConfig) -> int:
+    assert model.attention.heads and model.attention.kv_heads and model.attention.head_dim and model.mlp.hidden
+    q, kv = model.attention.heads * model.attention.head_dim, model.attention.kv_heads * model.attention.head_dim
+    wide = (3 if model.mlp.kind in schema.GATED else 2) * (model.mlp.hidden + (model.mlp.rank or 0))
+    doubled = sum(keys - 1 for keys in slots(model)) * 4 * kv  # a memory beside a pass's own keys and values
+    return len(visits(model)) * (6 * model.dim + 3 * q + 4 * kv + wide + model.attention.heads) + doubled + 4 * model.dim
+
+
+def _matrix_parameters(model: schema.Architecture) -> int:
     """Return the parameters of the blocks' matrices, for which Muon keeps one state instead of two."""
     parts = cost.parameters(model).by_part
-    return sum(count for part, count in parts.items() if part in ("attention", "mlp"))
+    return sum(count for part, count in parts.items() if part in ("attention", "mlp", "lstm"))

@@ -16,6 +16,7 @@ from flyweight.errors import RequestError
 from flyweight.model import cost
 from flyweight.plan import memory, time
 from flyweight.plan.budget import shared_time
+from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits
 
 ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000, "file": 32_000}
@@ -33,17 +34,16 @@ class ModelPlan:
     context: int
 
     @classmethod
-    def of(cls, config: schema.ModelConfig, train: schema.Train | None = None) -> ModelPlan:
+    def of(cls, config: schema.Architecture, train: schema.Train | None = None) -> ModelPlan:
         """Return the plan of a resolved config; training counts the optimizer of `train` (default AdamW) at its batch."""
         config = config.resolved()
         assert config.context
         train = train or schema.Train()
         tokens = train.batch * config.context
-        update = cost.optimizer_flops(config, train.optimizer)
         return cls(
             parameters=cost.parameters(config),
             forward_per_token=cost.forward_flops(config, config.context) / config.context,
-            training_per_token=cost.training_flops(config, config.context) / config.context + update / tokens,
+            training_per_token=StepFlops.of(config, train, config.context).mean / tokens,
             kv_bytes_per_token=cost.kv_bytes_per_token(config),
             weight_bytes=cost.weight_bytes(config),
             context=config.context,
@@ -133,13 +133,14 @@ def plan(
     A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says.
     """
     recipe, assumed, found = shared_time(recipe), [], {}
-    models: dict[str, schema.ModelConfig] = {}
+    models: dict[str, schema.Architecture] = {}
     for name in load.order(recipe):
         stage = recipe.stages[name]
         if isinstance(stage, schema.Quantize) and stage.input in models:
             models[name] = quantized(models[stage.input], stage.kind, stage.embedding)
         if not isinstance(stage, schema.Pretrain | schema.Distill):
             continue
+        fresh = stage.model is not None
         if stage.model is None:
             source = recipe.stages.get(stage.input or "")
             if not isinstance(source, schema.Pretrain | schema.Distill) or source.model is None:
@@ -150,7 +151,7 @@ def plan(
         vocab = (vocabularies or {}).get(vocabulary_key(data)) or _vocabulary(data, name, assumed)
         assert stage.model is not None
         models[name] = load.resolved(stage.model, f"stages.{name}.model", vocab, data.context)
-        found[name] = _stage(name, stage, models[name], found, models, recipe, runtime)
+        found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh)
     stages = tuple(found.values())
     measured = len(recipe.report.compare or models) if recipe.report.measure else 0
     smallest = _smallest([models[name] for name in recipe.report.compare or models if name in models])
@@ -158,7 +159,7 @@ def plan(
     return Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measured, smallest)
 
 
-def _smallest(models: Sequence[schema.ModelConfig]) -> dict[str, float]:
+def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
     if not models:
         return {}
     return {
@@ -185,36 +186,36 @@ def _vocabulary(data: schema.Data, name: str, assumed: list[str]) -> int:
 def _stage(
     name: str,
     stage: Any,
-    config: schema.ModelConfig,
+    config: schema.Architecture,
     found: Mapping[str, StagePlan],
-    models: Mapping[str, schema.ModelConfig],
+    models: Mapping[str, schema.Architecture],
     recipe: schema.Recipe,
     runtime: Runtime,
+    fresh: bool,
 ) -> StagePlan:
     train, context = stage.train, stage.data.context
     precision = runtime.precision(train.precision)
     teacher = models.get(stage.teacher) if isinstance(stage, schema.Distill) else None
-    per_step = train.batch * cost.training_flops(config, context) + cost.optimizer_flops(config, train.optimizer)
-    if teacher is not None:
-        per_step += train.batch * cost.forward_flops(teacher, context)
+    told = 0 if teacher is None else cost.forward_flops(teacher, context)
+    flops = StepFlops.of(config, train, context, told, fresh=fresh)
     if train.same_as is not None:
         train = _same_as(train, stage, found, recipe)
     steps, seconds = None, train.time
     if train.steps or train.tokens or train.flops:
-        steps = Limits.of(train, train.batch * context, per_step, name).steps
+        steps = Limits.of(train, train.batch * context, flops, name).steps
     if steps is not None:
-        by_steps = time.seconds(steps * per_step, config.dim, runtime.device, precision)
+        by_steps = time.seconds(flops.total(steps), config.dim, runtime.device, precision)
         if seconds is not None and by_steps > seconds:
             steps = int(steps * seconds / by_steps)
         seconds = min(by_steps, seconds or by_steps)
     elif seconds is not None:
-        steps = max(1, int(seconds / time.seconds(per_step, config.dim, runtime.device, precision)))
+        steps = max(1, int(seconds / time.seconds(flops.mean, config.dim, runtime.device, precision)))
     return StagePlan(
         name=name,
         model=ModelPlan.of(config, train),
         steps=steps,
         tokens=steps and steps * train.batch * context,
-        flops=steps and float(steps * per_step),
+        flops=steps and float(flops.total(steps)),
         seconds=seconds,
         memory=memory.training(config, train, context, 4 if precision == "fp32" else 2, teacher),
     )

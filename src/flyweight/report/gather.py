@@ -103,8 +103,10 @@ def _audit(metrics: Mapping[str, Any]) -> summary.Audit:
     return summary.Audit(passed=metrics["passed"], checks=checks)
 
 
-def config_line(config: schema.ModelConfig) -> str:
-    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied`."""
+def config_line(config: schema.Architecture) -> str:
+    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied` or `mlp, last 64 x 128, 2 x 256`."""
+    if not isinstance(config, schema.ModelConfig):
+        return _baseline_line(config)
     heads = f"{config.attention.heads} heads"
     if config.attention.kv_heads != config.attention.heads:
         heads += f" / {config.attention.kv_heads} kv"
@@ -117,6 +119,16 @@ def config_line(config: schema.ModelConfig) -> str:
         parts.append(f"{config.embedding.bigram.kind} bigram table")
     kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
     return ", ".join([*parts, *kinds])
+
+
+def _baseline_line(config: schema.LinearConfig | schema.MlpConfig | schema.LstmConfig) -> str:
+    kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    if isinstance(config, schema.LstmConfig):
+        hidden = config.hidden or config.dim
+        shape = [f"{config.layers} x {hidden}", *([f"embedding {config.dim}"] if hidden != config.dim else [])]
+        return ", ".join([config.kind, *shape, "tied" if config.tied else "untied", *kinds])
+    shape = [f"{config.layers} x {config.hidden}"] if isinstance(config, schema.MlpConfig) else []
+    return ", ".join([config.kind, f"last {config.history} x {config.dim}", *shape, *kinds])
 
 
 def _curve(path: Path) -> summary.Curve:

@@ -35,7 +35,7 @@ Loss and NLL count real targets only; the slope is the loss's gradient by the lo
 
 
 class LanguageModel(Protocol):
-    """What an objective needs of a model: see `flyweight.model.decoder.Decoder`."""
+    """What an objective needs of a model: see `flyweight.model.build`."""
 
     softcap: float | None
 
@@ -43,8 +43,8 @@ class LanguageModel(Protocol):
         """Return the hidden states (B, T, D) of tokens (B, T)."""
         ...
 
-    def head_weight(self) -> Tensor:
-        """Return the output matrix (V, D), differentiable."""
+    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what the head reads (..., K), its matrix (V, K) and its bias (V), all differentiable."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -64,29 +64,37 @@ class _ChunkedHead(torch.autograd.Function):
     """Head product and loss over chunks of tokens, with the gradients of hidden states and head taken on the way."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, rows: int, train: bool) -> tuple[Tensor, Tensor]:
-        # hidden (N, D), weight (V, D), both in the compute dtype
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss_of: ChunkLoss, rows: int, train: bool
+    ) -> tuple[Tensor, Tensor]:
+        # hidden (N, K), weight (V, K), both in the compute dtype, bias (V)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         nll = torch.zeros_like(loss)
         grad_hidden = torch.empty_like(hidden) if train else None
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if train else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if train and bias is not None else None
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            chunk_loss, chunk_nll, slope = loss_of((hidden[part] @ weight.T).float(), part, train)
+            logits = (hidden[part] @ weight.T).float()
+            logits = logits if bias is None else logits.add_(bias)
+            chunk_loss, chunk_nll, slope = loss_of(logits, part, train)
             if slope is not None and grad_hidden is not None and grad_weight is not None:
+                if grad_bias is not None:
+                    grad_bias += slope.sum(0)
                 slope = slope.to(hidden.dtype)  # (n, V)
                 torch.mm(slope, weight, out=grad_hidden[part])
                 _add_product(grad_weight, slope, hidden[part])
             loss += chunk_loss
             nll += chunk_nll
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], None, None, None
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        grad_bias = None if grad_bias is None else grad_bias * grads[0]
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], grad_bias, None, None, None
 
 
 def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
@@ -103,17 +111,17 @@ def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
         total[rows] += slope[:, rows].T @ hidden
 
 
-def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss) -> tuple[Tensor, Tensor]:
-    """Return (loss, nll) of `loss_of` summed over all rows of `hidden` (N, D) under the head `weight` (V, D).
+def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return (loss, nll) of `loss_of` summed over all rows of `hidden` (N, K) under the head `weight` (V, K) and `bias` (V).
 
     Under autocast the products run in its dtype and the loss in float32, as in the plain version.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    train = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (hidden, weight, bias))
     rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
     with torch.autocast(device, enabled=False):
-        result = _ChunkedHead.apply(hidden.to(dtype), weight.to(dtype), loss_of, rows, train)
+        result = _ChunkedHead.apply(hidden.to(dtype), weight.to(dtype), bias, loss_of, rows, train)
     assert isinstance(result, tuple)
     return result
 
@@ -140,7 +148,8 @@ class NextToken:
             nll = wanted.nll(slope)
             return nll, nll, wanted.finished(wanted.slope(slope), logits, model.softcap) if train else None
 
-        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
+        read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
+        return chunked(read, weight, loss_of, bias)
 
 
 class Distillation:
@@ -181,7 +190,8 @@ class Distillation:
                 slope.add_(wanted.slope(log), alpha=1 - config.weight)
             return loss, nll, wanted.finished(slope, logits, model.softcap)
 
-        return chunked(model.hidden(inputs).flatten(0, 1), model.head_weight(), loss_of)
+        read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
+        return chunked(read, weight, loss_of, bias)
 
 
 class _Wanted:

@@ -15,16 +15,17 @@ from flyweight.errors import RequestError
 from flyweight.evaluate import likelihood
 from flyweight.hub import models
 from flyweight.hub.models import AnyModel
-from flyweight.model import cost, folder
-from flyweight.model.decoder import Decoder
+from flyweight.model import folder
+from flyweight.model.build import Model, build
 from flyweight.train.objectives import Distillation, NextToken, Objective
+from flyweight.train.spent import StepFlops
 from flyweight.train.trackers import tracked
 from flyweight.train.trainer import Limits, Trainer
 
 
 def _run(
     config: schema.Pretrain | schema.Distill,
-    model: Decoder,
+    model: Model,
     objective: Objective,
     teacher: AnyModel | None,
     inputs: Inputs,
@@ -37,10 +38,8 @@ def _run(
     precision = runtime.precision(train.precision)
     corpus = Corpus.open(inputs.text(), verify=False)  # opening the artifact has just compared every checksum
     windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
-    flops = train.batch * cost.training_flops(model.config, config.data.context)
-    flops += cost.optimizer_flops(model.config, train.optimizer)
-    if teacher is not None:
-        flops += train.batch * models.forward_flops(teacher, config.data.context)
+    told = 0 if teacher is None else models.forward_flops(teacher, config.data.context)
+    flops = StepFlops.of(model.config, train, config.data.context, told, fresh=config.model is not None)
 
     def validate() -> float:
         split = corpus.split("validation")
@@ -62,7 +61,7 @@ def _run(
         validate=validate,
         config=train,
         limits=Limits.of(train, train.batch * config.data.context, flops, f"stages.{inputs.name}"),
-        flops_per_step=flops,
+        flops=flops,
         runtime=runtime,
         precision=precision,
         draft=draft,
@@ -104,7 +103,7 @@ class Pretrain:
     def run(self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Train and return the facts."""
         if config.model is not None:
-            model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
+            model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         else:
             model = models.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
             _fits(model, "input", inputs, config.data.context)
@@ -121,7 +120,7 @@ class Distill:
         teacher = models.load(inputs.model("teacher"), context.runtime.device)
         _fits(teacher, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
-        model = Decoder(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         return _run(config, model, Distillation(config.objective, teacher), teacher, inputs, context, draft)
 
 
@@ -153,7 +152,7 @@ class Initialise:
     def run(self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write the untrained `model/`."""
         with disk_errors(draft.path):
-            folder.save(Decoder(config.model, seed=context.runtime.seed), draft.path / "model")
+            folder.save(build(config.model, seed=context.runtime.seed), draft.path / "model")
         return {}
 
 

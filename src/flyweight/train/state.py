@@ -30,6 +30,7 @@ class Progress:
 
     step: int = 0
     tokens: int = 0
+    flops: int = 0
     seconds: float = 0.0
     validations: int = 0
     best_step: int | None = None

@@ -19,9 +19,11 @@ from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.stream import Windows
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.evaluate.likelihood import autocast
+from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.train import optim, state
 from flyweight.train.objectives import Objective
+from flyweight.train.spent import StepFlops
 
 LOGGED_STEPS = 400
 SHOWN_EVERY = 0.2
@@ -35,12 +37,12 @@ class Limits:
     seconds: float | None
 
     @classmethod
-    def of(cls, train: schema.Train, tokens_per_step: int, flops_per_step: int, name: str) -> Limits:
+    def of(cls, train: schema.Train, tokens_per_step: int, flops: StepFlops, name: str) -> Limits:
         """Return the limits of a config; raise RequestError when it names none."""
         counts = [
             train.steps,
             train.tokens and math.ceil(train.tokens / tokens_per_step),
-            train.flops and math.ceil(train.flops / flops_per_step),
+            train.flops and flops.steps(train.flops),
         ]
         steps = min((count for count in counts if count), default=None)
         if steps is None and train.time is None:
@@ -64,17 +66,18 @@ class Limits:
 class Trainer:
     """Everything one run of the loop needs; `train` runs it to its limit, from wherever the draft's checkpoint stands.
 
-    `validate` returns the mean NLL in nats per token on the validation text. `flops_per_step` counts model, teacher and
-    optimizer.
+    `validate` returns the mean NLL in nats per token on the validation text. `flops` of a step count model, teacher and
+    optimizer, and say when a loop over a span of layers is switched on; a validation before that chooses no weights, because
+    the model that is kept has its loop on.
     """
 
-    model: Decoder
+    model: Model
     objective: Objective
     windows: Windows
     validate: Callable[[], float]
     config: schema.Train
     limits: Limits
-    flops_per_step: int
+    flops: StepFlops
     runtime: Runtime
     precision: Precision
     draft: Draft
@@ -102,11 +105,14 @@ class Trainer:
         self.meter.seconds_before += self.before
         while (done := self.limits.done(self.progress.step, self._seconds())) < 1:
             self.model.train()
+            self._loop(self.flops.looped(done))
             optim.set_rates(self.optimizers, optim.rate_factor(config.schedule, self._ahead(done)))
             nll, norm = self._step()
             self.progress.step += 1
             self.progress.tokens += self._tokens_per_step
+            self.progress.flops += self.flops.at(done)
             self._after(done, nll, norm)
+        self._loop(True)
         if self.progress.validations < config.validations:
             self._validate()
             self._save()
@@ -122,6 +128,11 @@ class Trainer:
     def _ahead(self, done: float) -> float:
         """Count the step that is about to be made, so that the first one of a warm-up moves at all."""
         return done + 1 / self.limits.steps if self.limits.steps and done < self.config.schedule.warmup else max(done, 1e-6)
+
+    def _loop(self, on: bool) -> None:
+        """Switch a decoder's loop over a span of layers on or off; other models have none."""
+        if isinstance(self.model, Decoder):
+            self.model.loop(on)
 
     def _step(self) -> tuple[float, float]:
         """Make one update; return the mean training NLL and the gradient's norm before clipping."""
@@ -157,12 +168,12 @@ class Trainer:
         if int(done * LOGGED_STEPS) > int(before * LOGGED_STEPS):
             rate = self.optimizers[0].param_groups[0]["lr"]
             fields = {"step": progress.step, "nll": round(nll, 6), "norm": round(norm, 6), "lr": rate}
-            self.draft.events.emit("step", **fields, seconds=round(self._seconds(), 3), flops=self._flops())
+            self.draft.events.emit("step", **fields, seconds=round(self._seconds(), 3), flops=self.progress.flops)
         now = time.monotonic()
         if now - self.shown > SHOWN_EVERY:
             self.shown = now
             self._show(done, nll)
-            self.meter.observe(self.name, self._flops(), accelerator_bytes(self.runtime.device))
+            self.meter.observe(self.name, self.progress.flops, accelerator_bytes(self.runtime.device))
         due = config.validations and int(done * config.validations + 1e-9) > progress.validations
         if due:
             self._validate()
@@ -185,17 +196,16 @@ class Trainer:
             },
         )
 
-    def _flops(self) -> int:
-        return self.progress.step * self.flops_per_step
-
     def _validate(self) -> None:
         progress = self.progress
         done = self.limits.done(progress.step, self._seconds())
+        looped = self.flops.looped(done)
+        self._loop(looped)
         nll = self.validate()
         progress.validations = max(progress.validations + 1, int(done * self.config.validations + 1e-9))
-        if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
+        if looped and math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
             progress.best_nll, progress.best_step = nll, progress.step
-        fields = {"step": progress.step, "nll": nll, "seconds": round(self._seconds(), 3), "flops": self._flops()}
+        fields = {"step": progress.step, "nll": nll, "seconds": round(self._seconds(), 3), "flops": self.progress.flops}
         self.draft.events.emit("validation", **fields)
 
     def _save(self) -> None:
@@ -226,7 +236,7 @@ class Trainer:
             "seconds": progress.seconds,
             "best_step": progress.best_step,
             "best_nll": progress.best_nll,
-            "flops": self._flops(),
+            "flops": self.progress.flops,
             "stopped_by": self.limits.reason(progress.step),
             "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "precision": self.precision,

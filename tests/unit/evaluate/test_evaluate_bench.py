@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from flyweight.config import schema
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import bench as bench_module, bench_worker
 from flyweight.evaluate.bench import bench, median
 from flyweight.model import folder
+from flyweight.model.build import build
 from flyweight.model.decoder import Decoder
 
 ASKED = schema.Bench(stage="bench", input="model", prompt=8, new_tokens=4, repeats=3)
@@ -72,6 +74,7 @@ def test_a_peak_that_has_passed_is_still_seen():
     # In a process of its own, as the bench has it: one that has freed as much before would get the same pages again.
     code = """
 import torch
+from pydantic import TypeAdapter
 from flyweight.evaluate import bench_worker
 memory = bench_worker.Memory(torch.device("cpu"))
 memory.start()
@@ -163,3 +166,21 @@ def test_the_medians_interval_holds_it_with_95_percent_where_that_is_possible(n)
         assert 2 * sum(comb(n, k) for k in range(low + 2)) / 2**n > 0.05
     else:
         assert (low, high) == (0, n - 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kernels"),
+    [
+        ({"kind": "linear", "history": 3}, {"dense": 2}),
+        ({"kind": "mlp", "hidden": 8, "linears": {"blocks": "int8"}}, {"dense": 2, "int8": 2}),
+        ({"kind": "lstm", "hidden": 8, "tied": False, "linears": {"*": "int8"}}, {"int8": 4}),
+    ],
+)
+def test_baselines_are_timed_like_decoders(fields, kernels, tmp_path):
+    config = TypeAdapter(schema.Architecture).validate_python({"vocab_size": 64, "context": 16, "dim": 16, **fields})
+    folder.save(build(config), tmp_path)
+    found = bench_worker.measure(bench_module.Request(str(tmp_path), 1, 8, 4, 1, "cpu", "fp32", None))
+    assert min(*found.forward_s, *found.prefill_s, *found.decode_s) > 0 and found.context == 16
+    assert found.weight_bytes == sum(tensor.nbytes for tensor in build(config).state_dict().values())
+    counted = {kind: sum(n for name, n in found.kernels.items() if name.split()[0] == kind) for kind in kernels}
+    assert counted == kernels and sum(found.kernels.values()) == sum(kernels.values())

@@ -11,6 +11,7 @@ from flyweight.data.pack import pack
 from flyweight.errors import RequestError
 from flyweight.evaluate import floors as floors_module
 from flyweight.evaluate.floors import Bigram, Unigram, floors, mixture_weights
+from flyweight.evaluate.kneser_ney import KneserNey
 from flyweight.evaluate.likelihood import evaluate
 from flyweight.model.decoder import Decoder
 
@@ -49,6 +50,24 @@ def test_json_has_perplexities_under_the_interfaces_keys(corpus):
     )
     assert plain["details"]["kn5"]["stored"] > plain["details"]["bigram"]["stored"] > plain["details"]["unigram"]["stored"] > 0
     assert plain["split"] == "test" and plain["vocab_size"] == corpus.meta.vocab_size
+    for cost in ("seconds", "bytes", "peak_bytes"):
+        assert plain[cost] == {name: plain["details"][name][cost] for name in ("unigram", "bigram", "kn5")}
+
+
+def test_costs_are_those_of_the_tables_and_of_making_them(corpus):
+    train, held_out = (np.asarray(corpus.split(name).tokens) for name in ("train", "validation"))
+    vocab, found = corpus.meta.vocab_size, floors(corpus)
+    tables = {
+        "unigram": [Unigram(train, held_out, vocab)],
+        "bigram": [Bigram(train, held_out, vocab), Bigram(train, held_out, vocab)._unigram],
+        "kn5": KneserNey(train, vocab)._orders,
+    }
+    for name, holders in tables.items():
+        held = sum(value.nbytes for holder in holders for value in vars(holder).values() if isinstance(value, np.ndarray))
+        floor = getattr(found, name)
+        assert floor.bytes == held - (16 if name != "kn5" else 0) * len(holders)  # mixture weights are constants, not tables
+        assert floor.peak_bytes > floor.bytes
+    assert found.kn5.peak_bytes < 400 * len(train)
 
 
 def test_unigram_by_hand(corpus):
@@ -91,10 +110,14 @@ def test_unseen_tokens_cost_much_but_not_everything():
 def test_mixture_weights_are_the_most_likely_ones():
     rng = np.random.default_rng(0)
     components = rng.random((400, 2)) * [1.0, 0.7]
-    weight = mixture_weights(components)[0]
+    weight = mixture_weights(components, np.ones(400))[0]
     grid = np.linspace(0.001, 0.999, 999)
     best = grid[np.argmax([np.log(components @ [w, 1 - w]).sum() for w in grid])]
     assert weight == pytest.approx(best, abs=2e-3)
+    often = rng.integers(1, 5, 400)
+    assert mixture_weights(components, often) == pytest.approx(
+        mixture_weights(components.repeat(often, 0), np.ones(often.sum())), rel=1e-6
+    )
 
 
 def test_the_limit_on_training_text_is_reported(corpus, monkeypatch):

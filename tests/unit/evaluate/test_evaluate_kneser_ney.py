@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from flyweight.evaluate.kneser_ney import FALLBACK, KneserNey, estimate_discounts
+from flyweight.evaluate import kneser_ney
+from flyweight.evaluate.kneser_ney import FALLBACK, KneserNey, distinct, estimate_discounts
 
 
 class Slow:
@@ -105,3 +106,12 @@ def test_discounts_that_cannot_be_estimated_say_so():
 
 def test_stored_counts_every_distinct_ngram():
     assert KneserNey(np.array([0, 1, 0, 1, 1]), 2, 3).stored == 2 + 3 + 3
+
+
+@pytest.mark.parametrize("ratio", [0, 10**6])
+def test_sorting_and_the_table_find_the_same_keys(ratio, monkeypatch):
+    monkeypatch.setattr(kneser_ney, "TABLE_RATIO", ratio)
+    context, token = stream(500, 9), stream(500, 12, seed=1)
+    keys, ending = distinct(context, token, 12)
+    assert keys.tolist() == sorted(set((context * 12 + token).tolist()))
+    assert (keys[ending] == context * 12 + token).all()

@@ -93,7 +93,7 @@ def test_it_is_neither_trained_nor_changed(folders):
     model = models.load(folders["neox"])
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(RequestError, match="not trained"):
-        model.head_weight()
+        model.output(torch.zeros(1))
 
 
 def test_weights_that_do_not_fit_are_an_error_not_random_numbers(folders, tmp_path):

@@ -29,9 +29,12 @@ def test_parts_of_a_small_model_by_hand() -> None:
         "embedding": 50 * 24,
         "positions": 16 * 24,
         "bigram": 7 * 24,
+        "index": 0,
         "attention": 3 * (24 * 24 + 24 + 2 * (12 * 24 + 12) + 24 * 24 + 4),
         "mlp": 3 * (10 * 24 + 10 + 24 * 10 + 24),
         "norms": 3 * (4 * 24 + 2 * 6) + 2 * 24,
+        "residual": 0,
+        "thinking": 0,
         "head": 50 * 24,
     }
     assert found.unique == found.total == sum(found.by_part.values())

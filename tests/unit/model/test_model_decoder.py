@@ -16,8 +16,9 @@ def test_logits_are_the_head_on_the_hidden_states() -> None:
     tokens = torch.arange(8)[None]
     for tied in (True, False):
         model = decoder(embedding={"tied": tied}, head={"softcap": 0.1})
-        weight = model.head_weight()
-        raw = model.hidden(tokens) @ weight.T
+        read, weight, bias = model.output(model.hidden(tokens))
+        assert bias is None
+        raw = read @ weight.T
         torch.testing.assert_close(model(tokens), 0.1 * torch.tanh(raw / 0.1))
         assert model.softcap == 0.1
         assert (weight is model.embedding.tokens.dense()) == tied

@@ -17,9 +17,11 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import likelihood
 from flyweight.model.decoder import Decoder
 from flyweight.train.objectives import NextToken
+from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits, Trainer
 
 CONTEXT = 16
+FLOPS = StepFlops.constant(1000)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def corpus(tmp_path_factory):
     return pack(data, None, folder / "packed")
 
 
-def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, **options):
+def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, flops=FLOPS, **options):
     config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
     vocab = corpus.meta.vocab_size
     model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
@@ -43,8 +45,8 @@ def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, 
         windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
         validate=validate or (lambda: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=200, batch=4)),
         config=train,
-        limits=limits or Limits.of(train, train.batch * CONTEXT, 1000, "x"),
-        flops_per_step=1000,
+        limits=limits or Limits.of(train, train.batch * CONTEXT, flops, "x"),
+        flops=flops,
         runtime=Runtime("cpu", 1),
         precision="fp32",
         draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
@@ -139,7 +141,7 @@ def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
 
 def test_no_limit_is_refused():
     with pytest.raises(RequestError, match="no limit"):
-        Limits.of(schema.Train(), 64, 1000, "stages.x")
+        Limits.of(schema.Train(), 64, StepFlops.constant(1000), "stages.x")
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):

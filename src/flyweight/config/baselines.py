@@ -1,0 +1,146 @@
+"""The models that a decoder has to beat, as frozen, validated fields: linear and MLP over the last tokens, and an LSTM.
+
+`Architecture` is any model that can be trained: `{kind: decoder | linear | mlp | lstm, ...}`, a decoder where no kind is named.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from flyweight.config.architecture import LinearKind, ModelConfig, PositiveInt, Probability, Rate, Strict
+
+DECODER = "decoder"
+"""The kind of a model config that names none; it is not written out, so that older configs keep their ids."""
+
+Layers = Annotated[int, Field(ge=1, le=1_000)]
+
+
+class FanIn(Strict):
+    """Normal initialisation: embeddings with std `embedding`, matrices with std `gain` / sqrt(inputs); biases start at zero."""
+
+    embedding: Rate = 1.0
+    gain: Rate = 1.0
+
+
+class _Baseline(Strict):
+    """What every baseline has: sizes, initialisation, and kinds of linear layer as a decoder has them."""
+
+    vocab_size: PositiveInt | None = None
+    context: PositiveInt | None = None
+    dim: PositiveInt
+    init: FanIn = FanIn()
+    linears: dict[str, LinearKind] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Baseline:
+        faults = [
+            f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs"
+            for pattern, kind in self.linears.items()
+            if kind.kind == "nf4" and kind.block % 2
+        ]
+        if faults := [*self._faults(), *faults]:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults(self) -> list[str]:
+        return []
+
+    def _sizes(self, vocab_size: int | None, context: int | None) -> dict[str, Any]:
+        vocab, length = self.vocab_size or vocab_size, self.context or context
+        if vocab is None or length is None:
+            raise ValueError("vocab_size and context: a model needs both; name them, or a corpus that they follow from")
+        return {**self.model_dump(), "vocab_size": vocab, "context": length}
+
+
+class _NGram(_Baseline):
+    """The embeddings of the last `history` tokens (default: the context), side by side.
+
+    Where fewer came before, in this window or behind padding, a learned padding vector stands in their place.
+    """
+
+    history: PositiveInt | None = None
+
+    def _faults(self) -> list[str]:
+        if self.history and self.context and self.history > self.context:
+            return [
+                f"history: {self.history} is longer than context {self.context}, so its oldest places would never see a token;"
+                " lower it or leave it out"
+            ]
+        return []
+
+
+class LinearConfig(_NGram):
+    """One linear layer from the last tokens' embeddings to the vocabulary."""
+
+    kind: Literal["linear"] = "linear"
+
+    def resolved(self, vocab_size: int | None = None, context: int | None = None) -> LinearConfig:
+        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        sizes = self._sizes(vocab_size, context)
+        return LinearConfig.model_validate({**sizes, "history": self.history or sizes["context"]})
+
+
+class MlpConfig(_NGram):
+    """ReLU layers of `hidden` units, each with dropout, over the last tokens' embeddings (Bengio et al. 2003)."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: PositiveInt
+    layers: Layers = 2
+    dropout: Probability = 0.0
+
+    def resolved(self, vocab_size: int | None = None, context: int | None = None) -> MlpConfig:
+        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        sizes = self._sizes(vocab_size, context)
+        return MlpConfig.model_validate({**sizes, "history": self.history or sizes["context"]})
+
+
+class LstmConfig(_Baseline):
+    """An LSTM (Hochreiter and Schmidhuber 1997); `hidden` defaults to dim. Its state is zero where a window begins.
+
+    `dropout` acts on the embeddings, between layers and before the head (Zaremba et al. 2014); `forget_bias` is the forget
+    gate's initial bias (Jozefowicz et al. 2015).
+    """
+
+    kind: Literal["lstm"] = "lstm"
+    layers: Layers = 1
+    hidden: PositiveInt | None = None
+    tied: bool = True
+    dropout: Probability = 0.0
+    forget_bias: float = 1.0
+
+    def _faults(self) -> list[str]:
+        if self.tied and self.hidden and self.hidden != self.dim:
+            return [f"tied: the head can be the embedding only if hidden {self.hidden} is dim {self.dim}; say tied: false"]
+        return []
+
+    def resolved(self, vocab_size: int | None = None, context: int | None = None) -> LstmConfig:
+        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        sizes = self._sizes(vocab_size, context)
+        return LstmConfig.model_validate({**sizes, "hidden": self.hidden or self.dim})
+
+
+def kind_of_model(value: Any) -> str:
+    """Return the kind that raw fields or a config name: a decoder's where they name none."""
+    return str(value.get("kind", DECODER) if isinstance(value, dict) else getattr(value, "kind", DECODER))
+
+
+def _read(value: Any) -> Any:
+    """Let a bare name stand for `{kind: name}`; a decoder's kind is not one of its fields."""
+    if isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(value, dict) and value.get("kind") == DECODER:
+        return {key: field for key, field in value.items() if key != "kind"}
+    return value
+
+
+Architecture = Annotated[
+    Annotated[ModelConfig, Tag(DECODER)]
+    | Annotated[LinearConfig, Tag("linear")]
+    | Annotated[MlpConfig, Tag("mlp")]
+    | Annotated[LstmConfig, Tag("lstm")],
+    Discriminator(kind_of_model),
+    BeforeValidator(_read),
+]
+ARCHITECTURES = (ModelConfig, LinearConfig, MlpConfig, LstmConfig)

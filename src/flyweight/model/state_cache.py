@@ -1,0 +1,34 @@
+"""What a model without keys and values keeps of the tokens it has read: tensors whose size does not grow with them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flyweight.errors import RequestError
+
+
+class StateCache:
+    """`state` after `length` tokens of up to `capacity`; the first axis of each of its tensors is the batch's."""
+
+    def __init__(self, capacity: int, *state: Tensor) -> None:
+        self.capacity, self.state = capacity, state
+        self.length = 0
+
+    def reserve(self, tokens: int) -> None:
+        """Raise RequestError if `tokens` more do not fit."""
+        if self.length + tokens > self.capacity:
+            raise RequestError(
+                f"cache: {self.length} + {tokens} tokens do not fit its length {self.capacity}; make a longer one"
+            )
+
+    def advance(self, tokens: int, *state: Tensor) -> None:
+        """Count `tokens` as read and take the state after them."""
+        self.length, self.state = self.length + tokens, state
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.state = tuple(each.index_select(0, rows) for each in self.state)
+
+    def nbytes(self) -> int:
+        """Return the bytes that are held."""
+        return sum(each.nbytes for each in self.state)
