@@ -35,6 +35,7 @@ __all__ = [
     "plan",
     "register",
     "run",
+    "study",
 ]
 
 from flyweight.hub.register import register, register_when_imported
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         load,
         plan,
         run,
+        study,
     )
     from flyweight.errors import FlyweightError, RequestError
 

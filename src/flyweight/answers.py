@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.api import Run
+from flyweight.api import Run, StudyRun
 from flyweight.config.units import format_size, format_time
-from flyweight.report import standing, tables, words
+from flyweight.report import standing, study_tables, tables, words
 
 
 def say(*lines: Any) -> None:
@@ -30,6 +30,15 @@ def run(result: Run) -> None:
         if stage.evaluate is not None:
             say(f"{stage.name}: {_in_words(stage.evaluate)}")
     say("", *words.plain(words.findings(result.summary)), "", f"report: {result.report}")
+
+
+def study(result: StudyRun) -> None:
+    """Print a finished study: its tables, its findings, and where the report is."""
+    for table in study_tables.terminal(result.summary):
+        say("", table)
+    colours = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
+    say("", *(Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}") for each in result.summary.findings))
+    say(*result.summary.left_out, "", f"report: {result.report}")
 
 
 def _in_words(evaluation: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight import garbage, models, recipe as recipes
-from flyweight.config import load as config_load, schema
+from flyweight.config import load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
 from flyweight.core.files import write_text
@@ -27,8 +27,10 @@ from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.hub.fetch import imported
 from flyweight.plan import plan as plans
 from flyweight.plan.compared import Compared, Size
-from flyweight.report import card, gather, page, summary
+from flyweight.plan.grid import GridPlan
+from flyweight.report import card, gather, page, study_page, study_summary, summary
 from flyweight.session import DEFAULT, Session, working
+from flyweight.study import cells as studies, run as study_run
 
 if TYPE_CHECKING:
     from flyweight.evaluate.chat import Chat
@@ -49,6 +51,15 @@ class Run:
 
     def __getitem__(self, stage: str) -> Artifact:
         return self.finished[stage]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A finished study: `study.summary` has its cells and findings, `study.report` is the page."""
+
+    summary: study_summary.StudySummary
+    report: Path
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -92,10 +103,14 @@ def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> sc
     return config_load.recipe(config_load.override(raw, overrides), name, without)
 
 
-def plan(target: schema.Recipe | schema.Architecture | Model, session: Session = DEFAULT) -> plans.Plan | plans.ModelPlan:
-    """Return what a recipe, config or model needs; nothing is allocated."""
+def plan(
+    target: schema.Recipe | study_config.Study | schema.Architecture | Model, session: Session = DEFAULT
+) -> plans.Plan | GridPlan | plans.ModelPlan:
+    """Return what a recipe, study, config or model needs; nothing is allocated."""
     if session.device is not None or session.threads is not None:
         session.runtime()  # what this machine does not have is refused for a single model as well
+    if isinstance(target, study_config.Study):
+        return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.Recipe):
         return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ARCHITECTURES):
@@ -109,6 +124,9 @@ def planned(target: str, overrides: Sequence[str], session: Session = DEFAULT) -
     """Return what `plan` takes for a word of the command line: a recipe with its overrides, or the word itself."""
     if target in shipped() or (models.is_config(target) and _is_recipe(target)):
         return load(target, *overrides)
+    if studies.is_study(target):
+        words = [word.replace("budget.time=", "limit.time=", 1) for word in overrides]
+        return studies.load(target, *words, yes=True)  # planning a large grid is how one learns of its size
     if overrides:
         raise RequestError(f"{target}: limits and path=value words are for recipes; this is a single model")
     return target
@@ -200,6 +218,31 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
             for name, made in finished.stages.items()
         ),
     )
+
+
+@working
+def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = False, session: Session = DEFAULT) -> StudyRun:
+    """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
+
+    Raises RequestError before anything runs for a study that contradicts itself, and for a grid over its `limit` unless `yes`.
+    """
+    if isinstance(target, study_config.Study):
+        if overrides:
+            raise RequestError("study: path=value words are for a name or a file; this study is checked already")
+        checked = studies.checked(target, target.name, yes)
+    else:
+        checked = studies.load(target, *overrides, yes=yes)
+    context = session.context(seed=checked.seeds[0])
+    planned = studies.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
+    if planned.warnings and not yes:
+        raise RequestError(
+            "\n".join([f"{checked.name}:", *(f"  {warning}; or start it with --yes" for warning in planned.warnings)])
+        )
+    result = study_run.run(checked, context, planned)
+    with context.store.recipe_folder(checked.name, context.watch) as folder:
+        result.write(folder)
+        report = study_page.write(folder)
+    return StudyRun(result, report, folder)
 
 
 def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
@@ -483,6 +526,8 @@ def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) ->
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
     if len(folders) > 1:
         return page.write_many(folders, out)
+    if (folders[0] / study_summary.FILE).is_file():
+        return study_page.write(folders[0])
     if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:
@@ -493,6 +538,11 @@ def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) ->
 def _within(path: Path, folder: Path) -> bool:
     """Return whether a path lies right in a folder; `Path.resolve` would fail for a link that leads to itself."""
     return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
+
+
+def shipped_studies() -> list[str]:
+    """Return the names of the studies that come with the package."""
+    return studies.shipped()
 
 
 def shipped_models() -> list[str]:

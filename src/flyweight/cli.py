@@ -56,6 +56,24 @@ def run(
     _run(shared, recipe, overrides, without)
 
 
+@verb(app, *WORK)
+def study(
+    shared: Shared,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or a shipped name (flyweight ls --studies).")],
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Start a grid that is over its limit.")] = False,
+) -> None:
+    """Run a grid of models under one protocol: table, plots, findings; what is finished is not done again."""
+    from flyweight import answers, api
+
+    with shared.session() as session:
+        result = api.study(study, *(overrides or ()), yes=yes, session=session)
+    if shared.as_json:
+        print(result.summary.model_dump_json())
+    else:
+        answers.study(result)
+
+
 def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None) -> None:
     from flyweight import api
 
@@ -82,7 +100,7 @@ def train(
 @verb(app, *MACHINE)
 def plan(
     shared: Shared,
-    target: Annotated[str, typer.Argument(metavar="RECIPE|CONFIG|MODEL", help="What to plan.")],
+    target: Annotated[str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL", help="What to plan.")],
     overrides: Overrides = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit, for example 6GB.")] = None,
     time: Annotated[str | None, typer.Option(help="Time limit, for example 10min.")] = None,
@@ -90,10 +108,10 @@ def plan(
     parameters: Annotated[str | None, typer.Option(help="Limit of the smallest model's parameters, for example 5M.")] = None,
     size: Annotated[str | None, typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB.")] = None,
 ) -> None:
-    """Say what a recipe, config or model needs, before anything runs. Exit status 1: it does not fit."""
+    """Say what a recipe, study, config or model needs, before anything runs. Exit status 1: it does not fit."""
     from flyweight import answers, api
     from flyweight.plan import show
-    from flyweight.plan.plan import Plan
+    from flyweight.plan.plan import ModelPlan
 
     given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
     limits = [f"budget.{name}={value}" for name, value in given.items() if value is not None]
@@ -101,7 +119,7 @@ def plan(
         subject: Any = api.planned(target, [*(overrides or ()), *limits], session)
         result = api.plan(subject, session)
     shared.answer(result.json(), lambda _: answers.say(*show.lines(result)))
-    if isinstance(result, Plan) and (result.faults or result.warnings):
+    if not isinstance(result, ModelPlan) and (getattr(result, "faults", ()) or result.warnings):
         raise typer.Exit(1)
 
 
@@ -326,11 +344,13 @@ housekeeping.add(app)
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of study files.")] = False,
+) -> None:
     """Print the JSON Schema of recipe files, for editors."""
-    from flyweight.config.load import json_schema
+    from flyweight.config import load, study as study_config
 
-    print(json.dumps(json_schema(), indent=1))
+    print(json.dumps(study_config.json_schema() if study else load.json_schema(), indent=1))
 
 
 daily.add(app)

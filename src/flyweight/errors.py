@@ -9,6 +9,10 @@ class FlyweightError(Exception):
     status = 1
 
 
+class DivergedError(FlyweightError):
+    """A training whose loss or gradient is no longer a finite number."""
+
+
 class RequestError(FlyweightError):
     """What was asked for cannot be done as written. Exit status 2."""
 

@@ -22,12 +22,14 @@ def ls(
     shared: Shared,
     catalogue: Annotated[bool, typer.Option("--catalogue", help="Shipped model configs.")] = False,
     recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
+    studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
 ) -> None:
     """List artifacts with what needs them, half-made ones and finished recipes; or what is shipped."""
     from flyweight import answers, api
 
-    if catalogue or recipes:
-        found = api.shipped_models() if catalogue else api.shipped()
+    shipped = [api.shipped_models] * catalogue + [api.shipped] * recipes + [api.shipped_studies] * studies
+    if shipped:
+        found = [name for each in shipped for name in each()]
         shared.answer({"items": found}, lambda value: answers.say(*value["items"]))
         return
     with shared.session(quiet=True) as session:

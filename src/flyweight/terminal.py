@@ -28,7 +28,7 @@ class Display:
         self.live: Live | None = None
         self.stage: dict[str, Any] = {}
         self.training: dict[str, Any] = {}
-        self.work = ""
+        self.work = self.grid = ""
         self.printed = 0.0
         self.began = time.monotonic()
 
@@ -66,6 +66,10 @@ class Display:
                 self._say(f"[yellow]probably over[/] {escape(warning)}")
         elif kind == "made":
             self._made(fields)
+        elif kind == "grid":
+            self.grid = f"run {fields['run']} of {fields['of']}, {format_time(max(1.0, round(fields['left'])))} left"
+            if self.live is None:
+                self._say(f"[dim]{self.grid}[/]")
 
     def _made(self, fields: dict[str, Any]) -> None:
         how = "kept from before" if fields["reused"] else format_time(fields["seconds"])
@@ -83,7 +87,7 @@ class Display:
     def _view(self) -> RenderableType:
         elapsed = format_time(max(1.0, round(time.monotonic() - self.began)))
         head = Text.assemble((str(self.stage.get("name", "starting")), "bold"), f"  {self.stage.get('stage', '')}")
-        head.append(f"  {elapsed}", "dim")
+        head.append(f"  {elapsed}{f'  {self.grid}' if self.grid else ''}", "dim")
         if not self.training:
             return Group(head, Text(f"  {self.work}", "dim"))
         line = Table.grid(padding=(0, 1))
@@ -106,5 +110,7 @@ NOTES = {
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "waiting": "[yellow]waiting[/] for {id}: {why}",
     "resumed": "[cyan]going on[/] from step {step}",
+    "left out": "[yellow]left out[/] {name}: {why}",
+    "diverged": "[yellow]diverged[/] {name}",
     "unusable": "[yellow]left out[/] {path}: {why}",
 }

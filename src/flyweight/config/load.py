@@ -58,11 +58,12 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         if keys[0] == "stages" and len(keys) > 1 and isinstance(stages, dict) and keys[1] not in stages:
             names = [f"stages.{name}" for name in stages]
             raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
-        _put(raw, keys, parse_yaml(text, path), path)
+        put(raw, keys, parse_yaml(text, path), path)
     return raw
 
 
-def _put(raw: dict[str, Any], keys: list[str], value: Any, path: str) -> None:
+def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None:
+    """Set a field by its keys; raise RequestError, which names `path`, where a value stands in the way."""
     for key in keys[:-1]:
         inner = raw.get(key)
         if inner is None:
@@ -78,6 +79,8 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any, path: str) -> None:
 
 def merge(default: Any, own: Any) -> Any:
     """Return `own` laid over `default`, mapping by mapping; a choice of another kind replaces the default whole."""
+    if isinstance(default, str) and isinstance(own, dict) and "kind" not in own:
+        return {"kind": default, **own}  # a choice by name that gets options
     if not isinstance(default, dict):
         return own
     if isinstance(own, str) and "kind" in default:

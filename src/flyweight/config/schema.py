@@ -328,11 +328,12 @@ class Sample(Strict):
 
 
 class Audit(Strict):
-    """The checks without which a number is worth nothing."""
+    """The checks without which a number is worth nothing: all of them, or those named."""
 
     stage: Literal["audit"]
     input: str
     data: Data | None = None
+    checks: tuple[str, ...] = ()
 
 
 StageConfig = Annotated[

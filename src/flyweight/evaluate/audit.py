@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +36,19 @@ class Audit:
 
 
 def audit(
-    folder: str | Path, corpus: Corpus | None, device: str = "cpu", precision: Precision = "fp32", seed: int = 0
+    folder: str | Path,
+    corpus: Corpus | None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    seed: int = 0,
+    only: Sequence[str] = (),
 ) -> Audit:
-    """Run every check on the model in `folder`; without a corpus those that need text are `n/a`.
+    """Run every check, or `only` those named, on the model in `folder`; without a corpus those that need text are `n/a`.
 
-    Raises RequestError where there is no model, or the corpus has tokens that the model does not know.
+    Raises RequestError where there is no model or check, or the corpus has tokens that the model does not know.
     """
+    if unknown := [name for name in only if name not in CHECKS]:
+        raise RequestError(f"audit: there is no check {unknown[0]!r}; known are {', '.join(CHECKS)}")
     model = models.load(Path(folder), device).eval()
     if corpus is not None and corpus.meta.vocab_size > (model.config.vocab_size or 0):
         raise RequestError(
@@ -49,7 +56,7 @@ def audit(
             f" {model.config.vocab_size}; pack it with the model's own tokenizer"
         )
     subject = Subject(Path(folder), model, corpus, device, precision, seed)
-    return Audit(tuple(_run(name, check, subject) for name, check in CHECKS.items()))
+    return Audit(tuple(_run(name, CHECKS[name], subject) for name in only or CHECKS))
 
 
 def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Check:

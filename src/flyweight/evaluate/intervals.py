@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -158,6 +159,39 @@ def _resampled(numerators: np.ndarray, denominators: np.ndarray, seed: int, resa
         drawn = rng.integers(units, size=(stop - start, units))  # (resamples, U)
         ratios[start:stop] = numerators[drawn].sum(1) / denominators[drawn].sum(1)
     return ratios
+
+
+def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of independent runs with its Student t interval; raise ValueError for fewer than two values."""
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"{count} values: an interval needs at least two")
+    mean = math.fsum(values) / count
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    half = student_quantile((1 + level) / 2, count - 1) * deviation / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def student_below(t: float, free: int) -> float:
+    """Return P(T <= t) of Student's t with `free` degrees of freedom, a whole number (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(free))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    term, total = 1.0, 1.0 if free > 1 else 0.0
+    for step in range(1 + free % 2, free - 2, 2):
+        term *= cosine * cosine * step / (step + 1)
+        total += term
+    if free % 2:
+        return 0.5 + (angle + sine * cosine * total) / math.pi
+    return 0.5 + 0.5 * sine * total
+
+
+def student_quantile(probability: float, free: int) -> float:
+    """Return the t with P(T <= t) = `probability`, by halving an interval."""
+    low, high = -1e8, 1e8
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if student_below(middle, free) < probability else (low, middle)
+    return 0.5 * (low + high)
 
 
 def _expanded_tail(units: int) -> float:

@@ -80,7 +80,9 @@ class Audit:
     def run(self, config: schema.Audit, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Run every check; a check that fails is a result, not an error."""
         draft.events.watch("scoring", {"what": f"audit of {inputs.name}", "done": 0.0})
-        result = audit.audit(inputs.model("input"), _corpus(inputs), context.runtime.device)
+        result = audit.audit(
+            inputs.model("input"), _corpus(inputs), context.runtime.device, seed=context.runtime.seed, only=config.checks
+        )
         write_json(draft.path / "metrics.json", result.json())
         return {"passed": result.passed}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
@@ -22,12 +23,17 @@ def names() -> list[str]:
 
 def load(name: str) -> Architecture:
     """Return the shipped config `name`, resolved; raise RequestError with the nearest name if there is none."""
+    return TypeAdapter(Architecture).validate_python(fields(name)).resolved()
+
+
+def fields(name: str) -> dict[str, Any]:
+    """Return the shipped config `name` as it is written, to lay other fields over; raise RequestError as `load` does."""
     entries = _entries()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(entries))}"
         raise RequestError(f"{name}: no model of this name in the catalogue; {hint}")
-    return TypeAdapter(Architecture).validate_python(yaml.safe_load(entries[name].read_text(encoding="utf-8"))).resolved()
+    return yaml.safe_load(entries[name].read_text(encoding="utf-8"))
 
 
 def _entries() -> dict[str, Traversable]:

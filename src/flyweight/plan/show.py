@@ -8,12 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from flyweight.config.units import format_count, format_size, format_time
+from flyweight.plan.grid import GridPlan
 from flyweight.plan.plan import ModelPlan, Plan
 
 
-def lines(plan: Plan | ModelPlan) -> list[Any]:
+def lines(plan: Plan | GridPlan | ModelPlan) -> list[Any]:
     """Return what `flyweight plan` prints: text lines and a table."""
-    return _model(plan) if isinstance(plan, ModelPlan) else _recipe(plan)
+    return _model(plan) if isinstance(plan, ModelPlan) else _grid(plan) if isinstance(plan, GridPlan) else _recipe(plan)
 
 
 def _model(plan: ModelPlan) -> list[Any]:
@@ -53,3 +54,23 @@ def _recipe(plan: Plan) -> list[Any]:
     notes = [f"assumed: {note}" for note in plan.assumed]
     over = [Text.assemble(("probably over", "yellow"), f" {warning}") for warning in plan.warnings]
     return [table, *notes, *over, *(Text.assemble(("does not fit", "red"), f" {fault}") for fault in plan.faults)]
+
+
+def _grid(plan: GridPlan) -> list[Any]:
+    table = Table(box=None, header_style="dim")
+    for head in ("cell", "parameters", "tokens", "FLOPs of a run", "time of a run", "runs"):
+        table.add_column(head, justify="left" if head == "cell" else "right")
+    for cell in plan.cells:
+        stage = cell.stage
+        table.add_row(
+            cell.name,
+            format_count(stage.model.parameters.unique),
+            "?" if stage.tokens is None else format_count(stage.tokens),
+            "?" if stage.flops is None else format_count(stage.flops),
+            "?" if stage.seconds is None else format_time(stage.seconds),
+            str(cell.runs),
+        )
+    totals = plan.totals
+    table.add_row("all", "", "", format_count(totals["flops"]), format_time(totals["time"]), f"{totals['runs']:.0f}")
+    notes = [f"assumed: {note}" for note in plan.assumed] + list(plan.left_out)
+    return [table, *notes, *(Text.assemble(("over its limit", "yellow"), f" {warning}") for warning in plan.warnings)]

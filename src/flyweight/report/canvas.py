@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
 from flyweight.report import labels
 from flyweight.report.svg import COLOURS
@@ -140,6 +141,22 @@ def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
     if above:
         note = f"\N{UPWARDS ARROW} {', '.join(above[:2])}"
         made.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
+
+
+def draw_front(made: Canvas, corners: Sequence[tuple[float, float]], better: Literal["lower", "higher"]) -> None:
+    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure."""
+    if not corners:
+        return
+    (left, right), top = made.axes.get_xlim(), made.axes.get_ylim()[1]
+    if better == "higher":
+        corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], top)], "pre"
+    else:
+        corners, steps = [(corners[0][0], top), *corners, (right, corners[-1][1])], "post"
+    line: list[tuple[float, float]] = [corners[0]]
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        line += [(x1, y0) if steps == "post" else (x0, y1), (x1, y1)]
+    made.axes.plot(*zip(*line, strict=True), color=COLOURS["front"], linewidth=1.4, alpha=0.55, solid_joinstyle="miter")
+    made.obstacles += labels.along([made.display(*corner) for corner in line], 3.0)
 
 
 def name_points(made: Canvas, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -98,10 +98,10 @@ def render(summaries: Sequence[Summary]) -> str:
     sections = [_section(group, f"g{index}-") for index, group in enumerate(groups(found))]
     audited = [each for each in found if each.model.audit]
     return (
-        _environment(found)
-        .from_string(_resource("page.html"))
+        environment({each.label: each.colour % 8 for each in found})
+        .from_string(resource("page.html"))
         .render(
-            css=_markup(_resource("page.css")),
+            css=markup(resource("page.css")),
             title=" and ".join(summary.name for summary in summaries[:3]) + (" and others" if len(summaries) > 3 else ""),
             summaries=summaries,
             single=len(summaries) == 1,
@@ -174,11 +174,13 @@ def _bar(line: BudgetLine) -> Bar:
 # --- the template's tools ---
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return a file of this package."""
     return resources.files("flyweight.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _markup(text: str) -> Markup:
+def markup(text: str) -> Markup:
+    """Return text of our own that the page takes as it is."""
     from markupsafe import Markup
 
     return Markup(text)  # our own style sheet and figures, whose texts are escaped already
@@ -188,15 +190,13 @@ def _measured(value: float | None) -> str:
     return "" if value is None else re.sub(r"e([+-])0", r"e\1", f"{value:.2g}").replace("e+", "e")
 
 
-def _environment(found: Sequence[Entry]) -> Environment:
-    """Return the template engine: it escapes everything, and undefined names are errors."""
+def environment(colours: Mapping[str, int]) -> Environment:
+    """Return the template engine: it escapes everything, and undefined names are errors; `colours` are those of names."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
     def seen(value: Any) -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    colours = {each.label: each.colour % 8 for each in found}
 
     def name(match: re.Match[str]) -> str:
         colour = colours.get(match[1])
@@ -206,10 +206,10 @@ def _environment(found: Sequence[Entry]) -> Environment:
         text = re.sub(r"(?<=\d) (?=%|[kMGT]?B\b|ms\b|s\b|min\b|h\b|times\b)", "\N{NO-BREAK SPACE}", visible(text))
         return Markup(re.sub(r"`([^`]*)`", name, str(escape(text))))
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=seen, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    made = Environment(autoescape=True, undefined=StrictUndefined, finalize=seen, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {
         "prose": prose,
-        "svg": lambda drawing: _markup(drawing.svg),
+        "svg": lambda drawing: markup(drawing.svg),
         "size": format_size,
         "count": format_count,
         "time": format_time,
@@ -218,4 +218,4 @@ def _environment(found: Sequence[Entry]) -> Environment:
         "measured": _measured,
         "percent": words.percent,
     }
-    return environment
+    return made

@@ -10,7 +10,6 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 from flyweight.config.units import format_count, format_size
@@ -23,6 +22,7 @@ from flyweight.report.canvas import (
     canvas,
     decimals,
     draw_floors,
+    draw_front,
     name_points,
     scale_x,
     set_ticks,
@@ -121,20 +121,8 @@ def _point_name(entry: Entry, span: tuple[float, float]) -> str:
 
 
 def _front(made: Canvas, axis: Axis, front: Sequence[Entry]) -> None:
-    """Draw the Pareto front as a staircase out to the edges of the figure."""
     corners = [(metric.value, each.bits.value) for each in front if (metric := axis.metric(each)) and each.bits]
-    if not corners:
-        return
-    (left, right), top = made.axes.get_xlim(), made.axes.get_ylim()[1]
-    if axis.better == "higher":
-        corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], top)], "pre"
-    else:
-        corners, steps = [(corners[0][0], top), *corners, (right, corners[-1][1])], "post"
-    line: list[tuple[float, float]] = [corners[0]]
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        line += [(x1, y0) if steps == "post" else (x0, y1), (x1, y1)]
-    made.axes.plot(*zip(*line, strict=True), color=COLOURS["front"], linewidth=1.4, alpha=0.55, solid_joinstyle="miter")
-    made.obstacles += labels.along([made.display(*corner) for corner in line], 3.0)
+    draw_front(made, corners, axis.better)
 
 
 def _point(made: Canvas, entry: Entry, value: Any, gid: str, filled: bool, form: Callable[[float], str]) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from flyweight.core.artifact import Draft
 from flyweight.core.budget import Meter
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.stream import Windows
-from flyweight.errors import FlyweightError, RequestError
+from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.evaluate.likelihood import autocast
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
@@ -219,7 +219,7 @@ class Trainer:
     def _diverged(self, nll: float, norm: float) -> None:
         kept = self.draft.state / "current.json"
         where = f"the last good checkpoint is kept in {kept.parent}" if kept.exists() else "no checkpoint had been written yet"
-        raise FlyweightError(
+        raise DivergedError(
             f"{self.name}: training diverged at step {self.progress.step + 1} (nll {nll:.4g}, gradient norm {norm:.4g});"
             f" {where}. Try a lower train.optimizer.lr, a longer train.schedule.warmup, or train.precision=fp32"
         )

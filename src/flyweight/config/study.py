@@ -1,0 +1,341 @@
+"""A study as its user writes it: models, texts, budgets and seeds under one protocol, and the findings to test."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+
+from flyweight.config import load
+from flyweight.config.schema import Count, Name, PositiveInt, Probability, Rate, Seconds, StageName, Strict, Tokenizer
+from flyweight.errors import RequestError
+
+METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
+"""What a study can compare; of all of them, lower is better. Every one is of the test split."""
+
+LIMITS = ("steps", "tokens", "flops", "time", "same_as")
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _as_config(value: Any) -> Any:
+    return {"config": value} if isinstance(value, str) else value
+
+
+Listed = BeforeValidator(_listed)
+"""Lets one value stand for a list of one."""
+
+_REF = "x-ref"
+"""Stands for `$ref` until the definitions that it refers to are there: pydantic looks every `$ref` up at once."""
+
+TrainFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/TrainFields"})]
+ModelFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/ModelFields"})]
+GroupName = Annotated[str, Field(min_length=1)]
+
+
+class RunBudget(Strict):
+    """How long every run trains: exactly one of tokens, FLOPs, seconds and steps."""
+
+    tokens: Annotated[Count, Field(gt=0)] | None = None
+    flops: Annotated[Count, Field(gt=0)] | None = None
+    time: Annotated[Seconds, Field(gt=0)] | None = None
+    steps: Annotated[Count, Field(gt=0)] | None = None
+
+    def limit(self) -> dict[str, Any]:
+        """Return the one limit as a field of `train`, written as its user would."""
+        if self.time is not None:
+            return {"time": f"{self.time!r}s"}
+        return {key: value for key in ("tokens", "flops", "steps") if (value := getattr(self, key)) is not None}
+
+
+Budgets = dict[StageName, RunBudget]
+
+
+class StudyData(Strict):
+    """A text, at one context or several. `optional`: left out, and said so, where the text cannot be read."""
+
+    corpus: str
+    tokenizer: Tokenizer | None = None
+    context: Annotated[tuple[PositiveInt, ...], Listed] = (256,)
+    validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    budgets: Budgets | None = None
+    optional: bool = False
+
+
+class StudyModel(Strict):
+    """A model of the catalogue, or a config written out; vocabulary and context follow the text.
+
+    `fields` are laid over it. `grid` maps paths of fields to the values they take: every combination is a model of its own.
+    `train` is for this model alone, and so are the `data`, `context` and `budgets` that it is restricted to.
+    """
+
+    config: Annotated[str | ModelFields, Field(union_mode="left_to_right")]
+    fields: ModelFields = Field(default_factory=dict)
+    grid: dict[str, Annotated[tuple[Any, ...], Listed]] = Field(default_factory=dict)
+    train: TrainFields = Field(default_factory=dict)
+    data: Annotated[tuple[str, ...], Listed] | None = None
+    context: Annotated[tuple[PositiveInt, ...], Listed] | None = None
+    budgets: Annotated[tuple[str, ...], Listed] | None = None
+    family: str | None = None
+
+
+class Protocol(Strict):
+    """How runs are trained. `lr` is one rate for all models, or a sweep of which validation chooses; null: each its own."""
+
+    lr: Annotated[tuple[Rate, ...], Listed] | None = None
+    train: TrainFields = Field(default_factory=dict)
+
+
+class Group(Strict):
+    """Cells of the study by what they are; what is not named is any. `model` takes patterns such as `mlp-*`."""
+
+    model: Annotated[tuple[GroupName, ...], Listed] = ()
+    data: Annotated[tuple[GroupName, ...], Listed] = ()
+    context: Annotated[tuple[PositiveInt, ...], Listed] = ()
+    budget: Annotated[tuple[GroupName, ...], Listed] = ()
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
+class Finding(Strict):
+    """A claim that the cells of `below` reach a lower metric than those of `above`, or than `factor` times theirs.
+
+    `compare: cells` sets cells of equal text, context and budget against each other, `equal_flops` points of equal training
+    FLOPs (`flops`: those of `below` as a share of those of `above`). `holds: somewhere` claims it of some condition only.
+    """
+
+    claim: str
+    below: Group
+    above: Group
+    compare: Literal["cells", "equal_flops"] = "cells"
+    metric: str | None = None
+    factor: Rate = 1.0
+    flops: Rate = 1.0
+    tolerance: Probability = 0.1
+    holds: Literal["everywhere", "somewhere"] = "everywhere"
+
+
+class Limit(Strict):
+    """The largest grid that starts without --yes: runs, and hours as planned for this machine."""
+
+    runs: PositiveInt = 200
+    time: Annotated[Seconds, Field(gt=0)] = 43_200.0
+
+
+class Study(Strict):
+    """A grid of models under one protocol: every combination of model, text, context and budget, once for each seed.
+
+    `only` takes patterns of models' names: a large study runs in pieces, and a later piece or the whole finds what is done.
+    """
+
+    name: Name
+    about: str = ""
+    data: Annotated[dict[StageName, StudyData], Field(min_length=1)]
+    models: Annotated[dict[StageName, Annotated[StudyModel, BeforeValidator(_as_config)]], Field(min_length=1)]
+    budgets: Budgets = Field(default_factory=dict)
+    train: TrainFields = Field(default_factory=dict)
+    protocol: str = "own"
+    protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Listed] = ()
+    metrics: Annotated[tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})] = (
+        "nll",
+        "bits_per_byte",
+        "perplexity",
+    )
+    findings: tuple[Finding, ...] = ()
+    only: Annotated[tuple[GroupName, ...], Listed] = ()
+    limit: Limit = Limit()
+
+    def rates(self) -> tuple[float | None, ...]:
+        """Return the learning rates that every cell is tried with; (None,) where each model has its own."""
+        return self.protocols[self.protocol].lr or (None,)
+
+    def texts_of(self, model: str) -> dict[str, StudyData]:
+        """Return the texts that a model is trained on; none for one that `only` leaves out."""
+        if self.only and not any(fnmatch.fnmatchcase(model, pattern) for pattern in self.only):
+            return {}
+        own = self.models[model].data
+        return {name: data for name, data in self.data.items() if own is None or name in own}
+
+    def contexts_of(self, model: str, data: str) -> tuple[int, ...]:
+        """Return the contexts of a model on a text: its own, else the text's."""
+        return self.models[model].context or self.data[data].context
+
+    def budgets_of(self, model: str, data: str) -> Budgets:
+        """Return the budgets of a model on a text: the text's, else the study's, of them those that the model names."""
+        known, own = self.data[data].budgets, self.models[model].budgets
+        known = self.budgets if known is None else known
+        return known if own is None else {name: budget for name, budget in known.items() if name in own}
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of a grid's values by path."""
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def cell_count(study: Study) -> int:
+    """Return how many cells a study has, without making any of them."""
+    count = 0
+    for name, model in study.models.items():
+        variants = 1
+        for values in model.grid.values():
+            variants *= len(values)
+        for text in study.texts_of(name):
+            count += variants * len(study.contexts_of(name, text)) * len(study.budgets_of(name, text))
+    return count
+
+
+def run_count(study: Study) -> int:
+    """Return how many trainings a study takes: every cell once for each seed, and the rest of its sweep with the first."""
+    return cell_count(study) * (max(1, len(study.seeds)) + len(_rates(study)) - 1)
+
+
+def _rates(study: Study) -> tuple[float | None, ...]:
+    return study.rates() if study.protocol in study.protocols else (None,)
+
+
+def parse(raw: Mapping[str, Any], where: str) -> Study:
+    """Return a study's fields, not checked against each other yet; raise RequestError with every fault found."""
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        raise RequestError(load.explain(error, where, Study)) from error
+
+
+# --- contradictions ---
+
+
+def faults(study: Study) -> list[str]:
+    """Return every contradiction between a study's fields, in words."""
+    found = [*_seeds(study), *_metrics(study), *_protocol(study)]
+    for text, data in study.data.items():
+        found += _twice(f"data.{text}.context", data.context)
+    if study.only and not any(study.texts_of(name) for name in study.models):
+        found.append(f"only: no model is called {' or '.join(study.only)}{load.nearest(study.only[0], study.models)}")
+    for name, model in study.models.items():
+        found += [fault for fault in _model(study, name, model) if fault not in found]
+    for place, finding in enumerate(study.findings):
+        found += _finding(study, f"findings.{place}", finding)
+    for where, budgets in _all_budgets(study):
+        found += [
+            f"{where}.{name}: names {len(budget.model_dump(exclude_none=True))} limits; give exactly one of tokens, flops, time"
+            " and steps"
+            for name, budget in budgets.items()
+            if len(budget.model_dump(exclude_none=True)) != 1
+        ]
+    return found
+
+
+def _all_budgets(study: Study) -> Iterator[tuple[str, Budgets]]:
+    yield "budgets", study.budgets
+    yield from ((f"data.{name}.budgets", data.budgets) for name, data in study.data.items() if data.budgets is not None)
+
+
+def _seeds(study: Study) -> list[str]:
+    if not study.seeds:
+        return ["seeds: there are none; name at least three, for example [0, 1, 2]: an interval over seeds needs them"]
+    return _twice("seeds", study.seeds)
+
+
+def _twice(where: str, values: Sequence[Any]) -> list[str]:
+    return [f"{where}: {value!r} stands {count} times" for value, count in Counter(values).items() if count > 1]
+
+
+def _metrics(study: Study) -> list[str]:
+    if not study.metrics:
+        return [f"metrics: there are none; choose from {', '.join(METRICS)}"]
+    unknown = [
+        f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}" for name in study.metrics if name not in METRICS
+    ]
+    return unknown or _twice("metrics", study.metrics)
+
+
+def _protocol(study: Study) -> list[str]:
+    if study.protocol not in study.protocols:
+        return [f"protocol: there is no protocol {study.protocol!r}{load.nearest(study.protocol, study.protocols)}"]
+    found = _twice(f"protocols.{study.protocol}.lr", study.rates())
+    train = load.merge(study.train, study.protocols[study.protocol].train)
+    if len(study.rates()) > 1 and train.get("validations") == 0:
+        found.append("train.validations: 0, but validation chooses among the learning rates of this protocol")
+    for where, fields in (("train", study.train), (f"protocols.{study.protocol}.train", study.protocols[study.protocol].train)):
+        found += _limits(where, fields) + _rate(study, where, fields)
+    return found
+
+
+def _limits(where: str, fields: Mapping[str, Any]) -> list[str]:
+    return [f"{where}.{key}: `budgets` say how long a run trains" for key in LIMITS if fields.get(key) is not None]
+
+
+def _rate(study: Study, where: str, fields: Mapping[str, Any]) -> list[str]:
+    """Find a rate that contradicts the protocol's, which is the same for all models."""
+    protocol = study.protocols.get(study.protocol)
+    optimizer = fields.get("optimizer")
+    if protocol is None or protocol.lr is None or not isinstance(optimizer, dict) or "lr" not in optimizer:
+        return []
+    return [
+        f"{where}.optimizer.lr: protocols.{study.protocol}.lr gives the rate of every model; leave one of them out"
+        " (protocols....lr=null: each model its own)"
+    ]
+
+
+def _model(study: Study, name: str, model: StudyModel) -> list[str]:
+    where = f"models.{name}"
+    found = _limits(f"{where}.train", model.train) + _rate(study, f"{where}.train", model.train)
+    for path, values in model.grid.items():
+        if not values:
+            found.append(f"{where}.grid.{path}: has no value")
+        if path.split(".")[0] in ("vocab_size", "context"):
+            found.append(f"{where}.grid.{path}: follows the text; several contexts stand in data.<name>.context")
+        shown = [repr(value) for value in values]
+        found += _twice(f"{where}.grid.{path}", shown)
+        given: Any = model.fields
+        for key in path.split("."):
+            given = given.get(key) if isinstance(given, dict) else None
+        if given is not None:
+            found.append(f"{where}: grid.{path} and fields both set {path}; leave one of them out")
+    for text in model.data or ():
+        if text not in study.data:
+            found.append(f"{where}.data: there is no text {text!r}{load.nearest(text, study.data)}")
+    found += _twice(f"{where}.context", model.context or ())
+    for text in study.texts_of(name):
+        known = study.data[text].budgets if study.data[text].budgets is not None else study.budgets
+        unknown = [each for each in model.budgets or () if each not in known]
+        found += [f"{where}.budgets: {text} has no budget {each!r}{load.nearest(each, known)}" for each in unknown]
+        if not known:
+            found.append(f"data.{text}: has no budget; name one in budgets or data.{text}.budgets")
+    return found
+
+
+def _finding(study: Study, where: str, finding: Finding) -> list[str]:
+    found = []
+    if finding.metric is not None and finding.metric not in study.metrics:
+        near = load.nearest(finding.metric, study.metrics)
+        found.append(f"{where}.metric: {finding.metric!r} is none of this study's metrics{near}")
+    if finding.flops != 1 and finding.compare != "equal_flops":
+        found.append(f"{where}.flops: belongs to compare: equal_flops")
+    if finding.below == finding.above:
+        found.append(f"{where}: below and above name the same cells")
+    return found
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a study file, in which models and training may stand as partial fields."""
+    result, recipe = Study.model_json_schema(), load.json_schema()
+    definitions = result["$defs"] = recipe["$defs"] | result["$defs"]
+    for name, part in (("ModelFields", "model"), ("TrainFields", "train")):
+        definitions[name] = {key: value for key, value in recipe["properties"][part].items() if key != "description"}
+    models = result["properties"]["models"]
+    for key in ("additionalProperties", "patternProperties"):
+        if isinstance(entry := models.get(key), dict):
+            named = {"anyOf": [{"$ref": "#/$defs/StudyModel"}, {"type": "string"}]}
+            models[key] = named if "$ref" in entry else dict.fromkeys(entry, named)
+    whole = json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **result})
+    return json.loads(whole.replace(json.dumps(_REF), '"$ref"'))

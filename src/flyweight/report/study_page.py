@@ -1,0 +1,107 @@
+"""The page of a finished study, with its table in Markdown and CSV beside it: self-contained, without scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flyweight.core.files import write_text
+from flyweight.report import study_plots, study_tables
+from flyweight.report.page import CSV, GLYPHS, MARKDOWN, PAGE, environment, markup, resource
+from flyweight.report.plots import SHAPES, Drawing
+from flyweight.report.study_summary import CellSummary, FindingSummary, StudySummary
+from flyweight.report.summary import CorpusSummary
+
+CHIPS = {"confirmed": "paid", "refuted": "not-paid", "undecided": "undecided"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything about the cells of one text."""
+
+    corpus: CorpusSummary
+    table: study_tables.Table
+    figures: list[Drawing]
+
+
+def write(folder: Path) -> Path:
+    """Write `report.html`, `table.md`, `table.csv` and the figures as SVG into a finished study's folder; return the page.
+
+    Raises RequestError where the folder has no study, FlyweightError where it is damaged or the files cannot be written.
+    """
+    summary = StudySummary.read(folder)
+    write_text(folder / MARKDOWN, study_tables.markdown(summary))
+    write_text(folder / CSV, study_tables.long_csv(summary))
+    sections = _sections(summary)
+    css = resource("page.css")
+    for section in sections:
+        for drawing in section.figures:
+            write_text(folder / f"{drawing.key}.svg", _standalone(drawing, css))
+    write_text(folder / PAGE, render(summary, sections))
+    return folder / PAGE
+
+
+def _sections(summary: StudySummary) -> list[Section]:
+    made = []
+    for table in study_tables.tables(summary):
+        figures = study_plots.drawings(summary, table.data, f"{table.data}-")
+        made.append(Section(summary.corpus[table.data], table, figures))
+    return made
+
+
+def _standalone(drawing: Drawing, css: str) -> str:
+    """Return a figure as a file of its own: with the page's colours, which it otherwise takes from the style sheet."""
+    colours = css.partition(".s0 ")[0]  # the schemes of colours, light and dark, stand before everything else
+    style = f"<style>{colours} svg {{ font-family: var(--sans); background: var(--paper) }}</style>"
+    head, _, body = drawing.svg.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'
+
+
+def render(summary: StudySummary, sections: list[Section] | None = None) -> str:
+    """Return the page of a study."""
+    colours = study_plots.families(summary)
+    shapes = {name: GLYPHS[SHAPES[place % len(SHAPES)]] for name, place in colours.items()}
+    counts = {verdict: sum(each.verdict == verdict for each in summary.findings) for verdict in CHIPS}
+    bad = [cell for cell in summary.cells if cell.standing != "ok"]
+    made = environment({})
+    made.filters["lines"] = _lines
+    return made.from_string(resource("study.html")).render(
+        css=markup(resource("page.css")),
+        summary=summary,
+        sections=_sections(summary) if sections is None else sections,
+        colours={name: place % 8 for name, place in colours.items()},
+        shapes=shapes,
+        counts=counts,
+        chips=CHIPS,
+        bad=bad,
+        runs=sum(len(cell.runs) for cell in summary.cells),
+        headline=_headline(summary, counts, bad),
+        legend=study_tables.LEGEND,
+    )
+
+
+def _headline(summary: StudySummary, counts: dict[str, int], bad: list[CellSummary]) -> str:
+    """Return what the study says in one sentence."""
+    if summary.findings:
+        parts = [f"{count} {verdict}" for verdict, count in counts.items() if count]
+        return f"{len(summary.findings)} claim{'' if len(summary.findings) == 1 else 's'}: {', '.join(parts)}."
+    sound = len(summary.cells) - len(bad)
+    return f"{sound} of {len(summary.cells)} cells are results." if bad else f"{sound} cells under one protocol."
+
+
+def _lines(finding: FindingSummary) -> list[str]:
+    """Return a finding's comparisons as sentences."""
+    said = []
+    for contest in finding.contests:
+        where = f"{contest.where}: " if contest.where else ""
+        if contest.difference is None:
+            said.append(f"{where}not tested: {contest.why}")
+            continue
+        numbers = f"{contest.difference:+.4f}"
+        if contest.low is not None and contest.high is not None:
+            numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, p = {contest.p:.2g})"
+        spent = [f"{flops:.3g}".replace("e+", "e") for flops in (contest.below_flops, contest.above_flops)]
+        how = f" at {' and '.join(dict.fromkeys(spent))} FLOPs{'' if contest.how == 'measured' else f', {contest.how}'}"
+        why = f"; {contest.why}" if contest.why else ""
+        said.append(f"{where}{contest.below} minus {contest.above}: {numbers}{how}; {contest.verdict}{why}")
+    return said

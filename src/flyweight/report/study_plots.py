@@ -1,0 +1,182 @@
+"""Figures of a study: a metric against training FLOPs and against parameters, with intervals over seeds and the Pareto front.
+
+A colour is a family of models. A line joins the budgets of one model. What is no result is a cross and takes part in no front.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flyweight.config.units import format_count
+from flyweight.report import labels
+from flyweight.report.canvas import (
+    NORMAL as NORMAL_TEXT,
+    Canvas,
+    canvas,
+    draw_floors,
+    draw_front,
+    name_points,
+    scale_x,
+    vertical,
+)
+from flyweight.report.phrases import and_list
+from flyweight.report.plots import SHAPES, Drawing
+from flyweight.report.standing import pareto
+from flyweight.report.study_summary import CellSummary, Spread, StudySummary
+from flyweight.report.study_tables import ABOUT, TITLES, label
+from flyweight.report.svg import COLOURS, figure_style, inline, series
+
+NAMED = 8
+"""Points of a front that are named; the page's table names them all."""
+
+BARS = 40
+"""With more points than this, only those of the front have their intervals drawn."""
+
+AXES: dict[str, tuple[str, Callable[[CellSummary], float]]] = {
+    "flops": ("training FLOPs", lambda cell: cell.flops),
+    "parameters": ("parameters", lambda cell: float(cell.parameters)),
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One sound cell in a figure."""
+
+    cell: CellSummary
+    x: float
+    spread: Spread
+
+    @property
+    def low(self) -> float:
+        """The lower end of its interval, or its mean."""
+        return self.spread.mean if self.spread.low is None else self.spread.low
+
+    @property
+    def high(self) -> float:
+        """The upper end of its interval, or its mean."""
+        return self.spread.mean if self.spread.high is None else self.spread.high
+
+
+def families(summary: StudySummary) -> dict[str, int]:
+    """Return the families of a study's models with the number of their colour."""
+    return {name: place for place, name in enumerate(dict.fromkeys(cell.family for cell in summary.cells))}
+
+
+def drawings(summary: StudySummary, data: str, prefix: str) -> list[Drawing]:
+    """Return the figures of one text that can be drawn: those with two sound cells at least."""
+    cells = [cell for cell in summary.cells if cell.data == data]
+    return [made for axis in AXES if (made := _scatter(summary, data, cells, axis, f"{prefix}{axis}"))]
+
+
+def _scatter(summary: StudySummary, data: str, cells: Sequence[CellSummary], axis: str, key: str) -> Drawing | None:
+    title, value = AXES[axis]
+    metric = summary.metrics[0]
+    marks = [Mark(cell, value(cell), spread) for cell in cells if (spread := cell.spread(metric)) and value(cell) > 0]
+    if len(marks) < 2:
+        return None
+    on_front = [marks[index] for index in pareto([(mark.x, mark.spread.mean) for mark in marks])]
+    floors = {name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()}
+    with figure_style():
+        made = canvas()
+        scale_x(made.axes, [mark.x for mark in marks], format_count)
+        vertical(
+            made, *_span(marks, [each for each in floors.values() if each]), ABOUT[metric].replace(" of the test split", "")
+        )
+        made.text(46, 8, f"{title}  \N{LEFTWARDS ARROW} smaller is better", size=NORMAL_TEXT, color=COLOURS["muted"])
+        draw_front(made, [(mark.x, mark.spread.mean) for mark in on_front], "lower")
+        if axis == "flops":
+            _join(made, marks, families(summary))
+        placed = [
+            _point(made, mark, f"p{place}", mark in on_front, len(marks) <= BARS, families(summary))
+            for place, mark in enumerate(marks)
+        ]
+        _crosses(made, cells, value, metric)
+        draw_floors(made, [(name, each) for name, each in floors.items() if each])
+        named = _evenly(on_front)
+        name_points(
+            made,
+            [placed[marks.index(mark)] for mark in named],
+            [labels.short(label(mark.cell)) for mark in named],
+            [series(families(summary)[mark.cell.family]) for mark in named],
+        )
+        ends = and_list([label(mark.cell) for mark in on_front])
+        stated = "; ".join(f"{mark.cell.name} {mark.spread.mean:.3f} at {format_count(mark.x)}" for mark in on_front)
+        alt = f"Scatter plot of {TITLES[metric]} against {title} on {data}, {len(marks)} cells. On the Pareto front: {stated}."
+        caption = f"On the front: {ends}. Bars: 95 % over seeds."
+        if axis == "flops":
+            caption += " Thin lines join the budgets of one model."
+        return Drawing(key, f"{TITLES[metric]} against {title}", caption, inline(made.figure, key, alt, made.tips))
+
+
+def _evenly(marks: Sequence[Mark]) -> list[Mark]:
+    """Return at most eight of the points, its ends among them."""
+    if len(marks) <= NAMED:
+        return list(marks)
+    return [marks[round(place * (len(marks) - 1) / (NAMED - 1))] for place in range(NAMED)]
+
+
+def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]:
+    """Return the range that shows every mean with its interval, but for intervals wider than all means, and near floors."""
+    means = [mark.spread.mean for mark in marks]
+    room = max(max(means) - min(means), 0.02 * abs(min(means)))
+    low = max(min(mark.low for mark in marks), min(means) - 0.5 * room)
+    high = min(max(mark.high for mark in marks), max(means) + 0.5 * room)
+    near = [floor for floor in floors if low - 0.3 * room <= floor <= high + 0.3 * room]
+    low, high = min([low, *near]), max([high, *near])
+    pad = 0.08 * (high - low)
+    return low - pad, high + pad
+
+
+def _join(made: Canvas, marks: Sequence[Mark], colours: dict[str, int]) -> None:
+    """Draw a thin line through the budgets of every model."""
+    curves: dict[tuple[str, int], list[Mark]] = {}
+    for mark in marks:
+        curves.setdefault((label(mark.cell), mark.cell.context), []).append(mark)
+    for members in curves.values():
+        if len(members) > 1:
+            line = sorted((mark.x, mark.spread.mean) for mark in members)
+            colour = series(colours[members[0].cell.family])
+            made.axes.plot(*zip(*line, strict=True), color=colour, linewidth=0.9, alpha=0.55)
+
+
+def _point(made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, colours: dict[str, int]) -> tuple[float, float]:
+    """Draw one cell with its interval and return its place in figure units."""
+    place, (bottom, top) = colours[mark.cell.family], made.axes.get_ylim()
+    colour, y = series(place), mark.spread.mean
+    if bars or filled:
+        ends = (max(mark.low, bottom), min(mark.high, top))
+        made.axes.plot([mark.x, mark.x], ends, color=colour, linewidth=1.1, alpha=0.8)
+        made.obstacles += labels.along([made.display(mark.x, end) for end in ends], 4.0)
+    made.axes.plot(
+        [mark.x],
+        [y],
+        color=colour,
+        marker=SHAPES[place % len(SHAPES)],
+        markersize=7.5 if filled else 5.5,
+        markeredgewidth=1.4,
+        markerfacecolor=colour if filled else COLOURS["paper"],
+        gid=gid,
+        clip_on=False,
+        zorder=6 if filled else 5,
+    )
+    range_ = "" if mark.spread.low is None else f" ({mark.low:.3f} to {mark.high:.3f})"
+    made.tips[gid] = f"{mark.cell.name}: {y:.3f}{range_} at {format_count(mark.x)}"
+    at = made.display(mark.x, y)
+    made.obstacles.append(labels.Box(at[0] - 4, at[1] - 4, at[0] + 4, at[1] + 4, 8.0))
+    return at
+
+
+def _crosses(made: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str) -> None:
+    """Draw what is no result as crosses, at the edge where it lies beyond it."""
+    bottom, top = made.axes.get_ylim()
+    for place, cell in enumerate(cell for cell in cells if cell.standing != "ok"):
+        values = [run.metrics[metric] for run in cell.tested if math.isfinite(run.metrics.get(metric, math.inf))]
+        left, right = made.axes.get_xlim()
+        if not values or not left <= value(cell) <= right:
+            continue
+        y = max(bottom, min(top, sum(values) / len(values)))
+        style = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.5, "clip_on": False, "zorder": 4}
+        made.axes.plot([value(cell)], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
+        made.tips[f"x{place}"] = f"{cell.name}: {cell.standing}; {cell.why}"

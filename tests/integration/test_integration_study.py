@@ -1,0 +1,208 @@
+"""A toy study end to end: grid to page, killed and resumed, collapsed and diverged runs, and what is shared with recipes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from toy_study import toy_study
+
+import flyweight as fw
+from flyweight.api import Session
+from flyweight.errors import RequestError
+from flyweight.evaluate import checks
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text_file):
+    """The toy study, run once for this file."""
+    folder = tmp_path_factory.mktemp("study")
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy_study(text_file), sort_keys=False))
+    session = Session(runs=folder / "runs", threads=1)
+    return path, session, fw.study(path, session=session)
+
+
+def numbers(summary):
+    return [(run.id, run.seed, run.lr, run.metrics, run.validation) for cell in summary.cells for run in cell.runs]
+
+
+def test_it_has_everything_it_promises(finished):
+    _, session, run = finished
+    summary = run.summary
+    files = {"report.html", "study.json", "table.md", "table.csv", "story-flops.svg"}
+    assert files <= {path.name for path in run.folder.iterdir()}
+    assert [cell.fields for cell in summary.cells] == [{"position": "learned"}, {"position": "rope"}]
+    for cell in summary.cells:
+        assert cell.standing == "ok"
+        assert [each.seed for each in cell.runs] == [0, 1, 2]
+        spread = cell.spread("nll")
+        assert spread.low < spread.mean < spread.high
+        assert len({each.metrics["nll"] for each in cell.runs}) == 3
+        assert all((session.store.root / each.id).is_dir() for each in cell.runs)
+        assert cell.spread("nll").mean < summary.corpus["story"].floors["unigram"].nll
+    assert summary.findings[0].contests[0].n == 3
+    used = {item["id"]: item["used_by"] for item in fw.api.artifacts(session)}
+    assert used[summary.cells[0].runs[1].id][0].startswith("toy-study: small position=learned")
+
+
+def test_running_again_repeats_nothing(finished):
+    path, session, first = finished
+    before = {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
+    again = fw.study(path, session=session)
+    assert before == {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
+    assert again.summary.cells == first.summary.cells
+
+
+def test_cells_are_shared_with_recipes(finished, text_file):
+    _, session, run = finished
+    recipe = {
+        "name": "same",
+        "seed": 1,
+        "stages": {
+            "m": {
+                "stage": "pretrain",
+                "model": {"dim": 16, "layers": 1, "attention": {"heads": 2}, "mlp": "relu2", "position": "rope", "context": 32},
+                "data": {"corpus": str(text_file), "tokenizer": "byte", "context": 32},
+                "train": {
+                    "batch": 8,
+                    "steps": 40,
+                    "validations": 2,
+                    "optimizer": {"kind": "muon", "lr": 0.04, "rest": {"lr": 0.03}},
+                },
+            }
+        },
+        "report": {"measure": ["evaluate"]},
+    }
+    made = fw.run(fw.api.config_load.recipe(recipe), session)
+    assert made["m"].id == run.summary.cells[1].runs[1].id
+    assert made.summary.stages[0].reused
+
+
+def test_killed_and_resumed_it_ends_with_the_same_numbers(finished, tmp_path):
+    path, _, first = finished
+    code = """
+import os, sys
+import flyweight as fw
+from flyweight.api import Session
+seen = []
+def watch(kind, fields):
+    seen.append(kind)
+    if kind == "validation" and seen.count("made") >= 3:
+        os._exit(9)  # in the middle of a training, nothing tidied up
+fw.study(sys.argv[1], session=Session(runs=sys.argv[2], threads=1, watch=watch))
+"""
+    done = subprocess.run([sys.executable, "-c", code, path, tmp_path / "runs"], capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    assert not (tmp_path / "runs" / "toy-study").exists()
+    kept = {p.parent.name for p in (tmp_path / "runs").glob("pretrain-????????/manifest.json")}
+    assert kept
+    events = []
+    session = Session(runs=tmp_path / "runs", threads=1, watch=lambda kind, fields: events.append((kind, dict(fields))))
+    again = fw.study(path, session=session)
+    assert numbers(again.summary) == numbers(first.summary)
+    made = [fields for kind, fields in events if kind == "made"]
+    assert {fields["id"] for fields in made if fields["reused"]} >= kept
+    told = [fields for kind, fields in events if kind == "grid"]
+    assert [fields["run"] for fields in told] == [1, 2, 3, 4, 5, 6]
+    assert all(fields["of"] == 6 for fields in told)
+    assert told[0]["left"] > told[-1]["left"] > 0
+
+
+def test_a_sweep_is_decided_on_validation_with_the_first_seed(finished, flyweight):
+    path, session, first = finished
+    words = ("study", path, "protocol=tuned", "name=tuned", "only=[small]", "--runs", session.store.root, "--threads", 1)
+    status, out, err = flyweight(*words, "--json")
+    assert status == 0, err
+    cells = json.loads(out)["cells"]
+    for cell, before in zip(cells, first.summary.cells, strict=True):
+        assert [(run["seed"], run["lr"], run["chosen"]) for run in cell["runs"]] == [
+            (0, 0.001, False),
+            (0, 0.04, True),
+            (1, 0.04, True),
+            (2, 0.04, True),
+        ]
+        assert cell["at_edge"]
+        assert cell["runs"][0]["validation"] > cell["runs"][1]["validation"]
+        assert cell["runs"][0]["metrics"] == {}  # who loses on validation is never tested
+        assert [run["id"] for run in cell["runs"][1:]] == [run.id for run in before.runs]
+
+
+def test_what_is_worse_than_unigrams_is_collapsed(finished, flyweight):
+    path, session, _ = finished
+    words = ("study", path, "budgets.short.steps=1", "name=one-step", "--runs", session.store.root, "--threads", 1)
+    status, out, err = flyweight(*words)
+    assert status == 0, err
+    assert out.count("collapsed") >= 2
+    summary = fw.report.study_summary.StudySummary.read(session.store.root / "one-step")
+    assert all("no better than the unigram floor" in cell.why for cell in summary.cells)
+    assert [cell.spread("nll") for cell in summary.cells] == [None, None]
+    assert summary.findings[0].verdict == "undecided"
+
+
+def test_what_does_not_see_its_input_is_collapsed(finished, monkeypatch, tmp_path):
+    path, session, _ = finished
+    monkeypatch.setattr(checks, "SENSITIVITY", 10.0)
+    for folder in session.store.root.glob("audit-????????"):
+        folder.rename(tmp_path / folder.name)
+    summary = fw.study(path, "name=blind", session=session).summary
+    assert {cell.standing for cell in summary.cells} == {"collapsed"}
+    assert "initial token sensitivity fails" in summary.cells[0].why
+    for folder in session.store.root.glob("audit-????????"):
+        folder.rename(tmp_path / f"bad-{folder.name}")
+
+
+def test_a_run_that_diverges_does_not_end_the_study(finished):
+    path, session, _ = finished
+    words = ("protocols.published.lr=1e30", "train.clip=0", "name=wild", "seeds=[0]", "models.small.grid.position=[rope]")
+    summary = fw.study(path, *words, "findings=[]", session=session).summary
+    (cell,) = summary.cells
+    assert cell.standing == "collapsed"
+    assert "diverged" in cell.why or "unigram" in cell.why
+
+
+def test_a_missing_optional_text_is_left_out_and_said(finished, tmp_path, text_file):
+    _, session, _ = finished
+    (tmp_path / "wikitext-2").mkdir()
+    raw = toy_study(text_file, name="optional")
+    raw["data"]["wikitext-2"] = {"corpus": "wikitext-2", "context": 32, "optional": True}
+    path = tmp_path / "optional.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    there = Session(runs=session.store.root, data_dir=tmp_path, threads=1)
+    summary = fw.study(path, session=there).summary
+    assert list(summary.corpus) == ["story"]
+    assert summary.left_out[0].startswith("wikitext-2 is left out")
+    raw["data"]["wikitext-2"]["optional"] = False
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(RequestError, match="wikitext-2"):
+        fw.study(path, session=there)
+
+
+def test_the_command_line(finished, flyweight, answer):
+    path, session, run = finished
+    runs = ("--runs", session.store.root, "--threads", 1)
+    assert {"tradeoffs", "tradeoffs-quick", "compact-ladder", "compact-ladder-small", "best-small"} <= set(
+        answer("ls", "--studies")["items"]
+    )
+    plan = answer("plan", path, *("--runs", session.store.root))
+    assert plan["total"]["runs"] == 6
+    status, out, _ = flyweight("plan", path, "--time", "1s")
+    assert status == 1
+    assert "over its limit" in out
+    status, _, err = flyweight("study", path, "limit.runs=1", *runs)
+    assert status == 2
+    assert "--yes" in err
+    assert answer("study", path, "limit.runs=1", "--yes", *runs)["name"] == "toy-study"
+    status, _, err = flyweight("study", path, "limit.time=1ms", *runs)
+    assert status == 2
+    assert "limit.time" in err
+    status, _, err = flyweight("study", "tradeofs", *runs)
+    assert status == 2
+    assert "did you mean tradeoffs" in err
+    (run.folder / "report.html").unlink()
+    assert answer("report", run.folder)["report"] == str(run.folder / "report.html")
+    assert json.loads(flyweight("schema", "--study")[1])["properties"]["seeds"]
+    status, out, _ = flyweight("study", path, *runs)
+    assert status == 0
+    assert "report:" in out
