@@ -1,0 +1,264 @@
+"""Recipes, studies and single stages: what is read, planned and run. Part of `flyweight.api`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from flyweight import models, recipe as recipes
+from flyweight.config import load as config_load, schema, study as study_config
+from flyweight.core import machine
+from flyweight.core.artifact import Artifact, Store
+from flyweight.core.stage import Context
+from flyweight.errors import RequestError
+from flyweight.measuring import Model, data_for
+from flyweight.plan import plan as plans
+from flyweight.plan.grid import GridPlan
+from flyweight.report import card, gather, page, study_page, study_summary, summary
+from flyweight.session import DEFAULT, Session, working
+from flyweight.study import cells as studies, run as study_run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page, `run.summary` all its numbers."""
+
+    finished: recipes.Finished
+    summary: summary.Summary
+    report: Path
+    folder: Path
+
+    def __getitem__(self, stage: str) -> Artifact:
+        return self.finished[stage]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A finished study: `study.summary` has its cells and findings, `study.report` is the page."""
+
+    summary: study_summary.StudySummary
+    report: Path
+    folder: Path
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("flyweight") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
+    """Return a checked recipe: a shipped name or a YAML file, with `path=value` words applied and stages left out."""
+    name = str(recipe)
+    if name in shipped():
+        text = (resources.files("flyweight") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        raw = config_load.parse_yaml(text, name)
+    elif Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
+        raw = config_load.read_yaml(Path(recipe))
+    else:
+        raise RequestError(f"there is no recipe {name!r}{config_load.nearest(name, shipped())}; or name a YAML file")
+    return config_load.recipe(config_load.override(raw, overrides), name, without)
+
+
+def plan(
+    target: schema.Recipe | study_config.Study | schema.Architecture | Model, session: Session = DEFAULT
+) -> plans.Plan | GridPlan | plans.ModelPlan:
+    """Return what a recipe, study, config or model needs; nothing is allocated."""
+    if session.device is not None or session.threads is not None:
+        session.runtime()  # what this machine does not have is refused for a single model as well
+    if isinstance(target, study_config.Study):
+        return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
+    if isinstance(target, schema.Recipe):
+        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
+    if isinstance(target, schema.ARCHITECTURES):
+        return plans.ModelPlan.of(target)
+    if not isinstance(target, Artifact) and models.is_config(target):
+        return plans.ModelPlan.of(models.config(target))
+    return plans.ModelPlan.of(_config_of(models.find(target, session.store)))
+
+
+def planned(target: str, overrides: Sequence[str], session: Session = DEFAULT) -> Any:
+    """Return what `plan` takes for a word of the command line: a recipe with its overrides, or the word itself."""
+    if target in shipped() or (models.is_config(target) and _is_recipe(target)):
+        return load(target, *overrides)
+    if studies.is_study(target):
+        words = [word.replace("budget.time=", "limit.time=", 1) for word in overrides]
+        return studies.load(target, *words, yes=True)  # planning a large grid is how one learns of its size
+    if overrides:
+        raise RequestError(f"{target}: limits and path=value words are for recipes; this is a single model")
+    return target
+
+
+def _is_recipe(path: Any) -> bool:
+    return Path(path).exists() and "stages" in config_load.read_yaml(Path(path))
+
+
+def _config_of(artifact: Artifact) -> schema.Architecture:
+    from flyweight.hub import models as hub
+    from flyweight.hub.foreign import ForeignConfig
+
+    found = hub.config(artifact.path / "model")
+    if isinstance(found, ForeignConfig):
+        raise RequestError(f"{artifact.id}: a {found.model_type} model is behind an adapter; only flyweight's own are planned")
+    return found
+
+
+def _vocabularies(store: Store) -> dict[str, int]:
+    """Return the vocabulary of every corpus that is packed already, by its data config."""
+    found = {}
+    for path in store.root.glob("corpus-????????"):
+        packed = Artifact.glance(path)
+        data = schema.Data.model_validate(packed.identity["config"], context={"resolved": True})
+        found[plans.vocabulary_key(data)] = packed.facts["vocab_size"]
+    return found
+
+
+@working
+def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
+    """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
+    checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
+    context = session.context(checked.budget, checked.seed)
+    planned = plans.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
+    plans.refuse(planned)
+    context.watch("planned", {"name": checked.name, "plan": planned})
+
+    def resolve(reference: str, where: str) -> Artifact:
+        return models.find(reference, context.store, where, context.watch)
+
+    finished = recipes.run(checked, context, resolve)
+    result = _summarise(finished, context, planned)
+    with context.store.recipe_folder(checked.name, context.watch) as folder:
+        result.write(folder)
+        card.write_beside(folder, context.store)
+        report = page.write(folder)
+    return Run(finished, result, report, folder)
+
+
+def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan) -> summary.Summary:
+    recipe = finished.recipe
+    chosen = {name: made.artifact.facts["chosen"] for name, made in finished.stages.items() if made.artifact.stage == "select"}
+    sources = [
+        gather.Source(
+            name,
+            finished.stages[name].config,
+            finished.stages[name].artifact,
+            {kind: made.artifact for kind, made in kinds.items()},
+            chosen,
+        )
+        for name, kinds in finished.measured.items()
+    ]
+    compared = gather.models(recipe, sources)
+    corpora = [
+        gather.corpus(Artifact.open(context.store.root / name), made.config.data.context, made.artifact)
+        for name, made in finished.floors.items()
+    ]
+    return summary.Summary(
+        name=recipe.name,
+        seed=recipe.seed,
+        created=gather.now(),
+        command=context.command,
+        seconds=context.meter.seconds(),
+        environment=summary.Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
+        budget=gather.budget(recipe, context.meter, compared, planned.totals),
+        corpus=tuple(corpora),
+        models=compared,
+        comparisons=gather.comparisons(sources),
+        stages=tuple(
+            summary.StageSummary(
+                name=name,
+                id=made.artifact.id,
+                stage=made.artifact.stage,
+                seconds=made.artifact.facts["took"],
+                reused=made.reused,
+                evaluate=gather.evaluation(made.artifact),
+            )
+            for name, made in finished.stages.items()
+        ),
+    )
+
+
+@working
+def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = False, session: Session = DEFAULT) -> StudyRun:
+    """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
+
+    Raises RequestError before anything runs for a study that contradicts itself, and for a grid over its `limit` unless `yes`.
+    """
+    if isinstance(target, study_config.Study):
+        if overrides:
+            raise RequestError("study: path=value words are for a name or a file; this study is checked already")
+        checked = studies.checked(target, target.name, yes)
+    else:
+        checked = studies.load(target, *overrides, yes=yes)
+    context = session.context(seed=checked.seeds[0])
+    planned = studies.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
+    if planned.warnings and not yes:
+        raise RequestError(
+            "\n".join([f"{checked.name}:", *(f"  {warning}; or start it with --yes" for warning in planned.warnings)])
+        )
+    result = study_run.run(checked, context, planned)
+    with context.store.recipe_folder(checked.name, context.watch) as folder:
+        result.write(folder)
+        report = study_page.write(folder)
+    return StudyRun(result, report, folder)
+
+
+def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
+    """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
+    raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
+    raw = config_load.override(
+        {**raw, "name": f"train-{_plain(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
+    )
+    return run(plans_for(raw, session), session)
+
+
+def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
+    """Return the `train` recipe with a model, tokenizer and dropout that fit the text, the budget and this machine."""
+    from flyweight.plan.suggest import suggest
+
+    return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
+
+
+def _plain(name: str) -> str:
+    """Return a name that can be a run's folder."""
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
+    return kept.strip("-.")[:40] or "text"
+
+
+@working
+def stage(
+    verb: str,
+    fields: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    data: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Run one stage as a recipe of its own, which is what `distill`, `quantize` and their like are.
+
+    `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb and the model's.
+    A teacher's own tokenizer is the corpus' one unless `data.tokenizer` is given. `data` is the text to measure on, for models
+    that came without their corpus; without either, likelihood is not measured.
+    """
+    source = str(fields.get("input") or fields.get("teacher"))
+    artifact = models.find(source, session.store, watch=session.watch)
+    report: dict[str, Any] = {}
+    if "teacher" in fields:
+        tokenizer = artifact.path / "model" / "tokenizer.json"
+        if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in overrides):
+            fields = {**fields, "data": {"tokenizer": {"kind": "file", "path": str(tokenizer)}}}
+    elif data is not None:
+        report = {"data": data_for(artifact, data)}
+    elif "corpus" not in artifact.facts:
+        session.watch("unscored", {"model": source})
+        report = {"measure": ["bench", "audit"]}
+    words = [f"stages.{verb}.{word}" for word in overrides]
+    raw = {
+        "name": name or f"{verb}-{_plain(Path(source).name)}",
+        "seed": session.seed,
+        "stages": {verb: {"stage": verb, **fields}},
+        "report": report,
+    }
+    return run(config_load.recipe(config_load.override(raw, words), verb), session)
