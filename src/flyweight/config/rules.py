@@ -87,8 +87,9 @@ def _visits(config: ModelConfig) -> Iterator[str]:
             yield "thinking: a model without layers has no keys and values to remember"
         if thinking.input == "embedding" and thinking.passes and thinking.memory == "own":
             yield (
-                "thinking.input: passes that begin with the embedding and remember their own keys compute the same each time: the"
-                " first place sees what it saw, so its keys are those in its memory, and so on up the stack; use input: previous"
+                "thinking.input: passes that begin with the embedding and remember their own keys compute the same each time:"
+                " the first place sees what it saw, so its keys are those in its memory, and so on up the stack; use input:"
+                " previous"
             )
         elif thinking.memory == "first" and layers + (times - 1) * looped == 1 and thinking.input == "embedding":
             yield (
