@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flyweight.core.artifact import NAMED, Artifact, Damaged, Store
+from flyweight.core.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
 from flyweight.core.files import read_json
 from flyweight.errors import FlyweightError
 from flyweight.report.measured import subject
@@ -79,7 +79,8 @@ def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
 def _recipes(root: Path) -> Iterable[Finished]:
     """Yield every folder with a summary, or whose links or files name artifacts: a study, a recipe killed before its end."""
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        if folder.name.startswith(".") or NAMED.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        artifact = NAMED.fullmatch(folder.name.removesuffix(PARTIAL))
+        if folder.name.startswith(".") or artifact or folder.is_symlink() or not folder.is_dir():
             continue
         links, named = _links(folder), _named(folder)
         if not (folder / FILE).is_file():

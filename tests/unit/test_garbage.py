@@ -205,3 +205,12 @@ def test_nothing_goes_while_a_process_works(store, chain):
     with usage.working(store, "flyweight run other"), pytest.raises(FlyweightError, match="flyweight run other"):
         garbage.collect(store)
     assert (store.root / chain["gone-model"]).exists()
+
+
+def test_a_half_made_artifact_refers_to_nothing(store):
+    """Killed after its manifest was written and before its rename: its files name what it was made from."""
+    parent = made(store)
+    child = made(store, "quantize", input=parent)
+    (store.root / child).rename(store.root / f"{child}{PARTIAL}")
+    assert references.read(store).users == {}
+    assert {item.path.name for item in garbage.find(store).items if item.kind != "lock"} == {parent, f"{child}{PARTIAL}"}

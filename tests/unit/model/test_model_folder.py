@@ -71,7 +71,7 @@ def test_truncated_weights_are_named(saved: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"dim": 16', "[1]", "null", '{"dim": "wide"}', '{"dim": 16, "layers": 2, "colour": 1}']
+    "text", ["", "{", "[" * 100_000, '{"dim": 16', "[1]", "null", '{"dim": "wide"}', '{"dim": 16, "layers": 2, "colour": 1}']
 )
 def test_a_damaged_config_is_named(saved: Path, text: str) -> None:
     (saved / folder.CONFIG).write_text(text)
