@@ -114,6 +114,8 @@ def config_line(config: schema.Architecture) -> str:
     depth = f"{config.layers} x {config.dim}"
     if config.sharing.kind != "none":
         depth += f" ({config.sharing.kind} {config.sharing.times})"
+    if isinstance(config.thinking, schema.Deep):
+        depth += f", thinking {config.thinking.passes}"
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     parts.append("tied" if config.embedding.tied else "untied")
     if config.embedding.bigram.kind != "none":
