@@ -53,7 +53,7 @@ def main() -> None:
         for name, fields in EXPORTS.items():
             here = Path(place) / name
             folder.save(Decoder(ModelConfig.model_validate({**SHAPE, **fields}).resolved()), here / "ours")
-            done = hf.write(here / "ours", here / "hf", "")
+            done = hf.write(here / "ours", here / "hf", lambda kind, notes: "")
             rows.add(f"export as {done.kind}", name, "folder", 0, done.bytes, "bytes")
     print(rows.write())
 

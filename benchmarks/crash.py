@@ -8,6 +8,9 @@ the kills at random in time, half right before a file operation drawn from all t
 that publishes, a checkpoint's pointer, the removal of a resume point). After every kill no published artifact may be damaged or
 have been made anew, and no checkpoint may have been lost. At the end of a round every file of every artifact must equal the
 undisturbed one's, but for what tells the time, and nothing half-written may be left.
+
+Then `gc` is killed in a root with a recipe that was given up, half-made artifacts and a kept recipe: whatever is left must be
+whole, the kept recipe untouched, and the next `gc` must end where an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -84,6 +87,7 @@ class Harness:
     faults: list[str] = field(default_factory=list)
     compared: int = 0
     rounds: int = 0
+    collections: int = 0
 
     def undisturbed(self) -> None:
         """Run once without a kill; note its results, its time and its file operations."""
@@ -134,6 +138,40 @@ class Harness:
         if not watched.faults and not differing and not halves:
             shutil.rmtree(runs)
 
+    def collecting(self, kills: int) -> None:
+        """Kill `gc` before file operations and at random, and let another one finish: the end is that of an undisturbed one."""
+        full, calm, heard = self.base / "full", self.base / "collected", self.base / "gc-operations"
+        shutil.copytree(self.base / "calm", full, symlinks=True)
+        kept = {path.name for path in full.glob("*-????????")}
+        if Attempt([*self.words, "name=spare", "train.steps=6"], full, self.log).wait():
+            raise SystemExit(f"the spare recipe failed: {self.log.read_text()[-2000:]}")
+        shutil.rmtree(full / "spare")
+        spare = next(path for path in full.glob("distill-*") if path.name not in kept)
+        shutil.copytree(spare, full / "distill-00000000.partial")
+        shutil.copytree(full, calm, symlinks=True)
+        began = time.monotonic()
+        if Attempt(["gc", "--yes"], calm, self.log, heard=heard).wait():
+            raise SystemExit(f"gc failed: {self.log.read_text()[-2000:]}")
+        whole, expected = time.monotonic() - began, results(calm)
+        if {path.name for path in calm.glob("*-????????*")} != kept:
+            self.faults.append("gc: what it leaves is not what the kept recipe refers to")
+        operations = list(dict.fromkeys(heard.read_text().splitlines()))
+        left = [*self.draw.sample(operations, min(kills // 2, len(operations))), *[None] * kills][:kills]
+        for number, where in enumerate(left, 1):
+            harmed, watched = self.base / f"collected-{number}", Watched(self.base / f"collected-{number}")
+            shutil.copytree(full, harmed, symlinks=True)
+            attempt = Attempt(["gc", "--yes"], harmed, self.log, die_at=where)
+            if attempt.wait(None if where else self.draw.uniform(0, whole)) is None:
+                attempt.kill()
+            self.rows.add(self.name, where or "at random", "kill of gc", number, 0.0, "s")
+            watched.look(f"gc, kill {number} ({where or 'at random'})")
+            if Attempt(["gc", "--yes"], harmed, self.log).wait() or results(harmed) != expected:
+                watched.faults.append(f"gc, kill {number} ({where or 'at random'}): the next one ends differently")
+            self.faults += watched.faults
+            if not watched.faults:
+                shutil.rmtree(harmed)
+        self.collections = len(left)
+
     def deck(self) -> list[str]:
         """Return the file operations in the order in which they are tried: renames, which publish, before all others."""
         mixed = self.draw.sample(self.operations, len(self.operations))
@@ -166,6 +204,9 @@ def main() -> None:
             deck += harness.deck()
         named, deck = deck[: kills // 2], deck[kills // 2 :]
         harness.round(kills, list(dict.fromkeys(named)))
+    if not options.recipe:
+        harness.collecting(max(2, options.kills // 4))
+        rows.add(name, "gc", "kills", 0, harness.collections, "kills")
     for stage, count in sorted(harness.at.items()):
         rows.add(name, stage, "kills", 0, count, "kills")
     rows.add(name, "all", "kills", 0, harness.kills, "kills")
@@ -176,8 +217,8 @@ def main() -> None:
     print(rows.write("crash" if not options.recipe else f"crash-{name}"))
     print("\n".join(harness.faults[:20]))
     print(
-        f"{harness.kills} of {options.kills} kills in {harness.rounds} rounds, {harness.compared} files compared,"
-        f" {len(harness.faults)} differ, are half-written, lost or made twice"
+        f"{harness.kills} of {options.kills} kills and {harness.collections} of gc in {harness.rounds} rounds,"
+        f" {harness.compared} files compared, {len(harness.faults)} differ, are half-written, lost or made twice"
     )
     if harness.faults:
         raise SystemExit(f"not the same; kept in {base}")

@@ -2,15 +2,17 @@
 
     python benchmarks/fuzz.py [--inputs 10000] [--seed 0]                                            results/fuzz.csv
 
-Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, overrides, model configs, command
-lines, MODEL references, texts in every encoding, tokenizers, and the files of an artifact, with and without a manifest that
-agrees. Each runs in this process under an alarm. An input that turns out valid does not count; another is drawn. Python's
-audit hooks see every file that is opened for writing, made, renamed or removed outside the runs root.
+Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, overrides, model configs, every
+verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with
+and without a manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. An input that turns out
+valid does not count; another is drawn. Python's audit hooks see every file that is opened for writing, made, renamed or removed
+outside the runs root and the system's folder for temporary files.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,19 +22,38 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
+from corrupt import TEACHER, interrupted
+from corrupt_hub import OPTIONAL, write_models
 from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, twisted, yaml_text
 from rows import Rows
 from sandbox import Answer, alone, call, recipe, write_recipe, writing
+
+from flyweight import cli
+from flyweight.core.files import write_sealed
 
 SECONDS = 30
 """No malformed input may take longer: what is refused is refused at once."""
 LINES = 60
 """The most lines of a message: one per fault of a recipe is fine, a dump is not."""
+
+
+FITS = "budget.flops: 1, but training takes"
+"""What a recipe that is valid after all breaks: its budget."""
+
+
+def options_of(verb: str) -> list[str]:
+    """Return the options of a verb, but for those that name where to write."""
+    command: Any = typer.main.get_command(cli.app)
+    found = [option for parameter in command.commands[verb].params for option in parameter.opts if option.startswith("--")]
+    return [option for option in found if option not in ("--out", "--runs", "--help")]
 
 
 class TooLong(Exception):
@@ -58,6 +79,9 @@ class Fuzzer:
         self.recipe = write_recipe(self.inputs)
         self.text = self.inputs / "story.txt"
         self.elsewhere.mkdir()
+        self.scratch = self.base / "scratch"
+        self.scratch.mkdir()
+        tempfile.tempdir = str(self.scratch)  # temporary files may be written as well
         answer = call("run", self.recipe, "--threads", 1, "--runs", self.runs)
         assert answer.status == 0, answer
         shutil.copytree(self.runs, self.base / "kept", symlinks=True)
@@ -66,6 +90,14 @@ class Fuzzer:
         self.raw["budget"] = {"flops": 1}
         self.raw["report"] = {"measure": [], "prompts": []}
         self.model = (self.runs / "toy" / "int8").resolve()
+        self.hub = write_models(self.inputs / "hub")
+        shutil.copytree(self.inputs / "hub", self.base / "hub", symlinks=True)
+        interrupted(self)
+        (self.state,) = {path for path in self.runs.glob("*.partial") if path.name == self.order[0]}
+        shutil.copytree(self.state, self.base / "half")
+        shutil.rmtree(self.runs)
+        shutil.copytree(self.base / "kept", self.runs, symlinks=True)
+        self.options = {name: options_of(name) for name in OPTIONED}
         os.chdir(self.elsewhere)
         sys.addaudithook(self._hook)
 
@@ -73,7 +105,7 @@ class Fuzzer:
         if self.armed:
             for path in writing(event, arguments):
                 real = os.path.realpath(path)
-                if not real.startswith((str(self.runs), "/dev/null")):
+                if not real.startswith((str(self.runs), str(self.scratch), "/dev/null")):
                     self.strays.append(f"{event} {real}")
 
     # --- the kinds of input: each writes what it needs and returns the command's words ---
@@ -133,29 +165,18 @@ class Fuzzer:
 
     def command_lines(self) -> tuple[Any, ...]:
         """Give a verb options that are wrong."""
-        verb = self.draw.choice(("eval", "generate", "quantize", "compare", "floors", "plan", "run", "train", "ls", "report"))
-        words = [str(self.model), "Ann "] if verb == "generate" else [str(self.model)]
-        options = ["--threads", "--device", "--seed", "--split", "--window", "--stride", "--data", "--max-new-tokens", "--kind"]
-        options += [
-            "--temperature",
-            "--top-k",
-            "--top-p",
-            "--min-p",
-            "--without",
-            "--memory",
-            "--time",
-            "--flops",
-            "--data-dir",
-        ]
+        verb = self.draw.choice(list(OPTIONED))
+        words = OPTIONED[verb](self)
         for _ in range(self.draw.randint(1, 2)):
-            words += [self.draw.choice(options), str(self.draw.choice(LEAVES)).replace("\0", "")]
+            words += [self.draw.choice(self.options[verb]), str(self.draw.choice(LEAVES)).replace("\0", "")]
         return verb, *words
 
     def references(self) -> tuple[Any, ...]:
         """Name a model that is none."""
         known = ["toy:student", "toy:int8", self.model.name, "gpt2", "qwen3-0.6b", str(self.model)]
         verb = self.draw.choice(("eval", "generate", "quantize", "audit", "plan", "compare", "bench", "report", "distill"))
-        word = reference(self.draw, known)
+        while (word := reference(self.draw, known)) in known:  # that would be a model
+            pass
         more = ("Ann ",) if verb == "generate" else (word + "x",) if verb == "compare" else ()
         return verb, "--", word, *more
 
@@ -197,6 +218,38 @@ class Fuzzer:
         (self.runs / "toy" / "summary.json").write_bytes(json_or_bytes(raw, self.draw))
         return self.draw.choice([("eval", "toy:int8"), ("report", "toy"), ("generate", "toy:student", "Ann ")])
 
+    def checkpoints(self) -> tuple[Any, ...]:
+        """Break a file of a Hugging Face folder: one that becomes ours, or one behind an adapter."""
+        name = self.draw.choice(("llama", "neox"))
+        shutil.rmtree(self.hub[name])
+        shutil.copytree(self.base / "hub" / name, self.hub[name])
+        path = self.draw.choice([path for path in self.hub[name].iterdir() if path.name not in OPTIONAL])
+        raw = path.read_bytes()
+        head = 8 + int.from_bytes(raw[:8], "little")
+        whole = path.suffix == ".json"
+        path.write_bytes(json_or_bytes(raw, self.draw) if whole else mutated(raw[:head], self.draw) + raw[head:])
+        verbs = [("eval", self.hub[name], "--data", self.text), ("generate", self.hub[name], "Ann ", "--max-new-tokens", 1)]
+        return self.draw.choice([*verbs, ("import", self.hub[name]), ("plan", self.hub[name])])
+
+    def resume_points(self) -> tuple[Any, ...]:
+        """Break the checkpoint or the log of a half-made artifact, the checkpoint's seal agreeing or not."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        shutil.copytree(self.base / "half", self.state)
+        path = self.state / "state" / "current.json"
+        kind = self.draw.randrange(3)
+        if kind == 0:
+            path.write_bytes(json_or_bytes(path.read_bytes(), self.draw))
+        elif kind == 1:
+            content = json.loads(path.read_text())
+            content.pop("digest")
+            twist = twisted(content, self.draw, self.draw.randint(1, 3))
+            with contextlib.suppress(ValueError, TypeError):  # what JSON cannot hold is not sealed either
+                write_sealed(path, twist)
+        else:
+            log = self.state / "events.jsonl"
+            log.write_bytes(mutated(log.read_bytes()[: json.loads(path.read_text())["progress"]["events"]], self.draw))
+        return "run", self.recipe, *TEACHER
+
     def event_lines(self) -> tuple[Any, ...]:
         """Break the JSON lines of a training's log."""
         folder = (self.runs / "toy" / "student").resolve()
@@ -209,7 +262,7 @@ class Fuzzer:
 
     KINDS = (
         *("yaml_bytes", "recipes", "overrides", "configs", "command_lines", "references", "texts", "tokenizers", "artifacts"),
-        *("manifests", "summaries", "event_lines"),
+        *("manifests", "summaries", "event_lines", "checkpoints", "resume_points"),
     )
 
     # --- one input, judged ---
@@ -227,7 +280,8 @@ class Fuzzer:
         self._tidy(kind)
         fault = self._fault(answer)
         trains = isinstance(answer.crash, TooLong) and ": pretrain" in answer.err  # it was valid after all
-        if trains or (fault is None and answer.status == 0):
+        planned = fault is None and FITS in answer.out + answer.err
+        if trains or planned or (fault is None and answer.status == 0):
             self.valid[kind] += 1
             return False
         self.counts[kind] += 1
@@ -237,8 +291,7 @@ class Fuzzer:
             kept = self.base / f"fault-{len(self.faults)}"
             kept.mkdir()
             (kept / "state.json").write_text(json.dumps([str(before)[:100], [str(word) for word in words], fault]))
-            for path in self.inputs.iterdir():
-                shutil.copy(path, kept)
+            shutil.copytree(self.inputs, kept / "inputs", symlinks=True)
         return True
 
     def _limited(self, words: tuple[Any, ...]) -> Answer:
@@ -258,7 +311,10 @@ class Fuzzer:
     def _fault(self, answer: Answer) -> str | None:
         said = answer.err.strip()
         if answer.crash is not None:
-            return f"traceback: {answer.crash!r}"[:500]
+            frames = traceback.extract_tb(answer.crash.__traceback__)[-4:]
+            return (
+                f"traceback: {answer.crash!r}"[:500] + f" in {[f'{frame.filename[-40:]}:{frame.lineno}' for frame in frames]}"
+            )
         if self.strays:
             return f"wrote outside the runs root: {self.strays[:3]}"
         if list(self.elsewhere.iterdir()):
@@ -276,9 +332,26 @@ class Fuzzer:
     def _tidy(self, kind: str) -> None:
         for path in self.elsewhere.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if kind in ("summaries", "event_lines", "artifacts", "manifests"):
+        if kind in ("summaries", "event_lines", "artifacts", "manifests", "checkpoints", "resume_points"):
             shutil.rmtree(self.runs)
             shutil.copytree(self.base / "kept", self.runs, symlinks=True)
+
+
+OPTIONED: dict[str, Callable[[Fuzzer], list[str]]] = {
+    **{verb: lambda fuzzer: [str(fuzzer.model)] for verb in ("eval", "quantize", "plan", "audit", "report")},
+    "generate": lambda fuzzer: [str(fuzzer.model), "Ann ", "--max-new-tokens", "1"],
+    "compare": lambda fuzzer: ["toy:student", "toy:int8"],
+    "floors": lambda fuzzer: [str(fuzzer.text)],
+    "bench": lambda fuzzer: [str(fuzzer.model), "--repeats", "0"],  # one that is valid would take seconds
+    "run": lambda fuzzer: [str(fuzzer.recipe), "budget.flops=1"],
+    "train": lambda fuzzer: [str(fuzzer.text), "budget.flops=1"],
+    "distill": lambda fuzzer: ["toy:teacher", f"data.corpus={fuzzer.text}", "model.dim=16", "train.steps=0"],
+    "export": lambda fuzzer: [str(fuzzer.model), "--out", str(fuzzer.runs / "out")],
+    "import": lambda fuzzer: [str(fuzzer.hub["llama"])],
+    "ls": lambda fuzzer: [],
+    "doctor": lambda fuzzer: [],
+}
+"""What a verb is given besides the wrong option: words that are right, and cheap where the option turns out right as well."""
 
 
 def main() -> None:

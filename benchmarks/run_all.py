@@ -44,7 +44,7 @@ def tables() -> str:
             continue
         for row in rows:
             groups[row["setting"], row["contestant"], row["metric"], row["unit"]].append(float(row["value"]))
-        if rows[0]["benchmark"] == "crash":
+        if rows[0]["benchmark"] in ("crash", "corruption", "fuzz"):
             groups = defaultdict(list, {key: values for key, values in groups.items() if key[0] == "all"})
         first = rows[0]
         parts.append(f"## {path.stem}")

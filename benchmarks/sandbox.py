@@ -115,8 +115,11 @@ def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if changes and isinstance(path, str | bytes) else []
     if event not in WRITES:
         return []
-    if event == "os.symlink":
-        arguments = arguments[1:]  # what it points to is not touched
+    folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
+    if isinstance(folder, int) and folder >= 0:  # the name is one in an open folder, as rmtree gives it
+        return [os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(arguments[0]))]
+    if event in ("os.symlink", "os.link", "shutil.copyfile"):
+        arguments = arguments[1:]  # what it points to, or is copied from, is not touched
     return [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)]
 
 
@@ -230,7 +233,9 @@ def results(runs: Path) -> dict[str, Any]:
     for path in files(runs):
         name = path.relative_to(runs).as_posix()
         if not name.startswith(".locks/"):
-            drawn = path.suffix == ".html" or path.name.startswith("table.")  # drawn from summary.json, with its times
+            drawn = path.suffix == ".html" or path.name.startswith(
+                ("table.", "card-")
+            )  # from summary and manifests, with times
             found[name] = None if drawn or name.startswith("bench-") else content(path)
     for link in (path for path in runs.glob("*/*") if path.is_symlink()):
         found[link.relative_to(runs).as_posix()] = os.readlink(link)

@@ -44,7 +44,7 @@ def forward_flops(index: int, place: Path) -> float:
 def training_flops(index: int, place: Path) -> float:
     """Return the same for a step of training, without the optimizer; for a late loop also before it is switched on."""
     config, worst = CONFIGS[index], 0
-    for looped in (True, False):
+    for looped in (True, False) if config.sharing.kind == "span" else (True,):
         with torch.device("meta"):
             model, tokens = Decoder(config), torch.zeros(1, LENGTH, dtype=torch.long)
         model.loop(looped)

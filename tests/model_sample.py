@@ -34,8 +34,9 @@ FIELDS: dict[str, list[Any]] = {
         {"passes": 3, "rate": 0.2},
         {"passes": 2, "learned": True},
         {"passes": 0, "memory": "first"},
-        {"passes": 2, "memory": "first", "rate": 0.01},
-        {"passes": 2, "memory": "first", "learned": True},
+        {"passes": 2, "memory": "first", "rate": 0.3},
+        {"passes": 2, "memory": "first", "input": "embedding", "rate": 0.01},
+        {"passes": 2, "memory": "first", "input": "embedding", "learned": True},
     ],
     "final": [True, False],
     "position": [
@@ -115,6 +116,7 @@ def config_of(row: list[Any]) -> ModelConfig:
     norm, sharing = value["norm"], value["sharing"]
     norm = {"kind": norm} if isinstance(norm, str) else norm
     one = isinstance(sharing, dict) and sharing["kind"] == "all"
+    alone = sharing == "none" and value["thinking"] != "none"  # one place that reads the embedding has nothing to think with
     if isinstance(sharing, dict) and sharing["kind"] == "span":
         last = value["layers"] - 1
         sharing = {**sharing, "span": (0, last // 2) if sharing["span"] == "first" else ((last + 1) // 2, last)}
@@ -123,7 +125,7 @@ def config_of(row: list[Any]) -> ModelConfig:
             "vocab_size": value["vocab"],
             "context": 16,
             "dim": value["dim"],
-            "layers": 1 if one else value["layers"],
+            "layers": 1 if one else max(2, value["layers"]) if alone else value["layers"],
             "attention": {**value["heads"], **value["biases"], "qk_norm": value["qk_norm"], "gain": value["gain"]},
             "position": value["position"],
             "mlp": value["mlp"],

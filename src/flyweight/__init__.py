@@ -19,12 +19,16 @@ __version__ = "0.1.0"
 __all__ = [
     "FlyweightError",
     "RequestError",
+    "artifacts",
     "audit",
     "bench",
+    "chat",
     "compare",
+    "doctor",
     "evaluate",
     "export",
     "floors",
+    "gc",
     "generate",
     "import_",
     "load",
@@ -37,7 +41,24 @@ __all__ = [
 from flyweight.hub.register import register, register_when_imported
 
 if TYPE_CHECKING:
-    from flyweight.api import audit, bench, compare, evaluate, export, floors, generate, import_, load, plan, run, study
+    from flyweight.api import (
+        artifacts,
+        audit,
+        bench,
+        chat,
+        compare,
+        doctor,
+        evaluate,
+        export,
+        floors,
+        gc,
+        generate,
+        import_,
+        load,
+        plan,
+        run,
+        study,
+    )
     from flyweight.errors import FlyweightError, RequestError
 
 register_when_imported()

@@ -102,37 +102,75 @@ def checks(values: dict[str, Any]) -> None:
     say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
 
 
-def rows(found: list[Any]) -> None:
-    """Print a comparison, best first."""
-    table = Table(box=None, header_style="dim")
-    for head in ("model", "bits/byte", "nats/token", "above the best", "95 % interval", "verdict"):
-        table.add_column(head, justify="left" if head in ("model", "verdict") else "right")
-    for row in found:
-        pair = row.paired
-        apart = ("", "", "the best") if pair is None else _apart(pair)
-        table.add_row(escape(row.name), f"{row.bits_per_byte:.4f}", f"{row.nll:.4f}", *apart)
-    say(table)
-
-
-def _apart(pair: Any) -> tuple[str, str, str]:
-    bits = pair.bits_per_byte
-    return f"{bits.value:+.4f}", f"{bits.low:+.4f} ... {bits.high:+.4f}", pair.verdict
-
-
-def items(found: list[Any]) -> None:
-    """Print names, or artifacts with their size and users."""
-    if not found:
+def listing(found: dict[str, Any]) -> None:
+    """Print a runs root: artifacts, what is half-made, recipes, and what all of it takes."""
+    if not found["items"] and not found["recipes"]:
         say("nothing yet")
-    elif isinstance(found[0], str):
-        say(*found)
-    else:
-        table = Table(box=None, header_style="dim")
-        for head in ("artifact", "made", "took", "size", "used by"):
-            table.add_column(head)
-        for item in found:
-            users = ", ".join(item["used_by"])
-            if item["damaged"]:
-                table.add_row(item["id"], Text("damaged", "red"), "", "", users)
-            else:
-                table.add_row(item["id"], item["created"], format_time(item["seconds"]), format_size(item["bytes"]), users)
-        say(table, *(item["damaged"] for item in found if item["damaged"]))
+        return
+    table = _plain_table(("artifact", "made (UTC)", "took", "size", "used by"), right=("took", "size"))
+    for item in found["items"]:
+        took = "" if item["seconds"] is None else format_time(item["seconds"])
+        users = escape(_shortly(item["used_by"])) if item["used_by"] else Text("no recipe", "dim")
+        state = (
+            Text("damaged", "red") if item["damaged"] else _half_made(item) if item["state"] == "half-made" else item["created"]
+        )
+        shown = users if item["state"] != "half-made" else ""
+        table.add_row(item["id"], _minute(state), took, format_size(item["bytes"]), shown)
+    say(table)
+    recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
+    for recipe in found["recipes"]:
+        state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("not finished", "yellow")
+        recipes.add_row(escape(recipe["name"]), _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
+    say(*(("", recipes) if found["recipes"] else ()))
+    harmed = [each["damaged"] for each in (*found["items"], *found["recipes"]) if each["damaged"]]
+    say("", *harmed, *([""] if harmed else []))
+    artifacts = f"{len(found['items'])} artifact{'s' * (len(found['items']) != 1)}"
+    say(
+        f"{artifacts}, {len(found['recipes'])} recipe{'s' * (len(found['recipes']) != 1)}, {format_size(found['bytes'])} in all"
+    )
+
+
+def garbage(found: Any) -> None:
+    """Print what would be removed and why, and what cannot be."""
+    locks = [item for item in found.items if item.kind == "lock"]
+    table = _plain_table(("what", "made (UTC)", "size", "why it can go"), right=("size",))
+    for item in found.items:
+        if item.kind != "lock":
+            table.add_row(escape(item.path.name), _minute(item.created), format_size(item.bytes), escape(item.why))
+    say(*((table,) if len(locks) < len(found.items) else ()), *found.kept)
+    if locks:
+        say(f"and {len(locks)} lock file{'s' * (len(locks) != 1)} that nobody holds")
+    say(f"{format_size(found.bytes)} in all" if found.items else "nothing to remove: recipes refer to everything here")
+
+
+def removed(done: Any) -> None:
+    """Print what has been removed."""
+    if not done.items:
+        garbage(done)
+        return
+    locks = sum(item.kind == "lock" for item in done.items)
+    counted = ((len(done.items) - locks, "folder"), (locks, "lock file"))
+    things = [f"{count} {name}{'s' * (count != 1)}" for count, name in counted if count]
+    say(*done.kept, f"removed {' and '.join(things)}, {format_size(done.bytes)}")
+
+
+def _plain_table(heads: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for head in heads:
+        last = head == heads[-1]
+        table.add_column(head, justify="right" if head in right else "left", no_wrap=not last, overflow="fold")
+    return table
+
+
+def _minute(date: str | Text) -> str | Text:
+    return date if isinstance(date, Text) else date[:16].replace("T", " ")
+
+
+def _half_made(item: dict[str, Any]) -> Text:
+    at = "" if item["step"] is None else f", step {item['step']}"
+    return Text(f"being made{at}", "cyan") if item["being_made"] else Text(f"half-made{at}", "yellow")
+
+
+def _shortly(users: list[str]) -> str:
+    """Return the users of an artifact, the stages of a recipe together: `quickstart:teacher, quickstart`."""
+    return ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")

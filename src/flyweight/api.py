@@ -7,28 +7,34 @@ failed).
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flyweight import models, recipe as recipes
+from flyweight import garbage, models, recipe as recipes
 from flyweight.config import load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.files import write_text
 from flyweight.core.metric import Metric
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
-from flyweight.evaluate.compare import Row, table
+from flyweight.evaluate.compare import table
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.hub.fetch import imported
 from flyweight.plan import plan as plans
+from flyweight.plan.compared import Compared, Size
 from flyweight.plan.grid import GridPlan
-from flyweight.report import gather, page, study_page, study_summary, summary
-from flyweight.session import DEFAULT, Session
+from flyweight.report import card, gather, page, study_page, study_summary, summary
+from flyweight.session import DEFAULT, Session, working
 from flyweight.study import cells as studies, run as study_run
+
+if TYPE_CHECKING:
+    from flyweight.evaluate.chat import Chat
+    from flyweight.plan.doctor import Health
 
 Model = str | Path | Artifact
 """What MODEL may be: see `flyweight.models`."""
@@ -101,6 +107,8 @@ def plan(
     target: schema.Recipe | study_config.Study | schema.Architecture | Model, session: Session = DEFAULT
 ) -> plans.Plan | GridPlan | plans.ModelPlan:
     """Return what a recipe, study, config or model needs; nothing is allocated."""
+    if session.device is not None or session.threads is not None:
+        session.runtime()  # what this machine does not have is refused for a single model as well
     if isinstance(target, study_config.Study):
         return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.Recipe):
@@ -148,6 +156,7 @@ def _vocabularies(store: Store) -> dict[str, int]:
     return found
 
 
+@working
 def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
     checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
@@ -163,6 +172,7 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     result = _summarise(finished, context, planned)
     with context.store.recipe_folder(checked.name, context.watch) as folder:
         result.write(folder)
+        card.write_beside(folder, context.store)
         report = page.write(folder)
     return Run(finished, result, report, folder)
 
@@ -256,6 +266,7 @@ def _plain(name: str) -> str:
     return kept.strip("-.")[:40] or "text"
 
 
+@working
 def stage(
     verb: str,
     fields: Mapping[str, Any],
@@ -325,6 +336,7 @@ def _data_for(artifact: Artifact, data: str) -> dict[str, Any]:
     return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window}
 
 
+@working
 def evaluate(
     model: Model,
     data: str | None = None,
@@ -337,6 +349,7 @@ def evaluate(
     return _measure("evaluate", model, session, data=data, split=split, window=window, stride=stride)
 
 
+@working
 def tasks(
     model: Model,
     tasks: Sequence[str],
@@ -353,16 +366,19 @@ def tasks(
     return harness.evaluate(artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed)
 
 
+@working
 def bench(model: Model, session: Session = DEFAULT, **options: int | None) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes, measured in a fresh process."""
     return _measure("bench", model, session, **options)
 
 
+@working
 def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> Measurement:
     """Return the audit's checks and whether all of them passed."""
     return _measure("audit", model, session, data=data)
 
 
+@working
 def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
     """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
 
@@ -375,19 +391,42 @@ def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer
     return Measurement(made, made.metrics())
 
 
-def compare(compared: Sequence[Model], data: str | None = None, split: str = "test", session: Session = DEFAULT) -> list[Row]:
-    """Return the models by bits per byte, best first, each with its paired interval against the best."""
+@working
+def compare(
+    compared: Sequence[Model],
+    data: str | None = None,
+    split: str = "test",
+    session: Session = DEFAULT,
+    against: Model | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Compared:
+    """Return the models by bits per byte, best first, each with its paired interval against one of them.
+
+    `against` names that one, which is the best unless named. Raises RequestError where they were not scored on the same text.
+    """
     store = session.store
-    found = {str(model if not isinstance(model, Artifact) else model.id): models.find(model, store) for model in compared}
+    found = {_name(model): models.find(model, store, watch=session.watch) for model in compared}
     if len(found) < 2:
         raise RequestError("compare needs at least two different models")
-    results = {name: evaluate(artifact, data, split, session=session) for name, artifact in found.items()}
-    return table({name: UnitScores.load(result.artifact.path / UNITS) for name, result in results.items()})
+    if against is not None and _name(against) not in found:
+        raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
+    results = {name: evaluate(artifact, data, split, window, stride, session) for name, artifact in found.items()}
+    scores = {name: UnitScores.load(result.artifact.path / UNITS) for name, result in results.items()}
+    stood = table(scores, None if against is None else _name(against))
+    sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}
+    same = len({score.tokenizer for score in scores.values()}) == 1
+    return Compared(stood, sizes, same, split)
+
+
+def _name(model: Model) -> str:
+    return model.id if isinstance(model, Artifact) else str(model)
 
 
 # --- text ---
 
 
+@working
 def generate(
     model: Model,
     prompt: str,
@@ -410,9 +449,34 @@ def generate(
     return continuation.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
 
 
+@working
+def chat(
+    model: Model,
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    session: Session = DEFAULT,
+) -> Chat:
+    """Return a conversation with a model: `chat(...).say("Hello")` answers, its `turns` keep what was said.
+
+    A model whose files bring a chat template is talked to in it, after `system`; any other goes on with one running text.
+    """
+    from flyweight.evaluate.chat import Chat, Options
+
+    artifact = models.find(model, session.store, watch=session.watch)
+    options = Options(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    return Chat(artifact.path / "model", session.runtime().device, system, options)
+
+
 # --- in and out ---
 
 
+@working
 def import_(reference: str | Path, out: Path | None = None, session: Session = DEFAULT) -> Artifact:
     """Return a GPT-2, Llama or Qwen3 model (a Hugging Face folder or `hf:owner/name`) as an artifact of ours.
 
@@ -420,52 +484,64 @@ def import_(reference: str | Path, out: Path | None = None, session: Session = D
     the model cannot become one of ours.
     """
     session.store.prepare()
-    artifact = imported(str(reference), session.store, session.watch, session.command, only_ours=True)
+    artifact = imported(str(reference), session.store, card.write, session.watch, session.command, only_ours=True)
     return artifact if out is None else artifact.copy(out)
 
 
+@working
 def export(model: Model, to: str, out: str | Path, type: str = "f16", session: Session = DEFAULT) -> Any:
     """Write a model for other programs and return what was written: `to` is `hf` (a folder) or `gguf` (a file).
 
-    `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format cannot
-    hold the model.
+    A model card with every measurement of the model in the runs root is written as the folder's README.md, or beside the file
+    as FILE.md. `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format
+    cannot hold the model.
     """
     from flyweight.export import gguf, hf
     from flyweight.hub.checkpoint import is_checkpoint
 
     if to not in ("hf", "gguf"):
         raise RequestError(f"--to {to}: known are hf and gguf")
-    artifact = models.find(model, session.store, watch=session.watch)
-    folder = artifact.path / "model"
+    artifact, out = models.find(model, session.store, watch=session.watch), Path(out)
+    folder, title = artifact.path / "model", out.name or artifact.id
     if not folder.is_dir():
         raise RequestError(f"{artifact.id} holds no model")
     if to == "hf":
-        return hf.write(folder, Path(out), "")
+        done = hf.write(folder, out, lambda *written: card.exported(artifact, session.store, title, "transformers", *written))
+        return replace(done, card=out / card.FILE)
     if is_checkpoint(folder):
         raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
-    return gguf.write(folder, Path(out), type)
+    done, beside = gguf.write(folder, out, type), out.with_name(f"{out.name}.md")
+    write_text(beside, card.exported(artifact, session.store, title, "gguf", f"GGUF, {done.kind}, {type}", done.notes))
+    return replace(done, card=beside)
 
 
 # --- housekeeping ---
 
 
+@working
 def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) -> Path:
-    """Write one page over several finished runs and return its path; a single run's own report is written anew."""
+    """Write one page over several finished runs and return its path; a single run's own report and cards are written anew."""
     store = session.store
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
     if len(folders) > 1:
         return page.write_many(folders, out)
     if (folders[0] / study_summary.FILE).is_file():
         return study_page.write(folders[0])
-    if folders[0].resolve().parent != store.root.resolve() or not (folders[0] / summary.FILE).is_file():
+    if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:
+        card.write_beside(folder, store)
         return page.write(folder)
 
 
 def shipped_studies() -> list[str]:
     """Return the names of the studies that come with the package."""
     return studies.shipped()
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Return whether a path lies right in a folder; `Path.resolve` would fail for a link that leads to itself."""
+    return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
 
 
 def shipped_models() -> list[str]:
@@ -475,20 +551,30 @@ def shipped_models() -> list[str]:
     return list(catalogue.names())
 
 
-def artifacts(session: Session = DEFAULT) -> list[dict[str, Any]]:
-    """Return every artifact under the runs root, oldest first, with its size and the finished recipes that use it.
-
-    A damaged one has `damaged`, which says what is wrong with it, and nulls where its manifest would tell.
-    """
+def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
+    """Return what is under the runs root: `items` (artifacts, half-made and damaged ones too), `recipes`, `bytes` of all."""
     return models.listed(session.store)
 
 
-def doctor(session: Session = DEFAULT) -> dict[str, Any]:
-    """Return what this machine can do: versions, device, precision, threads, memory."""
-    runtime = session.runtime()
-    return {
-        **machine.describe(runtime.device, runtime.threads),
-        "precision": runtime.precision("auto"),
-        "runs": str(session.store.root.resolve()),
-        "system": platform.system(),
-    }
+def gc(
+    among: Collection[str] | None = None, older_than: float = 0.0, dry_run: bool = False, session: Session = DEFAULT
+) -> garbage.Garbage:
+    """Remove what no finished recipe refers to, half-made artifacts that nobody makes and lock files that nobody holds.
+
+    Returns what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was
+    made that many seconds ago. Raises FlyweightError where another process works in the runs root.
+    """
+    if dry_run:
+        found = garbage.find(session.store, older_than)
+        return replace(found, items=tuple(item for item in found.items if among is None or item.path.name in among))
+    return garbage.collect(session.store, among, older_than, session.watch)
+
+
+def doctor(session: Session = DEFAULT, quick: bool = False) -> Health:
+    """Return what this machine can do, measured: devices, dtypes, kernels, memory, folders, libraries, each with a verdict.
+
+    `quick` leaves out libraries that take seconds to import. `ok` is false where something that is needed is broken.
+    """
+    from flyweight.plan import doctor
+
+    return doctor.examine(session.runtime(), session.store.root, session.data_dir, quick, session.watch)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flyweight import __version__
+from flyweight import __version__, daily, housekeeping
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.options import MACHINE, WORK, Shared, verb
 
@@ -114,7 +114,7 @@ def plan(
     from flyweight.plan.plan import ModelPlan
 
     given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
-    limits = [f"budget.{name}={value}" for name, value in given.items() if value]
+    limits = [f"budget.{name}={value}" for name, value in given.items() if value is not None]
     with shared.session(quiet=True) as session:
         subject: Any = api.planned(target, [*(overrides or ()), *limits], session)
         result = api.plan(subject, session)
@@ -242,21 +242,6 @@ def audit(
         raise typer.Exit(1)
 
 
-@verb(app, *WORK)
-def compare(
-    shared: Shared,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL ...")],
-    data: Data = None,
-    split: Split = "test",
-) -> None:
-    """Order models by bits per byte, each with its paired interval against the best."""
-    from flyweight import answers, api
-
-    with shared.session() as session:
-        rows = api.compare(models, data, split, session)
-    shared.answer({"models": [row.json() for row in rows]}, lambda _: answers.rows(rows))
-
-
 # --- text ---
 
 
@@ -330,7 +315,11 @@ def export(
 
     with shared.session() as session:
         done = api.export(model, to, out, type, session)
-    lines = [f"{done.path}: {done.kind}, {format_size(done.bytes)}", *(f"note: {note}" for note in done.notes)]
+    lines = [
+        f"{done.path}: {done.kind}, {format_size(done.bytes)}",
+        *(f"note: {note}" for note in done.notes),
+        f"card: {done.card}",
+    ]
     shared.answer(done.json(), lambda _: answers.say(*lines))
 
 
@@ -351,20 +340,7 @@ def report(
     shared.answer({"report": str(path)}, lambda value: answers.say(f"report: {value['report']}"))
 
 
-@verb(app, "runs")
-def ls(
-    shared: Shared,
-    catalogue: Annotated[bool, typer.Option("--catalogue", help="Shipped model configs.")] = False,
-    recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
-    studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
-) -> None:
-    """List artifacts, or what is shipped."""
-    from flyweight import answers, api
-
-    with shared.session(quiet=True) as session:
-        shipped = [api.shipped_models] * catalogue + [api.shipped] * recipes + [api.shipped_studies] * studies
-        found = [name for each in shipped for name in each()] if shipped else api.artifacts(session)
-    shared.answer({"items": found}, lambda value: answers.items(value["items"]))
+housekeeping.add(app)
 
 
 @app.command()
@@ -377,14 +353,7 @@ def schema(
     print(json.dumps(study_config.json_schema() if study else load.json_schema(), indent=1))
 
 
-@verb(app, *MACHINE)
-def doctor(shared: Shared) -> None:
-    """Say what this machine can do."""
-    from flyweight import answers, api
-
-    with shared.session(quiet=True) as session:
-        found = api.doctor(session)
-    shared.answer(found, lambda value: answers.say(*(f"{key:14} {text}" for key, text in value.items())))
+daily.add(app)
 
 
 def _version(asked: bool) -> None:

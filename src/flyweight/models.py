@@ -8,14 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from flyweight import garbage, references
 from flyweight.config import load, schema
-from flyweight.core.artifact import Artifact, Damaged, Store
+from flyweight.core import usage
+from flyweight.core.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
 from flyweight.core.events import Watcher, ignore
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint
 from flyweight.hub.fetch import HUB, imported
 from flyweight.model import catalogue
-from flyweight.report import study_summary
+from flyweight.report import card
 from flyweight.report.summary import FILE, Summary
 
 
@@ -32,7 +34,7 @@ def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL", w
             return Artifact.open(folder.resolve())
     if text.startswith(HUB) or (_present(path) and checkpoint.is_checkpoint(path)):
         try:
-            return imported(text, store, watch)
+            return imported(text, store, card.write, watch)
         except RequestError as error:
             raise RequestError(f"{where}: {error}") from error
     if ":" in text:
@@ -93,42 +95,62 @@ def config(reference: str | Path) -> schema.Architecture:
     return load.resolved(load.model_config(load.read_yaml(Path(reference)), str(reference)), str(reference))
 
 
-def listed(store: Store) -> list[dict[str, Any]]:
-    """Return every artifact of a runs root, oldest first, with its size and the finished recipes that use it.
+def listed(store: Store) -> dict[str, Any]:
+    """Return what is under a runs root: `items`, the artifacts, `recipes`, `bytes` of the whole root; only manifests are read.
 
-    A damaged one, and a recipe's summary that is damaged, is listed with `damaged`, which says what is wrong with it, and nulls
-    where its manifest would tell; only manifests are read.
+    An item has its size on disk and the recipes that need it (`recipe:stage` for a stage, `recipe` for what was measured or is
+    needed to make it). Its `state` is finished, half-made (with the step of its checkpoint in `step`, and whether a process is
+    at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls where its manifest would tell). Oldest
+    first, then what is half-made, then what is damaged.
     """
-    users: dict[str, list[str]] = {}
-    damaged: list[Damaged] = []
-    for path in sorted(store.root.glob(f"*/{FILE}")):
-        try:
-            for made in Summary.read(path.parent).stages:
-                users.setdefault(made.id, []).append(f"{path.parent.name}:{made.name}")
-        except FlyweightError as error:
-            damaged.append(Damaged(path.parent, str(error)))
-    for path in sorted(store.root.glob(f"*/{study_summary.FILE}")):
-        try:
-            for name, made in study_summary.StudySummary.read(path.parent).artifacts():
-                users.setdefault(made, []).append(f"{path.parent.name}: {name}")
-        except FlyweightError as error:
-            damaged.append(Damaged(path.parent, str(error)))
-    nothing = {"stage": None, "created": None, "seconds": None, "bytes": None}
-    return [
+    found = references.read(store)
+    items = [_item(entry, found.users.get(entry.path.name, [])) for entry in found.entries]
+    half = [_half_made(path, store) for path in sorted(store.root.glob(f"*-????????{PARTIAL}")) if _is_partial(path)]
+    recipes = [
         {
-            "id": entry.path.name,
-            **(nothing if isinstance(entry, Damaged) else _told(entry)),
-            "used_by": users.get(entry.path.name, []),
-            "damaged": entry.why if isinstance(entry, Damaged) else None,
+            "name": recipe.name,
+            "created": recipe.created,
+            "stages": len(recipe.stages or recipe.named),
+            "bytes": garbage.size(recipe.path),
+            "command": recipe.command,
+            "damaged": recipe.damaged,
         }
-        for entry in (*store.entries(), *damaged)
+        for recipe in sorted(found.recipes, key=lambda recipe: (recipe.created or "", recipe.name))
     ]
-
-
-def _told(artifact: Artifact) -> dict[str, Any]:
+    whole = [item for item in items if item["state"] == "finished"]
+    harmed = [item for item in items if item["state"] == "damaged"]
     return {
-        "stage": artifact.stage,
-        "created": artifact.manifest["created"],
-        "seconds": artifact.facts["took"],
-        "bytes": sum(entry["bytes"] for entry in artifact.manifest["files"].values()),
+        "items": [*whole, *half, *harmed],
+        "recipes": recipes,
+        "bytes": garbage.size(store.root) if store.root.is_dir() else 0,
+    }
+
+
+def _item(entry: Artifact | Damaged, users: list[str]) -> dict[str, Any]:
+    item = {"id": entry.path.name, "state": "finished", "stage": None, "created": None, "seconds": None}
+    if isinstance(entry, Artifact):
+        item |= {"stage": entry.stage, "created": entry.manifest["created"], "seconds": entry.facts["took"]}
+    else:
+        item["state"] = "damaged"
+    damaged = entry.why if isinstance(entry, Damaged) else None
+    return {**item, "bytes": garbage.size(entry.path), "used_by": users, "damaged": damaged, "step": None, "being_made": None}
+
+
+def _is_partial(path: Path) -> bool:
+    return path.is_dir() and NAMED.fullmatch(path.name.removesuffix(PARTIAL)) is not None
+
+
+def _half_made(path: Path, store: Store) -> dict[str, Any]:
+    name = path.name.removesuffix(PARTIAL)
+    return {
+        "id": name,
+        "state": "half-made",
+        "stage": name.rpartition("-")[0],
+        "created": None,
+        "seconds": None,
+        "bytes": garbage.size(path),
+        "used_by": [],
+        "damaged": None,
+        "step": garbage.step_of(path),
+        "being_made": usage.held(garbage.lock_of(store.root, name)),
     }

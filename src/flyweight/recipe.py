@@ -22,6 +22,7 @@ from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.evaluate import stages as evaluate_stages
 from flyweight.plan.budget import shared_time
+from flyweight.report import card
 from flyweight.train import stages as train_stages
 
 LIMIT_OF = {"tokens": "tokens", "flops": "flops", "seconds": "time", "total_flops": "flops", "total_seconds": "time"}
@@ -106,7 +107,9 @@ class Runner:
             facts = {**facts, "took": round(took, 3)}
             corpora = {artifact.facts["corpus"] for artifact in inputs.artifacts.values() if "corpus" in artifact.facts}
             known = inputs.corpus.id if inputs.corpus else next(iter(corpora)) if len(corpora) == 1 else None
-            return {**facts, **({"corpus": known} if known else {})}
+            facts = {**facts, **({"corpus": known} if known else {})}
+            card.write(draft, facts, {**inputs.artifacts, **({"corpus": inputs.corpus} if inputs.corpus else {})})
+            return facts
 
         artifact, reused = context.store.obtain(identity, work, context.command, context.watch)
         if reused:
@@ -123,11 +126,12 @@ class Runner:
         if config.stage not in ("evaluate", "audit"):
             return None
         model = artifacts["input"]
-        path = model.path.parent / model.facts.get("corpus", "nowhere")
-        if path.is_dir():
+        name = model.facts.get("corpus")
+        if name is not None and (path := model.path.parent / name).exists():
             return Artifact.open(path)
         if config.stage == "evaluate":
-            raise RequestError(f"the corpus that {model.id} was trained on is not in {path.parent}; name a text with --data")
+            gone = "came without a corpus" if name is None else f"was trained on {name}, which is not in {model.path.parent}"
+            raise RequestError(f"{model.id} {gone}; name a text with --data")
         return None
 
     def _resolved(self, config: Any, corpus: Artifact | None) -> Any:
@@ -150,6 +154,8 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     path = Path(data.tokenizer.path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
+        if file.exists() and not file.is_file():
+            raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
         return sha256(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from flyweight.config import schema
+from flyweight.core import usage
 from flyweight.core.artifact import Store
 from flyweight.core.budget import Meter
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
-from flyweight.hub.checkpoint import TRUST
+from flyweight.hub.checkpoint import trust
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,10 @@ class Session:
     command: str = ""
     trust_remote_code: bool = False
 
-    def __post_init__(self) -> None:
-        if self.trust_remote_code:
-            os.environ[TRUST] = "1"  # processes that measure in our stead have to know as well
-
     @property
     def store(self) -> Store:
-        """The runs root."""
+        """The runs root; whoever asks for it is about to read models, with this session's trust in them."""
+        trust(self.trust_remote_code)
         return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
 
     @property
@@ -66,3 +68,19 @@ class Session:
 
 
 DEFAULT = Session()
+
+Words = ParamSpec("Words")
+Answer = TypeVar("Answer")
+
+
+def working(function: Callable[Words, Answer]) -> Callable[Words, Answer]:
+    """Let a function that takes a `session` hold its runs root in use, so that `gc` of another process waits its turn."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def held(*arguments: Words.args, **options: Words.kwargs) -> Answer:
+        session: Session = signature.bind(*arguments, **options).arguments.get("session", DEFAULT)
+        with usage.working(session.store, session.command, session.watch):
+            return function(*arguments, **options)
+
+    return held

@@ -108,7 +108,7 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 NOTES = {
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
-    "waiting": "[yellow]waiting[/] for another process that is making {id}",
+    "waiting": "[yellow]waiting[/] for {id}: {why}",
     "resumed": "[cyan]going on[/] from step {step}",
     "left out": "[yellow]left out[/] {name}: {why}",
     "diverged": "[yellow]diverged[/] {name}",

@@ -1,5 +1,6 @@
 """A user's mistakes: exit status 2 or 1, one message that says what, where and what to do, and never a traceback."""
 
+import os
 import shutil
 
 import pytest
@@ -26,7 +27,14 @@ def refused(result, *parts, status=2):
         (["quickstart", "--without", "teacher"], "leave student out as well"),
         (["quickstart", "--without", "nobody"], "there is no such stage"),
         (["quickstart", "--threads", "0"], "at least 1"),
+        (["quickstart", "--threads", "9" * 20], "is the most"),
         (["quickstart", "--device", "tpu"], "this machine has"),
+        (["quickstart", "--device", "cpu:7"], "this machine has"),
+        (["quickstart", "--device", ""], "this machine has"),
+        (["plan", "gpt2", "--device", "tpu"], "this machine has"),
+        (["plan", "gpt2", "--threads", "0"], "at least 1"),
+        (["plan", "gpt2", "--memory", ""], "limits and path=value words"),
+        (["run", "/dev/zero"], "a device or a pipe"),
         (["eval", "quickstart:student"], "no finished recipe"),
         (["eval", "nothing"], "there is no model"),
         (["eval", "."], "neither an artifact"),
@@ -107,3 +115,31 @@ def test_a_recipe_with_contradictions_tells_them_all(flyweight, toy_recipe):
     raw["budget"] = {"time": 5}
     toy_recipe.write_text(yaml.safe_dump(raw))
     refused(flyweight("run", toy_recipe), "heads: 3 does not divide dim 32", "kv_heads: 2 does not divide", "budget.time")
+
+
+def test_pipes_and_links_to_themselves_are_not_waited_for(flyweight, toy_recipe, tmp_path):
+    (tmp_path / "model").mkdir()
+    for pipe in (tmp_path / "pipe", tmp_path / "model" / "config.json", tmp_path / "tokenizer.json"):
+        os.mkfifo(pipe)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(flyweight("run", tmp_path / "pipe"), "a device or a pipe")
+    refused(flyweight("eval", tmp_path / "model"), "neither an artifact")
+    word = f"data.tokenizer={{kind: file, path: {tmp_path / 'tokenizer.json'}}}"
+    refused(flyweight("run", toy_recipe, word, "--threads", 1), "tokenizer.json is no file")
+    refused(flyweight("report", tmp_path / "loop"), "cannot be read", status=1)
+
+
+def test_a_recipe_is_read_up_to_a_size(flyweight, tmp_path):
+    (tmp_path / "long.yaml").write_bytes(b"#" * 5_000_000)
+    refused(flyweight("run", tmp_path / "long.yaml"), "more than 4,000,000 bytes")
+
+
+def test_a_corpus_that_is_gone_is_named(flyweight, toy_recipe, tmp_path):
+    words = ("report.compare=[teacher]", "report.measure=[]", "report.prompts=[]", "--without", "int8", "--threads", 1)
+    assert flyweight("run", toy_recipe, *words, "train.steps=1")[0] == 0
+    (corpus,) = (tmp_path / "runs").glob("corpus-*")
+    shutil.rmtree(corpus)
+    refused(flyweight("eval", "toy:teacher"), f"was trained on {corpus.name}, which is not in")
+    corpus.write_text("no folder")
+    refused(flyweight("eval", "toy:teacher"), str(corpus), status=1)
+    refused(flyweight("audit", "toy:teacher"), str(corpus), status=1)

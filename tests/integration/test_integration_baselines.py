@@ -7,6 +7,8 @@ import yaml
 
 import flyweight as fw
 from flyweight.api import Session
+from flyweight.errors import RequestError
+from flyweight.hub.harness import transformers_model
 
 BASELINES = {
     "linear": {"kind": "linear", "dim": 16, "history": 8},
@@ -112,3 +114,34 @@ def test_the_plan_is_what_was_spent(answer, recipe, runs, summary, monkeypatch) 
     models = {model["name"]: model for model in summary["models"]}
     for name in (*BASELINES, "student"):
         assert planned[name]["training_flops"] == models[name]["training"]["flops"]
+
+
+def test_lm_eval_reads_decoders_alone(runs) -> None:
+    with pytest.raises(RequestError, match=r"is a baseline \(kind: lstm\)"):
+        transformers_model(runs / "baselines" / "lstm" / "model", "cpu")
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_trained_again_it_is_the_same_to_the_bit(recipe, runs, name, tmp_path) -> None:
+    raw = yaml.safe_load(recipe.read_text())
+    alone = {**raw, "stages": {name: raw["stages"][name]}, "report": {"measure": []}}
+    again = fw.run(fw.load(_written(alone, tmp_path)), Session(runs=tmp_path / "runs", threads=1))[name]
+    first = runs / "baselines" / name
+    assert again.id == first.resolve().name
+    assert (again.path / "model/model.safetensors").read_bytes() == (first / "model/model.safetensors").read_bytes()
+
+
+def _written(raw, place):
+    path = place / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return path
+
+
+def test_floors_are_of_the_tokens_asked_for(answer, flyweight, text_file) -> None:
+    words, letters = (answer("floors", text_file, "--tokenizer", kind) for kind in ("word", "char"))
+    assert words["vocab_size"] < 30 and words["tokens"] < letters["tokens"]
+    assert set(words["seconds"]) == set(words["bytes"]) == {"unigram", "bigram", "kn5"}
+    status, _, said = flyweight("floors", text_file, "--tokenizer", "words")
+    assert status == 2 and "words" in said and "word" in said
+    status, said, _ = flyweight("floors", text_file, "--tokenizer", "word")
+    assert status == 0 and "kn5" in said and "tokens of train" in said

@@ -59,7 +59,7 @@ def quick(tmp_path: Path, name: str = "toy", **train) -> Path:
 @pytest.mark.parametrize(
     ("script", "options", "said"),
     [
-        ("crash.py", ["--kills", "6", "--round", "6"], "6 of 6 kills in "),
+        ("crash.py", ["--kills", "6", "--round", "6"], "6 of 6 kills and 2 of gc in "),
         ("corrupt.py", ["--every", "60"], "commands on damaged files found the damage and named it"),
         ("fuzz.py", ["--inputs", "72"], "72 of 72 malformed inputs refused"),
     ],
@@ -246,10 +246,11 @@ def test_a_damaged_artifact_is_listed_as_damaged(flyweight, tmp_path):
     (teacher / "manifest.json").write_text("{")
     (runs / "toy" / "summary.json").write_text("[]")
     status, out, err = flyweight("ls", "--json")
-    items = {item["id"]: item for item in json.loads(out)["items"]}
+    found = json.loads(out)
+    items = {item["id"]: item for item in found["items"]}
     assert status == 0, err
-    assert str(teacher) in items[teacher.name]["damaged"] and "summary.json" in items["toy"]["damaged"]
-    assert sum(item["damaged"] is None for item in items.values()) == len(items) - 2
+    assert str(teacher) in items[teacher.name]["damaged"] and "summary.json" in found["recipes"][0]["damaged"]
+    assert sum(item["damaged"] is None for item in items.values()) == len(items) - 1
     status, out, _ = flyweight("ls")
     assert status == 0 and "damaged" in out and "delete the folder" in out.replace("\n", " ")
 

@@ -102,3 +102,47 @@ def test_an_import_is_made_once_and_known_by_its_content(answer, tmp_path):
     raw = json.loads((tmp_path / "b" / "config.json").read_text())
     (tmp_path / "b" / "config.json").write_text(json.dumps({**raw, "layer_norm_epsilon": 1e-3}))
     assert answer("import", tmp_path / "b")["id"] != first
+
+
+CODE = """
+from pathlib import Path
+import transformers
+Path({ran!r}).touch()
+class OddConfig(transformers.LlamaConfig):
+    model_type = "odd"
+class OddForCausalLM(transformers.LlamaForCausalLM):
+    config_class = OddConfig
+"""
+
+
+def test_a_models_own_code_runs_only_where_the_user_says_so_by_name(flyweight, tmp_path, monkeypatch):
+    monkeypatch.delenv("FLYWEIGHT_TRUST_REMOTE_CODE", raising=False)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    place, ran = tmp_path / "odd", tmp_path / "ran"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.LlamaConfig(vocab_size=hub_fixture.VOCAB, max_position_embeddings=64, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(place)
+    hub_fixture.tokenizer(place)
+    raw = json.loads((place / "config.json").read_text())
+    code = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddForCausalLM"}
+    (place / "config.json").write_text(json.dumps({**raw, "model_type": "odd", "auto_map": code}))
+    (place / "odd.py").write_text(CODE.format(ran=str(ran)))
+    words = ("the ", "--max-new-tokens", "2", "--json")
+    for verb in (
+        ("generate", place, *words),
+        ("eval", place, "--data", "x"),
+        ("audit", place),
+        ("import", place),
+        ("plan", place),
+    ):
+        status, _, err = flyweight(*verb)
+        assert (status, ran.exists()) == (2, False), err
+        assert "auto_map" in err and "--trust-remote-code" in err
+    status, _, err = flyweight("generate", place, *words, "--trust-remote-code")
+    assert (status, ran.exists()) == (0, True), err
+    ran.unlink()
+    (kept,) = (tmp_path / "runs").glob("import-????????")
+    for model in (place, kept.name):  # what was trusted once is asked about again, the copy in the runs root too
+        status, _, err = flyweight("generate", model, *words)
+        assert (status, ran.exists()) == (2, False), err

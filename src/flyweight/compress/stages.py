@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from flyweight.compress.quantize import quantize
@@ -11,13 +10,14 @@ from flyweight.core.artifact import Draft
 from flyweight.core.files import disk_errors
 from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.hub import models
+from flyweight.hub.convert import copy_tokenizer
 from flyweight.model import folder
 
 
 class Quantize:
     """The same model with its matrices in fewer bits."""
 
-    version, measures, trains = 1, False, False
+    version, measures, trains = 2, False, False
 
     def run(self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
@@ -25,7 +25,7 @@ class Quantize:
         model = quantize(models.decoder(source, what=f"stages.{inputs.name}.input"), config.kind, config.embedding)
         with disk_errors(draft.path):
             folder.save(model, draft.path / "model")
-            shutil.copyfile(source / "tokenizer.json", draft.path / "model" / "tokenizer.json")
+            copy_tokenizer(source, draft.path / "model")
         return {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
 
 

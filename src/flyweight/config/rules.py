@@ -85,6 +85,17 @@ def _visits(config: ModelConfig) -> Iterator[str]:
         passes += thinking.passes
         if not layers:
             yield "thinking: a model without layers has no keys and values to remember"
+        if thinking.input == "embedding" and thinking.passes and thinking.memory == "own":
+            yield (
+                "thinking.input: passes that begin with the embedding and remember their own keys compute the same each time:"
+                " the first place sees what it saw, so its keys are those in its memory, and so on up the stack; use input:"
+                " previous"
+            )
+        elif thinking.memory == "first" and layers + (times - 1) * looped == 1 and thinking.input == "embedding":
+            yield (
+                "thinking: the only layer reads the embedding in every pass, so that its memory holds what it sees anyway; use"
+                " more layers, share this one, or use input: previous"
+            )
         if thinking.learned and not thinking.updates:
             yield (
                 f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} no memory is ever updated, so"

@@ -66,12 +66,13 @@ class NoThinking(Strict):
 
 
 class Deep(Strict):
-    """`passes` passes over the input before the one that answers, with a memory of keys and values at every place of the stack.
+    """`passes` passes before the one that answers, with a memory of keys and values at every place of the stack.
 
-    In each pass a token attends to its own and earlier tokens' keys of this pass and of the memory. After a pass the memory
-    becomes rate * keys + (1 - rate) * memory, values likewise; `learned` makes the rate a parameter of each layer, which
-    starts at `rate`. `memory: own` starts each place's memory with its own keys of the first pass, which reads none;
-    `memory: first` starts all of them with those of the first place, as the published model does.
+    A pass goes on from what the one before put out (`input: previous`), or begins with the embedding again. In each pass a
+    token attends to its own and earlier tokens' keys of this pass and of the memory. After a pass the memory becomes
+    rate * keys + (1 - rate) * memory, values likewise; `learned` makes the rate a parameter of each layer, which starts at
+    `rate`. `memory: own` starts each place's memory with its own keys of the first pass, which reads none; `memory: first`
+    starts all of them with those of the first place. The published model has `input: embedding, memory: first, rate: 0.01`.
     """
 
     kind: Literal["deep"] = "deep"
@@ -79,6 +80,7 @@ class Deep(Strict):
     rate: Between = 0.5
     learned: bool = False
     memory: Literal["own", "first"] = "own"
+    input: Literal["previous", "embedding"] = "previous"
 
     @property
     def updates(self) -> int:

@@ -16,24 +16,37 @@ LARGEST = 50_000
 """Values in a YAML file, aliases written out."""
 DEEPEST = 60
 """Levels of nesting; a recipe has some six."""
+LONGEST = 4_000_000
+"""Bytes of a YAML file: more would take minutes to read, and a device never ends."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping; raise RequestError with the line of a syntax error."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
     except FileNotFoundError as error:
         raise RequestError(f"{path}: there is no such file") from error
     except IsADirectoryError as error:
         raise RequestError(f"{path}: this is a folder, not a YAML file") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise RequestError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
     return value
+
+
+def _text(path: Path) -> str:
+    """Return a file's text; a pipe is read where the shell has opened it (`<(...)`), others could be waited for in vain."""
+    if not path.is_file() and path.exists() and not path.is_dir() and not str(path).startswith(("/dev/fd/", "/dev/stdin")):
+        raise ValueError("this is a device or a pipe, not a file")
+    with open(path, "rb") as file:
+        raw = file.read(LONGEST + 1)
+    if len(raw) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST:,} bytes; a recipe has some thousand")
+    return raw.decode("utf-8")
 
 
 class _Loader(yaml.SafeLoader):

@@ -59,11 +59,11 @@ class Events:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return a log's events in order; raise FlyweightError when a line is broken."""
+    """Return a log's events in order; raise FlyweightError when a line is broken or holds a number that is none."""
     events = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             events.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FlyweightError(f"{path}, line {number}: not an event ({error}); the file is damaged") from error
     return events

@@ -11,6 +11,8 @@ from flyweight.core.machine import usable_cores
 from flyweight.errors import RequestError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+MOST_THREADS = 1024
+"""More than any machine's cores; a system refuses far larger numbers in ways of its own."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -62,12 +64,16 @@ class Runtime:
             present.insert(0, "mps")
         if torch.cuda.is_available():
             present.insert(0, "cuda")
-        chosen = device or present[0]
-        if chosen.split(":")[0] not in present:
+        chosen = present[0] if device is None else device
+        kind, colon, index = chosen.partition(":")
+        counted = torch.cuda.device_count() if kind == "cuda" else 1
+        if kind not in present or (colon and index not in map(str, range(counted))):
             raise RequestError(f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` tells more")
         cores = usable_cores()
-        if threads is not None and threads < 1:
-            raise RequestError(f"--threads {threads}: at least 1 is needed")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise RequestError(
+                f"--threads {threads}: at least 1 is needed, and {MOST_THREADS} is the most; this machine has {cores}"
+            )
         return cls(chosen, threads or cores, seed)
 
     def apply(self) -> None:

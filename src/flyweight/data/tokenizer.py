@@ -113,6 +113,19 @@ class Tokenizer:
             raise self._refusal(texts, error) from error
         return [encoding.ids for encoding in encodings]
 
+    @cached_property
+    def specials(self) -> frozenset[str]:
+        """The texts of the special tokens."""
+        return frozenset(token.content for token in self._backend.get_added_tokens_decoder().values() if token.special)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids of a text in which the characters of a special token mean that token: a template's, never a user's."""
+        self._backend.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self._backend.encode_special_tokens = True
+
     def _refusal(self, texts: Sequence[str], error: Exception) -> FlyweightError:
         strange = sorted({character for text in texts for character in text if character not in self.vocab})
         if self.unknown is None and strange:

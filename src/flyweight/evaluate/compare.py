@@ -1,18 +1,24 @@
-"""Is one model better than another? Paired bootstrap over the units both were scored on. No torch here."""
+"""Is one model better than another? Paired bootstrap over the units both were scored on. No torch here.
+
+Several comparisons at once are corrected after Holm (1979): with a reference named beforehand for as many as there are
+others, with the best as reference for all pairs, as the same text has chosen it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
 from flyweight.errors import RequestError
-from flyweight.evaluate.intervals import UnitScores, interval
+from flyweight.evaluate.intervals import UnitScores, interval, p_value
 
 Verdict = Literal["better", "worse", "undecided"]
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Paired:
     n_units: int
     kind: str
     why: str = ""
+    p: float | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -55,8 +62,10 @@ class Paired:
         return {"nll": self.nll.json() if self.nll else None, "bits_per_byte": self.bits_per_byte.json(), **rest}
 
 
-def paired(a: UnitScores, b: UnitScores, seed: int = 0) -> Paired:
+def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) -> Paired:
     """Compare two models' unit scores; raise RequestError where they were not scored on the same units of the same text.
+
+    `with_p` adds the p-value of the difference in bits per byte, uncorrected.
 
     Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over documents: blocks of
     tokens then hold different text.
@@ -82,7 +91,8 @@ def paired(a: UnitScores, b: UnitScores, seed: int = 0) -> Paired:
     size = (a.bytes + b.bytes) / 2 * math.log(2)
     nll = _difference(change, a.counts.astype(np.float64), "nats/token", seed) if same else None
     why = "" if same else "different tokenizers: nats per token are not comparable"
-    return Paired(nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why)
+    p = p_value(change, size, seed) if with_p else None
+    return Paired(nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p)
 
 
 def _difference(change: np.ndarray, size: np.ndarray, unit: str, seed: int) -> Difference:
@@ -96,20 +106,61 @@ def _where(scores: UnitScores) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a table: its own numbers, and how it stands to the reference model (None for the reference)."""
+    """One model of a table: its own numbers, and how it stands to the reference model (None for the reference).
+
+    `p` is corrected for all comparisons of the table; `verdict` is decided only where that and the interval agree.
+    """
 
     name: str
     nll: float
     bits_per_byte: float
     paired: Paired | None
+    p: float | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How the model stands to the reference, other comparisons taken into account."""
+        if self.paired is None or self.p is None:
+            return None
+        return self.paired.verdict if self.p < LEVEL else "undecided"
 
     def json(self) -> dict[str, Any]:
         """Return the row as plain data."""
         against = self.paired.json() if self.paired else None
-        return {"name": self.name, "nll": self.nll, "bits_per_byte": self.bits_per_byte, "paired": against}
+        rest = {"p": self.paired.p if self.paired else None, "p_corrected": self.p, "verdict": self.verdict}
+        return {"name": self.name, "nll": self.nll, "bits_per_byte": self.bits_per_byte, "paired": against, **rest}
 
 
-def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: int = 0) -> list[Row]:
+@dataclass(frozen=True)
+class Comparison:
+    """Models by bits per byte, best first; `family` is the number of comparisons that p-values are corrected for.
+
+    `pairs` holds every pair of the family by its two names.
+    """
+
+    rows: tuple[Row, ...]
+    reference: str
+    chosen: bool
+    pairs: Mapping[tuple[str, str], Paired]
+    corrected: Mapping[tuple[str, str], float]
+
+    @property
+    def family(self) -> int:
+        """How many comparisons count."""
+        return len(self.pairs)
+
+    def json(self) -> dict[str, Any]:
+        """Return the table and all pairs as plain data."""
+        pairs = [
+            {"first": a, "second": b, **pair.json(), "p": pair.p, "p_corrected": self.corrected[a, b]}
+            for (a, b), pair in self.pairs.items()
+        ]
+        correction = {"method": "holm" if self.family > 1 else None, "comparisons": self.family, "level": LEVEL}
+        rows = [row.json() for row in self.rows]
+        return {"models": rows, "reference": self.reference, "pairs": pairs, "correction": correction}
+
+
+def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: int = 0) -> Comparison:
     """Return the models by bits per byte, best first, each paired with `reference` (the best unless named).
 
     Raises RequestError for an unknown reference, for fewer than two models, and as `paired` does.
@@ -121,12 +172,45 @@ def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: 
     best = reference or order[0]
     if best not in models:
         raise RequestError(f"reference {best!r} is not among the models: {', '.join(models)}")
-    return [
+    others = [name for name in order if name != best]
+    # The best of several was chosen by the very differences that are tested, so that every pair had its chance.
+    wanted = [(name, best) for name in others]
+    if reference is None:
+        wanted += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
+    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True) for a, b in wanted}
+    corrected = dict(zip(pairs, holm([pair.p or 0.0 for pair in pairs.values()]), strict=True))
+    rows = [
         Row(
             name,
             float(models[name].nll.sum() / models[name].counts.sum()),
             per_byte[name],
-            None if name == best else paired(models[name], models[best], seed),
+            pairs.get((name, best)),
+            corrected.get((name, best)),
         )
         for name in order
     ]
+    return Comparison(tuple(rows), best, reference is None, pairs, corrected)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for there being several of them (Holm 1979): the chance that any verdict is wrong stays."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def needed_text(pair: Paired, comparisons: int = 1) -> float:
+    """Return how many times as much text would decide an undecided pair in four cases of five.
+
+    It holds if the difference in bits per byte is really the one measured, the text like this one, and the spread between its
+    units the same: half-widths shrink with the root of the number of units. Infinite for no difference at all.
+    """
+    bits, normal = pair.bits_per_byte, NormalDist()
+    if bits.value == 0:
+        return math.inf
+    spread = (bits.high - bits.low) / 2 / normal.inv_cdf(0.975)  # the standard error
+    critical = normal.inv_cdf(1 - LEVEL / comparisons / 2)
+    return ((critical + normal.inv_cdf(0.8)) * spread / bits.value) ** 2

@@ -14,10 +14,10 @@ from flyweight.model.generate import generate
 
 def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> list[str]:
     """Return the continuation of every prompt, up to the end of its document; `options` are those of `generate`."""
-    tokenizer = _tokenizer(folder)
+    tokenizer = tokenizer_of(folder)
     model = models.load(folder, device)
-    encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
-    return [tokenizer.decode(new) for new in generate(model, encoded, stop_tokens=_ends(tokenizer), **options)]
+    starts = [encoded(tokenizer, prompt) for prompt in prompts]
+    return [tokenizer.decode(new) for new in generate(model, starts, stop_tokens=_ends(tokenizer), **options)]
 
 
 def text(
@@ -30,38 +30,51 @@ def text(
     options: dict[str, Any],
 ) -> str:
     """Return one continuation, cut before the first of the `stop` strings; `on_text` hears each new piece as it comes."""
-    tokenizer = _tokenizer(folder)
+    tokenizer = tokenizer_of(folder)
     model = models.load(folder, device)
-    said = ""
-
-    def stopped(row: int, new: list[int]) -> bool:
-        nonlocal said
-        whole = tokenizer.decode(new)
-        if any(word in whole for word in stop):
-            return True
-        # A token may end inside a character: the replacement sign waits for the bytes that complete it.
-        ready = whole.rstrip("\N{REPLACEMENT CHARACTER}")
-        if on_text is not None and not any(word[:n] and ready.endswith(word[:n]) for word in stop for n in range(1, len(word))):
-            on_text(ready[len(said) :])
-            said = ready
-        return False
-
+    spoken = Spoken(tokenizer, stop, on_text)
     (new,) = generate(
         model,
-        [_encoded(tokenizer, prompt)],
+        [encoded(tokenizer, prompt)],
         max_new_tokens=max_new_tokens,
-        stop=stopped,
+        stop=lambda row, new: spoken.stopped(new),
         stop_tokens=_ends(tokenizer),
         **options,
     )
-    whole = tokenizer.decode(new, skip_special=True)
-    cut = min((whole.index(word) for word in stop if word in whole), default=len(whole))
-    if on_text is not None:
-        on_text(whole[len(said) : cut])
-    return whole[:cut]
+    return spoken.finished(new)
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+class Spoken:
+    """New tokens as text while they come, held back where they could be half of a character or of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], on_text: Callable[[str], None] | None) -> None:
+        if not all(stop):
+            raise RequestError("stop: an empty stop string would end every text at once; leave it out")
+        self.tokenizer, self.stop, self.on_text, self.said = tokenizer, stop, on_text, ""
+
+    def stopped(self, new: list[int]) -> bool:
+        """Say what is ready of the new tokens; return whether they hold one of the stop strings."""
+        if any(word in self.tokenizer.decode(new) for word in self.stop):
+            return True
+        # A token may end inside a character: the replacement sign waits for the bytes that complete it.
+        ready = self.tokenizer.decode(new, skip_special=True).rstrip("\N{REPLACEMENT CHARACTER}")
+        half = any(ready.endswith(word[:n]) for word in self.stop for n in range(1, len(word)))
+        if self.on_text is not None and not half:
+            self.on_text(ready[len(self.said) :])
+            self.said = ready
+        return False
+
+    def finished(self, new: list[int]) -> str:
+        """Say the rest of the new tokens and return their text, cut before the first of the stop strings."""
+        whole = self.tokenizer.decode(new, skip_special=True)
+        cut = min((whole.index(word) for word in self.stop if word in whole), default=len(whole))
+        if self.on_text is not None:
+            self.on_text(whole[len(self.said) : cut])
+        return whole[:cut]
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """Return the tokenizer in a model folder; raise RequestError where there is none."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise RequestError(f"{folder} has no tokenizer.json: it cannot read text")
@@ -72,7 +85,8 @@ def _ends(tokenizer: Tokenizer) -> tuple[int, ...]:
     return () if tokenizer.separator is None else (tokenizer.separator,)
 
 
-def _encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
+def encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Return a prompt's tokens; an empty one starts a new document."""
     tokens = tokenizer.encode(prompt)
     if not tokens:
         if tokenizer.separator is None:

@@ -21,6 +21,8 @@ UNITS = "units.safetensors"
 """The file of an evaluation that holds its UnitScores."""
 
 RESAMPLES = 2_000
+CORRECTED_RESAMPLES = 10_000
+"""More for p-values: a correction for several comparisons asks for tails far out."""
 MIN_DOCUMENTS = 20
 MIN_BLOCKS = 10
 
@@ -120,6 +122,32 @@ def interval(
     Percentile bootstrap of the ratio, its tails widened for few units (Hesterberg 2015, "expanded percentile"): the plain
     one is too narrow by sqrt((U - 1) / U) and takes the normal for the t distribution.
     """
+    ratios = _resampled(numerators, denominators, seed, resamples)
+    tail = _expanded_tail(len(numerators))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def p_value(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, resamples: int = CORRECTED_RESAMPLES) -> float:
+    """Return the two-sided p-value of sum(numerators) / sum(denominators) being 0: where `interval` at 1 - p would touch it.
+
+    Never 0: the smallest is that of one resample in `resamples` + 1 beyond 0 (Davison and Hinkley 1997, section 4.2).
+    """
+    ratios = _resampled(numerators, denominators, seed, resamples)
+    beyond = min(int((ratios <= 0).sum()), int((ratios >= 0).sum()))
+    tail = min(0.5, (beyond + 1) / (resamples + 1))
+    units, normal = len(numerators), NormalDist()
+    # The expanded tail of `interval`, solved for its level.
+    t = -normal.inv_cdf(tail) * math.sqrt((units - 1) / units)
+    low, high = 0.0, 40.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student(middle, units - 1) < t else (low, middle)
+    return min(1.0, 2 * normal.cdf(-low))
+
+
+def _resampled(numerators: np.ndarray, denominators: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Return the ratio of sums in every resample of the units, (resamples,)."""
     units = len(numerators)
     if units < 2 or numerators.shape != denominators.shape:
         raise ValueError(f"{units} and {len(denominators)} units: an interval needs at least two, in equal number")
@@ -130,9 +158,7 @@ def interval(
         stop = min(start + chunk, resamples)
         drawn = rng.integers(units, size=(stop - start, units))  # (resamples, U)
         ratios[start:stop] = numerators[drawn].sum(1) / denominators[drawn].sum(1)
-    tail = _expanded_tail(units)
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return float(low), float(high)
+    return ratios
 
 
 def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -171,7 +197,10 @@ def student_quantile(probability: float, free: int) -> float:
 def _expanded_tail(units: int) -> float:
     """Return the percentile to cut at either end so that a 95 % interval over `units` units has its nominal coverage."""
     normal = NormalDist()
-    z, free = normal.inv_cdf(0.975), units - 1
-    # Student's t quantile by its expansion around the normal one (Abramowitz and Stegun 26.7.5).
-    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-    return normal.cdf(-t * math.sqrt(units / free))
+    t = _student(normal.inv_cdf(0.975), units - 1)
+    return normal.cdf(-t * math.sqrt(units / (units - 1)))
+
+
+def _student(z: float, free: int) -> float:
+    """Return Student's t quantile where the normal one is z, by its expansion (Abramowitz and Stegun 26.7.5)."""
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)

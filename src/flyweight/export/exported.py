@@ -9,13 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `kind` is the family or architecture it was written as, `notes` what is not as one may expect."""
+    """What was written: `kind` is the family or architecture it was written as, `notes` what is not as one may expect.
+
+    `card` is the model's card, beside a file or inside of a folder.
+    """
 
     path: Path
     kind: str
     bytes: int
     notes: tuple[str, ...] = ()
+    card: Path | None = None
 
     def json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {**asdict(self), "path": str(self.path), "notes": list(self.notes)}
+        return {**asdict(self), "path": str(self.path), "notes": list(self.notes), "card": self.card and str(self.card)}

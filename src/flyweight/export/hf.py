@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from flyweight.core.files import disk_errors, write_text
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 from flyweight.export.exported import Exported
-from flyweight.hub import checkpoint, convert, models
+from flyweight.hub import checkpoint, convert, models, template
 from flyweight.hub.families import Family, Inexpressible, family_of
 from flyweight.model import folder
 
+Card = Callable[[str, Sequence[str]], str]
+"""Returns an export's card, given what it was written as and what is not as one may expect of it."""
 
-def write(source: Path, out: Path, card: str, shard_bytes: int = convert.SHARD_BYTES) -> Exported:
+
+def write(source: Path, out: Path, card: Card, shard_bytes: int = convert.SHARD_BYTES) -> Exported:
     """Write the model folder `source` as the new Hugging Face folder `out`, which appears whole or not at all.
 
-    `card` becomes its README.md. Tensors keep their bits; layers that are used more than once are stored once.
+    What `card` returns becomes its README.md. Tensors keep their bits; layers that are used more than once are stored once.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"--out {out}: there is something already; name a new folder")
@@ -31,7 +35,7 @@ def write(source: Path, out: Path, card: str, shard_bytes: int = convert.SHARD_B
         with disk_errors(out):
             partial.mkdir(parents=True)
         kind, notes = _written(source, partial, shard_bytes)
-        write_text(partial / "README.md", card)
+        write_text(partial / "README.md", card(kind, notes))
         with disk_errors(out):
             os.replace(partial, out)
     finally:
@@ -77,4 +81,5 @@ def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
         if word is not None:
             fields |= {"eos_token": word, "pad_token": word}
         write_text(out / "tokenizer_config.json", json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": end}
+    ends = sorted(template.ends(source, tokenizer))  # a chat model also ends its turns
+    return {"bos_token_id": None, "eos_token_id": ends if len(ends) > 1 else end, "pad_token_id": end}

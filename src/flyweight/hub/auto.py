@@ -41,9 +41,9 @@ class _Past:
     def reserve(self, tokens: int) -> None:
         """Do nothing: transformers' caches grow, or complain themselves."""
 
-    def slot(self, visit: int) -> Memory:
+    def slot(self, index: int) -> Memory:
         """Return one visit's part."""
-        return _Memory(self.past, visit, self.length)
+        return _Memory(self.past, index, self.length)
 
     def advance(self, tokens: int, last: Tensor) -> None:
         """Count what was read."""
@@ -54,7 +54,7 @@ class FlyweightModel(Decoder):
     """The decoder up to its last hidden states, called as transformers calls a model's body."""
 
     gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Tensor]
+    _gradient_checkpointing_func: Callable[..., Any]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

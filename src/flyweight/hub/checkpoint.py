@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,9 +28,25 @@ TOKENIZER = (
     "generation_config.json",
 )
 TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
-"""Set to 1 by the user, or by --trust-remote-code, to let model folders run code of their own; child processes see it."""
+"""Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes
+see it."""
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+PICKLES, OTHERS = (".bin", ".pt", ".pth", ".ckpt", ".pkl"), (".h5", ".msgpack")
+BESIDES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
+"""Pickles that trainers leave beside the weights."""
+
+
+def trust(told: bool) -> None:
+    """Note whether the session at work was told to trust; what another one was told ends here."""
+    if told and not trusted():
+        os.environ[TRUST] = "session"
+    elif not told and os.environ.get(TRUST) == "session":
+        del os.environ[TRUST]
+
+
+def trusted() -> bool:
+    """Return whether a model's folder may run Python code of its own."""
+    return os.environ.get(TRUST) in ("1", "session")
 
 
 @dataclass(frozen=True)
@@ -54,18 +73,37 @@ class Checkpoint:
         return (CONFIG, *self.others, *self.weights)
 
     def fingerprint(self) -> str:
-        """Return a hash of the content of all files that are read."""
-        return digest({name: sha256(self.path / name) for name in self.files})
+        """Return a hash of the content of all files that are read.
+
+        Raises FlyweightError for a file in the hub's cache that is not what the hub gave: its name there is its checksum. Any
+        other folder has no checksums to compare with.
+        """
+        sums = {name: sha256(self.path / name) for name in self.files}
+        for name, found in sums.items():
+            blob = (self.path / name).resolve()
+            known = blob.name if blob.parent.name == "blobs" else ""
+            if re.fullmatch("[0-9a-f]{40}", known):
+                found = _git_sha1(blob)
+            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", known) and found != known:
+                raise FlyweightError(
+                    f"{self.path / name}: its checksum is not the hub's, it is damaged; delete {blob} and fetch it"
+                )
+        return digest(sums)
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        """Yield every tensor with its name, from memory-mapped shards; raise FlyweightError for a damaged one."""
+        """Yield every tensor with its name, from memory-mapped shards; raise FlyweightError for a damaged or displaced one."""
         from safetensors import SafetensorError, safe_open
 
+        places = _index(self.path)
         for name in self.weights:
             try:
                 with ExitStack() as stack:
                     shard = stack.enter_context(safe_open(self.path / name, framework="pt"))
                     names = shard.keys()
+                    if places is not None and set(names) != {key for key, place in places.items() if place == name}:
+                        raise FlyweightError(
+                            f"{self.path / name}: its tensors are not those that {INDEX} names; copy both again"
+                        )
                     for key in names:
                         yield key, shard.get_tensor(key)
             except (OSError, SafetensorError) as error:
@@ -74,9 +112,9 @@ class Checkpoint:
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether a folder claims to be a Hugging Face model."""
-    try:
-        return "model_type" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    try:  # what is no file, such as a pipe, could be waited for in vain
+        return (path / CONFIG).is_file() and "model_type" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -84,13 +122,13 @@ def read(path: Path) -> Checkpoint:
     """Return the checkpoint in a folder; raise RequestError that says what it is instead, or what a careful tool refuses."""
     raw = _config(path)
     asks = bool(raw.get("auto_map"))
-    if asks and os.environ.get(TRUST) != "1":
+    if asks and not trusted():
         raise RequestError(
             f"{path}: its config.json asks for Python code of its own (auto_map: {str(raw['auto_map'])[:200]}), which flyweight"
             " does not run; read that code, and if you trust it, say --trust-remote-code"
         )
     weights = _weights(path)
-    others = [name for name in TOKENIZER if (path / name).is_file()]
+    others = [name for name in (INDEX, *TOKENIZER) if (path / name).is_file()]
     if asks:
         others += sorted(file.name for file in path.glob("*.py"))
     found = Checkpoint(path, raw, weights, tuple(others), asks)
@@ -113,27 +151,48 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> tuple[str, ...]:
-    if (path / INDEX).is_file():
-        try:
-            shards = sorted(set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FlyweightError(f"{path / INDEX}: damaged ({error!r}); copy the model again") from error
-        for name in shards:
+    if (places := _index(path)) is not None:
+        for name in places.values():
             if not isinstance(name, str) or Path(name).name != name:
                 raise RequestError(f"{path / INDEX}: {name!r} is not the name of a file beside it")
             if not (path / name).is_file():
                 raise FlyweightError(f"{path / name} is missing, {INDEX} names it; copy the model again")
-        return tuple(shards)
+        return tuple(sorted(set(places.values())))
     if (path / WEIGHTS).is_file():
         return (WEIGHTS,)
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-    if pickles:
+    if pickles := pickled(path):
         raise RequestError(
-            f"{path}: its weights are {', '.join(pickles)}, and loading such a file can run any code in it; flyweight reads"
-            ' safetensors only. If you trust it, convert it once: python -c "from transformers import AutoModelForCausalLM as'
-            f" M; M.from_pretrained('{path}').save_pretrained('{path}-safe')\""
+            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading such a file can run any code in"
+            f" it; flyweight reads safetensors only. Convert it once, which runs none of it: python -m flyweight.hub.unpickle"
+            f" {shlex.quote(str(path))}"
+        )
+    if others := sorted(file.name for file in path.iterdir() if file.suffix in OTHERS):
+        raise RequestError(
+            f"{path}: its weights are {', '.join(others)}, of a library other than torch; flyweight reads safetensors only, in"
+            " which most models can be had as well"
         )
     raise RequestError(f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again")
+
+
+def pickled(path: Path) -> list[Path]:
+    """Return the files of a folder that hold weights as torch pickles them."""
+    found = sorted(file for file in path.iterdir() if file.suffix in PICKLES and not file.name.startswith(BESIDES))
+    return [file for file in found if file.name.startswith("pytorch_model")] or found
+
+
+def _index(path: Path) -> dict[str, Any] | None:
+    """Return which shard holds which tensor, or None for a folder with one file of weights."""
+    if not (path / INDEX).is_file():
+        return None
+    try:
+        return dict(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FlyweightError(f"{path / INDEX}: damaged ({error!r}); copy the model again") from error
+
+
+def _git_sha1(path: Path) -> str:
+    """Return the name that git gives to a file's content, which is the hub's for small files."""
+    return hashlib.sha1(b"blob %d\0" % path.stat().st_size + path.read_bytes()).hexdigest()
 
 
 def _inside(path: Path, name: str) -> None:

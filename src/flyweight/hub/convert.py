@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,10 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
     """
     config = config_of(checkpoint)
     if checkpoint.model_type == OWN:
-        return config, {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors()}
+        return config, {name.removeprefix(PREFIX): tensor for name, tensor in _finite(checkpoint, checkpoint.tensors())}
     family = FAMILIES[checkpoint.model_type]
-    found = {_named(name, family): tensor for name, tensor in checkpoint.tensors() if not _is_buffer(name)}
+    real = ((name, tensor) for name, tensor in checkpoint.tensors() if not _is_buffer(name))
+    found = {_named(name, family): tensor for name, tensor in _finite(checkpoint, real)}
     if config.embedding.tied and (head := found.pop("lm_head.weight", None)) is not None:
         table = next(part.theirs for part in family.parts(config) if part.ours == ("embedding.tokens.weight",))
         if table in found and not torch.equal(head, found[table]):
@@ -69,6 +70,16 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
         raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:5])}{more}")
     return config, _one_dtype(state)
+
+
+def _finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors; raise FlyweightError for one with a number that is none."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.element_size() > 1 and not torch.isfinite(tensor).all():
+            raise FlyweightError(
+                f"{checkpoint.path}: {name} holds NaN or infinity; copy the model again, or it was saved broken"
+            )
+        yield name, tensor
 
 
 def _named(name: str, family: Family) -> str:

@@ -58,7 +58,7 @@ class Family:
                 return schema.ModelConfig.model_validate(found).resolved()
         except KeyError as error:
             reasons.append(f"config.json lacks {error}")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:  # a value of another kind than the family has
             reasons.append(str(error).replace("\n", " "))
         raise Inexpressible(f"this {self.model_type} model is not one that flyweight's decoder computes", reasons)
 

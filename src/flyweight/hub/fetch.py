@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import disk_errors
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint, convert, foreign
 from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
 from flyweight.hub.families import Inexpressible
@@ -21,7 +22,13 @@ HUB = "hf:"
 VERSION = 1
 
 
-def imported(reference: str, store: Store, watch: Watcher = ignore, command: str = "", only_ours: bool = False) -> Artifact:
+Describe = Callable[[Draft, dict[str, Any]], None]
+"""Writes the card of a model into its draft, from its facts."""
+
+
+def imported(
+    reference: str, store: Store, describe: Describe, watch: Watcher = ignore, command: str = "", only_ours: bool = False
+) -> Artifact:
     """Return the artifact of a Hugging Face folder or `hf:owner/name[@revision]`, made now or found by its files' content.
 
     GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language model keeps its files and
@@ -43,12 +50,14 @@ def imported(reference: str, store: Store, watch: Watcher = ignore, command: str
         out = draft.path / "model"
         if reasons:
             foreign.config_of(source)
+            _refuse_nan(source)
             _link(source, out)
         else:
             config, state = convert.decoder(source)
             folder.write(config, state, out)
             convert.copy_tokenizer(source.path, out)
         facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
+        describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 
     return store.obtain(identity, work, command, watch)[0]
@@ -63,11 +72,18 @@ def _reasons(source: Checkpoint) -> list[str]:
     return []
 
 
+def _refuse_nan(source: Checkpoint) -> None:
+    """Read every tensor once; raise FlyweightError for one with NaN in it (infinity stands in some families' masks)."""
+    for name, tensor in source.tensors():
+        if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.isnan().any():
+            raise FlyweightError(f"{source.path}: {name} holds NaN; copy the model again, or it was saved broken")
+
+
 def _link(source: Checkpoint, out: Path) -> None:
     """Put a checkpoint's files into `out` as hard links, or as copies where the file system has none between them."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*source.files, *(name for name in (checkpoint.INDEX,) if (source.path / name).is_file())):
+        for name in source.files:
             real = (source.path / name).resolve()
             try:
                 os.link(real, out / name)
@@ -86,7 +102,7 @@ def download(repository: str) -> Path:
         raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
     name, _, revision = repository.partition("@")
     wanted = ["*.safetensors", "config.json", checkpoint.INDEX, *TOKENIZER]
-    if os.environ.get(checkpoint.TRUST) == "1":
+    if checkpoint.trusted():
         wanted.append("*.py")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))

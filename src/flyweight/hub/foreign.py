@@ -38,6 +38,18 @@ class ForeignCache:
         """Keep only these rows of the batch, in this order."""
         self.past.batch_select_indices(rows)
 
+    def truncate(self, length: int, last: Tensor) -> bool:
+        """Forget all tokens but the first `length`; return whether that could be done: a recurrent state has no way back."""
+        if not getattr(self.past, "is_croppable", False):  # older transformers do not tell: all is read anew there
+            return False
+        self.past.crop(length - self.length)
+        self.length = length
+        return True
+
+    def resize(self, length: int) -> None:
+        """Allow `length` tokens in all: this cache grows by itself."""
+        self.capacity = length
+
 
 class Foreign(nn.Module):
     """A transformers model that is read, scored and listened to, never trained or changed.
@@ -158,7 +170,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
             output_loading_info=True,
         )
         model, told = loaded
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # configs of other people's models fail in every way
         raise FlyweightError(f"{folder}: transformers could not load it: {_first_line(error)}") from error
     finally:
         transformers.logging.set_verbosity(level)

@@ -53,8 +53,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, reach: Reach, dropout: float = 0.0) 
     torch's fused kernel does it, but for training on short windows in bfloat16 on a CPU: its backward does not use the
     processor's bfloat16 products well there, and plain products with the scores kept are faster.
     """
-    trained = torch.is_grad_enabled() and q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if trained and reach.causal and q.shape[2] <= WRITTEN_OUT:
+    trains = torch.is_grad_enabled() and q.requires_grad
+    if trains and q.device.type == "cpu" and q.dtype == torch.bfloat16 and reach.causal and q.shape[2] <= WRITTEN_OUT:
         return _written_out(q, k, v, dropout)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=reach.mask, dropout_p=dropout, is_causal=reach.causal, enable_gqa=q.shape[1] != k.shape[1]

@@ -80,6 +80,19 @@ class KVCache:
         if self.last is not None:
             self.last = self.last.index_select(0, rows)
 
+    def truncate(self, length: int, last: Tensor) -> bool:
+        """Forget all tokens but the first `length`, of which `last` (1, 1) is the newest; return that this could be done."""
+        self.length, self.last = length, last
+        return True
+
+    def resize(self, length: int) -> None:
+        """Make room for `length` tokens in all; what is held stays."""
+        for parts in (self.keys, self.values):
+            for index, old in enumerate(parts):
+                parts[index] = old.new_empty((*old.shape[:2], length, old.shape[3]))  # (B, H_kv, L, width)
+                parts[index][:, :, : self.length] = old[:, :, : self.length]
+        self.capacity = length
+
     def slot(self, index: int) -> Slot:
         """Return one visit's part."""
         return Slot(self, index)

@@ -92,13 +92,13 @@ class Decoder(nn.Module):
         return x if self.norm is None else self.norm(x)
 
     def _run(self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None) -> Tensor:
-        """Go through the visits; every pass begins with the embedded tokens (B, T, dim) and leaves a memory to the next."""
+        """Go through the visits; every pass leaves a memory to the next: (B, T, dim) -> (B, T, dim)."""
         x, slot, memory = embedded, 0, Recollection(self.config)
         doubled = seen.doubled(embedded.shape[1], embedded.device) if memory.thinks else seen
         for visit in self.visits:
             block = self.blocks[visit.layer]
             assert isinstance(block, Block)
-            x = embedded if visit.place == 0 else x
+            x = embedded if visit.place == 0 and memory.restarts else x
             x = x if self.index is None else x + self.index.weight[visit.place]
             if not visit.keys:
                 memory.keep(visit, block, block.write(x, rotation))

@@ -64,7 +64,7 @@ def load_config(folder: str | Path) -> Architecture:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg']}" for fault in error.errors())
         raise FlyweightError(f"{path}: not a model config of this version ({faults}); save the model again") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FlyweightError(f"{path}: damaged, not valid JSON ({error}); copy or save the model again") from error
 
 

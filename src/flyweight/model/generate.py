@@ -246,11 +246,12 @@ def _rows(model: Speaker, prompts: Sequence[Sequence[int]], seed: int) -> list[_
         if min(key) < 0 or max(key) >= vocab:
             raise RequestError(f"prompt {index}: token ids have to lie in 0 ... {vocab - 1}; use the model's own tokenizer")
         seen[key] = seen.get(key, -1) + 1
-        rows.append(_Row(index, list(key[-context:]), _generator(seed, key, seen[key])))
+        rows.append(_Row(index, list(key[-context:]), generator(seed, key, seen[key])))
     return rows
 
 
-def _generator(seed: int, prompt: tuple[int, ...], repeat: int) -> torch.Generator:
+def generator(seed: int, prompt: tuple[int, ...], repeat: int) -> torch.Generator:
+    """Return the source of a row's draws: of its seed, its prompt, and how many rows before it have the same one."""
     digest = hashlib.sha256(repr((seed, prompt, repeat)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

@@ -20,13 +20,15 @@ def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
     seen = isinstance(config.position, Learned) or index or any(_dense(config, name) for name in trained)
     if seen or config.norm.placement == "pre":
         return []
-    return [visit for visit in visits(config, looped) if visit.place == 0]
+    restarts = isinstance(config.thinking, Deep) and config.thinking.input == "embedding"
+    return [visit for visit in visits(config, looped) if visit.place == 0 and (visit.pass_ == 0 or restarts)]
 
 
 def of_queries_keys_values(config: ModelConfig, visit: Visit) -> tuple[bool, bool, bool]:
     """Return whether a gradient goes to the queries, keys and values of a visit whose input gets none."""
     options, thinking, name = config.attention, config.thinking, f"blocks.{visit.layer}.attention"
-    mixed = isinstance(thinking, Deep) and thinking.learned and visit.pass_ > (thinking.memory == "own")
+    # A learned rate has mixed this place's memory once two passes have left their keys in it.
+    mixed = isinstance(thinking, Deep) and thinking.learned and visit.pass_ > 1
     return (
         _dense(config, f"{name}.q") or options.bias or options.qk_norm or options.gain,
         _dense(config, f"{name}.k") or options.bias or options.qk_norm or mixed,

@@ -23,7 +23,8 @@ _OUTPUTS = ("attention.out", "mlp.down")
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Fill every weight of a decoder: normal matrices, damped or zero output projections, zero biases and bigram table.
 
-    The two factors of a bottleneck are drawn so that their product has the std of the matrix that they stand for. Values are drawn on the CPU in module order, so that every device gets the same ones; on the meta device nothing happens.
+    The two factors of a bottleneck are drawn so that their product has the std of the matrix that they stand for. Values are
+    drawn on the CPU in module order, so that every device gets the same ones; on the meta device nothing happens.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     for name, module in model.named_modules():
@@ -37,7 +38,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, Attention) and module.gain is not None:
             module.gain.fill_(1.0)
-        elif isinstance(module, Alpha) or (isinstance(module, MemoryRate) and module.weight is not None):
+        elif isinstance(module, Alpha | MemoryRate) and module.weight is not None:
             module.weight.fill_(module.start)
 
 

@@ -14,6 +14,7 @@ from flyweight.model.inputs import check
 from flyweight.model.linear import Linear
 from flyweight.model.names import check_patterns
 from flyweight.model.output import Output
+from flyweight.model.precision import autocast_dtype, without_autocast
 from flyweight.model.state_cache import StateCache
 
 
@@ -62,8 +63,12 @@ class LstmLayer(nn.Module):
     def _fused(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.input.bias
         assert bias is not None
-        weights = (self.input.dense(), self.recurrent.dense(), bias, torch.zeros_like(bias))
-        y, h, c = torch.lstm(x, (h[None], c[None]), weights, True, 1, 0.0, self.training, False, True)
+        # Autocast leaves open what it does with states and weights of different dtypes, so all are cast here.
+        dtype = autocast_dtype(x)
+        weights = [each.to(dtype) for each in (self.input.dense(), self.recurrent.dense(), bias, torch.zeros_like(bias))]
+        with without_autocast(x):
+            state = (h[None].to(dtype), c[None].to(dtype))
+            y, h, c = torch.lstm(x.to(dtype), state, weights, True, 1, 0.0, self.training, False, True)
         return y, h[0], c[0]
 
 

@@ -17,12 +17,11 @@ class Mlp(nn.Module):
     def __init__(self, config: schema.ModelConfig, name: str) -> None:
         super().__init__()
         options, dim = config.mlp, config.dim
-        assert options.hidden is not None
-        sizes = {"gate": (dim, options.hidden), "up": (dim, options.hidden), "down": (options.hidden, dim)}
-        for part, (in_features, out_features) in sizes.items():
-            if part != "gate" or options.kind in schema.GATED:
-                made = linear.through(config, f"{name}.{part}", in_features, out_features, options.bias, options.rank)
-                self.add_module(part, made)
+        hidden, rest = options.width(dim), (options.bias, options.rank)
+        if options.kind in schema.GATED:
+            self.gate = linear.through(config, f"{name}.gate", dim, hidden, *rest)
+        self.up = linear.through(config, f"{name}.up", dim, hidden, *rest)
+        self.down = linear.through(config, f"{name}.down", hidden, dim, *rest)
 
 
 class Gelu(Mlp):

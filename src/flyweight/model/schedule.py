@@ -17,8 +17,8 @@ class Visit(NamedTuple):
     """One use of a layer.
 
     `turn` counts the uses of this layer within a pass, `place` is where in the unrolled stack it stands. `keys` is how many
-    keys per token its attention reads: 1, or 2 with a memory beside its own. 0 is for the last place of a pass that does not
-    answer: its keys and values go into the memory, and nothing reads its output, so that nothing else is computed there.
+    keys per token its attention reads: 1, or 2 with a memory beside its own. 0 is for the last place of a pass whose
+    output nothing reads, because the next one begins with the embedding: only keys and values are computed, for the memory.
     """
 
     layer: int
@@ -38,7 +38,7 @@ def visits(config: ModelConfig, looped: bool = True) -> tuple[Visit, ...]:
     found = []
     for pass_ in range(thinking.passes + 1):
         for visit in stack:
-            if visit is stack[-1] and pass_ < thinking.passes:
+            if visit is stack[-1] and pass_ < thinking.passes and thinking.input == "embedding":
                 keys = 0
             else:
                 # The first pass finds no memory, but for what `first` takes from its first place.

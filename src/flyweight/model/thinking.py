@@ -30,6 +30,8 @@ KeysAndValues = tuple[Tensor, Tensor]
 class MemoryRate(nn.Module):
     """How much of a pass goes into a layer's memory of keys and values."""
 
+    weight: nn.Parameter | None
+
     def __init__(self, config: Deep) -> None:
         super().__init__()
         self.fixed, self.start = config.rate, logit(config.rate)
@@ -52,9 +54,10 @@ class Recollection:
     """What each place of the stack remembers of the tokens of one forward pass."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.places = stack_size(config)
-        self.passes, self.first = 0, False
+        self.config = config
+        self.passes, self.first, self.restarts = 0, False, False
         if isinstance(config.thinking, Deep):
+            self.restarts = config.thinking.input == "embedding"
             self.passes, self.first = config.thinking.passes, config.thinking.memory == "first"
         self.thinks = self.passes > 0 or self.first
         self.known: dict[int, KeysAndValues] = {}
@@ -62,7 +65,7 @@ class Recollection:
     def keep(self, visit: Visit, block: Rated, own: KeysAndValues) -> None:
         """Take the keys and values of a visit into the memory of its place, if a later visit is going to read it."""
         if self.first and visit.pass_ == 0 and visit.place == 0:
-            self.known = dict.fromkeys(range(self.places), own)
+            self.known = dict.fromkeys(range(stack_size(self.config)), own)
         elif visit.pass_ < self.passes:
             known = self.known.get(visit.place)
             assert block.rate is not None

@@ -13,7 +13,7 @@ from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
-from flyweight.model import cost
+from flyweight.model import cost, schedule
 from flyweight.plan import memory, time
 from flyweight.plan.budget import shared_time
 from flyweight.train.spent import StepFlops
@@ -24,13 +24,20 @@ ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000, "file": 32_000}
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What one model is and costs; `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized."""
+    """What one model is and costs; `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized.
+
+    `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not quantized yet, as `quantize`
+    would store it. `depth` is how many layers a token goes through in a decoder. Where a loop is switched on late,
+    `training_per_token` is the mean over a whole run.
+    """
 
     parameters: cost.Parameters
     forward_per_token: float
     training_per_token: float
     kv_bytes_per_token: int
     weight_bytes: int
+    weights: dict[str, int]
+    depth: int | None
     context: int
 
     @classmethod
@@ -46,6 +53,8 @@ class ModelPlan:
             training_per_token=StepFlops.of(config, train, config.context).mean / tokens,
             kv_bytes_per_token=cost.kv_bytes_per_token(config),
             weight_bytes=cost.weight_bytes(config),
+            weights=_weights(config),
+            depth=len(schedule.slots(config)) if isinstance(config, schema.ModelConfig) else None,
             context=config.context,
         )
 
@@ -56,8 +65,18 @@ class ModelPlan:
             "flops": {"forward_per_token": self.forward_per_token, "training_per_token": self.training_per_token},
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "weight_bytes": self.weight_bytes,
+            "weight_bytes_by_dtype": self.weights,
+            "effective_depth": self.depth,
             "context": self.context,
         }
+
+
+def _weights(config: schema.Architecture) -> dict[str, int]:
+    found = {"float32": cost.weight_bytes(config, 4), "bfloat16": cost.weight_bytes(config, 2)}
+    if not any(kind.kind != "dense" for kind in config.linears.values()):
+        for kind in (schema.Int8(), schema.NF4()):
+            found[kind.kind] = cost.weight_bytes(quantized(config, kind, schema.Int8()))
+    return found
 
 
 @dataclass(frozen=True)

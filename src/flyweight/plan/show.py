@@ -23,11 +23,15 @@ def _model(plan: ModelPlan) -> list[Any]:
     if plan.parameters.total != plan.parameters.unique:
         table.add_row("  as used", f"{plan.parameters.total:,}")
     for part, count in plan.parameters.by_part.items():
-        table.add_row(f"  {part}", f"{count:,}")
+        if count:
+            table.add_row(f"  {part}", f"{count:,}")
+    if plan.depth is not None:
+        table.add_row("effective depth", f"{plan.depth} layers")
     table.add_row("forward", f"{format_count(plan.forward_per_token)}FLOPs per token at context {plan.context}")
     table.add_row("training", f"{format_count(plan.training_per_token)}FLOPs per token, optimizer included")
     table.add_row("KV cache", f"{format_size(plan.kv_bytes_per_token)} per token")
-    table.add_row("weights", format_size(plan.weight_bytes))
+    for dtype, size in plan.weights.items():
+        table.add_row(f"weights in {dtype}", format_size(size))
     return [table]
 
 

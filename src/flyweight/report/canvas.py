@@ -72,7 +72,7 @@ def canvas(
 def ticks(low: float, high: float, log: bool) -> list[float]:
     """Return three to seven round numbers within a range."""
     if not log:
-        step = 10 ** math.floor(math.log10((high - low) / 2))
+        step = 10.0 ** math.floor(math.log10((high - low) / 2))
         step = next(step * factor for factor in (0.1, 0.2, 0.5, 1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
         return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.config import load, schema
+from flyweight.config.units import MOST
 from flyweight.core.artifact import Artifact
 from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
@@ -113,6 +114,8 @@ def config_line(config: schema.Architecture) -> str:
     depth = f"{config.layers} x {config.dim}"
     if config.sharing.kind != "none":
         depth += f" ({config.sharing.kind} {config.sharing.times})"
+    if isinstance(config.thinking, schema.Deep):
+        depth += f", thinking {config.thinking.passes}"
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     parts.append("tied" if config.embedding.tied else "untied")
     if config.embedding.bigram.kind != "none":
@@ -140,6 +143,12 @@ def _curve(path: Path) -> summary.Curve:
 
 def _drawn(events: Sequence[Mapping[str, Any]]) -> summary.Curve:
     steps = [event for event in events if event["event"] == "step"]
+    for event in events:
+        for key in event.keys() & {"step", "seconds", "flops", "lr"}:
+            if not 0 <= event[key] <= MOST:
+                raise ValueError(f"{key}: {event[key]!r} is no such quantity")
+        if not isinstance(event["event"], str) or not isinstance(event.get("nll", 0.0), int | float):
+            raise TypeError(f"event {event['event']!r} with nll {event.get('nll')!r}")
     return summary.Curve(
         step=tuple(event["step"] for event in steps),
         train_nll=tuple(event["nll"] for event in steps),

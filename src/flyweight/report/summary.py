@@ -74,6 +74,8 @@ class Floor(Record):
     perplexity: float
     bits_per_byte: float
     seconds: float
+    peak_bytes: int | None = None
+    bytes: int | None = None
     stored: int
     constants: tuple[float, ...] = ()
     estimated: bool = True

@@ -82,6 +82,8 @@ def build(model: nn.Module, config: schema.AdamW | schema.Muon, precision: Preci
     inner = [parameter for name, parameter in named if name.startswith("blocks.") and parameter.ndim == 2]
     taken = {id(parameter) for parameter in inner}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
+    if not inner:  # a model without blocks
+        return [_adamw(rest, config.rest)]
     muon = Muon(
         inner,
         lr=config.lr,
@@ -90,7 +92,7 @@ def build(model: nn.Module, config: schema.AdamW | schema.Muon, precision: Preci
         ns_steps=config.iterations,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )
-    return [muon, _adamw(rest, config.rest)] if inner else [_adamw(rest, config.rest)]
+    return [muon, _adamw(rest, config.rest)]
 
 
 def _adamw(parameters: Sequence[Tensor], config: schema.AdamW) -> torch.optim.AdamW:

@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,16 +29,29 @@ from flyweight.errors import FlyweightError
 class Progress:
     """The counters of a training run: everything that is not a tensor."""
 
-    step: int = 0
-    tokens: int = 0
-    flops: int = 0
-    seconds: float = 0.0
-    validations: int = 0
-    best_step: int | None = None
+    step: NonNegativeInt = 0
+    tokens: NonNegativeInt = 0
+    flops: NonNegativeInt = 0
+    seconds: NonNegativeFloat = 0.0
+    validations: NonNegativeInt = 0
+    best_step: NonNegativeInt | None = None
     best_nll: float | None = None
-    events: int = 0
+    events: NonNegativeInt = 0
     events_sha256: str = ""
-    scaler: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, int | float] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+
+class _Current(BaseModel):
+    """What `current.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    artifact: str
+    progress: Progress
+    files: dict[str, str]
+    digest: str
 
 
 def _folder(state: Path, step: int) -> Path:
@@ -89,16 +103,22 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
         return None
     advice = f"this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
     try:
-        current = read_sealed(pointer)
+        read_sealed(pointer)
+        current = _Current.model_validate_json(pointer.read_bytes())
     except FlyweightError as error:
         raise FlyweightError(f"{error}; {advice}") from error
-    if current["artifact"] != state.parent.name:
-        raise FlyweightError(f"{pointer} is the checkpoint of {current['artifact']}, which was put here; {advice}")
-    for name, expected in current["files"].items():
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise FlyweightError(
+            f"{pointer} does not say what a checkpoint says ({where}: {error.errors()[0]['msg']}); {advice}"
+        ) from error
+    if current.artifact != state.parent.name:
+        raise FlyweightError(f"{pointer} is the checkpoint of {current.artifact}, which was put here; {advice}")
+    for name, expected in current.files.items():
         file = state / name
         if not file.is_file() or sha256(file) != expected:
             raise FlyweightError(f"{file} is damaged or missing: {advice}")
-    progress = Progress(**current["progress"])
+    progress = current.progress
     folder = _folder(state, progress.step)
     restore(model, folder / "model.safetensors")
     tensors = _read(folder / "optimizer.safetensors")

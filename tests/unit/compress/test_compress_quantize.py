@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from flyweight.compress.quantize import quantize
-from flyweight.config.schema import NF4, Dense, Int8, LinearKind, ModelConfig
+from flyweight.config.schema import NF4, Architecture, Dense, Int8, LinearKind, ModelConfig
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import folder
+from flyweight.model.build import build
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear import Linear
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
@@ -178,3 +180,24 @@ def test_a_bfloat16_model_stays_one(kind, tmp_path: Path):
         expected, found = small(TOKENS), folder.load(tmp_path).eval()(TOKENS)
     assert expected.dtype == torch.bfloat16
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"kind": "linear"}, {"embedding.tokens": "int8", "head.linear": "nf4"}),
+        ({"kind": "mlp", "hidden": 8, "layers": 1}, {"embedding.tokens": "int8", "blocks.0": "nf4", "head.linear": "int8"}),
+        ({"kind": "lstm"}, {"embedding.tokens": "int8", "blocks.0.input": "nf4", "blocks.0.recurrent": "nf4"}),
+    ],
+)
+def test_baselines_are_quantized_by_the_same_rule(fields, expected):
+    config = TypeAdapter(Architecture).validate_python({"vocab_size": 100, "context": 32, "dim": 48, **fields})
+    dense = build(config, seed=1).eval()
+    small = quantize(dense, NF4(block=16), Int8())
+    kinds = {name: module.kind.kind for name, module in small.named_modules() if isinstance(module, (Linear, Packed))}
+    assert kinds == expected
+    with torch.no_grad():
+        full, packed = dense.hidden(TOKENS), small.hidden(TOKENS)
+        assert 0 < (packed - full).norm() / full.norm() < 0.2
+    with pytest.raises(RequestError, match="quantized already"):
+        quantize(small, Int8(), Int8())

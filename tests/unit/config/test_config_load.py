@@ -59,7 +59,7 @@ def test_an_option_can_be_given_to_a_choice_that_was_written_as_a_name():
 def test_all_faults_are_told_at_once_each_with_the_nearest_name():
     text = refusal(
         "stages.teacher.train.stepz=4",
-        "stages.teacher.model.mlp.kind=relu3",
+        "stages.teacher.model.mlp.kind=swiglo",
         "data.contex=3",
         "stages.int8.kind=int9",
         "budget.time=6",
@@ -67,7 +67,7 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
     )
     for part in (
         "stages.teacher.train.stepz: unknown name (did you mean steps?)",
-        "stages.teacher.model.mlp: unknown kind 'relu3' (did you mean relu2?)",
+        "stages.teacher.model.mlp: unknown kind 'swiglo' (did you mean swiglu?)",
         "stages.student.data.contex: unknown name (did you mean context?)",
         "stages.int8.kind: unknown kind 'int9' (did you mean int8?)",
         "budget.time: 6 is not a time: the unit is missing",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from flyweight.errors import RequestError
-from flyweight.evaluate.compare import paired, table
-from flyweight.evaluate.intervals import UnitScores
+from flyweight.evaluate.compare import holm, needed_text, paired, table
+from flyweight.evaluate.intervals import UnitScores, interval, p_value
 
 
 def scores(level=0.0, noise=0.0, kind="document", units=40, seed=0, tokenizer="t") -> UnitScores:
@@ -65,11 +65,82 @@ def test_different_units_are_refused():
 
 
 def test_table_is_ordered_and_paired_with_the_best():
-    rows = table({"big": scores(0.0), "small": scores(0.3), "middle": scores(0.1)})
+    rows = table({"big": scores(0.0), "small": scores(0.3), "middle": scores(0.1)}).rows
     assert [row.name for row in rows] == ["big", "middle", "small"]
     assert rows[0].paired is None and [row.paired.verdict for row in rows[1:]] == ["worse", "worse"]
-    assert table({"a": scores(0.1), "b": scores()}, reference="a")[0].paired.verdict == "better"
+    assert table({"a": scores(0.1), "b": scores()}, reference="a").rows[0].paired.verdict == "better"
     assert rows[1].json()["paired"]["bits_per_byte"]["verdict"] == "worse"
+
+
+def test_a_bootstrap_by_brute_force_says_the_same():
+    a, b = scores(0.004, 0.02, seed=1, units=60), scores(0, 0.02, seed=2, units=60)
+    found = paired(a, b, with_p=True)
+    change, size = a.nll - b.nll, a.bytes * math.log(2)
+    draws = np.random.default_rng(123)
+    ratios = []
+    for _ in range(4000):
+        sample = [int(draws.integers(60)) for _ in range(60)]
+        ratios.append(sum(change[i] for i in sample) / sum(size[i] for i in sample))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    width = high - low
+    assert found.bits_per_byte.value == pytest.approx(sum(change) / sum(size))
+    assert found.bits_per_byte.low == pytest.approx(low, abs=0.08 * width)
+    assert found.bits_per_byte.high == pytest.approx(high, abs=0.08 * width)
+    beyond = min(np.mean(np.array(ratios) <= 0), np.mean(np.array(ratios) >= 0))
+    assert found.p == pytest.approx(2 * beyond, abs=0.03 + 0.3 * beyond)
+
+
+def test_p_values_agree_with_intervals_and_are_honest():
+    rng = np.random.default_rng(5)
+    units, level = np.ones(30), []
+    for shift in np.linspace(0, 0.9, 12):
+        change = rng.normal(shift, 1, 30)
+        low, high = interval(change, units, resamples=10_000)
+        p = p_value(change, units)
+        assert 0 < p <= 1
+        if abs(p - 0.05) > 0.01:
+            assert (p < 0.05) == (low > 0 or high < 0)
+    for _ in range(400):  # without a difference 5 % are found, not more
+        level.append(p_value(rng.normal(0, 1, 12), np.ones(12), resamples=1000) < 0.05)
+    assert 0.02 <= np.mean(level) <= 0.09
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_several_comparisons_are_corrected_for():
+    models = {"a": scores(0.0, 0.03, seed=1), **{f"m{n}": scores(0.011, 0.03, seed=n) for n in range(2, 8)}}
+    alone = [table({"a": models["a"], name: models[name]}, "a").rows for name in list(models)[1:]]
+    single = {row.name: row.verdict for rows in alone for row in rows}
+    fixed, free = table(models, "a"), table(models)
+    assert (fixed.family, free.family) == (6, 21)
+    decided = [name for name in single if single[name] == "worse"]
+    kept = {row.name: row for row in fixed.rows}
+    assert any(kept[name].verdict == "undecided" for name in decided)  # alone it was decided, among six it is not
+    for row in fixed.rows:
+        if row.paired is not None:
+            assert row.p >= row.paired.p
+            assert row.verdict == "undecided" or row.paired.verdict == row.verdict
+    assert set(free.pairs) >= {(row.name, free.reference) for row in free.rows if row.paired}
+    assert len(free.json()["pairs"]) == 21
+
+
+def test_the_text_that_would_decide():
+    few = paired(scores(0.005, 0.03, seed=1), scores(0, 0.03, seed=2))
+    assert few.verdict == "undecided"
+    times = needed_text(few)
+    assert times > 1
+    # Simulated: with that many times the units, a difference of that size is found in about four cases of five.
+    bits = few.bits_per_byte
+    spread = (bits.high - bits.low) / 3.92 * math.sqrt(40)
+    rng, units = np.random.default_rng(0), round(40 * times)
+    found = [abs(rng.normal(bits.value, spread, units).mean()) > 1.96 * spread / math.sqrt(units) for _ in range(2000)]
+    assert 0.75 < np.mean(found) < 0.85
+    assert needed_text(few, 6) > times
+    assert needed_text(paired(scores(), scores())) == math.inf
 
 
 def test_table_refuses_an_unknown_reference_and_a_single_model():

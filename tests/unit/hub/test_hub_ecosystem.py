@@ -29,7 +29,7 @@ def own(tmp_path_factory):
     config = {"vocab_size": 290, "context": 64, "dim": 32, "layers": 2, "sharing": "repeat", "attention": {"heads": 4}}
     folder.save(Decoder(ModelConfig.model_validate(config).resolved(), seed=3), place / "model")
     tokenizer.save(str(place / "model" / "tokenizer.json"))
-    exported = hf.write(place / "model", place / "hf", "card")
+    exported = hf.write(place / "model", place / "hf", lambda kind, notes: "card")
     assert exported.kind == "flyweight"
     return place / "model", place / "hf"
 

@@ -1,5 +1,8 @@
+import hashlib
 import itertools
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import hub_fixture
@@ -10,10 +13,11 @@ from safetensors.torch import load_file
 
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint, convert
+from flyweight.hub import checkpoint, convert, unpickle
 from flyweight.hub.families import FAMILIES, Inexpressible, family_of
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
+from flyweight.session import Session
 
 every_checkpoint = pytest.mark.parametrize("name", CHECKPOINTS)
 
@@ -180,6 +184,17 @@ def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path):
         ({"linears": {"blocks": "int8"}}, "quantized"),
         ({"position": {"kind": "rope", "fraction": 0.5}}, "0.5 of each head"),
         ({"mlp": "relu2"}, "relu2"),
+        ({"mlp": "double_silu"}, "double_silu"),
+        ({"mlp": {"kind": "swiglu", "rank": 4}}, "bottleneck of 4"),
+        ({"embedding": {"rank": 4}}, "factorised through 4"),
+        ({"head": {"bias": True}}, "head has a bias"),
+        ({"norm": {"placement": "post"}}, "after the branches"),
+        ({"norm": {"final": False}}, "no final norm"),
+        ({"residual": "alpha"}, "joined by alpha"),
+        ({"thinking": {"passes": 1}}, "it thinks"),
+        ({"dropout": {"mlp": 0.1}}, "dropout on what the MLP reads"),
+        ({"position": "sinusoidal"}, "positions are sinusoidal"),
+        ({"sharing": {"kind": "span", "span": [0, 1]}}, "used more than once"),
         ({"norm": "layernorm"}, "layernorm"),
         ({"attention": {"heads": 4, "qk_norm": True, "qk_norm_eps": 1e-3}}, "differ in eps"),
     ],
@@ -214,8 +229,50 @@ def test_rotary_scaling_by_the_base_is_exported_as_a_base(tmp_path):
 def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
     hub_fixture.save("gpt2", tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(RequestError, match=r"pytorch_model\.bin.*python -c .*save_pretrained"):
+    (tmp_path / "training_args.bin").write_bytes(b"no weights")
+    with pytest.raises(RequestError, match=r"weights are pytorch_model\.bin, .*python -m flyweight\.hub\.unpickle"):
         checkpoint.read(tmp_path)
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "tf_model.h5")
+    with pytest.raises(RequestError, match=r"tf_model\.h5, of a library other than torch"):
+        checkpoint.read(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("pytorch_model.bin",), ("model.pt",), ("pytorch_model-1.bin", "pytorch_model-2.bin")])
+def test_the_command_that_converts_pickles_does(names, tmp_path, capsys, monkeypatch):
+    place = tmp_path / "it's here"
+    hub_fixture.save("gpt2", place)
+    expected = convert.decoder(checkpoint.read(place))[1]
+    found = list(load_file(place / "model.safetensors").items())
+    (place / "model.safetensors").unlink()
+    for at, name in enumerate(names):
+        torch.save(dict(found[at :: len(names)]), place / name)
+    with pytest.raises(RequestError) as caught:
+        checkpoint.read(place)
+    command = shlex.split(str(caught.value).partition("runs none of it: ")[2])
+    assert command[:3] == ["python", "-m", "flyweight.hub.unpickle"]
+    monkeypatch.setattr(sys, "argv", command[2:])
+    unpickle.main()
+    assert capsys.readouterr().out.strip() == str(place / "model.safetensors")
+    same(expected, convert.decoder(checkpoint.read(place))[1])
+    with pytest.raises(SystemExit) as stopped:
+        unpickle.main()
+    assert stopped.value.code == 2 and "there already" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self):
+        return open, (str(Evil.ran), "w")
+
+
+def test_the_converter_runs_no_code_of_a_pickle(tmp_path):
+    Evil.ran = tmp_path / "ran"
+    torch.save({"weight": torch.ones(2), "evil": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(FlyweightError, match=r"pytorch_model\.bin: torch does not read it as tensors alone"):
+        unpickle.convert(tmp_path)
+    torch.save({"weight": torch.ones(2), "step": 3}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(FlyweightError, match="more than tensors"):
+        unpickle.convert(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pytorch_model.bin"]
 
 
 def test_code_is_refused_unless_asked_for_by_name(tmp_path, monkeypatch):
@@ -226,6 +283,19 @@ def test_code_is_refused_unless_asked_for_by_name(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
     monkeypatch.setenv(checkpoint.TRUST, "1")
     assert "modeling_evil.py" in checkpoint.read(place).others
+
+
+def test_trust_ends_with_the_session_that_was_told_to(tmp_path, monkeypatch):
+    monkeypatch.delenv(checkpoint.TRUST, raising=False)
+    told, other = Session(runs=tmp_path, trust_remote_code=True), Session(runs=tmp_path)
+    assert not checkpoint.trusted()
+    assert told.store and checkpoint.trusted()
+    assert other.store and not checkpoint.trusted()
+    monkeypatch.setenv(checkpoint.TRUST, "1")  # the user's own word outlasts every session
+    assert other.store and checkpoint.trusted()
+    monkeypatch.setenv(checkpoint.TRUST, "0")
+    assert other.store and not checkpoint.trusted()
+    assert told.store and checkpoint.trusted()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -245,6 +315,46 @@ def test_links_in_the_hubs_cache_are_followed(tmp_path):
     (snapshot / "model.safetensors").rename(repository / "blobs" / "aa")
     (snapshot / "model.safetensors").symlink_to("../../blobs/aa")
     assert checkpoint.read(snapshot).weights == ("model.safetensors",)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_what_the_hubs_cache_holds_has_to_have_the_hubs_checksum(name, tmp_path):
+    repository = tmp_path / "models--me--tiny"
+    snapshot = repository / "snapshots" / "0123abcd"
+    hub_fixture.save("gpt2", snapshot)
+    raw = (snapshot / name).read_bytes()
+    known = {"model.safetensors": hashlib.sha256(raw), "tokenizer.json": hashlib.sha1(b"blob %d\0" % len(raw) + raw)}
+    blob = repository / "blobs" / known[name].hexdigest()
+    blob.parent.mkdir()
+    (snapshot / name).rename(blob)
+    (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
+    before = checkpoint.read(snapshot).fingerprint()
+    assert len(before) == 64
+    blob.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(FlyweightError, match=f"{name}: its checksum is not the hub's"):
+        checkpoint.read(snapshot).fingerprint()
+
+
+def test_shards_that_are_not_what_the_index_says_are_named(tmp_path):
+    hub_fixture.save("llama", tmp_path, shard="20KB")
+    one, two = sorted(tmp_path.glob("model-*.safetensors"))[:2]
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    with pytest.raises(FlyweightError, match=r"model-00001.*its tensors are not those that"):
+        convert.decoder(checkpoint.read(tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(value, tmp_path):
+    from safetensors.torch import save_file
+
+    hub_fixture.save("gpt2", tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    found["transformer.h.1.mlp.c_fc.weight"][3, 5] = value
+    save_file(found, tmp_path / "model.safetensors")
+    with pytest.raises(FlyweightError, match=r"h\.1\.mlp\.c_fc\.weight holds NaN or infinity"):
+        convert.decoder(checkpoint.read(tmp_path))
 
 
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path):

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -17,6 +19,16 @@ PUBLISHED = {
     "smollm2-135m": 134_515_008,
     "nanogpt-char": 10_646_784 + 256 * 384,  # nanoGPT leaves its positions out of the count
     "distilqwen3-independent": 1_372_872_192,
+    "distilqwen3-shared": 504_505_536,
+    "compact-ladder/1": 133_969_489,
+    "compact-ladder/2": 148_143_697,
+    "compact-ladder/3": 148_143_697,
+    "compact-ladder/4": 153_979_985,
+    "compact-ladder/5": 128_248_401,
+    "compact-ladder/6": 135_391_249,
+    "compact-ladder/7": 135_391_249,
+    "compact-ladder/8": 135_391_309,
+    "compact-ladder/9": 135_391_309,
 }
 
 
@@ -34,6 +46,25 @@ def test_every_entry_builds_as_counted(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == cost.parameters(config).unique
 
 
+def test_block_parameters_executed_by_the_published_ladder() -> None:
+    """56.7 M on rung 1, 212.8 M on 7 and 8, four times that on 9, but for what its first three passes need not compute."""
+    executed = {}
+    for rung in (1, 7, 8, 9):
+        found = cost.parameters(catalogue.load(f"compact-ladder/{rung}"))
+        ends = found.by_part["embedding"] + found.by_part["head"]
+        executed[rung] = (found.total - ends) / 1e6
+    assert executed[1] == pytest.approx(56.7, abs=0.05)
+    assert executed[7] == pytest.approx(212.8, abs=0.05) == executed[8]
+    assert 0.98 * 851 < executed[9] < 851
+
+
+def test_the_repaired_ladder_changes_one_thing_a_rung() -> None:
+    fields = [catalogue.load(f"compact-ladder/{rung}r").model_dump() for rung in range(1, 10)]
+    changed = [{key for key in a if a[key] != b[key]} for a, b in itertools.pairwise(fields)]
+    assert changed.pop(2) == {"dim", "layers", "attention"}  # deep and thin: heads follow the width
+    assert changed == [{"mlp"}, {"mlp"}, {"embedding"}, {"attention"}, {"sharing"}, {"residual"}, {"thinking"}]
+
+
 def test_every_published_entry_is_there() -> None:
     tradeoffs = {f"tradeoffs/{name}" for name in ("linear", "mlp-128", "mlp-256", "mlp-512", "lstm")}
     assert set(PUBLISHED) | tradeoffs | {"parameter-golf-baseline"} <= set(catalogue.names())
@@ -42,5 +73,5 @@ def test_every_published_entry_is_there() -> None:
 def test_a_wrong_name_is_told_the_nearest() -> None:
     with pytest.raises(RequestError, match=r"gpt2-midium: .*did you mean gpt2-medium"):
         catalogue.load("gpt2-midium")
-    with pytest.raises(RequestError, match=r"there are distilqwen3-independent, gpt2,"):
+    with pytest.raises(RequestError, match=r"there are compact-ladder/1, compact-ladder/1r,"):
         catalogue.load("zzz")

@@ -72,4 +72,4 @@ def test_the_parts_take_what_measures_write():
     difference = Difference(-0.1, -0.2, 0.0, "bits/byte")
     pair = Paired(None, difference, 36, "document", "different tokenizers")
     assert Comparison(a="x", b="y", **pair.json()).bits_per_byte.low == -0.2
-    Floor(**MeasuredFloor("kn5", 4.0, 54.6, 1.7, 2.0, 1000, (0.7, 0.9)).json())
+    Floor(**MeasuredFloor("kn5", 4.0, 54.6, 1.7, 2.0, 9000, 8000, 1000, (0.7, 0.9)).json())

@@ -13,8 +13,14 @@ from flyweight.train.objectives import IGNORE, Distillation, NextToken
 VOCAB, BATCH, LENGTH = 123, 5, 7
 
 
-def decoder(seed=0, dim=20, softcap=None, tied=True):
-    config = {"dim": dim, "layers": 1, "attention": {"heads": 2}, "head": {"softcap": softcap}, "embedding": {"tied": tied}}
+def decoder(seed=0, dim=20, softcap=None, tied=True, bias=False, rank=None):
+    config = {
+        "dim": dim,
+        "layers": 1,
+        "attention": {"heads": 2},
+        "head": {"softcap": softcap, "bias": bias},
+        "embedding": {"tied": tied, "rank": rank},
+    }
     return Decoder(ModelConfig.model_validate(config).resolved(VOCAB, 16), seed=seed)
 
 
@@ -48,6 +54,25 @@ def plain_distillation(config, teacher, model, inputs, targets):
     }[config.divergence]
     ce = F.cross_entropy(student, targets.reshape(-1)[keep], reduction="sum")
     return config.weight * config.temperature**2 * apart + (1 - config.weight) * ce
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_biased_or_factorised_head_equals_the_plain_version(monkeypatch, tied, softcap, rank):
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
+    model, (inputs, targets) = decoder(softcap=softcap, tied=tied, bias=True, rank=rank).double(), batch(True)
+    torch.nn.init.normal_(model.head_bias if tied else model.head.linear.bias, generator=torch.Generator().manual_seed(3))
+    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    loss, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    (2 * loss).backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, 2 * expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(

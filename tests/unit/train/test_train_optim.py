@@ -9,13 +9,14 @@ from flyweight.model.decoder import Decoder
 from flyweight.train import optim
 
 
-def decoder():
-    return Decoder(ModelConfig(dim=16, layers=2, norm="layernorm").resolved(33, 16))
+def decoder(layers=2):
+    return Decoder(ModelConfig(dim=16, layers=layers, norm="layernorm").resolved(33, 16))
 
 
+@pytest.mark.parametrize("layers", [0, 2])
 @pytest.mark.parametrize("config", [schema.AdamW(), schema.Muon()])
-def test_every_parameter_is_moved_by_exactly_one_group(config):
-    model = decoder()
+def test_every_parameter_is_moved_by_exactly_one_group(config, layers):
+    model = decoder(layers)
     moved = [id(p) for o in optim.build(model, config, "fp32") for group in o.param_groups for p in group["params"]]
     assert sorted(moved) == sorted(id(p) for p in model.parameters())
 

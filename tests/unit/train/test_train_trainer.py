@@ -1,3 +1,4 @@
+import json
 import math
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ from flyweight.config.schema import ModelConfig
 from flyweight.core.artifact import Draft, Identity
 from flyweight.core.budget import BudgetSpent, Meter
 from flyweight.core.events import Events, read_events
+from flyweight.core.files import write_sealed
 from flyweight.core.runtime import Runtime
 from flyweight.data.pack import pack
 from flyweight.data.stream import Windows
@@ -33,7 +35,7 @@ def corpus(tmp_path_factory):
     return pack(data, None, folder / "packed")
 
 
-def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, flops=FLOPS, **options):
+def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, step_flops=FLOPS, **options):
     config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
     vocab = corpus.meta.vocab_size
     model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
@@ -45,8 +47,8 @@ def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, 
         windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
         validate=validate or (lambda: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=200, batch=4)),
         config=train,
-        limits=limits or Limits.of(train, train.batch * CONTEXT, flops, "x"),
-        flops=flops,
+        limits=limits or Limits.of(train, train.batch * CONTEXT, step_flops, "x"),
+        flops=step_flops,
         runtime=Runtime("cpu", 1),
         precision="fp32",
         draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
@@ -208,7 +210,71 @@ def test_a_damaged_checkpoint_is_named(corpus, tmp_path, name):
         trainer(corpus, tmp_path).train()
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda content: content.pop("progress"), "progress"),
+        (lambda content: content["progress"].update(step="12"), r"progress\.step"),
+        (lambda content: content["progress"].update(step=-1), r"progress\.step"),
+        (lambda content: content["progress"].update(more=1), r"progress\.more"),
+        (lambda content: content.update(files=[]), "files"),
+        (lambda content: content.update(artifact="pretrain-00000000"), "pretrain-00000000"),
+    ],
+)
+def test_a_sealed_checkpoint_that_says_nonsense_is_named(corpus, tmp_path, change, what):
+    trainer(corpus, tmp_path).train()
+    pointer = tmp_path / "state" / "current.json"
+    content = json.loads(pointer.read_text())
+    del content["digest"]
+    change(content)
+    write_sealed(pointer, content)
+    with pytest.raises(FlyweightError, match=rf"current\.json .*{what}"):
+        trainer(corpus, tmp_path).train()
+
+
 def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
     nlls = iter([1.0, 2.0, 3.0])
     trainer(corpus, tmp_path, validate=lambda: next(nlls), checkpoint="1ms").train()
     assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == ["step-00000004", "step-00000012"]
+
+
+def late_loop(corpus):
+    sharing = {"kind": "span", "span": [1, 1], "times": 3, "loop_from": 0.5, "index": True}
+    config = {"dim": 16, "layers": 3, "attention": {"heads": 2}, "sharing": sharing, "thinking": {"passes": 1}}
+    return Decoder(ModelConfig.model_validate(config).resolved(corpus.meta.vocab_size, CONTEXT))
+
+
+def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, tmp_path):
+    flops = StepFlops(before=3, after=10, switch=0.5)
+    made = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, steps=12, validations=4)
+    seen, step = [], made._step
+    made._step = lambda: (seen.append(len(made.model.visits)), step())[1]
+    facts = made.train()
+    assert seen == [6] * 6 + [10] * 6
+    assert len(made.model.visits) == 10
+    assert facts["flops"] == flops.total(12) == 6 * 3 + 6 * 10
+    assert facts["best_step"] >= 6  # what was validated before is not the model that is kept
+    logged = {e["step"]: e["flops"] for e in read_events(tmp_path / "a" / "events.jsonl") if e["event"] == "validation"}
+    assert logged[3] == 9 and logged[12] == 78
+
+
+@pytest.mark.parametrize("stop", [4, 6, 7])
+def test_a_run_interrupted_around_the_switch_ends_with_the_same_bits(corpus, tmp_path, stop):
+    flops = StepFlops(before=3, after=10, switch=0.5)
+    whole = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    facts = whole.train()
+    broken = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    step = broken._step
+
+    def fails_later():
+        if broken.progress.step == stop:
+            raise KeyboardInterrupt
+        return step()
+
+    broken._step = fails_later
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    resumed = again.train()
+    assert same(weights(whole), weights(again))
+    assert resumed["flops"] == facts["flops"] and resumed["best_nll"] == facts["best_nll"]

@@ -1,0 +1,76 @@
+"""The verbs that look after a runs root: what is there, and the removal of what nobody needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flyweight.config.units import format_size, parse_time
+from flyweight.errors import RequestError
+from flyweight.options import Shared, verb
+
+
+def add(app: typer.Typer) -> None:
+    """Register `ls` and `gc`."""
+    verb(app, "runs")(ls)
+    verb(app, "runs")(gc)
+
+
+def ls(
+    shared: Shared,
+    catalogue: Annotated[bool, typer.Option("--catalogue", help="Shipped model configs.")] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
+    studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
+) -> None:
+    """List artifacts with what needs them, half-made ones and finished recipes; or what is shipped."""
+    from flyweight import answers, api
+
+    if catalogue or recipes or studies:
+        found = api.shipped_models() if catalogue else api.shipped() if recipes else api.shipped_studies()
+        shared.answer({"items": found}, lambda value: answers.say(*value["items"]))
+        return
+    with shared.session(quiet=True) as session:
+        shared.answer(api.artifacts(session), answers.listing)
+
+
+def gc(
+    shared: Shared,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    older_than: Annotated[str | None, typer.Option(metavar="TIME", help="Only what was made that long ago: 12h, 7d.")] = None,
+) -> None:
+    """Remove artifacts that no finished recipe refers to, half-made ones that no process is making, and stale locks; ask first.
+
+    A recipe is given up by deleting its folder in the runs root.
+    """
+    from flyweight import answers, api
+
+    if yes and dry_run:
+        raise RequestError("--yes, --dry-run: one says remove, the other do not; give one of them")
+    if not (yes or dry_run) and (shared.as_json or not sys.stdin.isatty()):
+        where = "with --json it cannot" if shared.as_json else "there is no terminal to ask on"
+        raise RequestError(f"gc asks before it removes, and {where}; give --yes, or --dry-run to look")
+    age = _age(older_than)
+    with shared.session(quiet=True) as session:
+        found = api.gc(older_than=age, dry_run=True, session=session)
+    if not (dry_run or yes):
+        answers.garbage(found)
+    if dry_run or (found.items and not yes and not _agreed(found.bytes)):
+        shared.answer(found.json(), lambda _: answers.garbage(found) if dry_run else answers.say("nothing was removed"))
+        return
+    with shared.session() as session:
+        done = api.gc([item.path.name for item in found.items], age, session=session) if found.items else found
+    shared.answer(done.json(), lambda _: answers.removed(done) if done.removed or yes else None)
+
+
+def _agreed(size: int) -> bool:
+    return typer.confirm(f"Remove these {format_size(size)}?")
+
+
+def _age(text: str | None) -> float:
+    try:
+        return 0.0 if text is None else parse_time(text)
+    except ValueError as error:
+        raise RequestError(f"--older-than: {error}") from error
