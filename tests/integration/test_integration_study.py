@@ -43,8 +43,9 @@ def test_it_has_everything_it_promises(finished):
         assert all((session.store.root / each.id).is_dir() for each in cell.runs)
         assert cell.spread("nll").mean < summary.corpus["story"].floors["unigram"].nll
     assert summary.findings[0].contests[0].n == 3
-    used = {item["id"]: item["used_by"] for item in fw.api.artifacts(session)}
-    assert used[summary.cells[0].runs[1].id][0].startswith("toy-study: small position=learned")
+    used = {item["id"]: item["used_by"] for item in fw.artifacts(session)["items"]}
+    run = summary.cells[0].runs[1]
+    assert used[run.id] == used[run.evaluation] == ["toy-study"]  # gc keeps what a study refers to
 
 
 def test_running_again_repeats_nothing(finished):

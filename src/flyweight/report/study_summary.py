@@ -175,14 +175,6 @@ class StudySummary(Record):
     cells: tuple[CellSummary, ...]
     findings: tuple[FindingSummary, ...] = ()
 
-    def artifacts(self) -> list[tuple[str, str]]:
-        """Return (cell and seed, artifact id) of every run and measurement."""
-        found = []
-        for cell in self.cells:
-            for run in cell.runs:
-                found += [(f"{cell.name}, seed {run.seed}", each) for each in (run.id, run.evaluation) if each]
-        return found
-
     def write(self, folder: Path) -> Path:
         """Write `study.json` into a folder, whole or not at all, and return its path."""
         write_sealed(folder / FILE, json.loads(self.model_dump_json()))
