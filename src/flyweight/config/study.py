@@ -306,7 +306,8 @@ def _model(study: Study, name: str, model: StudyModel) -> list[str]:
             found.append(f"{where}.data: there is no text {text!r}{load.nearest(text, study.data)}")
     found += _twice(f"{where}.context", model.context or ())
     for text in study.texts_of(name):
-        known = study.data[text].budgets if study.data[text].budgets is not None else study.budgets
+        own = study.data[text].budgets
+        known = study.budgets if own is None else own
         unknown = [each for each in model.budgets or () if each not in known]
         found += [f"{where}.budgets: {text} has no budget {each!r}{load.nearest(each, known)}" for each in unknown]
         if not known:
