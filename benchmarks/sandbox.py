@@ -193,7 +193,7 @@ class Attempt:
 
 TIMES = {
     *("at", "seconds", "took", "total_seconds", "tokens_per_s", "created", "command", "reused"),
-    *("tokenizer_seconds", "megabytes_per_second", "digest", "environment", "budget", "bench"),
+    *("tokenizer_seconds", "megabytes_per_second", "peak_bytes", "digest", "environment", "budget", "bench"),
 }
 """Keys of JSON files that tell of a run and not of its result."""
 

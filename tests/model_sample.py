@@ -120,6 +120,8 @@ def config_of(row: list[Any]) -> ModelConfig:
     if isinstance(sharing, dict) and sharing["kind"] == "span":
         last = value["layers"] - 1
         sharing = {**sharing, "span": (0, last // 2) if sharing["span"] == "first" else ((last + 1) // 2, last)}
+    # Large enough for every part to count. Post-norm stacks that think are chaotic then: float32 itself is 4e-4 off float64.
+    std = 0.1 if value["placement"] == "post" and value["thinking"] != "none" else 0.2
     return ModelConfig.model_validate(
         {
             "vocab_size": value["vocab"],
@@ -135,7 +137,7 @@ def config_of(row: list[Any]) -> ModelConfig:
             "residual": value["residual"],
             "embedding": {"tied": value["tied"], "bigram": value["bigram"], "rank": value["rank"]},
             "head": {"softcap": value["softcap"], "bias": value["head_bias"]},
-            "init": {"std": 0.2, "zero_out": value["zero_out"]},
+            "init": {"std": std, "zero_out": value["zero_out"]},
             "linears": value["linears"],
         }
     )

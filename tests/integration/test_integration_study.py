@@ -10,6 +10,7 @@ from toy_study import toy_study
 
 import flyweight as fw
 from flyweight.api import Session
+from flyweight.config import load as config_load
 from flyweight.errors import RequestError
 from flyweight.evaluate import checks
 
@@ -76,7 +77,7 @@ def test_cells_are_shared_with_recipes(finished, text_file):
         },
         "report": {"measure": ["evaluate"]},
     }
-    made = fw.run(fw.api.config_load.recipe(recipe), session)
+    made = fw.run(config_load.recipe(recipe), session)
     assert made["m"].id == run.summary.cells[1].runs[1].id
     assert made.summary.stages[0].reused
 

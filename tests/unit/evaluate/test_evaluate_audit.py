@@ -99,7 +99,8 @@ class StaleCache(Decoder):
 
     def hidden(self, tokens, cache=None, mask=None):
         if cache is not None and cache.length > 0:
-            cache.keys[:, :, :, 0] = 0
+            for keys in cache.keys:
+                keys[:, :, 0] = 0
         return super().hidden(tokens, cache, mask)
 
 
