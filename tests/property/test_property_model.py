@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from model_identities import IDENTITIES, cached
+from model_identities import IDENTITIES, cached, difference
 from model_sample import CONFIGS, FIELDS, ROWS, model_of, tokens_of
 
 from flyweight.config.schema import Deep
@@ -44,7 +44,11 @@ def test_identity(identity: str, index: int, tmp_path: Any) -> None:
 
 @every_config
 def test_cached_equals_uncached_in_float32(index: int, tmp_path: Any) -> None:
-    assert cached(index, tmp_path, torch.float32) <= 1e-5
+    """Float64 says whether it is the same function; here the cache may cost no more than float32's own rounding does."""
+    tokens = tokens_of(index)
+    with torch.no_grad():
+        rounding = difference(model_of(index, torch.float32)(tokens).double(), model_of(index, torch.float64)(tokens))
+    assert cached(index, tmp_path, torch.float32) <= 1e-5 + 2 * rounding
 
 
 @every_config
