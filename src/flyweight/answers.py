@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +24,7 @@ def say(*lines: Any) -> None:
 def run(result: Run) -> None:
     """Print a finished run: its findings, its table, and where the report is."""
     for group in standing.groups(standing.entries([result.summary])):
-        say("", tables.terminal(group, shutil.get_terminal_size((100, 40)).columns))
+        say("", tables.terminal(group, Console().width))
     for stage in result.summary.stages:
         if stage.evaluate is not None:
             say(f"{stage.name}: {_in_words(stage.evaluate)}")
