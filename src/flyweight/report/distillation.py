@@ -141,6 +141,6 @@ def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]
         gap = contrast(control.entry, teacher)
         if gap and gap.verdict == "better":
             ratio = times(teacher.model.parameters.total / control.entry.model.parameters.total)
-            beats = f"Trained alone, {name(control.entry)} even beats the teacher {name(teacher)} ({bits(teacher)})"
-            return [f"{beats}, which has {ratio} its parameters."]
-    return [f"The teacher {name(teacher)} itself reaches {bits(teacher)}."]
+            beats = f"Trained alone, {name(control.entry)} even beats {name(teacher)} ({bits(teacher)})"
+            return [f"{beats}, the teacher itself, which has {ratio} its parameters."]
+    return [f"{name(teacher)}, the teacher, reaches {bits(teacher)}."]
