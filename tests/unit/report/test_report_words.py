@@ -29,7 +29,9 @@ def test_the_sketch_of_the_quickstart_is_said_plainly():
     )
     assert "worse by 0.449 (95 % interval 0.436 to 0.462)" in first.text
     assert "A teacher pays only if you have it already: then the distilled one is better by 0.086" in first.text
-    assert "`student-compute` even beats `teacher` (1.674), the teacher itself, which has 4.4 times its parameters" in first.text
+    assert (
+        "`student-compute` even beats `teacher` (1.674), the teacher itself, which has 4.4 times its parameters" in first.text
+    )
 
 
 def test_distillation_that_paid_with_everything_counted():
