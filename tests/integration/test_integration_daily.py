@@ -93,7 +93,15 @@ class Terminal:
         self.master, slave = pty.openpty()
         env = {**os.environ, "FLYWEIGHT_RUNS": str(runs), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
         command = [sys.executable, "-m", "flyweight", *map(str, words)]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
         os.close(slave)
         self.seen = ""
 
