@@ -44,11 +44,13 @@ def test_identity(identity: str, index: int, tmp_path: Any) -> None:
 
 @every_config
 def test_cached_equals_uncached_in_float32(index: int, tmp_path: Any) -> None:
-    """Float64 says whether it is the same function; here the cache may cost no more than float32's own rounding does."""
-    tokens = tokens_of(index)
-    with torch.no_grad():
-        rounding = difference(model_of(index, torch.float32)(tokens).double(), model_of(index, torch.float64)(tokens))
-    assert cached(index, tmp_path, torch.float32) <= 1e-5 + 2 * rounding
+    """Float64 says whether it is the same function. Post-norm stacks that think amplify rounding: up to float32's own."""
+    config, tokens, bound = CONFIGS[index], tokens_of(index), 1e-5
+    if config.norm.placement == "post" and isinstance(config.thinking, Deep):
+        with torch.no_grad():
+            exact = model_of(index, torch.float64)(tokens)
+            bound += 2 * difference(model_of(index, torch.float32)(tokens).double(), exact)
+    assert cached(index, tmp_path, torch.float32) <= bound
 
 
 @every_config

@@ -53,6 +53,8 @@ def test_all_reasons_at_once() -> None:
 def test_a_learned_rate_needs_a_memory_that_changes() -> None:
     ModelConfig.model_validate({**BASE, "thinking": {"passes": 2, "learned": True}})
     ModelConfig.model_validate({**BASE, "thinking": {"passes": 1, "learned": True, "memory": "first"}})
+    with pytest.raises(ValidationError, match=r"thinking\.learned"):
+        ModelConfig.model_validate({**BASE, "thinking": {"passes": 0, "learned": True}})
 
 
 def test_one_number_sets_the_three_dropouts_it_always_set() -> None:
