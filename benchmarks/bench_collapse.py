@@ -2,9 +2,9 @@
 
     python benchmarks/bench_collapse.py [--small]
 
-The relative change of the last hidden state when every token is replaced (the audit's `initial_token_sensitivity`, whose bound is
-0.2), for the published and the repaired rungs at full size, and for rung 8 at the size of `compact-ladder-small` with one thing
-changed at a time.
+The relative change of the last hidden state when every token is replaced (the audit's `initial_token_sensitivity`, whose
+bound is 0.2), for the published and the repaired rungs at full size, and for rung 8 at the size of `compact-ladder-small` with
+one thing changed at a time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ def main() -> None:
         for seed in range(5):
             rows.add("rung 8, small", change, "initial sensitivity", seed, sensitivity(config, seed), "")
     for rung in [] if options.small else RUNGS:
-        rows.add(f"rung {rung}", "full size", "initial sensitivity", 0, sensitivity(catalogue.fields(f"compact-ladder/{rung}"), 0), "")
+        rows.add(
+            f"rung {rung}",
+            "full size",
+            "initial sensitivity",
+            0,
+            sensitivity(catalogue.fields(f"compact-ladder/{rung}"), 0),
+            "",
+        )
     rows.write()
 
 

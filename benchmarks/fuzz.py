@@ -2,11 +2,11 @@
 
     python benchmarks/fuzz.py [--inputs 10000] [--seed 0]                                            results/fuzz.csv
 
-Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, overrides, model configs, every
-verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with
-and without a manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. An input that turns out
-valid does not count; another is drawn. Python's audit hooks see every file that is opened for writing, made, renamed or removed
-outside the runs root and the system's folder for temporary files.
+Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, studies, overrides, model
+configs, every verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a
+checkpoint, with and without a manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. What
+turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened for writing, made,
+renamed or removed outside the runs root and the system's folder for temporary files.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Fuzzer:
         self.scratch = self.base / "scratch"
         self.scratch.mkdir()
         tempfile.tempdir = str(self.scratch)  # temporary files may be written as well
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.scratch / "inductor")  # torch remembers it from before
         answer = call("run", self.recipe, "--threads", 1, "--runs", self.runs)
         assert answer.status == 0, answer
         shutil.copytree(self.runs, self.base / "kept", symlinks=True)
@@ -141,6 +142,32 @@ class Fuzzer:
         """Put a wrong value, name or structure into a recipe."""
         raw = yaml_text(twisted(self.raw, self.draw, self.draw.randint(1, 3)))
         return self.draw.choice(("run", "run", "plan")), self._file("twisted.yaml", raw)
+
+    def studies(self) -> tuple[Any, ...]:
+        """Put a wrong value, name or structure into a study, or break its bytes."""
+        study = self._study()
+        raw = mutated(yaml_text(study), self.draw) if self.draw.random() < 0.3 else None
+        raw = raw or yaml_text(twisted(study, self.draw, self.draw.randint(1, 3)))
+        return self.draw.choice(("study", "plan")), self._file("study.yaml", raw)
+
+    def _study(self) -> dict[str, Any]:
+        """Return a study that is valid, and trains for a moment."""
+        small = {"dim": 16, "layers": 1, "attention": {"heads": 2}}
+        return {
+            "name": "tiny-study",
+            "data": {"text": {"corpus": str(self.text), "context": 16}},
+            "models": {
+                "small": {"config": small, "grid": {"position": ["learned", "rope"]}},
+                "linear": {"config": "tradeoffs/linear", "fields": {"dim": 8}},
+            },
+            "budgets": {"brief": {"steps": 1}},
+            "train": {"batch": 2, "validations": 1},
+            "protocol": "fixed",
+            "protocols": {"fixed": {"lr": 1e-3}, "tuned": {"lr": [1e-3, 1e-2]}},
+            "seeds": [0],
+            "metrics": ["nll"],
+            "findings": [{"claim": "small wins", "below": {"model": "small"}, "above": {"model": "linear"}}],
+        }
 
     def overrides(self) -> tuple[Any, ...]:
         """Name a field that is none, or give it a value that is none."""
@@ -261,7 +288,18 @@ class Fuzzer:
         return "run", self.recipe, "--threads", 1
 
     KINDS = (
-        *("yaml_bytes", "recipes", "overrides", "configs", "command_lines", "references", "texts", "tokenizers", "artifacts"),
+        *(
+            "yaml_bytes",
+            "recipes",
+            "studies",
+            "overrides",
+            "configs",
+            "command_lines",
+            "references",
+            "texts",
+            "tokenizers",
+            "artifacts",
+        ),
         *("manifests", "summaries", "event_lines", "checkpoints", "resume_points"),
     )
 
@@ -345,6 +383,7 @@ OPTIONED: dict[str, Callable[[Fuzzer], list[str]]] = {
     "bench": lambda fuzzer: [str(fuzzer.model), "--repeats", "0"],  # one that is valid would take seconds
     "run": lambda fuzzer: [str(fuzzer.recipe), "budget.flops=1"],
     "train": lambda fuzzer: [str(fuzzer.text), "budget.flops=1"],
+    "study": lambda fuzzer: ["tradeoffs-quick", "seeds=[]"],
     "distill": lambda fuzzer: ["toy:teacher", f"data.corpus={fuzzer.text}", "model.dim=16", "train.steps=0"],
     "export": lambda fuzzer: [str(fuzzer.model), "--out", str(fuzzer.runs / "out")],
     "import": lambda fuzzer: [str(fuzzer.hub["llama"])],

@@ -180,7 +180,6 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
     )
 
 
-@working
 def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = False, session: Session = DEFAULT) -> StudyRun:
     """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
 
@@ -192,6 +191,11 @@ def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = 
         checked = studies.checked(target, target.name, yes)
     else:
         checked = studies.load(target, *overrides, yes=yes)
+    return _study(checked, yes, session)
+
+
+@working
+def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun:
     context = session.context(seed=checked.seeds[0])
     planned = studies.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
     if planned.warnings and not yes:
