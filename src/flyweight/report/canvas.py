@@ -123,23 +123,23 @@ def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
     """Draw floors as dashed lines, named at the end that covers less; those out of range are named at the edge."""
     low, high = made.axes.get_ylim()
     box = made.axes.get_window_extent()
-    above = []
+    above, below = [], []
     for name, value in sorted(floors, key=lambda item: item[1]):
         text = f"{name} {value:.3f}"
         if not low <= value <= high:
-            above += [text] if value > high else []
+            (above if value > high else below).append(text)
             continue
         made.axes.axhline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9)
         y, width = made.display(made.axes.get_xlim()[0], value)[1], labels.extent(text, SMALL)[0]
-        ends = {
+        sides = {
             "right": labels.Box(box.x1 - width, y + 1, box.x1, y + 13),
             "left": labels.Box(box.x0 + 3, y + 1, box.x0 + 3 + width, y + 13),
         }
-        end = min(ends, key=lambda side: sum(ends[side].covered(each) for each in made.obstacles))
-        made.text(ends[end].right if end == "right" else ends[end].left, y + 3.5, text, ha=end, color=COLOURS["muted"])
-        made.obstacles += [ends[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
-    if above:
-        note = f"\N{UPWARDS ARROW} {', '.join(above[:2])}"
+        end = min(sides, key=lambda side: sum(sides[side].covered(each) for each in made.obstacles))
+        made.text(sides[end].right if end == "right" else sides[end].left, y + 3.5, text, ha=end, color=COLOURS["muted"])
+        made.obstacles += [sides[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
+    ends = (("\N{UPWARDS ARROW}", above[:2]), ("\N{DOWNWARDS ARROW}", below[-2:]))
+    if note := "   ".join(f"{arrow} {', '.join(texts)}" for arrow, texts in ends if texts):
         made.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
 
 
