@@ -1,6 +1,6 @@
 """`make bench`: every figure that the README claims, measured anew: long-form CSV in results/, tables in docs/benchmarks.md.
 
-    python benchmarks/run_all.py [--only training objectives startup linear_quant pack hub shared collapse shakespeare]
+    python benchmarks/run_all.py [--only training objectives startup linear_quant pack hub shared collapse shakespeare ...]
 
 Run it on an idle machine. A figure that misses its goal is written down like any other; nothing here fails because of a number.
 """
@@ -28,6 +28,7 @@ BENCHMARKS = {
     "shared": ["bench_shared.py"],
     "collapse": ["bench_collapse.py"],
     "shakespeare": ["bench_shakespeare.py"],
+    "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
 }
 
 
