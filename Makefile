@@ -18,7 +18,7 @@ check: $(VENV)/.tools
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Figures: long-form CSV in results/, tables in docs/. Run it on an idle machine (half an hour on two cores).
+# Figures: long-form CSV in results/, tables in docs/. Run it on an idle machine (an hour and a half on two cores).
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/run_all.py
 

@@ -146,8 +146,8 @@ class Fuzzer:
     def studies(self) -> tuple[Any, ...]:
         """Put a wrong value, name or structure into a study, or break its bytes."""
         study = self._study()
-        raw = mutated(yaml_text(study), self.draw) if self.draw.random() < 0.3 else None
-        raw = raw or yaml_text(twisted(study, self.draw, self.draw.randint(1, 3)))
+        broken = self.draw.random() < 0.3
+        raw = mutated(yaml_text(study), self.draw) if broken else yaml_text(twisted(study, self.draw, self.draw.randint(1, 3)))
         return self.draw.choice(("study", "plan")), self._file("study.yaml", raw)
 
     def _study(self) -> dict[str, Any]:
@@ -288,19 +288,8 @@ class Fuzzer:
         return "run", self.recipe, "--threads", 1
 
     KINDS = (
-        *(
-            "yaml_bytes",
-            "recipes",
-            "studies",
-            "overrides",
-            "configs",
-            "command_lines",
-            "references",
-            "texts",
-            "tokenizers",
-            "artifacts",
-        ),
-        *("manifests", "summaries", "event_lines", "checkpoints", "resume_points"),
+        *("yaml_bytes", "recipes", "overrides", "configs", "command_lines", "references", "texts", "tokenizers", "artifacts"),
+        *("studies", "manifests", "summaries", "event_lines", "checkpoints", "resume_points"),
     )
 
     # --- one input, judged ---

@@ -199,6 +199,10 @@ def test_the_command_line(finished, flyweight, answer):
     status, _, err = flyweight("study", path, "limit.time=1ms", *runs)
     assert status == 2
     assert "limit.time" in err
+    status, _, err = flyweight("study", path, "seeds=[]", "--runs", session.store.root / "none")
+    assert status == 2
+    assert "seeds: there are none" in err
+    assert not (session.store.root / "none").exists()  # what is refused leaves nothing behind
     status, _, err = flyweight("study", "tradeofs", *runs)
     assert status == 2
     assert "did you mean tradeoffs" in err

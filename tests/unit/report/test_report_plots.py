@@ -6,6 +6,7 @@ import report_fixture as made
 
 from flyweight.report import canvas, plots
 from flyweight.report.standing import entries, groups
+from flyweight.report.svg import figure_style, inline
 
 
 def group(**changes):
@@ -60,6 +61,16 @@ def test_floors_are_drawn_or_named_at_the_edge(drawings):
     found = texts(drawings[1].svg)
     assert "kn5 1.862" in found and "bigram 2.244" in found
     assert "\N{UPWARDS ARROW} unigram 2.931" in found
+
+
+def test_floors_that_beat_every_model_are_named_as_well():
+    with figure_style():
+        sheet = canvas.canvas()
+        canvas.vertical(sheet, 2.0, 3.0, "nats per token")
+        canvas.draw_floors(sheet, [("unigram", 3.362), ("bigram", 2.504), ("kn5", 1.62)])
+        found = texts(inline(sheet.figure, "floors", "", sheet.tips))
+    assert "\N{UPWARDS ARROW} unigram 3.362   \N{DOWNWARDS ARROW} kn5 1.620" in found
+    assert "bigram 2.504" in found
 
 
 def test_figures_take_the_colours_of_the_page_and_nothing_from_outside(drawings):
