@@ -77,7 +77,7 @@ FIELDS: dict[str, list[Any]] = {
     "norm": ["layernorm", {"kind": "layernorm", "bias": False}, "rmsnorm", {"kind": "rmsnorm", "eps": 1e-3}],
     "placement": ["pre", "post"],
     "residual": ["add", "alpha", {"kind": "alpha", "start": 0.8}],
-    "bigram": ["none", "exact", {"kind": "hashed", "buckets": 37}],
+    "bigram": ["none", "exact", {"kind": "hashed", "buckets": 37}, {"kind": "hashed", "buckets": 37, "order": 4}],
     "rank": [None, 3, 2],
     "linears": [
         {},

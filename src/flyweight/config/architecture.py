@@ -29,10 +29,15 @@ class ExactBigram(Strict):
 
 
 class HashedBigram(Strict):
-    """A vector for every bucket of a hash of (previous, current), starting at zero."""
+    """A vector for every bucket of a hash of (previous, current), starting at zero.
+
+    From `order` 3 on, the rows of the last 3, ..., `order` tokens are added as well, out of the same buckets: hash n-gram
+    embeddings (Pagnoni et al. 2024, section 3.2.1), which cost parameters and next to no FLOPs.
+    """
 
     kind: Literal["hashed"] = "hashed"
     buckets: PositiveInt = 16_384
+    order: int = Field(2, ge=2, le=8)
 
 
 Bigram = Annotated[Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], choice()]

@@ -45,7 +45,7 @@ class _Past:
         """Return one visit's part."""
         return _Memory(self.past, index, self.length)
 
-    def advance(self, tokens: int, last: Tensor) -> None:
+    def advance(self, tokens: int, last: Tensor | None) -> None:
         """Count what was read."""
         self.length, self.last = self.length + tokens, last
 
@@ -72,18 +72,26 @@ class FlyweightModel(Decoder):
             raise ValueError("this model reads input_ids; it has no way in for inputs_embeds")
         use_cache = not self.training if use_cache is None else use_cache
         past = past_key_values if past_key_values is not None else DynamicCache() if use_cache else None
-        cache = None if past is None else _Past(past, previous_ids)
-        start = 0 if cache is None else cache.length
-        if start and previous_ids is None and self.embedding.bigram is not None:
-            raise ValueError("previous_ids: a model with a bigram table needs the token before the new ones")
+        start = 0 if past is None else int(past.get_seq_length())
         mask = None if attention_mask is None else attention_mask[:, : start + input_ids.shape[1]].bool()
         if mask is not None and mask.all():
             mask = None
+        cache = None if past is None else _Past(past, self._before(previous_ids, start, mask))
         _check_positions(position_ids, mask, start, input_ids.shape[1])
         recompute = self.gradient_checkpointing and self.training and cache is None
         self.recompute = self._gradient_checkpointing_func if recompute else None
         hidden = self.hidden(input_ids, cache, mask)  # (B, T, dim)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past)  # pyright: ignore[reportArgumentType]
+
+    def _before(self, previous: Tensor | None, start: int, mask: Tensor | None) -> Tensor | None:
+        """Return the last of the `start` cached tokens (B, n) as a bigram table reads them, padding marked."""
+        needed = min(self.embedding.reach, start)
+        if not needed:
+            return None
+        if previous is None or previous.shape[1] < needed:
+            tokens = "token" if needed == 1 else f"{needed} tokens"
+            raise ValueError(f"previous_ids: a model with a bigram table needs the {tokens} before the new ones")
+        return self.embedding.marked(previous[:, -needed:], None if mask is None else mask[:, start - needed : start])
 
 
 class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
@@ -119,11 +127,11 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input_ids: Tensor, **kwargs: Any
     ) -> dict[str, Any]:
-        """Add the token before the new ones, which a bigram table needs."""
+        """Add the tokens before the new ones, which a bigram table needs."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         new = inputs["input_ids"].shape[1]
         if new < input_ids.shape[1]:
-            inputs["previous_ids"] = input_ids[:, -new - 1 : -new]
+            inputs["previous_ids"] = input_ids[:, :-new]
         return inputs
 
     def forward(
@@ -141,7 +149,8 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Return logits (B, T, vocab_size), the loss of `labels` (B, T; -100 counts nowhere) and the cache.
 
-        `attention_mask` (B, S) covers cached and new tokens. `previous_ids` (B, 1) is the last cached token.
+        `attention_mask` (B, S) covers cached and new tokens. `previous_ids` (B, n) are the last cached tokens, as many
+        as a bigram table reads.
         """
         if labels is not None and use_cache is None:
             use_cache = False

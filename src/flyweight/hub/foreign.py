@@ -38,8 +38,8 @@ class ForeignCache:
         """Keep only these rows of the batch, in this order."""
         self.past.batch_select_indices(rows)
 
-    def truncate(self, length: int, last: Tensor) -> bool:
-        """Forget all tokens but the first `length`; return whether that could be done: a recurrent state has no way back."""
+    def truncate(self, length: int, kept: Tensor) -> bool:
+        """Forget all tokens but `kept` (1, length); return whether that could be done: a recurrent state has no way back."""
         if not getattr(self.past, "is_croppable", False):  # older transformers do not tell: all is read anew there
             return False
         self.past.crop(length - self.length)

@@ -21,7 +21,7 @@ class Memory(Protocol):
 
 
 class Cache(Protocol):
-    """What a decoder needs of a cache: `length` tokens were read, the newest of them is `last` (B, 1)."""
+    """What a decoder needs of a cache: `length` tokens were read; `last` (B, n) are those that a bigram table needs."""
 
     length: int
     last: Tensor | None
@@ -34,13 +34,13 @@ class Cache(Protocol):
         """Return the part of one visit that attends: `index` counts those."""
         ...
 
-    def advance(self, tokens: int, last: Tensor) -> None:
+    def advance(self, tokens: int, last: Tensor | None) -> None:
         """Count `tokens` as read once every slot has them."""
         ...
 
 
 class KVCache:
-    """Preallocated keys and values, one slot per visit, and the last token of every row (a bigram table needs it).
+    """Preallocated keys and values, one slot per visit, and the last tokens of every row (for a bigram table).
 
     `widths` are the channels of each slot: a thinking model's hold the memory's keys beside the pass's own.
     """
@@ -59,7 +59,7 @@ class KVCache:
         self.values = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]  # (B, H_kv, L, width) each
         self.capacity = length
         self.length = 0
-        self.last: Tensor | None = None  # (B, 1)
+        self.last: Tensor | None = None  # (B, n)
 
     def reserve(self, tokens: int) -> None:
         """Raise RequestError if `tokens` more do not fit."""
@@ -68,8 +68,8 @@ class KVCache:
                 f"key/value cache: {self.length} + {tokens} tokens do not fit its length {self.capacity}; make a longer one"
             )
 
-    def advance(self, tokens: int, last: Tensor) -> None:
-        """Count `tokens` as read once every slot has them; `last` (B, 1) is the newest."""
+    def advance(self, tokens: int, last: Tensor | None) -> None:
+        """Count `tokens` as read once every slot has them; `last` (B, n) are the newest."""
         self.length += tokens
         self.last = last
 
@@ -80,9 +80,9 @@ class KVCache:
         if self.last is not None:
             self.last = self.last.index_select(0, rows)
 
-    def truncate(self, length: int, last: Tensor) -> bool:
-        """Forget all tokens but the first `length`, of which `last` (1, 1) is the newest; return that this could be done."""
-        self.length, self.last = length, last
+    def truncate(self, length: int, kept: Tensor) -> bool:
+        """Forget all tokens but `kept` (1, length), the first that were read; return that this could be done."""
+        self.length, self.last = length, kept
         return True
 
     def resize(self, length: int) -> None:

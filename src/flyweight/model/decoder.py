@@ -80,15 +80,15 @@ class Decoder(nn.Module):
         length = tokens.shape[1]
         positions = None if mask is None else (mask.cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
         marked = self.embedding.marked(tokens, None if mask is None else mask[:, start:])  # (B, T)
-        previous = None
+        run = None
         if self.embedding.bigram is not None:
-            previous = self.embedding.previous(marked, None if cache is None else cache.last)  # (B, T)
-        x = self.embedding(tokens, positions, previous, start)  # (B, T, dim)
+            run = self.embedding.run_of(marked, None if cache is None else cache.last)  # (B, reach + T)
+        x = self.embedding(tokens, positions, run, start)  # (B, T, dim)
         rotation = self._rotation(x, positions, start, length)
         seen = reach(start, length, mask, x.device)
         x = self._run(x, seen, rotation, cache)
         if cache is not None:
-            cache.advance(length, marked[:, -1:])
+            cache.advance(length, None if run is None else run[:, length:])
         return x if self.norm is None else self.norm(x)
 
     def _run(self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None) -> Tensor:

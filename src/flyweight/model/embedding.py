@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flyweight.config import schema
 from flyweight.model import linear
-from flyweight.model.names import bigram_rows
+from flyweight.model.names import bigram_reach, bigram_rows
 from flyweight.model.position import LearnedPositions, Sinusoids
 
 
@@ -24,16 +24,16 @@ class Embedding(nn.Module):
         self.expand = linear.named(config, "embedding.expand", rank, config.dim) if rank else None
         self.positions = LearnedPositions(config.context, config.dim) if isinstance(position, schema.Learned) else None
         self._sinusoids = Sinusoids(position, config.dim) if isinstance(position, schema.Sinusoidal) else None
-        self.pairs = config.embedding.bigram
+        self.pairs, self.reach = config.embedding.bigram, bigram_reach(config)
         count = bigram_rows(config)
         self.bigram = linear.named(config, "embedding.bigram", config.dim, count) if count else None
 
-    def forward(self, tokens: Tensor, positions: Tensor | None, previous: Tensor | None, start: int) -> Tensor:
-        """Return the vectors of tokens (B, T) after `start` others, given each token's predecessor: (B, T, dim)."""
+    def forward(self, tokens: Tensor, positions: Tensor | None, run: Tensor | None, start: int) -> Tensor:
+        """Return the vectors of tokens (B, T) after `start` others: (B, T, dim). `run` is what `run_of` made of them."""
         x = self.tokens.rows(tokens)  # (B, T, dim or rank)
         x = x if self.expand is None else self.expand(x)  # (B, T, dim)
-        if self.bigram is not None and previous is not None:
-            x = x + self.bigram.rows(self.pair_index(previous, tokens))
+        if self.bigram is not None and run is not None:
+            x = x + self.bigram.rows(self.bigram_index(run)).sum(0)
         if self.positions is not None:
             x = x + self.positions(positions, start, tokens.shape[1])
         if self._sinusoids is not None:
@@ -48,16 +48,25 @@ class Embedding(nn.Module):
         """Return tokens (B, T) with padding, where `mask` (B, T) is False, replaced by the id of "no token"."""
         return tokens if mask is None else torch.where(mask, tokens, self.vocab_size)
 
-    def previous(self, marked: Tensor, last: Tensor | None) -> Tensor:
-        """Return each token's predecessor (B, T): `last` (B, 1) before the first, "no token" where nothing came before."""
-        first = torch.full_like(marked[:, :1], self.vocab_size) if last is None else last
-        return torch.cat((first, marked[:, :-1]), 1)
+    def run_of(self, marked: Tensor, before: Tensor | None) -> Tensor:
+        """Return marked tokens (B, T) behind those that their rows of the bigram table depend on: (B, reach + T).
 
-    def pair_index(self, previous: Tensor, tokens: Tensor) -> Tensor:
-        """Return the bigram table's row for every pair (B, T)."""
+        `before` (B, any) are the tokens that were read earlier; where nothing came before stands "no token".
+        """
+        run = torch.full_like(marked[:, :1], self.vocab_size).expand(-1, self.reach)
+        run = run if before is None else torch.cat((run, before), 1)[:, -self.reach :]
+        return torch.cat((run, marked), 1)
+
+    def bigram_index(self, run: Tensor) -> Tensor:
+        """Return the bigram table's rows for the tokens of a run (B, reach + T), one for each order: (orders, B, T)."""
+        length = run.shape[1] - self.reach
+        back = [run[:, self.reach - n : self.reach - n + length] for n in range(self.reach + 1)]  # (B, T) each: n tokens ago
         if not isinstance(self.pairs, schema.HashedBigram):
-            return previous * self.vocab_size + tokens
-        # Two 32-bit multiplicative hashes, mixed; int64 holds the products of ids below 2^31 without overflow.
-        mixed = ((previous + 1) * 0x9E3779B1 ^ (tokens + 1) * 0x85EBCA6B) & 0xFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
-        return (mixed ^ (mixed >> 16)) % self.pairs.buckets
+            return (back[1] * self.vocab_size + back[0].clamp(max=self.vocab_size - 1))[None]  # padding has any row
+        # 32-bit multiplicative hashes, mixed, one more token at a time; int64 holds the products of ids below 2^31.
+        mixed, found = (back[0] + 1) * 0x85EBCA6B, []
+        for earlier in back[1:]:
+            mixed = ((earlier + 1) * 0x9E3779B1 ^ mixed) & 0xFFFFFFFF
+            mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
+            found.append((mixed ^ (mixed >> 16)) % self.pairs.buckets)
+        return torch.stack(found)

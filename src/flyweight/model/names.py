@@ -101,6 +101,12 @@ def bigram_rows(config: ModelConfig) -> int:
     return (vocab + 1) * vocab if isinstance(pairs, ExactBigram) else 0
 
 
+def bigram_reach(config: ModelConfig) -> int:
+    """Return how many tokens before its own a row of the bigram table depends on: 0 without one."""
+    pairs = config.embedding.bigram
+    return pairs.order - 1 if isinstance(pairs, HashedBigram) else int(isinstance(pairs, ExactBigram))
+
+
 def _matches(name: str, pattern: str) -> bool:
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))

@@ -89,8 +89,7 @@ class RunningText:
 
     def _cut(self, length: int) -> bool:
         """Return whether the cache could be cut: one that keeps a sum or a window of the past cannot."""
-        last = torch.tensor([[self.tokens[length - 1]]], device=self.model.device)
-        if not self.cache.truncate(length, last):
+        if not self.cache.truncate(length, torch.tensor([self.tokens[:length]], device=self.model.device)):
             return False
         self.tokens = self.tokens[:length]
         return True

@@ -118,8 +118,11 @@ def config_line(config: schema.Architecture) -> str:
         depth += f", thinking {config.thinking.passes}"
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     parts.append("tied" if config.embedding.tied else "untied")
-    if config.embedding.bigram.kind != "none":
-        parts.append(f"{config.embedding.bigram.kind} bigram table")
+    pairs = config.embedding.bigram
+    if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:
+        parts.append(f"hashed table of 2- to {pairs.order}-grams")
+    elif pairs.kind != "none":
+        parts.append(f"{pairs.kind} bigram table")
     kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
     return ", ".join([*parts, *kinds])
 

@@ -16,6 +16,7 @@ MODELS = {
     "plain": {},
     "learned": {"position": "learned", "mlp": "gelu", "norm": "layernorm"},
     "repeat": {"sharing": {"kind": "repeat", "times": 2}, "attention": {"heads": 4, "kv_heads": 2}},
+    "ngrams": {"embedding": {"bigram": {"kind": "hashed", "buckets": 50, "order": 4}}},
     "cycle-bigram": {"sharing": {"kind": "cycle", "times": 3}, "embedding": {"bigram": {"kind": "hashed", "buckets": 50}}},
     "untied-softcap": {"embedding": {"tied": False}, "head": {"softcap": 8}, "attention": {"heads": 4, "qk_norm": True}},
     "int8": {"linears": {"*": "int8"}},
@@ -86,7 +87,7 @@ def test_its_own_cache_and_left_padding_give_the_decoders_logits(name, made):
             tokens[:, 9:],
             attention_mask=mask,
             past_key_values=first.past_key_values,
-            previous_ids=tokens[:, 8:9],
+            previous_ids=tokens[:, :9],
         )
     found = torch.cat((first.logits, second.logits), 1)
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-4)
