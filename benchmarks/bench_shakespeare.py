@@ -1,6 +1,6 @@
 """Tiny Shakespeare: nats per character on the last 10 % (nanoGPT's split) of a recipe's last model, in a fresh runs root.
 
-python benchmarks/bench_shakespeare.py [--recipe shakespeare] [--data-dir ../shared/data] [path=value ...]
+python benchmarks/bench_shakespeare.py [--recipe shakespeare|FILE] [--data-dir ../shared/data] [path=value ...]
 
 FLOPs are those of everything that was trained for the model, a teacher's among them.                  results/RECIPE.csv
 """
@@ -40,7 +40,7 @@ def main() -> None:
     rows.add("flyweight", setting, "training FLOPs", 0, model["training"]["total_flops"], "FLOPs")
     rows.add("flyweight", setting, "training", 0, model["training"]["total_seconds"], "s")
     rows.add("flyweight", setting, "whole command", 0, seconds, "s")
-    print(rows.write(options.recipe))
+    print(rows.write(Path(options.recipe).stem))
 
 
 if __name__ == "__main__":
