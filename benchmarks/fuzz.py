@@ -2,11 +2,11 @@
 
     python benchmarks/fuzz.py [--inputs 10000] [--seed 0]                                            results/fuzz.csv
 
-Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, studies, overrides, model
-configs, every verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an artifact and of a
-checkpoint, with and without a manifest that agrees, and Hugging Face folders. Each runs in this process under an alarm. What
-turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened for writing, made,
-renamed or removed outside the runs root and the system's folder for temporary files.
+Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, studies, overrides, those of
+`train`, model configs, every verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an
+artifact and of a checkpoint, with and without a manifest that agrees, and Hugging Face folders. Each runs in this process
+under an alarm. What turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened for
+writing, made, renamed or removed outside the runs root and the system's folder for temporary files.
 """
 
 from __future__ import annotations
@@ -179,6 +179,14 @@ class Fuzzer:
         word = f"{name}{self.draw.choice(('=', '=', '=', '', ':', '=='))}{self.draw.choice(LEAVES)}".replace("\0", "")
         return "run", self._file("valid.yaml", yaml_text(self.raw)), word
 
+    def trainings(self) -> tuple[Any, ...]:
+        """Give a field of `train`'s recipe, from which a model is suggested before anything runs, a value that is none."""
+        fields = ["budget", "budget.time", "data", "data.corpus", "data.tokenizer", "data.tokenizer.vocab", "data.context"]
+        fields += ["model", "model.kind", "model.dim", "model.mlp", "model.dropout", "stages", "stages.model", "train", "name"]
+        leaf = self.draw.choice((*LEAVES, "{kind: bpe, vocab: 2k}", "{kind: linear}", "abc", "gpt2", 10))
+        word = f"{self.draw.choice(fields)}={leaf}".replace("\0", "")
+        return "train", self.text, "train.steps=1", "train.batch=2", "report.measure=[]", "budget.flops=1", word
+
     def configs(self) -> tuple[Any, ...]:
         """Twist a model config."""
         config = {"vocab_size": 300, "context": 64, "dim": 32, "layers": 2, "attention": {"heads": 4}, "position": "rope"}
@@ -288,7 +296,18 @@ class Fuzzer:
         return "run", self.recipe, "--threads", 1
 
     KINDS = (
-        *("yaml_bytes", "recipes", "overrides", "configs", "command_lines", "references", "texts", "tokenizers", "artifacts"),
+        *(
+            "yaml_bytes",
+            "recipes",
+            "overrides",
+            "trainings",
+            "configs",
+            "command_lines",
+            "references",
+            "texts",
+            "tokenizers",
+            "artifacts",
+        ),
         *("studies", "manifests", "summaries", "event_lines", "checkpoints", "resume_points"),
     )
 

@@ -118,8 +118,8 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
     """Write a model for other programs and return what was written: `to` is `hf` (a folder) or `gguf` (a file).
 
     A model card with every measurement of the model in the runs root is written as the folder's README.md, or beside the file
-    as FILE.md. `type` is that of a GGUF file's matrices: f16, q8_0 or q4_0. Raises RequestError with every reason why a format
-    cannot hold the model.
+    as FILE.md. `type` is that of a GGUF file's matrices: f32, f16, q8_0 or q4_0. Raises RequestError with every reason why a
+    format cannot hold the model.
     """
     from flyweight.export import gguf, hf
     from flyweight.hub.checkpoint import is_checkpoint

@@ -27,7 +27,7 @@ app = typer.Typer(
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Fields to change.")]
 Without = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Leave a stage out.")]
 Data = Annotated[str | None, typer.Option(metavar="DATA", help="A corpus: name, file, folder, glob, hf:owner/name.")]
-Split = Annotated[str, typer.Option(help="train, validation or test.")]
+Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue.")]
 
@@ -97,7 +97,7 @@ def train(
     shared.answer_run(result)
 
 
-@verb(app, *MACHINE)
+@verb(app, *WORK)
 def plan(
     shared: Shared,
     target: Annotated[str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL", help="What to plan.")],
@@ -114,9 +114,9 @@ def plan(
     from flyweight.plan.plan import ModelPlan
 
     given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
-    limits = [f"budget.{name}={value}" for name, value in given.items() if value is not None]
+    limits = {name: value for name, value in given.items() if value is not None}
     with shared.session(quiet=True) as session:
-        subject: Any = api.planned(target, [*(overrides or ()), *limits], session)
+        subject: Any = api.planned(target, overrides or (), limits)
         result = api.plan(subject, session)
     shared.answer(result.json(), lambda _: answers.say(*show.lines(result)))
     if not isinstance(result, ModelPlan) and (getattr(result, "faults", ()) or result.warnings):
@@ -198,7 +198,7 @@ def evaluate(
 def floors(
     shared: Shared,
     data: Annotated[str, typer.Argument(metavar="DATA")],
-    split: Split = "test",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     tokenizer: Annotated[str | None, typer.Option(help="word, char, byte, bpe, or {kind: bpe, vocab: 1024}.")] = None,
 ) -> None:
     """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram, of DATA's own tokens unless told otherwise."""
@@ -260,13 +260,14 @@ def generate(
     """Continue a text."""
     from flyweight import api
 
+    unsaid = [prompt]  # until the model is there and has something to add
+
     def speak(piece: str) -> None:
-        sys.stdout.write(piece)
+        sys.stdout.write("".join([*unsaid, piece]))
         sys.stdout.flush()
+        unsaid.clear()
 
     with shared.session(quiet=True) as session:
-        if not shared.as_json:
-            speak(prompt)
         text = api.generate(
             model,
             prompt,
@@ -307,7 +308,7 @@ def export(
     model: ModelName,
     out: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Where it goes; it must not exist yet.")],
     to: Annotated[str, typer.Option(help="hf or gguf.")] = "hf",
-    type: Annotated[str, typer.Option(help="Of a GGUF file's matrices: f16, q8_0 or q4_0.")] = "f16",
+    type: Annotated[str, typer.Option(help="Of a GGUF file's matrices: f32, f16, q8_0 or q4_0.")] = "f16",
 ) -> None:
     """Write MODEL for other programs: a Hugging Face folder or a GGUF file."""
     from flyweight import answers, api

@@ -15,7 +15,7 @@ def compare(
     shared: Shared,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL ...")],
     data: Data = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation, test or validation+test.")] = "test",
     against: Annotated[str | None, typer.Option(metavar="MODEL", help="Which one the others stand against [the best].")] = None,
     window: Annotated[int | None, typer.Option(help="Tokens read at once [each model's context].")] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,

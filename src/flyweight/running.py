@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flyweight import models, recipe as recipes
@@ -80,14 +81,22 @@ def plan(
     return plans.ModelPlan.of(_config_of(models.find(target, session.store)))
 
 
-def planned(target: str, overrides: Sequence[str], session: Session = DEFAULT) -> Any:
-    """Return what `plan` takes for a word of the command line: a recipe with its overrides, or the word itself."""
+def planned(target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Return what `plan` takes for a word of the command line: a recipe or study with its overrides, or the word itself.
+
+    `limits` are those of a recipe's budget by name, of which a study, whose budgets are its own, knows the time alone.
+    """
     if target in shipped() or (models.is_config(target) and _is_recipe(target)):
-        return load(target, *overrides)
+        return load(target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items()))
     if studies.is_study(target):
-        words = [word.replace("budget.time=", "limit.time=", 1) for word in overrides]
-        return studies.load(target, *words, yes=True)  # planning a large grid is how one learns of its size
-    if overrides:
+        if unknown := [f"--{name}" for name in limits if name != "time"]:
+            raise RequestError(
+                f"{' and '.join(unknown)}: {target} is a study, of which only the --time can be limited; its runs train for its"
+                " own budgets"
+            )
+        words = [f"limit.time={value}" for value in limits.values()]
+        return studies.load(target, *overrides, *words, yes=True)  # planning a large grid is how one learns of its size
+    if overrides or limits:
         raise RequestError(f"{target}: limits and path=value words are for recipes; this is a single model")
     return target
 

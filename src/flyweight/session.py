@@ -17,7 +17,7 @@ from flyweight.core.budget import Meter
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
-from flyweight.errors import RequestError
+from flyweight.data.sources.local import data_folder
 from flyweight.hub.checkpoint import trust
 
 
@@ -43,10 +43,7 @@ class Session:
     @property
     def data_folder(self) -> Path | None:
         """The folder of local copies of corpora; raise RequestError where it is named and not there."""
-        folder = self.data_dir or os.environ.get("FLYWEIGHT_DATA")
-        if folder and not Path(folder).is_dir():
-            raise RequestError(f"--data-dir {folder}: there is no such folder")
-        return Path(folder) if folder else None
+        return data_folder(self.data_dir)
 
     def runtime(self, seed: int | None = None) -> Runtime:
         """Return the device, threads and seed, and set this process's thread count."""

@@ -53,6 +53,62 @@ def test_requests_that_are_wrong(flyweight, words, part):
     refused(flyweight(*words), part)
 
 
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("budget.time=abc", "'abc' is not a time"),
+        ("budget.time=10", "unit is missing"),
+        ("budget=null", "budget: expected fields"),
+        ("budget=5", "budget: expected fields"),
+        ("budget.time=null", "no limit"),
+        ("data=null", "data: expected fields"),
+        ("data.corpus=null", "data.corpus"),
+        ("data.tokenizer={kind: bpe, vocab: 2q}", "'2q' is not a count"),
+        ("model=null", "needs either model"),
+        ("model=gpt2", "unknown kind 'gpt2'"),
+        ("model={kind: linear}", "dim: is missing"),
+        ("stages=null", "stages"),
+        ("stages.model=null", "stages.model"),
+    ],
+)
+def test_training_with_a_word_that_is_wrong(flyweight, text_file, word, part):
+    refused(flyweight("train", text_file, word), part)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--memory", "6GB"], "--memory: tradeoffs-quick is a study"),
+        (["--flops", "1", "--bytes", "4MB"], "--flops and --bytes: tradeoffs-quick is a study"),
+        (["--time", "soon"], "limit.time: 'soon' is not a time"),
+        (["--data-dir", "/nowhere"], "--data-dir: /nowhere is not a folder"),
+    ],
+)
+def test_a_plan_of_a_study_with_options_that_are_wrong(flyweight, options, part):
+    refused(flyweight("plan", "tradeoffs-quick", *options), part)
+
+
+def test_the_folder_of_corpora_is_named_by_who_named_it(flyweight, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FLYWEIGHT_DATA", "~/data")
+    refused(flyweight("plan", "quickstart"), f"FLYWEIGHT_DATA: {tmp_path / 'data'} is not a folder")
+    (tmp_path / "data").mkdir()
+    assert flyweight("plan", "quickstart")[2] == ""
+    refused(flyweight("plan", "quickstart", "--data-dir", "~/other"), f"--data-dir: {tmp_path / 'other'} is not a folder")
+
+
+def test_nothing_is_said_of_a_model_that_is_not_there(flyweight):
+    status, out, err = flyweight("generate", "nosuch:model", "Hello")
+    assert (status, out) == (2, "")
+    assert "no finished recipe 'nosuch'" in err
+
+
+def test_the_help_names_every_split(flyweight):
+    for verb in ("eval", "compare"):
+        assert "validation+test" in "".join(flyweight(verb, "--help")[1].split())
+    assert "validation+test" not in "".join(flyweight("floors", "--help")[1].split())
+
+
 def test_text_that_cannot_be_used(flyweight, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "tiny.txt").write_text("a few words\n")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flyweight.config import schema
 from flyweight.config.baselines import DECODER, kind_of_model
+from flyweight.config.rules import LIMITS, stage_faults
 from flyweight.config.schema import ARCHITECTURES, Architecture, ModelConfig, Recipe, Strict
 from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
 from flyweight.errors import RequestError
@@ -116,15 +117,27 @@ def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _laid(key: str, default: Any, own: Any) -> Any:
     """Return a stage's own `data`, `train` or `model` over the recipe's; a model of another kind replaces the default whole.
 
-    A default that names no kind is a decoder's; a stage that names none takes the default's.
+    A default that names no kind is a decoder's; a stage that names none takes the default's. A stage tied by `same_as` takes no
+    other limit from the recipe, which would cut it short of what it is due, and one with a limit of its own no `same_as`.
     """
+    if key == "train" and isinstance(default, dict) and isinstance(own, dict):
+        limited = any(own.get(limit) is not None for limit in LIMITS)
+        dropped = LIMITS if own.get("same_as") is not None else ("same_as",) if limited else ()
+        default = {name: value for name, value in default.items() if name not in dropped}
     other = key == "model" and isinstance(default, dict) and isinstance(own, dict) and "kind" in own
     return own if other and own["kind"] != kind_of_model(default) else merge(default, own)
 
 
 def recipe(raw: Mapping[str, Any], where: str = "the recipe", without: Sequence[str] = ()) -> Recipe:
-    """Return the checked recipe of raw YAML data; raise RequestError with every fault found."""
-    raw = leave_out(raw, without) if without else raw
+    """Return the checked recipe of raw YAML data; raise RequestError with every fault found.
+
+    A recipe is checked whole before the stages `without` are left out: what is malformed cannot be searched for them.
+    """
+    checked = _checked(raw, where)
+    return _checked(leave_out(raw, without), where) if without else checked
+
+
+def _checked(raw: Mapping[str, Any], where: str) -> Recipe:
     try:
         checked = Recipe.model_validate(_with_defaults(raw))
     except ValidationError as error:
@@ -204,6 +217,7 @@ def _reference_faults(checked: Recipe) -> list[str]:
                 faults.append(f"stages.{name}.{field}: there is no stage {reference!r}{nearest(reference, names)}")
         if isinstance(stage, schema.Pretrain) and (stage.model is None) == (stage.input is None):
             faults.append(f"stages.{name}: needs either model (a new one) or input (weights to go on from), and not both")
+        faults += stage_faults(name, stage, checked)
     for position, name in enumerate(checked.report.compare):
         if name not in names:
             faults.append(f"report.compare.{position}: there is no stage {name!r}{nearest(name, names)}")

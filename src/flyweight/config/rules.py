@@ -1,12 +1,19 @@
-"""Cross-field checks of a model config; each returns all faults, so that a user sees them at once."""
+"""Cross-field checks of a model config and of a stage; each returns all faults, so that a user sees them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flyweight.config.architecture import ModelConfig
+    from flyweight.config.schema import Recipe
+
+LIMITS = ("steps", "tokens", "flops", "time")
+"""Fields of `train` that end it, each by itself; `same_as` stands for one of them."""
+
+TRAINED = ("pretrain", "distill", "select")
+"""Stages that train a model, or choose one of those: they know what it spent and how well it validated."""
 
 MOST_VISITS = 100_000
 """Uses of layers in one forward pass, beyond which nothing is counted in time, let alone computed."""
@@ -104,3 +111,39 @@ def _visits(config: ModelConfig) -> Iterator[str]:
     count = passes * (layers + (times - 1) * max(0, looped))
     if count > MOST_VISITS:
         yield f"layers, sharing and thinking: they make {count:,} uses of layers; {MOST_VISITS:,} are the most"
+
+
+def stage_faults(name: str, stage: Any, recipe: Recipe) -> list[str]:
+    """Return what a stage asks of another that cannot give it: a limit, or a validation result to be chosen by."""
+    return [*_tie(f"stages.{name}.train", getattr(stage, "train", None), recipe), *_choice(f"stages.{name}", stage, recipe)]
+
+
+def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
+    if train is None or train.same_as is None:
+        return
+    if given := [limit for limit in LIMITS if getattr(train, limit) is not None]:
+        yield (
+            f"{where}: same_as gives as much as {train.same_as.stage} spends, and {' and '.join(given)} beside it could cut"
+            " that short; leave one of them out, or set it to null"
+        )
+    name, quantity = train.same_as.stage, train.same_as.of
+    source = recipe.stages.get(name)
+    if source is None or source.stage in TRAINED:
+        return
+    if source.stage != "quantize":
+        yield f"{where}.same_as: {name} is a stage of kind {source.stage} and trains nothing; name one that trains"
+    elif not quantity.startswith("total_"):
+        yield (
+            f"{where}.same_as: {name} is a stage of kind quantize and spends no {quantity} of its own; name the stage whose"
+            f" model it stores, {source.input}"
+        )
+
+
+def _choice(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
+    for position, name in enumerate(getattr(stage, "among", ())):
+        source: Any = recipe.stages.get(name)
+        why = "" if source is None or source.stage in TRAINED else f"is a stage of kind {source.stage}"
+        if source is not None and source.stage in ("pretrain", "distill") and not source.train.validations:
+            why = "trains with validations: 0"
+        if why:
+            yield f"{where}.among.{position}: {name} {why}, so it has no validation result to be chosen by"

@@ -177,7 +177,10 @@ class Schedule(Strict):
 
 
 class SameAs(Strict):
-    """A limit taken from another stage: as many tokens, FLOPs or seconds as it spent (`total_*`: with its teachers)."""
+    """A limit taken from another stage: as many tokens, FLOPs or seconds as it spent (`total_*`: with its teachers).
+
+    It is a stage's only limit: those of the recipe's defaults do not count where it stands.
+    """
 
     stage: str
     of: Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]

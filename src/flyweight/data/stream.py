@@ -31,16 +31,6 @@ class Windows:
         self._phases = min(context, targets - self.windows * context + 1)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
-    @property
-    def batches_per_epoch(self) -> float:
-        """Steps in which every window is read once; not whole where the batch size does not divide the windows."""
-        return self.windows / self.size
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Targets in one epoch."""
-        return self.windows * self.context
-
     def _order(self, epoch: int) -> tuple[int, np.ndarray]:
         """Return an epoch's phase and its order of windows; the last two are kept, for batches across an epoch's end."""
         if epoch not in self._orders:

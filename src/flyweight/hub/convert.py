@@ -64,7 +64,7 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         if part.theirs not in found:
             missing.append(part.theirs)
             continue
-        state.update(_ours(part, found.pop(part.theirs), config))
+        state.update(_ours(part, found.pop(part.theirs)))
     if missing or found:
         what = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in sorted(found)]
         more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
@@ -92,7 +92,7 @@ def _is_buffer(name: str) -> bool:
     return name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"))
 
 
-def _ours(part: Part, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+def _ours(part: Part, tensor: Tensor) -> dict[str, Tensor]:
     whole = tensor.T if part.transposed else tensor
     if len(part.ours) == 1:
         return {part.ours[0]: whole}

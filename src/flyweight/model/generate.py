@@ -106,25 +106,6 @@ class Sampling:
         return weights
 
 
-class TextStops:
-    """Ends a row once its text holds one of `stops`; `decode` turns token ids into text."""
-
-    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
-        if not all(stops):
-            raise RequestError("stop: an empty stop string would end every text at once; leave it out")
-        self.decode, self.stops = decode, tuple(stops)
-
-    def __call__(self, row: int, tokens: list[int]) -> bool:
-        """Return whether the new text of `row` holds a stop string."""
-        text = self.decode(tokens)
-        return any(stop in text for stop in self.stops)
-
-    def cut(self, tokens: list[int]) -> str:
-        """Return the text of new tokens up to the first stop string, which is left out."""
-        text = self.decode(tokens)
-        return text[: min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=len(text))]
-
-
 @dataclass
 class _Row:
     """One text under way; `window` is what the model sees of it."""

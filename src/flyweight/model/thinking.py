@@ -10,18 +10,14 @@ its part to what the cache holds of earlier ones.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from flyweight.config.schema import Deep, ModelConfig
-from flyweight.errors import RequestError
 from flyweight.model.residual import logit
 from flyweight.model.schedule import Visit, stack_size
-
-if TYPE_CHECKING:
-    from flyweight.model.decoder import Decoder
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Of some tokens, (B, H_kv, T, D) each."""
@@ -70,24 +66,3 @@ class Recollection:
             known = self.known.get(visit.place)
             assert block.rate is not None
             self.known[visit.place] = own if known is None else block.rate(known, own)
-
-
-def with_passes(model: Decoder, passes: int) -> Decoder:
-    """Return a thinking model that thinks for another number of passes, with the same weights in memory: for ablations.
-
-    Raises RequestError for a model that does not think. A learned rate that nothing would read any more is left out.
-    """
-    from flyweight.model.decoder import Decoder
-
-    thinking = model.config.thinking
-    if not isinstance(thinking, Deep):
-        raise RequestError("thinking: this model has one pass and no memory, so that no other number of passes means anything")
-    fields = {**thinking.model_dump(), "passes": passes, "learned": False}
-    if thinking.learned and Deep.model_validate(fields).updates:
-        fields["learned"] = True
-    config = ModelConfig.model_validate({**model.config.model_dump(), "thinking": fields})
-    with torch.device("meta"):
-        other = Decoder(config)
-    state = model.state_dict(keep_vars=True)
-    other.load_state_dict({name: state[name] for name in other.state_dict()}, assign=True)
-    return other.to(model.dtype).train(model.training)

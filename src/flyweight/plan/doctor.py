@@ -22,8 +22,8 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.core.runtime import Runtime
 from flyweight.data.document import HeldOut
 from flyweight.data.sources import SOURCES
-from flyweight.data.sources.local import VARIABLE
-from flyweight.errors import FlyweightError
+from flyweight.data.sources.local import VARIABLE, data_folder
+from flyweight.errors import FlyweightError, RequestError
 
 Verdict = Literal["ok", "missing", "slow", "broken"]
 
@@ -74,7 +74,6 @@ def examine(runtime: Runtime, runs: Path, data: Path | str | None, quick: bool =
 
     began = time.monotonic()
     watch("stage", {"name": "doctor", "stage": "measuring"})
-    folder = data or os.environ.get(VARIABLE)
     parts: dict[str, Callable[[], Iterator[Line]]] = {
         "processor and memory": lambda: _machine(runtime),
         "devices": probes.devices,
@@ -82,7 +81,7 @@ def examine(runtime: Runtime, runs: Path, data: Path | str | None, quick: bool =
         "kernels": lambda: probes.kernels(runtime),
         "libraries' kernels": (lambda: iter(())) if quick else (lambda: probes.libraries(runtime)),
         "folders": lambda: _folders(runs),
-        "corpora": lambda: _corpora(Path(folder) if folder else None),
+        "corpora": lambda: _corpora(data),
         "libraries": _versions,
         "extras": _extras,
     }
@@ -168,16 +167,16 @@ def _writable(name: str, folder: Path, needed: bool) -> Iterator[Line]:
     yield Line(group, name, verdict, f"{where}, writable, {format_size(free)} free", remedy, needed, {"free": free})
 
 
-def _corpora(folder: Path | None) -> Iterator[Line]:
-    group = "corpora"
-    if folder is None:
-        remedy = f"--data-dir DIR or {VARIABLE}: local copies of well-known corpora lie there"
-        yield Line(group, "data folder", "missing", "none is named", remedy)
-    elif not folder.is_dir():
-        yield Line(group, "data folder", "broken", f"{folder} is not a folder", "name another one with --data-dir")
-        folder = None
+def _corpora(data: Path | str | None) -> Iterator[Line]:
+    group, folder = "corpora", None
+    try:
+        folder = data_folder(data)
+    except RequestError as error:
+        yield Line(group, "data folder", "broken", str(error), "name another one with --data-dir")
     else:
-        yield Line(group, "data folder", "ok", str(folder.absolute()))
+        remedy = f"--data-dir DIR or {VARIABLE}: local copies of well-known corpora lie there"
+        known = Line(group, "data folder", "ok", str(folder.absolute())) if folder else None
+        yield known or Line(group, "data folder", "missing", "none is named", remedy)
     hub = _installed("datasets")
     for name, source in SOURCES.items():
         try:

@@ -35,8 +35,6 @@ SLOW_GFLOPS = 5.0
 SLOWER = 1.5
 """How many times a dense layer's time is called slow."""
 
-Multiply = Callable[[Tensor], Tensor]
-
 
 def devices() -> Iterator[Line]:
     """Yield what computes here: the processor's instructions, CUDA devices, MPS."""

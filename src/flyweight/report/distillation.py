@@ -25,7 +25,8 @@ _FULL: dict[Quantity, str] = {
 }
 # How far apart two trainings may be and still count as equal, where the recipe does not tie them to each other.
 _EQUAL: dict[Quantity, float] = {"tokens": 0.01, "total_flops": 0.03}
-_SHORT = 0.95
+SHORT = 0.95
+"""The least share of what it is due with which a control still counts."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
         return Finding(
             "warning", "Whether distillation paid cannot be said.", f"{name(student)} is no measure of it: {reasons}."
         )
-    free, unsound = _controls(student, found, _FREE)
-    full, also_unsound = _controls(student, found, _FULL)
-    text = _text(student, free, full)
-    text += [f"{name(each)} is {each.standing} and cannot serve as a control." for each in [*unsound, *also_unsound]]
+    free, not_free = _controls(student, found, _FREE)
+    full, not_full = _controls(student, found, _FULL)
+    text = [*_text(free, full), *not_full, *not_free]
     text += _teacher(student, [*full, *free], found)
     if not (free or full):
         why = "The run has no sound control: the same student trained alone, on the same tokens or for the same total compute."
@@ -61,16 +61,18 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
     return Finding(kind, title, " ".join(text))
 
 
-def _controls(student: Entry, found: Sequence[Entry], given: dict[Quantity, str]) -> tuple[list[Control], list[Entry]]:
-    """Return the sound controls of one family, the main one first, and the unsound ones."""
+def _controls(student: Entry, found: Sequence[Entry], given: dict[Quantity, str]) -> tuple[list[Control], list[str]]:
+    """Return the sound controls of one family, the main one first, and why the others are none."""
     sound, unsound = [], []
     for quantity, phrase in given.items():
         for each in (each for each in found if _is_control(each, student, quantity)):
             gap = contrast(student, each)
-            if each.standing == "ok" and gap is not None:
-                sound.append(Control(each, quantity, phrase, gap))
+            if each.standing != "ok" or gap is None:
+                unsound.append(f"{name(each)} is {each.standing} and cannot serve as a control.")
+            elif short := _shortfall(each, student, quantity):
+                unsound.append(f"{name(each)}, alone {phrase}, {short} and cannot serve as a control.")
             else:
-                unsound.append(each)
+                sound.append(Control(each, quantity, phrase, gap))
     return sound, unsound
 
 
@@ -100,11 +102,11 @@ def _title(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> 
     return "undecided", f"Whether distillation paid is undecided{counted}: {alone}; {distilled}."
 
 
-def _text(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> list[str]:
+def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
     said = []
     for index, control in enumerate(full):
         start = "The distilled one" if index == 0 else f"Against {name(control.entry)}, alone {control.given}, it"
-        said.append(f"{start} is {change(control.gap)}.{_shortfall(control, student)}")
+        said.append(f"{start} is {change(control.gap)}.")
     for index, control in enumerate(free):
         verdict, charged = control.gap.verdict, full[0].gap.verdict if full else None
         lead = "With a teacher that is there already"
@@ -113,7 +115,7 @@ def _text(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> l
         elif index == 0 and verdict == "worse" and charged == "worse":
             lead = "Not even a teacher that is there already pays:"
         against = f"{lead} the distilled one is {change(control.gap)} against {name(control.entry)} ({bits(control.entry)})"
-        said.append(f"{against}, trained alone {control.given}.{_shortfall(control, student)}")
+        said.append(f"{against}, trained alone {control.given}.")
     if full and not free:
         said.append("There is no control on the same tokens, so what a teacher that is there already would bring is not known.")
     if free and not full:
@@ -121,15 +123,17 @@ def _text(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> l
     return said
 
 
-def _shortfall(control: Control, student: Entry) -> str:
+def _shortfall(other: Entry, student: Entry, quantity: Quantity) -> str:
     """Say so where a control ended before it had spent what the distilled student did."""
-    alone, distilled = control.entry.model.training, student.model.training
+    alone, distilled = other.model.training, student.model.training
     if alone is None or distilled is None:
         return ""
-    share = getattr(alone, control.quantity) / getattr(distilled, control.quantity)
-    if share >= _SHORT:
-        return ""
-    return f" That control was stopped early by its limit ({alone.stopped_by}), at {percent(share)} of what it was due."
+    share = getattr(alone, quantity) / getattr(distilled, quantity)
+    return (
+        ""
+        if share >= SHORT
+        else f"was stopped early by its limit ({alone.stopped_by}), at {percent(share)} of what it was due,"
+    )
 
 
 def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]) -> list[str]:

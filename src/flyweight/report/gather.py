@@ -20,6 +20,8 @@ from flyweight.evaluate.compare import paired
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.model import cost
 from flyweight.report import summary
+from flyweight.report.distillation import SHORT
+from flyweight.report.phrases import percent
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Source:
 def models(recipe: schema.Recipe, sources: Sequence[Source]) -> tuple[summary.ModelSummary, ...]:
     """Return the compared models in the recipe's order."""
     names = [source.name for source in sources]
-    return tuple(_model(recipe, source, names) for source in sources)
+    return tuple(_model(source, names) for source in sources)
 
 
-def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summary.ModelSummary:
+def _model(source: Source, names: Sequence[str]) -> summary.ModelSummary:
     facts, folder = source.artifact.facts, source.artifact.path / "model"
     config = load.model_config(read_json(folder / "config.json"), str(folder))
     counts = cost.parameters(config)
@@ -60,7 +62,7 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
         name=source.name,
         id=source.artifact.id,
         stage=source.artifact.stage,
-        role=_role(source.config),
+        role=_role(source.config, facts),
         input=_known(source.chosen.get(references.get("input", ""), references.get("input")), names),
         teacher=_known(references.get("teacher"), names),
         config_line=config_line(config),
@@ -75,14 +77,17 @@ def _model(recipe: schema.Recipe, source: Source, names: Sequence[str]) -> summa
     )
 
 
-def _role(config: Any) -> str:
-    """Return what a model is in its recipe, in a few words."""
+def _role(config: Any, facts: Mapping[str, Any]) -> str:
+    """Return what a model is in its recipe, in a few words: of a control that ended early, how much of its due it had."""
     if isinstance(config, schema.Distill):
         return f"distilled from {config.teacher}"
     train = getattr(config, "train", None)
     if train is None or train.same_as is None:
         return ""
-    return f"alone, {train.same_as.of.replace('_', ' ').replace('flops', 'FLOPs')} of {train.same_as.stage}"
+    quantity = train.same_as.of.replace("_", " ").replace("flops", "FLOPs")
+    due = train.tokens or train.flops or train.time
+    share = facts[train.same_as.of.removeprefix("total_")] / due if due else 1.0
+    return f"alone, {quantity if share >= SHORT else f'{percent(share)} of the {quantity}'} of {train.same_as.stage}"
 
 
 def evaluation(artifact: Artifact | None) -> summary.Evaluation | None:

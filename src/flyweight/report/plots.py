@@ -232,11 +232,11 @@ def curves(group: Group, prefix: str = "") -> list[Drawing]:
             and (each.model.evaluate.corpus if each.model.evaluate else "") == fingerprint
         ]
         if any(each.model.curve and len(each.model.curve.validation) > 1 for each in trained):
-            drawn += [_curves(group, trained, spent, f"{prefix}curve-{spent}{number or ''}") for spent in _SPENT]
+            drawn += [_curves(trained, spent, f"{prefix}curve-{spent}{number or ''}") for spent in _SPENT]
     return drawn
 
 
-def _curves(group: Group, trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
+def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
     """Draw validation loss with training loss faint behind it; every line starts where its teachers' training ended."""
     title, x_title, form = _SPENT[spent]
     with figure_style():

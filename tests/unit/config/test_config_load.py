@@ -108,6 +108,70 @@ def test_contradictions_of_a_model_come_together():
     assert "kv_heads: 2 does not divide" in text
 
 
+CONTROL = TEXT.replace("report:", "  alone: {stage: pretrain, model: {dim: 8, layers: 1}}\nreport:")
+
+
+def test_a_stage_tied_to_another_takes_no_other_limit_from_the_recipe():
+    tie = "stages.alone.train.same_as={stage: student, of: total_flops}"
+    for limit in ("steps=40", "tokens=1M", "flops=1e9", "time=3s"):
+        train = checked(f"train.{limit}", "train.batch=4", tie, text=CONTROL).stages["alone"].train
+        assert (train.steps, train.tokens, train.flops, train.time, train.batch) == (None, None, None, None, 4)
+    tied = checked("train.same_as={stage: teacher, of: tokens}", text=CONTROL)
+    assert [stage.train.steps for stage in tied.stages.values() if stage.stage != "quantize"] == [800, 800, None]
+    assert tied.stages["student"].train.same_as is None
+    assert tied.stages["alone"].train.same_as.stage == "teacher"
+    beside = refusal(tie, "stages.alone.train.steps=4", "stages.alone.train.time=3s", text=CONTROL)
+    assert "stages.alone.train: same_as gives as much as student spends, and steps and time beside it could cut that" in beside
+    freed = checked(tie, "train.steps=40", "stages.alone.train.same_as=null", text=CONTROL)
+    assert freed.stages["alone"].train.steps == 40
+
+
+@pytest.mark.parametrize(
+    ("same_as", "part"),
+    [
+        ("{stage: int8, of: tokens}", "int8 is a stage of kind quantize and spends no tokens of its own"),
+        ("{stage: int8, of: seconds}", "name the stage whose model it stores, student"),
+        ("{stage: raw, of: total_flops}", "raw is a stage of kind init and trains nothing"),
+        ("{stage: timed, of: seconds}", "timed is a stage of kind bench and trains nothing"),
+    ],
+)
+def test_a_limit_from_a_stage_that_does_not_know_it(same_as, part):
+    more = "  raw: {stage: init, model: {dim: 8, layers: 1}}\n  timed: {stage: bench, input: student}\n"
+    text = CONTROL.replace("  alone:", f"{more}  alone:")
+    assert part in refusal(f"stages.alone.train.same_as={same_as}", text=text)
+
+
+def test_a_limit_from_what_a_quantized_or_chosen_model_had_cost():
+    text = CONTROL.replace("  alone:", "  best: {stage: select, among: [teacher, student]}\n  alone:")
+    for stage, of in (("int8", "total_flops"), ("int8", "total_seconds"), ("best", "tokens"), ("best", "seconds")):
+        checked(f"stages.alone.train.same_as={{stage: {stage}, of: {of}}}", text=text)
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("stages.best.among=[student, int8]", "among.1: int8 is a stage of kind quantize, so it has no validation result"),
+        ("stages.teacher.train.validations=0", "among.0: teacher trains with validations: 0, so it has no validation result"),
+    ],
+)
+def test_only_what_was_validated_can_be_selected(word, part):
+    text = CONTROL.replace("  alone:", "  best: {stage: select, among: [teacher, student]}\n  alone:")
+    assert part in refusal(word, text=text)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["stages.student=null", "stages.alone=5", "report.compare=null", "report=5", "stages.alone.train.same_as=a", "stages=null"],
+)
+def test_leaving_a_stage_out_of_a_malformed_recipe(word):
+    assert word.partition("=")[0] in refusal(word, text=CONTROL, without=["int8"])
+
+
+def test_leaving_a_stage_out_where_nothing_is_selected():
+    text = CONTROL.replace("  alone:", "  best: {stage: select, among: null}\n  alone:")
+    assert "stages.best.among" in refusal(text=text, without=["int8"])
+
+
 def test_leaving_a_stage_out_hands_its_input_on_or_says_why_not():
     chain = TEXT.replace("report:", "  again:    {stage: quantize, input: int8, kind: nf4}\nreport:")
     recipe = checked(text=chain, without=["int8"])

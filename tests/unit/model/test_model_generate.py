@@ -6,7 +6,7 @@ import torch
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import RequestError
 from flyweight.model.decoder import Decoder
-from flyweight.model.generate import Sampling, TextStops, generate
+from flyweight.model.generate import Sampling, generate
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [8], [3, 1, 4], [2, 7, 1, 8, 2]]
 VARIETIES: list[dict[str, Any]] = [
@@ -158,15 +158,8 @@ def test_a_draw_at_the_edge_never_takes_what_a_filter_removed() -> None:
     assert Sampling(temperature=1.0).choose(impossible, almost).item() == 0
 
 
-def test_text_stops() -> None:
-    stops = TextStops(lambda tokens: "".join(chr(96 + token) for token in tokens), ["cd", "f"])
-    assert not stops(0, [1, 2, 3])
-    assert stops(0, [1, 2, 3, 4])
-    assert stops.cut([1, 2, 3, 4, 5, 6]) == "ab"
-    assert stops.cut([1, 2]) == "ab"
+def test_a_row_ends_after_the_token_that_stops_it() -> None:
     model = decoder()
     full = generate(model, PROMPTS, max_new_tokens=10)
-    text = TextStops(lambda tokens: " ".join(map(str, tokens)), [f"{full[0][2]} {full[0][3]}"])
-    assert generate(model, PROMPTS[:1], max_new_tokens=10, stop=text)[0] == full[0][:4]
-    with pytest.raises(RequestError, match="empty stop string"):
-        TextStops(str, ["a", ""])
+    stopped = generate(model, PROMPTS[:1], max_new_tokens=10, stop=lambda row, new: new[-2:] == full[0][2:4])
+    assert stopped[0] == full[0][:4]

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
-from flyweight.errors import RequestError
 from flyweight.evaluate import checks
 from flyweight.model import folder
 from flyweight.model.attention import Reach
@@ -14,7 +13,6 @@ from flyweight.model.block import Block
 from flyweight.model.decoder import Decoder
 from flyweight.model.generate import generate
 from flyweight.model.schedule import visits
-from flyweight.model.thinking import with_passes
 
 VOCAB = 19
 THOUGHTS: list[dict[str, Any]] = [
@@ -170,19 +168,6 @@ def test_a_memory_that_is_visible_as_a_whole_is_caught_by_the_audit(thinking: An
 def test_no_pass_is_a_plain_model() -> None:
     thinks, plain = decoder({"passes": 0}), decoder("none")
     assert torch.equal(thinks(tokens()), plain(tokens()))
-
-
-@pytest.mark.parametrize("learned", [False, True])
-@torch.no_grad()
-def test_another_number_of_passes_with_the_same_weights(learned: bool) -> None:
-    model = decoder({"passes": 3, "rate": 0.3, "learned": learned})
-    found = {passes: with_passes(model, passes) for passes in range(4)}
-    assert torch.equal(found[3](tokens()), model(tokens()))
-    assert torch.equal(found[0](tokens()), decoder("none")(tokens()))
-    assert (found[1](tokens()) - found[2](tokens())).abs().max() > 1e-4
-    assert found[1].embedding.tokens.dense().data_ptr() == model.embedding.tokens.dense().data_ptr()
-    with pytest.raises(RequestError, match="one pass"):
-        with_passes(decoder("none"), 2)
 
 
 @torch.no_grad()

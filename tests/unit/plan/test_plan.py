@@ -7,6 +7,7 @@ from flyweight.errors import RequestError
 from flyweight.plan import budget, memory, plan, show, suggest
 
 CPU = Runtime("cpu", 1)
+MODEL = {"model": {"stage": "pretrain"}}
 
 
 def recipe(**fields):
@@ -105,7 +106,7 @@ def test_the_suggestion_grows_with_time_and_text(tmp_path):
     large.write_text("some words to learn\n" * 200_000)
 
     def suggested(path, time):
-        raw = {"name": "x", "budget": {"time": time}, "data": {"corpus": str(path), "context": 64}, "stages": {}}
+        raw = {"name": "x", "budget": {"time": time}, "data": {"corpus": str(path), "context": 64}, "stages": MODEL}
         return suggest.suggest(raw, CPU, None)
 
     short, long = suggested(large, "1min"), suggested(large, "10h")
@@ -118,7 +119,29 @@ def test_the_suggestion_grows_with_time_and_text(tmp_path):
 def test_the_users_own_choice_is_kept(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("words " * 10_000)
-    raw = {"name": "x", "data": {"corpus": str(path), "tokenizer": "char"}, "model": {"dim": 48, "layers": 3, "dropout": 0.3}}
+    own = {"dim": 48, "layers": 3, "dropout": 0.3}
+    raw = {"name": "x", "data": {"corpus": str(path), "tokenizer": "char"}, "model": own, "stages": MODEL}
     made = suggest.suggest(raw, CPU, None)
     assert made["model"] == {"dim": 48, "layers": 3, "dropout": 0.3}
     assert made["data"]["tokenizer"] == "char"
+
+
+def test_the_suggestion_reads_counts_and_kinds_as_recipes_have_them(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("words " * 200_000)
+
+    def suggested(tokenizer):
+        data = {"corpus": str(path), "tokenizer": tokenizer}
+        return suggest.suggest({"name": "x", "data": data, "stages": MODEL}, CPU, None)["model"]
+
+    assert suggested({"kind": "bpe", "vocab": "2k"}) == suggested({"kind": "bpe", "vocab": 2000})
+    assert suggested("bpe") == suggested({"kind": "bpe", "vocab": 4096})
+
+
+def test_no_shape_is_suggested_for_another_kind_of_model(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("words " * 10_000)
+    raw = {"name": "x", "data": {"corpus": str(path)}, "model": {"kind": "linear", "dim": 8}, "stages": MODEL}
+    made = suggest.suggest(raw, CPU, None)
+    assert made["model"] == {"kind": "linear", "dim": 8}
+    assert made["data"]["tokenizer"]["kind"] == "bpe"

@@ -77,7 +77,8 @@ def test_folders(tmp_path, monkeypatch):
     assert line.verdict == "broken" and line.needed
 
 
-def test_corpora(tmp_path):
+def test_corpora(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLYWEIGHT_DATA", raising=False)
     assert by_name(doctor._corpora(None))["data folder"].verdict == "missing"
     assert by_name(doctor._corpora(tmp_path / "nowhere"))["data folder"].verdict == "broken"
     (tmp_path / "tiny-shakespeare").mkdir()

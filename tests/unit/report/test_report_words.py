@@ -110,7 +110,9 @@ def test_a_control_that_was_cut_short_is_told():
         return each.model_copy(update={"training": made.training(each, total_flops=1.3e14, stopped_by="time")})
 
     first = said(models=tuple(map(cut, made.quickstart_models())))[0]
-    assert "stopped early by its limit (time), at 61 % of what it was due" in first.text
+    assert "stopped early by its limit (time), at 61 % of what it was due, and cannot serve as a control" in first.text
+    assert "same total compute" not in first.title, "no verdict rests on it"
+    assert first.title.startswith("Distillation paid, with the teacher for free")
     assert "stopped early" not in said()[0].text
 
 

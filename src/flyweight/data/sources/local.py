@@ -13,13 +13,13 @@ VARIABLE = "FLYWEIGHT_DATA"
 
 def data_folder(option: Path | str | None) -> Path | None:
     """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; raise RequestError if it is missing."""
-    name = str(option) if option is not None else os.environ.get(VARIABLE, "")
+    name = str(option or os.environ.get(VARIABLE, ""))
     if not name:
         return None
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        given = "--data-dir" if option is not None else VARIABLE
-        raise RequestError(f"{given}: {folder} is not a folder")
+        given = "--data-dir" if option else VARIABLE
+        raise RequestError(f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or leave it out")
     return folder
 
 
