@@ -117,7 +117,7 @@ def render(summaries: Sequence[Summary]) -> str:
             bars=[[_bar(line) for line in summary.budget] for summary in summaries],
             headlines=[words.findings(summary)[:1] for summary in summaries],
             commands=[_commands(summary) for summary in summaries],
-            legend=tables.LEGEND,
+            legend=list(dict.fromkeys(text for section in sections for text in tables.legend(section.table))),
             chips=_CHIPS,
         )
     )
