@@ -37,6 +37,13 @@ def test_a_recipe_is_planned_stage_by_stage():
     assert found["teacher"].memory.total > found["student"].memory.weights
 
 
+@pytest.mark.parametrize(("measure", "seconds"), [((), 0), (("evaluate",), 5), (("evaluate", "bench", "audit"), 15)])
+def test_only_what_is_measured_takes_time(measure, seconds):
+    found = plan.plan(recipe(report={"measure": measure, "compare": ["teacher", "student"]}), CPU)
+    assert found.measuring == 2 * seconds
+    assert found.totals["time"] == pytest.approx(sum(stage.seconds for stage in found.stages) + 2 * seconds)
+
+
 @pytest.mark.parametrize(
     ("limit", "name"),
     [({"memory": "1MB"}, "memory"), ({"flops": 100}, "flops"), ({"parameters": 10}, "parameters"), ({"bytes": "1kB"}, "bytes")],
@@ -122,3 +129,10 @@ def test_the_users_own_choice_is_kept(tmp_path):
     made = suggest.suggest(raw, CPU, None)
     assert made["model"] == {"dim": 48, "layers": 3, "dropout": 0.3}
     assert made["data"]["tokenizer"] == "char"
+
+
+def test_a_guess_about_time_is_no_failure(flyweight, toy_recipe):
+    status, out, _ = flyweight("plan", toy_recipe, "--time", "1s")
+    assert (status, "probably over" in out) == (0, True)
+    status, out, _ = flyweight("plan", toy_recipe, "--parameters", "1")
+    assert (status, "does not fit" in out) == (1, True)
