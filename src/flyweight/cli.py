@@ -331,7 +331,9 @@ def export(
 def report(
     shared: Shared,
     names: Annotated[list[str], typer.Argument(metavar="RUN ...", help="Finished runs.")],
-    out: Annotated[Path, typer.Option(help="Where a page over several runs goes.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR|FILE", help="A folder, or a page (.html) [the run's own; report/ for several].")
+    ] = None,
 ) -> None:
     """Write the report of a finished run anew, or one page over several runs."""
     from flyweight import answers, api
