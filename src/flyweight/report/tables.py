@@ -312,7 +312,7 @@ def long_csv(groups: Sequence[Group]) -> str:
                 if cell and (metric := cell.metric):
                     numbers = [f"{number:.10g}" for number in (metric.value, metric.low, metric.high)]
                     numbers += [str(metric.n), metric.unit, metric.better]
-                    where = group.text or ("", "")
+                    where = (group.text.name, group.text.split) if group.text else ("", "")
                     writer.writerow([*_machine(summary), *where, row.label, kind, standing, column.key, *numbers])
     return out.getvalue()
 
