@@ -57,7 +57,11 @@ def metrics(values: dict[str, Any]) -> None:
             table.add_row(name, f"{middle:,.5g}", "" if low == high else f"{low:,.5g} ... {high:,.5g}", value["unit"])
         elif isinstance(value, int | float | str):
             table.add_row(name, str(value) if not isinstance(value, float) else f"{value:,.5g}", "", "")
-    say(table)
+    say(table, *_notes(values))
+
+
+def _notes(values: dict[str, Any]) -> list[Text]:
+    return [Text(f"note: {note}", "yellow") for note in values.get("notes", ())]
 
 
 _FLOOR_NUMBERS = {"perplexity": ",.2f", "nll": ".4f", "bits_per_byte": ".4f", "stored": ","}
@@ -74,7 +78,7 @@ def floors(values: dict[str, Any]) -> None:
         table.add_row(name, *numbers, *costs)
     seen, there = values["train_tokens"], values["train_tokens_available"]
     part = "" if seen == there else f", the first of {there:,}"
-    say(table, f"{values['tokens']:,} tokens of {values['split']}, after {seen:,} tokens of train{part}")
+    say(table, f"{values['tokens']:,} tokens of {values['split']}, after {seen:,} tokens of train{part}", *_notes(values))
 
 
 def tasks(values: dict[str, Any]) -> None:

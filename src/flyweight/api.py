@@ -144,14 +144,26 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
 
 
 @working
-def report(runs: Sequence[str | Path], out: Path, session: Session = DEFAULT) -> Path:
-    """Write one page over several finished runs and return its path; a single run's own report and cards are written anew."""
+def report(runs: Sequence[str | Path], out: Path | None = None, session: Session = DEFAULT) -> Path:
+    """Write one page over several finished runs, or a single run's or study's own report anew (and cards); return its path.
+
+    `out` is a folder for the page and its tables, or a page of its own where it ends in `.html`. Unless it is named, the folder
+    is `report` for several runs, and the run's own for one.
+    """
     store = session.store
     folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
+    grids = [folder for folder in folders if (folder / study_summary.FILE).is_file()]
     if len(folders) > 1:
+        if grids:
+            raise RequestError(
+                f"{', '.join(map(str, grids))}: a study has a page of its own, which it cannot share with recipes or other"
+                " studies; report it alone"
+            )
+        return page.write_many(folders, out or Path("report"))
+    if grids:
+        return study_page.write(folders[0], out)
+    if out is not None:
         return page.write_many(folders, out)
-    if (folders[0] / study_summary.FILE).is_file():
-        return study_page.write(folders[0])
     if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
     with store.recipe_folder(folders[0].name) as folder:

@@ -111,7 +111,7 @@ def plan(
     """Say what a recipe, study, config or model needs, before anything runs. Exit status 1: it does not fit."""
     from flyweight import answers, api
     from flyweight.plan import show
-    from flyweight.plan.plan import ModelPlan
+    from flyweight.plan.grid import GridPlan
 
     given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
     limits = {name: value for name, value in given.items() if value is not None}
@@ -119,7 +119,8 @@ def plan(
         subject: Any = api.planned(target, overrides or (), limits)
         result = api.plan(subject, session)
     shared.answer(result.json(), lambda _: answers.say(*show.lines(result)))
-    if not isinstance(result, ModelPlan) and (getattr(result, "faults", ()) or result.warnings):
+    # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
+    if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)
 
 
@@ -331,7 +332,9 @@ def export(
 def report(
     shared: Shared,
     names: Annotated[list[str], typer.Argument(metavar="RUN ...", help="Finished runs.")],
-    out: Annotated[Path, typer.Option(help="Where a page over several runs goes.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR|FILE", help="A folder, or a page (.html) [the run's own; report/ for several].")
+    ] = None,
 ) -> None:
     """Write the report of a finished run anew, or one page over several runs."""
     from flyweight import answers, api

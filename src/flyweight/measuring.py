@@ -13,8 +13,8 @@ from flyweight.core.artifact import Artifact
 from flyweight.core.metric import Metric
 from flyweight.errors import RequestError
 from flyweight.evaluate.compare import table
-from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.plan.compared import Compared, Size
+from flyweight.report import gather
 from flyweight.session import DEFAULT, Session, working
 
 Model = str | Path | Artifact
@@ -79,8 +79,16 @@ def evaluate(
     stride: int | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
-    """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals."""
-    return _measure("evaluate", model, session, data=data, split=split, window=window, stride=stride)
+    """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
+
+    `notes` says where bits per byte are too good, because the tokens do not give the text back.
+    """
+    return _noted(_measure("evaluate", model, session, data=data, split=split, window=window, stride=stride))
+
+
+def _noted(measured: Measurement) -> Measurement:
+    losses = gather.losses(measured.artifact)
+    return Measurement(measured.artifact, {**measured.values, "notes": [] if losses is None else [losses]})
 
 
 @working
@@ -116,13 +124,13 @@ def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> 
 def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
     """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
 
-    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own.
+    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own. `notes` as in `evaluate`.
     """
     context = session.context(seed=session.seed)
     given = {} if tokenizer is None else {"tokenizer": config_load.parse_yaml(tokenizer, "--tokenizer")}
     config = config_load.check_stage({"stage": "floors", "data": {"corpus": data, **given}, "split": split})
     made = recipes.Runner(context).make(data, config, {}).artifact
-    return Measurement(made, made.metrics())
+    return _noted(Measurement(made, made.metrics()))
 
 
 @working
@@ -146,7 +154,7 @@ def compare(
     if against is not None and _name(against) not in found:
         raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
     results = {name: evaluate(artifact, data, split, window, stride, session) for name, artifact in found.items()}
-    scores = {name: UnitScores.load(result.artifact.path / UNITS) for name, result in results.items()}
+    scores = {name: gather.scores(result.artifact) for name, result in results.items()}
     stood = table(scores, None if against is None else _name(against))
     sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}
     same = len({score.tokenizer for score in scores.values()}) == 1

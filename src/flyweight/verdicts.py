@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from rich.markup import escape
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,37 +19,61 @@ COLOURS = {
 }
 
 
+DISPENSABLE = ("bits/byte", "95 % interval", "bytes", "parameters", "nats/token", "FLOPs/token", "FLOPs to make")
+"""Columns of a comparison that a narrow terminal may do without; the last go first."""
+LONGEST_NAME = 28
+"""Columns that a model's name may take before it is broken."""
+
+
 def comparison(found: Any) -> None:
-    """Print a comparison, best first, and what it means."""
-    reference, same = found.comparison.reference, found.same_tokenizer
+    """Print a comparison, best first, and what it means; columns that do not fit are left out and named."""
+    reference = found.comparison.reference
+    rows = [_cells(found, row) for row in found]
+    left: list[str] = []
+    for head in (head for head in reversed(DISPENSABLE) if head in rows[0]):
+        if not _fits(rows, left, Console().width):
+            left.append(head)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    heads = ("model", "bits/byte", *(("nats/token",) if same else ()), "difference", "95 % interval", "verdict")
-    for head in (*heads, "parameters", "bytes", "FLOPs/token", "FLOPs to make"):
-        table.add_column(head, justify="left" if head in ("model", "verdict") else "right")
-    for row in found:
-        size = found.sizes[row.name]
-        if row.paired is None:
-            apart = ("", "", Text("the reference", "dim"))
-        else:
-            bits, n = row.paired.bits_per_byte, digits(row.paired.bits_per_byte)
-            apart = (
-                f"{bits.value:+.{n}f}",
-                f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}",
-                Text(row.verdict, COLOURS[row.verdict]),
-            )
-        table.add_row(
-            escape(row.name),
-            f"{row.bits_per_byte:.4f}",
-            *((f"{row.nll:.4f}",) if same else ()),
-            *apart,
-            format_count(size.parameters),
-            format_size(size.bytes),
-            *("" if value is None else format_count(value) for value in (size.forward_per_token, size.training_flops)),
-        )
-    say(table, "")
+    heads = [head for head in rows[0] if head not in left]
+    for head in heads:
+        justify = "left" if head in ("model", "verdict") else "right"
+        table.add_column(head, justify=justify, no_wrap=head != "model", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[head] for head in heads))
+    missing = [Text(f"Not shown at this width: {', '.join(head for head in rows[0] if head in left)}.", "dim")] if left else []
+    say(table, *missing, "")
     for row, sentence in zip((row for row in found if row.name != reference), found.verdicts(), strict=True):
         say(Text.assemble(("● ", COLOURS[row.verdict]), sentence))
     say(*(Text(f"note: {note}", "dim") for note in found.notes()))
+
+
+def _cells(found: Any, row: Any) -> dict[str, Text]:
+    """Return a model's cells by their column."""
+    size = found.sizes[row.name]
+    apart = ("", "", Text("the reference", "dim"))
+    if row.paired is not None:
+        bits, n = row.paired.bits_per_byte, digits(row.paired.bits_per_byte)
+        span = f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}"
+        apart = (f"{bits.value:+.{n}f}", span, Text(row.verdict, COLOURS[row.verdict]))
+    cells = {
+        "model": row.name,
+        "bits/byte": f"{row.bits_per_byte:.4f}",
+        **({"nats/token": f"{row.nll:.4f}"} if found.same_tokenizer else {}),
+        **dict(zip(("difference", "95 % interval", "verdict"), apart, strict=True)),
+        "parameters": format_count(size.parameters),
+        "bytes": format_size(size.bytes),
+        "FLOPs/token": "" if size.forward_per_token is None else format_count(size.forward_per_token),
+        "FLOPs to make": "" if size.training_flops is None else format_count(size.training_flops),
+    }
+    return {head: cell if isinstance(cell, Text) else Text(cell) for head, cell in cells.items()}
+
+
+def _fits(rows: list[dict[str, Text]], left: list[str], width: int) -> bool:
+    needed = 0
+    for head in (head for head in rows[0] if head not in left):
+        widest = max(len(head), *(row[head].cell_len for row in rows))
+        needed += (min(widest, LONGEST_NAME) if head == "model" else widest) + 2
+    return needed - 2 <= width
 
 
 def doctor(found: Any) -> None:

@@ -59,22 +59,26 @@ def parse_time(value: Any) -> float:
     return _quantity(value, _TIME, "time", "30s, 10min or 2h")
 
 
+_ROUNDED = 0.9995
+"""Of a unit, from which on three digits round up to all of it: 999_999 is `1 M`, not `1e+03 k`."""
+
+
 def format_size(size: float) -> str:
     """Return bytes as people read them, in powers of ten: 1_234_567 -> `1.23 MB`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size) >= factor:
+        if abs(size) >= _ROUNDED * factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} B"
 
 
 def format_count(count: float) -> str:
-    """Return a count as people read it: 1_234_567 -> `1.23 M`, 3.2e15 -> `3.2e15`."""
-    if abs(count) >= 1e12:
+    """Return a count as people read it: 1_234_567 -> `1.23 M`, 3.2e15 -> `3.2e15`, 343.885 -> `344`."""
+    if abs(count) >= _ROUNDED * 1e12:
         return f"{count:.3g}".replace("e+", "e")
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(count) >= factor:
+        if abs(count) >= _ROUNDED * factor:
             return f"{count / factor:.3g} {unit}"
-    return f"{count:g}"
+    return f"{count:.3g}"
 
 
 def format_time(seconds: float) -> str:

@@ -27,7 +27,8 @@ class SplitMeta:
     where the corpus counts line ends (PTB, WikiText), whatever the tokenizer: word perplexity is exp(total nll / words).
     `unknown` counts `<unk>` tokens, those that stand in the text included. `overlap` is the share of lines (stripped, at
     least 20 characters) that also stand in train; None for train itself. `documents` counts documents, whose token offsets
-    are in `documents_file`; `sha256` is that of the split's whole stream of tokens.
+    are in `documents_file`; `sha256` is that of the split's whole stream of tokens. `lost` counts lines that do not come back
+    from their tokens as they were; None in corpora of early days, of which `Meta.lossless` knows the beginning alone.
     """
 
     tokens: int
@@ -40,6 +41,7 @@ class SplitMeta:
     sha256: str
     documents_file: str
     documents_sha256: str
+    lost: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,23 @@ class Meta:
     tokenizer_seconds: float
     megabytes_per_second: float
     splits: dict[SplitName, SplitMeta]
+
+    def losses(self, split: str) -> str | None:
+        """Return in words that the tokens of a split (or of validation+test) do not give its text back; None where they do.
+
+        A text has at least the information of its tokens: where something is lost, bits per byte are too good.
+        """
+        parts = [self.splits[name] for name in SPLITS if name in split.split("+")]
+        if all(self.lossless if part.lost is None else part.lost == 0 for part in parts):
+            return None
+        lost = sum(part.lost or 0 for part in parts)
+        unknown = sum(part.unknown for part in parts) / max(1, sum(part.tokens for part in parts))
+        lines = f"{lost:,} line{'s' * (lost != 1)}" if lost else "lines"
+        share = f", and {100 * unknown:.2g} % of its tokens are unknown" if unknown else ""
+        return (
+            f"{lines} of the {split} split do not come back from their tokens{share}: bits per byte are too good, and compare"
+            " models of this tokenizer alone"
+        )
 
     def save(self, path: Path) -> None:
         """Write the meta file with a digest of itself."""

@@ -133,6 +133,22 @@ class Tokenizer:
             return RequestError(f"the tokenizer knows no {shown} and has no {UNKNOWN}; leave such characters out of the text")
         return FlyweightError(f"the tokenizer failed: {error}")
 
+    @cached_property
+    def reversible(self) -> bool:
+        """Whether every text comes back from its ids by construction: the alphabet is all bytes, and nothing is normalized."""
+        from tokenizers import pre_tokenizers
+
+        parts = json.loads(self._text)
+        kinds = [(parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "decoder")]
+        if kinds != [None, "ByteLevel", "ByteLevel"] or parts["pre_tokenizer"].get("add_prefix_space", True):
+            return False
+        strips = any(token.lstrip or token.rstrip for token in self._backend.get_added_tokens_decoder().values())
+        return not strips and all(letter in self.vocab for letter in pre_tokenizers.ByteLevel.alphabet())
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts of several sequences of ids, decoded on all cores."""
+        return self._backend.decode_batch([list(ids) for ids in batch], skip_special_tokens=False)
+
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Return the text of ids; the separator appears as itself unless `skip_special`."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)

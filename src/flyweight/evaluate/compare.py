@@ -40,9 +40,18 @@ class Difference:
         return {**asdict(self), "verdict": self.verdict}
 
 
+def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
+    """Return a verdict by bits per byte across tokenizers: one that loses text has too good a figure, and cannot win by it."""
+    flattered = (verdict == "better" and first_lossy) or (verdict == "worse" and second_lossy)
+    return "undecided" if flattered else verdict
+
+
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the same text: per token (None under different tokenizers, `why` says so) and per byte."""
+    """Two models on the same text: per token (None under different tokenizers, `why` says so) and per byte.
+
+    `lossy` tells of two tokenizers which do not give the text back.
+    """
 
     nll: Difference | None
     bits_per_byte: Difference
@@ -50,11 +59,17 @@ class Paired:
     kind: str
     why: str = ""
     p: float | None = None
+    lossy: tuple[bool, bool] = (False, False)
 
     @property
     def verdict(self) -> Verdict:
         """The verdict by bits per byte, which every pair of models has."""
-        return self.bits_per_byte.verdict
+        return honest(self.bits_per_byte.verdict, *self.lossy)
+
+    @property
+    def flattered(self) -> bool:
+        """Whether the interval would decide, but for the text that the better one's tokens lose."""
+        return self.verdict != self.bits_per_byte.verdict
 
     def json(self) -> dict[str, Any]:
         """Return both differences as plain data."""
@@ -70,29 +85,40 @@ def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) ->
     Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over documents: blocks of
     tokens then hold different text.
     """
-    if (a.corpus, a.split) != (b.corpus, b.split):
-        raise RequestError(
-            f"{_where(a)} and {_where(b)} are different texts: a comparison needs both models evaluated on the same split"
-            " of the same corpus (`flyweight compare A B --data DATA` does that)"
-        )
+    if (refusal := _refusal(a, b)) is not None:
+        raise RequestError(refusal)
     same = a.tokenizer == b.tokenizer
-    if not same and (a.kind, b.kind) != ("document", "document"):
-        raise RequestError(
-            "the models have different tokenizers and the text has too few documents to pair by: blocks of tokens do not"
-            " hold the same text; use a corpus with at least 20 documents"
-        )
-    if len(a.nll) != len(b.nll) or a.kind != b.kind or (same and not np.array_equal(a.counts, b.counts)):
-        raise RequestError(
-            f"the models were scored in different units ({len(a.nll)} {a.kind}s and {len(b.nll)} {b.kind}s):"
-            " evaluate both with the same window"
-        )
     change = a.nll - b.nll  # (U,)
     # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the same size.
     size = (a.bytes + b.bytes) / 2 * math.log(2)
     nll = _difference(change, a.counts.astype(np.float64), "nats/token", seed) if same else None
     why = "" if same else "different tokenizers: nats per token are not comparable"
-    p = p_value(change, size, seed) if with_p else None
-    return Paired(nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p)
+    lossy = (False, False) if same else (a.lossy, b.lossy)
+    if any(lossy):
+        why += "; tokens that do not give the text back make bits per byte too good"
+    p = None if not with_p else p_value(change, size, seed) if np.isfinite(change).all() else 1.0
+    return Paired(nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p, lossy)
+
+
+def _refusal(a: UnitScores, b: UnitScores) -> str | None:
+    """Return why two models' scores cannot be paired, or None where they can."""
+    if (a.corpus, a.split) != (b.corpus, b.split):
+        return (
+            f"{_where(a)} and {_where(b)} are different texts: a comparison needs both models evaluated on the same split"
+            " of the same corpus (`flyweight compare A B --data DATA` does that)"
+        )
+    same = a.tokenizer == b.tokenizer
+    if not same and (a.kind, b.kind) != ("document", "document"):
+        return (
+            "the models have different tokenizers and the text has too few documents to pair by: blocks of tokens do not"
+            " hold the same text; use a corpus with at least 20 documents"
+        )
+    if len(a.nll) != len(b.nll) or a.kind != b.kind or (same and not np.array_equal(a.counts, b.counts)):
+        return (
+            f"the models were scored in different units ({len(a.nll)} {a.kind}s and {len(b.nll)} {b.kind}s):"
+            " evaluate both with the same window"
+        )
+    return None
 
 
 def _difference(change: np.ndarray, size: np.ndarray, unit: str, seed: int) -> Difference:
@@ -149,10 +175,17 @@ class Comparison:
         """How many comparisons count."""
         return len(self.pairs)
 
+    def verdict(self, first: str, second: str) -> Verdict:
+        """Return how the first model of a pair stands to the second, other comparisons taken into account."""
+        return self.pairs[first, second].verdict if self.corrected[first, second] < LEVEL else "undecided"
+
     def json(self) -> dict[str, Any]:
         """Return the table and all pairs as plain data."""
         pairs = [
-            {"first": a, "second": b, **pair.json(), "p": pair.p, "p_corrected": self.corrected[a, b]}
+            {
+                **{"first": a, "second": b, **pair.json(), "verdict": self.verdict(a, b)},
+                **{"p": pair.p, "p_corrected": self.corrected[a, b]},
+            }
             for (a, b), pair in self.pairs.items()
         ]
         correction = {"method": "holm" if self.family > 1 else None, "comparisons": self.family, "level": LEVEL}
@@ -190,6 +223,19 @@ def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: 
         for name in order
     ]
     return Comparison(tuple(rows), best, reference is None, pairs, corrected)
+
+
+def families(models: Mapping[str, UnitScores]) -> list[dict[str, UnitScores]]:
+    """Return the models by what they can be compared with: all of a family can be paired with each other."""
+    found: list[dict[str, UnitScores]] = []
+    for name, scores in models.items():
+        for family in found:
+            if all(_refusal(scores, other) is None for other in family.values()):
+                family[name] = scores
+                break
+        else:
+            found.append({name: scores})
+    return found
 
 
 def holm(p: Sequence[float]) -> list[float]:

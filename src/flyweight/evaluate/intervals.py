@@ -52,7 +52,8 @@ class UnitScores:
     """Summed NLL (nats) of every resampling unit, with what makes two models' arrays comparable.
 
     `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired, and per-token numbers
-    compare only under one tokenizer.
+    compare only under one tokenizer. `lossy`: the tokens do not give the text back, as the packed corpus
+    tells, not the file.
     """
 
     kind: UnitKind
@@ -62,6 +63,7 @@ class UnitScores:
     split: str
     corpus: str = ""
     tokenizer: str = ""
+    lossy: bool = False
 
     def labelled(self, corpus: str, tokenizer: str) -> UnitScores:
         """Return the same scores with the fingerprints of their corpus and tokenizer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,6 @@ def evaluate(
     unknown = [task for task in tasks if not manager.match_tasks([task])]
     if unknown or not tasks:
         what = ", ".join(unknown) or "empty list"
-        what = ", ".join(unknown) or "empty list"
         raise RequestError(f"--tasks: lm-eval knows no {what}; see `lm-eval ls tasks`, or name a folder with --task-path")
     context = models.config(folder).context
     if not transformers_tokenizer(folder, context).eos_token:
@@ -109,13 +109,17 @@ def evaluate(
 
 
 def _metrics(result: dict[str, Any], samples: dict[str, int]) -> dict[str, Any]:
-    """Return `{metric: {value, stderr, n}}` of one task; lm-eval writes `metric,filter` and `metric_stderr,filter`."""
+    """Return `{metric: {value, stderr, n}}` of one task; lm-eval writes `metric,filter` and `metric_stderr,filter`.
+
+    A metric that several filters give, such as strict and flexible answers of one task, keeps its filter in its name.
+    """
+    parts = {key: key.partition(",") for key, value in result.items() if isinstance(value, int | float) and "," in key}
+    parts = {key: part for key, part in parts.items() if not part[0].endswith("_stderr")}
+    names = Counter(name for name, _, _ in parts.values())
     found: dict[str, Any] = {}
-    for key, value in result.items():
-        name, _, _ = key.partition(",")
-        if not isinstance(value, int | float) or "," not in key or name.endswith("_stderr"):
-            continue
-        error = result.get(key.replace(name, f"{name}_stderr", 1))
+    for key, (name, _, kind) in parts.items():
+        value, error = result[key], result.get(f"{name}_stderr,{kind}")
         stderr = error if isinstance(error, int | float) and math.isfinite(error) else None
-        found[name] = {"value": value if math.isfinite(value) else None, "stderr": stderr, "n": samples.get("effective")}
+        place = name if names[name] == 1 else key
+        found[place] = {"value": value if math.isfinite(value) else None, "stderr": stderr, "n": samples.get("effective")}
     return found

@@ -75,6 +75,11 @@ class Compared:
         notes = []
         if not self.same_tokenizer:
             notes.append("the models have different tokenizers: only bits per byte compare them, nats per token do not")
+        if any(any(pair.lossy) for pair in found.pairs.values()):
+            notes.append(
+                "some tokens do not give the text back: bits per byte are then too good, and such a model can be worse than one"
+                " of another tokenizer, but not better"
+            )
         if found.family > 1:
             why = "the best was chosen by this same text, so every pair counts" if found.chosen else "one for each other model"
             notes.append(
@@ -106,6 +111,11 @@ class Compared:
             return (
                 f"{row.name} is {row.verdict} than {reference} by {abs(bits.value):.{n}f} bits/byte"
                 f" (95 % interval {low:.{n}f} to {high:.{n}f}, {where}{corrected})"
+            )
+        if pair.flattered:
+            return (
+                f"{row.name} against {reference}: undecided (the better one's tokens do not give the text back, which makes its"
+                f" bits per byte too good; the interval is {bits.low:+.{n}f} to {bits.high:+.{n}f}, {where})"
             )
         if pair.verdict == "undecided":
             why = f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} bits/byte contains 0, {where}"

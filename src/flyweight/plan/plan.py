@@ -97,7 +97,8 @@ class Plan:
     """A recipe's plan.
 
     `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time
-    depends on what else this machine is doing. `smallest` has the parameters and bytes of the smallest model compared.
+    depends on what else this machine is doing. `measuring` has the seconds of the report's measurements, `smallest` the
+    parameters and bytes of the smallest model compared.
     """
 
     name: str
@@ -105,7 +106,7 @@ class Plan:
     assumed: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    measured: int = 0
+    measuring: float = 0.0
     smallest: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -115,7 +116,7 @@ class Plan:
         The unknown counts as nothing.
         """
         return {
-            "time": sum(stage.seconds or 0.0 for stage in self.stages) + self.measured * time.MEASURE_SECONDS,
+            "time": sum(stage.seconds or 0.0 for stage in self.stages) + self.measuring,
             "flops": sum(stage.flops or 0.0 for stage in self.stages),
             "memory": max((stage.memory.total for stage in self.stages), default=0),
             **self.smallest,
@@ -172,10 +173,11 @@ def plan(
         models[name] = load.resolved(stage.model, f"stages.{name}.model", vocab, data.context)
         found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh)
     stages = tuple(found.values())
-    measured = len(recipe.report.compare or models) if recipe.report.measure else 0
+    each = sum(time.MEASURE_SECONDS[kind] for kind in dict.fromkeys(recipe.report.measure))
+    measuring = each * len(recipe.report.compare or models)
     smallest = _smallest([models[name] for name in recipe.report.compare or models if name in models])
-    faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, stages, measured)
-    return Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measured, smallest)
+    faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, stages, measuring)
+    return Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measuring, smallest)
 
 
 def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
@@ -287,9 +289,9 @@ def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...], smallest: Mapp
     return faults
 
 
-def _warnings(recipe: schema.Recipe, stages: tuple[StagePlan, ...], compared: int) -> list[str]:
+def _warnings(recipe: schema.Recipe, stages: tuple[StagePlan, ...], measuring: float) -> list[str]:
     limit = recipe.budget.time
-    seconds = sum(stage.seconds or 0.0 for stage in stages) + compared * time.MEASURE_SECONDS
+    seconds = sum(stage.seconds or 0.0 for stage in stages) + measuring
     if limit is None or seconds <= limit:
         return []
     return [

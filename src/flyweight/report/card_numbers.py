@@ -94,12 +94,14 @@ def _likelihood(artifact: Artifact, name: str, found: Measured) -> list[str]:
         rows.append((f"bits_per_byte of {code(kind)}, a floor", _number(value), "", "bits/byte", ""))
     head = ("metric", "value", f"{interval['level']:.0%} interval", "unit", "n")
     over = f"{interval['units']:,} {interval['over']}s"
+    losses = gather.losses(artifact)
     return [
         f"Likelihood on the {result.split} split of {code(name)}, window {result.window:,}, stride {result.stride:,}; intervals"
         f" by bootstrap over {over} ({code(artifact.id)}):",
         "",
         *table(head, rows, right=("value", head[2], "n")),
         "",
+        *((text(f"To be known: {losses}."), "") if losses else ()),
     ]
 
 

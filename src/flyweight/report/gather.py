@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
-from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluate.compare import paired
+from flyweight.errors import FlyweightError
+from flyweight.evaluate.compare import families, table
 from flyweight.evaluate.intervals import UNITS, UnitScores
 from flyweight.model import cost
 from flyweight.report import summary
@@ -182,28 +182,41 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary
         vocab_size=meta.vocab_size,
         context=context,
         splits={
-            name: summary.SplitSummary(tokens=split.tokens, bytes=split.bytes, words=split.words, documents=split.documents)
+            name: summary.SplitSummary(**{key: getattr(split, key) for key in summary.SplitSummary.model_fields})
             for name, split in meta.splits.items()
         },
         overlap={name: split.overlap for name, split in meta.splits.items() if split.overlap is not None},
         floors={name: summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
         floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
         megabytes_per_second=meta.megabytes_per_second,
+        source=artifact.identity["data"],
+        lossless=meta.lossless,
     )
 
 
+def losses(measurement: Artifact) -> str | None:
+    """Return in words that the tokens a model or floor was measured on do not give their text back; None where they do."""
+    name = measurement.facts.get("corpus")
+    if name is None or not (folder := measurement.path.parent / name / "corpus").is_dir():
+        return None
+    return Corpus.open(folder, verify=False).meta.losses(measurement.identity["config"]["split"])
+
+
+def scores(evaluation: Artifact) -> UnitScores:
+    """Return what an evaluation holds for paired comparison."""
+    return replace(UnitScores.load(evaluation.path / UNITS), lossy=losses(evaluation) is not None)
+
+
 def comparisons(sources: Sequence[Source]) -> tuple[summary.Comparison, ...]:
-    """Return every pair of models that were scored on the same text, paired by document or block."""
-    scored = [source for source in sources if "evaluate" in source.measured]
-    units = {source.name: UnitScores.load(source.measured["evaluate"].path / UNITS) for source in scored}
+    """Return every pair of models that were scored on the same text, with the verdicts of `flyweight compare`."""
     found = []
-    for place, first in enumerate(scored):
-        for second in scored[place + 1 :]:
-            try:
-                pair = paired(units[first.name], units[second.name])
-            except RequestError:
-                continue  # other text or other units: these two are not comparable, and no line claims it
-            found.append(summary.Comparison(a=first.name, b=second.name, **pair.json()))
+    for family in families({each.name: scores(each.measured["evaluate"]) for each in sources if "evaluate" in each.measured}):
+        if len(family) < 2:
+            continue  # other text or other units than all others: no line claims how it stands to them
+        stood = table(family)
+        for (a, b), pair in stood.pairs.items():
+            numbers = {**pair.json(), "verdict": stood.verdict(a, b), "p": pair.p, "p_corrected": stood.corrected[a, b]}
+            found.append(summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
     return tuple(found)
 
 

@@ -41,16 +41,36 @@ def write(run_folder: Path) -> Path:
 
 
 def write_many(run_folders: Sequence[Path], out: Path) -> Path:
-    """Write the same three files about several finished runs into the folder `out` and return the page's path."""
+    """Write the same three files about one or several finished runs into the folder `out` and return the page's path.
+
+    Where `out` ends in `.html` it is the page, and nothing else is written.
+    """
     folders = list({folder.resolve(): folder for folder in run_folders}.values())
     if not folders:
         raise RequestError("a report needs at least one run: name a finished run's folder, such as runs/quickstart")
-    if out.is_file():
-        raise RequestError(f"{out} is a file; a report is written into a folder")
+    refuse_place(out)
     return _write([Summary.read(folder) for folder in folders], out)
 
 
+def is_page(out: Path) -> bool:
+    """Whether a place for a report names the page itself rather than a folder."""
+    return out.suffix.lower() in (".html", ".htm")
+
+
+def refuse_place(out: Path) -> None:
+    """Raise RequestError where no report can be written: a page that is a folder already, a folder that is a file."""
+    if is_page(out) and out.is_dir():
+        raise RequestError(
+            f"--out {out}: this is a folder; name a file for the page, or a folder that does not end in {out.suffix}"
+        )
+    if not is_page(out) and out.exists() and not out.is_dir():
+        raise RequestError(f"--out {out}: this is a file; name a folder for the report, or a page that ends in .html")
+
+
 def _write(summaries: Sequence[Summary], out: Path) -> Path:
+    if is_page(out):
+        write_text(out, render(summaries))
+        return out
     found = groups(entries(summaries))
     write_text(out / MARKDOWN, "\n".join(tables.markdown(group) for group in found))
     write_text(out / CSV, tables.long_csv(found))
@@ -117,7 +137,7 @@ def render(summaries: Sequence[Summary]) -> str:
             bars=[[_bar(line) for line in summary.budget] for summary in summaries],
             headlines=[words.findings(summary)[:1] for summary in summaries],
             commands=[_commands(summary) for summary in summaries],
-            legend=tables.LEGEND,
+            legend=list(dict.fromkeys(text for section in sections for text in tables.legend(section.table))),
             chips=_CHIPS,
         )
     )

@@ -55,7 +55,8 @@ def change(gap: Contrast) -> str:
     """Return a difference about its first model: better or worse by how much, or undecided, with the interval."""
     source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
     if gap.verdict == "undecided":
-        return f"undecided: the difference is {signed(gap.difference)} ({source} {signed(gap.low)} to {signed(gap.high)})"
+        why = f"; {gap.why}" if gap.why else ""
+        return f"undecided: the difference is {signed(gap.difference)} ({source} {signed(gap.low)} to {signed(gap.high)}{why})"
     low, high = sorted((abs(gap.low), abs(gap.high)))
     return f"{gap.verdict} by {size(gap.difference)} ({source} {size(low)} to {size(high)})"
 

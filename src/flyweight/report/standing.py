@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from flyweight.core.files import digest
 from flyweight.core.metric import Metric
-from flyweight.report.summary import Floor, ModelSummary, Split, Summary, Training, Verdict
+from flyweight.evaluate.compare import LEVEL, honest
+from flyweight.report.summary import Comparison, CorpusSummary, Floor, ModelSummary, Split, Summary, Training, Verdict
 from flyweight.report.visible import visible
 
 Standing = Literal["ok", "collapsed", "invalid", "unmeasured"]
@@ -36,6 +38,23 @@ class Contrast:
     high: float
     verdict: Verdict
     paired: bool
+    why: str = ""
+    """Why it is undecided although the bounds leave out 0, as a clause."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What models were evaluated on; texts are the same by content and split, whatever they are called."""
+
+    name: str = field(compare=False)
+    split: Split
+    content: str
+
+    @classmethod
+    def of(cls, corpus: CorpusSummary, split: Split) -> Text:
+        """Return the text of a corpus; early summaries, which lack the fingerprint of its source, tell it by name and sizes."""
+        sizes = {name: size.bytes for name, size in corpus.splits.items()}
+        return cls(corpus.name, split, corpus.source or digest({"name": corpus.name, "bytes": sizes}))
 
 
 @dataclass(frozen=True)
@@ -62,10 +81,16 @@ class Entry:
         return self.model.evaluate.bits_per_byte if self.model.evaluate else None
 
     @property
-    def text(self) -> tuple[str, Split] | None:
-        """Name of the corpus and split it was evaluated on: only models with the same text may be compared."""
+    def text(self) -> Text | None:
+        """What it was evaluated on: only models with the same text may be compared."""
         corpus = self.summary.corpus_of(self.model)
-        return (corpus.name, self.model.evaluate.split) if corpus and self.model.evaluate else None
+        return Text.of(corpus, self.model.evaluate.split) if corpus and self.model.evaluate else None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its bits per byte are too good, because its tokens do not give the text back."""
+        corpus = self.summary.corpus_of(self.model)
+        return bool(corpus and self.model.evaluate and corpus.lossy(self.model.evaluate.split))
 
     @property
     def training(self) -> Training | None:
@@ -105,11 +130,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Models measured on the same text, which alone may stand in one table or plot; `text` is None for unmeasured ones."""
+    """Models measured on the same text, which alone may stand in one table or plot; `text` is None for unmeasured ones.
 
-    text: tuple[str, Split] | None
+    `flattered` has the floors that are too low for models of another tokenizer, as their own tokens lose some of the text.
+    """
+
+    text: Text | None
     entries: tuple[Entry, ...]
     floors: dict[str, Floor]
+    flattered: frozenset[str] = frozenset()
 
     @property
     def sound(self) -> list[Entry]:
@@ -146,24 +175,32 @@ def _root(summary: Summary, model: ModelSummary) -> str:
 
 
 def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
-    """Return the entries by the text they were evaluated on, in order of appearance; unmeasured ones join the first group."""
+    """Return the entries by the text they were evaluated on, in order of appearance; unmeasured ones join the first group.
+
+    Different texts of one name have the beginning of their fingerprint in it.
+    """
     texts = list(dict.fromkeys(each.text for each in found if each.text)) or [None]
+    called = [(text.name, text.split) for text in texts if text]
     made = []
     for index, text in enumerate(texts):
         members = tuple(each for each in found if each.text == text or (each.text is None and index == 0))
-        made.append(Group(text, members, _floors(members)))
+        if text and called.count((text.name, text.split)) > 1:
+            text = replace(text, name=f"{text.name} ({text.content[:8]})")
+        made.append(Group(text, members, *_floors(members)))
     return tuple(made)
 
 
-def _floors(members: Sequence[Entry]) -> dict[str, Floor]:
-    """Return the floors of a group; where several tokenizers give several, the tokenizer stands in the name."""
-    corpora = {}
+def _floors(members: Sequence[Entry]) -> tuple[dict[str, Floor], frozenset[str]]:
+    """Return a group's floors and which are flattered; where several tokenizers give several, they stand in the names."""
+    corpora, lossy = {}, set()
     for each in members:
         if corpus := each.summary.corpus_of(each.model):
             corpora.setdefault(corpus.fingerprint, corpus)
+            lossy |= {corpus.fingerprint} if each.lossy else set()
     if len(corpora) == 1:
-        return dict(next(iter(corpora.values())).floors)
-    return {f"{name}, {corpus.tokenizer}": floor for corpus in corpora.values() for name, floor in corpus.floors.items()}
+        return dict(next(iter(corpora.values())).floors), frozenset()
+    named = [(f"{name}, {each.tokenizer}", floor, each) for each in corpora.values() for name, floor in each.floors.items()]
+    return {name: floor for name, floor, _ in named}, frozenset(name for name, _, each in named if each.fingerprint in lossy)
 
 
 def contrast(first: Entry, second: Entry) -> Contrast | None:
@@ -172,15 +209,28 @@ def contrast(first: Entry, second: Entry) -> Contrast | None:
         for pair in first.summary.comparisons:
             gap = pair.bits_per_byte
             if (pair.a, pair.b) == (first.model.name, second.model.name):
-                return Contrast(gap.value, gap.low, gap.high, pair.verdict, True)
+                return Contrast(gap.value, gap.low, gap.high, pair.verdict, True, _undecided(pair))
             if (pair.b, pair.a) == (first.model.name, second.model.name):
-                return Contrast(-gap.value, -gap.high, -gap.low, _OPPOSITE[pair.verdict], True)
+                return Contrast(-gap.value, -gap.high, -gap.low, _OPPOSITE[pair.verdict], True, _undecided(pair))
     a, b = first.bits, second.bits
     if a is None or b is None or first.text != second.text:
         return None
     low, high = a.low - b.high, a.high - b.low
-    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"
-    return Contrast(a.value - b.value, low, high, verdict, False)
+    apart: Verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"
+    same = first.model.evaluate and second.model.evaluate and first.model.evaluate.corpus == second.model.evaluate.corpus
+    verdict = apart if same else honest(apart, first.lossy, second.lossy)
+    return Contrast(a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else "")
+
+
+_FLATTERED = "the better one's tokens do not give the text back, which makes its figure too good"
+
+
+def _undecided(pair: Comparison) -> str:
+    """Return why a pair is undecided although its interval leaves out 0."""
+    if pair.verdict == pair.bits_per_byte.verdict:
+        return ""
+    by_chance = pair.p_corrected is not None and pair.p_corrected >= LEVEL
+    return f"its own interval leaves 0 out, but {pair.comparisons} comparisons were made" if by_chance else _FLATTERED
 
 
 def leaders(sound: Sequence[Entry]) -> list[Entry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flyweight.core.files import write_text
 from flyweight.report import study_plots, study_tables
-from flyweight.report.page import CSV, GLYPHS, MARKDOWN, PAGE, environment, markup, resource
+from flyweight.report.page import CSV, GLYPHS, MARKDOWN, PAGE, environment, is_page, markup, refuse_place, resource
 from flyweight.report.plots import SHAPES, Drawing
 from flyweight.report.study_summary import CellSummary, FindingSummary, StudySummary
 from flyweight.report.summary import CorpusSummary
@@ -24,12 +24,19 @@ class Section:
     figures: list[Drawing]
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, out: Path | None = None) -> Path:
     """Write `report.html`, `table.md`, `table.csv` and the figures as SVG into a finished study's folder; return the page.
 
-    Raises RequestError where the folder has no study, FlyweightError where it is damaged or the files cannot be written.
+    `out` is another folder for them, or the page alone where it ends in `.html`. Raises RequestError where the folder has no
+    study, FlyweightError where it is damaged or the files cannot be written.
     """
     summary = StudySummary.read(folder)
+    if out is not None:
+        refuse_place(out)
+        if is_page(out):
+            write_text(out, render(summary))
+            return out
+        folder = out
     write_text(folder / MARKDOWN, study_tables.markdown(summary))
     write_text(folder / CSV, study_tables.long_csv(summary))
     sections = _sections(summary)

@@ -59,12 +59,16 @@ class BudgetLine(Record):
 
 
 class SplitSummary(Record):
-    """Size of one split: tokens of the run's tokenizer; bytes, words and documents of the raw text."""
+    """Size of one split: tokens of the run's tokenizer; bytes, words and documents of the raw text.
+
+    `lost` counts lines that do not come back from their tokens; None where that was not counted.
+    """
 
     tokens: int
     bytes: int
     words: int
     documents: int
+    lost: int | None = None
 
 
 class Floor(Record):
@@ -84,9 +88,10 @@ class Floor(Record):
 class CorpusSummary(Record):
     """One text under one tokenizer.
 
-    `fingerprint` is unique in a summary; two entries with the same `name` hold the same text. `overlap` is the share of a
-    split's lines that also stand in the training split; `floors` are in the order in which they are shown, counted on the
-    first `floors_train_tokens` tokens of the training split.
+    `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be compared (None in summaries of
+    early days). `lossless` tells whether the text comes back from its tokens, where splits do not say how much of it.
+    `overlap` is the share of a split's lines that also stand in the training split; `floors` are in the order in which they are
+    shown, counted on the first `floors_train_tokens` tokens of the training split.
     """
 
     name: str
@@ -99,6 +104,16 @@ class CorpusSummary(Record):
     floors: dict[str, Floor] = Field(default_factory=dict)
     floors_train_tokens: int | None = None
     megabytes_per_second: float | None = None
+    source: str | None = None
+    lossless: bool = True
+
+    def parts(self, split: str) -> list[SplitSummary]:
+        """Return the parts of a split: two of `validation+test`."""
+        return [size for name, size in self.splits.items() if name in split.split("+")]
+
+    def lossy(self, split: str) -> bool:
+        """Whether a split's bits per byte are too good, because its tokens do not give the text back."""
+        return any(not self.lossless if size.lost is None else size.lost > 0 for size in self.parts(split))
 
 
 class ParameterCount(Record):
@@ -230,7 +245,8 @@ class Difference(Record):
 class Comparison(Record):
     """`a` minus `b` on the same text, so that below 0 means that `a` is better; `verdict` is about `a`, by bits per byte.
 
-    The keys besides `a` and `b` are those of `evaluate.compare.Paired.json`; `nll` is None under different tokenizers.
+    The keys besides `a` and `b` are those of `evaluate.compare.Paired.json`; `nll` is None under different tokenizers. The
+    `verdict` is corrected for `comparisons` of them (Holm), as in `flyweight compare`; a difference's own is its interval's.
     """
 
     a: str
@@ -241,6 +257,9 @@ class Comparison(Record):
     n_units: int
     kind: str
     why: str = ""
+    p: float | None = None
+    p_corrected: float | None = None
+    comparisons: int = 1
 
 
 class StageSummary(Record):

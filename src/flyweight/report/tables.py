@@ -17,9 +17,10 @@ from flyweight.report.summary import Floor, Summary, Training
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}"
 LEGEND = {
     "interval": "Ranges are 95 % intervals.",
-    "total": "\N{GREEK CAPITAL LETTER SIGMA} counts every teacher and parent that was trained for a model.",
+    "total": f"{SIGMA} counts every teacher and parent that was trained for a model.",
     "best": "Bold: the best, and what cannot be told from it.",
 }
 
@@ -75,6 +76,19 @@ def table(group: Group) -> Table:
     floors = [Row(label, floor=floor) for label, floor in group.floors.items()]
     best = {(label, column.key) for column in COLUMNS if column.ranked for label in _best(column, group.sound)}
     return Table(group, (*models, *floors), frozenset(best))
+
+
+def legend(made: Table, columns: Sequence[Column] | None = None) -> list[str]:
+    """Return what has to be known to read a table with these columns (default: all that are shown)."""
+    cells = [
+        cell
+        for column in made.columns
+        if columns is None or column in columns
+        for row in made.rows
+        if (cell := column.cell(row))
+    ]
+    marked = any(cell.sub.startswith(SIGMA) for cell in cells)
+    return [text for key, text in LEGEND.items() if key != "total" or marked]
 
 
 def _best(column: Column, sound: Sequence[Entry]) -> list[str]:
@@ -153,7 +167,7 @@ def _trained(own: str, unit: str, form: Callable[[float], str]) -> Callable[[Row
         if row.entry is None or training is None:
             return None
         mine, total = _own(row.entry, training, own), getattr(training, f"total_{own}")
-        sub = "" if total == mine else f"\N{GREEK CAPITAL LETTER SIGMA} {form(total)}"
+        sub = "" if total == mine else f"{SIGMA} {form(total)}"
         return Cell(form(mine) if mine else "none", sub, Metric.exact(mine, unit))
 
     return cell
@@ -208,7 +222,7 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         padding=(0, gap - 1 if gap > 1 else 0, 0, 0),
         pad_edge=False,
         show_edge=False,
-        caption=" ".join([*LEGEND.values(), *note]),
+        caption=" ".join([*legend(made, columns), *note]),
         caption_justify="left",
         caption_style="dim",
     )
@@ -266,7 +280,7 @@ def markdown(group: Group) -> str:
         standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in ("collapsed", "invalid") else ""
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", " ".join(LEGEND.values())]) + "\n"
+    return "\n".join([*lines, "", " ".join(legend(made))]) + "\n"
 
 
 def _flat(made: Table, row: Row, column: Column) -> str:
@@ -298,7 +312,7 @@ def long_csv(groups: Sequence[Group]) -> str:
                 if cell and (metric := cell.metric):
                     numbers = [f"{number:.10g}" for number in (metric.value, metric.low, metric.high)]
                     numbers += [str(metric.n), metric.unit, metric.better]
-                    where = group.text or ("", "")
+                    where = (group.text.name, group.text.split) if group.text else ("", "")
                     writer.writerow([*_machine(summary), *where, row.label, kind, standing, column.key, *numbers])
     return out.getvalue()
 

@@ -1,7 +1,8 @@
 """What paid and what did not, in plain words, from a run's numbers.
 
-Names of models stand in backticks. A difference is called better or worse only where its 95 % interval excludes 0; anything
-else is called undecided. Models that collapsed, or whose audit fails, are named and never ranked.
+Names of models stand in backticks. A difference is called better or worse only where its 95 % interval excludes 0 and
+the number of comparisons does not explain it; anything else is called undecided. Models that collapsed, or whose audit fails,
+are named and never ranked.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ def findings(summary: Summary) -> tuple[Finding, ...]:
         said += [*_best(group), *_worth(group)]
     for group in groups(found):
         said += [*_broken(group.entries), *_below_floor(group)]
-    said += [*_overlaps(summary), *_budget(summary)]
+    said += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
     return tuple(said)
 
 
 def across(summaries: Sequence[Summary]) -> tuple[Finding, ...]:
     """Return what can be said about several runs together; the first finding is the headline."""
     said: list[Finding] = []
-    for group in groups(entries(summaries)):
+    found = entries(summaries)
+    for group in groups(found):
         said += [*_best(group), *_worth(group), *_broken(group.entries), *_below_floor(group)]
+    said += _namesakes(found)
     for summary in summaries:
-        said += _overlaps(summary)
+        said += [*_losses(summary), *_overlaps(summary)]
     return tuple(dict.fromkeys(said))
 
 
@@ -125,7 +128,7 @@ def _best(group: Group) -> list[Finding]:
         share = 1 - (first.bits.value if first.bits else value) / value
         way = f"{percent(abs(share))} {'below' if share > 0 else 'above'}"
         below = f", {way} the {label} floor ({value:.3f})"
-    where = f" on the {group.text[1]} split of {group.text[0]}" if group.text else ""
+    where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
     if len(tied) > 1:
         names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
         text = f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
@@ -150,7 +153,7 @@ def _alone(entry: Entry, where: str) -> str:
 
 
 def _strongest_floor(group: Group) -> tuple[str, float] | None:
-    values = {label: floor.bits_per_byte for label, floor in group.floors.items()}
+    values = {label: floor.bits_per_byte for label, floor in group.floors.items() if label not in group.flattered}
     return min(values.items(), key=lambda item: item[1]) if values else None
 
 
@@ -196,6 +199,32 @@ def _below_floor(group: Group) -> list[Finding]:
     names = and_list([f"{name(each)} ({bits(each)})" for each in beaten])
     title = f"Counting does better: the {floor[0]} floor ({floor[1]:.3f} bits per byte) beats {names}."
     return [Finding("warning", title, "Counting n-grams needs no training: a model has to beat it to be worth its cost.")]
+
+
+def _namesakes(found: Sequence[Entry]) -> list[Finding]:
+    """Name the texts of several runs that are called the same and are not."""
+    texts = dict.fromkeys((each.text.name, each.text.content) for each in found if each.text)
+    names = [name for name, _ in texts]
+    title = "Different texts are called {}."
+    text = "Models that were measured on one of them are not compared with those of another."
+    return [Finding("warning", title.format(each), text) for each in dict.fromkeys(names) if names.count(each) > 1]
+
+
+def _losses(summary: Summary) -> list[Finding]:
+    """Name the tokenizers under which bits per byte are too good."""
+    said = []
+    for corpus in summary.corpus:
+        splits = dict.fromkeys(
+            m.evaluate.split for m in summary.models if m.evaluate and m.evaluate.corpus == corpus.fingerprint
+        )
+        for split in (split for split in splits if corpus.lossy(split)):
+            lost = sum(size.lost or 0 for size in corpus.parts(split))
+            title = f"The tokens of {corpus.name}, {corpus.tokenizer}, do not give the text back."
+            lines = f"{lost:,} line{'s' * (lost != 1)}" if lost else "Lines"
+            end = "come back changed: bits per byte are too good, and rank models of this tokenizer alone."
+            text = f"{lines} of the {split} split {end}"
+            said.append(Finding("warning", title, text))
+    return said
 
 
 def _overlaps(summary: Summary) -> list[Finding]:

@@ -47,3 +47,11 @@ def test_what_is_shown_as_a_size_reads_back_within_its_digits(size):
 @pytest.mark.parametrize(("seconds", "text"), [(0.004, "4 ms"), (5.25, "5.25 s"), (83, "1 min 23 s"), (7260, "2 h 1 min")])
 def test_times_as_people_read_them(seconds, text):
     assert units.format_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(343.885, "344"), (65, "65"), (0.5, "0.5"), (999.7, "1 k"), (999_999, "1 M"), (9.999e11, "1e12"), (1234, "1.23 k")],
+)
+def test_counts_have_three_digits_as_people_read_them(count, text):
+    assert units.format_count(count) == text

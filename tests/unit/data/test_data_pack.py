@@ -135,6 +135,33 @@ def test_unseen_characters_are_counted(tmp_path: Path):
     assert not corpus.meta.lossless
 
 
+def test_losses_are_counted_over_all_of_the_text(tmp_path: Path, prose: Prose):
+    whole = "".join(f"{line}\n" for line in prose(9000).splitlines())
+    (tmp_path / "a.txt").write_text(whole[: len(whole) * 7 // 10] + "\ntwo  spaces here\n" + whole[len(whole) * 7 // 10 :])
+    words = pack(data(tmp_path / "a.txt", "word"), None, tmp_path / "words")
+    assert len(whole) * 7 // 10 > 65_536 and not words.meta.lossless
+    assert words.meta.splits["train"].lost == 1
+    told = words.meta.losses("train")
+    assert told is not None and "1 line of the train split" in told and "too good" in told
+    exact = pack(data(tmp_path / "a.txt", {"kind": "bpe", "vocab": 300}), None, tmp_path / "bpe")
+    assert exact.meta.lossless and exact.meta.losses("validation+test") is None
+
+
+def test_meta_files_of_early_days_know_the_beginning(text_file: Path, tmp_path: Path):
+    meta = pack(data(text_file), None, tmp_path / "out").meta
+    old = replace(meta, lossless=False, splits={name: replace(split, lost=None) for name, split in meta.splits.items()})
+    assert meta.losses("test") is None and "lines of the test split" in (old.losses("test") or "")
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word", {"kind": "bpe", "vocab": 300}])
+def test_a_tokenizer_that_is_called_reversible_gives_everything_back(kind: Any, text_file: Path, tmp_path: Path):
+    tokenizer = pack(data(text_file, kind), None, tmp_path / "out").tokenizer
+    assert tokenizer.reversible == (kind not in ("char", "word"))
+    if tokenizer.reversible:
+        strange = "  two\r\n\n\tspaces \u00e9 e\u0301 <|endoftext|> \U0001f600\x00 "
+        assert tokenizer.decode(tokenizer.encode(strange)) == strange
+
+
 def test_overlap_is_measured(tmp_path: Path):
     same = "a line that stands everywhere\n"
     lines = [f"line {number} stands only once here\n" for number in range(1000)]

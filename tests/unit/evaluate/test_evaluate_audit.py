@@ -165,6 +165,11 @@ def copies(subject: Subject) -> Subject:
     return broken(subject, Copying)
 
 
+def barely_trained() -> Decoder:
+    """A tied model whose blocks add nothing yet: its own input is what it finds likeliest."""
+    return Decoder(CONFIG.model_copy(update={"init": CONFIG.init.model_copy(update={"zero_out": True})})).eval()
+
+
 def remembered(subject: Subject, tmp_path: Path) -> Subject:
     return replace(subject, corpus=packed(tmp_path, text(20, 0) * 30))
 
@@ -197,6 +202,38 @@ def test_every_check_can_fail_and_passes_the_sound_model(name, subject, tmp_path
 def test_counted_padding_is_found(subject):
     assert checks.padding_invariance(subject, pads_counted).verdict == "fail"
     assert checks.batch_invariance(subject, pads_counted).verdict == "fail"
+
+
+@torch.no_grad()
+def test_a_model_that_was_hardly_trained_is_not_condemned_for_its_start(subject):
+    start = barely_trained()
+    for change in (lambda m: None, lambda m: m.norm.weight.mul_(0.9)):
+        model = barely_trained()
+        change(model)
+        check = checks.predicts_next(replace(subject, model=model))
+        assert check.verdict == "n/a" and "too briefly" in check.why and check.measured is None
+    taught = replace(subject, model=start)
+    rows = torch.from_numpy(np.asarray(subject.corpus.split("train").tokens[:2048]).astype(np.int64)).view(-1, 32)
+    optimizer = torch.optim.AdamW(start.parameters(), lr=1e-2)
+    with torch.enable_grad():
+        for _ in range(20):
+            loss = torch.nn.functional.cross_entropy(start(rows).flatten(0, 1), rows.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert checks.predicts_next(taught).verdict == "fail"
+
+
+@torch.no_grad()
+def test_evaluation_is_held_against_the_model_itself(subject):
+    class Split(Decoder):
+        """Whose parts, which evaluation uses, give other logits than the whole."""
+
+        def logits(self, hidden):
+            return super().logits(hidden) * (1.0 if hidden.ndim == 3 else 0.5)
+
+    check = checks.loss_shift(broken(subject, Split))
+    assert check.verdict == "fail" and "as evaluated" in check.why
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flyweight.errors import RequestError
-from flyweight.evaluate.compare import holm, needed_text, paired, table
+from flyweight.evaluate.compare import families, holm, needed_text, paired, table
 from flyweight.evaluate.intervals import UnitScores, interval, p_value
 
 
@@ -153,3 +153,21 @@ def test_table_refuses_an_unknown_reference_and_a_single_model():
 def test_comparing_needs_no_torch():
     code = "import sys, flyweight.evaluate.compare, flyweight.evaluate.floors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_model_whose_tokens_lose_text_can_lose_but_not_win():
+    lossy = {"a": replace(scores(-0.1), tokenizer="u", lossy=True), "b": scores()}
+    pair = paired(lossy["a"], lossy["b"])
+    assert pair.bits_per_byte.verdict == "better" and pair.verdict == "undecided" and "too good" in pair.why
+    found = table(lossy)
+    assert [row.verdict for row in found.rows] == [None, "undecided"]
+    assert found.json()["pairs"][0]["verdict"] == "undecided"
+    assert paired(lossy["b"], replace(lossy["a"], nll=scores(0.1).nll)).verdict == "better"
+    assert paired(lossy["a"], replace(scores(), tokenizer="u", lossy=True)).verdict == "better", (
+        "one tokenizer: nothing to flatter"
+    )
+
+
+def test_families_hold_what_can_be_paired():
+    models = {"a": scores(), "b": replace(scores(), corpus="another"), "c": scores(0.1), "d": scores(kind="block")}
+    assert [list(family) for family in families(models)] == [["a", "c"], ["b"], ["d"]]

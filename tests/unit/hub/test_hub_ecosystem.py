@@ -179,3 +179,15 @@ def test_tasks_that_do_not_exist_are_refused(own, tmp_path):
         harness.evaluate(own[0], ["no-such-task"], "cpu")
     with pytest.raises(RequestError, match="no such folder"):
         harness.evaluate(own[0], ["x"], "cpu", task_path=tmp_path / "nowhere")
+
+
+def test_metrics_that_differ_in_their_filter_alone_are_all_kept():
+    result = {"alias": "gsm8k", "exact_match,strict-match": 0.1, "exact_match_stderr,strict-match": 0.01}
+    result |= {"exact_match,flexible-extract": 0.3, "exact_match_stderr,flexible-extract": 0.02}
+    result |= {"acc,none": 0.5, "acc_stderr,none": "N/A"}
+    found = harness._metrics(result, {"effective": 20})
+    assert found == {
+        "exact_match,strict-match": {"value": 0.1, "stderr": 0.01, "n": 20},
+        "exact_match,flexible-extract": {"value": 0.3, "stderr": 0.02, "n": 20},
+        "acc": {"value": 0.5, "stderr": None, "n": 20},
+    }

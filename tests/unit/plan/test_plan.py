@@ -38,6 +38,13 @@ def test_a_recipe_is_planned_stage_by_stage():
     assert found["teacher"].memory.total > found["student"].memory.weights
 
 
+@pytest.mark.parametrize(("measure", "seconds"), [((), 0), (("evaluate",), 5), (("evaluate", "bench", "audit"), 15)])
+def test_only_what_is_measured_takes_time(measure, seconds):
+    found = plan.plan(recipe(report={"measure": measure, "compare": ["teacher", "student"]}), CPU)
+    assert found.measuring == 2 * seconds
+    assert found.totals["time"] == pytest.approx(sum(stage.seconds for stage in found.stages) + 2 * seconds)
+
+
 @pytest.mark.parametrize(
     ("limit", "name"),
     [({"memory": "1MB"}, "memory"), ({"flops": 100}, "flops"), ({"parameters": 10}, "parameters"), ({"bytes": "1kB"}, "bytes")],
@@ -145,3 +152,10 @@ def test_no_shape_is_suggested_for_another_kind_of_model(tmp_path):
     made = suggest.suggest(raw, CPU, None)
     assert made["model"] == {"kind": "linear", "dim": 8}
     assert made["data"]["tokenizer"]["kind"] == "bpe"
+
+
+def test_a_guess_about_time_is_no_failure(flyweight, toy_recipe):
+    status, out, _ = flyweight("plan", toy_recipe, "--time", "1s")
+    assert (status, "probably over" in out) == (0, True)
+    status, out, _ = flyweight("plan", toy_recipe, "--parameters", "1")
+    assert (status, "does not fit" in out) == (1, True)

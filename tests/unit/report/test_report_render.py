@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 import pytest
 import report_fixture as made
 
+from flyweight import api
 from flyweight.errors import RequestError
 from flyweight.report import page
 from flyweight.report.summary import Sample
 from flyweight.report.visible import visible
+from flyweight.session import Session
 
 VOID = {"meta", "link", "br"}
 
@@ -136,6 +138,28 @@ def test_requests_that_cannot_be_done(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="is a file"):
         page.write_many([made.write(tmp_path)], tmp_path / "file")
+
+
+def test_a_single_run_is_reported_where_one_wants(tmp_path):
+    run, session = made.write(tmp_path / "runs"), Session(runs=tmp_path / "runs")
+    assert api.report([run], tmp_path / "page.html", session) == tmp_path / "page.html"
+    assert "<html" in (tmp_path / "page.html").read_text()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["page.html", "runs"]
+    assert api.report([run], tmp_path / "folder", session) == tmp_path / "folder" / "report.html"
+    (tmp_path / "old.html").mkdir()
+    with pytest.raises(RequestError, match="is a folder"):
+        api.report([run], tmp_path / "old.html", session)
+
+
+def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [made.write(tmp_path / "runs"), made.write(tmp_path / "runs", name="other")]
+    session = Session(runs=tmp_path / "runs")
+    assert api.report(["quickstart", "other"], session=session).resolve() == tmp_path / "report" / "report.html"
+    (tmp_path / "runs" / "grid").mkdir()
+    (tmp_path / "runs" / "grid" / "study.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"grid: a study has a page of its own"):
+        api.report([runs[0], "grid"], session=session)
 
 
 def test_importing_the_report_is_quick():

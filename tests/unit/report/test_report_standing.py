@@ -4,8 +4,10 @@ import pytest
 import report_fixture as made
 from hypothesis import given, strategies as st
 
+from flyweight.report.phrases import change
 from flyweight.report.standing import AXES, contrast, entries, groups, leaders, pareto
 from flyweight.report.summary import AuditCheck
+from flyweight.report.words import across
 
 POINTS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12)
 
@@ -70,7 +72,59 @@ def test_different_texts_are_never_compared():
     second = made.quickstart(models=(made.model("a", evaluate=changed),), comparisons=(), corpus=(other,))
     found = entries([first, second])
     assert contrast(*found) is None
-    assert [group.text for group in groups(found)] == [("python-stdlib", "test"), ("another", "test")]
+    assert [(group.text.name, group.text.split) for group in groups(found)] == [("python-stdlib", "test"), ("another", "test")]
+
+
+def other_text(**changes):
+    """Two runs of one model each; the second one's text differs in these fields of its corpus."""
+    first = made.quickstart(models=(made.model("a"),), comparisons=(), corpus=(made.corpus(source="5" * 64),))
+    evaluated = made.evaluation(1.2).model_copy(update={"corpus": "other"})
+    corpus = made.corpus(**{"fingerprint": "other", "source": "5" * 64, **changes})
+    return first, made.quickstart(models=(made.model("a", evaluate=evaluated),), comparisons=(), corpus=(corpus,))
+
+
+def test_texts_are_the_same_by_content_whatever_they_are_called():
+    found = entries(other_text(name="a copy of it"))
+    assert len(groups(found)) == 1 and contrast(*found) is not None
+    found = entries(other_text(source="6" * 64))
+    assert contrast(*found) is None
+    assert [group.text.name for group in groups(found)] == ["python-stdlib (55555555)", "python-stdlib (66666666)"]
+    said = [each.title for each in across(other_text(source="6" * 64))]
+    assert "Different texts are called python-stdlib." in said
+
+
+def test_summaries_without_a_source_tell_texts_by_name_and_sizes():
+    old = made.corpus().splits
+    for splits, count in ((old, 1), ({**old, "test": old["test"].model_copy(update={"bytes": 5})}, 2)):
+        runs = other_text(source=None, splits=splits)
+        runs = (runs[0].model_copy(update={"corpus": (made.corpus(),)}), runs[1])
+        assert len(groups(entries(runs))) == count
+
+
+def test_a_lossy_tokenizer_can_lose_but_not_win_by_bits_per_byte():
+    splits = made.corpus().splits
+    lossy = {**splits, "test": splits["test"].model_copy(update={"lost": 7})}
+    found = entries(other_text(tokenizer="word (900)", splits=lossy))
+    gap = contrast(*found)
+    assert gap and gap.high > gap.low > 0 and gap.verdict == "undecided" and "too good" in change(gap)
+    (group,) = groups(found)
+    assert len(leaders(group.sound)) == 2
+    assert group.flattered == {f"{name}, word (900)" for name in ("unigram", "bigram", "kn5")}
+    turned = entries(
+        other_text(tokenizer="word (900)", splits=splits | {"test": splits["test"].model_copy(update={"lost": 0})})
+    )
+    assert contrast(*turned).verdict == "worse"
+    said = across(other_text(tokenizer="word (900)", splits=lossy))
+    assert any("do not give the text back" in each.title and "7 lines of the test split" in each.text for each in said)
+
+
+def test_what_many_comparisons_explain_is_undecided_and_says_so():
+    pair = made.compare("teacher", "student", -0.1, 0.05).model_copy(
+        update={"verdict": "undecided", "p": 0.02, "p_corrected": 0.2, "comparisons": 10}
+    )
+    found = entries([made.quickstart(comparisons=(pair,))])
+    gap = contrast(entry(found, "student"), entry(found, "teacher"))
+    assert gap.verdict == "undecided" and "10 comparisons" in change(gap)
 
 
 def test_leaders_are_what_cannot_be_told_from_the_best():

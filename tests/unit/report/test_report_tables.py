@@ -110,6 +110,15 @@ def test_csv_is_long_and_complete():
     assert low < value < high
 
 
+def test_the_legend_explains_a_sigma_only_where_one_stands():
+    sigma = "\N{GREEK CAPITAL LETTER SIGMA}"
+    plain = group(models=(made.model("alone"), made.model("other", 1.7)), comparisons=())
+    assert sigma not in tables.markdown(plain)
+    assert sigma in tables.markdown(group())
+    shown = tables.terminal(group(), 60)
+    assert "FLOPs" not in [column.header for column in shown.columns] and sigma not in str(shown.caption)
+
+
 def test_the_legend_is_plain_text():
     json.dumps(tables.LEGEND)
     assert tables.short_time(131.4) == "131 s"
