@@ -192,7 +192,8 @@ class Finished:
 def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
     """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe."""
     runner = Runner(context)
-    recipe = shared_time(recipe)
+    asked, recipe = recipe, shared_time(recipe)
+    context.meter.shared = recipe is not asked
     stages: dict[str, Made] = {}
     for name in load.order(recipe):
         config = _limited(recipe.stages[name], stages)
