@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight import garbage, models
 from flyweight.core.artifact import Artifact
-from flyweight.core.files import write_text
+from flyweight.core.files import refuse_existing, write_text
 from flyweight.errors import RequestError
 from flyweight.hub.fetch import imported
 from flyweight.measuring import (
@@ -135,7 +135,9 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
         return replace(done, card=out / card.FILE)
     if is_checkpoint(folder):
         raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
-    done, beside = gguf.write(folder, out, type), out.with_name(f"{out.name}.md")
+    beside = out.with_name(f"{out.name}.md")
+    refuse_existing(beside)
+    done = gguf.write(folder, out, type)
     write_text(beside, card.exported(artifact, session.store, title, "gguf", f"GGUF, {done.kind}, {type}", done.notes))
     return replace(done, card=beside)
 

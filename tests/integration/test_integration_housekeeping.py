@@ -73,6 +73,15 @@ def test_an_export_has_the_card_with_the_numbers_that_there_are(runs, answer):
     assert str(other) in said and "- gguf" in said and "no token that ends a document" in said
 
 
+def test_an_export_replaces_neither_a_file_nor_a_card(runs, flyweight):
+    for name, taken in (("m.gguf", "m.gguf"), ("n.gguf", "n.gguf.md")):
+        (runs.parent / taken).write_text("mine")
+        status, _, err = flyweight("export", "toy:student", "--to", "gguf", "--out", runs.parent / name)
+        assert status == 2 and f"{taken}: there is something already" in err
+        assert (runs.parent / taken).read_text() == "mine"
+    assert not (runs.parent / "n.gguf").exists()
+
+
 def test_ls_tells_who_needs_what(runs, answer, flyweight):
     found = answer("ls")
     users = {item["id"]: item["used_by"] for item in found["items"]}
