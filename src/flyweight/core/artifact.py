@@ -232,7 +232,7 @@ class Store:
 
     @contextmanager
     def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[Path]:
-        """Yield the folder of a finished recipe, which one process at a time writes, without what killed ones left in it."""
+        """Yield the folder of a recipe, which one process at a time writes, without what killed ones left in it."""
         folder = self.root / name
         with self.locked(name, watch):
             with disk_errors(folder):
