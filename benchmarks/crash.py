@@ -6,8 +6,8 @@
 The recipe runs undisturbed once. Then, in rounds that each begin in an empty runs root, it is killed until it is done: half of
 the kills at random in time, half right before a file operation drawn from all those that the undisturbed run made (a rename
 that publishes, a checkpoint's pointer, the removal of a resume point). After every kill no published artifact may be damaged or
-have been made anew, and no checkpoint may have been lost. At the end of a round every file of every artifact must equal the
-undisturbed one's, but for what tells the time, and nothing half-written may be left.
+have been made anew, no checkpoint may have been lost, and `gc` may take neither for garbage. At the end of a round every file
+of every artifact must equal the undisturbed one's, but for what tells the time, and nothing half-written may be left.
 
 Then `gc` is killed in a root with a recipe that was given up, half-made artifacts and a kept recipe: whatever is left must be
 whole, the kept recipe untouched, and the next `gc` must end where an undisturbed one does.
@@ -29,7 +29,8 @@ from pathlib import Path
 from rows import Rows
 from sandbox import Attempt, alone, files, results, write_recipe
 
-from flyweight.core.artifact import Artifact
+from flyweight import garbage
+from flyweight.core.artifact import Artifact, Store
 from flyweight.errors import FlyweightError
 
 
@@ -62,6 +63,12 @@ class Watched:
         for path in self.runs.glob("*.partial"):
             if (step := self._step(path)) is not None:
                 self.steps[path.name.removesuffix(".partial")] = step
+
+    def kept(self, when: str) -> None:
+        """Note a fault for everything that has been made so far and that `gc` would take for garbage."""
+        for item in garbage.find(Store(self.runs)).items:
+            if item.kind == "artifact" or (item.kind == "half-made" and self._step(item.path) is not None):
+                self.faults.append(f"{when}: gc would remove {item.path.name}, which the unfinished run has made")
 
     @staticmethod
     def _step(partial: Path) -> int | None:
@@ -124,7 +131,9 @@ class Harness:
             self.kills += 1
             self.at[watched.at_work()] += 1
             self.rows.add(self.name, where or "at random", "kill", self.kills, wait or 0.0, "s")
-            watched.look(f"round {self.rounds}, kill {self.kills} ({where or f'after {wait:.2f} s'})")
+            when = f"round {self.rounds}, kill {self.kills} ({where or f'after {wait:.2f} s'})"
+            watched.look(when)
+            watched.kept(when)
         if Attempt(self.words, runs, self.log).wait():
             raise SystemExit(f"the last attempt failed: {self.log.read_text()[-2000:]}")
         watched.look(f"end of round {self.rounds}")

@@ -35,7 +35,7 @@ def measure(rows: Rows, kind: str, steps: int, count: int, folder: Path) -> None
     texts = [known.encode(text) for text in (*PROMPTS, TEXT)]
     texts[-1] = texts[-1][:60]
     for type in gguf.TYPES:
-        written = gguf.write(folder / "model", folder / "model.gguf", type)
+        written = gguf.write(folder / "model", folder / f"{type}.gguf", type)
         theirs, setting = LlamaCpp(written.path), f"{kind}: {type}"
         pairs = [(greedy(theirs.logits, ids, count), greedy(ours(model), ids, count)) for ids in texts[:-1]]
         same = [a == b for found, wanted in pairs for a, b in zip(found, wanted, strict=True)]
@@ -43,14 +43,14 @@ def measure(rows: Rows, kind: str, steps: int, count: int, folder: Path) -> None
         rows.add(who, setting, "greedy tokens in common", 0, 100 * sum(same) / len(same), "%")
         rows.add(who, setting, "file", 0, written.bytes / 1000, "kB")
         theirs.close()
-    theirs = LlamaCpp(gguf.write(folder / "model", folder / "model.gguf", "f32").path, exact=True)
+    theirs = LlamaCpp(gguf.write(folder / "model", folder / "exact.gguf", "f32").path, exact=True)
     rows.add(who, f"{kind}: f32, keys and values too", "relative logit error", 0, worst(theirs, model, texts), "")
     theirs.close()
     for type in ("q8_0", "q4_0"):
         model = save(folder / "model", known, steps, **MODELS[kind])
         round_to(model, type)
         model_folder.save(model, folder / "model")
-        theirs = LlamaCpp(gguf.write(folder / "model", folder / "model.gguf", type).path)
+        theirs = LlamaCpp(gguf.write(folder / "model", folder / f"rounded-{type}.gguf", type).path)
         rows.add(who, f"{kind}: {type} of such weights", "relative logit error", 0, worst(theirs, model, texts), "")
         theirs.close()
 

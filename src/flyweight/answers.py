@@ -122,9 +122,14 @@ def listing(found: dict[str, Any]) -> None:
     say(table)
     recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
     for recipe in found["recipes"]:
-        state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("not finished", "yellow")
+        state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("unfinished", "yellow")
         recipes.add_row(escape(recipe["name"]), _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
     say(*(("", recipes) if found["recipes"] else ()))
+    for recipe in found["recipes"]:
+        counts = (("unfinished", len(recipe["unfinished"]) if recipe["created"] else 0), ("earlier", len(recipe["earlier"])))
+        runs = " and ".join(f"{count} {kind} run{'s' * (count != 1)}" for kind, count in counts if count)
+        if runs:
+            say(f"{escape(recipe['name'])}: also what {runs} of that name made; `flyweight gc --dry-run` tells more")
     harmed = [each["damaged"] for each in (*found["items"], *found["recipes"]) if each["damaged"]]
     say("", *harmed, *([""] if harmed else []))
     artifacts = f"{len(found['items'])} artifact{'s' * (len(found['items']) != 1)}"

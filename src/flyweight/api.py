@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight import garbage, models
 from flyweight.core.artifact import Artifact
-from flyweight.core.files import write_text
+from flyweight.core.files import refuse_existing, write_text
 from flyweight.errors import RequestError
 from flyweight.hub.fetch import imported
 from flyweight.measuring import (
@@ -119,7 +119,7 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
 
     A model card with every measurement of the model in the runs root is written as the folder's README.md, or beside the file
     as FILE.md. `type` is that of a GGUF file's matrices: f32, f16, q8_0 or q4_0. Raises RequestError with every reason why a
-    format cannot hold the model.
+    format cannot hold the model, and where there is something already: nothing is replaced.
     """
     from flyweight.export import gguf, hf
     from flyweight.hub.checkpoint import is_checkpoint
@@ -135,7 +135,9 @@ def export(model: Model, to: str, out: str | Path, type: str = "f16", session: S
         return replace(done, card=out / card.FILE)
     if is_checkpoint(folder):
         raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
-    done, beside = gguf.write(folder, out, type), out.with_name(f"{out.name}.md")
+    beside = out.with_name(f"{out.name}.md")
+    refuse_existing(beside)
+    done = gguf.write(folder, out, type)
     write_text(beside, card.exported(artifact, session.store, title, "gguf", f"GGUF, {done.kind}, {type}", done.notes))
     return replace(done, card=beside)
 
@@ -196,10 +198,11 @@ def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
 def gc(
     among: Collection[str] | None = None, older_than: float = 0.0, dry_run: bool = False, session: Session = DEFAULT
 ) -> garbage.Garbage:
-    """Remove what no finished recipe refers to, half-made artifacts that nobody makes and lock files that nobody holds.
+    """Remove what no recipe refers to, half-made artifacts that nobody makes and lock files that nobody holds.
 
-    Returns what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was
-    made that many seconds ago. Raises FlyweightError where another process works in the runs root.
+    What unfinished runs and earlier runs of a name have made is kept, and `kept` says how to let it go. Returns
+    what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was made that
+    many seconds ago. Raises FlyweightError where another process works in the runs root.
     """
     if dry_run:
         found = garbage.find(session.store, older_than)

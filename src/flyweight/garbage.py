@@ -1,4 +1,6 @@
-"""Removing what no recipe refers to: unreferenced artifacts, half-made ones that nobody makes, lock files that nobody holds.
+"""Removing what no recipe and no unfinished run refers to: unreferenced artifacts, half-made ones that nobody makes.
+
+Lock files that nobody holds go as well.
 
 What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could be taken for whole, and the
 next collection finishes. While it removes, no other process works in the root (`core.usage`). Links are not followed.
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flyweight import references
+from flyweight.config.units import format_size
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, PARTIAL, STATE, Artifact, Damaged, Store
 from flyweight.core.events import Watcher, ignore
@@ -66,14 +69,14 @@ def find(store: Store, older_than: float = 0.0) -> Garbage:
     """Return what nobody needs and was made more than `older_than` seconds ago; nothing is changed."""
     before = _date(time.time() - older_than) if older_than else "9"
     found = references.read(store)
-    kept = [
+    damaged = [
         f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to it. What it was made from"
         f" cannot be told, so only measurements go. Delete the folder {entry.path} and run the recipe again"
         for entry in found.unreadable
     ]
-    items = [*_unreferenced(found, before, measurements_only=bool(kept)), *_left(store.root, before)]
+    items = [*_unreferenced(found, before, measurements_only=bool(damaged)), *_left(store.root, before, _awaited(found))]
     items += _locks(store.root, before, {item.path.name.removesuffix(PARTIAL) for item in items})
-    return Garbage(tuple(items), tuple(kept))
+    return Garbage(tuple(items), (*damaged, *_other_runs(store.root, found)))
 
 
 def collect(store: Store, among: Collection[str] | None = None, older_than: float = 0.0, watch: Watcher = ignore) -> Garbage:
@@ -122,13 +125,39 @@ def _why(artifact: Artifact) -> str:
     return "no recipe refers to it"
 
 
-def _left(root: Path, before: str) -> Iterator[Item]:
+def _awaited(found: References) -> set[str]:
+    """Return what unfinished runs have begun: where one of it is half-made, its checkpoint is where that run goes on."""
+    return {name for recipe in found.recipes for run in recipe.others if not run.finished for name in run.ids}
+
+
+def _other_runs(root: Path, found: References) -> Iterator[str]:
+    """Yield what is kept for unfinished and for earlier runs alone, why, and how to let it go."""
+    for recipe in found.recipes:
+        for standing in dict.fromkeys(run.standing for run in recipe.others):
+            runs = [run for run in recipe.others if run.standing == standing]
+            whole = [root / name for name, users in found.users.items() if users == [recipe.user(runs[0])]]
+            half = [root / f"{name}{PARTIAL}" for run in runs if not run.finished for name in run.ids]
+            paths = [path for path in (*whole, *half) if path.exists()]
+            if not paths:
+                continue
+            commands = " or ".join(f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command)
+            held = f"{len(paths)} artifact{'s' * (len(paths) != 1)} ({format_size(sum(map(size, paths)))})"
+            leave = recipe.path / references.OTHERS if recipe.results else recipe.path
+            if standing == "unfinished":
+                again = f"{commands} goes on from there" if commands else "its command goes on from there"
+                yield f"{recipe.name} is unfinished, and {held} wait for it: {again}; delete {leave} to give that up"
+            else:
+                made = f" ({commands})" if commands else ""
+                yield f"{recipe.name} had earlier results{made}, and {held} are kept of them; delete {leave} to let them go"
+
+
+def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
     """Yield what killed processes left: half-made artifacts, half-written files of reports, trash, lock files."""
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         stem, kind, why = path.name.removesuffix(PARTIAL), None, ""
         if path.name.startswith(".") and path.name.endswith(TRASH):
             kind, why = "trash", "an earlier collection was killed before it had deleted this"
-        elif path.name.endswith(PARTIAL) and NAMED.fullmatch(stem) and not usage.held(lock_of(root, stem)):
+        elif path.name.endswith(PARTIAL) and NAMED.fullmatch(stem) and not (stem in awaited or usage.held(lock_of(root, stem))):
             kind, why = "half-made", _half(path)
         if kind and (changed := _changed(path)) < before:
             yield Item(path, kind, size(path), changed, why)

@@ -24,7 +24,7 @@ def ls(
     recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
     studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
 ) -> None:
-    """List artifacts with what needs them, half-made ones and finished recipes; or what is shipped."""
+    """List artifacts with what needs them, half-made ones and recipes, finished or not; or what is shipped."""
     from flyweight import answers, api
 
     shipped = [api.shipped_models] * catalogue + [api.shipped] * recipes + [api.shipped_studies] * studies
@@ -42,9 +42,10 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     older_than: Annotated[str | None, typer.Option(metavar="TIME", help="Only what was made that long ago: 12h, 7d.")] = None,
 ) -> None:
-    """Remove artifacts that no finished recipe refers to, half-made ones that no process is making, and stale locks; ask first.
+    """Remove artifacts that no recipe refers to, half-made ones that no process is making, and stale locks; ask first.
 
-    A recipe is given up by deleting its folder in the runs root.
+    What unfinished runs and earlier runs of a name have made is kept, and said. A recipe is given up by deleting its folder in
+    the runs root.
     """
     from flyweight import answers, api
 

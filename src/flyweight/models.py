@@ -5,6 +5,7 @@ For plan, bench and audit it may be a config as well, with random weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +100,26 @@ def listed(store: Store) -> dict[str, Any]:
     """Return what is under a runs root: `items`, the artifacts, `recipes`, `bytes` of the whole root; only manifests are read.
 
     An item has its size on disk and the recipes that need it (`recipe:stage` for a stage, `recipe` for what was measured or is
-    needed to make it). Its `state` is finished, half-made (with the step of its checkpoint in `step`, and whether a process is
-    at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls where its manifest would tell). Oldest
-    first, then what is half-made, then what is damaged.
+    needed to make it; `recipe (unfinished)` and `recipe (earlier)` are runs of that name whose results are not those in its
+    folder, and a recipe tells their commands). Its `state` is finished, half-made (with the step of its checkpoint in `step`,
+    and whether a process is at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls where its
+    manifest would tell). Oldest first, then what is half-made, then what is damaged.
     """
     found = references.read(store)
     items = [_item(entry, found.users.get(entry.path.name, [])) for entry in found.entries]
-    half = [_half_made(path, store) for path in sorted(store.root.glob(f"*-????????{PARTIAL}")) if _is_partial(path)]
+    half = [
+        _half_made(path, store, found.users) for path in sorted(store.root.glob(f"*-????????{PARTIAL}")) if _is_partial(path)
+    ]
     recipes = [
         {
             "name": recipe.name,
             "created": recipe.created,
-            "stages": len(recipe.stages or recipe.named),
+            "stages": len(recipe.stages or recipe.named or {name for run in recipe.others for name in run.ids}),
             "bytes": garbage.size(recipe.path),
             "command": recipe.command,
             "damaged": recipe.damaged,
+            "unfinished": [run.command for run in recipe.others if not run.finished],
+            "earlier": [run.command for run in recipe.others if run.finished],
         }
         for recipe in sorted(found.recipes, key=lambda recipe: (recipe.created or "", recipe.name))
     ]
@@ -140,7 +146,7 @@ def _is_partial(path: Path) -> bool:
     return path.is_dir() and NAMED.fullmatch(path.name.removesuffix(PARTIAL)) is not None
 
 
-def _half_made(path: Path, store: Store) -> dict[str, Any]:
+def _half_made(path: Path, store: Store, users: Mapping[str, list[str]]) -> dict[str, Any]:
     name = path.name.removesuffix(PARTIAL)
     return {
         "id": name,
@@ -149,7 +155,7 @@ def _half_made(path: Path, store: Store) -> dict[str, Any]:
         "created": None,
         "seconds": None,
         "bytes": garbage.size(path),
-        "used_by": [],
+        "used_by": users.get(name, []),
         "damaged": None,
         "step": garbage.step_of(path),
         "being_made": usage.held(garbage.lock_of(store.root, name)),

@@ -111,6 +111,7 @@ class Runner:
             card.write(draft, facts, {**inputs.artifacts, **({"corpus": inputs.corpus} if inputs.corpus else {})})
             return facts
 
+        context.note(identity)
         artifact, reused = context.store.obtain(identity, work, context.command, context.watch)
         if reused:
             context.meter.seconds_before += artifact.facts["took"]
@@ -168,10 +169,9 @@ def _packing(data: schema.Data) -> schema.Data:
 
 @dataclass
 class Finished:
-    """A finished recipe: its stages, their measurements, and its folder with `summary.json` and `report.html`."""
+    """A finished recipe: its stages and their measurements."""
 
     recipe: schema.Recipe
-    folder: Path
     stages: dict[str, Made]
     measured: dict[str, dict[str, Made]]
     floors: dict[str, Made]
@@ -183,16 +183,12 @@ class Finished:
             raise RequestError(f"{self.recipe.name} has no stage {name!r}{load.nearest(name, self.stages)}")
         return self.stages[name].artifact
 
-    @property
-    def report(self) -> Path:
-        """The report's file."""
-        return self.folder / "report.html"
-
 
 def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
     """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe."""
     runner = Runner(context)
-    recipe = shared_time(recipe)
+    asked, recipe = recipe, shared_time(recipe)
+    context.meter.shared = recipe is not asked
     stages: dict[str, Made] = {}
     for name in load.order(recipe):
         config = _limited(recipe.stages[name], stages)
@@ -205,9 +201,7 @@ def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
     compared = recipe.report.compare or tuple(name for name, made in stages.items() if (made.artifact.path / "model").is_dir())
     measured = {name: _measure(runner, recipe, stages[name]) for name in compared}
     floors = _floors(runner, measured)
-    with context.store.recipe_folder(recipe.name, context.watch) as folder, disk_errors(folder):
-        _link(folder, stages)
-    return Finished(recipe, folder, stages, measured, floors, context.meter.seconds())
+    return Finished(recipe, stages, measured, floors, context.meter.seconds())
 
 
 def _limited(config: Any, stages: Mapping[str, Made]) -> Any:
@@ -247,14 +241,14 @@ def _floors(runner: Runner, measured: Mapping[str, Mapping[str, Made]]) -> dict[
     return found
 
 
-def _link(folder: Path, stages: Mapping[str, Made]) -> None:
+def link(folder: Path, stages: Mapping[str, Made]) -> None:
     """Make `<runs>/<recipe>/<stage>` point to the stage's artifact."""
-    for name, made in stages.items():
-        link = folder / name
-        fresh = folder / f".{name}{PARTIAL}"
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(Path("..") / made.artifact.path.name, target_is_directory=True)
-        os.replace(fresh, link)
+    with disk_errors(folder):
+        for name, made in stages.items():
+            fresh = folder / f".{name}{PARTIAL}"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(Path("..") / made.artifact.path.name, target_is_directory=True)
+            os.replace(fresh, folder / name)
 
 
 MEASUREMENTS = {"evaluate": schema.Evaluate, "bench": schema.Bench, "audit": schema.Audit}

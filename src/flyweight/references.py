@@ -1,18 +1,46 @@
-"""Who refers to what under a runs root: finished recipes to their stages, and through them to all that those were made from."""
+"""Who refers to what under a runs root: recipes to their stages, and through them to all that those were made from.
+
+A recipe's folder tells of one finished run; `other-runs.json` in it names what was made by others of the same name: by runs
+that are not finished, and by earlier ones whose results were replaced.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from flyweight.core.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
-from flyweight.core.files import read_json
+from flyweight.core.files import disk_errors, read_json, sync_folder, write_json
 from flyweight.errors import FlyweightError
 from flyweight.report.measured import subject
 from flyweight.report.summary import FILE, Summary
+
+OTHERS = "other-runs.json"
+
+
+class OtherRun(BaseModel):
+    """A run whose results are not those in its folder: `ids` are what it made, `work` tells one request from another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    work: str
+    finished: bool
+    created: str | None = None
+    command: str = ""
+    ids: tuple[str, ...] = ()
+
+    @property
+    def standing(self) -> str:
+        """What it is to who looks at the folder: `unfinished`, or `earlier` where it was finished and then replaced."""
+        return "earlier" if self.finished else "unfinished"
+
+
+_OTHERS = TypeAdapter(tuple[OtherRun, ...])
 
 
 @dataclass(frozen=True)
@@ -20,7 +48,7 @@ class Finished:
     """A recipe's folder: `stages` are the ids of its artifacts by stage; `damaged` says what is wrong with its summary.
 
     `named` are all ids that its JSON files name anywhere: a study's cells, and what a damaged summary still tells. `created` is
-    None where nothing says it: a run that was killed just before it wrote its summary.
+    None where nothing says it: a run that has no results yet. `others` are further runs of that name.
     """
 
     path: Path
@@ -29,11 +57,21 @@ class Finished:
     created: str | None = None
     command: str = ""
     damaged: str | None = None
+    others: tuple[OtherRun, ...] = ()
 
     @property
     def name(self) -> str:
         """The recipe's name."""
         return self.path.name
+
+    @property
+    def results(self) -> frozenset[str]:
+        """The ids that the results in the folder name."""
+        return self.named | frozenset(self.stages.values())
+
+    def user(self, other: OtherRun) -> str:
+        """Return how a user of artifacts is called that is one of the others."""
+        return f"{self.name} ({other.standing})"
 
 
 @dataclass(frozen=True)
@@ -43,7 +81,10 @@ class References:
     entries: tuple[Artifact | Damaged, ...] = ()
     recipes: tuple[Finished, ...] = ()
     users: Mapping[str, list[str]] = field(default_factory=dict)
-    """By artifact: `recipe:stage` for a stage, `recipe` for what its stages were made from and what was measured of them."""
+    """By artifact: `recipe:stage` for a stage, `recipe` for what its stages were made from and what was measured of them.
+
+    `recipe (unfinished)` and `recipe (earlier)` are other runs of that name, where its results do not need the artifact.
+    """
 
     @property
     def unreadable(self) -> list[Damaged]:
@@ -58,8 +99,13 @@ def read(store: Store) -> References:
     users: dict[str, list[str]] = {}
     for recipe in recipes:
         stages = {identifier: f"{recipe.name}:{stage}" for stage, identifier in recipe.stages.items()}
-        for identifier in reached(stages.keys() | recipe.named, known):
+        needed = reached(recipe.results, known)
+        for identifier in needed:
             users.setdefault(identifier, []).append(stages.get(identifier, recipe.name))
+        for other in recipe.others:
+            for identifier in reached(other.ids, known) - needed:
+                named = users.setdefault(identifier, [])
+                named += [recipe.user(other)] if recipe.user(other) not in named else []
     return References(entries, recipes, users)
 
 
@@ -77,47 +123,81 @@ def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
 
 
 def _recipes(root: Path) -> Iterable[Finished]:
-    """Yield every folder with a summary, or whose links or files name artifacts: a study, a recipe killed before its end."""
+    """Yield every folder with a summary, or whose links or files name artifacts: a study, an unfinished run."""
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         artifact = NAMED.fullmatch(folder.name.removesuffix(PARTIAL))
         if folder.name.startswith(".") or artifact or folder.is_symlink() or not folder.is_dir():
             continue
-        links, named = _links(folder), _named(folder)
-        if not (folder / FILE).is_file():
-            if links or named:
-                yield Finished(folder, links, named, _created(folder))
-            continue
-        try:
-            summary = Summary.read(folder)
-        except FlyweightError as error:
-            yield Finished(folder, links, named, damaged=str(error))
-            continue
-        stages = {made.name: made.id for made in summary.stages}
-        yield Finished(folder, {**links, **stages}, named, summary.created.strftime("%Y-%m-%dT%H:%M:%SZ"), summary.command)
+        recipe = of(folder)
+        if recipe.results or recipe.others or (folder / FILE).is_file():
+            yield recipe
 
 
-def _named(folder: Path) -> frozenset[str]:
-    """Return everything in a folder's JSON files that looks like an artifact's id: what is named there is not removed."""
-    texts = (path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.json") if path.is_file())
+def of(folder: Path) -> Finished:
+    """Return what a recipe's folder refers to, as far as it tells."""
+    links, named, found = _links(folder), _named(_results(folder)), others(folder)
+    if not (folder / FILE).is_file():
+        created, command = _told(folder)
+        return Finished(folder, links, named, created, command, others=found)
+    try:
+        summary = Summary.read(folder)
+    except FlyweightError as error:
+        return Finished(folder, links, named, damaged=str(error), others=found)
+    stages = {made.name: made.id for made in summary.stages}
+    created = summary.created.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Finished(folder, {**links, **stages}, named, created, summary.command, others=found)
+
+
+def others(folder: Path) -> tuple[OtherRun, ...]:
+    """Return the other runs that a folder knows of; from a damaged list, every id that it still names."""
+    path = folder / OTHERS
+    if not path.is_file():
+        return ()
+    try:
+        return _OTHERS.validate_json(path.read_bytes())
+    except ValidationError:
+        ids = tuple(sorted(_named([path])))
+        return (OtherRun(work="damaged", finished=False, ids=ids),) if ids else ()
+
+
+def write_others(folder: Path, runs: Collection[OtherRun]) -> None:
+    """Replace a folder's list of other runs; without any it has no list."""
+    path = folder / OTHERS
+    if runs:
+        write_json(path, [run.model_dump(mode="json") for run in runs])
+        sync_folder(folder)
+    elif path.is_file():
+        with disk_errors(path):
+            path.unlink()
+
+
+def _results(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder that tell of its results."""
+    return [path for path in sorted(folder.glob("*.json")) if path.is_file() and path.name != OTHERS]
+
+
+def _named(paths: Iterable[Path]) -> frozenset[str]:
+    """Return everything in JSON files that looks like an artifact's id: what is named there is not removed."""
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in paths)
     return frozenset(name for text in texts for name in re.findall(rf'"({NAMED.pattern})"', text))
 
 
-def _created(folder: Path) -> str | None:
-    """Return when a folder's results were written, as they tell it themselves."""
-    for path in folder.glob("*.json"):
+def _told(folder: Path) -> tuple[str | None, str]:
+    """Return when a folder's results were written and by which command, as they tell it themselves."""
+    for path in _results(folder):
         try:
             content = read_json(path)
         except FlyweightError:
             continue  # its own verb says what is wrong with it
         if isinstance(content, dict) and isinstance(content.get("created"), str):
-            return content["created"]
-    return None
+            return content["created"], str(content.get("command") or "")
+    return None, ""
 
 
 def _links(folder: Path) -> dict[str, str]:
     """Return where a recipe's links lead: they say what it refers to even where its summary is damaged."""
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_symlink() and NAMED.fullmatch(name := Path(os.readlink(path)).name):
             found[path.name] = name
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from flyweight import models, recipe as recipes
 from flyweight.config import load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.files import digest
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.measuring import Model, data_for
@@ -21,6 +22,7 @@ from flyweight.plan.grid import GridPlan
 from flyweight.report import card, gather, page, study_page, study_summary, summary
 from flyweight.session import DEFAULT, Session, working
 from flyweight.study import cells as studies, run as study_run
+from flyweight.unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,23 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
-    finished = recipes.run(checked, context, resolve)
-    result = _summarise(finished, context, planned)
-    with context.store.recipe_folder(checked.name, context.watch) as folder:
-        result.write(folder)
-        card.write_beside(folder, context.store)
-        report = page.write(folder)
+    with _unfinished(checked, context) as unfinished:
+        context = replace(context, note=unfinished.note)
+        finished = recipes.run(checked, context, resolve)
+        result = _summarise(finished, context, planned)
+        with context.store.recipe_folder(checked.name, context.watch) as folder:
+            unfinished.replace(folder)
+            recipes.link(folder, finished.stages)
+            result.write(folder)
+            card.write_beside(folder, context.store)
+            report = page.write(folder)
+            unfinished.done(folder)
     return Run(finished, result, report, folder)
+
+
+def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
+    """Return what keeps that which a recipe or study makes until its results are written."""
+    return Unfinished(context.store, asked.name, digest(asked.model_dump(mode="json"))[:8], context.command, context.watch)
 
 
 def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan) -> summary.Summary:
@@ -211,10 +223,13 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
         raise RequestError(
             "\n".join([f"{checked.name}:", *(f"  {warning}; or start it with --yes" for warning in planned.warnings)])
         )
-    result = study_run.run(checked, context, planned)
-    with context.store.recipe_folder(checked.name, context.watch) as folder:
-        result.write(folder)
-        report = study_page.write(folder)
+    with _unfinished(checked, context) as unfinished:
+        result = study_run.run(checked, replace(context, note=unfinished.note), planned)
+        with context.store.recipe_folder(checked.name, context.watch) as folder:
+            unfinished.replace(folder)
+            result.write(folder)
+            report = study_page.write(folder)
+            unfinished.done(folder)
     return StudyRun(result, report, folder)
 
 
@@ -251,7 +266,8 @@ def stage(
 ) -> Run:
     """Run one stage as a recipe of its own, which is what `distill`, `quantize` and their like are.
 
-    `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb and the model's.
+    `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb, the kind where
+    there is one, and the model's.
     A teacher's own tokenizer is the corpus' one unless `data.tokenizer` is given. `data` is the text to measure on, for models
     that came without their corpus; without either, likelihood is not measured.
     """
@@ -269,7 +285,7 @@ def stage(
         report = {"measure": ["bench", "audit"]}
     words = [f"stages.{verb}.{word}" for word in overrides]
     raw = {
-        "name": name or f"{verb}-{_plain(Path(source).name)}",
+        "name": name or "-".join([verb, *([str(fields["kind"])] if "kind" in fields else []), _plain(Path(source).name)]),
         "seed": session.seed,
         "stages": {verb: {"stage": verb, **fields}},
         "report": report,

@@ -15,6 +15,7 @@ import flyweight as fw
 from flyweight.api import Session
 from flyweight.core import usage
 from flyweight.core.artifact import Artifact, Store
+from flyweight.errors import RequestError
 
 THREADS = ("--threads", 1)
 
@@ -71,6 +72,15 @@ def test_an_export_has_the_card_with_the_numbers_that_there_are(runs, answer):
     answer("export", "toy:student", "--to", "gguf", "--out", runs.parent / "m.gguf")
     said = (runs.parent / "m.gguf.md").read_text()
     assert str(other) in said and "- gguf" in said and "no token that ends a document" in said
+
+
+def test_an_export_replaces_neither_a_file_nor_a_card(runs, flyweight):
+    for name, taken in (("m.gguf", "m.gguf"), ("n.gguf", "n.gguf.md")):
+        (runs.parent / taken).write_text("mine")
+        status, _, err = flyweight("export", "toy:student", "--to", "gguf", "--out", runs.parent / name)
+        assert status == 2 and f"{taken}: there is something already" in err
+        assert (runs.parent / taken).read_text() == "mine"
+    assert not (runs.parent / "n.gguf").exists()
 
 
 def test_ls_tells_who_needs_what(runs, answer, flyweight):
@@ -157,5 +167,73 @@ def test_a_working_command_is_seen_by_another_process(runs, text_file, flyweight
         run.kill()
         run.wait()
     assert len(list(runs.glob("pretrain-*.partial"))) == 1
-    assert {item["kind"] for item in answer("gc", "--yes")["items"]} == {"half-made", "lock", "artifact"}
+    done = answer("gc", "--yes")
+    assert {item["kind"] for item in done["items"]} == {"lock", "artifact"}  # the spare recipe's, whose folder is gone
+    assert [line.partition(",")[0] for line in done["kept"]] == ["long is unfinished"]
+    assert len(list(runs.glob("pretrain-*.partial"))) == 1
+    status, out, _ = flyweight("ls")
+    assert status == 0 and any("long" in line and "unfinished" in line for line in out.splitlines())
+    shutil.rmtree(runs / "long")
+    assert {item["kind"] for item in answer("gc", "--yes")["items"]} == {"half-made", "lock"}
     assert not list(runs.glob("*.partial"))
+
+
+def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is_done(runs, tmp_path, text_file, answer):
+    shutil.rmtree(runs)
+    recipe = small(text_file, tmp_path)
+
+    def stop(kind, fields):
+        if kind == "stage" and fields["stage"] == "evaluate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fw.run(fw.load(recipe), Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"))
+    made = {path.name for path in runs.glob("*-????????")}
+    assert {name.rpartition("-")[0] for name in made} == {"corpus", "pretrain", "distill", "quantize"}
+    found = answer("gc", "--yes")
+    assert {item["kind"] for item in found["items"]} <= {"lock"}
+    (said,) = found["kept"]
+    assert "toy is unfinished, and 4 artifacts" in said and "`flyweight run toy.yaml` goes on from there" in said
+    listed = answer("ls")
+    assert {item["used_by"][0] for item in listed["items"]} == {"toy (unfinished)"}
+    assert listed["recipes"][0]["unfinished"] == ["flyweight run toy.yaml"]
+    done = fw.run(fw.load(recipe), Session(runs=runs, threads=1))
+    assert all(stage.reused for stage in done.summary.stages)
+    assert not list((runs / "toy").glob("other-runs.json"))
+    assert answer("ls")["recipes"][0]["unfinished"] == []
+
+
+def test_what_a_refused_run_leaves_is_no_run(runs, tmp_path, text_file, answer):
+    shutil.rmtree(runs)
+    with pytest.raises(RequestError, match="vocab_size: 7"):
+        fw.run(fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"), Session(runs=runs, threads=1))
+    assert list(runs.glob("corpus-*")) and not (runs / "toy").exists()
+    assert answer("ls")["recipes"] == []
+
+
+def test_other_work_of_the_same_name_is_kept_until_its_list_is_deleted(runs, text_file, answer, flyweight):
+    before = {item["id"] for item in answer("ls")["items"] if item["used_by"]}
+    answer("run", small(text_file, runs.parent, steps=8), *THREADS)
+    listed = answer("ls")
+    users = {item["id"]: item["used_by"] for item in listed["items"]}
+    assert all(users[name] for name in before)
+    assert sum(used == ["toy (earlier)"] for used in users.values()) == 5  # three stages, two evaluations
+    assert listed["recipes"][0]["earlier"] == ["flyweight run toy.yaml"]
+    status, out, _ = flyweight("ls")
+    assert status == 0 and "toy: also what 1 earlier run of that name made" in " ".join(out.split())
+    found = answer("gc", "--yes")
+    assert "toy had earlier results (`flyweight run toy.yaml`), and 5 artifacts" in found["kept"][0]
+    assert all((runs / name).is_dir() for name in before)
+    answer("run", small(text_file, runs.parent), *THREADS)  # the first work again: now the second is the earlier one
+    users = {item["id"]: item["used_by"] for item in answer("ls")["items"]}
+    assert {name for name, used in users.items() if used != ["toy (earlier)"]} >= before
+    assert sum(used == ["toy (earlier)"] for used in users.values()) == 5
+    (runs / "toy" / "other-runs.json").unlink()
+    assert len([item for item in answer("gc", "--yes")["items"] if item["kind"] == "artifact"]) == 5
+    assert all((runs / name).is_dir() for name in before)
+
+
+def test_kinds_of_quantization_have_names_of_their_own(runs, answer):
+    names = [answer("quantize", "toy:teacher", "--kind", kind, *THREADS)["name"] for kind in ("int8", "nf4")]
+    assert names == ["quantize-int8-toy-teacher", "quantize-nf4-toy-teacher"]
+    assert not answer("gc", "--dry-run")["kept"]

@@ -10,6 +10,7 @@ from toy_recipe import toy
 
 import flyweight as fw
 from flyweight.api import Session, load, shipped
+from flyweight.core.budget import Meter
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +147,13 @@ def test_leaving_a_stage_out(finished, tmp_path):
     recipe = load(path, without=["int8"])
     assert "int8" not in recipe.stages
     assert recipe.report.compare == ("teacher", "student", "alone")
+
+
+def test_a_spent_budget_of_time_that_stages_share_advises_what_goes_on(toy_recipe, flyweight, monkeypatch):
+    monkeypatch.setattr(Meter, "seconds", lambda _: 100.0)
+    for word, advice in (
+        ("train.steps=12", "a larger budget.time and the same"),
+        ("train.steps=null", "budget.over=warn and the"),
+    ):
+        status, _, err = flyweight("run", toy_recipe, "budget.time=60s", word, "--threads", 1)
+        assert status == 1 and advice in " ".join(err.split()), err

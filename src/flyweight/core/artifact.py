@@ -24,6 +24,7 @@ import yaml
 
 from flyweight.core.events import Events, Watcher, ignore
 from flyweight.core.files import (
+    appearing,
     digest,
     disk_errors,
     read_json,
@@ -137,15 +138,8 @@ class Artifact:
 
     def copy(self, out: Path) -> Artifact:
         """Return a copy of the artifact in the new folder `out`, which appears whole or not at all."""
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RequestError(f"--out {out}: there is something already; name a new folder")
-        partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-        try:
-            with disk_errors(out):
-                shutil.copytree(self.path, partial)
-                os.replace(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with appearing(out) as partial, disk_errors(out):
+            shutil.copytree(self.path, partial)
         return Artifact.open(out)
 
     def metrics(self) -> dict[str, Any]:
@@ -238,7 +232,7 @@ class Store:
 
     @contextmanager
     def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[Path]:
-        """Yield the folder of a finished recipe, which one process at a time writes, without what killed ones left in it."""
+        """Yield the folder of a recipe, which one process at a time writes, without what killed ones left in it."""
         folder = self.root / name
         with self.locked(name, watch):
             with disk_errors(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from flyweight.errors import FlyweightError
 
 
 class BudgetSpent(FlyweightError):
-    """A limit was reached: what was finished is kept, and a larger limit goes on from there."""
+    """A limit was reached: what was finished is kept, and the message says how to go on from there."""
 
 
 @dataclass
@@ -20,12 +21,14 @@ class Meter:
     """Counts what one recipe spends against its budget.
 
     `seconds_before` and `flops` start with what reused artifacts cost when they were made, so that a resumed run is held to the
-    same limit as one that was never interrupted. Memory is counted over what the interpreter held when the meter started.
+    same limit as one that was never interrupted. `shared` tells that training stages were given what `limits.time` leaves them:
+    another limit is another training then. Memory is counted over what the interpreter held when the meter started.
     """
 
     limits: Budget
     flops: float = 0.0
     seconds_before: float = 0.0
+    shared: bool = False
     peak_bytes: int = 0
     baseline_bytes: int = field(default_factory=resident_bytes)
     started: float = field(default_factory=time.monotonic)
@@ -51,8 +54,16 @@ class Meter:
         if limits.time is not None and self.seconds() > limits.time:
             self._stop("time", format_time(limits.time), format_time(self.seconds()), where)
 
+    def left(self) -> float:
+        """Return the seconds until the limit of time that stops a run; infinity where there is none."""
+        limit = self.limits.time if self.limits.over == "stop" else None
+        return math.inf if limit is None else max(0.0, limit - self.seconds())
+
     def _stop(self, name: str, limit: str, used: str, where: str) -> None:
-        raise BudgetSpent(
-            f"budget.{name}: {limit} is spent ({used}) in {where}. What was done is kept:"
-            f" a larger budget.{name} and the same command go on from here"
-        )
+        on = f"a larger budget.{name} and the same command go on from here"
+        if name == "time" and self.shared:
+            on = (
+                "budget.over=warn and the same command go on from here. A larger budget.time is shared out anew, so that the"
+                " training stages without a limit of their own begin again"
+            )
+        raise BudgetSpent(f"budget.{name}: {limit} is spent ({used}) in {where}. What was done is kept: {on}")

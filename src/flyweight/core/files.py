@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,33 @@ def write_text(path: Path, text: str) -> None:
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
+            partial.unlink(missing_ok=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise RequestError where there is something at `out` already, unless it is an empty folder."""
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"--out {out}: there is something already; give a name that is not taken, or remove it first")
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """Yield a path to write a file or folder at that then becomes `out`: whole, or after an error not at all.
+
+    Raises RequestError where there is something already.
+    """
+    refuse_existing(out)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with disk_errors(out):
+            os.replace(partial, out)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
             partial.unlink(missing_ok=True)
 
 

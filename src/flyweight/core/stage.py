@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from flyweight.config.schema import Strict
-from flyweight.core.artifact import Artifact, Draft, Store
+from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.budget import Meter
 from flyweight.core.events import Watcher
 from flyweight.core.runtime import Runtime
@@ -17,7 +17,10 @@ from flyweight.errors import RequestError
 
 @dataclass(frozen=True)
 class Context:
-    """Where a run happens: the same for all of its stages."""
+    """Where a run happens: the same for all of its stages.
+
+    `note` hears the identity of everything that a run needs, before it is made.
+    """
 
     store: Store
     runtime: Runtime
@@ -25,6 +28,7 @@ class Context:
     watch: Watcher
     data_dir: Path | None = None
     command: str = ""
+    note: Callable[[Identity], None] = lambda _: None
 
 
 @dataclass(frozen=True)

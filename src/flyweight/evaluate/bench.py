@@ -20,6 +20,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import models
 
 DEFAULT_TOKENS = 64
+TIMEOUT = 900.0
 WORKER = "flyweight.evaluate.bench_worker"
 
 
@@ -104,7 +105,7 @@ def bench(
     device: str = "cpu",
     precision: str = "fp32",
     threads: int | None = None,
-    timeout: float = 900.0,
+    timeout: float = TIMEOUT,
 ) -> BenchResult:
     """Measure the model in `folder` in a child process.
 

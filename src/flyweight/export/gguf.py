@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_size
-from flyweight.core.files import disk_errors
+from flyweight.core.files import appearing, disk_errors, refuse_existing
 from flyweight.errors import RequestError
 from flyweight.export import vocabulary
 from flyweight.export.exported import Exported
@@ -62,7 +62,7 @@ class _Tensor:
 
 
 def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exported:
-    """Write the model in `folder` (config.json, model.safetensors, tokenizer.json) as the GGUF file `out`, whole or not at all.
+    """Write the model in `folder` (config.json, model.safetensors, tokenizer.json) as the new GGUF file `out`, or not at all.
 
     `type` is how matrices are stored (one of TYPES), `name` what the file calls its model (else its own name). Raises
     RequestError with every reason why llama.cpp could not compute the same, FlyweightError where a file is damaged or cannot be
@@ -73,6 +73,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
         raise RequestError(f"--type {type}: GGUF files are written as {', '.join(TYPES)}")
     if out.is_dir():
         raise RequestError(f"{out} is a folder; name the file, for example {out / 'model.gguf'}")
+    refuse_existing(out)  # before anything is read
     config = models.decoder_config(folder, "GGUF")
     plain, family, reasons = _plain(config)
     assert config.vocab_size
@@ -83,18 +84,13 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     order = [visit.layer for visit in visits(config)]
     tensors = list(_tensors(plain, family, order, state, type))
     warnings = [*_unrolled(config, tensors), *_kept(tensors, type, folder), *tokens.warnings]
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    with appearing(out) as partial, disk_errors(out):
         writer = gguf.GGUFWriter(partial, family.model_type)
         try:
             _describe(writer, plain, family, tokens, type, name or out.stem)
             _write(writer, tensors)
-            writer.close()
-            os.replace(partial, out)
         finally:
             writer.close()
-            partial.unlink(missing_ok=True)
     return Exported(out, family.model_type, out.stat().st_size, tuple(warnings))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from flyweight.core.files import disk_errors, write_text
+from flyweight.core.files import appearing, disk_errors, write_text
 from flyweight.data.tokenizer import Tokenizer
-from flyweight.errors import RequestError
 from flyweight.export.exported import Exported
 from flyweight.hub import checkpoint, convert, models, template
 from flyweight.hub.families import Family, Inexpressible, family_of
@@ -28,18 +26,11 @@ def write(source: Path, out: Path, card: Card, shard_bytes: int = convert.SHARD_
 
     What `card` returns becomes its README.md. Tensors keep their bits; layers that are used more than once are stored once.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"--out {out}: there is something already; name a new folder")
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    try:
+    with appearing(out) as partial:
         with disk_errors(out):
-            partial.mkdir(parents=True)
+            partial.mkdir()
         kind, notes = _written(source, partial, shard_bytes)
         write_text(partial / "README.md", card(kind, notes))
-        with disk_errors(out):
-            os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Exported(out, kind, sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), tuple(notes))
 
 

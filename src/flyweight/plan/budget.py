@@ -13,7 +13,8 @@ LEAST_RESERVE = 20.0
 def shared_time(recipe: schema.Recipe) -> schema.Recipe:
     """Return the recipe in which training stages without any limit share what `budget.time` leaves for training.
 
-    The shares follow from the recipe alone, never from a clock, so that running it again finds the same stages.
+    The shares follow from the recipe alone, never from a clock, so that running it again finds the same stages. They are part
+    of what these stages are: with another `budget.time` they are trained anew.
     """
     budget = recipe.budget.time
     open_ended = [name for name, stage in recipe.stages.items() if _limitless(stage)]

@@ -1,6 +1,6 @@
 """The resume point: weights, optimizer state and counters, written so that a kill at any instant leaves a whole one.
 
-    state/step-00000400/  model.safetensors  optimizer.safetensors
+    state/step-00000400/  model.safetensors  optimizer.safetensors (step-00000400-again where that step was saved before)
     state/current.json    which folder is the newest whole one, its checksums, whose it is, and the counters, with a digest of
                           all that: replaced by one rename
 
@@ -10,7 +10,7 @@ No random state is stored: dropout is seeded by step and data order is a functio
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -27,13 +27,17 @@ from flyweight.errors import FlyweightError
 
 @dataclass
 class Progress:
-    """The counters of a training run: everything that is not a tensor."""
+    """The counters of a training run: everything that is not a tensor.
+
+    `validated` is the last step that was validated as the model that is kept, with its loop on.
+    """
 
     step: NonNegativeInt = 0
     tokens: NonNegativeInt = 0
     flops: NonNegativeInt = 0
     seconds: NonNegativeFloat = 0.0
     validations: NonNegativeInt = 0
+    validated: NonNegativeInt | None = None
     best_step: NonNegativeInt | None = None
     best_nll: float | None = None
     events: NonNegativeInt = 0
@@ -54,8 +58,26 @@ class _Current(BaseModel):
     digest: str
 
 
-def _folder(state: Path, step: int) -> Path:
-    return state / f"step-{step:08d}"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+AGAIN = "-again"
+
+
+def _fresh(state: Path, step: int, held: Mapping[str, str]) -> Path:
+    """Return the folder for a checkpoint of this step: one that the current pointer does not name."""
+    folder = state / f"step-{step:08d}"
+    return folder if _owner(held, step) != folder.name else folder.with_name(f"{folder.name}{AGAIN}")
+
+
+def _owner(files: Mapping[str, str], step: int | None, name: str = MODEL) -> str | None:
+    """Return which folder among a checkpoint's files holds `name` for a step; None where none does."""
+    folders = [file.removesuffix(f"/{name}") for file in files if file.endswith(f"/{name}")]
+    return next((each for each in folders if step is not None and each.removesuffix(AGAIN) == f"step-{step:08d}"), None)
+
+
+def _held(state: Path) -> dict[str, str]:
+    """Return the files that the current pointer names, with their checksums."""
+    pointer = state / "current.json"
+    return read_sealed(pointer)["files"] if pointer.exists() else {}
 
 
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -72,24 +94,28 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
 
 
 def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Write a checkpoint of this step and make it the current one; older ones go, but for the best."""
-    folder = _folder(state, progress.step)
+    """Write a checkpoint of this step and make it the current one; older ones go, but for the best.
+
+    Until then the one that was current is whole, even where it is of the same step.
+    """
+    held = _held(state)
+    folder = _fresh(state, progress.step, held)
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in _parameters(model).items()}, folder / "model.safetensors")
-        save_file({k: v.contiguous() for k, v in _optimizer_tensors(optimizers).items()}, folder / "optimizer.safetensors")
+        save_file({k: v.contiguous() for k, v in _parameters(model).items()}, folder / MODEL)
+        save_file({k: v.contiguous() for k, v in _optimizer_tensors(optimizers).items()}, folder / OPTIMIZER)
         sums = {f"{folder.name}/{file.name}": sha256(file) for file in sorted(folder.iterdir())}
         for name in sums:
             sync_file(state / name)
         sync_folder(folder)
-        if progress.best_step is not None and progress.best_step != progress.step:
-            best = _folder(state, progress.best_step) / "model.safetensors"
-            sums[f"{best.parent.name}/{best.name}"] = sha256(best)
+        best = _owner(held, progress.best_step) if progress.best_step != progress.step else None
+        if best is not None:
+            sums[f"{best}/{MODEL}"] = sha256(state / best / MODEL)
         content = {"artifact": state.parent.name, "progress": asdict(progress), "files": sums}
         write_sealed(state / "current.json", content)
     for other in state.glob("step-*"):
-        if other not in (folder, _folder(state, progress.best_step) if progress.best_step is not None else folder):
+        if other.name not in (folder.name, best):
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -119,9 +145,9 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
         if not file.is_file() or sha256(file) != expected:
             raise FlyweightError(f"{file} is damaged or missing: {advice}")
     progress = current.progress
-    folder = _folder(state, progress.step)
-    restore(model, folder / "model.safetensors")
-    tensors = _read(folder / "optimizer.safetensors")
+    folder = state / (_owner(current.files, progress.step, OPTIMIZER) or f"step-{progress.step:08d}")
+    restore(model, folder / MODEL)
+    tensors = _read(folder / OPTIMIZER)
     for place, optimizer in enumerate(optimizers):
         saved = optimizer.state_dict()
         saved["state"] = {}
@@ -145,7 +171,8 @@ def restore(model: nn.Module, file: Path) -> None:
 
 def best_file(state: Path, progress: Progress) -> Path | None:
     """Return the weights of the best validation so far, or None where nothing was validated."""
-    return None if progress.best_step is None else _folder(state, progress.best_step) / "model.safetensors"
+    folder = _owner(_held(state), progress.best_step)
+    return None if folder is None else state / folder / MODEL
 
 
 def _read(file: Path) -> dict[str, Tensor]:

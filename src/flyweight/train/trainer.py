@@ -113,7 +113,7 @@ class Trainer:
             self.progress.flops += self.flops.at(done)
             self._after(done, nll, norm)
         self._loop(True)
-        if self.progress.validations < config.validations:
+        if self.progress.validations < config.validations and self.progress.validated != self.progress.step:
             self._validate()
             self._save()
         return self._finish()
@@ -203,6 +203,7 @@ class Trainer:
         self._loop(looped)
         nll = self.validate()
         progress.validations = max(progress.validations + 1, int(done * self.config.validations + 1e-9))
+        progress.validated = progress.step if looped else None
         if looped and math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
             progress.best_nll, progress.best_step = nll, progress.step
         fields = {"step": progress.step, "nll": nll, "seconds": round(self._seconds(), 3), "flops": self.progress.flops}

@@ -12,9 +12,15 @@ import torch
 from pydantic import TypeAdapter
 
 from flyweight.config import schema
+from flyweight.core.artifact import Artifact, Draft, Identity, Store
+from flyweight.core.budget import BudgetSpent, Meter
+from flyweight.core.events import Events, ignore
+from flyweight.core.runtime import Runtime
+from flyweight.core.stage import Context, Inputs
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import bench as bench_module, bench_worker
 from flyweight.evaluate.bench import bench, median
+from flyweight.evaluate.stages import Bench
 from flyweight.model import folder
 from flyweight.model.build import build
 from flyweight.model.decoder import Decoder
@@ -89,6 +95,16 @@ def test_quantized_layers_are_counted_with_their_kernels(tmp_path):
     found = bench(saved(tmp_path, dim=64, linears={"blocks": "int8"}), ASKED, threads=1).measured.kernels
     assert sum(found.values()) == 8 and found["dense"] == 1
     assert all(name == "dense" or name.startswith("int8 ") for name in found)
+
+
+def test_a_bench_ends_with_the_budgets_time(tmp_path):
+    (tmp_path / "a").mkdir()
+    saved(tmp_path / "a" / "model")
+    limits = schema.Budget.model_validate({"time": "100ms", "over": "stop"})
+    context = Context(Store(tmp_path), Runtime("cpu", 1), Meter(limits), ignore)
+    draft = Draft(tmp_path, Identity("bench", 1, {}), Events(tmp_path / "events.jsonl"))
+    with pytest.raises(BudgetSpent, match=r"budget\.time: 0\.1 s is spent .* in toy"):
+        Bench().run(ASKED, Inputs("toy", {"input": Artifact(tmp_path / "a", {"id": "a"})}), context, draft)
 
 
 def test_a_folder_without_a_model_is_the_users_error(tmp_path):

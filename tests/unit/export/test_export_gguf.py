@@ -46,6 +46,7 @@ class Opened:
 
 def written(folder: Path, type: str = "f16", known: Tokenizer = BPE, **fields: Any) -> tuple[Decoder, export.Exported, Opened]:
     model = save(folder / "model", known, **{**HEADS, **fields})
+    (folder / "model.gguf").unlink(missing_ok=True)
     found = export.write(folder / "model", folder / "model.gguf", type)
     return model, found, Opened(found.path)
 
@@ -391,25 +392,29 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield count
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, full: list[int]) -> None:
+def test_a_full_disk_leaves_no_file(tmp_path: Path, full: list[int]) -> None:
     save(tmp_path / "model", BPE, **HEADS)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "m.gguf").write_text("the old one")
     with pytest.raises(FlyweightError, match="the disk is full"):
         export.write(tmp_path / "model", tmp_path / "out" / "m.gguf")
     assert len(full) == 3
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m.gguf"]
-    assert (tmp_path / "out" / "m.gguf").read_text() == "the old one"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+def test_a_folder_is_made_and_a_file_that_is_there_never_replaced(tmp_path: Path) -> None:
     save(tmp_path / "model", BPE, **HEADS)
     out = tmp_path / "new" / "folder" / "m.gguf"
     first = export.write(tmp_path / "model", out, "f32")
-    second = export.write(tmp_path / "model", out, "q8_0", name="a name")
-    assert second.bytes == out.stat().st_size < first.bytes
-    assert Opened(out).header["general.name"] == "a name"
-    assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
+    before = out.read_bytes()
+    with pytest.raises(RequestError, match="something already"):
+        export.write(tmp_path / "model", out, "q8_0")
+    assert out.read_bytes() == before
+    second = export.write(tmp_path / "model", out.with_name("small.gguf"), "q8_0", name="a name")
+    assert second.bytes < first.bytes == out.stat().st_size
+    assert Opened(out.with_name("small.gguf")).header["general.name"] == "a name"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["m.gguf", "small.gguf"]
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match="something already"):
+        export.write(tmp_path / "model", tmp_path / "link.gguf")
 
 
 def test_errors_of_the_system_keep_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

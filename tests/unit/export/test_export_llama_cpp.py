@@ -110,7 +110,7 @@ def test_llama_cpp_ends_only_where_a_document_does(tmp_path: Path) -> None:
     for separated in (True, False):
         known = tokenizer(separated=separated)
         save(tmp_path / "model", known, attention={"heads": 4})
-        theirs = LlamaCpp(gguf.write(tmp_path / "model", tmp_path / "m.gguf").path)
+        theirs = LlamaCpp(gguf.write(tmp_path / "model", tmp_path / f"{separated}.gguf").path)
         (end,) = theirs.ends()
         assert end == theirs.model.token_eos() == (known.separator if separated else known.vocab["õ"])
         assert end not in known.encode(TEXT)

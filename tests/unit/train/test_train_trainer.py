@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from flyweight.data.stream import Windows
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import likelihood
 from flyweight.model.decoder import Decoder
+from flyweight.train import optim, state
 from flyweight.train.objectives import NextToken
 from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits, Trainer
@@ -236,6 +238,44 @@ def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
     nlls = iter([1.0, 2.0, 3.0])
     trainer(corpus, tmp_path, validate=lambda: next(nlls), checkpoint="1ms").train()
     assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == ["step-00000004", "step-00000012"]
+
+
+def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(corpus, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    made = trainer(corpus, tmp_path, keep="last")
+    made.train()
+    kept = weights(made)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(state, "save_file", killed)
+        made._save()
+    again = trainer(corpus, tmp_path)
+    optimizers = optim.build(again.model, again.config.optimizer, "fp32")
+    assert state.load(tmp_path / "state", again.model, optimizers) is not None
+    assert same(weights(again), kept)
+    for _ in range(3):
+        made._save()
+        assert len(list((tmp_path / "state").glob("step-*"))) == 1 + (made.progress.best_step != made.progress.step)
+        best = state.best_file(tmp_path / "state", made.progress)
+        assert best is not None and best.is_file()
+        assert state.load(tmp_path / "state", again.model, optimizers) is not None
+
+
+def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus, tmp_path):
+    calls = []
+
+    def slow():
+        calls.append(made.progress.step)
+        time.sleep(0.5)
+        return 3.0 - len(calls) / 10
+
+    made = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
+    facts = made.train()
+    assert len(calls) == len(set(calls)) and facts["best_step"] == calls[-1]
+    resumed = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
+    resumed.train()
+    assert len(calls) == len(set(calls))
 
 
 def late_loop(corpus):
