@@ -189,9 +189,9 @@ class Finished:
         return self.folder / "report.html"
 
 
-def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
+def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
     """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe."""
-    runner = Runner(context)
+    context = runner.context
     recipe = shared_time(recipe)
     stages: dict[str, Made] = {}
     for name in load.order(recipe):
