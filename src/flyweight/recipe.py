@@ -184,9 +184,9 @@ class Finished:
         return self.stages[name].artifact
 
 
-def run(recipe: schema.Recipe, context: Context, resolve: Any) -> Finished:
+def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
     """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe."""
-    runner = Runner(context)
+    context = runner.context
     asked, recipe = recipe, shared_time(recipe)
     context.meter.shared = recipe is not asked
     stages: dict[str, Made] = {}

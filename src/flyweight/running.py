@@ -14,6 +14,7 @@ from flyweight.config import load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
 from flyweight.core.files import digest
+from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.measuring import Model, data_for
@@ -132,16 +133,19 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
     checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
     context = session.context(checked.budget, checked.seed)
-    planned = plans.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
-    plans.refuse(planned)
-    context.watch("planned", {"name": checked.name, "plan": planned})
+    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
 
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
     with _unfinished(checked, context) as unfinished:
-        context = replace(context, note=unfinished.note)
-        finished = recipes.run(checked, context, resolve)
+        runner = recipes.Runner(replace(context, note=unfinished.note))
+        if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained
+            real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
+            planned = plans.plan(checked, context.runtime, real, context.data_dir)
+        plans.refuse(planned)
+        context.watch("planned", {"name": checked.name, "plan": planned})
+        finished = recipes.run(checked, runner, resolve)
         result = _summarise(finished, context, planned)
         with context.store.recipe_folder(checked.name, context.watch) as folder:
             unfinished.replace(folder)
@@ -204,25 +208,30 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
 def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = False, session: Session = DEFAULT) -> StudyRun:
     """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
 
-    Raises RequestError before anything runs for a study that contradicts itself, and for a grid over its `limit` unless `yes`.
+    Raises RequestError before anything is trained for a study that contradicts itself or its texts, and for a grid over its
+    `limit` unless `yes`.
     """
+
+    def over(study: study_config.Study) -> list[str]:
+        return studies.over_time(_study_plan(study, session.runtime(), session.store, session.data_folder))
+
     if isinstance(target, study_config.Study):
         if overrides:
             raise RequestError("study: path=value words are for a name or a file; this study is checked already")
-        checked = studies.checked(target, target.name, yes)
+        checked = studies.checked(target, target.name, yes, over)
     else:
-        checked = studies.load(target, *overrides, yes=yes)
+        checked = studies.load(target, *overrides, yes=yes, over=over)
     return _study(checked, yes, session)
 
 
 @working
 def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun:
     context = session.context(seed=checked.seeds[0])
-    planned = studies.plan(checked, context.runtime, _vocabularies(context.store), context.data_dir)
-    if planned.warnings and not yes:
-        raise RequestError(
-            "\n".join([f"{checked.name}:", *(f"  {warning}; or start it with --yes" for warning in planned.warnings)])
-        )
+    planned = _study_plan(checked, context.runtime, context.store, context.data_dir)
+    if not planned.cells:
+        raise RequestError("\n".join([f"{checked.name}:", *(f"  {why}" for why in (*planned.warnings, *planned.left_out))]))
+    if (warnings := studies.over_time(planned)) and not yes:
+        raise RequestError("\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)]))
     with _unfinished(checked, context) as unfinished:
         result = study_run.run(checked, replace(context, note=unfinished.note), planned)
         with context.store.recipe_folder(checked.name, context.watch) as folder:
@@ -231,6 +240,14 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
             report = study_page.write(folder)
             unfinished.done(folder)
     return StudyRun(result, report, folder)
+
+
+def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, data_dir: Path | None) -> GridPlan:
+    """Return a study's plan; a text packed before may have changed since, so its vocabulary alone is no reason to refuse."""
+    try:
+        return studies.plan(checked, runtime, _vocabularies(store), data_dir)
+    except RequestError:
+        return studies.plan(checked, runtime, {}, data_dir)
 
 
 def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:

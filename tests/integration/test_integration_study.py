@@ -186,6 +186,68 @@ def test_a_missing_optional_text_is_left_out_and_said(finished, tmp_path, text_f
         fw.study(path, session=there)
 
 
+def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_trained(tmp_path):
+    """40 words are few enough for an exact table, whatever is assumed before they are counted; for a rank of 60 too few."""
+    words = [f"w{place}" for place in range(40)]
+    text = tmp_path / "words.txt"
+    text.write_text("\n".join(" ".join(words[turn:] + words[:turn]) for turn in range(40)))
+    raw = toy_study(text, name="words", findings=[], seeds=[0], budgets={"short": {"steps": 2}})
+    raw["data"] = {"words": {"corpus": str(text), "tokenizer": "word", "context": 8}}
+    model = {"dim": 64, "layers": 1}
+    raw["models"] = {
+        "exact": {"config": {**model, "embedding": {"bigram": "exact"}}},
+        "wide": {"config": {**model, "embedding": {"rank": 60}}},
+        "wider": {"config": {**model, "embedding": {"rank": 61}}},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    session = Session(runs=tmp_path / "runs", threads=1)
+    with pytest.raises(RequestError, match=r"wide on words: .*60 is larger than vocab_size 42.*\n.*wider on words"):
+        fw.study(path, session=session)
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
+    assert [cell.model for cell in fw.study(path, "only=exact", session=session).summary.cells] == ["exact"]
+    recipe = {
+        "name": "words",
+        "data": raw["data"]["words"],
+        "train": {"steps": 1, "batch": 2},
+        "stages": {name: {"stage": "pretrain", "model": each["config"]} for name, each in raw["models"].items()},
+        "report": {"measure": ["evaluate"]},
+    }
+    fresh = Session(runs=tmp_path / "fresh", threads=1)
+    with pytest.raises(RequestError, match=r"stages.wide.model:\n.*vocab_size 42(.|\n)*stages.wider.model"):
+        fw.run(config_load.recipe(recipe), fresh)
+    assert not list((tmp_path / "fresh").glob("pretrain-*"))
+    done = fw.run(config_load.recipe(recipe, without=["wide", "wider"]), fresh)
+    assert done["exact"].facts["steps"] == 1
+    text.write_text(" ".join(f"w{place}" for place in range(4000)))  # what was packed before says nothing of it now
+    with pytest.raises(RequestError, match=r"exact on words: .*vocab_size 3"):
+        fw.study(path, session=session)
+
+
+def test_a_metric_that_a_text_lacks_is_refused_before_anything_is_trained(tmp_path):
+    text = tmp_path / "blank.txt"
+    text.write_text(" \n\t\n" * 2000)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(toy_study(text, name="blank", metrics=["nll", "word_perplexity"]), sort_keys=False))
+    with pytest.raises(RequestError, match="the test split of story has no word"):
+        fw.study(path, session=Session(runs=tmp_path / "runs", threads=1))
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
+
+
+def test_limits_are_told_together_and_a_study_without_texts_is_not_a_matter_of_size(finished, tmp_path, text_file):
+    path, session, _ = finished
+    with pytest.raises(RequestError, match=r"limit\.runs: 1(.|\n)*limit\.time: 1 ms"):
+        fw.study(path, "limit.runs=1", "limit.time=1ms", session=session)
+    (tmp_path / "wikitext-2").mkdir()
+    raw = toy_study(text_file, data={"wikitext-2": {"corpus": "wikitext-2", "context": 32, "optional": True}})
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(RequestError, match="there is no cell left to run") as refused:
+        fw.study(alone, session=Session(runs=tmp_path / "runs", data_dir=tmp_path, threads=1))
+    assert "--yes" not in str(refused.value)
+    assert "wikitext-2 is left out" in str(refused.value)
+
+
 def test_the_command_line(finished, flyweight, answer):
     path, session, run = finished
     runs = ("--runs", session.store.root, "--threads", 1)

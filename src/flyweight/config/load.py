@@ -160,7 +160,7 @@ def resolved(config: Architecture, where: str, vocab_size: int | None = None, co
     try:
         return config.resolved(vocab_size, context)
     except ValidationError as error:
-        raise RequestError(explain(error, where, type(config))) from error
+        raise RequestError(explain(error, where, type(config)).replace("(top level): ", "")) from error
     except ValueError as error:
         raise RequestError(f"{where}: {error}") from error
 

@@ -19,9 +19,22 @@ MOST_VISITS = 100_000
 """Uses of layers in one forward pass, beyond which nothing is counted in time, let alone computed."""
 
 
+EXACT_VOCAB = 1024
+"""The largest vocabulary that an exact bigram table is made for."""
+
+MOST_CHANNELS = 2**31 - 1
+
+
 def model_faults(config: ModelConfig) -> list[str]:
     """Return every contradiction between a model config's fields, in words."""
     return [*_heads(config), *_ranks(config), *_ends(config), *_visits(config)]
+
+
+def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
+    """Return the vocabulary nearest to a guess that this model allows: a guess is no reason to refuse it."""
+    if config.embedding.bigram.kind == "exact":
+        guess = min(guess, EXACT_VOCAB)
+    return max(guess, config.embedding.rank or 1)
 
 
 def _heads(config: ModelConfig) -> Iterator[str]:
@@ -44,7 +57,10 @@ def _heads(config: ModelConfig) -> Iterator[str]:
 
 
 def _ranks(config: ModelConfig) -> Iterator[str]:
-    narrow = min(config.dim, config.mlp.width(config.dim))
+    width = config.mlp.width(config.dim)
+    if width > MOST_CHANNELS:
+        yield f"dim: {config.dim} makes an MLP of {width} channels; {MOST_CHANNELS} are the most: lower dim or name mlp.hidden"
+    narrow = min(config.dim, width)
     if config.mlp.rank and config.mlp.rank > narrow:
         yield (
             f"mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, {narrow}; a bottleneck has to be"
@@ -60,7 +76,7 @@ def _ranks(config: ModelConfig) -> Iterator[str]:
 
 
 def _ends(config: ModelConfig) -> Iterator[str]:
-    if config.embedding.bigram.kind == "exact" and (config.vocab_size or 0) > 1024:
+    if config.embedding.bigram.kind == "exact" and (config.vocab_size or 0) > EXACT_VOCAB:
         yield (
             f"embedding.bigram: an exact table for vocab_size {config.vocab_size} has {config.vocab_size}^2 rows;"
             " use {kind: hashed, buckets: ...}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import itertools
 import json
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from flyweight.config import load
 from flyweight.config.schema import Count, Name, PositiveInt, Probability, Rate, Seconds, StageName, Strict, Tokenizer
@@ -19,10 +20,24 @@ METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
 """What a study can compare; of all of them, lower is better. Every one is of the test split."""
 
 LIMITS = ("steps", "tokens", "flops", "time", "same_as")
+ENTRIES = ("data", "models", "budgets", "protocols")
+"""Fields whose entries have names that others refer to."""
 
 
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no seed; seeds are whole numbers, for example [0, 1, 2]")
+    return value
+
+
+def _said(claim: str) -> str:
+    if not claim.strip():
+        raise ValueError("is empty; say in a sentence what is claimed")
+    return claim
 
 
 def _as_config(value: Any) -> Any:
@@ -38,6 +53,9 @@ _REF = "x-ref"
 TrainFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/TrainFields"})]
 ModelFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/ModelFields"})]
 GroupName = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)]
+Some = Field(min_length=1)
+"""Of a list that means nothing when it is empty."""
 
 
 class RunBudget(Strict):
@@ -63,7 +81,7 @@ class StudyData(Strict):
 
     corpus: str
     tokenizer: Tokenizer | None = None
-    context: Annotated[tuple[PositiveInt, ...], Listed] = (256,)
+    context: Annotated[tuple[PositiveInt, ...], Some, Listed] = (256,)
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     budgets: Budgets | None = None
@@ -81,16 +99,16 @@ class StudyModel(Strict):
     fields: ModelFields = Field(default_factory=dict)
     grid: dict[str, Annotated[tuple[Any, ...], Listed]] = Field(default_factory=dict)
     train: TrainFields = Field(default_factory=dict)
-    data: Annotated[tuple[str, ...], Listed] | None = None
-    context: Annotated[tuple[PositiveInt, ...], Listed] | None = None
-    budgets: Annotated[tuple[str, ...], Listed] | None = None
+    data: Annotated[tuple[str, ...], Some, Listed] | None = None
+    context: Annotated[tuple[PositiveInt, ...], Some, Listed] | None = None
+    budgets: Annotated[tuple[str, ...], Some, Listed] | None = None
     family: str | None = None
 
 
 class Protocol(Strict):
     """How runs are trained. `lr` is one rate for all models, or a sweep of which validation chooses; null: each its own."""
 
-    lr: Annotated[tuple[Rate, ...], Listed] | None = None
+    lr: Annotated[tuple[Rate, ...], Some, Listed] | None = None
     train: TrainFields = Field(default_factory=dict)
 
 
@@ -111,7 +129,7 @@ class Finding(Strict):
     FLOPs (`flops`: those of `below` as a share of those of `above`). `holds: somewhere` claims it of some condition only.
     """
 
-    claim: str
+    claim: Annotated[str, AfterValidator(_said)]
     below: Group
     above: Group
     compare: Literal["cells", "equal_flops"] = "cells"
@@ -143,7 +161,7 @@ class Study(Strict):
     train: TrainFields = Field(default_factory=dict)
     protocol: str = "own"
     protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Listed] = ()
+    seeds: Annotated[tuple[Seed, ...], Listed] = ()
     metrics: Annotated[tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})] = (
         "nll",
         "bits_per_byte",
@@ -210,6 +228,41 @@ def parse(raw: Mapping[str, Any], where: str) -> Study:
         raise RequestError(load.explain(error, where, Study)) from error
 
 
+def readable(raw: Mapping[str, Any]) -> tuple[Study | None, list[str]]:
+    """Return what can be read of a study that is refused, and the places left out of it.
+
+    Left out is only what has a default: where a whole text, model, budget or protocol would have to go, nothing is returned,
+    because what refers to it would seem wrong as well.
+    """
+    kept, gone = copy.deepcopy(dict(raw)), list[str]()
+    for _ in range(len(raw) + 1):
+        try:
+            return Study.model_validate(kept), gone
+        except ValidationError as error:
+            places = [_deepest(kept, fault["loc"]) for fault in error.errors()]
+        for place in dict.fromkeys(places):
+            if not place or (place[0] in ENTRIES and len(place) <= 2):
+                return None, gone
+            holder: Any = kept
+            for key in place[:-1]:
+                holder = holder.get(key, {})
+            holder.pop(place[-1], None)
+            gone.append(".".join(map(str, place)))
+    return None, gone
+
+
+def _deepest(raw: Mapping[str, Any], location: Sequence[int | str]) -> tuple[Any, ...]:
+    """Return the keys of the field at fault that is there, or of the one that holds it; a list counts as one field."""
+    found: list[Any] = []
+    holder: Any = raw
+    for key in location:
+        if not isinstance(holder, dict) or key not in holder:
+            break
+        found.append(key)
+        holder = holder[key]
+    return tuple(found)
+
+
 # --- contradictions ---
 
 
@@ -224,6 +277,7 @@ def faults(study: Study) -> list[str]:
         found += [fault for fault in _model(study, name, model) if fault not in found]
     for place, finding in enumerate(study.findings):
         found += _finding(study, f"findings.{place}", finding)
+    found += _twice("findings.claim", [finding.claim.strip() for finding in study.findings])
     for where, budgets in _all_budgets(study):
         found += [
             f"{where}.{name}: names {len(budget.model_dump(exclude_none=True))} limits; give exactly one of tokens, flops, time"
@@ -262,9 +316,6 @@ def _protocol(study: Study) -> list[str]:
     if study.protocol not in study.protocols:
         return [f"protocol: there is no protocol {study.protocol!r}{load.nearest(study.protocol, study.protocols)}"]
     found = _twice(f"protocols.{study.protocol}.lr", study.rates())
-    train = load.merge(study.train, study.protocols[study.protocol].train)
-    if len(study.rates()) > 1 and train.get("validations") == 0:
-        found.append("train.validations: 0, but validation chooses among the learning rates of this protocol")
     for where, fields in (("train", study.train), (f"protocols.{study.protocol}.train", study.protocols[study.protocol].train)):
         found += _limits(where, fields) + _rate(study, where, fields)
     return found
@@ -294,8 +345,8 @@ def _model(study: Study, name: str, model: StudyModel) -> list[str]:
             found.append(f"{where}.grid.{path}: has no value")
         if path.split(".")[0] in ("vocab_size", "context"):
             found.append(f"{where}.grid.{path}: follows the text; several contexts stand in data.<name>.context")
-        shown = [repr(value) for value in values]
-        found += _twice(f"{where}.grid.{path}", shown)
+        inner = [other for other in model.grid if other.startswith(f"{path}.")]
+        found += [f"{where}.grid.{other}: lies within grid.{path}; write its values into those of {path}" for other in inner]
         given: Any = model.fields
         for key in path.split("."):
             given = given.get(key) if isinstance(given, dict) else None

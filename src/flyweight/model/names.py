@@ -117,14 +117,24 @@ def kind_of(config: Architecture, name: str) -> LinearKind:
     return next((kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense())
 
 
-def check_patterns(config: Architecture) -> None:
-    """Raise RequestError for a pattern in `linears` that no layer of a model like this can match."""
+def pattern_faults(config: Architecture) -> list[str]:
+    """Return every pattern in `linears` that no layer of a model like this can match, in words."""
+    if not config.linears:
+        return []
     if isinstance(config, ModelConfig):
         widest = config.model_copy(update={"layers": max(1, config.layers)})
         names = {*linear_names(widest), "embedding.bigram", "embedding.expand", "head.linear"}
     else:
         names = {*linear_names(config), "head.linear"}
-    for pattern in config.linears:
-        if not any(_matches(name, pattern) for name in names):
-            known = ", ".join(sorted(name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")))
-            raise RequestError(f"linears.{pattern}: no layer has such a name; names are {known} (`*` stands for anything)")
+    known = ", ".join(sorted(name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")))
+    return [
+        f"linears.{pattern}: no layer has such a name; names are {known} (`*` stands for anything)"
+        for pattern in config.linears
+        if not any(_matches(name, pattern) for name in names)
+    ]
+
+
+def check_patterns(config: Architecture) -> None:
+    """Raise RequestError for the patterns in `linears` that no layer of a model like this can match."""
+    if faults := pattern_faults(config):
+        raise RequestError("\n".join(faults))

@@ -27,13 +27,14 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class GridPlan:
-    """A grid's plan; `left_out` says which texts are not there, `warnings` what is over its limit."""
+    """A grid's plan; `left_out` says which texts are not there, `warnings` what is over its limit, `notes` what to expect."""
 
     name: str
     cells: tuple[CellPlan, ...]
     assumed: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
@@ -68,6 +69,7 @@ class GridPlan:
             "assumed": self.assumed,
             "left_out": self.left_out,
             "warnings": self.warnings,
+            "notes": self.notes,
         }
 
 
@@ -81,13 +83,13 @@ def grid(
     left_out: Sequence[str] = (),
 ) -> GridPlan:
     """Return the plan of cells given as (name, runs, config); `limit` is the seconds they may take."""
-    stages = {f"cell-{place}": config for place, (_, _, config) in enumerate(cells)}
+    stages = {label: config for label, _, config in cells}
     if not stages:
         return GridPlan(name, (), left_out=tuple(left_out), warnings=("there is no cell left to run",))
     recipe = schema.Recipe.model_construct(name=name, stages=stages, budget=schema.Budget(), report=schema.Report(measure=()))
     made = plan(recipe, runtime, vocabularies, data_dir)
     found = tuple(CellPlan(label, runs, stage) for (label, runs, _), stage in zip(cells, made.stages, strict=True))
-    result = GridPlan(name, found, tuple(dict.fromkeys(note.partition(": ")[2] for note in made.assumed)), tuple(left_out))
+    result = GridPlan(name, found, tuple(dict.fromkeys(note.rpartition(": ")[2] for note in made.assumed)), tuple(left_out))
     seconds = result.totals["time"]
     if seconds <= limit:
         return result

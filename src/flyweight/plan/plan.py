@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flyweight.compress.quantize import quantized
 from flyweight.config import load, schema
+from flyweight.config.rules import fitting_vocabulary
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.model import cost, schedule
+from flyweight.model.names import pattern_faults
 from flyweight.plan import memory, time
 from flyweight.plan.budget import shared_time
 from flyweight.train.spent import StepFlops
@@ -98,7 +100,7 @@ class Plan:
 
     `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time
     depends on what else this machine is doing. `measuring` has the seconds of the report's measurements, `smallest` the
-    parameters and bytes of the smallest model compared.
+    parameters and bytes of the smallest model compared, `unread` the corpora whose vocabulary is not known yet.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     measuring: float = 0.0
     smallest: Mapping[str, float] = field(default_factory=dict[str, float])
+    unread: tuple[schema.Data, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
@@ -150,10 +153,12 @@ def plan(
 ) -> Plan:
     """Return what a recipe's training stages will need. `vocabularies` tells the vocabulary of corpora that are packed already.
 
-    A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says.
+    A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says and of
+    which no model can fall foul. Raises RequestError with everything that is wrong with the models of all stages.
     """
-    recipe, assumed, found = shared_time(recipe), [], {}
+    recipe, assumed, found, wrong = shared_time(recipe), [], {}, list[str]()
     models: dict[str, schema.Architecture] = {}
+    unread: dict[str, schema.Data] = {}
     for name in load.order(recipe):
         stage = recipe.stages[name]
         if isinstance(stage, schema.Quantize) and stage.input in models:
@@ -168,16 +173,30 @@ def plan(
                 continue
             stage = stage.model_copy(update={"model": source.model})
         data = with_tokenizer(stage.data, data_dir)
-        vocab = (vocabularies or {}).get(vocabulary_key(data)) or _vocabulary(data, name, assumed)
         assert stage.model is not None
-        models[name] = load.resolved(stage.model, f"stages.{name}.model", vocab, data.context)
-        found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh)
+        known = (vocabularies or {}).get(vocabulary_key(data))
+        if known is None and not isinstance(data.tokenizer, schema.ByteTokenizer):
+            unread[vocabulary_key(data)] = data
+        try:
+            models[name] = load.resolved(
+                stage.model, f"stages.{name}.model", known or vocabulary(data, stage.model), data.context
+            )
+            wrong += [f"stages.{name}.model.{fault}" for fault in pattern_faults(models[name])]
+            found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh)
+        except RequestError as error:
+            wrong.append(str(error))
+            continue
+        if known is None and (note := _assumption(data, models[name])):
+            assumed.append(f"{name}: {note}")
+    if wrong:
+        raise RequestError("\n".join(wrong))
     stages = tuple(found.values())
     each = sum(time.MEASURE_SECONDS[kind] for kind in dict.fromkeys(recipe.report.measure))
     measuring = each * len(recipe.report.compare or models)
     smallest = _smallest([models[name] for name in recipe.report.compare or models if name in models])
     faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, stages, measuring)
-    return Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measuring, smallest)
+    made = Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measuring, smallest)
+    return replace(made, unread=tuple(unread.values()))
 
 
 def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
@@ -194,14 +213,30 @@ def vocabulary_key(data: schema.Data) -> str:
     return data.model_copy(update={"context": 1}).model_dump_json()
 
 
-def _vocabulary(data: schema.Data, name: str, assumed: list[str]) -> int:
+def vocabulary(data: schema.Data, model: schema.Architecture) -> int:
+    """Return the vocabulary of a corpus that nobody has read: what its tokenizer asks for, else an assumed one.
+
+    An assumed one is moved to where the model allows it.
+    """
     assert data.tokenizer is not None
-    if isinstance(data.tokenizer, schema.BpeTokenizer):
-        return data.tokenizer.vocab
+    if vocab := requested(data):
+        return vocab
     vocab = ASSUMED_VOCAB[data.tokenizer.kind]
-    if data.tokenizer.kind != "byte":
-        assumed.append(f"{name}: {vocab} {data.tokenizer.kind} tokens (the real number is known once the corpus has been read)")
-    return vocab
+    return fitting_vocabulary(model, vocab) if isinstance(model, schema.ModelConfig) else vocab
+
+
+def requested(data: schema.Data) -> int | None:
+    """Return the vocabulary that a corpus' tokenizer asks for, or None where its text decides."""
+    if isinstance(data.tokenizer, schema.ByteTokenizer):
+        return ASSUMED_VOCAB["byte"]
+    return data.tokenizer.vocab if isinstance(data.tokenizer, schema.BpeTokenizer) else None
+
+
+def _assumption(data: schema.Data, model: schema.Architecture) -> str:
+    """Return what is assumed of a corpus that nobody has read; empty where its tokenizer says it."""
+    if data.tokenizer is None or requested(data):
+        return ""
+    return f"{model.vocab_size} {data.tokenizer.kind} tokens (the real number is known once the corpus has been read)"
 
 
 def _stage(

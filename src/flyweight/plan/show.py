@@ -72,5 +72,5 @@ def _grid(plan: GridPlan) -> list[Any]:
         )
     totals = plan.totals
     table.add_row("all", "", "", format_count(totals["flops"]), format_time(totals["time"]), f"{totals['runs']:.0f}")
-    notes = [f"assumed: {note}" for note in plan.assumed] + list(plan.left_out)
+    notes = [*(f"assumed: {note}" for note in plan.assumed), *plan.left_out, *plan.notes]
     return [table, *notes, *(Text.assemble(("over its limit", "yellow"), f" {warning}") for warning in plan.warnings)]

@@ -74,7 +74,7 @@ def judge(finding: Finding, cells: Sequence[CellSummary], default_metric: str) -
     compare = _equal_flops if finding.compare == "equal_flops" else _equal_cells
     contests = [
         contest
-        for where, below, above in _conditions(finding, cells)
+        for where, below, above in conditions(finding, cells)
         for contest in compare(finding, where, below, above, metric)
     ]
     return FindingSummary(
@@ -111,7 +111,7 @@ def written(value: Any) -> str:
 # --- conditions ---
 
 
-def _conditions(finding: Finding, cells: Sequence[CellSummary]) -> Iterator[tuple[str, list[CellSummary], list[CellSummary]]]:
+def conditions(finding: Finding, cells: Sequence[Placed]) -> Iterator[tuple[str, list[Placed], list[Placed]]]:
     """Yield (where, below, above) for every combination of what neither group names and both have.
 
     Text, context, budget, model and the fields of grids are such axes; a budget is none at equal FLOPs.
@@ -120,7 +120,7 @@ def _conditions(finding: Finding, cells: Sequence[CellSummary]) -> Iterator[tupl
     named = set(_named(finding.below) | _named(finding.above)) | ({"budget"} if finding.compare == "equal_flops" else set())
     fields = {path for cell in below for path in cell.fields} & {path for cell in above for path in cell.fields}
     axes = [axis for axis in ("data", "model", "context", "budget", *sorted(fields)) if axis not in named]
-    groups: dict[tuple[Any, ...], tuple[list[CellSummary], list[CellSummary]]] = {}
+    groups: dict[tuple[Any, ...], tuple[list[Placed], list[Placed]]] = {}
     for side, members in enumerate((below, above)):
         for cell in members:
             groups.setdefault(tuple(_value(cell, axis) for axis in axes), ([], []))[side].append(cell)
@@ -133,7 +133,7 @@ def _named(group: Group) -> set[str]:
     return {axis for axis in ("model", "data", "context", "budget") if getattr(group, axis)} | set(group.fields)
 
 
-def _value(cell: CellSummary, axis: str) -> Any:
+def _value(cell: Place, axis: str) -> Any:
     return getattr(cell, axis) if axis in ("data", "model", "context", "budget") else cell.fields.get(axis)
 
 
@@ -144,8 +144,9 @@ def _shown(axis: str, value: Any) -> str:
 def _equal_cells(
     finding: Finding, where: str, below: Sequence[CellSummary], above: Sequence[CellSummary], metric: str
 ) -> list[Contest]:
-    first, second = (_best([_measured(cell, metric) for cell in side if cell.standing == "ok"]) for side in (below, above))
-    return [_contest(finding, where, first, second, (below, above))]
+    sound = [[_measured(cell, metric) for cell in side if cell.standing == "ok"] for side in (below, above)]
+    first, second = map(_best, sound)
+    return [_contest(finding, where, first, second, (below, above), _undecided(sound))]
 
 
 def _measured(cell: CellSummary, metric: str) -> Point:
@@ -154,7 +155,18 @@ def _measured(cell: CellSummary, metric: str) -> Point:
 
 
 def _best(points: Sequence[Point]) -> Point | None:
+    """Return the point that validation prefers; None where there is none, or no validation to choose among several by."""
+    if _blind(points):
+        return None
     return min(points, key=lambda point: point.validation, default=None)
+
+
+def _blind(points: Sequence[Point]) -> bool:
+    return len(points) > 1 and not all(math.isfinite(point.validation) for point in points)
+
+
+def _undecided(sides: Sequence[Sequence[Point]]) -> str:
+    return "no validation to choose by" if any(map(_blind, sides)) else ""
 
 
 # --- equal FLOPs ---
@@ -166,14 +178,19 @@ def _equal_flops(
     """Compare at the FLOPs of the upper group's runs which the lower group covers as well; at three of them at most."""
     lower, upper = _curves(below, metric), _curves(above, metric)
     targets = sorted({point.flops for curve in upper for point in curve})
-    met = []
+    met, why = [], "no point of equal FLOPs: their budgets do not meet"
     for target in targets:
-        first = _best([p for curve in lower if (p := _at(curve, target * finding.flops, finding.tolerance))])
-        second = _best([p for curve in upper if (p := _at(curve, target, finding.tolerance))])
+        there = [
+            [p for curve in curves if (p := _at(curve, flops, finding.tolerance))]
+            for curves, flops in ((lower, target * finding.flops), (upper, target))
+        ]
+        first, second = map(_best, there)
+        if all(there):
+            why = _undecided(there) or why
         if first and second and (not met or target > met[-1][0] * (1 + SAME)):
             met.append((target, first, second))
     if not met:
-        return [_contest(finding, where, None, None, (below, above), "no point of equal FLOPs: their budgets do not meet")]
+        return [_contest(finding, where, None, None, (below, above), why)]
     kept = sorted({round(place * (len(met) - 1) / max(1, TARGETS - 1)) for place in range(TARGETS)})
     return [
         _contest(finding, f"{where}{', ' if where else ''}{_at_flops(target)}", first, second, (below, above))
@@ -187,12 +204,16 @@ def _at_flops(flops: float) -> str:
 
 def _curves(cells: Sequence[CellSummary], metric: str) -> list[list[Point]]:
     """Return the budget curve of every model: its sound cells by FLOPs."""
-    found: dict[tuple[Any, ...], list[Point]] = {}
+    curves = lines_of([cell for cell in cells if cell.standing == "ok"])
+    return [sorted((_measured(cell, metric) for cell in curve), key=lambda point: point.flops) for curve in curves]
+
+
+def lines_of(cells: Sequence[Placed]) -> list[list[Placed]]:
+    """Return the cells of each model at one context of one text: its budgets."""
+    found: dict[tuple[Any, ...], list[Placed]] = {}
     for cell in cells:
-        if cell.standing == "ok":
-            key = (cell.data, cell.model, cell.context, *sorted(cell.fields.items()))
-            found.setdefault(key, []).append(_measured(cell, metric))
-    return [sorted(points, key=lambda point: point.flops) for points in found.values()]
+        found.setdefault((cell.data, cell.model, cell.context, *sorted(cell.fields.items())), []).append(cell)
+    return list(found.values())
 
 
 def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:

@@ -169,14 +169,13 @@ def _point(made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, colours
 
 
 def _crosses(made: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str) -> None:
-    """Draw what is no result as crosses, at the edge where it lies beyond it."""
+    """Draw what is no result as crosses, at the edge where it lies beyond it; what diverged is at the top."""
     bottom, top = made.axes.get_ylim()
     for place, cell in enumerate(cell for cell in cells if cell.standing != "ok"):
         values = [run.metrics[metric] for run in cell.tested if math.isfinite(run.metrics.get(metric, math.inf))]
         left, right = made.axes.get_xlim()
-        if not values or not left <= value(cell) <= right:
-            continue
-        y = max(bottom, min(top, sum(values) / len(values)))
+        x = max(left, min(right, value(cell)))
+        y = max(bottom, min(top, sum(values) / len(values))) if values else top
         style = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.5, "clip_on": False, "zorder": 4}
-        made.axes.plot([value(cell)], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
+        made.axes.plot([x], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
         made.tips[f"x{place}"] = f"{cell.name}: {cell.standing}; {cell.why}"

@@ -118,14 +118,19 @@ class CellSummary(Record):
         return math.fsum(value for value in values if value is not None) / len(values)
 
     @property
+    def finished(self) -> list[RunSummary]:
+        """The runs that count and came to their end: what one took that diverged is not known."""
+        return [run for run in self.tested if run.id is not None]
+
+    @property
     def flops(self) -> float:
-        """Mean training FLOPs of a run."""
-        return math.fsum(run.flops for run in self.tested) / len(self.tested)
+        """Mean training FLOPs of a finished run; 0 where there is none."""
+        return math.fsum(run.flops for run in self.finished) / max(1, len(self.finished))
 
     @property
     def seconds(self) -> float:
-        """Mean training seconds of a run."""
-        return math.fsum(run.seconds for run in self.tested) / len(self.tested)
+        """Mean training seconds of a finished run; 0 where there is none."""
+        return math.fsum(run.seconds for run in self.finished) / max(1, len(self.finished))
 
 
 class Contest(Record):

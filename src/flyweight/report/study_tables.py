@@ -89,8 +89,8 @@ def _columns(summary: StudySummary) -> list[Column]:
         Column("budget", "budget", "the study's name for how long it trained", lambda row: row.cell and Cell(row.cell.budget)),
         Column("lr", "lr", "learning rate", _rate),
         Column("parameters", "params", "parameters stored", lambda row: row.cell and Cell(format_count(row.cell.parameters))),
-        Column("flops", "FLOPs", "training FLOPs of a run", lambda row: row.cell and Cell(format_count(row.cell.flops))),
-        Column("seconds", "time", "training time of a run", lambda row: row.cell and Cell(short_time(row.cell.seconds))),
+        Column("flops", "FLOPs", "training FLOPs of a run", _spent(lambda cell: format_count(cell.flops))),
+        Column("seconds", "time", "training time of a run", _spent(lambda cell: short_time(cell.seconds))),
         *(Column(metric, TITLES[metric], ABOUT[metric], _metric(metric)) for metric in summary.metrics),
         Column("validation", "valid.", "mean of the best validation NLL in training, by which is chosen", _validation),
         Column("seeds", "runs", "runs that count", lambda row: row.cell and Cell(f"{len(row.cell.tested)}")),
@@ -101,6 +101,10 @@ def _rate(row: Row) -> Cell | None:
     if row.cell is None or row.cell.lr is None:
         return None
     return Cell(f"{row.cell.lr:.2g}".replace("e-0", "e-"), "end of sweep" if row.cell.at_edge else "")
+
+
+def _spent(text: Callable[[CellSummary], str]) -> Callable[[Row], Cell | None]:
+    return lambda row: Cell(text(row.cell)) if row.cell and row.cell.finished else None
 
 
 def _metric(metric: str) -> Callable[[Row], Cell | None]:
@@ -162,7 +166,10 @@ def _flat(cell: Cell | None, bold: bool) -> str:
 
 
 def long_csv(summary: StudySummary) -> str:
-    """Return every number in long form: one line per run and metric, then one per cell and metric with its interval."""
+    """Return every number in long form: one line per run and metric, then one per cell and metric with its interval.
+
+    A run that diverged has its lines too, without values.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     here = summary.environment
@@ -175,10 +182,14 @@ def long_csv(summary: StudySummary) -> str:
         fields = " ".join(f"{path}={value}" for path, value in cell.fields.items())
         where = [cell.data, cell.model, fields, cell.context, cell.budget]
         for run in cell.runs:
-            what = [run.seed, run.lr or cell.lr, run.chosen, cell.parameters, f"{run.flops:.10g}", f"{run.seconds:.6g}"]
+            spent = ["", ""] if run.id is None else [f"{run.flops:.10g}", f"{run.seconds:.6g}"]
+            what = [run.seed, run.lr or cell.lr, run.chosen, cell.parameters, *spent]
             found = run.metrics | ({} if run.validation is None else {"validation_nll": run.validation})
-            for metric, value in found.items():
-                writer.writerow([*fixed, *where, *what, run.standing, metric, f"{value:.10g}", "", "", 1])
+            values = {metric: (f"{value:.10g}", 1) for metric, value in found.items()}
+            if run.id is None:
+                values = dict.fromkeys(summary.metrics, ("", 0))
+            for metric, (value, count) in values.items():
+                writer.writerow([*fixed, *where, *what, run.standing, metric, value, "", "", count])
         what = ["mean", cell.lr, True, cell.parameters, f"{cell.flops:.10g}", f"{cell.seconds:.6g}"]
         for metric in summary.metrics:
             if spread := cell.spread(metric):

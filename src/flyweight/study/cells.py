@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,18 @@ from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.model import catalogue
+from flyweight.model.names import pattern_faults
+from flyweight.plan import plan as plans
 from flyweight.plan.grid import GridPlan, grid
-from flyweight.report.study_findings import select, written
+from flyweight.report.study_findings import conditions, lines_of, select, written
+from flyweight.report.study_summary import LEAST_SEEDS
 
 LARGEST = 20_000
 """Cells that are looked at one by one; a larger grid is refused by its size alone."""
+
+
+Over = Callable[[config.Study], Sequence[str]]
+"""Returns the limits that a study is over once it is planned."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,10 @@ def is_study(target: str) -> bool:
     return "models" in raw and "stages" not in raw
 
 
-def load(name: str | Path, *overrides: str, yes: bool = False) -> config.Study:
+def load(name: str | Path, *overrides: str, yes: bool = False, over: Over | None = None) -> config.Study:
     """Return a checked study: a shipped name or a YAML file, with `path=value` words applied.
 
-    Raises RequestError with every fault, a grid over its limit of runs among them unless `yes`.
+    Raises RequestError with every fault, a grid over its limit of runs among them unless `yes`, and then what `over` says too.
     """
     text = str(name)
     if text in shipped():
@@ -84,29 +91,68 @@ def load(name: str | Path, *overrides: str, yes: bool = False) -> config.Study:
         raw = config_load.read_yaml(Path(name))
     else:
         raise RequestError(f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file")
-    return checked(config.parse(config_load.override(raw, overrides), text), text, yes)
+    raw = config_load.override(raw, overrides)
+    try:
+        study = config.parse(raw, text)
+    except RequestError as error:
+        raise RequestError("\n".join([str(error), *(f"  {fault}" for fault in _others(raw, yes))])) from error
+    return checked(study, text, yes, over)
 
 
-def checked(study: config.Study, where: str, yes: bool = False) -> config.Study:
+def checked(study: config.Study, where: str, yes: bool = False, over: Over | None = None) -> config.Study:
     """Return the study; raise RequestError with every contradiction in it and in the models of its grid."""
-    faults, count = config.faults(study), config.run_count(study)
-    if config.cell_count(study) <= LARGEST:
-        made, wrong = cells(study)
-        faults += wrong + (_unmatched(study, made) if not (wrong or study.only) else [])
-    if count > study.limit.runs and not yes:
-        faults.append(
-            f"limit.runs: {study.limit.runs:,}, but this grid has {count:,} runs; start it with --yes, raise limit.runs, or"
-            " leave some of it out"
-        )
-    if faults:
-        raise RequestError("\n".join([f"{where}:", *(f"  {fault}" for fault in faults)]))
+    faults, large = _faults(study), [] if yes else _too_large(study)
+    if large and over and not faults and config.cell_count(study) <= LARGEST:
+        try:
+            large += over(study)
+        except RequestError as error:
+            large += str(error).splitlines()
+    if faults or large:
+        raise RequestError("\n".join([f"{where}:", *(f"  {fault}" for fault in (*faults, *large))]))
     return study
+
+
+def _faults(study: config.Study) -> list[str]:
+    faults = config.faults(study)
+    if config.cell_count(study) > LARGEST:
+        return faults
+    made, wrong = cells(study)
+    faults += wrong + _unvalidated_sweep(study, made)
+    # A group may be empty, or small, only because what belongs to it is at fault itself.
+    return faults or ([] if study.only else _unmatched(study, made)) or _untested(study, made)
+
+
+def _others(raw: Mapping[str, Any], yes: bool) -> list[str]:
+    """Return what else is wrong with a study whose fields are at fault, but for what follows from those."""
+    study, gone = config.readable(raw)
+    if study is None:
+        return []
+    faults = [*_faults(study), *([] if yes else _too_large(study))]
+    inside = tuple(f"{place}." for place in gone)
+    holders = {place.rpartition(".")[0] for place in gone if "budgets" in place.split(".")}
+    where = [fault.partition(": ")[0] for fault in faults]
+    return [
+        fault
+        for fault, place in zip(faults, where, strict=True)
+        if place not in gone and place not in holders and not place.startswith(inside)
+    ]
+
+
+def _too_large(study: config.Study) -> list[str]:
+    count = config.run_count(study)
+    if count <= study.limit.runs:
+        return []
+    return [
+        f"limit.runs: {study.limit.runs:,}, but this grid has {count:,} runs; start it with --yes, raise limit.runs, or"
+        " leave some of it out"
+    ]
 
 
 def cells(study: config.Study) -> tuple[list[Cell], list[str]]:
     """Return every cell, and what is wrong with those that cannot be made."""
     made: list[Cell] = []
     faults: dict[str, list[str]] = {}
+    repeated: list[str] = []
     protocol = study.protocols.get(study.protocol, config.Protocol())
     for name, model in study.models.items():
         try:
@@ -115,16 +161,44 @@ def cells(study: config.Study) -> tuple[list[Cell], list[str]]:
             faults.setdefault(f"models.{name}.config: {error}", [])
             continue
         train = config_load.merge(config_load.merge(study.train, protocol.train), model.train)
+        first = len(made)
         for combination in config.combinations(model.grid):
             label = " ".join([name, *(f"{path}={written(value)}" for path, value in combination.items())])
             for place in _places(study, name):
                 try:
                     made.append(_cell(study, name, base, combination, train, place))
                 except RequestError as error:
-                    for line in str(error).splitlines():
-                        who = faults.setdefault(line.strip(), [])
-                        who += [label] if label not in who else []
-    return made, [text if not who else f"{_few(who)}: {text}" for text, who in faults.items()]
+                    _note(faults, error, label)
+        repeated += _repeated(f"models.{name}.grid", made[first:])
+    return made, [*_told(faults), *repeated]
+
+
+def _note(faults: dict[str, list[str]], error: RequestError, label: str) -> None:
+    """Remember who has which faults."""
+    for line in str(error).splitlines():
+        who = faults.setdefault(line.strip(), [])
+        who += [label] if label not in who else []
+
+
+def _told(faults: Mapping[str, Sequence[str]]) -> list[str]:
+    return [text if not who else f"{_few(who)}: {text}" for text, who in faults.items()]
+
+
+def _repeated(where: str, made: Sequence[Cell]) -> list[str]:
+    """Return the combinations of one model's grid that are the same model, or have the same name."""
+    seen: dict[tuple[str, ...], Cell] = {}
+    found: dict[str, None] = {}
+    for cell in made:
+        place = (cell.data, str(cell.context), cell.budget)
+        for key in (("name", cell.label, *place), ("config", cell.config.model_dump_json(), *place)):
+            other = seen.setdefault(key, cell)
+            if other is cell:
+                continue
+            same = other.label == cell.label
+            text = f"{cell.label} stands 2 times" if same else f"{other.label} and {cell.label} are the same model"
+            found[f"{where}: {text}; leave one of them out"] = None
+            break
+    return list(found)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -174,6 +248,9 @@ def _cell(
     except ValidationError as error:
         lines = config_load.explain(error, "", schema.Pretrain).splitlines()
         raise RequestError("\n".join(line for line in lines[1:])) from error
+    assert made.model is not None
+    if faults := pattern_faults(made.model):
+        raise RequestError("\n".join(f"model.{fault}" for fault in faults))
     return Cell(name, {path: written(value) for path, value in combination.items()}, text, context, budget, made)
 
 
@@ -187,18 +264,90 @@ def _unmatched(study: config.Study, made: Sequence[Cell]) -> list[str]:
     ]
 
 
+def _untested(study: config.Study, made: Sequence[Cell]) -> list[str]:
+    """Return the findings that no comparison could ever test, and those whose speakers validation could not choose."""
+    found = []
+    for place, finding in enumerate(study.findings):
+        where = f"findings.{place}"
+        compared = list(conditions(finding, made))
+        if not (compared or study.only) and select(finding.below, made) and select(finding.above, made):
+            found.append(
+                f"{where}: no cell of below can be compared with one of above: they have no text, context, budget or field in"
+                " common that neither side names; name both sides' own"
+            )
+        for side, members in (("below", [below for _, below, _ in compared]), ("above", [above for _, _, above in compared])):
+            several = [group for group in members if _speakers(finding, group) > 1]
+            if blind := next((cell for group in several for cell in group if not cell.config.train.validations), None):
+                found.append(
+                    f"{where}.{side}: train.validations is 0 for {blind.label}, but validation chooses which of several models"
+                    " speaks for this side; give it validations or name one model"
+                )
+    return found
+
+
+def _speakers(finding: config.Finding, group: Sequence[Cell]) -> int:
+    """Return how many could speak for a side; at equal FLOPs a model with all its budgets is one."""
+    return len(lines_of(group)) if finding.compare == "equal_flops" else len(group)
+
+
+def _unvalidated_sweep(study: config.Study, made: Sequence[Cell]) -> list[str]:
+    blind = {cell.model for cell in made if not cell.config.train.validations}
+    if not blind or study.protocol not in study.protocols or len(study.rates()) == 1:
+        return []
+    return [f"train.validations: 0 for {_few(sorted(blind))}, but validation chooses among the learning rates of this protocol"]
+
+
 # --- before it runs ---
 
 
 def plan(study: config.Study, runtime: Runtime, vocabularies: Mapping[str, int], data_dir: Path | None) -> GridPlan:
-    """Return what the study will need; nothing is trained or allocated."""
+    """Return what the study will need; nothing is trained or allocated.
+
+    Raises RequestError with every model that cannot be made with the vocabulary that its text is known to have.
+    """
     made, missing = cells(study)[0], {}
     for name, data in texts(made).items():
         if study.data[name].optional and (why := _unresolved(data, data_dir)):
             missing[name] = why
     runs = len(study.seeds) + len(study.rates()) - 1
-    kept = [(cell.name, runs, cell.config) for cell in made if cell.data not in missing]
-    return grid(study.name, kept, study.limit.time, runtime, vocabularies, data_dir, left_out(missing))
+    kept = [cell for cell in made if cell.data not in missing]
+    known: dict[str, int] = {}
+    for name, data in texts(kept).items():
+        data = with_tokenizer(data, data_dir)
+        if vocab := vocabularies.get(plans.vocabulary_key(data)) or plans.requested(data):
+            known[name] = vocab
+    if faults := misfits(kept, known):
+        raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))
+    trainings = [(cell.name, runs, cell.config) for cell in kept]
+    planned = grid(study.name, trainings, study.limit.time, runtime, vocabularies, data_dir, left_out(missing))
+    if study.findings and len(study.seeds) < LEAST_SEEDS:
+        few = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}: every finding will stay undecided; a test needs"
+        planned = replace(planned, notes=(f"{few} {LEAST_SEEDS}",))
+    return planned
+
+
+def over_time(planned: GridPlan) -> list[str]:
+    """Return what a refusal says of a plan that is over its limit."""
+    return [f"{warning}; or start it with --yes" for warning in planned.warnings]
+
+
+def misfits(made: Iterable[Cell], vocabularies: Mapping[str, int]) -> list[str]:
+    """Return what is wrong with models given the vocabularies of their texts; a text without one is passed over."""
+    faults: dict[str, list[str]] = {}
+    seen: set[tuple[str, str, int]] = set()
+    for cell in made:
+        key = (cell.label, cell.data, cell.context)
+        if cell.data not in vocabularies or key in seen:
+            continue
+        seen.add(key)
+        assert cell.config.model is not None
+        try:
+            config_load.resolved(cell.config.model, "model", vocabularies[cell.data], cell.context)
+        except RequestError as error:
+            lines = str(error).splitlines()
+            told = RequestError("\n".join(f"model: {line.strip()}" for line in lines[1:])) if len(lines) > 1 else error
+            _note(faults, told, f"{cell.label} on {cell.data}")
+    return _told(faults)
 
 
 def texts(made: Sequence[Cell]) -> dict[str, schema.Data]:

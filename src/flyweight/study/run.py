@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flyweight.config import load as config_load, schema, study as config
@@ -19,7 +19,7 @@ from flyweight.report import gather
 from flyweight.report.study_findings import judge
 from flyweight.report.study_summary import CellSummary, RunSummary, StudySummary
 from flyweight.report.summary import CorpusSummary, Environment
-from flyweight.study.cells import Cell, cells, left_out, texts
+from flyweight.study.cells import Cell, cells, left_out, misfits, texts
 
 CHECKS = ("finite_outputs", "causality", "initial_token_sensitivity")
 """The checks of the audit that every run has to pass; the unigram floor is compared on the whole test split."""
@@ -136,9 +136,7 @@ class _Grid:
         evaluation = runner.make(name, schema.Evaluate(stage="evaluate", input=name), inputs).artifact
         audit = runner.make(name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs).artifact
         measured = evaluation.metrics()
-        metrics = {key: float(measured[key]["value"]) for key in self.study.metrics if measured.get(key) is not None}
-        if missing := [key for key in self.study.metrics if key not in metrics]:
-            raise RequestError(f"metrics: {cell.data} has no {missing[0]}; leave it out of metrics")
+        metrics = {key: float(measured[key]["value"]) for key in self.study.metrics}
         found = {"evaluation": evaluation.id, "metrics": metrics}
         nll = float(measured["nll"]["value"])
         if not nll < unigram:
@@ -171,6 +169,7 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
     made = [cell for cell in made if cell.data in packed]
     if not made:
         raise RequestError(f"{study.name}: none of its texts is there: {'; '.join(missing.values())}")
+    _check(study, made, packed)
     each = len(study.seeds) + len(study.rates()) - 1
     work.clock = _Clock(context, [seconds.get(cell.name, MEASURE_SECONDS) for cell in made for _ in range(each)])
     corpus: dict[str, CorpusSummary] = {}
@@ -193,6 +192,17 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
         cells=done,
         findings=tuple(judge(finding, done, study.metrics[0]) for finding in study.findings),
     )
+
+
+def _check(study: config.Study, made: Sequence[Cell], packed: Mapping[str, Artifact]) -> None:
+    """Raise RequestError with everything that the texts themselves rule out: models by their vocabularies, and metrics."""
+    used = {cell.data: packed[cell.data] for cell in made}
+    faults = misfits(made, {name: text.facts["vocab_size"] for name, text in used.items()})
+    if "word_perplexity" in study.metrics:
+        wordless = [name for name, text in used.items() if not gather.corpus(text, 1, None).splits["test"].words]
+        faults += [f"metrics: the test split of {name} has no word, so no word_perplexity; leave it out" for name in wordless]
+    if faults:
+        raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))
 
 
 def _protocol_line(study: config.Study) -> str:

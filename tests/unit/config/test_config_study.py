@@ -73,6 +73,25 @@ def test_every_reason_at_once(refused):
         (["bujet=1"], "bujet: unknown name"),
         (["budgets.short={time: 5}"], "the unit is missing"),
         (["seeds=[-1]"], "greater than or equal to 0"),
+        (["seeds=[true, false, 2]"], "seeds.0: true is no seed"),
+        (["models.small.data=[]"], "models.small.data: Tuple should have at least 1 item"),
+        (["models.small.context=[]"], "models.small.context: Tuple should have at least 1 item"),
+        (["models.small.budgets=[]"], "models.small.budgets: Tuple should have at least 1 item"),
+        (["data.story.context=[]"], "data.story.context: Tuple should have at least 1 item"),
+        (["protocols.published.lr=[]"], "protocols.published.lr: Tuple should have at least 1 item"),
+        (["models.small.grid.position=[learned, rope, {kind: rope}]"], "position=rope and small position={kind: rope} are the"),
+        (['models.small.grid.layers=[1, "1"]'], "models.small.grid: small position=learned layers=1 stands 2 times"),
+        (["models.small.grid.layers=[1, 1.0]"], "layers=1 and small position=learned layers=1.0 are the same model"),
+        (['models.small.grid={attention.bias: [true, "true"]}'], "small attention.bias=true stands 2 times"),
+        (["models.small.grid={position: [rope], position.base: [1e3, 1e4]}"], "grid.position.base: lies within grid.position"),
+        (["models.small.fields.linears={foo: int8}"], "model.linears.foo: no layer has such a name"),
+        (["models.small.fields.linears={blocks.7.*: int8}"], "model.linears.blocks.7.*: no layer has such a name"),
+        (
+            ["models.small.fields.sharing={kind: all, times: 2}", "models.small.fields.linears={blocks.2.*: int8}"],
+            ".blocks.2.*: no",
+        ),
+        (["models.small.fields.dim=2147483646"], "dim: 2147483646 makes an MLP of 8589934584 channels"),
+        (["protocol=tuned", "models.small.train.validations=0"], "train.validations: 0 for small, but validation chooses"),
     ],
 )
 def test_refusals(refused, overrides, part):
@@ -87,12 +106,53 @@ def test_refusals(refused, overrides, part):
         ({"above": {"fields": {"position": "rope"}}}, "below and above name the same cells"),
         ({"above": {"model": "huge"}}, "findings.0.above: no cell"),
         ({"holds": "often"}, "is not one of"),
+        ({"claim": " "}, "findings.0.claim: is empty"),
     ],
 )
 def test_findings_are_checked(refused, finding, part):
     raw = toy_study("story.txt")
     raw["findings"][0] |= finding
     assert part in refused(raw)
+
+
+def test_findings_that_nothing_could_decide_are_refused(refused):
+    model = {"dim": 16, "layers": 1, "attention": {"heads": 2}}
+    text = {"corpus": "story.txt", "tokenizer": "byte", "context": 32}
+    raw = toy_study("story.txt", data={"t": text, "u": text})
+    raw["models"] = {"a": {"config": model, "data": "t"}, "b": {"config": {**model, "dim": 32}, "data": "u"}}
+    raw["findings"] = [{"claim": "a", "below": {"model": "a"}, "above": {"model": "b"}}]
+    assert "findings.0: no cell of below can be compared with one of above" in refused(raw)
+    raw["findings"] *= 2
+    raw["models"]["b"]["data"] = "t"
+    assert "findings.claim: 'a' stands 2 times" in refused(raw)
+
+
+def test_a_group_of_several_models_needs_validation(refused, tmp_path):
+    raw = toy_study("story.txt")
+    raw["models"]["small"]["grid"]["layers"] = [1, 2]
+    raw["findings"][0]["below"]["fields"]["layers"] = [1, 2]
+    raw["models"]["other"] = {"config": {"dim": 16, "layers": 2}}
+    raw["findings"] = [{"claim": "small below other", "below": {"model": "small"}, "above": {"model": "other"}}]
+    said = refused(raw, "train.validations=0")
+    assert "findings.0.below: train.validations is 0 for small position=learned layers=1" in said
+    assert "findings.0.above" not in said
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(raw))
+    assert studies.load(tmp_path / "study.yaml").name == "toy-study"
+
+
+def test_a_wrong_name_hides_no_other_fault(refused):
+    words = ("bujet=1", "metrics=[nll, perplexty]", "budgets.short.steps=none", "models.small.fields.layerz=2", "limit.runs=1")
+    said = refused(toy_study("story.txt"), *words, "seeds=[0, -1]")
+    for part in ("bujet: unknown name", "perplexty", "layerz: unknown name", "budgets.short.steps: 'none'", "limit.runs: 1"):
+        assert said.count(part) == 1
+    assert "there are none" not in said  # seeds that cannot be read are not missing as well
+    assert "names 0 limits" not in said
+
+
+def test_no_fault_is_blamed_on_a_group_that_it_emptied(refused):
+    said = refused(toy_study("story.txt"), "budgets={}")
+    assert "has no budget" in said
+    assert "findings.0" not in said
 
 
 def test_a_grid_over_its_size_is_refused_by_its_size_alone(refused):

@@ -55,6 +55,22 @@ def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
         plan.refuse(planned)
 
 
+def test_every_model_that_cannot_be_made_is_named_with_its_stage():
+    stages = {
+        "a": {"stage": "pretrain", "model": {"dim": 32, "layers": 1, "linears": {"foo": "int8", "bar": "nf4"}}},
+        "b": {"stage": "pretrain", "model": {"dim": 1024, "layers": 1, "embedding": {"rank": 600}}},
+    }
+    with pytest.raises(RequestError) as refused:
+        plan.plan(recipe(stages=stages), CPU)
+    for part in (
+        "stages.a.model.linears.foo: no",
+        "stages.a.model.linears.bar: no",
+        "embedding.rank: 600 is larger than vocab",
+    ):
+        assert part in str(refused.value)
+    assert "top level" not in str(refused.value)
+
+
 def test_generous_limits_hold():
     planned = plan.plan(recipe(budget={"memory": "2GB", "flops": "1e15", "parameters": "1M", "time": "9h"}), CPU)
     plan.refuse(planned)

@@ -1,6 +1,8 @@
 """Findings on made-up numbers, whose verdicts are known, and the tables, figures and page of a study."""
 
+import csv
 import datetime
+import io
 import math
 import random
 import re
@@ -93,6 +95,19 @@ def test_validation_chooses_who_speaks_and_test_decides():
     assert found.contests[0].below.startswith("a-1")
     assert found.contests[0].above.startswith("b-2")
     assert found.verdict == "refuted"
+
+
+def blind(made):
+    return made.model_copy(update={"runs": tuple(run.model_copy(update={"validation": None}) for run in made.runs)})
+
+
+def test_without_validation_nobody_is_chosen():
+    several = [blind(cell("a-1", LOW)), blind(cell("a-2", HIGH))]
+    (contest,) = judge(finding("a-*", "b"), [*several, blind(cell("b", NOISY))], "nll").contests
+    assert (contest.verdict, contest.difference, contest.why) == ("undecided", None, "no validation to choose by")
+    (contest,) = judge(finding("a-*", "b", compare="equal_flops"), [*several, cell("b", NOISY)], "nll").contests
+    assert contest.why == "no validation to choose by"
+    assert judge(finding(), [blind(cell("a", LOW)), blind(cell("b", HIGH))], "nll").verdict == "confirmed"  # nothing to choose
 
 
 @pytest.mark.parametrize(
@@ -308,6 +323,40 @@ def test_figures_and_page(study, tmp_path):
     assert alone.startswith("<svg")
     assert "--series-0: #" in alone
     assert "<title>c|x" in alone  # the cross says what it is
+
+
+def diverged(made, *seeds):
+    gone = {"id": None, "standing": "collapsed", "why": "diverged", "metrics": {}, "validation": None, "flops": 0, "seconds": 0}
+    runs = tuple(run.model_copy(update=gone) if run.seed in seeds else run for run in made.runs)
+    return made.model_copy(update={"runs": runs})
+
+
+def test_what_diverged_has_its_lines_and_counts_in_no_mean():
+    some, every = diverged(cell("b-1", HIGH, flops=4e11), 1), diverged(cell("c", HIGH), 0, 1, 2)
+    assert (some.flops, some.seconds) == (4e11, 10.0)
+    made = summary([cell("a-1", LOW), some, every])
+    lines = list(csv.DictReader(io.StringIO(study_tables.long_csv(made))))
+    lost = [line for line in lines if line["model"] in ("b-1", "c") and not line["value"]]
+    assert [(line["model"], line["seed"], line["metric"]) for line in lost if line["metric"] == "nll"] == [
+        ("b-1", "1", "nll"),
+        ("c", "0", "nll"),
+        ("c", "1", "nll"),
+        ("c", "2", "nll"),
+    ]
+    assert {(line["flops"], line["standing"], line["n"]) for line in lost} == {("", "collapsed", "0")}
+    row = next(line for line in study_tables.markdown(made).splitlines() if line.startswith("| c "))
+    assert " 0 " not in row
+
+
+def test_every_cell_is_in_the_figure():
+    sound = [*curve("a-1", [(1e11, 2.0), (1e12, 1.8)])]
+    bad = [
+        cell("far", LOW, flops=1e14, parameters=10**9, bad=(0, "collapsed", "why")),
+        cell("near", LOW, flops=1e8, parameters=10, bad=(0, "collapsed", "why")),
+        diverged(cell("gone", LOW), 0, 1, 2),
+    ]
+    for drawing in study_plots.drawings(summary([*sound, *bad]), "text", "x"):
+        assert all(f"<title>{name}" in drawing.svg for name in ("far", "near", "gone"))
 
 
 def test_a_figure_needs_two_results():

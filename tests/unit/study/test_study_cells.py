@@ -7,6 +7,8 @@ from flyweight.config import study as config
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
 from flyweight.model import catalogue
+from flyweight.plan import show
+from flyweight.plan.plan import vocabulary_key
 from flyweight.study import cells as studies
 
 OTHERS = ("tradeoffs/", "compact-ladder/")
@@ -74,6 +76,41 @@ def test_the_plan_counts_every_run(tmp_path, text_file):
     assert {cell.stage.steps for cell in plan.cells} == {40}
     tight = study.model_copy(update={"limit": config.Limit.model_validate({"time": "1ms"})})
     assert "limit.time" in studies.plan(tight, Runtime("cpu", 1), {}, None).warnings[0]
+
+
+WORDS = {"config": {"dim": 8, "layers": 1, "embedding": {"bigram": "exact"}}}
+LETTERS = {"config": {"dim": 256, "layers": 1, "embedding": {"rank": 200}}}
+
+
+def test_a_vocabulary_that_is_only_assumed_refuses_no_model(tmp_path, text_file):
+    raw = toy_study(
+        text_file, models={"words": WORDS | {"data": "words"}, "letters": LETTERS | {"data": "letters"}}, findings=[]
+    )
+    raw["data"] = {
+        name: {"corpus": str(text_file), "tokenizer": kind} for name, kind in (("words", "word"), ("letters", "char"))
+    }
+    study = studies.checked(config.parse(raw, "toy"), "toy")
+    planned = studies.plan(study, Runtime("cpu", 1), {}, None)
+    assert [note.partition(" (")[0] for note in planned.assumed] == ["1024 word tokens", "200 char tokens"]
+    made = studies.cells(study)[0]
+    known = {vocabulary_key(data): vocab for data, vocab in zip(studies.texts(made).values(), (2000, 99), strict=True)}
+    with pytest.raises(RequestError) as refused:
+        studies.plan(study, Runtime("cpu", 1), known, None)
+    assert str(refused.value).splitlines() == [
+        "toy-study:",
+        "  words on words: model: embedding.bigram: an exact table for vocab_size 2000 has 2000^2 rows; use {kind: hashed,"
+        " buckets: ...}",
+        "  letters on letters: model: embedding.rank: 200 is larger than vocab_size 99; a factorised embedding has to be"
+        " narrower",
+    ]
+
+
+def test_findings_of_two_seeds_are_said_to_stay_undecided(text_file):
+    study = studies.checked(config.parse(toy_study(text_file, seeds=[0, 1]), "toy"), "toy")
+    planned = studies.plan(study, Runtime("cpu", 1), {}, None)
+    assert planned.notes == ("2 seeds: every finding will stay undecided; a test needs 3",)
+    assert not planned.warnings
+    assert planned.notes[0] in show.lines(planned)
 
 
 def test_an_optional_text_that_is_not_there_is_left_out_of_the_plan(tmp_path, text_file):
