@@ -29,7 +29,7 @@ from flyweight.report.study_tables import ABOUT, TITLES, label
 from flyweight.report.svg import COLOURS, figure_style, inline, series
 
 NAMED = 8
-"""Points of a front that are named; the page's table names them all."""
+"""Models of a front that are named; the page's table names them all."""
 
 BARS = 40
 """With more points than this, only those of the front have their intervals drawn."""
@@ -94,7 +94,7 @@ def _scatter(summary: StudySummary, data: str, cells: Sequence[CellSummary], axi
         ]
         _crosses(made, cells, value, metric)
         draw_floors(made, [(name, each) for name, each in floors.items() if each])
-        named = _evenly(on_front)
+        named = _named(on_front)
         name_points(
             made,
             [placed[marks.index(mark)] for mark in named],
@@ -110,11 +110,12 @@ def _scatter(summary: StudySummary, data: str, cells: Sequence[CellSummary], axi
         return Drawing(key, f"{TITLES[metric]} against {title}", caption, inline(made.figure, key, alt, made.tips))
 
 
-def _evenly(marks: Sequence[Mark]) -> list[Mark]:
-    """Return at most eight of the points, its ends among them."""
-    if len(marks) <= NAMED:
-        return list(marks)
-    return [marks[round(place * (len(marks) - 1) / (NAMED - 1))] for place in range(NAMED)]
+def _named(front: Sequence[Mark]) -> list[Mark]:
+    """Return the points of a front that are named: of every model its best, and at most eight, the ends among them."""
+    best = list({label(mark.cell): mark for mark in front}.values())
+    if len(best) <= NAMED:
+        return best
+    return [best[round(place * (len(best) - 1) / (NAMED - 1))] for place in range(NAMED)]
 
 
 def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]:
