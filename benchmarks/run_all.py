@@ -29,6 +29,7 @@ BENCHMARKS = {
     "collapse": ["bench_collapse.py"],
     "shakespeare": ["bench_shakespeare.py"],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
+    "shakespeare-alone": ["bench_shakespeare.py", "--recipe", str(ROOT / "benchmarks" / "shakespeare-alone.yaml")],
 }
 
 
