@@ -29,6 +29,14 @@ class StateCache:
         """Keep only these rows of the batch, in this order."""
         self.state = tuple(each.index_select(0, rows) for each in self.state)
 
+    def truncate(self, length: int, kept: Tensor) -> bool:
+        """Return False: a state has no way back to `kept` (1, length), so all of it has to be read anew."""
+        return False
+
+    def resize(self, length: int) -> None:
+        """Allow `length` tokens in all: the state stays as large as it is."""
+        self.capacity = length
+
     def nbytes(self) -> int:
         """Return the bytes that are held."""
         return sum(each.nbytes for each in self.state)

@@ -1,7 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.model.build import build
 from flyweight.model.decoder import Decoder
 from flyweight.model.generate import Sampling, generate
 from flyweight.model.running import RunningText
@@ -17,6 +21,10 @@ def decoder(**fields) -> Decoder:
     return model
 
 
+def ngrams(order: int) -> dict[str, Any]:
+    return {"embedding": {"bigram": {"kind": "hashed", "buckets": 64, "order": order}}}
+
+
 def never(new: list[int]) -> bool:
     return False
 
@@ -30,9 +38,9 @@ def test_a_fresh_text_goes_on_as_generate_does(temperature, fields):
     assert (made.tokens, made.ended, made.read, made.known) == (expected, "length", 3, 0)
 
 
-@pytest.mark.parametrize("fields", [{}, {"embedding": {"bigram": {"kind": "hashed", "buckets": 64}}}])
-def test_a_text_that_grew_or_was_cut_is_the_same_as_one_read_anew(fields):
-    model, greedy = decoder(**fields), Sampling()
+@pytest.mark.parametrize("order", [None, 2, 4])
+def test_a_text_that_grew_or_was_cut_is_the_same_as_one_read_anew(order):
+    model, greedy = decoder(**({} if order is None else ngrams(order))), Sampling()
     running = RunningText(model)
     first = running.go_on([3, 1, 4], greedy, 0, 6, (), never)
     grown = [3, 1, 4, *first.tokens, 9, 9]
@@ -52,6 +60,22 @@ def test_the_cache_grows_with_the_text(monkeypatch):
     running = RunningText(model)
     assert running.go_on([3, 1, 4], Sampling(), 0, 30, (), never).tokens == expected
     assert 32 <= running.cache.capacity <= 48
+
+
+@pytest.mark.parametrize("kind", ["lstm", "linear", "mlp"])
+def test_a_model_that_keeps_a_state_goes_on_and_reads_anew_what_was_cut(monkeypatch, kind):
+    monkeypatch.setattr("flyweight.model.running._FIRST", 4)
+    own = {"lstm": {}, "linear": {"history": 3}, "mlp": {"history": 3, "hidden": 8}}[kind]
+    fields = {"kind": kind, "vocab_size": 31, "context": 48, "dim": 8, **own}
+    model = build(TypeAdapter(Architecture).validate_python(fields), seed=0)
+    running = RunningText(model)
+    first = running.go_on([3, 1, 4], Sampling(), 0, 20, (), never)
+    assert first.tokens == generate(model, [[3, 1, 4]], max_new_tokens=20)[0]
+    grown = [3, 1, 4, *first.tokens, 9, 9]
+    for tokens, known in ((grown, 22), (grown[:5], 0), ([8, 1, 4], 0)):
+        made = running.go_on(tokens, Sampling(), 0, 5, (), never)
+        assert made.tokens == RunningText(model).go_on(tokens, Sampling(), 0, 5, (), never).tokens
+        assert made.known == known
 
 
 def test_it_ends_where_it_should():
