@@ -160,7 +160,7 @@ def draw_front(made: Canvas, corners: Sequence[tuple[float, float]], better: Lit
 
 
 def name_points(made: Canvas, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
-    """Write the names of points (figure units) where they cover nothing; far ones get a thin line to their point."""
+    """Write the names of points (figure units), in their colours, where they cover nothing; far ones get a line to theirs."""
     sizes = [labels.extent(name, NORMAL) for name in names]
     markers = [labels.Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     places = labels.place(points, sizes, [*markers, *made.obstacles], made.bounds())
@@ -172,7 +172,7 @@ def name_points(made: Canvas, points: Sequence[tuple[float, float]], names: Sequ
         at = {"left": box.left, "right": box.right, "center": (box.left + box.right) / 2}[align]
         if place.far:
             _leader(made, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
-        made.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=COLOURS["ink"])
+        made.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
 
 
 def _leader(made: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:

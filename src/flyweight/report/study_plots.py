@@ -140,6 +140,7 @@ def _join(made: Canvas, marks: Sequence[Mark], colours: dict[str, int]) -> None:
             line = sorted((mark.x, mark.spread.mean) for mark in members)
             colour = series(colours[members[0].cell.family])
             made.axes.plot(*zip(*line, strict=True), color=colour, linewidth=0.9, alpha=0.55)
+            made.obstacles += labels.along([made.display(*end) for end in line], 2.0)
 
 
 def _point(made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, colours: dict[str, int]) -> tuple[float, float]:
