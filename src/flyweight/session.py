@@ -15,6 +15,7 @@ from flyweight.core import usage
 from flyweight.core.artifact import Store
 from flyweight.core.budget import Meter
 from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import utf8_name
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.data.sources.local import data_folder
@@ -36,9 +37,12 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The runs root; whoever asks for it is about to read models, with this session's trust in them."""
+        """The runs root; whoever asks for it is about to read models, with this session's trust in them.
+
+        Raises RequestError where its name is not UTF-8 text.
+        """
         trust(self.trust_remote_code)
-        return Store(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"))
+        return Store(utf8_name(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"), "the runs root"))
 
     @property
     def data_folder(self) -> Path | None:

@@ -69,6 +69,9 @@ def test_requests_that_are_wrong(flyweight, words, part):
         ("model={kind: linear}", "dim: is missing"),
         ("stages=null", "stages"),
         ("stages.model=null", "stages.model"),
+        ("data.corpus=!!timestamp x", "does not fit its tag"),
+        ('data.corpus="\\uDCFF"', "data.corpus: '\\udcff' is not UTF-8 text"),
+        ('report.prompts=[a, "\\uD800"]', "report.prompts: '\\ud800' is not UTF-8 text"),
     ],
 )
 def test_training_with_a_word_that_is_wrong(flyweight, text_file, word, part):
@@ -117,6 +120,24 @@ def test_text_that_cannot_be_used(flyweight, tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("empty.txt", "tiny.txt", "latin.txt", "binary.txt", "folder"):
         refused(flyweight("train", tmp_path / name, "budget.time=30s"), name)
+
+
+def test_names_that_no_manifest_could_hold(flyweight, text_file, tmp_path, monkeypatch):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")
+    shutil.copyfile(text_file, f"{name}.txt")
+    os.mkdir(name)
+    for words in (["floors", f"{name}.txt"], ["train", f"{name}.txt"]):
+        refused(flyweight(*words), "bad\\udcff.txt' is not UTF-8 text; rename the file")
+    refused(flyweight("floors", text_file, "--data-dir", name), "--data-dir: the name", "bad\\udcff' is not UTF-8 text")
+    refused(flyweight("floors", text_file, "--runs", name), "the runs root: the name", "bad\\udcff' is not UTF-8 text")
+    study = {"name": "s", "data": {"a": {"corpus": "\udcff"}}, "models": {"a": {"config": {"dim": 16, "layers": 1}}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "budgets": {"b": {"steps": 1}}, "seeds": [0]}))
+    for verb in ("plan", "study"):
+        refused(flyweight(verb, tmp_path / "study.yaml"), "data.a.corpus: '\\udcff' is not UTF-8 text")
+    monkeypatch.chdir(name)
+    monkeypatch.delenv("FLYWEIGHT_RUNS", raising=False)
+    refused(flyweight("ls", "--runs", "here"), "the runs root: the name")
+    assert os.listdir(name) == []
 
 
 def test_broken_recipes(flyweight, tmp_path):

@@ -170,11 +170,7 @@ def check_stage(raw: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(schema.StageConfig).validate_python(raw)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (found {shown(fault['input'])})"
-            for fault in error.errors()
-        ]
-        raise RequestError("\n".join([f"{raw.get('stage')}:", *lines])) from error
+        raise RequestError(explain(error, f"{raw.get('stage')}", *_models(schema.StageConfig))) from error
 
 
 def dependencies(stage: Strict) -> dict[str, str]:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 class Strict(BaseModel):
-    """Base of all configs: frozen, unknown keys refused."""
+    """Base of all configs: frozen, unknown keys refused; all of its text can be written to a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """Refuse what no UTF-8 file can hold: bytes of a file's name that are none, or half of a surrogate pair."""
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode("utf-8")
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"{text!a} is not UTF-8 text; rename the file, or write the characters themselves") from error
+        return value
 
 
 def choice(default: str | None = None) -> BeforeValidator:

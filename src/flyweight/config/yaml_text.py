@@ -104,6 +104,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RequestError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"{where}: not valid YAML: {error}") from error
+    except (AttributeError, LookupError, TypeError) as error:  # what PyYAML raises for values that their own tags do not fit
+        raise RequestError(f"{where}: not valid YAML: a value does not fit its tag (`!!...`); leave the tag out") from error
 
 
 def _refuse_expansion(value: Any) -> None:

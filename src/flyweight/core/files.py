@@ -61,6 +61,16 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
 
 
+def utf8_name(path: Path, what: str) -> Path:
+    """Return `path`; raise RequestError where its whole name is not UTF-8 text, which no manifest could hold."""
+    whole = os.path.abspath(path)
+    try:
+        whole.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what}: the name {whole!a} is not UTF-8 text; choose a folder with another name") from error
+    return path
+
+
 def refuse_existing(out: Path) -> None:
     """Raise RequestError where there is something at `out` already, unless it is an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):

@@ -78,11 +78,11 @@ class RotaryTables:
     """Cosines and sines per device and dtype, computed when first needed and grown by doubling.
 
     They are no buffers on purpose: a non-persistent buffer of a model that is built on the meta device comes back as garbage.
+    Nothing is computed before that: a damaged config may name any number of channels, and the tensors will not fit it.
     """
 
     def __init__(self, config: schema.Rope, head_dim: int) -> None:
-        self.channels = int(head_dim * config.fraction)
-        self.frequencies = frequencies(config, self.channels)
+        self.config, self.channels = config, int(head_dim * config.fraction)
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -102,7 +102,7 @@ class RotaryTables:
             with torch.inference_mode(False), torch.no_grad():
                 size = 1 << max(length - 1, 1).bit_length()
                 places = torch.arange(size, dtype=torch.float64, device="cpu")
-                rates = torch.tensor(self.frequencies, dtype=torch.float64, device="cpu")
+                rates = torch.tensor(frequencies(self.config, self.channels), dtype=torch.float64, device="cpu")
                 angles = torch.outer(places, rates)[:, None]  # (N, 1, channels / 2)
                 cos, sin = angles.cos(), angles.sin()
                 table = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)

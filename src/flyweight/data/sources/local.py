@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flyweight.core.files import utf8_name
 from flyweight.errors import RequestError
 
 VARIABLE = "FLYWEIGHT_DATA"
 
 
 def data_folder(option: Path | str | None) -> Path | None:
-    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; raise RequestError if it is missing."""
+    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; raise RequestError if it is none to use."""
     name = str(option or os.environ.get(VARIABLE, ""))
     if not name:
         return None
@@ -20,7 +21,7 @@ def data_folder(option: Path | str | None) -> Path | None:
     if not folder.is_dir():
         given = "--data-dir" if option else VARIABLE
         raise RequestError(f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or leave it out")
-    return folder
+    return utf8_name(folder, "--data-dir" if option else VARIABLE)
 
 
 def local_files(data_dir: Path | None, corpus: str, files: Sequence[Sequence[str]]) -> tuple[Path, ...] | None:
