@@ -21,7 +21,7 @@ class Strict(BaseModel):
                 try:
                     text.encode("utf-8")
                 except UnicodeEncodeError as error:
-                    raise ValueError(f"{text!a} is not UTF-8 text; rename the file, or write the characters themselves") from error
+                    raise ValueError(f"{text!a} is not UTF-8 text; rename the file, or write its characters") from error
         return value
 
 

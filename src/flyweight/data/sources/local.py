@@ -13,7 +13,7 @@ VARIABLE = "FLYWEIGHT_DATA"
 
 
 def data_folder(option: Path | str | None) -> Path | None:
-    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; raise RequestError if it is none to use."""
+    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; RequestError if it is none to use."""
     name = str(option or os.environ.get(VARIABLE, ""))
     if not name:
         return None
