@@ -204,7 +204,9 @@ def size(path: Path) -> int:
 
 
 def _changed(path: Path) -> str:
-    return _date(_stat(path)[1])
+    """Return when a file, or anything in a folder, was last written."""
+    inside = [Path(folder) for folder, _, _ in os.walk(path)] if path.is_dir() and not path.is_symlink() else []
+    return _date(max(_stat(each)[1] for each in (path, *inside)))
 
 
 def _stat(path: Path) -> tuple[int, float]:

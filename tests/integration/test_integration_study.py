@@ -166,7 +166,7 @@ def test_a_run_that_diverges_does_not_end_the_study(finished):
     summary = fw.study(path, *words, "findings=[]", session=session).summary
     (cell,) = summary.cells
     assert cell.standing == "collapsed"
-    assert "diverged" in cell.why or "unigram" in cell.why
+    assert "diverged" in cell.why and cell.runs[0].id is None
 
 
 def test_a_missing_optional_text_is_left_out_and_said(finished, tmp_path, text_file):
@@ -222,6 +222,16 @@ def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_traine
     text.write_text(" ".join(f"w{place}" for place in range(4000)))  # what was packed before says nothing of it now
     with pytest.raises(RequestError, match=r"exact on words: .*vocab_size 3"):
         fw.study(path, session=session)
+
+
+def test_a_context_that_a_text_lacks_is_refused_before_anything_is_trained(tmp_path, text_file):
+    raw = toy_study(text_file, name="long", findings=[], seeds=[0])
+    raw["data"]["story"]["context"] = [16, 90_000]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(RequestError, match=r"data\.story\.context: 90,000 is longer than the train split, which has"):
+        fw.study(path, "limit.time=100000h", session=Session(runs=tmp_path / "runs", threads=1))
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
 
 
 def test_a_metric_that_a_text_lacks_is_refused_before_anything_is_trained(tmp_path):

@@ -1,6 +1,7 @@
 """What goes and what stays, on a runs root made of small artifacts and hand-made recipe folders."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -92,6 +93,15 @@ def test_what_is_young_stays_with_what_it_was_made_from(store, chain):
     shutil.rmtree(store.root / chain["gone-small"])
     gone = {chain["gone-other"], chain["gone-score"]}
     assert names(garbage.find(store, older_than=3600), "artifact") == gone
+
+
+def test_what_is_half_made_is_as_old_as_its_last_checkpoint(store):
+    folder = store.root / f"pretrain-00000001{PARTIAL}"
+    (folder / "state").mkdir(parents=True)
+    os.utime(folder, (1e9, 1e9))
+    assert names(garbage.find(store, older_than=3600)) == set()
+    os.utime(folder / "state", (1e9, 1e9))
+    assert names(garbage.find(store, older_than=3600)) == {folder.name}
 
 
 def test_half_made_ones_go_unless_somebody_is_at_them(store):

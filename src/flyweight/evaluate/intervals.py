@@ -182,9 +182,8 @@ def student_below(t: float, free: int) -> float:
     for step in range(1 + free % 2, free - 2, 2):
         term *= cosine * cosine * step / (step + 1)
         total += term
-    if free % 2:
-        return 0.5 + (angle + sine * cosine * total) / math.pi
-    return 0.5 + 0.5 * sine * total
+    below = 0.5 + (angle + sine * cosine * total) / math.pi if free % 2 else 0.5 + 0.5 * sine * total
+    return min(1.0, max(0.0, below))  # far out the terms cancel to less than rounding
 
 
 def student_quantile(probability: float, free: int) -> float:

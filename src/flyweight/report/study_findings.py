@@ -71,6 +71,7 @@ class Point:
 def judge(finding: Finding, cells: Sequence[CellSummary], default_metric: str) -> FindingSummary:
     """Return a finding's verdict from the cells of its study."""
     metric = finding.metric or default_metric
+    finding = finding.model_copy(update={"metric": metric})
     compare = _equal_flops if finding.compare == "equal_flops" else _equal_cells
     contests = [
         contest
@@ -112,21 +113,22 @@ def written(value: Any) -> str:
 
 
 def conditions(finding: Finding, cells: Sequence[Placed]) -> Iterator[tuple[str, list[Placed], list[Placed]]]:
-    """Yield (where, below, above) for every combination of what neither group names and both have.
+    """Yield (where, below, above) for every combination of what neither group names; one side may have nothing there.
 
-    Text, context, budget, model and the fields of grids are such axes; a budget is none at equal FLOPs.
+    Text, context, budget, model and such fields of grids as every cell of both sides has are these axes; a budget is none at
+    equal FLOPs.
     """
     below, above = select(finding.below, cells), select(finding.above, cells)
     named = set(_named(finding.below) | _named(finding.above)) | ({"budget"} if finding.compare == "equal_flops" else set())
-    fields = {path for cell in below for path in cell.fields} & {path for cell in above for path in cell.fields}
+    fields = set[str]().union(*(cell.fields for cell in (*below, *above)))
+    fields = {path for path in fields if all(path in cell.fields for cell in (*below, *above))}
     axes = [axis for axis in ("data", "model", "context", "budget", *sorted(fields)) if axis not in named]
     groups: dict[tuple[Any, ...], tuple[list[Placed], list[Placed]]] = {}
     for side, members in enumerate((below, above)):
         for cell in members:
             groups.setdefault(tuple(_value(cell, axis) for axis in axes), ([], []))[side].append(cell)
     for key, (first, second) in groups.items():
-        if first and second:
-            yield ", ".join(_shown(axis, value) for axis, value in zip(axes, key, strict=True)), first, second
+        yield ", ".join(_shown(axis, value) for axis, value in zip(axes, key, strict=True)), first, second
 
 
 def _named(group: Group) -> set[str]:
@@ -150,8 +152,13 @@ def _equal_cells(
 
 
 def _measured(cell: CellSummary, metric: str) -> Point:
-    values = {run.seed: run.metrics[metric] for run in cell.tested}
+    values = {run.seed: math.log(run.metrics[metric]) if in_logs(metric) else run.metrics[metric] for run in cell.tested}
     return Point(cell.name, cell.flops, cell.validation, values, "measured")
+
+
+def in_logs(metric: str) -> bool:
+    """Whether a metric is compared by its logarithm: perplexities, whose means over seeds are geometric ones."""
+    return metric.endswith("perplexity")
 
 
 def _best(points: Sequence[Point]) -> Point | None:
@@ -253,12 +260,20 @@ def _contest(
         point.label if point else " or ".join(cell.name for cell in side[:2])
         for point, side in zip((first, second), sides, strict=True)
     )
+    if not all(sides):
+        side, other = ("below", "above") if sides[0] else ("above", "below")
+        why = f"only {side} has cells there, {other} has none"
+        return Contest(where=where, below=below or "none", above=above or "none", below_flops=0, above_flops=0, how="", why=why)
     if first is None or second is None:
         lost = [cell.name for side in sides if not any(c.standing == "ok" for c in side) for cell in side]
         why = f"no sound run of {', '.join(lost[:3])}" if lost else why
         return Contest(where=where, below=below, above=above, below_flops=0, above_flops=0, how="", why=why)
     seeds = sorted(set(first.values) & set(second.values))
-    differences = [first.values[seed] - finding.factor * second.values[seed] for seed in seeds]
+    logs = in_logs(finding.metric or "")
+    differences = [
+        first.values[seed] - (second.values[seed] + math.log(finding.factor) if logs else finding.factor * second.values[seed])
+        for seed in seeds
+    ]
     hows = {first.how, second.how} - {"measured"}
     made = Contest(
         where=where,
@@ -267,6 +282,7 @@ def _contest(
         below_flops=first.flops,
         above_flops=second.flops,
         how=", ".join(sorted(hows)) or "measured",
+        factor=finding.factor,
         n=len(seeds),
     )
     if len(seeds) < LEAST_SEEDS:
@@ -318,6 +334,8 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
             "at equal training FLOPs: between two budgets of a model on the straight line in log FLOPs, else its nearest run"
             f" within {100 * finding.tolerance:.0f} %{share}"
         )
+    if in_logs(finding.metric or ""):
+        parts.append("by logarithms, as everywhere with perplexities")
     if finding.factor != 1:
         parts.append(f"against {finding.factor:g} times the second side")
     if len(tested) > 1:

@@ -41,9 +41,14 @@ def write(folder: Path, out: Path | None = None) -> Path:
     write_text(folder / CSV, study_tables.long_csv(summary))
     sections = _sections(summary)
     css = resource("page.css")
-    for section in sections:
-        for drawing in section.figures:
-            write_text(folder / f"{drawing.key}.svg", _standalone(drawing, css))
+    figures = {f"{drawing.key}.svg": drawing for section in sections for drawing in section.figures}
+    for name, drawing in figures.items():
+        write_text(folder / name, _standalone(drawing, css))
+    if out is None:  # a figure of an earlier result would stand beside this one's table
+        for axis in study_plots.AXES:
+            for old in folder.glob(f"*-{axis}.svg"):
+                if old.name not in figures:
+                    old.unlink()
     write_text(folder / PAGE, render(summary, sections))
     return folder / PAGE
 
@@ -106,9 +111,11 @@ def _lines(finding: FindingSummary) -> list[str]:
             continue
         numbers = f"{contest.difference:+.4f}"
         if contest.low is not None and contest.high is not None:
-            numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, p = {contest.p:.2g})"
+            p = "p < 1e-12" if contest.p is not None and contest.p < 1e-12 else f"p = {contest.p:.2g}"
+            numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, {p})"
         spent = [f"{flops:.3g}".replace("e+", "e") for flops in (contest.below_flops, contest.above_flops)]
         how = f" at {' and '.join(dict.fromkeys(spent))} FLOPs{'' if contest.how == 'measured' else f', {contest.how}'}"
         why = f"; {contest.why}" if contest.why else ""
-        said.append(f"{where}{contest.below} minus {contest.above}: {numbers}{how}; {contest.verdict}{why}")
+        other = contest.above if contest.factor == 1 else f"{contest.factor:g} times {contest.above}"
+        said.append(f"{where}{contest.below} minus {other}: {numbers}{how}; {contest.verdict}{why}")
     return said

@@ -134,7 +134,10 @@ class CellSummary(Record):
 
 
 class Contest(Record):
-    """One comparison of a finding: `below` minus `factor` times `above` over the seeds that both have; `p` is two-sided."""
+    """One comparison of a finding: `below` minus `factor` times `above` over the seeds that both have; `p` is two-sided.
+
+    Of perplexities it is the difference of their logarithms.
+    """
 
     where: str
     below: str
@@ -142,6 +145,7 @@ class Contest(Record):
     below_flops: float
     above_flops: float
     how: str
+    factor: float = 1.0
     difference: float | None = None
     low: float | None = None
     high: float | None = None

@@ -100,7 +100,7 @@ def _columns(summary: StudySummary) -> list[Column]:
 def _rate(row: Row) -> Cell | None:
     if row.cell is None or row.cell.lr is None:
         return None
-    return Cell(f"{row.cell.lr:.2g}".replace("e-0", "e-"), "end of sweep" if row.cell.at_edge else "")
+    return Cell(f"{row.cell.lr:g}".replace("e-0", "e-"), "end of sweep" if row.cell.at_edge else "")
 
 
 def _spent(text: Callable[[CellSummary], str]) -> Callable[[Row], Cell | None]:

@@ -15,14 +15,14 @@ from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.model import catalogue
-from flyweight.model.names import pattern_faults
+from flyweight.model.names import linear_names, pattern_faults
 from flyweight.plan import plan as plans
 from flyweight.plan.grid import GridPlan, grid
 from flyweight.report.study_findings import conditions, lines_of, select, written
 from flyweight.report.study_summary import LEAST_SEEDS
 
 LARGEST = 20_000
-"""Cells that are looked at one by one; a larger grid is refused by its size alone."""
+"""Cells that a study may have: as many are looked at one by one before anything runs."""
 
 
 Over = Callable[[config.Study], Sequence[str]]
@@ -102,7 +102,7 @@ def load(name: str | Path, *overrides: str, yes: bool = False, over: Over | None
 def checked(study: config.Study, where: str, yes: bool = False, over: Over | None = None) -> config.Study:
     """Return the study; raise RequestError with every contradiction in it and in the models of its grid."""
     faults, large = _faults(study), [] if yes else _too_large(study)
-    if large and over and not faults and config.cell_count(study) <= LARGEST:
+    if large and over and not faults:
         try:
             large += over(study)
         except RequestError as error:
@@ -114,10 +114,10 @@ def checked(study: config.Study, where: str, yes: bool = False, over: Over | Non
 
 def _faults(study: config.Study) -> list[str]:
     faults = config.faults(study)
-    if config.cell_count(study) > LARGEST:
-        return faults
+    if (count := config.cell_count(study)) > LARGEST:
+        return [*faults, f"models: {count:,} cells are more than the {LARGEST:,} that one study may have; make several of it"]
     made, wrong = cells(study)
-    faults += wrong + _unvalidated_sweep(study, made)
+    faults += wrong + _unvalidated_sweep(study, made) + _rate_of_nothing(study, made)
     # A group may be empty, or small, only because what belongs to it is at fault itself.
     return faults or ([] if study.only else _unmatched(study, made)) or _untested(study, made)
 
@@ -128,7 +128,9 @@ def _others(raw: Mapping[str, Any], yes: bool) -> list[str]:
     if study is None:
         return []
     faults = [*_faults(study), *([] if yes else _too_large(study))]
-    inside = tuple(f"{place}." for place in gone)
+    # Without some of its models, a grid may leave a claim without cells.
+    holes = ["findings"] if any(each.startswith("models.") for each in gone) else []
+    inside = tuple(f"{place}." for place in (*gone, *holes))
     holders = {place.rpartition(".")[0] for place in gone if "budgets" in place.split(".")}
     where = [fault.partition(": ")[0] for fault in faults]
     return [
@@ -269,13 +271,13 @@ def _untested(study: config.Study, made: Sequence[Cell]) -> list[str]:
     found = []
     for place, finding in enumerate(study.findings):
         where = f"findings.{place}"
-        compared = list(conditions(finding, made))
+        compared = [(below, above) for _, below, above in conditions(finding, made) if below and above]
         if not (compared or study.only) and select(finding.below, made) and select(finding.above, made):
             found.append(
                 f"{where}: no cell of below can be compared with one of above: they have no text, context, budget or field in"
                 " common that neither side names; name both sides' own"
             )
-        for side, members in (("below", [below for _, below, _ in compared]), ("above", [above for _, _, above in compared])):
+        for side, members in (("below", [below for below, _ in compared]), ("above", [above for _, above in compared])):
             several = [group for group in members if _speakers(finding, group) > 1]
             if blind := next((cell for group in several for cell in group if not cell.config.train.validations), None):
                 found.append(
@@ -295,6 +297,22 @@ def _unvalidated_sweep(study: config.Study, made: Sequence[Cell]) -> list[str]:
     if not blind or study.protocol not in study.protocols or len(study.rates()) == 1:
         return []
     return [f"train.validations: 0 for {_few(sorted(blind))}, but validation chooses among the learning rates of this protocol"]
+
+
+def _rate_of_nothing(study: config.Study, made: Sequence[Cell]) -> list[str]:
+    """Return the models whose optimizer has nothing that the protocol's learning rate could move."""
+    if study.protocol not in study.protocols or study.rates() == (None,):
+        return []
+    idle = {cell.model for cell in made if cell.config.train.optimizer.kind == "muon" and not _has_blocks(cell.config.model)}
+    return [
+        f"models.{name}: the protocol's learning rate is Muon's, which moves the blocks' matrices, and this model has none;"
+        f" give it train: {{optimizer: adamw}}"
+        for name in sorted(idle)
+    ]
+
+
+def _has_blocks(model: schema.Architecture | None) -> bool:
+    return model is not None and any(name.startswith("blocks.") for name in linear_names(model))
 
 
 # --- before it runs ---

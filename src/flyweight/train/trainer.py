@@ -264,6 +264,6 @@ def _memory_errors(name: str, config: schema.Train) -> Iterator[None]:
             raise
         finer = next((n for n in range(config.accumulate + 1, config.batch) if config.batch % n == 0), config.batch)
         raise FlyweightError(
-            f"{name}: out of memory. The same update in smaller pieces: stages.{name}.train.accumulate={finer};"
+            f"{name}: out of memory. The same update in smaller pieces: train.accumulate={finer};"
             f" otherwise a smaller train.batch (now {config.batch}), data.context or model. What was done is kept"
         ) from error

@@ -155,10 +155,25 @@ def test_no_fault_is_blamed_on_a_group_that_it_emptied(refused):
     assert "findings.0" not in said
 
 
+def test_no_fault_is_blamed_on_a_claim_whose_models_cannot_be_read(refused):
+    said = refused(toy_study("story.txt"), "models.small.grid.position={kind: rope}")
+    assert "models.small.grid" in said
+    assert "findings" not in said
+
+
 def test_a_grid_over_its_size_is_refused_by_its_size_alone(refused):
     raw = toy_study("story.txt", findings=[])
     raw["models"]["small"]["grid"] = {f"head.a{place}": list(range(40)) for place in range(5)}
     assert "307,200,000 runs" in refused(raw)
+    said = refused(raw, yes=True)
+    assert "102,400,000 cells are more than the 20,000" in said
+    assert "head.a0" not in said
+
+
+def test_a_rate_that_moves_nothing_is_refused(refused):
+    raw = toy_study("story.txt", findings=[], protocol="tuned")
+    raw["models"]["small"] = {"config": {"kind": "linear", "dim": 8}, "train": {"optimizer": "muon"}}
+    assert "models.small: the protocol's learning rate is Muon's" in refused(raw)
 
 
 def test_numbers_of_runs():

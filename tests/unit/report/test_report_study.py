@@ -177,6 +177,25 @@ def test_a_field_is_an_axis_where_both_sides_have_it_and_free_elsewhere():
     assert [contest.where.split(", ")[1] for contest in judge(sides, cells, "nll").contests] == ["a", "b"]
 
 
+def test_nobody_is_dropped_from_a_claim():
+    rope, learned = {"position": "rope"}, {"position": "learned"}
+    cells = [cell(model, values, fields=fields) for model, values in (("a", LOW), ("b", HIGH)) for fields in (rope, learned)]
+    (contest,) = judge(finding("*", "b"), [*cells, cell("c", NOISY, validation=0.1)], "nll").contests
+    assert contest.below.startswith("c")  # it has no such field, and validation prefers it
+    found = judge(finding(), [cell("a", HIGH, budget="long"), cell("a", LOW), cell("b", HIGH)], "nll")
+    assert [contest.why for contest in found.contests] == ["only below has cells there, above has none", ""]
+    assert found.method.endswith("1 could not be tested.")
+
+
+def test_perplexities_are_compared_by_their_logarithms():
+    cells = [cell("a", [1.0, 2.0, 6.0]), cell("b", [1.1, 2.11, 6.1])]
+    plain, logs = judge(finding(), cells, "nll"), judge(finding(metric="perplexity"), cells, "nll")
+    assert (logs.verdict, logs.contests[0].p) == ("confirmed", pytest.approx(plain.contests[0].p, rel=1e-6))
+    assert "by logarithms" in logs.method
+    assert judge(finding(metric="perplexity", factor=0.95), cells, "nll").verdict == "confirmed"  # exp(-0.1) is 0.905
+    assert judge(finding(metric="perplexity", factor=0.85), cells, "nll").verdict == "refuted"
+
+
 def test_a_factor_asks_for_more():
     cells = [cell("a", [0.95, 0.951, 0.949]), cell("b", [1.0, 1.0, 1.0])]
     assert judge(finding(), cells, "nll").verdict == "confirmed"
@@ -323,6 +342,21 @@ def test_figures_and_page(study, tmp_path):
     assert alone.startswith("<svg")
     assert "--series-0: #" in alone
     assert "<title>c|x" in alone  # the cross says what it is
+
+
+def test_the_page_names_the_difference_that_it_prints(study, tmp_path):
+    cells = [cell("a", [0.95, 0.951, 0.949]), cell("b", [1.0, 1.0, 1.0])]
+    summary(cells, findings=(judge(finding(factor=0.9), cells, "nll"),)).write(tmp_path)
+    assert re.search(r"minus 0\.9 times b [^:]*: \+0\.0500 ", study_page.write(tmp_path).read_text())
+    assert (judge(finding(), [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)], "nll").contests[0].p) >= 0
+
+
+def test_no_figure_of_an_earlier_result_stays(study, tmp_path):
+    study.write(tmp_path)
+    study_page.write(tmp_path)
+    summary([cell("a", LOW)], findings=()).write(tmp_path)
+    study_page.write(tmp_path)
+    assert not list(tmp_path.glob("*.svg"))
 
 
 def diverged(made, *seeds):
