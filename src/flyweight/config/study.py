@@ -44,6 +44,14 @@ def _as_config(value: Any) -> Any:
     return {"config": value} if isinstance(value, str) else value
 
 
+def longhand(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return raw YAML data in which models that are only a config's name have fields, which a `path=value` word can reach."""
+    models = raw.get("models")
+    return (
+        {**raw, "models": {name: _as_config(model) for name, model in models.items()}} if isinstance(models, dict) else {**raw}
+    )
+
+
 Listed = BeforeValidator(_listed)
 """Lets one value stand for a list of one."""
 

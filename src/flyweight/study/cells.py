@@ -91,7 +91,7 @@ def load(name: str | Path, *overrides: str, yes: bool = False, over: Over | None
         raw = config_load.read_yaml(Path(name))
     else:
         raise RequestError(f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file")
-    raw = config_load.override(raw, overrides)
+    raw = config_load.override(config.longhand(raw), overrides)
     try:
         study = config.parse(raw, text)
     except RequestError as error:

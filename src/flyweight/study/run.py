@@ -198,12 +198,13 @@ def _check(study: config.Study, made: Sequence[Cell], packed: Mapping[str, Artif
     """Raise RequestError with everything that the texts themselves rule out: models by their vocabularies, and metrics."""
     used = {cell.data: packed[cell.data] for cell in made}
     faults = misfits(made, {name: text.facts["vocab_size"] for name, text in used.items()})
-    for name, text in used.items():
-        tokens = gather.corpus(text, 1, None).splits["train"].tokens
+    splits = {name: gather.corpus(text, 1, None).splits for name, text in used.items()}
+    for name, sizes in splits.items():
+        tokens = sizes["train"].tokens
         for context in sorted({cell.context for cell in made if cell.data == name and cell.context >= tokens}):
             faults.append(f"data.{name}.context: {context:,} is longer than the train split, which has {tokens:,} tokens")
     if "word_perplexity" in study.metrics:
-        wordless = [name for name, text in used.items() if not gather.corpus(text, 1, None).splits["test"].words]
+        wordless = [name for name, sizes in splits.items() if not sizes["test"].words]
         faults += [f"metrics: the test split of {name} has no word, so no word_perplexity; leave it out" for name in wordless]
     if faults:
         raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))

@@ -176,6 +176,16 @@ def test_a_rate_that_moves_nothing_is_refused(refused):
     assert "models.small: the protocol's learning rate is Muon's" in refused(raw)
 
 
+def test_a_word_reaches_the_fields_of_a_model_that_is_only_a_name(tmp_path, refused):
+    path = tmp_path / "study.yaml"
+    raw = toy_study("story.txt", models={"small": "tradeoffs/transformer-2"}, findings=[])
+    path.write_text(yaml.safe_dump(raw))
+    made, wrong = studies.cells(studies.load(path, "models.small.fields.dropout=0.25"))
+    assert not wrong and made[0].config.model.dropout.residual == 0.25
+    said = refused(raw, "models.small.fields.layerz=3", "seeds=[]", "metrics=[nllx]")
+    assert all(part in said for part in ("model.layerz: unknown name", "seeds: there are none", "nllx"))
+
+
 def test_numbers_of_runs():
     study = config.parse(toy_study("story.txt"), "toy")
     assert (config.cell_count(study), config.run_count(study)) == (2, 6)
