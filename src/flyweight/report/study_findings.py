@@ -327,6 +327,8 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
     """Return how the verdict was reached, in words."""
     tested = [contest for contest in contests if contest.p is not None]
     counts = sorted({contest.n for contest in tested})
+    if not contests:
+        return "This study, or the piece of it that was run, has no cells to compare for it."
     parts = [f"Paired t-test over {' or '.join(map(str, counts))} seeds" if tested else "No comparison could be tested"]
     if finding.compare == "equal_flops":
         share = "" if finding.flops == 1 else f", the first side at {finding.flops:g} times the FLOPs of the second"

@@ -351,6 +351,15 @@ def test_the_page_names_the_difference_that_it_prints(study, tmp_path):
     assert (judge(finding(), [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)], "nll").contests[0].p) >= 0
 
 
+def test_a_claim_about_nobody_opens_nothing(study, tmp_path):
+    found = judge(finding("nobody", "none"), study.cells, "nll")
+    assert (found.verdict, found.contests) == ("undecided", ())
+    study.model_copy(update={"findings": (found,)}).write(tmp_path)
+    page = study_page.write(tmp_path).read_text()
+    assert "has no cells to compare" in page
+    assert "0 comparisons" not in page
+
+
 def test_no_figure_of_an_earlier_result_stays(study, tmp_path):
     study.write(tmp_path)
     study_page.write(tmp_path)
