@@ -1,21 +1,31 @@
-"""The verbs that look after a runs root: what is there, and the removal of what nobody needs."""
+"""The verbs that look after a runs root: its reports, what is there, and the removal of what nobody needs."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flyweight.config.units import format_size, parse_time
+from flyweight.cli.options import Shared, verb
 from flyweight.errors import RequestError
-from flyweight.options import Shared, verb
 
 
-def add(app: typer.Typer) -> None:
-    """Register `ls` and `gc`."""
-    verb(app, "runs")(ls)
-    verb(app, "runs")(gc)
+def report(
+    shared: Shared,
+    names: Annotated[list[str], typer.Argument(metavar="RUN ...", help="Finished runs.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR|FILE", help="A folder, or a page (.html) [the run's own; report/ for several].")
+    ] = None,
+) -> None:
+    """Write the report of a finished run anew, or one page over several runs."""
+    from flyweight import api
+    from flyweight.cli.show import results
+
+    with shared.session(quiet=True) as session:
+        path = api.report(names, out, session)
+    shared.answer({"report": str(path)}, lambda value: results.say(f"report: {value['report']}"))
 
 
 def ls(
@@ -25,15 +35,16 @@ def ls(
     studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
 ) -> None:
     """List artifacts with what needs them, half-made ones and recipes, finished or not; or what is shipped."""
-    from flyweight import answers, api
+    from flyweight import api
+    from flyweight.cli.show import results
 
     shipped = [api.shipped_models] * catalogue + [api.shipped] * recipes + [api.shipped_studies] * studies
     if shipped:
         found = [name for each in shipped for name in each()]
-        shared.answer({"items": found}, lambda value: answers.say(*value["items"]))
+        shared.answer({"items": found}, lambda value: results.say(*value["items"]))
         return
     with shared.session(quiet=True) as session:
-        shared.answer(api.artifacts(session), answers.listing)
+        shared.answer(api.artifacts(session), results.listing)
 
 
 def gc(
@@ -47,7 +58,8 @@ def gc(
     What unfinished runs and earlier runs of a name have made is kept, and said. A recipe is given up by deleting its folder in
     the runs root.
     """
-    from flyweight import answers, api
+    from flyweight import api
+    from flyweight.cli.show import results
 
     if yes and dry_run:
         raise RequestError("--yes, --dry-run: one says remove, the other do not; give one of them")
@@ -58,13 +70,13 @@ def gc(
     with shared.session(quiet=True) as session:
         found = api.gc(older_than=age, dry_run=True, session=session)
     if not (dry_run or yes):
-        answers.garbage(found)
+        results.garbage(found)
     if dry_run or (found.items and not yes and not _agreed(found.bytes)):
-        shared.answer(found.json(), lambda _: answers.garbage(found) if dry_run else answers.say("nothing was removed"))
+        shared.answer(found.json(), lambda _: results.garbage(found) if dry_run else results.say("nothing was removed"))
         return
     with shared.session() as session:
         done = api.gc([item.path.name for item in found.items], age, session=session) if found.items else found
-    shared.answer(done.json(), lambda _: answers.removed(done) if done.removed or yes else None)
+    shared.answer(done.json(), lambda _: results.removed(done) if done.removed or yes else None)
 
 
 def _agreed(size: int) -> bool:
@@ -76,3 +88,10 @@ def _age(text: str | None) -> float:
         return 0.0 if text is None else parse_time(text)
     except ValueError as error:
         raise RequestError(f"--older-than: {error}") from error
+
+
+def add(app: typer.Typer) -> None:
+    """Register these verbs."""
+    verb(app, "runs")(report)
+    verb(app, "runs")(ls)
+    verb(app, "runs")(gc)

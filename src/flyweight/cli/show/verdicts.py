@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.answers import say
+from flyweight.cli.show.results import say
 from flyweight.config.units import format_count, format_size
 from flyweight.plan.compared import digits
 

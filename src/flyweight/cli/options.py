@@ -38,7 +38,7 @@ class Shared:
         from rich.console import Console
 
         from flyweight.api import Session
-        from flyweight.terminal import Display
+        from flyweight.cli.progress import Display
 
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
         with Display(Console(stderr=True), quiet) as display:
@@ -65,9 +65,9 @@ class Shared:
         if self.as_json:
             print(result.summary.model_dump_json())
         else:
-            from flyweight import answers
+            from flyweight.cli.show import results
 
-            answers.run(result)
+            results.run(result)
 
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -109,3 +109,11 @@ def verb(
         return function
 
     return register
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Fields to change.")]
+Without = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Leave a stage out.")]
+Data = Annotated[str | None, typer.Option(metavar="DATA", help="A corpus: name, file, folder, glob, hf:owner/name.")]
+Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")]
+AnyModel = Annotated[str, typer.Argument(metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue.")]

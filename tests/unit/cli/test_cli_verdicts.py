@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flyweight import verdicts
+from flyweight.cli.show import verdicts
 from flyweight.evaluate.compare import table
 from flyweight.evaluate.intervals import UnitScores
 from flyweight.plan.compared import Compared, Size

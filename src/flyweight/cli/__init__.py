@@ -1,0 +1,3 @@
+"""The command line."""
+
+from flyweight.cli.app import main as main

@@ -1,0 +1,66 @@
+"""The command line: words to `flyweight.api` calls, and answers to text or JSON. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from flyweight import __version__
+from flyweight.cli.verbs import exchange, measure, recipes, stages, store, text
+from flyweight.errors import FlyweightError
+
+app = typer.Typer(
+    help="Small language models under a budget: train, distil, quantize and measure them the same honest way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for verbs in (recipes, stages, measure, text, exchange, store):
+    verbs.add(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"flyweight {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+def _fail(error: FlyweightError | str, status: int) -> NoReturn:
+    text = re.sub(r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error))  # what was given may be endless
+    print(f"flyweight: {text}", file=sys.stderr)
+    sys.exit(status)
+
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says where an allocation fails: on a CPU it is a plain RuntimeError."""
+
+
+def main() -> None:
+    """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
+    try:
+        app()
+    except FlyweightError as error:
+        _fail(error, error.status)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is kept, and the same command goes on from there", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"the system refused: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+            raise
+        _fail("out of memory; a smaller train.batch, data.context or model needs less (`flyweight plan` tells how much)", 1)

@@ -1,0 +1,131 @@
+"""The verbs that measure: eval, floors, bench, audit, compare, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flyweight.cli.options import MACHINE, WORK, AnyModel, Data, ModelName, Shared, Split, verb
+from flyweight.errors import RequestError
+
+
+def evaluate(
+    shared: Shared,
+    model: ModelName,
+    data: Data = None,
+    split: Split = "test",
+    window: Annotated[int | None, typer.Option(help="Tokens read at once [the model's context].")] = None,
+    stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="lm-eval tasks instead of a text.")] = None,
+    task_path: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of task files of your own.")] = None,
+    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the task's].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
+) -> None:
+    """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
+    from flyweight import api
+    from flyweight.cli.show import results
+
+    if tasks is not None and (data or window or stride):
+        raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --window and --stride out")
+    if tasks is None and (task_path or few_shot is not None or limit):
+        raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
+    with shared.session() as session:
+        if tasks is not None:
+            names = [name.strip() for name in tasks.split(",") if name.strip()]
+            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session)}
+        else:
+            found = api.evaluate(model, data, split, window, stride, session).json()
+    shared.answer(found, results.metrics if tasks is None else results.tasks)
+
+
+def floors(
+    shared: Shared,
+    data: Annotated[str, typer.Argument(metavar="DATA")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    tokenizer: Annotated[str | None, typer.Option(help="word, char, byte, bpe, or {kind: bpe, vocab: 1024}.")] = None,
+) -> None:
+    """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram, of DATA's own tokens unless told otherwise."""
+    from flyweight import api
+    from flyweight.cli.show import results
+
+    with shared.session() as session:
+        result = api.floors(data, split, session, tokenizer)
+    shared.answer(result.json(), results.floors)
+
+
+def bench(
+    shared: Shared,
+    model: AnyModel,
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    new_tokens: Annotated[int | None, typer.Option(help="Tokens generated [64].")] = None,
+    prompt: Annotated[int | None, typer.Option(help="Tokens of the prompt [64].")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs.")] = 5,
+) -> None:
+    """Measure speed and memory in a fresh process."""
+    from flyweight import api
+    from flyweight.cli.show import results
+
+    with shared.session() as session:
+        result = api.bench(model, session, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats)
+    shared.answer(result.json(), results.metrics)
+
+
+def audit(
+    shared: Shared,
+    model: AnyModel,
+    data: Data = None,
+) -> None:
+    """Check what makes numbers worthless: leaks, padding, caches, sizes. Exit status 1: a check failed."""
+    from flyweight import api
+    from flyweight.cli.show import results
+
+    with shared.session() as session:
+        result = api.audit(model, data, session)
+    shared.answer(result.json(), results.checks)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def compare(
+    shared: Shared,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL ...")],
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="train, validation, test or validation+test.")] = "test",
+    against: Annotated[str | None, typer.Option(metavar="MODEL", help="Which one the others stand against [the best].")] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens read at once [each model's context].")] = None,
+    stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
+) -> None:
+    """Say whether one model is really better than another: bits per byte, paired intervals, sizes and costs."""
+    from flyweight import api
+    from flyweight.cli.show import verdicts
+
+    with shared.session() as session:
+        found = api.compare(models, data, split, session, against, window, stride)
+    shared.answer(found.json(), lambda _: verdicts.comparison(found))
+
+
+def doctor(
+    shared: Shared,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out libraries that take seconds to import.")] = False,
+) -> None:
+    """Measure what this machine can do, and say how to get what is missing. Exit status 1: something needed is broken."""
+    from flyweight import api
+    from flyweight.cli.show import verdicts
+
+    with shared.session() as session:
+        found = api.doctor(session, quick)
+    shared.answer(found.json(), lambda _: verdicts.doctor(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def add(app: typer.Typer) -> None:
+    """Register these verbs."""
+    verb(app, *WORK, name="eval")(evaluate)
+    verb(app, "runs", "data_dir")(floors)
+    verb(app, *MACHINE, "seed")(bench)
+    verb(app, *WORK, "seed")(audit)
+    verb(app, *WORK)(compare)
+    verb(app, *WORK)(doctor)

@@ -1,0 +1,114 @@
+"""The verbs that run and plan recipes and studies."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from flyweight.cli.options import WORK, Overrides, Shared, Without, verb
+
+
+def quickstart(
+    shared: Shared,
+    overrides: Overrides = None,
+    without: Without = None,
+) -> None:
+    """Run the shipped recipe: teacher, students, quantized; print the table and where the report is."""
+    _run(shared, "quickstart", overrides, without)
+
+
+def run(
+    shared: Shared,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped name (flyweight ls --recipes).")],
+    overrides: Overrides = None,
+    without: Without = None,
+) -> None:
+    """Run a recipe; what is finished is not done again."""
+    _run(shared, recipe, overrides, without)
+
+
+def study(
+    shared: Shared,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or a shipped name (flyweight ls --studies).")],
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Start a grid that is over its limit.")] = False,
+) -> None:
+    """Run a grid of models under one protocol: table, plots, findings; what is finished is not done again."""
+    from flyweight import api
+    from flyweight.cli.show import results
+
+    with shared.session() as session:
+        result = api.study(study, *(overrides or ()), yes=yes, session=session)
+    if shared.as_json:
+        print(result.summary.model_dump_json())
+    else:
+        results.study(result)
+
+
+def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None) -> None:
+    from flyweight import api
+
+    checked = api.load(recipe, *(overrides or ()), without=without or ())
+    with shared.session() as session:
+        result = api.run(checked, session)
+    shared.answer_run(result)
+
+
+def train(
+    shared: Shared,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A text file, folder, glob or corpus name.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train a good small model of one's own text within budget.time (10min unless given)."""
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.train(data, *(overrides or ()), session=session)
+    shared.answer_run(result)
+
+
+def plan(
+    shared: Shared,
+    target: Annotated[str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL", help="What to plan.")],
+    overrides: Overrides = None,
+    memory: Annotated[str | None, typer.Option(help="Memory limit, for example 6GB.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit, for example 10min.")] = None,
+    flops: Annotated[str | None, typer.Option(help="Limit of training FLOPs, for example 1e15.")] = None,
+    parameters: Annotated[str | None, typer.Option(help="Limit of the smallest model's parameters, for example 5M.")] = None,
+    size: Annotated[str | None, typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB.")] = None,
+) -> None:
+    """Say what a recipe, study, config or model needs, before anything runs. Exit status 1: it does not fit."""
+    from flyweight import api
+    from flyweight.cli.show import plans, results
+    from flyweight.plan.grid import GridPlan
+
+    given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
+    limits = {name: value for name, value in given.items() if value is not None}
+    with shared.session(quiet=True) as session:
+        subject: Any = api.planned(target, overrides or (), limits)
+        result = api.plan(subject, session)
+    shared.answer(result.json(), lambda _: results.say(*plans.lines(result)))
+    # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
+    if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
+        raise typer.Exit(1)
+
+
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of study files.")] = False,
+) -> None:
+    """Print the JSON Schema of recipe files, for editors."""
+    from flyweight.config import load, study as study_config
+
+    print(json.dumps(study_config.json_schema() if study else load.json_schema(), indent=1))
+
+
+def add(app: typer.Typer) -> None:
+    """Register these verbs."""
+    verb(app, *WORK)(quickstart)
+    verb(app, *WORK)(run)
+    verb(app, *WORK)(study)
+    verb(app, *WORK)(train)
+    verb(app, *WORK)(plan)
+    app.command()(schema)

@@ -1,0 +1,52 @@
+"""The verbs that are recipes of one stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from flyweight.cli.options import WORK, Data, ModelName, Overrides, Shared, verb
+
+
+def distill(
+    shared: Shared,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The teacher.")],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Distil MODEL into a smaller one: model.dim=128 model.layers=4 train.steps=800 data.corpus=... as path=value words."""
+    _one(shared, "distill", {"teacher": model}, overrides, name)
+
+
+def quantize(
+    shared: Shared,
+    model: ModelName,
+    kind: Annotated[str, typer.Option(help="int8 or nf4.")] = "int8",
+    data: Data = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Store MODEL's matrices in fewer bits and measure what that cost."""
+    _one(shared, "quantize", {"input": model, "kind": kind}, overrides, name, data)
+
+
+def _one(
+    shared: Shared,
+    verb: str,
+    fields: dict[str, Any],
+    overrides: list[str] | None,
+    name: str | None,
+    data: str | None = None,
+) -> None:
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.stage(verb, fields, overrides or (), name, data, session)
+    shared.answer_run(result)
+
+
+def add(app: typer.Typer) -> None:
+    """Register these verbs."""
+    verb(app, *WORK, "seed")(distill)
+    verb(app, *WORK)(quantize)

@@ -1,0 +1,76 @@
+"""The verbs that write text: generate and chat."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flyweight.cli.options import MACHINE, ModelName, Shared, verb
+
+
+def generate(
+    shared: Shared,
+    model: ModelName,
+    prompt: Annotated[str, typer.Argument(metavar="TEXT")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
+) -> None:
+    """Continue a text."""
+    from flyweight import api
+
+    unsaid = [prompt]  # until the model is there and has something to add
+
+    def speak(piece: str) -> None:
+        sys.stdout.write("".join([*unsaid, piece]))
+        sys.stdout.flush()
+        unsaid.clear()
+
+    with shared.session(quiet=True) as session:
+        text = api.generate(
+            model,
+            prompt,
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            shared.seed,
+            stop or (),
+            None if shared.as_json else speak,
+            session,
+        )
+    shared.answer({"prompt": prompt, "text": text}, lambda _: speak("\n"))
+
+
+def chat(
+    shared: Shared,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")],
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="Instructions, for a model with a chat template.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End answers before this text (may be repeated).")] = None,
+) -> None:
+    """Talk with a model, a line a turn, typed or piped: in its chat template where it has one, else as one running text."""
+    from flyweight import api
+    from flyweight.cli import chat as conversation
+
+    with shared.session(quiet=True) as session:
+        options = (max_new_tokens, temperature, top_k, top_p, min_p, shared.seed, stop or ())
+        held = api.chat(model, system, *options, session=session)
+        conversation.talk(held, model, shared.as_json)
+    shared.answer({"model": model, **held.json()}, lambda _: None)
+
+
+def add(app: typer.Typer) -> None:
+    """Register these verbs."""
+    verb(app, *MACHINE, "seed")(generate)
+    verb(app, *MACHINE, "seed")(chat)
