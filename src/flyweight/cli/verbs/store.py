@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flyweight.cli.options import Shared, verb
+from flyweight.config.units import format_size, parse_time
 from flyweight.errors import RequestError
 
 
