@@ -124,13 +124,13 @@ class Runner:
         data = getattr(config, "data", None)
         if data is not None:
             return self.corpus(data)
-        if config.stage not in ("evaluate", "audit"):
+        if config.stage not in ("evaluate", "audit", "mix"):
             return None
         model = artifacts["input"]
         name = model.facts.get("corpus")
         if name is not None and (path := model.path.parent / name).exists():
             return Artifact.open(path)
-        if config.stage == "evaluate":
+        if config.stage != "audit":
             gone = "came without a corpus" if name is None else f"was trained on {name}, which is not in {model.path.parent}"
             raise RequestError(f"{model.id} {gone}; name a text with --data")
         return None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from flyweight.config.layers import Add, Attention, LinearKind, Mlp, Norm, Position, Residual, RMSNorm, Rope, SwiGLU
+from flyweight.config.mixture import Mixture
 from flyweight.config.rules import model_faults
 from flyweight.config.strict import Depth, PositiveInt, Probability, Rate, Strict, choice
 from flyweight.config.visiting import NoSharing, NoThinking, Sharing, Thinking
@@ -94,7 +95,7 @@ class ModelConfig(Strict):
     """One decoder, completely: enough to build it, count it and cost it without allocating anything.
 
     `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds of linear layer; the first
-    pattern that matches wins, everything else is dense.
+    pattern that matches wins, everything else is dense. `mixture` is what a `mix` stage adds to a trained network.
     """
 
     vocab_size: PositiveInt | None = None
@@ -113,6 +114,7 @@ class ModelConfig(Strict):
     dropout: Annotated[Dropout, BeforeValidator(_three_dropouts)] = Dropout()
     init: Init = Init()
     linears: dict[str, LinearKind] = Field(default_factory=dict)
+    mixture: Mixture | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:

@@ -20,7 +20,7 @@ from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as re
 from flyweight.errors import RequestError
 
 DEFAULTS = ("data", "train", "model")
-MODELS = ("pretrain", "distill", "select", "init", "quantize")
+MODELS = ("pretrain", "distill", "select", "init", "quantize", "mix")
 """Stages whose artifact holds a model."""
 
 REFERENCES = ("teacher", "input")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LIMITS = ("steps", "tokens", "flops", "time")
 """Fields of `train` that end it, each by itself; `same_as` stands for one of them."""
 
-TRAINED = ("pretrain", "distill", "select")
+TRAINED = ("pretrain", "distill", "select", "mix")
 """Stages that train a model, or choose one of those: they know what it spent and how well it validated."""
 
 MOST_VISITS = 100_000

@@ -57,6 +57,7 @@ from flyweight.config.layers import (
     Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
 )
+from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.strict import (
     Fraction as Fraction,
     PositiveInt as PositiveInt,
@@ -282,6 +283,29 @@ class Quantize(Strict):
     embedding: LinearKind = Int8()
 
 
+class Mix(Strict):
+    """Mix a trained network's predictions with n-gram counts of its training text and a pointer into the context.
+
+    The gates are fitted on up to `validation_tokens` of the validation split, which neither network nor counts have read.
+    `counts: null` or `pointer: null` leaves that one out. `data: null` takes the corpus the network was trained on.
+    """
+
+    stage: Literal["mix"]
+    input: str
+    data: Data | None = None
+    counts: Counts | None = Counts()
+    pointer: Pointer | None = Pointer()
+    validation_tokens: Annotated[Count, Field(gt=0)] = 65_536
+
+    @model_validator(mode="after")
+    def _something(self) -> Mix:
+        if self.counts is None and self.pointer is None:
+            raise ValueError("counts and pointer are both null: nothing would be mixed; leave one of them in")
+        if self.counts is not None and self.counts.entries is not None:
+            raise ValueError("counts.entries follows from the text; leave it out")
+        return self
+
+
 class Evaluate(Strict):
     """Likelihood on one split with a fixed window and stride; `data: null` takes the corpus the model was trained on.
 
@@ -340,7 +364,7 @@ class Audit(Strict):
 
 
 StageConfig = Annotated[
-    Pretrain | Distill | Select | Initialise | Quantize | Evaluate | Floors | Bench | Sample | Audit,
+    Pretrain | Distill | Select | Initialise | Quantize | Mix | Evaluate | Floors | Bench | Sample | Audit,
     Discriminator("stage"),
 ]
 

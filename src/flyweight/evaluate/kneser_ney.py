@@ -27,7 +27,7 @@ class Discounts:
 
 
 @dataclass(frozen=True, eq=False)
-class _Order:
+class Order:
     """One order's n-grams: `keys` (U,) ascending, their discounted counts, and per context the mass behind them.
 
     `total` and `backoff` are by id of the context (an n-gram one order down): the sum of counts that follow it, and the
@@ -39,6 +39,11 @@ class _Order:
     total: np.ndarray  # (contexts,) float64
     backoff: np.ndarray  # (contexts,) float64
     discounts: Discounts
+
+    def counted(self, times: int) -> np.ndarray:
+        """Return which n-grams were counted at least so many times: (U,) bool."""
+        taken = (0.0, self.discounts.one, self.discounts.two, self.discounts.more)[min(times, 3)]
+        return self.kept >= times - taken - 1e-9
 
 
 def estimate_discounts(counts: np.ndarray) -> Discounts:
@@ -72,7 +77,8 @@ class KneserNey:
         """
         stream = np.asarray(tokens, np.int64)
         self.vocab_size, self.order = vocab_size, min(order, len(stream))
-        self._orders: list[_Order] = []
+        self.levels: list[Order] = []
+        """Every order's n-grams, shortest first."""
         contexts, context = 1, np.zeros(len(stream), np.int64)  # id of the context of every position
         keys, ending = distinct(context, stream, vocab_size)
         for n in range(1, self.order):
@@ -82,15 +88,15 @@ class KneserNey:
             somewhere = np.empty(len(longer_keys), np.int64)
             somewhere[longer_ending] = np.arange(len(longer_ending))
             continuations = np.bincount(ending[1:][somewhere], minlength=len(keys))
-            self._orders.append(_order(keys, continuations, contexts, vocab_size))
+            self.levels.append(_order(keys, continuations, contexts, vocab_size))
             contexts, keys, ending = len(keys), longer_keys, longer_ending
-        self._orders.append(_order(keys, np.bincount(ending, minlength=len(keys)), contexts, vocab_size))
+        self.levels.append(_order(keys, np.bincount(ending, minlength=len(keys)), contexts, vocab_size))
 
-        self.discounts = tuple(level.discounts for level in self._orders)
+        self.discounts = tuple(level.discounts for level in self.levels)
         self.constants = tuple(value for d in self.discounts for value in (d.one, d.two, d.more))
         self.estimated = all(d.estimated for d in self.discounts)
-        self.stored = sum(len(level.keys) for level in self._orders)
-        held = (array for level in self._orders for array in (level.keys, level.kept, level.total, level.backoff))
+        self.stored = sum(len(level.keys) for level in self.levels)
+        held = (array for level in self.levels for array in (level.keys, level.kept, level.total, level.backoff))
         self.bytes = sum(array.nbytes for array in held)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
@@ -102,7 +108,7 @@ class KneserNey:
         stream = np.asarray(tokens, np.int64)
         result = np.full(len(stream), 1.0 / self.vocab_size)
         context = np.zeros(len(stream), np.int64)  # id of the context, -1 where it was never seen
-        for n, level in enumerate(self._orders, start=1):
+        for n, level in enumerate(self.levels, start=1):
             found = lookup(level.keys, np.where(context >= 0, context * self.vocab_size + stream, -1))
             usable = np.flatnonzero(context >= 0)
             usable = usable[level.total[context[usable]] > 0]
@@ -127,7 +133,7 @@ def distinct(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[n
     return np.flatnonzero(there), (np.cumsum(there) - 1)[key]
 
 
-def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> _Order:
+def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> Order:
     """Discount one order's counts and gather what every context keeps and passes on."""
     discounts = estimate_discounts(counts)
     # A count of 0 (an n-gram that only opens the stream has no continuation) has nothing to take from.
@@ -135,7 +141,7 @@ def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int)
     context = keys // vocab_size
     total = np.bincount(context, weights=counts, minlength=contexts)
     passed = np.bincount(context, weights=taken, minlength=contexts)
-    return _Order(keys, counts - taken, total, np.divide(passed, total, out=np.zeros(contexts), where=total > 0), discounts)
+    return Order(keys, counts - taken, total, np.divide(passed, total, out=np.zeros(contexts), where=total > 0), discounts)
 
 
 def lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

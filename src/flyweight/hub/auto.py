@@ -85,12 +85,12 @@ class FlyweightModel(Decoder):
 
     def _before(self, previous: Tensor | None, start: int, mask: Tensor | None) -> Tensor | None:
         """Return the last of the `start` cached tokens (B, n) as a bigram table reads them, padding marked."""
-        needed = min(self.embedding.reach, start)
+        needed = min(self.reach, start)
         if not needed:
             return None
         if previous is None or previous.shape[1] < needed:
             tokens = "token" if needed == 1 else f"{needed} tokens"
-            raise ValueError(f"previous_ids: a model with a bigram table needs the {tokens} before the new ones")
+            raise ValueError(f"previous_ids: a model with a bigram table or a mixture needs the {tokens} before the new ones")
         return self.embedding.marked(previous[:, -needed:], None if mask is None else mask[:, start - needed : start])
 
 

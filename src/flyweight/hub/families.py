@@ -109,6 +109,8 @@ def _never(config: schema.ModelConfig) -> list[str]:
         reasons.append("it has dropout on what the MLP reads")
     if config.attention.gain:
         reasons.append("it has attention gains")
+    if config.mixture is not None:
+        reasons.append("it is a mixture with n-gram counts or a pointer; its network alone is another model")
     if any(kind.kind != "dense" for kind in config.linears.values()):
         reasons.append("it is quantized")
     return reasons

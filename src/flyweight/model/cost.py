@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flyweight.config.mixture import CONFIDENCE, table_bytes
 from flyweight.config.schema import (
     AdamW,
     Alpha,
@@ -42,6 +43,7 @@ PARTS: tuple[str, ...] = (
     "thinking",
     "head",
 )
+MIXTURE_PARTS = ("gates", "counts")
 TABLES = ("positions", "index")
 """Parts of vectors that stand together as a matrix: weight decay acts on them."""
 
@@ -87,15 +89,18 @@ class _Matrix:
 
 @dataclass(frozen=True)
 class _Vector:
+    """Numbers that are no matrix; `stored` are their bytes where they are not floats."""
+
     part: str
     size: int
     visits: int = 1
+    stored: int | None = None
 
 
 def parameters(config: Architecture) -> Parameters:
     """Return how many parameters a model has; a tied head counts once, a quantized weight as the number it stands for."""
     config = config.resolved()
-    by_part = dict.fromkeys(PARTS if isinstance(config, ModelConfig) else cost_baselines.parts(config), 0)
+    by_part = dict.fromkeys(_parts(config), 0)
     total = 0
     for matrix in _matrices(config):
         by_part[matrix.part] += matrix.size + matrix.bias
@@ -104,6 +109,12 @@ def parameters(config: Architecture) -> Parameters:
         by_part[vector.part] += vector.size
         total += vector.size * vector.visits
     return Parameters(total, sum(by_part.values()), by_part)
+
+
+def _parts(config: Architecture) -> tuple[str, ...]:
+    if not isinstance(config, ModelConfig):
+        return cost_baselines.parts(config)
+    return PARTS if config.mixture is None else (*PARTS, *MIXTURE_PARTS)
 
 
 def forward_flops(config: Architecture, length: int, looped: bool = True) -> int:
@@ -161,7 +172,7 @@ def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
 def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
     """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
     config = config.resolved()
-    vectors = sum(vector.size for vector in _vectors(config)) * itemsize
+    vectors = sum(v.size * itemsize if v.stored is None else v.stored for v in _vectors(config))
     return vectors + sum(stored_bytes(m.kind, m.out, m.in_, itemsize) + m.bias * itemsize for m in _matrices(config))
 
 
@@ -221,6 +232,9 @@ def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:
         for shape in mlp_shapes(config):
             kind = kind_of(config, f"blocks.{layer}.mlp.{shape.name}")
             yield _Matrix("mlp", shape.out, shape.in_, shape.out * shape.bias, kind, whole[layer], whole[layer])
+    if config.mixture is not None:
+        width = config.dim + CONFIDENCE
+        yield _Matrix("gates", config.mixture.experts, width, 0, Dense(), 1)
     if not tied:
         yield _Matrix("head", vocab, config.dim, vocab * config.head.bias, kind_of(config, "head.linear"), 1)
 
@@ -254,3 +268,9 @@ def _vectors(config: Architecture) -> Iterator[_Vector]:
         yield _Vector("norms", norm)
     if config.head.bias and config.embedding.tied:
         yield _Vector("head", config.vocab_size or 0)
+    if config.mixture is not None:
+        yield _Vector("gates", config.mixture.gate_rows * config.mixture.experts)
+        counts = config.mixture.counts
+        if counts is not None:
+            size = table_bytes(counts, config.vocab_size or 0)
+            yield _Vector("counts", sum(counts.entries or ()), stored=size)

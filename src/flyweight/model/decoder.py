@@ -16,6 +16,7 @@ from flyweight.model.block import Block
 from flyweight.model.cache import Cache, KVCache
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
+from flyweight.model.mixture import MixtureHead
 from flyweight.model.names import check_patterns, float_name
 from flyweight.model.position import RotaryTables, Rotation
 from flyweight.model.precision import autocast_dtype
@@ -68,6 +69,11 @@ class Decoder(nn.Module):
         self.recompute: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
         """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
         self._rotary = RotaryTables(config.position, config.attention.head_dim) if isinstance(config.position, Rope) else None
+        self.mixture = None
+        if config.mixture is not None:
+            self.mixture = MixtureHead(config.mixture, config.dim, config.vocab_size or 0)
+        self.reach = self._reach()
+        """How many tokens before a new one are needed beside keys and values."""
         initialise(self, config, seed)
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
@@ -80,16 +86,26 @@ class Decoder(nn.Module):
         length = tokens.shape[1]
         positions = None if mask is None else (mask.cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
         marked = self.embedding.marked(tokens, None if mask is None else mask[:, start:])  # (B, T)
+        history = self._history(marked, None if cache is None else cache.last)  # (B, S)
         run = None
         if self.embedding.bigram is not None:
-            run = self.embedding.run_of(marked, None if cache is None else cache.last)  # (B, reach + T)
+            run = self.embedding.run_of(history, length)  # (B, reach + T)
         x = self.embedding(tokens, positions, run, start)  # (B, T, dim)
         rotation = self._rotation(x, positions, start, length)
         seen = reach(start, length, mask, x.device)
         x = self._run(x, seen, rotation, cache)
         if cache is not None:
-            cache.advance(length, None if run is None else run[:, length:])
-        return x if self.norm is None else self.norm(x)
+            cache.advance(length, history[:, -self.reach :] if self.reach else None)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.mixture is None else self.mixture.extended(x, history)
+
+    def _reach(self) -> int:
+        mixture = 0 if self.mixture is None else self.mixture.reach(self.config.context or 0)
+        return max(self.embedding.reach, mixture)
+
+    def _history(self, marked: Tensor, before: Tensor | None) -> Tensor:
+        """Return marked tokens (B, T) behind those that were read earlier, as many as are kept: (B, S)."""
+        return marked if before is None else torch.cat((before, marked), 1)
 
     def _run(self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None) -> Tensor:
         """Go through the visits; every pass leaves a memory to the next: (B, T, dim) -> (B, T, dim)."""
@@ -122,7 +138,21 @@ class Decoder(nn.Module):
         return self.logits(self.hidden(tokens, cache, mask))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the (softcapped) logits of hidden states: (..., dim) -> (..., vocab_size)."""
+        """Return the (softcapped) logits of hidden states: (..., dim) -> (..., vocab_size).
+
+        Of a mixture they are log-probabilities, of hidden states with their evidence.
+        """
+        if self.mixture is None:
+            return self._network_logits(hidden)
+        flat = hidden.flatten(0, -2)  # (N, dim + E)
+        mixed = self.mixture.log_probabilities(flat, self.network_logits(flat))
+        return mixed.unflatten(0, hidden.shape[:-1])
+
+    def network_logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of a mixture's network alone, of hidden states with their evidence (N, dim + E)."""
+        return self._network_logits(hidden[:, : self.config.dim].to(self.dtype))
+
+    def _network_logits(self, hidden: Tensor) -> Tensor:
         logits = self.embedding.tokens(self.embedding.reduced(hidden)) if self.head is None else self.head.linear(hidden)
         logits = logits if self.head_bias is None else logits + self.head_bias.to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -130,8 +160,11 @@ class Decoder(nn.Module):
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the head in parts, differentiable: what it reads of `hidden` (..., K), its matrix (vocab_size, K), its bias.
 
-        Logits before the softcap are their product and sum; K is dim, or the rank of a factorised embedding.
+        Logits before the softcap are their product and sum; K is dim, or the rank of a factorised embedding. Raises
+        RequestError for a mixture, whose logits are no such product.
         """
+        if self.mixture is not None:
+            raise RequestError("model: a mixture is not trained any further; train its network, then mix it again")
         if self.head is not None:
             return hidden, self.head.linear.dense(), self.head.linear.bias
         return self.embedding.reduced(hidden), self.embedding.tokens.dense(), self.head_bias

@@ -48,14 +48,13 @@ class Embedding(nn.Module):
         """Return tokens (B, T) with padding, where `mask` (B, T) is False, replaced by the id of "no token"."""
         return tokens if mask is None else torch.where(mask, tokens, self.vocab_size)
 
-    def run_of(self, marked: Tensor, before: Tensor | None) -> Tensor:
-        """Return marked tokens (B, T) behind those that their rows of the bigram table depend on: (B, reach + T).
+    def run_of(self, history: Tensor, length: int) -> Tensor:
+        """Return the last `length` tokens T of a history (B, S) with those that their bigram rows need: (B, reach + T).
 
-        `before` (B, any) are the tokens that were read earlier; where nothing came before stands "no token".
+        Where nothing came before stands "no token".
         """
-        run = torch.full_like(marked[:, :1], self.vocab_size).expand(-1, self.reach)
-        run = run if before is None else torch.cat((run, before), 1)[:, -self.reach :]
-        return torch.cat((run, marked), 1)
+        nothing = torch.full_like(history[:, :1], self.vocab_size).expand(-1, self.reach)
+        return torch.cat((nothing, history), 1)[:, -(self.reach + length) :]
 
     def bigram_index(self, run: Tensor) -> Tensor:
         """Return the bigram table's rows for the tokens of a run (B, reach + T), one for each order: (orders, B, T)."""

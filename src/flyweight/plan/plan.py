@@ -18,6 +18,7 @@ from flyweight.model import cost, schedule
 from flyweight.model.names import pattern_faults
 from flyweight.plan import memory, time
 from flyweight.plan.budget import shared_time
+from flyweight.train import mix
 from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits
 
@@ -163,6 +164,11 @@ def plan(
         stage = recipe.stages[name]
         if isinstance(stage, schema.Quantize) and stage.input in models:
             models[name] = quantized(models[stage.input], stage.kind, stage.embedding)
+        network = models.get(stage.input) if isinstance(stage, schema.Mix) else None
+        if isinstance(stage, schema.Mix) and isinstance(network, schema.ModelConfig):
+            models[name] = mix.planned(network, stage)
+            if stage.counts is not None and stage.counts.limit is None:
+                assumed.append(f"{name}: its n-gram counts are not planned: their size follows from the text")
         if not isinstance(stage, schema.Pretrain | schema.Distill):
             continue
         fresh = stage.model is not None

@@ -17,6 +17,7 @@ from flyweight.hub import models
 from flyweight.hub.models import AnyModel
 from flyweight.model import folder
 from flyweight.model.build import Model, build
+from flyweight.train.mix import Mix
 from flyweight.train.objectives import Distillation, NextToken, Objective
 from flyweight.train.spent import StepFlops
 from flyweight.train.trackers import tracked
@@ -156,4 +157,10 @@ class Initialise:
         return {}
 
 
-STAGES: dict[str, Stage] = {"pretrain": Pretrain(), "distill": Distill(), "select": Select(), "init": Initialise()}
+STAGES: dict[str, Stage] = {
+    "pretrain": Pretrain(),
+    "distill": Distill(),
+    "select": Select(),
+    "init": Initialise(),
+    "mix": Mix(),
+}

@@ -60,7 +60,7 @@ def test_costs_are_those_of_the_tables_and_of_making_them(corpus):
     tables = {
         "unigram": [Unigram(train, held_out, vocab)],
         "bigram": [Bigram(train, held_out, vocab), Bigram(train, held_out, vocab)._unigram],
-        "kn5": KneserNey(train, vocab)._orders,
+        "kn5": KneserNey(train, vocab).levels,
     }
     for name, holders in tables.items():
         held = sum(value.nbytes for holder in holders for value in vars(holder).values() if isinstance(value, np.ndarray))

@@ -15,7 +15,7 @@ def model(bigram: Any, vocab: int = 5, **fields: Any) -> Decoder:
 def test_exact_table_has_a_row_for_every_pair_and_for_beginnings() -> None:
     embedding = model("exact").embedding
     tokens = torch.tensor([[3, 1, 4, 1]])
-    run = embedding.run_of(embedding.marked(tokens, None), None)
+    run = embedding.run_of(tokens, tokens.shape[1])
     assert run.tolist() == [[5, 3, 1, 4, 1]]
     assert embedding.bigram_index(run).tolist() == [[[5 * 5 + 3, 3 * 5 + 1, 1 * 5 + 4, 4 * 5 + 1]]]
     assert embedding.bigram is not None and embedding.bigram.out_features == 30
@@ -27,7 +27,7 @@ def test_the_table_starts_at_zero_and_is_added() -> None:
     table = built.embedding.bigram
     assert table is not None and not table.dense().any()
     table.dense()[3 * 5 + 1] = 7.0
-    found = built.embedding(tokens, None, built.embedding.run_of(tokens, None), 0)
+    found = built.embedding(tokens, None, built.embedding.run_of(tokens, tokens.shape[1]), 0)
     torch.testing.assert_close(
         found - built.embedding.tokens.rows(tokens), torch.tensor([0.0, 7.0])[None, :, None].expand(1, 2, 8)
     )
@@ -36,7 +36,7 @@ def test_the_table_starts_at_zero_and_is_added() -> None:
 def test_after_padding_comes_a_beginning() -> None:
     embedding = model("exact").embedding
     tokens, mask = torch.tensor([[0, 0, 2, 4]]), torch.tensor([[False, False, True, True]])
-    assert embedding.run_of(embedding.marked(tokens, mask), None).tolist() == [[5, 5, 5, 2, 4]]
+    assert embedding.run_of(embedding.marked(tokens, mask), tokens.shape[1]).tolist() == [[5, 5, 5, 2, 4]]
 
 
 def test_the_cache_remembers_the_last_token() -> None:
@@ -69,7 +69,7 @@ def test_higher_orders_add_the_rows_of_longer_stretches() -> None:
     built = model({"kind": "hashed", "buckets": 4096, "order": 4})
     embedding = built.embedding
     tokens = torch.tensor([[3, 1, 4, 1, 2], [0, 1, 4, 1, 2]])  # (2, 5): they differ in the first token alone
-    index = embedding.bigram_index(embedding.run_of(tokens, None))
+    index = embedding.bigram_index(embedding.run_of(tokens, tokens.shape[1]))
     assert index.shape == (3, 2, 5)
     assert (index[:, 0] != index[:, 1]).tolist() == [
         [True, True, False, False, False],  # two tokens
@@ -78,11 +78,11 @@ def test_higher_orders_add_the_rows_of_longer_stretches() -> None:
     ]
     assert len(index.unique()) == 2 * 15 - 6  # what both rows share is one row of the table, all else is apart
     pairs = model({"kind": "hashed", "buckets": 4096}).embedding
-    torch.testing.assert_close(pairs.bigram_index(pairs.run_of(tokens, None))[0], index[0])
+    torch.testing.assert_close(pairs.bigram_index(pairs.run_of(tokens, tokens.shape[1]))[0], index[0])
     table = embedding.bigram
     assert table is not None
     torch.nn.init.normal_(table.dense(), generator=torch.Generator().manual_seed(0))
-    found = embedding(tokens, None, embedding.run_of(tokens, None), 0) - embedding.tokens.rows(tokens)
+    found = embedding(tokens, None, embedding.run_of(tokens, tokens.shape[1]), 0) - embedding.tokens.rows(tokens)
     torch.testing.assert_close(found, table.dense()[index[0]] + table.dense()[index[1]] + table.dense()[index[2]])
 
 
@@ -90,7 +90,7 @@ def test_the_cache_remembers_as_many_tokens_as_the_longest_stretch_needs() -> No
     built = model({"kind": "hashed", "buckets": 64, "order": 4})
     cache = built.new_cache(1, 8)
     built(torch.tensor([[1, 2]]), cache)
-    assert cache.last is not None and cache.last.tolist() == [[5, 1, 2]]
+    assert cache.last is not None and cache.last.tolist() == [[1, 2]]
     built(torch.tensor([[3, 4, 0]]), cache)
     assert cache.last.tolist() == [[3, 4, 0]]
     assert cache.truncate(4, torch.tensor([[1, 2, 3, 4]]))
