@@ -39,11 +39,7 @@ class Order:
     total: np.ndarray  # (contexts,) float64
     backoff: np.ndarray  # (contexts,) float64
     discounts: Discounts
-
-    def counted(self, times: int) -> np.ndarray:
-        """Return which n-grams were counted at least so many times: (U,) bool."""
-        taken = (0.0, self.discounts.one, self.discounts.two, self.discounts.more)[min(times, 3)]
-        return self.kept >= times - taken - 1e-9
+    counts: np.ndarray  # (U,) int64: before discounting; scoring does not need them
 
 
 def estimate_discounts(counts: np.ndarray) -> Discounts:
@@ -141,7 +137,9 @@ def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int)
     context = keys // vocab_size
     total = np.bincount(context, weights=counts, minlength=contexts)
     passed = np.bincount(context, weights=taken, minlength=contexts)
-    return Order(keys, counts - taken, total, np.divide(passed, total, out=np.zeros(contexts), where=total > 0), discounts)
+    return Order(
+        keys, counts - taken, total, np.divide(passed, total, out=np.zeros(contexts), where=total > 0), discounts, counts
+    )
 
 
 def lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

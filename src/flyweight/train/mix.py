@@ -94,7 +94,7 @@ def _kept(counted: KneserNey, min_count: int) -> list[np.ndarray]:
     stays: list[np.ndarray] = []
     children: np.ndarray | None = None
     for level in reversed(counted.levels[1:]):
-        keep = level.counted(min_count)
+        keep = level.counts >= min_count
         if children is not None:
             keep[children] = True
         if not keep.any():
