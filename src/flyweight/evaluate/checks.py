@@ -25,6 +25,7 @@ from flyweight.hub import models
 from flyweight.hub.models import AnyModel
 from flyweight.model import cost, folder
 from flyweight.model.build import Model, build as build_model
+from flyweight.model.decoder import Decoder
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
@@ -248,15 +249,17 @@ def stored_bytes(subject: Subject) -> Check:
 
 
 def _initial(model: Model, subject: Subject, build: Callable[..., Model]) -> Model:
-    """Return a model of ours as it is before training; a quantized one as the dense model that it stands for."""
-    dense = model.config.model_copy(update={"linears": {}})
+    """Return a model of ours before training: as a dense network, which packed layers and mixtures stand for."""
+    plain = {"linears": {}, "mixture": None} if isinstance(model, Decoder) else {"linears": {}}
+    dense = model.config.model_copy(update=plain)
     return build(dense, seed=subject.seed).to(subject.device).eval()
 
 
 def initial_sensitivity(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
     """Check that at initialisation the last hidden state depends on the tokens: its relative change when all are replaced.
 
-    The model is built anew from its config and seed; a quantized one as the dense model that it stands for.
+    The model is built anew from its config and seed; a quantized one as the dense model that it stands for, a mixture as
+    its network.
     """
     if not isinstance(subject.model, Model):
         return _foreign("initial_token_sensitivity", subject)

@@ -190,6 +190,9 @@ def _made(subject: Subject) -> str:
         return f"distilled from {code(source)}"
     if subject.stage == "quantize":
         return f"{code(source)} with its matrices in {code(_kind(identity['config']['kind']))}"
+    if subject.stage == "mix":
+        parts = " and ".join(_experts(identity["config"]))
+        return f"{code(source)} mixed with {parts}, its gates fitted on validation text"
     if subject.stage == "select":
         return f"the one of {len(identity['parents'])} with the best validation likelihood: {code(facts['chosen'])}"
     if subject.stage == "import":
@@ -200,6 +203,15 @@ def _made(subject: Subject) -> str:
         others = f"{len(identity['parents'])} others"
         return f"made by {code(subject.stage)} from {code(source) if source else others}"
     return f"trained from {code(source)}" if source else "trained from random weights"
+
+
+def _experts(config: Mapping[str, Any]) -> list[str]:
+    names = []
+    if config["counts"] is not None:
+        names.append(f"n-gram counts of order {config['counts']['order']}")
+    if config["pointer"] is not None:
+        names.append("a pointer into the context")
+    return names
 
 
 def _kind(kind: Any) -> str:
