@@ -55,7 +55,7 @@ class Runner:
             identity = Identity(
                 stage="corpus",
                 version=data_stages.STAGES["corpus"].version,
-                config=packing.model_dump(mode="json", exclude={"context"}),
+                config=_packing_identity(packing),
                 data=source_fingerprint(data, self.context.data_dir),
                 tokenizer=_tokenizer_file(data),
             )
@@ -165,6 +165,12 @@ def _tokenizer_file(data: schema.Data) -> str | None:
 def _packing(data: schema.Data) -> schema.Data:
     """Return what packing depends on: windows are cut from the shards later, so the context is none of it."""
     return data.model_copy(update={"context": 1})
+
+
+def _packing_identity(packing: schema.Data) -> dict[str, Any]:
+    """Return what a corpus' id tells of its config; a field of later days only where it is set, so that ids stay."""
+    later = {"column"} if packing.column is None else set()
+    return packing.model_dump(mode="json", exclude={"context", *later})
 
 
 @dataclass

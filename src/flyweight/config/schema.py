@@ -129,11 +129,13 @@ Tokenizer = Annotated[
 class Data(Strict):
     """Text and how it becomes windows of tokens.
 
-    `corpus` is a registered name, a text file, folder or glob, or `hf:owner/name[:config]`. `validation` and `test` are the
-    fractions held out where the corpus has no standard split.
+    `corpus` is a registered name, a text file, folder or glob, or `hf:owner/name[:config]`. `column` is the column of text in
+    files of rows (CSV, TSV, JSON lines, Parquet, the hub): `text`, or the only one of text, where it is left out.
+    `validation` and `test` are the fractions held out where the corpus has no standard split.
     """
 
     corpus: str
+    column: str | None = None
     tokenizer: Tokenizer | None = None
     context: PositiveInt = 256
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05

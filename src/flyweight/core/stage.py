@@ -88,4 +88,7 @@ def identity_config(config: Strict) -> dict[str, Any]:
     plain = config.model_dump(mode="json", exclude={"teacher", "input", "among", "stage"})
     for name in ("checkpoint", "trackers", "same_as"):
         plain.get("train", {}).pop(name, None)
+    data = plain.get("data") or {}
+    if data.get("column", "") is None:  # a field of later days: where it is left out, ids stay
+        del data["column"]
     return plain

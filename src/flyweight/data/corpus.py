@@ -46,7 +46,10 @@ class SplitMeta:
 
 @dataclass(frozen=True)
 class Meta:
-    """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer."""
+    """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer.
+
+    `skipped` counts documents that were left out, and `left_out` names the first of them, with the reasons.
+    """
 
     corpus: str
     origin: str
@@ -63,6 +66,7 @@ class Meta:
     tokenizer_seconds: float
     megabytes_per_second: float
     splits: dict[SplitName, SplitMeta]
+    left_out: tuple[str, ...] = ()
 
     def losses(self, split: str) -> str | None:
         """Return in words that the tokens of a split (or of validation+test) do not give its text back; None where they do.
@@ -97,7 +101,8 @@ class Meta:
         if not isinstance(content, dict) or digest(content) != raw.get("digest"):
             raise FlyweightError(f"{path} is damaged (its digest differs); {advice}")
         splits = {name: cls._split(content["splits"][name]) for name in SPLITS}
-        return cls(**{**content, "splits": splits})
+        left_out = tuple(content.get("left_out", ()))
+        return cls(**{**content, "splits": splits, "left_out": left_out})
 
     @staticmethod
     def _split(content: dict[str, Any]) -> SplitMeta:

@@ -13,52 +13,56 @@ import numpy as np
 from flyweight.config import schema
 from flyweight.core.files import digest, disk_errors, sha256
 from flyweight.data.corpus import Corpus, Meta, SplitMeta
-from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
+from flyweight.data.document import SPLITS, Document, Skipped, Source, SplitName
 from flyweight.data.overlap import Overlap
 from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
-from flyweight.data.sources import resolve
+from flyweight.data.sources import source_of
 from flyweight.data.tokenizer import Tokenizer, train
 from flyweight.errors import FlyweightError, RequestError
 
 Progress = Callable[[str, float], None]
 _BATCH = 1 << 19
 """Characters tokenized at once: the encodings of the tokenizers library take some hundred bytes a token."""
+NAMED = 100
+"""The most documents that are named of those left out."""
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """What one reading of the text tells: its fingerprint, each split's bytes, and how many documents were left out."""
+    """What one reading of the text tells: its fingerprint, each split's bytes, and what was left out.
+
+    `skipped` counts all of that, and `left_out` names the first NAMED.
+    """
 
     fingerprint: str
     bytes: dict[SplitName, int]
     skipped: int
+    left_out: tuple[Skipped, ...]
 
 
 def source_fingerprint(data: schema.Data, data_dir: Path | None = None) -> str:
     """Return the SHA-256 of the raw text, document names and splits of a corpus, read in pieces; no tokenizer involved."""
-    return _survey(_source(data, data_dir)).fingerprint
-
-
-def _source(data: schema.Data, data_dir: Path | None) -> Source:
-    return resolve(data.corpus, data_dir, HeldOut(data.validation, data.test))
+    return _survey(source_of(data, data_dir)).fingerprint
 
 
 def _survey(source: Source) -> _Survey:
     content = hashlib.sha256()
     sizes: dict[SplitName, int] = dict.fromkeys(SPLITS, 0)
     skipped = 0
+    left_out: list[Skipped] = []
     for split in SPLITS:
         content.update(f"\0\0{split}".encode())
         for document in source.documents(split):
             if not isinstance(document, Document):
                 skipped += 1
+                left_out += [document][: NAMED - len(left_out)]
                 continue
             if not document.continues:
                 content.update(b"\0" + document.name.encode("utf-8", "surrogateescape") + b"\0")
             raw = document.text.encode()
             content.update(raw)
             sizes[split] += len(raw)
-    return _Survey(content.hexdigest(), sizes, skipped)
+    return _Survey(content.hexdigest(), sizes, skipped, tuple(left_out))
 
 
 def pack(
@@ -75,7 +79,7 @@ def pack(
     short for windows of `data.context`, FlyweightError where the folder is in use or the disk refuses.
     """
     progress = progress or (lambda phase, done: None)
-    source = _source(data, data_dir)
+    source = source_of(data, data_dir)
     survey = _survey(source)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +105,7 @@ def pack(
         line_ends_are_words=source.about.line_ends_are_words,
         contiguous=source.about.contiguous,
         skipped=survey.skipped,
+        left_out=tuple(f"{_plain(each.name)}: {_plain(each.reason)}" for each in survey.left_out),
         seconds=seconds,
         tokenizer_seconds=trained - started,
         megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,

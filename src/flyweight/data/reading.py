@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import codecs
 import io
+import lzma
 import re
+import shlex
 import tokenize
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from flyweight.data.document import Document, Skipped
+from flyweight.data.document import Document, HeldOut, Skipped, SplitName
 from flyweight.errors import RequestError
 
 BLOCK = 1 << 17
@@ -46,32 +49,74 @@ def size(path: Path) -> int:
 
 
 def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """Yield the text of bytes [start, stop) in pieces cut where no tokenizer joins; line ends stay as they are.
+    """Yield the text of bytes [start, stop) in pieces cut where no tokenizer joins.
 
+    A byte-order mark at the file's start is left out, and CRLF comes as LF.
     Raises RequestError with file and byte offset for NUL bytes (a binary file) and for bytes that are not UTF-8.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, text = start, ""
     with open_text(path) as file:
         file.seek(start)
-        while stop is None or offset < stop:
-            block = file.read(BLOCK if stop is None else min(BLOCK, stop - offset))
-            if not block:
-                break
-            text += _decoded(path, decoder, block, offset)
-            offset += len(block)
-            if len(text) >= BLOCK:
-                cut = safe_cut(text)
-                yield text[:cut]
-                text = text[cut:]
-        text += _decoded(path, decoder, b"", offset)
+        length = None if stop is None else stop - start
+        yield from cut_blocks(decoded(path, read_blocks(path, file, length), start))
+
+
+def read_blocks(path: Path, file: BinaryIO, length: int | None = None) -> Iterator[bytes]:
+    """Yield an open file's next `length` bytes (all of them where None); raise RequestError where it is damaged."""
+    left = length
+    while left is None or left > 0:
+        try:
+            block = bytes(file.read(BLOCK if left is None else min(BLOCK, left)))
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            raise RequestError(f"{path} is damaged or cut off: {reason(error)}") from error
+        if not block:
+            return
+        left = None if left is None else left - len(block)
+        yield block
+
+
+def reason(error: Exception) -> str:
+    """Return why the system refused a file, without its number; the library's own words for other errors."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def decoded(path: Path, blocks: Iterable[bytes], start: int = 0) -> Iterator[str]:
+    """Yield the text of blocks of bytes that begin at byte `start`: no byte-order mark, LF for CRLF.
+
+    Raises RequestError as `read_pieces` does.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset, held, first = start, "", start == 0
+    for block in _and_end(blocks):
+        text = held + _decoded(path, decoder, block, offset)
+        offset += len(block)
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
+        held = "\r" if block and text.endswith("\r") else ""
+        yield text[: len(text) - len(held)].replace("\r\n", "\n")
+
+
+def _and_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the blocks, then an empty one, at which a decoder ends."""
+    yield from blocks
+    yield b""
+
+
+def cut_blocks(blocks: Iterable[str]) -> Iterator[str]:
+    """Yield a text that comes in blocks in pieces of at least BLOCK characters, cut where no tokenizer joins."""
+    text = ""
+    for block in blocks:
+        text += block
+        if block and len(text) >= BLOCK:
+            cut = safe_cut(text)
+            yield text[:cut]
+            text = text[cut:]
     if text:
         yield text
 
 
 def _decoded(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offset: int) -> str:
     if offset == 0 and block.startswith(_UTF16):
-        raise RequestError(f"{path} is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 {path.name}")
+        raise RequestError(f"{path} is UTF-16; convert it first: {_converted(path, 'UTF-16')}")
     if (zero := block.find(b"\0")) >= 0:
         raise RequestError(f"{path} is not text: a NUL byte stands at byte {offset + zero}; a corpus is UTF-8 text")
     pending = len(decoder.getstate()[0])
@@ -81,8 +126,14 @@ def _decoded(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offse
         at = offset - pending + error.start
         raise RequestError(
             f"{path} is not UTF-8: byte {at} is 0x{error.object[error.start]:02x} ({error.reason});"
-            " convert it first, for example iconv -f LATIN1 -t UTF-8"
+            f" convert it first, for example: {_converted(path, 'LATIN1')}"
         ) from error
+
+
+def _converted(path: Path, encoding: str) -> str:
+    """Return the command that writes a file anew in UTF-8."""
+    to = path.with_name(f"{path.stem}.utf8{path.suffix}")
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(to))}"
 
 
 def safe_cut(text: str) -> int:
@@ -99,6 +150,11 @@ def safe_cut(text: str) -> int:
     if (space := text.rstrip(" ").rfind(" ")) > 0:
         return space
     return len(text)
+
+
+def normalized(text: str) -> str:
+    """Return a row's text as a file's is read: no byte-order mark, LF for CRLF."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def pieces(name: str, parts: Iterator[str]) -> Iterator[Document]:
@@ -161,6 +217,39 @@ def cut_text(text: str, fractions: tuple[float, float]) -> tuple[int, int]:
     first = _nearest_cut(raw, round(len(raw) * fractions[0]), 1, len(raw) - 1)
     second = _nearest_cut(raw, round(len(raw) * fractions[1]), first + 1, len(raw))
     return len(raw[:first].decode()), len(raw[:second].decode())
+
+
+def cut_pieces(parts: Iterable[str], total: int, fractions: tuple[float, float]) -> Iterator[tuple[int, str]]:
+    """Yield a text of `total` characters, read once in pieces, with the number of its part: 0, 1 or 2.
+
+    Parts end at about `fractions` of the characters, where `cut_text` would cut the piece that holds them.
+    """
+    targets = [round(total * fraction) for fraction in fractions]
+    number = seen = 0
+    for text in parts:
+        while number < len(targets) and text and seen + len(text) > targets[number]:
+            cut = _nearest_character(text, targets[number] - seen)
+            yield number, text[:cut]
+            seen, text, number = seen + cut, text[cut:], number + 1
+        if text:
+            yield number, text
+        seen += len(text)
+
+
+def _nearest_character(text: str, target: int) -> int:
+    raw = text.encode()
+    cut = _nearest_cut(raw, len(text[: max(0, target)].encode()), 1, len(raw))
+    return len(raw[:cut].decode())
+
+
+def part_of(text: str, split: SplitName, held_out: HeldOut) -> str:
+    """Return a split's part of one text: train first, then validation, then test."""
+    first, second = cut_text(text, (1 - held_out.validation - held_out.test, 1 - held_out.test))
+    if held_out.validation == 0.0:
+        first = second
+    if held_out.test == 0.0:
+        second = len(text)
+    return {"train": text[:first], "validation": text[first:second], "test": text[second:]}[split]
 
 
 def _nearest_cut(raw: bytes, target: int, low: int, high: int) -> int:

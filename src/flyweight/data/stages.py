@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from flyweight.config import schema
 from flyweight.core.artifact import Draft
 from flyweight.core.stage import Context, Inputs, Stage
+from flyweight.data.corpus import Meta
 from flyweight.data.pack import pack
+
+_NAMED = 10
 
 
 class Pack:
@@ -22,11 +26,23 @@ class Pack:
             draft.events.watch("packing", {"what": what, "done": done})
 
         corpus = pack(config, context.data_dir, draft.path / "corpus", progress)
+        for line in _left_out(corpus.meta):
+            draft.events.watch("left out", line)
         return {
             "name": config.corpus,
             "vocab_size": corpus.meta.vocab_size,
             "fingerprint": corpus.meta.fingerprint,
+            "skipped": corpus.meta.skipped,
         }
+
+
+def _left_out(meta: Meta) -> Iterator[dict[str, str]]:
+    """Yield what a run says about documents that were left out: the first of them, and how many more there are."""
+    for line in meta.left_out[:_NAMED]:
+        name, _, why = line.partition(": ")
+        yield {"name": name, "why": why}
+    if meta.skipped > _NAMED:
+        yield {"name": f"{meta.skipped - _NAMED:,} more", "why": f"{meta.skipped:,} documents in all"}
 
 
 STAGES: dict[str, Stage] = {"corpus": Pack()}

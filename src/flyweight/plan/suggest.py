@@ -12,7 +12,7 @@ from flyweight.config.baselines import DECODER, kind_of_model
 from flyweight.core.machine import usable_cores
 from flyweight.core.runtime import Runtime
 from flyweight.data.document import Document
-from flyweight.data.sources import resolve
+from flyweight.data.sources import source_of
 
 RATE_PER_CORE = 2.2e10
 """Training FLOPs per second and core that small decoders reach on common processors. A fixed number on purpose: the suggestion
@@ -42,7 +42,7 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None) -> 
     trained = (stage for stage in checked.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill))
     if (stage := next(trained, None)) is None:
         return raw
-    source = resolve(stage.data.corpus, data_dir)
+    source = source_of(stage.data, data_dir)
     size = sum(len(part.text.encode()) for part in source.documents("train") if isinstance(part, Document))
     tokenizer = stage.data.tokenizer
     if "tokenizer" not in stage.data.model_fields_set and source.about.tokenizer.kind == "bpe":

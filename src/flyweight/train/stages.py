@@ -99,7 +99,7 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
 class Pretrain:
     """Next-token training, from nothing or from `input`'s weights."""
 
-    version, measures, trains = 2, False, True
+    version, measures, trains = 3, False, True
 
     def run(self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Train and return the facts."""
@@ -114,7 +114,7 @@ class Pretrain:
 class Distill:
     """Training against a teacher's next-token distribution on the same windows."""
 
-    version, measures, trains = 2, False, True
+    version, measures, trains = 3, False, True
 
     def run(self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Train and return the facts."""

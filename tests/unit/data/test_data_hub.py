@@ -149,7 +149,7 @@ def test_few_rows_are_cut_in_parts(monkeypatch: pytest.MonkeyPatch, standard: tu
 @pytest.mark.parametrize(
     "columns, message",
     [
-        ({"a": ["x"], "b": ["y"]}, r"which column is the corpus\? It has a \(string\), b \(string\): several are text"),
+        ({"a": ["x"], "b": ["y"]}, r"which column is the corpus\? It has a, b: several are text"),
         ({"n": [1]}, r"It has n \(int64\): none of them is text"),
     ],
 )

@@ -263,8 +263,14 @@ def test_one_bad_file_in_a_folder_is_named(tmp_path: Path, prose: Prose):
     for number in range(5):
         (tmp_path / "docs" / f"{number}.txt").write_text(prose(30))
     (tmp_path / "docs" / "bad.txt").write_bytes(b"abc\xff" + prose(30).encode())
+    corpus = pack(data(tmp_path / "docs"), None, tmp_path / "out")
+    assert corpus.meta.skipped == 1
+    (line,) = corpus.meta.left_out
+    assert line.startswith("bad.txt: ")
+    assert "bad.txt is not UTF-8: byte 3 is 0xff" in line
+    assert Corpus.open(corpus.folder).meta == corpus.meta
     with pytest.raises(RequestError, match=r"bad\.txt is not UTF-8: byte 3 is 0xff"):
-        pack(data(tmp_path / "docs"), None, tmp_path / "out")
+        pack(data(tmp_path / "docs" / "bad.txt"), None, tmp_path / "alone")
 
 
 def test_a_tokenizer_that_does_not_know_the_text(tmp_path: Path, text_file: Path):
@@ -286,7 +292,7 @@ def test_unreadable_python_files_are_counted(tmp_path: Path, monkeypatch: pytest
     for number in range(200):
         (tmp_path / f"m{number}.py").write_text(f"value = {number}\n" * 10)
     (tmp_path / "bad.py").write_bytes(b"\xff\n")
-    monkeypatch.setattr(packing, "resolve", lambda *arguments: PythonStdlib(HeldOut(), tmp_path))
+    monkeypatch.setattr(packing, "source_of", lambda *arguments: PythonStdlib(HeldOut(), tmp_path))
     corpus = pack(data("python-stdlib"), None, tmp_path / "out")
     assert corpus.meta.skipped == 1
     assert sum(split.documents for split in corpus.meta.splits.values()) == 200

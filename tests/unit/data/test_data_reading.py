@@ -11,14 +11,43 @@ from flyweight.data.document import Document, Skipped
 from flyweight.errors import RequestError
 
 
-def test_pieces_join_to_the_text_and_keep_line_ends(tmp_path: Path):
-    text = "one\r\ntwo ä€😀\n\n" * 40_000
+def test_pieces_join_to_the_text(tmp_path: Path):
+    text = "one\ntwo ä€😀\n\n" * 40_000
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode())
     parts = list(reading.read_pieces(path))
     assert "".join(parts) == text
     assert len(parts) > 2
     assert max(map(len, parts)) < 3 * reading.BLOCK
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("ab\r\n\ufeffé", max_size=30), st.integers(1, 7))
+def test_a_byte_order_mark_is_no_character_and_crlf_is_a_line_end(text: str, size: int):
+    raw = text.encode()
+    blocks = [raw[at : at + size] for at in range(0, len(raw), size)]
+    read = "".join(reading.decoded(Path("a.txt"), blocks))
+    assert read == text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def test_a_mark_further_on_stays(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfab\xef\xbb\xbf\r\n")
+    assert "".join(reading.read_pieces(path)) == "ab\ufeff\n"
+    assert "".join(reading.read_pieces(path, 5)) == "\ufeff\n"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text("aé \n", min_size=1, max_size=9), min_size=4, max_size=9), st.floats(0.3, 0.8))
+def test_a_text_read_once_is_cut_in_three(parts: list[str], first: float):
+    whole = "".join(parts)
+    cut = list(reading.cut_pieces(iter(parts), len(whole), (first, first + 0.15)))
+    numbers = [number for number, _ in cut]
+    assert numbers == sorted(numbers)
+    assert "".join(text for _, text in cut) == whole
+    assert all(text for _, text in cut)
+    train = sum(len(text) for number, text in cut if number == 0)
+    assert abs(train - first * len(whole)) <= 10
 
 
 def test_a_byte_range_is_read_exactly(tmp_path: Path):
@@ -33,6 +62,13 @@ def test_not_utf8_names_file_and_byte(tmp_path: Path, offset: int):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"a" * offset + b"\xe4bc")
     with pytest.raises(RequestError, match=rf"latin\.txt is not UTF-8: byte {offset} is 0xe4"):
+        list(reading.read_pieces(path))
+
+
+def test_the_advice_for_other_encodings_names_the_file(tmp_path: Path):
+    path = tmp_path / "my notes.txt"
+    path.write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(RequestError, match=r"iconv -f LATIN1 -t UTF-8 '\S+/my notes\.txt' > '\S+/my notes\.utf8\.txt'"):
         list(reading.read_pieces(path))
 
 
@@ -59,7 +95,7 @@ def test_binary_files_are_refused(tmp_path: Path):
 def test_utf16_is_named(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_bytes("hello".encode("utf-16"))
-    with pytest.raises(RequestError, match=r"a\.txt is UTF-16"):
+    with pytest.raises(RequestError, match=r"UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 \S+/a\.txt > \S+a\.utf8\.txt"):
         list(reading.read_pieces(path))
 
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flyweight.data.document import SPLITS, Document, HeldOut, Source
+from flyweight.data.document import SPLITS, Document, HeldOut, Skipped, Source
 from flyweight.data.reading import read_pieces
 from flyweight.data.sources import SOURCES, resolve
 from flyweight.data.sources.local import data_folder
@@ -271,4 +275,125 @@ def test_text_files_of_one_name_in_two_folders_stay_apart(tmp_path: Path, prose:
         (tmp_path / folder / "x.txt").write_text(prose(30, seed=ord(folder)))
     source = resolve(f"{tmp_path}/*/x.txt")
     assert isinstance(source, TextFiles)
-    assert [name for name, _ in source.files] == ["a/x.txt", "b/x.txt"]
+    assert [file.name for file in source.files] == ["a/x.txt", "b/x.txt"]
+
+
+# --- one's own files of every kind ---
+
+
+def test_rows_are_documents(tmp_path: Path, prose: Prose):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": prose(2, seed=n), "id": n}) + "\n" for n in range(500)))
+    source = resolve(str(path))
+    assert source.about.separated
+    assert not source.about.contiguous
+    documents = {split: list(source.documents(split)) for split in SPLITS}
+    assert sum(map(len, documents.values())) == 500
+    assert 10 < len(documents["test"]) < 50
+    found = {d.name: d.text for part in documents.values() for d in part if isinstance(d, Document)}
+    assert found["rows.jsonl/7"] == prose(2, seed=7)
+    path.write_text(path.read_text() + json.dumps({"text": "one more", "id": 500}) + "\n")
+    assert names(source)["test"] <= names(resolve(str(path)))["test"], "a new row moved old ones"
+
+
+def test_few_rows_are_cut_in_three(tmp_path: Path, prose: Prose):
+    path = tmp_path / "rows.csv"
+    path.write_text("text\n" + "".join(f'"{prose(50, seed=n)}"\n' for n in range(3)))
+    parts = texts(resolve(str(path)))
+    assert sum(map(len, parts.values())) == sum(len(prose(50, seed=n)) for n in range(3))
+    assert len(parts["test"]) > 0.03 * len(parts["train"])
+
+
+def test_rows_without_text_are_left_out_and_a_column_is_named(tmp_path: Path, prose: Prose):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"body": prose(2, seed=n), "title": "t"} for n in range(200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"title": "alone"}]))
+    with pytest.raises(RequestError, match=r"It has body, title: several are text .* data\.column=NAME"):
+        texts(resolve(str(path)))
+    source = resolve(str(path), column="body")
+    assert [d for d in source.documents("train") if isinstance(d, Skipped)] == [
+        Skipped("rows.jsonl/200", "the row has no text")
+    ]
+    path.write_text(json.dumps({"text": ""}) + "\n")
+    with pytest.raises(RequestError, match=r"rows\.jsonl has no row with text"):
+        texts(resolve(str(path)))
+
+
+def test_a_column_of_what_has_none_is_refused(tmp_path: Path, prose: Prose):
+    (tmp_path / "a.txt").write_text(prose(20))
+    for corpus in ("ptb", str(tmp_path / "a.txt"), str(tmp_path)):
+        with pytest.raises(RequestError, match=r"data\.column: .* leave it out"):
+            resolve(corpus, column="body")
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.md.bz2", "a.txt.xz", "a.htm"])
+def test_packed_text_and_pages_are_cut_in_three(tmp_path: Path, prose: Prose, name: str):
+    text = prose(9000)
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(name.split(".")[-1], bytes)
+    (tmp_path / name).write_bytes(pack(text.replace("\n", "<br>\n").encode() if name == "a.htm" else text.encode()))
+    source = resolve(str(tmp_path / name))
+    parts = texts(source)
+    assert parts["train"] + parts["validation"] + parts["test"] == text
+    assert all(part.endswith("\n") for part in parts.values())
+    assert len(parts["train"]) == pytest.approx(0.9 * len(text), abs=200)
+    assert len(parts["test"]) == pytest.approx(0.05 * len(text), abs=200)
+
+
+def test_one_bad_file_among_many_is_left_out_and_named(tmp_path: Path, prose: Prose):
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(prose(30, seed=number))
+    (tmp_path / "rows.csv").write_text("a,b\nx,y\n")
+    (tmp_path / "late.txt").write_bytes(prose(30_000).encode() + b"\xff")
+    (tmp_path / "packed.md").write_bytes(b"PK\x03\x04")
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    source = resolve(str(tmp_path))
+    skipped = {d.name: d.reason for split in SPLITS for d in source.documents(split) if isinstance(d, Skipped)}
+    assert set(skipped) == {"rows.csv", "late.txt", "packed.md", "paper.pdf"}
+    assert "data.column=NAME" in skipped["rows.csv"]
+    assert "is not UTF-8" in skipped["late.txt"]
+    assert "is a zip archive" in skipped["packed.md"]
+    assert "pdftotext" in skipped["paper.pdf"]
+    whole = sum(len(prose(30, seed=number)) for number in range(30))
+    assert sum(map(len, texts(source).values())) == whole
+    with pytest.raises(RequestError, match=r"late\.txt is not UTF-8"):
+        texts(resolve(str(tmp_path / "late.txt")))
+    with pytest.raises(RequestError, match=r"rows\.csv.* It has a, b"):
+        texts(resolve(str(tmp_path / "rows.csv")))
+
+
+def test_a_folder_of_bad_files_alone_is_refused(tmp_path: Path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(b"\xff\xff\xff")
+    with pytest.raises(RequestError, match=r"has no file that can be read: a\.txt: .*not UTF-8.* \(1 more"):
+        texts(resolve(str(tmp_path)))
+
+
+def test_marks_and_windows_line_ends_are_no_characters(tmp_path: Path):
+    for number in range(60):
+        (tmp_path / f"{number:02}.txt").write_bytes(f"\ufeffThe play goes on.\r\nScene {number}\r\n".encode())
+    parts = texts(resolve(str(tmp_path)))
+    assert set("".join(parts.values())) <= set("The play goes on.\nScene 0123456789")
+    one = tmp_path / "00.txt"
+    one.write_bytes(("\ufeff" + "A line.\r\n" * 500).encode())
+    parts = texts(resolve(str(one)))
+    assert "".join(parts.values()) == "A line.\n" * 500
+
+
+def test_several_names_are_one_corpus(tmp_path: Path, prose: Prose):
+    for name in ("a/1.txt", "a/sub/2.md", "a/.hidden.txt", "b/3.log", "b/4.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(prose(30, seed=len(name)))
+    (tmp_path / "b/bad.txt").write_bytes(b"\xff")
+    given_names = [str(tmp_path / "c.txt"), str(tmp_path / "a"), f"{tmp_path}/b/*", str(tmp_path / "a/1.txt")]
+    source = resolve(given_names)
+    assert isinstance(source, TextFiles)
+    assert [file.name for file in source.files] == ["a/1.txt", "a/sub/2.md", "b/3.log", "b/4.txt", "b/bad.txt", "c.txt"]
+    assert [d.name for d in source.documents("train") if isinstance(d, Skipped)] == ["b/bad.txt"]
+    again = resolve(list(reversed(given_names)))
+    assert texts(again) == texts(source), "the order of the names does not matter"
+    assert isinstance(resolve([str(tmp_path / "c.txt")]), TextFile)
+    with pytest.raises(RequestError, match=r"gone\.txt' does not exist"):
+        resolve([str(tmp_path / "c.txt"), str(tmp_path / "gone.txt")])
+    with pytest.raises(RequestError, match="no file matches"):
+        resolve([str(tmp_path / "*.nothing")])

@@ -114,7 +114,8 @@ def test_accumulation_is_the_same_update_as_one_big_batch(corpus, tmp_path, accu
     whole.train(), parts.train()
     first, second = weights(whole), weights(parts)
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-7, msg=name)
+        # The head's gradient is summed in float32: where it nearly cancels, AdamW makes a step of the rounding.
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_the_best_weights_are_kept_and_the_last_on_request(corpus, tmp_path):

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyweight.config import schema
 from flyweight.data.document import HeldOut, Source
+from flyweight.data.reading import reason
 from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
 from flyweight.errors import RequestError
 
 
-def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None = None) -> Source:
+def resolve(
+    corpus: str | Sequence[str],
+    data_dir: Path | None = None,
+    held_out: HeldOut | None = None,
+    column: str | None = None,
+) -> Source:
     """Return the source that `corpus` names: a registered name, `hf:owner/name[:config]`, a file, a folder or a glob.
 
-    A registered name wins over a file of that name (write `./ptb` for the file). Raises RequestError with the nearest name.
+    Several files, folders and globs are one corpus. A registered name wins over a file of that name (write `./ptb` for the
+    file). `column` is the column of text in files of rows. Raises RequestError with the nearest name.
     """
     held_out = held_out or HeldOut()
+    if not isinstance(corpus, str):
+        return text.open_list(corpus, held_out, column)
     if corpus in SOURCES:
+        if column is not None:
+            raise RequestError(f"data.column: {corpus} has no columns to choose from; leave it out")
         return SOURCES[corpus](data_dir, held_out)
     if corpus.startswith("hf:"):
-        return hub.open_dataset(corpus, held_out)
+        return hub.open_dataset(corpus, held_out, column)
     path = Path(corpus).expanduser()
     try:
         exists = bool(corpus) and path.exists()
     except (OSError, ValueError) as error:
-        raise RequestError(f"{corpus!r} cannot be read: {error}") from error
+        raise RequestError(f"{corpus!r} cannot be read: {reason(error)}") from error
     if exists:
-        return text.open_path(path, held_out)
+        return text.open_path(path, held_out, column)
     if any(mark in corpus for mark in "*?["):
-        return text.open_glob(corpus, held_out)
+        return text.open_glob(corpus, held_out, column)
     names = ", ".join(sorted(SOURCES))
     ways = f"registered are {names}; or give a text file, a folder, a glob or hf:owner/name[:config]"
     if "/" in corpus or "\\" in corpus or path.suffix:
@@ -40,11 +51,16 @@ def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None 
     raise RequestError(f"there is no corpus {corpus!r}; {hint}{ways[0].upper()}{ways[1:]}")
 
 
+def source_of(data: schema.Data, data_dir: Path | None = None) -> Source:
+    """Return the source of a data config; raise RequestError as `resolve` does."""
+    return resolve(data.corpus, data_dir, HeldOut(data.validation, data.test), data.column)
+
+
 def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Data:
     """Return the data config with its corpus' own default tokenizer written out; raise RequestError as `resolve` does."""
     if data.tokenizer is not None:
         return data
-    return data.model_copy(update={"tokenizer": resolve(data.corpus, data_dir).about.tokenizer})
+    return data.model_copy(update={"tokenizer": source_of(data, data_dir).about.tokenizer})
 
 
 SOURCES: dict[str, Callable[[Path | None, HeldOut], Source]] = {

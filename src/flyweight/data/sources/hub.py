@@ -9,7 +9,8 @@ from typing import Any
 
 from flyweight.config import schema
 from flyweight.data.document import About, Document, HeldOut, SplitName
-from flyweight.data.reading import BLOCK, cut_text, pieces, split_text
+from flyweight.data.reading import BLOCK, normalized, part_of, pieces, split_text
+from flyweight.data.rows import choose_column
 from flyweight.data.sources.local import VARIABLE
 from flyweight.data.splitting import split_of
 from flyweight.errors import RequestError
@@ -72,7 +73,7 @@ class Parquet:
 
 def _texts(table: Any, column: str) -> Iterator[str]:
     for batch in table.select_columns([column]).iter(batch_size=1000):
-        yield from (text or "" for text in batch[column])
+        yield from (normalized(text or "") for text in batch[column])
 
 
 def joined(rows: Iterable[str]) -> Iterator[str]:
@@ -98,6 +99,7 @@ class HubText:
     repository: str
     config: str | None
     held_out: HeldOut
+    column: str | None = None
 
     @property
     def name(self) -> str:
@@ -120,14 +122,9 @@ class HubText:
     @cached_property
     def _column(self) -> str:
         features: Mapping[str, Any] = self._tables["train"].features
-        texts = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
-        if "text" in texts:
-            return "text"
-        if len(texts) == 1:
-            return texts[0]
-        columns = ", ".join(f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in features.items())
-        wanted = "none of them is text" if not texts else "several are text and none is called `text`"
-        raise RequestError(f"{self.name}: which column is the corpus? It has {columns}: {wanted}")
+        dtypes = {name: getattr(kind, "dtype", None) or type(kind).__name__ for name, kind in features.items()}
+        kinds = {name: None if kind in ("string", "large_string") else kind for name, kind in dtypes.items()}
+        return choose_column(self.name, kinds, self.column)
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's rows."""
@@ -145,23 +142,14 @@ class HubText:
         for number, text in enumerate(_texts(table, self._column)):
             name = f"train/{number}"
             if few:
-                yield from pieces(name, split_text(_third(text, split, held_out)))
+                yield from pieces(name, split_text(part_of(text, split, held_out)))
             elif split_of(name, held_out) == split:
                 yield from pieces(name, split_text(text))
 
 
-def _third(text: str, split: SplitName, held_out: HeldOut) -> str:
-    first, second = cut_text(text, (1 - held_out.validation - held_out.test, 1 - held_out.test))
-    if held_out.validation == 0.0:
-        first = second
-    if held_out.test == 0.0:
-        second = len(text)
-    return {"train": text[:first], "validation": text[first:second], "test": text[second:]}[split]
-
-
-def open_dataset(name: str, held_out: HeldOut) -> HubText:
+def open_dataset(name: str, held_out: HeldOut, column: str | None = None) -> HubText:
     """Return `hf:owner/name[:config]` as a corpus; raise RequestError where it is not written so."""
     repository, _, config = name.removeprefix("hf:").partition(":")
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise RequestError(f"{name!r} does not name a dataset; write hf:owner/name or hf:owner/name:config")
-    return HubText(repository, config or None, held_out)
+    return HubText(repository, config or None, held_out, column)

@@ -1,0 +1,186 @@
+"""Files of rows (CSV, TSV, JSON lines, Parquet), each row's text column a document, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flyweight.data.file_kinds import FileKind, open_bytes
+from flyweight.data.reading import decoded, read_blocks, reason
+from flyweight.errors import RequestError
+
+TEXT = "text"
+"""The column that is read where none is named."""
+_PEEK = 100
+_LONGEST_FIELD = (1 << 31) - 1
+_BATCH = 256
+
+Rows = Iterator[str | None]
+"""A row's text, or None where it has none."""
+
+
+def read_rows(path: Path, kind: FileKind, column: str | None) -> Rows:
+    """Yield the text of each row; None for a row without text.
+
+    `column` names the column; else it is `text`, or the only column of text. Raises RequestError
+    with file and line for what cannot be read, and with the columns there are.
+    """
+    if kind.format == "parquet":
+        yield from _parquet(path, kind, column)
+        return
+    with open_bytes(path, kind.compression) as file:
+        lines = _lines(decoded(path, read_blocks(path, file)))
+        if kind.format == "jsonl":
+            yield from _json_lines(path, lines, column)
+        else:
+            yield from _table(path, lines, kind.format == "tsv", column)
+
+
+def choose_column(where: object, kinds: Mapping[str, str | None], column: str | None) -> str:
+    """Return the column of text among `kinds`: each column's kind where it is not text, else None.
+
+    Raises RequestError with the columns there are where `column` is not among them or none is clear.
+    """
+    listed = ", ".join(f"{name} ({kind})" if kind else name for name, kind in kinds.items())
+    listed = listed or "none"
+    if column is not None:
+        if column not in kinds:
+            raise RequestError(f"{where} has no column {column!r}, only {listed}; name one: data.column=NAME")
+        if kinds[column] is not None:
+            raise RequestError(f"{where}: column {column!r} is not text; the columns are {listed}")
+        return column
+    texts = [name for name, kind in kinds.items() if kind is None]
+    if TEXT in texts:
+        return TEXT
+    if len(texts) == 1:
+        return texts[0]
+    wanted = "several are text and none is called `text`" if texts else "none of them is text"
+    raise RequestError(f"{where}: which column is the corpus? It has {listed}: {wanted}; name one: data.column=NAME")
+
+
+def _lines(blocks: Iterable[str]) -> Iterator[str]:
+    """Yield lines with their LF; other line separators are characters like any other."""
+    waiting: list[str] = []
+    for block in blocks:
+        start = 0
+        while (end := block.find("\n", start)) >= 0:
+            yield "".join([*waiting, block[start : end + 1]])
+            waiting, start = [], end + 1
+        if start < len(block):
+            waiting.append(block[start:])
+    if waiting:
+        yield "".join(waiting)
+
+
+def _json_lines(path: Path, lines: Iterator[str], column: str | None) -> Rows:
+    """Yield the text of objects, one a line; a line may also be the text itself, as a string."""
+    rows = _objects(path, lines)
+    head = list(itertools.islice(rows, _PEEK))
+    objects = [row for _, row in head if isinstance(row, dict)]
+    name = choose_column(path, _kinds(objects), column) if objects else TEXT
+    for number, row in itertools.chain(head, rows):
+        value = row.get(name) if isinstance(row, dict) else row
+        if value is not None and not isinstance(value, str):
+            raise RequestError(f"{path}, line {number}: {name!r} is {_kind(value)}, not text; rewrite it as a string")
+        if value is not None and not _encodable(value):
+            raise RequestError(f"{path}, line {number}: {name!r} holds half a surrogate pair, which is no character")
+        yield value
+
+
+def _encodable(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _objects(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise RequestError(
+                f"{path}, line {number} is not JSON ({said}); an object a line is needed, for example from jq -c . {path.name}"
+            ) from error
+
+
+def _kinds(objects: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the keys of objects in order, with the kind of those that hold anything but text."""
+    kinds: dict[str, str | None] = {}
+    for row in objects:
+        for key, value in row.items():
+            if value is not None and kinds.get(key) is None:
+                kinds[key] = None if isinstance(value, str) else _kind(value)
+            else:
+                kinds.setdefault(key, None)
+    return kinds
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _table(path: Path, lines: Iterator[str], tabs: bool, column: str | None) -> Rows:
+    """Yield a column of a table whose first line names the columns."""
+    first = next(lines, "")
+    # Spreadsheets write semicolons where the comma is the decimal mark.
+    delimiter = "\t" if tabs else max(",;\t", key=first.count)
+    csv.field_size_limit(_LONGEST_FIELD)  # the default refuses fields of 128 KiB
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        at = header.index(choose_column(path, dict.fromkeys(header), column))
+        for row in reader:
+            if not row:
+                continue
+            if len(row) > len(header):
+                raise RequestError(
+                    f"{path}, line {reader.line_num}: {len(row)} fields under {len(header)} columns;"
+                    f" put fields that hold {_DELIMITERS[delimiter]} in double quotes"
+                )
+            yield row[at] if at < len(row) else None
+    except csv.Error as error:
+        raise RequestError(
+            f"{path}, line {reader.line_num}: {error}; quotes in a quoted field are doubled,"
+            " and plain text is read from a .txt file"
+        ) from error
+
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _parquet(path: Path, kind: FileKind, column: str | None) -> Rows:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise RequestError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow") from error
+    if kind.compression is not None:
+        raise RequestError(f"{path} is Parquet packed by {kind.compression}; unpack it first")
+    try:
+        with parquet.ParquetFile(path) as file:
+            kinds = {field.name: _parquet_kind(field.type) for field in file.schema_arrow}
+            name = choose_column(path, kinds, column)
+            for batch in file.iter_batches(_BATCH, columns=[name]):
+                yield from batch.column(0).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RequestError(f"{path} is damaged or not Parquet: {reason(error)}") from error
+
+
+def _parquet_kind(kind: Any) -> str | None:
+    from pyarrow import types
+
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    text = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
+    return None if text else str(kind)
