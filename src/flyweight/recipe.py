@@ -140,7 +140,7 @@ class Runner:
         if getattr(config, "model", None) is None or corpus is None:
             return config
         model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
-        if model.vocab_size != corpus.facts["vocab_size"]:
+        if (model.vocab_size or 0) < corpus.facts["vocab_size"]:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"
                 f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"

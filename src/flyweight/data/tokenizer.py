@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,6 +126,10 @@ class Tokenizer:
         finally:
             self._backend.encode_special_tokens = True
 
+    def rowless(self, rows: int) -> dict[int, str]:
+        """Return the tokens, by id, that a model with this many rows has none for."""
+        return {at: text for text, at in sorted(self.vocab.items(), key=lambda entry: entry[1]) if at >= rows}
+
     def _refusal(self, texts: Sequence[str], error: Exception) -> FlyweightError:
         strange = sorted({character for text in texts for character in text if character not in self.vocab})
         if self.unknown is None and strange:
@@ -152,6 +156,12 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Return the text of ids; the separator appears as itself unless `skip_special`."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+
+def named_tokens(tokens: Mapping[int, str]) -> str:
+    """Return tokens with their ids for a message, three at most."""
+    shown = ", ".join(f"{text!r} ({at})" for at, text in list(tokens.items())[:3])
+    return shown if len(tokens) <= 3 else f"{shown} and {len(tokens) - 3} more"
 
 
 def train(

@@ -11,6 +11,7 @@ from flyweight.core.files import disk_errors
 from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Corpus
 from flyweight.data.stream import Windows
+from flyweight.data.tokenizer import Tokenizer, named_tokens
 from flyweight.errors import RequestError
 from flyweight.evaluate import likelihood
 from flyweight.hub import models
@@ -79,6 +80,12 @@ def _run(
     }
 
 
+def _vocabulary(inputs: Inputs) -> int:
+    """Return the number of tokens that the corpus knows; a head may have more rows than that."""
+    assert inputs.corpus is not None
+    return inputs.corpus.facts["vocab_size"]
+
+
 def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
     """Raise RequestError where a finished model cannot read this stage's windows."""
     assert inputs.corpus is not None
@@ -87,6 +94,12 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
         raise RequestError(
             f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its tokens mean other text;"
             f" give this stage data.tokenizer={{kind: file, path: {theirs}}}"
+        )
+    rows = model.config.vocab_size or 0
+    if rowless := Tokenizer.load(theirs).rowless(rows):
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for {named_tokens(rowless)} of its tokenizer;"
+            f" take such tokens out of {theirs}, or use another {what}"
         )
     if model.config.context is not None and model.config.context < context:
         raise RequestError(
@@ -107,7 +120,8 @@ class Pretrain:
         else:
             model = models.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
             _fits(model, "input", inputs, config.data.context)
-        return _run(config, model, NextToken(schema.NextToken()), None, inputs, context, draft)
+        objective = NextToken(schema.NextToken(), _vocabulary(inputs))
+        return _run(config, model, objective, None, inputs, context, draft)
 
 
 class Distill:
@@ -121,7 +135,8 @@ class Distill:
         _fits(teacher, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
         model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
-        return _run(config, model, Distillation(config.objective, teacher), teacher, inputs, context, draft)
+        objective = Distillation(config.objective, teacher, _vocabulary(inputs))
+        return _run(config, model, objective, teacher, inputs, context, draft)
 
 
 class Select:
