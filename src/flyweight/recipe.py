@@ -19,6 +19,7 @@ from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
+from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 from flyweight.evaluate import stages as evaluate_stages
 from flyweight.plan.budget import shared_time
@@ -157,9 +158,10 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     try:
         if file.exists() and not file.is_file():
             raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
-        return sha256(file)
+        content = sha256(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error
+    return Tokenizer.load(file).identity(content)
 
 
 def _packing(data: schema.Data) -> schema.Data:

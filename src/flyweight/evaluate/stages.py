@@ -98,7 +98,7 @@ class Audit:
 class Sample:
     """Continuations of prompts."""
 
-    version, measures, trains = 2, False, False
+    version, measures, trains = 3, False, False
 
     def run(self, config: schema.Sample, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Continue every prompt with the stage's seed."""

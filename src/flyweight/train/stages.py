@@ -72,7 +72,8 @@ def _run(
     facts = trainer.train()
     with disk_errors(draft.path):
         folder.save(model, draft.path / "model")
-        shutil.copyfile(inputs.tokenizer(), draft.path / "model" / "tokenizer.json")
+        for file in inputs.tokenizer_files():
+            shutil.copyfile(file, draft.path / "model" / file.name)
     return {
         **facts,
         "total_flops": facts["flops"] + inputs.spent("total_flops"),
