@@ -19,6 +19,7 @@ from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
+from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 from flyweight.evaluate import stages as evaluate_stages
 from flyweight.plan.budget import shared_time
@@ -140,7 +141,7 @@ class Runner:
         if getattr(config, "model", None) is None or corpus is None:
             return config
         model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
-        if model.vocab_size != corpus.facts["vocab_size"]:
+        if (model.vocab_size or 0) < corpus.facts["vocab_size"]:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"
                 f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"
@@ -157,9 +158,10 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     try:
         if file.exists() and not file.is_file():
             raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
-        return sha256(file)
+        content = sha256(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error
+    return Tokenizer.load(file).identity(content)
 
 
 def _packing(data: schema.Data) -> schema.Data:

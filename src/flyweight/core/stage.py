@@ -55,9 +55,10 @@ class Inputs:
             raise RequestError(f"{self.name}: no corpus is known; name a text")
         return self.corpus.path / "corpus"
 
-    def tokenizer(self) -> Path:
-        """Return the tokenizer file: the corpus' own, or that of the input model."""
-        return self.text() / "tokenizer.json" if self.corpus else self.model("input") / "tokenizer.json"
+    def tokenizer_files(self) -> list[Path]:
+        """Return the files of the corpus' tokenizer: itself, and what names its special tokens where it does not."""
+        files = (self.text() / name for name in ("tokenizer.json", "tokenizer_config.json"))
+        return [file for file in files if file.is_file()]
 
     def spent(self, key: str) -> float:
         """Return what the models that went in had cost in all: `key` is total_flops or total_seconds."""

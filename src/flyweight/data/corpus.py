@@ -13,7 +13,7 @@ import numpy as np
 from flyweight.core.files import digest, read_json, sha256, write_json
 from flyweight.data.document import SPLITS, SplitName
 from flyweight.data.shards import Shard, Tokens
-from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer import Tokenizer, named_tokens
 from flyweight.errors import FlyweightError, RequestError
 
 VERSION = 2
@@ -49,6 +49,7 @@ class Meta:
     """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer.
 
     `skipped` counts documents that were left out, and `left_out` names the first of them, with the reasons.
+    `opening` and `closing` are the ids written before and after each document; corpora of early days do not name the latter.
     """
 
     corpus: str
@@ -67,6 +68,8 @@ class Meta:
     megabytes_per_second: float
     splits: dict[SplitName, SplitMeta]
     left_out: tuple[str, ...] = ()
+    opening: tuple[int, ...] = ()
+    closing: tuple[int, ...] | None = None
 
     def losses(self, split: str) -> str | None:
         """Return in words that the tokens of a split (or of validation+test) do not give its text back; None where they do.
@@ -101,8 +104,9 @@ class Meta:
         if not isinstance(content, dict) or digest(content) != raw.get("digest"):
             raise FlyweightError(f"{path} is damaged (its digest differs); {advice}")
         splits = {name: cls._split(content["splits"][name]) for name in SPLITS}
-        left_out = tuple(content.get("left_out", ()))
-        return cls(**{**content, "splits": splits, "left_out": left_out})
+        names = ("left_out", "opening", "closing")
+        tuples = {name: tuple(content[name]) for name in names if content.get(name) is not None}
+        return cls(**{**content, "splits": splits, **tuples})
 
     @staticmethod
     def _split(content: dict[str, Any]) -> SplitMeta:
@@ -111,7 +115,11 @@ class Meta:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its tokens, where its documents start (token offsets, int64), and the size of its raw text."""
+    """One split: its tokens, where its documents start (token offsets, int64), and the size of its raw text.
+
+    `opening` is the number of begin tokens at each document's start, `marks` are the ids that stand for no text, and
+    `vocab_size` is the number of tokens that exist (None: as many as a model has).
+    """
 
     name: str
     tokens: Tokens
@@ -119,6 +127,9 @@ class Split:
     bytes: int
     words: int
     unknown: int
+    opening: int = 0
+    marks: tuple[int, ...] = ()
+    vocab_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,12 +173,39 @@ class Corpus:
             raise RequestError(f"validation and test of {self.meta.corpus} do not adjoin; measure them apart")
         return self._joined("validation+test", ("validation", "test"))
 
+    @cached_property
+    def marks(self) -> tuple[int, ...]:
+        """The ids that the packer wrote around documents: they stand for no text."""
+        closing = self.meta.closing
+        if closing is None:  # a corpus of early days
+            end = self.tokenizer.separator
+            closing = (end,) if self.meta.separated and end is not None else ()
+        return tuple(sorted({*self.meta.opening, *closing}))
+
+    def require_rows(self, rows: int, splits: Sequence[SplitName] = SPLITS) -> None:
+        """Raise RequestError that names the tokens of these splits that a model with `rows` rows cannot read."""
+        if self.meta.vocab_size <= rows:
+            return
+        texts = {at: text for text, at in self.tokenizer.vocab.items()}
+        ids = {int(at) for name in splits for part in self._parts(name) for at in np.unique(part[part >= rows])}
+        if ids:
+            named = named_tokens({at: texts.get(at, "?") for at in sorted(ids)})
+            raise RequestError(
+                f"{self.meta.corpus}: the model has {rows} rows and none for {named}, which the text holds; take such tokens"
+                " out of its tokenizer.json, or use the tokenizer that the model was trained with"
+            )
+
+    def _parts(self, name: SplitName) -> list[np.ndarray]:
+        shards = self.meta.splits[name].shards
+        return [np.memmap(self.folder / shard.file, np.dtype(self.meta.dtype), mode="r") for shard in shards]
+
     def _joined(self, name: str, splits: Sequence[SplitName]) -> Split:
         parts: list[np.ndarray] = []
         documents: list[np.ndarray] = []
         offset = 0
-        for meta in (self.meta.splits[split] for split in splits):
-            parts += [np.memmap(self.folder / shard.file, np.dtype(self.meta.dtype), mode="r") for shard in meta.shards]
+        for split in splits:
+            meta = self.meta.splits[split]
+            parts += self._parts(split)
             documents.append(np.load(self.folder / meta.documents_file) + offset)
             offset += meta.tokens
         metas = [self.meta.splits[split] for split in splits]
@@ -178,6 +216,9 @@ class Corpus:
             sum(meta.bytes for meta in metas),
             sum(meta.words for meta in metas),
             sum(meta.unknown for meta in metas),
+            opening=len(self.meta.opening),
+            marks=self.marks,
+            vocab_size=self.meta.vocab_size,
         )
 
 

@@ -89,7 +89,8 @@ def pack(
     tokenizer = _tokenizer(source, survey, data.tokenizer or source.about.tokenizer, progress)
     tokenizer.save(folder / "tokenizer.json")
     trained = time.perf_counter()
-    splits = _Packer(source, survey, tokenizer, folder, progress, shard_tokens).run()
+    packer = _Packer(source, survey, tokenizer, folder, progress, shard_tokens)
+    splits = packer.run()
     seconds = time.perf_counter() - trained
     _require_windows(splits, source.about.name, data.context)
     hashes = {name: split.sha256 for name, split in splits.items()}
@@ -101,7 +102,7 @@ def pack(
         vocab_size=tokenizer.vocab_size,
         tokenizer=tokenizer.fingerprint,
         lossless=all(split.lost == 0 for split in splits.values()),
-        separated=source.about.separated and tokenizer.separator is not None,
+        separated=source.about.separated and bool(tokenizer.separator is not None or sum(tokenizer.around, ())),
         line_ends_are_words=source.about.line_ends_are_words,
         contiguous=source.about.contiguous,
         skipped=survey.skipped,
@@ -110,6 +111,8 @@ def pack(
         tokenizer_seconds=trained - started,
         megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,
         splits=splits,
+        opening=packer.opening,
+        closing=packer.closing,
     )
     meta.save(folder / "meta.json")
     return Corpus.open(folder)
@@ -140,6 +143,19 @@ def _texts(source: Source, split: SplitName) -> Iterator[str]:
     return (document.text for document in source.documents(split) if isinstance(document, Document))
 
 
+def _around(source: Source, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids before and after each document: those that the tokenizer itself adds to a text, else the separator.
+
+    What follows a document is left out where the corpus is one text.
+    """
+    before, after = tokenizer.around
+    if not source.about.separated:
+        return before, ()
+    if before or after or tokenizer.separator is None:
+        return before, after
+    return (), (tokenizer.separator,)
+
+
 def _lost(text: str, back: str) -> int:
     """Return how many lines of a text differ from what came back from its tokens; at least one where anything does."""
     if text == back:
@@ -158,6 +174,7 @@ class _Packer:
         self._progress, self._shard_tokens = progress, shard_tokens
         self._total, self._done = max(1, sum(survey.bytes.values())), 0
         self._overlap = Overlap()
+        self.opening, self.closing = _around(source, tokenizer)
 
     def run(self) -> dict[SplitName, SplitMeta]:
         """Pack all splits, the held-out ones first, because train is searched for their lines."""
@@ -168,7 +185,6 @@ class _Packer:
     def _split(self, split: SplitName) -> SplitMeta:
         tokenizer = self._tokenizer
         writer = ShardWriter(self._folder, split, dtype_for(tokenizer.vocab_size), self._shard_tokens)
-        separator = [tokenizer.separator] if self._source.about.separated and tokenizer.separator is not None else []
         counts = {"bytes": 0, "words": 0, "unknown": 0, "lost": 0}
         starts: list[int] = []
         for batch in self._batches(split):
@@ -178,15 +194,16 @@ class _Packer:
                 counts["lost"] += sum(_lost(document.text, text) for document, text in zip(batch, back, strict=True))
             for document, ids in zip(batch, encoded, strict=True):
                 if not document.continues:
-                    writer.write(separator if starts else [])
+                    writer.write(self.closing if starts else ())
                     starts.append(writer.tokens)
+                    writer.write(self.opening)
                 array = np.asarray(ids, dtype=np.uint32)
                 writer.write(array)
                 if tokenizer.unknown is not None:
                     counts["unknown"] += int(np.count_nonzero(array == tokenizer.unknown))
                 self._count(split, document.text, counts)
             self._progress("pack", self._done / self._total)
-        writer.write(separator if starts else [])
+        writer.write(self.closing if starts else ())
         shards, stream = writer.close()
         file = self._folder / f"{split}-documents.npy"
         with disk_errors(file):

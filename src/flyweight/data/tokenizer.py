@@ -1,26 +1,31 @@
 """Tokenizers: byte, character, word, byte-level BPE, or any existing one, all as a `tokenizer.json` of the tokenizers library.
 
-The file alone reproduces encoding and decoding. Documents end in one special token, `<|endoftext|>`, where a corpus has
-several; it is never produced by text that merely contains those characters.
+The file alone reproduces encoding and decoding; which tokens begin and end a text is also told by the files beside it
+(`special`). Documents end in one special token, `<|endoftext|>` in tokenizers trained here; it is never produced by text that
+merely contains those characters.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
 from flyweight.core.files import digest, write_text
+from flyweight.data import special
+from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
 
 if TYPE_CHECKING:
     import tokenizers
 
 SEPARATOR = "<|endoftext|>"
+PAD = "<|pad|>"
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"
 # What other people's tokenizers call the end of a document, in the order of preference.
@@ -30,11 +35,12 @@ _ENDS = (SEPARATOR, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>", "<eos>
 class Tokenizer:
     """Text to token ids and back, from a `tokenizer.json`.
 
-    `separator` is the id that ends a document, or None where the corpus is one text; `unknown` the id of `<unk>`, or None;
-    `line_end` the id that a word tokenizer gives to a line end, or None.
+    `declared` is what the files beside it say of special tokens. `separator` is the id that ends a document, or None where
+    the corpus is one text; `unknown` the id of `<unk>`, or None; `line_end` the id that a word tokenizer gives to a line end,
+    or None.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, declared: Special | None = None) -> None:
         """Build a tokenizer from the text of a `tokenizer.json`; raise ValueError where it is none."""
         import tokenizers
 
@@ -47,19 +53,38 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._text = text
+        self.declared = declared or Special()
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Return the tokenizer in a file, or in a folder's `tokenizer.json`; raise RequestError where there is none."""
+        """Return the tokenizer in a file, or in a folder's `tokenizer.json`; raise RequestError where there is none.
+
+        The files beside it name its special tokens; raises FlyweightError for a damaged one.
+        """
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            return cls(file.read_text(encoding="utf-8"))
+            tokenizer = cls(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RequestError(f"{file} is not a readable tokenizer.json of the tokenizers library ({error})") from error
+        tokenizer.declared = special.read(file.parent, tokenizer.vocab)
+        return tokenizer
 
     def save(self, path: Path) -> None:
-        """Write the `tokenizer.json`."""
+        """Write the `tokenizer.json`, and beside it what it does not say of its special tokens by itself."""
         write_text(path, self._text)
+        if self._needs_more:
+            fields = special.config(self.words, self.adds)
+            write_text(path.parent / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+
+    @property
+    def _needs_more(self) -> bool:
+        """Whether other files name special tokens that `tokenizer.json` alone would not tell."""
+        alone = Tokenizer(self._text)
+        return (self.special, self.around) != (alone.special, alone.around)
+
+    def identity(self, content: str) -> str:
+        """Return what tells this tokenizer from others, given the checksum of its file: that, or with its special tokens."""
+        return digest([content, asdict(self.special), self.around]) if self._needs_more else content
 
     @cached_property
     def vocab(self) -> dict[str, int]:
@@ -74,23 +99,74 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the canonical JSON of the file."""
-        return digest(json.loads(self._text))
+        return digest(self._raw)
+
+    @cached_property
+    def _raw(self) -> dict[str, Any]:
+        return json.loads(self._text)
 
     @cached_property
     def separator(self) -> int | None:
-        """The id that ends a document, or None."""
-        special = {token.content: at for at, token in self._backend.get_added_tokens_decoder().items() if token.special}
-        return next((special[end] for end in _ENDS if end in special), None)
+        """The id that ends a document, or None: the usual one of those that the model's files name, else the usual one."""
+        ends = self.declared.ends
+        named = next((self._special[end] for end in _ENDS if end in self._special and self._special[end] in ends), None)
+        if ends:
+            return ends[0] if named is None else named
+        return next((self._special[end] for end in _ENDS if end in self._special), None)
+
+    @cached_property
+    def pad(self) -> int | None:
+        """The id of the padding token, or None."""
+        return self._special.get(PAD) if self.declared.pad is None else self.declared.pad
+
+    @cached_property
+    def adds(self) -> tuple[bool, bool] | None:
+        """Whether a begin and an end token are added to each text, where the files say so and the tokens exist."""
+        if self.declared.adds is None:
+            return None
+        begin, end = self.declared.adds
+        return begin and self.declared.bos is not None, end and bool(self.declared.ends)
+
+    @cached_property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the tokenizer itself puts before and after one text."""
+        if self.adds is None:
+            return special.of_post_processor(self._raw.get("post_processor"))
+        begin = (self.declared.bos,) if self.adds[0] and self.declared.bos is not None else ()
+        return begin, self.declared.ends[:1] if self.adds[1] else ()
 
     @property
-    def eos(self) -> int | None:
-        """The id after which generation ends: the separator's, or None."""
-        return self.separator
+    def begin(self) -> tuple[int, ...]:
+        """The ids that a text starts after."""
+        return self.around[0]
+
+    @cached_property
+    def special(self) -> Special:
+        """The special tokens that the files name, and those known by their usual names or from the post-processor."""
+        bos = self.begin[-1] if self.declared.bos is None and self.begin else self.declared.bos
+        ends = list(self.declared.ends)
+        if not ends and self.separator is not None:
+            ends = [self.separator]
+        return Special(bos, tuple(ends), self.pad, self.adds)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The ids after which generation ends: those of the files, the usual one, and what would begin another text."""
+        usual = next(([self._special[end]] for end in _ENDS if end in self._special), [])
+        return frozenset([*self.special.ends, *usual, *self.begin])
+
+    @property
+    def words(self) -> dict[str, str | None]:
+        """The texts of the begin, end and padding token, by `bos`, `eos` and `pad`; None for those that do not exist."""
+        texts = {at: text for text, at in self.vocab.items()}
+        end = self.declared.ends[0] if self.declared.ends else self.separator
+        named = {"bos": self.special.bos, "eos": end, "pad": self.pad}
+        return {name: None if at is None else texts[at] for name, at in named.items()}
 
     @cached_property
     def unknown(self) -> int | None:
         """The id that stands for what the vocabulary lacks, or None."""
-        model = json.loads(self._text)["model"]
+        model = self._raw["model"]
         if isinstance(model.get("unk_id"), int):
             return model["unk_id"]
         return self.vocab.get(model.get("unk_token") or "")
@@ -98,15 +174,16 @@ class Tokenizer:
     @cached_property
     def line_end(self) -> int | None:
         """The id of line ends in a word tokenizer, or None."""
-        words = json.loads(self._text)["model"].get("type") == "WordLevel"
+        words = self._raw["model"].get("type") == "WordLevel"
         return self.vocab.get(LINE_END) if words else None
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without any token that is not in it; raise RequestError for unknown characters."""
-        return self.encode_batch([text])[0]
+    def encode(self, text: str, start: bool = True) -> list[int]:
+        """Return the ids of a text, after the begin tokens if `start`; raise RequestError for unknown characters."""
+        ids = self.encode_batch([text])[0]
+        return [*self.begin, *ids] if start else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of several texts, encoded on all cores."""
+        """Return the ids of several texts, encoded on all cores, without any token that is not in them."""
         try:
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
@@ -114,17 +191,25 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     @cached_property
+    def _special(self) -> dict[str, int]:
+        return {token.content: at for at, token in self._backend.get_added_tokens_decoder().items() if token.special}
+
+    @cached_property
     def specials(self) -> frozenset[str]:
         """The texts of the special tokens."""
-        return frozenset(token.content for token in self._backend.get_added_tokens_decoder().values() if token.special)
+        return frozenset(self._special)
 
     def encode_marked(self, text: str) -> list[int]:
         """Return the ids of a text in which the characters of a special token mean that token: a template's, never a user's."""
         self._backend.encode_special_tokens = False
         try:
-            return self.encode(text)
+            return self.encode(text, start=False)
         finally:
             self._backend.encode_special_tokens = True
+
+    def rowless(self, rows: int) -> dict[int, str]:
+        """Return the tokens, by id, that a model with this many rows has none for."""
+        return {at: text for text, at in sorted(self.vocab.items(), key=lambda entry: entry[1]) if at >= rows}
 
     def _refusal(self, texts: Sequence[str], error: Exception) -> FlyweightError:
         strange = sorted({character for text in texts for character in text if character not in self.vocab})
@@ -138,7 +223,7 @@ class Tokenizer:
         """Whether every text comes back from its ids by construction: the alphabet is all bytes, and nothing is normalized."""
         from tokenizers import pre_tokenizers
 
-        parts = json.loads(self._text)
+        parts = self._raw
         kinds = [(parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "decoder")]
         if kinds != [None, "ByteLevel", "ByteLevel"] or parts["pre_tokenizer"].get("add_prefix_space", True):
             return False
@@ -152,6 +237,12 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Return the text of ids; the separator appears as itself unless `skip_special`."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+
+def named_tokens(tokens: Mapping[int, str]) -> str:
+    """Return tokens with their ids for a message, three at most."""
+    shown = ", ".join(f"{text!r} ({at})" for at, text in list(tokens.items())[:3])
+    return shown if len(tokens) <= 3 else f"{shown} and {len(tokens) - 3} more"
 
 
 def train(
@@ -228,8 +319,8 @@ def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.split())
-    for special in (UNKNOWN, LINE_END):
-        counts.pop(special, None)
+    for reserved in (UNKNOWN, LINE_END):
+        counts.pop(reserved, None)
     ranked = sorted((word for word, n in counts.items() if n >= config.min_count), key=lambda word: (-counts[word], word))
     words = [UNKNOWN, LINE_END, *ranked][: config.vocab]
     backend = tokenizers.Tokenizer(models.WordLevel(vocab={word: at for at, word in enumerate(words)}, unk_token=UNKNOWN))

@@ -50,11 +50,8 @@ def audit(
     if unknown := [name for name in only if name not in CHECKS]:
         raise RequestError(f"audit: there is no check {unknown[0]!r}; known are {', '.join(CHECKS)}")
     model = models.load(Path(folder), device).eval()
-    if corpus is not None and corpus.meta.vocab_size > (model.config.vocab_size or 0):
-        raise RequestError(
-            f"--data: {corpus.meta.corpus} is packed for {corpus.meta.vocab_size} tokens, the model knows"
-            f" {model.config.vocab_size}; pack it with the model's own tokenizer"
-        )
+    if corpus is not None:
+        corpus.require_rows(model.config.vocab_size or 0)
     subject = Subject(Path(folder), model, corpus, device, precision, seed)
     return Audit(tuple(_run(name, CHECKS[name], subject) for name in only or CHECKS))
 

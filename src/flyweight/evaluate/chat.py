@@ -86,8 +86,8 @@ class Chat:
         self.template = template.of(self.folder)
         if self.system is not None and self.template is None:
             raise RequestError("--system: this model has no chat template, so it has no place; say it as the first line")
-        self.ends = template.ends(self.folder, self.tokenizer)
-        self.running = RunningText(models.load(self.folder, self.device))
+        self.ends = self.tokenizer.ends
+        self.running = RunningText(models.load(self.folder, self.device), self.tokenizer.vocab_size)
         self._messages: list[Message] = []
         self._ids: list[int] = []
         self._seen: tuple[str, list[int]] = ("", [])
@@ -113,7 +113,9 @@ class Chat:
         fit the model's context; the conversation is then as it was before.
         """
         window = self._turns(line) if self.template else self._plain(line)
-        spoken = Spoken(self.tokenizer, self.options.stop, on_text)
+        # A template's answer begins a text of its own, a running text goes on.
+        before = () if self.template else window.tokens
+        spoken = Spoken(self.tokenizer, self.options.stop, on_text, before)
         heard: list[int] = []
 
         def stop(new: list[int]) -> bool:
@@ -152,7 +154,7 @@ class Chat:
 
     def _kept(self, new: list[int], text: str, ended: str) -> list[int]:
         """Return the tokens that stay of an answer: its own, or those of its text where a stop string cut it."""
-        return new if ended != "stop" else self.tokenizer.encode(text)
+        return new if ended != "stop" else self.tokenizer.encode(text, start=False)
 
     def _room(self) -> int:
         """Return the tokens that are kept free for an answer: what it may take, but at most half of the context."""
@@ -164,7 +166,7 @@ class Chat:
             tokens = encoded(self.tokenizer, "")
         else:
             said = self._break + line if line and self._open else line
-            tokens = [*self._ids, *(self.tokenizer.encode(said) if said else ())]
+            tokens = [*self._ids, *(self.tokenizer.encode(said, start=not self._ids) if said else ())]
         limit = self.running.context
         over = len(tokens) + self._room() > limit
         kept = tokens[-max(1, limit // 2) :] if over and len(tokens) > limit // 2 else tokens
@@ -205,7 +207,7 @@ class Chat:
 def _line_break(tokenizer: Tokenizer) -> str:
     """Return what stands between two lines: a line end, or a space where the model's text never had line ends."""
     try:
-        known = tokenizer.encode("\n")
+        known = tokenizer.encode("\n", start=False)
     except FlyweightError:
         return " "
     return "\n" if known and tokenizer.unknown not in known else " "

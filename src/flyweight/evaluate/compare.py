@@ -88,10 +88,10 @@ def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) ->
     if (refusal := _refusal(a, b)) is not None:
         raise RequestError(refusal)
     same = a.tokenizer == b.tokenizer
-    change = a.nll - b.nll  # (U,)
+    change = a.text - b.text  # (U,)
     # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the same size.
     size = (a.bytes + b.bytes) / 2 * math.log(2)
-    nll = _difference(change, a.counts.astype(np.float64), "nats/token", seed) if same else None
+    nll = _difference(a.nll - b.nll, a.counts.astype(np.float64), "nats/token", seed) if same else None
     why = "" if same else "different tokenizers: nats per token are not comparable"
     lossy = (False, False) if same else (a.lossy, b.lossy)
     if any(lossy):
@@ -200,7 +200,7 @@ def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: 
     """
     if len(models) < 2:
         raise RequestError(f"a comparison needs at least two models, not {len(models)}")
-    per_byte = {name: float(s.nll.sum() / s.bytes.sum() / math.log(2)) for name, s in models.items()}
+    per_byte = {name: float(s.text.sum() / s.bytes.sum() / math.log(2)) for name, s in models.items()}
     order = sorted(models, key=per_byte.__getitem__)
     best = reference or order[0]
     if best not in models:

@@ -6,18 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer import Tokenizer, named_tokens
 from flyweight.errors import RequestError
 from flyweight.hub import models
 from flyweight.model.generate import generate
+
+_HALF = "\N{REPLACEMENT CHARACTER}"
+"""What decoders make of bytes that are no whole character."""
+
+_BEFORE = 64
+"""Tokens before the new ones that are decoded with them: more than decoders look back, but for long runs of bytes."""
 
 
 def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> list[str]:
     """Return the continuation of every prompt, up to the end of its document; `options` are those of `generate`."""
     tokenizer = tokenizer_of(folder)
     model = models.load(folder, device)
-    starts = [encoded(tokenizer, prompt) for prompt in prompts]
-    return [tokenizer.decode(new) for new in generate(model, starts, stop_tokens=_ends(tokenizer), **options)]
+    starts = [encoded(tokenizer, prompt, model.config.vocab_size) for prompt in prompts]
+    continued = generate(model, starts, stop_tokens=tokenizer.ends, tokens=tokenizer.vocab_size, **options)
+    return [after(tokenizer, start, new) for start, new in zip(starts, continued, strict=True)]
 
 
 def text(
@@ -32,45 +39,85 @@ def text(
     """Return one continuation, cut before the first of the `stop` strings; `on_text` hears each new piece as it comes."""
     tokenizer = tokenizer_of(folder)
     model = models.load(folder, device)
-    spoken = Spoken(tokenizer, stop, on_text)
+    start = encoded(tokenizer, prompt, model.config.vocab_size)
+    spoken = Spoken(tokenizer, stop, on_text, start)
     (new,) = generate(
         model,
-        [encoded(tokenizer, prompt)],
+        [start],
         max_new_tokens=max_new_tokens,
         stop=lambda row, new: spoken.stopped(new),
-        stop_tokens=_ends(tokenizer),
+        stop_tokens=tokenizer.ends,
+        tokens=tokenizer.vocab_size,
         **options,
     )
     return spoken.finished(new)
 
 
-class Spoken:
-    """New tokens as text while they come, held back where they could be half of a character or of a stop string."""
+def after(tokenizer: Tokenizer, before: Sequence[int], new: Sequence[int]) -> str:
+    """Return the text that new tokens add to the text of those before them: the space between two words is part of it."""
+    return Spoken(tokenizer, (), None, before).text(list(new))
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], on_text: Callable[[str], None] | None) -> None:
+
+class Spoken:
+    """New tokens as text while they come, held back where they could be half of a character or of a stop string.
+
+    `before` are the tokens that they follow. What was said stays: the whole text begins with it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        on_text: Callable[[str], None] | None,
+        before: Sequence[int] = (),
+    ) -> None:
         if not all(stop):
             raise RequestError("stop: an empty stop string would end every text at once; leave it out")
         self.tokenizer, self.stop, self.on_text, self.said = tokenizer, stop, on_text, ""
+        self._before = list(before[-_BEFORE:])
+        if self._decoded(self._before).startswith(_HALF):  # cut inside a character
+            self._before = list(before)
+        self._settled = 0
 
     def stopped(self, new: list[int]) -> bool:
         """Say what is ready of the new tokens; return whether they hold one of the stop strings."""
-        if any(word in self.tokenizer.decode(new) for word in self.stop):
+        whole = self.text(new)
+        marked = self.tokenizer.decode(new) if self.stop else ""  # a stop string may be a special token's text
+        if any(word in whole or word in marked for word in self.stop):
             return True
-        # A token may end inside a character: the replacement sign waits for the bytes that complete it.
-        ready = self.tokenizer.decode(new, skip_special=True).rstrip("\N{REPLACEMENT CHARACTER}")
-        half = any(ready.endswith(word[:n]) for word in self.stop for n in range(1, len(word)))
-        if self.on_text is not None and not half:
-            self.on_text(ready[len(self.said) :])
-            self.said = ready
+        # Half a character waits for the bytes that complete it: some decoders turn a whole run of bytes into such signs.
+        half = any(whole.endswith(word[:n]) for word in self.stop for n in range(1, len(word)))
+        if not half and not whole.endswith(_HALF):
+            self._say(whole)
+            self._settled = len(new)
         return False
 
     def finished(self, new: list[int]) -> str:
         """Say the rest of the new tokens and return their text, cut before the first of the stop strings."""
-        whole = self.tokenizer.decode(new, skip_special=True)
+        whole = self.text(new)
         cut = min((whole.index(word) for word in self.stop if word in whole), default=len(whole))
-        if self.on_text is not None:
-            self.on_text(whole[len(self.said) : cut])
+        self._say(whole[:cut])
         return whole[:cut]
+
+    def text(self, new: list[int]) -> str:
+        """Return the text of the new tokens, which begins with what was said of them."""
+        whole = self._added(self._before, new)
+        if whole.startswith(self.said):
+            return whole
+        settled = self._settled
+        return self.said + self._added([*self._before, *new[:settled]], new[settled:])
+
+    def _added(self, before: list[int], new: list[int]) -> str:
+        start, whole = self._decoded(before), self._decoded([*before, *new])
+        return whole[len(start) :] if whole.startswith(start) else self._decoded(new)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special=True)
+
+    def _say(self, whole: str) -> None:
+        if self.on_text is not None:
+            self.on_text(whole[len(self.said) :])
+        self.said = whole
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
@@ -81,15 +128,30 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     return Tokenizer.load(file)
 
 
-def _ends(tokenizer: Tokenizer) -> tuple[int, ...]:
-    return () if tokenizer.separator is None else (tokenizer.separator,)
+def encoded(tokenizer: Tokenizer, prompt: str, rows: int | None = None) -> list[int]:
+    """Return a prompt's tokens, after the begin tokens where the tokenizer adds some; an empty one starts a new document.
 
-
-def encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Return a prompt's tokens; an empty one starts a new document."""
-    tokens = tokenizer.encode(prompt)
+    Raises RequestError for a prompt that is not text, and names tokens that a model with `rows` rows has none for.
+    """
+    tokens = tokenizer.encode(text_of(prompt))
     if not tokens:
         if tokenizer.separator is None:
             raise RequestError("the prompt is empty, and this tokenizer has no token to start a text with; give some text")
         tokens = [tokenizer.separator]
+    if rows is not None and max(tokens) >= rows:
+        missing = {at: text for at, text in tokenizer.rowless(rows).items() if at in tokens}
+        raise RequestError(f"the model has {rows} rows and none for {named_tokens(missing)} of the prompt; leave it out")
     return tokens
+
+
+def text_of(prompt: str) -> str:
+    """Return a prompt as it is; raise RequestError where its bytes are not UTF-8."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        strange = prompt[error.start].encode("utf-8", "surrogateescape") if ord(prompt[error.start]) >= 0xDC80 else b""
+        what = f"the byte 0x{strange.hex()}" if strange else repr(prompt[error.start])
+        raise RequestError(
+            f"the prompt is not UTF-8 text: {what} at character {error.start + 1}; set the terminal's encoding to UTF-8"
+        ) from error
+    return prompt

@@ -1,6 +1,7 @@
 """What any model has to beat: unigrams, interpolated bigrams and a Kneser-Ney 5-gram, trained on the train split.
 
-They score the same targets as `likelihood.evaluate`: every token of the split but its first, line ends included.
+They score the same targets as `likelihood.evaluate`: every token of the split but its first and the begin tokens of
+documents, line ends included. Bits per byte count the tokens of the text alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flyweight.errors import RequestError
 from flyweight.evaluate.kneser_ney import KneserNey, distinct, lookup
 
 if TYPE_CHECKING:
-    from flyweight.data.corpus import Corpus
+    from flyweight.data.corpus import Corpus, Split
     from flyweight.data.document import SplitName
 
 # Ten million tokens need about 1.1 GB and 12 s for the 5-gram; more text lowers the floors further, which a report must know.
@@ -177,27 +178,38 @@ def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_L
     for name, tokens in (("train", train), ("validation", held_out), (split, test)):
         if len(tokens) < 2:
             raise RequestError(f"the {name} split has {len(tokens)} tokens: floors need at least 2; use more text")
-    bits = (len(test) - 1) / (math.log(2) * target.bytes)
+    scored, text = targets(target)
     return Floors(
-        _floor("unigram", lambda: Unigram(train, held_out, vocab_size), test, bits),
-        _floor("bigram", lambda: Bigram(train, held_out, vocab_size), test, bits),
-        _floor("kn5", lambda: KneserNey(train, vocab_size, order=5), test, bits),
+        _floor("unigram", lambda: Unigram(train, held_out, vocab_size), target, scored, text),
+        _floor("bigram", lambda: Bigram(train, held_out, vocab_size), target, scored, text),
+        _floor("kn5", lambda: KneserNey(train, vocab_size, order=5), target, scored, text),
         split=split,
-        tokens=len(test) - 1,
+        tokens=int(scored.sum()),
         train_tokens=len(train),
         train_tokens_available=len(whole),
         vocab_size=vocab_size,
     )
 
 
-def _floor(name: str, train: Callable[[], Baseline], test: np.ndarray, bits: float) -> Floor:
-    """Train one baseline by the clock and score `test` (N,); `bits` turns nats per token into bits per byte."""
+def targets(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return which targets of a split (N - 1,) are scored, and which of those stand for text."""
+    tokens = np.asarray(split.tokens)[1:]
+    scored = np.ones(len(tokens), bool)
+    for place in range(split.opening):
+        begin = split.documents + place - 1
+        scored[begin[(begin >= 0) & (begin < len(scored))]] = False
+    return scored, scored & ~np.isin(tokens, split.marks)
+
+
+def _floor(name: str, train: Callable[[], Baseline], test: Split, scored: np.ndarray, text: np.ndarray) -> Floor:
+    """Train one baseline by the clock and score the split `test` (N tokens); `scored` and `text` (N - 1,) as `targets` says."""
     began = time.perf_counter()
     model, peak = _watched(train)
     seconds = time.perf_counter() - began
-    nll = float(-np.log(model.score(test)).mean())
+    nats = -np.log(model.score(np.asarray(test.tokens)))  # (N - 1,)
+    nll, bits = float(nats[scored].mean()), float(nats[text].sum()) / (math.log(2) * test.bytes)
     costs = (seconds, peak, model.bytes, model.stored)
-    return Floor(name, nll, math.exp(nll), nll * bits, *costs, model.constants, model.estimated)
+    return Floor(name, nll, math.exp(nll), bits, *costs, model.constants, model.estimated)
 
 
 def _watched(train: Callable[[], Baseline]) -> tuple[Baseline, int]:

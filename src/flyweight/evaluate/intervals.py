@@ -34,17 +34,20 @@ class Units:
     """How a split's targets fall into resampling units: unit u holds the targets [starts[u], starts[u + 1]).
 
     Target j is the split's token j + 1, the first token being context only. `starts` is int64 and ends with the number of
-    targets. `bytes` are the split's raw bytes, shared out by targets.
+    targets.
     """
 
     kind: UnitKind
     starts: np.ndarray  # (U + 1,)
-    bytes: np.ndarray  # (U,)
 
     @property
     def counts(self) -> np.ndarray:
         """Targets in every unit, (U,)."""
         return np.diff(self.starts)
+
+    def of(self, targets: np.ndarray) -> np.ndarray:
+        """Return the unit of each target (n,)."""
+        return np.searchsorted(self.starts, targets, side="right") - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,8 @@ class UnitScores:
 
     `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired, and per-token numbers
     compare only under one tokenizer. `lossy`: the tokens do not give the text back, as the packed corpus
-    tells, not the file.
+    tells, not the file. `marks` is the part of `nll` that fell on tokens which stand for no byte, such as the end of a
+    document; None where there were none. Bytes are shared out by the other targets.
     """
 
     kind: UnitKind
@@ -64,6 +68,12 @@ class UnitScores:
     corpus: str = ""
     tokenizer: str = ""
     lossy: bool = False
+    marks: np.ndarray | None = None  # (U,) float64
+
+    @property
+    def text(self) -> np.ndarray:
+        """NLL (nats) of the tokens that stand for text, (U,): what bits per byte count."""
+        return self.nll if self.marks is None else self.nll - self.marks
 
     def labelled(self, corpus: str, tokenizer: str) -> UnitScores:
         """Return the same scores with the fingerprints of their corpus and tokenizer."""
@@ -74,6 +84,8 @@ class UnitScores:
         from safetensors.numpy import save_file
 
         arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
+        if self.marks is not None:
+            arrays["marks"] = self.marks
         labels = {"kind": self.kind, "split": self.split, "corpus": self.corpus, "tokenizer": self.tokenizer}
         save_file(arrays, path, metadata={"labels": json.dumps(labels)})
 
@@ -86,13 +98,15 @@ class UnitScores:
             with safe_open(path, framework="numpy") as file:
                 labels = json.loads((file.metadata() or {})["labels"])
                 arrays = {name: file.get_tensor(name) for name in ("nll", "counts", "bytes")}
+                if "marks" in file.keys():  # noqa: SIM118 - an open file is no mapping
+                    arrays["marks"] = file.get_tensor("marks")
             kind: UnitKind = "document" if labels["kind"] == "document" else "block"
             return cls(kind, **arrays, split=labels["split"], corpus=labels["corpus"], tokenizer=labels["tokenizer"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FlyweightError(f"{path}: not a file of unit scores ({error}); evaluate the model again") from error
 
 
-def split_units(tokens: int, documents: np.ndarray, total_bytes: int, window: int) -> Units:
+def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
     """Cut a split of `tokens` tokens into documents or, where fewer than 20 hold targets, into contiguous blocks.
 
     A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut into ten blocks all the
@@ -108,12 +122,12 @@ def split_units(tokens: int, documents: np.ndarray, total_bytes: int, window: in
     if int(full.sum()) >= MIN_DOCUMENTS:
         starts = np.append(edges[:-1][full], targets)
         starts[0] = 0
-        return Units("document", starts, np.diff(starts) * (total_bytes / targets))
+        return Units("document", starts)
     size = max(math.ceil(targets / 100), window)
     blocks = max(targets // size, min(MIN_BLOCKS, targets))
     # Equal blocks rather than full ones and a rest: a short last block would weigh as much in the resampling.
     starts = np.arange(blocks + 1, dtype=np.int64) * targets // blocks
-    return Units("block", starts, np.diff(starts) * (total_bytes / targets))
+    return Units("block", starts)
 
 
 def interval(

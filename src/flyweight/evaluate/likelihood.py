@@ -1,7 +1,12 @@
 """How probable a model finds a text: NLL = sum over real targets / number of real targets, and what follows from that sum.
 
 Every token of a split but its first is a target exactly once. Windows overlap by the one token that is the last window's
-final target and the next one's first input; the stream runs on across documents and line ends, as in training.
+final target and the next one's first input; the stream runs on across documents and line ends, as in training. Where the
+tokenizer opens documents with a begin token, each document is read by itself instead, after its begin token, which is never
+a target.
+
+NLL and perplexity count all targets. Bits per byte and word perplexity count the tokens of the text alone: the end of a
+document has no bytes and is no word.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from torch import Tensor, nn
 
 from flyweight.core.metric import Metric
 from flyweight.errors import RequestError
-from flyweight.evaluate.intervals import Units, UnitScores, interval, split_units
+from flyweight.evaluate.intervals import UnitScores, interval, split_units
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Split
@@ -92,20 +97,28 @@ def evaluate(
     """Return a model's likelihood on a split, in fixed windows of `window` inputs that start `stride` (default: window) apart.
 
     With a smaller stride each later window scores only its last `stride` targets, so that they have more context. A
-    perplexity by words is exp(total NLL / words), bits per byte are total NLL / ln 2 / bytes, both of the raw text. A
-    likelihood that is not a number counts as infinite. `progress` hears the share that is done. Raises RequestError for a
-    stride outside 1 ... window, a batch below 1, or a split too short for an interval.
+    perplexity by words is exp(NLL of the text / words), bits per byte are NLL of the text / ln 2 / bytes. A likelihood that
+    is not a number counts as infinite. The softmax runs over the tokens that exist. `progress` hears the share that is done.
+    Raises RequestError for a stride outside 1 ... window, a batch below 1, or a split too short for an interval.
     """
     stride = window if stride is None else stride
-    units = split_units(len(split.tokens), split.documents, split.bytes, window)
-    sums = np.zeros(len(units.counts))
-    for first, nll in target_nll(model, split.tokens, window, stride, batch, device, precision):
-        unit = np.searchsorted(units.starts, np.arange(first, first + len(nll)), side="right") - 1  # (n,)
+    units = split_units(len(split.tokens), split.documents, window)
+    sums, marks = np.zeros(len(units.counts)), np.zeros(len(units.counts))
+    counts, text = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
+    plan = windows(split, len(split.tokens), window, stride)
+    parts = target_nll(model, split.tokens, window, stride, batch, device, precision, plan=plan, vocab_size=split.vocab_size)
+    for first, nll in parts:
+        unit = units.of(np.arange(first, first + len(nll)))  # (n,)
+        mark = np.isin(split.tokens[first + 1 : first + 1 + len(nll)], split.marks)  # (n,)
         sums += np.bincount(unit, weights=nll, minlength=len(sums))
+        marks += np.bincount(unit[mark], weights=nll[mark], minlength=len(sums))
+        counts += np.bincount(unit, minlength=len(sums))
+        text += np.bincount(unit[~mark], minlength=len(sums))
         if progress is not None:
             progress((first + len(nll)) / int(units.starts[-1]))
-    scores = UnitScores(units.kind, sums, units.counts, units.bytes, split.name)
-    return _likelihood(scores, units, split, window, stride, seed)
+    size = text * (split.bytes / max(1, text.sum()))
+    marked = marks if text.sum() < counts.sum() else None
+    return _likelihood(UnitScores(units.kind, sums, counts, size, split.name, marks=marked), split, window, stride, seed)
 
 
 def quick(
@@ -123,7 +136,8 @@ def quick(
     if len(part) < 2:
         raise RequestError(f"the {split.name} split has {len(part)} tokens: a likelihood needs at least 2; use more text")
     total, count = 0.0, 0
-    for _, nll in target_nll(model, part, window, window, batch, device, precision):
+    plan = windows(split, len(part), window, window)
+    for _, nll in target_nll(model, part, window, window, batch, device, precision, plan=plan, vocab_size=split.vocab_size):
         total, count = total + float(nll.sum()), count + len(nll)
     return total / count
 
@@ -144,6 +158,23 @@ def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
     return found
 
 
+def windows(split: Split, tokens: int, window: int, stride: int) -> list[tuple[int, int, int]]:
+    """Return the windows of the first `tokens` tokens of a split, as `spans` does.
+
+    Where documents open with begin tokens, no window reaches across a document's start, and they are not scored.
+    """
+    if not split.opening:
+        return spans(tokens - 1, window, stride)
+    edges = np.append(split.documents[split.documents < tokens], tokens)
+    plan = []
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        for first, stop, scored in spans(end - start - 1, window, stride):
+            scored = max(scored, split.opening - 1)
+            if scored < stop:
+                plan.append((start + first, start + stop, start + scored))
+    return plan
+
+
 def target_nll(
     model: Scorable,
     tokens: np.ndarray | Tokens,
@@ -153,19 +184,22 @@ def target_nll(
     device: str | torch.device,
     precision: Precision,
     pad_to: int = 0,
+    plan: list[tuple[int, int, int]] | None = None,
+    vocab_size: int | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first target, NLL of it and the following ones, float64 (n,)) over a token stream (N,), each target once.
 
     Rows are padded on the right, where a causal model's real positions cannot see it, to the longest of their batch (or
-    `pad_to` inputs); padded positions never reach the head.
+    `pad_to` inputs); padded positions never reach the head. `plan` has the windows where they are not those of `spans`.
+    The softmax runs over the first `vocab_size` rows of the head, or over all of them.
     """
     if batch < 1:
         raise RequestError(f"batch: {batch}; at least one window at a time is needed")
-    plan = spans(len(tokens) - 1, window, stride)
+    plan = spans(len(tokens) - 1, window, stride) if plan is None else plan
     for at in range(0, len(plan), batch):
         group = plan[at : at + batch]
         with _frozen(model), autocast(device, precision):
-            nll = _window_nll(model, tokens, group, pad_to, device)
+            nll = _window_nll(model, tokens, group, pad_to, device, vocab_size)
         edge = 0
         for _, stop, first in group:
             yield first, nll[edge : edge + stop - first]
@@ -173,7 +207,12 @@ def target_nll(
 
 
 def _window_nll(
-    model: Scorable, tokens: np.ndarray | Tokens, group: list[tuple[int, int, int]], pad_to: int, device: str | torch.device
+    model: Scorable,
+    tokens: np.ndarray | Tokens,
+    group: list[tuple[int, int, int]],
+    pad_to: int,
+    device: str | torch.device,
+    vocab_size: int | None,
 ) -> np.ndarray:
     """Return the NLL of all scored targets of some windows, one window after the other, float64 (n,)."""
     length = max(pad_to, *(stop - start for start, stop, _ in group))
@@ -186,7 +225,7 @@ def _window_nll(
         scored[row, first - start : stop - start] = True
     hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, dim)
     real = torch.from_numpy(scored).to(device)
-    return token_nll(model, hidden[real], torch.from_numpy(targets).to(device)[real])
+    return token_nll(model, hidden[real], torch.from_numpy(targets).to(device)[real], vocab_size)
 
 
 def autocast(device: str | torch.device, precision: Precision) -> torch.autocast:
@@ -194,12 +233,15 @@ def autocast(device: str | torch.device, precision: Precision) -> torch.autocast
     return torch.autocast(torch.device(device).type, DTYPES[precision], enabled=precision != "fp32")
 
 
-def token_nll(model: Scorable, hidden: Tensor, targets: Tensor) -> np.ndarray:
-    """Return -log p of targets (n,) after hidden states (n, dim), float64; softmax in float32, a chunk of tokens at a time."""
+def token_nll(model: Scorable, hidden: Tensor, targets: Tensor, vocab_size: int | None = None) -> np.ndarray:
+    """Return -log p of targets (n,) after hidden states (n, dim), float64; softmax in float32, a chunk of tokens at a time.
+
+    The softmax runs over the first `vocab_size` logits, or over all of them.
+    """
     parts, start = [], 0
     rows = 1
     while start < len(targets):
-        logits = model.logits(hidden[start : start + rows]).float()  # (rows, V)
+        logits = model.logits(hidden[start : start + rows])[:, :vocab_size].float()  # (rows, V)
         chosen = targets[start : start + rows, None]
         parts.append(-torch.log_softmax(logits, -1).gather(1, chosen)[:, 0])  # (rows,)
         start, rows = start + rows, max(1, LOGITS_AT_ONCE // logits.shape[-1])
@@ -221,22 +263,22 @@ def _frozen(model: Scorable) -> Iterator[None]:
             model.train(was_training)
 
 
-def _likelihood(scores: UnitScores, units: Units, split: Split, window: int, stride: int, seed: int) -> Likelihood:
+def _likelihood(scores: UnitScores, split: Split, window: int, stride: int, seed: int) -> Likelihood:
     """Turn sums per unit into the four numbers and their intervals."""
-    total, targets = float(scores.nll.sum()), int(units.counts.sum())
+    total, text, targets = float(scores.nll.sum()), float(scores.text.sum()), int(scores.counts.sum())
     if math.isfinite(total):
-        per_token = interval(scores.nll, units.counts.astype(np.float64), seed)
-        per_byte = interval(scores.nll, units.bytes, seed)
+        per_token = interval(scores.nll, scores.counts.astype(np.float64), seed)
+        per_byte = interval(scores.text, scores.bytes, seed)
     else:
-        total, per_token, per_byte = math.inf, (math.inf, math.inf), (math.inf, math.inf)
+        total, text, per_token, per_byte = math.inf, math.inf, (math.inf, math.inf), (math.inf, math.inf)
     nll = Metric(total / targets, "nats/token", "lower", targets, *per_token)
-    bits = Metric(total / math.log(2) / split.bytes, "bits/byte", "lower", split.bytes, *(x / math.log(2) for x in per_byte))
+    bits = Metric(text / math.log(2) / split.bytes, "bits/byte", "lower", split.bytes, *(x / math.log(2) for x in per_byte))
     words = None
     if split.words:
         # Words per unit are not known; shared out by bytes they make this interval the one of the NLL by bytes.
         scale = split.bytes / split.words
         words = Metric(
-            _exp(total / split.words), "perplexity/word", "lower", split.words, *(_exp(bound * scale) for bound in per_byte)
+            _exp(text / split.words), "perplexity/word", "lower", split.words, *(_exp(bound * scale) for bound in per_byte)
         )
     perplexity = Metric(_exp(nll.value), "perplexity/token", "lower", targets, _exp(nll.low), _exp(nll.high))
     return Likelihood(nll, perplexity, words, bits, split.name, window, stride, scores)

@@ -9,6 +9,7 @@ from flyweight.core.artifact import Draft
 from flyweight.core.files import disk_errors, write_json
 from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Corpus
+from flyweight.data.document import SPLITS
 from flyweight.errors import FlyweightError
 from flyweight.evaluate import audit, bench, continuation, floors, likelihood
 from flyweight.evaluate.intervals import UNITS
@@ -22,13 +23,14 @@ def _corpus(inputs: Inputs) -> Corpus | None:
 class Evaluate:
     """Likelihood on one split."""
 
-    version, measures, trains = 2, True, False
+    version, measures, trains = 3, True, False
 
     def run(self, config: schema.Evaluate, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Score every target of the split once; write the metrics and the units of the paired bootstrap."""
         device, corpus = context.runtime.device, _corpus(inputs)
         assert corpus is not None
         model = models.load(inputs.model("input"), device)
+        corpus.require_rows(model.config.vocab_size or 0, [name for name in SPLITS if name in config.split.split("+")])
         window = config.window or models.window(model.config)
         result = likelihood.evaluate(
             model,
@@ -48,7 +50,7 @@ class Evaluate:
 class Floors:
     """Unigram, bigram and Kneser-Ney 5-gram on one split."""
 
-    version, measures, trains = 2, True, False
+    version, measures, trains = 3, True, False
 
     def run(self, config: schema.Floors, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Count the training split and score the named one."""
@@ -96,7 +98,7 @@ class Audit:
 class Sample:
     """Continuations of prompts."""
 
-    version, measures, trains = 2, False, False
+    version, measures, trains = 3, False, False
 
     def run(self, config: schema.Sample, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Continue every prompt with the stage's seed."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
 from flyweight.core.files import appearing, disk_errors, write_text
+from flyweight.data import special
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.export.exported import Exported
-from flyweight.hub import checkpoint, convert, models, template
+from flyweight.hub import checkpoint, convert, models
 from flyweight.hub.families import Family, Inexpressible, family_of
 from flyweight.model import folder
 
@@ -50,7 +52,8 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
     if convert.copy_tokenizer(source, out):
         ends = _describe(source, out, config.context)
         raw = {**raw, **ends}
-        write_text(out / "generation_config.json", json.dumps({**ends, "do_sample": False}, indent=2) + "\n")
+        drawn = {"do_sample": False, **special.json_object(out / "generation_config.json"), **ends}
+        write_text(out / "generation_config.json", json.dumps(drawn, indent=2) + "\n")
     else:
         notes.append("it has no tokenizer")
     convert.write(raw, tensors, out, shard_bytes)
@@ -60,17 +63,8 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
 def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
     """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name."""
     tokenizer = Tokenizer.load(source)
-    end = tokenizer.separator
-    word = None if end is None else next(text for text, at in tokenizer.vocab.items() if at == end)
-    if not (out / "tokenizer_config.json").is_file():
-        fields: dict[str, Any] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": ["input_ids", "attention_mask"],
-            "model_max_length": context,
-            "clean_up_tokenization_spaces": False,
-        }
-        if word is not None:
-            fields |= {"eos_token": word, "pad_token": word}
-        write_text(out / "tokenizer_config.json", json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    ends = sorted(template.ends(source, tokenizer))  # a chat model also ends its turns
-    return {"bos_token_id": None, "eos_token_id": ends if len(ends) > 1 else end, "pad_token_id": end}
+    if not (out / special.WORDS).is_file():
+        fields = special.config(tokenizer.words, tokenizer.adds, context)
+        write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    ends = tuple(sorted(tokenizer.ends - set(tokenizer.begin)))  # a chat model also ends its turns
+    return special.ids(replace(tokenizer.special, ends=ends))

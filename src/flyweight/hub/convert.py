@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
 from flyweight.core.files import disk_errors, write_text
+from flyweight.data.special import json_object
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
@@ -22,6 +23,7 @@ from flyweight.hub.own import OWN, own_fields
 from flyweight.model.names import float_name
 
 PREFIX = "decoder."
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SHARD_BYTES = 5_000_000_000
 
 
@@ -170,6 +172,18 @@ def copy_tokenizer(source: Path, out: Path) -> bool:
         if not (out / "tokenizer.json").is_file() and (out / "vocab.json").is_file() and (out / "merges.txt").is_file():
             _fast(out)
     return (out / "tokenizer.json").is_file()
+
+
+def keep_special_ids(source: Checkpoint, out: Path) -> None:
+    """Write the ids of special tokens that a checkpoint's config names to `generation_config.json`, where it lacks them.
+
+    The config itself is replaced by one of ours, which has no place for them.
+    """
+    named = {key: source.raw[key] for key in SPECIAL_IDS if source.raw.get(key) is not None}
+    kept = json_object(out / "generation_config.json")
+    missing = {key: value for key, value in named.items() if kept.get(key) is None}
+    if missing:
+        write_text(out / "generation_config.json", json.dumps({**kept, **missing}, indent=2) + "\n")
 
 
 def _fast(folder: Path) -> None:

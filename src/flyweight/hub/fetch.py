@@ -19,7 +19,7 @@ from flyweight.hub.families import Inexpressible
 from flyweight.model import folder
 
 HUB = "hf:"
-VERSION = 1
+VERSION = 2
 
 
 Describe = Callable[[Draft, dict[str, Any]], None]
@@ -56,6 +56,7 @@ def imported(
             config, state = convert.decoder(source)
             folder.write(config, state, out)
             convert.copy_tokenizer(source.path, out)
+            convert.keep_special_ids(source, out)
         facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
         describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}

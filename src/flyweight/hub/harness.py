@@ -37,18 +37,16 @@ def transformers_tokenizer(folder: Path, context: int | None) -> Any:
     """Return the tokenizer in an artifact's `model/` folder as a transformers tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
+    from flyweight.data import special
     from flyweight.data.tokenizer import Tokenizer
 
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise RequestError(f"{folder} has no tokenizer.json: it cannot read text")
     own = Tokenizer.load(file)
-    ends = {} if own.separator is None else dict.fromkeys(("eos_token", "pad_token"), _word(own, own.separator))
-    return PreTrainedTokenizerFast(tokenizer_file=str(file), model_max_length=context or 2**31, **ends)
-
-
-def _word(tokenizer: Any, at: int) -> str:
-    return next(word for word, place in tokenizer.vocab.items() if place == at)
+    words = {**own.words, "pad": own.words["pad"] or own.words["eos"]}
+    fields = special.config(words, own.adds, context or 2**31)
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), **fields)
 
 
 def evaluate(

@@ -19,11 +19,11 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from flyweight.data.special import content, json_object
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
-ENDS = ("config.json", "generation_config.json")
 
 MARK = "\ufdd0"
 """Stands around what a message wrote out: a code point that no text is meant to hold."""
@@ -107,7 +107,7 @@ def tokens(text: str, tokenizer: Tokenizer) -> list[int]:
     ids: list[int] = []
     for place, part in enumerate(text.split(MARK)):
         # Every second part stands between two marks: the number of what a message wrote out.
-        ids += tokenizer.encode(_written(tokenizer)[int(part)]) if place % 2 else tokenizer.encode_marked(part)
+        ids += tokenizer.encode(_written(tokenizer)[int(part)], start=False) if place % 2 else tokenizer.encode_marked(part)
     return ids
 
 
@@ -117,7 +117,7 @@ def _written(tokenizer: Tokenizer) -> list[str]:
 
 def of(folder: Path) -> ChatTemplate | None:
     """Return the chat template in a model folder, or None; raise FlyweightError where its files are damaged."""
-    fields = _json(folder / CONFIG)
+    fields = json_object(folder / CONFIG)
     found: Any = fields.get("chat_template")
     where = folder / CONFIG
     if (folder / TEMPLATE).is_file():
@@ -133,35 +133,5 @@ def of(folder: Path) -> ChatTemplate | None:
         return None
     if not isinstance(found, str):
         raise FlyweightError(f"{where}: its chat_template is not a text; copy the model again")
-    special = {name: text for name, value in fields.items() if name.endswith("_token") and (text := _content(value))}
+    special = {name: text for name, value in fields.items() if name.endswith("_token") and (text := content(value))}
     return ChatTemplate(found, where, special)
-
-
-def ends(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
-    """Return the ids that end an answer: the tokenizer's end of a document, and what the model's files call their end."""
-    found = set() if tokenizer.separator is None else {tokenizer.separator}
-    word = _content(_json(folder / CONFIG).get("eos_token"))
-    if word in tokenizer.vocab:
-        found.add(tokenizer.vocab[word])
-    for name in ENDS:
-        value = _json(folder / name).get("eos_token_id")
-        found.update(entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, int))
-    return frozenset(found)
-
-
-def _content(value: Any) -> str:
-    """Return a special token's text, which the files keep plain or with its flags."""
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else ""
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FlyweightError(f"{file}: damaged, not valid JSON ({error}); copy the model again") from error
-    if not isinstance(found, dict):
-        raise FlyweightError(f"{file}: damaged, not a JSON object; copy the model again")
-    return found

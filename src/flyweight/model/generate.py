@@ -137,12 +137,14 @@ def generate(
     stop: Stop | None = None,
     stop_tokens: Collection[int] = (),
     on_token: OnToken | None = None,
+    tokens: int | None = None,
 ) -> list[list[int]]:
     """Return the new tokens after each prompt of token ids.
 
     A row ends at `max_new_tokens`, before one of `stop_tokens` (which is left out), or after a token for which
     `stop(row, new_tokens)` is true; `on_token(row, token)` sees each token that stays. Of a text longer than the model's
-    context only its end is seen: a full window goes on with its last half. A row's draws depend on the seed, on its prompt
+    context only its end is seen: a full window goes on with its last half. Only the first `tokens` ids are drawn, or all
+    that the model has rows for. A row's draws depend on the seed, on its prompt
     and on how many rows before it have the same prompt, not on the batch around it. Raises RequestError for options or
     prompts that make no sense.
     """
@@ -157,7 +159,7 @@ def generate(
         rows = rows if max_new_tokens else []
         while rows:
             # A round lasts until a window moves: then every row's window is read anew, into a fresh cache.
-            rows = _round(model, rows, context, max_new_tokens, sampling, stop, frozenset(stop_tokens), on_token)
+            rows = _round(model, rows, context, max_new_tokens, sampling, stop, frozenset(stop_tokens), on_token, tokens)
     finally:
         model.train(was_training)
     return results
@@ -172,6 +174,7 @@ def _round(
     stop: Stop | None,
     stop_tokens: frozenset[int],
     on_token: OnToken | None,
+    vocab: int | None,
 ) -> list[_Row]:
     """Read the rows' windows, then extend them token by token until one of them moves; return the rows still going."""
     device = model.device
@@ -182,7 +185,7 @@ def _round(
     while True:
         hidden = model.hidden(tokens, cache, mask)[:, -1]  # (B, dim)
         draws = torch.tensor([_draw(row) if sampling.temperature else 0.0 for row in rows])
-        chosen: list[int] = sampling.choose(model.logits(hidden), draws.to(device)).tolist()
+        chosen: list[int] = sampling.choose(model.logits(hidden)[:, :vocab], draws.to(device)).tolist()
         going = []
         for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
             if token in stop_tokens:

@@ -29,11 +29,12 @@ class Continued:
 class RunningText:
     """What a model has read so far, and its keys and values.
 
-    `tokens` are those in the cache. The model's dropout is off while it speaks.
+    `tokens` are those in the cache. The model's dropout is off while it speaks. Only the first `vocab_size` ids are drawn, or
+    all that the model has rows for.
     """
 
-    def __init__(self, model: Speaker) -> None:
-        self.model = model
+    def __init__(self, model: Speaker, vocab_size: int | None = None) -> None:
+        self.model, self.vocab_size = model, vocab_size
         self.context: int = model.config.context or UNLIMITED
         self.tokens: list[int] = []
         self.cache: Any = None
@@ -65,7 +66,8 @@ class RunningText:
             hidden = self._read(tokens[known:])
             while True:
                 draw = torch.rand((), generator=draws) if sampling.temperature else torch.zeros(())
-                token = int(sampling.choose(self.model.logits(hidden), draw[None].to(hidden.device)))
+                logits = self.model.logits(hidden)[:, : self.vocab_size]  # (1, V)
+                token = int(sampling.choose(logits, draw[None].to(hidden.device)))
                 if token in ends:
                     return Continued(new, "end", len(tokens) - known, known)
                 new.append(token)

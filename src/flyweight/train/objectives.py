@@ -126,16 +126,26 @@ def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | N
     return result
 
 
+def head_rows(weight: Tensor, bias: Tensor | None, tokens: int | None) -> tuple[Tensor, Tensor | None]:
+    """Return the rows of a head (V, K) and its bias (V) that stand for tokens: all of them, or the first `tokens`."""
+    if tokens is None or tokens >= weight.shape[0]:
+        return weight, bias
+    return weight[:tokens], None if bias is None else bias[:tokens]
+
+
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
     """Return softcap * tanh(logits / softcap), or the logits themselves without a cap."""
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 class NextToken:
-    """Cross-entropy of the next token, in nats."""
+    """Cross-entropy of the next token, in nats.
 
-    def __init__(self, config: schema.NextToken) -> None:
-        self.config = config
+    `tokens` is the size of the vocabulary where the head has more rows than that; they take no part in the softmax.
+    """
+
+    def __init__(self, config: schema.NextToken, tokens: int | None = None) -> None:
+        self.config, self.tokens = config, tokens
 
     def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return (loss, nll) summed over real targets; here they are the same number."""
@@ -149,6 +159,7 @@ class NextToken:
             return nll, nll, wanted.finished(wanted.slope(slope), logits, model.softcap) if train else None
 
         read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
+        weight, bias = head_rows(weight, bias, self.tokens)
         return chunked(read, weight, loss_of, bias)
 
 
@@ -158,11 +169,12 @@ class Distillation:
     Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher), `jsd` is the generalised
     Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m), m = beta * p + (1 - beta) * q (Agarwal et al. 2024).
     Teacher and student see the same inputs; their predictions for one position are compared before any shift, and the targets
-    are the next tokens, so that nothing is off by one.
+    are the next tokens, so that nothing is off by one. `tokens` is the size of the vocabulary where a head has more rows
+    than that; both softmaxes run over the tokens alone.
     """
 
-    def __init__(self, config: schema.Distillation, teacher: LanguageModel) -> None:
-        self.config, self.teacher = config, teacher
+    def __init__(self, config: schema.Distillation, teacher: LanguageModel, tokens: int | None = None) -> None:
+        self.config, self.teacher, self.tokens = config, teacher, tokens
 
     def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return (mixed loss, nll) summed over real targets."""
@@ -174,7 +186,7 @@ class Distillation:
         def loss_of(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
             wanted, heat = _Wanted(flat[rows]), config.temperature
             with torch.autocast(told.device.type, enabled=autocast):
-                teacher_logits = self.teacher.logits(told[rows]).float()
+                teacher_logits = self.teacher.logits(told[rows])[:, : self.tokens].float()
             p = F.log_softmax(_cooled(teacher_logits, heat), dim=-1)  # (n, V)
             del teacher_logits
             logits = capped(logits, model.softcap)
@@ -191,6 +203,7 @@ class Distillation:
             return loss, nll, wanted.finished(slope, logits, model.softcap)
 
         read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
+        weight, bias = head_rows(weight, bias, self.tokens)
         return chunked(read, weight, loss_of, bias)
 
 

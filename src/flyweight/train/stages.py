@@ -11,6 +11,7 @@ from flyweight.core.files import disk_errors
 from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Corpus
 from flyweight.data.stream import Windows
+from flyweight.data.tokenizer import Tokenizer, named_tokens
 from flyweight.errors import RequestError
 from flyweight.evaluate import likelihood
 from flyweight.hub import models
@@ -72,12 +73,19 @@ def _run(
     facts = trainer.train()
     with disk_errors(draft.path):
         folder.save(model, draft.path / "model")
-        shutil.copyfile(inputs.tokenizer(), draft.path / "model" / "tokenizer.json")
+        for file in inputs.tokenizer_files():
+            shutil.copyfile(file, draft.path / "model" / file.name)
     return {
         **facts,
         "total_flops": facts["flops"] + inputs.spent("total_flops"),
         "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
     }
+
+
+def _vocabulary(inputs: Inputs) -> int:
+    """Return the number of tokens that the corpus knows; a head may have more rows than that."""
+    assert inputs.corpus is not None
+    return inputs.corpus.facts["vocab_size"]
 
 
 def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
@@ -88,6 +96,12 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
         raise RequestError(
             f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its tokens mean other text;"
             f" give this stage data.tokenizer={{kind: file, path: {theirs}}}"
+        )
+    rows = model.config.vocab_size or 0
+    if rowless := Tokenizer.load(theirs).rowless(rows):
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for {named_tokens(rowless)} of its tokenizer;"
+            f" take such tokens out of {theirs}, or use another {what}"
         )
     if model.config.context is not None and model.config.context < context:
         raise RequestError(
@@ -108,7 +122,8 @@ class Pretrain:
         else:
             model = models.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
             _fits(model, "input", inputs, config.data.context)
-        return _run(config, model, NextToken(schema.NextToken()), None, inputs, context, draft)
+        objective = NextToken(schema.NextToken(), _vocabulary(inputs))
+        return _run(config, model, objective, None, inputs, context, draft)
 
 
 class Distill:
@@ -122,7 +137,8 @@ class Distill:
         _fits(teacher, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
         model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
-        return _run(config, model, Distillation(config.objective, teacher), teacher, inputs, context, draft)
+        objective = Distillation(config.objective, teacher, _vocabulary(inputs))
+        return _run(config, model, objective, teacher, inputs, context, draft)
 
 
 class Select:

@@ -54,7 +54,7 @@ def test_text_comes_back_and_no_text_is_the_separator(config: schema.Tokenizer, 
     assert tokenizer.separator not in ids
     if separated:
         assert tokenizer.separator is not None
-        assert tokenizer.eos == tokenizer.separator
+        assert tokenizer.ends == {tokenizer.separator}
         assert tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator]) == "The" + SEPARATOR
         assert tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator], skip_special=True) == "The"
 

@@ -171,3 +171,14 @@ def test_a_model_whose_tokens_lose_text_can_lose_but_not_win():
 def test_families_hold_what_can_be_paired():
     models = {"a": scores(), "b": replace(scores(), corpus="another"), "c": scores(0.1), "d": scores(kind="block")}
     assert [list(family) for family in families(models)] == [["a", "c"], ["b"], ["d"]]
+
+
+def test_what_falls_on_tokens_without_bytes_decides_nothing():
+    """A model that also predicts the ends of documents is no worse for it: its text is what counts."""
+    plain, marks = scores(), np.full(40, 30.0)
+    also_ends = replace(scores(-0.05), tokenizer="other", nll=scores(-0.05).nll + marks, marks=marks)
+    assert also_ends.nll.sum() > plain.nll.sum()
+    assert paired(also_ends, plain).verdict == "better"
+    assert table({"plain": plain, "ends": also_ends}).rows[0].name == "ends"
+    same = paired(replace(also_ends, tokenizer="t"), plain)
+    assert same.nll.verdict == "worse" and same.bits_per_byte.verdict == "better"

@@ -22,6 +22,9 @@ class FakeSplit:
     bytes: int = 900
     words: int = 130
     documents: np.ndarray = field(default_factory=lambda: np.array([0]))
+    opening: int = 0
+    marks: tuple[int, ...] = ()
+    vocab_size: int | None = None
 
 
 class Table(torch.nn.Module):
@@ -208,3 +211,48 @@ def test_a_split_without_targets_is_refused():
         quick(table(), FakeSplit(tokens(1)), tokens=5, window=8)
     with pytest.raises(RequestError, match="at least"):
         evaluate(table(), FakeSplit(tokens(2)), window=8)
+
+
+def test_rows_without_a_token_are_outside_the_softmax():
+    model, stream = table(), tokens(201) % 11
+    p = torch.log_softmax(model.table.detach().double()[:, :11], -1).numpy()
+    expected = -p[stream[:-1].astype(int), stream[1:].astype(int)]
+    split = FakeSplit(stream, vocab_size=11)
+    assert evaluate(model, split, window=32).nll.value == pytest.approx(expected.mean(), abs=1e-6)
+    assert quick(model, split, tokens=500, window=32) == pytest.approx(expected.mean(), abs=1e-6)
+
+
+def test_bits_per_byte_and_word_perplexity_leave_out_tokens_that_are_no_text():
+    """25 documents of 15 tokens and an end: the ends count per token and nowhere else."""
+    model, end = table(), VOCAB - 1
+    stream = tokens(400) % (VOCAB - 1)
+    stream[15::16] = end
+    p = torch.log_softmax(model.table.detach().double(), -1).numpy()
+    nats = -p[stream[:-1].astype(int), stream[1:].astype(int)]
+    text = stream[1:] != end
+    result = evaluate(model, FakeSplit(stream, documents=np.arange(0, 400, 16), marks=(end,)), window=32)
+    assert result.nll.value == pytest.approx(nats.mean(), abs=1e-6) and result.nll.n == 399
+    assert result.bits_per_byte.value == pytest.approx(nats[text].sum() / math.log(2) / 900, rel=1e-6)
+    assert result.word_perplexity.value == pytest.approx(math.exp(nats[text].sum() / 130), rel=1e-5)
+    assert result.units.marks.sum() == pytest.approx(nats[~text].sum(), rel=1e-6)
+    assert result.units.bytes.sum() == pytest.approx(900) and result.units.bytes[1] == pytest.approx(900 * 15 / 374)
+
+
+def test_with_begin_tokens_each_document_is_read_by_itself():
+    model, begin = decoder(), VOCAB - 1
+    stream = tokens(400) % (VOCAB - 1)
+    starts = np.cumsum([0, *np.random.default_rng(3).integers(10, 25, 22)])
+    starts = np.append(starts[starts < 390], 396)
+    stream[starts] = begin
+    split = FakeSplit(stream, documents=starts, opening=1, marks=(begin,))
+    result = evaluate(model, split, window=16, stride=8)
+    total, count = 0.0, 0
+    for start, end in zip(starts, [*starts[1:], 400], strict=True):
+        parts = target_nll(model, stream[start:end], 16, 8, 1, "cpu", "fp32")
+        nll = np.concatenate([part for _, part in parts])
+        total, count = total + nll.sum(), count + len(nll)
+    assert result.nll.n == count == 400 - len(starts)
+    assert result.nll.value == pytest.approx(total / count, abs=1e-6)
+    assert result.units.marks is None and result.units.counts.sum() == count
+    whole = evaluate(model, split, window=16).nll.value
+    assert quick(model, split, tokens=10**6, window=16) == pytest.approx(whole, abs=1e-6)

@@ -78,7 +78,7 @@ def test_models_without_one_and_damaged_files(tmp_path):
 def test_every_name_of_an_end_counts(tmp_path):
     chat_fixture.tokenizer(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
-    assert template.ends(tmp_path, tokenizer) == {256, 258}
+    assert tokenizer.ends == {256, 258}
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 256]}')
     (tmp_path / "config.json").write_text('{"eos_token_id": 9}')
-    assert template.ends(tmp_path, tokenizer) == {7, 9, 256, 258}
+    assert Tokenizer.load(tmp_path).ends == {7, 9, 256, 258}

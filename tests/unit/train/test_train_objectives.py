@@ -171,3 +171,34 @@ def test_the_heads_gradient_is_added_in_pieces_in_half_precision(monkeypatch, ro
     total = torch.ones(VOCAB, 20)
     objectives._add_product(total, slope, hidden)
     torch.testing.assert_close(total, 1 + (slope.T @ hidden).float())
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("student_rows", [VOCAB, VOCAB + 9])
+def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergence, student_rows):
+    """A padded teacher teaches as the same teacher without its padding does; so does a padded student learn."""
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
+    config = schema.Distillation(divergence=divergence, temperature=2.0, weight=0.7)
+    inputs, targets = batch(True)
+
+    def padded(model, rows):
+        wide = Decoder(model.config.model_copy(update={"vocab_size": rows}), seed=9)
+        state = {name: tensor for name, tensor in model.state_dict().items() if name != "embedding.tokens.weight"}
+        table = torch.cat((model.embedding.tokens.weight, torch.full((rows - VOCAB, model.config.dim), 3.0)))
+        wide.load_state_dict({**state, "embedding.tokens.weight": table.detach()})
+        return wide
+
+    teacher, student = decoder(seed=5), decoder()
+    expected, expected_nll = Distillation(config, teacher.requires_grad_(False))(student, inputs, targets)
+    expected.backward()
+    model = padded(student, student_rows)
+    loss, nll = Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB)(model, inputs, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert nll.item() == pytest.approx(expected_nll.item(), rel=1e-5)
+    gradient = model.embedding.tokens.weight.grad
+    torch.testing.assert_close(gradient[:VOCAB], student.embedding.tokens.weight.grad, rtol=1e-4, atol=1e-5)
+    assert (gradient[VOCAB:] == 0).all()
+    plain, _ = NextToken(schema.NextToken())(student, inputs, targets)
+    assert NextToken(schema.NextToken(), VOCAB)(model, inputs, targets)[0].item() == pytest.approx(plain.item(), rel=1e-5)
