@@ -133,11 +133,12 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
     checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
     context = session.context(checked.budget, checked.seed)
-    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
 
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
+    recipes.check_inputs(checked, resolve)
+    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
     with _unfinished(checked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained

@@ -214,3 +214,17 @@ def test_the_json_schema_accepts_partial_defaults():
     assert {"data", "train", "model", "stages"} <= set(schema["properties"])
     assert "required" not in schema["$defs"]["Data"]
     assert "data" not in schema["$defs"]["Pretrain"]["required"]
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("stages.alone={stage: pretrain, input: int8, train: {steps: 3}}", "stages.alone.input: int8 stores its matrices in"),
+        ("stages.alone.model.linears={blocks: nf4}", "stages.alone.model.linears: matrices stored as nf4 cannot be trained"),
+        ("stages.student.model.linears={blocks: int8}", "stages.student.model.linears: matrices stored as int8 cannot"),
+        ("stages.alone={stage: pretrain, input: raw, train: {steps: 3}}", "raw has matrices stored as int8, which cannot be"),
+    ],
+)
+def test_packed_matrices_are_not_trained(word, part):
+    raw_stage = "  raw: {stage: init, model: {dim: 8, layers: 1, linears: {blocks: int8}}}\n"
+    assert part in refusal(word, text=CONTROL.replace("  alone:", f"{raw_stage}  alone:"))

@@ -1,10 +1,11 @@
 import pytest
 
+from flyweight.cli.show import plans as show
 from flyweight.config import load
 from flyweight.config.schema import ModelConfig, Train
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.plan import budget, memory, plan, show, suggest
+from flyweight.plan import budget, memory, plan, suggest
 
 CPU = Runtime("cpu", 1)
 MODEL = {"model": {"stage": "pretrain"}}
@@ -57,7 +58,7 @@ def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
 
 def test_every_model_that_cannot_be_made_is_named_with_its_stage():
     stages = {
-        "a": {"stage": "pretrain", "model": {"dim": 32, "layers": 1, "linears": {"foo": "int8", "bar": "nf4"}}},
+        "a": {"stage": "pretrain", "model": {"dim": 32, "layers": 1, "linears": {"foo": "dense", "bar": "dense"}}},
         "b": {"stage": "pretrain", "model": {"dim": 1024, "layers": 1, "embedding": {"rank": 600}}},
     }
     with pytest.raises(RequestError) as refused:
