@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flyweight import models, recipe as recipes
-from flyweight.config import load as config_load, schema, study as study_config
+from flyweight.config import catalogue, load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
 from flyweight.core.files import digest
@@ -81,7 +81,8 @@ def plan(
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
         return plans.ModelPlan.of(models.config(target))
-    return plans.ModelPlan.of(_config_of(models.find(target, session.store)))
+    names = [*shipped(), *studies.shipped(), *catalogue.names()]
+    return plans.ModelPlan.of(_config_of(models.find(target, session.store, also=names)))
 
 
 def planned(target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})) -> Any:
