@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from rows import Rows
 
-from flyweight.config import load
+from flyweight.config import catalogue, load
 from flyweight.evaluate.checks import Subject, initial_sensitivity
-from flyweight.model import catalogue
 from flyweight.model.build import build
 
 RUNGS = [f"{rung}{repaired}" for repaired in ("", "r") for rung in range(1, 10)]

@@ -73,7 +73,7 @@ def ours(job: dict[str, Any]) -> list[float]:
             Limits(steps, None),
             StepFlops.constant(1),
             runtime,
-            runtime.precision(train.precision),
+            runtime.precision(train.precision, model.config.dim),
             draft,
             Meter(schema.Budget()),
             "bench",

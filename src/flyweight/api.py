@@ -185,7 +185,7 @@ def shipped_studies() -> list[str]:
 
 def shipped_models() -> list[str]:
     """Return the names of the catalogue."""
-    from flyweight.model import catalogue
+    from flyweight.config import catalogue
 
     return list(catalogue.names())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight import models, recipe as recipes
-from flyweight.config import load as config_load, schema
+from flyweight.config import catalogue, load as config_load, schema
 from flyweight.core.artifact import Artifact
 from flyweight.core.metric import Metric
 from flyweight.errors import RequestError
@@ -48,7 +48,8 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
         fresh = schema.Initialise(stage="init", model=models.config(model))
         artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
     else:
-        artifact = models.find(model, context.store, watch=context.watch)
+        configs = () if kind == "evaluate" else catalogue.names()
+        artifact = models.find(model, context.store, watch=context.watch, also=configs)
     data = fields.pop("data", None)
     if data is not None:
         fields["data"] = data_for(artifact, data)

@@ -5,27 +5,33 @@ For plan, bench and audit it may be a config as well, with random weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flyweight import garbage, references
-from flyweight.config import load, schema
+from flyweight.config import catalogue, load, schema
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
 from flyweight.core.events import Watcher, ignore
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint
 from flyweight.hub.fetch import HUB, imported
-from flyweight.model import catalogue
 from flyweight.report import card
 from flyweight.report.summary import FILE, Summary
 
 
-def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL", watch: Watcher = ignore) -> Artifact:
+def find(
+    reference: str | Path | Artifact,
+    store: Store,
+    where: str = "MODEL",
+    watch: Watcher = ignore,
+    also: Iterable[str] = (),
+) -> Artifact:
     """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant.
 
-    A Hugging Face model is imported into the runs root first, if it is not there yet.
+    A Hugging Face model is imported into the runs root first, if it is not there yet. `also` are names beside those of models
+    that could have been meant: of configs, for verbs that take one.
     """
     if isinstance(reference, Artifact):
         return reference
@@ -46,7 +52,7 @@ def find(reference: str | Path | Artifact, store: Store, where: str = "MODEL", w
             f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor a Hugging Face model (it has no"
             " config.json with a model_type)"
         )
-    raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, _known(store))}")
+    raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, [*also, *_known(store)])}")
 
 
 def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:

@@ -22,6 +22,7 @@ from flyweight.data.sources import with_tokenizer
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 from flyweight.evaluate import stages as evaluate_stages
+from flyweight.hub import models
 from flyweight.plan.budget import shared_time
 from flyweight.report import card
 from flyweight.train import stages as train_stages
@@ -74,8 +75,9 @@ class Runner:
         inputs = Inputs(name, artifacts, corpus)
         config = self._resolved(config, corpus)
         runtime = self.context.runtime
-        precision: Precision = runtime.precision(config.train.precision) if stage.trains else "fp32"
+        precision: Precision = "fp32"
         if stage.trains:
+            precision = runtime.precision(config.train.precision, _width(config, inputs))
             config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
         parents = {role: artifact.id for role, artifact in artifacts.items()}
         identity = Identity(
@@ -149,6 +151,13 @@ class Runner:
         return config.model_copy(update={"model": model})
 
 
+def _width(config: schema.Pretrain | schema.Distill, inputs: Inputs) -> int:
+    """Return the width of the model that a stage trains: a new one, or that of its input."""
+    if config.model is not None:
+        return config.model.dim
+    return models.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input").dim
+
+
 def _tokenizer_file(data: schema.Data) -> str | None:
     """Return the checksum of a tokenizer that is a file, whose path alone would not tell when its content changes."""
     if not isinstance(data.tokenizer, schema.FileTokenizer):
@@ -210,6 +219,15 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
     measured = {name: _measure(runner, recipe, stages[name]) for name in compared}
     floors = _floors(runner, measured)
     return Finished(recipe, stages, measured, floors, context.meter.seconds())
+
+
+def check_inputs(recipe: schema.Recipe, resolve: Any) -> None:
+    """Raise RequestError for a model outside the recipe that a stage would train further and that cannot be trained."""
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, schema.Pretrain) and stage.input is not None and stage.input not in recipe.stages:
+            where = f"stages.{name}.input"
+            inputs = Inputs(name, {"input": resolve(stage.input, where)})
+            models.trainable_config(inputs.model("input"), where)
 
 
 def _limited(config: Any, stages: Mapping[str, Made]) -> Any:

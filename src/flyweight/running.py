@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flyweight import models, recipe as recipes
-from flyweight.config import load as config_load, schema, study as study_config
+from flyweight.config import catalogue, load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
 from flyweight.core.files import digest
@@ -81,7 +81,8 @@ def plan(
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
         return plans.ModelPlan.of(models.config(target))
-    return plans.ModelPlan.of(_config_of(models.find(target, session.store)))
+    names = [*shipped(), *studies.shipped(), *catalogue.names()]
+    return plans.ModelPlan.of(_config_of(models.find(target, session.store, also=names)))
 
 
 def planned(target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})) -> Any:
@@ -133,11 +134,12 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
     checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
     context = session.context(checked.budget, checked.seed)
-    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
 
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
+    recipes.check_inputs(checked, resolve)
+    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
     with _unfinished(checked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained

@@ -51,7 +51,8 @@ class Session:
 
     def runtime(self, seed: int | None = None) -> Runtime:
         """Return the device, threads and seed, and set this process's thread count."""
-        runtime = Runtime.detect(self.device, self.threads, self.seed if seed is None else seed)
+        seed = self.seed if seed is None else seed
+        runtime = Runtime.detect(self.device, self.threads, seed, self.store.root, self.watch)
         runtime.apply()
         return runtime
 

@@ -19,7 +19,7 @@ def decoder(**fields):
 
 def test_the_default_precision_is_what_the_device_is_good_at():
     expected = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
-    assert Runtime.detect().precision("auto") == expected
+    assert Runtime.detect().precision("auto", 64) == expected
 
 
 def test_logits_agree_with_the_cpu():

@@ -10,7 +10,9 @@ from toy_recipe import toy
 
 import flyweight as fw
 from flyweight.api import Session, load, shipped
+from flyweight.config import load as config_load
 from flyweight.core.budget import Meter
+from flyweight.errors import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +142,20 @@ def test_train_on_ones_own_text(answer, text_file):
     (model,) = made["models"]
     assert model["training"]["stopped_by"] == "time"
     assert made["name"] == "train-story"
+
+
+def test_a_packed_model_is_not_trained_further_and_nothing_is_begun(finished, text_file):
+    _, session, _ = finished
+    before = sorted(path.name for path in session.store.root.iterdir())
+    data = {"corpus": str(text_file), "tokenizer": "byte", "context": 32}
+    stages = {
+        "new": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}},
+        "more": {"stage": "pretrain", "input": "toy:int8"},
+    }
+    raw = {"name": "further", "data": data, "train": {"steps": 2}, "stages": stages}
+    with pytest.raises(RequestError, match=r"stages\.more\.input: this model's matrices are stored as int8 and cannot be"):
+        fw.run(config_load.recipe(raw), session)
+    assert sorted(path.name for path in session.store.root.iterdir()) == before
 
 
 def test_leaving_a_stage_out(finished, tmp_path):

@@ -108,6 +108,8 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 NOTES = {
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
+    "measured": "[cyan]measured[/] {what}",
+    "unkept": "[yellow]note[/] {what} could not be read or kept and was measured anew: {why}",
     "waiting": "[yellow]waiting[/] for {id}: {why}",
     "resumed": "[cyan]going on[/] from step {step}",
     "left out": "[yellow]left out[/] {name}: {why}",

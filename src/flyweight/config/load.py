@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from flyweight.config import schema
+from flyweight.config import catalogue, overrides, schema
 from flyweight.config.baselines import DECODER, kind_of_model
+from flyweight.config.explain import Fault, explain as explain, faults, models_in, nearest as nearest, shown as shown
 from flyweight.config.rules import LIMITS, stage_faults
-from flyweight.config.schema import ARCHITECTURES, Architecture, ModelConfig, Recipe, Strict
+from flyweight.config.schema import ARCHITECTURES, Architecture, Recipe, Strict
 from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
 from flyweight.errors import RequestError
 
@@ -25,19 +23,6 @@ MODELS = ("pretrain", "distill", "select", "init", "quantize", "mix")
 
 REFERENCES = ("teacher", "input")
 """Fields of a stage that name another stage or a MODEL."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean X?)" for the known name closest to `name`, or the list of names when none is close."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})" if known else ""
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message quotes it: whole where it is short."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # --- overrides ---
@@ -55,12 +40,27 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         if not equals or not path:
             raise RequestError(f"{word!r}: an override is written path=value, for example stages.teacher.train.steps=400")
         keys = path.split(".")
-        stages = raw.get("stages")
-        if keys[0] == "stages" and len(keys) > 1 and isinstance(stages, dict) and keys[1] not in stages:
-            names = [f"stages.{name}" for name in stages]
-            raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
+        _check_start(keys, raw)
         put(raw, keys, parse_yaml(text, path), path)
+    for word in words:
+        overrides.refuse_unused(word, _laid_out(raw))
     return raw
+
+
+def _check_start(keys: Sequence[str], raw: Mapping[str, Any]) -> None:
+    """Raise RequestError for a path into a recipe that begins with no name of a recipe, with the place that may be meant."""
+    stages = raw.get("stages")
+    if not isinstance(stages, dict):
+        return
+    path = ".".join(keys)
+    if keys[0] == "stages" and len(keys) > 1 and keys[1] not in stages:
+        names = [f"stages.{name}" for name in stages]
+        raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
+    if keys[0] in Recipe.model_fields or keys[0] in DEFAULTS:
+        return
+    meant = f"stages.{path}" if keys[0] in stages else overrides.inside_a_section(path)
+    known = nearest(keys[0], [*Recipe.model_fields, *DEFAULTS])
+    raise RequestError(f"{path}: unknown name{f' (did you mean {meant}?)' if meant else known}")
 
 
 def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None:
@@ -100,6 +100,21 @@ def merge(default: Any, own: Any) -> Any:
 
 
 def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the top-level `data`, `train` and `model` into every stage that trains, and write out the catalogue's models."""
+    recipe = _laid_out(raw)
+    stages = recipe.get("stages")
+    if not isinstance(stages, dict):
+        return recipe
+    return {**recipe, "stages": {name: _with_fields(stage) for name, stage in stages.items()}}
+
+
+def _with_fields(stage: Any) -> Any:
+    if not isinstance(stage, dict) or "model" not in stage:
+        return stage
+    return {**stage, "model": _written_out(stage["model"], follows_text=stage.get("stage") != "init")}
+
+
+def _laid_out(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Move the top-level `data`, `train` and `model` into every stage that trains."""
     recipe = {key: value for key, value in raw.items() if key not in DEFAULTS}
     stages = recipe.get("stages")
@@ -112,6 +127,21 @@ def _with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
             stage = {**stage, **{key: _laid(key, raw[key], stage[key]) if key in stage else raw[key] for key in given}}
         filled[name] = stage
     return {**recipe, "stages": filled}
+
+
+def _written_out(model: Any, follows_text: bool) -> Any:
+    """Return a raw model in which a catalogue's name, alone or as `kind`, is replaced by that model's fields.
+
+    Fields beside the name are laid over them. Where there is a text, vocabulary and context are its business, as in a study.
+    """
+    own = {"kind": model} if isinstance(model, str) else model
+    name = own.get("kind") if isinstance(own, dict) else None
+    if not isinstance(name, str) or name not in catalogue.names():
+        return model
+    fields = catalogue.fields(name)
+    if follows_text:
+        fields = {key: value for key, value in fields.items() if key not in ("vocab_size", "context")}
+    return merge(fields, {key: value for key, value in own.items() if key != "kind"})
 
 
 def _laid(key: str, default: Any, own: Any) -> Any:
@@ -138,13 +168,59 @@ def recipe(raw: Mapping[str, Any], where: str = "the recipe", without: Sequence[
 
 
 def _checked(raw: Mapping[str, Any], where: str) -> Recipe:
+    in_defaults = _default_faults(raw)
     try:
         checked = Recipe.model_validate(_with_defaults(raw))
     except ValidationError as error:
-        raise RequestError(explain(error, where, Recipe)) from error
-    if faults := _reference_faults(checked):
-        raise RequestError("\n".join([f"{where}:", *(f"  {fault}" for fault in faults)]))
+        lines = _told_once(in_defaults, faults(error, Recipe))
+        raise RequestError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from error
+    if in_defaults:
+        raise RequestError("\n".join([f"{where}:", *(f"  {fault.line()}" for fault in in_defaults)]))
+    if contradictions := _reference_faults(checked):
+        raise RequestError("\n".join([f"{where}:", *(f"  {fault}" for fault in contradictions)]))
     return checked
+
+
+def _default_faults(raw: Mapping[str, Any]) -> list[Fault]:
+    """Return what is wrong with the top-level `data`, `train` and `model` themselves, whether or not a stage takes them.
+
+    What is missing in a default may stand in the stages, and what contradicts itself may be replaced there.
+    """
+    kinds: dict[str, tuple[Any, Sequence[type[Strict]]]] = {
+        "data": (schema.Data, [schema.Data]),
+        "train": (schema.Train, [schema.Train]),
+        "model": (Architecture, ARCHITECTURES),
+    }
+    found = []
+    for key, (kind, roots) in kinds.items():
+        section = _written_out(raw.get(key), follows_text=True) if key == "model" else raw.get(key)
+        if section is None:
+            continue
+        try:
+            TypeAdapter(kind).validate_python(section)
+        except ValidationError as error:
+            for fault in faults(error, *roots):
+                if fault.kind != "missing" and not (fault.kind == "value_error" and not fault.path):
+                    found.append(Fault((key, *fault.path), fault.text, fault.kind))
+    return found
+
+
+def _told_once(defaults: Sequence[Fault], stages: Sequence[Fault]) -> list[str]:
+    """Return the lines of all faults: one that stages share is told once, at its default or else at the first stage."""
+    known = {(fault.path, fault.text) for fault in defaults}
+    lines, shared = [fault.line() for fault in defaults], dict[tuple[Any, ...], list[Fault]]()
+    for fault in stages:
+        place = fault.path[2:] if fault.path[:1] == ("stages",) and len(fault.path) > 2 else fault.path
+        if (place, fault.text) not in known:
+            shared.setdefault((place, fault.text), []).append(fault)
+    for (place, _), (first, *others) in shared.items():
+        line = first.line()
+        if first.kind == "missing" and place != first.path and place[0] in DEFAULTS:
+            line += f"; name it here, or as {'.'.join(place)} for every stage"
+        if others:
+            line += f" (and the same in {', '.join(fault.path[1] for fault in others)})"
+        lines.append(line)
+    return lines
 
 
 def model_config(raw: Mapping[str, Any], where: str) -> Architecture:
@@ -170,7 +246,7 @@ def check_stage(raw: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(schema.StageConfig).validate_python(raw)
     except ValidationError as error:
-        raise RequestError(explain(error, f"{raw.get('stage')}", *_models(schema.StageConfig))) from error
+        raise RequestError(explain(error, f"{raw.get('stage')}", *models_in(schema.StageConfig))) from error
 
 
 def dependencies(stage: Strict) -> dict[str, str]:
@@ -270,98 +346,23 @@ def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return raw
 
 
-# --- explanations ---
-
-
-def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
-    """Return a validation error as lines `path: what is wrong (the nearest name)`; `roots` are the kinds it could have been."""
-    lines = [f"{where}:"]
-    for fault in error.errors():
-        names, fields = _place(roots, fault["loc"])
-        path = ".".join(names) or "(top level)"
-        context = fault.get("ctx", {})
-        match fault["type"]:
-            case "extra_forbidden":
-                text = f"unknown name{nearest(names[-1], fields)}"
-            case "missing":
-                text = "is missing"
-            case "union_tag_invalid":
-                tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-                text = f"unknown kind {context['tag']!r}{nearest(context['tag'], tags)}"
-            case "union_tag_not_found":
-                text = f"needs {context['discriminator']}: to say which it is"
-            case "value_error":
-                text = str(context["error"])
-            case "literal_error":
-                text = f"{shown(fault['input'])} is not one of {context['expected']}"
-            case "model_type" | "dict_type" | "model_attributes_type":
-                text = f"expected fields (key: value), found {shown(fault['input'])}"
-            case _:
-                text = f"{fault['msg']} (found {shown(fault['input'])})"
-        lines.append(f"  {path}: {text}")
-    return "\n".join(lines)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the config classes inside an annotation."""
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        return [model for inner in typing.get_args(annotation) for model in _models(inner)]
-    return []
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    if model is ModelConfig:
-        return DECODER
-    for name in ("stage", "kind"):
-        if name in model.model_fields and (names := typing.get_args(model.model_fields[name].annotation)):
-            return names[0]
-    return None
-
-
-def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return a fault's path as the user wrote it (without union tags) and the names valid where it stands."""
-    names: list[str] = []
-    current = list(roots)
-    mapping: Any = None
-    for step, part in enumerate(location):
-        last = step == len(location) - 1
-        tagged = [model for model in current if _tag(model) == part]
-        # Where there are several kinds a tag comes first, even one that is also a field of another kind (mlp).
-        if tagged and mapping is None and (len(current) > 1 or not (last or part in _fields(current))):
-            current = tagged
-            continue
-        names.append(str(part))
-        if last:
-            break
-        if mapping is not None:
-            current, mapping = _models(mapping), None
-            continue
-        annotations = [model.model_fields[str(part)].annotation for model in current if str(part) in model.model_fields]
-        if annotations and typing.get_origin(annotations[0]) is dict:
-            mapping = typing.get_args(annotations[0])[1]
-        elif annotations:
-            current = [model for annotation in annotations for model in _models(annotation)]
-    return names, _fields(current)
-
-
-def _fields(models: list[type[BaseModel]]) -> list[str]:
-    return list(dict.fromkeys(name for model in models for name in model.model_fields))
-
-
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe file, in which top-level `data`, `train` and `model` may stand as partial defaults."""
     result = Recipe.model_json_schema()
     definitions = result["$defs"]
     models = tuple(model.__name__ for model in ARCHITECTURES)
+    shipped = {"enum": catalogue.names(), "description": "A model of the catalogue."}
     for names, field in ((("Data",), "data"), (("Train",), "train"), (models, "model")):
         for name in names:
             definitions[name].pop("required", None)
-        choices = [{"$ref": f"#/$defs/{name}"} for name in names]
+        choices: list[dict[str, Any]] = [{"$ref": f"#/$defs/{name}"} for name in names]
+        choices += [shipped] if field == "model" else []
         known = choices[0] if len(choices) == 1 else {"anyOf": choices}
         result["properties"][field] = {**known, "description": f"Defaults of every stage's `{field}`."}
-    definitions["ModelConfig"]["properties"]["kind"] = {"const": DECODER, "default": DECODER}
+    definitions["ModelConfig"]["properties"]["kind"] = {"enum": [DECODER, *catalogue.names()], "default": DECODER}
+    for name in ("Pretrain", "Distill", "Initialise"):
+        properties = definitions[name]["properties"]
+        properties["model"] = {"anyOf": [properties["model"], shipped]}
     for name in ("Pretrain", "Distill"):
         definitions[name]["required"] = [key for key in definitions[name]["required"] if key not in DEFAULTS]
     for model in (definition for definition in definitions.values() if "kind" in definition.get("properties", {})):

@@ -30,6 +30,11 @@ def model_faults(config: ModelConfig) -> list[str]:
     return [*_heads(config), *_ranks(config), *_ends(config), *_visits(config)]
 
 
+def packed_kinds(config: Any) -> list[str]:
+    """Return the kinds in which some of a model's matrices are packed, such as int8; none for a model that can be trained."""
+    return list(dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense"))
+
+
 def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
     """Return the vocabulary nearest to a guess that this model allows: a guess is no reason to refuse it."""
     if config.embedding.bigram.kind == "exact":
@@ -130,8 +135,34 @@ def _visits(config: ModelConfig) -> Iterator[str]:
 
 
 def stage_faults(name: str, stage: Any, recipe: Recipe) -> list[str]:
-    """Return what a stage asks of another that cannot give it: a limit, or a validation result to be chosen by."""
-    return [*_tie(f"stages.{name}.train", getattr(stage, "train", None), recipe), *_choice(f"stages.{name}", stage, recipe)]
+    """Return what a stage asks of another, or of its model, that it cannot have: a limit, a choice by validation, training."""
+    where = f"stages.{name}"
+    return [
+        *_tie(f"{where}.train", getattr(stage, "train", None), recipe),
+        *_choice(where, stage, recipe),
+        *_packed(where, stage, recipe),
+    ]
+
+
+def _packed(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
+    """Find training of packed matrices, which have no gradient: the norms alone would be trained, and nobody told."""
+    if stage.stage not in ("pretrain", "distill"):
+        return
+    if stage.model is not None and (kinds := packed_kinds(stage.model)):
+        yield (
+            f"{where}.model.linears: matrices stored as {' and '.join(kinds)} cannot be trained; train the model dense, and add"
+            " a quantize stage after it"
+        )
+    source: Any = recipe.stages.get(getattr(stage, "input", None) or "")
+    if source is None:
+        return
+    if source.stage == "quantize":
+        yield (
+            f"{where}.input: {stage.input} stores its matrices in fewer bits, and these cannot be trained; start from"
+            f" {source.input} and quantize the result"
+        )
+    elif source.stage == "init" and (kinds := packed_kinds(source.model)):
+        yield f"{where}.input: {stage.input} has matrices stored as {' and '.join(kinds)}, which cannot be trained"
 
 
 def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Wi
 
 from flyweight.config import load
 from flyweight.config.schema import Count, Name, PositiveInt, Probability, Rate, Seconds, StageName, Strict, Tokenizer
+from flyweight.config.seeds import Seeds
 from flyweight.errors import RequestError
 
 METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
@@ -26,12 +27,6 @@ ENTRIES = ("data", "models", "budgets", "protocols")
 
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is no seed; seeds are whole numbers, for example [0, 1, 2]")
-    return value
 
 
 def _said(claim: str) -> str:
@@ -61,7 +56,6 @@ _REF = "x-ref"
 TrainFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/TrainFields"})]
 ModelFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/ModelFields"})]
 GroupName = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_number)]
 Some = Field(min_length=1)
 """Of a list that means nothing when it is empty."""
 
@@ -169,7 +163,7 @@ class Study(Strict):
     train: TrainFields = Field(default_factory=dict)
     protocol: str = "own"
     protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
-    seeds: Annotated[tuple[Seed, ...], Listed] = ()
+    seeds: Seeds = ()
     metrics: Annotated[tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})] = (
         "nll",
         "bits_per_byte",

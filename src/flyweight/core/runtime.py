@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
+from flyweight.core import bfloat16
+from flyweight.core.events import Watcher, ignore
 from flyweight.core.machine import usable_cores
 from flyweight.errors import RequestError
 
@@ -20,7 +23,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def native_bf16() -> bool:
     """Return whether this processor multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX; ARM's BF16 extension).
 
-    Without it torch emulates bfloat16 several times slower than float32.
+    Without it torch emulates bfloat16 several times slower than float32. With it training may still be slower: whether it
+    pays is measured (`core.bfloat16`).
     """
     import torch
 
@@ -48,14 +52,26 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device, its thread count and the seed of one run."""
+    """The device, its thread count and the seed of one run.
+
+    `root` is the runs root, which keeps what is measured once on a machine; `watch` hears of a new measurement.
+    """
 
     device: str
     threads: int
     seed: int = 0
+    root: Path | None = field(default=None, compare=False)
+    watch: Watcher = field(default=ignore, compare=False, repr=False)
 
     @classmethod
-    def detect(cls, device: str | None = None, threads: int | None = None, seed: int = 0) -> Runtime:
+    def detect(
+        cls,
+        device: str | None = None,
+        threads: int | None = None,
+        seed: int = 0,
+        root: Path | None = None,
+        watch: Watcher = ignore,
+    ) -> Runtime:
         """Return the best device of this machine, or the one asked for; raise RequestError when it is not there."""
         import torch
 
@@ -74,7 +90,7 @@ class Runtime:
             raise RequestError(
                 f"--threads {threads}: at least 1 is needed, and {MOST_THREADS} is the most; this machine has {cores}"
             )
-        return cls(chosen, threads or cores, seed)
+        return cls(chosen, threads or cores, seed, root, watch)
 
     def apply(self) -> None:
         """Set the thread count of this process, and let it keep the memory that every step needs again."""
@@ -83,11 +99,11 @@ class Runtime:
         torch.set_num_threads(self.threads)
         keep_freed_memory()
 
-    def precision(self, asked: str) -> Precision:
-        """Return the compute precision: what was asked for, or for `auto` what this hardware is good at.
+    def precision(self, asked: str, width: int) -> Precision:
+        """Return the compute precision: what was asked for, or for `auto` what trains a model of this width fastest here.
 
-        bfloat16 on CPUs with native instructions and on CUDA from compute capability 8, float16 (with a gradient scaler) on
-        older CUDA devices, float32 elsewhere.
+        On a CPU bfloat16 where it was measured to pay, on CUDA bfloat16 from compute capability 8 and float16 (with a
+        gradient scaler) before, elsewhere float32. Raises RequestError for fp16 on a CPU.
         """
         import torch
 
@@ -97,4 +113,8 @@ class Runtime:
             return cast(Precision, asked)
         if self.device.startswith("cuda"):
             return "bf16" if torch.cuda.get_device_capability(self.device)[0] >= 8 else "fp16"
-        return "bf16" if self.device == "cpu" and native_bf16() else "fp32"
+        return "bf16" if self.device == "cpu" and self.bfloat16().pays(width) else "fp32"
+
+    def bfloat16(self) -> bfloat16.Speedups:
+        """Return how bfloat16 trains on this processor: the one judgement that `precision` and doctor go by."""
+        return bfloat16.speedups(self.threads, self.root, self.watch)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from flyweight.config.rules import packed_kinds
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
 from flyweight.hub import checkpoint, foreign
@@ -29,15 +30,35 @@ def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:
 
 def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") -> Model:
     """Return our own model in a folder; raise RequestError for a foreign one, which cannot do what `what` says."""
-    model = load(path, device) if not checkpoint.is_checkpoint(path) else None
-    if not isinstance(model, Model):
-        kind = config(path)
-        assert isinstance(kind, ForeignConfig)
-        raise RequestError(
-            f"{what}: this is a {kind.model_type} model, which flyweight can learn from, measure and listen to, but not change;"
-            " GPT-2, Llama and Qwen3 models it can"
-        )
+    own_config(path, what)
+    model = load(path, device)
+    assert isinstance(model, Model)
     return model
+
+
+def own_config(path: Path, what: str) -> Architecture:
+    """Return the config of our own model in a folder; raise RequestError for a foreign one, as `decoder` does."""
+    kind = config(path)
+    if isinstance(kind, ForeignConfig):
+        raise RequestError(
+            f"{what}: {kind.model_type} models can be teachers and can be evaluated, but not trained or quantized here."
+            " GPT-2, Llama and Qwen3 models can"
+        )
+    return kind
+
+
+def trainable_config(path: Path, what: str) -> Architecture:
+    """Return the config of a model to train further; raise RequestError for a foreign or a packed one.
+
+    Packed matrices have no gradient: of such a model nothing but the norms would be trained.
+    """
+    found = own_config(path, what)
+    if kinds := packed_kinds(found):
+        raise RequestError(
+            f"{what}: this model's matrices are stored as {' and '.join(kinds)} and cannot be trained. Start from the model"
+            " that was quantized, and quantize the result"
+        )
+    return found
 
 
 def decoder_config(path: Path, what: str) -> ModelConfig:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import psutil
 
 from flyweight.config.units import format_size
-from flyweight.core import machine
+from flyweight.core import bfloat16, machine
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.runtime import Runtime
 from flyweight.data.document import HeldOut
@@ -91,7 +91,7 @@ def examine(runtime: Runtime, runs: Path, data: Path | str | None, quick: bool =
         lines += part()
     environment = {
         **machine.describe(runtime.device, runtime.threads),
-        "precision": runtime.precision("auto"),
+        "precision": {str(width): runtime.precision("auto", width) for width in bfloat16.WIDTHS},
         "runs": os.path.realpath(runs),
     }
     return Health(tuple(lines), environment, round(time.monotonic() - began, 2))

@@ -256,7 +256,7 @@ def _stage(
     fresh: bool,
 ) -> StagePlan:
     train, context = stage.train, stage.data.context
-    precision = runtime.precision(train.precision)
+    precision = runtime.precision(train.precision, config.dim)
     teacher = models.get(stage.teacher) if isinstance(stage, schema.Distill) else None
     told = 0 if teacher is None else cost.forward_flops(teacher, context)
     flops = StepFlops.of(config, train, context, told, fresh=fresh)

@@ -28,8 +28,6 @@ from flyweight.model.packed import Packed
 from flyweight.plan.doctor import Line, Verdict
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WORTH = 1.1
-"""How many times as fast as float32 a shorter float has to be to be worth its digits."""
 TRIAL_SECONDS = 0.08
 SLOW_GFLOPS = 5.0
 SLOWER = 1.5
@@ -61,9 +59,8 @@ def devices() -> Iterator[Line]:
 
 
 def products(runtime: Runtime) -> Iterator[Line]:
-    """Yield how fast matrices are multiplied: in each float type, and by all threads against one."""
-    group, device = "products", runtime.device
-    chosen, fp32 = runtime.precision("auto"), 0.0
+    """Yield how fast matrices are multiplied in each float type, what training takes, and all threads against one."""
+    group, device, fp32 = "products", runtime.device, 0.0
     size = 512 if device == "cpu" else 4096
     for name, dtype in DTYPES.items():
         try:
@@ -73,7 +70,8 @@ def products(runtime: Runtime) -> Iterator[Line]:
             yield Line(group, f"{device} {name}", "broken", _first_line(refused), "leave train.precision: auto", name == "fp32")
             continue
         fp32 = speed if name == "fp32" else fp32
-        yield _product(f"{device} {name}", name, speed, fp32, error, chosen)
+        yield _product(f"{device} {name}", name, speed, fp32, error)
+    yield _training(runtime)
     if device == "cpu" and runtime.threads > 1:
         torch.set_num_threads(1)
         try:
@@ -87,29 +85,29 @@ def products(runtime: Runtime) -> Iterator[Line]:
         yield Line(group, f"{runtime.threads} threads", "slow" if slow else "ok", found, remedy, values={"gain": gain})
 
 
-def _product(name: str, kind: str, speed: float, fp32: float, error: float, chosen: str) -> Line:
-    values = {"gflops": speed, "error": error, "chosen": kind == chosen}
+def _training(runtime: Runtime) -> Line:
+    """Return which float type `train.precision: auto` takes; on a CPU with the measurement that decides it."""
+    group, name = "products", "training"
+    if runtime.device != "cpu":
+        chosen = runtime.precision("auto", 0)
+        return Line(group, name, "ok", f"train.precision: auto takes {chosen} on {runtime.device}", values={"chosen": chosen})
+    measured = runtime.bfloat16()
+    values = {"bf16_speedup": {str(width): speedup for width, speedup in measured.by_width}}
+    return Line(group, name, "ok", measured.words(), values=values)
+
+
+def _product(name: str, kind: str, speed: float, fp32: float, error: float) -> Line:
+    """Return how fast products alone are; whether training gains from a type is `_training`'s to say."""
+    values = {"gflops": speed, "error": error}
     found = f"{speed:,.0f} GFLOP/s" + ("" if kind == "fp32" else f", {_times(speed / fp32)} times float32's")
-    if kind == chosen:
-        found += "; train.precision: auto takes it"
     group = "products"
     if error > 8 * torch.finfo(DTYPES[kind]).eps:
-        return Line(
-            group,
-            name,
-            "broken",
-            f"{found}; wrong by {error:.1g}",
-            "another torch build may be right",
-            kind in ("fp32", chosen),
-            values,
-        )
+        remedy = "another torch build may be right"
+        return Line(group, name, "broken", f"{found}; wrong by {error:.1g}", remedy, kind == "fp32", values)
     if kind == "fp32":
         slow = speed < SLOW_GFLOPS
         return Line(group, name, "slow" if slow else "ok", found, "take a smaller model" if slow else "", values=values)
-    if speed < WORTH * fp32:
-        return Line(group, name, "slow", f"{found}: not worth it here", "leave train.precision: auto", values=values)
-    remedy = "" if kind == chosen or chosen != "fp32" else f"train.precision={kind} would be faster than what auto takes"
-    return Line(group, name, "ok", found, "" if kind == "fp16" and name.startswith("cpu") else remedy, values=values)
+    return Line(group, name, "ok" if speed >= fp32 else "slow", found, values=values)
 
 
 def _product_error(device: str, dtype: torch.dtype) -> float:

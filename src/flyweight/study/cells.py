@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flyweight.config import load as config_load, schema, study as config
+from flyweight.config import catalogue, load as config_load, schema, study as config
+from flyweight.config.rules import packed_kinds
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
-from flyweight.model import catalogue
 from flyweight.model.names import linear_names, pattern_faults
 from flyweight.plan import plan as plans
 from flyweight.plan.grid import GridPlan, grid
@@ -251,6 +251,8 @@ def _cell(
         lines = config_load.explain(error, "", schema.Pretrain).splitlines()
         raise RequestError("\n".join(line for line in lines[1:])) from error
     assert made.model is not None
+    if kinds := packed_kinds(made.model):
+        raise RequestError(f"model.linears: matrices stored as {' and '.join(kinds)} cannot be trained")
     if faults := pattern_faults(made.model):
         raise RequestError("\n".join(f"model.{fault}" for fault in faults))
     return Cell(name, {path: written(value) for path, value in combination.items()}, text, context, budget, made)

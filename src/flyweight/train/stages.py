@@ -37,7 +37,7 @@ def _run(
     """Train `model` by `objective` and write `model/` and the facts, with what its inputs had cost in the totals."""
     assert inputs.corpus is not None
     runtime, train = context.runtime, config.train
-    precision = runtime.precision(train.precision)
+    precision = runtime.precision(train.precision, model.config.dim)
     corpus = Corpus.open(inputs.text(), verify=False)  # opening the artifact has just compared every checksum
     windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
     told = 0 if teacher is None else models.forward_flops(teacher, config.data.context)
@@ -120,6 +120,7 @@ class Pretrain:
         if config.model is not None:
             model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         else:
+            models.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input")
             model = models.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
             _fits(model, "input", inputs, config.data.context)
         objective = NextToken(schema.NextToken(), _vocabulary(inputs))

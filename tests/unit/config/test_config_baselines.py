@@ -83,7 +83,9 @@ def test_faults_name_the_path_as_it_was_written(model, told) -> None:
 
 def test_the_json_schema_knows_every_kind() -> None:
     result = load.json_schema()
-    names = [choice["$ref"].rsplit("/", 1)[1] for choice in result["properties"]["model"]["anyOf"]]
+    *kinds, shipped = result["properties"]["model"]["anyOf"]
+    names = [choice["$ref"].rsplit("/", 1)[1] for choice in kinds]
     assert names == ["ModelConfig", "LinearConfig", "MlpConfig", "LstmConfig"]
-    assert result["$defs"]["ModelConfig"]["properties"]["kind"] == {"const": "decoder", "default": "decoder"}
+    assert "gpt2" in shipped["enum"]
+    assert result["$defs"]["ModelConfig"]["properties"]["kind"] == {"enum": ["decoder", *shipped["enum"]], "default": "decoder"}
     assert not any("required" in result["$defs"][name] and result["$defs"][name]["required"] for name in names)

@@ -68,7 +68,7 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
     for part in (
         "stages.teacher.train.stepz: unknown name (did you mean steps?)",
         "stages.teacher.model.mlp: unknown kind 'swiglo' (did you mean swiglu?)",
-        "stages.student.data.contex: unknown name (did you mean context?)",
+        "  data.contex: unknown name (did you mean context?)",
         "stages.int8.kind: unknown kind 'int9' (did you mean int8?)",
         "budget.time: 6 is not a time: the unit is missing",
         "budget.memory: 7 is not a size: the unit is missing",
@@ -95,7 +95,17 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
         ("stages.teacher.train.batch=0", "batch"),
         ("stages.teacher.train={batch: 6, accumulate: 4}", "4 pieces do not divide batch 6"),
         ("stages.teacher.train.schedule.warmup=2", "warmup"),
-        ("stages.teacher.train.optimizer.lr=.nan", "lr"),
+        ("stages.teacher.train.optimizer.lr=.nan", "lr: expected a number, found '.nan'"),
+        ("time=60s", "time: unknown name (did you mean budget.time?)"),
+        ("batch=3", "batch: unknown name (did you mean train.batch?)"),
+        ("teacher.train.steps=20", "teacher.train.steps: unknown name (did you mean stages.teacher.train.steps?)"),
+        ("stages.int8={stage: select, among: [student]}", "stages.int8.among: needs at least 2 entries, found 1: ['student']"),
+        ("seed=a", "seed: expected a whole number, found 'a'"),
+        ("model=gtp2", "model: unknown kind 'gtp2' (did you mean gpt2?)"),
+        ("stages.teacher.model=xxxxxxxx", "unknown kind 'xxxxxxxx' (known: decoder, linear, mlp, lstm, and what `flyweight ls"),
+        ("train.steps=400", "train.steps=400: every stage has a value of its own there, so this would change nothing; say "),
+        ("train.steps=abc", "say stages.teacher.train.steps=abc stages.student.train.steps=abc"),
+        ("model={dim: 8, layers: 2}", "every stage has a value of its own there"),
     ],
 )
 def test_refusals(word, part):
@@ -114,7 +124,8 @@ CONTROL = TEXT.replace("report:", "  alone: {stage: pretrain, model: {dim: 8, la
 def test_a_stage_tied_to_another_takes_no_other_limit_from_the_recipe():
     tie = "stages.alone.train.same_as={stage: student, of: total_flops}"
     for limit in ("steps=40", "tokens=1M", "flops=1e9", "time=3s"):
-        train = checked(f"train.{limit}", "train.batch=4", tie, text=CONTROL).stages["alone"].train
+        text = CONTROL.replace("stages:", f"train: {{{limit.replace('=', ': ')}, batch: 4}}\nstages:")
+        train = checked(tie, text=text).stages["alone"].train
         assert (train.steps, train.tokens, train.flops, train.time, train.batch) == (None, None, None, None, 4)
     tied = checked("train.same_as={stage: teacher, of: tokens}", text=CONTROL)
     assert [stage.train.steps for stage in tied.stages.values() if stage.stage != "quantize"] == [800, 800, None]
@@ -214,3 +225,71 @@ def test_the_json_schema_accepts_partial_defaults():
     assert {"data", "train", "model", "stages"} <= set(schema["properties"])
     assert "required" not in schema["$defs"]["Data"]
     assert "data" not in schema["$defs"]["Pretrain"]["required"]
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("stages.alone={stage: pretrain, input: int8, train: {steps: 3}}", "stages.alone.input: int8 stores its matrices in"),
+        ("stages.alone.model.linears={blocks: nf4}", "stages.alone.model.linears: matrices stored as nf4 cannot be trained"),
+        ("stages.student.model.linears={blocks: int8}", "stages.student.model.linears: matrices stored as int8 cannot"),
+        ("stages.alone={stage: pretrain, input: raw, train: {steps: 3}}", "raw has matrices stored as int8, which cannot be"),
+    ],
+)
+def test_packed_matrices_are_not_trained(word, part):
+    raw_stage = "  raw: {stage: init, model: {dim: 8, layers: 1, linears: {blocks: int8}}}\n"
+    assert part in refusal(word, text=CONTROL.replace("  alone:", f"{raw_stage}  alone:"))
+
+
+def test_a_default_that_no_stage_takes_is_checked_too():
+    text = TEXT.replace("stages:", "train: {steps: abc, batch: 4}\nstages:", 1)
+    assert "train.steps: 'abc' is not a count" in refusal(text=text)
+    assert refusal("train.batch=0").count("has to be more than 0") == 1
+
+
+def test_a_fault_that_stages_share_is_told_once():
+    text = refusal("stages.teacher.model={dim: 8}", "stages.student.model={dim: 8}")
+    assert text.splitlines()[1:] == [
+        "  stages.teacher.model.layers: is missing; name it here, or as model.layers for every stage (and the same in student)"
+    ]
+    text = refusal("train={batch: 6, accumulate: 4}")
+    assert text.count("do not divide") == 1 and text.endswith("(and the same in student)")
+
+
+def test_a_word_counts_where_any_stage_takes_a_part_of_it():
+    assert checked("stages.student.train.batch=8", "train.batch=8").stages["teacher"].train.batch == 8
+    assert checked("train.optimizer=muon").stages["teacher"].train.optimizer.kind == "muon"
+    assert checked("train={steps: 3, batch: 5}").stages["teacher"].train.batch == 5
+    assert checked("data.corpus=python-stdlib").stages["student"].data.corpus == "python-stdlib"
+
+
+def test_a_name_of_the_catalogue_is_a_model_wherever_one_is_described():
+    recipe = checked("stages.teacher.model=gpt2", "stages.teacher.model.layers=3", "stages.student.model=tradeoffs/lstm")
+    teacher, student = recipe.stages["teacher"].model, recipe.stages["student"].model
+    assert (teacher.dim, teacher.layers, teacher.position.kind, student.kind) == (768, 3, "learned", "lstm")
+    assert teacher.vocab_size is teacher.context is student.vocab_size is None  # they follow the text
+    pinned = checked("stages.teacher.model={kind: gpt2, vocab_size: 50257, dropout: 0.1}").stages["teacher"].model
+    assert (pinned.vocab_size, pinned.dropout.residual, pinned.dim) == (50257, 0.1, 768)
+
+
+def test_a_name_of_the_catalogue_as_a_default_takes_the_stages_own_fields():
+    text = """
+        name: x
+        data: {corpus: python-stdlib}
+        train: {steps: 3}
+        model: gpt2
+        stages:
+          small: {stage: pretrain, model: {dim: 48}}
+          whole: {stage: pretrain}
+          raw: {stage: init, model: gpt2}
+    """
+    stages = checked("model.layers=2", text=text).stages
+    assert [(stages[name].model.dim, stages[name].model.layers) for name in ("small", "whole")] == [(48, 2), (768, 2)]
+    assert (stages["raw"].model.vocab_size, stages["raw"].model.context, stages["raw"].model.layers) == (50257, 1024, 12)
+    assert stages["whole"].model.attention.heads == 12
+
+
+def test_the_json_schema_knows_the_catalogue():
+    schema = load.json_schema()
+    for places in (schema["properties"], *(schema["$defs"][kind]["properties"] for kind in ("Pretrain", "Distill"))):
+        assert any("gpt2" in choice.get("enum", ()) for choice in places["model"]["anyOf"])

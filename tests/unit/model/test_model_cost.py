@@ -103,7 +103,7 @@ def test_weight_bytes_follow_the_dtype() -> None:
 
 
 def test_costing_imports_no_torch() -> None:
-    code = "import sys, flyweight.model.cost, flyweight.model.catalogue; sys.exit('torch' in sys.modules)"
+    code = "import sys, flyweight.model.cost, flyweight.config.catalogue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -58,7 +58,7 @@ def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
 
 def test_every_model_that_cannot_be_made_is_named_with_its_stage():
     stages = {
-        "a": {"stage": "pretrain", "model": {"dim": 32, "layers": 1, "linears": {"foo": "int8", "bar": "nf4"}}},
+        "a": {"stage": "pretrain", "model": {"dim": 32, "layers": 1, "linears": {"foo": "dense", "bar": "dense"}}},
         "b": {"stage": "pretrain", "model": {"dim": 1024, "layers": 1, "embedding": {"rank": 600}}},
     }
     with pytest.raises(RequestError) as refused:
@@ -176,3 +176,11 @@ def test_a_guess_about_time_is_no_failure(flyweight, toy_recipe):
     assert (status, "probably over" in out) == (0, True)
     status, out, _ = flyweight("plan", toy_recipe, "--parameters", "1")
     assert (status, "does not fit" in out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "meant"), [("plan", "gtp2", "gpt2"), ("plan", "quikstart", "quickstart"), ("bench", "gtp2", "gpt2")]
+)
+def test_a_name_that_is_nearly_one_is_told(flyweight, verb, word, meant):
+    status, _, err = flyweight(verb, word)
+    assert (status, f"did you mean {meant}?" in err) == (2, True)

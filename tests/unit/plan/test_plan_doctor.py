@@ -4,6 +4,7 @@ from importlib import metadata
 import pytest
 import torch
 
+from flyweight.core import bfloat16
 from flyweight.core.runtime import Runtime
 from flyweight.model.linear_quant import Int8Linear
 from flyweight.model.packed import Fast, Kernel
@@ -23,15 +24,25 @@ def by_name(lines):
 
 def test_products_are_timed_and_checked(monkeypatch):
     lines = by_name(probes.products(RUNTIME))
-    assert set(lines) == {"cpu fp32", "cpu bf16", "cpu fp16"}
-    assert all(line.values["gflops"] > 0 for line in lines.values())
-    monkeypatch.setattr(probes, "_gflops", lambda size, device, dtype: {torch.bfloat16: 300.0}.get(dtype, 100.0))
-    monkeypatch.setattr(Runtime, "precision", lambda self, asked: "fp32")
-    lines = by_name(probes.products(RUNTIME))
-    assert (lines["cpu bf16"].verdict, lines["cpu fp16"].verdict) == ("ok", "slow")
-    assert "would be faster" in lines["cpu bf16"].remedy
+    assert set(lines) == {"cpu fp32", "cpu bf16", "cpu fp16", "training"}
+    assert all(line.values["gflops"] > 0 for name, line in lines.items() if name != "training")
     monkeypatch.setattr(probes, "_product_error", lambda device, dtype: 0.5)
     assert [line.needed for line in probes.products(RUNTIME) if line.verdict == "broken"] == [True, False, False]
+
+
+@pytest.mark.parametrize(("speedup", "chosen"), [(0.6, "fp32"), (2.0, "bf16")])
+def test_doctor_says_of_bfloat16_what_training_does(monkeypatch, tmp_path, speedup, chosen):
+    """Fast products alone are no reason to take bfloat16, and nothing else in the output advises for or against it."""
+    measured = bfloat16.Speedups(tuple((width, speedup) for width in bfloat16.WIDTHS))
+    monkeypatch.setattr(bfloat16, "_measured", lambda threads: measured)
+    monkeypatch.setattr(probes, "_gflops", lambda size, device, dtype: 300.0 if dtype is torch.bfloat16 else 100.0)
+    health = doctor.examine(RUNTIME, tmp_path / "runs", None, quick=True)
+    lines = by_name(health.lines)
+    assert RUNTIME.precision("auto", 128) == chosen
+    assert lines["training"].found.endswith(f"train.precision: auto takes {chosen}")
+    assert set(health.environment["precision"].values()) == {chosen}
+    advice = [line for line in health.lines if "precision" in line.found + line.remedy]
+    assert [line.name for line in advice] == ["training"]
 
 
 def test_a_wrong_kernel_is_found(monkeypatch):

@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 
+from flyweight.config import catalogue
 from flyweight.errors import RequestError
-from flyweight.model import catalogue, cost
+from flyweight.model import cost
 from flyweight.model.build import build
 
 # As published: `num_parameters()` of the Hugging Face models, and the numbers in papers and read-me files.

@@ -1,0 +1,177 @@
+"""What is wrong with a config, in lines that say where it stands, what is wrong, and which name is nearest."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flyweight.config import catalogue
+from flyweight.config.baselines import DECODER
+from flyweight.config.schema import ModelConfig
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean X?)" for the known name closest to `name`, or the first names when none is close."""
+    known = list(known)
+    if close := difflib.get_close_matches(name, known, 1, 0.5):
+        return f" (did you mean {close[0]}?)"
+    if not known:
+        return ""
+    more = len(known) - LISTED
+    return f" (known: {', '.join(known[:LISTED])}{f' and {more} more' if more > 0 else ''})"
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: whole where it is short."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+LISTED = 20
+"""Names that a message lists where none is close to the one that was given."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a config: the names that lead to it as the user wrote them, what is wrong, and pydantic's kind of it."""
+
+    path: tuple[str, ...]
+    text: str
+    kind: str
+
+    def line(self) -> str:
+        """Return `path: what is wrong`."""
+        return f"{'.'.join(self.path) or '(top level)'}: {self.text}"
+
+
+def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
+    """Return a validation error as lines `path: what is wrong (the nearest name)`; `roots` are the kinds it could have been."""
+    return "\n".join([f"{where}:", *(f"  {fault.line()}" for fault in faults(error, *roots))])
+
+
+def faults(error: ValidationError, *roots: type[BaseModel]) -> list[Fault]:
+    """Return every fault of a validation error; `roots` are the kinds of config that it could have been."""
+    found = []
+    for fault in error.errors():
+        names, fields = _place(roots, fault["loc"])
+        found.append(Fault(tuple(names), _text(fault, names, fields), fault["type"]))
+    return found
+
+
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "finite": "a finite number",
+}
+
+
+def _text(fault: Any, names: Sequence[str], fields: Sequence[str]) -> str:
+    """Return what is wrong in words: for what pydantic says of common faults, its user's words and not its own."""
+    kind, context, value = fault["type"], fault.get("ctx", {}), shown(fault["input"])
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return f"has to be {words} {context[key]:g}, and is {value}"
+    match kind:
+        case "extra_forbidden":
+            return f"unknown name{nearest(names[-1], fields)}"
+        case "missing":
+            return "is missing"
+        case "union_tag_invalid":
+            return _unknown_kind(context)
+        case "union_tag_not_found":
+            return f"needs {context['discriminator']}: to say which it is"
+        case "value_error":
+            return str(context["error"])
+        case "literal_error":
+            return f"{value} is not one of {context['expected']}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"expected fields (key: value), found {value}"
+        case "too_short" | "too_long":
+            return _wrong_length(kind, context, value)
+        case "string_pattern_mismatch":
+            return (
+                f"{value} is not a possible name: letters and digits, then also `-`, `_` and in names of runs `.`; 64 at most"
+            )
+    expected = _KINDS.get(kind.partition("_")[0])
+    return f"expected {expected}, found {value}" if expected else f"{fault['msg']} (found {value})"
+
+
+def _unknown_kind(context: Any) -> str:
+    tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+    said = f"unknown kind {context['tag']!r}"
+    if DECODER not in tags:  # not a kind of model
+        return said + nearest(context["tag"], tags)
+    if close := difflib.get_close_matches(context["tag"], [*tags, *catalogue.names()], 1, 0.5):
+        return f"{said} (did you mean {close[0]}?)"
+    return f"{said} (known: {', '.join(tags)}, and what `flyweight ls --catalogue` lists)"
+
+
+def _wrong_length(kind: str, context: Any, value: str) -> str:
+    if kind == "too_short":
+        least = context["min_length"]
+        entries = "entry" if least == 1 else "entries"
+        return f"needs at least {least} {entries}, found {context['actual_length']}: {value}"
+    return f"takes at most {context['max_length']} entries, found {context['actual_length']}: {value}"
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the config classes inside an annotation."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        return [model for inner in typing.get_args(annotation) for model in models_in(inner)]
+    return []
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    if model is ModelConfig:
+        return DECODER
+    for name in ("stage", "kind"):
+        if name in model.model_fields and (names := typing.get_args(model.model_fields[name].annotation)):
+            return names[0]
+    return None
+
+
+def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return a fault's path as the user wrote it (without union tags) and the names valid where it stands."""
+    names: list[str] = []
+    current = list(roots)
+    mapping: Any = None
+    for step, part in enumerate(location):
+        last = step == len(location) - 1
+        tagged = [model for model in current if _tag(model) == part]
+        # Where there are several kinds a tag comes first, even one that is also a field of another kind (mlp).
+        if tagged and mapping is None and (len(current) > 1 or not (last or part in _fields(current))):
+            current = tagged
+            continue
+        names.append(str(part))
+        if last:
+            break
+        if mapping is not None:
+            current, mapping = models_in(mapping), None
+            continue
+        annotations = [model.model_fields[str(part)].annotation for model in current if str(part) in model.model_fields]
+        if annotations and typing.get_origin(annotations[0]) is dict:
+            mapping = typing.get_args(annotations[0])[1]
+        elif annotations:
+            current = [model for annotation in annotations for model in models_in(annotation)]
+    return names, _fields(current)
+
+
+def _fields(models: list[type[BaseModel]]) -> list[str]:
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
