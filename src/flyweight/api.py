@@ -28,6 +28,7 @@ from flyweight.measuring import (
     floors as floors,
     tasks as tasks,
 )
+from flyweight.one_stage import distill as distill, quantize as quantize
 from flyweight.report import card, page, study_page, study_summary, summary
 from flyweight.running import (
     Run as Run,
@@ -37,7 +38,6 @@ from flyweight.running import (
     planned as planned,
     run as run,
     shipped as shipped,
-    stage as stage,
     study as study,
     train as train,
 )

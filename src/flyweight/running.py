@@ -17,7 +17,7 @@ from flyweight.core.files import digest
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
-from flyweight.measuring import Model, data_for
+from flyweight.measuring import Model
 from flyweight.plan import plan as plans
 from flyweight.plan.grid import GridPlan
 from flyweight.report import card, gather, page, study_page, study_summary, summary
@@ -144,9 +144,10 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
             real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
             planned = plans.plan(checked, context.runtime, real, context.data_dir)
         plans.refuse(planned)
+        unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
         finished = recipes.run(checked, runner, resolve)
-        result = _summarise(finished, context, planned)
+        result = _summarise(finished, context, planned, unfinished.work)
         with context.store.recipe_folder(checked.name, context.watch) as folder:
             unfinished.replace(folder)
             recipes.link(folder, finished.stages)
@@ -159,10 +160,15 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
 
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
     """Return what keeps that which a recipe or study makes until its results are written."""
-    return Unfinished(context.store, asked.name, digest(asked.model_dump(mode="json"))[:8], context.command, context.watch)
+    return Unfinished(context.store, asked.name, request_of(asked), context.command, context.watch)
 
 
-def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan) -> summary.Summary:
+def request_of(asked: schema.Recipe | study_config.Study) -> str:
+    """Return a digest that tells one request from another of the same name."""
+    return digest(asked.model_dump(mode="json"))[:8]
+
+
+def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan, request: str) -> summary.Summary:
     recipe = finished.recipe
     chosen = {name: made.artifact.facts["chosen"] for name, made in finished.stages.items() if made.artifact.stage == "select"}
     sources = [
@@ -185,6 +191,7 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
         seed=recipe.seed,
         created=gather.now(),
         command=context.command,
+        request=request,
         seconds=context.meter.seconds(),
         environment=summary.Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
         budget=gather.budget(recipe, context.meter, compared, planned.totals),
@@ -233,7 +240,9 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
     if (warnings := studies.over_time(planned)) and not yes:
         raise RequestError("\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)]))
     with _unfinished(checked, context) as unfinished:
+        unfinished.warn_of_replacing()
         result = study_run.run(checked, replace(context, note=unfinished.note), planned)
+        result = result.model_copy(update={"request": unfinished.work})
         with context.store.recipe_folder(checked.name, context.watch) as folder:
             unfinished.replace(folder)
             result.write(folder)
@@ -254,7 +263,7 @@ def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
     """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
     raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
     raw = config_load.override(
-        {**raw, "name": f"train-{_plain(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
+        {**raw, "name": f"train-{plain_name(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
     )
     return run(plans_for(raw, session), session)
 
@@ -266,45 +275,7 @@ def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
     return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a name that can be a run's folder."""
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return kept.strip("-.")[:40] or "text"
-
-
-@working
-def stage(
-    verb: str,
-    fields: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    name: str | None = None,
-    data: str | None = None,
-    session: Session = DEFAULT,
-) -> Run:
-    """Run one stage as a recipe of its own, which is what `distill`, `quantize` and their like are.
-
-    `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb, the kind where
-    there is one, and the model's.
-    A teacher's own tokenizer is the corpus' one unless `data.tokenizer` is given. `data` is the text to measure on, for models
-    that came without their corpus; without either, likelihood is not measured.
-    """
-    source = str(fields.get("input") or fields.get("teacher"))
-    artifact = models.find(source, session.store, watch=session.watch)
-    report: dict[str, Any] = {}
-    if "teacher" in fields:
-        tokenizer = artifact.path / "model" / "tokenizer.json"
-        if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in overrides):
-            fields = {**fields, "data": {"tokenizer": {"kind": "file", "path": str(tokenizer)}}}
-    elif data is not None:
-        report = {"data": data_for(artifact, data)}
-    elif "corpus" not in artifact.facts:
-        session.watch("unscored", {"model": source})
-        report = {"measure": ["bench", "audit"]}
-    words = [f"stages.{verb}.{word}" for word in overrides]
-    raw = {
-        "name": name or "-".join([verb, *([str(fields["kind"])] if "kind" in fields else []), _plain(Path(source).name)]),
-        "seed": session.seed,
-        "stages": {verb: {"stage": verb, **fields}},
-        "report": report,
-    }
-    return run(config_load.recipe(config_load.override(raw, words), verb), session)

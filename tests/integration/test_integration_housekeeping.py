@@ -238,3 +238,29 @@ def test_kinds_of_quantization_have_names_of_their_own(runs, answer):
     names = [answer("quantize", "toy:teacher", "--kind", kind, *THREADS)["name"] for kind in ("int8", "nf4")]
     assert names == ["quantize-int8-toy-teacher", "quantize-nf4-toy-teacher"]
     assert not answer("gc", "--dry-run")["kept"]
+
+
+def test_a_run_is_called_after_the_kind_that_a_word_gives(runs, answer):
+    summary = answer("quantize", "toy:teacher", "kind=nf4", *THREADS)
+    assert summary["name"] == "quantize-nf4-toy-teacher"
+    assert summary["models"][0]["stage"] == "quantize" and not (runs / "quantize-int8-toy-teacher").exists()
+
+
+def test_another_request_gets_another_name_and_the_same_one_its_own(runs, answer):
+    words = ("quantize", "toy:teacher", *THREADS)
+    first, second = answer(*words), answer(*words, "embedding=nf4")
+    assert [first["name"], second["name"]] == ["quantize-int8-toy-teacher", "quantize-int8-toy-teacher-2"]
+    assert answer(*words, "embedding=nf4")["name"] == second["name"]
+    assert answer(*words)["name"] == first["name"]
+    assert first["request"] != second["request"]
+
+
+def test_results_of_another_request_are_not_replaced_in_silence(runs, text_file, flyweight):
+    recipe = small(text_file, runs.parent)
+    _, _, err = flyweight("run", recipe, *THREADS)
+    assert "will be replaced" not in err
+    status, _, err = flyweight("run", recipe, "stages.teacher.train.steps=9", *THREADS)
+    assert status == 0
+    told = " ".join(err.split())
+    assert "the results of another run called toy will be replaced (flyweight run" in told
+    assert told.index("will be replaced") < told.index("teacher: pretrain")

@@ -108,6 +108,10 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 NOTES = {
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
+    "replacing": (
+        "[yellow]note[/] the results of another run called {name} will be replaced ({command});"
+        " its models are kept. To keep both results, give this run another name"
+    ),
     "waiting": "[yellow]waiting[/] for {id}: {why}",
     "resumed": "[cyan]going on[/] from step {step}",
     "left out": "[yellow]left out[/] {name}: {why}",
