@@ -74,6 +74,31 @@ def test_an_export_has_the_card_with_the_numbers_that_there_are(runs, answer):
     assert str(other) in said and "- gguf" in said and "no token that ends a document" in said
 
 
+def test_the_name_of_a_gguf_file_says_the_format(runs, answer, flyweight):
+    done = answer("export", "toy:student", "--out", runs.parent / "m.gguf")
+    assert (done["kind"], (runs.parent / "m.gguf").read_bytes()[:4]) == ("llama", b"GGUF")
+    for words, message in {
+        ("--to", "hf", "--out", runs.parent / "n.gguf"): "named like a GGUF file",
+        ("--type", "q8_0", "--out", runs.parent / "folder"): "--type q8_0 is for GGUF files",
+    }.items():
+        status, _, err = flyweight("export", "toy:student", *words)
+        assert (status, message in err) == (2, True), err
+    assert not (runs.parent / "n.gguf").exists() and not (runs.parent / "folder").exists()
+
+
+def test_a_model_trained_with_dropout_becomes_a_folder_of_its_family(runs, text_file, answer):
+    raw = yaml.safe_load(small(text_file, runs.parent).read_text())
+    raw |= {"name": "dropped", "model": {**raw["model"], "dropout": 0.1}}
+    raw["stages"] = {"teacher": raw["stages"]["teacher"]}
+    raw["report"] = {"measure": ["evaluate"]}
+    (runs.parent / "dropped.yaml").write_text(yaml.safe_dump(raw))
+    answer("run", runs.parent / "dropped.yaml", *THREADS)
+    done = answer("export", "dropped:teacher", "--out", runs.parent / "hf")
+    assert done["kind"] == "llama"
+    (note,) = [note for note in done["notes"] if "dropout" in note]
+    assert "(embedding 0.1, residual 0.1) is left out" in note and "in training alone" in note
+
+
 def test_an_export_replaces_neither_a_file_nor_a_card(runs, flyweight):
     for name, taken in (("m.gguf", "m.gguf"), ("n.gguf", "n.gguf.md")):
         (runs.parent / taken).write_text("mine")
