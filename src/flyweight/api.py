@@ -69,6 +69,7 @@ def generate(
     """Return the model's continuation of `prompt`; `temperature` 0 is greedy. `on_text` hears each new piece as it comes."""
     from flyweight.evaluate import continuation
 
+    _refuse_other_encodings(prompt)
     artifact = models.find(model, session.store, watch=session.watch)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     device = session.runtime().device
@@ -97,6 +98,18 @@ def chat(
     artifact = models.find(model, session.store, watch=session.watch)
     options = Options(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
     return Chat(artifact.path / "model", session.runtime().device, system, options)
+
+
+def _refuse_other_encodings(prompt: str) -> None:
+    """Raise RequestError for a prompt whose bytes were not UTF-8: they arrive as lone surrogates."""
+    wrong = next((at for at, letter in enumerate(prompt) if "\ud800" <= letter <= "\udfff"), None)
+    if wrong is None:
+        return
+    byte = f"0x{ord(prompt[wrong]) & 0xFF:02x}"
+    raise RequestError(
+        f"the prompt is not UTF-8 text: byte {byte} stands after {prompt[:wrong]!r}; the terminal or"
+        " the file it comes from uses another encoding (for a file: iconv -f latin1 -t utf-8)"
+    )
 
 
 # --- in and out ---

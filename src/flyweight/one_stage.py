@@ -40,7 +40,7 @@ def run_stage(
     checked = load.recipe(raw, verb)
     if name is None:
         checked = _named(checked, verb, session)
-    return run(checked, session)
+    return run(checked, session=session)
 
 
 def _named(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:

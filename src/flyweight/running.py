@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -28,7 +29,10 @@ from flyweight.unfinished import Unfinished
 
 @dataclass(frozen=True)
 class Run:
-    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page, `run.summary` all its numbers."""
+    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page.
+
+    `run.summary` has all its numbers, and `list(run)` the names of its stages.
+    """
 
     finished: recipes.Finished
     summary: summary.Summary
@@ -36,7 +40,29 @@ class Run:
     folder: Path
 
     def __getitem__(self, stage: str) -> Artifact:
+        """Return the artifact of a stage; raise RequestError, which names them, for another name."""
         return self.finished[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.finished.stages)
+
+    def __len__(self) -> int:
+        return len(self.finished.stages)
+
+    def __contains__(self, stage: object) -> bool:
+        return stage in self.finished.stages
+
+    def keys(self) -> list[str]:
+        """Return the names of the stages, in the order in which they were made."""
+        return list(self.finished.stages)
+
+    def values(self) -> list[Artifact]:
+        """Return the artifacts of the stages."""
+        return [self[stage] for stage in self]
+
+    def items(self) -> list[tuple[str, Artifact]]:
+        """Return the stages' names with their artifacts: `dict(run)` works as well."""
+        return [(stage, self[stage]) for stage in self]
 
 
 @dataclass(frozen=True)
@@ -54,17 +80,35 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
-    """Return a checked recipe: a shipped name or a YAML file, with `path=value` words applied and stages left out."""
+def load(recipe: str | Path | Mapping[str, Any], *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
+    """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
+
+    `recipe` is a shipped name, a YAML file, or a mapping with the fields of one. Raises
+    RequestError with every fault, and for a study.
+    """
+    if isinstance(recipe, Mapping):
+        name, raw = str(recipe.get("name", "the recipe")), copy.deepcopy(dict(recipe))
+    else:
+        name, raw = str(recipe), _read(recipe)
+    if "models" in raw and "stages" not in raw:
+        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
+    return config_load.recipe(config_load.override(raw, overrides), name, without)
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    """Return the raw recipe or study of a name or file; raise RequestError where there is none."""
+    if not isinstance(recipe, str | Path):
+        raise RequestError(f"a recipe is a name, a YAML file or a mapping, not {recipe!r}")
     name = str(recipe)
     if name in shipped():
-        text = (resources.files("flyweight") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        raw = config_load.parse_yaml(text, name)
-    elif Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
-        raw = config_load.read_yaml(Path(recipe))
-    else:
-        raise RequestError(f"there is no recipe {name!r}{config_load.nearest(name, shipped())}; or name a YAML file")
-    return config_load.recipe(config_load.override(raw, overrides), name, without)
+        source = (resources.files("flyweight") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        return config_load.parse_yaml(source, name)
+    if Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
+        return config_load.read_yaml(Path(recipe))
+    if name in studies.shipped():
+        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
+    near = config_load.nearest(name, shipped())
+    raise RequestError(f"there is no recipe {name!r}{near}; or name a YAML file")
 
 
 def plan(
@@ -129,9 +173,19 @@ def _vocabularies(store: Store) -> dict[str, int]:
 
 
 @working
-def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
-    """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
-    checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
+def run(
+    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    *overrides: str,
+    without: Sequence[str] = (),
+    session: Session = DEFAULT,
+) -> Run:
+    """Run a recipe: make each stage once, measure what it compares, write its report; return it.
+
+    `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
+    Raises RequestError before any work for a request that is wrong or cannot fit its budget,
+    FlyweightError where the work fails: what was finished is kept.
+    """
+    checked = _recipe(recipe, overrides, without, session)
     context = session.context(checked.budget, checked.seed)
     planned = plans.plan(checked, context.runtime, {}, context.data_dir)
 
@@ -156,6 +210,24 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
             report = page.write(folder)
             unfinished.done(folder)
     return Run(finished, result, report, folder)
+
+
+def _recipe(
+    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    without: Sequence[str],
+    session: Session,
+) -> schema.Recipe:
+    """Return the checked recipe; raise RequestError, for the name of a run with its command."""
+    if isinstance(recipe, schema.Recipe):
+        if overrides or without:
+            raise RequestError("this recipe is checked already: give path=value words and without= to load")
+        return recipe
+    known = not isinstance(recipe, str) or recipe in (*shipped(), *studies.shipped()) or Path(recipe).exists()
+    said = None if known else models.said_of_run(str(recipe), session.store)
+    if said is not None:
+        raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
+    return load(recipe, *overrides, without=without)
 
 
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
@@ -265,7 +337,7 @@ def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
     raw = config_load.override(
         {**raw, "name": f"train-{plain_name(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
     )
-    return run(plans_for(raw, session), session)
+    return run(plans_for(raw, session), session=session)
 
 
 def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:

@@ -37,8 +37,8 @@ def finished(tmp_path_factory, text_file):
     """A runs root with one finished recipe and one whose folder was deleted."""
     folder = tmp_path_factory.mktemp("finished")
     session = Session(runs=folder / "runs", threads=1, command="flyweight run toy.yaml")
-    fw.run(fw.load(small(text_file, folder)), session)
-    fw.run(fw.load(small(text_file, folder, "spare", steps=6)), session)
+    fw.run(fw.load(small(text_file, folder)), session=session)
+    fw.run(fw.load(small(text_file, folder, "spare", steps=6)), session=session)
     shutil.rmtree(folder / "runs" / "spare")
     return folder / "runs"
 
@@ -204,7 +204,9 @@ def test_a_working_command_is_seen_by_another_process(runs, text_file, flyweight
     assert not list(runs.glob("*.partial"))
 
 
-def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is_done(runs, tmp_path, text_file, answer):
+def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is_done(
+    runs, tmp_path, text_file, answer, flyweight
+):
     shutil.rmtree(runs)
     recipe = small(text_file, tmp_path)
 
@@ -213,7 +215,7 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fw.run(fw.load(recipe), Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"))
+        fw.run(fw.load(recipe), session=Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"))
     made = {path.name for path in runs.glob("*-????????")}
     assert {name.rpartition("-")[0] for name in made} == {"corpus", "pretrain", "distill", "quantize"}
     found = answer("gc", "--yes")
@@ -223,7 +225,10 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
     listed = answer("ls")
     assert {item["used_by"][0] for item in listed["items"]} == {"toy (unfinished)"}
     assert listed["recipes"][0]["unfinished"] == ["flyweight run toy.yaml"]
-    done = fw.run(fw.load(recipe), Session(runs=runs, threads=1))
+    for words in (("generate", "toy", "A"), ("eval", "toy:student"), ("run", "toy")):
+        status, _, err = flyweight(*words)
+        assert (status, "go on with: flyweight run toy.yaml" in err) == (2, True), err
+    done = fw.run(fw.load(recipe), session=Session(runs=runs, threads=1))
     assert all(stage.reused for stage in done.summary.stages)
     assert not list((runs / "toy").glob("other-runs.json"))
     assert answer("ls")["recipes"][0]["unfinished"] == []
@@ -232,7 +237,7 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
 def test_what_a_refused_run_leaves_is_no_run(runs, tmp_path, text_file, answer):
     shutil.rmtree(runs)
     with pytest.raises(RequestError, match="vocab_size: 7"):
-        fw.run(fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"), Session(runs=runs, threads=1))
+        fw.run(fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"), session=Session(runs=runs, threads=1))
     assert list(runs.glob("corpus-*")) and not (runs / "toy").exists()
     assert answer("ls")["recipes"] == []
 
@@ -263,6 +268,17 @@ def test_kinds_of_quantization_have_names_of_their_own(runs, answer):
     names = [answer("quantize", "toy:teacher", "--kind", kind, *THREADS)["name"] for kind in ("int8", "nf4")]
     assert names == ["quantize-int8-toy-teacher", "quantize-nf4-toy-teacher"]
     assert not answer("gc", "--dry-run")["kept"]
+
+
+def test_a_name_that_is_no_model_brings_those_that_there_are(runs, flyweight):
+    for word, message in {
+        "toy": "toy is a run; name one of its models: toy:teacher, toy:student, toy:int8",
+        "nothing": "there is no model 'nothing'; there are toy:teacher, toy:student, toy:int8",
+        "toy:studnt": "toy has no stage 'studnt' (did you mean student?)",
+        "toy-student": "(did you mean toy:student?)",
+    }.items():
+        status, _, err = flyweight("eval", word)
+        assert (status, message in err) == (2, True), err
 
 
 def test_a_run_is_called_after_the_kind_that_a_word_gives(runs, answer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flyweight.config import schema
 from flyweight.config.baselines import DECODER, kind_of_model
+from flyweight.config.places import config_classes, places
 from flyweight.config.rules import LIMITS, stage_faults
 from flyweight.config.schema import ARCHITECTURES, Architecture, ModelConfig, Recipe, Strict
 from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
@@ -59,6 +59,8 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         if keys[0] == "stages" and len(keys) > 1 and isinstance(stages, dict) and keys[1] not in stages:
             names = [f"stages.{name}" for name in stages]
             raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
+        if keys[0] not in (*Recipe.model_fields, *DEFAULTS) and isinstance(stages, dict) and keys[0] in stages:
+            raise RequestError(f"{path}: {keys[0]} is a stage; did you mean stages.{word}?")
         put(raw, keys, parse_yaml(text, path), path)
     return raw
 
@@ -170,7 +172,7 @@ def check_stage(raw: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(schema.StageConfig).validate_python(raw)
     except ValidationError as error:
-        raise RequestError(explain(error, f"{raw.get('stage')}", *_models(schema.StageConfig))) from error
+        raise RequestError(explain(error, f"{raw.get('stage')}", *config_classes(schema.StageConfig))) from error
 
 
 def dependencies(stage: Strict) -> dict[str, str]:
@@ -277,12 +279,12 @@ def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
     """Return a validation error as lines `path: what is wrong (the nearest name)`; `roots` are the kinds it could have been."""
     lines = [f"{where}:"]
     for fault in error.errors():
-        names, fields = _place(roots, fault["loc"])
+        names, configs = _place(roots, fault["loc"])
         path = ".".join(names) or "(top level)"
         context = fault.get("ctx", {})
         match fault["type"]:
             case "extra_forbidden":
-                text = f"unknown name{nearest(names[-1], fields)}"
+                text = f"unknown name{_meant(names, configs)}"
             case "missing":
                 text = "is missing"
             case "union_tag_invalid":
@@ -302,15 +304,6 @@ def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the config classes inside an annotation."""
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        return [model for inner in typing.get_args(annotation) for model in _models(inner)]
-    return []
-
-
 def _tag(model: type[BaseModel]) -> str | None:
     if model is ModelConfig:
         return DECODER
@@ -320,8 +313,15 @@ def _tag(model: type[BaseModel]) -> str | None:
     return None
 
 
-def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return a fault's path as the user wrote it (without union tags) and the names valid where it stands."""
+def _meant(names: Sequence[str], configs: list[type[BaseModel]]) -> str:
+    """Return what an unknown name may have meant: the same name in its place, or a name alike."""
+    if paths := places(names[-1], configs):
+        return f" (did you mean {' or '.join('.'.join([*names[:-1], path]) for path in paths)}?)"
+    return nearest(names[-1], _fields(configs))
+
+
+def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Return a fault's path as the user wrote it (without union tags) and the configs it may be of."""
     names: list[str] = []
     current = list(roots)
     mapping: Any = None
@@ -336,14 +336,14 @@ def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) ->
         if last:
             break
         if mapping is not None:
-            current, mapping = _models(mapping), None
+            current, mapping = config_classes(mapping), None
             continue
         annotations = [model.model_fields[str(part)].annotation for model in current if str(part) in model.model_fields]
         if annotations and typing.get_origin(annotations[0]) is dict:
             mapping = typing.get_args(annotations[0])[1]
         elif annotations:
-            current = [model for annotation in annotations for model in _models(annotation)]
-    return names, _fields(current)
+            current = [model for annotation in annotations for model in config_classes(annotation)]
+    return names, current
 
 
 def _fields(models: list[type[BaseModel]]) -> list[str]:

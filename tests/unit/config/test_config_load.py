@@ -96,6 +96,15 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
         ("stages.teacher.train={batch: 6, accumulate: 4}", "4 pieces do not divide batch 6"),
         ("stages.teacher.train.schedule.warmup=2", "warmup"),
         ("stages.teacher.train.optimizer.lr=.nan", "lr"),
+        (
+            "stages.teacher.train.optimizer.lr=1e38",
+            "stages.teacher.train.optimizer.lr: Input should be less than or equal to 1000",
+        ),
+        ("time=60s", "time: unknown name (did you mean budget.time or train.time?)"),
+        ("steps=60", "steps: unknown name (did you mean train.steps?)"),
+        ("heads=4", "did you mean model.attention.heads?"),
+        ("stages.teacher.steps=60", "(did you mean stages.teacher.train.steps?)"),
+        ("teacher.train.steps=20", "teacher is a stage; did you mean stages.teacher.train.steps=20?"),
     ],
 )
 def test_refusals(word, part):
