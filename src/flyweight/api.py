@@ -28,6 +28,7 @@ from flyweight.measuring import (
     floors as floors,
     tasks as tasks,
 )
+from flyweight.one_stage import distill as distill, quantize as quantize
 from flyweight.report import card, page, study_page, study_summary, summary
 from flyweight.running import (
     Run as Run,
@@ -37,7 +38,6 @@ from flyweight.running import (
     planned as planned,
     run as run,
     shipped as shipped,
-    stage as stage,
     study as study,
     train as train,
 )
@@ -46,6 +46,7 @@ from flyweight.study import cells as studies
 
 if TYPE_CHECKING:
     from flyweight.evaluate.chat import Chat
+    from flyweight.export.exported import Exported
     from flyweight.plan.doctor import Health
 
 # --- text ---
@@ -68,6 +69,7 @@ def generate(
     """Return the model's continuation of `prompt`; `temperature` 0 is greedy. `on_text` hears each new piece as it comes."""
     from flyweight.evaluate import continuation
 
+    _refuse_other_encodings(prompt)
     artifact = models.find(model, session.store, watch=session.watch)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     device = session.runtime().device
@@ -98,6 +100,18 @@ def chat(
     return Chat(artifact.path / "model", session.runtime().device, system, options)
 
 
+def _refuse_other_encodings(prompt: str) -> None:
+    """Raise RequestError for a prompt whose bytes were not UTF-8: they arrive as lone surrogates."""
+    wrong = next((at for at, letter in enumerate(prompt) if "\ud800" <= letter <= "\udfff"), None)
+    if wrong is None:
+        return
+    byte = f"0x{ord(prompt[wrong]) & 0xFF:02x}"
+    raise RequestError(
+        f"the prompt is not UTF-8 text: byte {byte} stands after {prompt[:wrong]!r}; the terminal or"
+        " the file it comes from uses another encoding (for a file: iconv -f latin1 -t utf-8)"
+    )
+
+
 # --- in and out ---
 
 
@@ -114,32 +128,62 @@ def import_(reference: str | Path, out: Path | None = None, session: Session = D
 
 
 @working
-def export(model: Model, to: str, out: str | Path, type: str = "f16", session: Session = DEFAULT) -> Any:
-    """Write a model for other programs and return what was written: `to` is `hf` (a folder) or `gguf` (a file).
+def export(
+    model: Model,
+    to: str | None = None,
+    out: str | Path | None = None,
+    type: str | None = None,
+    session: Session = DEFAULT,
+) -> Exported:
+    """Write a model for other programs and return what was written.
 
-    A model card with every measurement of the model in the runs root is written as the folder's README.md, or beside the file
-    as FILE.md. `type` is that of a GGUF file's matrices: f32, f16, q8_0 or q4_0. Raises RequestError with every reason why a
-    format cannot hold the model, and where there is something already: nothing is replaced.
+    `to` is `hf` (a folder) or `gguf` (a file); without it a name `out` that ends in `.gguf` says
+    gguf, and any other hf. A model card with every measurement of the model in the runs root is
+    written as the folder's README.md, or beside the file as FILE.md. `type` is that of a GGUF
+    file's matrices: f32, f16 (unless named), q8_0 or q4_0.
+
+    Raises RequestError with every reason why a format cannot hold the model, where `to`, `out`
+    and `type` contradict each other, and where something is there already: nothing is replaced.
     """
     from flyweight.export import gguf, hf
     from flyweight.hub.checkpoint import is_checkpoint
 
-    if to not in ("hf", "gguf"):
-        raise RequestError(f"--to {to}: known are hf and gguf")
-    artifact, out = models.find(model, session.store, watch=session.watch), Path(out)
+    if out is None:
+        raise RequestError("export needs to know where the model goes: out=")
+    out, kind = Path(out), _format(to, Path(out), type)
+    artifact = models.find(model, session.store, watch=session.watch)
     folder, title = artifact.path / "model", out.name or artifact.id
     if not folder.is_dir():
         raise RequestError(f"{artifact.id} holds no model")
-    if to == "hf":
-        done = hf.write(folder, out, lambda *written: card.exported(artifact, session.store, title, "transformers", *written))
-        return replace(done, card=out / card.FILE)
+    if kind == "hf":
+
+        def folder_card(written_as: str, notes: Sequence[str]) -> str:
+            return card.exported(artifact, session.store, title, "transformers", written_as, notes)
+
+        return replace(hf.write(folder, out, folder_card), card=out / card.FILE)
     if is_checkpoint(folder):
         raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
+    type = type or "f16"
     beside = out.with_name(f"{out.name}.md")
     refuse_existing(beside)
     done = gguf.write(folder, out, type)
-    write_text(beside, card.exported(artifact, session.store, title, "gguf", f"GGUF, {done.kind}, {type}", done.notes))
+    said = f"GGUF, {done.kind}, {type}"
+    write_text(beside, card.exported(artifact, session.store, title, "gguf", said, done.notes))
     return replace(done, card=beside)
+
+
+def _format(to: str | None, out: Path, type: str | None) -> str:
+    """Return the format that is asked for; raise RequestError where the request contradicts itself."""
+    file = out.suffix.lower() == ".gguf"
+    if to is None:
+        to = "gguf" if file else "hf"
+    if to not in ("hf", "gguf"):
+        raise RequestError(f"--to {to}: known are hf and gguf")
+    if to == "hf" and file:
+        raise RequestError(f"--to hf writes a folder, but {out} is named like a GGUF file; use --to gguf, or another name")
+    if to == "hf" and type is not None:
+        raise RequestError(f"--type {type} is for GGUF files; a Hugging Face folder keeps the model's own types")
+    return to
 
 
 # --- housekeeping ---

@@ -5,7 +5,9 @@ For plan, bench and audit it may be a config as well, with random weights.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from flyweight.hub import checkpoint
 from flyweight.hub.fetch import HUB, imported
 from flyweight.report import card
 from flyweight.report.summary import FILE, Summary
+
+MOST_NAMES = 12
+"""Models that a message lists before it refers to `flyweight ls`."""
 
 
 def find(
@@ -52,20 +57,68 @@ def find(
             f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor a Hugging Face model (it has no"
             " config.json with a model_type)"
         )
-    raise RequestError(f"{where}: there is no model {text!r}{load.nearest(text, [*also, *_known(store)])}")
+    raise RequestError(f"{where}: {_unknown(text, store, also)}")
+
+
+def _unknown(text: str, store: Store, also: Iterable[str]) -> str:
+    """Return that there is no such model, and which there are: those of a run of that name, or all."""
+    if run := _run(text, store):
+        own = [name for name in _known(store) if name.startswith(f"{text}:")]
+        return f"{text} is a run; name one of its models: {', '.join(own)}" if own else _not_finished(run)
+    known = _known(store)
+    close = difflib.get_close_matches(text, [*also, *known], 1, 0.5)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    if not known:
+        return f"there is no model {text!r}, and no run under {store.root} is finished yet"
+    more = f" and {len(known) - MOST_NAMES} more (flyweight ls)" if len(known) > MOST_NAMES else ""
+    return f"there is no model {text!r}{meant}; there are {', '.join(known[:MOST_NAMES])}{more}"
+
+
+def _run(name: str, store: Store) -> references.Finished | None:
+    """Return the run of that name under a runs root, finished or not; None where there is none."""
+    folder = store.root / name
+    if not name or Path(name).name != name or not _present(folder) or not folder.is_dir():
+        return None
+    run = references.of(folder)
+    return run if run.results or run.others else None
+
+
+def said_of_run(name: str, store: Store) -> str | None:
+    """Return what a run of that name is and how to go on with it; None where there is none."""
+    run = _run(name, store)
+    if run is None:
+        return None
+    if not run.results:
+        return _not_finished(run)
+    return f"{name} is finished; it was made by: {run.command or 'a command that is not known'}"
+
+
+def _not_finished(run: references.Finished) -> str:
+    """Return what there is of a run without models to name, and the command that goes on with it."""
+    commands = [other.command for other in run.others if not other.finished and other.command]
+    made = {name for other in run.others for name in other.ids} | run.results
+    parts = f"{len(made)} part{'s' * (len(made) != 1)}"
+    if commands:
+        return f"the run {run.name} is not finished ({parts} of it are kept); go on with: {commands[-1]}"
+    return f"{run.name} has no finished model to name, but {parts}; `flyweight ls` lists them"
 
 
 def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:
     if not _is_file(store.root / name / FILE):
-        finished = [path.parent.name for path in store.root.glob(f"*/{FILE}")]
-        raise RequestError(
-            f"{where}: no finished recipe {name!r} under {store.root}{load.nearest(name, finished)};"
-            f" run it first: flyweight run {name}"
-        )
+        if run := _run(name, store):
+            raise RequestError(f"{where}: {_not_finished(run)}")
+        finished = [path.parent.name for path in sorted(store.root.glob(f"*/{FILE}"))]
+        raise RequestError(f"{where}: no run {name!r} under {store.root}{load.nearest(name, finished)}{_first(name)}")
     stages = {made.name: made.id for made in Summary.read(store.root / name).stages}
     if stage not in stages:
         raise RequestError(f"{where}: {name} has no stage {stage!r}{load.nearest(stage, stages)}")
     return Artifact.open(store.root / stages[stage])
+
+
+def _first(name: str) -> str:
+    """Return the command that makes a shipped recipe's run; nothing for a name that is none."""
+    shipped = resources.files("flyweight") / "recipes" / f"{name}.yaml"
+    return f"; make it: flyweight run {name}" if shipped.is_file() else ""
 
 
 def _present(path: Path) -> bool:

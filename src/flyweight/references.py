@@ -58,6 +58,8 @@ class Finished:
     command: str = ""
     damaged: str | None = None
     others: tuple[OtherRun, ...] = ()
+    request: str = ""
+    """Which request the results in the folder answer; empty where they do not say it."""
 
     @property
     def name(self) -> str:
@@ -137,15 +139,23 @@ def of(folder: Path) -> Finished:
     """Return what a recipe's folder refers to, as far as it tells."""
     links, named, found = _links(folder), _named(_results(folder)), others(folder)
     if not (folder / FILE).is_file():
-        created, command = _told(folder)
-        return Finished(folder, links, named, created, command, others=found)
+        created, command, request = _told(folder)
+        return Finished(folder, links, named, created, command, others=found, request=request)
     try:
         summary = Summary.read(folder)
     except FlyweightError as error:
         return Finished(folder, links, named, damaged=str(error), others=found)
     stages = {made.name: made.id for made in summary.stages}
     created = summary.created.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Finished(folder, {**links, **stages}, named, created, summary.command, others=found)
+    return Finished(
+        folder,
+        {**links, **stages},
+        named,
+        created,
+        summary.command,
+        others=found,
+        request=summary.request,
+    )
 
 
 def others(folder: Path) -> tuple[OtherRun, ...]:
@@ -182,16 +192,17 @@ def _named(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(name for text in texts for name in re.findall(rf'"({NAMED.pattern})"', text))
 
 
-def _told(folder: Path) -> tuple[str | None, str]:
-    """Return when a folder's results were written and by which command, as they tell it themselves."""
+def _told(folder: Path) -> tuple[str | None, str, str]:
+    """Return when a folder's results were written, by which command and for which request."""
     for path in _results(folder):
         try:
             content = read_json(path)
         except FlyweightError:
             continue  # its own verb says what is wrong with it
         if isinstance(content, dict) and isinstance(content.get("created"), str):
-            return content["created"], str(content.get("command") or "")
-    return None, ""
+            command, request = (str(content.get(key) or "") for key in ("command", "request"))
+            return content["created"], command, request
+    return None, "", ""
 
 
 def _links(folder: Path) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,7 @@ from flyweight.core.files import digest
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
-from flyweight.measuring import Model, data_for
+from flyweight.measuring import Model
 from flyweight.plan import plan as plans
 from flyweight.plan.grid import GridPlan
 from flyweight.report import card, gather, page, study_page, study_summary, summary
@@ -28,7 +29,10 @@ from flyweight.unfinished import Unfinished
 
 @dataclass(frozen=True)
 class Run:
-    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page, `run.summary` all its numbers."""
+    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page.
+
+    `run.summary` has all its numbers, and `list(run)` the names of its stages.
+    """
 
     finished: recipes.Finished
     summary: summary.Summary
@@ -36,7 +40,29 @@ class Run:
     folder: Path
 
     def __getitem__(self, stage: str) -> Artifact:
+        """Return the artifact of a stage; raise RequestError, which names them, for another name."""
         return self.finished[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.finished.stages)
+
+    def __len__(self) -> int:
+        return len(self.finished.stages)
+
+    def __contains__(self, stage: object) -> bool:
+        return stage in self.finished.stages
+
+    def keys(self) -> list[str]:
+        """Return the names of the stages, in the order in which they were made."""
+        return list(self.finished.stages)
+
+    def values(self) -> list[Artifact]:
+        """Return the artifacts of the stages."""
+        return [self[stage] for stage in self]
+
+    def items(self) -> list[tuple[str, Artifact]]:
+        """Return the stages' names with their artifacts: `dict(run)` works as well."""
+        return [(stage, self[stage]) for stage in self]
 
 
 @dataclass(frozen=True)
@@ -54,17 +80,35 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load(recipe: str | Path, *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
-    """Return a checked recipe: a shipped name or a YAML file, with `path=value` words applied and stages left out."""
+def load(recipe: str | Path | Mapping[str, Any], *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
+    """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
+
+    `recipe` is a shipped name, a YAML file, or a mapping with the fields of one. Raises
+    RequestError with every fault, and for a study.
+    """
+    if isinstance(recipe, Mapping):
+        name, raw = str(recipe.get("name", "the recipe")), copy.deepcopy(dict(recipe))
+    else:
+        name, raw = str(recipe), _read(recipe)
+    if "models" in raw and "stages" not in raw:
+        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
+    return config_load.recipe(config_load.override(raw, overrides), name, without)
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    """Return the raw recipe or study of a name or file; raise RequestError where there is none."""
+    if not isinstance(recipe, str | Path):
+        raise RequestError(f"a recipe is a name, a YAML file or a mapping, not {recipe!r}")
     name = str(recipe)
     if name in shipped():
-        text = (resources.files("flyweight") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        raw = config_load.parse_yaml(text, name)
-    elif Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
-        raw = config_load.read_yaml(Path(recipe))
-    else:
-        raise RequestError(f"there is no recipe {name!r}{config_load.nearest(name, shipped())}; or name a YAML file")
-    return config_load.recipe(config_load.override(raw, overrides), name, without)
+        source = (resources.files("flyweight") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        return config_load.parse_yaml(source, name)
+    if Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
+        return config_load.read_yaml(Path(recipe))
+    if name in studies.shipped():
+        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
+    near = config_load.nearest(name, shipped())
+    raise RequestError(f"there is no recipe {name!r}{near}; or name a YAML file")
 
 
 def plan(
@@ -130,9 +174,19 @@ def _vocabularies(store: Store) -> dict[str, int]:
 
 
 @working
-def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
-    """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
-    checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
+def run(
+    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    *overrides: str,
+    without: Sequence[str] = (),
+    session: Session = DEFAULT,
+) -> Run:
+    """Run a recipe: make each stage once, measure what it compares, write its report; return it.
+
+    `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
+    Raises RequestError before any work for a request that is wrong or cannot fit its budget,
+    FlyweightError where the work fails: what was finished is kept.
+    """
+    checked = _recipe(recipe, overrides, without, session)
     context = session.context(checked.budget, checked.seed)
 
     def resolve(reference: str, where: str) -> Artifact:
@@ -146,9 +200,10 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
             real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
             planned = plans.plan(checked, context.runtime, real, context.data_dir)
         plans.refuse(planned)
+        unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
         finished = recipes.run(checked, runner, resolve)
-        result = _summarise(finished, context, planned)
+        result = _summarise(finished, context, planned, unfinished.work)
         with context.store.recipe_folder(checked.name, context.watch) as folder:
             unfinished.replace(folder)
             recipes.link(folder, finished.stages)
@@ -159,12 +214,35 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
     return Run(finished, result, report, folder)
 
 
+def _recipe(
+    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    without: Sequence[str],
+    session: Session,
+) -> schema.Recipe:
+    """Return the checked recipe; raise RequestError, for the name of a run with its command."""
+    if isinstance(recipe, schema.Recipe):
+        if overrides or without:
+            raise RequestError("this recipe is checked already: give path=value words and without= to load")
+        return recipe
+    known = not isinstance(recipe, str) or recipe in (*shipped(), *studies.shipped()) or Path(recipe).exists()
+    said = None if known else models.said_of_run(str(recipe), session.store)
+    if said is not None:
+        raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
+    return load(recipe, *overrides, without=without)
+
+
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
     """Return what keeps that which a recipe or study makes until its results are written."""
-    return Unfinished(context.store, asked.name, digest(asked.model_dump(mode="json"))[:8], context.command, context.watch)
+    return Unfinished(context.store, asked.name, request_of(asked), context.command, context.watch)
 
 
-def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan) -> summary.Summary:
+def request_of(asked: schema.Recipe | study_config.Study) -> str:
+    """Return a digest that tells one request from another of the same name."""
+    return digest(asked.model_dump(mode="json"))[:8]
+
+
+def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan, request: str) -> summary.Summary:
     recipe = finished.recipe
     chosen = {name: made.artifact.facts["chosen"] for name, made in finished.stages.items() if made.artifact.stage == "select"}
     sources = [
@@ -187,6 +265,7 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
         seed=recipe.seed,
         created=gather.now(),
         command=context.command,
+        request=request,
         seconds=context.meter.seconds(),
         environment=summary.Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
         budget=gather.budget(recipe, context.meter, compared, planned.totals),
@@ -235,7 +314,9 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
     if (warnings := studies.over_time(planned)) and not yes:
         raise RequestError("\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)]))
     with _unfinished(checked, context) as unfinished:
+        unfinished.warn_of_replacing()
         result = study_run.run(checked, replace(context, note=unfinished.note), planned)
+        result = result.model_copy(update={"request": unfinished.work})
         with context.store.recipe_folder(checked.name, context.watch) as folder:
             unfinished.replace(folder)
             result.write(folder)
@@ -256,9 +337,9 @@ def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
     """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
     raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
     raw = config_load.override(
-        {**raw, "name": f"train-{_plain(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
+        {**raw, "name": f"train-{plain_name(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
     )
-    return run(plans_for(raw, session), session)
+    return run(plans_for(raw, session), session=session)
 
 
 def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
@@ -268,45 +349,7 @@ def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
     return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a name that can be a run's folder."""
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return kept.strip("-.")[:40] or "text"
-
-
-@working
-def stage(
-    verb: str,
-    fields: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    name: str | None = None,
-    data: str | None = None,
-    session: Session = DEFAULT,
-) -> Run:
-    """Run one stage as a recipe of its own, which is what `distill`, `quantize` and their like are.
-
-    `overrides` are relative to the stage (`train.steps=400`). `name` is that of the run: by default the verb, the kind where
-    there is one, and the model's.
-    A teacher's own tokenizer is the corpus' one unless `data.tokenizer` is given. `data` is the text to measure on, for models
-    that came without their corpus; without either, likelihood is not measured.
-    """
-    source = str(fields.get("input") or fields.get("teacher"))
-    artifact = models.find(source, session.store, watch=session.watch)
-    report: dict[str, Any] = {}
-    if "teacher" in fields:
-        tokenizer = artifact.path / "model" / "tokenizer.json"
-        if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in overrides):
-            fields = {**fields, "data": {"tokenizer": {"kind": "file", "path": str(tokenizer)}}}
-    elif data is not None:
-        report = {"data": data_for(artifact, data)}
-    elif "corpus" not in artifact.facts:
-        session.watch("unscored", {"model": source})
-        report = {"measure": ["bench", "audit"]}
-    words = [f"stages.{verb}.{word}" for word in overrides]
-    raw = {
-        "name": name or "-".join([verb, *([str(fields["kind"])] if "kind" in fields else []), _plain(Path(source).name)]),
-        "seed": session.seed,
-        "stages": {verb: {"stage": verb, **fields}},
-        "report": report,
-    }
-    return run(config_load.recipe(config_load.override(raw, words), verb), session)

@@ -23,6 +23,15 @@ from flyweight.references import OtherRun
 from flyweight.report.measured import MEASUREMENTS
 
 
+def knows_only(folder: Path, work: str) -> bool:
+    """Return whether a recipe's folder is free for a request: it is empty, or knows this one."""
+    recipe = references.of(folder)
+    requests = {run.work for run in recipe.others if not run.finished}
+    if recipe.results:
+        requests.add(recipe.request)
+    return not requests or work in requests
+
+
 @dataclass
 class Unfinished:
     """One run on its way: `work` is a digest of what was asked for, so that the same request goes on with its own entry.
@@ -54,6 +63,13 @@ class Unfinished:
             if not new <= set(mine.ids):
                 mine = mine.model_copy(update={"ids": tuple(dict.fromkeys((*mine.ids, *sorted(new))))})
                 references.write_others(folder, [*(run for run in runs if run.work != self.work), mine])
+
+    def warn_of_replacing(self) -> None:
+        """Say before any work that results of another request stand under this name."""
+        earlier = references.of(self.store.root / self.name)
+        if earlier.results and earlier.request not in ("", self.work):
+            fields = {"name": self.name, "command": earlier.command or "unknown command"}
+            self.watch("replacing", fields)
 
     def replace(self, folder: Path) -> None:
         """Keep what the results in `folder` refer to and this run's will not; called before they are replaced."""

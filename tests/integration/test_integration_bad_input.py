@@ -35,7 +35,7 @@ def refused(result, *parts, status=2):
         (["plan", "gpt2", "--threads", "0"], "at least 1"),
         (["plan", "gpt2", "--memory", ""], "limits and path=value words"),
         (["run", "/dev/zero"], "a device or a pipe"),
-        (["eval", "quickstart:student"], "no finished recipe"),
+        (["eval", "quickstart:student"], "make it: flyweight run quickstart"),
         (["eval", "nothing"], "there is no model"),
         (["eval", "."], "neither an artifact"),
         (["eval", "gpt2"], "random weights"),
@@ -46,6 +46,11 @@ def refused(result, *parts, status=2):
         (["train", "tiny-shakespeare", "--data-dir", "/nowhere"], "/nowhere"),
         (["report", "nothing"], "not a finished run"),
         (["bogus"], "bogus"),
+        (["run", "tradeoffs"], "tradeoffs is a study, not a recipe: flyweight study tradeoffs"),
+        (["study", "quickstart"], "quickstart is a recipe, not a study: flyweight run quickstart"),
+        (["run", "quickstart", "--time", "60s"], "--time: there is no such option; write budget.time=... or train.time=..."),
+        (["train", "a.txt", "--steps=3"], "--steps: there is no such option; write train.steps=..."),
+        (["generate", "nothing:model", "caf\udce9"], "the prompt is not UTF-8 text: byte 0xe9 stands after 'caf'"),
         (["quickstart", "--bogus"], "bogus"),
     ],
 )
@@ -103,7 +108,7 @@ def test_the_folder_of_corpora_is_named_by_who_named_it(flyweight, monkeypatch, 
 def test_nothing_is_said_of_a_model_that_is_not_there(flyweight):
     status, out, err = flyweight("generate", "nosuch:model", "Hello")
     assert (status, out) == (2, "")
-    assert "no finished recipe 'nosuch'" in err
+    assert "no run 'nosuch'" in err and "flyweight run nosuch" not in err
 
 
 def test_the_help_names_every_split(flyweight):

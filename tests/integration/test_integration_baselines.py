@@ -42,7 +42,7 @@ def recipe(text_file, tmp_path_factory):
 def runs(recipe, tmp_path_factory):
     """The finished recipe's runs root."""
     root = tmp_path_factory.mktemp("runs")
-    fw.run(fw.load(recipe), Session(runs=root, threads=1))
+    fw.run(fw.load(recipe), session=Session(runs=root, threads=1))
     return root
 
 
@@ -125,7 +125,7 @@ def test_lm_eval_reads_decoders_alone(runs) -> None:
 def test_trained_again_it_is_the_same_to_the_bit(recipe, runs, name, tmp_path) -> None:
     raw = yaml.safe_load(recipe.read_text())
     alone = {**raw, "stages": {name: raw["stages"][name]}, "report": {"measure": []}}
-    again = fw.run(fw.load(_written(alone, tmp_path)), Session(runs=tmp_path / "runs", threads=1))[name]
+    again = fw.run(fw.load(_written(alone, tmp_path)), session=Session(runs=tmp_path / "runs", threads=1))[name]
     first = runs / "baselines" / name
     assert again.id == first.resolve().name
     assert (again.path / "model/model.safetensors").read_bytes() == (first / "model/model.safetensors").read_bytes()

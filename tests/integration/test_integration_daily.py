@@ -163,7 +163,7 @@ def finished(tmp_path_factory, text_file):
     raw["report"] = {"measure": ["evaluate"], "compare": ["teacher", "int8"]}
     (folder / "toy.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     session = Session(runs=folder / "runs", threads=1)
-    fw.run(load(folder / "toy.yaml"), session)
+    fw.run(load(folder / "toy.yaml"), session=session)
     return ("--runs", session.store.root, "--threads", 1)
 
 

@@ -37,8 +37,8 @@ def finished(tmp_path_factory, text_file):
     """A runs root with one finished recipe and one whose folder was deleted."""
     folder = tmp_path_factory.mktemp("finished")
     session = Session(runs=folder / "runs", threads=1, command="flyweight run toy.yaml")
-    fw.run(fw.load(small(text_file, folder)), session)
-    fw.run(fw.load(small(text_file, folder, "spare", steps=6)), session)
+    fw.run(fw.load(small(text_file, folder)), session=session)
+    fw.run(fw.load(small(text_file, folder, "spare", steps=6)), session=session)
     shutil.rmtree(folder / "runs" / "spare")
     return folder / "runs"
 
@@ -72,6 +72,31 @@ def test_an_export_has_the_card_with_the_numbers_that_there_are(runs, answer):
     answer("export", "toy:student", "--to", "gguf", "--out", runs.parent / "m.gguf")
     said = (runs.parent / "m.gguf.md").read_text()
     assert str(other) in said and "- gguf" in said and "no token that ends a document" in said
+
+
+def test_the_name_of_a_gguf_file_says_the_format(runs, answer, flyweight):
+    done = answer("export", "toy:student", "--out", runs.parent / "m.gguf")
+    assert (done["kind"], (runs.parent / "m.gguf").read_bytes()[:4]) == ("llama", b"GGUF")
+    for words, message in {
+        ("--to", "hf", "--out", runs.parent / "n.gguf"): "named like a GGUF file",
+        ("--type", "q8_0", "--out", runs.parent / "folder"): "--type q8_0 is for GGUF files",
+    }.items():
+        status, _, err = flyweight("export", "toy:student", *words)
+        assert (status, message in err) == (2, True), err
+    assert not (runs.parent / "n.gguf").exists() and not (runs.parent / "folder").exists()
+
+
+def test_a_model_trained_with_dropout_becomes_a_folder_of_its_family(runs, text_file, answer):
+    raw = yaml.safe_load(small(text_file, runs.parent).read_text())
+    raw |= {"name": "dropped", "model": {**raw["model"], "dropout": 0.1}}
+    raw["stages"] = {"teacher": raw["stages"]["teacher"]}
+    raw["report"] = {"measure": ["evaluate"]}
+    (runs.parent / "dropped.yaml").write_text(yaml.safe_dump(raw))
+    answer("run", runs.parent / "dropped.yaml", *THREADS)
+    done = answer("export", "dropped:teacher", "--out", runs.parent / "hf")
+    assert done["kind"] == "llama"
+    (note,) = [note for note in done["notes"] if "dropout" in note]
+    assert "(embedding 0.1, residual 0.1) is left out" in note and "in training alone" in note
 
 
 def test_an_export_replaces_neither_a_file_nor_a_card(runs, flyweight):
@@ -179,7 +204,9 @@ def test_a_working_command_is_seen_by_another_process(runs, text_file, flyweight
     assert not list(runs.glob("*.partial"))
 
 
-def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is_done(runs, tmp_path, text_file, answer):
+def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is_done(
+    runs, tmp_path, text_file, answer, flyweight
+):
     shutil.rmtree(runs)
     recipe = small(text_file, tmp_path)
 
@@ -188,7 +215,7 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fw.run(fw.load(recipe), Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"))
+        fw.run(fw.load(recipe), session=Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"))
     made = {path.name for path in runs.glob("*-????????")}
     assert {name.rpartition("-")[0] for name in made} == {"corpus", "pretrain", "distill", "quantize"}
     found = answer("gc", "--yes")
@@ -198,7 +225,10 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
     listed = answer("ls")
     assert {item["used_by"][0] for item in listed["items"]} == {"toy (unfinished)"}
     assert listed["recipes"][0]["unfinished"] == ["flyweight run toy.yaml"]
-    done = fw.run(fw.load(recipe), Session(runs=runs, threads=1))
+    for words in (("generate", "toy", "A"), ("eval", "toy:student"), ("run", "toy")):
+        status, _, err = flyweight(*words)
+        assert (status, "go on with: flyweight run toy.yaml" in err) == (2, True), err
+    done = fw.run(fw.load(recipe), session=Session(runs=runs, threads=1))
     assert all(stage.reused for stage in done.summary.stages)
     assert not list((runs / "toy").glob("other-runs.json"))
     assert answer("ls")["recipes"][0]["unfinished"] == []
@@ -207,7 +237,7 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
 def test_what_a_refused_run_leaves_is_no_run(runs, tmp_path, text_file, answer):
     shutil.rmtree(runs)
     with pytest.raises(RequestError, match="vocab_size: 7"):
-        fw.run(fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"), Session(runs=runs, threads=1))
+        fw.run(fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"), session=Session(runs=runs, threads=1))
     assert list(runs.glob("corpus-*")) and not (runs / "toy").exists()
     assert answer("ls")["recipes"] == []
 
@@ -238,3 +268,40 @@ def test_kinds_of_quantization_have_names_of_their_own(runs, answer):
     names = [answer("quantize", "toy:teacher", "--kind", kind, *THREADS)["name"] for kind in ("int8", "nf4")]
     assert names == ["quantize-int8-toy-teacher", "quantize-nf4-toy-teacher"]
     assert not answer("gc", "--dry-run")["kept"]
+
+
+def test_a_name_that_is_no_model_brings_those_that_there_are(runs, flyweight):
+    for word, message in {
+        "toy": "toy is a run; name one of its models: toy:teacher, toy:student, toy:int8",
+        "nothing": "there is no model 'nothing'; there are toy:teacher, toy:student, toy:int8",
+        "toy:studnt": "toy has no stage 'studnt' (did you mean student?)",
+        "toy-student": "(did you mean toy:student?)",
+    }.items():
+        status, _, err = flyweight("eval", word)
+        assert (status, message in err) == (2, True), err
+
+
+def test_a_run_is_called_after_the_kind_that_a_word_gives(runs, answer):
+    summary = answer("quantize", "toy:teacher", "kind=nf4", *THREADS)
+    assert summary["name"] == "quantize-nf4-toy-teacher"
+    assert summary["models"][0]["stage"] == "quantize" and not (runs / "quantize-int8-toy-teacher").exists()
+
+
+def test_another_request_gets_another_name_and_the_same_one_its_own(runs, answer):
+    words = ("quantize", "toy:teacher", *THREADS)
+    first, second = answer(*words), answer(*words, "embedding=nf4")
+    assert [first["name"], second["name"]] == ["quantize-int8-toy-teacher", "quantize-int8-toy-teacher-2"]
+    assert answer(*words, "embedding=nf4")["name"] == second["name"]
+    assert answer(*words)["name"] == first["name"]
+    assert first["request"] != second["request"]
+
+
+def test_results_of_another_request_are_not_replaced_in_silence(runs, text_file, flyweight):
+    recipe = small(text_file, runs.parent)
+    _, _, err = flyweight("run", recipe, *THREADS)
+    assert "will be replaced" not in err
+    status, _, err = flyweight("run", recipe, "stages.teacher.train.steps=9", *THREADS)
+    assert status == 0
+    told = " ".join(err.split())
+    assert "the results of another run called toy will be replaced (flyweight run" in told
+    assert told.index("will be replaced") < told.index("teacher: pretrain")

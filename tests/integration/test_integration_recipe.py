@@ -22,7 +22,7 @@ def finished(tmp_path_factory, text_file):
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(toy(text_file), sort_keys=False))
     session = Session(runs=folder / "runs", threads=1)
-    return path, session, fw.run(load(path), session)
+    return path, session, fw.run(load(path), session=session)
 
 
 def test_every_shipped_recipe_is_valid():
@@ -55,16 +55,26 @@ def test_the_run_has_everything_it_promises(finished):
 def test_running_again_repeats_nothing(finished):
     path, session, first = finished
     before = {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
-    again = fw.run(load(path), session)
+    again = fw.run(load(path), session=session)
     after = {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
     assert before == after
     assert all(stage.reused for stage in again.summary.stages)
     assert again.summary.models == first.summary.models
 
 
+def test_a_run_is_a_mapping_of_its_stages(finished):
+    _, _, run = finished
+    names = ["teacher", "student", "alone", "best", "int8"]
+    assert list(run) == run.keys() == names and len(run) == 5
+    assert "student" in run and "techer" not in run
+    assert dict(run) == dict(run.items()) and run.values()[1].id == run["student"].id
+    with pytest.raises(fw.RequestError, match=r"no stage 'techer' \(did you mean teacher\?\)"):
+        run["techer"]
+
+
 def test_a_changed_field_remakes_only_what_depends_on_it(finished):
     path, session, first = finished
-    changed = fw.run(load(path, "stages.student.objective.temperature=2.0"), session)
+    changed = fw.run(load(path, "stages.student.objective.temperature=2.0"), session=session)
     assert changed["teacher"].id == first["teacher"].id
     assert changed["student"].id != first["student"].id
 

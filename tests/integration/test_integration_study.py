@@ -79,7 +79,7 @@ def test_cells_are_shared_with_recipes(finished, text_file):
         },
         "report": {"measure": ["evaluate"]},
     }
-    made = fw.run(config_load.recipe(recipe), session)
+    made = fw.run(config_load.recipe(recipe), session=session)
     assert made["m"].id == run.summary.cells[1].runs[1].id
     assert made.summary.stages[0].reused
 
@@ -215,9 +215,9 @@ def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_traine
     }
     fresh = Session(runs=tmp_path / "fresh", threads=1)
     with pytest.raises(RequestError, match=r"stages.wide.model:\n.*vocab_size 42(.|\n)*stages.wider.model"):
-        fw.run(config_load.recipe(recipe), fresh)
+        fw.run(config_load.recipe(recipe), session=fresh)
     assert not list((tmp_path / "fresh").glob("pretrain-*"))
-    done = fw.run(config_load.recipe(recipe, without=["wide", "wider"]), fresh)
+    done = fw.run(config_load.recipe(recipe, without=["wide", "wider"]), session=fresh)
     assert done["exact"].facts["steps"] == 1
     text.write_text(" ".join(f"w{place}" for place in range(4000)))  # what was packed before says nothing of it now
     with pytest.raises(RequestError, match=r"exact on words: .*vocab_size 3"):

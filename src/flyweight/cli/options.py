@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperCommand
+
+from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
     from flyweight.api import Run, Session
@@ -84,6 +87,27 @@ MACHINE = ("runs", "device", "threads", "trust_remote_code")
 WORK = ("runs", "data_dir", "device", "threads", "trust_remote_code")
 
 
+class _Verb(TyperCommand):
+    """A verb that says where the field is that somebody wrote as an option: `--time 60s`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command's words; raise RequestError for an option that is a field of a recipe."""
+        names = {name for parameter in self.params for name in parameter.opts}
+        if "overrides" in {parameter.name for parameter in self.params} and not ctx.resilient_parsing:
+            options = args[: args.index("--")] if "--" in args else args
+            for option in (word.partition("=")[0] for word in options if word.startswith("--")):
+                if option not in names and (paths := _fields_called(option)):
+                    known = " or ".join(f"{path}=..." for path in paths)
+                    raise RequestError(f"{option}: there is no such option; write {known} (without dashes)")
+        return super().parse_args(ctx, args)
+
+
+def _fields_called(option: str) -> list[str]:
+    from flyweight.config.places import recipe_places
+
+    return recipe_places(option.removeprefix("--").replace("-", "_"))
+
+
 def verb(
     app: typer.Typer, *options: str, name: str | None = None
 ) -> Callable[[Callable[Concatenate[Shared, Words], None]], Callable[Concatenate[Shared, Words], None]]:
@@ -105,7 +129,7 @@ def verb(
         ]
         command.__signature__ = inspect.Signature([*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        app.command(name=name)(command)
+        app.command(name=name, cls=_Verb)(command)
         return function
 
     return register

@@ -110,6 +110,10 @@ NOTES = {
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "measured": "[cyan]measured[/] {what}",
     "unkept": "[yellow]note[/] {what} could not be read or kept and was measured anew: {why}",
+    "replacing": (
+        "[yellow]note[/] the results of another run called {name} will be replaced ({command});"
+        " its models are kept. To keep both results, give this run another name"
+    ),
     "waiting": "[yellow]waiting[/] for {id}: {why}",
     "resumed": "[cyan]going on[/] from step {step}",
     "left out": "[yellow]left out[/] {name}: {why}",

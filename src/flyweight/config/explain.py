@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from flyweight.config import catalogue
 from flyweight.config.baselines import DECODER
+from flyweight.config.places import config_classes, places
 from flyweight.config.schema import ModelConfig
 
 
@@ -59,8 +59,8 @@ def faults(error: ValidationError, *roots: type[BaseModel]) -> list[Fault]:
     """Return every fault of a validation error; `roots` are the kinds of config that it could have been."""
     found = []
     for fault in error.errors():
-        names, fields = _place(roots, fault["loc"])
-        found.append(Fault(tuple(names), _text(fault, names, fields), fault["type"]))
+        names, configs = _place(roots, fault["loc"])
+        found.append(Fault(tuple(names), _text(fault, names, configs), fault["type"]))
     return found
 
 
@@ -80,7 +80,7 @@ _KINDS = {
 }
 
 
-def _text(fault: Any, names: Sequence[str], fields: Sequence[str]) -> str:
+def _text(fault: Any, names: Sequence[str], configs: Sequence[type[BaseModel]]) -> str:
     """Return what is wrong in words: for what pydantic says of common faults, its user's words and not its own."""
     kind, context, value = fault["type"], fault.get("ctx", {}), shown(fault["input"])
     if kind in _BOUNDS:
@@ -88,7 +88,7 @@ def _text(fault: Any, names: Sequence[str], fields: Sequence[str]) -> str:
         return f"has to be {words} {context[key]:g}, and is {value}"
     match kind:
         case "extra_forbidden":
-            return f"unknown name{nearest(names[-1], fields)}"
+            return f"unknown name{_meant(names, configs)}"
         case "missing":
             return "is missing"
         case "union_tag_invalid":
@@ -111,6 +111,13 @@ def _text(fault: Any, names: Sequence[str], fields: Sequence[str]) -> str:
     return f"expected {expected}, found {value}" if expected else f"{fault['msg']} (found {value})"
 
 
+def _meant(names: Sequence[str], configs: Sequence[type[BaseModel]]) -> str:
+    """Return what an unknown name may have meant: the same name in its place, or a name alike."""
+    if paths := places(names[-1], configs):
+        return f" (did you mean {' or '.join('.'.join([*names[:-1], path]) for path in paths)}?)"
+    return nearest(names[-1], _fields(configs))
+
+
 def _unknown_kind(context: Any) -> str:
     tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
     said = f"unknown kind {context['tag']!r}"
@@ -129,15 +136,6 @@ def _wrong_length(kind: str, context: Any, value: str) -> str:
     return f"takes at most {context['max_length']} entries, found {context['actual_length']}: {value}"
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Return the config classes inside an annotation."""
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        return [model for inner in typing.get_args(annotation) for model in models_in(inner)]
-    return []
-
-
 def _tag(model: type[BaseModel]) -> str | None:
     if model is ModelConfig:
         return DECODER
@@ -147,8 +145,8 @@ def _tag(model: type[BaseModel]) -> str | None:
     return None
 
 
-def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return a fault's path as the user wrote it (without union tags) and the names valid where it stands."""
+def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Return a fault's path as the user wrote it (without union tags) and the configs it may be of."""
     names: list[str] = []
     current = list(roots)
     mapping: Any = None
@@ -163,15 +161,15 @@ def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) ->
         if last:
             break
         if mapping is not None:
-            current, mapping = models_in(mapping), None
+            current, mapping = config_classes(mapping), None
             continue
         annotations = [model.model_fields[str(part)].annotation for model in current if str(part) in model.model_fields]
         if annotations and typing.get_origin(annotations[0]) is dict:
             mapping = typing.get_args(annotations[0])[1]
         elif annotations:
-            current = [model for annotation in annotations for model in models_in(annotation)]
-    return names, _fields(current)
+            current = [model for annotation in annotations for model in config_classes(annotation)]
+    return names, current
 
 
-def _fields(models: list[type[BaseModel]]) -> list[str]:
+def _fields(models: Sequence[type[BaseModel]]) -> list[str]:
     return list(dict.fromkeys(name for model in models for name in model.model_fields))

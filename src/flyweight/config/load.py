@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from flyweight.config import catalogue, overrides, schema
 from flyweight.config.baselines import DECODER, kind_of_model
-from flyweight.config.explain import Fault, explain as explain, faults, models_in, nearest as nearest, shown as shown
+from flyweight.config.explain import Fault, explain as explain, faults, nearest as nearest, shown as shown
+from flyweight.config.places import config_classes, recipe_places
 from flyweight.config.rules import LIMITS, stage_faults
 from flyweight.config.schema import ARCHITECTURES, Architecture, Recipe, Strict
 from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
@@ -58,9 +59,13 @@ def _check_start(keys: Sequence[str], raw: Mapping[str, Any]) -> None:
         raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
     if keys[0] in Recipe.model_fields or keys[0] in DEFAULTS:
         return
-    meant = f"stages.{path}" if keys[0] in stages else overrides.inside_a_section(path)
+    if keys[0] in stages:
+        raise RequestError(f"{path}: {keys[0]} is a stage; did you mean stages.{path}?")
+    meant = [".".join([place, *keys[1:]]) for place in recipe_places(keys[0])]
     known = nearest(keys[0], [*Recipe.model_fields, *DEFAULTS])
-    raise RequestError(f"{path}: unknown name{f' (did you mean {meant}?)' if meant else known}")
+    if meant:
+        raise RequestError(f"{path}: unknown name (did you mean {' or '.join(meant)}?)")
+    raise RequestError(f"{path}: unknown name{known}")
 
 
 def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None:
@@ -246,7 +251,7 @@ def check_stage(raw: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(schema.StageConfig).validate_python(raw)
     except ValidationError as error:
-        raise RequestError(explain(error, f"{raw.get('stage')}", *models_in(schema.StageConfig))) from error
+        raise RequestError(explain(error, f"{raw.get('stage')}", *config_classes(schema.StageConfig))) from error
 
 
 def dependencies(stage: Strict) -> dict[str, str]:

@@ -1,32 +1,15 @@
-"""Whether a `path=value` word has any effect, and where a word that begins with no known name may belong."""
+"""Whether a `path=value` word has any effect."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from flyweight.config import schema
 from flyweight.config.yaml_text import parse_yaml
 from flyweight.errors import RequestError
 
-SECTIONS: dict[str, type[schema.Strict]] = {
-    "budget": schema.Budget,
-    "train": schema.Train,
-    "data": schema.Data,
-    "model": schema.ModelConfig,
-    "report": schema.Report,
-}
-"""Top-level sections of a recipe, in the order in which a name that stands alone is looked for."""
-
 SHARED = ("data", "train", "model")
 """Sections whose fields are defaults of the stages."""
-
-
-def inside_a_section(path: str) -> str | None:
-    """Return the path with the section that its first name belongs to: `budget.time` for `time`; None where there is none."""
-    first = path.partition(".")[0]
-    section = next((name for name, model in SECTIONS.items() if first in model.model_fields), None)
-    return section and f"{section}.{path}"
 
 
 def refuse_unused(word: str, filled: Mapping[str, Any]) -> None:

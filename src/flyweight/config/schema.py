@@ -60,6 +60,7 @@ from flyweight.config.layers import (
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.strict import (
     Fraction as Fraction,
+    LearningRate,
     PositiveInt as PositiveInt,
     Probability as Probability,
     Rate as Rate,
@@ -149,7 +150,7 @@ class AdamW(Strict):
     """AdamW (Loshchilov and Hutter 2019), fused where torch can; decay acts on matrices only."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: Rate = 3e-3
+    lr: LearningRate = 3e-3
     beta1: Probability = 0.9
     beta2: Probability = 0.95
     eps: Rate = 1e-8
@@ -160,7 +161,7 @@ class Muon(Strict):
     """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for everything else."""
 
     kind: Literal["muon"] = "muon"
-    lr: Rate = 0.02
+    lr: LearningRate = 0.02
     momentum: Probability = 0.95
     iterations: PositiveInt = 5
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

@@ -45,4 +45,6 @@ Times = Annotated[int, Field(ge=2, le=1_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Between = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
+LearningRate = Annotated[float, Field(gt=0, le=1000)]
+"""A rate of 1e38 would train, and leave a log that nobody can read."""
 Probability = Annotated[float, Field(ge=0, lt=1)]

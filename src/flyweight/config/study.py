@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
-from flyweight.config import load
+from flyweight.config import load, strict
 from flyweight.config.schema import Count, Name, PositiveInt, Probability, Rate, Seconds, StageName, Strict, Tokenizer
 from flyweight.config.seeds import Seeds
 from flyweight.errors import RequestError
@@ -110,7 +110,7 @@ class StudyModel(Strict):
 class Protocol(Strict):
     """How runs are trained. `lr` is one rate for all models, or a sweep of which validation chooses; null: each its own."""
 
-    lr: Annotated[tuple[Rate, ...], Some, Listed] | None = None
+    lr: Annotated[tuple[strict.LearningRate, ...], Some, Listed] | None = None
     train: TrainFields = Field(default_factory=dict)
 
 

@@ -79,7 +79,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     assert config.vocab_size
     tokens = vocabulary.read(folder / "tokenizer.json", config.vocab_size, reasons)
     if reasons or tokens is None:
-        raise Inexpressible(f"{folder} cannot be written as GGUF", reasons)
+        raise Inexpressible("this model cannot be written as GGUF", reasons)
     state = model_folder.load(folder).state_dict()
     order = [visit.layer for visit in visits(config)]
     tensors = list(_tensors(plain, family, order, state, type))
@@ -133,16 +133,19 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     except Inexpressible as error:
         reasons += error.reasons
     if not config.layers:
-        reasons.append("it has no layers")
+        reasons.append("it has no layers (model.layers=1 or more)")
     if not isinstance(config.sharing, schema.NoSharing) and config.sharing.index:
-        reasons.append("its shared layers have an index embedding for each of their uses")
+        reasons.append("its shared layers have an index embedding for each of their uses (model.sharing.index=false)")
     if learned and isinstance(mlp, schema.Gelu) and mlp.approximate == "none":
         reasons.append(
             "its GELU is the exact one; llama.cpp computes the tanh approximation (mlp: {kind: gelu, approximate: tanh})"
         )
     if family.model_type == "qwen3":
         if bias:
-            reasons.append("its attention has biases beside q/k norms; llama.cpp's qwen3 does not read all of them")
+            reasons.append(
+                "its attention has biases beside q/k norms; llama.cpp's qwen3 does not read all of them"
+                " (model.attention.bias=false)"
+            )
         if isinstance(config.position, schema.Rope) and config.position.scaling and config.position.scaling.kind == "llama3":
             reasons.append("its rotary scaling is llama3 beside q/k norms; llama.cpp's qwen3 has no factors per frequency")
     return plain, family, reasons

@@ -46,6 +46,12 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
     family: Family | None = None
     try:
         family, _ = family_of(config)
+        if lost := family.lost_dropout(config):
+            rates = ", ".join(f"{name} {rate:g}" for name, rate in lost.items())
+            notes.append(
+                f"its dropout ({rates}) is left out: {family.model_type} has no field for it."
+                " Dropout acts in training alone, so the model computes the same"
+            )
     except Inexpressible as error:
         notes.append(f"flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. {error}")
     raw, tensors = convert.checkpoint_files(config, load_file(source / folder.WEIGHTS), family)

@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of checkpoint."""
+    """One kind of checkpoint; `dropouts` are the rates of ours that its config has words for."""
 
     model_type: str
     architecture: str
@@ -48,6 +48,12 @@ class Family:
     read: Callable[[Raw, list[str]], dict[str, Any]]
     write: Callable[[schema.ModelConfig, list[str]], dict[str, Any]]
     parts: Callable[[schema.ModelConfig], Iterator[Part]]
+    dropouts: tuple[str, ...]
+
+    def lost_dropout(self, config: schema.ModelConfig) -> dict[str, float]:
+        """Return the rates that this family's config cannot say; they act in training alone."""
+        rates: dict[str, float] = config.dropout.model_dump()
+        return {name: rate for name, rate in rates.items() if rate and name not in self.dropouts}
 
     def config(self, raw: Raw) -> schema.ModelConfig:
         """Return the model that a `config.json` describes; raise Inexpressible with every reason why there is none."""
@@ -83,32 +89,30 @@ def family_of(config: schema.ModelConfig) -> tuple[Family, dict[str, Any]]:
 
 
 def _never(config: schema.ModelConfig) -> list[str]:
-    """Return what no family has."""
+    """Return what no family has, each with the field of a model that would do."""
     reasons = []
     if config.sharing.kind != "none":
-        reasons.append(f"sharing {config.sharing.kind}: layers are used more than once")
+        reasons.append(f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)")
     if config.embedding.bigram.kind != "none":
-        reasons.append("it has a bigram table")
+        reasons.append("it has a bigram table (model.embedding.bigram=none)")
     if config.embedding.rank is not None:
-        reasons.append(f"its embedding is factorised through {config.embedding.rank} channels")
+        reasons.append(f"its embedding is factorised through {config.embedding.rank} channels (model.embedding.rank=null)")
     if config.head.softcap is not None:
-        reasons.append("it has a logit softcap")
+        reasons.append("it has a logit softcap (model.head.softcap=null)")
     if config.head.bias:
-        reasons.append("its head has a bias")
+        reasons.append("its head has a bias (model.head.bias=false)")
     if config.norm.placement != "pre":
-        reasons.append("its norms stand after the branches")
+        reasons.append("its norms stand after the branches (model.norm.placement=pre)")
     if not config.norm.final:
-        reasons.append("it has no final norm")
+        reasons.append("it has no final norm (model.norm.final=true)")
     if config.residual.kind != "add":
-        reasons.append(f"its residual branches are joined by {config.residual.kind}, not added")
+        reasons.append(f"its residual branches are joined by {config.residual.kind}, not added (model.residual=add)")
     if config.thinking.kind != "none":
-        reasons.append("it thinks: several passes with a memory of keys and values")
+        reasons.append("it thinks: several passes with a memory of keys and values (model.thinking=none)")
     if config.mlp.rank is not None:
-        reasons.append(f"its MLP goes through a bottleneck of {config.mlp.rank} channels")
-    if config.dropout.mlp:
-        reasons.append("it has dropout on what the MLP reads")
+        reasons.append(f"its MLP goes through a bottleneck of {config.mlp.rank} channels (model.mlp.rank=null)")
     if config.attention.gain:
-        reasons.append("it has attention gains")
+        reasons.append("it has attention gains (model.attention.gain=false)")
     if config.mixture is not None:
         reasons.append("it is a mixture with n-gram counts or a pointer; its network alone is another model")
     if any(kind.kind != "dense" for kind in config.linears.values()):
@@ -160,13 +164,33 @@ def _read_gpt2(raw: Raw, reasons: list[str]) -> dict[str, Any]:
 def _write_gpt2(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
     attention, norm, mlp = config.attention, config.norm, config.mlp
     assert attention.heads and attention.head_dim
-    _need(reasons, config.position.kind == "learned", f"its positions are {config.position.kind}, GPT-2's are learned")
-    _need(reasons, isinstance(norm, schema.LayerNorm) and norm.bias, "its norm is not LayerNorm with a bias")
-    _need(reasons, isinstance(mlp, schema.Gelu) and mlp.bias, f"its MLP is {mlp.kind}; GPT-2's is gelu with biases")
-    _need(reasons, attention.bias and attention.out_bias is True, "its attention has no biases")
-    _need(reasons, attention.kv_heads == attention.heads, "it has fewer key/value heads than heads")
-    _need(reasons, attention.heads * attention.head_dim == config.dim, "heads times head_dim is not dim")
-    _need(reasons, not attention.qk_norm, "it has q/k norms")
+    _need(
+        reasons,
+        config.position.kind == "learned",
+        f"its positions are {config.position.kind}, GPT-2's are learned (model.position=learned)",
+    )
+    _need(
+        reasons,
+        isinstance(norm, schema.LayerNorm) and norm.bias,
+        "its norm is not LayerNorm with a bias (model.norm=layernorm)",
+    )
+    _need(
+        reasons,
+        isinstance(mlp, schema.Gelu) and mlp.bias,
+        f"its MLP is {mlp.kind}; GPT-2's is gelu with biases (model.mlp=gelu model.mlp.bias=true)",
+    )
+    _need(reasons, attention.bias and attention.out_bias is True, "its attention has no biases (model.attention.bias=true)")
+    _need(
+        reasons,
+        attention.kv_heads == attention.heads,
+        "it has fewer key/value heads than heads (model.attention.kv_heads=null)",
+    )
+    _need(
+        reasons,
+        attention.heads * attention.head_dim == config.dim,
+        "heads times head_dim is not dim (model.attention.head_dim=null)",
+    )
+    _need(reasons, not attention.qk_norm, "it has q/k norms (model.attention.qk_norm=false)")
     act = "gelu_new" if isinstance(mlp, schema.Gelu) and mlp.approximate == "tanh" else "gelu"
     return {
         "vocab_size": config.vocab_size,
@@ -271,25 +295,34 @@ def _read_rope(raw: Raw, reasons: list[str]) -> dict[str, Any]:
 
 
 def _write_llama(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
-    _need(reasons, not config.attention.qk_norm, "it has q/k norms, Llama has none")
+    _need(reasons, not config.attention.qk_norm, "it has q/k norms, Llama has none (model.attention.qk_norm=false)")
     return {**_write_rotary(config, reasons), "mlp_bias": config.mlp.bias, "pretraining_tp": 1}
 
 
 def _write_qwen3(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
     attention = config.attention
-    _need(reasons, attention.qk_norm, "it has no q/k norms, Qwen3 has them")
-    _need(reasons, attention.qk_norm_eps == config.norm.eps, "q/k norms and block norms differ in eps")
-    _need(reasons, not config.mlp.bias, "its MLP has biases")
+    _need(reasons, attention.qk_norm, "it has no q/k norms, Qwen3 has them (model.attention.qk_norm=true)")
+    _need(
+        reasons,
+        attention.qk_norm_eps == config.norm.eps,
+        "q/k norms and block norms differ in eps (model.attention.qk_norm_eps)",
+    )
+    _need(reasons, not config.mlp.bias, "its MLP has biases (model.mlp.bias=false)")
     return {**_write_rotary(config, reasons), "use_sliding_window": False, "layer_types": ["full_attention"] * config.layers}
 
 
 def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
-    attention, dropout = config.attention, config.dropout
-    _need(reasons, config.position.kind == "rope", f"its positions are {config.position.kind}, not rotary")
-    _need(reasons, config.norm.kind == "rmsnorm", f"its norm is {config.norm.kind}, not rmsnorm")
-    _need(reasons, config.mlp.kind == "swiglu", f"its MLP is {config.mlp.kind}, not swiglu")
-    _need(reasons, attention.bias == attention.out_bias, "only some of its attention matrices have biases")
-    _need(reasons, not (dropout.embedding or dropout.residual), "it has dropout outside attention")
+    attention = config.attention
+    _need(
+        reasons, config.position.kind == "rope", f"its positions are {config.position.kind}, not rotary (model.position=rope)"
+    )
+    _need(reasons, config.norm.kind == "rmsnorm", f"its norm is {config.norm.kind}, not rmsnorm (model.norm=rmsnorm)")
+    _need(reasons, config.mlp.kind == "swiglu", f"its MLP is {config.mlp.kind}, not swiglu (model.mlp=swiglu)")
+    _need(
+        reasons,
+        attention.bias == attention.out_bias,
+        "only some of its attention matrices have biases (model.attention.out_bias=null)",
+    )
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context,
@@ -302,7 +335,7 @@ def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, A
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
         "attention_bias": attention.bias,
-        "attention_dropout": dropout.attention,
+        "attention_dropout": config.dropout.attention,
         "tie_word_embeddings": config.embedding.tied,
         "initializer_range": config.init.std,
         "use_cache": True,
@@ -315,7 +348,7 @@ def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any
     if not isinstance(config.position, schema.Rope):
         return {}
     position, scaling = config.position, config.position.scaling
-    _need(reasons, position.fraction == 1, f"only {position.fraction} of each head is rotated")
+    _need(reasons, position.fraction == 1, f"only {position.fraction} of each head is rotated (model.position.fraction=1)")
     base, options = position.base, {}
     if scaling is not None and scaling.kind == "ntk":
         assert config.attention.head_dim
@@ -355,7 +388,31 @@ def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:
 
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family("gpt2", "GPT2LMHeadModel", "transformer.", _read_gpt2, _write_gpt2, _parts_gpt2),
-    "llama": Family("llama", "LlamaForCausalLM", "model.", _read_llama, _write_llama, _parts_rotary),
-    "qwen3": Family("qwen3", "Qwen3ForCausalLM", "model.", _read_qwen3, _write_qwen3, _parts_rotary),
+    "gpt2": Family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        "transformer.",
+        _read_gpt2,
+        _write_gpt2,
+        _parts_gpt2,
+        dropouts=("embedding", "attention", "residual"),
+    ),
+    "llama": Family(
+        "llama",
+        "LlamaForCausalLM",
+        "model.",
+        _read_llama,
+        _write_llama,
+        _parts_rotary,
+        dropouts=("attention",),
+    ),
+    "qwen3": Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "model.",
+        _read_qwen3,
+        _write_qwen3,
+        _parts_rotary,
+        dropouts=("attention",),
+    ),
 }

@@ -177,6 +177,8 @@ class StudySummary(Record):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     created: AwareDatetime
     command: str
+    request: str = ""
+    """Digest of the study as it was run; empty where an earlier version wrote the summary."""
     seconds: float
     environment: Environment
     corpus: dict[str, CorpusSummary]

@@ -284,6 +284,8 @@ class Summary(Record):
     seed: int
     created: AwareDatetime
     command: str
+    request: str = ""
+    """Digest of the recipe as it was run; empty where an earlier version wrote the summary."""
     seconds: float
     environment: Environment
     budget: tuple[BudgetLine, ...] = ()

@@ -89,8 +89,12 @@ def load(name: str | Path, *overrides: str, yes: bool = False, over: Over | None
         raw = config_load.parse_yaml(source, text)
     elif Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
         raw = config_load.read_yaml(Path(name))
+    elif (resources.files("flyweight") / "recipes" / f"{text}.yaml").is_file():
+        raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
     else:
         raise RequestError(f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file")
+    if "stages" in raw and "models" not in raw:
+        raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
     raw = config_load.override(config.longhand(raw), overrides)
     try:
         study = config.parse(raw, text)

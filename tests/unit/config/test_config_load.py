@@ -96,9 +96,7 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
         ("stages.teacher.train={batch: 6, accumulate: 4}", "4 pieces do not divide batch 6"),
         ("stages.teacher.train.schedule.warmup=2", "warmup"),
         ("stages.teacher.train.optimizer.lr=.nan", "lr: expected a number, found '.nan'"),
-        ("time=60s", "time: unknown name (did you mean budget.time?)"),
         ("batch=3", "batch: unknown name (did you mean train.batch?)"),
-        ("teacher.train.steps=20", "teacher.train.steps: unknown name (did you mean stages.teacher.train.steps?)"),
         ("stages.int8={stage: select, among: [student]}", "stages.int8.among: needs at least 2 entries, found 1: ['student']"),
         ("seed=a", "seed: expected a whole number, found 'a'"),
         ("model=gtp2", "model: unknown kind 'gtp2' (did you mean gpt2?)"),
@@ -106,6 +104,15 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
         ("train.steps=400", "train.steps=400: every stage has a value of its own there, so this would change nothing; say "),
         ("train.steps=abc", "say stages.teacher.train.steps=abc stages.student.train.steps=abc"),
         ("model={dim: 8, layers: 2}", "every stage has a value of its own there"),
+        (
+            "stages.teacher.train.optimizer.lr=1e38",
+            "stages.teacher.train.optimizer.lr: has to be at most 1000",
+        ),
+        ("time=60s", "time: unknown name (did you mean budget.time or train.time?)"),
+        ("steps=60", "steps: unknown name (did you mean train.steps?)"),
+        ("heads=4", "did you mean model.attention.heads?"),
+        ("stages.teacher.steps=60", "(did you mean stages.teacher.train.steps?)"),
+        ("teacher.train.steps=20", "teacher is a stage; did you mean stages.teacher.train.steps?"),
     ],
 )
 def test_refusals(word, part):

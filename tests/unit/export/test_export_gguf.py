@@ -274,7 +274,7 @@ def test_every_reason_is_given_at_once(tmp_path: Path) -> None:
     said = refusal(tmp_path, tokenizer(schema.CharTokenizer()), **fields)
     for words in ("it is quantized (int8)", "softcap", "relu2", "its tokenizer is a WordLevel"):
         assert words in said
-    assert said.count("softcap") == 1
+    assert said.count("a logit softcap") == 1 and "(model.head.softcap=null)" in said
 
 
 def test_requests_that_make_no_sense_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

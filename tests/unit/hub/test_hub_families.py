@@ -192,7 +192,6 @@ def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path):
         ({"norm": {"final": False}}, "no final norm"),
         ({"residual": "alpha"}, "joined by alpha"),
         ({"thinking": {"passes": 1}}, "it thinks"),
-        ({"dropout": {"mlp": 0.1}}, "dropout on what the MLP reads"),
         ({"position": "sinusoidal"}, "positions are sinusoidal"),
         ({"sharing": {"kind": "span", "span": [0, 1]}}, "used more than once"),
         ({"norm": "layernorm"}, "layernorm"),
@@ -204,6 +203,40 @@ def test_what_no_family_holds_is_said(fields, why):
     with pytest.raises(Inexpressible, match=why) as caught:
         family_of(config)
     assert all(family in str(caught.value) for family in FAMILIES)
+
+
+def test_each_reason_names_the_field_of_a_model_that_would_do():
+    config = ModelConfig.model_validate({**SMALL, "mlp": "relu2", "head": {"softcap": 5}}).resolved()
+    with pytest.raises(Inexpressible) as caught:
+        FAMILIES["llama"].raw(config)
+    assert [reason.rpartition(" (")[2] for reason in caught.value.reasons] == ["model.head.softcap=null)", "model.mlp=swiglu)"]
+    ModelConfig.model_validate({**SMALL, "mlp": "swiglu", "head": {"softcap": None}}).resolved()
+
+
+@pytest.mark.parametrize(
+    ("fields", "family", "lost"),
+    [
+        ({"dropout": 0.1}, "llama", {"embedding": 0.1, "residual": 0.1}),
+        ({"dropout": {"attention": 0.1}}, "llama", {}),
+        ({"dropout": {"mlp": 0.2}}, "llama", {"mlp": 0.2}),
+        ({"dropout": 0.1, "attention": {"heads": 4, "qk_norm": True}}, "qwen3", {"embedding": 0.1, "residual": 0.1}),
+        (
+            {
+                "dropout": {"embedding": 0.1, "mlp": 0.2},
+                "attention": {"heads": 4, "bias": True},
+                "position": "learned",
+                "norm": {"kind": "layernorm"},
+                "mlp": {"kind": "gelu", "bias": True},
+            },
+            "gpt2",
+            {"mlp": 0.2},
+        ),
+    ],
+)
+def test_dropout_is_training_s_and_keeps_no_model_from_a_family(fields, family, lost):
+    config = ModelConfig.model_validate({**SMALL, **fields}).resolved()
+    found, _ = family_of(config)
+    assert found.model_type == family and found.lost_dropout(config) == lost
 
 
 def test_rotary_scaling_by_the_base_is_exported_as_a_base(tmp_path):

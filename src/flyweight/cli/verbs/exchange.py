@@ -29,8 +29,8 @@ def export(
     shared: Shared,
     model: ModelName,
     out: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Where it goes; it must not exist yet.")],
-    to: Annotated[str, typer.Option(help="hf or gguf.")] = "hf",
-    type: Annotated[str, typer.Option(help="Of a GGUF file's matrices: f32, f16, q8_0 or q4_0.")] = "f16",
+    to: Annotated[str | None, typer.Option(help="hf or gguf [gguf for FILE.gguf, else hf].")] = None,
+    type: Annotated[str | None, typer.Option(help="Of a GGUF file's matrices: f32, f16, q8_0 or q4_0 [f16].")] = None,
 ) -> None:
     """Write MODEL for other programs: a Hugging Face folder or a GGUF file."""
     from flyweight import api

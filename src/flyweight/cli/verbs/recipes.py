@@ -50,9 +50,8 @@ def study(
 def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None) -> None:
     from flyweight import api
 
-    checked = api.load(recipe, *(overrides or ()), without=without or ())
     with shared.session() as session:
-        result = api.run(checked, session)
+        result = api.run(recipe, *(overrides or ()), without=without or (), session=session)
     shared.answer_run(result)
 
 

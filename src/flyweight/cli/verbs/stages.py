@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ def distill(
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
     """Distil MODEL into a smaller one: model.dim=128 model.layers=4 train.steps=800 data.corpus=... as path=value words."""
-    _one(shared, "distill", {"teacher": model}, overrides, name)
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.distill(model, *(overrides or ()), name=name, session=session)
+    shared.answer_run(result)
 
 
 def quantize(
@@ -28,21 +32,10 @@ def quantize(
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
     """Store MODEL's matrices in fewer bits and measure what that cost."""
-    _one(shared, "quantize", {"input": model, "kind": kind}, overrides, name, data)
-
-
-def _one(
-    shared: Shared,
-    verb: str,
-    fields: dict[str, Any],
-    overrides: list[str] | None,
-    name: str | None,
-    data: str | None = None,
-) -> None:
     from flyweight import api
 
     with shared.session() as session:
-        result = api.stage(verb, fields, overrides or (), name, data, session)
+        result = api.quantize(model, *(overrides or ()), kind=kind, data=data, name=name, session=session)
     shared.answer_run(result)
 
 

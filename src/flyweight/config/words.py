@@ -1,0 +1,45 @@
+"""Fields of a recipe as `path=value` words: what a Python function is given, as if it were typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flyweight.errors import RequestError
+
+
+def field_words(**fields: Any) -> list[str]:
+    """Return the words that set these fields; None leaves a field as it is.
+
+    Mappings are laid over what is there, leaf by leaf: `model={"dim": 64}` is `model.dim=64`.
+    Raises RequestError for a value that a recipe cannot hold.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    return [word for name, value in given.items() for word in _words(name, value)]
+
+
+def corpus_fields(data: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the fields of `data`, where the name of a corpus alone stands for its field."""
+    return {"corpus": str(data)} if isinstance(data, str | Path) else data
+
+
+def _words(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping) and value and not any("." in str(key) for key in value):
+        kind_first = sorted(value, key=lambda key: key != "kind")
+        for key in kind_first:
+            yield from _words(f"{path}.{key}", value[key])
+        return
+    try:
+        yield f"{path}={json.dumps(_plain(value), ensure_ascii=False)}"
+    except TypeError as error:
+        raise RequestError(f"{path}: a recipe cannot hold {value!r} ({error})") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
