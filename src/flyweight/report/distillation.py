@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flyweight.report.entries import Entry
 from flyweight.report.phrases import Finding, Kind, bits, change, name, percent, times
-from flyweight.report.standing import Contrast, Entry, contrast
+from flyweight.report.ranking import Contrast, contrast
 
 Quantity = Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
 

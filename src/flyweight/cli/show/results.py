@@ -10,8 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flyweight.api import Run, StudyRun
+from flyweight.cli.show import advice
 from flyweight.config.units import format_size, format_time
-from flyweight.report import standing, study_tables, tables, words
+from flyweight.report import study_tables, tables, words
+from flyweight.report.entries import entries, groups
+from flyweight.report.phrases import floor_name
 
 
 def say(*lines: Any) -> None:
@@ -22,13 +25,15 @@ def say(*lines: Any) -> None:
 
 
 def run(result: Run) -> None:
-    """Print a finished run: its findings, its table, and where the report is."""
-    for group in standing.groups(standing.entries([result.summary])):
+    """Print a finished run: which model to take, its table, its findings, where the report is."""
+    grouped = groups(entries([result.summary]))
+    say(*advice.lines(grouped))
+    for group in grouped:
         say("", tables.terminal(group, Console().width))
     for stage in result.summary.stages:
         if stage.evaluate is not None:
             say(f"{stage.name}: {_in_words(stage.evaluate)}")
-    say("", *words.plain(words.findings(result.summary)), "", f"report: {result.report}")
+    say("", *words.plain(words.findings(result.summary, grouped)), "", f"report: {result.report}")
 
 
 def study(result: StudyRun) -> None:
@@ -75,7 +80,7 @@ def floors(values: dict[str, Any]) -> None:
     for name, floor in values["details"].items():
         numbers = [f"{floor[key]:{form}}" for key, form in _FLOOR_NUMBERS.items()]
         costs = (format_time(floor["seconds"]), format_size(floor["bytes"]), format_size(floor["peak_bytes"]))
-        table.add_row(name, *numbers, *costs)
+        table.add_row(floor_name(name), *numbers, *costs)
     seen, there = values["train_tokens"], values["train_tokens_available"]
     part = "" if seen == there else f", the first of {there:,}"
     say(table, f"{values['tokens']:,} tokens of {values['split']}, after {seen:,} tokens of train{part}", *_notes(values))
