@@ -209,11 +209,15 @@ def scores(evaluation: Artifact) -> UnitScores:
 
 
 def corpus_name(measurement: Artifact) -> str:
-    """Return the name of the corpus that a model was measured on; empty where its artifact is gone."""
+    """Return what the corpus that a model was measured on is called: a file by its last part.
+
+    Empty where the corpus' artifact is gone.
+    """
     corpus = measurement.facts.get("corpus")
     if corpus is None or not (measurement.path.parent / corpus / "manifest.json").is_file():
         return ""
-    return str(Artifact.open(measurement.path.parent / corpus).identity["config"]["corpus"])
+    name = str(Artifact.open(measurement.path.parent / corpus).identity["config"]["corpus"])
+    return name if name.startswith("hf:") else Path(name).name or name
 
 
 def comparisons(sources: Sequence[Source]) -> tuple[summary.Comparison, ...]:
