@@ -15,7 +15,8 @@ MOST = 1e30
 """The largest quantity: all the computing there has ever been is some 1e28 operations."""
 
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
-_COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15}
+_SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_COUNT = {"": 1.0, "K": 1e3, "B": 1e9, **_SUFFIXES}
 _SIZE = {
     **{"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
     **{"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40},
@@ -72,13 +73,21 @@ def format_size(size: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """Return a count as people read it: 1_234_567 -> `1.23 M`, 3.2e15 -> `3.2e15`, 343.885 -> `344`."""
-    if abs(count) >= _ROUNDED * 1e12:
+    """Return a count as people read it: 1_234_567 -> `1.23 M`, 3.2e15 -> `3.2 P`, 343.885 -> `344`.
+
+    Beyond 1000 E the exponent is written out: `3.14e23`.
+    """
+    if abs(count) >= _ROUNDED * 1e21:
         return f"{count:.3g}".replace("e+", "e")
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, factor in reversed(_SUFFIXES.items()):
         if abs(count) >= _ROUNDED * factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.3g}"
+
+
+def format_rate(per_second: float) -> str:
+    """Return a rate in full down to units, or with three digits below 100: 1174.3 -> `1,174`."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
 
 
 def format_time(seconds: float) -> str:

@@ -69,6 +69,8 @@ class UnitScores:
     tokenizer: str = ""
     lossy: bool = False
     marks: np.ndarray | None = None  # (U,) float64
+    name: str = ""
+    """What its corpus is called, in messages alone."""
 
     @property
     def text(self) -> np.ndarray:

@@ -18,7 +18,9 @@ from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.files import write_text
 from flyweight.errors import RequestError
 from flyweight.report import plots, tables, words
-from flyweight.report.standing import Entry, Group, entries, groups
+from flyweight.report.advice import Advice, advice
+from flyweight.report.distillation import other_shape
+from flyweight.report.entries import Entry, Group, entries, groups
 from flyweight.report.summary import AuditCheck, BudgetLine, Sample, Summary
 from flyweight.report.visible import visible
 
@@ -71,10 +73,10 @@ def _write(summaries: Sequence[Summary], out: Path) -> Path:
     if is_page(out):
         write_text(out, render(summaries))
         return out
-    found = groups(entries(summaries))
-    write_text(out / MARKDOWN, "\n".join(tables.markdown(group) for group in found))
-    write_text(out / CSV, tables.long_csv(found))
-    write_text(out / PAGE, render(summaries))
+    grouped = groups(entries(summaries))
+    write_text(out / MARKDOWN, "\n".join(tables.markdown(group) for group in grouped))
+    write_text(out / CSV, tables.long_csv(grouped))
+    write_text(out / PAGE, render(summaries, grouped))
     return out / PAGE
 
 
@@ -83,13 +85,15 @@ def _write(summaries: Sequence[Summary], out: Path) -> Path:
 
 @dataclass(frozen=True)
 class Section:
-    """Everything about the models of one text: figures and table."""
+    """Everything about the models of one text: which to take, figures and table."""
 
     group: Group
+    advice: Advice | None
     table: tables.Table
     ranking: plots.Drawing | None
     quality: list[plots.Drawing]
-    curves: list[plots.Drawing]
+    curves: list[tuple[plots.Drawing, ...]]
+    """Each training figure against compute and against time: one is shown, a switch shows the other."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,14 @@ class Bar:
     text: str
 
 
-def render(summaries: Sequence[Summary]) -> str:
-    """Return the page about one or several runs."""
-    found = entries(summaries)
-    said = words.findings(summaries[0]) if len(summaries) == 1 else words.across(summaries)
-    sections = [_section(group, f"g{index}-") for index, group in enumerate(groups(found))]
+def render(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None) -> str:
+    """Return the page about one or several runs; `grouped` are their models, where known already."""
+    grouped = groups(entries(summaries)) if grouped is None else grouped
+    found = [each for group in grouped for each in group.entries]
+    single = len(summaries) == 1
+    sections = [_section(group, f"g{index}-") for index, group in enumerate(grouped)]
     audited = [each for each in found if each.model.audit]
+    parts = [grouped] if single else [groups(entries([summary])) for summary in summaries]
     return (
         environment({each.label: each.colour % 8 for each in found})
         .from_string(resource("page.html"))
@@ -124,20 +130,19 @@ def render(summaries: Sequence[Summary]) -> str:
             css=markup(resource("page.css")),
             title=" and ".join(summary.name for summary in summaries[:3]) + (" and others" if len(summaries) > 3 else ""),
             summaries=summaries,
-            single=len(summaries) == 1,
-            headline=said[0]
-            if said
-            else words.Finding("note", "Nothing was measured in this run.", "It has no evaluated model."),
-            findings=said[1:],
+            single=single,
+            findings=words.findings(summaries[0], grouped) if single else words.across(summaries, grouped),
             sections=sections,
-            samples=_samples(found),
+            other_shapes={each.label for each in found if other_shape(each, found)},
+            samples=_samples(grouped),
             audited=audited,
             audit=_audit(audited),
             reasons=_reasons(audited),
             bars=[[_bar(line) for line in summary.budget] for summary in summaries],
-            headlines=[words.findings(summary)[:1] for summary in summaries],
-            commands=[_commands(summary) for summary in summaries],
-            legend=list(dict.fromkeys(text for section in sections for text in tables.legend(section.table))),
+            headlines=[[] if single else _headlines(part) for part in parts],
+            commands=[_commands(summary, part) for summary, part in zip(summaries, parts, strict=True)],
+            legend=list(dict.fromkeys(text for s in sections for text in tables.legend(s.table))),
+            glossary=dict(line for s in sections for line in tables.glossary(s.table)),
             chips=_CHIPS,
         )
     )
@@ -145,16 +150,38 @@ def render(summaries: Sequence[Summary]) -> str:
 
 def _section(group: Group, prefix: str) -> Section:
     ranking, quality = plots.ranking(group, prefix), plots.quality(group, prefix)
-    return Section(group, tables.table(group), ranking, quality, plots.curves(group, prefix))
+    table, curves = tables.table(group), plots.curves(group, prefix)
+    pairs = [tuple(curves[at : at + 2]) for at in range(0, len(curves), 2)]
+    return Section(group, advice(group), table, ranking, quality, pairs)
 
 
-def _samples(found: Sequence[Entry]) -> dict[str, list[tuple[Entry, Sample]]]:
-    """Return the continuations of every prompt, model by model."""
+def _headlines(part: Sequence[Group]) -> list[str]:
+    """Return which models to take from one of several runs."""
+    return [found.title for group in part if (found := advice(group)) is not None]
+
+
+SHOWN_SAMPLES = 3
+"""Models whose samples stand open on the page; those of the others are folded."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Continuations of one prompt: those of the best models, and those of all others."""
+
+    prompt: str
+    best: list[tuple[Entry, Sample]]
+    rest: list[tuple[Entry, Sample]]
+
+
+def _samples(grouped: Sequence[Group]) -> list[Samples]:
+    """Return the continuations of every prompt, best model first; the unranked come last."""
     by_prompt: dict[str, list[tuple[Entry, Sample]]] = {}
-    for each in found:
-        for sample in each.model.samples:
-            by_prompt.setdefault(sample.prompt, []).append((each, sample))
-    return by_prompt
+    for group in grouped:
+        unranked = [each for each in group.entries if each.standing != "ok"]
+        for each in (*group.sound, *unranked):
+            for sample in each.model.samples:
+                by_prompt.setdefault(sample.prompt, []).append((each, sample))
+    return [Samples(prompt, texts[:SHOWN_SAMPLES], texts[SHOWN_SAMPLES:]) for prompt, texts in by_prompt.items()]
 
 
 def _audit(audited: Sequence[Entry]) -> list[AuditRow]:
@@ -177,9 +204,9 @@ def _reasons(audited: Sequence[Entry]) -> list[tuple[str, str, str, list[str]]]:
     return [(*key, names) for key, names in sorted(found.items(), key=lambda item: item[0][0] != "fail")]
 
 
-def _commands(summary: Summary) -> list[str]:
+def _commands(summary: Summary, part: Sequence[Group]) -> list[str]:
     """Return what made this run, and how to try its best model."""
-    ranked = [each for group in groups(entries([summary])) for each in group.sound]
+    ranked = [each for group in part for each in group.sound]
     model = ranked[0].model if ranked else summary.models[0]
     prompt = model.samples[0].prompt if model.samples else "Once"
     return [summary.command, f"flyweight generate {summary.name}:{model.name} {shlex.quote(prompt)}"]

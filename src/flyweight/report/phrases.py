@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flyweight.report.standing import Contrast, Entry
+from flyweight.report.entries import Entry
+from flyweight.report.ranking import Contrast
 
 Kind = Literal["paid", "not paid", "undecided", "warning", "note"]
 
@@ -25,6 +26,26 @@ class Finding:
     def mark(self) -> str:
         """One character for terminals."""
         return MARKS[self.kind]
+
+
+FLOORS = {"kn5": "5-gram (Kneser-Ney)"}
+"""Names of floors as people read them, where they are not the key itself."""
+
+FLOOR = (
+    "A floor is what counting reaches: how often each token follows the few before it in the training"
+    " text. Any model has to beat it."
+)
+
+
+def floor_name(key: str) -> str:
+    """Return a floor's name in sentences and tables; keys may end in their tokenizer: `kn5, bpe (4,096)`."""
+    kind, comma, tokenizer = key.partition(", ")
+    return f"{FLOORS.get(kind, kind)}{comma}{tokenizer}"
+
+
+def short_floor_name(key: str) -> str:
+    """Return a floor's name in a figure, where room is scarce: `5-gram`."""
+    return floor_name(key).replace(" (Kneser-Ney)", "")
 
 
 MINUS = "\N{MINUS SIGN}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flyweight.config.units import format_count, format_size
+from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.report import labels
 from flyweight.report.canvas import (
     NORMAL,
@@ -29,8 +29,9 @@ from flyweight.report.canvas import (
     ticks,
     vertical,
 )
-from flyweight.report.phrases import and_list
-from flyweight.report.standing import AXES, Axis, Entry, Group
+from flyweight.report.entries import Entry, Group
+from flyweight.report.phrases import and_list, floor_name, short_floor_name
+from flyweight.report.ranking import AXES, Axis
 from flyweight.report.summary import Curve, Training
 from flyweight.report.svg import COLOURS, figure_style, inline, series
 from flyweight.report.tables import short_time
@@ -66,7 +67,7 @@ def span(group: Group) -> tuple[float, float]:
 
 # --- quality against its costs ---
 
-_FORMS: dict[str, Callable[[float], str]] = {"disk": format_size, "speed": lambda v: f"{v:,.0f}", "flops": format_count}
+_FORMS: dict[str, Callable[[float], str]] = {"disk": format_size, "speed": format_rate, "flops": format_count}
 _TITLES = {
     "disk": "Quality against bytes on disk",
     "speed": "Quality against generation speed",
@@ -94,7 +95,10 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
         made.text(46, 8, f"{axis.title}  {arrow}{way}", size=NORMAL, color=COLOURS["muted"])
         _front(made, axis, front)
         points = [_point(made, each, value, f"p{index}", each in front, form) for index, (each, value) in enumerate(placed)]
-        draw_floors(made, ((name, floor.bits_per_byte) for name, floor in group.floors.items()))
+        draw_floors(
+            made,
+            ((short_floor_name(key), floor.bits_per_byte) for key, floor in group.floors.items()),
+        )
         # Names of the front first: where there is room for some only, these matter.
         order = sorted(range(len(placed)), key=lambda index: placed[index][0] not in front)
         names = [_point_name(placed[index][0], made.axes.get_ylim()) for index in order]
@@ -103,7 +107,9 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
         stated = "; ".join(f"{each.label} {_bits(each)} at {form(value.value)}" for each, value in placed)
         alt = f"Scatter plot of bits per byte against {axis.title}. {stated}. On the Pareto front: {named}."
         total = " Total: with every teacher and parent." if axis.key == "flops" else ""
-        caption = f"On the front: {named}. Hollow: one of these is at least as good on both counts.{total}"
+        caption = (
+            f"On the front: {named}. Hollow: another is better on one count and not significantly worse on the other.{total}"
+        )
         return Drawing(key, _TITLES[axis.key], caption, inline(made.figure, key, alt, made.tips))
 
 
@@ -121,8 +127,7 @@ def _point_name(entry: Entry, span: tuple[float, float]) -> str:
 
 
 def _front(made: Canvas, axis: Axis, front: Sequence[Entry]) -> None:
-    corners = [(metric.value, each.bits.value) for each in front if (metric := axis.metric(each)) and each.bits]
-    draw_front(made, corners, axis.better)
+    draw_front(made, axis.staircase(front), axis.better)
 
 
 def _point(made: Canvas, entry: Entry, value: Any, gid: str, filled: bool, form: Callable[[float], str]) -> tuple[float, float]:
@@ -181,7 +186,7 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
             made.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
             made.tips[gid] = f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
         stated = "; ".join(f"{each.label} {_bits(each)}" for each in ranked)
-        floors = ", ".join(f"{name} {floor.bits_per_byte:.3f}" for name, floor in group.floors.items())
+        floors = ", ".join(f"{floor_name(key)} {floor.bits_per_byte:.3f}" for key, floor in group.floors.items())
         alt = f"Bits per byte of every sound model, best first: {stated}. Floors: {floors or 'none'}."
         svg = inline(made.figure, f"{prefix}ranking", alt, made.tips)
     return Drawing(f"{prefix}ranking", "Quality", "", svg)
@@ -191,7 +196,7 @@ def _upright_floors(made: Canvas, group: Group) -> None:
     """Draw floors as dashed upright lines named above; names that would touch are left to the lines farther off."""
     low, high = made.axes.get_xlim()
     box, free = made.axes.get_window_extent(), -math.inf
-    values = sorted((floor.bits_per_byte, name) for name, floor in group.floors.items())
+    values = sorted((floor.bits_per_byte, short_floor_name(key)) for key, floor in group.floors.items())
     for value, name in values:
         if low <= value <= high:
             made.axes.axvline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)))
@@ -211,12 +216,9 @@ def _upright_floors(made: Canvas, group: Group) -> None:
 Spent = Literal["flops", "seconds"]
 
 _SPENT: dict[Spent, tuple[str, str, Callable[[float], str]]] = {
-    "flops": ("Learning against training compute", "total training FLOPs", format_count),
-    "seconds": ("Learning against training time", "total training time", short_time),
+    "flops": ("Against training compute", "total training FLOPs", format_count),
+    "seconds": ("Against training time", "total training time", short_time),
 }
-
-
-_LEARNING = "Total: with every teacher and parent, so a distilled model starts where its teacher ended. Faint: training loss."
 
 
 def curves(group: Group, prefix: str = "") -> list[Drawing]:
@@ -257,17 +259,13 @@ def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
             made.axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.6, marker=shape, markersize=4, gid=gid)
             made.tips[gid] = f"{each.label}: {line[-1][1]:.3f} nats per token after {form(line[-1][0])}"
             made.obstacles += labels.along([made.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2)
-        draw_floors(made, ((name, floor.nll) for name, floor in (corpus.floors if corpus else {}).items()))
+        floors = corpus.floors if corpus else {}
+        draw_floors(made, ((short_floor_name(key), floor.nll) for key, floor in floors.items()))
         ends = [made.display(*line[-1]) for _, line in lines]
         name_points(made, ends, [labels.short(each.label) for each, _ in lines], [series(each.colour) for each, _ in lines])
         stated = "; ".join(f"{each.label} reaches {line[-1][1]:.3f} after {form(line[-1][0])}" for each, line in lines)
         alt = f"Validation loss in nats per token against {x_title}. {stated}."
-        return Drawing(
-            key,
-            title,
-            _LEARNING,
-            inline(made.figure, key, alt, made.tips),
-        )
+        return Drawing(key, title, "", inline(made.figure, key, alt, made.tips))
 
 
 def _validation(curve: Curve | None, training: Training | None, spent: Spent) -> list[tuple[float, float]]:

@@ -23,7 +23,7 @@ from flyweight.report.canvas import (
 )
 from flyweight.report.phrases import and_list
 from flyweight.report.plots import SHAPES, Drawing
-from flyweight.report.standing import pareto
+from flyweight.report.ranking import pareto
 from flyweight.report.study_summary import CellSummary, Spread, StudySummary
 from flyweight.report.study_tables import ABOUT, TITLES, label
 from flyweight.report.svg import COLOURS, figure_style, inline, series

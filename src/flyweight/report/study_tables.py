@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flyweight.config.units import format_count
-from flyweight.report.standing import pareto
+from flyweight.report.ranking import pareto
 from flyweight.report.study_summary import CellSummary, Spread, StudySummary
 from flyweight.report.summary import Floor
 from flyweight.report.tables import Cell, short_time

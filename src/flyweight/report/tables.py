@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from flyweight.config.units import format_count, format_size
+from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.core.metric import Metric
-from flyweight.report.standing import AXES, Entry, Group, leaders
+from flyweight.report.entries import Entry, Group
+from flyweight.report.phrases import FLOOR, floor_name
+from flyweight.report.ranking import AXES, bold
 from flyweight.report.summary import Floor, Summary, Training
 
 if TYPE_CHECKING:
@@ -21,17 +23,19 @@ SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}"
 LEGEND = {
     "interval": "Ranges are 95 % intervals.",
     "total": f"{SIGMA} counts every teacher and parent that was trained for a model.",
-    "best": "Bold: the best, and what cannot be told from it.",
+    "best": "Bold: best, or not significantly worse (none where all are alike).",
+    "floor": FLOOR,
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model, or a floor."""
+    """One line of the table: a model, or a floor; `key` is what it is called in CSV."""
 
     label: str
     entry: Entry | None = None
     floor: Floor | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class Column:
     cell: Callable[[Row], Cell | None]
     ranked: bool = True
 
+    def metric(self, entry: Entry) -> Metric | None:
+        """Return the number that an entry has in this column."""
+        cell = self.cell(Row(entry.label, entry=entry))
+        return cell.metric if cell else None
+
 
 @dataclass(frozen=True)
 class Table:
@@ -73,9 +82,20 @@ class Table:
 def table(group: Group) -> Table:
     """Return the table of a group: its models in the recipe's order, then its floors."""
     models = [Row(each.label, entry=each) for each in group.entries]
-    floors = [Row(label, floor=floor) for label, floor in group.floors.items()]
-    best = {(label, column.key) for column in COLUMNS if column.ranked for label in _best(column, group.sound)}
+    floors = [Row(floor_name(key), floor=floor, key=key) for key, floor in group.floors.items()]
+    best = {
+        (each.label, column.key)
+        for column in COLUMNS
+        if column.ranked
+        for each in bold(group.sound, None if column.key == "bits_per_byte" else column.metric)
+    }
     return Table(group, (*models, *floors), frozenset(best))
+
+
+def glossary(made: Table, columns: Sequence[Column] | None = None) -> list[tuple[str, str]]:
+    """Return (title, explanation) of these columns, by default of all that are shown."""
+    shown = made.columns if columns is None else columns
+    return [(column.title, column.about) for column in shown]
 
 
 def legend(made: Table, columns: Sequence[Column] | None = None) -> list[str]:
@@ -88,20 +108,8 @@ def legend(made: Table, columns: Sequence[Column] | None = None) -> list[str]:
         if (cell := column.cell(row))
     ]
     marked = any(cell.sub.startswith(SIGMA) for cell in cells)
-    return [text for key, text in LEGEND.items() if key != "total" or marked]
-
-
-def _best(column: Column, sound: Sequence[Entry]) -> list[str]:
-    """Return the labels of the best models in a column, with those whose intervals overlap the best one's."""
-    if column.key == "bits_per_byte":
-        return [each.label for each in leaders(sound)] if len(sound) > 1 else []
-    cells = [(each.label, cell.metric) for each in sound if (cell := column.cell(Row(each.label, entry=each))) and cell.metric]
-    if len(cells) < 2:
-        return []
-    higher = cells[0][1].better == "higher"
-    top = max((m for _, m in cells), key=lambda m: m.value) if higher else min((m for _, m in cells), key=lambda m: m.value)
-    tied = [label for label, m in cells if (m.high >= top.low if higher else m.low <= top.high)]
-    return tied if len(tied) < len(cells) else []
+    absent = {"total": not marked, "floor": not made.group.floors, "best": not made.best}
+    return [text for key, text in LEGEND.items() if not absent.get(key)]
 
 
 # --- cells ---
@@ -222,7 +230,7 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         padding=(0, gap - 1 if gap > 1 else 0, 0, 0),
         pad_edge=False,
         show_edge=False,
-        caption=" ".join([*legend(made, columns), *note]),
+        caption=" ".join([*legend(made, columns), *note, _explained(made, columns)]),
         caption_justify="left",
         caption_style="dim",
     )
@@ -239,6 +247,12 @@ def terminal(group: Group, width: int = 100) -> RichTable:
             name, *(_rich(made, row, column) for column in columns), end_section=row is made.rows[len(group.entries) - 1]
         )
     return drawn
+
+
+def _explained(made: Table, columns: Sequence[Column] | None = None) -> str:
+    """Return what the columns mean, in one paragraph."""
+    words = "; ".join(f"{title}: {about}" for title, about in glossary(made, columns))
+    return f"{words}."
 
 
 def _rich(made: Table, row: Row, column: Column):
@@ -280,7 +294,7 @@ def markdown(group: Group) -> str:
         standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in ("collapsed", "invalid") else ""
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", " ".join(legend(made))]) + "\n"
+    return "\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n"
 
 
 def _flat(made: Table, row: Row, column: Column) -> str:
@@ -313,7 +327,7 @@ def long_csv(groups: Sequence[Group]) -> str:
                     numbers = [f"{number:.10g}" for number in (metric.value, metric.low, metric.high)]
                     numbers += [str(metric.n), metric.unit, metric.better]
                     where = (group.text.name, group.text.split) if group.text else ("", "")
-                    writer.writerow([*_machine(summary), *where, row.label, kind, standing, column.key, *numbers])
+                    writer.writerow([*_machine(summary), *where, row.key or row.label, kind, standing, column.key, *numbers])
     return out.getvalue()
 
 
@@ -327,26 +341,33 @@ def _ms(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 COLUMNS = (
-    Column("bits_per_byte", "bits/byte", "bits per byte of raw text, lower is better", 1, _bits_per_byte),
-    Column("perplexity", "ppl", "perplexity per token of this tokenizer, lower is better", 4, _perplexity, ranked=False),
+    Column("bits_per_byte", "bits/byte", "bits to code a byte of the text, lower is better", 1, _bits_per_byte),
+    Column("perplexity", "ppl", "perplexity per token, lower is better", 4, _perplexity, ranked=False),
     Column("parameters", "params", "parameters stored", 5, _parameters, ranked=False),
-    Column("disk_bytes", "on disk", "size of the model's folder", 2, _disk),
-    Column("forward_ms", "fwd ms", "one forward pass, median", 9, _measured("forward_ms", _ms)),
-    Column("decode_tokens_per_s", "tok/s", "tokens generated per second, median", 3, _measured("decode_tokens_per_s", _rate)),
-    Column("peak_bytes", "memory", "peak memory over the interpreter's own", 8, _measured("peak_bytes", format_size)),
+    Column("disk_bytes", "on disk", "size of the model's files", 2, _disk),
     Column(
-        "training_flops", "FLOPs", "training FLOPs, own and total", 7, _trained("flops", "FLOPs", format_count), ranked=False
+        "forward_ms", "fwd ms", "milliseconds of a forward pass over the whole context, median", 9, _measured("forward_ms", _ms)
     ),
-    Column("training_seconds", "time", "training time, own and total", 10, _trained("seconds", "s", short_time), ranked=False),
-    Column("audit", "audit", "the checks without which a number is worth nothing", 6, _audit, ranked=False),
+    Column(
+        "decode_tokens_per_s", "tok/s", "tokens generated per second, median", 3, _measured("decode_tokens_per_s", format_rate)
+    ),
+    Column("peak_bytes", "memory", "peak memory in use, beside Python's own", 8, _measured("peak_bytes", format_size)),
+    Column(
+        "training_flops",
+        "FLOPs",
+        "floating-point operations of training",
+        7,
+        _trained("flops", "FLOPs", format_count),
+        ranked=False,
+    ),
+    Column("training_seconds", "time", "training time", 10, _trained("seconds", "s", short_time), ranked=False),
+    Column("audit", "audit", "checks passed", 6, _audit, ranked=False),
     Column("nll", "NLL", "nats per token", 0, _evaluated("nll")),
     Column("word_perplexity", "word ppl", "perplexity per word of the corpus", 0, _evaluated("word_perplexity")),
-    Column("prefill_tokens_per_s", "prefill", "prompt tokens read per second", 0, _measured("prefill_tokens_per_s", _rate)),
+    Column(
+        "prefill_tokens_per_s", "prefill", "prompt tokens read per second", 0, _measured("prefill_tokens_per_s", format_rate)
+    ),
     Column("weight_bytes", "weights", "bytes of the weights in memory", 0, _measured("weight_bytes", format_size)),
     Column("training_total_flops", "total FLOPs", "training FLOPs with teachers and parents", 0, _total("flops", "FLOPs")),
     Column("training_total_seconds", "total time", "training seconds with teachers and parents", 0, _total("seconds", "s")),

@@ -10,10 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from flyweight.config.units import format_count, format_size, format_time
+from flyweight.config.units import format_count, format_rate, format_size, format_time
+from flyweight.core.metric import Metric
 from flyweight.report.distillation import distillations
-from flyweight.report.phrases import Finding, and_list, bits, change, name, percent, times
-from flyweight.report.standing import AXES, Entry, Group, contrast, entries, groups, leaders
+from flyweight.report.entries import Entry, Group, entries, groups
+from flyweight.report.phrases import (
+    FLOOR,
+    Finding,
+    and_list,
+    bits,
+    change,
+    floor_name,
+    name,
+    percent,
+    times,
+)
+from flyweight.report.ranking import AXES, contrast, decide, leaders, strongest_floor
 from flyweight.report.summary import BudgetLine, Summary
 
 __all__ = ["Finding", "across", "budget_line", "findings", "plain"]
@@ -22,23 +34,28 @@ __all__ = ["Finding", "across", "budget_line", "findings", "plain"]
 _OVERLAP = 0.01
 
 
-def findings(summary: Summary) -> tuple[Finding, ...]:
-    """Return everything worth saying about a run; the first finding is the headline."""
-    found = entries([summary])
+def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[Finding, ...]:
+    """Return what a run tells beside which model to take: first what paid, then warnings.
+
+    `grouped` are the run's models by text, where they are there already.
+    """
+    grouped = groups(entries([summary])) if grouped is None else grouped
+    found = [each for group in grouped for each in group.entries]
     said = [*distillations(found), *_quantizations(found)]
-    for group in groups(found):
+    for group in grouped:
         said += [*_best(group), *_worth(group)]
-    for group in groups(found):
+    for group in grouped:
         said += [*_broken(group.entries), *_below_floor(group)]
     said += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
     return tuple(said)
 
 
-def across(summaries: Sequence[Summary]) -> tuple[Finding, ...]:
-    """Return what can be said about several runs together; the first finding is the headline."""
+def across(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None) -> tuple[Finding, ...]:
+    """Return what can be said about several runs together."""
     said: list[Finding] = []
-    found = entries(summaries)
-    for group in groups(found):
+    grouped = groups(entries(summaries)) if grouped is None else grouped
+    found = [each for group in grouped for each in group.entries]
+    for group in grouped:
         said += [*_best(group), *_worth(group), *_broken(group.entries), *_below_floor(group)]
     said += _namesakes(found)
     for summary in summaries:
@@ -92,11 +109,12 @@ def _speed(entry: Entry, base: Entry) -> tuple[str, str]:
     after, before = metric(entry), metric(base)
     if after is None or before is None or not before.value:
         return "", ""
-    figures = f"{after.value:,.0f} tokens/s against {before.value:,.0f}"
+    figures = f"{format_rate(after.value)} tokens/s against {format_rate(before.value)}"
     ratio = f"{times(after.value / before.value)} as fast"
-    if after.high < before.low:
+    verdict = decide(after, before)
+    if verdict == "worse":
         return ", and slower", f"Generation is slower: {figures}, {ratio}."
-    if after.low > before.high:
+    if verdict == "better":
         return ", and faster", f"Generation is faster: {figures}, {ratio}."
     return "", f"Whether generation became faster or slower is undecided: {figures}."
 
@@ -118,16 +136,14 @@ def _best(group: Group) -> list[Finding]:
     """Name the best model, or those that cannot be told apart, beside the strongest floor."""
     sound = group.sound
     if not sound:
-        measured = [each for each in group.entries if each.bits]
-        return [Finding("warning", "Nothing here can be ranked.", "No model is sound.")] if measured else []
+        return []
     first, tied = sound[0], leaders(sound)
-    floor = _strongest_floor(group)
+    floor = strongest_floor(group)
     below = ""
-    if floor is not None:
-        label, value = floor
-        share = 1 - (first.bits.value if first.bits else value) / value
+    if floor is not None and first.bits is not None:
+        share = 1 - first.bits.value / floor.bits
         way = f"{percent(abs(share))} {'below' if share > 0 else 'above'}"
-        below = f", {way} the {label} floor ({value:.3f})"
+        below = f", {way} the {floor_name(floor.name)} floor ({floor.bits:.3f})"
     where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
     if len(tied) > 1:
         names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
@@ -152,11 +168,6 @@ def _alone(entry: Entry, where: str) -> str:
     return " ".join(text)
 
 
-def _strongest_floor(group: Group) -> tuple[str, float] | None:
-    values = {label: floor.bits_per_byte for label, floor in group.floors.items() if label not in group.flattered}
-    return min(values.items(), key=lambda item: item[1]) if values else None
-
-
 def _worth(group: Group) -> list[Finding]:
     """Name the models on the Pareto fronts, and those that are beaten on disk."""
     sound = [each for each in group.sound if each.model.disk_bytes is not None]
@@ -164,14 +175,21 @@ def _worth(group: Group) -> list[Finding]:
         return []
     front = AXES["disk"].front(sound)
     text = []
-    beaten = [f"{name(each)} ({format_size(each.model.disk_bytes or 0)}, {bits(each)})" for each in sound if each not in front]
-    if beaten:
+    if beaten := [_sized(each) for each in sound if each not in front]:
         verb = "is" if len(beaten) == 1 else "are each"
-        text.append(f"{and_list(beaten)} {verb} no smaller than one of these, and worse.")
+        doing = "beaten in size or quality by another that is not significantly worse in the other"
+        text.append(f"{and_list(beaten)} {verb} {doing}.")
     if fast := AXES["speed"].front(sound):
-        text.append(f"Against generation speed it is {and_list([name(each) for each in fast], 'or')}.")
-    chosen = and_list([f"{name(each)} ({format_size(each.model.disk_bytes or 0)}, {bits(each)})" for each in front], "or")
-    return [Finding("note", f"For bits per byte against bytes on disk the choice is {chosen}.", " ".join(text))]
+        names = and_list([name(each) for each in fast], "or")
+        text.append(f"Against generation speed it is {names}.")
+    chosen = and_list([_sized(each) for each in front], "or")
+    title = f"For bits per byte against bytes on disk the choice is {chosen}."
+    return [Finding("note", title, " ".join(text))]
+
+
+def _sized(entry: Entry) -> str:
+    """Return a model's name with its size and quality."""
+    return f"{name(entry)} ({format_size(entry.model.disk_bytes or 0)}, {bits(entry)})"
 
 
 # --- warnings ---
@@ -192,13 +210,16 @@ def _broken(members: Sequence[Entry]) -> list[Finding]:
 
 def _below_floor(group: Group) -> list[Finding]:
     """Name the models that counting n-grams beats decidedly."""
-    floor = _strongest_floor(group)
-    beaten = [each for each in group.sound if floor and each.bits and each.bits.low > floor[1]]
-    if floor is None or not beaten:
+    floor = strongest_floor(group)
+    if floor is None:
+        return []
+    limit = Metric.exact(floor.bits, "bits/byte")
+    beaten = [each for each in group.sound if each.bits and decide(each.bits, limit) == "worse"]
+    if not beaten:
         return []
     names = and_list([f"{name(each)} ({bits(each)})" for each in beaten])
-    title = f"Counting does better: the {floor[0]} floor ({floor[1]:.3f} bits per byte) beats {names}."
-    return [Finding("warning", title, "Counting n-grams needs no training: a model has to beat it to be worth its cost.")]
+    floor_text = f"the {floor_name(floor.name)} floor ({floor.bits:.3f} bits per byte)"
+    return [Finding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
 
 
 def _namesakes(found: Sequence[Entry]) -> list[Finding]:

@@ -51,7 +51,28 @@ def test_times_as_people_read_them(seconds, text):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(343.885, "344"), (65, "65"), (0.5, "0.5"), (999.7, "1 k"), (999_999, "1 M"), (9.999e11, "1e12"), (1234, "1.23 k")],
+    [
+        (343.885, "344"),
+        (65, "65"),
+        (0.5, "0.5"),
+        (999.7, "1 k"),
+        (999_999, "1 M"),
+        (9.999e11, "1 T"),
+        (1234, "1.23 k"),
+        (1.46e12, "1.46 T"),
+        (3.2e15, "3.2 P"),
+        (3.14e23, "3.14e23"),
+    ],
 )
 def test_counts_have_three_digits_as_people_read_them(count, text):
     assert units.format_count(count) == text
+
+
+@pytest.mark.parametrize("count", [4_100, 720e9, 1.46e12, 3.2e15, 7e18])
+def test_what_is_shown_as_a_count_reads_back(count):
+    assert units.parse_count(units.format_count(count).replace(" ", "")) == count
+
+
+@pytest.mark.parametrize(("rate", "text"), [(1174.3, "1,174"), (99.96, "100"), (7.25, "7.25")])
+def test_rates_are_written_in_full(rate, text):
+    assert units.format_rate(rate) == text

@@ -7,7 +7,7 @@ import report_fixture as made
 from rich.console import Console
 
 from flyweight.report import tables
-from flyweight.report.standing import entries, groups
+from flyweight.report.entries import entries, groups
 
 
 def group(**changes):
@@ -27,7 +27,7 @@ def test_everything_fits_a_hundred_columns():
         if column.priority:
             assert column.title in text.splitlines()[0]
     assert "Not shown" not in text
-    assert "1.497\N{EN DASH}1.525" in text and "\N{GREEK CAPITAL LETTER SIGMA} 2.12e14" in text
+    assert "1.497\N{EN DASH}1.525" in text and "\N{GREEK CAPITAL LETTER SIGMA} 212 T" in text
 
 
 @pytest.mark.parametrize("width", [80, 60, 40, 20])

@@ -1,7 +1,7 @@
 import pytest
 import report_fixture as made
 
-from flyweight.report import words
+from flyweight.report import page, words
 from flyweight.report.summary import BudgetLine
 
 
@@ -124,6 +124,19 @@ def test_another_shape_is_no_control():
     assert "There is no control on the same tokens" in said(models=tuple(models))[0].text
 
 
+def test_a_tied_control_of_another_shape_carries_a_caution():
+    models = [
+        each.model_copy(update={"config_line": "9 x 512"}) if each.name == "student-compute" else each
+        for each in made.quickstart_models()
+    ]
+    first = said(models=tuple(models))[0]
+    caution = "Caution: `student-compute` has another shape than `student` (9 x 512 against 4 x 128, "
+    assert caution in first.text and "not the teacher's alone" in first.text
+    shown = page.render([made.quickstart(models=tuple(models))])
+    assert shown.count("another shape than its student") == 1
+    assert "another shape" not in said()[0].text + page.render([made.quickstart()])
+
+
 def test_quantization_says_bytes_quality_and_speed():
     found = titled(said(), "`int8` is 3.3 times smaller than `student-compute`, and slower.")
     assert found.kind == "paid"
@@ -173,19 +186,17 @@ def test_an_unbelievable_model_is_never_the_best():
     assert not any("`leaky`" in each.title for each in findings if "best" in each.title or "choice" in each.title)
 
 
-def test_when_all_collapsed_nothing_is_ranked():
-    findings = said(models=(made.model("a", 3.1), made.model("b", 4.0)), comparisons=())
-    assert findings[0].title == "Nothing here can be ranked."
-
-
 def test_the_best_model_stands_beside_the_strongest_floor():
     found = titled(said(), "is the best model here")
-    assert found.title == "`student-compute` is the best model here: 1.511 bits per byte, 19 % below the kn5 floor (1.862)."
+    assert (
+        found.title
+        == "`student-compute` is the best model here: 1.511 bits per byte, 19 % below the 5-gram (Kneser-Ney) floor (1.862)."
+    )
 
 
 def test_one_model_above_the_strongest_floor_is_not_flattered():
     findings = said(models=(made.model("mine", 2.1),), comparisons=())
-    assert findings[0].title == "`mine` reaches 2.100 bits per byte, 13 % above the kn5 floor (1.862)."
+    assert findings[0].title == "`mine` reaches 2.100 bits per byte, 13 % above the 5-gram (Kneser-Ney) floor (1.862)."
     assert titled(findings, "Counting does better").kind == "warning"
 
 
@@ -236,7 +247,9 @@ def test_units_survive_the_start_of_a_sentence():
 def test_several_runs():
     findings = words.across([made.quickstart(), made.quickstart(name="again")])
     assert findings[0].kind == "undecided"
-    assert "`quickstart:student-compute` (1.511)" in findings[0].title and "`again:int8`" in findings[0].title
+    assert "`quickstart:student-compute` (1.511)" in findings[0].title
+    assert "`again:student-compute` (1.511)" in findings[0].title
+    assert "int8" not in findings[0].title, "within its own run it is decidedly worse"
     assert sum("of the test lines" in each.title for each in findings) == 1
 
 

@@ -4,10 +4,22 @@ import pytest
 import report_fixture as made
 from hypothesis import given, strategies as st
 
+from flyweight.core.metric import Metric
+from flyweight.report import tables
+from flyweight.report.entries import entries, groups
 from flyweight.report.phrases import change
-from flyweight.report.standing import AXES, contrast, entries, groups, leaders, pareto
+from flyweight.report.ranking import (
+    AXES,
+    contrast,
+    decide,
+    leaders,
+    leaders_in,
+    pareto,
+    picks,
+    strongest_floor,
+)
 from flyweight.report.summary import AuditCheck
-from flyweight.report.words import across
+from flyweight.report.words import across, findings
 
 POINTS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12)
 
@@ -131,6 +143,81 @@ def test_leaders_are_what_cannot_be_told_from_the_best():
     summary = made.quickstart(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
     group = groups(entries([summary]))[0]
     assert [each.label for each in leaders(group.sound)] == ["student-compute", "int8"]
+
+
+# Generation speeds of a quickstart on a busy machine: median, least and most of five runs. The fastest
+# model had one slow run, so that its interval reaches below the slowest ones.
+NOISY = {
+    "student": (2_355, 1_047, 2_453),
+    "student-alone": (2_301, 2_180, 2_390),
+    "student-compute": (2_290, 2_210, 2_350),
+    "int8": (1_174, 1_101, 1_242),
+    "nf4": (1_390, 1_310, 1_450),
+    "teacher": (1_062, 990, 1_110),
+}
+
+
+def noisy(speeds):
+    def rated(each):
+        if each.name not in speeds:
+            return each
+        value, low, high = speeds[each.name]
+        rate = Metric(value, "tokens/s", "higher", 5, low, high)
+        bench = each.bench.model_copy(update={"decode_tokens_per_s": rate})
+        return each.model_copy(update={"bench": bench})
+
+    summary = made.quickstart(models=tuple(map(rated, made.quickstart_models())))
+    return summary, groups(entries([summary]))[0]
+
+
+def test_one_noisy_measurement_does_not_make_slow_models_fast():
+    summary, group = noisy(NOISY)
+    speed = AXES["speed"].metric
+    fast = {"student", "student-alone", "student-compute"}
+    assert {each.label for each in leaders_in(group.sound, speed)} == fast
+    best = tables.table(group).best
+    assert {label for label, key in best if key == "decode_tokens_per_s"} == fast
+    titles = [each.title for each in findings(summary)]
+    assert any("`int8`" in title and "and slower" in title for title in titles)
+    picked = picks(group)
+    assert picked.fastest.label == "student-compute", "the best of the equally fast"
+    assert {each.label for each in picked.alike} == fast - {"student-compute"}
+    assert [each.label for each in AXES["speed"].front(group.sound)] == ["student-compute"]
+
+
+def test_where_every_speed_is_noisy_nothing_is_called_faster():
+    wide = {name: (value, 900, 2_500) for name, (value, _, _) in NOISY.items()}
+    summary, group = noisy(wide)
+    assert not any(key == "decode_tokens_per_s" for _, key in tables.table(group).best)
+    assert not any("faster" in each.title or "slower" in each.title for each in findings(summary))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [((5, 4, 6), (8, 7, 9), "worse"), ((8, 7, 9), (5, 4, 6), "better"), ((5, 4, 6), (6, 5, 7), "undecided")],
+)
+def test_a_quantity_is_decided_by_intervals_that_lie_apart(first, second, verdict):
+    one, other = (Metric(*numbers[:1], "tokens/s", "higher", 5, *numbers[1:]) for numbers in (first, second))
+    assert decide(one, other) == verdict
+    opposite = {"better": "worse", "worse": "better", "undecided": "undecided"}
+    less = [Metric(m.value, "ms", "lower", 5, m.low, m.high) for m in (one, other)]
+    assert decide(*less) == opposite[verdict]
+
+
+def test_the_front_leaves_out_what_is_dearer_and_no_better():
+    pair = made.compare("base", "int8", -0.0001, 0.002)
+    models = (made.model("base", 1.5), made.model("int8", 1.5001, disk_bytes=1_400_000))
+    (group,) = groups(entries([made.quickstart(models=models, comparisons=(pair,))]))
+    assert [each.label for each in AXES["disk"].front(group.sound)] == ["int8"]
+    assert [each.label for each in leaders(group.sound)] == ["base", "int8"]
+
+
+def test_the_strongest_floor_is_judged_by_the_interval_of_the_best():
+    def verdict(bits):
+        (group,) = groups(entries([made.quickstart(models=(made.model("a", bits),), comparisons=())]))
+        return strongest_floor(group).verdict
+
+    assert [verdict(bits) for bits in (1.80, 1.86, 1.90)] == ["better", "undecided", "worse"]
 
 
 def test_standing():

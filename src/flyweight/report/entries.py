@@ -1,20 +1,24 @@
-"""How models stand to each other: which may be ranked, which difference is decided, which lie on a Pareto front.
-
-Tables, plots and words all take their judgements from here, so that they cannot contradict each other.
-"""
+"""The models of a report, by run and by the text they were evaluated on; who may be ranked, and the floors beside them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from flyweight.core.files import digest
 from flyweight.core.metric import Metric
-from flyweight.evaluate.compare import LEVEL, honest
-from flyweight.report.summary import Comparison, CorpusSummary, Floor, ModelSummary, Split, Summary, Training, Verdict
+from flyweight.report.summary import (
+    Comparison,
+    CorpusSummary,
+    Floor,
+    ModelSummary,
+    Split,
+    Summary,
+    Training,
+)
 from flyweight.report.visible import visible
 
 Standing = Literal["ok", "collapsed", "invalid", "unmeasured"]
@@ -23,23 +27,6 @@ Standing = Literal["ok", "collapsed", "invalid", "unmeasured"]
 # check is about the text, which is the same for all models.
 _COLLAPSE = ("below_unigram_floor", "initial_token_sensitivity")
 _TEXT = ("train_overlap",)
-_OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """The difference in bits per byte of one model minus another's, with its 95 % bounds; `verdict` is about the first.
-
-    `paired` tells a bootstrap over the same text from the cautious rule used without one: intervals that do not overlap.
-    """
-
-    difference: float
-    low: float
-    high: float
-    verdict: Verdict
-    paired: bool
-    why: str = ""
-    """Why it is undecided although the bounds leave out 0, as a clause."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +61,11 @@ class Entry:
     label: str
     colour: int = 0
     shape: int = 0
+
+    @cached_property
+    def pairs(self) -> dict[tuple[str, str], Comparison]:
+        """The paired comparisons of its run, by the names of the two models."""
+        return {(pair.a, pair.b): pair for pair in self.summary.comparisons}
 
     @property
     def bits(self) -> Metric | None:
@@ -140,13 +132,14 @@ class Group:
     floors: dict[str, Floor]
     flattered: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def sound(self) -> list[Entry]:
         """The entries that may be ranked, best quality first."""
-        return sorted((each for each in self.entries if each.standing == "ok"), key=_bits)
+        return sorted((each for each in self.entries if each.standing == "ok"), key=bits_or_infinity)
 
 
-def _bits(entry: Entry) -> float:
+def bits_or_infinity(entry: Entry) -> float:
+    """Return an entry's bits per byte, infinite where unmeasured."""
     return entry.bits.value if entry.bits else math.inf
 
 
@@ -201,89 +194,3 @@ def _floors(members: Sequence[Entry]) -> tuple[dict[str, Floor], frozenset[str]]
         return dict(next(iter(corpora.values())).floors), frozenset()
     named = [(f"{name}, {each.tokenizer}", floor, each) for each in corpora.values() for name, floor in each.floors.items()]
     return {name: floor for name, floor, _ in named}, frozenset(name for name, _, each in named if each.fingerprint in lossy)
-
-
-def contrast(first: Entry, second: Entry) -> Contrast | None:
-    """Return the difference in bits per byte between two models, or None where they were not measured on the same text."""
-    if first.summary is second.summary:
-        for pair in first.summary.comparisons:
-            gap = pair.bits_per_byte
-            if (pair.a, pair.b) == (first.model.name, second.model.name):
-                return Contrast(gap.value, gap.low, gap.high, pair.verdict, True, _undecided(pair))
-            if (pair.b, pair.a) == (first.model.name, second.model.name):
-                return Contrast(-gap.value, -gap.high, -gap.low, _OPPOSITE[pair.verdict], True, _undecided(pair))
-    a, b = first.bits, second.bits
-    if a is None or b is None or first.text != second.text:
-        return None
-    low, high = a.low - b.high, a.high - b.low
-    apart: Verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"
-    same = first.model.evaluate and second.model.evaluate and first.model.evaluate.corpus == second.model.evaluate.corpus
-    verdict = apart if same else honest(apart, first.lossy, second.lossy)
-    return Contrast(a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else "")
-
-
-_FLATTERED = "the better one's tokens do not give the text back, which makes its figure too good"
-
-
-def _undecided(pair: Comparison) -> str:
-    """Return why a pair is undecided although its interval leaves out 0."""
-    if pair.verdict == pair.bits_per_byte.verdict:
-        return ""
-    by_chance = pair.p_corrected is not None and pair.p_corrected >= LEVEL
-    return f"its own interval leaves 0 out, but {pair.comparisons} comparisons were made" if by_chance else _FLATTERED
-
-
-def leaders(sound: Sequence[Entry]) -> list[Entry]:
-    """Return the best entry and every other that is not decidedly worse; `sound` is sorted, best first."""
-    return [each for each in sound if each is sound[0] or (gap := contrast(each, sound[0])) is None or gap.verdict != "worse"]
-
-
-def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) -> list[int]:
-    """Return the indices of the points (x, y) that no other beats on both, ordered by x.
-
-    Lower y is better; lower x too, unless `more_is_better`. A point is beaten by one that is at least as good on both and
-    better on one; equal points stay together. Points that are not finite are left out.
-    """
-    sign = -1 if more_is_better else 1
-    finite = [index for index, point in enumerate(points) if all(map(math.isfinite, point))]
-    cost = {index: (sign * points[index][0], points[index][1]) for index in finite}
-
-    def beaten(x: float, y: float) -> bool:
-        return any(a <= x and b <= y and (a, b) != (x, y) for a, b in cost.values())
-
-    return sorted((index for index in finite if not beaten(*cost[index])), key=lambda index: points[index])
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What quality is set against: a value per model, how it is written, and which direction is better."""
-
-    key: str
-    title: str
-    better: Literal["lower", "higher"]
-    metric: Callable[[Entry], Metric | None]
-
-    def front(self, sound: Sequence[Entry]) -> list[Entry]:
-        """Return the entries on the Pareto front of quality against this axis, ordered along it."""
-        placed = [(each, value.value) for each in sound if (value := self.metric(each)) and each.bits]
-        points = [(x, _bits(each)) for each, x in placed]
-        return [placed[index][0] for index in pareto(points, self.better == "higher")]
-
-
-def _disk(entry: Entry) -> Metric | None:
-    return None if entry.model.disk_bytes is None else Metric.exact(entry.model.disk_bytes, "bytes")
-
-
-def _decode(entry: Entry) -> Metric | None:
-    return entry.model.bench.decode_tokens_per_s if entry.model.bench else None
-
-
-def _flops(entry: Entry) -> Metric | None:
-    return Metric.exact(entry.training.total_flops, "FLOPs") if entry.training else None
-
-
-AXES = {
-    "disk": Axis("disk", "bytes on disk", "lower", _disk),
-    "speed": Axis("speed", "generated tokens per second", "higher", _decode),
-    "flops": Axis("flops", "total training FLOPs", "lower", _flops),
-}
