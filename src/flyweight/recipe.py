@@ -17,6 +17,7 @@ from flyweight.core.files import disk_errors, sha256
 from flyweight.core.runtime import Precision
 from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
+from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
@@ -51,7 +52,7 @@ class Runner:
         packing = _packing(data)
         key = packing.model_dump_json()
         if key not in self.corpora:
-            self.context.watch("stage", {"name": data.corpus, "stage": "corpus"})
+            self.context.watch("stage", {"name": corpus_label(data.corpus), "stage": "corpus"})
             identity = Identity(
                 stage="corpus",
                 version=data_stages.STAGES["corpus"].version,
@@ -59,7 +60,7 @@ class Runner:
                 data=source_fingerprint(data, self.context.data_dir),
                 tokenizer=_tokenizer_file(data),
             )
-            self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(data.corpus), identity)[0]
+            self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(corpus_label(data.corpus)), identity)[0]
         return self.corpora[key]
 
     def know(self, data: schema.Data, packed: Artifact) -> None:
@@ -142,7 +143,7 @@ class Runner:
         model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
         if model.vocab_size != corpus.facts["vocab_size"]:
             raise RequestError(
-                f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"
+                f"model.vocab_size: {model.vocab_size}, but the tokenizer of {corpus_label(config.data.corpus)} has"
                 f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})

@@ -128,11 +128,11 @@ Tokenizer = Annotated[
 class Data(Strict):
     """Text and how it becomes windows of tokens.
 
-    `corpus` is a registered name, a text file, folder or glob, or `hf:owner/name[:config]`. `validation` and `test` are the
-    fractions held out where the corpus has no standard split.
+    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list of files and folders.
+    `validation` and `test` are the fractions held out where the corpus has no standard split.
     """
 
-    corpus: str
+    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
     tokenizer: Tokenizer | None = None
     context: PositiveInt = 256
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05

@@ -1,10 +1,11 @@
 import pytest
 
+from flyweight.cli.show import plans as show
 from flyweight.config import load
 from flyweight.config.schema import ModelConfig, Train
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.plan import budget, memory, plan, show, suggest
+from flyweight.plan import budget, memory, plan, suggest
 
 CPU = Runtime("cpu", 1)
 MODEL = {"model": {"stage": "pretrain"}}
