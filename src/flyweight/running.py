@@ -13,13 +13,16 @@ from flyweight import models, recipe as recipes
 from flyweight.config import load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.budget import BudgetSpent
 from flyweight.core.files import digest
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.measuring import Model, data_for
-from flyweight.plan import plan as plans
+from flyweight.plan import plan as plans, rate
+from flyweight.plan.budget import limitless, shared_time
 from flyweight.plan.grid import GridPlan
+from flyweight.plan.surroundings import recipe_seconds
 from flyweight.report import card, gather, page, study_page, study_summary, summary
 from flyweight.session import DEFAULT, Session, working
 from flyweight.study import cells as studies, run as study_run
@@ -76,7 +79,9 @@ def plan(
     if isinstance(target, study_config.Study):
         return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.Recipe):
-        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
+        runtime = session.runtime(target.seed)
+        timed, _ = _timed(target, runtime, session)
+        return plans.plan(timed, runtime, _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ARCHITECTURES):
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
@@ -129,16 +134,24 @@ def _vocabularies(store: Store) -> dict[str, int]:
 
 
 @working
-def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
-    """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`."""
-    checked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
-    context = session.context(checked.budget, checked.seed)
+def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT, began: float | None = None) -> Run:
+    """Run a recipe: make each stage once, measure what it compares, write `summary.json` and `report.html`.
+
+    `began` is when the budget's clock started, by `time.monotonic`; by default now. Raises BudgetSpent where a limit ended
+    a training, after the finished stages have been measured, named and reported.
+    """
+    asked = recipe if isinstance(recipe, schema.Recipe) else load(recipe)
+    context = session.context(asked.budget, asked.seed)
+    meter = context.meter
+    meter.started = meter.started if began is None else began
+    checked, meter.after = _timed(asked, context.runtime, session)
+    meter.shared = checked is not asked
     planned = plans.plan(checked, context.runtime, {}, context.data_dir)
 
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
-    with _unfinished(checked, context) as unfinished:
+    with _unfinished(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained
             real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
@@ -153,8 +166,25 @@ def run(recipe: schema.Recipe | str | Path, session: Session = DEFAULT) -> Run:
             result.write(folder)
             card.write_beside(folder, context.store)
             report = page.write(folder)
-            unfinished.done(folder)
+            if finished.stopped is None:
+                unfinished.done(folder)
+    if finished.stopped is not None:
+        names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
+        raise BudgetSpent(f"{finished.stopped}. Finished and measured: {names}; report: {report}") from finished.stopped
     return Run(finished, result, report, folder)
+
+
+def _timed(recipe: schema.Recipe, runtime: Runtime, session: Session) -> tuple[schema.Recipe, float]:
+    """Return the recipe with its time shared out, and the seconds that measuring will take after training.
+
+    Only a recipe that trains by the clock needs to know this machine's rates.
+    """
+    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)]
+    if recipe.budget.time is None or not any(stage.train.time or limitless(stage) for stage in trained):
+        return recipe, 0.0
+    rates = rate.kept(session.store, runtime, runtime.precision(trained[0].train.precision), session.watch).rates
+    before, after = recipe_seconds(recipe, rates, session.data_folder)
+    return shared_time(recipe, before + after), after
 
 
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
@@ -250,24 +280,8 @@ def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, dat
         return studies.plan(checked, runtime, {}, data_dir)
 
 
-def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
-    """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
-    raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
-    raw = config_load.override(
-        {**raw, "name": f"train-{_plain(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
-    )
-    return run(plans_for(raw, session), session)
-
-
-def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
-    """Return the `train` recipe with a model, tokenizer and dropout that fit the text, the budget and this machine."""
-    from flyweight.plan.suggest import suggest
-
-    return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
-
-
-def _plain(name: str) -> str:
-    """Return a name that can be a run's folder."""
+def plain_name(name: str) -> str:
+    """Return a name that can be the folder of a run."""
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return kept.strip("-.")[:40] or "text"
 
@@ -302,7 +316,7 @@ def stage(
         report = {"measure": ["bench", "audit"]}
     words = [f"stages.{verb}.{word}" for word in overrides]
     raw = {
-        "name": name or "-".join([verb, *([str(fields["kind"])] if "kind" in fields else []), _plain(Path(source).name)]),
+        "name": name or "-".join([verb, *([str(fields["kind"])] if "kind" in fields else []), plain_name(Path(source).name)]),
         "seed": session.seed,
         "stages": {verb: {"stage": verb, **fields}},
         "report": report,

@@ -352,7 +352,8 @@ class Budget(Strict):
     """Limits: planned before a run, enforced during it, reported after it.
 
     `parameters`, `bytes` (of the smallest model that the recipe compares), `memory` (peak, over the interpreter's own) and
-    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so.
+    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so. `rate`
+    is the training FLOPs per second to plan with, by default this machine's measured ones.
     """
 
     parameters: Annotated[Count, Field(gt=0)] | None = None
@@ -361,6 +362,7 @@ class Budget(Strict):
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
     over: Literal["stop", "warn"] = "stop"
+    rate: Annotated[Count, Field(gt=0)] | None = None
 
 
 class Report(Strict):
