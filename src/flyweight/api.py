@@ -29,6 +29,7 @@ from flyweight.measuring import (
     tasks as tasks,
 )
 from flyweight.one_stage import distill as distill, quantize as quantize
+from flyweight.own_text import choose as choose, is_text as is_text, train as train
 from flyweight.report import card, page, study_page, study_summary, summary
 from flyweight.running import (
     Run as Run,
@@ -39,7 +40,6 @@ from flyweight.running import (
     run as run,
     shipped as shipped,
     study as study,
-    train as train,
 )
 from flyweight.session import DEFAULT, Session as Session, working
 from flyweight.study import cells as studies

@@ -14,13 +14,16 @@ from flyweight import models, recipe as recipes
 from flyweight.config import catalogue, load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.budget import BudgetSpent
 from flyweight.core.files import digest
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.measuring import Model
-from flyweight.plan import plan as plans
+from flyweight.plan import plan as plans, rate
+from flyweight.plan.budget import limitless, shared_time
 from flyweight.plan.grid import GridPlan
+from flyweight.plan.surroundings import recipe_seconds
 from flyweight.report import card, gather, page, study_page, study_summary, summary
 from flyweight.session import DEFAULT, Session, working
 from flyweight.study import cells as studies, run as study_run
@@ -120,7 +123,9 @@ def plan(
     if isinstance(target, study_config.Study):
         return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.Recipe):
-        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
+        runtime = session.runtime(target.seed)
+        timed, _ = _timed(target, runtime, session)
+        return plans.plan(timed, runtime, _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ARCHITECTURES):
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
@@ -181,22 +186,29 @@ def run(
     *overrides: str,
     without: Sequence[str] = (),
     session: Session = DEFAULT,
+    began: float | None = None,
 ) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write its report; return it.
 
     `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
+    `began` is when the budget's clock started, by `time.monotonic`; by default now.
     Raises RequestError before any work for a request that is wrong or cannot fit its budget,
-    FlyweightError where the work fails: what was finished is kept.
+    FlyweightError where the work fails: what was finished is kept,
+    and where a limit ended a training it is measured and reported as well.
     """
-    checked = _recipe(recipe, overrides, without, session)
-    context = session.context(checked.budget, checked.seed)
+    asked = _recipe(recipe, overrides, without, session)
+    context = session.context(asked.budget, asked.seed)
+    meter = context.meter
+    meter.started = meter.started if began is None else began
 
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
-    recipes.check_inputs(checked, resolve)
+    recipes.check_inputs(asked, resolve)
+    checked, meter.after = _timed(asked, context.runtime, session)
+    meter.shared = checked is not asked
     planned = plans.plan(checked, context.runtime, {}, context.data_dir)
-    with _unfinished(checked, context) as unfinished:
+    with _unfinished(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained
             real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
@@ -212,7 +224,11 @@ def run(
             result.write(folder)
             card.write_beside(folder, context.store)
             report = page.write(folder)
-            unfinished.done(folder)
+            if finished.stopped is None:
+                unfinished.done(folder)
+    if finished.stopped is not None:
+        names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
+        raise BudgetSpent(f"{finished.stopped}. Finished and measured: {names}; report: {report}") from finished.stopped
     return Run(finished, result, report, folder)
 
 
@@ -232,6 +248,20 @@ def _recipe(
     if said is not None:
         raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
     return load(recipe, *overrides, without=without)
+
+
+def _timed(recipe: schema.Recipe, runtime: Runtime, session: Session) -> tuple[schema.Recipe, float]:
+    """Return the recipe with its time shared out, and the seconds that measuring will take after training.
+
+    Only a recipe that trains by the clock needs to know this machine's rates.
+    """
+    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)]
+    if recipe.budget.time is None or not any(stage.train.time or limitless(stage) for stage in trained):
+        return recipe, 0.0
+    precision = runtime.precision(trained[0].train.precision, rate.WIDTH)
+    rates = rate.kept(session.store, runtime, precision, session.watch).rates
+    before, after = recipe_seconds(recipe, rates, session.data_folder)
+    return shared_time(recipe, before + after), after
 
 
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
@@ -333,22 +363,6 @@ def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, dat
         return studies.plan(checked, runtime, _vocabularies(store), data_dir)
     except RequestError:
         return studies.plan(checked, runtime, {}, data_dir)
-
-
-def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
-    """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
-    raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
-    raw = config_load.override(
-        {**raw, "name": f"train-{plain_name(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
-    )
-    return run(plans_for(raw, session), session=session)
-
-
-def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
-    """Return the `train` recipe with a model, tokenizer and dropout that fit the text, the budget and this machine."""
-    from flyweight.plan.suggest import suggest
-
-    return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
 
 
 def plain_name(name: str) -> str:

@@ -114,7 +114,7 @@ class ModelConfig(Strict):
     dropout: Annotated[Dropout, BeforeValidator(_three_dropouts)] = Dropout()
     init: Init = Init()
     linears: dict[str, LinearKind] = Field(default_factory=dict)
-    mixture: Mixture | None = Field(None, exclude_if=lambda value: value is None)
+    mixture: Mixture | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:

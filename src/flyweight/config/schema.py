@@ -130,12 +130,12 @@ Tokenizer = Annotated[
 class Data(Strict):
     """Text and how it becomes windows of tokens.
 
-    `corpus` is a registered name, a text file, folder or glob, or `hf:owner/name[:config]`. `column` is the column of text in
-    files of rows (CSV, TSV, JSON lines, Parquet, the hub): `text`, or the only one of text, where it is left out.
-    `validation` and `test` are the fractions held out where the corpus has no standard split.
+    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list of files and folders.
+    `column` is the column of text in files of rows (CSV, TSV, JSON lines, Parquet, the hub): `text`, or the only one of text,
+    where it is left out. `validation` and `test` are the fractions held out where the corpus has no standard split.
     """
 
-    corpus: str
+    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
     column: str | None = None
     tokenizer: Tokenizer | None = None
     context: PositiveInt = 256
@@ -380,7 +380,8 @@ class Budget(Strict):
     """Limits: planned before a run, enforced during it, reported after it.
 
     `parameters`, `bytes` (of the smallest model that the recipe compares), `memory` (peak, over the interpreter's own) and
-    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so.
+    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so. `rate`
+    is the training FLOPs per second to plan with, by default this machine's measured ones.
     """
 
     parameters: Annotated[Count, Field(gt=0)] | None = None
@@ -389,6 +390,7 @@ class Budget(Strict):
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
     over: Literal["stop", "warn"] = "stop"
+    rate: Annotated[Count, Field(gt=0)] | None = None
 
 
 class Report(Strict):

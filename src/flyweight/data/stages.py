@@ -9,6 +9,7 @@ from flyweight.config import schema
 from flyweight.core.artifact import Draft
 from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Meta
+from flyweight.data.document import corpus_label
 from flyweight.data.pack import pack
 
 _NAMED = 10
@@ -29,7 +30,7 @@ class Pack:
         for line in _left_out(corpus.meta):
             draft.events.watch("left out", line)
         return {
-            "name": config.corpus,
+            "name": corpus_label(config.corpus),
             "vocab_size": corpus.meta.vocab_size,
             "fingerprint": corpus.meta.fingerprint,
             "skipped": corpus.meta.skipped,

@@ -21,6 +21,9 @@ MEASURES = ("evaluate", "bench", "audit")
 FIXED_SECONDS = {"evaluate": 0.5, "bench": 5.0, "audit": 0.5}
 """What a measurement takes whatever the model: loading it, resampling for intervals, starting bench's own process."""
 
+BENCH_PASSES = 12
+"""Runs of a bench, warm-up included: five to fifteen, as many as fit two seconds."""
+
 AUDIT_TOKENS = 8_192 + 2 * 3 * 4_096 + 12 * 1_024
 """Tokens that the audit's checks read, counted with their logits: the start of the test split, its shifts, and short pieces."""
 
@@ -94,7 +97,7 @@ def _work_seconds(kind: str, config: schema.Architecture, test_tokens: int, devi
         return forward * AUDIT_TOKENS
     bench = schema.Bench(stage="bench", input="")
     new = bench.new_tokens or min(64, max(1, config.context // 2))
-    passes = bench.repeats + 2
+    passes = BENCH_PASSES
     return passes * (forward * config.context * bench.batch + new * token_seconds(config, device))
 
 
