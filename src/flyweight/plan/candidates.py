@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from flyweight.config import schema
 from flyweight.model import cost
-from flyweight.plan import memory, surroundings
+from flyweight.plan import memory, mixing, surroundings
 from flyweight.plan.budget import LEAST_TRAINING, rounded_down
 from flyweight.plan.plan import vocabulary
 from flyweight.plan.rate import Rates
@@ -107,6 +107,11 @@ class Candidate:
     def parameters(self) -> int:
         """Stored parameters."""
         return cost.parameters(self.model).unique
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the model's folder."""
+        return stored_bytes(self.model)
 
     @property
     def balanced(self) -> bool:
@@ -217,9 +222,11 @@ def _time(
     """Return the seconds that training has, and the measurements; the bench is left out where time is short."""
     before, kinds = surroundings.packing(setting.text, setting.rates), setting.kinds
     after = surroundings.measuring([model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates)
+    after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
     if before + after > MOST_MEASURING * setting.seconds and not setting.kinds_given:
         kinds = tuple(kind for kind in kinds if kind != "bench")
         after = surroundings.measuring([model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates)
+        after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
     if setting.stage.train.time is not None:
         return setting.stage.train.time, kinds
     left = max(setting.seconds - before - after, LEAST_TRAINING * setting.seconds)
@@ -253,13 +260,18 @@ def _in_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train,
 def _faults(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> list[str]:
     """Return the names of the limits that this model breaks."""
     budget = setting.budget
-    stored = cost.weight_bytes(model) + STORED_BESIDE + STORED_PER_ENTRY * (model.vocab_size or 0)
+    share = mixing.NETWORK_SHARE
     needed = memory.training(model, train, context, setting.itemsize).total / MEMORY_MARGIN
     step = StepFlops.of(model, train, context).after
     used = {
-        "parameters": (cost.parameters(model).unique, budget.parameters),
-        "bytes": (stored, budget.bytes),
+        "parameters": (cost.parameters(model).unique, budget.parameters and share * budget.parameters),
+        "bytes": (stored_bytes(model), budget.bytes and share * budget.bytes),
         "memory": (needed, budget.memory),
         "flops": (LEAST_STEPS * step, budget.flops),
     }
     return [name for name, (amount, limit) in used.items() if limit is not None and amount > limit]
+
+
+def stored_bytes(model: schema.ModelConfig) -> int:
+    """Return the bytes of a model's folder, its tokenizer included."""
+    return cost.weight_bytes(model) + STORED_BESIDE + STORED_PER_ENTRY * (model.vocab_size or 0)

@@ -19,9 +19,10 @@ from flyweight.data.document import SplitName
 from flyweight.data.sources import SOURCES, source_of
 from flyweight.errors import RequestError
 from flyweight.model import cost
+from flyweight.plan import mixing
 from flyweight.plan.candidates import Candidate, Setting, candidate, model_fields
 from flyweight.plan.rate import WIDTH, Kept
-from flyweight.plan.surroundings import TextSize
+from flyweight.plan.surroundings import TextSize, bytes_per_token
 
 SHAPES = (
     (1, 16), (1, 32), (2, 32), (2, 48), (3, 48), (3, 64), (4, 64), (4, 96), (4, 128), (4, 192), (6, 256), (6, 384),
@@ -83,7 +84,7 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
     tokenizers = list(_tokenizers(stage.data, source.about.tokenizer, text))
     if not isinstance(stage.model, schema.ModelConfig):
         raw["data"] = load.merge(raw.get("data"), {**held_out, "tokenizer": _plain(tokenizers[0])})
-        return Choice(raw)
+        return Choice({**raw, "stages": mixing.alone(raw["stages"])})
     setting = Setting(
         text=text,
         stage=stage,
@@ -172,14 +173,17 @@ def _written(
     if "optimizer" in kept and "optimizer" not in setting.stage.train.model_fields_set:
         kept["optimizer"] = {"kind": best.train.optimizer.kind, **kept["optimizer"]}
     data: dict[str, Any] = {"context": best.data.context, **held_out}
-    if best.data.tokenizer is not None:
-        data["tokenizer"] = _plain(best.data.tokenizer)
+    assert best.data.tokenizer is not None
+    data["tokenizer"] = _plain(best.data.tokenizer)
     report: dict[str, Any] = {"measure": list(best.kinds)}
     prompt = " ".join(setting.text.opening.split()[:PROMPT_WORDS])
     if prompt and not (raw.get("report") or {}).get("prompts"):
         report["prompts"] = [prompt]
+    validated = setting.text.bytes["validation"] / bytes_per_token(best.data.tokenizer)
+    stages = mixing.stages(raw["stages"], setting.budget, best.model, best.stored, validated)
     return {
         **raw,
+        "stages": stages,
         "data": load.merge(raw.get("data"), data),
         "model": load.merge(raw["model"], {name: value for name, value in model.items() if name not in given}),
         "train": load.merge(raw.get("train") or {}, kept),

@@ -28,6 +28,15 @@ START = 3.0
 FIXED = {"evaluate": 1.0, "bench": START + 3.0, "audit": 2.0, "sample": 1.0, "floors": 1.0, "report": 2.0}
 """Seconds on two idle cores of a common server that do not grow with the text."""
 
+MIXING = 5.0
+"""Seconds of fitting the gates of a mixture, its forward passes over validation text included."""
+
+SECONDS_PER_TABLED_TOKEN = 1.2e-6
+"""Of counting a token of the training text for a mixture, and of unpacking what was counted."""
+
+SECONDS_PER_MIXED_TOKEN = 4e-5
+"""Of scoring a token by a mixture, beside its network's forward pass."""
+
 SECONDS_PER_COUNTED_TOKEN = 1.6e-6
 """Of training the three n-gram floors."""
 
@@ -88,6 +97,12 @@ def measuring(
     return fixed * rates.slowness + sum(forward(model, scored, rates) for model in models)
 
 
+def mixing(train_tokens: float, test_tokens: float, rates: Rates) -> float:
+    """Return the seconds of mixing one network, and of scoring the test text by the mixture's other experts."""
+    counting = SECONDS_PER_TABLED_TOKEN * min(train_tokens, TRAIN_LIMIT)
+    return (MIXING + counting + SECONDS_PER_MIXED_TOKEN * (test_tokens + AUDITED_TOKENS)) * rates.slowness
+
+
 def forward(model: schema.Architecture, tokens: float, rates: Rates) -> float:
     """Return the seconds in which a resolved model reads `tokens` tokens."""
     context = model.context or 256
@@ -123,6 +138,8 @@ def recipe_seconds(recipe: schema.Recipe, rates: Rates, data_dir: Path | None) -
     resolved = [models[root] for name in compared if (root := _root(recipe, name)) in models]
     kinds = (*recipe.report.measure, *(["sample"] if recipe.report.prompts else []))
     after = measuring(resolved, kinds, *tokens, rates)
+    mixtures = sum(isinstance(stage, schema.Mix) for stage in recipe.stages.values())
+    after += mixtures * mixing(tokens[1], tokens[0], rates)
     unknown = len(compared) - len(resolved)
     return before, after + unknown * sum(FIXED[kind] for kind in kinds) * rates.slowness
 
