@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyweight import garbage, models
+from flyweight import garbage, listing, models
 from flyweight.core.artifact import Artifact
 from flyweight.core.files import refuse_existing, write_text
 from flyweight.errors import RequestError
@@ -193,6 +193,11 @@ def shipped_models() -> list[str]:
 def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
     """Return what is under the runs root: `items` (artifacts, half-made and damaged ones too), `recipes`, `bytes` of all."""
     return models.listed(session.store)
+
+
+def listed_models(session: Session = DEFAULT) -> list[dict[str, Any]]:
+    """Return every finished model of the runs root, oldest first; see `flyweight.listing`."""
+    return listing.listed_models(session.store)
 
 
 def gc(

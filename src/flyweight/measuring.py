@@ -55,7 +55,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     config = config_load.check_stage(
         {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
     )
-    made = recipes.Runner(context).make(artifact.id, config, {"input": artifact}).artifact
+    made = recipes.Runner(context).make(_name(model), config, {"input": artifact}).artifact
     return Measurement(made, made.metrics())
 
 

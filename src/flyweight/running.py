@@ -114,7 +114,9 @@ def _config_of(artifact: Artifact) -> schema.Architecture:
 
     found = hub.config(artifact.path / "model")
     if isinstance(found, ForeignConfig):
-        raise RequestError(f"{artifact.id}: a {found.model_type} model is behind an adapter; only flyweight's own are planned")
+        raise RequestError(
+            f"{artifact.id}: plan knows GPT-2, Llama and Qwen3 models and flyweight's own, not the type {found.model_type}"
+        )
     return found
 
 

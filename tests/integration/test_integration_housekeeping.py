@@ -100,6 +100,22 @@ def test_ls_tells_who_needs_what(runs, answer, flyweight):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_ls_models_names_what_can_be_given_as_model(runs, answer, flyweight):
+    items = answer("ls", "--models")["items"]
+    names = [item["name"] for item in items]
+    assert set(names) >= {"toy:teacher", "toy:student", "toy:int8"}
+    others = [item["name"] for item in items if not item["name"].startswith("toy:")]
+    assert others and all((runs / name / "model").is_dir() for name in others), "the run whose folder is gone"
+    for item in items:
+        folder = runs / item["id"] / "model"
+        assert item["bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    assert any(item["bits_per_byte"] for item in items) and any(item["bits_per_byte"] is None for item in items)
+    status, out, _ = flyweight("ls", "--models")
+    lines = out.splitlines()
+    assert status == 0 and len(lines) == 1 + len(items), "a line each"
+    assert all(name in out for name in names)
+
+
 def test_gc_asks_and_without_a_terminal_refuses(runs, flyweight, monkeypatch):
     before = sorted(runs.rglob("*"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
@@ -221,7 +237,7 @@ def test_other_work_of_the_same_name_is_kept_until_its_list_is_deleted(runs, tex
     assert sum(used == ["toy (earlier)"] for used in users.values()) == 5  # three stages, two evaluations
     assert listed["recipes"][0]["earlier"] == ["flyweight run toy.yaml"]
     status, out, _ = flyweight("ls")
-    assert status == 0 and "toy: also what 1 earlier run of that name made" in " ".join(out.split())
+    assert status == 0 and "toy: results of 1 earlier run are kept as well" in " ".join(out.split())
     found = answer("gc", "--yes")
     assert "toy had earlier results (`flyweight run toy.yaml`), and 5 artifacts" in found["kept"][0]
     assert all((runs / name).is_dir() for name in before)

@@ -300,7 +300,8 @@ class Evaluate(Strict):
 class Bench(Strict):
     """Speed and memory in a fresh process: warm-up, then `repeats` timed runs; a fixed number of new tokens.
 
-    `prompt` and `new_tokens` are 64, or half the context where that is less.
+    `prompt` and `new_tokens` are 64, or half the context where that is less. Without `repeats` there are
+    at least five runs, and up to fifteen within two seconds: enough to leave slow outliers out of the interval.
     """
 
     stage: Literal["bench"]
@@ -308,7 +309,7 @@ class Bench(Strict):
     batch: PositiveInt = 1
     prompt: PositiveInt | None = None
     new_tokens: PositiveInt | None = None
-    repeats: PositiveInt = 5
+    repeats: PositiveInt | None = None
 
 
 class Floors(Strict):

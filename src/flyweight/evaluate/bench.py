@@ -32,7 +32,7 @@ class Request:
     batch: int
     prompt: int
     new_tokens: int
-    repeats: int
+    repeats: int | None
     device: str
     precision: str
     threads: int | None

@@ -32,6 +32,11 @@ from flyweight.model.linear_quant import Packed
 # A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and averaged.
 LEAST_SECONDS = 0.02
 MOST_PASSES = 50
+LEAST_RUNS, MOST_RUNS = 5, 15
+ENOUGH_SECONDS = 2.0
+"""Spent on timed runs, after which the least number of them is enough. Of fifteen runs, three slow ones stay outside of the
+95 % interval of the median; of five, none.
+"""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -188,6 +193,13 @@ def _exercise(request: Request, device: torch.device) -> None:
             passes.decode(device)
 
 
+def _more(done: int, asked: int | None, spent: float) -> bool:
+    """Return whether to time another run: as many as asked for, else five to fifteen by the time they take."""
+    if asked is not None:
+        return done < asked
+    return done < LEAST_RUNS or (done < MOST_RUNS and spent < ENOUGH_SECONDS)
+
+
 def measure(request: Request) -> Measured:
     """Load the model and time it; everything before the load is the baseline."""
     if request.threads is not None:
@@ -208,7 +220,8 @@ def measure(request: Request) -> Measured:
         passes.decode(device)
         memory.look()
         # Interleaved, so that a machine that slows down slows all three.
-        for _ in range(request.repeats):
+        began = time.perf_counter()
+        while _more(len(runs[0]), request.repeats, time.perf_counter() - began):
             runs[0].append(seconds(passes.forward, device, counts[0]))
             runs[1].append(seconds(passes.prefill, device, counts[1]))
             runs[2].append(passes.decode(device))

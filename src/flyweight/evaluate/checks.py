@@ -124,7 +124,7 @@ def _missing_data(name: str) -> Check:
 
 def _foreign(name: str, subject: Subject) -> Check:
     kind = getattr(subject.model.config, "model_type", "foreign")
-    return Check(name, None, None, "n/a", f"for flyweight's own models; this is a {kind} model behind an adapter")
+    return Check(name, None, None, "n/a", f"only for models that flyweight computes itself, not for the type {kind}")
 
 
 def _largest(difference: Tensor) -> float:

@@ -104,8 +104,8 @@ def _refusal(a: UnitScores, b: UnitScores) -> str | None:
     """Return why two models' scores cannot be paired, or None where they can."""
     if (a.corpus, a.split) != (b.corpus, b.split):
         return (
-            f"{_where(a)} and {_where(b)} are different texts: a comparison needs both models evaluated on the same split"
-            " of the same corpus (`flyweight compare A B --data DATA` does that)"
+            f"the models were evaluated on different texts, {_where(a, b)} and {_where(b, a)}: name one text for both,"
+            " flyweight compare A B --data DATA"
         )
     same = a.tokenizer == b.tokenizer
     if not same and (a.kind, b.kind) != ("document", "document"):
@@ -126,8 +126,11 @@ def _difference(change: np.ndarray, size: np.ndarray, unit: str, seed: int) -> D
     return Difference(float(change.sum() / size.sum()), low, high, unit)
 
 
-def _where(scores: UnitScores) -> str:
-    return f"corpus {scores.corpus[:12] or '(unnamed)'} split {scores.split}"
+def _where(scores: UnitScores, other: UnitScores) -> str:
+    """Return what a text is called; texts of one name have the beginning of their fingerprint as well."""
+    alike = (scores.name, scores.split) == (other.name, other.split)
+    mark = f" ({scores.corpus[:8]})" if alike or not scores.name else ""
+    return f"the {scores.split} split of {scores.name or 'an unnamed corpus'}{mark}"
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class UnitScores:
     corpus: str = ""
     tokenizer: str = ""
     lossy: bool = False
+    name: str = ""
+    """What its corpus is called, in messages alone."""
 
     def labelled(self, corpus: str, tokenizer: str) -> UnitScores:
         """Return the same scores with the fingerprints of their corpus and tokenizer."""

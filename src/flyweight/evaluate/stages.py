@@ -62,7 +62,7 @@ class Floors:
 class Bench:
     """Speed and memory in a fresh process."""
 
-    version, measures, trains = 1, True, False
+    version, measures, trains = 2, True, False
 
     def run(self, config: schema.Bench, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Time the model in a child process of its own."""

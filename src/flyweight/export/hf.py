@@ -39,7 +39,7 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
         found = checkpoint.read(source)
         with disk_errors(out):
             shutil.copytree(source, out, dirs_exist_ok=True)
-        return found.model_type, [f"a {found.model_type} model: its files as they came"]
+        return found.model_type, [f"the type {found.model_type}: its files as they came"]
     config, notes = models.decoder_config(source, "a Hugging Face folder"), list[str]()
     family: Family | None = None
     try:

@@ -188,7 +188,7 @@ def _auto_config(source: Checkpoint) -> Any:
         import transformers
     except ImportError as error:
         raise RequestError(
-            f"{source.path}: a {source.model_type} model needs the transformers library; pip install 'flyweight[hub]'"
+            f"{source.path}: models of the type {source.model_type} need the transformers library; pip install 'flyweight[hub]'"
         ) from error
     try:
         config = transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=source.code, local_files_only=True)

@@ -34,8 +34,8 @@ def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") 
         kind = config(path)
         assert isinstance(kind, ForeignConfig)
         raise RequestError(
-            f"{what}: this is a {kind.model_type} model, which flyweight can learn from, measure and listen to, but not change;"
-            " GPT-2, Llama and Qwen3 models it can"
+            f"{what}: models of the type {kind.model_type} can be teachers and can be measured here, but not trained or"
+            " quantized; GPT-2, Llama and Qwen3 models can"
         )
     return model
 

@@ -151,7 +151,9 @@ def _audit(artifact: Artifact) -> list[str]:
     checks = artifact.metrics()["checks"]
     passed = sum(check["verdict"] == "pass" for check in checks)
     apply = sum(check["verdict"] != "n/a" for check in checks)
-    lines = [f"Audit: {passed} of {apply} checks passed, {len(checks) - apply} do not apply ({code(artifact.id)}).", ""]
+    rest = len(checks) - apply
+    others = f", {rest} {'does' if rest == 1 else 'do'} not apply" if rest else ""
+    lines = [f"Audit: {passed} of {apply} checks passed{others} ({code(artifact.id)}).", ""]
     told = [
         f"- {check['verdict']}: {code(check['name'])}: {text(check['why'])}" for check in checks if check["verdict"] != "pass"
     ]

@@ -53,7 +53,7 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
         )
     free, not_free = _controls(student, found, _FREE)
     full, not_full = _controls(student, found, _FULL)
-    text = [*_text(free, full), *not_full, *not_free]
+    text = [*_text(free, full), *_other_shapes(student, [*full, *free]), *not_full, *not_free]
     text += _teacher(student, [*full, *free], found)
     if not (free or full):
         why = "The run has no sound control: the same student trained alone, on the same tokens or for the same total compute."
@@ -121,6 +121,29 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
         said.append("There is no control on the same tokens, so what a teacher that is there already would bring is not known.")
     if free and not full:
         said.append("There is no control for the same total compute, so the teacher's own training is not judged here.")
+    return said
+
+
+def other_shape(control: Entry, found: Sequence[Entry]) -> bool:
+    """Whether a model is a control that the recipe ties to a student of another shape."""
+    training = control.model.training
+    if training is None or training.same_as is None:
+        return False
+    tied_to = training.same_as.stage
+    student = next((e for e in found if e.summary is control.summary and e.model.name == tied_to), None)
+    return student is not None and student.model.config_line != control.model.config_line
+
+
+def _other_shapes(student: Entry, controls: Sequence[Control]) -> list[str]:
+    """Caution where a control is not the student's shape: the difference is then not the teacher's alone."""
+    said = []
+    for entry in (control.entry for control in controls):
+        if entry.model.config_line != student.model.config_line:
+            shapes = f"{entry.model.config_line} against {student.model.config_line}"
+            said.append(
+                f"Caution: {name(entry)} has another shape than {name(student)} ({shapes}), so the"
+                " difference is not the teacher's alone."
+            )
     return said
 
 

@@ -113,7 +113,7 @@ def config_line(config: schema.Architecture) -> str:
     """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied` or `mlp, last 64 x 128, 2 x 256`."""
     if not isinstance(config, schema.ModelConfig):
         return _baseline_line(config)
-    heads = f"{config.attention.heads} heads"
+    heads = f"{config.attention.heads} head{'s' * (config.attention.heads != 1)}"
     if config.attention.kv_heads != config.attention.heads:
         heads += f" / {config.attention.kv_heads} kv"
     depth = f"{config.layers} x {config.dim}"
@@ -203,8 +203,21 @@ def losses(measurement: Artifact) -> str | None:
 
 
 def scores(evaluation: Artifact) -> UnitScores:
-    """Return what an evaluation holds for paired comparison."""
-    return replace(UnitScores.load(evaluation.path / UNITS), lossy=losses(evaluation) is not None)
+    """Return what an evaluation holds for paired comparison, with the name of its text."""
+    found = UnitScores.load(evaluation.path / UNITS)
+    return replace(found, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
+
+
+def corpus_name(measurement: Artifact) -> str:
+    """Return what the corpus that a model was measured on is called: a file by its last part.
+
+    Empty where the corpus' artifact is gone.
+    """
+    corpus = measurement.facts.get("corpus")
+    if corpus is None or not (measurement.path.parent / corpus / "manifest.json").is_file():
+        return ""
+    name = str(Artifact.open(measurement.path.parent / corpus).identity["config"]["corpus"])
+    return name if name.startswith("hf:") else Path(name).name or name
 
 
 def comparisons(sources: Sequence[Source]) -> tuple[summary.Comparison, ...]:

@@ -44,9 +44,9 @@ def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
     A measurement of the same model under another id counts as well: `select` copies what it chose. One that is damaged is
     named and left out.
     """
-    files = _weights(model)
+    files = weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
-    same = {model.id} | {each.id for each in artifacts if files and _weights(each) == files}
+    same = {model.id} | {each.id for each in artifacts if files and weights(each) == files}
     damaged = [f"{each.path.name} is damaged" for each in entries if isinstance(each, Damaged) and _measures(each.path)]
     newest: dict[str, dict[Any, Artifact]] = {kind: {} for kind in MEASUREMENTS}
     for found in artifacts:
@@ -78,7 +78,8 @@ def _keep(found: Artifact, newest: dict[str, dict[Any, Artifact]], damaged: list
     newest[found.stage][of_what] = checked
 
 
-def _weights(artifact: Artifact) -> dict[str, str]:
+def weights(artifact: Artifact) -> dict[str, str]:
+    """Return the digests of a model's files: equal for copies under several ids; empty for what is not a model."""
     files = artifact.manifest["files"]
     return {name: entry["sha256"] for name, entry in files.items() if name.startswith("model/")}
 

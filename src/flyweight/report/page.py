@@ -19,6 +19,7 @@ from flyweight.core.files import write_text
 from flyweight.errors import RequestError
 from flyweight.report import plots, tables, words
 from flyweight.report.advice import Advice, advice
+from flyweight.report.distillation import other_shape
 from flyweight.report.entries import Entry, Group, entries, groups
 from flyweight.report.summary import AuditCheck, BudgetLine, Sample, Summary
 from flyweight.report.visible import visible
@@ -132,6 +133,7 @@ def render(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None)
             single=single,
             findings=words.findings(summaries[0], grouped) if single else words.across(summaries, grouped),
             sections=sections,
+            other_shapes={each.label for each in found if other_shape(each, found)},
             samples=_samples(grouped),
             audited=audited,
             audit=_audit(audited),

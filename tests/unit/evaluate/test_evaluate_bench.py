@@ -200,3 +200,25 @@ def test_baselines_are_timed_like_decoders(fields, kernels, tmp_path):
     assert found.weight_bytes == sum(tensor.nbytes for tensor in build(config).state_dict().values())
     counted = {kind: sum(n for name, n in found.kernels.items() if name.split()[0] == kind) for kind in kernels}
     assert counted == kernels and sum(found.kernels.values()) == sum(kernels.values())
+
+
+@pytest.mark.parametrize(
+    ("done", "asked", "spent", "more"),
+    [
+        (4, None, 60.0, True),
+        (5, None, 2.1, False),
+        (14, None, 1.9, True),
+        (15, None, 0.1, False),
+        (2, 3, 60.0, True),
+        (3, 3, 0.0, False),
+    ],
+)
+def test_how_many_runs_are_timed(done, asked, spent, more):
+    assert bench_worker._more(done, asked, spent) == more
+
+
+def test_slow_outliers_among_many_runs_stay_out_of_the_interval():
+    rates = [100 + step for step in range(12)] + [40, 45, 50]
+    found = median(rates, "tokens/s", "higher")
+    assert found.low == 100, "three of fifteen"
+    assert median(rates[-5:], "tokens/s", "higher").low == 40, "five runs cannot leave one out"

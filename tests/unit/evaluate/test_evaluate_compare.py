@@ -49,6 +49,14 @@ def test_different_texts_are_refused(change):
         paired(scores(), replace(scores(), **change))
 
 
+def test_texts_are_called_by_their_names():
+    ours, other = replace(scores(), name="ptb"), replace(scores(), corpus="9f" * 20, name="novel.txt")
+    with pytest.raises(RequestError, match=r"the test split of ptb and the test split of novel\.txt:"):
+        paired(ours, other)
+    with pytest.raises(RequestError, match=r"the test split of ptb \(9f9f9f9f\)"):
+        paired(ours, replace(other, name="ptb"))
+
+
 def test_two_tokenizers_compare_per_byte_over_documents_only():
     result = paired(scores(-0.1), replace(scores(), tokenizer="u", counts=scores().counts + 7))
     assert result.nll is None and "tokenizers" in result.why

@@ -1,7 +1,7 @@
 import pytest
 import report_fixture as made
 
-from flyweight.report import words
+from flyweight.report import page, words
 from flyweight.report.summary import BudgetLine
 
 
@@ -122,6 +122,19 @@ def test_another_shape_is_no_control():
         for each in made.quickstart_models()
     ]
     assert "There is no control on the same tokens" in said(models=tuple(models))[0].text
+
+
+def test_a_tied_control_of_another_shape_carries_a_caution():
+    models = [
+        each.model_copy(update={"config_line": "9 x 512"}) if each.name == "student-compute" else each
+        for each in made.quickstart_models()
+    ]
+    first = said(models=tuple(models))[0]
+    caution = "Caution: `student-compute` has another shape than `student` (9 x 512 against 4 x 128, "
+    assert caution in first.text and "not the teacher's alone" in first.text
+    shown = page.render([made.quickstart(models=tuple(models))])
+    assert shown.count("another shape than its student") == 1
+    assert "another shape" not in said()[0].text + page.render([made.quickstart()])
 
 
 def test_quantization_says_bytes_quality_and_speed():

@@ -51,20 +51,6 @@ def _in_words(evaluation: Any) -> str:
     return f"{nll.value:.4f} nats/token ({nll.low:.4f} ... {nll.high:.4f}) on {where}"
 
 
-def metrics(values: dict[str, Any]) -> None:
-    """Print a measurement's numbers with their intervals."""
-    table = Table(box=None, header_style="dim")
-    for head in ("metric", "value", "95 % interval", "unit"):
-        table.add_column(head, justify="left" if head in ("metric", "unit") else "right")
-    for name, value in values.items():
-        if isinstance(value, dict) and "value" in value:
-            middle, low, high = (float(value[key]) for key in ("value", "low", "high"))
-            table.add_row(name, f"{middle:,.5g}", "" if low == high else f"{low:,.5g} ... {high:,.5g}", value["unit"])
-        elif isinstance(value, int | float | str):
-            table.add_row(name, str(value) if not isinstance(value, float) else f"{value:,.5g}", "", "")
-    say(table, *_notes(values))
-
-
 def _notes(values: dict[str, Any]) -> list[Text]:
     return [Text(f"note: {note}", "yellow") for note in values.get("notes", ())]
 
@@ -110,13 +96,39 @@ def checks(values: dict[str, Any]) -> None:
     say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
 
 
-def listing(found: dict[str, Any]) -> None:
+LONGEST = 30
+"""Lines of a list in a terminal; the older ones are counted, and `--all` shows them."""
+
+
+def _newest(items: list[Any], everything: bool) -> tuple[list[Any], list[Text]]:
+    """Return the items to list, oldest first, and a line about those left out of a terminal."""
+    left = 0 if everything or not Console().is_terminal else max(0, len(items) - LONGEST)
+    note = f"{left} older one{'s' * (left != 1)} not shown; `flyweight ls --all` lists everything"
+    return items[left:], [Text(note, "dim")] if left else []
+
+
+def models(items: list[dict[str, Any]], everything: bool) -> None:
+    """Print models by the name to give as MODEL, with their size and newest quality."""
+    if not items:
+        say("no models yet: `flyweight quickstart` trains some, `flyweight train FILE` one on your text")
+        return
+    shown, note = _newest(items, everything)
+    table = _plain_table(("model", "bits/byte", "size", "measured on"), ("bits/byte", "size"))
+    for item in shown:
+        bits = "" if item["bits_per_byte"] is None else f"{item['bits_per_byte']:.3f}"
+        where = "" if item["split"] is None else f"{item['corpus'] or 'its text'}, {item['split']}"
+        table.add_row(escape(item["name"]), bits, format_size(item["bytes"]), escape(where))
+    say(*note, table)
+
+
+def listing(found: dict[str, Any], everything: bool = False) -> None:
     """Print a runs root: artifacts, what is half-made, recipes, and what all of it takes."""
     if not found["items"] and not found["recipes"]:
         say("nothing yet")
         return
+    items, note = _newest(found["items"], everything)
     table = _plain_table(("artifact", "made (UTC)", "took", "size", "used by"), right=("took", "size"))
-    for item in found["items"]:
+    for item in items:
         took = "" if item["seconds"] is None else format_time(item["seconds"])
         users = escape(_shortly(item["used_by"])) if item["used_by"] else Text("no recipe", "dim")
         state = (
@@ -124,17 +136,18 @@ def listing(found: dict[str, Any]) -> None:
         )
         shown = users if item["state"] != "half-made" else ""
         table.add_row(item["id"], _minute(state), took, format_size(item["bytes"]), shown)
-    say(table)
+    say(*note, table)
     recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
     for recipe in found["recipes"]:
         state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("unfinished", "yellow")
         recipes.add_row(escape(recipe["name"]), _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
     say(*(("", recipes) if found["recipes"] else ()))
     for recipe in found["recipes"]:
-        counts = (("unfinished", len(recipe["unfinished"]) if recipe["created"] else 0), ("earlier", len(recipe["earlier"])))
+        unfinished = len(recipe["unfinished"]) if recipe["created"] else 0
+        counts = (("unfinished", unfinished), ("earlier", len(recipe["earlier"])))
         runs = " and ".join(f"{count} {kind} run{'s' * (count != 1)}" for kind, count in counts if count)
         if runs:
-            say(f"{escape(recipe['name'])}: also what {runs} of that name made; `flyweight gc --dry-run` tells more")
+            say(f"{recipe['name']}: results of {runs} are kept as well; see `flyweight gc --dry-run`")
     harmed = [each["damaged"] for each in (*found["items"], *found["recipes"]) if each["damaged"]]
     say("", *harmed, *([""] if harmed else []))
     artifacts = f"{len(found['items'])} artifact{'s' * (len(found['items']) != 1)}"

@@ -25,19 +25,23 @@ def evaluate(
 ) -> None:
     """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
     from flyweight import api
-    from flyweight.cli.show import results
+    from flyweight.cli.show import measurements, results
+    from flyweight.report import gather
 
     if tasks is not None and (data or window or stride):
         raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --window and --stride out")
     if tasks is None and (task_path or few_shot is not None or limit):
         raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
-    with shared.session() as session:
-        if tasks is not None:
-            names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if tasks is not None:
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        with shared.session() as session:
             found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session)}
-        else:
-            found = api.evaluate(model, data, split, window, stride, session).json()
-    shared.answer(found, results.metrics if tasks is None else results.tasks)
+        shared.answer(found, results.tasks)
+        return
+    with shared.session() as session:
+        result = api.evaluate(model, data, split, window, stride, session)
+        text = gather.corpus_name(result.artifact) or data or "its own text"
+    shared.answer(result.json(), lambda values: measurements.evaluation(values, model, text))
 
 
 def floors(
@@ -61,15 +65,15 @@ def bench(
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     new_tokens: Annotated[int | None, typer.Option(help="Tokens generated [64].")] = None,
     prompt: Annotated[int | None, typer.Option(help="Tokens of the prompt [64].")] = None,
-    repeats: Annotated[int, typer.Option(help="Timed runs.")] = 5,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs [5 to 15, as fits 2 s].")] = None,
 ) -> None:
     """Measure speed and memory in a fresh process."""
     from flyweight import api
-    from flyweight.cli.show import results
+    from flyweight.cli.show import measurements
 
     with shared.session() as session:
         result = api.bench(model, session, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats)
-    shared.answer(result.json(), results.metrics)
+    shared.answer(result.json(), lambda values: measurements.bench(values, model))
 
 
 def audit(

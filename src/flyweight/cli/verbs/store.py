@@ -34,6 +34,8 @@ def ls(
     catalogue: Annotated[bool, typer.Option("--catalogue", help="Shipped model configs.")] = False,
     recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
     studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Only models, by the name to give as MODEL.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every line, however long the list.")] = False,
 ) -> None:
     """List artifacts with what needs them, half-made ones and recipes, finished or not; or what is shipped."""
     from flyweight import api
@@ -45,7 +47,11 @@ def ls(
         shared.answer({"items": found}, lambda value: results.say(*value["items"]))
         return
     with shared.session(quiet=True) as session:
-        shared.answer(api.artifacts(session), results.listing)
+        if models:
+            found = {"items": api.listed_models(session)}
+            shared.answer(found, lambda value: results.models(value["items"], everything))
+            return
+        shared.answer(api.artifacts(session), lambda value: results.listing(value, everything))
 
 
 def gc(

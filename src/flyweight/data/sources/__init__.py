@@ -32,12 +32,13 @@ def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None 
     if any(mark in corpus for mark in "*?["):
         return text.open_glob(corpus, held_out)
     names = ", ".join(sorted(SOURCES))
-    ways = f"registered are {names}; or give a text file, a folder, a glob or hf:owner/name[:config]"
+    ways = f"give a text file, a folder, a glob, hf:owner/name[:config], or one of {names}"
     if "/" in corpus or "\\" in corpus or path.suffix:
-        raise RequestError(f"{corpus!r} does not exist (looked from {Path.cwd()}) and is no registered corpus; {ways}")
+        raise RequestError(f"{corpus!r} does not exist (looked from {Path.cwd()}) and is not the name of a corpus; {ways}")
     near = difflib.get_close_matches(corpus, SOURCES, 1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise RequestError(f"there is no corpus {corpus!r}; {hint}{ways[0].upper()}{ways[1:]}")
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    start = f"{ways[0].upper()}{ways[1:]}" if near else ways
+    raise RequestError(f"there is no corpus {corpus!r}{hint} {start}")
 
 
 def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Data:

@@ -1,0 +1,49 @@
+"""Measurements in a terminal: every figure has its unit."""
+
+from flyweight.cli.show import measurements
+
+
+def metric(value, unit, low=None, high=None, n=8):
+    return {"value": value, "unit": unit, "low": low or value, "high": high or value, "n": n, "better": "lower"}
+
+
+def test_a_bench_has_units_and_says_how_it_was_measured(capsys):
+    metrics = {
+        "forward_ms": metric(24.797, "ms", 3.19, 27.8),
+        "prefill_tokens_per_s": metric(6915.2, "tokens/s", 4913, 56136),
+        "decode_tokens_per_s": metric(456.6, "tokens/s", 429, 1418),
+        "peak_bytes": metric(10_424_320, "bytes"),
+        "weight_bytes": metric(323_680, "bytes"),
+        "disk_bytes": metric(435_780, "bytes"),
+    }
+    asked = {"batch": 1, "prompt": 64, "new_tokens": 64, "context": 256, "threads": 1}
+    machine = {"device": "cpu", "precision": "fp32", "torch": "2.13.0"}
+    measurements.bench({"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine}, "quickstart:nf4")
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("quickstart:nf4 measure median 95 % interval")
+    assert "forward pass of 256 tokens 24.8 ms 3.19 ms to 27.8 ms" in text
+    assert "generating 457 tokens/s 429 tokens/s to 1,418 tokens/s" in text
+    assert "10.4 MB" in text and "324 kB" in text and "436 kB" in text
+    assert "8 runs; cpu, fp32, 1 thread, torch 2.13.0" in text
+    assert "bench-" not in text
+
+
+def test_an_evaluation_names_its_model_and_text(capsys):
+    values = {
+        "id": "evaluate-c746aa26",
+        "bits_per_byte": metric(2.1695, "bits/byte", 2.1312, 2.2201),
+        "nll": metric(5.2657, "nats/token", 5.1728, 5.3885),
+        "perplexity": metric(193.58, "perplexity/token", 176.41, 218.88),
+        "word_perplexity": metric(3.6374e6, "perplexity/word", 2.7864e6, 5.1746e6),
+        "split": "test",
+        "window": 256,
+        "stride": 128,
+        "interval": {"level": 0.95, "over": "document", "units": 20},
+        "notes": ["some lines are lost"],
+    }
+    measurements.evaluation(values, "quickstart:nf4", "python-stdlib")
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("quickstart:nf4 on the test split of python-stdlib")
+    assert "bits per byte 2.1695 2.1312 to 2.2201" in text and "perplexity per word 3.64 M" in text
+    assert "stride 128 tokens; intervals over 20 documents; lower is better" in text
+    assert "note: some lines are lost" in text and "evaluate-" not in text

@@ -1,0 +1,61 @@
+"""Answers about runs and runs roots in a terminal."""
+
+from types import SimpleNamespace
+
+import pytest
+import report_fixture as made
+from rich.console import Console
+
+from flyweight.cli.show import results
+
+
+def printed(capsys, **changes):
+    summary = made.quickstart(**changes)
+    results.run(SimpleNamespace(summary=summary, report="runs/quickstart/report.html"))
+    return capsys.readouterr().out
+
+
+def test_which_model_to_take_comes_first(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = [line for line in printed(capsys).splitlines() if line.strip()]
+    assert lines[0] == "Take int8: 1.7 MB, 1.514 bits/byte, 402 tokens/s"
+    assert lines[1].split() == ["best,", "fastest", "student-compute", "5.64", "MB", "1.511", "bits/byte", "690", "tokens/s"]
+    assert lines[2].startswith("smallest within 1 %  int8")
+    text = " ".join(" ".join(lines).split())
+    assert "5-gram (Kneser-Ney)" in text and "kn5" not in text
+    assert "tok/s: tokens generated per second" in text and "A floor is what counting reaches" in text
+    assert lines[-1] == "report: runs/quickstart/report.html"
+
+
+def test_a_run_without_a_sound_model_says_what_to_do(capsys):
+    text = " ".join(printed(capsys, models=(made.model("a", 3.1),), comparisons=()).split())
+    assert text.startswith("No model here has learned enough yet: train longer.")
+    assert "Raise train.steps" in text and "Nothing here can be ranked" not in text
+
+
+def item(number):
+    return {
+        "id": f"pretrain-{number:08x}",
+        "state": "finished",
+        "created": "2026-01-02T03:04:05",
+        "seconds": 1.0,
+        "bytes": 1000,
+        "used_by": [],
+        "damaged": None,
+    }
+
+
+@pytest.mark.parametrize(("terminal", "everything", "cut"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_long_lists_are_cut_in_a_terminal_alone(terminal, everything, cut, monkeypatch, capsys):
+    monkeypatch.setattr(Console, "is_terminal", terminal)
+    results.listing({"items": [item(number) for number in range(50)], "recipes": [], "bytes": 50_000}, everything)
+    out = capsys.readouterr().out
+    assert "pretrain-00000031" in out, "the newest"
+    assert ("pretrain-00000000" in out) != cut
+    assert ("20 older ones not shown" in out) == cut
+    assert "50 artifacts" in out
+
+
+def test_models_without_any_say_how_to_get_some(capsys):
+    results.models([], everything=False)
+    assert "flyweight quickstart" in capsys.readouterr().out
