@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -134,8 +133,8 @@ def _perplexity(row: Row) -> Cell | None:
 
 
 def _ppl(value: float) -> str:
-    if not math.isfinite(value) or value >= 1e5:
-        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    if value >= 1e5:
+        return format_count(value)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 

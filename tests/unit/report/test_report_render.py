@@ -8,7 +8,8 @@ import report_fixture as made
 
 from flyweight import api
 from flyweight.errors import RequestError
-from flyweight.report import page
+from flyweight.report import page, words
+from flyweight.report.entries import entries
 from flyweight.report.summary import Sample
 from flyweight.report.visible import visible
 from flyweight.session import Session
@@ -169,3 +170,32 @@ def test_importing_the_report_is_quick():
         "import sys, flyweight.report.page; print([m for m in ('torch', 'matplotlib', 'jinja2', 'rich') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_page_sorts_its_models_once(monkeypatch):
+    calls = []
+
+    def counted(summaries):
+        calls.append(len(summaries))
+        return entries(summaries)
+
+    monkeypatch.setattr(page, "entries", counted)
+    monkeypatch.setattr(words, "entries", counted)
+    page.render([made.quickstart()])
+    assert calls == [1]
+
+
+def test_the_best_three_write_openly_and_the_rest_is_folded(html):
+    opened, folded = html[html.index('id="samples"') : html.index('id="audit"')].split("<details>", 1)
+    for label in ("student-compute", "int8", "nf4"):
+        assert f"</span>{label}</h4>" in opened
+    for label in ("teacher", "student", "student-alone"):
+        assert f"</span>{label}</h4>" not in opened and f"</span>{label}</h4>" in folded
+    assert "The same by 3 more models" in folded
+
+
+def test_learning_is_one_figure_with_a_switch_and_columns_are_explained(html):
+    assert html.count('type="radio"') == 2 and html.count(" checked>") == 1
+    assert "Against training compute" in html and "Against training time" in html
+    text = " ".join(" ".join(Checker(html).text).split())
+    assert "What the columns mean" in text and "perplexity per token, lower is better" in text
