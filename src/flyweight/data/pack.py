@@ -125,7 +125,8 @@ def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progre
         for text in _texts(source, "train"):
             yield text
             done += len(text.encode())
-            progress("tokenizer", done / survey.bytes["train"])
+            progress("reading for the tokenizer", done / survey.bytes["train"])
+        progress("training the tokenizer", 0.0)
 
     def others() -> Iterator[str]:
         yield from _texts(source, "validation")

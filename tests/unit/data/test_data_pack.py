@@ -220,7 +220,7 @@ def test_a_text_too_short_for_the_context_is_refused(text_file: Path, tmp_path: 
 def test_progress_ends_at_one(text_file: Path, tmp_path: Path):
     seen: list[tuple[str, float]] = []
     pack(data(text_file, {"kind": "bpe", "vocab": 300}), None, tmp_path / "out", lambda *told: seen.append(told))
-    for phase in ("tokenizer", "pack"):
+    for phase in ("reading for the tokenizer", "pack"):
         fractions = [done for name, done in seen if name == phase]
         assert fractions == sorted(fractions)
         assert fractions[-1] == pytest.approx(1)
