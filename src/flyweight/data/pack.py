@@ -110,6 +110,7 @@ def pack(
         tokenizer_seconds=trained - started,
         megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,
         splits=splits,
+        overlap_unit="pieces",
     )
     meta.save(folder / "meta.json")
     return Corpus.open(folder)
@@ -150,7 +151,7 @@ def _lost(text: str, back: str) -> int:
 
 
 class _Packer:
-    """One pass over the text: tokens to shards, counts, and the lines that held-out splits share with train."""
+    """One pass over the text: tokens to shards, counts, and the pieces that held-out splits share with train."""
 
     def __init__(
         self, source: Source, survey: _Survey, tokenizer: Tokenizer, folder: Path, progress: Progress, shard_tokens: int
@@ -161,7 +162,7 @@ class _Packer:
         self._overlap = Overlap()
 
     def run(self) -> dict[SplitName, SplitMeta]:
-        """Pack all splits, the held-out ones first, because train is searched for their lines."""
+        """Pack all splits, the held-out ones first, because train is searched for their pieces."""
         order: tuple[SplitName, ...] = ("validation", "test", "train")
         packed = {split: self._split(split) for split in order}
         return {split: replace(packed[split], overlap=self._overlap.share(split)) for split in SPLITS}
@@ -185,7 +186,7 @@ class _Packer:
                 writer.write(array)
                 if tokenizer.unknown is not None:
                     counts["unknown"] += int(np.count_nonzero(array == tokenizer.unknown))
-                self._count(split, document.text, counts)
+                self._count(split, document, counts)
             self._progress("pack", self._done / self._total)
         writer.write(separator if starts else [])
         shards, stream = writer.close()
@@ -203,14 +204,15 @@ class _Packer:
             **counts,
         )
 
-    def _count(self, split: SplitName, text: str, counts: dict[str, int]) -> None:
+    def _count(self, split: SplitName, document: Document, counts: dict[str, int]) -> None:
+        text = document.text
         size = len(text.encode())
         counts["bytes"] += size
         counts["words"] += len(text.split()) + (text.count("\n") if self._source.about.line_ends_are_words else 0)
         if split == "train":
-            self._overlap.look(text)
+            self._overlap.look(text, document.continues)
         else:
-            self._overlap.remember(split, text)
+            self._overlap.remember(split, text, document.continues)
         self._done += size
 
     def _batches(self, split: SplitName) -> Iterator[list[Document]]:

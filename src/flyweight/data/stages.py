@@ -17,7 +17,7 @@ _NAMED = 10
 class Pack:
     """Read, split, tokenize and pack one corpus."""
 
-    version, measures, trains = 2, False, False
+    version, measures, trains = 3, False, False
 
     def run(self, config: schema.Data, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write tokenizer, shards and `meta.json` and return what it took."""
