@@ -113,6 +113,7 @@ def pack(
         splits=splits,
         opening=packer.opening,
         closing=packer.closing,
+        overlap_unit="pieces",
     )
     meta.save(folder / "meta.json")
     return Corpus.open(folder)
@@ -128,7 +129,8 @@ def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progre
         for text in _texts(source, "train"):
             yield text
             done += len(text.encode())
-            progress("tokenizer", done / survey.bytes["train"])
+            progress("reading for the tokenizer", done / survey.bytes["train"])
+        progress("training the tokenizer", 0.0)
 
     def others() -> Iterator[str]:
         yield from _texts(source, "validation")
@@ -165,7 +167,7 @@ def _lost(text: str, back: str) -> int:
 
 
 class _Packer:
-    """One pass over the text: tokens to shards, counts, and the lines that held-out splits share with train."""
+    """One pass over the text: tokens to shards, counts, and the pieces that held-out splits share with train."""
 
     def __init__(
         self, source: Source, survey: _Survey, tokenizer: Tokenizer, folder: Path, progress: Progress, shard_tokens: int
@@ -177,7 +179,7 @@ class _Packer:
         self.opening, self.closing = _around(source, tokenizer)
 
     def run(self) -> dict[SplitName, SplitMeta]:
-        """Pack all splits, the held-out ones first, because train is searched for their lines."""
+        """Pack all splits, the held-out ones first, because train is searched for their pieces."""
         order: tuple[SplitName, ...] = ("validation", "test", "train")
         packed = {split: self._split(split) for split in order}
         return {split: replace(packed[split], overlap=self._overlap.share(split)) for split in SPLITS}
@@ -201,7 +203,7 @@ class _Packer:
                 writer.write(array)
                 if tokenizer.unknown is not None:
                     counts["unknown"] += int(np.count_nonzero(array == tokenizer.unknown))
-                self._count(split, document.text, counts)
+                self._count(split, document, counts)
             self._progress("pack", self._done / self._total)
         writer.write(self.closing if starts else ())
         shards, stream = writer.close()
@@ -219,14 +221,15 @@ class _Packer:
             **counts,
         )
 
-    def _count(self, split: SplitName, text: str, counts: dict[str, int]) -> None:
+    def _count(self, split: SplitName, document: Document, counts: dict[str, int]) -> None:
+        text = document.text
         size = len(text.encode())
         counts["bytes"] += size
         counts["words"] += len(text.split()) + (text.count("\n") if self._source.about.line_ends_are_words else 0)
         if split == "train":
-            self._overlap.look(text)
+            self._overlap.look(text, document.continues)
         else:
-            self._overlap.remember(split, text)
+            self._overlap.remember(split, text, document.continues)
         self._done += size
 
     def _batches(self, split: SplitName) -> Iterator[list[Document]]:

@@ -8,6 +8,7 @@ merely contains those characters.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,11 +24,15 @@ from flyweight.errors import FlyweightError, RequestError
 
 if TYPE_CHECKING:
     import tokenizers
+    from tokenizers import pre_tokenizers
 
 SEPARATOR = "<|endoftext|>"
 PAD = "<|pad|>"
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"
+LONGEST_WORD = 256
+"""Characters of a word that training reads at once."""
+_LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1}}}|\s{{{LONGEST_WORD + 1}}}")
 # What other people's tokenizers call the end of a document, in the order of preference.
 _ENDS = (SEPARATOR, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>", "<eos>", "[SEP]")
 
@@ -347,15 +352,31 @@ def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], separated: bool) -> 
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab - int(separated),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(_short_words(splitter, texts), trainer)
     return _finished(backend, separated)
+
+
+def _short_words(splitter: pre_tokenizers.ByteLevel, texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts, cut inside words of more than LONGEST_WORD characters, because training is quadratic in a word's length.
+
+    Encoding is linear and stays whole: only what merges are learned from is cut.
+    """
+    for text in texts:
+        start = 0
+        if _LONG_RUN.search(text):
+            for _, (begin, end) in splitter.pre_tokenize_str(text):
+                for cut in range(begin + LONGEST_WORD, end, LONGEST_WORD):
+                    yield text[start:cut]
+                    start = cut
+        yield text[start:]
 
 
 def _sampled(texts: Iterator[str], limit: int, size: int) -> Iterator[str]:

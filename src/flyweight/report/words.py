@@ -253,8 +253,11 @@ def _overlaps(summary: Summary) -> list[Finding]:
     for corpus in summary.corpus:
         share = corpus.overlap.get("test", 0.0)
         if share >= _OVERLAP:
-            title = f"{percent(share)} of the test lines of {corpus.name} also stand in its training text."
-            text = "All figures on it are flattered by them: compare models with each other here, not with other texts."
+            unit = {"pieces": "test text of {}, in pieces of 50 characters,", "lines": "test lines of {}"}
+            also = {"pieces": "also stands", "lines": "also stand"}[corpus.overlap_unit]
+            of = unit[corpus.overlap_unit].format(corpus.name)
+            title = f"{percent(share)} of the {of} {also} in its training text."
+            text = "All figures on it are flattered by that: compare models with each other here, not with other texts."
             said.append(Finding("warning", title, text))
     return said
 

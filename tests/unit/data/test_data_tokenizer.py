@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,7 @@ import tokenizers
 from hypothesis import given, settings, strategies as st
 
 from flyweight.config import schema
-from flyweight.data.tokenizer import SEPARATOR, Tokenizer, _sampled, train
+from flyweight.data.tokenizer import LONGEST_WORD, SEPARATOR, Tokenizer, _sampled, _short_words, train
 from flyweight.errors import RequestError
 
 TEXT = "The cat sat on the mat.\n\tIt's 12 o'clock — naïve café 😀\n" * 20
@@ -214,3 +216,34 @@ def test_the_library_is_imported_only_when_needed():
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- long words ---
+
+
+def test_training_is_linear_in_the_length_of_a_word():
+    drawn = random.Random(1)
+    seconds: list[float] = []
+    for length in (20_000, 160_000):
+        word = "".join(drawn.choices("ACGT", k=length))
+        started = time.process_time()
+        tokenizer = build(schema.BpeTokenizer(vocab=512), word)
+        seconds.append(time.process_time() - started)
+        assert tokenizer.decode(tokenizer.encode(word)) == word
+    assert tokenizer.vocab_size == 512
+    assert len(tokenizer.encode(word)) < 0.3 * len(word), "nothing was learned inside the word"
+    # 8 times the letters: some 8 times the work, where quadratic training took 64 times (13 s).
+    assert seconds[1] < 24 * seconds[0] + 1
+
+
+def test_only_what_is_learned_from_is_cut():
+    splitter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    long = LONGEST_WORD + 50
+    for text in (TEXT, "naïve " + "é" * long + " end", " " * long + "x", "-" * 3 * long, "a" * (2 * LONGEST_WORD) + "'s"):
+        parts = list(_short_words(splitter, [text]))
+        assert "".join(parts) == text
+        words = [word for part in parts for word, _ in splitter.pre_tokenize_str(part)]
+        assert max(map(len, words)) <= 2 * LONGEST_WORD + 2, "letters of two bytes count twice here"
+    assert list(_short_words(splitter, [TEXT])) == [TEXT]
+    punctuated = "ab,cd;" * LONGEST_WORD
+    assert list(_short_words(splitter, [punctuated])) == [punctuated], "its words are short"

@@ -222,8 +222,11 @@ def test_the_choice_by_bytes():
 
 @pytest.mark.parametrize(("share", "warned"), [(0.093, True), (0.002, False)])
 def test_overlap_is_warned_of(share, warned):
-    findings = said(corpus=(made.corpus(overlap={"test": share}),))
-    assert any("9.3 % of the test lines of python-stdlib" in each.title for each in findings) == warned
+    findings = said(corpus=(made.corpus(overlap={"test": share}, overlap_unit="pieces"),))
+    title = "9.3 % of the test text of python-stdlib, in pieces of 50 characters, also stands in its training text."
+    assert any(each.title == title for each in findings) == warned
+    lines = said(corpus=(made.corpus(overlap={"test": share}),))
+    assert any("9.3 % of the test lines of python-stdlib also" in each.title for each in lines) == warned
 
 
 def line(used: float, limit: float | None = 360.0):
