@@ -88,7 +88,8 @@ def key(runtime: Runtime, precision: Precision) -> str:
     """Return what rates are kept under: processor or device, threads and precision."""
     kind = runtime.device.split(":")[0]
     name = processor() if kind == "cpu" else runtime.device
-    return f"{name}, {runtime.threads} threads, {precision}"
+    threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
+    return f"{name}, {threads}, {precision}"
 
 
 def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = ignore) -> Kept:

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 from flyweight.config import schema
 from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.budget import Meter
-from flyweight.core.files import read_json
 from flyweight.core.events import Events, ignore
+from flyweight.core.files import read_json
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context, Inputs
 from flyweight.errors import FlyweightError, RequestError
