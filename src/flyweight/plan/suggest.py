@@ -66,7 +66,8 @@ class Choice:
 def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kept_for: Callable[[Precision], Kept]) -> Choice:
     """Return the raw recipe with what its user left open: of data, model, training and report.
 
-    `kept_for` gives this machine's rates for a compute precision. The model is the largest that every limit of the budget allows and whose compute-optimal number of tokens fits the time.
+    `kept_for` gives this machine's rates for a compute precision. The model is the largest that every limit of the budget
+    allows and whose compute-optimal number of tokens fits the time.
     Raises RequestError with every fault of the recipe, or where no model fits the budget.
     """
     raw = copy.deepcopy(dict(raw))
@@ -84,6 +85,9 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
     if not isinstance(stage.model, schema.ModelConfig):
         raw["data"] = load.merge(raw.get("data"), {**held_out, "tokenizer": _plain(tokenizers[0])})
         return Choice(raw)
+    limited = stage.train.steps or stage.train.tokens or stage.train.flops or stage.train.time
+    if not (limited or checked.budget.time or checked.budget.flops):
+        raise RequestError("budget.time: no limit is left; give budget.time, budget.flops, train.steps or train.tokens")
     precision = runtime.precision(stage.train.precision)
     kept = kept_for(precision)
     setting = Setting(

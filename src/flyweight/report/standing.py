@@ -135,12 +135,8 @@ class Entry:
         for check in self.model.audit.checks if self.model.audit else ():
             if check.verdict == "fail" and check.name not in _TEXT:
                 why = f" ({check.why})" if check.why else ""
-                faults.append(
-                    Fault(
-                        nothing if check.name in _COLLAPSE else "invalid",
-                        f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}',
-                    )
-                )
+                kind = nothing if check.name in _COLLAPSE else "invalid"
+                faults.append(Fault(kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}'))
         return tuple(faults)
 
     @property
