@@ -121,8 +121,8 @@ def _held_out(data: schema.Data, text: TextSize) -> tuple[TextSize, dict[str, fl
 
 
 def _tokenizers(data: schema.Data, default: schema.Tokenizer, text: TextSize) -> Iterator[schema.Tokenizer]:
-    """Yield the tokenizers to choose from, the preferred one first."""
-    if data.tokenizer is not None or default.kind != "bpe":
+    """Yield the tokenizers to choose from, the preferred one first; a vocabulary of words would be most of a small model."""
+    if data.tokenizer is not None or default.kind not in ("bpe", "word"):
         yield data.tokenizer or default
         return
     if text.bytes["train"] >= SHORT_TEXT:
