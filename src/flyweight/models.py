@@ -69,7 +69,7 @@ def _unknown(text: str, store: Store, also: Iterable[str]) -> str:
     close = difflib.get_close_matches(text, [*also, *known], 1, 0.5)
     meant = f" (did you mean {close[0]}?)" if close else ""
     if not known:
-        return f"there is no model {text!r}, and no run under {store.root} is finished yet"
+        return f"there is no model {text!r}{meant}, and no run under {store.root} is finished yet"
     more = f" and {len(known) - MOST_NAMES} more (flyweight ls)" if len(known) > MOST_NAMES else ""
     return f"there is no model {text!r}{meant}; there are {', '.join(known[:MOST_NAMES])}{more}"
 

@@ -179,7 +179,7 @@ def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tu
     flops = StepFlops.of(model, train, data.context)
     step_tokens = train.batch * data.context
     tokens = seconds * setting.rate(model.dim) / flops.mean * step_tokens
-    limits: dict[str, Any] = {"time": seconds}
+    limits: dict[str, Any] = {} if setting.budget.time is None else {"time": seconds}
     most = MOST_PASSES * unique
     if not (train.steps or train.tokens or train.flops):
         if tokens > most / 2:

@@ -118,11 +118,11 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
 
 def _none_sound(measured: Sequence[Entry]) -> Advice:
     """Say why no model may be taken, and what to do about it."""
-    collapsed = [each for each in measured if each.standing == "collapsed"]
-    if len(collapsed) < len(measured):
+    unlearned = [each for each in measured if each.standing in ("collapsed", "too short")]
+    if len(unlearned) < len(measured):
         title = "Take none of these models: their checks fail."
         doing = "Their figures cannot be trusted; flyweight audit MODEL shows every check."
-    elif any(each.bits and not math.isfinite(each.bits.value) for each in collapsed):
+    elif any(each.bits and not math.isfinite(each.bits.value) for each in unlearned):
         title = "Take none of these models: training diverged."
         doing = "Train again with a lower train.lr."
     else:

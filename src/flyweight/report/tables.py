@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.core.metric import Metric
-from flyweight.report.entries import Entry, Group
+from flyweight.report.entries import UNRANKED, Entry, Group
 from flyweight.report.phrases import FLOOR, floor_name
 from flyweight.report.ranking import AXES, bold
 from flyweight.report.summary import Floor, Summary, Training
@@ -238,9 +238,9 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         drawn.add_column(column.title, justify="right", no_wrap=True)
     for row in made.rows:
         standing = row.entry.standing if row.entry else "floor"
-        style = {"collapsed": "red", "invalid": "red", "floor": "dim"}.get(standing, "")
+        style = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}.get(standing, "")
         name = Text(row.label, style=style)
-        if standing in ("collapsed", "invalid"):
+        if standing in UNRANKED:
             name.append(f"\n{standing}", style="red")
         drawn.add_row(
             name, *(_rich(made, row, column) for column in columns), end_section=row is made.rows[len(group.entries) - 1]
@@ -290,7 +290,7 @@ def markdown(group: Group) -> str:
         "|:---|" + "---:|" * len(made.columns),
     ]
     for row in made.rows:
-        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in ("collapsed", "invalid") else ""
+        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n"

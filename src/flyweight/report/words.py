@@ -199,13 +199,24 @@ def _broken(members: Sequence[Entry]) -> list[Finding]:
     """Name the models that may not be ranked, and why."""
     titles = {
         "collapsed": "{} collapsed and is not ranked.",
+        "too short": "{} was trained too shortly to be ranked.",
         "invalid": "The numbers of {} cannot be believed and are not ranked.",
     }
     return [
-        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {and_list([f.text for f in each.faults])}.")
+        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}.")
         for each in members
         if each.standing in titles
     ]
+
+
+def _reason(entry: Entry) -> str:
+    """Return why a model is not ranked, and for one that was trained too shortly what to do."""
+    reasons = and_list([fault.text for fault in entry.faults])
+    training = entry.training
+    if entry.standing != "too short" or training is None:
+        return reasons
+    took = f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
+    return f"{reasons}, after {took}. Give it more time or steps, or a smaller model"
 
 
 def _below_floor(group: Group) -> list[Finding]:

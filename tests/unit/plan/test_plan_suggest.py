@@ -24,8 +24,9 @@ def words(path, size):
 
 
 def chosen(path, kept=FAST, **fields):
-    raw = {"name": "x", "data": {"corpus": str(path)}, "stages": MODEL, **fields}
-    return suggest.suggest(raw, CPU, None, kept)
+    budget = {"time": "10min", **fields.pop("budget", {})}
+    raw = {"name": "x", "data": {"corpus": str(path)}, "stages": MODEL, "budget": budget, **fields}
+    return suggest.suggest(raw, CPU, None, lambda precision: kept)
 
 
 def trained(choice) -> tuple[schema.ModelConfig, schema.Train, schema.Data]:
@@ -68,6 +69,11 @@ def test_every_kind_of_budget_is_kept_by_choosing(tmp_path, budget):
 def test_a_budget_that_no_model_fits_is_refused_with_its_name(tmp_path):
     with pytest.raises(RequestError, match=r"budget\.parameters: even the smallest model .* raise the limit"):
         chosen(words(tmp_path / "a.txt", 100_000), budget={"parameters": 100})
+
+
+def test_a_training_without_any_end_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"budget\.time: no limit is left; give"):
+        chosen(words(tmp_path / "a.txt", 60_000), budget={"time": None})
 
 
 def test_a_tiny_text_gets_a_small_model_and_a_short_run(tmp_path):
