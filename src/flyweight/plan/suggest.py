@@ -213,8 +213,8 @@ def _lines(setting: Setting, best: Candidate, kept: Kept) -> Iterator[str]:
     yield f"vocabulary: {kind} (data.tokenizer.vocab=N, data.tokenizer=byte or char)"
     yield f"a step reads {best.train.batch} windows of {best.data.context} tokens (train.batch=N data.context=N)"
     yield (
-        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the text, at most"
-        f" {format_time(best.seconds)} of {format_time(setting.seconds)} (budget.time=T, train.time=T, train.tokens=N)"
+        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the text, about"
+        f" {format_time(best.expected)} of {format_time(setting.seconds)} (budget.time=T, train.time=T, train.tokens=N)"
     )
     if "bench" in setting.kinds and "bench" not in best.kinds:
         yield "speed is not measured, as time is short (report.measure=[evaluate,bench,audit])"
