@@ -13,10 +13,10 @@ import numpy as np
 from flyweight.config import schema
 from flyweight.core.files import digest, disk_errors, sha256
 from flyweight.data.corpus import Corpus, Meta, SplitMeta
-from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
+from flyweight.data.document import SPLITS, Document, Source, SplitName
 from flyweight.data.overlap import Overlap
 from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
-from flyweight.data.sources import resolve
+from flyweight.data.sources import source_of
 from flyweight.data.tokenizer import Tokenizer, train
 from flyweight.errors import FlyweightError, RequestError
 
@@ -36,11 +36,7 @@ class _Survey:
 
 def source_fingerprint(data: schema.Data, data_dir: Path | None = None) -> str:
     """Return the SHA-256 of the raw text, document names and splits of a corpus, read in pieces; no tokenizer involved."""
-    return _survey(_source(data, data_dir)).fingerprint
-
-
-def _source(data: schema.Data, data_dir: Path | None) -> Source:
-    return resolve(data.corpus, data_dir, HeldOut(data.validation, data.test))
+    return _survey(source_of(data, data_dir)).fingerprint
 
 
 def _survey(source: Source) -> _Survey:
@@ -75,7 +71,7 @@ def pack(
     short for windows of `data.context`, FlyweightError where the folder is in use or the disk refuses.
     """
     progress = progress or (lambda phase, done: None)
-    source = _source(data, data_dir)
+    source = source_of(data, data_dir)
     survey = _survey(source)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from flyweight.config import schema
 from flyweight.data.document import HeldOut, Source
 from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
+from flyweight.data.sources.separated import Separated
 from flyweight.errors import RequestError
 
 
@@ -38,6 +39,16 @@ def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None 
     near = difflib.get_close_matches(corpus, SOURCES, 1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise RequestError(f"there is no corpus {corpus!r}; {hint}{ways[0].upper()}{ways[1:]}")
+
+
+def source_of(data: schema.Data, data_dir: Path | None = None) -> Source:
+    """Return the source of a data config; raise RequestError as `resolve` does, and for a separator that has no place."""
+    source = resolve(data.corpus, data_dir, HeldOut(data.validation, data.test))
+    if data.separator is None:
+        return source
+    if data.corpus in SOURCES or data.corpus.startswith("hf:"):
+        raise RequestError(f"data.separator: {data.corpus} has documents of its own; a separator cuts text files into some")
+    return Separated(source, data.separator)
 
 
 def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Data:
