@@ -50,9 +50,11 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     else:
         configs = () if kind == "evaluate" else catalogue.names()
         artifact = models.find(model, context.store, watch=context.watch, also=configs)
-    data = fields.pop("data", None)
+    data, separator = fields.pop("data", None), fields.pop("separator", None)
     if data is not None:
-        fields["data"] = data_for(artifact, data)
+        fields["data"] = data_for(artifact, data, separator)
+    elif separator is not None:
+        raise RequestError("--separator: it cuts a text file into documents; name the file with --data")
     config = config_load.check_stage(
         {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
     )
@@ -60,7 +62,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     return Measurement(made, made.metrics())
 
 
-def data_for(artifact: Artifact, data: str) -> dict[str, Any]:
+def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dict[str, Any]:
     """Return a data config that reads `data` with the model's own tokenizer and context."""
     tokenizer = artifact.path / "model" / "tokenizer.json"
     if not tokenizer.exists():
@@ -68,7 +70,8 @@ def data_for(artifact: Artifact, data: str) -> dict[str, Any]:
     from flyweight.hub import models as hub
 
     window = hub.window(hub.config(artifact.path / "model"))
-    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window}
+    cut = {} if separator is None else {"separator": separator}
+    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window, **cut}
 
 
 @working
@@ -79,12 +82,15 @@ def evaluate(
     window: int | None = None,
     stride: int | None = None,
     session: Session = DEFAULT,
+    separator: str | None = None,
 ) -> Measurement:
     """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
 
+    `separator` is what stands between the documents of a text file.
     `notes` says where bits per byte are too good, because the tokens do not give the text back.
     """
-    return _noted(_measure("evaluate", model, session, data=data, split=split, window=window, stride=stride))
+    fields = {"data": data, "separator": separator, "split": split, "window": window, "stride": stride}
+    return _noted(_measure("evaluate", model, session, **fields))
 
 
 def _noted(measured: Measurement) -> Measurement:
@@ -122,13 +128,22 @@ def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> 
 
 
 @working
-def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
+def floors(
+    data: str,
+    split: str = "test",
+    session: Session = DEFAULT,
+    tokenizer: str | None = None,
+    separator: str | None = None,
+) -> Measurement:
     """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
 
-    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own. `notes` as in `evaluate`.
+    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own. `separator` and `notes` as in
+    `evaluate`.
     """
     context = session.context(seed=session.seed)
     given = {} if tokenizer is None else {"tokenizer": config_load.parse_yaml(tokenizer, "--tokenizer")}
+    if separator is not None:
+        given["separator"] = separator
     config = config_load.check_stage({"stage": "floors", "data": {"corpus": data, **given}, "split": split})
     made = recipes.Runner(context).make(data, config, {}).artifact
     return _noted(Measurement(made, made.metrics()))
@@ -143,6 +158,7 @@ def compare(
     against: Model | None = None,
     window: int | None = None,
     stride: int | None = None,
+    separator: str | None = None,
 ) -> Compared:
     """Return the models by bits per byte, best first, each with its paired interval against one of them.
 
@@ -154,7 +170,7 @@ def compare(
         raise RequestError("compare needs at least two different models")
     if against is not None and _name(against) not in found:
         raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
-    results = {name: evaluate(artifact, data, split, window, stride, session) for name, artifact in found.items()}
+    results = {name: evaluate(artifact, data, split, window, stride, session, separator) for name, artifact in found.items()}
     scores = {name: gather.scores(result.artifact) for name, result in results.items()}
     stood = table(scores, None if against is None else _name(against))
     sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}

@@ -138,6 +138,7 @@ def verb(
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Fields to change.")]
 Without = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Leave a stage out.")]
 Data = Annotated[str | None, typer.Option(metavar="DATA", help="A corpus: name, file, folder, glob, hf:owner/name.")]
+Separator = Annotated[str | None, typer.Option(metavar="TEXT", help="What stands between the documents of a text file.")]
 Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue.")]

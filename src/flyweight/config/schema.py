@@ -7,9 +7,16 @@ names.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from flyweight.config.architecture import (
     Bigram as Bigram,
@@ -133,14 +140,22 @@ class Data(Strict):
     `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list of files and folders.
     `column` is the column of text in files of rows (CSV, TSV, JSON lines, Parquet, the hub): `text`, or the only one of text,
     where it is left out. `validation` and `test` are the fractions held out where the corpus has no standard split.
+    `separator` is what stands between the documents of a text file, such as `<|endoftext|>`.
     """
 
     corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
     column: str | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
     tokenizer: Tokenizer | None = None
     context: PositiveInt = 256
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave a later field out where it is at its default: ids are hashes of what is written, and older ones stay."""
+        fields: dict[str, Any] = plain(self)
+        return {name: value for name, value in fields.items() if value is not None or name != "separator"}
 
 
 # --- training ---

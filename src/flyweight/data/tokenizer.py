@@ -82,6 +82,11 @@ class Tokenizer:
             write_text(path.parent / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
 
     @property
+    def text(self) -> str:
+        """The text of the `tokenizer.json`."""
+        return self._text
+
+    @property
     def _needs_more(self) -> bool:
         """Whether other files name special tokens that `tokenizer.json` alone would not tell."""
         alone = Tokenizer(self._text)
@@ -242,6 +247,15 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Return the text of ids; the separator appears as itself unless `skip_special`."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+
+def with_special(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer with special tokens added after all others."""
+    raw = json.loads(tokenizer.text)
+    fields = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    for at, word in enumerate(words, tokenizer.vocab_size):
+        raw["added_tokens"].append({"id": at, "content": word, **fields})
+    return Tokenizer(json.dumps(raw, ensure_ascii=False), tokenizer.declared)
 
 
 def named_tokens(tokens: Mapping[int, str]) -> str:
