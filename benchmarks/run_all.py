@@ -26,6 +26,7 @@ BENCHMARKS = {
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],
     "shared": ["bench_shared.py"],
+    "plan_memory": ["bench_plan_memory.py"],
     "collapse": ["bench_collapse.py"],
     "shakespeare": ["bench_shakespeare.py"],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
