@@ -26,6 +26,7 @@ BENCHMARKS = {
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],
     "shared": ["bench_shared.py"],
+    "plan_memory": ["bench_plan_memory.py"],
     "collapse": ["bench_collapse.py"],
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
