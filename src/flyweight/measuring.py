@@ -21,14 +21,22 @@ Model = str | Path | Artifact
 """What MODEL may be: see `flyweight.models`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """A measurement's artifact; its metrics are attributes: `evaluate(...).bits_per_byte.value`, `audit(...).passed`."""
 
     artifact: Artifact
     values: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Measurement {self.artifact.stage}: {', '.join(self.values)}>"
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.values]
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "values":
+            raise AttributeError(name)
         try:
             value = self.values[name]
         except KeyError:
@@ -73,7 +81,7 @@ def data_for(artifact: Artifact, data: str) -> dict[str, Any]:
 @working
 def evaluate(
     model: Model,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str = "test",
     window: int | None = None,
     stride: int | None = None,
@@ -81,9 +89,11 @@ def evaluate(
 ) -> Measurement:
     """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
 
+    `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the model was trained on.
+    `window` tokens are read at once (default: the model's context), every `stride` tokens (default: the window).
     `notes` says where bits per byte are too good, because the tokens do not give the text back.
     """
-    return _noted(_measure("evaluate", model, session, data=data, split=split, window=window, stride=stride))
+    return _noted(_measure("evaluate", model, session, data=data and str(data), split=split, window=window, stride=stride))
 
 
 def _noted(measured: Measurement) -> Measurement:
@@ -109,43 +119,68 @@ def tasks(
 
 
 @working
-def bench(model: Model, session: Session = DEFAULT, **options: int | None) -> Measurement:
-    """Return forward, prefill and decode speed, peak memory and weight bytes, measured in a fresh process."""
+def bench(
+    model: Model,
+    batch: int = 1,
+    new_tokens: int | None = None,
+    prompt: int | None = None,
+    repeats: int = 5,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
+
+    Measured in a fresh process, `repeats` times: `batch` sequences at once, `prompt` tokens read
+    and `new_tokens` generated (default 64 each, less where the context is shorter).
+    """
+    options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
     return _measure("bench", model, session, **options)
 
 
 @working
-def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> Measurement:
-    """Return the audit's checks and whether all of them passed."""
-    return _measure("audit", model, session, data=data)
+def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
+    """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
+
+    `model` may be a config as well, with random weights. `data` is the text for the checks that
+    need one; by default the corpus that the model was trained on.
+    """
+    return _measure("audit", model, session, data=data and str(data))
 
 
 @working
-def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
-    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
+def floors(
+    data: str | Path,
+    split: str = "test",
+    tokenizer: str | Mapping[str, Any] | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return what unigram, bigram and Kneser-Ney 5-gram models reach on a split, and their costs.
 
-    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own. `notes` as in `evaluate`.
+    `unigram`, `bigram` and `kn5` are perplexities per token. `tokenizer` is a kind, YAML as in a
+    recipe's `data.tokenizer`, or its fields; by default the corpus' own. `notes` as in `evaluate`.
     """
     context = session.context(seed=session.seed)
-    given = {} if tokenizer is None else {"tokenizer": config_load.parse_yaml(tokenizer, "--tokenizer")}
-    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data, **given}, "split": split})
-    made = recipes.Runner(context).make(data, config, {}).artifact
+    kind = config_load.parse_yaml(tokenizer, "--tokenizer") if isinstance(tokenizer, str) else tokenizer
+    given = {} if kind is None else {"tokenizer": kind}
+    stage = {"stage": "floors", "data": {"corpus": str(data), **given}, "split": split}
+    made = recipes.Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
     return _noted(Measurement(made, made.metrics()))
 
 
 @working
 def compare(
-    compared: Sequence[Model],
-    data: str | None = None,
+    *compared: Model,
+    data: str | Path | None = None,
     split: str = "test",
-    session: Session = DEFAULT,
     against: Model | None = None,
     window: int | None = None,
     stride: int | None = None,
+    session: Session = DEFAULT,
 ) -> Compared:
-    """Return the models by bits per byte, best first, each with its paired interval against one of them.
+    """Return models by bits per byte, best first, with their paired intervals against one of them.
 
-    `against` names that one, which is the best unless named. Raises RequestError where they were not scored on the same text.
+    `fw.compare("mine:student", "mine:alone")`. `against` names the reference, by default the best.
+    `data` is the text; by default the corpus that each was trained on. `window` and `stride` are
+    in tokens. Raises RequestError where the models were not scored on the same text.
     """
     store = session.store
     found = {_name(model): models.find(model, store, watch=session.watch) for model in compared}
@@ -162,4 +197,6 @@ def compare(
 
 
 def _name(model: Model) -> str:
+    if not isinstance(model, str | Path | Artifact):
+        raise RequestError(f"a model is a name, a folder or an artifact (run[stage]), not {model!r:.80}")
     return model.id if isinstance(model, Artifact) else str(model)

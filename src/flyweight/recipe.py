@@ -11,12 +11,15 @@ from typing import Any
 
 from flyweight.compress import stages as compress_stages
 from flyweight.config import load, schema
+from flyweight.config.units import format_time
 from flyweight.core import machine
 from flyweight.core.artifact import PARTIAL, Artifact, Draft, Identity
+from flyweight.core.budget import BudgetSpent
 from flyweight.core.files import disk_errors, sha256
 from flyweight.core.runtime import Precision
 from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
+from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
@@ -51,7 +54,7 @@ class Runner:
         packing = _packing(data)
         key = packing.model_dump_json()
         if key not in self.corpora:
-            self.context.watch("stage", {"name": data.corpus, "stage": "corpus"})
+            self.context.watch("stage", {"name": corpus_label(data.corpus), "stage": "corpus"})
             identity = Identity(
                 stage="corpus",
                 version=data_stages.STAGES["corpus"].version,
@@ -59,7 +62,7 @@ class Runner:
                 data=source_fingerprint(data, self.context.data_dir),
                 tokenizer=_tokenizer_file(data),
             )
-            self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(data.corpus), identity)[0]
+            self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(corpus_label(data.corpus)), identity)[0]
         return self.corpora[key]
 
     def know(self, data: schema.Data, packed: Artifact) -> None:
@@ -100,7 +103,10 @@ class Runner:
         context = self.context
 
         def work(draft: Draft) -> dict[str, Any]:
-            context.meter.observe(inputs.name)
+            if stage.trains:
+                context.meter.observe(inputs.name, ends_itself=config.train.time is not None)
+            else:
+                context.meter.note()
             began = time.monotonic()
             facts = stage.run(config, inputs, context, draft)
             took = facts["seconds"] if stage.trains else time.monotonic() - began  # a resumed training knows its earlier parts
@@ -115,6 +121,8 @@ class Runner:
         artifact, reused = context.store.obtain(identity, work, context.command, context.watch)
         if reused:
             context.meter.seconds_before += artifact.facts["took"]
+        elif context.meter.late_now():
+            context.watch("late", {"name": inputs.name, "limit": format_time(context.meter.limits.time or 0.0)})
         if stage.trains:
             context.meter.flops += artifact.facts["flops"]
         return artifact, reused
@@ -142,7 +150,7 @@ class Runner:
         model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
         if model.vocab_size != corpus.facts["vocab_size"]:
             raise RequestError(
-                f"model.vocab_size: {model.vocab_size}, but the tokenizer of {config.data.corpus} has"
+                f"model.vocab_size: {model.vocab_size}, but the tokenizer of {corpus_label(config.data.corpus)} has"
                 f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
@@ -169,13 +177,14 @@ def _packing(data: schema.Data) -> schema.Data:
 
 @dataclass
 class Finished:
-    """A finished recipe: its stages and their measurements."""
+    """A finished recipe: its stages and their measurements; `stopped` says why the stages that are missing were not made."""
 
     recipe: schema.Recipe
     stages: dict[str, Made]
     measured: dict[str, dict[str, Made]]
     floors: dict[str, Made]
     seconds: float
+    stopped: BudgetSpent | None = None
 
     def __getitem__(self, name: str) -> Artifact:
         """Return the artifact of a stage."""
@@ -185,23 +194,46 @@ class Finished:
 
 
 def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
-    """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe."""
+    """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe.
+
+    Where a limit of the budget ends a training, what is finished by then is measured. Raises BudgetSpent where that is no
+    compared model at all.
+    """
     context = runner.context
     asked, recipe = recipe, shared_time(recipe)
-    context.meter.shared = recipe is not asked
+    context.meter.shared = context.meter.shared or recipe is not asked
     stages: dict[str, Made] = {}
+    stopped = None
     for name in load.order(recipe):
-        config = _limited(recipe.stages[name], stages)
-        references = {role: ref for role, ref in load.dependencies(config).items() if role != "train.same_as.stage"}
-        artifacts = {
-            role: stages[ref].artifact if ref in stages else resolve(ref, f"stages.{name}.{role}")
-            for role, ref in references.items()
-        }
-        stages[name] = runner.make(name, config, artifacts)
+        try:
+            _stage(recipe, name, runner, stages, resolve)
+        except BudgetSpent as spent:
+            stopped = spent
+            break
     compared = recipe.report.compare or tuple(name for name, made in stages.items() if (made.artifact.path / "model").is_dir())
-    measured = {name: _measure(runner, recipe, stages[name]) for name in compared}
+    finished = [name for name in compared if name in stages]
+    if stopped is not None and not finished:
+        raise stopped
+    measured = {name: _measure(runner, recipe, stages[name]) for name in finished}
     floors = _floors(runner, measured)
-    return Finished(recipe, stages, measured, floors, context.meter.seconds())
+    return Finished(recipe, stages, measured, floors, context.meter.seconds(), stopped)
+
+
+def _stage(recipe: schema.Recipe, name: str, runner: Runner, stages: dict[str, Made], resolve: Any) -> None:
+    """Make one stage of a recipe and put it among `stages`, where those that it refers to are already."""
+    meter = runner.context.meter
+    config = _limited(recipe.stages[name], stages)
+    references = {role: ref for role, ref in load.dependencies(config).items() if role != "train.same_as.stage"}
+    artifacts = {
+        role: stages[ref].artifact if ref in stages else resolve(ref, f"stages.{name}.{role}")
+        for role, ref in references.items()
+    }
+    if meter.limits.time is not None and meter.limits.over == "stop":
+        order = load.order(recipe)
+        later = [recipe.stages[other] for other in order[order.index(name) + 1 :]]
+        planned = sum(stage.train.time or 0.0 for stage in later if isinstance(stage, schema.Pretrain | schema.Distill))
+        meter.training_ends = meter.limits.time - meter.after - planned
+    stages[name] = runner.make(name, config, artifacts)
 
 
 def _limited(config: Any, stages: Mapping[str, Made]) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -14,64 +14,21 @@ from flyweight import models, recipe as recipes
 from flyweight.config import load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Store
+from flyweight.core.budget import BudgetSpent
 from flyweight.core.files import digest
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
 from flyweight.measuring import Model
-from flyweight.plan import plan as plans
+from flyweight.plan import plan as plans, rate
+from flyweight.plan.budget import limitless, shared_time
 from flyweight.plan.grid import GridPlan
-from flyweight.report import card, gather, page, study_page, study_summary, summary
+from flyweight.plan.surroundings import recipe_seconds
+from flyweight.report import card, gather, page, study_page, summary
+from flyweight.results import Run as Run, StudyRun as StudyRun
 from flyweight.session import DEFAULT, Session, working
 from flyweight.study import cells as studies, run as study_run
 from flyweight.unfinished import Unfinished
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page.
-
-    `run.summary` has all its numbers, and `list(run)` the names of its stages.
-    """
-
-    finished: recipes.Finished
-    summary: summary.Summary
-    report: Path
-    folder: Path
-
-    def __getitem__(self, stage: str) -> Artifact:
-        """Return the artifact of a stage; raise RequestError, which names them, for another name."""
-        return self.finished[stage]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.finished.stages)
-
-    def __len__(self) -> int:
-        return len(self.finished.stages)
-
-    def __contains__(self, stage: object) -> bool:
-        return stage in self.finished.stages
-
-    def keys(self) -> list[str]:
-        """Return the names of the stages, in the order in which they were made."""
-        return list(self.finished.stages)
-
-    def values(self) -> list[Artifact]:
-        """Return the artifacts of the stages."""
-        return [self[stage] for stage in self]
-
-    def items(self) -> list[tuple[str, Artifact]]:
-        """Return the stages' names with their artifacts: `dict(run)` works as well."""
-        return [(stage, self[stage]) for stage in self]
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """A finished study: `study.summary` has its cells and findings, `study.report` is the page."""
-
-    summary: study_summary.StudySummary
-    report: Path
-    folder: Path
 
 
 def shipped() -> list[str]:
@@ -120,7 +77,9 @@ def plan(
     if isinstance(target, study_config.Study):
         return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.Recipe):
-        return plans.plan(target, session.runtime(target.seed), _vocabularies(session.store), session.data_folder)
+        runtime = session.runtime(target.seed)
+        timed, _ = _timed(target, runtime, session)
+        return plans.plan(timed, runtime, _vocabularies(session.store), session.data_folder)
     if isinstance(target, schema.ARCHITECTURES):
         return plans.ModelPlan.of(target)
     if not isinstance(target, Artifact) and models.is_config(target):
@@ -183,16 +142,29 @@ def run(
 
     `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
     Raises RequestError before any work for a request that is wrong or cannot fit its budget,
-    FlyweightError where the work fails: what was finished is kept.
+    BudgetSpent where a limit ended a training, after the finished stages have been measured, named
+    and reported, and FlyweightError where the work fails: what was finished is kept.
     """
-    checked = _recipe(recipe, overrides, without, session)
-    context = session.context(checked.budget, checked.seed)
+    return run_checked(_recipe(recipe, overrides, without, session), session)
+
+
+@working
+def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
+    """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
+
+    Raises as `run` does.
+    """
+    context = session.context(asked.budget, asked.seed)
+    meter = context.meter
+    meter.started = meter.started if began is None else began
+    checked, meter.after = _timed(asked, context.runtime, session)
+    meter.shared = checked is not asked
     planned = plans.plan(checked, context.runtime, {}, context.data_dir)
 
     def resolve(reference: str, where: str) -> Artifact:
         return models.find(reference, context.store, where, context.watch)
 
-    with _unfinished(checked, context) as unfinished:
+    with _unfinished(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained
             real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
@@ -208,7 +180,11 @@ def run(
             result.write(folder)
             card.write_beside(folder, context.store)
             report = page.write(folder)
-            unfinished.done(folder)
+            if finished.stopped is None:
+                unfinished.done(folder)
+    if finished.stopped is not None:
+        names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
+        raise BudgetSpent(f"{finished.stopped}. Finished and measured: {names}; report: {report}") from finished.stopped
     return Run(finished, result, report, folder)
 
 
@@ -228,6 +204,19 @@ def _recipe(
     if said is not None:
         raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
     return load(recipe, *overrides, without=without)
+
+
+def _timed(recipe: schema.Recipe, runtime: Runtime, session: Session) -> tuple[schema.Recipe, float]:
+    """Return the recipe with its time shared out, and the seconds that measuring will take after training.
+
+    Only a recipe that trains by the clock needs to know this machine's rates.
+    """
+    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)]
+    if recipe.budget.time is None or not any(stage.train.time or limitless(stage) for stage in trained):
+        return recipe, 0.0
+    rates = rate.kept(session.store, runtime, runtime.precision(trained[0].train.precision), session.watch).rates
+    before, after = recipe_seconds(recipe, rates, session.data_folder)
+    return shared_time(recipe, before + after), after
 
 
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
@@ -331,23 +320,7 @@ def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, dat
         return studies.plan(checked, runtime, {}, data_dir)
 
 
-def train(data: str, *overrides: str, session: Session = DEFAULT) -> Run:
-    """Train a good small model of one text with the defaults for this machine: the shipped recipe `train` on `data`."""
-    raw = config_load.parse_yaml((resources.files("flyweight") / "recipes" / "train.yaml").read_text(encoding="utf-8"), "train")
-    raw = config_load.override(
-        {**raw, "name": f"train-{plain_name(Path(data).stem)}", "data": {**raw["data"], "corpus": data}}, overrides
-    )
-    return run(plans_for(raw, session), session=session)
-
-
-def plans_for(raw: Mapping[str, Any], session: Session) -> schema.Recipe:
-    """Return the `train` recipe with a model, tokenizer and dropout that fit the text, the budget and this machine."""
-    from flyweight.plan.suggest import suggest
-
-    return config_load.recipe(suggest(raw, session.runtime(), session.data_folder), "train")
-
-
 def plain_name(name: str) -> str:
-    """Return a name that can be a run's folder."""
+    """Return a name that can be the folder of a run."""
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return kept.strip("-.")[:40] or "text"

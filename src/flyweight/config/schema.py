@@ -6,10 +6,9 @@ names.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, model_validator
+from pydantic import Discriminator, Field, model_validator
 
 from flyweight.config.architecture import (
     Bigram as Bigram,
@@ -60,9 +59,11 @@ from flyweight.config.layers import (
 from flyweight.config.strict import (
     Fraction as Fraction,
     LearningRate,
+    Name as Name,
     PositiveInt as PositiveInt,
     Probability as Probability,
     Rate as Rate,
+    StageName as StageName,
     Strict as Strict,
     choice,
 )
@@ -129,11 +130,11 @@ Tokenizer = Annotated[
 class Data(Strict):
     """Text and how it becomes windows of tokens.
 
-    `corpus` is a registered name, a text file, folder or glob, or `hf:owner/name[:config]`. `validation` and `test` are the
-    fractions held out where the corpus has no standard split.
+    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list of files and folders.
+    `validation` and `test` are the fractions held out where the corpus has no standard split.
     """
 
-    corpus: str
+    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
     tokenizer: Tokenizer | None = None
     context: PositiveInt = 256
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -353,7 +354,8 @@ class Budget(Strict):
     """Limits: planned before a run, enforced during it, reported after it.
 
     `parameters`, `bytes` (of the smallest model that the recipe compares), `memory` (peak, over the interpreter's own) and
-    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so.
+    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so. `rate`
+    is the training FLOPs per second to plan with, by default this machine's measured ones.
     """
 
     parameters: Annotated[Count, Field(gt=0)] | None = None
@@ -362,6 +364,7 @@ class Budget(Strict):
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
     over: Literal["stop", "warn"] = "stop"
+    rate: Annotated[Count, Field(gt=0)] | None = None
 
 
 class Report(Strict):
@@ -377,18 +380,6 @@ class Report(Strict):
     sample_tokens: PositiveInt = 64
 
 
-def _no_artifact(name: str) -> str:
-    """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
-    if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
-        raise ValueError(f"{name!r} is what the folder of an artifact is called; choose another name for the run")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)]
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""Both become folders under the runs root; a dot in a stage's name would end it in `stages.<name>.train.steps=400`."""
-
-
 class Recipe(Strict):
     """A DAG of stages under one budget. Top-level `data`, `train` and `model` are defaults of every stage that has them."""
 
@@ -397,3 +388,8 @@ class Recipe(Strict):
     budget: Budget = Budget()
     stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
     report: Report = Report()
+
+    def __repr__(self) -> str:
+        return f"<Recipe {self.name}: {', '.join(self.stages)}>"
+
+    __str__ = __repr__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -65,3 +65,11 @@ class Source(Protocol):
     def documents(self, split: SplitName) -> Iterator[Document | Skipped]:
         """Yield a split's documents in a fixed order."""
         ...
+
+
+def corpus_label(corpus: str | Sequence[str]) -> str:
+    """Return what `data.corpus` is called: itself, or for a list its first file and how many more there are."""
+    if isinstance(corpus, str):
+        return corpus
+    more = len(corpus) - 1
+    return f"{corpus[0]} and {more} more" if more else corpus[0]

@@ -7,6 +7,7 @@ from typing import Any
 from flyweight.config import schema
 from flyweight.core.artifact import Draft
 from flyweight.core.stage import Context, Inputs, Stage
+from flyweight.data.document import corpus_label
 from flyweight.data.pack import pack
 
 
@@ -23,7 +24,7 @@ class Pack:
 
         corpus = pack(config, context.data_dir, draft.path / "corpus", progress)
         return {
-            "name": config.corpus,
+            "name": corpus_label(config.corpus),
             "vocab_size": corpus.meta.vocab_size,
             "fingerprint": corpus.meta.fingerprint,
         }

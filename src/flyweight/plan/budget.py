@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 from flyweight.config import schema
 
 RESERVE = 0.15
-"""Share of a time budget that is kept for reading the corpus, measuring and reporting."""
+"""Share of a time budget that is kept for packing, measuring and reporting where nothing is known of the text."""
 
 LEAST_RESERVE = 20.0
 
 
-def shared_time(recipe: schema.Recipe) -> schema.Recipe:
+LEAST_TRAINING = 0.25
+"""Share of a time budget that training has at least, however long packing and measuring take."""
+
+
+def shared_time(recipe: schema.Recipe, reserve: float | None = None) -> schema.Recipe:
     """Return the recipe in which training stages without any limit share what `budget.time` leaves for training.
 
-    The shares follow from the recipe alone, never from a clock, so that running it again finds the same stages. They are part
-    of what these stages are: with another `budget.time` they are trained anew.
+    `reserve` are the seconds of packing and measuring, by default a fixed share. The time shares never follow from a clock,
+    so that running the recipe again finds the same stages. With another `budget.time` they are trained anew.
     """
     budget = recipe.budget.time
-    open_ended = [name for name, stage in recipe.stages.items() if _limitless(stage)]
+    open_ended = [name for name, stage in recipe.stages.items() if limitless(stage)]
     if budget is None or not open_ended:
         return recipe
     fixed = sum(
         stage.train.time or 0.0 for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)
     )
-    left = budget - max(LEAST_RESERVE, RESERVE * budget) - fixed
-    share = max(1.0, left / len(open_ended))
+    if reserve is None:
+        share = max(1.0, (budget - max(LEAST_RESERVE, RESERVE * budget) - fixed) / len(open_ended))
+    else:
+        share = rounded_down(max(budget - reserve - fixed, LEAST_TRAINING * budget) / len(open_ended))
     stages = dict(recipe.stages)
     for name in open_ended:
         stage = stages[name]
@@ -33,7 +41,16 @@ def shared_time(recipe: schema.Recipe) -> schema.Recipe:
     return recipe.model_copy(update={"stages": stages})
 
 
-def _limitless(stage: schema.Strict) -> bool:
+def rounded_down(seconds: float) -> float:
+    """Return seconds with two significant digits, so that small changes of an estimate leave a share as it is."""
+    if seconds <= 0:
+        return 1.0
+    unit = 10.0 ** (math.floor(math.log10(seconds)) - 1)
+    return max(1.0, round(math.floor(seconds / unit + 1e-9) * unit, 6))
+
+
+def limitless(stage: schema.Strict) -> bool:
+    """Return whether a stage trains and names no limit of its own."""
     if not isinstance(stage, schema.Pretrain | schema.Distill):
         return False
     train = stage.train

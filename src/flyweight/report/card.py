@@ -17,6 +17,7 @@ from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core import machine
 from flyweight.core.artifact import Artifact, Damaged, Draft, Store
 from flyweight.core.files import read_json, write_text
+from flyweight.data.document import corpus_label
 from flyweight.errors import FlyweightError
 from flyweight.hub.checkpoint import is_checkpoint
 from flyweight.hub.own import OWN
@@ -163,7 +164,7 @@ def exported(artifact: Artifact, store: Store, title: str, library: str, written
     if bases := [source.removeprefix("hf:").partition("@")[0] for source in sources if source.startswith("hf:")]:
         matter["base_model"] = bases
     if corpus := subject.corpus:
-        name = corpus.identity["config"]["corpus"]
+        name = corpus_label(corpus.identity["config"]["corpus"])
         matter |= {"datasets": [name.removeprefix("hf:").partition(":")[0]]} if name.startswith("hf:") else {}
     remark = "license: yours to choose; that of the texts and models it was made from matters"
     return "\n".join(front_matter(matter, remark)) + "\n" + full(artifact, store, title, written_as, notes)
@@ -323,4 +324,4 @@ def _known(store: Store, evaluation: Artifact) -> str:
         corpus = Artifact.glance(store.root / evaluation.identity["parents"]["corpus"])
     except FlyweightError:
         return str(evaluation.identity["parents"]["corpus"])
-    return corpus.identity["config"]["corpus"]
+    return corpus_label(corpus.identity["config"]["corpus"])

@@ -15,6 +15,7 @@ from flyweight.core.budget import Meter
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
+from flyweight.data.document import corpus_label
 from flyweight.errors import FlyweightError
 from flyweight.evaluate.compare import families, table
 from flyweight.evaluate.intervals import UNITS, UnitScores
@@ -176,7 +177,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary
     found = {} if floors is None else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
     keys = summary.Floor.model_fields
     return summary.CorpusSummary(
-        name=config["corpus"],
+        name=corpus_label(config["corpus"]),
         fingerprint=meta.fingerprint,
         tokenizer=f"{config['tokenizer']['kind']} ({meta.vocab_size:,})",
         vocab_size=meta.vocab_size,

@@ -41,13 +41,13 @@ def _run(
     told = 0 if teacher is None else models.forward_flops(teacher, config.data.context)
     flops = StepFlops.of(model.config, train, config.data.context, told, fresh=config.model is not None)
 
-    def validate() -> float:
+    def validate(tokens: int) -> float:
         split = corpus.split("validation")
         return likelihood.quick(
             model,
             split,
             window=config.data.context,
-            tokens=train.validation_tokens,
+            tokens=tokens,
             batch=train.batch,
             device=runtime.device,
             precision=precision,

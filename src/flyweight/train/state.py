@@ -29,7 +29,8 @@ from flyweight.errors import FlyweightError
 class Progress:
     """The counters of a training run: everything that is not a tensor.
 
-    `validated` is the last step that was validated as the model that is kept, with its loop on.
+    `validated` is the last step that was validated as the model that is kept, with its loop on. `validation_tokens` and
+    `validations_planned` are those of a training by the clock, which plans them when it begins.
     """
 
     step: NonNegativeInt = 0
@@ -40,6 +41,8 @@ class Progress:
     validated: NonNegativeInt | None = None
     best_step: NonNegativeInt | None = None
     best_nll: float | None = None
+    validation_tokens: NonNegativeInt | None = None
+    validations_planned: NonNegativeInt | None = None
     events: NonNegativeInt = 0
     events_sha256: str = ""
     scaler: dict[str, int | float] = field(default_factory=dict)

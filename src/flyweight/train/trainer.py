@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,12 @@ from flyweight.train.spent import StepFlops
 
 LOGGED_STEPS = 400
 SHOWN_EVERY = 0.2
+
+VALIDATING = 0.08
+"""Share of a limit of time that validations may take."""
+
+TRIED_TOKENS = 2048
+"""Tokens of the validation that is timed to plan the others, and the fewest that a validation reads."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +72,15 @@ class Limits:
 class Trainer:
     """Everything one run of the loop needs; `train` runs it to its limit, from wherever the draft's checkpoint stands.
 
-    `validate` returns the mean NLL in nats per token on the validation text. `flops` of a step count model, teacher and
-    optimizer, and say when a loop over a span of layers is switched on; a validation before that chooses no weights, because
-    the model that is kept has its loop on.
+    `validate` returns the mean NLL in nats per token on so many tokens of the validation text. `flops` of a step count
+    model, teacher and optimizer, and say when a loop over a span of layers is switched on; a validation before that chooses
+    no weights, because the model that is kept has its loop on.
     """
 
     model: Model
     objective: Objective
     windows: Windows
-    validate: Callable[[], float]
+    validate: Callable[[int], float]
     config: schema.Train
     limits: Limits
     flops: StepFlops
@@ -103,6 +109,7 @@ class Trainer:
         self.saved = self.shown = self.began
         self.steps_at_start = self.progress.step
         self.meter.seconds_before += self.before
+        self._plan_time()
         while (done := self.limits.done(self.progress.step, self._seconds())) < 1:
             self.model.train()
             self._loop(self.flops.looped(done))
@@ -113,10 +120,35 @@ class Trainer:
             self.progress.flops += self.flops.at(done)
             self._after(done, nll, norm)
         self._loop(True)
-        if self.progress.validations < config.validations and self.progress.validated != self.progress.step:
+        if self.progress.validations < self.validations and self.progress.validated != self.progress.step:
             self._validate()
             self._save()
         return self._finish()
+
+    def _plan_time(self) -> None:
+        """Shorten a limit of time to what the run's budget leaves, and plan as many validations as that has room for."""
+        self.validations, self.validated_tokens = self.config.validations, self.config.validation_tokens
+        share = self.limits.seconds
+        if share is None:
+            return
+        if share > self.before:
+            left = self.meter.training_left(share - self.before)
+            self.limits = replace(self.limits, seconds=self.before + left)
+        if self.validations and self.progress.validation_tokens is None:
+            self._plan_validations(self.limits.seconds or share)
+        self.validations = min(self.validations, self.progress.validations_planned or self.validations)
+        self.validated_tokens = self.progress.validation_tokens or self.validated_tokens
+
+    def _plan_validations(self, seconds: float) -> None:
+        """Time one short validation, and make validations shorter, then fewer, until they take at most their share."""
+        tried = min(TRIED_TOKENS, self.validated_tokens)
+        began = time.monotonic()
+        self.validate(tried)
+        a_token = (time.monotonic() - began) / tried
+        affordable = VALIDATING * seconds / max(a_token, 1e-9)
+        tokens = min(self.validated_tokens, max(tried, int(affordable / self.validations)))
+        self.progress.validation_tokens = tokens
+        self.progress.validations_planned = max(1, min(self.validations, int(affordable / tokens)))
 
     @property
     def _tokens_per_step(self) -> int:
@@ -173,8 +205,9 @@ class Trainer:
         if now - self.shown > SHOWN_EVERY:
             self.shown = now
             self._show(done, nll)
-            self.meter.observe(self.name, self.progress.flops, accelerator_bytes(self.runtime.device))
-        due = config.validations and int(done * config.validations + 1e-9) > progress.validations
+            memory, timed = accelerator_bytes(self.runtime.device), self.limits.seconds is not None
+            self.meter.observe(self.name, self.progress.flops, memory, ends_itself=timed)
+        due = self.validations and int(done * self.validations + 1e-9) > progress.validations
         if due:
             self._validate()
         if due or now - self.saved > config.checkpoint:
@@ -201,8 +234,8 @@ class Trainer:
         done = self.limits.done(progress.step, self._seconds())
         looped = self.flops.looped(done)
         self._loop(looped)
-        nll = self.validate()
-        progress.validations = max(progress.validations + 1, int(done * self.config.validations + 1e-9))
+        nll = self.validate(self.validated_tokens)
+        progress.validations = max(progress.validations + 1, int(done * self.validations + 1e-9))
         progress.validated = progress.step if looped else None
         if looped and math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
             progress.best_nll, progress.best_step = nll, progress.step

@@ -1,6 +1,5 @@
 """What is told where a budget is spent, and what is left of it."""
 
-import math
 import time
 
 import pytest
@@ -22,7 +21,23 @@ def test_a_larger_limit_is_advised_only_where_it_goes_on():
         meter(True, flops=10).observe("x", flops=11)
 
 
-def test_what_is_left_is_that_of_a_limit_that_stops():
-    assert meter().left() == meter(time="9s", over="warn").left() == math.inf
-    assert 3 < meter(time="9s").left() <= 4
-    assert meter(time="2s").left() == 0
+def test_what_ends_itself_is_not_stopped_by_the_clock_but_by_other_limits():
+    meter(time="2s").observe("x", ends_itself=True)
+    with pytest.raises(BudgetSpent, match=r"budget\.flops"):
+        meter(time="2s", flops=10).observe("x", flops=11, ends_itself=True)
+
+
+def test_a_training_has_what_is_left_but_never_under_half_of_its_share():
+    found = meter(time="60s")
+    assert found.training_left(20) == 20
+    found.training_ends = 20.0
+    assert 14 < found.training_left(20) <= 15
+    found.training_ends = 1.0
+    assert found.training_left(20) == 10
+
+
+def test_being_late_is_seen_once():
+    found = meter(time="2s", over="stop")
+    assert found.late_now() and not found.late_now()
+    assert not meter(time="9s").late_now()
+    assert not meter().late_now()

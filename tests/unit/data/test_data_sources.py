@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flyweight.data.document import SPLITS, Document, HeldOut, Source
+from flyweight.data.document import SPLITS, Document, HeldOut, Source, corpus_label
 from flyweight.data.reading import read_pieces
 from flyweight.data.sources import SOURCES, resolve
 from flyweight.data.sources.local import data_folder
@@ -272,3 +272,20 @@ def test_text_files_of_one_name_in_two_folders_stay_apart(tmp_path: Path, prose:
     source = resolve(f"{tmp_path}/*/x.txt")
     assert isinstance(source, TextFiles)
     assert [name for name, _ in source.files] == ["a/x.txt", "b/x.txt"]
+
+
+def test_a_list_of_files_and_folders_is_one_corpus(tmp_path: Path, prose: Prose):
+    for name in ("a/x.md", "a/y.txt", "b.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(prose(400))
+    source = resolve([str(tmp_path / "a"), str(tmp_path / "b.txt"), str(tmp_path / "b.txt")])
+    assert isinstance(source, TextFiles)
+    assert [name for name, _ in source.files] == ["a/x.md", "a/y.txt", "b.txt"]
+    assert texts(resolve([str(tmp_path / "c.txt")])) == texts(resolve(str(tmp_path / "c.txt")))
+    with pytest.raises(RequestError, match=r"gone\.txt does not exist"):
+        resolve([str(tmp_path / "b.txt"), str(tmp_path / "gone.txt")])
+
+
+def test_a_list_is_called_after_its_first_file():
+    assert corpus_label(["a.md", "b.md", "c.md"]) == "a.md and 2 more"
+    assert corpus_label(["a.md"]) == corpus_label("a.md") == "a.md"

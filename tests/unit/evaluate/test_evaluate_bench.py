@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from flyweight.config import schema
 from flyweight.core.artifact import Artifact, Draft, Identity, Store
-from flyweight.core.budget import BudgetSpent, Meter
+from flyweight.core.budget import Meter
 from flyweight.core.events import Events, ignore
+from flyweight.core.files import read_json
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context, Inputs
 from flyweight.errors import FlyweightError, RequestError
@@ -97,14 +98,14 @@ def test_quantized_layers_are_counted_with_their_kernels(tmp_path):
     assert all(name == "dense" or name.startswith("int8 ") for name in found)
 
 
-def test_a_bench_ends_with_the_budgets_time(tmp_path):
+def test_a_bench_is_measured_after_the_budgets_time(tmp_path):
     (tmp_path / "a").mkdir()
     saved(tmp_path / "a" / "model")
     limits = schema.Budget.model_validate({"time": "100ms", "over": "stop"})
     context = Context(Store(tmp_path), Runtime("cpu", 1), Meter(limits), ignore)
     draft = Draft(tmp_path, Identity("bench", 1, {}), Events(tmp_path / "events.jsonl"))
-    with pytest.raises(BudgetSpent, match=r"budget\.time: 0\.1 s is spent .* in toy"):
-        Bench().run(ASKED, Inputs("toy", {"input": Artifact(tmp_path / "a", {"id": "a"})}), context, draft)
+    Bench().run(ASKED, Inputs("toy", {"input": Artifact(tmp_path / "a", {"id": "a"})}), context, draft)
+    assert read_json(tmp_path / "metrics.json")["decode_tokens_per_s"] > 0
 
 
 def test_a_folder_without_a_model_is_the_users_error(tmp_path):

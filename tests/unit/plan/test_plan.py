@@ -4,10 +4,9 @@ from flyweight.config import load
 from flyweight.config.schema import ModelConfig, Train
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.plan import budget, memory, plan, show, suggest
+from flyweight.plan import budget, memory, plan, show
 
 CPU = Runtime("cpu", 1)
-MODEL = {"model": {"stage": "pretrain"}}
 
 
 def recipe(**fields):
@@ -121,53 +120,6 @@ def test_accumulation_needs_less_memory_and_muon_less_than_adamw():
     assert parts.activations * 4 == whole.activations
     assert muon.optimizer < whole.optimizer
     assert whole.weights == whole.gradients
-
-
-def test_the_suggestion_grows_with_time_and_text(tmp_path):
-    small, large = tmp_path / "small.txt", tmp_path / "large.txt"
-    small.write_text("some words to learn\n" * 5_000)
-    large.write_text("some words to learn\n" * 200_000)
-
-    def suggested(path, time):
-        raw = {"name": "x", "budget": {"time": time}, "data": {"corpus": str(path), "context": 64}, "stages": MODEL}
-        return suggest.suggest(raw, CPU, None)
-
-    short, long = suggested(large, "1min"), suggested(large, "10h")
-    assert short["model"]["dim"] < long["model"]["dim"]
-    assert suggested(small, "10min")["data"]["tokenizer"]["vocab"] < suggested(large, "10min")["data"]["tokenizer"]["vocab"]
-    assert suggested(small, "2h")["model"]["dropout"] > suggested(large, "1min")["model"]["dropout"]
-    assert suggested(large, "1min") == short
-
-
-def test_the_users_own_choice_is_kept(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("words " * 10_000)
-    own = {"dim": 48, "layers": 3, "dropout": 0.3}
-    raw = {"name": "x", "data": {"corpus": str(path), "tokenizer": "char"}, "model": own, "stages": MODEL}
-    made = suggest.suggest(raw, CPU, None)
-    assert made["model"] == {"dim": 48, "layers": 3, "dropout": 0.3}
-    assert made["data"]["tokenizer"] == "char"
-
-
-def test_the_suggestion_reads_counts_and_kinds_as_recipes_have_them(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("words " * 200_000)
-
-    def suggested(tokenizer):
-        data = {"corpus": str(path), "tokenizer": tokenizer}
-        return suggest.suggest({"name": "x", "data": data, "stages": MODEL}, CPU, None)["model"]
-
-    assert suggested({"kind": "bpe", "vocab": "2k"}) == suggested({"kind": "bpe", "vocab": 2000})
-    assert suggested("bpe") == suggested({"kind": "bpe", "vocab": 4096})
-
-
-def test_no_shape_is_suggested_for_another_kind_of_model(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("words " * 10_000)
-    raw = {"name": "x", "data": {"corpus": str(path)}, "model": {"kind": "linear", "dim": 8}, "stages": MODEL}
-    made = suggest.suggest(raw, CPU, None)
-    assert made["model"] == {"kind": "linear", "dim": 8}
-    assert made["data"]["tokenizer"]["kind"] == "bpe"
 
 
 def test_a_guess_about_time_is_no_failure(flyweight, toy_recipe):

@@ -3,11 +3,11 @@
 import pytest
 from toy_study import toy_study
 
-from flyweight.cli.show import plans as show
 from flyweight.config import study as config
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
 from flyweight.model import catalogue
+from flyweight.plan import show
 from flyweight.plan.plan import vocabulary_key
 from flyweight.study import cells as studies
 

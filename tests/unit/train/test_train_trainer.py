@@ -47,7 +47,10 @@ def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, 
         model=model,
         objective=NextToken(schema.NextToken()),
         windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
-        validate=validate or (lambda: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=200, batch=4)),
+        validate=validate
+        or (
+            lambda tokens: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=min(tokens, 200), batch=4)
+        ),
         config=train,
         limits=limits or Limits.of(train, train.batch * CONTEXT, step_flops, "x"),
         flops=step_flops,
@@ -119,9 +122,9 @@ def test_accumulation_is_the_same_update_as_one_big_batch(corpus, tmp_path, accu
 
 def test_the_best_weights_are_kept_and_the_last_on_request(corpus, tmp_path):
     nlls = iter([3.0, 1.0, 2.0] * 2)
-    best = trainer(corpus, tmp_path / "a", validate=lambda: next(nlls))
+    best = trainer(corpus, tmp_path / "a", validate=lambda _: next(nlls))
     best_facts = best.train()
-    last = trainer(corpus, tmp_path / "b", validate=lambda: next(nlls), keep="last")
+    last = trainer(corpus, tmp_path / "b", validate=lambda _: next(nlls), keep="last")
     last.train()
     assert (best_facts["best_step"], best_facts["best_nll"]) == (8, 1.0)
     assert not same(weights(best), weights(last))
@@ -236,7 +239,7 @@ def test_a_sealed_checkpoint_that_says_nonsense_is_named(corpus, tmp_path, chang
 
 def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
     nlls = iter([1.0, 2.0, 3.0])
-    trainer(corpus, tmp_path, validate=lambda: next(nlls), checkpoint="1ms").train()
+    trainer(corpus, tmp_path, validate=lambda _: next(nlls), checkpoint="1ms").train()
     assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == ["step-00000004", "step-00000012"]
 
 
@@ -265,7 +268,9 @@ def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(corpus
 def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus, tmp_path):
     calls = []
 
-    def slow():
+    def slow(_):
+        if made.progress.step == 0:
+            return 9.0  # the one that is timed beforehand
         calls.append(made.progress.step)
         time.sleep(0.5)
         return 3.0 - len(calls) / 10
@@ -276,6 +281,31 @@ def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus
     resumed = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
     resumed.train()
     assert len(calls) == len(set(calls))
+
+
+def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpus, tmp_path):
+    asked, began = [], time.monotonic()
+
+    def slow(tokens):
+        asked.append(tokens)
+        time.sleep(tokens * 1e-5)  # 20 ms for the one that is timed, 0.66 s for one of the size that was asked for
+        return 3.0
+
+    made = trainer(corpus, tmp_path, validate=slow, steps=None, time="2s", validations=10)
+    made.train()
+    assert time.monotonic() - began < 2.6
+    assert asked[0] == 2048 and len(set(asked[1:])) == 1
+    assert sum(asked[1:]) * 1e-5 <= 0.1 * 2
+    assert made.progress.best_step == made.progress.step or made.progress.validated == made.progress.step
+
+
+def test_a_training_by_the_clock_ends_early_where_the_budget_leaves_less(corpus, tmp_path):
+    meter = Meter(schema.Budget.model_validate({"time": "10s"}))
+    meter.training_ends = meter.seconds() + 0.6
+    facts = trainer(corpus, tmp_path / "a", meter=meter, steps=None, time="1s").train()
+    assert 0.5 < facts["seconds"] < 0.95 and facts["stopped_by"] == "time"
+    meter.training_ends = 0.0
+    assert 0.45 < trainer(corpus, tmp_path / "b", meter=meter, steps=None, time="1s").train()["seconds"] < 0.95
 
 
 def late_loop(corpus):

@@ -34,9 +34,9 @@ def evaluate(
     with shared.session() as session:
         if tasks is not None:
             names = [name.strip() for name in tasks.split(",") if name.strip()]
-            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session)}
+            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session=session)}
         else:
-            found = api.evaluate(model, data, split, window, stride, session).json()
+            found = api.evaluate(model, data=data, split=split, window=window, stride=stride, session=session).json()
     shared.answer(found, results.metrics if tasks is None else results.tasks)
 
 
@@ -51,7 +51,7 @@ def floors(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.floors(data, split, session, tokenizer)
+        result = api.floors(data, split=split, tokenizer=tokenizer, session=session)
     shared.answer(result.json(), results.floors)
 
 
@@ -68,7 +68,7 @@ def bench(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.bench(model, session, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats)
+        result = api.bench(model, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats, session=session)
     shared.answer(result.json(), results.metrics)
 
 
@@ -82,7 +82,7 @@ def audit(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.audit(model, data, session)
+        result = api.audit(model, data=data, session=session)
     shared.answer(result.json(), results.checks)
     if not result.passed:
         raise typer.Exit(1)
@@ -102,7 +102,7 @@ def compare(
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.compare(models, data, split, session, against, window, stride)
+        found = api.compare(*models, data=data, split=split, against=against, window=window, stride=stride, session=session)
     shared.answer(found.json(), lambda _: verdicts.comparison(found))
 
 
@@ -115,7 +115,7 @@ def doctor(
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.doctor(session, quick)
+        found = api.doctor(quick=quick, session=session)
     shared.answer(found.json(), lambda _: verdicts.doctor(found))
     if not found.ok:
         raise typer.Exit(1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from flyweight.cli.options import WORK, Overrides, Shared, Without, verb
+from flyweight.errors import RequestError
 
 
 def quickstart(
@@ -57,20 +59,39 @@ def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list
 
 def train(
     shared: Shared,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A text file, folder, glob or corpus name.")],
-    overrides: Overrides = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA ... [path=value ...]", help="Text files, folders, globs or a corpus name; then fields."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the run [train-<file>].")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make a finished run anew.")] = False,
 ) -> None:
-    """Train a good small model of one's own text within budget.time (10min unless given)."""
+    """Train a good small model of one's own text within the budget (budget.time=10min unless given)."""
     from flyweight import api
 
+    data, overrides = _apart(words)
     with shared.session() as session:
-        result = api.train(data, *(overrides or ()), session=session)
-    shared.answer_run(result)
+        result = api.train(data, *overrides, name=name, fresh=fresh, session=session)
+    if shared.as_json:
+        print(result.summary.model_dump_json())
+    else:
+        from flyweight.cli.show import trained
+
+        trained.trained(result, words)
+
+
+def _apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the texts and the path=value words of a command; raise RequestError where no text is named."""
+    texts = [word for word in words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in words if word not in texts]
+    if not texts:
+        raise RequestError(f"{' '.join(words)}: no text is named; for example flyweight train notes.txt {overrides[0]}")
+    return texts, overrides
 
 
 def plan(
     shared: Shared,
-    target: Annotated[str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL", help="What to plan.")],
+    target: Annotated[str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL|TEXT", help="What to plan.")],
     overrides: Overrides = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit, for example 6GB.")] = None,
     time: Annotated[str | None, typer.Option(help="Time limit, for example 10min.")] = None,
@@ -78,17 +99,27 @@ def plan(
     parameters: Annotated[str | None, typer.Option(help="Limit of the smallest model's parameters, for example 5M.")] = None,
     size: Annotated[str | None, typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB.")] = None,
 ) -> None:
-    """Say what a recipe, study, config or model needs, before anything runs. Exit status 1: it does not fit."""
+    """Say what a recipe, study, config or model needs, or what `train` would choose for a text, before anything runs.
+
+    Exit status 1: it does not fit.
+    """
     from flyweight import api
-    from flyweight.cli.show import plans, results
+    from flyweight.cli.show import results
+    from flyweight.plan import show
     from flyweight.plan.grid import GridPlan
 
-    given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
-    limits = {name: value for name, value in given.items() if value is not None}
+    limits = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
+    chosen: tuple[str, ...] = ()
     with shared.session(quiet=True) as session:
-        subject: Any = api.planned(target, overrides or (), limits)
-        result = api.plan(subject, session)
-    shared.answer(result.json(), lambda _: results.say(*plans.lines(result)))
+        if api.is_text(target, session):
+            texts, fields = _apart([target, *(overrides or ())])
+            given = {name: value for name, value in limits.items() if value is not None}
+            choice = api.choose(texts, *fields, limits=given, session=session)
+            chosen, result = choice.lines, api.plan(choice.recipe, session=session)
+        else:
+            result = api.plan(target, *(overrides or ()), **limits, session=session)
+    answer = {**result.json(), "chosen": chosen} if chosen else result.json()
+    shared.answer(answer, lambda _: results.say(*chosen, *([""] if chosen else []), *show.lines(result)))
     # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyweight.config import schema
@@ -12,12 +12,17 @@ from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text,
 from flyweight.errors import RequestError
 
 
-def resolve(corpus: str, data_dir: Path | None = None, held_out: HeldOut | None = None) -> Source:
+def resolve(corpus: str | Sequence[str], data_dir: Path | None = None, held_out: HeldOut | None = None) -> Source:
     """Return the source that `corpus` names: a registered name, `hf:owner/name[:config]`, a file, a folder or a glob.
 
-    A registered name wins over a file of that name (write `./ptb` for the file). Raises RequestError with the nearest name.
+    A list names files and folders that are one corpus together. A registered name wins over a file of that name (write
+    `./ptb` for the file). Raises RequestError with the nearest name.
     """
     held_out = held_out or HeldOut()
+    if not isinstance(corpus, str):
+        if len(corpus) > 1:
+            return text.open_several([Path(name).expanduser() for name in corpus], held_out)
+        corpus = corpus[0]
     if corpus in SOURCES:
         return SOURCES[corpus](data_dir, held_out)
     if corpus.startswith("hf:"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob as globbing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,18 @@ def open_glob(pattern: str, held_out: HeldOut) -> TextFile | TextFiles:
     if not paths:
         raise RequestError(f"no file matches {pattern!r} (looked from {Path.cwd()}); quote a glob, so that the shell leaves it")
     return _many(pattern, Path(os.path.commonpath([path.parent for path in paths])), paths, held_out)
+
+
+def open_several(paths: Sequence[Path], held_out: HeldOut) -> TextFile | TextFiles:
+    """Return files and folders that are one corpus together; raise RequestError naming the first that is missing."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise RequestError(f"{path} does not exist (looked from {Path.cwd()}); a list names files and folders")
+        files += _folder(path) if path.is_dir() else [path]
+    files = sorted({file.resolve() for file in files})
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    return _many(root.name or str(root), root, files, held_out)
 
 
 def _folder(path: Path) -> list[Path]:

@@ -61,6 +61,9 @@ class Display:
             self._say(f"  {self.stage.get('name', '')}: step {fields['step']}, validation {fields['nll']:.4f} nats/token")
         elif kind in NOTES:
             self._say(NOTES[kind].format(**fields))
+        elif kind == "chosen":
+            for line in fields["lines"]:
+                self._say(escape(line))
         elif kind == "planned":
             for warning in fields["plan"].warnings:
                 self._say(f"[yellow]probably over[/] {escape(warning)}")
@@ -107,6 +110,8 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 
 NOTES = {
+    "measuring": "measuring this machine, once ({what})",
+    "late": "[yellow]over[/] budget.time: {limit} had passed when {name} was measured; what is left of the report follows",
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "replacing": (
         "[yellow]note[/] the results of another run called {name} will be replaced ({command});"
