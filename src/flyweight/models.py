@@ -40,6 +40,8 @@ def find(
     """
     if isinstance(reference, Artifact):
         return reference
+    if not isinstance(reference, str | Path):
+        raise RequestError(f"{where}: a model is a name, a folder or an artifact (run[stage]), not {reference!r:.80}")
     text, path = str(reference), Path(reference)
     for folder in (path, store.root / text):
         if _is_file(folder / "manifest.json"):

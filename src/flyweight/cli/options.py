@@ -41,7 +41,7 @@ class Shared:
         from rich.console import Console
 
         from flyweight.api import Session
-        from flyweight.cli.progress import Display
+        from flyweight.progress import Display
 
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
         with Display(Console(stderr=True), quiet) as display:

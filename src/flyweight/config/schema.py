@@ -6,11 +6,9 @@ names.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
     SerializerFunctionWrapHandler,
@@ -68,9 +66,11 @@ from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Point
 from flyweight.config.strict import (
     Fraction as Fraction,
     LearningRate,
+    Name as Name,
     PositiveInt as PositiveInt,
     Probability as Probability,
     Rate as Rate,
+    StageName as StageName,
     Strict as Strict,
     choice,
 )
@@ -421,18 +421,6 @@ class Report(Strict):
     sample_tokens: PositiveInt = 64
 
 
-def _no_artifact(name: str) -> str:
-    """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
-    if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
-        raise ValueError(f"{name!r} is what the folder of an artifact is called; choose another name for the run")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)]
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""Both become folders under the runs root; a dot in a stage's name would end it in `stages.<name>.train.steps=400`."""
-
-
 class Recipe(Strict):
     """A DAG of stages under one budget. Top-level `data`, `train` and `model` are defaults of every stage that has them."""
 
@@ -441,3 +429,8 @@ class Recipe(Strict):
     budget: Budget = Budget()
     stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
     report: Report = Report()
+
+    def __repr__(self) -> str:
+        return f"<Recipe {self.name}: {', '.join(self.stages)}>"
+
+    __str__ = __repr__

@@ -19,6 +19,7 @@ from flyweight.model.names import pattern_faults
 from flyweight.plan import memory, rows, time
 from flyweight.plan.budget import shared_time
 from flyweight.plan.rows import Row
+from flyweight.plan.shown import Shown
 from flyweight.plan.time import Speed, TextSize
 from flyweight.train import mix
 from flyweight.train.spent import StepFlops
@@ -27,8 +28,8 @@ from flyweight.train.trainer import Limits
 ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000, "file": 32_000}
 
 
-@dataclass(frozen=True)
-class ModelPlan:
+@dataclass(frozen=True, repr=False)
+class ModelPlan(Shown):
     """What one model is and costs; `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized.
 
     `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not quantized yet, as `quantize`
@@ -101,8 +102,8 @@ class StagePlan:
     validating: float = 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """A recipe's plan.
 
     `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time

@@ -1,11 +1,10 @@
 import pytest
 
-from flyweight.cli.show import plans as show
 from flyweight.config import load
 from flyweight.config.schema import ModelConfig, Train
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.plan import budget, memory, plan
+from flyweight.plan import budget, memory, plan, show
 
 CPU = Runtime("cpu", 1)
 

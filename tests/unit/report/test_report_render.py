@@ -145,24 +145,24 @@ def test_requests_that_cannot_be_done(tmp_path):
 
 def test_a_single_run_is_reported_where_one_wants(tmp_path):
     run, session = made.write(tmp_path / "runs"), Session(runs=tmp_path / "runs")
-    assert api.report([run], tmp_path / "page.html", session) == tmp_path / "page.html"
+    assert api.report(run, out=tmp_path / "page.html", session=session) == tmp_path / "page.html"
     assert "<html" in (tmp_path / "page.html").read_text()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["page.html", "runs"]
-    assert api.report([run], tmp_path / "folder", session) == tmp_path / "folder" / "report.html"
+    assert api.report(run, out=tmp_path / "folder", session=session) == tmp_path / "folder" / "report.html"
     (tmp_path / "old.html").mkdir()
     with pytest.raises(RequestError, match="is a folder"):
-        api.report([run], tmp_path / "old.html", session)
+        api.report(run, out=tmp_path / "old.html", session=session)
 
 
 def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [made.write(tmp_path / "runs"), made.write(tmp_path / "runs", name="other")]
     session = Session(runs=tmp_path / "runs")
-    assert api.report(["quickstart", "other"], session=session).resolve() == tmp_path / "report" / "report.html"
+    assert api.report("quickstart", "other", session=session).resolve() == tmp_path / "report" / "report.html"
     (tmp_path / "runs" / "grid").mkdir()
     (tmp_path / "runs" / "grid" / "study.json").write_text("{}")
     with pytest.raises(RequestError, match=r"grid: a study has a page of its own"):
-        api.report([runs[0], "grid"], session=session)
+        api.report(runs[0], "grid", session=session)
 
 
 def test_importing_the_report_is_quick():

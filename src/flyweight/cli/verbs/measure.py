@@ -36,11 +36,11 @@ def evaluate(
     if tasks is not None:
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         with shared.session() as session:
-            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session)}
+            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session=session)}
         shared.answer(found, results.tasks)
         return
     with shared.session() as session:
-        result = api.evaluate(model, data, split, window, stride, session, separator)
+        result = api.evaluate(model, data=data, split=split, window=window, stride=stride, separator=separator, session=session)
         text = gather.corpus_name(result.artifact) or data or "its own text"
     shared.answer(result.json(), lambda values: measurements.evaluation(values, model, text))
 
@@ -57,7 +57,7 @@ def floors(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.floors(data, split, session, tokenizer, separator)
+        result = api.floors(data, split=split, tokenizer=tokenizer, separator=separator, session=session)
     shared.answer(result.json(), results.floors)
 
 
@@ -74,7 +74,7 @@ def bench(
     from flyweight.cli.show import measurements
 
     with shared.session() as session:
-        result = api.bench(model, session, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats)
+        result = api.bench(model, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats, session=session)
     shared.answer(result.json(), lambda values: measurements.bench(values, model))
 
 
@@ -88,7 +88,7 @@ def audit(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.audit(model, data, session)
+        result = api.audit(model, data=data, session=session)
     shared.answer(result.json(), results.checks)
     if not result.passed:
         raise typer.Exit(1)
@@ -109,7 +109,8 @@ def compare(
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.compare(models, data, split, session, against, window, stride, separator)
+        options = {"data": data, "split": split, "against": against, "separator": separator}
+        found = api.compare(*models, **options, window=window, stride=stride, session=session)
     shared.answer(found.json(), lambda _: verdicts.comparison(found))
 
 
@@ -122,7 +123,7 @@ def doctor(
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.doctor(session, quick)
+        found = api.doctor(quick=quick, session=session)
     shared.answer(found.json(), lambda _: verdicts.doctor(found))
     if not found.ok:
         raise typer.Exit(1)
