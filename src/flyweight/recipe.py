@@ -13,7 +13,7 @@ from flyweight.compress import stages as compress_stages
 from flyweight.config import load, schema
 from flyweight.core import machine
 from flyweight.core.artifact import PARTIAL, Artifact, Draft, Identity
-from flyweight.core.files import disk_errors, sha256
+from flyweight.core.files import disk_errors, reason, sha256
 from flyweight.core.runtime import Precision
 from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
@@ -159,7 +159,7 @@ def _tokenizer_file(data: schema.Data) -> str | None:
             raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
         return sha256(file)
     except (OSError, ValueError) as error:
-        raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error
+        raise RequestError(f"data.tokenizer.path: {file} cannot be read ({reason(error)})") from error
 
 
 def _packing(data: schema.Data) -> schema.Data:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyweight.config import schema
-from flyweight.core.files import digest, write_text
+from flyweight.core.files import digest, reason, write_text
 from flyweight.errors import FlyweightError, RequestError
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class Tokenizer:
         try:
             return cls(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RequestError(f"{file} is not a readable tokenizer.json of the tokenizers library ({error})") from error
+            raise RequestError(
+                f"{file} is not a readable tokenizer.json of the tokenizers library ({reason(error)})"
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write the `tokenizer.json`."""
