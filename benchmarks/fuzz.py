@@ -32,7 +32,7 @@ from typing import Any
 import typer
 from corrupt import TEACHER, interrupted
 from corrupt_hub import OPTIONAL, write_models
-from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, twisted, yaml_text
+from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, rows, twisted, yaml_text
 from rows import Rows
 from sandbox import Answer, alone, call, recipe, write_recipe, writing
 
@@ -222,6 +222,11 @@ class Fuzzer:
         )
         return "floors", path
 
+    def files(self) -> tuple[Any, ...]:
+        """Give a file of rows, a page or a packed text that is damaged or has no text."""
+        name, raw = rows(self.text.read_text()[:3000], self.draw)
+        return "floors", self._file(name, raw)
+
     def tokenizers(self) -> tuple[Any, ...]:
         """Break a tokenizer.json that a recipe names."""
         raw = (self.base / "kept" / self.model.name / "model" / "tokenizer.json").read_bytes()
@@ -305,6 +310,7 @@ class Fuzzer:
             "command_lines",
             "references",
             "texts",
+            "files",
             "tokenizers",
             "artifacts",
         ),

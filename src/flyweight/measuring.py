@@ -136,8 +136,9 @@ def bench(
 ) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
 
-    Measured in a fresh process, `repeats` times (by default five to fifteen, as fits two seconds): `batch` sequences at once, `prompt` tokens read
-    and `new_tokens` generated (default 64 each, less where the context is shorter).
+    Measured in a fresh process, `repeats` times (five to fifteen, as fits two seconds): `batch`
+    sequences at once, `prompt` tokens read and `new_tokens` generated (default 64 each, less where
+    the context is shorter).
     """
     options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
     return _measure("bench", model, session, **options)

@@ -11,6 +11,7 @@ import typer
 
 from flyweight import __version__
 from flyweight.cli.verbs import exchange, measure, recipes, stages, store, text
+from flyweight.core.files import reason
 from flyweight.errors import FlyweightError
 
 app = typer.Typer(
@@ -59,7 +60,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"the system refused: {error}", 1)
+        where = f" {error.filename}" if error.filename else ""
+        _fail(f"the system refused{where}: {reason(error)}", 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
             raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
-from flyweight.core.files import digest, write_text
+from flyweight.core.files import digest, reason, write_text
 from flyweight.data import special
 from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
@@ -70,7 +70,9 @@ class Tokenizer:
         try:
             tokenizer = cls(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RequestError(f"{file} is not a readable tokenizer.json of the tokenizers library ({error})") from error
+            raise RequestError(
+                f"{file} is not a readable tokenizer.json of the tokenizers library ({reason(error)})"
+            ) from error
         tokenizer.declared = special.read(file.parent, tokenizer.vocab)
         return tokenizer
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyweight.config.schema import SameAs
-from flyweight.core.files import read_sealed, write_sealed
+from flyweight.core.files import read_sealed, reason, write_sealed
 from flyweight.core.metric import Metric
 from flyweight.errors import FlyweightError, RequestError
 
@@ -357,4 +357,4 @@ class Summary(Record):
             faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:
-            raise FlyweightError(f"{path} cannot be read ({error}); {again}") from error
+            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

@@ -247,3 +247,8 @@ def test_only_what_is_learned_from_is_cut():
     assert list(_short_words(splitter, [TEXT])) == [TEXT]
     punctuated = "ab,cd;" * LONGEST_WORD
     assert list(_short_words(splitter, [punctuated])) == [punctuated], "its words are short"
+
+
+def test_a_missing_file_is_told_in_words(tmp_path: Path):
+    with pytest.raises(RequestError, match=r"gone\.json is not a readable tokenizer\.json .*\(No such file or directory\)"):
+        Tokenizer.load(tmp_path / "gone.json")

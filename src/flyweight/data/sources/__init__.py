@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyweight.config import schema
+from flyweight.core.files import reason
 from flyweight.data.document import HeldOut, Source
-from flyweight.data.reading import reason
 from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
 from flyweight.data.sources.separated import Separated
 from flyweight.errors import RequestError
