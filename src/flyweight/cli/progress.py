@@ -44,7 +44,7 @@ class Display:
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Take one event."""
-        if self.quiet:
+        if self.quiet and kind not in ALWAYS:
             return
         fields = {name: escape(value) if isinstance(value, str) else value for name, value in fields.items()}
         if kind == "stage":
@@ -106,7 +106,11 @@ def _training_line(fields: dict[str, Any]) -> str:
     )
 
 
+ALWAYS = ("unknown",)
+"""Events that are told where progress is not."""
+
 NOTES = {
+    "unknown": "[yellow]note[/] {note}",
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "waiting": "[yellow]waiting[/] for {id}: {why}",
     "resumed": "[cyan]going on[/] from step {step}",

@@ -38,7 +38,7 @@ def test_a_file_becomes_tokens_and_counts(text_file: Path, tmp_path: Path):
         assert split.documents.dtype == np.int64
         assert split.tokens.dtype == np.uint16
     assert text == whole
-    assert corpus.meta.vocab_size == 256
+    assert corpus.meta.vocab_size == 258  # bytes, an end and a padding token
     assert corpus.meta.lossless
     assert corpus.meta.splits["test"].overlap is not None
     assert corpus.meta.splits["train"].overlap is None
@@ -286,7 +286,7 @@ def test_unreadable_python_files_are_counted(tmp_path: Path, monkeypatch: pytest
     for number in range(200):
         (tmp_path / f"m{number}.py").write_text(f"value = {number}\n" * 10)
     (tmp_path / "bad.py").write_bytes(b"\xff\n")
-    monkeypatch.setattr(packing, "resolve", lambda *arguments: PythonStdlib(HeldOut(), tmp_path))
+    monkeypatch.setattr(packing, "source_of", lambda *arguments: PythonStdlib(HeldOut(), tmp_path))
     corpus = pack(data("python-stdlib"), None, tmp_path / "out")
     assert corpus.meta.skipped == 1
     assert sum(split.documents for split in corpus.meta.splits.values()) == 200
@@ -321,7 +321,7 @@ DAMAGES = [
     Damage("tokenizer.json", Path.unlink, r"is not a readable tokenizer\.json"),
     Damage("tokenizer.json", lambda path: path.write_text(path.read_text().replace('"!":33', '"!":34')), "fingerprint"),
     Damage(
-        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 256', '"vocab_size": 255')), "digest"
+        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 258', '"vocab_size": 255')), "digest"
     ),
     Damage("meta.json", lambda path: path.write_text(path.read_text()[:100]), "damaged"),
     Damage("meta.json", Path.unlink, "missing"),
