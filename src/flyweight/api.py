@@ -70,6 +70,9 @@ def generate(
     artifact = models.find(model, session.store, watch=session.watch)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     device = session.runtime().device
+    tokenizer = continuation.tokenizer_of(artifact.path / "model")
+    if note := continuation.unknown_note(tokenizer.unknown_words(continuation.text_of(prompt))):
+        session.watch("unknown", {"note": note})
     return continuation.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
 
 

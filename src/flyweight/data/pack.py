@@ -138,7 +138,8 @@ def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progre
 
     if survey.bytes["train"] == 0:
         raise RequestError(f"{source.about.name}: the train split is empty; use more text")
-    return train(config, texts, others, survey.bytes["train"], source.about.separated)
+    about = source.about
+    return train(config, texts, others, survey.bytes["train"], about.separated, about.published)
 
 
 def _texts(source: Source, split: SplitName) -> Iterator[str]:

@@ -80,8 +80,18 @@ class Tokenizer:
         """Write the `tokenizer.json`, and beside it what it does not say of its special tokens by itself."""
         write_text(path, self._text)
         if self._needs_more:
-            fields = special.config(self.words, self.adds)
+            end = next((text for text, at in self.vocab.items() if at == self.separator), None)
+            fields = special.config({**self.words, "eos": end}, self.adds)
             write_text(path.parent / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the parts of a text that the vocabulary lacks and that become `<unk>`, each once."""
+        if self.unknown is None:
+            return ()
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        words = dict.fromkeys(text[start:end].strip() for at, (start, end) in places if at == self.unknown)
+        return tuple(word for word in words if word not in ("", self._raw["model"].get("unk_token")))
 
     @property
     def text(self) -> str:
@@ -272,32 +282,46 @@ def train(
     others: Callable[[], Iterator[str]],
     size: int,
     separated: bool,
+    published: bool = True,
 ) -> Tokenizer:
     """Return the tokenizer of a config.
 
     `texts` yields the training split in pieces (`size` characters or a little less), `others` the held-out splits, from which
-    nothing is learned but whether a character vocabulary needs `<unk>`. `separated` adds the separator.
+    nothing is learned but whether a character vocabulary needs `<unk>`. `separated` adds the separator; unless `published`, an
+    end and a padding token are added in any case. Raises RequestError for a vocabulary without room for them.
     """
+    special_words = (SEPARATOR,) if separated else ()
+    if not published:
+        special_words = (SEPARATOR, PAD)
     if isinstance(config, schema.ByteTokenizer):
-        return _byte(separated)
+        return _byte(special_words)
     if isinstance(config, schema.CharTokenizer):
-        return _char(_characters(texts()), _characters(others()), separated)
+        return _char(_characters(texts()), _characters(others()), special_words)
     if isinstance(config, schema.WordTokenizer):
-        return _word(config, texts())
+        return _word(config, texts(), () if published else special_words)
     if isinstance(config, schema.BpeTokenizer):
-        return _bpe(config, _sampled(texts(), config.sample, size), separated)
+        return _bpe(config, _sampled(texts(), config.sample, size), special_words)
     return Tokenizer.load(Path(config.path).expanduser())
 
 
-def _finished(backend: tokenizers.Tokenizer, separated: bool) -> Tokenizer:
+def _finished(backend: tokenizers.Tokenizer, special_words: Sequence[str]) -> Tokenizer:
     from tokenizers import AddedToken
 
-    if separated:
-        backend.add_special_tokens([AddedToken(SEPARATOR, special=True, normalized=False)])
+    backend.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special_words])
     return Tokenizer(backend.to_str(pretty=False))
 
 
-def _byte(separated: bool) -> Tokenizer:
+def _room(vocab: int, special_words: Sequence[str], least: int) -> int:
+    """Return the entries that are left for text; raise RequestError where that is fewer than `least`."""
+    if vocab - len(special_words) < least:
+        raise RequestError(
+            f"data.tokenizer.vocab: {vocab} leaves no room for {' and '.join(special_words)}; give at least"
+            f" {least + len(special_words)}"
+        )
+    return vocab - len(special_words)
+
+
+def _byte(special_words: Sequence[str]) -> Tokenizer:
     """Ids are byte values; the letters that stand for bytes in the file are GPT-2's."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
@@ -308,7 +332,7 @@ def _byte(separated: bool) -> Tokenizer:
     backend = tokenizers.Tokenizer(models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    return _finished(backend, separated)
+    return _finished(backend, special_words)
 
 
 def _characters(texts: Iterable[str]) -> set[str]:
@@ -318,7 +342,7 @@ def _characters(texts: Iterable[str]) -> set[str]:
     return found
 
 
-def _char(known: set[str], others: set[str], separated: bool) -> Tokenizer:
+def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> Tokenizer:
     """Ids in the order of code points; `<unk>` after them, and only where a held-out split has a character that train lacks."""
     import tokenizers
     from tokenizers import Regex, decoders, models, pre_tokenizers
@@ -329,10 +353,10 @@ def _char(known: set[str], others: set[str], separated: bool) -> Tokenizer:
     backend = tokenizers.Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
     backend.decoder = decoders.Fuse()
-    return _finished(backend, separated)
+    return _finished(backend, special_words)
 
 
-def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
+def _word(config: schema.WordTokenizer, texts: Iterable[str], special_words: Sequence[str]) -> Tokenizer:
     """`<unk>`, `<eos>`, then the words of the training text, most frequent first (ties in the order of code points)."""
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
@@ -343,7 +367,8 @@ def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
     for reserved in (UNKNOWN, LINE_END):
         counts.pop(reserved, None)
     ranked = sorted((word for word, n in counts.items() if n >= config.min_count), key=lambda word: (-counts[word], word))
-    words = [UNKNOWN, LINE_END, *ranked][: config.vocab]
+    most = None if config.vocab is None else _room(config.vocab, special_words, 3)
+    words = [UNKNOWN, LINE_END, *ranked][:most]
     backend = tokenizers.Tokenizer(models.WordLevel(vocab={word: at for at, word in enumerate(words)}, unk_token=UNKNOWN))
     # The separators U+001C to U+001F are white space to Python, which counts the words, but not to the library.
     backend.normalizer = normalizers.Sequence(
@@ -359,10 +384,10 @@ def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    return _finished(backend, separated=False)
+    return _finished(backend, special_words)
 
 
-def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], separated: bool) -> Tokenizer:
+def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], special_words: Sequence[str]) -> Tokenizer:
     """GPT-2's pre-tokenizer and byte alphabet; merges from the training text."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -372,12 +397,12 @@ def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], separated: bool) -> 
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab - int(separated),
+        vocab_size=_room(config.vocab, special_words, 256),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend.train_from_iterator(_short_words(splitter, texts), trainer)
-    return _finished(backend, separated)
+    return _finished(backend, special_words)
 
 
 def _short_words(splitter: pre_tokenizers.ByteLevel, texts: Iterable[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from flyweight.train import mix
 from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits
 
-ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000, "file": 32_000}
+ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000}
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,7 +38,7 @@ def test_a_file_becomes_tokens_and_counts(text_file: Path, tmp_path: Path):
         assert split.documents.dtype == np.int64
         assert split.tokens.dtype == np.uint16
     assert text == whole
-    assert corpus.meta.vocab_size == 256
+    assert corpus.meta.vocab_size == 258  # bytes, an end and a padding token
     assert corpus.meta.lossless
     assert corpus.meta.splits["test"].overlap is not None
     assert corpus.meta.splits["train"].overlap is None
@@ -334,7 +334,7 @@ DAMAGES = [
     Damage("tokenizer.json", Path.unlink, r"is not a readable tokenizer\.json"),
     Damage("tokenizer.json", lambda path: path.write_text(path.read_text().replace('"!":33', '"!":34')), "fingerprint"),
     Damage(
-        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 256', '"vocab_size": 255')), "digest"
+        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 258', '"vocab_size": 255')), "digest"
     ),
     Damage("meta.json", lambda path: path.write_text(path.read_text()[:100]), "damaged"),
     Damage("meta.json", Path.unlink, "missing"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from hypothesis import given, settings, strategies as st
+from special_fixture import spm_like
 
 from flyweight.config import schema
 from flyweight.data.tokenizer import LONGEST_WORD, SEPARATOR, Tokenizer, _sampled, _short_words, train
@@ -252,3 +253,54 @@ def test_only_what_is_learned_from_is_cut():
 def test_a_missing_file_is_told_in_words(tmp_path: Path):
     with pytest.raises(RequestError, match=r"gone\.json is not a readable tokenizer\.json .*\(No such file or directory\)"):
         Tokenizer.load(tmp_path / "gone.json")
+
+
+# --- special tokens ---
+
+
+def test_a_text_starts_after_the_begin_token_where_the_tokenizer_adds_one(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = spm_like(tmp_path)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("a bad cab") == theirs("a bad cab").input_ids
+    assert tokenizer.encode("a", start=False) == tokenizer.encode("a")[1:]
+    assert tokenizer.begin == (1,) and tokenizer.special.bos == 1
+    assert tokenizer.ends == {1, 2}  # what would begin another text ends this one
+
+
+@pytest.mark.parametrize(
+    ("files", "begin", "separator", "ends"),
+    [
+        ({"tokenizer_config": {"add_bos_token": False, "bos_token": "<s>"}}, (), 2, {2}),
+        ({"tokenizer_config": {"eos_token": "<|stop|>"}}, (1,), 268, {1, 2, 268}),
+        ({"tokenizer_config": {"eos_token": {"content": "<|stop|>"}, "add_bos_token": True}}, (), 268, {2, 268}),
+        ({"config": {"eos_token_id": 268, "bos_token_id": 1}}, (1,), 268, {1, 2, 268}),
+        ({"generation_config": {"eos_token_id": [268, 2], "pad_token_id": -1}}, (1,), 2, {1, 2, 268}),
+        ({"config": {"eos_token_id": 9999}}, (1,), 2, {1, 2}),
+    ],
+)
+def test_begin_and_end_are_those_that_the_models_files_name(tmp_path: Path, files, begin, separator, ends):
+    tokenizer = spm_like(tmp_path, **files)
+    assert (tokenizer.begin, tokenizer.separator, tokenizer.ends) == (begin, separator, ends)
+    (tmp_path / "again").mkdir()
+    tokenizer.save(tmp_path / "again" / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "again")
+    assert (again.begin, again.separator) == (begin, separator)
+
+
+def test_a_users_text_gets_an_end_and_a_padding_token_and_a_published_vocabulary_does_not():
+    for config in (schema.ByteTokenizer(), schema.CharTokenizer(), schema.WordTokenizer(), schema.BpeTokenizer(vocab=300)):
+        own = train(config, lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False)
+        assert own.separator == own.vocab_size - 2 and own.pad == own.vocab_size - 1 and own.ends == {own.separator}
+        published = build(config)
+        assert published.separator is None and published.pad is None
+        if not isinstance(config, schema.BpeTokenizer):
+            assert own.vocab_size == published.vocab_size + 2
+    with pytest.raises(RequestError, match="give at least 258"):
+        train(schema.BpeTokenizer(vocab=257), lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False)
+
+
+def test_words_that_training_never_saw_are_named():
+    tokenizer = build(schema.WordTokenizer(), "the cat sat\n")
+    assert tokenizer.unknown_words("the dog sat\nbut the dog <unk>") == ("dog", "but")
+    assert BYTE.unknown_words("dög") == ()
