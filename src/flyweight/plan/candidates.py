@@ -260,7 +260,7 @@ def _in_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train,
         return train
     for pieces in (count for count in range(1, train.batch + 1) if train.batch % count == 0):
         train = train.model_copy(update={"accumulate": pieces})
-        if memory.training(model, train, context, setting.itemsize).total <= limit:
+        if _planned_memory(setting, model, train, context) <= limit:
             break
     return train
 
@@ -271,11 +271,17 @@ def _memory(setting: Setting) -> float | None:
     return None if limit is None else MEMORY_MARGIN * max(limit - PACKING_BYTES, limit / 2)
 
 
+def _planned_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> int:
+    """Return the bytes of a training beside the process's libraries, which packing has loaded by then."""
+    needed = memory.training(model, train, context, setting.itemsize)
+    return needed.total - needed.libraries
+
+
 def _faults(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> list[str]:
     """Return the names of the limits that this model breaks."""
     budget = setting.budget
     share = mixing.NETWORK_SHARE
-    needed = memory.training(model, train, context, setting.itemsize).total
+    needed = _planned_memory(setting, model, train, context)
     step = StepFlops.of(model, train, context).after
     used = {
         "parameters": (cost.parameters(model).unique, budget.parameters and share * budget.parameters),

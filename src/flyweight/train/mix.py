@@ -222,7 +222,7 @@ class Mix:
         window = models.window(model.config)
         tokens = validation[: max(config.validation_tokens, window) + 1]
         window = min(window, len(tokens) - 1)
-        if window < LEAST_TARGETS:
+        if len(tokens) - 1 < LEAST_TARGETS:
             raise RequestError(
                 f"stages.{inputs.name}: the validation split has {len(validation)} tokens; the gates need"
                 f" {LEAST_TARGETS + 1} of them: use more text or a larger data.validation"
