@@ -66,8 +66,7 @@ PACKING_BYTES = 120_000_000
 class Setting:
     """Everything that a choice depends on; `stage` holds what its user has set.
 
-    `kinds` are the report's measurements, `kinds_given` says that its user asked for them. `itemsize` is the bytes of a
-    number in the compute precision.
+    `kinds` are the report's measurements, `kinds_given` says that its user asked for them.
     """
 
     text: TextSize
@@ -76,7 +75,6 @@ class Setting:
     kinds: tuple[str, ...]
     kinds_given: bool
     rates: Rates
-    itemsize: int
 
     @property
     def seconds(self) -> float:
@@ -273,7 +271,7 @@ def _memory(setting: Setting) -> float | None:
 
 def _planned_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> int:
     """Return the bytes of a training beside the process's libraries, which packing has loaded by then."""
-    needed = memory.training(model, train, context, setting.itemsize)
+    needed = memory.training(model, train, context)  # float32 takes the most
     return needed.total - needed.libraries
 
 

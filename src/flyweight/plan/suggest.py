@@ -98,7 +98,6 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
         kinds=checked.report.measure,
         kinds_given="measure" in checked.report.model_fields_set,
         rates=kept.rates,
-        itemsize=4 if precision == "fp32" else 2,
     )
     shapes = SHAPES if unshaped else ((stage.model.layers, stage.model.dim),)
     best = _best(setting, tokenizers, shapes)
