@@ -36,7 +36,7 @@ from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, refe
 from rows import Rows
 from sandbox import Answer, alone, call, recipe, write_recipe, writing
 
-from flyweight import cli
+from flyweight.cli.app import app
 from flyweight.core.files import write_sealed
 
 SECONDS = 30
@@ -51,7 +51,7 @@ FITS = "budget.flops: 1, but training takes"
 
 def options_of(verb: str) -> list[str]:
     """Return the options of a verb, but for those that name where to write."""
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(app)
     found = [option for parameter in command.commands[verb].params for option in parameter.opts if option.startswith("--")]
     return [option for option in found if option not in ("--out", "--runs", "--help")]
 
