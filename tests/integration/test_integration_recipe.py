@@ -164,7 +164,7 @@ def test_a_packed_model_is_not_trained_further_and_nothing_is_begun(finished, te
     }
     raw = {"name": "further", "data": data, "train": {"steps": 2}, "stages": stages}
     with pytest.raises(RequestError, match=r"stages\.more\.input: this model's matrices are stored as int8 and cannot be"):
-        fw.run(config_load.recipe(raw), session)
+        fw.run(config_load.recipe(raw), session=session)
     assert sorted(path.name for path in session.store.root.iterdir()) == before
 
 

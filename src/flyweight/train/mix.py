@@ -238,9 +238,9 @@ class Mix:
         network_nll = -float(evidence.scores[:, 0].double().mean())
         draft.events.emit("mixed", network_nll=network_nll, nll=best, targets=len(evidence.scores))
         return {
+            **inputs.artifacts["input"].facts,  # how the network was trained
             "best_nll": best,
             "network_nll": network_nll,
-            "flops": float(flops),
             "total_flops": inputs.spent("total_flops") + flops,
             "total_seconds": inputs.spent("total_seconds"),
         }
