@@ -150,7 +150,8 @@ def test_train_on_ones_own_text(answer, text_file):
     words = ["budget.time=25s", "model.layers=1", "model.dim=16", "data.context=32", "train.batch=4", "--threads", 1]
     made = answer("train", text_file, *words)
     (model,) = made["models"]
-    assert model["training"]["stopped_by"] == "time"
+    assert model["training"]["stopped_by"] in ("time", "steps"), "by the clock, or after 20 readings of a short text"
+    assert model["stage"] == "mix"
     assert made["name"] == "train-story"
 
 
