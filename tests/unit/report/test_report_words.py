@@ -266,7 +266,7 @@ def test_plain_lines_for_a_terminal():
 def test_a_mixture_is_told_with_what_it_brought_and_cost(bits, kind):
     network = made.model("network", 1.8)
     mixture = made.model("mixed", bits, stage="mix", input="network", disk_bytes=9_000_000)
-    summary = made.quickstart(models=(network, mixture), comparisons=(made.compare("mixed", "network", bits - 1.8),))
-    (finding,) = [each for each in words.findings([summary]) if "counts and a pointer" in each.title]
+    found = said(models=(network, mixture), comparisons=(made.compare("mixed", "network", bits - 1.8),))
+    (finding,) = [each for each in found if "counts and a pointer" in each.title]
     assert finding.kind == kind
     assert f"{bits:.3f}" in finding.text and "9 MB on disk" in finding.text
