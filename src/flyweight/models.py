@@ -147,6 +147,8 @@ def _known(store: Store) -> list[str]:
 
 def is_config(reference: str | Path) -> bool:
     """Return whether a reference names a model config: a YAML file or a name of the catalogue."""
+    if not isinstance(reference, str | Path):
+        return False
     return str(reference) in catalogue.names() or Path(reference).suffix in (".yaml", ".yml")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 from typer.core import TyperCommand
 
+from flyweight.cli.completion import names_for
 from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ def verb(
             function(shared, **words)  # pyright: ignore[reportCallIssue]
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        for parameter in own:
+            for info in getattr(parameter.annotation, "__metadata__", ()):
+                info.autocompletion = names_for(info.metavar)
         added = [
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Shared, name), annotation=Annotated[OPTIONS[name]]
