@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from flyweight.cli import completion
+from flyweight.config import catalogue
 from flyweight.data.sources import SOURCES
-from flyweight.model import catalogue
 
 
 @pytest.fixture
