@@ -32,11 +32,11 @@ from typing import Any
 import typer
 from corrupt import TEACHER, interrupted
 from corrupt_hub import OPTIONAL, write_models
-from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, twisted, yaml_text
+from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, rows, twisted, yaml_text
 from rows import Rows
 from sandbox import Answer, alone, call, recipe, write_recipe, writing
 
-from flyweight import cli
+from flyweight.cli.app import app
 from flyweight.core.files import write_sealed
 
 SECONDS = 30
@@ -51,7 +51,7 @@ FITS = "budget.flops: 1, but training takes"
 
 def options_of(verb: str) -> list[str]:
     """Return the options of a verb, but for those that name where to write."""
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(app)
     found = [option for parameter in command.commands[verb].params for option in parameter.opts if option.startswith("--")]
     return [option for option in found if option not in ("--out", "--runs", "--help")]
 
@@ -222,6 +222,11 @@ class Fuzzer:
         )
         return "floors", path
 
+    def files(self) -> tuple[Any, ...]:
+        """Give a file of rows, a page or a packed text that is damaged or has no text."""
+        name, raw = rows(self.text.read_text()[:3000], self.draw)
+        return "floors", self._file(name, raw)
+
     def tokenizers(self) -> tuple[Any, ...]:
         """Break a tokenizer.json that a recipe names."""
         raw = (self.base / "kept" / self.model.name / "model" / "tokenizer.json").read_bytes()
@@ -305,6 +310,7 @@ class Fuzzer:
             "command_lines",
             "references",
             "texts",
+            "files",
             "tokenizers",
             "artifacts",
         ),

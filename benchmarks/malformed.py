@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -124,6 +125,27 @@ def encoded(text: str, draw: random.Random) -> bytes:
             return b" \n" * draw.randint(0, 30)
         case _:
             return ("日本" + text[:200]).encode(draw.choice(("shift-jis", "euc-jp", "gb18030")))
+
+
+def rows(text: str, draw: random.Random) -> tuple[str, bytes]:
+    """Return the name and bytes of a file of rows, a page or a packed text with damage, or of a file without text."""
+    lines = text.split("\n")[:60]
+    json_lines = "".join(json.dumps({"id": n, "text": line}) + "\n" for n, line in enumerate(lines))
+    table = "id,text\n" + "".join(f'{n},"{line}"\n' for n, line in enumerate(lines))
+    signatures = (b"%PDF-1.7", b"PK\x03\x04", b"\x89PNG\r\n", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY")
+    match draw.randrange(6):
+        case 0:
+            return "rows.jsonl", mutated(json_lines.replace('"text"', draw.choice(('"text"', '"a", "b"', "5"))).encode(), draw)
+        case 1:
+            return draw.choice(("rows.csv", "rows.tsv")), mutated(table.replace(",", draw.choice(",;\t|")).encode(), draw)
+        case 2:
+            return "rows.jsonl.gz", mutated(gzip.compress(json_lines.encode()), draw)
+        case 3:
+            return draw.choice(("text.txt", "a.parquet", "a.docx", "a.json")), draw.choice(signatures) + draw.randbytes(200)
+        case 4:
+            return "a.json", json.dumps(draw.choice(([{"text": text}], {"text": lines}, 5, "text", None, [[]]))).encode()
+        case _:
+            return "page.html", encoded(f"<html><p>{text[:500]}<![CDATA[<!--<script></", draw)
 
 
 def reference(draw: random.Random, known: list[str]) -> str:

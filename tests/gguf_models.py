@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from flyweight.config import schema
-from flyweight.data.tokenizer import Tokenizer, train
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer_training import train
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
 

@@ -19,11 +19,15 @@ __version__ = "0.1.0"
 __all__ = [
     "FlyweightError",
     "RequestError",
+    "Run",
+    "Session",
+    "StudyRun",
     "artifacts",
     "audit",
     "bench",
     "chat",
     "compare",
+    "distill",
     "doctor",
     "evaluate",
     "export",
@@ -33,20 +37,28 @@ __all__ = [
     "import_",
     "load",
     "plan",
+    "quantize",
     "register",
+    "report",
     "run",
     "study",
+    "tasks",
+    "train",
 ]
 
 from flyweight.hub.register import register, register_when_imported
 
 if TYPE_CHECKING:
     from flyweight.api import (
+        Run,
+        Session,
+        StudyRun,
         artifacts,
         audit,
         bench,
         chat,
         compare,
+        distill,
         doctor,
         evaluate,
         export,
@@ -56,8 +68,12 @@ if TYPE_CHECKING:
         import_,
         load,
         plan,
+        quantize,
+        report,
         run,
         study,
+        tasks,
+        train,
     )
     from flyweight.errors import FlyweightError, RequestError
 

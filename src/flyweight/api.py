@@ -30,18 +30,11 @@ from flyweight.measuring import (
 )
 from flyweight.one_stage import distill as distill, quantize as quantize
 from flyweight.own_text import choose as choose, is_text as is_text, train as train
+from flyweight.planning import plan as plan
 from flyweight.report import card, page, study_page, study_summary, summary
-from flyweight.running import (
-    Run as Run,
-    StudyRun as StudyRun,
-    load as load,
-    plan as plan,
-    planned as planned,
-    run as run,
-    shipped as shipped,
-    study as study,
-)
-from flyweight.session import DEFAULT, Session as Session, working
+from flyweight.results import Run as Run, StudyRun as StudyRun
+from flyweight.running import load as load, run as run, shipped as shipped, study as study
+from flyweight.session import DEFAULT, Session as Session, in_use, shows_progress, working
 from flyweight.study import cells as studies
 
 if TYPE_CHECKING:
@@ -52,7 +45,7 @@ if TYPE_CHECKING:
 # --- text ---
 
 
-@working
+@in_use
 def generate(
     model: Model,
     prompt: str,
@@ -66,17 +59,24 @@ def generate(
     on_text: Callable[[str], None] | None = None,
     session: Session = DEFAULT,
 ) -> str:
-    """Return the model's continuation of `prompt`; `temperature` 0 is greedy. `on_text` hears each new piece as it comes."""
+    """Return the model's continuation of `prompt`, without the prompt.
+
+    `temperature` 0 is greedy; `top_k`, `top_p` and `min_p` narrow what is drawn from, with `seed`.
+    The text ends before the first of the `stop` strings. `on_text` hears each new piece at once.
+    """
     from flyweight.evaluate import continuation
 
     _refuse_other_encodings(prompt)
     artifact = models.find(model, session.store, watch=session.watch)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     device = session.runtime().device
+    tokenizer = continuation.tokenizer_of(artifact.path / "model")
+    if note := continuation.unknown_note(tokenizer.unknown_words(continuation.text_of(prompt))):
+        session.watch("unknown", {"note": note})
     return continuation.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
 
 
-@working
+@in_use
 def chat(
     model: Model,
     system: str | None = None,
@@ -116,7 +116,7 @@ def _refuse_other_encodings(prompt: str) -> None:
 
 
 @working
-def import_(reference: str | Path, out: Path | None = None, session: Session = DEFAULT) -> Artifact:
+def import_(reference: str | Path, out: str | Path | None = None, session: Session = DEFAULT) -> Artifact:
     """Return a GPT-2, Llama or Qwen3 model (a Hugging Face folder or `hf:owner/name`) as an artifact of ours.
 
     It lies in the runs root, and in the new folder `out` as well where one is named. Raises RequestError with every reason why
@@ -124,7 +124,7 @@ def import_(reference: str | Path, out: Path | None = None, session: Session = D
     """
     session.store.prepare()
     artifact = imported(str(reference), session.store, card.write, session.watch, session.command, only_ours=True)
-    return artifact if out is None else artifact.copy(out)
+    return artifact if out is None else artifact.copy(Path(out))
 
 
 @working
@@ -189,15 +189,20 @@ def _format(to: str | None, out: Path, type: str | None) -> str:
 # --- housekeeping ---
 
 
-@working
-def report(runs: Sequence[str | Path], out: Path | None = None, session: Session = DEFAULT) -> Path:
-    """Write one page over several finished runs, or a single run's or study's own report anew (and cards); return its path.
+@in_use
+def report(*runs: str | Path | Run | StudyRun, out: str | Path | None = None, session: Session = DEFAULT) -> Path:
+    """Write one page over several finished runs, or a single run's or study's own anew; return its path.
 
-    `out` is a folder for the page and its tables, or a page of its own where it ends in `.html`. Unless it is named, the folder
-    is `report` for several runs, and the run's own for one.
+    `runs` are names, folders, or what `run` and `study` returned. `out` is a folder for the page and its tables, or a page
+    of its own where it ends in `.html`. Unless it is named, the folder is `report` for several runs, and the run's own for
+    one, whose model cards are written anew as well. Raises RequestError where a run is not finished.
     """
+    if not runs:
+        raise RequestError("report needs at least one finished run")
+    out = None if out is None else Path(out)
+    paths = [run.folder if isinstance(run, Run | StudyRun) else Path(run) for run in runs]
     store = session.store
-    folders = [path if path.is_dir() else store.root / path for path in map(Path, runs)]
+    folders = [path if path.is_dir() else store.root / path for path in paths]
     grids = [folder for folder in folders if (folder / study_summary.FILE).is_file()]
     if len(folders) > 1:
         if grids:
@@ -244,6 +249,7 @@ def listed_models(session: Session = DEFAULT) -> list[dict[str, Any]]:
     return listing.listed_models(session.store)
 
 
+@shows_progress
 def gc(
     among: Collection[str] | None = None, older_than: float = 0.0, dry_run: bool = False, session: Session = DEFAULT
 ) -> garbage.Garbage:
@@ -259,7 +265,8 @@ def gc(
     return garbage.collect(session.store, among, older_than, session.watch)
 
 
-def doctor(session: Session = DEFAULT, quick: bool = False) -> Health:
+@shows_progress
+def doctor(quick: bool = False, session: Session = DEFAULT) -> Health:
     """Return what this machine can do, measured: devices, dtypes, kernels, memory, folders, libraries, each with a verdict.
 
     `quick` leaves out libraries that take seconds to import. `ok` is false where something that is needed is broken.

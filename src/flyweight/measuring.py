@@ -21,14 +21,22 @@ Model = str | Path | Artifact
 """What MODEL may be: see `flyweight.models`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """A measurement's artifact; its metrics are attributes: `evaluate(...).bits_per_byte.value`, `audit(...).passed`."""
 
     artifact: Artifact
     values: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Measurement {self.artifact.stage}: {', '.join(self.values)}>"
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.values]
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "values":
+            raise AttributeError(name)
         try:
             value = self.values[name]
         except KeyError:
@@ -50,9 +58,11 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     else:
         configs = () if kind == "evaluate" else catalogue.names()
         artifact = models.find(model, context.store, watch=context.watch, also=configs)
-    data = fields.pop("data", None)
+    data, separator = fields.pop("data", None), fields.pop("separator", None)
     if data is not None:
-        fields["data"] = data_for(artifact, data)
+        fields["data"] = data_for(artifact, data, separator)
+    elif separator is not None:
+        raise RequestError("--separator: it cuts a text file into documents; name the file with --data")
     config = config_load.check_stage(
         {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
     )
@@ -60,7 +70,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     return Measurement(made, made.metrics())
 
 
-def data_for(artifact: Artifact, data: str) -> dict[str, Any]:
+def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dict[str, Any]:
     """Return a data config that reads `data` with the model's own tokenizer and context."""
     tokenizer = artifact.path / "model" / "tokenizer.json"
     if not tokenizer.exists():
@@ -68,23 +78,29 @@ def data_for(artifact: Artifact, data: str) -> dict[str, Any]:
     from flyweight.hub import models as hub
 
     window = hub.window(hub.config(artifact.path / "model"))
-    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window}
+    cut = {} if separator is None else {"separator": separator}
+    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window, **cut}
 
 
 @working
 def evaluate(
     model: Model,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str = "test",
     window: int | None = None,
     stride: int | None = None,
+    separator: str | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
     """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
 
+    `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the model was trained on.
+    `window` tokens are read at once (default: the model's context), every `stride` tokens (default: the window).
+    `separator` is what stands between the documents of a text file.
     `notes` says where bits per byte are too good, because the tokens do not give the text back.
     """
-    return _noted(_measure("evaluate", model, session, data=data, split=split, window=window, stride=stride))
+    fields = {"data": data and str(data), "separator": separator, "split": split, "window": window, "stride": stride}
+    return _noted(_measure("evaluate", model, session, **fields))
 
 
 def _noted(measured: Measurement) -> Measurement:
@@ -110,43 +126,74 @@ def tasks(
 
 
 @working
-def bench(model: Model, session: Session = DEFAULT, **options: int | None) -> Measurement:
-    """Return forward, prefill and decode speed, peak memory and weight bytes, measured in a fresh process."""
+def bench(
+    model: Model,
+    batch: int = 1,
+    new_tokens: int | None = None,
+    prompt: int | None = None,
+    repeats: int | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
+
+    Measured in a fresh process, `repeats` times (five to fifteen, as fits two seconds): `batch`
+    sequences at once, `prompt` tokens read and `new_tokens` generated (default 64 each, less where
+    the context is shorter).
+    """
+    options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
     return _measure("bench", model, session, **options)
 
 
 @working
-def audit(model: Model, data: str | None = None, session: Session = DEFAULT) -> Measurement:
-    """Return the audit's checks and whether all of them passed."""
-    return _measure("audit", model, session, data=data)
+def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
+    """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
+
+    `model` may be a config as well, with random weights. `data` is the text for the checks that
+    need one; by default the corpus that the model was trained on.
+    """
+    return _measure("audit", model, session, data=data and str(data))
 
 
 @working
-def floors(data: str, split: str = "test", session: Session = DEFAULT, tokenizer: str | None = None) -> Measurement:
-    """Return what unigram, bigram and Kneser-Ney 5-gram models of a corpus reach on its split, and what they cost.
+def floors(
+    data: str | Path,
+    split: str = "test",
+    tokenizer: str | Mapping[str, Any] | None = None,
+    separator: str | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return what unigram, bigram and Kneser-Ney 5-gram models reach on a split, and their costs.
 
-    `tokenizer` is a kind, or YAML as in a recipe's `data.tokenizer`; by default the corpus' own. `notes` as in `evaluate`.
+    `unigram`, `bigram` and `kn5` are perplexities per token. `tokenizer` is a kind, YAML as in a
+    recipe's `data.tokenizer`, or its fields; by default the corpus' own. `separator` and `notes` as in
+    `evaluate`.
     """
     context = session.context(seed=session.seed)
-    given = {} if tokenizer is None else {"tokenizer": config_load.parse_yaml(tokenizer, "--tokenizer")}
-    config = config_load.check_stage({"stage": "floors", "data": {"corpus": data, **given}, "split": split})
-    made = recipes.Runner(context).make(data, config, {}).artifact
+    kind = config_load.parse_yaml(tokenizer, "--tokenizer") if isinstance(tokenizer, str) else tokenizer
+    given = {} if kind is None else {"tokenizer": kind}
+    if separator is not None:
+        given["separator"] = separator
+    stage = {"stage": "floors", "data": {"corpus": str(data), **given}, "split": split}
+    made = recipes.Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
     return _noted(Measurement(made, made.metrics()))
 
 
 @working
 def compare(
-    compared: Sequence[Model],
-    data: str | None = None,
+    *compared: Model,
+    data: str | Path | None = None,
     split: str = "test",
-    session: Session = DEFAULT,
     against: Model | None = None,
     window: int | None = None,
     stride: int | None = None,
+    separator: str | None = None,
+    session: Session = DEFAULT,
 ) -> Compared:
-    """Return the models by bits per byte, best first, each with its paired interval against one of them.
+    """Return models by bits per byte, best first, with their paired intervals against one of them.
 
-    `against` names that one, which is the best unless named. Raises RequestError where they were not scored on the same text.
+    `fw.compare("mine:student", "mine:alone")`. `against` names the reference, by default the best.
+    `data` is the text; by default the corpus that each was trained on. `window` and `stride` are
+    in tokens. Raises RequestError where the models were not scored on the same text.
     """
     store = session.store
     found = {_name(model): models.find(model, store, watch=session.watch) for model in compared}
@@ -154,7 +201,7 @@ def compare(
         raise RequestError("compare needs at least two different models")
     if against is not None and _name(against) not in found:
         raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
-    results = {name: evaluate(artifact, data, split, window, stride, session) for name, artifact in found.items()}
+    results = {name: evaluate(artifact, data, split, window, stride, separator, session) for name, artifact in found.items()}
     scores = {name: gather.scores(result.artifact) for name, result in results.items()}
     stood = table(scores, None if against is None else _name(against))
     sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}
@@ -163,4 +210,6 @@ def compare(
 
 
 def _name(model: Model) -> str:
+    if not isinstance(model, str | Path | Artifact):
+        raise RequestError(f"a model is a name, a folder or an artifact (run[stage]), not {model!r:.80}")
     return model.id if isinstance(model, Artifact) else str(model)

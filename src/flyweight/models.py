@@ -40,6 +40,8 @@ def find(
     """
     if isinstance(reference, Artifact):
         return reference
+    if not isinstance(reference, str | Path):
+        raise RequestError(f"{where}: a model is a name, a folder or an artifact (run[stage]), not {reference!r:.80}")
     text, path = str(reference), Path(reference)
     for folder in (path, store.root / text):
         if _is_file(folder / "manifest.json"):
@@ -69,7 +71,7 @@ def _unknown(text: str, store: Store, also: Iterable[str]) -> str:
     close = difflib.get_close_matches(text, [*also, *known], 1, 0.5)
     meant = f" (did you mean {close[0]}?)" if close else ""
     if not known:
-        return f"there is no model {text!r}, and no run under {store.root} is finished yet"
+        return f"there is no model {text!r}{meant}, and no run under {store.root} is finished yet"
     more = f" and {len(known) - MOST_NAMES} more (flyweight ls)" if len(known) > MOST_NAMES else ""
     return f"there is no model {text!r}{meant}; there are {', '.join(known[:MOST_NAMES])}{more}"
 
@@ -145,6 +147,8 @@ def _known(store: Store) -> list[str]:
 
 def is_config(reference: str | Path) -> bool:
     """Return whether a reference names a model config: a YAML file or a name of the catalogue."""
+    if not isinstance(reference, str | Path):
+        return False
     return str(reference) in catalogue.names() or Path(reference).suffix in (".yaml", ".yml")
 
 

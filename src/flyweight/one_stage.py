@@ -76,17 +76,15 @@ def distill(
     `data` is a corpus or the fields of one, `model`, `train` and `objective` are fields as in a
     recipe: `fw.distill("quickstart:teacher", data="python-stdlib", model={"dim": 64},
     train={"steps": 400})`. `overrides` are the command line's words (`train.steps=400`), and win.
-    The teacher's own tokenizer is used unless `data` names one. `name` is the run's.
+    The teacher's own tokenizer, and its context where that is shorter than usual, are used unless
+    `data` names others. `name` is the run's.
     Raises RequestError with every fault of the request.
     """
     artifact = models.find(teacher, session.store, watch=session.watch)
     given = field_words(data=corpus_fields(data), model=model, train=train, objective=objective)
     words = [*given, *overrides]
-    tokenizer = artifact.path / "model" / "tokenizer.json"
-    default: dict[str, Any] = {}
-    if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in words):
-        default = {"data": {"tokenizer": {"kind": "file", "path": str(tokenizer)}}}
-    stage = {"teacher": _reference(teacher, session), **default}
+    default = {"data": _teachers_own(artifact, words)}
+    stage = {"teacher": _reference(teacher, artifact), **default}
     return run_stage("distill", stage, words, name, {}, session)
 
 
@@ -110,15 +108,30 @@ def quantize(
     if data is not None:
         report = {"data": data_for(artifact, str(data))}
     elif "corpus" not in artifact.facts:
-        session.watch("unscored", {"model": str(_reference(model, session))})
+        session.watch("unscored", {"model": _reference(model, artifact)})
         report = {"measure": ["bench", "audit"]}
-    stage = {"input": _reference(model, session), "kind": kind}
+    stage = {"input": _reference(model, artifact), "kind": kind}
     return run_stage("quantize", stage, overrides, name, report, session)
 
 
-def _reference(model: Model, session: Session) -> str:
-    """Return the word that names a model in a recipe."""
-    if not isinstance(model, Artifact):
-        return str(model)
-    inside = model.path.parent.resolve() == session.store.root.resolve()
-    return model.id if inside else str(model.path.resolve())
+def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, Any]:
+    """Return what data takes from a teacher where no word says otherwise: tokenizer, and context."""
+    from flyweight.hub import models as hub
+
+    data: dict[str, Any] = {}
+    tokenizer = teacher.path / "model" / "tokenizer.json"
+    if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in words):
+        data["tokenizer"] = {"kind": "file", "path": str(tokenizer)}
+    window = hub.window(hub.config(teacher.path / "model"))
+    usual: int = schema.Data.model_fields["context"].default
+    if window < usual and not any(word.startswith("data.context") for word in words):
+        data["context"] = window
+    return data
+
+
+def _reference(model: Model, artifact: Artifact) -> str:
+    """Return the word that names a model in a recipe: as it was given, or its folder."""
+    given = str(model)
+    if not isinstance(model, Artifact) and load.is_external(given):
+        return given
+    return str(artifact.path.resolve())

@@ -9,47 +9,76 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from flyweight import garbage, models, references
 from flyweight.config import load as config_load
+from flyweight.config.words import field_words
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, Store
 from flyweight.core.files import digest, disk_errors, read_json, write_json
+from flyweight.core.runtime import Precision
 from flyweight.data.sources import SOURCES
 from flyweight.errors import RequestError
 from flyweight.plan import rate
 from flyweight.plan.suggest import Choice, suggest
-from flyweight.running import Run, plain_name, run, shipped
-from flyweight.session import DEFAULT, Session
+from flyweight.running import Run, plain_name, run_checked, shipped
+from flyweight.session import DEFAULT, Session, shows_progress
 from flyweight.study import cells as studies
 
 TEXTS = "texts.json"
 """In the runs root: which text each run of `train` was made from, by the run's name."""
 
 
+@shows_progress
 def train(
     data: str | Path | Sequence[str | Path],
     *overrides: str,
+    time: str | None = None,
+    parameters: str | int | None = None,
+    bytes: str | None = None,
+    memory: str | None = None,
+    flops: str | float | None = None,
+    model: str | Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
     name: str | None = None,
     fresh: bool = False,
     session: Session = DEFAULT,
 ) -> Run:
-    """Train a good small model of one's own text within the budget: `data` is a file, several, a folder, glob or corpus name.
+    """Train a good small model of one's own text within a budget, and return the run.
 
-    What the overrides leave open is chosen for the text, the budget and this machine. The run is called `train-<file>`
-    unless `name` says otherwise. `fresh` makes a finished run of that name anew. Raises RequestError for what is wrong with
-    the text, the overrides or the budget.
+    `data` is a file, several, a folder, a glob or the name of a corpus. The budget: `time="10min"`
+    (unless given), `parameters="200k"`, `bytes="1MB"` of the model, `memory="300MB"` while
+    training, `flops="1e12"`. `model` and `train` are fields as in a recipe, `overrides` the
+    command line's words (`data.context=128`), which win. What is left open is chosen for the text,
+    the budget and this machine. `run["model"]` is the model. The run is called `train-<file>`
+    unless `name` says otherwise; `fresh` makes a finished run of that name anew.
+
+    Raises RequestError for what is wrong with the text, the fields or the budget.
     """
+    budget = {"time": time, "parameters": parameters, "bytes": bytes, "memory": memory}
+    limits = {limit: value for limit, value in {**budget, "flops": flops}.items() if value is not None}
+    words = [*field_words(budget=limits, model=model, train=train), *overrides]
+    return _trained(data, words, name, fresh, session)
+
+
+def _trained(
+    data: str | Path | Sequence[str | Path],
+    words: Sequence[str],
+    name: str | None,
+    fresh: bool,
+    session: Session,
+) -> Run:
     began = time.monotonic()
     corpus = _corpus(data)
     called = name or _name(session.store, corpus)
-    choice = choose(data, *overrides, name=called, session=session)
+    choice = choose(data, *words, name=called, session=session)
     recipe = choice.recipe
     if fresh:
         forget(session.store, called, session)
     _remember(session.store, called, corpus)
     session.watch("chosen", {"lines": choice.lines})
-    return run(recipe, session=session, began=began)
+    return run_checked(recipe, session, began)
 
 
 def choose(
@@ -70,9 +99,11 @@ def choose(
     words = [*overrides, *(f"budget.{limit}={value}" for limit, value in limits.items())]
     raw = config_load.override(raw, words)
     runtime = session.runtime()
-    precision = runtime.precision("auto", rate.WIDTH)
-    kept = rate.kept(session.store, runtime, precision, session.watch)
-    return suggest(raw, runtime, session.data_folder, kept)
+
+    def kept_for(precision: Precision) -> rate.Kept:
+        return rate.kept(session.store, runtime, precision, session.watch)
+
+    return suggest(raw, runtime, session.data_folder, kept_for)
 
 
 def is_text(word: str, session: Session = DEFAULT) -> bool:

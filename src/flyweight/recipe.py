@@ -15,7 +15,7 @@ from flyweight.config.units import format_time
 from flyweight.core import machine
 from flyweight.core.artifact import PARTIAL, Artifact, Draft, Identity
 from flyweight.core.budget import BudgetSpent
-from flyweight.core.files import disk_errors, sha256
+from flyweight.core.files import disk_errors, reason, sha256
 from flyweight.core.runtime import Precision
 from flyweight.core.stage import Context, Inputs, Stage, identity_config
 from flyweight.data import stages as data_stages
@@ -177,7 +177,7 @@ def _tokenizer_file(data: schema.Data) -> str | None:
             raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
         content = sha256(file)
     except (OSError, ValueError) as error:
-        raise RequestError(f"data.tokenizer.path: {file} cannot be read ({error})") from error
+        raise RequestError(f"data.tokenizer.path: {file} cannot be read ({reason(error)})") from error
     return Tokenizer.load(file).identity(content)
 
 

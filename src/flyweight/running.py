@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -24,57 +24,11 @@ from flyweight.plan import plan as plans, rate
 from flyweight.plan.budget import limitless, shared_time
 from flyweight.plan.grid import GridPlan
 from flyweight.plan.surroundings import recipe_seconds
-from flyweight.report import card, gather, page, study_page, study_summary, summary
+from flyweight.report import card, gather, page, study_page, summary
+from flyweight.results import Run as Run, StudyRun as StudyRun
 from flyweight.session import DEFAULT, Session, working
 from flyweight.study import cells as studies, run as study_run
 from flyweight.unfinished import Unfinished
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished recipe: `run["student"]` is a stage's artifact, `run.report` the page.
-
-    `run.summary` has all its numbers, and `list(run)` the names of its stages.
-    """
-
-    finished: recipes.Finished
-    summary: summary.Summary
-    report: Path
-    folder: Path
-
-    def __getitem__(self, stage: str) -> Artifact:
-        """Return the artifact of a stage; raise RequestError, which names them, for another name."""
-        return self.finished[stage]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.finished.stages)
-
-    def __len__(self) -> int:
-        return len(self.finished.stages)
-
-    def __contains__(self, stage: object) -> bool:
-        return stage in self.finished.stages
-
-    def keys(self) -> list[str]:
-        """Return the names of the stages, in the order in which they were made."""
-        return list(self.finished.stages)
-
-    def values(self) -> list[Artifact]:
-        """Return the artifacts of the stages."""
-        return [self[stage] for stage in self]
-
-    def items(self) -> list[tuple[str, Artifact]]:
-        """Return the stages' names with their artifacts: `dict(run)` works as well."""
-        return [(stage, self[stage]) for stage in self]
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """A finished study: `study.summary` has its cells and findings, `study.report` is the page."""
-
-    summary: study_summary.StudySummary
-    report: Path
-    folder: Path
 
 
 def shipped() -> list[str]:
@@ -186,17 +140,23 @@ def run(
     *overrides: str,
     without: Sequence[str] = (),
     session: Session = DEFAULT,
-    began: float | None = None,
 ) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write its report; return it.
 
     `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
-    `began` is when the budget's clock started, by `time.monotonic`; by default now.
     Raises RequestError before any work for a request that is wrong or cannot fit its budget,
-    FlyweightError where the work fails: what was finished is kept,
-    and where a limit ended a training it is measured and reported as well.
+    BudgetSpent where a limit ended a training, after the finished stages have been measured, named
+    and reported, and FlyweightError where the work fails: what was finished is kept.
     """
-    asked = _recipe(recipe, overrides, without, session)
+    return run_checked(_recipe(recipe, overrides, without, session), session)
+
+
+@working
+def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
+    """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
+
+    Raises as `run` does.
+    """
     context = session.context(asked.budget, asked.seed)
     meter = context.meter
     meter.started = meter.started if began is None else began
@@ -366,6 +326,6 @@ def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, dat
 
 
 def plain_name(name: str) -> str:
-    """Return a name that can be a run's folder."""
+    """Return a name that can be the folder of a run."""
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return kept.strip("-.")[:40] or "text"

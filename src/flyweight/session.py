@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from flyweight.config import schema
 from flyweight.core import usage
@@ -19,21 +20,55 @@ from flyweight.core.files import utf8_name
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.data.sources.local import data_folder
+from flyweight.errors import RequestError
 from flyweight.hub.checkpoint import trust
+from flyweight.verbs import readable
 
 
-@dataclass(frozen=True)
+def progress_lines(kind: str, fields: dict[str, Any]) -> None:
+    """Stand for the progress that a function shows where nobody watches; by itself it shows none."""
+
+
+@dataclass(frozen=True, repr=False)
 class Session:
-    """Where and how to work: shared by all calls of one command."""
+    """Where and how to work: `fw.Session(runs="runs", threads=2, quiet=True)`, shared by many calls.
+
+    `runs` is the runs root (default FLYWEIGHT_RUNS, else ./runs), `data_dir` the folder of local
+    copies of corpora (default FLYWEIGHT_DATA), `device` cpu, cuda or mps (default: the best there
+    is), `threads` those of a CPU (default: all cores), `seed` that of random weights and samples.
+    Progress goes to standard error, as on the command line, unless `quiet`; a `watch` function
+    gets its events instead.
+    """
 
     runs: Path | str | None = None
     data_dir: Path | str | None = None
     device: str | None = None
     threads: int | None = None
     seed: int = 0
-    watch: Watcher = ignore
+    watch: Watcher = progress_lines
     command: str = ""
     trust_remote_code: bool = False
+    quiet: bool = False
+
+    def __repr__(self) -> str:
+        given = [field for field in fields(self) if getattr(self, field.name) != field.default]
+        shown = [f"{field.name}={getattr(self, field.name)!r}" for field in given if field.name != "watch"]
+        return f"Session({', '.join(shown)})"
+
+    @contextmanager
+    def watched(self) -> Iterator[Session]:
+        """Yield this session with its progress shown, where it has no watcher of its own."""
+        if self.watch is not progress_lines:
+            yield self
+        elif self.quiet:
+            yield replace(self, watch=ignore)
+        else:
+            from rich.console import Console
+
+            from flyweight.progress import Display
+
+            with Display(Console(stderr=True, force_jupyter=False)) as display:
+                yield replace(self, watch=display)
 
     @property
     def store(self) -> Store:
@@ -71,18 +106,44 @@ class Session:
 
 DEFAULT = Session()
 
-Words = ParamSpec("Words")
-Answer = TypeVar("Answer")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def working(function: Callable[Words, Answer]) -> Callable[Words, Answer]:
-    """Let a function that takes a `session` hold its runs root in use, so that `gc` of another process waits its turn."""
+def _with_session(function: Callable[P, R], around: Callable[[Session], AbstractContextManager[Session]]) -> Callable[P, R]:
+    """Call a function that takes a `session` within a context that may give it another one."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def held(*arguments: Words.args, **options: Words.kwargs) -> Answer:
-        session: Session = signature.bind(*arguments, **options).arguments.get("session", DEFAULT)
-        with usage.working(session.store, session.command, session.watch):
-            return function(*arguments, **options)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        bound = signature.bind(*arguments, **options)
+        session = bound.arguments.get("session", DEFAULT)
+        if not isinstance(session, Session):
+            raise RequestError(f"session: expected fw.Session(...), found {session!r}")
+        with around(session) as given:
+            bound.arguments["session"] = given
+            return function(*bound.args, **bound.kwargs)
 
-    return held
+    called.__signature__ = readable(function)  # pyright: ignore[reportAttributeAccessIssue]
+    return called
+
+
+@contextmanager
+def _held(session: Session) -> Iterator[Session]:
+    with usage.working(session.store, session.command, session.watch):
+        yield session
+
+
+def in_use(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function hold its runs root in use, so that `gc` of another process waits its turn."""
+    return _with_session(function, _held)
+
+
+def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function show its progress, where its session has no watcher of its own."""
+    return _with_session(function, Session.watched)
+
+
+def working(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function show its progress and hold its runs root in use."""
+    return shows_progress(in_use(function))

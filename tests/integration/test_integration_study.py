@@ -162,7 +162,7 @@ def test_what_does_not_see_its_input_is_collapsed(finished, monkeypatch, tmp_pat
 
 def test_a_run_that_diverges_does_not_end_the_study(finished):
     path, session, _ = finished
-    words = ("protocols.published.lr=1e30", "train.clip=0", "name=wild", "seeds=[0]", "models.small.grid.position=[rope]")
+    words = ("protocols.published.lr=1000", "train.clip=0", "name=wild", "seeds=[0]", "models.small.grid.position=[rope]")
     summary = fw.study(path, *words, "findings=[]", session=session).summary
     (cell,) = summary.cells
     assert cell.standing == "collapsed"

@@ -10,13 +10,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from flyweight import __version__
+from flyweight.cli.completion import whole_words
 from flyweight.cli.verbs import exchange, measure, recipes, stages, store, text
+from flyweight.core.files import reason
 from flyweight.errors import FlyweightError
 
 app = typer.Typer(
     help="Small language models under a budget: train, distil, quantize and measure them the same honest way.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,7 +51,8 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
     try:
-        app()
+        with whole_words():
+            app()
     except FlyweightError as error:
         _fail(error, error.status)
     except KeyboardInterrupt:
@@ -59,7 +61,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"the system refused: {error}", 1)
+        where = f" {error.filename}" if error.filename else ""
+        _fail(f"the system refused{where}: {reason(error)}", 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
             raise

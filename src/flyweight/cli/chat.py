@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.chat import Chat, Turn
+from flyweight.evaluate.continuation import unknown_note
 
 HELP = """/reset   forget everything said
 /quit    leave (or Ctrl-D)
@@ -82,6 +83,8 @@ def _command(line: str, chat: Chat, remarks: Console, rest: str) -> bool:
 
 def _remarks(turn: Turn, chat: Chat) -> Iterator[str]:
     """Yield what the user should know of an answer besides its text."""
+    if note := unknown_note(turn.unknown_words):
+        yield note
     if turn.dropped_turns:
         yield f"the context of {chat.context} tokens is full: the oldest {_count(turn.dropped_turns, 'turn')} dropped"
     if turn.dropped_tokens:

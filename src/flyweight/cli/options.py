@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 from typer.core import TyperCommand
 
+from flyweight.cli.completion import names_for
 from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Shared:
         from rich.console import Console
 
         from flyweight.api import Session
-        from flyweight.cli.progress import Display
+        from flyweight.progress import Display
 
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
         with Display(Console(stderr=True), quiet) as display:
@@ -121,6 +122,9 @@ def verb(
             function(shared, **words)  # pyright: ignore[reportCallIssue]
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        for parameter in own:
+            for info in getattr(parameter.annotation, "__metadata__", ()):
+                info.autocompletion = names_for(info.metavar)
         added = [
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Shared, name), annotation=Annotated[OPTIONS[name]]
@@ -138,6 +142,7 @@ def verb(
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Fields to change.")]
 Without = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Leave a stage out.")]
 Data = Annotated[str | None, typer.Option(metavar="DATA", help="A corpus: name, file, folder, glob, hf:owner/name.")]
+Separator = Annotated[str | None, typer.Option(metavar="TEXT", help="What stands between the documents of a text file.")]
 Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue.")]

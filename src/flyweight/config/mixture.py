@@ -38,13 +38,16 @@ class Pointer(Strict):
     """A distribution over the tokens that followed earlier occurrences of the context's end.
 
     An earlier place whose last m tokens equal the current ones (m up to `longest`) weighs
-    exp(`rate` * m). The `places` heaviest count, later ones first where they weigh the same. No
+    exp(`rate` * m). The `places` heaviest count, later ones first where they weigh the same. The
+    pointer is silent where the text repeats itself: where its last d tokens equal the d before
+    them, d up to `period`; else a text that has repeated itself once would go on for ever. No
     parameters; see the pointer sentinel mixture (Merity et al. 2017), whose attention is learned.
     """
 
     longest: Annotated[int, Field(ge=1, le=32)] = 8
     rate: Rate = 1.5
     places: Annotated[int, Field(ge=1, le=256)] = 16
+    period: Annotated[int, Field(ge=0, le=64)] = 16
 
 
 class Mixture(Strict):

@@ -6,10 +6,15 @@ names.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from flyweight.config.architecture import (
     Bigram as Bigram,
@@ -60,12 +65,23 @@ from flyweight.config.layers import (
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.strict import (
     Fraction as Fraction,
-    LearningRate,
+    Name as Name,
     PositiveInt as PositiveInt,
     Probability as Probability,
     Rate as Rate,
+    StageName as StageName,
     Strict as Strict,
     choice,
+)
+from flyweight.config.training import (
+    AdamW as AdamW,
+    Distillation as Distillation,
+    Muon as Muon,
+    NextToken as NextToken,
+    Optimizer as Optimizer,
+    SameAs as SameAs,
+    Schedule as Schedule,
+    Train as Train,
 )
 from flyweight.config.units import Count, Seconds, Size
 from flyweight.config.visiting import (
@@ -133,107 +149,22 @@ class Data(Strict):
     `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list of files and folders.
     `column` is the column of text in files of rows (CSV, TSV, JSON lines, Parquet, the hub): `text`, or the only one of text,
     where it is left out. `validation` and `test` are the fractions held out where the corpus has no standard split.
+    `separator` is what stands between the documents of a text file, such as `<|endoftext|>`.
     """
 
     corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
     column: str | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
     tokenizer: Tokenizer | None = None
     context: PositiveInt = 256
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
 
-
-# --- training ---
-
-
-class AdamW(Strict):
-    """AdamW (Loshchilov and Hutter 2019), fused where torch can; decay acts on matrices only."""
-
-    kind: Literal["adamw"] = "adamw"
-    lr: LearningRate = 3e-3
-    beta1: Probability = 0.9
-    beta2: Probability = 0.95
-    eps: Rate = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-
-
-class Muon(Strict):
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for everything else."""
-
-    kind: Literal["muon"] = "muon"
-    lr: LearningRate = 0.02
-    momentum: Probability = 0.95
-    iterations: PositiveInt = 5
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    rest: AdamW = AdamW()
-
-
-Optimizer = Annotated[Annotated[AdamW | Muon, Discriminator("kind")], choice("adamw")]
-
-
-class Schedule(Strict):
-    """Learning-rate factor by the fraction of the limit that is done: linear warm-up, flat, then a tail down to `final`."""
-
-    warmup: Fraction = 0.02
-    tail: Literal["cosine", "linear", "none"] = "cosine"
-    tail_from: Fraction | None = None
-    final: Fraction = 0.0
-
-
-class SameAs(Strict):
-    """A limit taken from another stage: as many tokens, FLOPs or seconds as it spent (`total_*`: with its teachers).
-
-    It is a stage's only limit: those of the recipe's defaults do not count where it stands.
-    """
-
-    stage: str
-    of: Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
-
-
-class Train(Strict):
-    """How long, how fast and how exactly to train. Whichever limit comes first ends the run; the schedule follows it."""
-
-    steps: Annotated[Count, Field(gt=0)] | None = None
-    tokens: Annotated[Count, Field(gt=0)] | None = None
-    flops: Annotated[Count, Field(gt=0)] | None = None
-    time: Annotated[Seconds, Field(gt=0)] | None = None
-    same_as: SameAs | None = None
-    batch: PositiveInt = 16
-    accumulate: PositiveInt = 1
-    optimizer: Optimizer = AdamW()
-    schedule: Schedule = Schedule()
-    clip: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    validations: Annotated[int, Field(ge=0)] = 8
-    validation_tokens: Annotated[Count, Field(gt=0)] = 65_536
-    keep: Literal["best", "last"] = "best"
-    checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
-    trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
-
-    @model_validator(mode="after")
-    def _whole_pieces(self) -> Train:
-        if self.batch % self.accumulate:
-            raise ValueError(f"accumulate: {self.accumulate} pieces do not divide batch {self.batch}: rows would be left out")
-        return self
-
-
-class NextToken(Strict):
-    """Cross-entropy of the next token."""
-
-    kind: Literal["next_token"] = "next_token"
-
-
-class Distillation(Strict):
-    """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
-
-    `jsd` is the generalised Jensen-Shannon divergence with mixture weight `beta` on the teacher (Agarwal et al. 2024).
-    """
-
-    kind: Literal["distillation"] = "distillation"
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    temperature: Rate = 1.0
-    weight: Fraction = 0.5
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave a later field out where it is at its default: ids are hashes of what is written, and older ones stay."""
+        fields: dict[str, Any] = plain(self)
+        return {name: value for name, value in fields.items() if value is not None or name != "separator"}
 
 
 # --- stages ---
@@ -406,18 +337,6 @@ class Report(Strict):
     sample_tokens: PositiveInt = 64
 
 
-def _no_artifact(name: str) -> str:
-    """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
-    if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
-        raise ValueError(f"{name!r} is what the folder of an artifact is called; choose another name for the run")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)]
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""Both become folders under the runs root; a dot in a stage's name would end it in `stages.<name>.train.steps=400`."""
-
-
 class Recipe(Strict):
     """A DAG of stages under one budget. Top-level `data`, `train` and `model` are defaults of every stage that has them."""
 
@@ -426,3 +345,8 @@ class Recipe(Strict):
     budget: Budget = Budget()
     stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
     report: Report = Report()
+
+    def __repr__(self) -> str:
+        return f"<Recipe {self.name}: {', '.join(self.stages)}>"
+
+    __str__ = __repr__

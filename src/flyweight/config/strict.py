@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 class Strict(BaseModel):
@@ -48,3 +49,15 @@ Rate = Annotated[float, Field(gt=0)]
 LearningRate = Annotated[float, Field(gt=0, le=1000)]
 """A rate of 1e38 would train, and leave a log that nobody can read."""
 Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _no_artifact(name: str) -> str:
+    """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
+    if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
+        raise ValueError(f"{name!r} is what the folder of an artifact is called; choose another name for the run")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)]
+StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""Both become folders under the runs root; a dot in a stage's name would end it in `stages.<name>.train.steps=400`."""

@@ -82,6 +82,7 @@ class StudyData(Strict):
     """A text, at one context or several. `optional`: left out, and said so, where the text cannot be read."""
 
     corpus: str
+    column: str | None = None
     tokenizer: Tokenizer | None = None
     context: Annotated[tuple[PositiveInt, ...], Some, Listed] = (256,)
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05

@@ -16,7 +16,7 @@ def field_words(**fields: Any) -> list[str]:
     Mappings are laid over what is there, leaf by leaf: `model={"dim": 64}` is `model.dim=64`.
     Raises RequestError for a value that a recipe cannot hold.
     """
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None and value != {}}
     return [word for name, value in given.items() for word in _words(name, value)]
 
 

@@ -69,12 +69,15 @@ class Identity:
         return f"{self.stage}-{digest(asdict(self))[:8]}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """A finished, checked artifact folder."""
 
     path: Path
     manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<Artifact {self.path}>"
 
     @classmethod
     def open(cls, path: Path) -> Artifact:

@@ -17,6 +17,11 @@ from flyweight.errors import FlyweightError, RequestError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+def reason(error: Exception) -> str:
+    """Return why the system refused a file, without its number and path; a library's own words for other errors."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `path` into a FlyweightError that says what to do.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metric:
     """A value, its unit, which direction is better, how many things it was measured on, and its confidence interval.
 
@@ -19,6 +19,12 @@ class Metric:
     n: int
     low: float
     high: float
+
+    def __repr__(self) -> str:
+        if self.low == self.high:
+            return f"<Metric {self.value:,.5g} {self.unit}>"
+        interval = f"95 % interval {self.low:,.5g} ... {self.high:,.5g}"
+        return f"<Metric {self.value:,.5g} {self.unit}, {interval}, n = {self.n:,}>"
 
     @classmethod
     def exact(cls, value: float, unit: str, better: Literal["lower", "higher"] = "lower") -> Metric:

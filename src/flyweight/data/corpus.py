@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,18 +17,20 @@ from flyweight.data.tokenizer import Tokenizer, named_tokens
 from flyweight.errors import FlyweightError, RequestError
 
 VERSION = 2
+OverlapUnit = Literal["pieces", "lines"]
 
 
 @dataclass(frozen=True)
 class SplitMeta:
     """Counts of one split.
 
-    `bytes` are those of the raw text in UTF-8. `words` are its words as `str.split` finds them, plus one for each line end
-    where the corpus counts line ends (PTB, WikiText), whatever the tokenizer: word perplexity is exp(total nll / words).
-    `unknown` counts `<unk>` tokens, those that stand in the text included. `overlap` is the share of lines (stripped, at
-    least 20 characters) that also stand in train; None for train itself. `documents` counts documents, whose token offsets
-    are in `documents_file`; `sha256` is that of the split's whole stream of tokens. `lost` counts lines that do not come back
-    from their tokens as they were; None in corpora of early days, of which `Meta.lossless` knows the beginning alone.
+    `bytes` are those of the text as it is read (CRLF is one line end, a byte-order mark none) in UTF-8. `words` are its words
+    as `str.split` finds them, plus one for each line end where the corpus counts line ends (PTB, WikiText), whatever the
+    tokenizer: word perplexity is exp(total nll / words). `unknown` counts `<unk>` tokens, those that stand in the text
+    included. `overlap` is the share of the text that also stands in train, in pieces of 50 characters (`Meta.overlap_unit`);
+    None for train itself. `documents` counts documents, whose token offsets are in `documents_file`; `sha256` is that of the
+    split's whole stream of tokens. `lost` counts lines that do not come back from their tokens as they were; None in corpora
+    of early days, of which `Meta.lossless` knows the beginning alone.
     """
 
     tokens: int
@@ -50,6 +52,7 @@ class Meta:
 
     `skipped` counts documents that were left out, and `left_out` names the first of them, with the reasons.
     `opening` and `closing` are the ids written before and after each document; corpora of early days do not name the latter.
+    `overlap_unit` is what overlap counts: pieces of 50 characters, or lines in corpora packed before there were pieces.
     """
 
     corpus: str
@@ -70,6 +73,7 @@ class Meta:
     left_out: tuple[str, ...] = ()
     opening: tuple[int, ...] = ()
     closing: tuple[int, ...] | None = None
+    overlap_unit: OverlapUnit = "lines"
 
     def losses(self, split: str) -> str | None:
         """Return in words that the tokens of a split (or of validation+test) do not give its text back; None where they do.

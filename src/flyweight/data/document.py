@@ -43,7 +43,8 @@ class About:
 
     `origin` says in words where the text came from and `tokenizer` is the default; `separated` says whether documents end in a
     separator token; `line_ends_are_words` whether the corpus' word counts include one `<eos>` for each line end (PTB,
-    WikiText); `contiguous` whether validation and test follow each other in one text, so that both together are its tail.
+    WikiText); `contiguous` whether validation and test follow each other in one text, so that both together are its tail;
+    `published` whether its vocabulary is a published one, to which nothing is added.
     """
 
     name: str
@@ -52,6 +53,7 @@ class About:
     separated: bool
     line_ends_are_words: bool = False
     contiguous: bool = False
+    published: bool = False
 
 
 class Source(Protocol):

@@ -17,7 +17,8 @@ from flyweight.data.document import SPLITS, Document, Skipped, Source, SplitName
 from flyweight.data.overlap import Overlap
 from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
 from flyweight.data.sources import source_of
-from flyweight.data.tokenizer import Tokenizer, train
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer_training import train
 from flyweight.errors import FlyweightError, RequestError
 
 Progress = Callable[[str, float], None]
@@ -113,6 +114,7 @@ def pack(
         splits=splits,
         opening=packer.opening,
         closing=packer.closing,
+        overlap_unit="pieces",
     )
     meta.save(folder / "meta.json")
     return Corpus.open(folder)
@@ -128,7 +130,8 @@ def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progre
         for text in _texts(source, "train"):
             yield text
             done += len(text.encode())
-            progress("tokenizer", done / survey.bytes["train"])
+            progress("reading for the tokenizer", done / survey.bytes["train"])
+        progress("training the tokenizer", 0.0)
 
     def others() -> Iterator[str]:
         yield from _texts(source, "validation")
@@ -136,7 +139,8 @@ def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progre
 
     if survey.bytes["train"] == 0:
         raise RequestError(f"{source.about.name}: the train split is empty; use more text")
-    return train(config, texts, others, survey.bytes["train"], source.about.separated)
+    about = source.about
+    return train(config, texts, others, survey.bytes["train"], about.separated, about.published)
 
 
 def _texts(source: Source, split: SplitName) -> Iterator[str]:
@@ -165,7 +169,7 @@ def _lost(text: str, back: str) -> int:
 
 
 class _Packer:
-    """One pass over the text: tokens to shards, counts, and the lines that held-out splits share with train."""
+    """One pass over the text: tokens to shards, counts, and the pieces that held-out splits share with train."""
 
     def __init__(
         self, source: Source, survey: _Survey, tokenizer: Tokenizer, folder: Path, progress: Progress, shard_tokens: int
@@ -177,7 +181,7 @@ class _Packer:
         self.opening, self.closing = _around(source, tokenizer)
 
     def run(self) -> dict[SplitName, SplitMeta]:
-        """Pack all splits, the held-out ones first, because train is searched for their lines."""
+        """Pack all splits, the held-out ones first, because train is searched for their pieces."""
         order: tuple[SplitName, ...] = ("validation", "test", "train")
         packed = {split: self._split(split) for split in order}
         return {split: replace(packed[split], overlap=self._overlap.share(split)) for split in SPLITS}
@@ -201,7 +205,7 @@ class _Packer:
                 writer.write(array)
                 if tokenizer.unknown is not None:
                     counts["unknown"] += int(np.count_nonzero(array == tokenizer.unknown))
-                self._count(split, document.text, counts)
+                self._count(split, document, counts)
             self._progress("pack", self._done / self._total)
         writer.write(self.closing if starts else ())
         shards, stream = writer.close()
@@ -219,14 +223,15 @@ class _Packer:
             **counts,
         )
 
-    def _count(self, split: SplitName, text: str, counts: dict[str, int]) -> None:
+    def _count(self, split: SplitName, document: Document, counts: dict[str, int]) -> None:
+        text = document.text
         size = len(text.encode())
         counts["bytes"] += size
         counts["words"] += len(text.split()) + (text.count("\n") if self._source.about.line_ends_are_words else 0)
         if split == "train":
-            self._overlap.look(text)
+            self._overlap.look(text, document.continues)
         else:
-            self._overlap.remember(split, text)
+            self._overlap.remember(split, text, document.continues)
         self._done += size
 
     def _batches(self, split: SplitName) -> Iterator[list[Document]]:

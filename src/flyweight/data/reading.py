@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from flyweight.core.files import reason
 from flyweight.data.document import Document, HeldOut, Skipped, SplitName
 from flyweight.errors import RequestError
 
@@ -72,11 +73,6 @@ def read_blocks(path: Path, file: BinaryIO, length: int | None = None) -> Iterat
             return
         left = None if left is None else left - len(block)
         yield block
-
-
-def reason(error: Exception) -> str:
-    """Return why the system refused a file, without its number; the library's own words for other errors."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def decoded(path: Path, blocks: Iterable[bytes], start: int = 0) -> Iterator[str]:

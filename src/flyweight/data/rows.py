@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flyweight.core.files import reason
 from flyweight.data.file_kinds import FileKind, open_bytes
-from flyweight.data.reading import decoded, read_blocks, reason
+from flyweight.data.reading import decoded, read_blocks
 from flyweight.errors import RequestError
 
 TEXT = "text"

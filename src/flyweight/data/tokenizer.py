@@ -8,15 +8,13 @@ merely contains those characters.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyweight.config import schema
-from flyweight.core.files import digest, write_text
+from flyweight.core.files import digest, reason, write_text
 from flyweight.data import special
 from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
@@ -65,7 +63,9 @@ class Tokenizer:
         try:
             tokenizer = cls(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RequestError(f"{file} is not a readable tokenizer.json of the tokenizers library ({error})") from error
+            raise RequestError(
+                f"{file} is not a readable tokenizer.json of the tokenizers library ({reason(error)})"
+            ) from error
         tokenizer.declared = special.read(file.parent, tokenizer.vocab)
         return tokenizer
 
@@ -73,8 +73,23 @@ class Tokenizer:
         """Write the `tokenizer.json`, and beside it what it does not say of its special tokens by itself."""
         write_text(path, self._text)
         if self._needs_more:
-            fields = special.config(self.words, self.adds)
+            end = next((text for text, at in self.vocab.items() if at == self.separator), None)
+            fields = special.config({**self.words, "eos": end}, self.adds)
             write_text(path.parent / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the parts of a text that the vocabulary lacks and that become `<unk>`, each once."""
+        if self.unknown is None:
+            return ()
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        words = dict.fromkeys(text[start:end].strip() for at, (start, end) in places if at == self.unknown)
+        return tuple(word for word in words if word not in ("", self._raw["model"].get("unk_token")))
+
+    @property
+    def text(self) -> str:
+        """The text of the `tokenizer.json`."""
+        return self._text
 
     @property
     def _needs_more(self) -> bool:
@@ -239,130 +254,16 @@ class Tokenizer:
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
 
 
+def with_special(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer with special tokens added after all others."""
+    raw = json.loads(tokenizer.text)
+    fields = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    for at, word in enumerate(words, tokenizer.vocab_size):
+        raw["added_tokens"].append({"id": at, "content": word, **fields})
+    return Tokenizer(json.dumps(raw, ensure_ascii=False), tokenizer.declared)
+
+
 def named_tokens(tokens: Mapping[int, str]) -> str:
     """Return tokens with their ids for a message, three at most."""
     shown = ", ".join(f"{text!r} ({at})" for at, text in list(tokens.items())[:3])
     return shown if len(tokens) <= 3 else f"{shown} and {len(tokens) - 3} more"
-
-
-def train(
-    config: schema.Tokenizer,
-    texts: Callable[[], Iterator[str]],
-    others: Callable[[], Iterator[str]],
-    size: int,
-    separated: bool,
-) -> Tokenizer:
-    """Return the tokenizer of a config.
-
-    `texts` yields the training split in pieces (`size` characters or a little less), `others` the held-out splits, from which
-    nothing is learned but whether a character vocabulary needs `<unk>`. `separated` adds the separator.
-    """
-    if isinstance(config, schema.ByteTokenizer):
-        return _byte(separated)
-    if isinstance(config, schema.CharTokenizer):
-        return _char(_characters(texts()), _characters(others()), separated)
-    if isinstance(config, schema.WordTokenizer):
-        return _word(config, texts())
-    if isinstance(config, schema.BpeTokenizer):
-        return _bpe(config, _sampled(texts(), config.sample, size), separated)
-    return Tokenizer.load(Path(config.path).expanduser())
-
-
-def _finished(backend: tokenizers.Tokenizer, separated: bool) -> Tokenizer:
-    from tokenizers import AddedToken
-
-    if separated:
-        backend.add_special_tokens([AddedToken(SEPARATOR, special=True, normalized=False)])
-    return Tokenizer(backend.to_str(pretty=False))
-
-
-def _byte(separated: bool) -> Tokenizer:
-    """Ids are byte values; the letters that stand for bytes in the file are GPT-2's."""
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return _finished(backend, separated)
-
-
-def _characters(texts: Iterable[str]) -> set[str]:
-    found: set[str] = set()
-    for text in texts:
-        found.update(text)
-    return found
-
-
-def _char(known: set[str], others: set[str], separated: bool) -> Tokenizer:
-    """Ids in the order of code points; `<unk>` after them, and only where a held-out split has a character that train lacks."""
-    import tokenizers
-    from tokenizers import Regex, decoders, models, pre_tokenizers
-
-    vocab = {character: at for at, character in enumerate(sorted(known))}
-    if others - known:
-        vocab[UNKNOWN] = len(vocab)
-    backend = tokenizers.Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
-    backend.decoder = decoders.Fuse()
-    return _finished(backend, separated)
-
-
-def _word(config: schema.WordTokenizer, texts: Iterable[str]) -> Tokenizer:
-    """`<unk>`, `<eos>`, then the words of the training text, most frequent first (ties in the order of code points)."""
-    import tokenizers
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
-
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text.split())
-    for reserved in (UNKNOWN, LINE_END):
-        counts.pop(reserved, None)
-    ranked = sorted((word for word, n in counts.items() if n >= config.min_count), key=lambda word: (-counts[word], word))
-    words = [UNKNOWN, LINE_END, *ranked][: config.vocab]
-    backend = tokenizers.Tokenizer(models.WordLevel(vocab={word: at for at, word in enumerate(words)}, unk_token=UNKNOWN))
-    # The separators U+001C to U+001F are white space to Python, which counts the words, but not to the library.
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Replace("\n", f" {LINE_END} "), normalizers.Replace(Regex("[\x1c-\x1f]"), " ")]
-    )
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace(Regex(r"\A"), " "),
-            decoders.Fuse(),
-            decoders.Replace(f" {LINE_END}", "\n"),
-            decoders.Replace("\n ", "\n"),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return _finished(backend, separated=False)
-
-
-def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], separated: bool) -> Tokenizer:
-    """GPT-2's pre-tokenizer and byte alphabet; merges from the training text."""
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab - int(separated),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    return _finished(backend, separated)
-
-
-def _sampled(texts: Iterator[str], limit: int, size: int) -> Iterator[str]:
-    """Yield about `limit` of `size` characters in pieces taken evenly, the first always; all of them where they are fewer."""
-    seen = taken = 0
-    for text in texts:
-        if taken * size <= seen * limit:
-            taken += len(text)
-            yield text
-        seen += len(text)

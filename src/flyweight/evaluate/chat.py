@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluate.continuation import Spoken, encoded, tokenizer_of
+from flyweight.evaluate.continuation import Spoken, encoded, text_of, tokenizer_of
 from flyweight.hub import models, template
 from flyweight.hub.template import Message
 from flyweight.model.generate import Sampling
@@ -41,6 +41,7 @@ class Turn:
     `ended` says why the answer ended: the model's own `end`, a `stop` text, its `length`, a full `context`, or it was
     `interrupted`. `known_tokens` of what came before were in the cache, `read_tokens` had to be read. `dropped_tokens` (of a
     running text) or `dropped_turns` (of a template's) were left out of what the model saw, because its context was full.
+    `unknown_words` of the prompt are not in the vocabulary.
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Turn:
     known_tokens: int
     dropped_tokens: int = 0
     dropped_turns: int = 0
+    unknown_words: tuple[str, ...] = ()
 
 
 @dataclass
@@ -112,6 +114,7 @@ class Chat:
         An interrupt (Ctrl-C) ends the answer, which is kept as far as it came. Raises RequestError for a line that does not
         fit the model's context; the conversation is then as it was before.
         """
+        line = text_of(line)
         window = self._turns(line) if self.template else self._plain(line)
         # A template's answer begins a text of its own, a running text goes on.
         before = () if self.template else window.tokens
@@ -140,7 +143,8 @@ class Chat:
             if line or text:
                 self._open = not (line + text).endswith("\n")
         dropped = {"dropped_tokens": window.dropped_tokens, "dropped_turns": window.dropped_turns}
-        self.turns.append(Turn(line, text, ended, len(new), read, known, **dropped))
+        unknown = self.tokenizer.unknown_words(line)
+        self.turns.append(Turn(line, text, ended, len(new), read, known, **dropped, unknown_words=unknown))
         return self.turns[-1]
 
     def json(self) -> dict[str, Any]:

@@ -144,6 +144,14 @@ def encoded(tokenizer: Tokenizer, prompt: str, rows: int | None = None) -> list[
     return tokens
 
 
+def unknown_note(words: Sequence[str]) -> str:
+    """Return in words that the vocabulary lacks these; empty where there are none."""
+    if not words:
+        return ""
+    shown = ", ".join(map(repr, words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+    return f"not in the model's vocabulary, so it reads <unk>: {shown}"
+
+
 def text_of(prompt: str) -> str:
     """Return a prompt as it is; raise RequestError where its bytes are not UTF-8."""
     try:

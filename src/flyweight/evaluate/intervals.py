@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from flyweight.core.files import reason
 from flyweight.errors import FlyweightError, RequestError
 
 UNITS = "units.safetensors"
@@ -105,7 +106,7 @@ class UnitScores:
             kind: UnitKind = "document" if labels["kind"] == "document" else "block"
             return cls(kind, **arrays, split=labels["split"], corpus=labels["corpus"], tokenizer=labels["tokenizer"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise FlyweightError(f"{path}: not a file of unit scores ({error}); evaluate the model again") from error
+            raise FlyweightError(f"{path}: not a file of unit scores ({reason(error)}); evaluate the model again") from error
 
 
 def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from flyweight.core.files import appearing, disk_errors, write_text
 from flyweight.data import special
 from flyweight.data.tokenizer import Tokenizer
+from flyweight.export import special_tokens
 from flyweight.export.exported import Exported
 from flyweight.hub import checkpoint, convert, models
 from flyweight.hub.families import Family, Inexpressible, family_of
@@ -54,21 +56,25 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
             )
     except Inexpressible as error:
         notes.append(f"flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. {error}")
-    raw, tensors = convert.checkpoint_files(config, load_file(source / folder.WEIGHTS), family)
+    state: Mapping[str, Tensor] = load_file(source / folder.WEIGHTS)
+    ends: dict[str, Any] = {}
     if convert.copy_tokenizer(source, out):
-        ends = _describe(source, out, config.context)
-        raw = {**raw, **ends}
+        config, state, added = special_tokens.complete(source, out, config, state, notes)
+        ends = _describe(out, config.context)
         drawn = {"do_sample": False, **special.json_object(out / "generation_config.json"), **ends}
+        if added:  # the model never saw them
+            drawn["suppress_tokens"] = added
         write_text(out / "generation_config.json", json.dumps(drawn, indent=2) + "\n")
     else:
         notes.append("it has no tokenizer")
-    convert.write(raw, tensors, out, shard_bytes)
+    raw, tensors = convert.checkpoint_files(config, state, family)
+    convert.write({**raw, **ends}, tensors, out, shard_bytes)
     return family.model_type if family else convert.OWN, notes
 
 
-def _describe(source: Path, out: Path, context: int | None) -> dict[str, Any]:
+def _describe(out: Path, context: int | None) -> dict[str, Any]:
     """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name."""
-    tokenizer = Tokenizer.load(source)
+    tokenizer = Tokenizer.load(out)
     if not (out / special.WORDS).is_file():
         fields = special.config(tokenizer.words, tokenizer.adds, context)
         write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")

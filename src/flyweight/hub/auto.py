@@ -14,6 +14,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from flyweight.hub import token_rows
 from flyweight.hub.auto_config import FlyweightConfig
 from flyweight.model.cache import Memory
 from flyweight.model.decoder import Decoder
@@ -110,6 +111,20 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Do nothing: the decoder has initialised itself."""
+
+    def resize_token_embeddings(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> torch.nn.Module:
+        """Give the model rows for `new_num_tokens` tokens, new ones the mean of the others; return the token table."""
+        rows = new_num_tokens or self.config.vocab_size
+        rows += -rows % (pad_to_multiple_of or 1)
+        if rows != self.config.vocab_size:
+            config, state = token_rows.resized(self.config.model, self.decoder.state_dict(), rows)
+            decoder = FlyweightModel(config).to(device=self.device, dtype=self.dtype)
+            decoder.load_state_dict(state)
+            self.decoder, self.config.flyweight = decoder.train(self.training), config.model_dump(mode="json")
+            self.config.vocab_size = rows
+        return self.get_input_embeddings()
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """Return the token table."""

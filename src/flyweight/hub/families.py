@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from flyweight.config import schema
 from flyweight.errors import RequestError
+from flyweight.hub.beyond import beyond_every_family
 from flyweight.model.names import mlp_linears
 
 Raw = Mapping[str, Any]
@@ -70,7 +71,7 @@ class Family:
 
     def raw(self, config: schema.ModelConfig) -> dict[str, Any]:
         """Return the `config.json` of a resolved config; raise Inexpressible with every reason why there is none."""
-        reasons = _never(config)
+        reasons = beyond_every_family(config)
         found = self.write(config, reasons)
         if reasons:
             raise Inexpressible(f"not a {self.model_type} model", reasons)
@@ -86,38 +87,6 @@ def family_of(config: schema.ModelConfig) -> tuple[Family, dict[str, Any]]:
         except Inexpressible as error:
             reasons.append(str(error))
     raise Inexpressible("no native Hugging Face family holds this model", reasons)
-
-
-def _never(config: schema.ModelConfig) -> list[str]:
-    """Return what no family has, each with the field of a model that would do."""
-    reasons = []
-    if config.sharing.kind != "none":
-        reasons.append(f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)")
-    if config.embedding.bigram.kind != "none":
-        reasons.append("it has a bigram table (model.embedding.bigram=none)")
-    if config.embedding.rank is not None:
-        reasons.append(f"its embedding is factorised through {config.embedding.rank} channels (model.embedding.rank=null)")
-    if config.head.softcap is not None:
-        reasons.append("it has a logit softcap (model.head.softcap=null)")
-    if config.head.bias:
-        reasons.append("its head has a bias (model.head.bias=false)")
-    if config.norm.placement != "pre":
-        reasons.append("its norms stand after the branches (model.norm.placement=pre)")
-    if not config.norm.final:
-        reasons.append("it has no final norm (model.norm.final=true)")
-    if config.residual.kind != "add":
-        reasons.append(f"its residual branches are joined by {config.residual.kind}, not added (model.residual=add)")
-    if config.thinking.kind != "none":
-        reasons.append("it thinks: several passes with a memory of keys and values (model.thinking=none)")
-    if config.mlp.rank is not None:
-        reasons.append(f"its MLP goes through a bottleneck of {config.mlp.rank} channels (model.mlp.rank=null)")
-    if config.attention.gain:
-        reasons.append("it has attention gains (model.attention.gain=false)")
-    if config.mixture is not None:
-        reasons.append("it is a mixture with n-gram counts or a pointer; its network alone is another model")
-    if any(kind.kind != "dense" for kind in config.linears.values()):
-        reasons.append("it is quantized")
-    return reasons
 
 
 def _need(reasons: list[str], holds: bool, why: str) -> None:

@@ -19,6 +19,7 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from flyweight.core.files import reason
 from flyweight.data.special import content, json_object
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
@@ -125,7 +126,7 @@ def of(folder: Path) -> ChatTemplate | None:
         try:
             found = where.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise FlyweightError(f"{where}: cannot be read ({error}); copy the model again") from error
+            raise FlyweightError(f"{where}: cannot be read ({reason(error)}); copy the model again") from error
     if isinstance(found, list):  # several under names, of which the default one is for talking
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
         found = named.get("default")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flyweight.config.schema import Architecture
+from flyweight.core.files import reason
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.build import Model, build
 
@@ -49,7 +50,9 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
         os.replace(weights, folder / WEIGHTS)
         os.replace(described, folder / CONFIG)
     except (OSError, SafetensorError) as error:
-        raise FlyweightError(f"{folder}: the model could not be written ({error}); check free space and permissions") from error
+        raise FlyweightError(
+            f"{folder}: the model could not be written ({reason(error)}); check free space and permissions"
+        ) from error
 
 
 def load_config(folder: str | Path) -> Architecture:
@@ -60,7 +63,7 @@ def load_config(folder: str | Path) -> Architecture:
     try:
         return TypeAdapter(Architecture).validate_python(json.loads(path.read_text(encoding="utf-8"))).resolved()
     except OSError as error:
-        raise FlyweightError(f"{path}: cannot be read ({error})") from error
+        raise FlyweightError(f"{path}: cannot be read ({reason(error)})") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg']}" for fault in error.errors())
         raise FlyweightError(f"{path}: not a model config of this version ({faults}); save the model again") from error

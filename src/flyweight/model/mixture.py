@@ -171,10 +171,29 @@ def point(config: Pointer, history: Tensor, length: int, no_token: int) -> Point
     longest = lengths[..., 0].long()
     exponent = config.rate * (lengths.float() - longest.unsqueeze(-1).float())
     weights = torch.where(lengths > 0, exponent.exp(), 0.0)
+    loops = repeating(history, length, config.period, no_token)
+    weights = torch.where(loops[..., None], 0.0, weights)
+    longest = torch.where(loops, 0, longest)
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
     tokens = torch.where(lengths > 0, tokens, 0)
     spare = config.places - places
     return Pointed(F.pad(tokens, (0, spare)), F.pad(weights, (0, spare)), longest)
+
+
+def repeating(history: Tensor, length: int, period: int, no_token: int) -> Tensor:
+    """Return where a history (B, S) repeats itself, of its last `length` tokens: (B, length).
+
+    There the d tokens up to and with this one repeat the d before those.
+    d is at most `period`, and padding repeats nothing.
+    """
+    total = history.shape[1]
+    loops = torch.zeros(history.shape[0], length, dtype=torch.bool, device=history.device)
+    for back in range(1, min(period, total // 2) + 1):
+        same = (history[:, back:] == history[:, :-back]) & (history[:, back:] != no_token)
+        run = F.pad(same.int().cumsum(1), (1, 0))  # (B, S - back + 1): equal tokens so far
+        whole = F.pad(run[:, back:] - run[:, :-back] == back, (2 * back - 1, 0))  # (B, S)
+        loops |= whole[:, total - length :]
+    return loops
 
 
 class MixtureHead(nn.Module):

@@ -6,13 +6,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
+from flyweight.config.units import format_count, format_size
+from flyweight.core.notebook import frame, html_table, with_interval
 from flyweight.errors import FlyweightError
 from flyweight.evaluate.compare import Comparison, Difference, Paired, Row, needed_text
 from flyweight.plan.plan import ModelPlan
+
+if TYPE_CHECKING:
+    import pandas
 
 MUCH = 100.0
 """Times the text, above which it is not worth naming how much would decide."""
@@ -53,7 +59,7 @@ def _elements(file: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compared:
     """A comparison with the sizes of its models; iterate over it for its rows, best first."""
 
@@ -64,6 +70,53 @@ class Compared:
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.comparison.rows)
+
+    def __repr__(self) -> str:
+        return f"<Compared {', '.join(row.name for row in self)} on {self.split}; print it for the verdicts>"
+
+    def __str__(self) -> str:
+        return "\n".join([*self.verdicts(), *(f"note: {note}" for note in self.notes())])
+
+    def _repr_html_(self) -> str:
+        rows = [{head: escape(cell) for head, cell in self.cells(row).items()} for row in self]
+        notes = [*self.verdicts(), *self.notes()]
+        return html_table(list(rows[0]), [list(row.values()) for row in rows], notes)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each model, best first; needs pandas.
+
+        `difference` is the model's bits per byte minus the reference's, with its 95 % interval.
+        """
+        return frame([self._row(row) for row in self], "model")
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        bits = row.paired and row.paired.bits_per_byte
+        ends = (bits.value, bits.low, bits.high) if bits else (None, None, None)
+        numbers = {"model": row.name, "bits_per_byte": row.bits_per_byte, "nll": row.nll}
+        standing = {"verdict": row.verdict, "p": row.p}
+        return {**numbers, **with_interval("difference", *ends), **standing, **asdict(self.sizes[row.name])}
+
+    def cells(self, row: Row) -> dict[str, str]:
+        """Return a model's cells as text, by the title of their column."""
+        size = self.sizes[row.name]
+        difference, interval, verdict = "", "", "the reference"
+        if row.paired is not None:
+            bits = row.paired.bits_per_byte
+            n = digits(bits)
+            difference, interval = f"{bits.value:+.{n}f}", f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}"
+            verdict = str(row.verdict)
+        return {
+            "model": row.name,
+            "bits/byte": f"{row.bits_per_byte:.4f}",
+            **({"nats/token": f"{row.nll:.4f}"} if self.same_tokenizer else {}),
+            "difference": difference,
+            "95 % interval": interval,
+            "verdict": verdict,
+            "parameters": format_count(size.parameters),
+            "bytes": format_size(size.bytes),
+            "FLOPs/token": _count(size.forward_per_token),
+            "FLOPs to make": _count(size.training_flops),
+        }
 
     def verdicts(self) -> list[str]:
         """Return one plain sentence for each model but the reference."""
@@ -122,6 +175,10 @@ class Compared:
         else:
             why = f"its own interval {bits.low:+.{n}f} to {bits.high:+.{n}f} leaves 0 out, but {count} comparisons were made"
         return f"{row.name} against {reference}: undecided ({why}); {_would_decide(pair, count)}"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else format_count(value)
 
 
 def digits(bits: Difference) -> int:

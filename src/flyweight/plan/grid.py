@@ -11,6 +11,7 @@ from flyweight.config import schema
 from flyweight.config.units import format_time
 from flyweight.core.runtime import Runtime
 from flyweight.plan.plan import StagePlan, plan
+from flyweight.plan.shown import Shown
 
 MEASURE_SECONDS = 2.0
 """What scoring and checking one small run takes: nothing is timed in a process of its own here."""
@@ -25,8 +26,8 @@ class CellPlan:
     stage: StagePlan
 
 
-@dataclass(frozen=True)
-class GridPlan:
+@dataclass(frozen=True, repr=False)
+class GridPlan(Shown):
     """A grid's plan; `left_out` says which texts are not there, `warnings` what is over its limit, `notes` what to expect."""
 
     name: str

@@ -16,17 +16,20 @@ from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.model import cost, schedule
 from flyweight.model.names import pattern_faults
-from flyweight.plan import memory, time
+from flyweight.plan import memory, rows, time
 from flyweight.plan.budget import shared_time
+from flyweight.plan.rows import Row
+from flyweight.plan.shown import Shown
+from flyweight.plan.time import Speed, TextSize
 from flyweight.train import mix
 from flyweight.train.spent import StepFlops
 from flyweight.train.trainer import Limits
 
-ASSUMED_VOCAB = {"byte": 257, "char": 128, "word": 10_000, "file": 32_000}
+ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000}
 
 
-@dataclass(frozen=True)
-class ModelPlan:
+@dataclass(frozen=True, repr=False)
+class ModelPlan(Shown):
     """What one model is and costs; `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized.
 
     `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not quantized yet, as `quantize`
@@ -84,7 +87,10 @@ def _weights(config: schema.Architecture) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one training stage will need; `seconds` and `steps` are None where the limit comes from another stage's clock."""
+    """What one training stage will need; `seconds` and `steps` are None where the limit comes from another stage's clock.
+
+    `validating` are those of its seconds that its validations take.
+    """
 
     name: str
     model: ModelPlan
@@ -93,15 +99,16 @@ class StagePlan:
     flops: float | None
     seconds: float | None
     memory: memory.Memory
+    validating: float = 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """A recipe's plan.
 
     `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time
-    depends on what else this machine is doing. `measuring` has the seconds of the report's measurements, `smallest` the
-    parameters and bytes of the smallest model compared, `unread` the corpora whose vocabulary is not known yet.
+    depends on what else this machine is doing. `beside` has what takes time beside training, `smallest` the parameters and
+    bytes of the smallest model compared, `unread` the corpora whose vocabulary is not known yet.
     """
 
     name: str
@@ -109,18 +116,32 @@ class Plan:
     assumed: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    measuring: float = 0.0
+    beside: tuple[Row, ...] = ()
     smallest: Mapping[str, float] = field(default_factory=dict[str, float])
     unread: tuple[schema.Data, ...] = ()
 
     @property
+    def rows(self) -> tuple[Row, ...]:
+        """Everything that takes time, in the order of a run: packing, training, validating, the rest."""
+        training = [Row(stage.name, max(0.0, (stage.seconds or 0.0) - stage.validating), "training") for stage in self.stages]
+        validating = sum(stage.validating for stage in self.stages)
+        packing = [row for row in self.beside if row.kind == "packing"]
+        rest = [row for row in self.beside if row.kind != "packing"]
+        return (*packing, *training, *([Row("validating", validating, "validating")] if validating else []), *rest)
+
+    @property
+    def measuring(self) -> float:
+        """The seconds of all measurements."""
+        return sum(row.seconds for row in self.beside if row.kind == "measuring")
+
+    @property
     def totals(self) -> dict[str, float]:
-        """What the budget counts: seconds (measuring too), training FLOPs, the largest stage's memory, the smallest model.
+        """What the budget counts: the seconds of all rows, training FLOPs, the largest stage's memory, the smallest model.
 
         The unknown counts as nothing.
         """
         return {
-            "time": sum(stage.seconds or 0.0 for stage in self.stages) + self.measuring,
+            "time": sum(row.seconds for row in self.rows),
             "flops": sum(stage.flops or 0.0 for stage in self.stages),
             "memory": max((stage.memory.total for stage in self.stages), default=0),
             **self.smallest,
@@ -135,6 +156,7 @@ class Plan:
                 "tokens": stage.tokens,
                 "training_flops": stage.flops,
                 "seconds": stage.seconds,
+                "validation_seconds": stage.validating,
                 "memory": {**asdict(stage.memory), "total": stage.memory.total},
             }
             for stage in self.stages
@@ -142,6 +164,7 @@ class Plan:
         return {
             "name": self.name,
             "stages": stages,
+            "rows": [asdict(row) for row in self.rows],
             "total": self.totals,
             "assumed": self.assumed,
             "faults": self.faults,
@@ -159,6 +182,8 @@ def plan(
     """
     recipe, assumed, found, wrong = shared_time(recipe), [], {}, list[str]()
     models: dict[str, schema.Architecture] = {}
+    trained: dict[str, rows.Stage] = {}
+    sizes: dict[str, TextSize] = {}
     unread: dict[str, schema.Data] = {}
     for name in load.order(recipe):
         stage = recipe.stages[name]
@@ -183,12 +208,19 @@ def plan(
         known = (vocabularies or {}).get(vocabulary_key(data))
         if known is None and not isinstance(data.tokenizer, schema.ByteTokenizer):
             unread[vocabulary_key(data)] = data
+        key = rows.text_key(data)
+        if key not in sizes and (size := rows.size_of(data, data_dir)):
+            sizes[key] = size
+        if key not in sizes:
+            assumed.append(f"{name}: the size of {data.corpus} is not known yet; packing and measuring it are not in the time")
         try:
             models[name] = load.resolved(
                 stage.model, f"stages.{name}.model", known or vocabulary(data, stage.model), data.context
             )
             wrong += [f"stages.{name}.model.{fault}" for fault in pattern_faults(models[name])]
-            found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh)
+            trained[name] = rows.Stage(models[name], data)
+            validation = sizes[key].validation if key in sizes else None
+            found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh, validation)
         except RequestError as error:
             wrong.append(str(error))
             continue
@@ -197,12 +229,11 @@ def plan(
     if wrong:
         raise RequestError("\n".join(wrong))
     stages = tuple(found.values())
-    each = sum(time.MEASURE_SECONDS[kind] for kind in dict.fromkeys(recipe.report.measure))
-    measuring = each * len(recipe.report.compare or models)
     smallest = _smallest([models[name] for name in recipe.report.compare or models if name in models])
-    faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, stages, measuring)
-    made = Plan(recipe.name, stages, tuple(assumed), tuple(faults), tuple(warnings), measuring, smallest)
-    return replace(made, unread=tuple(unread.values()))
+    beside = rows.beside_training(recipe, trained, sizes, Speed(runtime.device, runtime.threads))
+    made = Plan(recipe.name, stages, tuple(dict.fromkeys(assumed)), beside=tuple(beside), smallest=smallest)
+    faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, made.totals["time"])
+    return replace(made, faults=tuple(faults), warnings=tuple(warnings), unread=tuple(unread.values()))
 
 
 def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
@@ -254,24 +285,28 @@ def _stage(
     recipe: schema.Recipe,
     runtime: Runtime,
     fresh: bool,
+    validation_tokens: int | None,
 ) -> StagePlan:
     train, context = stage.train, stage.data.context
-    precision = runtime.precision(train.precision, config.dim)
+    speed = Speed(runtime.device, runtime.threads, runtime.precision(train.precision, config.dim))
     teacher = models.get(stage.teacher) if isinstance(stage, schema.Distill) else None
     told = 0 if teacher is None else cost.forward_flops(teacher, context)
     flops = StepFlops.of(config, train, context, told, fresh=fresh)
     if train.same_as is not None:
         train = _same_as(train, stage, found, recipe)
+    validated = train.validation_tokens if validation_tokens is None else validation_tokens
+    validating = time.validation_seconds(config, train, validated, speed)
+    each = time.step_seconds(config, train, context, flops.mean, speed)
     steps, seconds = None, train.time
     if train.steps or train.tokens or train.flops:
         steps = Limits.of(train, train.batch * context, flops, name).steps
     if steps is not None:
-        by_steps = time.seconds(flops.total(steps), config.dim, runtime.device, precision)
+        by_steps = steps * each + validating
         if seconds is not None and by_steps > seconds:
-            steps = int(steps * seconds / by_steps)
+            steps = max(1, int((seconds - validating) / each))
         seconds = min(by_steps, seconds or by_steps)
     elif seconds is not None:
-        steps = max(1, int(seconds / time.seconds(flops.mean, config.dim, runtime.device, precision)))
+        steps = max(1, int((seconds - validating) / each))
     return StagePlan(
         name=name,
         model=ModelPlan.of(config, train),
@@ -279,7 +314,8 @@ def _stage(
         tokens=steps and steps * train.batch * context,
         flops=steps and float(flops.total(steps)),
         seconds=seconds,
-        memory=memory.training(config, train, context, 4 if precision == "fp32" else 2, teacher),
+        memory=memory.training(config, train, context, speed.itemsize, teacher, runtime.device),
+        validating=min(validating, seconds or 0.0),
     )
 
 
@@ -330,9 +366,8 @@ def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...], smallest: Mapp
     return faults
 
 
-def _warnings(recipe: schema.Recipe, stages: tuple[StagePlan, ...], measuring: float) -> list[str]:
+def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:
     limit = recipe.budget.time
-    seconds = sum(stage.seconds or 0.0 for stage in stages) + measuring
     if limit is None or seconds <= limit:
         return []
     return [

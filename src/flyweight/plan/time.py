@@ -1,6 +1,7 @@
-"""How long work will take on this machine: FLOPs over a rate measured here, and what does not depend on FLOPs beside it.
+"""How long work will take on this machine: products at a rate measured here, and what does not depend on products beside it.
 
-Everything is an estimate for an idle machine, made without building a model. docs/log.md says how the constants were found.
+Everything is an estimate for an idle machine, made without building a model. The constants were measured on two cores of a
+common server; docs/log.md says how.
 """
 
 from __future__ import annotations
@@ -12,31 +13,38 @@ from functools import cache
 
 from flyweight.config import schema
 from flyweight.model import cost
-from flyweight.model.schedule import slots
+from flyweight.model.schedule import visits
+from flyweight.plan import memory
 
-EFFICIENCY = 0.55
-"""Share of a large product's rate that a whole training step keeps, measured on small decoders (docs/log.md)."""
+PRODUCTS = {"fp32": 0.95, "bf16": 0.75, "fp16": 0.75}
+"""Share of a large product's rate that the products of a training step reach."""
+
+SECONDS_PER_BYTE = 5e-10
+"""Of one thread, for each byte of activations and logits: norms, activation functions, softmax, casts and copies."""
+
+STEP_SECONDS, VISIT_SECONDS = 1e-3, 6e-4
+"""What a training step and each use of a layer in it take however small they are: calls, not arithmetic."""
+
+NEW_TOKEN_SECONDS = 3e-4
+"""What each use of a layer takes for one new token of a text."""
 
 MEASURES = ("evaluate", "bench", "audit")
-FIXED_SECONDS = {"evaluate": 0.5, "bench": 5.0, "audit": 0.5}
-"""What a measurement takes whatever the model: loading it, resampling for intervals, starting bench's own process."""
+FIXED_SECONDS = {"evaluate": 0.4, "bench": 3.5, "audit": 0.5}
+"""What a measurement takes whatever the model: loading it, resampling for intervals, starting the process of a bench."""
 
 BENCH_PASSES = 12
 """Runs of a bench, warm-up included: five to fifteen, as many as fit two seconds."""
 
-AUDIT_TOKENS = 8_192 + 2 * 3 * 4_096 + 12 * 1_024
-"""Tokens that the audit's checks read, counted with their logits: the start of the test split, its shifts, and short pieces."""
+AUDIT_TOKENS = 30_000
+"""Tokens that the checks of an audit read, counted as if each were read once with its logits."""
 
-FLOOR_SECONDS_PER_TOKEN = 2.5e-6
+FLOOR_SECONDS_PER_TOKEN = 6e-7
 FLOOR_TOKENS = 10_000_000
 """Training tokens that the n-gram floors count at most (`evaluate.floors.TRAIN_LIMIT`)."""
 
-VISIT_SECONDS = 1e-4
-"""What one use of a layer takes for one new token, however small the layer is: calls, not arithmetic."""
-
-READ_SECONDS_PER_BYTE = 4e-8
-TOKENIZER_SECONDS_PER_BYTE = {"byte": 0.0, "char": 3e-8, "word": 6e-8, "bpe": 4e-7, "file": 0.0}
-ENCODE_SECONDS_PER_BYTE = {"byte": 2e-8, "char": 2e-7, "word": 2e-7, "bpe": 3e-7, "file": 3e-7}
+READ_SECONDS_PER_BYTE = 3e-8
+TOKENIZER_SECONDS_PER_BYTE = {"byte": 0.0, "char": 3e-8, "word": 6e-8, "bpe": 3e-7, "file": 0.0}
+ENCODE_SECONDS_PER_BYTE = {"byte": 1e-7, "char": 2e-7, "word": 2e-7, "bpe": 2.5e-7, "file": 2.5e-7}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,29 @@ class TextSize:
     train: int
     validation: int
     test: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Where work is timed: device, threads, and the precision it computes in."""
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "fp32"
+
+    @property
+    def seconds_per_byte(self) -> float:
+        """Seconds for each byte that is read and written element by element; nothing on devices other than a CPU."""
+        return SECONDS_PER_BYTE / self.threads if self.device == "cpu" else 0.0
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number in this precision."""
+        return 4 if self.precision == "fp32" else 2
+
+    def products(self, flops: float, width: int) -> float:
+        """Return the seconds that the products of a model of this width take."""
+        return flops / (PRODUCTS[self.precision] * product_rate(width, self.device, self.precision))
 
 
 @cache
@@ -67,50 +98,63 @@ def product_rate(width: int, device: str = "cpu", precision: str = "fp32") -> fl
         return (time.perf_counter() - began) / repeats
 
     once(2)
-    repeats = max(1, int(0.03 / max(once(1), 1e-6)))
-    return 2 * 1024 * width * 4 * width / min(once(repeats) for _ in range(3))
+    repeats = max(1, int(0.01 / max(once(1), 1e-6)))
+    return 2 * 1024 * width * 4 * width / min(once(repeats) for _ in range(8))
 
 
-def seconds(flops: float, width: int, device: str = "cpu", precision: str = "fp32") -> float:
-    """Return an estimate of the seconds that `flops` of a model of this width take, in training or evaluation."""
-    return flops / (EFFICIENCY * product_rate(width, device, precision))
+def step_seconds(config: schema.Architecture, train: schema.Train, context: int, flops: float, speed: Speed) -> float:
+    """Return the seconds of one training step of `flops` FLOPs, teacher and optimizer included; `config` is resolved."""
+    assert config.vocab_size
+    kept = memory.kept_bytes(config, context, speed.itemsize, speed.device == "cpu")
+    moved = train.batch * context * (kept + 4 * config.vocab_size)
+    calls = STEP_SECONDS + VISIT_SECONDS * train.accumulate * uses_of_layers(config)
+    return speed.products(flops, config.dim) + moved * speed.seconds_per_byte + calls
+
+
+def reading_seconds(config: schema.Architecture, tokens: float, speed: Speed) -> float:
+    """Return the seconds in which a resolved model reads `tokens` tokens in full windows, logits included."""
+    assert config.context and config.vocab_size
+    flops = cost.forward_flops(config, config.context) / config.context
+    kept = memory.kept_bytes(config, config.context, speed.itemsize, speed.device == "cpu")
+    moved = (kept + 4 * config.vocab_size) / 2
+    return tokens * (speed.products(flops, config.dim) + moved * speed.seconds_per_byte)
+
+
+def uses_of_layers(config: schema.Architecture) -> int:
+    """Return how many layers a forward pass goes through; a linear model counts as one."""
+    return len(visits(config)) if isinstance(config, schema.ModelConfig) else int(getattr(config, "layers", 1))
 
 
 def measuring_seconds(
-    config: schema.Architecture, test_tokens: int, measures: Sequence[str] = MEASURES, device: str = "cpu"
+    config: schema.Architecture, test_tokens: float, measures: Sequence[str] = MEASURES, speed: Speed | None = None
 ) -> dict[str, float]:
-    """Return the seconds that each measurement of one model takes, by its name, in float32.
+    """Return the seconds that each measurement of one model takes, by its name; `speed` is by default one thread's.
 
-    `config` is resolved; `test_tokens` is the length of the split that is scored. Its sum is what a report adds for one
+    `config` is resolved; `test_tokens` is the length of the split that is scored. The sum is what a report adds for one
     model; `floors_seconds` come once for each corpus on top.
     """
-    wanted = dict.fromkeys(measures)
-    return {kind: FIXED_SECONDS[kind] + _work_seconds(kind, config, test_tokens, device) for kind in wanted}
+    speed = speed or Speed()
+    return {kind: FIXED_SECONDS[kind] + _work_seconds(kind, config, test_tokens, speed) for kind in dict.fromkeys(measures)}
 
 
-def _work_seconds(kind: str, config: schema.Architecture, test_tokens: int, device: str) -> float:
+def _work_seconds(kind: str, config: schema.Architecture, test_tokens: float, speed: Speed) -> float:
     assert config.context
-    forward = seconds(cost.forward_flops(config, config.context), config.dim, device) / config.context  # one token
-    if kind == "evaluate":
-        return forward * test_tokens
-    if kind == "audit":
-        return forward * AUDIT_TOKENS
+    if kind != "bench":
+        return reading_seconds(config, test_tokens if kind == "evaluate" else AUDIT_TOKENS, speed)
     bench = schema.Bench(stage="bench", input="")
     new = bench.new_tokens or min(64, max(1, config.context // 2))
     passes = BENCH_PASSES
-    return passes * (forward * config.context * bench.batch + new * token_seconds(config, device))
+    return passes * (reading_seconds(config, config.context * bench.batch, speed) + new * token_seconds(config, speed))
 
 
-def token_seconds(config: schema.Architecture, device: str = "cpu") -> float:
-    """Return the seconds of one new token of one text, whose cost is calls and reading the weights once."""
-    visits = len(slots(config)) if isinstance(config, schema.ModelConfig) else config_layers(config)
-    arithmetic = seconds(cost.forward_flops(config, 1), config.dim, device)
-    return 4 * arithmetic + VISIT_SECONDS * (visits + 2)
+def token_seconds(config: schema.Architecture, speed: Speed) -> float:
+    """Return the seconds of one new token of one text: calls, and reading the weights once."""
+    return cost.weight_bytes(config) * SECONDS_PER_BYTE / 5 + NEW_TOKEN_SECONDS * (uses_of_layers(config) + 1)
 
 
-def config_layers(config: schema.Architecture) -> int:
-    """Return the layers of a baseline; a linear model counts as one."""
-    return int(getattr(config, "layers", 1))
+def sampling_seconds(config: schema.Architecture, prompts: int, new_tokens: int, speed: Speed) -> float:
+    """Return the seconds in which a model continues so many prompts, all at once."""
+    return FIXED_SECONDS["audit"] + new_tokens * (1 + 0.1 * prompts) * token_seconds(config, speed) if prompts else 0.0
 
 
 def floors_seconds(text: TextSize) -> float:
@@ -118,13 +162,9 @@ def floors_seconds(text: TextSize) -> float:
     return FLOOR_SECONDS_PER_TOKEN * (min(text.train, FLOOR_TOKENS) + text.test)
 
 
-def validation_seconds(
-    config: schema.Architecture, train: schema.Train, validation_tokens: int, device: str = "cpu", precision: str = "fp32"
-) -> float:
+def validation_seconds(config: schema.Architecture, train: schema.Train, validation_tokens: float, speed: Speed) -> float:
     """Return the seconds of all validations of one training; `validation_tokens` is the length of the validation split."""
-    assert config.context
-    tokens = train.validations * min(train.validation_tokens, validation_tokens)
-    return seconds(cost.forward_flops(config, config.context) / config.context * tokens, config.dim, device, precision)
+    return reading_seconds(config, train.validations * min(train.validation_tokens, validation_tokens), speed)
 
 
 def packing_seconds(size: int, tokenizer: schema.Tokenizer) -> float:
@@ -132,6 +172,3 @@ def packing_seconds(size: int, tokenizer: schema.Tokenizer) -> float:
     sample = min(size, tokenizer.sample) if isinstance(tokenizer, schema.BpeTokenizer) else size
     per_byte = READ_SECONDS_PER_BYTE + ENCODE_SECONDS_PER_BYTE[tokenizer.kind]
     return size * per_byte + sample * TOKENIZER_SECONDS_PER_BYTE[tokenizer.kind]
-
-
-MEASURE_SECONDS = {"evaluate": 5.0, "bench": 8.0, "audit": 2.0}

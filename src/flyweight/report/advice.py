@@ -68,7 +68,9 @@ def advice(group: Group) -> Advice | None:
     floor = strongest_floor(group)
     kind: Kind = "warning" if floor and floor.verdict == "worse" else "note"
     notes = [*_floor(floor), *_ties(picked)]
-    shown = choices if len(group.sound) > 1 else ()
+    if len(choices) == 1 and len(group.sound) > 1:
+        notes.insert(0, f"It is {and_list([f'the {role}' for role in choices[0].roles])}.")
+    shown = choices if len(choices) > 1 else ()
     return Advice(kind, f"{start}: {taken.figures}", shown, tuple(notes))
 
 
@@ -87,14 +89,14 @@ def _choices(picked: Picks) -> tuple[Choice, ...]:
 
 
 def _ties(picked: Picks) -> list[str]:
-    """Say which models cannot be told from the chosen ones."""
+    """Name the models that are as good as the best, or as fast as the fastest, by the intervals."""
     notes = []
     if picked.tied:
         names = and_list([name(each) for each in picked.tied])
-        notes.append(f"In quality {names} cannot be told from {name(picked.best)}.")
+        notes.append(f"Not significantly worse in quality than {name(picked.best)}: {names}.")
     if picked.fastest and picked.alike:
         names = and_list([name(each) for each in picked.alike])
-        notes.append(f"In speed {names} cannot be told from {name(picked.fastest)}.")
+        notes.append(f"Not significantly slower than {name(picked.fastest)}: {names}.")
     return notes
 
 
@@ -116,11 +118,11 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
 
 def _none_sound(measured: Sequence[Entry]) -> Advice:
     """Say why no model may be taken, and what to do about it."""
-    collapsed = [each for each in measured if each.standing == "collapsed"]
-    if len(collapsed) < len(measured):
+    unlearned = [each for each in measured if each.standing in ("collapsed", "too short")]
+    if len(unlearned) < len(measured):
         title = "Take none of these models: their checks fail."
         doing = "Their figures cannot be trusted; flyweight audit MODEL shows every check."
-    elif any(each.bits and not math.isfinite(each.bits.value) for each in collapsed):
+    elif any(each.bits and not math.isfinite(each.bits.value) for each in unlearned):
         title = "Take none of these models: training diverged."
         doing = "Train again with a lower train.lr."
     else:

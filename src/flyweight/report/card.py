@@ -258,7 +258,7 @@ def _data(subject: Subject) -> list[str]:
         (name, f"{split.tokens:,}", f"{split.bytes:,}", f"{split.documents:,}", numbers.share(found.overlap.get(name)))
         for name, split in found.splits.items()
     ]
-    head = ("split", "tokens", "bytes", "documents", "lines also in train")
+    head = ("split", "tokens", "bytes", "documents", f"{found.overlap_unit} also in train")
     return [
         *lines,
         f"{code(found.name)}, tokenizer {text(found.tokenizer)}, packed as {code(subject.corpus.id)} (fingerprint"

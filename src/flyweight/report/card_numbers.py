@@ -12,6 +12,7 @@ from flyweight.errors import FlyweightError
 from flyweight.report import gather
 from flyweight.report.markdown import block, code, table, text
 from flyweight.report.measured import Measured
+from flyweight.report.phrases import floor_name
 
 LIKELIHOOD = ("nll", "perplexity", "bits_per_byte", "word_perplexity")
 SPEED = ("forward_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_bytes", "weight_bytes")
@@ -124,7 +125,8 @@ def _below_floors(found: Measured) -> list[str]:
         if result and floors and min(floors.values()) <= result.bits_per_byte.value:
             kind = min(floors, key=lambda name: floors[name])
             reached = f"{_number(floors[kind])} bits/byte against its {_number(result.bits_per_byte.value)}"
-            lines.append(f"Counting n-grams does better on the {result.split} split: {code(kind)} reaches {reached}.")
+            floor = text(floor_name(kind))
+            lines.append(f"Counting does better on the {result.split} split: {floor} reaches {reached}.")
     return lines
 
 

@@ -187,6 +187,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary
             for name, split in meta.splits.items()
         },
         overlap={name: split.overlap for name, split in meta.splits.items() if split.overlap is not None},
+        overlap_unit=meta.overlap_unit,
         floors={name: summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
         floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
         megabytes_per_second=meta.megabytes_per_second,

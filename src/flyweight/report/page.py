@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PAGE, MARKDOWN, CSV = "report.html", "table.md", "table.csv"
 
-GLYPHS = dict(zip(plots.SHAPES, "●■▲◆▼✚✖⬟", strict=True))
+GLYPHS: dict[str, str] = dict(zip(plots.SHAPES, "●■▲◆▼✚✖⬟★⬢◀▶", strict=True))
 _CHIPS = {"paid": "paid", "not paid": "did not pay", "undecided": "undecided", "warning": "caution", "note": "note"}
 
 

@@ -36,7 +36,7 @@ from flyweight.report.summary import Curve, Training
 from flyweight.report.svg import COLOURS, figure_style, inline, series
 from flyweight.report.tables import short_time
 
-SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">")
 # A floor farther from the models than this share of their spread is named at the edge instead of squeezing them together.
 _REACH = 0.5
 
@@ -204,6 +204,10 @@ def _upright_floors(made: Canvas, group: Group) -> None:
             if x - half > free:
                 made.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
                 free = x + half
+    below = [f"\N{LEFTWARDS ARROW} {name} {value:.2f}" for value, name in values if value < low]
+    starts = [made.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2 for value, name in values if low <= value <= high]
+    if below and 8 + labels.extent(below[-1], SMALL)[0] < min([*starts, WIDTH]):
+        made.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
     beyond = [f"{name} {value:.2f}" for value, name in values if value > high]
     if beyond:
         text = f"{beyond[0]} \N{RIGHTWARDS ARROW}"

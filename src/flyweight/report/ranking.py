@@ -210,8 +210,8 @@ CLOSE = 0.01
 class Picks:
     """Which models to take from a group, by what matters.
 
-    `tied` are those that cannot be told from the `best` in bits per byte, `alike` those whose speed
-    cannot be told from that of the `fastest`; both without the model itself.
+    `tied` are not significantly worse in quality than the `best`, `alike` not significantly slower than
+    the `fastest`; both leave out the model itself.
     """
 
     best: Entry

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from flyweight.config.study import Finding, Group
+from flyweight.config.units import format_count
 from flyweight.evaluate.intervals import student, student_below, student_quantile
 from flyweight.report.study_summary import LEAST_SEEDS, CellSummary, Contest, FindingSummary, Verdict
 
@@ -206,7 +207,7 @@ def _equal_flops(
 
 
 def _at_flops(flops: float) -> str:
-    return f"{flops:.3g}".replace("e+", "e") + " FLOPs"
+    return f"{format_count(flops)} FLOPs"
 
 
 def _curves(cells: Sequence[CellSummary], metric: str) -> list[list[Point]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flyweight.config.units import format_count
 from flyweight.core.files import write_text
 from flyweight.report import study_plots, study_tables
 from flyweight.report.page import CSV, GLYPHS, MARKDOWN, PAGE, environment, is_page, markup, refuse_place, resource
-from flyweight.report.plots import SHAPES, Drawing
+from flyweight.report.phrases import FLOOR
+from flyweight.report.plots import Drawing
 from flyweight.report.study_summary import CellSummary, FindingSummary, StudySummary
 from flyweight.report.summary import CorpusSummary
 
@@ -71,8 +73,7 @@ def _standalone(drawing: Drawing, css: str) -> str:
 
 def render(summary: StudySummary, sections: list[Section] | None = None) -> str:
     """Return the page of a study."""
-    colours = study_plots.families(summary)
-    shapes = {name: GLYPHS[SHAPES[place % len(SHAPES)]] for name, place in colours.items()}
+    styles = study_plots.Styles(summary)
     counts = {verdict: sum(each.verdict == verdict for each in summary.findings) for verdict in CHIPS}
     bad = [cell for cell in summary.cells if cell.standing != "ok"]
     made = environment({})
@@ -81,14 +82,15 @@ def render(summary: StudySummary, sections: list[Section] | None = None) -> str:
         css=markup(resource("page.css")),
         summary=summary,
         sections=_sections(summary) if sections is None else sections,
-        colours={name: place % 8 for name, place in colours.items()},
-        shapes=shapes,
+        colours={cell.name: styles.of(cell).colour % 8 for cell in summary.cells},
+        shapes={cell.name: GLYPHS[styles.of(cell).marker] for cell in summary.cells},
         counts=counts,
         chips=CHIPS,
         bad=bad,
         runs=sum(len(cell.runs) for cell in summary.cells),
         headline=_headline(summary, counts, bad),
         legend=study_tables.LEGEND,
+        floor=FLOOR,
     )
 
 
@@ -113,7 +115,7 @@ def _lines(finding: FindingSummary) -> list[str]:
         if contest.low is not None and contest.high is not None:
             p = "p < 1e-12" if contest.p is not None and contest.p < 1e-12 else f"p = {contest.p:.2g}"
             numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, {p})"
-        spent = [f"{flops:.3g}".replace("e+", "e") for flops in (contest.below_flops, contest.above_flops)]
+        spent = [format_count(flops) for flops in (contest.below_flops, contest.above_flops)]
         how = f" at {' and '.join(dict.fromkeys(spent))} FLOPs{'' if contest.how == 'measured' else f', {contest.how}'}"
         why = f"; {contest.why}" if contest.why else ""
         other = contest.above if contest.factor == 1 else f"{contest.factor:g} times {contest.above}"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from flyweight.core.files import read_sealed, write_sealed
+from flyweight.core.files import read_sealed, reason, write_sealed
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.intervals import student
 from flyweight.report.summary import CorpusSummary, Environment, Record
@@ -210,4 +210,4 @@ class StudySummary(Record):
             faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:
-            raise FlyweightError(f"{path} cannot be read ({error}); {again}") from error
+            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

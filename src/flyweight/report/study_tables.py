@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flyweight.config.units import format_count
+from flyweight.report.phrases import floor_name
 from flyweight.report.ranking import pareto
 from flyweight.report.study_summary import CellSummary, Spread, StudySummary
 from flyweight.report.summary import Floor
@@ -65,7 +66,7 @@ def tables(summary: StudySummary) -> list[Table]:
     found = []
     for data, corpus in summary.corpus.items():
         cells = [cell for cell in summary.cells if cell.data == data]
-        floors = [Row(name, floor=floor) for name, floor in corpus.floors.items()]
+        floors = [Row(floor_name(name), floor=floor) for name, floor in corpus.floors.items()]
         rows = (*(Row(label(cell), cell=cell) for cell in cells), *floors)
         columns = tuple(column for column in _columns(summary) if any(column.text(row) for row in rows))
         found.append(Table(data, rows, columns, frozenset(cell.name for cell in front(cells, summary.metrics[0]))))

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyweight.config.schema import SameAs
-from flyweight.core.files import read_sealed, write_sealed
+from flyweight.core.files import read_sealed, reason, write_sealed
 from flyweight.core.metric import Metric
 from flyweight.errors import FlyweightError, RequestError
 
@@ -90,8 +90,8 @@ class CorpusSummary(Record):
 
     `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be compared (None in summaries of
     early days). `lossless` tells whether the text comes back from its tokens, where splits do not say how much of it.
-    `overlap` is the share of a split's lines that also stand in the training split; `floors` are in the order in which they are
-    shown, counted on the first `floors_train_tokens` tokens of the training split.
+    `overlap` is the share of a split's pieces of 50 characters (`overlap_unit`) that also stand in train. `floors` are in the
+    order in which they are shown, counted on the first `floors_train_tokens` tokens of the training split.
     """
 
     name: str
@@ -101,6 +101,7 @@ class CorpusSummary(Record):
     context: int
     splits: dict[Split, SplitSummary]
     overlap: dict[Split, float] = Field(default_factory=dict)
+    overlap_unit: Literal["pieces", "lines"] = "lines"
     floors: dict[str, Floor] = Field(default_factory=dict)
     floors_train_tokens: int | None = None
     megabytes_per_second: float | None = None
@@ -356,4 +357,4 @@ class Summary(Record):
             faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:
-            raise FlyweightError(f"{path} cannot be read ({error}); {again}") from error
+            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.core.metric import Metric
-from flyweight.report.entries import Entry, Group
+from flyweight.report.entries import UNRANKED, Entry, Group
 from flyweight.report.phrases import FLOOR, floor_name
 from flyweight.report.ranking import AXES, bold
 from flyweight.report.summary import Floor, Summary, Training
@@ -134,8 +133,8 @@ def _perplexity(row: Row) -> Cell | None:
 
 
 def _ppl(value: float) -> str:
-    if not math.isfinite(value) or value >= 1e5:
-        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    if value >= 1e5:
+        return format_count(value)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -239,9 +238,9 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         drawn.add_column(column.title, justify="right", no_wrap=True)
     for row in made.rows:
         standing = row.entry.standing if row.entry else "floor"
-        style = {"collapsed": "red", "invalid": "red", "floor": "dim"}.get(standing, "")
+        style = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}.get(standing, "")
         name = Text(row.label, style=style)
-        if standing in ("collapsed", "invalid"):
+        if standing in UNRANKED:
             name.append(f"\n{standing}", style="red")
         drawn.add_row(
             name, *(_rich(made, row, column) for column in columns), end_section=row is made.rows[len(group.entries) - 1]
@@ -291,7 +290,7 @@ def markdown(group: Group) -> str:
         "|:---|" + "---:|" * len(made.columns),
     ]
     for row in made.rows:
-        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in ("collapsed", "invalid") else ""
+        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n"

@@ -41,7 +41,7 @@ def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[
     """
     grouped = groups(entries([summary])) if grouped is None else grouped
     found = [each for group in grouped for each in group.entries]
-    said = [*distillations(found), *_quantizations(found)]
+    said = [*distillations(found), *_mixtures(found), *_quantizations(found)]
     for group in grouped:
         said += [*_best(group), *_worth(group)]
     for group in grouped:
@@ -101,6 +101,29 @@ def _quantization(entry: Entry, base: Entry, found: Sequence[Entry]) -> Finding:
         text.append(f"It is not worth having: {name(better)} is both smaller and better.")
     kind: Literal["paid", "not paid"] = "paid" if smaller and better is None else "not paid"
     return Finding(kind, f"{name(entry)} is {size}{speed}.", " ".join(text))
+
+
+def _mixtures(found: Sequence[Entry]) -> list[Finding]:
+    """Say of every mixture what counts and pointer brought to its network, and what they cost."""
+    known = {each.model.name: each for each in found if each.standing == "ok"}
+    return [
+        _mixture(each, known[each.model.input])
+        for each in found
+        if each.model.stage == "mix" and each.model.input in known and each.standing == "ok"
+    ]
+
+
+def _mixture(entry: Entry, base: Entry) -> Finding:
+    gap = contrast(entry, base)
+    text = [] if gap is None else [f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}."]
+    after, before = entry.model.disk_bytes, base.model.disk_bytes
+    if after is not None and before is not None:
+        text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
+    _, sentence = _speed(entry, base)
+    text += [sentence] if sentence else []
+    paid = gap is not None and gap.verdict == "better"
+    title = f"Mixing {name(base)} with counts and a pointer {'paid' if paid else 'did not pay'}: {name(entry)}."
+    return Finding("paid" if paid else "not paid", title, " ".join(text))
 
 
 def _speed(entry: Entry, base: Entry) -> tuple[str, str]:
@@ -199,13 +222,24 @@ def _broken(members: Sequence[Entry]) -> list[Finding]:
     """Name the models that may not be ranked, and why."""
     titles = {
         "collapsed": "{} collapsed and is not ranked.",
+        "too short": "{} was trained too shortly to be ranked.",
         "invalid": "The numbers of {} cannot be believed and are not ranked.",
     }
     return [
-        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {and_list([f.text for f in each.faults])}.")
+        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}.")
         for each in members
         if each.standing in titles
     ]
+
+
+def _reason(entry: Entry) -> str:
+    """Return why a model is not ranked, and for one that was trained too shortly what to do."""
+    reasons = and_list([fault.text for fault in entry.faults])
+    training = entry.training
+    if entry.standing != "too short" or training is None:
+        return reasons
+    took = f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
+    return f"{reasons}, after {took}. Give it more time or steps, or a smaller model"
 
 
 def _below_floor(group: Group) -> list[Finding]:
@@ -253,8 +287,11 @@ def _overlaps(summary: Summary) -> list[Finding]:
     for corpus in summary.corpus:
         share = corpus.overlap.get("test", 0.0)
         if share >= _OVERLAP:
-            title = f"{percent(share)} of the test lines of {corpus.name} also stand in its training text."
-            text = "All figures on it are flattered by them: compare models with each other here, not with other texts."
+            unit = {"pieces": "test text of {}, in pieces of 50 characters,", "lines": "test lines of {}"}
+            also = {"pieces": "also stands", "lines": "also stand"}[corpus.overlap_unit]
+            of = unit[corpus.overlap_unit].format(corpus.name)
+            title = f"{percent(share)} of the {of} {also} in its training text."
+            text = "All figures on it are flattered by that: compare models with each other here, not with other texts."
             said.append(Finding("warning", title, text))
     return said
 

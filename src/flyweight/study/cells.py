@@ -242,7 +242,7 @@ def _cell(
     for path, value in combination.items():
         config_load.put(raw, path.split("."), value, f"grid.{path}")
     data = study.data[text]
-    fields = {key: getattr(data, key) for key in ("corpus", "tokenizer", "validation", "test")}
+    fields = {key: getattr(data, key) for key in ("corpus", "column", "tokenizer", "validation", "test")}
     stage = {
         "stage": "pretrain",
         "model": raw,

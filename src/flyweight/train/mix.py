@@ -222,7 +222,7 @@ class Mix:
         window = models.window(model.config)
         tokens = validation[: max(config.validation_tokens, window) + 1]
         window = min(window, len(tokens) - 1)
-        if window < LEAST_TARGETS:
+        if len(tokens) - 1 < LEAST_TARGETS:
             raise RequestError(
                 f"stages.{inputs.name}: the validation split has {len(validation)} tokens; the gates need"
                 f" {LEAST_TARGETS + 1} of them: use more text or a larger data.validation"
@@ -238,9 +238,9 @@ class Mix:
         network_nll = -float(evidence.scores[:, 0].double().mean())
         draft.events.emit("mixed", network_nll=network_nll, nll=best, targets=len(evidence.scores))
         return {
+            **inputs.artifacts["input"].facts,  # how the network was trained
             "best_nll": best,
             "network_nll": network_nll,
-            "flops": float(flops),
             "total_flops": inputs.spent("total_flops") + flops,
             "total_seconds": inputs.spent("total_seconds"),
         }

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flyweight.core.files import disk_errors, read_sealed, sha256, sync_file, sync_folder, write_sealed
+from flyweight.core.files import disk_errors, read_sealed, reason, sha256, sync_file, sync_folder, write_sealed
 from flyweight.errors import FlyweightError
 
 
@@ -182,4 +182,4 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise FlyweightError(f"{file} cannot be read ({error}): it is damaged") from error
+        raise FlyweightError(f"{file} cannot be read ({reason(error)}): it is damaged") from error

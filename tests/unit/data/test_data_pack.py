@@ -38,7 +38,7 @@ def test_a_file_becomes_tokens_and_counts(text_file: Path, tmp_path: Path):
         assert split.documents.dtype == np.int64
         assert split.tokens.dtype == np.uint16
     assert text == whole
-    assert corpus.meta.vocab_size == 256
+    assert corpus.meta.vocab_size == 258  # bytes, an end and a padding token
     assert corpus.meta.lossless
     assert corpus.meta.splits["test"].overlap is not None
     assert corpus.meta.splits["train"].overlap is None
@@ -162,15 +162,22 @@ def test_a_tokenizer_that_is_called_reversible_gives_everything_back(kind: Any, 
         assert tokenizer.decode(tokenizer.encode(strange)) == strange
 
 
-def test_overlap_is_measured(tmp_path: Path):
-    same = "a line that stands everywhere\n"
-    lines = [f"line {number} stands only once here\n" for number in range(1000)]
-    lines[951::2] = [same] * len(lines[951::2])
-    lines[10] = same
-    (tmp_path / "a.txt").write_text("".join(lines))
+def test_overlap_is_measured(tmp_path: Path, prose: Prose):
+    start, end = prose(1000, seed=1), prose(50, seed=2)
+    (tmp_path / "a.txt").write_text(start + end + start[: 2 * len(end) // 3])
+    corpus = pack(data(tmp_path / "a.txt", test=0.04), None, tmp_path / "out")
+    assert corpus.meta.overlap_unit == "pieces"
+    assert corpus.meta.splits["test"].overlap is not None
+    assert corpus.meta.splits["test"].overlap > 0.5
+    assert corpus.meta.splits["train"].overlap is None
+
+
+def test_a_text_twice_over_in_one_line_is_told(tmp_path: Path, prose: Prose):
+    line = prose(800).replace("\n", " ")
+    (tmp_path / "a.txt").write_text(line + line)
     corpus = pack(data(tmp_path / "a.txt"), None, tmp_path / "out")
-    assert corpus.meta.splits["test"].overlap == pytest.approx(0.5, abs=0.05)
-    assert corpus.meta.splits["validation"].overlap == 0
+    assert corpus.meta.splits["test"].overlap == 1
+    assert corpus.meta.splits["validation"].overlap == 1
 
 
 # --- fingerprints ---
@@ -220,7 +227,7 @@ def test_a_text_too_short_for_the_context_is_refused(text_file: Path, tmp_path: 
 def test_progress_ends_at_one(text_file: Path, tmp_path: Path):
     seen: list[tuple[str, float]] = []
     pack(data(text_file, {"kind": "bpe", "vocab": 300}), None, tmp_path / "out", lambda *told: seen.append(told))
-    for phase in ("tokenizer", "pack"):
+    for phase in ("reading for the tokenizer", "pack"):
         fractions = [done for name, done in seen if name == phase]
         assert fractions == sorted(fractions)
         assert fractions[-1] == pytest.approx(1)
@@ -327,7 +334,7 @@ DAMAGES = [
     Damage("tokenizer.json", Path.unlink, r"is not a readable tokenizer\.json"),
     Damage("tokenizer.json", lambda path: path.write_text(path.read_text().replace('"!":33', '"!":34')), "fingerprint"),
     Damage(
-        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 256', '"vocab_size": 255')), "digest"
+        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 258', '"vocab_size": 255')), "digest"
     ),
     Damage("meta.json", lambda path: path.write_text(path.read_text()[:100]), "damaged"),
     Damage("meta.json", Path.unlink, "missing"),

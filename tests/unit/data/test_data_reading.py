@@ -129,7 +129,7 @@ def test_safe_cut(text: str, left: str):
 
 def test_tokens_do_not_depend_on_the_pieces():
     from flyweight.config.schema import BpeTokenizer
-    from flyweight.data.tokenizer import train
+    from flyweight.data.tokenizer_training import train
 
     code = Path(reading.__file__).read_text() * 3
     wiki = " \n = Title = \n \n Some words , and more . \n" * 50

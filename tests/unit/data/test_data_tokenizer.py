@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 import pytest
 import tokenizers
 from hypothesis import given, settings, strategies as st
+from special_fixture import spm_like
 
 from flyweight.config import schema
-from flyweight.data.tokenizer import SEPARATOR, Tokenizer, _sampled, train
+from flyweight.data.tokenizer import SEPARATOR, Tokenizer
+from flyweight.data.tokenizer_training import LONGEST_WORD, _sampled, _short_words, train
 from flyweight.errors import RequestError
 
 TEXT = "The cat sat on the mat.\n\tIt's 12 o'clock — naïve café 😀\n" * 20
@@ -140,7 +144,7 @@ def test_bpe_has_the_size_asked_for(vocab: int, separated: bool, prose: Callable
 def test_bpe_is_the_same_in_every_process(prose: Callable[..., str], tmp_path: Path):
     (tmp_path / "text.txt").write_text(prose(300))
     program = (
-        "import sys; from flyweight.config.schema import BpeTokenizer; from flyweight.data.tokenizer import train\n"
+        "import sys; from flyweight.config.schema import BpeTokenizer; from flyweight.data.tokenizer_training import train\n"
         "text = open(sys.argv[1]).read()\n"
         "print(train(BpeTokenizer(vocab=500), lambda: iter([text]), lambda: iter([]), len(text), True).fingerprint)"
     )
@@ -214,3 +218,90 @@ def test_the_library_is_imported_only_when_needed():
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- long words ---
+
+
+def test_training_is_linear_in_the_length_of_a_word():
+    drawn = random.Random(1)
+    seconds: list[float] = []
+    for length in (20_000, 160_000):
+        word = "".join(drawn.choices("ACGT", k=length))
+        started = time.process_time()
+        tokenizer = build(schema.BpeTokenizer(vocab=512), word)
+        seconds.append(time.process_time() - started)
+        assert tokenizer.decode(tokenizer.encode(word)) == word
+    assert tokenizer.vocab_size == 512
+    assert len(tokenizer.encode(word)) < 0.3 * len(word), "nothing was learned inside the word"
+    # 8 times the letters: some 8 times the work, where quadratic training took 64 times (13 s).
+    assert seconds[1] < 24 * seconds[0] + 1
+
+
+def test_only_what_is_learned_from_is_cut():
+    splitter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    long = LONGEST_WORD + 50
+    for text in (TEXT, "naïve " + "é" * long + " end", " " * long + "x", "-" * 3 * long, "a" * (2 * LONGEST_WORD) + "'s"):
+        parts = list(_short_words(splitter, [text]))
+        assert "".join(parts) == text
+        words = [word for part in parts for word, _ in splitter.pre_tokenize_str(part)]
+        assert max(map(len, words)) <= 2 * LONGEST_WORD + 2, "letters of two bytes count twice here"
+    assert list(_short_words(splitter, [TEXT])) == [TEXT]
+    punctuated = "ab,cd;" * LONGEST_WORD
+    assert list(_short_words(splitter, [punctuated])) == [punctuated], "its words are short"
+
+
+def test_a_missing_file_is_told_in_words(tmp_path: Path):
+    with pytest.raises(RequestError, match=r"gone\.json is not a readable tokenizer\.json .*\(No such file or directory\)"):
+        Tokenizer.load(tmp_path / "gone.json")
+
+
+# --- special tokens ---
+
+
+def test_a_text_starts_after_the_begin_token_where_the_tokenizer_adds_one(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = spm_like(tmp_path)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("a bad cab") == theirs("a bad cab").input_ids
+    assert tokenizer.encode("a", start=False) == tokenizer.encode("a")[1:]
+    assert tokenizer.begin == (1,) and tokenizer.special.bos == 1
+    assert tokenizer.ends == {1, 2}  # what would begin another text ends this one
+
+
+@pytest.mark.parametrize(
+    ("files", "begin", "separator", "ends"),
+    [
+        ({"tokenizer_config": {"add_bos_token": False, "bos_token": "<s>"}}, (), 2, {2}),
+        ({"tokenizer_config": {"eos_token": "<|stop|>"}}, (1,), 268, {1, 2, 268}),
+        ({"tokenizer_config": {"eos_token": {"content": "<|stop|>"}, "add_bos_token": True}}, (), 268, {2, 268}),
+        ({"config": {"eos_token_id": 268, "bos_token_id": 1}}, (1,), 268, {1, 2, 268}),
+        ({"generation_config": {"eos_token_id": [268, 2], "pad_token_id": -1}}, (1,), 2, {1, 2, 268}),
+        ({"config": {"eos_token_id": 9999}}, (1,), 2, {1, 2}),
+    ],
+)
+def test_begin_and_end_are_those_that_the_models_files_name(tmp_path: Path, files, begin, separator, ends):
+    tokenizer = spm_like(tmp_path, **files)
+    assert (tokenizer.begin, tokenizer.separator, tokenizer.ends) == (begin, separator, ends)
+    (tmp_path / "again").mkdir()
+    tokenizer.save(tmp_path / "again" / "tokenizer.json")
+    again = Tokenizer.load(tmp_path / "again")
+    assert (again.begin, again.separator) == (begin, separator)
+
+
+def test_a_users_text_gets_an_end_and_a_padding_token_and_a_published_vocabulary_does_not():
+    for config in (schema.ByteTokenizer(), schema.CharTokenizer(), schema.WordTokenizer(), schema.BpeTokenizer(vocab=300)):
+        own = train(config, lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False)
+        assert own.separator == own.vocab_size - 2 and own.pad == own.vocab_size - 1 and own.ends == {own.separator}
+        published = build(config)
+        assert published.separator is None and published.pad is None
+        if not isinstance(config, schema.BpeTokenizer):
+            assert own.vocab_size == published.vocab_size + 2
+    with pytest.raises(RequestError, match="give at least 258"):
+        train(schema.BpeTokenizer(vocab=257), lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False)
+
+
+def test_words_that_training_never_saw_are_named():
+    tokenizer = build(schema.WordTokenizer(), "the cat sat\n")
+    assert tokenizer.unknown_words("the dog sat\nbut the dog <unk>") == ("dog", "but")
+    assert BYTE.unknown_words("dög") == ()

@@ -17,7 +17,7 @@ from flyweight.evaluate.kneser_ney import KneserNey
 from flyweight.model import cost, folder
 from flyweight.model.decoder import Decoder
 from flyweight.model.generate import generate
-from flyweight.model.mixture import CountTables, point
+from flyweight.model.mixture import CountTables, point, repeating
 from flyweight.train.mix import count_tables
 
 VOCAB, CONTEXT = 7, 24
@@ -160,6 +160,26 @@ def test_longer_matches_weigh_more() -> None:
     weights = pointed.weights[0, 0]
     assert float(weights[0] / weights[1]) == pytest.approx(math.exp(1.5))
     assert float(weights.sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("period", [0, 1, 3, 5])
+def test_repeating_is_what_a_search_says(period: int) -> None:
+    history = torch.from_numpy(np.random.default_rng(period).integers(0, 2, (4, 40)))
+    history[0, :6] = VOCAB  # padding
+    loops = repeating(history, 33, period, VOCAB)
+    for row, tokens in enumerate(history.tolist()):
+        for place in range(7, 40):
+            parts = [
+                (tokens[place - d + 1 : place + 1], tokens[place - 2 * d + 1 : place - d + 1]) for d in range(1, period + 1)
+            ]
+            wanted = any(len(b) == len(a) and a == b and VOCAB not in b for a, b in parts if len(a))
+            assert bool(loops[row, place - 7]) == wanted, (row, place)
+
+
+def test_the_pointer_is_silent_where_a_text_repeats_itself() -> None:
+    history = torch.tensor([[1, 2, 3, 4, 5, 1, 2, 1, 2]])
+    assert point(Pointer(period=2), history, 1, VOCAB).match.tolist() == [[0]]
+    assert point(Pointer(period=0), history, 1, VOCAB).match.tolist() == [[2]]
 
 
 def test_without_a_match_the_pointer_is_silent() -> None:

@@ -1,11 +1,10 @@
 import pytest
 
-from flyweight.cli.show import plans as show
 from flyweight.config import load
 from flyweight.config.schema import ModelConfig, Train
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.plan import budget, memory, plan
+from flyweight.plan import budget, memory, plan, show
 
 CPU = Runtime("cpu", 1)
 
@@ -38,11 +37,63 @@ def test_a_recipe_is_planned_stage_by_stage():
     assert found["teacher"].memory.total > found["student"].memory.weights
 
 
-@pytest.mark.parametrize(("measure", "seconds"), [((), 0), (("evaluate",), 5), (("evaluate", "bench", "audit"), 15)])
-def test_only_what_is_measured_takes_time(measure, seconds):
+@pytest.mark.parametrize("measure", [(), ("evaluate",), ("evaluate", "bench", "audit")])
+def test_the_time_is_the_sum_of_its_rows_and_only_what_is_measured_is_one(measure):
     found = plan.plan(recipe(report={"measure": measure, "compare": ["teacher", "student"]}), CPU)
-    assert found.measuring == 2 * seconds
-    assert found.totals["time"] == pytest.approx(sum(stage.seconds for stage in found.stages) + 2 * seconds)
+    assert found.totals["time"] == pytest.approx(sum(row.seconds for row in found.rows))
+    words = {"evaluate": "2 evaluations", "bench": "2 benches", "audit": "2 audits"}
+    names = [row.name for row in found.rows]
+    assert [word in names for kind, word in words.items()] == [kind in measure for kind in words]
+    assert names[0] == "packing python-stdlib" and "validating" in names
+    assert (found.measuring > 0) == bool(measure)
+    assert all(row.seconds > 0 for row in found.rows)
+    answer = found.json()
+    assert answer["total"]["time"] == pytest.approx(sum(row["seconds"] for row in answer["rows"]))
+
+
+def test_a_stage_has_its_validations_in_its_seconds_and_the_rows_tell_them_apart():
+    found = plan.plan(recipe(), CPU)
+    rows = {row.name: row.seconds for row in found.rows}
+    for stage in found.stages:
+        assert rows[stage.name] == pytest.approx(stage.seconds - stage.validating)
+    assert rows["validating"] == pytest.approx(sum(stage.validating for stage in found.stages))
+    without = plan.plan(recipe(train={"steps": 10, "batch": 4, "validations": 0}), CPU)
+    assert "validating" not in {row.name for row in without.rows}
+
+
+def test_every_part_of_a_stages_memory_is_in_its_total_and_is_printed():
+    found = plan.plan(recipe(), CPU)
+    memory_of = found.json()["stages"]["student"]["memory"]
+    assert memory_of["total"] == sum(size for part, size in memory_of.items() if part != "total")
+    assert memory_of["libraries"] > 0 and memory_of["teacher"] > 0
+    assert any("most memory: " in str(line) and "libraries" in str(line) for line in show.lines(found))
+
+
+def test_a_text_that_is_elsewhere_is_said_not_to_be_counted(monkeypatch, tmp_path):
+    monkeypatch.delenv("FLYWEIGHT_DATA", raising=False)
+    data = {"corpus": "wikitext-2", "tokenizer": "word", "context": 32}
+    found = plan.plan(recipe(data=data), CPU, data_dir=None)
+    assert not [row for row in found.rows if row.kind == "packing"]
+    assert any("the size of wikitext-2 is not known yet" in note for note in found.assumed)
+
+
+def test_models_that_are_chosen_or_quantized_are_measured_as_what_they_come_from(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("some words to learn " * 20_000)
+    stages = {
+        "a": {"stage": "pretrain", "model": {"dim": 64, "layers": 2}},
+        "b": {"stage": "pretrain", "model": {"dim": 64, "layers": 2}},
+        "best": {"stage": "select", "among": ["a", "b"]},
+        "small": {"stage": "quantize", "input": "best", "kind": "int8"},
+    }
+    report = {"compare": ["best", "small"], "measure": ["evaluate"]}
+    data = {"corpus": str(text), "tokenizer": "byte", "context": 64}
+    found = {row.name: row.seconds for row in plan.plan(recipe(stages=stages, report=report, data=data), CPU).rows}
+    one = plan.plan(recipe(stages=stages, report={**report, "compare": ["a"]}, data=data), CPU)
+    alone = {row.name: row.seconds for row in one.rows}
+    assert found["2 evaluations"] == pytest.approx(2 * alone["1 evaluation"])
+    assert found["best, small"] == alone["best, small"]
+    assert any(name.startswith("n-gram floors of ") for name in found)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +169,7 @@ def test_accumulation_needs_less_memory_and_muon_less_than_adamw():
     whole = memory.training(model, Train(batch=16), 64)
     parts = memory.training(model, Train(batch=16, accumulate=4), 64)
     muon = memory.training(model, Train.model_validate({"batch": 16, "optimizer": "muon"}), 64)
-    assert parts.activations * 4 == whole.activations
+    assert parts.activations * 4 == whole.activations and parts.libraries == whole.libraries
     assert muon.optimizer < whole.optimizer
     assert whole.weights == whole.gradients
 

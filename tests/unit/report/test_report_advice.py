@@ -41,8 +41,8 @@ def test_within_one_percent_the_whole_interval_counts():
         return (made.compare("base", "int8", -0.010, half),)
 
     models = (made.model("base", 1.5), made.model("int8", 1.510, disk_bytes=1_400_000))
-    assert chosen(advised(models=models, comparisons=pair(0.004)))["smallest within 1 %"] == "int8"
-    assert chosen(advised(models=models, comparisons=pair(0.006)))["smallest within 1 %"] == "base"
+    assert advised(models=models, comparisons=pair(0.004)).title.startswith("Take `int8`")
+    assert advised(models=models, comparisons=pair(0.006)).title.startswith("Take `base`")
 
 
 def test_of_equally_fast_models_the_best_is_the_fastest_and_the_others_are_named():
@@ -52,22 +52,29 @@ def test_of_equally_fast_models_the_best_is_the_fastest_and_the_others_are_named
         decoding("small", 1.6, 1_174, 1_100, 1_250, disk_bytes=400_000),
     )
     found = advised(models=models, comparisons=())
-    assert chosen(found)["fastest"] == "good"
-    assert "In speed `poor` cannot be told from `good`." in found.notes
+    assert found.title.startswith("Take `good`") and "and the fastest." in found.notes[0]
+    assert "Not significantly slower than `good`: `poor`." in found.notes
 
 
 def test_a_tie_in_quality_is_said():
     found = advised(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
-    assert "In quality `int8` cannot be told from `student-compute`." in found.notes
+    assert "Not significantly worse in quality than `student-compute`: `int8`." in found.notes
 
 
 def test_when_counting_beats_every_model_the_advice_says_so():
     found = advised(models=(made.model("a", 2.1), made.model("b", 2.4)), comparisons=())
     assert found.kind == "warning"
-    assert found.notes[0].startswith("No model here beats the 5-gram (Kneser-Ney) floor (1.862 bits/byte)")
+    assert found.notes[1].startswith("No model here beats the 5-gram (Kneser-Ney) floor (1.862 bits/byte)")
     close = advised(models=(made.model("a", 1.87), made.model("b", 2.4)), comparisons=())
-    assert "is undecided" in close.notes[0] and "5-gram" in close.notes[0]
+    assert "is undecided" in close.notes[1] and "5-gram" in close.notes[1]
     assert not any("floor" in note for note in advised().notes)
+
+
+def test_a_model_that_is_best_in_everything_is_the_only_choice():
+    found = advised(models=(made.model("a", 1.7), made.model("b", 1.8, disk_bytes=9_000_000)), comparisons=())
+    assert found.title.startswith("Take `a`: ")
+    assert found.choices == ()
+    assert found.notes[0] == "It is the best, the smallest within 1 % and the fastest."
 
 
 def test_one_model_is_no_choice():

@@ -110,7 +110,8 @@ def test_the_full_card_has_every_measurement_with_its_interval_and_commands(stor
     said = card.full(artifact, store)
     for expected in (
         "2.25 ... 2.75", "6 ... 8", "44 blocks", "A chip", "1 of 2 checks passed", "`padding`", "flyweight run x",
-        "flyweight eval x", "flyweight bench x", "`kn5` reaches 2 bits/byte against its 2.5", artifact.manifest["created"],
+        "flyweight eval x", "flyweight bench x", "5-gram (Kneser-Ney) reaches 2 bits/byte against its 2.5",
+        artifact.manifest["created"],
     ):  # fmt: skip
         assert expected in said, expected
     tokens = MarkdownIt("commonmark").enable("table").parse(said)

@@ -8,7 +8,8 @@ import report_fixture as made
 
 from flyweight import api
 from flyweight.errors import RequestError
-from flyweight.report import page
+from flyweight.report import page, words
+from flyweight.report.entries import entries
 from flyweight.report.summary import Sample
 from flyweight.report.visible import visible
 from flyweight.session import Session
@@ -144,24 +145,24 @@ def test_requests_that_cannot_be_done(tmp_path):
 
 def test_a_single_run_is_reported_where_one_wants(tmp_path):
     run, session = made.write(tmp_path / "runs"), Session(runs=tmp_path / "runs")
-    assert api.report([run], tmp_path / "page.html", session) == tmp_path / "page.html"
+    assert api.report(run, out=tmp_path / "page.html", session=session) == tmp_path / "page.html"
     assert "<html" in (tmp_path / "page.html").read_text()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["page.html", "runs"]
-    assert api.report([run], tmp_path / "folder", session) == tmp_path / "folder" / "report.html"
+    assert api.report(run, out=tmp_path / "folder", session=session) == tmp_path / "folder" / "report.html"
     (tmp_path / "old.html").mkdir()
     with pytest.raises(RequestError, match="is a folder"):
-        api.report([run], tmp_path / "old.html", session)
+        api.report(run, out=tmp_path / "old.html", session=session)
 
 
 def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [made.write(tmp_path / "runs"), made.write(tmp_path / "runs", name="other")]
     session = Session(runs=tmp_path / "runs")
-    assert api.report(["quickstart", "other"], session=session).resolve() == tmp_path / "report" / "report.html"
+    assert api.report("quickstart", "other", session=session).resolve() == tmp_path / "report" / "report.html"
     (tmp_path / "runs" / "grid").mkdir()
     (tmp_path / "runs" / "grid" / "study.json").write_text("{}")
     with pytest.raises(RequestError, match=r"grid: a study has a page of its own"):
-        api.report([runs[0], "grid"], session=session)
+        api.report(runs[0], "grid", session=session)
 
 
 def test_importing_the_report_is_quick():
@@ -169,3 +170,32 @@ def test_importing_the_report_is_quick():
         "import sys, flyweight.report.page; print([m for m in ('torch', 'matplotlib', 'jinja2', 'rich') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_page_sorts_its_models_once(monkeypatch):
+    calls = []
+
+    def counted(summaries):
+        calls.append(len(summaries))
+        return entries(summaries)
+
+    monkeypatch.setattr(page, "entries", counted)
+    monkeypatch.setattr(words, "entries", counted)
+    page.render([made.quickstart()])
+    assert calls == [1]
+
+
+def test_the_best_three_write_openly_and_the_rest_is_folded(html):
+    opened, folded = html[html.index('id="samples"') : html.index('id="audit"')].split("<details>", 1)
+    for label in ("student-compute", "int8", "nf4"):
+        assert f"</span>{label}</h4>" in opened
+    for label in ("teacher", "student", "student-alone"):
+        assert f"</span>{label}</h4>" not in opened and f"</span>{label}</h4>" in folded
+    assert "The same by 3 more models" in folded
+
+
+def test_learning_is_one_figure_with_a_switch_and_columns_are_explained(html):
+    assert html.count('type="radio"') == 2 and html.count(" checked>") == 1
+    assert "Against training compute" in html and "Against training time" in html
+    text = " ".join(" ".join(Checker(html).text).split())
+    assert "What the columns mean" in text and "perplexity per token, lower is better" in text

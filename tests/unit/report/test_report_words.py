@@ -222,8 +222,11 @@ def test_the_choice_by_bytes():
 
 @pytest.mark.parametrize(("share", "warned"), [(0.093, True), (0.002, False)])
 def test_overlap_is_warned_of(share, warned):
-    findings = said(corpus=(made.corpus(overlap={"test": share}),))
-    assert any("9.3 % of the test lines of python-stdlib" in each.title for each in findings) == warned
+    findings = said(corpus=(made.corpus(overlap={"test": share}, overlap_unit="pieces"),))
+    title = "9.3 % of the test text of python-stdlib, in pieces of 50 characters, also stands in its training text."
+    assert any(each.title == title for each in findings) == warned
+    lines = said(corpus=(made.corpus(overlap={"test": share}),))
+    assert any("9.3 % of the test lines of python-stdlib also" in each.title for each in lines) == warned
 
 
 def line(used: float, limit: float | None = 360.0):
@@ -257,3 +260,13 @@ def test_plain_lines_for_a_terminal():
     lines = words.plain(said())
     assert lines[0].startswith("- Distillation did not pay here:")
     assert "`" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(1.5, "paid"), (1.9, "not paid")])
+def test_a_mixture_is_told_with_what_it_brought_and_cost(bits, kind):
+    network = made.model("network", 1.8)
+    mixture = made.model("mixed", bits, stage="mix", input="network", disk_bytes=9_000_000)
+    found = said(models=(network, mixture), comparisons=(made.compare("mixed", "network", bits - 1.8),))
+    (finding,) = [each for each in found if "counts and a pointer" in each.title]
+    assert finding.kind == kind
+    assert f"{bits:.3f}" in finding.text and "9 MB on disk" in finding.text

@@ -3,10 +3,10 @@
 import pytest
 from toy_study import toy_study
 
-from flyweight.cli.show import plans as show
 from flyweight.config import catalogue, study as config
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
+from flyweight.plan import show
 from flyweight.plan.plan import vocabulary_key
 from flyweight.study import cells as studies
 

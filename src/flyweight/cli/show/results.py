@@ -62,11 +62,11 @@ def floors(values: dict[str, Any]) -> None:
     """Print n-gram floors with what they cost."""
     table = Table(box=None, header_style="dim")
     for head in ("floor", "perplexity", "nats", "bits/byte", "n-grams", "training", "size", "peak"):
-        table.add_column(head, justify="left" if head == "floor" else "right")
+        table.add_column(head, justify="left" if head == "floor" else "right", no_wrap=head == "floor")
     for name, floor in values["details"].items():
         numbers = [f"{floor[key]:{form}}" for key, form in _FLOOR_NUMBERS.items()]
         costs = (format_time(floor["seconds"]), format_size(floor["bytes"]), format_size(floor["peak_bytes"]))
-        table.add_row(floor_name(name), *numbers, *costs)
+        table.add_row(floor_name(name).replace(" (", "\n("), *numbers, *costs)
     seen, there = values["train_tokens"], values["train_tokens_available"]
     part = "" if seen == there else f", the first of {there:,}"
     say(table, f"{values['tokens']:,} tokens of {values['split']}, after {seen:,} tokens of train{part}", *_notes(values))

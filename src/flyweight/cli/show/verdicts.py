@@ -10,8 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from flyweight.cli.show.results import say
-from flyweight.config.units import format_count, format_size
-from flyweight.plan.compared import digits
 
 COLOURS = {
     **{"ok": "green", "missing": "yellow", "slow": "yellow", "broken": "red"},
@@ -48,24 +46,10 @@ def comparison(found: Any) -> None:
 
 
 def _cells(found: Any, row: Any) -> dict[str, Text]:
-    """Return a model's cells by their column."""
-    size = found.sizes[row.name]
-    apart = ("", "", Text("the reference", "dim"))
-    if row.paired is not None:
-        bits, n = row.paired.bits_per_byte, digits(row.paired.bits_per_byte)
-        span = f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}"
-        apart = (f"{bits.value:+.{n}f}", span, Text(row.verdict, COLOURS[row.verdict]))
-    cells = {
-        "model": row.name,
-        "bits/byte": f"{row.bits_per_byte:.4f}",
-        **({"nats/token": f"{row.nll:.4f}"} if found.same_tokenizer else {}),
-        **dict(zip(("difference", "95 % interval", "verdict"), apart, strict=True)),
-        "parameters": format_count(size.parameters),
-        "bytes": format_size(size.bytes),
-        "FLOPs/token": "" if size.forward_per_token is None else format_count(size.forward_per_token),
-        "FLOPs to make": "" if size.training_flops is None else format_count(size.training_flops),
-    }
-    return {head: cell if isinstance(cell, Text) else Text(cell) for head, cell in cells.items()}
+    """Return a model's cells by their column, the verdict in its colour."""
+    cells = {head: Text(cell) for head, cell in found.cells(row).items()}
+    cells["verdict"].stylize("dim" if row.paired is None else COLOURS[row.verdict])
+    return cells
 
 
 def _fits(rows: list[dict[str, Text]], left: list[str], width: int) -> bool:

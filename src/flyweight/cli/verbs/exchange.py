@@ -20,7 +20,7 @@ def import_(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        artifact = api.import_(model, out, session)
+        artifact = api.import_(model, out=out, session=session)
     found = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
     shared.answer(found, lambda _: results.say(f"{artifact.id}: {artifact.path}"))
 
@@ -38,7 +38,7 @@ def export(
     from flyweight.config.units import format_size
 
     with shared.session() as session:
-        done = api.export(model, to, out, type, session)
+        done = api.export(model, to=to, out=out, type=type, session=session)
     lines = [
         f"{done.path}: {done.kind}, {format_size(done.bytes)}",
         *(f"note: {note}" for note in done.notes),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import MACHINE, WORK, AnyModel, Data, ModelName, Shared, Split, verb
+from flyweight.cli.options import MACHINE, WORK, AnyModel, Data, ModelName, Separator, Shared, Split, verb
 from flyweight.errors import RequestError
 
 
@@ -22,24 +22,25 @@ def evaluate(
     task_path: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of task files of your own.")] = None,
     few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the task's].")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
+    separator: Separator = None,
 ) -> None:
     """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
     from flyweight import api
     from flyweight.cli.show import measurements, results
     from flyweight.report import gather
 
-    if tasks is not None and (data or window or stride):
-        raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --window and --stride out")
+    if tasks is not None and (data or separator or window or stride):
+        raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --separator, --window and --stride out")
     if tasks is None and (task_path or few_shot is not None or limit):
         raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
     if tasks is not None:
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         with shared.session() as session:
-            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session)}
+            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session=session)}
         shared.answer(found, results.tasks)
         return
     with shared.session() as session:
-        result = api.evaluate(model, data, split, window, stride, session)
+        result = api.evaluate(model, data=data, split=split, window=window, stride=stride, separator=separator, session=session)
         text = gather.corpus_name(result.artifact) or data or "its own text"
     shared.answer(result.json(), lambda values: measurements.evaluation(values, model, text))
 
@@ -49,13 +50,14 @@ def floors(
     data: Annotated[str, typer.Argument(metavar="DATA")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     tokenizer: Annotated[str | None, typer.Option(help="word, char, byte, bpe, or {kind: bpe, vocab: 1024}.")] = None,
+    separator: Separator = None,
 ) -> None:
     """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram, of DATA's own tokens unless told otherwise."""
     from flyweight import api
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.floors(data, split, session, tokenizer)
+        result = api.floors(data, split=split, tokenizer=tokenizer, separator=separator, session=session)
     shared.answer(result.json(), results.floors)
 
 
@@ -72,7 +74,7 @@ def bench(
     from flyweight.cli.show import measurements
 
     with shared.session() as session:
-        result = api.bench(model, session, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats)
+        result = api.bench(model, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats, session=session)
     shared.answer(result.json(), lambda values: measurements.bench(values, model))
 
 
@@ -86,7 +88,7 @@ def audit(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.audit(model, data, session)
+        result = api.audit(model, data=data, session=session)
     shared.answer(result.json(), results.checks)
     if not result.passed:
         raise typer.Exit(1)
@@ -100,13 +102,15 @@ def compare(
     against: Annotated[str | None, typer.Option(metavar="MODEL", help="Which one the others stand against [the best].")] = None,
     window: Annotated[int | None, typer.Option(help="Tokens read at once [each model's context].")] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
+    separator: Separator = None,
 ) -> None:
     """Say whether one model is really better than another: bits per byte, paired intervals, sizes and costs."""
     from flyweight import api
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.compare(models, data, split, session, against, window, stride)
+        options = {"data": data, "split": split, "against": against, "separator": separator}
+        found = api.compare(*models, **options, window=window, stride=stride, session=session)
     shared.answer(found.json(), lambda _: verdicts.comparison(found))
 
 
@@ -119,7 +123,7 @@ def doctor(
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.doctor(session, quick)
+        found = api.doctor(quick=quick, session=session)
     shared.answer(found.json(), lambda _: verdicts.doctor(found))
     if not found.ok:
         raise typer.Exit(1)

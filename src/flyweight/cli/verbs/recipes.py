@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -104,22 +104,22 @@ def plan(
     Exit status 1: it does not fit.
     """
     from flyweight import api
-    from flyweight.cli.show import plans, results
+    from flyweight.cli.show import results
+    from flyweight.plan import show
     from flyweight.plan.grid import GridPlan
 
-    given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
-    limits = {name: value for name, value in given.items() if value is not None}
+    limits = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
     chosen: tuple[str, ...] = ()
     with shared.session(quiet=True) as session:
         if api.is_text(target, session):
             texts, fields = _apart([target, *(overrides or ())])
-            choice = api.choose(texts, *fields, limits=limits, session=session)
-            chosen, subject = choice.lines, choice.recipe
+            given = {name: value for name, value in limits.items() if value is not None}
+            choice = api.choose(texts, *fields, limits=given, session=session)
+            chosen, result = choice.lines, api.plan(choice.recipe, session=session)
         else:
-            subject: Any = api.planned(target, overrides or (), limits)
-        result = api.plan(subject, session)
+            result = api.plan(target, *(overrides or ()), **limits, session=session)
     answer = {**result.json(), "chosen": chosen} if chosen else result.json()
-    shared.answer(answer, lambda _: results.say(*chosen, *([""] if chosen else []), *plans.lines(result)))
+    shared.answer(answer, lambda _: results.say(*chosen, *([""] if chosen else []), *show.lines(result)))
     # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)

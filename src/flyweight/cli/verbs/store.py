@@ -25,7 +25,7 @@ def report(
     from flyweight.cli.show import results
 
     with shared.session(quiet=True) as session:
-        path = api.report(names, out, session)
+        path = api.report(*names, out=out, session=session)
     shared.answer({"report": str(path)}, lambda value: results.say(f"report: {value['report']}"))
 
 

@@ -35,15 +35,15 @@ def generate(
         text = api.generate(
             model,
             prompt,
-            max_new_tokens,
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            shared.seed,
-            stop or (),
-            None if shared.as_json else speak,
-            session,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=shared.seed,
+            stop=stop or (),
+            on_text=None if shared.as_json else speak,
+            session=session,
         )
     shared.answer({"prompt": prompt, "text": text}, lambda _: speak("\n"))
 
@@ -64,8 +64,18 @@ def chat(
     from flyweight.cli import chat as conversation
 
     with shared.session(quiet=True) as session:
-        options = (max_new_tokens, temperature, top_k, top_p, min_p, shared.seed, stop or ())
-        held = api.chat(model, system, *options, session=session)
+        held = api.chat(
+            model,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=shared.seed,
+            stop=stop or (),
+            session=session,
+        )
         conversation.talk(held, model, shared.as_json)
     shared.answer({"model": model, **held.json()}, lambda _: None)
 

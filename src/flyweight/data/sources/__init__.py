@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyweight.config import schema
+from flyweight.core.files import reason
 from flyweight.data.document import HeldOut, Source
-from flyweight.data.reading import reason
 from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
+from flyweight.data.sources.separated import Separated
 from flyweight.errors import RequestError
 
 
@@ -53,8 +54,13 @@ def resolve(
 
 
 def source_of(data: schema.Data, data_dir: Path | None = None) -> Source:
-    """Return the source of a data config; raise RequestError as `resolve` does."""
-    return resolve(data.corpus, data_dir, HeldOut(data.validation, data.test), data.column)
+    """Return the source of a data config; raise RequestError as `resolve` does, and for a separator that has no place."""
+    source = resolve(data.corpus, data_dir, HeldOut(data.validation, data.test), data.column)
+    if data.separator is None:
+        return source
+    if isinstance(data.corpus, str) and (data.corpus in SOURCES or data.corpus.startswith("hf:")):
+        raise RequestError(f"data.separator: {data.corpus} has documents of its own; a separator cuts text files into some")
+    return Separated(source, data.separator)
 
 
 def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Data:

@@ -27,7 +27,7 @@ class Ptb:
     def about(self) -> About:
         """Words, line ends counted among them."""
         origin = "local files" if self.files else HUB.address
-        return About("ptb", origin, schema.WordTokenizer(), separated=False, line_ends_are_words=True)
+        return About("ptb", origin, schema.WordTokenizer(), separated=False, line_ends_are_words=True, published=True)
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split."""

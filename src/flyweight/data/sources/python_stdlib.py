@@ -40,7 +40,7 @@ class PythonStdlib:
     def about(self) -> About:
         """A document a file, with a separator after each."""
         origin = f"the standard library of Python {sysconfig.get_python_version()}"
-        return About("python-stdlib", origin, schema.BpeTokenizer(), separated=True)
+        return About("python-stdlib", origin, schema.BpeTokenizer(), separated=True, published=True)
 
     @cached_property
     def files(self) -> tuple[str, ...]:

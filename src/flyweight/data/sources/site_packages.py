@@ -27,7 +27,7 @@ class SitePackages:
     def about(self) -> About:
         """A document a file, with a separator after each."""
         origin = "the packages installed in the running environment"
-        return About("installed-packages", origin, schema.BpeTokenizer(), separated=True)
+        return About("installed-packages", origin, schema.BpeTokenizer(), separated=True, published=True)
 
     @cached_property
     def files(self) -> dict[str, Path]:

@@ -29,7 +29,7 @@ class TinyShakespeare:
     def about(self) -> About:
         """One text of characters."""
         origin = "a local file" if self.file else HUB.address
-        return About(_NAME, origin, schema.CharTokenizer(), separated=False, contiguous=True)
+        return About(_NAME, origin, schema.CharTokenizer(), separated=False, contiguous=True, published=True)
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's part of the text."""

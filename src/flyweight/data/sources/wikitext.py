@@ -37,7 +37,7 @@ class WikiText:
     def about(self) -> About:
         """Words, line ends counted among them."""
         origin = "local files" if self.files else hub(self.name).address
-        return About(self.name, origin, self.tokenizer, separated=False, line_ends_are_words=True)
+        return About(self.name, origin, self.tokenizer, separated=False, line_ends_are_words=True, published=True)
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's articles."""

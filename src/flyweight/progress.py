@@ -44,7 +44,7 @@ class Display:
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Take one event."""
-        if self.quiet:
+        if self.quiet and kind not in ALWAYS:
             return
         fields = {name: escape(value) if isinstance(value, str) else value for name, value in fields.items()}
         if kind == "stage":
@@ -109,9 +109,13 @@ def _training_line(fields: dict[str, Any]) -> str:
     )
 
 
+ALWAYS = ("unknown",)
+"""Events that are told where progress is not."""
+
 NOTES = {
     "measuring": "measuring this machine, once ({what})",
-    "late": "[yellow]over[/] budget.time: {limit} had passed when {name} was measured; what is left of the report follows",
+    "late": "[yellow]over[/] budget.time: {limit} had passed after {name}; what is left is measured all the same",
+    "unknown": "[yellow]note[/] {note}",
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "measured": "[cyan]measured[/] {what}",
     "unkept": "[yellow]note[/] {what} could not be read or kept and was measured anew: {why}",

@@ -1,0 +1,61 @@
+"""What notebooks show of results: HTML tables, and data frames where pandas is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from flyweight.errors import RequestError
+
+if TYPE_CHECKING:
+    import pandas
+    from rich.table import Table
+
+
+def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> str:
+    """Return a table; its cells are HTML already, heads and notes are text. The first column is text."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in heads)
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
+    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    start = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
+    return f"<table>{start}<tbody>{body}</tbody></table>{below}"
+
+
+def _cells(row: Sequence[str]) -> str:
+    first, *rest = row
+    numbers = "".join(f"<td>{cell}</td>" for cell in rest)
+    return f'<td style="text-align:left">{first}</td>{numbers}'
+
+
+def html_of(table: Table, notes: Iterable[str] = ()) -> str:
+    """Return a terminal's table as HTML; its styles are left to the notebook."""
+    columns = [[escape(str(cell)) for cell in column.cells] for column in table.columns]
+    return html_table([str(column.header) for column in table.columns], zip(*columns, strict=True), notes)
+
+
+def plain_text(lines: Iterable[Any], width: int = 100) -> str:
+    """Return text lines and tables of a terminal as plain text of at most `width` columns."""
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def frame(rows: Sequence[Mapping[str, Any]], index: str) -> pandas.DataFrame:
+    """Return rows as a data frame; raise RequestError, with how to install it, without pandas."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise RequestError("to_pandas needs pandas: pip install pandas") from error
+    return pandas.DataFrame(list(rows)).set_index(index)
+
+
+def with_interval(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
+    """Return a number as three columns: `name`, `name_low` and `name_high`."""
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
