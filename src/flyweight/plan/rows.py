@@ -44,7 +44,7 @@ class Stage:
 
 def size_of(data: schema.Data, data_dir: Path | None) -> TextSize | None:
     """Return the size of a text on this machine, which is read once a process; None where it is elsewhere or unreadable."""
-    sizes = _bytes_of(data.corpus, HeldOut(data.validation, data.test), data_dir)
+    sizes = _bytes_of(data.corpus, HeldOut(data.validation, data.test), data_dir, data.column)
     if sizes is None:
         return None
     tokenizer = data.tokenizer or with_tokenizer(data, data_dir).tokenizer
@@ -61,9 +61,11 @@ def bytes_per_token(tokenizer: schema.Tokenizer) -> float:
 
 
 @lru_cache(maxsize=64)
-def _bytes_of(corpus: str, held_out: HeldOut, data_dir: Path | None) -> tuple[int, ...] | None:
+def _bytes_of(
+    corpus: str | tuple[str, ...], held_out: HeldOut, data_dir: Path | None, column: str | None
+) -> tuple[int, ...] | None:
     try:
-        source = resolve(corpus, data_dir, held_out)
+        source = resolve(corpus, data_dir, held_out, column)
         if source.about.origin.startswith("hf:"):
             return None  # reading it would fetch it
         return tuple(
@@ -83,6 +85,7 @@ def beside_training(
     return [
         *_packing(trained.values(), sizes),
         *_stored(recipe),
+        *_mixing(recipe, trained, sizes),
         *_measuring(recipe, trained, sizes, speed),
         *_floors(recipe, trained, sizes),
     ]
@@ -103,6 +106,16 @@ def _stored(recipe: schema.Recipe) -> Iterator[Row]:
     names = [name for name, stage in recipe.stages.items() if stage.stage in ("quantize", "select", "init")]
     if names:
         yield Row(", ".join(names), STORED_SECONDS * len(names), "other")
+
+
+def _mixing(recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize]) -> Iterator[Row]:
+    for name, stage in recipe.stages.items():
+        if not isinstance(stage, schema.Mix):
+            continue
+        root = _root(recipe, name, trained)
+        size = sizes.get(text_key(root.data)) if root else None
+        tokens = min(size.train, time.FLOOR_TOKENS) if size and stage.counts else 0
+        yield Row(name, time.GATES_SECONDS + time.TABLE_SECONDS_PER_TOKEN * tokens, "other")
 
 
 def _measuring(

@@ -38,6 +38,12 @@ BENCH_PASSES = 12
 AUDIT_TOKENS = 30_000
 """Tokens that the checks of an audit read, counted as if each were read once with its logits."""
 
+GATES_SECONDS = 4.0
+"""Of fitting the gates of a mixture, its passes over validation text included."""
+
+TABLE_SECONDS_PER_TOKEN = 1.2e-6
+"""Of counting the n-grams of a mixture and of unpacking what was counted."""
+
 FLOOR_SECONDS_PER_TOKEN = 6e-7
 FLOOR_TOKENS = 10_000_000
 """Training tokens that the n-gram floors count at most (`evaluate.floors.TRAIN_LIMIT`)."""
