@@ -199,6 +199,9 @@ def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tu
             train.flops and train.flops / flops.mean * step_tokens,
         )
         tokens = min(tokens, *(count for count in counts if count))
+    passes = tokens / unique
+    regularised = schema.ModelConfig.model_validate({**model_fields(*shape, passes), **fields})
+    model = regularised.resolved(model.vocab_size, data.context)  # dropout keeps more in memory
     train = train.model_copy(update={**limits, **_validations(setting, tokens, per_token)})
     train = _in_memory(setting, model, train, data.context)
     return Candidate(
@@ -208,7 +211,7 @@ def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tu
         train=train,
         kinds=kinds,
         tokens=tokens,
-        passes=tokens / unique,
+        passes=passes,
         seconds=seconds,
         expected=min(seconds, tokens / step_tokens * flops.mean / setting.rate(model.dim)),
         faults=tuple(_faults(setting, model, train, data.context)),
