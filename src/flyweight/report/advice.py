@@ -11,7 +11,7 @@ from flyweight.report.entries import Entry, Group
 from flyweight.report.phrases import Kind, and_list, bits, floor_name, name
 from flyweight.report.ranking import AXES, CLOSE, Picks, StrongestFloor, picks, strongest_floor
 
-BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f} %", "fastest"
+BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f}\N{NO-BREAK SPACE}%", "fastest"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def test_which_model_to_take_comes_first(monkeypatch, capsys):
     lines = [line for line in printed(capsys).splitlines() if line.strip()]
     assert lines[0] == "Take int8: 1.7 MB, 1.514 bits/byte, 402 tokens/s"
     assert lines[1].split() == ["best,", "fastest", "student-compute", "5.64", "MB", "1.511", "bits/byte", "690", "tokens/s"]
-    assert lines[2].startswith("smallest within 1 %  int8")
+    assert lines[2].startswith("smallest within 1\N{NO-BREAK SPACE}%  int8")
     text = " ".join(" ".join(lines).split())
     assert "5-gram (Kneser-Ney)" in text and "kn5" not in text
     assert "tok/s: tokens generated per second" in text and "A floor is what counting reaches" in text

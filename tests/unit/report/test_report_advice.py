@@ -28,7 +28,7 @@ def test_the_smallest_close_to_the_best_is_to_be_taken():
     assert found.title == "Take `int8`: 1.7 MB, 1.514 bits/byte, 402 tokens/s"
     assert chosen(found) == {
         "best": "student-compute",
-        "smallest within 1 %": "int8",
+        "smallest within 1\N{NO-BREAK SPACE}%": "int8",
         "fastest": "student-compute",
     }
     best = found.choices[0]
@@ -74,7 +74,7 @@ def test_a_model_that_is_best_in_everything_is_the_only_choice():
     found = advised(models=(made.model("a", 1.7), made.model("b", 1.8, disk_bytes=9_000_000)), comparisons=())
     assert found.title.startswith("Take `a`: ")
     assert found.choices == ()
-    assert found.notes[0] == "It is the best, the smallest within 1 % and the fastest."
+    assert found.notes[0] == "It is the best, the smallest within 1\N{NO-BREAK SPACE}% and the fastest."
 
 
 def test_one_model_is_no_choice():
