@@ -27,6 +27,7 @@ BENCHMARKS = {
     "hub": ["bench_hub.py"],
     "shared": ["bench_shared.py"],
     "collapse": ["bench_collapse.py"],
+    "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
     "shakespeare-alone": ["bench_shakespeare.py", "--recipe", str(ROOT / "benchmarks" / "shakespeare-alone.yaml")],

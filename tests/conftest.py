@@ -12,6 +12,15 @@ import yaml
 from toy_recipe import toy
 
 
+@pytest.fixture(autouse=True)
+def known_rates(monkeypatch):
+    """Let every runs root find the same rates of this machine at once, whatever else it is doing."""
+    from flyweight.plan import rate
+
+    known = rate.Rates(training={64: 2e10, 256: 4e10}, packing=1.2e6, created="2026-01-01T00:00:00Z")
+    monkeypatch.setattr(rate, "measured", lambda runtime, precision: known)
+
+
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory):
     """A text of some 30 kB that a toy model can learn."""

@@ -17,6 +17,7 @@ from flyweight.config.words import field_words
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, Store
 from flyweight.core.files import digest, disk_errors, read_json, write_json
+from flyweight.core.runtime import Precision
 from flyweight.data.sources import SOURCES
 from flyweight.errors import RequestError
 from flyweight.plan import rate
@@ -98,8 +99,11 @@ def choose(
     words = [*overrides, *(f"budget.{limit}={value}" for limit, value in limits.items())]
     raw = config_load.override(raw, words)
     runtime = session.runtime()
-    kept = rate.kept(session.store, runtime, runtime.precision("auto"), session.watch)
-    return suggest(raw, runtime, session.data_folder, kept)
+
+    def kept_for(precision: Precision) -> rate.Kept:
+        return rate.kept(session.store, runtime, precision, session.watch)
+
+    return suggest(raw, runtime, session.data_folder, kept_for)
 
 
 def is_text(word: str, session: Session = DEFAULT) -> bool:

@@ -111,7 +111,7 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 NOTES = {
     "measuring": "measuring this machine, once ({what})",
-    "late": "[yellow]over[/] budget.time: {limit} had passed when {name} was measured; what is left of the report follows",
+    "late": "[yellow]over[/] budget.time: {limit} had passed after {name}; what is left is measured all the same",
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
     "replacing": (
         "[yellow]note[/] the results of another run called {name} will be replaced ({command});"

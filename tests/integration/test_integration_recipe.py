@@ -159,11 +159,27 @@ def test_leaving_a_stage_out(finished, tmp_path):
     assert recipe.report.compare == ("teacher", "student", "alone")
 
 
-def test_a_spent_budget_of_time_that_stages_share_advises_what_goes_on(toy_recipe, flyweight, monkeypatch):
+def test_what_was_finished_before_a_budget_was_spent_is_named_and_reported(toy_recipe, flyweight, tmp_path, monkeypatch):
+    observe = Meter.observe
+
+    def spent(meter, where, *rest, **options):
+        if where == "alone":
+            meter._stop("time", "1 s", "2 s", where)
+        return observe(meter, where, *rest, **options)
+
+    monkeypatch.setattr(Meter, "observe", spent)
+    status, _, err = flyweight("run", toy_recipe, "--threads", 1)
+    said = " ".join(err.split())
+    assert status == 1
+    assert "Finished and measured: toy:teacher, toy:student; report: " in said and "the same command" in said
+    assert (tmp_path / "runs" / "toy" / "report.html").is_file()
+    assert flyweight("eval", "toy:student", "--threads", 1)[0] == 0
+    monkeypatch.setattr(Meter, "observe", observe)
+    status, _, err = flyweight("run", toy_recipe, "--threads", 1)
+    assert status == 0 and "student" in err and "kept from before" in err
+
+
+def test_a_spent_budget_of_time_advises_what_goes_on(toy_recipe, flyweight, monkeypatch):
     monkeypatch.setattr(Meter, "seconds", lambda _: 100.0)
-    for word, advice in (
-        ("train.steps=12", "a larger budget.time and the same"),
-        ("train.steps=null", "budget.over=warn and the"),
-    ):
-        status, _, err = flyweight("run", toy_recipe, "budget.time=60s", word, "--threads", 1)
-        assert status == 1 and advice in " ".join(err.split()), err
+    status, _, err = flyweight("run", toy_recipe, "budget.time=60s", "train.steps=12", "--threads", 1)
+    assert status == 1 and "a larger budget.time and the same" in " ".join(err.split()), err

@@ -17,8 +17,9 @@ from flyweight.plan.rate import Rates
 from flyweight.plan.surroundings import TextSize, bytes_per_token
 from flyweight.train.spent import StepFlops
 
-TOKENS_PER_PARAMETER = 20
-"""Of the blocks: compute-optimal training (Hoffmann et al. 2022)."""
+TOKENS_PER_PARAMETER = 10
+"""Tokens of training for each parameter of the blocks: half of the compute-optimal 20 (Hoffmann et al. 2022), which holds for
+models whose embedding is a small part of them."""
 
 MOST_PASSES = 20
 """Passes over the text after which more of them bring little (Muennighoff et al. 2023)."""
@@ -55,7 +56,10 @@ STORED_PER_ENTRY = 60
 """Bytes of tokenizer.json for each entry of the vocabulary."""
 
 MEMORY_MARGIN = 0.7
-"""Share of a memory limit that the planned training may take."""
+"""Share of the memory left for training that the planned training may take."""
+
+PACKING_BYTES = 120_000_000
+"""Memory that packing a text takes, and that the process keeps while it trains."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Setting:
 class Candidate:
     """One resolved model with the way it would be trained.
 
-    `tokens` are those of the whole training, `passes` how often they go through the text, `seconds` what training has.
+    `tokens` are those of the whole training, `passes` how often they go through the text. `seconds` is what training has at
+    most, `expected` what it will probably take.
     `faults` names the limits that it breaks; `enough` says that there are tokens enough for its size.
     """
 
@@ -100,6 +105,7 @@ class Candidate:
     tokens: float
     passes: float
     seconds: float
+    expected: float
     faults: tuple[str, ...]
     enough: bool
 
@@ -174,7 +180,7 @@ def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tu
     flops = StepFlops.of(model, train, data.context)
     step_tokens = train.batch * data.context
     tokens = seconds * setting.rate(model.dim) / flops.mean * step_tokens
-    limits: dict[str, Any] = {"time": seconds}
+    limits: dict[str, Any] = {} if setting.budget.time is None else {"time": seconds}
     most = MOST_PASSES * unique
     if not (train.steps or train.tokens or train.flops):
         if tokens > most / 2:
@@ -201,6 +207,7 @@ def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tu
         tokens=tokens,
         passes=tokens / unique,
         seconds=seconds,
+        expected=min(seconds, tokens / step_tokens * flops.mean / setting.rate(model.dim)),
         faults=tuple(_faults(setting, model, train, data.context)),
         enough=tokens >= TOKENS_PER_PARAMETER * _block_parameters(model),
     )
@@ -241,25 +248,32 @@ def _validations(setting: Setting, tokens: float, per_token: float) -> dict[str,
 
 def _in_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> schema.Train:
     """Return the training with its batch in as many pieces as a limit of memory asks for."""
-    if setting.budget.memory is None or "accumulate" in setting.stage.train.model_fields_set:
+    limit = _memory(setting)
+    if limit is None or "accumulate" in setting.stage.train.model_fields_set:
         return train
     for pieces in (count for count in range(1, train.batch + 1) if train.batch % count == 0):
         train = train.model_copy(update={"accumulate": pieces})
-        if memory.training(model, train, context, setting.itemsize).total <= MEMORY_MARGIN * setting.budget.memory:
+        if memory.training(model, train, context, setting.itemsize).total <= limit:
             break
     return train
+
+
+def _memory(setting: Setting) -> float | None:
+    """Return the bytes that the planned training may take, or None without a limit."""
+    limit = setting.budget.memory
+    return None if limit is None else MEMORY_MARGIN * max(limit - PACKING_BYTES, limit / 2)
 
 
 def _faults(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> list[str]:
     """Return the names of the limits that this model breaks."""
     budget = setting.budget
     stored = cost.weight_bytes(model) + STORED_BESIDE + STORED_PER_ENTRY * (model.vocab_size or 0)
-    needed = memory.training(model, train, context, setting.itemsize).total / MEMORY_MARGIN
+    needed = memory.training(model, train, context, setting.itemsize).total
     step = StepFlops.of(model, train, context).after
     used = {
         "parameters": (cost.parameters(model).unique, budget.parameters),
         "bytes": (stored, budget.bytes),
-        "memory": (needed, budget.memory),
+        "memory": (needed, _memory(setting)),
         "flops": (LEAST_STEPS * step, budget.flops),
     }
     return [name for name, (amount, limit) in used.items() if limit is not None and amount > limit]

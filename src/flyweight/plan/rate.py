@@ -13,9 +13,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from flyweight.config import schema
 from flyweight.config.units import format_count
@@ -50,7 +50,7 @@ class Rates(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    training: dict[int, PositiveFloat]
+    training: Annotated[dict[int, PositiveFloat], Field(min_length=1)]
     packing: PositiveFloat
     created: str = ""
 
@@ -88,7 +88,8 @@ def key(runtime: Runtime, precision: Precision) -> str:
     """Return what rates are kept under: processor or device, threads and precision."""
     kind = runtime.device.split(":")[0]
     name = processor() if kind == "cpu" else runtime.device
-    return f"{name}, {runtime.threads} threads, {precision}"
+    threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
+    return f"{name}, {threads}, {precision}"
 
 
 def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = ignore) -> Kept:
@@ -114,7 +115,11 @@ def _read(file: Path) -> dict[str, Rates]:
     try:
         raw: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return {name: Rates.model_validate(rates) for name, rates in raw.items()}
-    except (ValueError, AttributeError, ValidationError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RequestError(f"{file} does not hold rates of this machine ({where}); delete it to measure again") from error
+    except (ValueError, AttributeError) as error:
         raise RequestError(f"{file} does not hold rates of this machine ({error}); delete it to measure again") from error
 
 

@@ -6,7 +6,7 @@ Whatever the recipe or its user sets is kept. The fields of the model are chosen
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from flyweight.config import load, schema
 from flyweight.config.baselines import DECODER, kind_of_model
 from flyweight.config.units import format_count, format_size, format_time
-from flyweight.core.runtime import Runtime
+from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.document import SplitName
 from flyweight.data.sources import SOURCES, resolve
 from flyweight.errors import RequestError
@@ -24,7 +24,7 @@ from flyweight.plan.rate import Kept
 from flyweight.plan.surroundings import TextSize
 
 SHAPES = (
-    (1, 16), (1, 32), (2, 32), (2, 48), (3, 48), (3, 64), (4, 64), (4, 96), (4, 128), (4, 192), (6, 256), (6, 384),
+    (1, 16), (1, 32), (2, 32), (2, 48), (2, 64), (3, 64), (4, 64), (4, 96), (4, 128), (4, 192), (6, 256), (6, 384),
     (8, 512), (12, 768),
 )  # fmt: skip
 """Layers and width of the models to choose from, smallest first."""
@@ -35,8 +35,8 @@ MOST_HELD_OUT = 320_000
 TOKENIZER_SAMPLE = 8_000_000
 """Bytes of a long text from which the vocabulary is learned."""
 
-LEAST_SHAPE = (2, 64)
-"""Layers and width of the smallest model that a shortage of time leads to; only other limits lead to smaller ones."""
+LEAST_WIDTH = 64
+"""Width of the smallest model that a shortage of time leads to; only other limits lead to narrower ones."""
 
 VOCABULARIES = (4096, 2048, 1024, 512)
 """Entries of a tokenizer that is learned from the text, the largest first; a short text is read as bytes."""
@@ -63,10 +63,11 @@ class Choice:
         return load.recipe(self.raw, "train")
 
 
-def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kept: Kept) -> Choice:
+def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kept_for: Callable[[Precision], Kept]) -> Choice:
     """Return the raw recipe with what its user left open: of data, model, training and report.
 
-    The model is the largest that every limit of the budget allows and whose compute-optimal number of tokens fits the time.
+    `kept_for` gives this machine's rates for a compute precision. The model is the largest that every limit of the budget
+    allows and whose compute-optimal number of tokens fits the time.
     Raises RequestError with every fault of the recipe, or where no model fits the budget.
     """
     raw = copy.deepcopy(dict(raw))
@@ -84,6 +85,11 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
     if not isinstance(stage.model, schema.ModelConfig):
         raw["data"] = load.merge(raw.get("data"), {**held_out, "tokenizer": _plain(tokenizers[0])})
         return Choice(raw)
+    limited = stage.train.steps or stage.train.tokens or stage.train.flops or stage.train.time
+    if not (limited or checked.budget.time or checked.budget.flops):
+        raise RequestError("budget.time: no limit is left; give budget.time, budget.flops, train.steps or train.tokens")
+    precision = runtime.precision(stage.train.precision)
+    kept = kept_for(precision)
     setting = Setting(
         text=text,
         stage=stage,
@@ -91,7 +97,7 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
         kinds=checked.report.measure,
         kinds_given="measure" in checked.report.model_fields_set,
         rates=kept.rates,
-        itemsize=4 if runtime.precision(stage.train.precision) == "fp32" else 2,
+        itemsize=4 if precision == "fp32" else 2,
     )
     shapes = SHAPES if unshaped else ((stage.model.layers, stage.model.dim),)
     best = _best(setting, tokenizers, shapes)
@@ -115,8 +121,8 @@ def _held_out(data: schema.Data, text: TextSize) -> tuple[TextSize, dict[str, fl
 
 
 def _tokenizers(data: schema.Data, default: schema.Tokenizer, text: TextSize) -> Iterator[schema.Tokenizer]:
-    """Yield the tokenizers to choose from, the preferred one first."""
-    if data.tokenizer is not None or default.kind != "bpe":
+    """Yield the tokenizers to choose from, the preferred one first; a vocabulary of words would be most of a small model."""
+    if data.tokenizer is not None or default.kind not in ("bpe", "word"):
         yield data.tokenizer or default
         return
     if text.bytes["train"] >= SHORT_TEXT:
@@ -139,7 +145,7 @@ def _best(setting: Setting, tokenizers: list[schema.Tokenizer], shapes: tuple[tu
         smallest = min([*([smallest] if smallest else []), *models], key=lambda model: model.parameters, default=None)
         if not fitting:
             continue
-        sensible = [model for model in fitting if model.shape >= LEAST_SHAPE] or fitting[-1:]
+        sensible = [model for model in fitting if model.shape[1] >= LEAST_WIDTH] or fitting[-1:]
         best = next((model for model in reversed(sensible) if model.enough), sensible[0])
         fallback = fallback or best
         if best.balanced:
@@ -203,8 +209,8 @@ def _lines(setting: Setting, best: Candidate, kept: Kept) -> Iterator[str]:
     yield f"vocabulary: {kind} (data.tokenizer.vocab=N, data.tokenizer=byte or char)"
     yield f"a step reads {best.train.batch} windows of {best.data.context} tokens (train.batch=N data.context=N)"
     yield (
-        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the text, at most"
-        f" {format_time(best.seconds)} of {format_time(setting.seconds)} (budget.time=T, train.time=T, train.tokens=N)"
+        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the text, about"
+        f" {format_time(best.expected)} of {format_time(setting.seconds)} (budget.time=T, train.time=T, train.tokens=N)"
     )
     if "bench" in setting.kinds and "bench" not in best.kinds:
         yield "speed is not measured, as time is short (report.measure=[evaluate,bench,audit])"

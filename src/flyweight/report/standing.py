@@ -17,12 +17,20 @@ from flyweight.evaluate.compare import LEVEL, honest
 from flyweight.report.summary import Comparison, CorpusSummary, Floor, ModelSummary, Split, Summary, Training, Verdict
 from flyweight.report.visible import visible
 
-Standing = Literal["ok", "collapsed", "invalid", "unmeasured"]
+Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured"]
+
+UNRANKED: tuple[Standing, ...] = ("collapsed", "too short", "invalid")
+"""Standings of models that were measured and may not be ranked."""
 
 # A model that fails one of these learned nothing; the numbers of one that fails any other cannot be believed, unless that
 # check is about the text, which is the same for all models.
 _COLLAPSE = ("below_unigram_floor", "initial_token_sensitivity")
 _TEXT = ("train_overlap",)
+
+FEW_STEPS = 100
+"""Steps below which a model that learned nothing was trained too shortly; it has not collapsed."""
+FALLING = 0.01
+"""Part of its validation loss that a model still gains between its last two validations where more steps would help."""
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
 
 
@@ -61,7 +69,7 @@ class Text:
 class Fault:
     """Why a model may not be ranked, as a clause."""
 
-    kind: Literal["collapsed", "invalid"]
+    kind: Literal["collapsed", "too short", "invalid"]
     text: str
 
 
@@ -101,30 +109,46 @@ class Entry:
             model = self.summary.model(model.input)
         return model.training
 
+    @property
+    def short(self) -> bool:
+        """Whether its training ended before it could learn: after few steps, or while the validation loss still fell."""
+        training, curve = self.training, self.model.curve
+        if training is None:
+            return False
+        if training.steps < FEW_STEPS:
+            return True
+        losses = [each.nll for each in curve.validation] if curve else []
+        return len(losses) > 1 and losses[-1] < (1 - FALLING) * losses[-2]
+
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
         """Why its numbers may not be ranked; empty for a sound model."""
         faults: list[Fault] = []
+        nothing: Literal["collapsed", "too short"] = "too short" if self.short else "collapsed"
         corpus, bits = self.summary.corpus_of(self.model), self.bits
         unigram = corpus.floors.get("unigram") if corpus else None
         if bits is not None and not math.isfinite(bits.value):
             faults.append(Fault("collapsed", "its likelihood is not a finite number"))
         elif bits is not None and unigram and bits.value >= unigram.bits_per_byte:
             floor = f"{bits.value:.3f} bits per byte is no better than the unigram floor ({unigram.bits_per_byte:.3f})"
-            faults.append(Fault("collapsed", floor))
+            faults.append(Fault(nothing, floor))
         for check in self.model.audit.checks if self.model.audit else ():
             if check.verdict == "fail" and check.name not in _TEXT:
                 why = f" ({check.why})" if check.why else ""
-                kind = "collapsed" if check.name in _COLLAPSE else "invalid"
+                kind = nothing if check.name in _COLLAPSE else "invalid"
                 faults.append(Fault(kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}'))
         return tuple(faults)
 
     @property
     def standing(self) -> Standing:
-        """Whether it may be ranked: `collapsed` learned nothing, the numbers of an `invalid` one cannot be believed."""
+        """Whether it may be ranked.
+
+        `collapsed` learned nothing, `too short` had too few steps to learn, the numbers of an `invalid` one cannot be believed.
+        """
         kinds = {fault.kind for fault in self.faults}
-        if kinds:
-            return "collapsed" if "collapsed" in kinds else "invalid"
+        for kind in ("collapsed", "too short", "invalid"):
+            if kind in kinds:
+                return kind
         return "ok" if self.bits is not None else "unmeasured"
 
 

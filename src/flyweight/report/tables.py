@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flyweight.config.units import format_count, format_size
 from flyweight.core.metric import Metric
-from flyweight.report.standing import AXES, Entry, Group, leaders
+from flyweight.report.standing import AXES, UNRANKED, Entry, Group, leaders
 from flyweight.report.summary import Floor, Summary, Training
 
 if TYPE_CHECKING:
@@ -231,9 +231,9 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         drawn.add_column(column.title, justify="right", no_wrap=True)
     for row in made.rows:
         standing = row.entry.standing if row.entry else "floor"
-        style = {"collapsed": "red", "invalid": "red", "floor": "dim"}.get(standing, "")
+        style = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}.get(standing, "")
         name = Text(row.label, style=style)
-        if standing in ("collapsed", "invalid"):
+        if standing in UNRANKED:
             name.append(f"\n{standing}", style="red")
         drawn.add_row(
             name, *(_rich(made, row, column) for column in columns), end_section=row is made.rows[len(group.entries) - 1]
@@ -277,7 +277,7 @@ def markdown(group: Group) -> str:
         "|:---|" + "---:|" * len(made.columns),
     ]
     for row in made.rows:
-        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in ("collapsed", "invalid") else ""
+        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", " ".join(legend(made))]) + "\n"

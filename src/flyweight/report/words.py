@@ -119,7 +119,7 @@ def _best(group: Group) -> list[Finding]:
     sound = group.sound
     if not sound:
         measured = [each for each in group.entries if each.bits]
-        return [Finding("warning", "Nothing here can be ranked.", "No model is sound.")] if measured else []
+        return [Finding("warning", "Nothing here can be ranked.", _unsound(measured))] if measured else []
     first, tied = sound[0], leaders(sound)
     floor = _strongest_floor(group)
     below = ""
@@ -138,6 +138,12 @@ def _best(group: Group) -> list[Finding]:
     gap = contrast(first, sound[1])
     text = f"Next is {name(sound[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
     return [Finding("note", f"{name(first)} is the best model here: {bits(first)} bits per byte{below}.", text)]
+
+
+def _unsound(measured: Sequence[Entry]) -> str:
+    if all(each.standing == "too short" for each in measured):
+        return "The run was too short."
+    return "No model is sound."
 
 
 def _alone(entry: Entry, where: str) -> str:
@@ -181,13 +187,24 @@ def _broken(members: Sequence[Entry]) -> list[Finding]:
     """Name the models that may not be ranked, and why."""
     titles = {
         "collapsed": "{} collapsed and is not ranked.",
+        "too short": "{} was trained too shortly to be ranked.",
         "invalid": "The numbers of {} cannot be believed and are not ranked.",
     }
     return [
-        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {and_list([f.text for f in each.faults])}.")
+        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}.")
         for each in members
         if each.standing in titles
     ]
+
+
+def _reason(entry: Entry) -> str:
+    """Return why a model is not ranked, and for one that was trained too shortly what to do."""
+    reasons = and_list([fault.text for fault in entry.faults])
+    training = entry.training
+    if entry.standing != "too short" or training is None:
+        return reasons
+    took = f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
+    return f"{reasons}, after {took}. Give it more time or steps, or a smaller model"
 
 
 def _below_floor(group: Group) -> list[Finding]:

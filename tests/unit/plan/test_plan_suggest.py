@@ -24,8 +24,9 @@ def words(path, size):
 
 
 def chosen(path, kept=FAST, **fields):
-    raw = {"name": "x", "data": {"corpus": str(path)}, "stages": MODEL, **fields}
-    return suggest.suggest(raw, CPU, None, kept)
+    budget = {"time": "10min", **fields.pop("budget", {})}
+    raw = {"name": "x", "data": {"corpus": str(path)}, "stages": MODEL, "budget": budget, **fields}
+    return suggest.suggest(raw, CPU, None, lambda precision: kept)
 
 
 def trained(choice) -> tuple[schema.ModelConfig, schema.Train, schema.Data]:
@@ -70,6 +71,11 @@ def test_a_budget_that_no_model_fits_is_refused_with_its_name(tmp_path):
         chosen(words(tmp_path / "a.txt", 100_000), budget={"parameters": 100})
 
 
+def test_a_training_without_any_end_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"budget\.time: no limit is left; give"):
+        chosen(words(tmp_path / "a.txt", 60_000), budget={"time": None})
+
+
 def test_a_tiny_text_gets_a_small_model_and_a_short_run(tmp_path):
     choice = chosen(words(tmp_path / "tiny.txt", 2_000))
     model, train, data = trained(choice)
@@ -78,7 +84,8 @@ def test_a_tiny_text_gets_a_small_model_and_a_short_run(tmp_path):
     assert train.tokens and train.tokens <= 20 * 1_600
     flops = StepFlops.of(model, train, data.context)
     seconds = train.tokens / (train.batch * data.context) * flops.mean / FAST.rates.at(model.dim)
-    assert seconds < 60 < schema.Budget.model_validate({"time": "10min"}).time
+    assert seconds < 60
+    assert any("20 times through the text" in line for line in choice.lines)
 
 
 def test_the_test_of_a_long_text_is_no_longer_than_it_has_to_be(tmp_path):

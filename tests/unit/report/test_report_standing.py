@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from flyweight.report.phrases import change
 from flyweight.report.standing import AXES, contrast, entries, groups, leaders, pareto
 from flyweight.report.summary import AuditCheck
-from flyweight.report.words import across
+from flyweight.report.words import across, findings, plain
 
 POINTS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12)
 
@@ -158,6 +158,18 @@ def test_standing():
         "unmeasured": "unmeasured",
     }
     assert [each.label for each in groups(found)[0].sound] == ["good", "overlapping"]
+
+
+def test_what_had_no_time_to_learn_is_too_short_and_not_collapsed():
+    bad, falling = made.model("bad", 2.95), made.model("falling", 2.95)
+    few = bad.model_copy(update={"name": "few", "training": made.training(bad, steps=38, seconds=22.0)})
+    losses = [each._replace(nll=9.0 - place) for place, each in enumerate(falling.curve.validation)]
+    falling = falling.model_copy(update={"curve": falling.curve.model_copy(update={"validation": tuple(losses)})})
+    summary = made.quickstart(models=(bad, few, falling), comparisons=())
+    assert [each.standing for each in entries([summary])] == ["collapsed", "too short", "too short"]
+    said = " ".join(plain(findings(summary)))
+    assert "few was trained too shortly to be ranked" in said
+    assert "after 38 steps in 22 s. Give it more time" in said
 
 
 def test_lineages_share_a_colour_and_differ_in_shape():
