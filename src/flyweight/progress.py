@@ -110,6 +110,10 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 
 NOTES = {
+    "all kept": (
+        "nothing was left to do for {name}: every stage was there already (`flyweight run` and"
+        " `train` make a run anew with --fresh)"
+    ),
     "measuring": "measuring this machine, once ({what})",
     "late": "[yellow]over[/] budget.time: {limit} had passed after {name}; what is left is measured all the same",
     "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
