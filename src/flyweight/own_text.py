@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -11,15 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from flyweight import garbage, models, references
+from flyweight import models
 from flyweight.config import load as config_load
 from flyweight.config.words import field_words
-from flyweight.core import usage
-from flyweight.core.artifact import NAMED, Store
-from flyweight.core.files import digest, disk_errors, read_json, write_json
+from flyweight.core.artifact import Store
+from flyweight.core.files import digest, read_json, write_json
 from flyweight.core.runtime import Precision
 from flyweight.data.sources import SOURCES
 from flyweight.errors import RequestError
+from flyweight.forgetting import forget
 from flyweight.plan import rate
 from flyweight.plan.suggest import Choice, suggest
 from flyweight.running import Run, plain_name, run_checked, shipped
@@ -164,26 +163,3 @@ def _remember(store: Store, name: str, corpus: str | list[str]) -> None:
     store.prepare()
     with store.locked(TEXTS):
         write_json(store.root / TEXTS, {**_texts(store), name: _place(corpus)})
-
-
-def forget(store: Store, name: str, session: Session = DEFAULT) -> None:
-    """Remove a run and what was made for it alone, but for its packed text, so that it is made anew.
-
-    Raises RequestError where another run needs its model, FlyweightError where another process works in the runs root.
-    """
-    folder = store.root / name
-    if not folder.is_dir():
-        return
-    found = references.read(store)
-    mine = [recipe for recipe in found.recipes if recipe.name == name]
-    known = {artifact.id: artifact for artifact in store.artifacts()}
-    ids = {identifier for recipe in mine for identifier in references.reached(recipe.results, known)}
-    ids |= {identifier for recipe in mine for other in recipe.others for identifier in other.ids}
-    own = {identifier for identifier in ids if NAMED.fullmatch(identifier) and not identifier.startswith("corpus-")}
-    for identifier in sorted(own):
-        users = [user for user in found.users.get(identifier, ()) if user.split(":")[0].split(" (")[0] != name]
-        if users:
-            raise RequestError(f"--fresh: {identifier} is part of {users[0]} as well; give this run another --name instead")
-    with usage.alone(store, session.watch), disk_errors(folder):
-        shutil.rmtree(folder)
-    garbage.collect(store, among={*own, *(f"{identifier}.partial" for identifier in own)}, watch=session.watch)

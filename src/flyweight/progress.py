@@ -113,6 +113,10 @@ ALWAYS = ("unknown",)
 """Events that are told where progress is not."""
 
 NOTES = {
+    "all kept": (
+        "nothing was left to do for {name}: every stage was there already (`flyweight run` and"
+        " `train` make a run anew with --fresh)"
+    ),
     "measuring": "measuring this machine, once ({what})",
     "late": "[yellow]over[/] budget.time: {limit} had passed after {name}; what is left is measured all the same",
     "unknown": "[yellow]note[/] {note}",

@@ -19,6 +19,7 @@ from flyweight.core.files import digest
 from flyweight.core.runtime import Runtime
 from flyweight.core.stage import Context
 from flyweight.errors import RequestError
+from flyweight.forgetting import forget
 from flyweight.measuring import Model
 from flyweight.plan import plan as plans, rate
 from flyweight.plan.budget import limitless, shared_time
@@ -26,7 +27,7 @@ from flyweight.plan.grid import GridPlan
 from flyweight.plan.surroundings import recipe_seconds
 from flyweight.report import card, gather, page, study_page, summary
 from flyweight.results import Run as Run, StudyRun as StudyRun
-from flyweight.session import DEFAULT, Session, working
+from flyweight.session import DEFAULT, Session, shows_progress, working
 from flyweight.study import cells as studies, run as study_run
 from flyweight.unfinished import Unfinished
 
@@ -134,21 +135,26 @@ def _vocabularies(store: Store) -> dict[str, int]:
     return found
 
 
-@working
+@shows_progress
 def run(
     recipe: schema.Recipe | str | Path | Mapping[str, Any],
     *overrides: str,
     without: Sequence[str] = (),
+    fresh: bool = False,
     session: Session = DEFAULT,
 ) -> Run:
     """Run a recipe: make each stage once, measure what it compares, write its report; return it.
 
     `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
+    `fresh` makes a finished run of its name anew, all but the packed text.
     Raises RequestError before any work for a request that is wrong or cannot fit its budget,
     BudgetSpent where a limit ended a training, after the finished stages have been measured, named
     and reported, and FlyweightError where the work fails: what was finished is kept.
     """
-    return run_checked(_recipe(recipe, overrides, without, session), session)
+    checked = _recipe(recipe, overrides, without, session)
+    if fresh:
+        forget(session.store, checked.name, session)
+    return run_checked(checked, session)
 
 
 @working
@@ -189,6 +195,8 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     if finished.stopped is not None:
         names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
         raise BudgetSpent(f"{finished.stopped}. Finished and measured: {names}; report: {report}") from finished.stopped
+    if all(stage.reused for stage in result.stages):
+        context.watch("all kept", {"name": checked.name})
     return Run(finished, result, report, folder)
 
 

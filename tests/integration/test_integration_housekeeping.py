@@ -312,6 +312,20 @@ def test_another_request_gets_another_name_and_the_same_one_its_own(runs, answer
     assert first["request"] != second["request"]
 
 
+def test_a_run_is_made_anew_with_fresh_and_says_so_where_nothing_was_left_to_do(runs, text_file, flyweight):
+    recipe = small(text_file, runs.parent)
+    _, out, _ = flyweight("run", recipe, "--json", *THREADS)
+    made = [stage["id"] for stage in json.loads(out)["stages"]]
+    before = [(runs / name / "manifest.json").stat().st_mtime_ns for name in made]
+    _, _, err = flyweight("run", recipe, *THREADS)
+    assert "nothing was left to do for toy" in err and "--fresh" in err
+    status, out, err = flyweight("run", recipe, "--fresh", "--json", *THREADS)
+    assert status == 0 and "nothing was left" not in err, err
+    assert [stage["id"] for stage in json.loads(out)["stages"]] == made
+    after = [(runs / name / "manifest.json").stat().st_mtime_ns for name in made]
+    assert all(now > then for now, then in zip(after, before, strict=True))
+
+
 def test_results_of_another_request_are_not_replaced_in_silence(runs, text_file, flyweight):
     recipe = small(text_file, runs.parent)
     _, _, err = flyweight("run", recipe, *THREADS)

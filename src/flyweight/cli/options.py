@@ -94,7 +94,8 @@ class _Verb(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command's words; raise RequestError for an option that is a field of a recipe."""
         names = {name for parameter in self.params for name in parameter.opts}
-        if "overrides" in {parameter.name for parameter in self.params} and not ctx.resilient_parsing:
+        takes_fields = any("path=value" in str(parameter.metavar) for parameter in self.params)
+        if takes_fields and not ctx.resilient_parsing:
             options = args[: args.index("--")] if "--" in args else args
             for option in (word.partition("=")[0] for word in options if word.startswith("--")):
                 if option not in names and (paths := _fields_called(option)):

@@ -356,32 +356,10 @@ def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:
         yield Part(("head.linear.weight",), "lm_head.weight")
 
 
+_GPT2_DROPOUTS = ("embedding", "attention", "residual")
+
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family(
-        "gpt2",
-        "GPT2LMHeadModel",
-        "transformer.",
-        _read_gpt2,
-        _write_gpt2,
-        _parts_gpt2,
-        dropouts=("embedding", "attention", "residual"),
-    ),
-    "llama": Family(
-        "llama",
-        "LlamaForCausalLM",
-        "model.",
-        _read_llama,
-        _write_llama,
-        _parts_rotary,
-        dropouts=("attention",),
-    ),
-    "qwen3": Family(
-        "qwen3",
-        "Qwen3ForCausalLM",
-        "model.",
-        _read_qwen3,
-        _write_qwen3,
-        _parts_rotary,
-        dropouts=("attention",),
-    ),
+    "gpt2": Family("gpt2", "GPT2LMHeadModel", "transformer.", _read_gpt2, _write_gpt2, _parts_gpt2, _GPT2_DROPOUTS),
+    "llama": Family("llama", "LlamaForCausalLM", "model.", _read_llama, _write_llama, _parts_rotary, ("attention",)),
+    "qwen3": Family("qwen3", "Qwen3ForCausalLM", "model.", _read_qwen3, _write_qwen3, _parts_rotary, ("attention",)),
 }

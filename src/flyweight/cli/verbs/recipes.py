@@ -11,14 +11,17 @@ import typer
 from flyweight.cli.options import WORK, Overrides, Shared, Without, verb
 from flyweight.errors import RequestError
 
+Fresh = Annotated[bool, typer.Option("--fresh", help="Make a finished run anew.")]
+
 
 def quickstart(
     shared: Shared,
     overrides: Overrides = None,
     without: Without = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run the shipped recipe: teacher, students, quantized; print the table and where the report is."""
-    _run(shared, "quickstart", overrides, without)
+    _run(shared, "quickstart", overrides, without, fresh)
 
 
 def run(
@@ -26,9 +29,10 @@ def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped name (flyweight ls --recipes).")],
     overrides: Overrides = None,
     without: Without = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run a recipe; what is finished is not done again."""
-    _run(shared, recipe, overrides, without)
+    _run(shared, recipe, overrides, without, fresh)
 
 
 def study(
@@ -49,11 +53,11 @@ def study(
         results.study(result)
 
 
-def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None) -> None:
+def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None, fresh: bool) -> None:
     from flyweight import api
 
     with shared.session() as session:
-        result = api.run(recipe, *(overrides or ()), without=without or (), session=session)
+        result = api.run(recipe, *(overrides or ()), without=without or (), fresh=fresh, session=session)
     shared.answer_run(result)
 
 
@@ -64,7 +68,7 @@ def train(
         typer.Argument(metavar="DATA ... [path=value ...]", help="Text files, folders, globs or a corpus name; then fields."),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the run [train-<file>].")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make a finished run anew.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train a good small model of one's own text within the budget (budget.time=10min unless given)."""
     from flyweight import api
