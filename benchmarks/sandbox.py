@@ -232,7 +232,7 @@ def results(runs: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in files(runs):
         name = path.relative_to(runs).as_posix()
-        if not name.startswith(".locks/"):
+        if not name.startswith((".locks/", ".measured/", "rates.json")):  # of the machine, not of the run
             drawn = path.suffix == ".html" or path.name.startswith(
                 ("table.", "card-")
             )  # from summary and manifests, with times

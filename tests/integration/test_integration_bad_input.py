@@ -70,7 +70,7 @@ def test_requests_that_are_wrong(flyweight, words, part):
         ("data.corpus=null", "data.corpus"),
         ("data.tokenizer={kind: bpe, vocab: 2q}", "'2q' is not a count"),
         ("model=null", "needs either model"),
-        ("model=gpt2", "unknown kind 'gpt2'"),
+        ("model=gtp2", "unknown kind 'gtp2'"),
         ("model={kind: linear}", "dim: is missing"),
         ("stages=null", "stages"),
         ("stages.model=null", "stages.model"),

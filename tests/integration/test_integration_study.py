@@ -202,7 +202,7 @@ def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_traine
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     session = Session(runs=tmp_path / "runs", threads=1)
-    with pytest.raises(RequestError, match=r"wide on words: .*60 is larger than vocab_size 42.*\n.*wider on words"):
+    with pytest.raises(RequestError, match=r"wide on words: .*60 is larger than vocab_size 44.*\n.*wider on words"):
         fw.study(path, session=session)
     assert not list((tmp_path / "runs").glob("pretrain-*"))
     assert [cell.model for cell in fw.study(path, "only=exact", session=session).summary.cells] == ["exact"]
@@ -214,7 +214,7 @@ def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_traine
         "report": {"measure": ["evaluate"]},
     }
     fresh = Session(runs=tmp_path / "fresh", threads=1)
-    with pytest.raises(RequestError, match=r"stages.wide.model:\n.*vocab_size 42(.|\n)*stages.wider.model"):
+    with pytest.raises(RequestError, match=r"stages.wide.model:\n.*vocab_size 44(.|\n)*stages.wider.model"):
         fw.run(config_load.recipe(recipe), session=fresh)
     assert not list((tmp_path / "fresh").glob("pretrain-*"))
     done = fw.run(config_load.recipe(recipe, without=["wide", "wider"]), session=fresh)
