@@ -139,7 +139,7 @@ Tokenizer = Annotated[
         ByteTokenizer | CharTokenizer | WordTokenizer | BpeTokenizer | FileTokenizer,
         Discriminator("kind"),
     ],
-    choice(),
+    choice("bpe"),
 ]
 
 
