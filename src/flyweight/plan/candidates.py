@@ -36,7 +36,7 @@ LEAST_STEPS = 20
 MOST_STEP_TOKENS, LEAST_STEP_TOKENS = 4096, 128
 """Tokens of a step: of a long run, and of a run of a few seconds."""
 
-LONGEST_CONTEXT, LEAST_CONTEXT = 256, 8
+LONGEST_CONTEXT, LEAST_CONTEXT = 512, 8
 MUON_RATE, REST_RATE = 0.02, 3e-3
 """Learning rates for the largest steps; smaller steps take the square root of their share."""
 

@@ -42,7 +42,7 @@ LEAST_WIDTH = 64
 VOCABULARIES = (4096, 2048, 1024, 512)
 """Entries of a tokenizer that is learned from the text, the largest first; a short text is read as bytes."""
 
-BYTES_PER_ENTRY = 3_000
+BYTES_PER_ENTRY = 1200
 """Bytes of text for each entry of the vocabulary that is learned from it."""
 
 SHORT_TEXT, SMALL_TEXT = 20_000, 100_000

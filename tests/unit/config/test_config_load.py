@@ -300,3 +300,9 @@ def test_the_json_schema_knows_the_catalogue():
     schema = load.json_schema()
     for places in (schema["properties"], *(schema["$defs"][kind]["properties"] for kind in ("Pretrain", "Distill"))):
         assert any("gpt2" in choice.get("enum", ()) for choice in places["model"]["anyOf"])
+
+
+def test_options_of_a_tokenizer_without_a_kind_are_those_of_bpe():
+    raw = {"name": "a", "data": {"corpus": "x.txt"}, "stages": {"m": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}}}}
+    checked = load.recipe(load.override(raw, ["data.tokenizer.vocab=2048", "train.steps=1"]))
+    assert checked.stages["m"].data.tokenizer.vocab == 2048
