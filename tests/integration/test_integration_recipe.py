@@ -200,3 +200,15 @@ def test_a_spent_budget_of_time_advises_what_goes_on(toy_recipe, flyweight, monk
     monkeypatch.setattr(Meter, "seconds", lambda _: 100.0)
     status, _, err = flyweight("run", toy_recipe, "budget.time=60s", "train.steps=12", "--threads", 1)
     assert status == 1 and "a larger budget.time and the same" in " ".join(err.split()), err
+
+
+def test_a_mixture_is_not_trained_further_and_nothing_is_begun(finished, text_file):
+    _, session, _ = finished
+    data = {"corpus": str(text_file), "tokenizer": "byte", "context": 32}
+    raw = {"name": "mixing", "stages": {"mixed": {"stage": "mix", "input": "toy:student"}}, "report": {"measure": []}}
+    fw.run(raw, session=session)
+    before = sorted(path.name for path in session.store.root.iterdir())
+    more = {"stage": "pretrain", "input": "mixing:mixed", "data": data, "train": {"steps": 2}}
+    with pytest.raises(RequestError, match=r"stages\.more\.input: this model is a mixture .*Train the network"):
+        fw.run({"name": "further", "stages": {"more": more}}, session=session)
+    assert sorted(path.name for path in session.store.root.iterdir()) == before

@@ -31,7 +31,7 @@ def beyond_every_family(config: schema.ModelConfig) -> list[str]:
     if config.attention.gain:
         reasons.append("it has attention gains (model.attention.gain=false)")
     if config.mixture is not None:
-        reasons.append("it is a mixture with n-gram counts or a pointer; its network alone is another model")
+        reasons.append("it is a mixture with n-gram counts or a pointer: export the network that it was made from")
     if any(kind.kind != "dense" for kind in config.linears.values()):
         reasons.append("it is quantized")
     return reasons

@@ -58,6 +58,11 @@ def trainable_config(path: Path, what: str) -> Architecture:
             f"{what}: this model's matrices are stored as {' and '.join(kinds)} and cannot be trained. Start from the model"
             " that was quantized, and quantize the result"
         )
+    if isinstance(found, ModelConfig) and found.mixture is not None:
+        raise RequestError(
+            f"{what}: this model is a mixture with counts or a pointer, and cannot be trained. Train the network that it was"
+            " made from, and mix the result"
+        )
     return found
 
 
