@@ -154,7 +154,8 @@ def _audit(artifact: Artifact) -> list[str]:
     passed = sum(check["verdict"] == "pass" for check in checks)
     apply = sum(check["verdict"] != "n/a" for check in checks)
     rest = len(checks) - apply
-    others = f", {rest} {'does' if rest == 1 else 'do'} not apply" if rest else ""
+    verb = "does" if rest == 1 else "do"
+    others = f", {rest} {verb} not apply" if rest else ""
     lines = [f"Audit: {passed} of {apply} checks passed{others} ({code(artifact.id)}).", ""]
     told = [
         f"- {check['verdict']}: {code(check['name'])}: {text(check['why'])}" for check in checks if check["verdict"] != "pass"

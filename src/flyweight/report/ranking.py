@@ -49,7 +49,11 @@ def contrast(first: Entry, second: Entry) -> Contrast | None:
     if a is None or b is None or first.text != second.text:
         return None
     low, high = a.low - b.high, a.high - b.low
-    apart: Verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"
+    apart: Verdict = "undecided"
+    if high < 0:
+        apart = "better"
+    elif low > 0:
+        apart = "worse"
     same = first.model.evaluate and second.model.evaluate and first.model.evaluate.corpus == second.model.evaluate.corpus
     verdict = apart if same else honest(apart, first.lossy, second.lossy)
     return Contrast(a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else "")
