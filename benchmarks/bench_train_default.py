@@ -1,10 +1,11 @@
 """`flyweight train` against counting and against nanoGPT's CPU settings, in the same time on the same held-out text.
 
-python benchmarks/bench_train_default.py [--minutes 5] [--seeds 3] [--texts war-and-peace ...] [--data-dir ../shared/data]
+python benchmarks/bench_train_default.py [--minutes 5] [--seeds 3] [--texts war-and-peace ...] [--data-dir FOLDER] [--go-on]
 
 Bits per byte of the test split. The floor is the Kneser-Ney 5-gram of the same tokens. nanoGPT's settings are those of its
 README for a CPU ("I only have a macbook"), written plainly below: the tokenizer file is that of the `flyweight train` run,
-and all the minutes are for its training alone, while flyweight packs and measures in them.   results/train_default.csv
+and all the minutes are for its training alone, while flyweight packs and measures in them. Rows are written after each pair of
+runs; --go-on keeps those of an interrupted run of the same code and makes what is missing.   results/train_default.csv
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +165,15 @@ def texts(names: list[str], data_dir: Path, folder: Path) -> Iterator[tuple[str,
 
 
 def long_text(folder: Path) -> Path:
-    """Write a file of 30 MB from the Python sources of the installed packages, and return it."""
+    """Write a file of 30 MB from the Python sources of the installed packages, in the order of their names' hashes.
+
+    In the order of names the end, which is held out, can be one package's generated tables.
+    """
     path, size = folder / "packages.txt", 0
+    packages = Path(site.getsitepackages()[0])
+    names = sorted(source.relative_to(packages).as_posix() for source in packages.rglob("*.py"))
     with open(path, "w", encoding="utf-8") as out:
-        for source in sorted(Path(site.getsitepackages()[0]).rglob("*.py")):
+        for source in (packages / name for name in sorted(names, key=lambda name: sha256(name.encode()).hexdigest())):
             text = source.read_text(encoding="utf-8", errors="ignore").replace("\0", "")
             out.write(text)
             size += len(text.encode())
@@ -209,17 +216,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--go-on", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(train_nanogpt(json.loads(options.worker))))
         return
     rows = Rows("train_default")
+    if options.go_on:
+        rows.read()
+    made = {(row["setting"], int(row["repeat"])) for row in rows.found}
     with tempfile.TemporaryDirectory() as folder:
-        for name, corpus in texts(options.texts, options.data_dir, Path(folder)):
-            for seed in range(options.seeds):
-                measure(rows, name, corpus, seed, options, Path(folder) / "runs")
-    print(rows.write())
+        corpora = list(texts(options.texts, options.data_dir, Path(folder)))
+        for seed in range(options.seeds):
+            for name, corpus in corpora:
+                if (name, seed) not in made:
+                    measure(rows, name, corpus, seed, options, Path(folder) / "runs")
+                    print(rows.write())
 
 
 if __name__ == "__main__":

@@ -49,6 +49,13 @@ class Rows:
         self.found.append(dict(zip(COLUMNS, row, strict=True)))
         print(f"{contestant:>22} {setting:<28} {metric} = {value:,.4g} {unit}", file=sys.stderr, flush=True)
 
+    def read(self) -> None:
+        """Take up the rows that the last run wrote, to which this one adds."""
+        path = RESULTS / f"{self.benchmark}.csv"
+        if path.is_file():
+            with open(path, newline="", encoding="utf-8") as file:
+                self.found.extend(csv.DictReader(file))
+
     def write(self, name: str | None = None) -> Path:
         """Write the CSV and return its path."""
         path = RESULTS / f"{name or self.benchmark}.csv"
