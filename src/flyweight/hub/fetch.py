@@ -13,13 +13,13 @@ from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import disk_errors
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint, convert, foreign
+from flyweight.hub import checkpoint, convert, foreign, proof
 from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
 from flyweight.hub.families import Inexpressible
 from flyweight.model import folder
 
 HUB = "hf:"
-VERSION = 2
+VERSION = 3
 
 
 Describe = Callable[[Draft, dict[str, Any]], None]
@@ -51,13 +51,15 @@ def imported(
         if reasons:
             foreign.config_of(source)
             _refuse_nan(source)
+            proved = proof.of_foreign(source)
             _link(source, out)
         else:
             config, state = convert.decoder(source)
+            proved = proof.of_ours(source, config, state)
             folder.write(config, state, out)
             convert.copy_tokenizer(source.path, out)
             convert.keep_special_ids(source, out)
-        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
+        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None, "proof": proved.json()}
         describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 

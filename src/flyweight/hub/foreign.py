@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,38 +151,60 @@ def config_of(source: Checkpoint) -> ForeignConfig:
     return _sizes(_auto_config(source), source)
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
-    """Return the model in a Hugging Face folder, in its own dtype; raise FlyweightError where its files do not fit it."""
+def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = None) -> Foreign:
+    """Return the model in a Hugging Face folder, in its own dtype, or its first `layers` layers alone.
+
+    Raises FlyweightError where its files do not fit it.
+    """
     import transformers
 
     source = checkpoint.read(folder)
     config = _auto_config(source)
     sizes = _sizes(config, source)
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    if layers is not None:
+        cut(config, layers)
     try:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype="auto",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=source.code,
-            output_loading_info=True,
-        )
+        with quiet():
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype="auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=source.code,
+                output_loading_info=True,
+            )
         model, told = loaded
     except Exception as error:  # configs of other people's models fail in every way
         raise FlyweightError(f"{folder}: transformers could not load it: {_first_line(error)}") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
     for kind in ("missing_keys", "mismatched_keys"):
         if told.get(kind):
             names = ", ".join(map(str, sorted(told[kind], key=str)[:5]))
             raise FlyweightError(f"{folder}: its weights do not fit its config ({kind.replace('_', ' ')}: {names})")
     return Foreign(model.to(device), sizes)
+
+
+def cut(config: Any, layers: int) -> None:
+    """Leave the config of a transformers model its first `layers` layers."""
+    config.num_hidden_layers = layers
+    if isinstance(kinds := getattr(config, "layer_types", None), list):
+        config.layer_types = kinds[:layers]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers load without progress bars and warnings of its own."""
+    import transformers
+
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def _auto_config(source: Checkpoint) -> Any:
