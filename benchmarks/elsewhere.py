@@ -37,6 +37,8 @@ BOUND = 1e-4
 LIMITS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": 64}
 SMALL = {"vocab_size": hub_fixture.VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **LIMITS}
 WIDE = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
+SIZES = {**LIMITS, "vocab_size": hub_fixture.VOCAB}
+GPT = {**SIZES, "n_embd": 32, "n_layer": 2, "n_head": 4}
 MOE = {**WIDE, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,7 +46,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert, as a decoder": ("BertLMHeadModel", {**SMALL, "intermediate_size": 48, "is_decoder": True}),
     "biogpt": ("BioGptForCausalLM", {**SMALL, "intermediate_size": 48}),
     "bloom": ("BloomForCausalLM", {**SMALL, "n_layer": 2, "n_head": 4}),
-    "codegen": ("CodeGenForCausalLM", {**LIMITS, "vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
+    "codegen": ("CodeGenForCausalLM", {**GPT, "rotary_dim": 4}),
     "cohere": ("CohereForCausalLM", WIDE),
     "cohere2": ("Cohere2ForCausalLM", {**WIDE, "sliding_window": 16}),
     "falcon": ("FalconForCausalLM", {**SMALL, "alibi": False}),
@@ -52,16 +54,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2ForCausalLM", {**WIDE, "head_dim": 8, "sliding_window": 16}),
     "gemma3": ("Gemma3ForCausalLM", {**WIDE, "head_dim": 8, "sliding_window": 16}),
     "glm": ("GlmForCausalLM", {**WIDE, "head_dim": 8}),
-    "gpt_bigcode": ("GPTBigCodeForCausalLM", {**LIMITS, "vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", GPT),
     "gpt_neo": ("GPTNeoForCausalLM", {**SMALL, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}),
     "gpt_neox": ("GPTNeoXForCausalLM", {**SMALL, "intermediate_size": 48}),
-    "gptj": ("GPTJForCausalLM", {**LIMITS, "vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
+    "gptj": ("GPTJForCausalLM", {**GPT, "rotary_dim": 4}),
     "granite": ("GraniteForCausalLM", {**WIDE, "logits_scaling": 2.0, "residual_multiplier": 0.5}),
     "helium": ("HeliumForCausalLM", {**WIDE, "head_dim": 8}),
     "mistral": ("MistralForCausalLM", {**WIDE, "sliding_window": None}),
     "mistral, sliding window": ("MistralForCausalLM", {**WIDE, "sliding_window": 16}),
     "mixtral": ("MixtralForCausalLM", MOE),
-    "mpt": ("MptForCausalLM", {**LIMITS, "vocab_size": 97, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
+    "mpt": ("MptForCausalLM", {**SIZES, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
     "nemotron": ("NemotronForCausalLM", WIDE),
     "olmo": ("OlmoForCausalLM", WIDE),
     "olmo2": ("Olmo2ForCausalLM", WIDE),
@@ -78,15 +80,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("Starcoder2ForCausalLM", WIDE),
     "xglm": (
         "XGLMForCausalLM",
-        {**LIMITS, "vocab_size": 97, "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48},
+        {**SIZES, "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48},
     ),
     "bert, masked": ("BertForMaskedLM", {**SMALL, "intermediate_size": 48}),
     "t5": (
         "T5ForConditionalGeneration",
-        {"vocab_size": 97, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+        {"vocab_size": 97, "d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4},
     ),
 }
 
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+SLIDING = ["sliding_attention"] * 3
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}
 LONG = {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.5] * 5, "long_factor": [2.0] * 5}
 Edit = dict[str, Any]
@@ -95,7 +99,7 @@ CONFIGS: dict[str, tuple[str, Edit]] = {
     "rope_scaling, type linear": ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}),
     "rope_scaling, rope_type linear": (
         "llama",
-        {"rope_parameters": None, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": None, "rope_scaling": LINEAR},
     ),
     "rope_scaling linear beside rope_parameters": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
     "rope_scaling yarn beside rope_parameters": ("qwen3", {"rope_scaling": YARN}),
@@ -131,14 +135,14 @@ CONFIGS: dict[str, tuple[str, Edit]] = {
     "hidden_act relu": ("llama", {"hidden_act": "relu"}),
     "hidden_activation beside hidden_act": ("llama", {"hidden_activation": "relu"}),
     "layer_types, all full": ("llama", {"layer_types": ["full_attention"] * 3}),
-    "layer_types, sliding": ("llama", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 8}),
+    "layer_types, sliding": ("llama", {"layer_types": SLIDING, "sliding_window": 8}),
     "sliding_window, llama": ("llama", {"sliding_window": 8}),
     "sliding_window, qwen3": ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
     "layer_types sliding without a window, qwen3": (
         "qwen3",
-        {"layer_types": ["sliding_attention"] * 3, "sliding_window": None},
+        {"layer_types": SLIDING, "sliding_window": None},
     ),
-    "layer_types sliding, qwen3": ("qwen3", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 8}),
+    "layer_types sliding, qwen3": ("qwen3", {"layer_types": SLIDING, "sliding_window": 8}),
     "text_config": ("llama", {"text_config": {"rms_norm_eps": 0.3}}),
     "attn_implementation eager": ("llama", {"attn_implementation": "eager"}),
     "attn_implementation of a repository": ("llama", {"attn_implementation": "owner/kernel"}),

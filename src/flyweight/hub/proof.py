@@ -88,6 +88,11 @@ def of_foreign(source: Checkpoint) -> Proof:
     found = _logits(model, tokens)
     _finite(source.path, found)
     difference = _largest(found - _logits(model.model, tokens)) / _largest(found)
+    if not difference <= BOUND:
+        raise RequestError(
+            f"{source.path}: this {source.model_type} model behind the adapter differs from itself in its logits by"
+            f" {difference:.1e} of the largest, {BOUND:g} is allowed. It is not imported"
+        )
     return Proof(_version(True), layers, tokens.numel(), difference, _leak(source.path, model, tokens, found))
 
 

@@ -9,7 +9,7 @@ from flyweight import models
 from flyweight.core.artifact import Store
 from flyweight.errors import RequestError
 from flyweight.export import hf
-from flyweight.hub import checkpoint, convert, proof
+from flyweight.hub import checkpoint, convert, foreign, proof
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 97}
 
@@ -83,3 +83,12 @@ def test_of_a_large_foreign_model_two_layers_are_tried(tmp_path, monkeypatch):
     monkeypatch.setattr(proof, "WHOLE_BYTES", 0)
     found = imported(tmp_path / "hf", tmp_path)
     assert found["layers"] == 2 and found["difference"] <= proof.BOUND
+
+
+def test_a_softcap_that_hardly_changes_small_logits_is_noticed(tmp_path):
+    torch.manual_seed(0)
+    fields = {**hub_fixture.LLAMA, "head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 30.0}
+    transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**fields)).save_pretrained(tmp_path / "hf")
+    hub_fixture.tokenizer(tmp_path / "hf")
+    assert not foreign.load(tmp_path / "hf")._split
+    assert imported(tmp_path / "hf", tmp_path)["difference"] <= proof.BOUND
