@@ -27,6 +27,7 @@ from flyweight.core.files import (
     own_folder,
     read_sealed,
     reason,
+    refuse_link,
     sha256,
     sync_file,
     sync_folder,
@@ -139,6 +140,7 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
 
     Raises FlyweightError that names the file which is damaged, missing or another run's.
     """
+    refuse_link(state)
     pointer = state / "current.json"
     if not pointer.exists():
         return None
