@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a made-up name must not be looke
 
 import pytest
 import yaml
+from elsewhere_fixture import elsewhere as elsewhere
 from toy_recipe import toy
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight import garbage, listing, models
 from flyweight.core.artifact import Artifact
-from flyweight.core.files import refuse_existing, write_text
+from flyweight.core.files import refuse_existing, refuse_link, write_text
 from flyweight.errors import RequestError
 from flyweight.hub.fetch import imported
 from flyweight.measuring import (
@@ -203,6 +203,9 @@ def report(*runs: str | Path | Run | StudyRun, out: str | Path | None = None, se
     paths = [run.folder if isinstance(run, Run | StudyRun) else Path(run) for run in runs]
     store = session.store
     folders = [path if path.is_dir() else store.root / path for path in paths]
+    alone = folders[0] if len(folders) == 1 and out is None else None  # written into, so that it has to be the run's own
+    if alone is not None and os.path.realpath(alone.parent) == os.path.realpath(store.root):
+        refuse_link(alone)
     grids = [folder for folder in folders if (folder / study_summary.FILE).is_file()]
     if len(folders) > 1:
         if grids:
@@ -217,7 +220,7 @@ def report(*runs: str | Path | Run | StudyRun, out: str | Path | None = None, se
         return page.write_many(folders, out)
     if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
-    with store.recipe_folder(folders[0].name) as folder:
+    with store.recipe_folder(os.path.basename(os.path.realpath(folders[0]))) as folder:
         card.write_beside(folder, store)
         return page.write(folder)
 

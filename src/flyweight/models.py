@@ -6,6 +6,7 @@ For plan, bench and audit it may be a config as well, with random weights.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -191,7 +192,7 @@ def listed(store: Store) -> dict[str, Any]:
     return {
         "items": [*whole, *half, *harmed],
         "recipes": recipes,
-        "bytes": garbage.size(store.root) if store.root.is_dir() else 0,
+        "bytes": garbage.size(Path(os.path.realpath(store.root))) if store.root.is_dir() else 0,
     }
 
 

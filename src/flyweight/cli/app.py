@@ -50,6 +50,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # a Python process that a library starts imports nothing from the working folder
     try:
         with whole_words():
             app()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_size
-from flyweight.core.files import appearing, disk_errors, refuse_existing
+from flyweight.core.files import appearing, disk_errors, new_file, refuse_existing
 from flyweight.errors import RequestError
 from flyweight.export import vocabulary
 from flyweight.export.exported import Exported
@@ -84,7 +84,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     order = [visit.layer for visit in visits(config)]
     tensors = list(_tensors(plain, family, order, state, type))
     warnings = [*_unrolled(config, tensors), *_kept(tensors, type, folder), *tokens.warnings]
-    with appearing(out) as partial, disk_errors(out):
+    with appearing(out) as partial, disk_errors(out), new_file(partial):
         writer = gguf.GGUFWriter(partial, family.model_type)
         try:
             _describe(writer, plain, family, tokens, type, name or out.stem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
-from flyweight.core.files import disk_errors, write_text
+from flyweight.core.files import copy_file, disk_errors, new_file, write_text
 from flyweight.data.special import json_object
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
@@ -147,7 +146,8 @@ def write(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shar
         out.mkdir(parents=True, exist_ok=True)
         names = [WEIGHTS] if len(shards) == 1 else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
         for name, shard in zip(names, shards, strict=True):
-            save_file(shard, out / name, metadata={"format": "pt"})
+            with new_file(out / name) as file:
+                save_file(shard, file, metadata={"format": "pt"})
         if len(shards) > 1:
             total = sum(tensor.nbytes for tensor in tensors.values())
             places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
@@ -168,7 +168,7 @@ def copy_tokenizer(source: Path, out: Path) -> bool:
     with disk_errors(out):
         for name in TOKENIZER:
             if (source / name).is_file():
-                shutil.copyfile(source / name, out / name)
+                copy_file(source / name, out / name)
         if not (out / "tokenizer.json").is_file() and (out / "vocab.json").is_file() and (out / "merges.txt").is_file():
             _fast(out)
     return (out / "tokenizer.json").is_file()

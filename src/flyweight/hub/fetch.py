@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import disk_errors
+from flyweight.core.files import copy_file, disk_errors
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint, convert, foreign, proof
 from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
@@ -52,7 +50,7 @@ def imported(
             foreign.config_of(source)
             _refuse_nan(source)
             proved = proof.of_foreign(source)
-            _link(source, out)
+            _copy(source, out)
         else:
             config, state = convert.decoder(source)
             proved = proof.of_ours(source, config, state)
@@ -82,16 +80,12 @@ def _refuse_nan(source: Checkpoint) -> None:
             raise FlyweightError(f"{source.path}: {name} holds NaN; copy the model again, or it was saved broken")
 
 
-def _link(source: Checkpoint, out: Path) -> None:
-    """Put a checkpoint's files into `out` as hard links, or as copies where the file system has none between them."""
+def _copy(source: Checkpoint, out: Path) -> None:
+    """Copy a checkpoint's files into `out`: what is done to the originals later leaves the artifact as it is."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in source.files:
-            real = (source.path / name).resolve()
-            try:
-                os.link(real, out / name)
-            except OSError:
-                shutil.copyfile(real, out / name)
+            copy_file(source.path / name, out / name)
     if not (out / "tokenizer.json").is_file() and any((out / name).is_file() for name in TOKENIZER):
         convert.copy_tokenizer(source.path, out)
 

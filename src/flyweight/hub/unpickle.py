@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flyweight.core.files import disk_errors
+from flyweight.core.files import disk_errors, new_file
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import WEIGHTS, pickled
 
@@ -38,7 +38,8 @@ def convert(folder: Path) -> Path:
     partial = out.with_name(f".{WEIGHTS}.partial")
     try:
         with disk_errors(out):
-            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, {"format": "pt"})
+            with new_file(partial):
+                save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, {"format": "pt"})
             partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)

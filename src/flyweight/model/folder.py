@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flyweight.config.schema import Architecture
-from flyweight.core.files import reason
+from flyweight.core.files import new_file, reason
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.build import Model, build
 
@@ -44,9 +44,10 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights, described = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
-        save_file(tensors, weights, metadata={"format": "pt"})
-        described.write_text(text, encoding="utf-8")
+        with new_file(folder / f"{WEIGHTS}.partial") as weights:
+            save_file(tensors, weights, metadata={"format": "pt"})
+        with new_file(folder / f"{CONFIG}.partial") as described:
+            described.write_text(text, encoding="utf-8")
         os.replace(weights, folder / WEIGHTS)
         os.replace(described, folder / CONFIG)
     except (OSError, SafetensorError) as error:

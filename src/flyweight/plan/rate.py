@@ -21,7 +21,7 @@ from flyweight.config import schema
 from flyweight.config.units import format_count
 from flyweight.core.artifact import Store
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import write_json
+from flyweight.core.files import refuse_link, write_json
 from flyweight.core.machine import busy, processor
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.errors import RequestError
@@ -116,6 +116,7 @@ def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = 
 
 
 def _read(file: Path) -> dict[str, Rates]:
+    refuse_link(file)
     if not file.is_file():
         return {}
     try:

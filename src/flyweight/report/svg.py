@@ -41,10 +41,15 @@ _STYLE: Any = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw and save figures within this: matplotlib's settings for them, put back afterwards."""
+    """Draw and save figures within this: matplotlib's settings for them, put back afterwards.
+
+    A `matplotlibrc`, as one that lies in the working folder, decides nothing: it could ask for programs to be run.
+    """
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 

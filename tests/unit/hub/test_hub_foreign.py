@@ -1,13 +1,15 @@
 import json
+import shutil
 
 import hub_fixture
 import pytest
 import torch
 import transformers
 
+from flyweight.core.artifact import Artifact, Store
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import audit
-from flyweight.hub import checkpoint, convert, foreign, models
+from flyweight.hub import checkpoint, convert, fetch, foreign, models
 from flyweight.model import folder
 from flyweight.model.generate import generate
 
@@ -113,3 +115,20 @@ def test_what_is_no_causal_language_model_is_refused(folders, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(raw))
         with pytest.raises(FlyweightError, match=str(tmp_path)):
             foreign.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["neox", "llama"])
+def test_an_import_shares_no_file_with_its_source(name, folders, tmp_path):
+    source = tmp_path / "source"
+    if name in folders:
+        shutil.copytree(folders[name], source)
+    else:
+        hub_fixture.save(name, source)
+    artifact = fetch.imported(str(source), Store(tmp_path / "runs"), lambda draft, facts: None)
+    for file in source.iterdir():
+        with open(file, "r+b") as opened:
+            opened.write(b"changed")
+    assert Artifact.open(artifact.path).id == artifact.id
+    (tmp_path / "new").touch()
+    modes = (tmp_path / "new").stat().st_mode
+    assert {(path.stat().st_nlink, path.stat().st_mode) for path in artifact.path.rglob("*") if path.is_file()} == {(1, modes)}

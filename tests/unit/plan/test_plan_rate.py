@@ -51,3 +51,9 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / rate.FILE).write_text('{"x": {"training": {}}}')
     with pytest.raises(RequestError, match=r"rates\.json .*delete it"):
         rate.kept(Store(tmp_path), CPU, "fp32")
+
+
+def test_rates_are_not_read_or_written_through_a_link(tmp_path, elsewhere):
+    (tmp_path / rate.FILE).symlink_to(elsewhere / "rates.json")
+    with pytest.raises(RequestError, match=r"rates\.json is a symbolic link"):
+        rate.kept(Store(tmp_path), CPU, "fp32")
