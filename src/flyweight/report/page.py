@@ -22,7 +22,7 @@ from flyweight.report.advice import Advice, advice
 from flyweight.report.distillation import other_shape
 from flyweight.report.entries import Entry, Group, entries, groups
 from flyweight.report.summary import AuditCheck, BudgetLine, Sample, Summary
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
