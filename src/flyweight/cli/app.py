@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import Annotated, NoReturn
@@ -52,19 +53,18 @@ def _discard_unwritten() -> None:
         terminal.discard(sys.stdout)
 
 
-INTERRUPTION = "interrupted; what was finished is kept, and the same command goes on from there"
-
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says where an allocation fails: on a CPU it is a plain RuntimeError."""
 
-
 INTERRUPTED = 130
 """What typer ends with where Ctrl-C was pressed."""
+INTERRUPTION = "interrupted; what was finished is kept, and the same command goes on from there"
 
 
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
     terminal.prepare()
+    os.environ["PYTHONSAFEPATH"] = "1"  # a Python process that a library starts imports nothing from the working folder
     try:
         try:
             with whole_words():
