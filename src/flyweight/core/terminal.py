@@ -21,8 +21,8 @@ NARROWEST, WIDEST = 40, 10_000
 """Columns that a table can be set in; a terminal that claims fewer or more is not believed."""
 
 PLAIN = {
-    **{"✓": "+", "·": "-", "…": "...", "→": "->", "●": "*", "±": "+-", "×": "x", "≤": "<=", "≥": ">=", "²": "2"},
-    **{"–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "\N{NO-BREAK SPACE}": " "},
+    **{"✓": "+", "·": "-", "…": "...", "→": "->", "●": "*", "±": "+-", "≤": "<=", "≥": ">=", "²": "2"},
+    **{"\N{MULTIPLICATION SIGN}": "x", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{NO-BREAK SPACE}": " "},
 }
 """How our own signs are written where a terminal's encoding lacks them; other characters become escapes."""
 
@@ -123,7 +123,8 @@ def _open_closed() -> None:
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
             mode = "w" if descriptor else "r"
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
+            setattr(sys, name, stream)
 
 
 def discard(stream: TextIO) -> None:
