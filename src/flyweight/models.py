@@ -17,6 +17,7 @@ from flyweight.config import catalogue, load, schema
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
 from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import is_path
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint
 from flyweight.hub.fetch import HUB, imported
@@ -44,7 +45,11 @@ def find(
     if not isinstance(reference, str | Path):
         raise RequestError(f"{where}: a model is a name, a folder or an artifact (run[stage]), not {reference!r:.80}")
     text, path = str(reference), Path(reference)
-    for folder in (path, store.root / text):
+    by_name = isinstance(reference, str) and not is_path(reference)
+    name, colon, stage = text.partition(":")
+    if by_name and colon and _run(name, store):
+        return _of_recipe(name, stage, store, where)
+    for folder in (store.root / text, path) if by_name else (path, store.root / text):
         if _is_file(folder / "manifest.json"):
             return Artifact.open(folder.resolve())
     if text.startswith(HUB) or (_present(path) and checkpoint.is_checkpoint(path)):
@@ -52,8 +57,7 @@ def find(
             return imported(text, store, card.write, watch)
         except RequestError as error:
             raise RequestError(f"{where}: {error}") from error
-    if ":" in text:
-        name, _, stage = text.partition(":")
+    if colon:
         return _of_recipe(name, stage, store, where)
     if _present(path):
         raise RequestError(

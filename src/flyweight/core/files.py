@@ -168,6 +168,11 @@ def utf8_name(path: Path, what: str) -> Path:
     return path
 
 
+def is_path(reference: str) -> bool:
+    """Return whether a word is written as a path (`./name`, `~/name`, `/name`) rather than as the name of something."""
+    return os.sep in reference or (os.altsep or os.sep) in reference or reference in (".", "..", "~")
+
+
 def refuse_existing(out: Path) -> None:
     """Raise RequestError where there is something at `out` already, unless it is an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):

@@ -21,7 +21,7 @@ def run(
     """
     try:
         return subprocess.run(
-            [sys.executable, "-I" if sys.flags.isolated else "-P", Path(run_module.__file__).absolute(), module],
+            _command(module),
             input=request,
             capture_output=True,
             encoding="utf-8",
@@ -31,6 +31,16 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{module}: no end after {timeout:g} s") from error
+
+
+def start(module: str) -> subprocess.Popen[bytes]:
+    """Start a module as `run` does and return it: its standard input and output are pipes, and its messages go nowhere."""
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(_command(module), stdin=pipe, stdout=pipe, stderr=nowhere, env=_environment())
+
+
+def _command(module: str) -> list[str | Path]:
+    return [sys.executable, "-I" if sys.flags.isolated else "-P", Path(run_module.__file__).absolute(), module]
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.core.files import disk_errors, new_file
+from flyweight.core.terminal import prepare
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import WEIGHTS, pickled
 
@@ -57,6 +58,7 @@ def _tensors(found: Any, file: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Convert the folder named on the command line."""
+    prepare()
     if len(sys.argv) != 2:
         sys.exit("python -m flyweight.hub.unpickle DIR")
     try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

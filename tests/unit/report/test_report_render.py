@@ -11,7 +11,7 @@ from flyweight.errors import RequestError
 from flyweight.report import page, words
 from flyweight.report.entries import entries
 from flyweight.report.summary import Sample
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 from flyweight.session import Session
 
 VOID = {"meta", "link", "br", "input"}
