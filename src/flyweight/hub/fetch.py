@@ -13,13 +13,13 @@ from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import disk_errors
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint, convert, foreign
+from flyweight.hub import checkpoint, convert, foreign, tokenizer_files
 from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
 from flyweight.hub.families import Inexpressible
 from flyweight.model import folder
 
 HUB = "hf:"
-VERSION = 2
+VERSION = 3
 
 
 Describe = Callable[[Draft, dict[str, Any]], None]
@@ -55,9 +55,14 @@ def imported(
         else:
             config, state = convert.decoder(source)
             folder.write(config, state, out)
-            convert.copy_tokenizer(source.path, out)
-            convert.keep_special_ids(source, out)
-        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
+            tokenizer_files.keep_generation(source, out)
+        tokenizer = tokenizer_files.keep(source, out)
+        facts = {
+            "source": reference,
+            "model_type": source.model_type,
+            "adapter": reasons or None,
+            "tokenizer": tokenizer,
+        }
         describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 
@@ -90,8 +95,6 @@ def _link(source: Checkpoint, out: Path) -> None:
                 os.link(real, out / name)
             except OSError:
                 shutil.copyfile(real, out / name)
-    if not (out / "tokenizer.json").is_file() and any((out / name).is_file() for name in TOKENIZER):
-        convert.copy_tokenizer(source.path, out)
 
 
 def download(repository: str) -> Path:
