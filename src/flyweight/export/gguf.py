@@ -43,7 +43,7 @@ TYPES: dict[str, tuple[str, str]] = {
 }
 # The largest weight that each type can hold: a float16, or one times the largest code of a block.
 _LARGEST = {"F32": float("inf"), "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
-_LARGEST_FLOAT = 3e38
+_LARGEST_NUMBER = 2**31  # of what a header holds in 32 bits
 
 
 @dataclass(frozen=True)
@@ -340,19 +340,17 @@ def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
     drawn = special.json_object(folder / special.IDS[0])
     if drawn.get("do_sample") is False:  # what else it says is not used there
         return
-    whole = {"top_k": writer.add_sampling_top_k}
-    real = {
+    adds: dict[str, Callable[[Any], None]] = {
+        "top_k": writer.add_sampling_top_k,
         "temperature": writer.add_sampling_temp,
         "top_p": writer.add_sampling_top_p,
         "min_p": writer.add_sampling_min_p,
         "repetition_penalty": writer.add_sampling_penalty_repeat,
     }
-    for key, add in whole.items():
-        if type(value := drawn.get(key)) is int and abs(value) < 2**31:
-            add(value)
-    for key, add in real.items():
-        if type(value := drawn.get(key)) in (int, float) and abs(value) < _LARGEST_FLOAT:
-            add(float(value))
+    for key, add in adds.items():
+        value = drawn.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER:
+            add(int(value) if key == "top_k" else float(value))
 
 
 def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:

@@ -46,7 +46,7 @@ TEXTS = (
     *("\ufffd\x00\x01\x07\x1b[0m\x7f\x85", "a" * 400, "ab1 " * 60, "antidisestablishmentarianism" * 12, "-" * 70 + "=" * 70),
     *("a▁b ▁ ▁▁c Ġd Ċ ##e </w>", "<s> </s> <unk> [CLS] <0x0A> <|endoftext|>"),
 )
-"""What tokenizers get wrong. Every special token's own text is added to them."""
+"""What tokenizers get wrong. The own texts of added tokens are put to them."""
 
 
 def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ def _built(source: Checkpoint, place: Path) -> Any:
     except BaseException as error:  # files of other people's models fail in every way
         if not isinstance(error, Exception) and not panicked(error):
             raise
-        raise RequestError(_failure(source, str(error).replace(str(place), str(source.path)))) from error
+        raise RequestError(_failure(source, fields, str(error).replace(str(place), str(source.path)))) from error
     if not isinstance(getattr(found, "backend_tokenizer", None), _library().Tokenizer):
         raise RequestError(
             f"{source.path}: its tokenizer ({type(found).__name__}) is code of transformers, which no tokenizer.json can hold;"
@@ -155,7 +155,12 @@ def _is_tokenizer(kind: Any) -> bool:
     return stand_in or (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase))
 
 
-def _failure(source: Checkpoint, why: str) -> str:
+def _failure(source: Checkpoint, fields: Mapping[str, Any], why: str) -> str:
+    if "auto_map" in fields and not source.code:
+        return (
+            f"{source.path / WORDS} asks for Python code of its own (auto_map: {str(fields['auto_map'])[:200]}), which"
+            f" flyweight does not run; put the tokenizer.json beside it that this code builds, or {_without(source)}"
+        )
     first = (why.strip().splitlines() or ["no reason given"])[0][:300]
     piece = next((name for name in VOCABULARIES if name.endswith(".model") and (source.path / name).is_file()), "")
     library = "tiktoken" if piece == "tiktoken.model" else "sentencepiece"
@@ -226,7 +231,7 @@ def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
     them, they are tokens on both sides. transformers may tidy spaces up after decoding; that is left out.
     """
     before, after = ours.around
-    words = sorted(ours.specials)[:12]
+    words = sorted({*ours.specials, *(str(token) for token in theirs.added_tokens_decoder.values())})[:24]
     texts = [*TEXTS, *words, *(f"a {word} b{word}{word}c" for word in words)]
     for text in texts:
         _agree(
