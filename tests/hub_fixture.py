@@ -78,3 +78,4 @@ def tokenizer(folder: Path) -> None:
     made.decoder = decoders.Fuse()
     made.add_special_tokens(["<|endoftext|>"])
     made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')

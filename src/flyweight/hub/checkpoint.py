@@ -17,15 +17,16 @@ from flyweight.core.files import digest, sha256
 from flyweight.errors import FlyweightError, RequestError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "tiktoken.model", "tekken.json"),
+)
+"""Files of which any one makes a tokenizer."""
+
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
+    *VOCABULARIES,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "generation_config.json"),
 )
 TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
 """Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
 from flyweight.core.files import copy_file, disk_errors, new_file, write_text
-from flyweight.data.special import json_object
-from flyweight.errors import FlyweightError, RequestError
+from flyweight.errors import FlyweightError
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.hub.own import OWN, own_fields
 from flyweight.model.names import float_name
 
 PREFIX = "decoder."
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SHARD_BYTES = 5_000_000_000
 
 
@@ -164,38 +161,9 @@ def _count(shards: list[Any]) -> range:
 
 
 def copy_tokenizer(source: Path, out: Path) -> bool:
-    """Copy a folder's tokenizer files; return whether there is a `tokenizer.json`, made from GPT-2's older two if need be."""
+    """Copy the tokenizer files of a model of ours; return whether there is a `tokenizer.json`."""
     with disk_errors(out):
         for name in TOKENIZER:
             if (source / name).is_file():
                 copy_file(source / name, out / name)
-        if not (out / "tokenizer.json").is_file() and (out / "vocab.json").is_file() and (out / "merges.txt").is_file():
-            _fast(out)
     return (out / "tokenizer.json").is_file()
-
-
-def keep_special_ids(source: Checkpoint, out: Path) -> None:
-    """Write the ids of special tokens that a checkpoint's config names to `generation_config.json`, where it lacks them.
-
-    The config itself is replaced by one of ours, which has no place for them.
-    """
-    named = {key: source.raw[key] for key in SPECIAL_IDS if source.raw.get(key) is not None}
-    kept = json_object(out / "generation_config.json")
-    missing = {key: value for key, value in named.items() if kept.get(key) is None}
-    if missing:
-        write_text(out / "generation_config.json", json.dumps({**kept, **missing}, indent=2) + "\n")
-
-
-def _fast(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    end = "<|endoftext|>"
-    try:
-        tokenizer = Tokenizer(models.BPE.from_file(os.fspath(folder / "vocab.json"), os.fspath(folder / "merges.txt")))
-    except Exception as error:  # the library raises bare Exception
-        raise RequestError(f"{folder}: vocab.json and merges.txt are not a byte-level BPE ({error})") from error
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if tokenizer.token_to_id(end) is not None:
-        tokenizer.add_special_tokens([end])
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -11,7 +11,7 @@ from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import copy_file, disk_errors
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint, convert, foreign, proof
+from flyweight.hub import checkpoint, convert, foreign, proof, tokenizer_files
 from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
 from flyweight.hub.families import Inexpressible
 from flyweight.model import folder
@@ -55,9 +55,15 @@ def imported(
             config, state = convert.decoder(source)
             proved = proof.of_ours(source, config, state)
             folder.write(config, state, out)
-            convert.copy_tokenizer(source.path, out)
-            convert.keep_special_ids(source, out)
-        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None, "proof": proved.json()}
+            tokenizer_files.keep_generation(source, out)
+        tokenizer = tokenizer_files.keep(source, out)
+        facts = {
+            "source": reference,
+            "model_type": source.model_type,
+            "adapter": reasons or None,
+            "tokenizer": tokenizer,
+            "proof": proved.json(),
+        }
         describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 
@@ -86,8 +92,6 @@ def _copy(source: Checkpoint, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name in source.files:
             copy_file(source.path / name, out / name)
-    if not (out / "tokenizer.json").is_file() and any((out / name).is_file() for name in TOKENIZER):
-        convert.copy_tokenizer(source.path, out)
 
 
 def download(repository: str) -> Path:

@@ -104,6 +104,16 @@ def _written(tokenizer: Tokenizer) -> list[str]:
     return [MARK, *sorted(tokenizer.specials, key=lambda text: (-len(text), text))]
 
 
+def sources(folder: Path) -> dict[str, str]:
+    """Return the texts of the chat templates in a model folder by name, the one for talking as `default`."""
+    default, listed = of(folder), json_object(folder / CONFIG).get("chat_template")
+    found = {} if default is None else {"default": default.source}
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str) and isinstance(entry.get("template"), str):
+            found.setdefault(name, entry["template"])
+    return found
+
+
 def of(folder: Path) -> ChatTemplate | None:
     """Return the chat template in a model folder, or None; raise FlyweightError where its files are damaged."""
     fields = json_object(folder / CONFIG)

@@ -416,22 +416,3 @@ def test_a_truncated_shard_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(FlyweightError, match=r"model\.safetensors: damaged"):
         convert.decoder(checkpoint.read(tmp_path))
-
-
-def test_gpt2s_older_tokenizer_files_become_one(tmp_path):
-    from tokenizers import ByteLevelBPETokenizer
-
-    from flyweight.data.tokenizer import Tokenizer
-
-    old = ByteLevelBPETokenizer()
-    texts = ["the cat sat on the mat. " * 50]
-    old.train_from_iterator(texts, vocab_size=280, special_tokens=["<|endoftext|>"], show_progress=False)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    old.save_model(str(tmp_path / "a"))
-    assert convert.copy_tokenizer(tmp_path / "a", tmp_path / "b")
-    made = Tokenizer.load(tmp_path / "b")
-    text = "the cat's hat\n sät"
-    assert made.encode(text) == old.encode(text).ids
-    assert made.decode(made.encode(text)) == text
-    assert made.separator == old.token_to_id("<|endoftext|>")
