@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.core.files import digest, reason, write_text
-from flyweight.data import special
+from flyweight.data import patterns, special
 from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
 
@@ -40,10 +40,8 @@ class Tokenizer:
 
     def __init__(self, text: str, declared: Special | None = None) -> None:
         """Build a tokenizer from the text of a `tokenizer.json`; raise ValueError where it is none."""
-        import tokenizers
-
         try:
-            self._backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._backend: tokenizers.Tokenizer = patterns.load(text)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(str(error)) from error
         # Text is text: "<|endoftext|>" inside a document must not become the end of one.
@@ -201,6 +199,8 @@ class Tokenizer:
         """Return the ids of several texts, encoded on all cores, without any token that is not in them."""
         try:
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except FlyweightError:
+            raise
         except Exception as error:  # the library raises bare Exception
             raise self._refusal(texts, error) from error
         return [encoding.ids for encoding in encodings]
