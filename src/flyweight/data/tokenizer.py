@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.core.files import digest, reason, write_text
-from flyweight.data import special
+from flyweight.data import patterns, special
 from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
 
@@ -40,10 +40,8 @@ class Tokenizer:
 
     def __init__(self, text: str, declared: Special | None = None) -> None:
         """Build a tokenizer from the text of a `tokenizer.json`; raise ValueError where it is none."""
-        import tokenizers
-
         try:
-            self._backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._backend: tokenizers.Tokenizer = patterns.load(text)
         except BaseException as error:  # the library raises bare Exception, or panics
             if not isinstance(error, Exception) and not panicked(error):
                 raise
@@ -212,6 +210,8 @@ class Tokenizer:
         run = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         try:
             return run(list(texts), add_special_tokens=False)
+        except FlyweightError:
+            raise
         except BaseException as error:  # the library raises bare Exception, or panics
             if not isinstance(error, Exception) and not panicked(error):
                 raise

@@ -19,6 +19,7 @@ from typing import Any
 
 from flyweight.core.files import disk_errors, reason, write_text
 from flyweight.data import special
+from flyweight.data.patterns import StoppedError
 from flyweight.data.special import WORDS, json_object
 from flyweight.data.tokenizer import Tokenizer, panicked
 from flyweight.errors import FlyweightError, RequestError
@@ -276,6 +277,8 @@ def _agree(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], where:
 def _outcome(run: Callable[[], Any]) -> Any:
     try:
         return run()
+    except StoppedError:  # on the other side nothing would stop it
+        raise
     except BaseException as error:
         if not isinstance(error, Exception) and not panicked(error):
             raise
