@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -156,6 +157,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
     source = checkpoint.read(folder)
     config = _auto_config(source)
     sizes = _sizes(config, source)
+    choose_own_code(config)
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -183,7 +185,17 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
     return Foreign(model.to(device), sizes)
 
 
+def choose_own_code(config: Any) -> None:
+    """Let transformers choose how attention and experts are computed, whatever a config says.
+
+    A config may name code of the hub there, and where flash attention is not installed, transformers fetches it from the hub.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
+
+
 def _auto_config(source: Checkpoint) -> Any:
+    os.environ.setdefault("USE_HUB_KERNELS", "NO")  # families that look for kernels on the hub compute without
     try:
         import transformers
     except ImportError as error:

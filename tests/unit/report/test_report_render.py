@@ -11,8 +11,8 @@ from flyweight.errors import RequestError
 from flyweight.report import page, words
 from flyweight.report.entries import entries
 from flyweight.report.summary import Sample
-from flyweight.visible import visible
 from flyweight.session import Session
+from flyweight.visible import visible
 
 VOID = {"meta", "link", "br", "input"}
 
