@@ -165,6 +165,19 @@ def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypa
         api.report(runs[0], "grid", session=session)
 
 
+def test_a_run_is_found_by_its_name_whatever_it_ends_in_and_whatever_lies_around(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session(runs=tmp_path / "runs")
+    for name in ("x.html", "table.htm"):
+        folder = made.write(tmp_path / "runs", name=name)
+        (tmp_path / name).mkdir()
+        assert api.report(name, session=session) == folder / "report.html"
+        assert (folder / "table.csv").is_file()
+        assert not any((tmp_path / name).iterdir())
+        with pytest.raises(RequestError, match="not a finished run"):
+            api.report(f"./{name}", session=session)
+
+
 def test_importing_the_report_is_quick():
     code = (
         "import sys, flyweight.report.page; print([m for m in ('torch', 'matplotlib', 'jinja2', 'rich') if m in sys.modules])"
