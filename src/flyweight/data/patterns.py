@@ -17,6 +17,7 @@ from flyweight.errors import FlyweightError
 if TYPE_CHECKING:
     import tokenizers
 
+
 class StoppedError(FlyweightError):
     """A pattern took too long, or too much memory, on some text."""
 
@@ -41,11 +42,11 @@ LINEAR = frozenset(
         rf"{_CONTRACTIONS}|{_BEFORE}\p{{L}}+|\p{{N}}|{_REST}",
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDING}|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDING}|\p{{N}}{{1,3}}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        r" ?[^(\s|[.,!?…。，、।۔،])]+",
+        rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
-"""Patterns of GPT-2, Llama 3, Qwen, GPT-4o, Mistral, DeepSeek, BLOOM, Falcon and sentencepiece models, and our own."""
+"""Patterns of GPT-2, Llama 3, Qwen, GPT-4o, Mistral, Falcon and sentencepiece models, and our own."""
 
 
 def load(text: str) -> tokenizers.Tokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
     source = checkpoint.read(folder)
     config = _auto_config(source)
     sizes = _sizes(config, source)
+    choose_own_code(config)
     if layers is not None:
         cut(config, layers)
     try:
@@ -207,7 +209,17 @@ def quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
+def choose_own_code(config: Any) -> None:
+    """Let transformers choose how attention and experts are computed, whatever a config says.
+
+    A config may name code of the hub there, and where flash attention is not installed, transformers fetches it from the hub.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
+
+
 def _auto_config(source: Checkpoint) -> Any:
+    os.environ.setdefault("USE_HUB_KERNELS", "NO")  # families that look for kernels on the hub compute without
     try:
         import transformers
     except ImportError as error:

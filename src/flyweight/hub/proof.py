@@ -155,6 +155,7 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
 
     try:
         config = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        foreign.choose_own_code(config)
         if layers is not None:
             foreign.cut(config, layers)
         with foreign.quiet():

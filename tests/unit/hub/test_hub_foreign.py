@@ -132,3 +132,27 @@ def test_an_import_shares_no_file_with_its_source(name, folders, tmp_path):
     (tmp_path / "new").touch()
     modes = (tmp_path / "new").stat().st_mode
     assert {(path.stat().st_nlink, path.stat().st_mode) for path in artifact.path.rglob("*") if path.is_file()} == {(1, modes)}
+
+
+@pytest.mark.parametrize("named", ["owner/kernel", "paged|owner/kernel@main:name", "flash_attention_2", {"": "owner/kernel"}])
+def test_code_that_a_config_names_for_attention_is_neither_fetched_nor_run(monkeypatch, named):
+    from transformers.integrations import hub_kernels
+
+    def fetch(*names, **options):
+        raise AssertionError(names)
+
+    monkeypatch.setattr(hub_kernels, "get_kernel", fetch)
+    config = transformers.LlamaConfig(**WIDE, attn_implementation=named)
+    assert config._attn_implementation is not None
+    foreign.choose_own_code(config)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert model.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_a_config_with_flash_attention_is_computed_without(folders, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["mistral"], copy)
+    raw = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**raw, "attn_implementation": "flash_attention_2"}))
+    tokens = torch.arange(9)[None]
+    assert torch.equal(models.load(copy)(tokens), models.load(folders["mistral"])(tokens))

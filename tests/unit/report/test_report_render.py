@@ -11,8 +11,8 @@ from flyweight.errors import RequestError
 from flyweight.report import page, words
 from flyweight.report.entries import entries
 from flyweight.report.summary import Sample
-from flyweight.visible import visible
 from flyweight.session import Session
+from flyweight.visible import visible
 
 VOID = {"meta", "link", "br", "input"}
 
@@ -163,6 +163,19 @@ def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypa
     (tmp_path / "runs" / "grid" / "study.json").write_text("{}")
     with pytest.raises(RequestError, match=r"grid: a study has a page of its own"):
         api.report(runs[0], "grid", session=session)
+
+
+def test_a_run_is_found_by_its_name_whatever_it_ends_in_and_whatever_lies_around(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session(runs=tmp_path / "runs")
+    for name in ("x.html", "table.htm"):
+        folder = made.write(tmp_path / "runs", name=name)
+        (tmp_path / name).mkdir()
+        assert api.report(name, session=session) == folder / "report.html"
+        assert (folder / "table.csv").is_file()
+        assert not any((tmp_path / name).iterdir())
+        with pytest.raises(RequestError, match="not a finished run"):
+            api.report(f"./{name}", session=session)
 
 
 def test_importing_the_report_is_quick():
