@@ -104,7 +104,7 @@ def download(repository: str) -> Path:
     except ImportError as error:
         raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
     name, _, revision = repository.partition("@")
-    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, *TOKENIZER]
+    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
     if checkpoint.trusted():
         wanted.append("*.py")
     try:
