@@ -262,7 +262,8 @@ def _read_rope(rope: Fields) -> dict[str, Any]:
         }
     else:
         _need(rope.reasons, kind == "default", f"its rotary scaling is {kind}; known are linear and llama3")
-    rope.reasons += rope.left()
+    if kind in ("default", "linear", "llama3"):
+        rope.reasons += rope.left()
     return found
 
 

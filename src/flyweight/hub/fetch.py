@@ -37,8 +37,7 @@ def imported(
     path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
     source = checkpoint.read(path)
     watch("stage", {"name": reference, "stage": "import"})
-    reasons = _reasons(source)
-    if only_ours and reasons:
+    if only_ours and (reasons := _reasons(source)):
         raise RequestError(
             f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it is, it can teach, and be"
             " evaluated, timed, audited and listened to: name it where a command takes MODEL"
@@ -46,7 +45,7 @@ def imported(
     identity = Identity(stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()})
 
     def work(draft: Draft) -> dict[str, Any]:
-        began = time.monotonic()
+        began, reasons = time.monotonic(), _reasons(source)
         out = draft.path / "model"
         if reasons:
             foreign.config_of(source)
@@ -59,7 +58,13 @@ def imported(
             folder.write(config, state, out)
             convert.copy_tokenizer(source.path, out)
             convert.keep_special_ids(source, out)
-        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None, "proof": proved.json()}
+        facts = {
+            "source": reference,
+            "model_type": source.model_type,
+            "adapter": reasons or None,
+            "unread": list(source.unread) or None,
+            "proof": proved.json(),
+        }
         describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 

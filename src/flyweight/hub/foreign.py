@@ -185,9 +185,12 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
     except Exception as error:  # configs of other people's models fail in every way
         raise FlyweightError(f"{folder}: transformers could not load it: {first_line(error)}") from error
     unfit = {"missing_keys": "are missing", "mismatched_keys": "are of another shape", "unexpected_keys": "have no use"}
-    for kind, fault in unfit.items():
-        if told.get(kind) and not (kind == "unexpected_keys" and layers is not None):
-            raise FlyweightError(f"{folder}: its tensors are not those of its config: {_some(told[kind])} {fault}")
+    if layers is not None:
+        unfit.pop("unexpected_keys")
+    if faults := [f"{_some(told[kind])} {fault}" for kind, fault in unfit.items() if told.get(kind)]:
+        raise FlyweightError(
+            f"{folder}: its tensors are not those of its config: {'; '.join(faults)}. Copy the model again, or save it anew"
+        )
     try:
         return Foreign(model.to(device), sizes)
     except Exception as error:  # as above
