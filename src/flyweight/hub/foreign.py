@@ -225,10 +225,11 @@ def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
             f"{source.path}: a model of its config.json has {wanted:,} numbers, but its files hold {stored:,}: they are not one"
             " model's, or the config is damaged"
         )
-    if getattr(model.config, "is_decoder", True) is False:
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    if masked and getattr(model.config, "is_decoder", True) is False:  # families that always are decoders set it themselves
         raise RequestError(
-            f"{source.path}: this {source.model_type} model is not a decoder (is_decoder: false): it reads in both directions,"
-            " and neither likelihood nor generation mean anything"
+            f"{source.path}: this {source.model_type} model is a masked language model (is_decoder: false): it reads in both"
+            " directions, and neither likelihood nor generation mean anything"
         )
 
 

@@ -156,12 +156,16 @@ def test_tuples_instead_of_named_outputs_change_nothing(tmp_path):
         {"text_config": {"vocab_size": 9}},
         {"text_config": {}},
         {"decoder": 3},
-        {"text_config": {}, "decoder": {}},
     ],
 )
 def test_a_config_within_that_the_family_has_not_is_refused(fields, tmp_path):
     with pytest.raises(RequestError, match="does not describe one language model"):
         models.config(edited(tmp_path, **fields))
+
+
+def test_two_configs_within_are_refused(tmp_path):
+    with pytest.raises(RequestError, match="text_config"):
+        models.config(edited(tmp_path, text_config={}, decoder={}))
 
 
 def test_what_transformers_cannot_run_is_said(tmp_path):
