@@ -34,61 +34,6 @@ from flyweight.errors import FlyweightError
 from flyweight.hub import models as hub
 
 BOUND = 1e-4
-LIMITS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": 64}
-SMALL = {"vocab_size": hub_fixture.VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **LIMITS}
-WIDE = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2}
-SIZES = {**LIMITS, "vocab_size": hub_fixture.VOCAB}
-GPT = {**SIZES, "n_embd": 32, "n_layer": 2, "n_head": 4}
-MOE = {**WIDE, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("BertLMHeadModel", {**SMALL, "intermediate_size": 48}),
-    "bert, as a decoder": ("BertLMHeadModel", {**SMALL, "intermediate_size": 48, "is_decoder": True}),
-    "biogpt": ("BioGptForCausalLM", {**SMALL, "intermediate_size": 48}),
-    "bloom": ("BloomForCausalLM", {**SMALL, "n_layer": 2, "n_head": 4}),
-    "codegen": ("CodeGenForCausalLM", {**GPT, "rotary_dim": 4}),
-    "cohere": ("CohereForCausalLM", WIDE),
-    "cohere2": ("Cohere2ForCausalLM", {**WIDE, "sliding_window": 16}),
-    "falcon": ("FalconForCausalLM", {**SMALL, "alibi": False}),
-    "gemma": ("GemmaForCausalLM", {**WIDE, "head_dim": 8}),
-    "gemma2": ("Gemma2ForCausalLM", {**WIDE, "head_dim": 8, "sliding_window": 16}),
-    "gemma3": ("Gemma3ForCausalLM", {**WIDE, "head_dim": 8, "sliding_window": 16}),
-    "glm": ("GlmForCausalLM", {**WIDE, "head_dim": 8}),
-    "gpt_bigcode": ("GPTBigCodeForCausalLM", GPT),
-    "gpt_neo": ("GPTNeoForCausalLM", {**SMALL, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}),
-    "gpt_neox": ("GPTNeoXForCausalLM", {**SMALL, "intermediate_size": 48}),
-    "gptj": ("GPTJForCausalLM", {**GPT, "rotary_dim": 4}),
-    "granite": ("GraniteForCausalLM", {**WIDE, "logits_scaling": 2.0, "residual_multiplier": 0.5}),
-    "helium": ("HeliumForCausalLM", {**WIDE, "head_dim": 8}),
-    "mistral": ("MistralForCausalLM", {**WIDE, "sliding_window": None}),
-    "mistral, sliding window": ("MistralForCausalLM", {**WIDE, "sliding_window": 16}),
-    "mixtral": ("MixtralForCausalLM", MOE),
-    "mpt": ("MptForCausalLM", {**SIZES, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
-    "nemotron": ("NemotronForCausalLM", WIDE),
-    "olmo": ("OlmoForCausalLM", WIDE),
-    "olmo2": ("Olmo2ForCausalLM", WIDE),
-    "openai-gpt": ("OpenAIGPTLMHeadModel", {"vocab_size": 97, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}),
-    "opt": ("OPTForCausalLM", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}),
-    "phi": ("PhiForCausalLM", {**SMALL, "intermediate_size": 48}),
-    "phi3": ("Phi3ForCausalLM", WIDE),
-    "qwen2": ("Qwen2ForCausalLM", WIDE),
-    "qwen2_moe": ("Qwen2MoeForCausalLM", {**MOE, "shared_expert_intermediate_size": 24}),
-    "qwen3_moe": ("Qwen3MoeForCausalLM", {**MOE, "head_dim": 8}),
-    "roformer": ("RoFormerForCausalLM", {**SMALL, "intermediate_size": 48, "embedding_size": 32}),
-    "smollm3": ("SmolLM3ForCausalLM", WIDE),
-    "stablelm": ("StableLmForCausalLM", {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2}),
-    "starcoder2": ("Starcoder2ForCausalLM", WIDE),
-    "xglm": (
-        "XGLMForCausalLM",
-        {**SIZES, "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48},
-    ),
-    "bert, masked": ("BertForMaskedLM", {**SMALL, "intermediate_size": 48}),
-    "t5": (
-        "T5ForConditionalGeneration",
-        {"vocab_size": 97, "d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4},
-    ),
-}
-
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 SLIDING = ["sliding_attention"] * 3
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}
@@ -268,23 +213,12 @@ def cases() -> Iterator[Case]:
     """Yield every case."""
     for name in hub_fixture.CHECKPOINTS:
         yield Case("native", name, lambda folder, name=name: hub_fixture.save(name, folder) and None)
-    for name, (kind, fields) in FAMILIES.items():
-        yield Case("family", name, lambda folder, kind=kind, fields=fields: _family(folder, kind, fields))
+    for name in hub_fixture.FAMILIES:
+        yield Case("family", name, lambda folder, name=name: hub_fixture.save_family(name, folder) and None)
     for name, (base, edit) in CONFIGS.items():
         yield Case("config", name, lambda folder, base=base, edit=edit: _edited(folder, base, edit))
     for name, (base, change) in FILES.items():
         yield Case("files", name, lambda folder, base=base, change=change: _filed(folder, base, change))
-
-
-def _family(folder: Path, kind: str, fields: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    model = getattr(transformers, kind)
-    made = model(model.config_class(**fields))
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    made.save_pretrained(folder)
-    hub_fixture.tokenizer(folder)
 
 
 def _edited(folder: Path, base: str, edit: Edit) -> None:

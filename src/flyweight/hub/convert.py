@@ -14,9 +14,11 @@ from torch import Tensor
 from flyweight.config.schema import ModelConfig
 from flyweight.core.files import copy_file, disk_errors, new_file, write_text
 from flyweight.errors import FlyweightError
+from flyweight.hub import attributes
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.hub.own import OWN, own_fields
+from flyweight.model import folder
 from flyweight.model.names import float_name
 
 PREFIX = "decoder."
@@ -26,7 +28,8 @@ SHARD_BYTES = 5_000_000_000
 def config_of(checkpoint: Checkpoint) -> ModelConfig:
     """Return the resolved config of the decoder that computes what this checkpoint does.
 
-    Raises Inexpressible with every reason why there is none, FlyweightError for a config of our own type that is damaged.
+    Raises Inexpressible with every reason why there is none, RequestError where transformers does not accept its config,
+    FlyweightError for a config of our own type that is damaged.
     """
     if checkpoint.code:
         raise Inexpressible(str(checkpoint.path), ["it runs Python code of its own"])
@@ -38,13 +41,13 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
     if checkpoint.model_type not in FAMILIES:
         known = ", ".join([*FAMILIES, OWN])
         raise Inexpressible(str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"])
-    return FAMILIES[checkpoint.model_type].config(checkpoint.raw)
+    return FAMILIES[checkpoint.model_type].config(attributes.resolved(checkpoint.path, checkpoint.raw))
 
 
 def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the config and the state of the decoder that computes what this checkpoint does; raises as `config_of`.
 
-    Raises FlyweightError where tensors are missing or left over.
+    Raises FlyweightError where tensors are missing, left over or of another shape.
     """
     config = config_of(checkpoint)
     if checkpoint.model_type == OWN:
@@ -65,9 +68,10 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         state.update(_ours(part, found.pop(part.theirs)))
     if missing or found:
         what = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in sorted(found)]
-        more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
-        raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:5])}{more}")
-    return config, _one_dtype(state)
+        more = f"; and {len(what) - 20} more" if len(what) > 20 else ""
+        raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:20])}{more}")
+    folder.check(config, state := _one_dtype(state), checkpoint.path)
+    return config, state
 
 
 def _finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -35,8 +35,7 @@ def imported(
     path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
     source = checkpoint.read(path)
     watch("stage", {"name": reference, "stage": "import"})
-    reasons = _reasons(source)
-    if only_ours and reasons:
+    if only_ours and (reasons := _reasons(source)):
         raise RequestError(
             f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it is, it can teach, and be"
             " evaluated, timed, audited and listened to: name it where a command takes MODEL"
@@ -44,7 +43,7 @@ def imported(
     identity = Identity(stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()})
 
     def work(draft: Draft) -> dict[str, Any]:
-        began = time.monotonic()
+        began, reasons = time.monotonic(), _reasons(source)
         out = draft.path / "model"
         if reasons:
             foreign.config_of(source)
@@ -61,6 +60,7 @@ def imported(
             "source": reference,
             "model_type": source.model_type,
             "adapter": reasons or None,
+            "unread": list(source.unread) or None,
             "tokenizer": tokenizer,
             "proof": proved.json(),
         }
@@ -102,7 +102,7 @@ def download(repository: str) -> Path:
     except ImportError as error:
         raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
     name, _, revision = repository.partition("@")
-    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, *TOKENIZER]
+    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
     if checkpoint.trusted():
         wanted.append("*.py")
     try:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +22,7 @@ from flyweight.data.special import WORDS, json_object
 from flyweight.data.tokenizer import Tokenizer, panicked
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import strict_tokenizer
+from flyweight.hub.attributes import quiet
 from flyweight.hub.checkpoint import CONFIG, INDEX, VOCABULARIES, Checkpoint
 
 FILE, GENERATION, TEMPLATE = "tokenizer.json", special.IDS[0], "chat_template.jinja"
@@ -62,7 +61,7 @@ def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
         text, names, vocab = strict_tokenizer.read(source)
         _write(source, out, text, names, vocab)
         return {"compared": 0, "why": "transformers is not installed"}
-    with TemporaryDirectory(dir=out.parent, prefix="tokenizer-") as place, _quiet():
+    with TemporaryDirectory(dir=out.parent, prefix="tokenizer-") as place, quiet():
         theirs = _built(source, Path(place))
         text, rebuilt = _preferred(source, theirs.backend_tokenizer)
         names = {key: str(word) for key, word in theirs.special_tokens_map.items() if isinstance(word, str)}
@@ -86,20 +85,6 @@ def keep_generation(source: Checkpoint, out: Path) -> None:
 
 
 # --- what transformers builds ---
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    import transformers
-
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(level)
 
 
 def _built(source: Checkpoint, place: Path) -> Any:

@@ -36,10 +36,7 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
     Raises FlyweightError where a tensor is missing, unexpected or of another shape or dtype than the config says.
     """
     folder = Path(folder)
-    with torch.device("meta"):
-        model = build(config)
-    if faults := _faults(model, tensors):
-        raise FlyweightError(f"{folder}: the tensors do not fit the config: {_some(faults)}")
+    check(config, tensors, folder)
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
@@ -54,6 +51,14 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
         raise FlyweightError(
             f"{folder}: the model could not be written ({reason(error)}); check free space and permissions"
         ) from error
+
+
+def check(config: Architecture, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise FlyweightError where a tensor of a model's state is missing, unexpected or of another shape or dtype."""
+    with torch.device("meta"):
+        model = build(config)
+    if faults := _faults(model, tensors):
+        raise FlyweightError(f"{where}: the tensors do not fit the config: {_some(faults)}")
 
 
 def load_config(folder: str | Path) -> Architecture:

@@ -252,6 +252,8 @@ def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) ->
             ("context", f"{context:,} tokens"),
             ("forward pass", f"{format_count(cost.forward_flops(config, context) / context)} FLOPs/token at full context"),
         ]
+    if unread := subject.facts.get("unread"):
+        rows.append(("weights beside it that were not read", ", ".join(code(name) for name in unread)))
     if written_as:
         rows.append(("written as", text(written_as)))
     size = sum(file.stat().st_size for file in sorted(subject.folder.rglob("*")) if file.is_file())

@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_are_an_error_not_random_numbers(folders, tmp_pa
     found.pop("gpt_neox.layers.1.mlp.dense_h_to_4h.weight")
     (tmp_path / "config.json").write_text((folders["neox"] / "config.json").read_text())
     save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(FlyweightError, match=r"missing keys: .*dense_h_to_4h"):
+    with pytest.raises(FlyweightError, match=r"dense_h_to_4h\.weight are missing"):
         foreign.load(tmp_path)
 
 
@@ -156,3 +156,64 @@ def test_a_config_with_flash_attention_is_computed_without(folders, tmp_path):
     (copy / "config.json").write_text(json.dumps({**raw, "attn_implementation": "flash_attention_2"}))
     tokens = torch.arange(9)[None]
     assert torch.equal(models.load(copy)(tokens), models.load(folders["mistral"])(tokens))
+
+
+REFUSED = ("bert", "bert, masked", "roformer", "t5")
+
+
+@pytest.mark.parametrize("name", [name for name in hub_fixture.FAMILIES if name not in REFUSED])
+def test_every_family_behind_the_adapter_gives_transformers_logits(name, tmp_path):
+    theirs = hub_fixture.save_family(name, tmp_path)
+    tokens = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = theirs(tokens).logits, models.load(tmp_path)(tokens)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_decoder_is_refused(name, tmp_path):
+    hub_fixture.save_family(name, tmp_path)
+    why = "not a causal language model" if name == "t5" else "in both directions"
+    with pytest.raises(RequestError, match=why):
+        models.load(tmp_path)
+
+
+def edited(tmp_path, **fields):
+    hub_fixture.save_family("mistral", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return tmp_path
+
+
+def test_tuples_instead_of_named_outputs_change_nothing(tmp_path):
+    expected = models.load(edited(tmp_path))
+    found = models.load(edited(tmp_path, return_dict=False, output_hidden_states=True))
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(found(tokens), expected(tokens))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text_config": {"vocab_size": 9}},
+        {"text_config": {}},
+        {"decoder": 3},
+    ],
+)
+def test_a_config_within_that_the_family_has_not_is_refused(fields, tmp_path):
+    with pytest.raises(RequestError, match="does not describe one language model"):
+        models.config(edited(tmp_path, **fields))
+
+
+def test_two_configs_within_are_refused(tmp_path):
+    with pytest.raises(RequestError, match="text_config"):
+        models.config(edited(tmp_path, text_config={}, decoder={}))
+
+
+def test_what_transformers_cannot_run_is_said(tmp_path):
+    hub_fixture.save("qwen3", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_types": ["sliding_attention"] * 3}))
+    with pytest.raises(FlyweightError, match=r"transformers could not run it: .*sliding_window"):
+        models.load(tmp_path)
