@@ -29,7 +29,7 @@ class Terminal(Console):
         super().__init__(file=out, stderr=stderr, width=width, _environ=plain, **options)
 
     @property
-    def size(self) -> ConsoleDimensions:
+    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride] - rich alone sets it
         """Columns and lines, as they are now where no width was given."""
         known = super().size
         return known if self._width is not None else ConsoleDimensions(terminal.width(), known.height)
