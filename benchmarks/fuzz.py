@@ -4,7 +4,8 @@
 
 Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, studies, overrides, those of
 `train`, model configs, every verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an
-artifact and of a checkpoint, with and without a manifest that agrees, and Hugging Face folders. Each runs in this process
+artifact and of a checkpoint, with and without a manifest that agrees, Hugging Face folders, chat templates, and links in the
+runs root that lead out of it, over which a command may write nothing. Each runs in this process
 under an alarm. What turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened for
 writing, made, renamed or removed outside the runs root and the system's folder for temporary files.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
@@ -32,7 +34,7 @@ from typing import Any
 import typer
 from corrupt import TEACHER, interrupted
 from corrupt_hub import OPTIONAL, write_models
-from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, rows, twisted, yaml_text
+from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, rows, template, twisted, yaml_text
 from rows import Rows
 from sandbox import Answer, alone, call, recipe, write_recipe, writing
 
@@ -56,6 +58,21 @@ def options_of(verb: str) -> list[str]:
     return [option for option in found if option not in ("--out", "--runs", "--help")]
 
 
+LINKED = ("summary.json", "report.html", "recipe.yaml", "other-runs.json", "table.csv", "student", "int8")
+"""What a finished recipe's folder holds, over which a link may lie."""
+
+
+def _follows(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether a file operation acts on what a link leads to, and not on the link itself."""
+    if event == "open":
+        return not arguments[2] & (os.O_NOFOLLOW | os.O_EXCL)
+    return event in ("os.truncate", "shutil.copyfile")
+
+
+def _beside(path: str) -> str:
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 class TooLong(Exception):
     """The alarm rang."""
 
@@ -73,6 +90,7 @@ class Fuzzer:
     slowest: float = 0.0
     strays: list[str] = field(default_factory=list)
     armed: bool = False
+    said: str = ""
 
     def __post_init__(self) -> None:
         self.inputs, self.runs, self.elsewhere = self.base / "inputs", self.base / "runs", self.base / "elsewhere"
@@ -105,7 +123,7 @@ class Fuzzer:
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.armed:
             for path in writing(event, arguments):
-                real = os.path.realpath(path)
+                real = os.path.realpath(path) if _follows(event, arguments) else _beside(path)
                 if not real.startswith((str(self.runs), str(self.scratch), "/dev/null")):
                     self.strays.append(f"{event} {real}")
 
@@ -271,6 +289,34 @@ class Fuzzer:
         verbs = [("eval", self.hub[name], "--data", self.text), ("generate", self.hub[name], "Ann ", "--max-new-tokens", 1)]
         return self.draw.choice([*verbs, ("import", self.hub[name]), ("plan", self.hub[name])])
 
+    def templates(self) -> tuple[Any, ...]:
+        """Give a Hugging Face folder a chat template that never ends or is none."""
+        folder = self.hub["llama"]
+        shutil.rmtree(folder)
+        shutil.copytree(self.base / "hub" / "llama", folder)
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template(self.draw)}))
+        self.said = "Hello.\n"
+        return "chat", folder, "--max-new-tokens", 1
+
+    def links(self) -> tuple[Any, ...]:
+        """Put a link that leads out of the runs root where a command will write."""
+        self._restored()
+        target = self.inputs / "victim"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        (target / "precious").write_text("precious")
+        names = [path.name for path in (self.base / "kept").iterdir()]
+        name = self.draw.choice([*names, *(f"{each}.partial" for each in names), f"toy/{self.draw.choice(LINKED)}"])
+        place = self.runs / name
+        if name.endswith(".partial"):  # so that it has to be made
+            shutil.rmtree(self.runs / name.removesuffix(".partial"), ignore_errors=True)
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+        shutil.rmtree(place, ignore_errors=True)
+        place.symlink_to(target if self.draw.random() < 0.7 else target / "precious")
+        verbs = [("run", self.recipe, "--threads", 1), ("report", "toy"), ("gc", "--yes"), ("eval", "toy:int8"), ("ls",)]
+        return self.draw.choice([verbs[0], *verbs])
+
     def resume_points(self) -> tuple[Any, ...]:
         """Break the checkpoint or the log of a half-made artifact, the checkpoint's seal agreeing or not."""
         shutil.rmtree(self.state, ignore_errors=True)
@@ -315,6 +361,7 @@ class Fuzzer:
             "artifacts",
         ),
         *("studies", "manifests", "summaries", "event_lines", "checkpoints", "resume_points"),
+        *("templates", "links"),
     )
 
     # --- one input, judged ---
@@ -353,11 +400,12 @@ class Fuzzer:
         signal.signal(signal.SIGALRM, ring)
         signal.alarm(SECONDS)
         self.armed = True
+        stdin, sys.stdin = sys.stdin, io.StringIO(self.said)
         try:
             verb, *rest = words
             return call(verb, "--runs", self.runs, *rest)
         finally:
-            self.armed = False
+            self.armed, sys.stdin, self.said = False, stdin, ""
             signal.alarm(0)
 
     def _fault(self, answer: Answer) -> str | None:
@@ -369,6 +417,9 @@ class Fuzzer:
             )
         if self.strays:
             return f"wrote outside the runs root: {self.strays[:3]}"
+        victim = self.inputs / "victim"
+        if victim.is_dir() and [path.read_text() for path in victim.iterdir()] != ["precious"]:
+            return f"what a link in the runs root led to was changed: {sorted(victim.iterdir())}"
         if list(self.elsewhere.iterdir()):
             return f"wrote into the working folder: {[path.name for path in self.elsewhere.iterdir()]}"
         if answer.status == 0:
@@ -384,7 +435,7 @@ class Fuzzer:
     def _tidy(self, kind: str) -> None:
         for path in self.elsewhere.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if kind in ("summaries", "event_lines", "artifacts", "manifests", "checkpoints", "resume_points"):
+        if kind in ("summaries", "event_lines", "artifacts", "manifests", "checkpoints", "resume_points", "links"):
             shutil.rmtree(self.runs)
             shutil.copytree(self.base / "kept", self.runs, symlinks=True)
 

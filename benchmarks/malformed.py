@@ -168,6 +168,34 @@ def reference(draw: random.Random, known: list[str]) -> str:
             return f"hf:{''.join(draw.choices(letters[:14], k=draw.randint(0, 12)))}"
 
 
+TEMPLATES = (
+    *("{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ messages[0].content * 10**9 }}", "{{ 9**9**9 }}"),
+    "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+    "{% set x = namespace(v='aa') %}{% for i in range(60) %}{% set x.v = x.v + x.v %}{% endfor %}{{ x.v }}",
+    "{% for a in range(900) %}{% for b in range(900) %}{% for c in range(900) %}{{ a }}{% endfor %}{% endfor %}{% endfor %}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__ }}",
+    "{% include '/etc/passwd' %}",
+    "{{ raise_exception('\x1b[31m\u202e') }}",
+    "{% if x %}",
+    "{{ '%0999999999d' % 3 }}",
+    "{{ messages | tojson(indent=10**8) }}",
+    "{{ 'x'.ljust(10**10) }}",
+    "{{ (1, 2) * 10**9 }}",
+    "{{ 'ab' | center(10**10) }}",
+    "{% set l = [] %}{{ l.append(l) }}{{ l | tojson }}",
+    "{{ lipsum(n=10**6) }}",
+)
+"""Chat templates that loop, recurse, multiply, reach for what is not theirs, or are none."""
+
+
+def template(draw: random.Random) -> Any:
+    """Return a chat template that must be stopped or refused, or something that is no template."""
+    if draw.random() < 0.2:
+        return draw.choice([leaf for leaf in LEAVES if leaf is not None and not isinstance(leaf, str)])
+    return "".join("{% if true %}" for _ in range(draw.choice((0, 0, 0, 5000)))) + draw.choice(TEMPLATES)
+
+
 def forge(folder: Path, name: str, raw: bytes) -> None:
     """Replace a file of an artifact and make its manifest agree, so that what lies behind the checksums is reached."""
     (folder / name).write_bytes(raw)

@@ -4,11 +4,13 @@ import json
 import os
 import random
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a made-up name must not be looked up anywhere
 
 import pytest
 import yaml
+from elsewhere_fixture import elsewhere as elsewhere
 from toy_recipe import toy
 
 
@@ -19,6 +21,15 @@ def known_rates(monkeypatch):
 
     known = rate.Rates(training={64: 2e10, 256: 4e10}, packing=1.2e6, created="2026-01-01T00:00:00Z")
     monkeypatch.setattr(rate, "measured", lambda runtime, precision: known)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder with the standard corpora's files; tests that need it are skipped where it is not there."""
+    here = Path(os.environ.get("FLYWEIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (here / "ptb" / "ptb.train.txt").exists():
+        pytest.skip("no local copies of the standard corpora")
+    return here
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,14 @@
 The names below are those of `flyweight.api`, imported when first used: `import flyweight` itself is quick.
 """
 
-from __future__ import annotations
-
 import os
 import sys
+
+from flyweight.search_path import leave_out_the_working_folder
+
+if sys.argv[:1] == ["-m"]:  # before anything else is imported: even `from __future__` would look there
+    leave_out_the_working_folder()
+
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules:

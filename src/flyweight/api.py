@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight import garbage, listing, models
-from flyweight.core.artifact import Artifact
-from flyweight.core.files import refuse_existing, write_text
+from flyweight.core.artifact import Artifact, Store
+from flyweight.core.files import is_path, refuse_existing, refuse_link, write_text
 from flyweight.errors import RequestError
 from flyweight.hub.fetch import imported
 from flyweight.measuring import (
@@ -200,9 +200,11 @@ def report(*runs: str | Path | Run | StudyRun, out: str | Path | None = None, se
     if not runs:
         raise RequestError("report needs at least one finished run")
     out = None if out is None else Path(out)
-    paths = [run.folder if isinstance(run, Run | StudyRun) else Path(run) for run in runs]
     store = session.store
-    folders = [path if path.is_dir() else store.root / path for path in paths]
+    folders = [run.folder if isinstance(run, Run | StudyRun) else _run_folder(run, store) for run in runs]
+    alone = folders[0] if len(folders) == 1 and out is None else None  # written into, so that it has to be the run's own
+    if alone is not None and os.path.realpath(alone.parent) == os.path.realpath(store.root):
+        refuse_link(alone)
     grids = [folder for folder in folders if (folder / study_summary.FILE).is_file()]
     if len(folders) > 1:
         if grids:
@@ -217,9 +219,18 @@ def report(*runs: str | Path | Run | StudyRun, out: str | Path | None = None, se
         return page.write_many(folders, out)
     if not _within(folders[0], store.root) or not (folders[0] / summary.FILE).is_file():
         return page.write(folders[0])
-    with store.recipe_folder(folders[0].name) as folder:
+    with store.recipe_folder(os.path.basename(os.path.realpath(folders[0]))) as folder:
         card.write_beside(folder, store)
         return page.write(folder)
+
+
+def _run_folder(run: str | Path, store: Store) -> Path:
+    """Return the folder of a run: a name is looked up in the runs root before it is taken for a path (write `./name`)."""
+    named, path = store.root / run, Path(run)
+    results = (summary.FILE, study_summary.FILE)
+    if isinstance(run, str) and not is_path(run) and any((named / file).is_file() for file in results):
+        return named
+    return path if path.is_dir() else named
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from flyweight.visible import visible
+
 
 class FlyweightError(Exception):
     """Something went wrong while doing what was asked: what, where, and what to do. Exit status 1."""
 
     status = 1
+
+    def __str__(self) -> str:
+        """Return the message; what it quotes from files and models cannot steer a terminal."""
+        return visible(super().__str__())
 
 
 class DivergedError(FlyweightError):

@@ -7,7 +7,7 @@ import shutil
 from flyweight import garbage, references
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, Store
-from flyweight.core.files import disk_errors
+from flyweight.core.files import disk_errors, refuse_link
 from flyweight.errors import RequestError
 from flyweight.session import Session
 
@@ -15,9 +15,11 @@ from flyweight.session import Session
 def forget(store: Store, name: str, session: Session) -> None:
     """Remove a run and what was made for it alone, but for its packed text, so that it is made anew.
 
-    Raises RequestError where another run needs its model, FlyweightError where another process works in the runs root.
+    Raises RequestError where another run needs its model, or where its folder is a symbolic link; FlyweightError where another
+    process works in the runs root.
     """
     folder = store.root / name
+    refuse_link(folder)
     if not folder.is_dir():
         return
     found = references.read(store)
@@ -31,5 +33,6 @@ def forget(store: Store, name: str, session: Session) -> None:
         if users:
             raise RequestError(f"--fresh: {identifier} is part of {users[0]} as well; give this run another --name instead")
     with usage.alone(store, session.watch), disk_errors(folder):
+        refuse_link(folder)
         shutil.rmtree(folder)
     garbage.collect(store, among={*own, *(f"{identifier}.partial" for identifier in own)}, watch=session.watch)

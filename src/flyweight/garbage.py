@@ -20,9 +20,9 @@ from typing import Any, Literal
 from flyweight import references
 from flyweight.config.units import format_size
 from flyweight.core import usage
-from flyweight.core.artifact import NAMED, PARTIAL, STATE, Artifact, Damaged, Store
+from flyweight.core.artifact import LOCKS, NAMED, PARTIAL, STATE, Artifact, Damaged, Store
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import disk_errors, read_json, sync_folder
+from flyweight.core.files import disk_errors, read_json, refuse_link, sync_folder
 from flyweight.errors import FlyweightError
 from flyweight.references import References
 from flyweight.report.measured import MEASUREMENTS, subject
@@ -91,6 +91,8 @@ def collect(store: Store, among: Collection[str] | None = None, older_than: floa
             trash = [_discard(item, store.root) for item in items]
             sync_folder(store.root)
             for path in trash:
+                if path.parent != store.root:
+                    refuse_link(path.parent)
                 _delete(path)
     return Garbage(tuple(items), found.kept, removed=True)
 
@@ -168,7 +170,7 @@ def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
 
 def _locks(root: Path, before: str, going: Collection[str]) -> Iterator[Item]:
     """Yield lock files that nobody holds and that guard nothing, or only what is `going`."""
-    locks = root / ".locks"
+    locks = root / LOCKS
     for path in () if locks.is_symlink() else sorted(locks.glob("*.lock")):
         guarded = [root / path.stem, root / f"{path.stem}{PARTIAL}"]
         needed = path.stem not in going and any(each.exists() for each in guarded)
@@ -193,7 +195,7 @@ def step_of(partial: Path) -> int | None:
 
 def lock_of(root: Path, name: str) -> Path:
     """Return the lock file of an artifact or recipe."""
-    return root / ".locks" / f"{name}.lock"
+    return root / LOCKS / f"{name}.lock"
 
 
 def size(path: Path) -> int:
@@ -230,8 +232,7 @@ def _discard(item: Item, root: Path) -> Path:
     if item.kind not in ("artifact", "damaged", "half-made"):
         return item.path
     trash = root / f".{item.path.name}{TRASH}"
-    if trash.is_symlink() or trash.exists():
-        _delete(trash)
+    _delete(trash)
     os.rename(item.path, trash)
     return trash
 

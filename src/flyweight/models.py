@@ -6,6 +6,7 @@ For plan, bench and audit it may be a config as well, with random weights.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ from flyweight.config import catalogue, load, schema
 from flyweight.core import usage
 from flyweight.core.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
 from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import is_path
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import checkpoint
 from flyweight.hub.fetch import HUB, imported
@@ -43,7 +45,11 @@ def find(
     if not isinstance(reference, str | Path):
         raise RequestError(f"{where}: a model is a name, a folder or an artifact (run[stage]), not {reference!r:.80}")
     text, path = str(reference), Path(reference)
-    for folder in (path, store.root / text):
+    by_name = isinstance(reference, str) and not is_path(reference)
+    name, colon, stage = text.partition(":")
+    if by_name and colon and _run(name, store):
+        return _of_recipe(name, stage, store, where)
+    for folder in (store.root / text, path) if by_name else (path, store.root / text):
         if _is_file(folder / "manifest.json"):
             return Artifact.open(folder.resolve())
     if text.startswith(HUB) or (_present(path) and checkpoint.is_checkpoint(path)):
@@ -51,8 +57,7 @@ def find(
             return imported(text, store, card.write, watch)
         except RequestError as error:
             raise RequestError(f"{where}: {error}") from error
-    if ":" in text:
-        name, _, stage = text.partition(":")
+    if colon:
         return _of_recipe(name, stage, store, where)
     if _present(path):
         raise RequestError(
@@ -191,7 +196,7 @@ def listed(store: Store) -> dict[str, Any]:
     return {
         "items": [*whole, *half, *harmed],
         "recipes": recipes,
-        "bytes": garbage.size(store.root) if store.root.is_dir() else 0,
+        "bytes": garbage.size(Path(os.path.realpath(store.root))) if store.root.is_dir() else 0,
     }
 
 

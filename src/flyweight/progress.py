@@ -7,14 +7,14 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core.console import Terminal
 
 PLAIN_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -23,7 +23,7 @@ PLAIN_EVERY = 10.0
 class Display:
     """A watcher of run events. Use it as a context manager around the run."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Terminal, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
         self.live: Live | None = None
         self.stage: dict[str, Any] = {}
@@ -46,7 +46,6 @@ class Display:
         """Take one event."""
         if self.quiet and kind not in ALWAYS:
             return
-        fields = {name: escape(value) if isinstance(value, str) else value for name, value in fields.items()}
         if kind == "stage":
             self.stage, self.training, self.work, self.printed = fields, {}, "", time.monotonic()
             if self.live is None:
@@ -60,27 +59,28 @@ class Display:
         elif kind == "validation":
             self._say(f"  {self.stage.get('name', '')}: step {fields['step']}, validation {fields['nll']:.4f} nats/token")
         elif kind in NOTES:
-            self._say(NOTES[kind].format(**fields))
+            mark, style, note = NOTES[kind]
+            self._say((mark, style), f"{' ' * bool(mark)}{note.format(**fields)}")
         elif kind == "chosen":
             for line in fields["lines"]:
-                self._say(escape(line))
+                self._say(line)
         elif kind == "planned":
             for warning in fields["plan"].warnings:
-                self._say(f"[yellow]probably over[/] {escape(warning)}")
+                self._say(("probably over", "yellow"), f" {warning}")
         elif kind == "made":
             self._made(fields)
         elif kind == "grid":
             self.grid = f"run {fields['run']} of {fields['of']}, {format_time(max(1.0, round(fields['left'])))} left"
             if self.live is None:
-                self._say(f"[dim]{self.grid}[/]")
+                self._say((self.grid, "dim"))
 
     def _made(self, fields: dict[str, Any]) -> None:
         how = "kept from before" if fields["reused"] else format_time(fields["seconds"])
         stage = self.stage.get("stage", "")
-        self._say(f"[green]✓[/] {fields['name']} [dim]{stage} · {how}[/]")
+        self._say(("✓", "green"), f" {fields['name']} ", (f"{stage} · {how}", "dim"))
 
-    def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+    def _say(self, *parts: str | tuple[str, str]) -> None:
+        self.console.print(Text.assemble(*parts), soft_wrap=True)
 
     def _plain(self, line: Any) -> None:
         if self.live is None and time.monotonic() - self.printed > PLAIN_EVERY:
@@ -114,22 +114,31 @@ ALWAYS = ("unknown",)
 
 NOTES = {
     "all kept": (
+        "",
+        "",
         "nothing was left to do for {name}: every stage was there already (`flyweight run` and"
-        " `train` make a run anew with --fresh)"
+        " `train` make a run anew with --fresh)",
     ),
-    "measuring": "measuring this machine, once ({what})",
-    "late": "[yellow]over[/] budget.time: {limit} had passed after {name}; what is left is measured all the same",
-    "unknown": "[yellow]note[/] {note}",
-    "unscored": "[yellow]note[/] {model} came without its corpus: name a text with --data to have its likelihood measured",
-    "measured": "[cyan]measured[/] {what}",
-    "unkept": "[yellow]note[/] {what} could not be read or kept and was measured anew: {why}",
+    "measuring": ("", "", "measuring this machine, once ({what})"),
+    "late": ("over", "yellow", "budget.time: {limit} had passed after {name}; what is left is measured all the same"),
+    "unknown": ("note", "yellow", "{note}"),
+    "unscored": (
+        "note",
+        "yellow",
+        "{model} came without its corpus: name a text with --data to have its likelihood measured",
+    ),
+    "measured": ("measured", "cyan", "{what}"),
+    "unkept": ("note", "yellow", "{what} could not be read or kept and was measured anew: {why}"),
     "replacing": (
-        "[yellow]note[/] the results of another run called {name} will be replaced ({command});"
-        " its models are kept. To keep both results, give this run another name"
+        "note",
+        "yellow",
+        "the results of another run called {name} will be replaced ({command});"
+        " its models are kept. To keep both results, give this run another name",
     ),
-    "waiting": "[yellow]waiting[/] for {id}: {why}",
-    "resumed": "[cyan]going on[/] from step {step}",
-    "left out": "[yellow]left out[/] {name}: {why}",
-    "diverged": "[yellow]diverged[/] {name}",
-    "unusable": "[yellow]left out[/] {path}: {why}",
+    "waiting": ("waiting", "yellow", "for {id}: {why}"),
+    "resumed": ("going on", "cyan", "from step {step}"),
+    "left out": ("left out", "yellow", "{name}: {why}"),
+    "diverged": ("diverged", "yellow", "{name}"),
+    "unusable": ("left out", "yellow", "{path}: {why}"),
 }
+"""Events that are told in one line: a mark, its style, and the line."""

@@ -63,11 +63,10 @@ class Session:
         elif self.quiet:
             yield replace(self, watch=ignore)
         else:
-            from rich.console import Console
-
+            from flyweight.core.console import Terminal
             from flyweight.progress import Display
 
-            with Display(Console(stderr=True, force_jupyter=False)) as display:
+            with Display(Terminal(stderr=True, force_jupyter=False)) as display:
                 yield replace(self, watch=display)
 
     @property

@@ -225,3 +225,12 @@ def test_a_corpus_that_is_gone_is_named(flyweight, toy_recipe, tmp_path):
     corpus.write_text("no folder")
     refused(flyweight("eval", "toy:teacher"), str(corpus), status=1)
     refused(flyweight("audit", "toy:teacher"), str(corpus), status=1)
+
+
+@pytest.mark.parametrize("name", ["toy", ".locks"])
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_a_link_in_the_runs_root_is_refused_before_any_work(flyweight, toy_recipe, tmp_path, elsewhere, name, fresh):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / name).symlink_to(elsewhere)
+    refused(flyweight("run", toy_recipe, "--threads", 1, *fresh), f"{name} is a symbolic link")
+    assert not list((tmp_path / "runs").glob("*-????????*"))

@@ -224,3 +224,36 @@ def test_a_half_made_artifact_refers_to_nothing(store):
     (store.root / child).rename(store.root / f"{child}{PARTIAL}")
     assert references.read(store).users == {}
     assert {item.path.name for item in garbage.find(store).items if item.kind != "lock"} == {parent, f"{child}{PARTIAL}"}
+
+
+def test_collecting_follows_no_link(store, elsewhere):
+    kept = made(store)
+    folder = recipe(store, "mine", model=kept)
+    (folder / ".half.partial").symlink_to(elsewhere / "file")
+    (folder / ".deep.partial").symlink_to(elsewhere)
+    (store.root / "linked").symlink_to(elsewhere)
+    (store.root / ".old.trash").symlink_to(elsewhere)
+    (store.root / ".locks" / "gone-01234567.lock").symlink_to(elsewhere / "file")
+    (store.root / f"pretrain-00000002{PARTIAL}").symlink_to(elsewhere)
+    gone = made(store, seed=5)
+    (store.root / gone / "inner").symlink_to(elsewhere)
+    (store.root / f".{gone}.trash").symlink_to(elsewhere)
+    models.listed(store)
+    garbage.collect(store)
+    left = {path.name for path in store.root.iterdir()}
+    assert left == {kept, "mine", "linked", ".locks"}
+    assert [path.name for path in folder.iterdir()] == ["model"]
+
+
+def test_a_linked_folder_of_locks_is_refused(store, elsewhere):
+    made(store)
+    shutil.rmtree(store.root / ".locks")
+    (store.root / ".locks").symlink_to(elsewhere)
+    with pytest.raises(FlyweightError, match="symbolic link"):
+        garbage.collect(store)
+
+
+def test_the_size_of_a_linked_root_is_that_of_what_it_leads_to(store, tmp_path):
+    made(store)
+    (tmp_path / "link").symlink_to(store.root)
+    assert models.listed(Store(tmp_path / "link"))["bytes"] == models.listed(store)["bytes"] > 100

@@ -12,6 +12,7 @@ import typer
 from flyweight import __version__
 from flyweight.cli.completion import whole_words
 from flyweight.cli.verbs import exchange, measure, recipes, stages, store, text
+from flyweight.core import terminal
 from flyweight.core.files import reason
 from flyweight.errors import FlyweightError
 
@@ -44,23 +45,45 @@ def _fail(error: FlyweightError | str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _discard_unwritten() -> None:
+    """Give up what standard output does not take, so that the end of the process does not try once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        terminal.discard(sys.stdout)
+
+
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says where an allocation fails: on a CPU it is a plain RuntimeError."""
+
+INTERRUPTED = 130
+"""What typer ends with where Ctrl-C was pressed."""
+INTERRUPTION = "interrupted; what was finished is kept, and the same command goes on from there"
 
 
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
+    terminal.prepare()
+    os.environ["PYTHONSAFEPATH"] = "1"  # a Python process that a library starts imports nothing from the working folder
     try:
-        with whole_words():
-            app()
+        try:
+            with whole_words():
+                app()
+        finally:
+            sys.stdout.flush()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _fail(INTERRUPTION, 1)
+        raise
     except FlyweightError as error:
         _fail(error, error.status)
     except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, and the same command goes on from there", 1)
+        _fail(INTERRUPTION, 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.discard(sys.stdout)
         sys.exit(1)
     except OSError as error:
+        _discard_unwritten()
         where = f" {error.filename}" if error.filename else ""
         _fail(f"the system refused{where}: {reason(error)}", 1)
     except (MemoryError, RuntimeError) as error:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from rich.console import Console
-
+from flyweight.core import terminal
+from flyweight.core.console import Terminal
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate.chat import Chat, Turn
 from flyweight.evaluate.continuation import unknown_note
@@ -29,7 +29,7 @@ def talk(chat: Chat, name: str, as_json: bool) -> None:
     what a turn raises where the lines are piped; where they are typed it is told, and the conversation goes on.
     """
     typed = sys.stdin.isatty()
-    remarks = Console(stderr=True, highlight=False)
+    remarks = Terminal(stderr=True)
     out: TextIO | None = (sys.stderr if typed else None) if as_json else sys.stdout
     rest = _TURNS if chat.template else _PLAIN
     if typed:
@@ -54,10 +54,11 @@ def talk(chat: Chat, name: str, as_json: bool) -> None:
 
 
 def _answered(chat: Chat, line: str, out: TextIO | None) -> Turn:
+    speech = None if out is None else terminal.Speech(out)
+
     def speak(piece: str) -> None:
-        if out is not None:
-            out.write(piece)
-            out.flush()
+        if speech is not None:
+            speech.say(piece)
 
     turn = chat.say(line, speak)
     if not turn.text.endswith("\n"):
@@ -65,7 +66,7 @@ def _answered(chat: Chat, line: str, out: TextIO | None) -> Turn:
     return turn
 
 
-def _command(line: str, chat: Chat, remarks: Console, rest: str) -> bool:
+def _command(line: str, chat: Chat, remarks: Terminal, rest: str) -> bool:
     """Obey a command; return whether the conversation goes on. Raise RequestError for one that there is not."""
     if line == "/quit":
         return False
@@ -99,8 +100,8 @@ def _remarks(turn: Turn, chat: Chat) -> Iterator[str]:
         yield "the model ends its text here; say something new, or /reset"
 
 
-def _remark(remarks: Console, text: str, style: str) -> None:
-    remarks.print(text, style=style, markup=False, soft_wrap=True)
+def _remark(remarks: Terminal, text: str, style: str) -> None:
+    remarks.print(text, style=style, soft_wrap=True)
 
 
 def _count(number: int, what: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from flyweight.cli.completion import names_for
+from flyweight.core.terminal import print_json
 from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
@@ -39,13 +39,12 @@ class Shared:
     @contextmanager
     def session(self, quiet: bool = False) -> Iterator[Session]:
         """Yield a session whose progress is shown on standard error, unless `quiet`."""
-        from rich.console import Console
-
         from flyweight.api import Session
+        from flyweight.core.console import Terminal
         from flyweight.progress import Display
 
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
-        with Display(Console(stderr=True), quiet) as display:
+        with Display(Terminal(stderr=True), quiet) as display:
             yield Session(
                 self.runs,
                 self.data_dir,
@@ -60,14 +59,14 @@ class Shared:
     def answer(self, value: Any, show: Callable[[Any], Any]) -> None:
         """Print a result: as one JSON object with --json, else as `show` has it."""
         if self.as_json:
-            print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+            print_json(value)
         else:
             show(value)
 
     def answer_run(self, result: Run) -> None:
         """Print what a run ended with."""
         if self.as_json:
-            print(result.summary.model_dump_json())
+            print_json(result.summary.model_dump(mode="json"))
         else:
             from flyweight.cli.show import results
 

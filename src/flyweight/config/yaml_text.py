@@ -16,6 +16,8 @@ LARGEST = 50_000
 """Values in a YAML file, aliases written out."""
 DEEPEST = 60
 """Levels of nesting; a recipe has some six."""
+MOST_DIGITS = 100
+"""Characters of a whole number; Python neither prints nor converts one of some thousand digits."""
 LONGEST = 4_000_000
 """Bytes of a YAML file: more would take minutes to read, and a device never ends."""
 
@@ -64,6 +66,13 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Refuse a number that no field could hold, whatever its base."""
+        if len(node.value) > MOST_DIGITS:
+            told = f"a number of {len(node.value):,} digits; {MOST_DIGITS} are the most"
+            raise yaml.constructor.ConstructorError(None, None, told, node.start_mark)
+        return super().construct_yaml_int(node)
+
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         """Refuse a depth that takes the scanner's time, which grows with its square."""
         self._refuse_depth(self.flow_level)
@@ -84,6 +93,7 @@ _Loader.yaml_implicit_resolvers = {
     key: [(tag, pattern) for tag, pattern in pairs if tag not in _REPLACED]
     for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",

@@ -5,6 +5,9 @@ runs/pretrain-3fa91c02/            published by one rename, then never written a
 runs/pretrain-3fa91c02.partial/    being made; its state/ is where a killed run goes on
 
 The resume point goes only after the rename, so that there is no instant at which a kill costs work that was done.
+
+The root itself may be a symbolic link. In it, only the links from a recipe's folder to its artifacts are of our making: where
+another one takes the place of a folder or file that is written here, it is refused and not followed.
 """
 
 from __future__ import annotations
@@ -25,10 +28,16 @@ import yaml
 from flyweight.core.events import Events, Watcher, ignore
 from flyweight.core.files import (
     appearing,
+    copy_file,
+    copy_folder,
     digest,
     disk_errors,
+    own_folder,
     read_json,
     read_sealed,
+    refuse_link,
+    refuse_links,
+    remove,
     sha256,
     sync_file,
     sync_folder,
@@ -38,7 +47,7 @@ from flyweight.core.files import (
 from flyweight.errors import FlyweightError, RequestError
 
 FORMAT = 1
-STATE, PARTIAL = "state", ".partial"
+STATE, PARTIAL, EVENTS, LOCKS = "state", ".partial", "events.jsonl", ".locks"
 NAMED = re.compile(r"[a-z_]+-[0-9a-f]{8}")
 """What an artifact's folder is called; a copy may have any other name."""
 
@@ -87,7 +96,9 @@ class Artifact:
         for name, entry in artifact.manifest["files"].items():
             file = path / name
             problem = None
-            if not file.is_file():
+            if file.is_symlink():
+                problem = "is a symbolic link instead of the file that was written"
+            elif not file.is_file():
                 problem = "is missing"
             elif file.stat().st_size != entry["bytes"]:
                 problem = f"has {file.stat().st_size} bytes instead of {entry['bytes']}: it was truncated or changed"
@@ -142,7 +153,7 @@ class Artifact:
     def copy(self, out: Path) -> Artifact:
         """Return a copy of the artifact in the new folder `out`, which appears whole or not at all."""
         with appearing(out) as partial, disk_errors(out):
-            shutil.copytree(self.path, partial)
+            copy_folder(self.path, partial)
         return Artifact.open(out)
 
     def metrics(self) -> dict[str, Any]:
@@ -177,6 +188,18 @@ Work = Callable[[Draft], dict[str, Any]]
 """Makes an artifact's files in a draft and returns its facts."""
 
 
+def lock_file(root: Path, name: str) -> filelock.BaseFileLock:
+    """Return the lock of a name under a runs root; raise RequestError where a link or no file at all has its place.
+
+    filelock keeps what the file holds: it would be somebody's where it is a hard link.
+    """
+    path = root / LOCKS / f"{name}.lock"
+    refuse_link(path)
+    if path.exists() and not path.is_file():
+        raise RequestError(f"{path} is not a lock file, but one of flyweight's has this name; move it elsewhere")
+    return filelock.FileLock(path)
+
+
 class Store:
     """The runs root: finds artifacts by identity and makes what is missing, once, under a lock."""
 
@@ -187,12 +210,12 @@ class Store:
         """Create the root; raise RequestError when that is impossible."""
         if self.root.exists() and not self.root.is_dir():
             raise RequestError(f"--runs {self.root}: this is a file, not a folder")
-        with disk_errors(self.root):
-            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+        own_folder(self.root / LOCKS)
 
     def find(self, identity: Identity) -> Artifact | None:
         """Return the finished artifact of this identity, checked, or None."""
         path = self.root / identity.id
+        refuse_link(path)
         if not path.is_dir():
             return None
         artifact = Artifact.open(path)
@@ -221,7 +244,7 @@ class Store:
     def locked(self, name: str, watch: Watcher = ignore, why: str = "another process is writing there") -> Iterator[None]:
         """Hold the lock of a name under the root; wait for the process that has it, and say so to `watch`."""
         self.prepare()
-        lock = filelock.FileLock(self.root / ".locks" / f"{name}.lock")
+        lock = lock_file(self.root, name)
         with disk_errors(Path(lock.lock_file)):
             try:
                 lock.acquire(timeout=0)
@@ -235,26 +258,32 @@ class Store:
 
     @contextmanager
     def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[Path]:
-        """Yield the folder of a recipe, which one process at a time writes, without what killed ones left in it."""
+        """Yield the folder of a recipe, which one process at a time writes, without what killed ones left in it.
+
+        Raises RequestError where it is a symbolic link.
+        """
         folder = self.root / name
         with self.locked(name, watch):
+            own_folder(folder)
             with disk_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
                 for path in folder.glob(f".*{PARTIAL}"):
                     path.unlink(missing_ok=True)
             yield folder
 
     def _make(self, identity: Identity, work: Work, command: str, watch: Watcher) -> Artifact:
         partial = self.root / f"{identity.id}{PARTIAL}"
+        refuse_link(partial)
         if complete := self._completed(partial, identity):
             return complete
+        made = own_folder(partial)
         with disk_errors(partial):
             if lost := _leave_only_the_resume_point(partial):
                 watch("unusable", {"path": str(lost), "why": "it belongs to no whole checkpoint; the stage starts anew"})
-            partial.mkdir(parents=True, exist_ok=True)
             write_text(partial / "config.yaml", yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True))
-        draft = Draft(partial, identity, Events(partial / "events.jsonl", watch))
+        draft = Draft(partial, identity, Events(partial / EVENTS, watch))
         facts = work(draft)
+        if own_folder(partial) != made:
+            raise FlyweightError(f"{partial} was replaced by another folder while it was made; run the same command again")
         return self._publish(draft, facts, command)
 
     def _completed(self, partial: Path, identity: Identity) -> Artifact | None:
@@ -273,6 +302,8 @@ class Store:
         partial = draft.path
         with disk_errors(partial):
             names = [name for name in _files(partial) if name != "manifest.json"]
+            for name in names:
+                refuse_link(partial / name)
             manifest: dict[str, Any] = {
                 "format": FORMAT,
                 "id": draft.identity.id,
@@ -316,20 +347,30 @@ class Store:
 
 
 def _files(path: Path) -> Iterator[str]:
-    """Yield an artifact's files but for its resume point and hidden ones, which file managers leave."""
+    """Yield an artifact's files but for its resume point and hidden ones, which file managers leave; links are files."""
     for folder, names, files in os.walk(path):
         inside = Path(folder).relative_to(path)
+        files += [name for name in names if (Path(folder) / name).is_symlink()]
         names[:] = sorted(name for name in names if not (name.startswith(".") or inside / name == Path(STATE)))
         yield from ((inside / name).as_posix() for name in sorted(files) if not name.startswith("."))
 
 
 def _leave_only_the_resume_point(partial: Path) -> Path | None:
-    """Clear what a killed attempt left, but for its checkpoint and its log; return a checkpoint that could not be kept."""
-    if not partial.exists():
-        return None
+    """Clear what a killed attempt left, but for its checkpoint and its log; return a checkpoint that could not be kept.
+
+    The log is appended to, so it becomes a file of its own here, whatever else had the same one. Raises RequestError for a
+    symbolic link among what is kept.
+    """
+    events = partial / EVENTS
+    refuse_links(partial / STATE)
+    refuse_link(events)
     whole = (partial / STATE / "current.json").exists()
     lost = None if whole else next(partial.glob(f"{STATE}/step-*"), None)
     for path in partial.iterdir():
-        if not (whole and path.name in (STATE, "events.jsonl")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not (whole and path.name in (STATE, EVENTS)):
+            remove(path)
+    if events.exists():
+        own = partial / f".{EVENTS}{PARTIAL}"
+        copy_file(events, own)
+        os.replace(own, events)
     return lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ class Events:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event and show it to the watcher."""
-        with disk_errors(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with disk_errors(self.path), open(self.path, "a", encoding="utf-8", opener=_not_through_a_link) as file:
             file.write(json.dumps({"event": kind, "at": round(time.time(), 3), **fields}) + "\n")
         self.watch(kind, fields)
 
@@ -54,8 +55,12 @@ class Events:
                 f"{self.path} is not what the checkpoint beside it remembers: it is damaged, and this run cannot go on from"
                 f" there. Delete {self.path.parent} to start it again"
             )
-        with disk_errors(self.path), open(self.path, "r+b") as file:
+        with disk_errors(self.path), open(self.path, "r+b", opener=_not_through_a_link) as file:
             file.truncate(length)
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

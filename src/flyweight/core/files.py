@@ -1,4 +1,8 @@
-"""Writing so that nothing is ever half there: whole files by rename, plain errors for a full disk."""
+"""Writing so that nothing is ever half there, and nothing elsewhere is harmed.
+
+Whole files by rename, plain errors for a full disk. New files are created where nothing is, so that no link decides where
+their content goes; in the runs root, no folder is entered through a link either.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +56,100 @@ def _explained(path: Path, full: bool, error: Exception) -> FlyweightError:
     return FlyweightError(f"{path}: {error}")
 
 
+def refuse_link(path: Path) -> None:
+    """Raise RequestError where `path` is a symbolic link: in the runs root such a link would say where to write and delete."""
+    if path.is_symlink():
+        raise RequestError(
+            f"{path} is a symbolic link, which flyweight did not make: nothing is written or removed through it."
+            " Remove the link, or put the folder or file itself there"
+        )
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise RequestError where `folder` or anything in it is a symbolic link."""
+    refuse_link(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            refuse_link(Path(place) / name)
+
+
+def own_folder(path: Path) -> tuple[int, int]:
+    """Make a folder of the runs root, unless it is there, and return what identifies it to the system.
+
+    Raises RequestError where there is a link or a file instead.
+    """
+    with disk_errors(path):
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+        refuse_link(path)
+        found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise RequestError(f"{path} is not a folder, but one of flyweight's has this name; move it elsewhere")
+    return found.st_dev, found.st_ino
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with everything in it; what links lead to stays. Nothing is there: nothing is done."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a new, empty file for a library to write; what was there is replaced, not written into.
+
+    In the end it has the modes of any new file, which libraries that write in native code do not give it.
+    """
+    path.unlink(missing_ok=True)
+    with open(path, "xb") as file:
+        modes = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    yield path
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fchmod(descriptor, modes)
+        finally:
+            os.close(descriptor)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content to a new file, which replaces what was there: blocks are shared where the file system can.
+
+    It is never a hard link, through which a change of the one would be a change of the other.
+    """
+    target.unlink(missing_ok=True)
+    with open(source, "rb", buffering=0) as content, open(target, "xb") as copy:
+        if hasattr(os, "copy_file_range"):
+            with suppress(OSError):  # not between these file systems: what is left is read and written
+                while os.copy_file_range(content.fileno(), copy.fileno(), 1 << 30):
+                    pass
+        shutil.copyfileobj(content, copy, 1 << 20)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a folder and its folders into a new folder, or over those of one that is there.
+
+    Raises RequestError for a link in it.
+    """
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        refuse_link(path)
+        if path.is_dir():
+            copy_folder(path, target / path.name)
+        else:
+            copy_file(path, target / path.name)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 file or nothing: to a neighbour first, synced, then renamed."""
+    """Write a whole UTF-8 file or nothing: to a new neighbour first, synced, then renamed."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.unlink(missing_ok=True)
         try:
-            with open(partial, "w", encoding="utf-8") as file:
+            with open(partial, "x", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -76,6 +168,11 @@ def utf8_name(path: Path, what: str) -> Path:
     return path
 
 
+def is_path(reference: str) -> bool:
+    """Return whether a word is written as a path (`./name`, `~/name`, `/name`) rather than as the name of something."""
+    return os.sep in reference or (os.altsep or os.sep) in reference or reference in (".", "..", "~")
+
+
 def refuse_existing(out: Path) -> None:
     """Raise RequestError where there is something at `out` already, unless it is an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
@@ -90,17 +187,17 @@ def appearing(out: Path) -> Iterator[Path]:
     """
     refuse_existing(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
     try:
-        with disk_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        refuse_existing(out)
         with disk_errors(out):
             os.replace(partial, out)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(partial)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -36,6 +36,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def load() -> float:
+    """Return how many processes ran or waited for a core in the last minute, on average; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def busy() -> bool:
+    """Whether so much ran in the last minute that timings are worse than this machine can do."""
+    return load() > 0.5 * usable_cores()
+
+
 def describe(device: str, threads: int) -> dict[str, Any]:
     """Return the environment of a run as plain data: versions, platform, processor, memory, device."""
     return {

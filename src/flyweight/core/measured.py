@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import digest, disk_errors, read_sealed, write_sealed
+from flyweight.core.files import digest, disk_errors, own_folder, read_sealed, refuse_link, write_sealed
 from flyweight.errors import FlyweightError
 
 FOLDER = ".measured"
@@ -67,6 +67,8 @@ def obtain(fact: Fact[Value], root: Path | None, watch: Watcher = ignore) -> tup
 
 def _kept(fact: Fact[Value], path: Path) -> Value:
     """Return the value in a file; raise FlyweightError where it is not what was written for this fact."""
+    refuse_link(path.parent)
+    refuse_link(path)
     content = read_sealed(path)
     if content.get("key") != dict(fact.key):
         raise FlyweightError(f"{path} holds for another machine or version")
@@ -78,6 +80,7 @@ def _kept(fact: Fact[Value], path: Path) -> Value:
 
 def _keep(fact: Fact[Value], path: Path, value: Value, replace: bool) -> tuple[Value, bool]:
     """Write a new value; where another process was first, return that one's."""
+    own_folder(path.parent)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         write_sealed(fresh, {"name": fact.name, "key": dict(fact.key), "value": fact.plain(value)})

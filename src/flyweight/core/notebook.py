@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from flyweight.errors import RequestError
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     import pandas
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> str:
     """Return a table; its cells are HTML already, heads and notes are text. The first column is text."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in heads)
+    head = "".join(f"<th>{escape(visible(title))}</th>" for title in heads)
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
-    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    below = "".join(f"<p>{escape(visible(note))}</p>" for note in notes)
     start = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     return f"<table>{start}<tbody>{body}</tbody></table>{below}"
 
@@ -30,7 +31,7 @@ def _cells(row: Sequence[str]) -> str:
 
 def html_of(table: Table, notes: Iterable[str] = ()) -> str:
     """Return a terminal's table as HTML; its styles are left to the notebook."""
-    columns = [[escape(str(cell)) for cell in column.cells] for column in table.columns]
+    columns = [[escape(visible(str(cell))) for cell in column.cells] for column in table.columns]
     return html_table([str(column.header) for column in table.columns], zip(*columns, strict=True), notes)
 
 
@@ -38,12 +39,12 @@ def plain_text(lines: Iterable[Any], width: int = 100) -> str:
     """Return text lines and tables of a terminal as plain text of at most `width` columns."""
     import io
 
-    from rich.console import Console
+    from flyweight.core.console import Terminal
 
     out = io.StringIO()
-    console = Console(file=out, width=width, highlight=False)
+    console = Terminal(file=out, width=width)
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

@@ -13,10 +13,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import filelock
 
-from flyweight.core.artifact import Store
+from flyweight.core.artifact import LOCKS, Store, lock_file
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import disk_errors
 from flyweight.errors import FlyweightError, RequestError
@@ -44,21 +45,21 @@ def working(store: Store, command: str = "", watch: Watcher = ignore) -> Iterato
 def _claim(store: Store, command: str, watch: Watcher) -> filelock.BaseFileLock | None:
     try:
         with _gate(store, watch):
-            path = store.root / ".locks" / f"{USE}{secrets.token_hex(4)}.lock"
-            mine = filelock.FileLock(path)
+            mine = lock_file(store.root, f"{USE}{secrets.token_hex(4)}")
+            path = Path(mine.lock_file)
             with disk_errors(path):
                 mine.acquire(timeout=0)
     except RequestError:
         return None  # whatever has to write there will say so itself
-    with suppress(OSError):  # who it is stands in a message at most
-        path.write_text(f"{os.getpid()} {command}", encoding="utf-8", errors="replace")
+    with suppress(OSError), _opened(path, os.O_WRONLY) as file:  # who it is stands in a message at most
+        file.write(f"{os.getpid()} {command}")
     return mine
 
 
 @contextmanager
 def _gate(store: Store, watch: Watcher) -> Iterator[None]:
     store.prepare()
-    gate = filelock.FileLock(store.root / ".locks" / f"{GATE}.lock")
+    gate = lock_file(store.root, GATE)
     with disk_errors(Path(gate.lock_file)):
         try:
             gate.acquire(timeout=INSTANT)
@@ -75,9 +76,10 @@ def _gate(store: Store, watch: Watcher) -> Iterator[None]:
 def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
     """Keep every other process from beginning to work in a runs root; raise FlyweightError where one is at it."""
     with _gate(store, watch):
-        for path in sorted((store.root / ".locks").glob(f"{USE}*.lock")):
+        for path in sorted((store.root / LOCKS).glob(f"{USE}*.lock")):
             if held(path):
-                process, _, command = path.read_text(encoding="utf-8", errors="replace").partition(" ")
+                with _opened(path, os.O_RDONLY) as file:
+                    process, _, command = file.read().partition(" ")
                 who = f"process {process or 'unknown'}" + (f" ({command[:200]})" if command else "")
                 raise FlyweightError(
                     f"{who} is working in {store.root}, and may need what would be removed; try again when it is done"
@@ -86,10 +88,16 @@ def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
 
 
 def held(lock: Path) -> bool:
-    """Return whether some process holds a lock file; one that is not there, or cannot be written, nobody is seen to hold."""
+    """Return whether some process holds a lock file; one that is not there, or cannot be written, nobody is seen to hold.
+
+    What has the name of a lock file and is none, such as a link, nobody holds either.
+    """
     if not lock.exists():
         return False
-    probe = filelock.FileLock(lock)
+    try:
+        probe = lock_file(lock.parents[1], lock.name.removesuffix(".lock"))
+    except RequestError:
+        return False
     try:
         probe.acquire(timeout=0)
     except filelock.Timeout:
@@ -98,3 +106,9 @@ def held(lock: Path) -> bool:
         return False
     probe.release()
     return False
+
+
+def _opened(path: Path, flags: int) -> TextIO:
+    """Open a lock file as it is; a link is not followed."""
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    return os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8", errors="replace")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.core.files import digest, reason, write_text
-from flyweight.data import special
+from flyweight.data import patterns, special
 from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
 
@@ -40,11 +40,11 @@ class Tokenizer:
 
     def __init__(self, text: str, declared: Special | None = None) -> None:
         """Build a tokenizer from the text of a `tokenizer.json`; raise ValueError where it is none."""
-        import tokenizers
-
         try:
-            self._backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
+            self._backend: tokenizers.Tokenizer = patterns.load(text)
+        except BaseException as error:  # the library raises bare Exception, or panics
+            if not isinstance(error, Exception) and not panicked(error):
+                raise
             raise ValueError(str(error)) from error
         # Text is text: "<|endoftext|>" inside a document must not become the end of one.
         self._backend.encode_special_tokens = True
@@ -81,7 +81,7 @@ class Tokenizer:
         """Return the parts of a text that the vocabulary lacks and that become `<unk>`, each once."""
         if self.unknown is None:
             return ()
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        (encoding,) = self._encodings([text])
         places = zip(encoding.ids, encoding.offsets, strict=True)
         words = dict.fromkeys(text[start:end].strip() for at, (start, end) in places if at == self.unknown)
         return tuple(word for word in words if word not in ("", self._raw["model"].get("unk_token")))
@@ -90,6 +90,11 @@ class Tokenizer:
     def text(self) -> str:
         """The text of the `tokenizer.json`."""
         return self._text
+
+    @property
+    def normal_text(self) -> str:
+        """The `tokenizer.json` as this version of the library writes it, whatever version wrote the file."""
+        return self._backend.to_str()
 
     @property
     def _needs_more(self) -> bool:
@@ -199,11 +204,18 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several texts, encoded on all cores, without any token that is not in them."""
+        return [encoding.ids for encoding in self._encodings(texts, offsets=False)]
+
+    def _encodings(self, texts: Sequence[str], offsets: bool = True) -> list[tokenizers.Encoding]:
+        run = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         try:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:  # the library raises bare Exception
+            return run(list(texts), add_special_tokens=False)
+        except FlyweightError:
+            raise
+        except BaseException as error:  # the library raises bare Exception, or panics
+            if not isinstance(error, Exception) and not panicked(error):
+                raise
             raise self._refusal(texts, error) from error
-        return [encoding.ids for encoding in encodings]
 
     @cached_property
     def _special(self) -> dict[str, int]:
@@ -226,7 +238,12 @@ class Tokenizer:
         """Return the tokens, by id, that a model with this many rows has none for."""
         return {at: text for text, at in sorted(self.vocab.items(), key=lambda entry: entry[1]) if at >= rows}
 
-    def _refusal(self, texts: Sequence[str], error: Exception) -> FlyweightError:
+    def _refusal(self, texts: Sequence[str], error: BaseException) -> FlyweightError:
+        if panicked(error):
+            return RequestError(
+                f"the tokenizer gave up on the text ({error}): its regular expression or its vocabulary does not suit it;"
+                " use another text or another tokenizer"
+            )
         strange = sorted({character for text in texts for character in text if character not in self.vocab})
         if self.unknown is None and strange:
             shown = ", ".join(repr(character) for character in strange[:8])
@@ -252,6 +269,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Return the text of ids; the separator appears as itself unless `skip_special`."""
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+
+def panicked(error: BaseException) -> bool:
+    """Return whether native code gave up, as on a regular expression that goes back too often: this is no Exception."""
+    return type(error).__name__ == "PanicException"
 
 
 def with_special(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:

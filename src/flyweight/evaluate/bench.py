@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flyweight.config import schema
+from flyweight.core import process
 from flyweight.core.metric import Metric
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import models
@@ -141,19 +139,12 @@ def bench(
 
 def _ask(request: Request, timeout: float) -> dict[str, Any]:
     """Run the worker on a request and return its answer."""
-    environment = dict(os.environ)
+    environment: dict[str, str] = {}
     if request.threads is not None:
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(request.threads))
+        environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(request.threads))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", WORKER],
-            input=json.dumps(asdict(request)),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired as error:
+        done = process.run(WORKER, json.dumps(asdict(request)), timeout, environment)
+    except TimeoutError as error:
         raise FlyweightError(
             f"bench of {request.folder}: no result after {timeout:g} s; ask for fewer repeats, tokens or a smaller batch"
         ) from error

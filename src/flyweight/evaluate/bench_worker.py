@@ -1,4 +1,4 @@
-"""The process that `bench` starts: `python -m flyweight.evaluate.bench_worker`, a request in, an answer out, both JSON."""
+"""The process that `bench` starts by `core.process`: a request in, an answer out, both JSON."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from flyweight.core.files import reason
+from flyweight.core.files import new_file, reason
 from flyweight.errors import FlyweightError, RequestError
 
 UNITS = "units.safetensors"
@@ -90,7 +90,8 @@ class UnitScores:
         if self.marks is not None:
             arrays["marks"] = self.marks
         labels = {"kind": self.kind, "split": self.split, "corpus": self.corpus, "tokenizer": self.tokenizer}
-        save_file(arrays, path, metadata={"labels": json.dumps(labels)})
+        with new_file(path) as file:
+            save_file(arrays, file, metadata={"labels": json.dumps(labels)})
 
     @classmethod
     def load(cls, path: Path) -> UnitScores:

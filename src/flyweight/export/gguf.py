@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_size
-from flyweight.core.files import appearing, disk_errors, refuse_existing
+from flyweight.core.files import appearing, disk_errors, new_file, refuse_existing
+from flyweight.data import special
 from flyweight.errors import RequestError
 from flyweight.export import vocabulary
 from flyweight.export.exported import Exported
-from flyweight.hub import models
+from flyweight.hub import models, template
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.model import cost, folder as model_folder
 from flyweight.model.position import frequencies
@@ -41,6 +43,7 @@ TYPES: dict[str, tuple[str, str]] = {
 }
 # The largest weight that each type can hold: a float16, or one times the largest code of a block.
 _LARGEST = {"F32": float("inf"), "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
+_LARGEST_NUMBER = 2**31  # of what a header holds in 32 bits
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,11 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     order = [visit.layer for visit in visits(config)]
     tensors = list(_tensors(plain, family, order, state, type))
     warnings = [*_unrolled(config, tensors), *_kept(tensors, type, folder), *tokens.warnings]
-    with appearing(out) as partial, disk_errors(out):
+    with appearing(out) as partial, disk_errors(out), new_file(partial):
         writer = gguf.GGUFWriter(partial, family.model_type)
         try:
             _describe(writer, plain, family, tokens, type, name or out.stem)
+            _converse(writer, folder)
             _write(writer, tensors)
         finally:
             writer.close()
@@ -312,10 +316,41 @@ def _describe(
     writer.add_token_list(tokens.tokens)
     writer.add_token_types(tokens.types)
     writer.add_token_merges(tokens.merges)
-    writer.add_bos_token_id(tokens.end)
+    writer.add_bos_token_id(tokens.begin)
     writer.add_eos_token_id(tokens.end)
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
+    if tokens.turn is not None:
+        writer.add_eot_token_id(tokens.turn)
+    if tokens.message is not None:
+        writer.add_eom_token_id(tokens.message)
+    if tokens.pad is not None:
+        writer.add_pad_token_id(tokens.pad)
+    writer.add_add_bos_token(tokens.adds[0])
+    writer.add_add_eos_token(tokens.adds[1])
+
+
+def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
+    """Put the chat template and the defaults of sampling into the header, where the model came with some."""
+    templates = {re.sub("[^A-Za-z0-9]", "_", name): source for name, source in template.sources(folder).items()}
+    try:
+        "".join(templates.values()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{folder}: its chat template is not UTF-8 text; copy the model again") from error
+    if templates:
+        writer.add_chat_template([{"name": name, "template": source} for name, source in templates.items()])
+    drawn = special.json_object(folder / special.IDS[0])
+    if drawn.get("do_sample") is False:  # what else it says is not used there
+        return
+    adds: dict[str, Callable[[Any], None]] = {
+        "top_k": writer.add_sampling_top_k,
+        "temperature": writer.add_sampling_temp,
+        "top_p": writer.add_sampling_top_p,
+        "min_p": writer.add_sampling_min_p,
+        "repetition_penalty": writer.add_sampling_penalty_repeat,
+    }
+    for key, add in adds.items():
+        value = drawn.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER:
+            add(int(value) if key == "top_k" else float(value))
 
 
 def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flyweight.core.files import appearing, disk_errors, write_text
+from flyweight.core.files import appearing, copy_folder, disk_errors, write_text
 from flyweight.data import special
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.export import special_tokens
@@ -42,7 +41,7 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
     if checkpoint.is_checkpoint(source):
         found = checkpoint.read(source)
         with disk_errors(out):
-            shutil.copytree(source, out, dirs_exist_ok=True)
+            copy_folder(source, out)
         return found.model_type, [f"the type {found.model_type}: its files as they came"]
     config, notes = models.decoder_config(source, "a Hugging Face folder"), list[str]()
     family: Family | None = None
@@ -73,10 +72,15 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
 
 
 def _describe(out: Path, context: int | None) -> dict[str, Any]:
-    """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name."""
+    """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name.
+
+    Ids that came along with an imported model stay as they are.
+    """
     tokenizer = Tokenizer.load(out)
     if not (out / special.WORDS).is_file():
         fields = special.config(tokenizer.words, tokenizer.adds, context)
         write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     ends = tuple(sorted(tokenizer.ends - set(tokenizer.begin)))  # a chat model also ends its turns
-    return special.ids(replace(tokenizer.special, ends=ends))
+    named = special.ids(replace(tokenizer.special, ends=ends))
+    kept = special.json_object(out / special.IDS[0])
+    return {key: value if kept.get(key) is None else kept[key] for key, value in named.items()}

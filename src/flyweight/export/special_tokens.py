@@ -28,7 +28,7 @@ def complete(
     """
     tokenizer = Tokenizer.load(out)
     lacking = [] if tokenizer.separator is not None else [SEPARATOR]
-    if tokenizer.pad is None or tokenizer.pad in tokenizer.ends:
+    if tokenizer.pad is None:
         lacking.append(PAD)
     new = [word for word in lacking if word not in tokenizer.vocab]
     rows = tokenizer.vocab_size + len(new)

@@ -34,16 +34,31 @@ PRE_TOKENIZERS: dict[tuple[str, bool], str] = {
 # Bytes that no UTF-8 text contains (RFC 3629); in GPT-2's alphabet each is the letter with its own number.
 _NEVER = [chr(byte) for byte in (*range(0xF5, 0x100), 0xC0, 0xC1)]
 
+# The names by which llama.cpp knows ends of turns, of messages and of texts (llama-vocab.cpp). Of several that end turns it
+# takes any one, unless the file names one.
+_TURNS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "[EOT]", "<end_of_utterance>")
+_MESSAGES = ("<|eom_id|>",)
+_TEXTS = ("<|endoftext|>", "<|end_of_text|>")
+
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as GGUF holds it: `types` are llama.cpp's token types, `end` is the id that ends a document."""
+    """A tokenizer as GGUF holds it: `types` are llama.cpp's token types.
+
+    `begin` and `end` are the ids that begin and end a text, `turn` and `message` others that end one, `pad` fills up; `adds`
+    says whether a begin and an end token are put around each text.
+    """
 
     pre: str
     tokens: list[str]
     types: list[int]
     merges: list[str]
+    begin: int
     end: int
+    turn: int | None
+    message: int | None
+    pad: int | None
+    adds: tuple[bool, bool]
     warnings: tuple[str, ...]
 
 
@@ -71,9 +86,23 @@ def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
         extra = size - tokenizer.vocab_size
         warnings.append(f"{extra:,} ids of the model have no token; they are written as unused tokens")
     end = _end(tokenizer, reasons, warnings)
+    _around(tokenizer, end, reasons)
     if len(reasons) > found or pre is None or end is None:
         return None
-    return Vocabulary(pre, tokens, types, _merges(model), end, tuple(warnings))
+    turn, message = _other_ends(tokenizer, end, warnings)
+    return Vocabulary(
+        pre=pre,
+        tokens=tokens,
+        types=types,
+        merges=_merges(model),
+        begin=_begin(tokenizer, end),
+        end=end,
+        turn=turn,
+        message=message,
+        pad=tokenizer.pad,
+        adds=(bool(tokenizer.around[0]), bool(tokenizer.around[1])),
+        warnings=tuple(warnings),
+    )
 
 
 def _pre_tokenizer(raw: Mapping[str, Any], reasons: list[str]) -> str | None:
@@ -173,6 +202,8 @@ def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int |
     llama.cpp always has one, id 11 where the file names none. A tokenizer without such a token gives that part to a byte that
     no text contains, so that generation does not end at an ordinary token.
     """
+    if tokenizer.declared.ends:
+        return tokenizer.declared.ends[0]
     if tokenizer.separator is not None:
         return tokenizer.separator
     end = next((tokenizer.vocab[letter] for letter in _NEVER if letter in tokenizer.vocab), None)
@@ -183,3 +214,38 @@ def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int |
     else:
         warnings.append("the tokenizer has no token that ends a document: generation in llama.cpp ends only where you limit it")
     return end
+
+
+def _around(tokenizer: Tokenizer, end: int | None, reasons: list[str]) -> None:
+    """Add a reason where the tokenizer puts more around a text than one begin and one end token."""
+    before, after = tokenizer.around
+    if len(before) > 1 or after not in ((), (end,)):
+        reasons.append(
+            f"its tokenizer puts the tokens {list(before)} before and {list(after)} after a text; llama.cpp puts one that"
+            " begins and the one that ends a text at most"
+        )
+
+
+def _begin(tokenizer: Tokenizer, end: int) -> int:
+    """Return the id that begins a text; llama.cpp always has one, so the end's stands for it where there is none."""
+    if tokenizer.begin:
+        return tokenizer.begin[0]
+    return end if tokenizer.special.bos is None else tokenizer.special.bos
+
+
+def _other_ends(tokenizer: Tokenizer, end: int, warnings: list[str]) -> tuple[int | None, int | None]:
+    """Return the id that ends a turn and the one that ends a message: by their usual names, else any other end."""
+    texts = {at: text for text, at in tokenizer.vocab.items()}
+    ends = [at for at in dict.fromkeys([*tokenizer.special.ends, *sorted(tokenizer.ends)]) if at not in tokenizer.begin]
+    named = {texts[at]: at for at in ends}
+    turn = next((named[name] for name in _TURNS if name in named), None)
+    message = next((named[name] for name in _MESSAGES if name in named), None)
+    others = [at for at in ends if at != end and texts[at] not in (*_TURNS, *_MESSAGES, *_TEXTS)]
+    if turn is None and others:
+        turn = others.pop(0)
+    if message is None and others:
+        message = others.pop(0)
+    if others:
+        names = ", ".join(repr(texts[at]) for at in others)
+        warnings.append(f"GGUF has no place for all tokens that end a text: {names} will not stop llama.cpp")
+    return turn, message

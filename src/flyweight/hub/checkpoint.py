@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,25 +14,24 @@ from typing import Any
 
 from flyweight.core.files import digest, sha256
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub import refusals, weights as weight_files
+from flyweight.hub.own import OWN
+from flyweight.hub.weights import ADAPTER, CONFIG, INDEX, WEIGHTS as WEIGHTS, pickled as pickled
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "tiktoken.model", "tekken.json"),
+)
+"""Files of which any one makes a tokenizer."""
+
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
+    *VOCABULARIES,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "generation_config.json"),
 )
 TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
 """Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes
 see it."""
-
-PICKLES, OTHERS = (".bin", ".pt", ".pth", ".ckpt", ".pkl"), (".h5", ".msgpack")
-BESIDES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Pickles that trainers leave beside the weights."""
 
 
 def trust(told: bool) -> None:
@@ -53,7 +51,8 @@ def trusted() -> bool:
 class Checkpoint:
     """A folder whose files have been looked at: `raw` is its config, `weights` and `others` the files that are read.
 
-    `code` is true where it asks for Python code of its own, which the user has allowed by name.
+    `code` is true where it asks for Python code of its own, which the user has allowed by name. `unread` are other files with
+    weights, such as variants in another float type.
     """
 
     path: Path
@@ -61,6 +60,7 @@ class Checkpoint:
     weights: tuple[str, ...]
     others: tuple[str, ...]
     code: bool = False
+    unread: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -90,11 +90,15 @@ class Checkpoint:
                 )
         return digest(sums)
 
+    def elements(self) -> tuple[int, int]:
+        """Return how many numbers the files hold, and in how many tensors; headers alone are read."""
+        return weight_files.elements(self.path, self.weights)
+
     def tensors(self) -> Iterator[tuple[str, Any]]:
         """Yield every tensor with its name, from memory-mapped shards; raise FlyweightError for a damaged or displaced one."""
         from safetensors import SafetensorError, safe_open
 
-        places = _index(self.path)
+        places = weight_files.files(self.path)[1]
         for name in self.weights:
             try:
                 with ExitStack() as stack:
@@ -111,8 +115,10 @@ class Checkpoint:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a folder claims to be a Hugging Face model."""
+    """Return whether a folder claims to be a Hugging Face model, or an adapter of one."""
     try:  # what is no file, such as a pipe, could be waited for in vain
+        if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
+            return True
         return (path / CONFIG).is_file() and "model_type" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
@@ -127,18 +133,26 @@ def read(path: Path) -> Checkpoint:
             f"{path}: its config.json asks for Python code of its own (auto_map: {str(raw['auto_map'])[:200]}), which flyweight"
             " does not run; read that code, and if you trust it, say --trust-remote-code"
         )
-    weights = _weights(path)
-    others = [name for name in (INDEX, *TOKENIZER) if (path / name).is_file()]
+    if raw["model_type"] != OWN:
+        refusals.refuse(path, raw)
+    weights, places = weight_files.files(path)
+    others = [name for name in TOKENIZER if (path / name).is_file()]
+    if places is not None:
+        others.insert(0, INDEX)
     if asks:
         others += sorted(file.name for file in path.glob("*.py"))
-    found = Checkpoint(path, raw, weights, tuple(others), asks)
+    found = Checkpoint(path, raw, weights, tuple(others), asks, weight_files.unread(path, weights))
     for name in found.files:
         _inside(path, name)
+    if found.model_type != OWN:
+        weight_files.refuse_packed(path, weights)
     return found
 
 
 def _config(path: Path) -> dict[str, Any]:
     file = path / CONFIG
+    if not file.is_file() and (path / ADAPTER).is_file():
+        raise RequestError(weight_files.adapter(path))
     if not file.is_file():
         raise RequestError(f"{path}: not a model folder ({CONFIG} is missing)")
     try:
@@ -148,46 +162,6 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise RequestError(f"{file}: not the config of a Hugging Face model (it has no model_type)")
     return raw
-
-
-def _weights(path: Path) -> tuple[str, ...]:
-    if (places := _index(path)) is not None:
-        for name in places.values():
-            if not isinstance(name, str) or Path(name).name != name:
-                raise RequestError(f"{path / INDEX}: {name!r} is not the name of a file beside it")
-            if not (path / name).is_file():
-                raise FlyweightError(f"{path / name} is missing, {INDEX} names it; copy the model again")
-        return tuple(sorted(set(places.values())))
-    if (path / WEIGHTS).is_file():
-        return (WEIGHTS,)
-    if pickles := pickled(path):
-        raise RequestError(
-            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading such a file can run any code in"
-            f" it; flyweight reads safetensors only. Convert it once, which runs none of it: python -m flyweight.hub.unpickle"
-            f" {shlex.quote(str(path))}"
-        )
-    if others := sorted(file.name for file in path.iterdir() if file.suffix in OTHERS):
-        raise RequestError(
-            f"{path}: its weights are {', '.join(others)}, of a library other than torch; flyweight reads safetensors only, in"
-            " which most models can be had as well"
-        )
-    raise RequestError(f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again")
-
-
-def pickled(path: Path) -> list[Path]:
-    """Return the files of a folder that hold weights as torch pickles them."""
-    found = sorted(file for file in path.iterdir() if file.suffix in PICKLES and not file.name.startswith(BESIDES))
-    return [file for file in found if file.name.startswith("pytorch_model")] or found
-
-
-def _index(path: Path) -> dict[str, Any] | None:
-    """Return which shard holds which tensor, or None for a folder with one file of weights."""
-    if not (path / INDEX).is_file():
-        return None
-    try:
-        return dict(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FlyweightError(f"{path / INDEX}: damaged ({error!r}); copy the model again") from error
 
 
 def _git_sha1(path: Path) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
-from flyweight.core.files import disk_errors, write_text
-from flyweight.data.special import json_object
-from flyweight.errors import FlyweightError, RequestError
+from flyweight.core.files import copy_file, disk_errors, new_file, write_text
+from flyweight.errors import FlyweightError
+from flyweight.hub import attributes
 from flyweight.hub.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.hub.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.hub.own import OWN, own_fields
+from flyweight.model import folder
 from flyweight.model.names import float_name
 
 PREFIX = "decoder."
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SHARD_BYTES = 5_000_000_000
 
 
 def config_of(checkpoint: Checkpoint) -> ModelConfig:
     """Return the resolved config of the decoder that computes what this checkpoint does.
 
-    Raises Inexpressible with every reason why there is none, FlyweightError for a config of our own type that is damaged.
+    Raises Inexpressible with every reason why there is none, RequestError where transformers does not accept its config,
+    FlyweightError for a config of our own type that is damaged.
     """
     if checkpoint.code:
         raise Inexpressible(str(checkpoint.path), ["it runs Python code of its own"])
@@ -42,13 +41,13 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
     if checkpoint.model_type not in FAMILIES:
         known = ", ".join([*FAMILIES, OWN])
         raise Inexpressible(str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"])
-    return FAMILIES[checkpoint.model_type].config(checkpoint.raw)
+    return FAMILIES[checkpoint.model_type].config(attributes.resolved(checkpoint.path, checkpoint.raw))
 
 
 def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the config and the state of the decoder that computes what this checkpoint does; raises as `config_of`.
 
-    Raises FlyweightError where tensors are missing or left over.
+    Raises FlyweightError where tensors are missing, left over or of another shape.
     """
     config = config_of(checkpoint)
     if checkpoint.model_type == OWN:
@@ -69,9 +68,10 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         state.update(_ours(part, found.pop(part.theirs)))
     if missing or found:
         what = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in sorted(found)]
-        more = f"; and {len(what) - 5} more" if len(what) > 5 else ""
-        raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:5])}{more}")
-    return config, _one_dtype(state)
+        more = f"; and {len(what) - 20} more" if len(what) > 20 else ""
+        raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:20])}{more}")
+    folder.check(config, state := _one_dtype(state), checkpoint.path)
+    return config, state
 
 
 def _finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -147,7 +147,8 @@ def write(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shar
         out.mkdir(parents=True, exist_ok=True)
         names = [WEIGHTS] if len(shards) == 1 else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
         for name, shard in zip(names, shards, strict=True):
-            save_file(shard, out / name, metadata={"format": "pt"})
+            with new_file(out / name) as file:
+                save_file(shard, file, metadata={"format": "pt"})
         if len(shards) > 1:
             total = sum(tensor.nbytes for tensor in tensors.values())
             places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
@@ -164,38 +165,9 @@ def _count(shards: list[Any]) -> range:
 
 
 def copy_tokenizer(source: Path, out: Path) -> bool:
-    """Copy a folder's tokenizer files; return whether there is a `tokenizer.json`, made from GPT-2's older two if need be."""
+    """Copy the tokenizer files of a model of ours; return whether there is a `tokenizer.json`."""
     with disk_errors(out):
         for name in TOKENIZER:
             if (source / name).is_file():
-                shutil.copyfile(source / name, out / name)
-        if not (out / "tokenizer.json").is_file() and (out / "vocab.json").is_file() and (out / "merges.txt").is_file():
-            _fast(out)
+                copy_file(source / name, out / name)
     return (out / "tokenizer.json").is_file()
-
-
-def keep_special_ids(source: Checkpoint, out: Path) -> None:
-    """Write the ids of special tokens that a checkpoint's config names to `generation_config.json`, where it lacks them.
-
-    The config itself is replaced by one of ours, which has no place for them.
-    """
-    named = {key: source.raw[key] for key in SPECIAL_IDS if source.raw.get(key) is not None}
-    kept = json_object(out / "generation_config.json")
-    missing = {key: value for key, value in named.items() if kept.get(key) is None}
-    if missing:
-        write_text(out / "generation_config.json", json.dumps({**kept, **missing}, indent=2) + "\n")
-
-
-def _fast(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    end = "<|endoftext|>"
-    try:
-        tokenizer = Tokenizer(models.BPE.from_file(os.fspath(folder / "vocab.json"), os.fspath(folder / "merges.txt")))
-    except Exception as error:  # the library raises bare Exception
-        raise RequestError(f"{folder}: vocab.json and merges.txt are not a byte-level BPE ({error})") from error
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if tokenizer.token_to_id(end) is not None:
-        tokenizer.add_special_tokens([end])
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))

@@ -1,22 +1,22 @@
 """What GPT-2, Llama and Qwen3 checkpoints are in our terms, and which of our models they can hold; no torch.
 
-A family reads a Hugging Face `config.json` into a `ModelConfig`, writes one from it, and names its tensors. Everything that
-another constant would change is looked at: what our decoder would compute differently is refused, with every reason at once.
+A family reads the attributes of a Hugging Face `config.json` into a `ModelConfig`, writes one from it, and names its tensors.
+What our decoder would compute differently is refused, and so is every attribute that is not read here and not at its default:
+with every reason at once.
 Sources: transformers' configurations and modelling code of the three families.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flyweight.config import schema
 from flyweight.errors import RequestError
+from flyweight.hub.attributes import Fields
 from flyweight.hub.beyond import beyond_every_family
 from flyweight.model.names import mlp_linears
-
-Raw = Mapping[str, Any]
 
 
 class Inexpressible(RequestError):
@@ -46,7 +46,7 @@ class Family:
     model_type: str
     architecture: str
     prefix: str
-    read: Callable[[Raw, list[str]], dict[str, Any]]
+    read: Callable[[Fields], dict[str, Any]]
     write: Callable[[schema.ModelConfig, list[str]], dict[str, Any]]
     parts: Callable[[schema.ModelConfig], Iterator[Part]]
     dropouts: tuple[str, ...]
@@ -56,17 +56,15 @@ class Family:
         rates: dict[str, float] = config.dropout.model_dump()
         return {name: rate for name, rate in rates.items() if rate and name not in self.dropouts}
 
-    def config(self, raw: Raw) -> schema.ModelConfig:
-        """Return the model that a `config.json` describes; raise Inexpressible with every reason why there is none."""
-        reasons: list[str] = []
-        try:
-            found = self.read(raw, reasons)
-            if not reasons:
+    def config(self, fields: Fields) -> schema.ModelConfig:
+        """Return the model that a config's attributes describe; raise Inexpressible with every reason why there is none."""
+        found = self.read(fields)
+        reasons = [*fields.reasons, *fields.left()]
+        if not reasons:
+            try:
                 return schema.ModelConfig.model_validate(found).resolved()
-        except KeyError as error:
-            reasons.append(f"config.json lacks {error}")
-        except (TypeError, ValueError, AttributeError) as error:  # a value of another kind than the family has
-            reasons.append(str(error).replace("\n", " "))
+            except ValueError as error:
+                reasons.append(" ".join(str(error).split()))
         raise Inexpressible(f"this {self.model_type} model is not one that flyweight's decoder computes", reasons)
 
     def raw(self, config: schema.ModelConfig) -> dict[str, Any]:
@@ -105,28 +103,33 @@ _GELUS: dict[str, Literal["none", "tanh"]] = {
 }
 
 
-def _read_gpt2(raw: Raw, reasons: list[str]) -> dict[str, Any]:
-    act = raw.get("activation_function", "gelu_new")
+def _read_gpt2(fields: Fields) -> dict[str, Any]:
+    reasons, act = fields.reasons, fields.word("activation_function")
     _need(reasons, act in _GELUS, f"activation_function is {act}; known are {', '.join(_GELUS)}")
-    _need(reasons, raw.get("scale_attn_weights", True) is True, "scale_attn_weights is off")
-    _need(reasons, not raw.get("scale_attn_by_inverse_layer_idx"), "scale_attn_by_inverse_layer_idx is on")
-    _need(reasons, not raw.get("add_cross_attention"), "add_cross_attention is on")
+    _need(reasons, fields.flag("scale_attn_weights"), "scale_attn_weights is off")
+    _need(reasons, not fields.flag("scale_attn_by_inverse_layer_idx"), "scale_attn_by_inverse_layer_idx is on")
+    _need(reasons, not fields.flag("add_cross_attention"), "add_cross_attention is on")
     return {
-        "vocab_size": raw.get("vocab_size", 50257),
-        "context": raw.get("n_positions", 1024),
-        "dim": raw.get("n_embd", 768),
-        "layers": raw.get("n_layer", 12),
-        "attention": {"heads": raw.get("n_head", 12), "bias": True},
+        "vocab_size": fields.size("vocab_size"),
+        "context": fields.size("n_positions"),
+        "dim": fields.size("n_embd"),
+        "layers": fields.size("n_layer"),
+        "attention": {"heads": fields.size("n_head"), "bias": True},
         "position": "learned",
-        "mlp": {"kind": "gelu", "approximate": _GELUS.get(act, "tanh"), "hidden": raw.get("n_inner"), "bias": True},
-        "norm": {"kind": "layernorm", "eps": raw.get("layer_norm_epsilon", 1e-5)},
-        "embedding": {"tied": raw.get("tie_word_embeddings", True)},
-        "dropout": {
-            "embedding": raw.get("embd_pdrop", 0.1),
-            "attention": raw.get("attn_pdrop", 0.1),
-            "residual": raw.get("resid_pdrop", 0.1),
+        "mlp": {
+            "kind": "gelu",
+            "approximate": _GELUS.get(act, "tanh"),
+            "hidden": fields.size_or_none("n_inner"),
+            "bias": True,
         },
-        "init": {"std": raw.get("initializer_range", 0.02)},
+        "norm": {"kind": "layernorm", "eps": fields.number("layer_norm_epsilon")},
+        "embedding": {"tied": fields.flag("tie_word_embeddings")},
+        "dropout": {
+            "embedding": fields.number("embd_pdrop"),
+            "attention": fields.number("attn_pdrop"),
+            "residual": fields.number("resid_pdrop"),
+        },
+        "init": {"std": fields.number("initializer_range")},
     }
 
 
@@ -202,64 +205,65 @@ def _parts_gpt2(config: schema.ModelConfig) -> Iterator[Part]:
 # --- Llama and Qwen3 ---
 
 
-def _read_llama(raw: Raw, reasons: list[str]) -> dict[str, Any]:
-    return _read_rotary(raw, reasons, mlp_bias=bool(raw.get("mlp_bias")), tied=False, eps=1e-6)
+def _read_llama(fields: Fields) -> dict[str, Any]:
+    return _read_rotary(fields, mlp_bias=fields.flag("mlp_bias"))
 
 
-def _read_qwen3(raw: Raw, reasons: list[str]) -> dict[str, Any]:
-    _need(reasons, not raw.get("use_sliding_window"), "it uses a sliding window")
-    kinds = set(raw.get("layer_types") or ["full_attention"])
-    _need(reasons, kinds == {"full_attention"}, f"layers are {', '.join(sorted(kinds))}")
-    found = _read_rotary(raw, reasons, mlp_bias=False, tied=False, eps=1e-6)
-    qk = {"qk_norm": True, "qk_norm_eps": raw.get("rms_norm_eps", 1e-6), "head_dim": raw.get("head_dim", 128)}
+def _read_qwen3(fields: Fields) -> dict[str, Any]:
+    _need(fields.reasons, not fields.flag("use_sliding_window"), "it uses a sliding window (use_sliding_window)")
+    fields.size_or_none("max_window_layers")  # means something with a sliding window alone
+    others = sorted(set(fields.words("layer_types")) - {"full_attention"})
+    _need(fields.reasons, not others, f"layers are {', '.join(others)}")
+    found = _read_rotary(fields, mlp_bias=False)
+    qk = {"qk_norm": True, "qk_norm_eps": found["norm"]["eps"]}
     return {**found, "attention": {**found["attention"], **qk}}
 
 
-def _read_rotary(raw: Raw, reasons: list[str], mlp_bias: bool, tied: bool, eps: float) -> dict[str, Any]:
-    act = raw.get("hidden_act", "silu")
-    _need(reasons, act in ("silu", "swish"), f"hidden_act is {act}, not silu")
-    bias = bool(raw.get("attention_bias"))
+def _read_rotary(fields: Fields, mlp_bias: bool) -> dict[str, Any]:
+    act = fields.word("hidden_act")
+    _need(fields.reasons, act in ("silu", "swish"), f"hidden_act is {act}, not silu")
     return {
-        "vocab_size": raw["vocab_size"],
-        "context": raw["max_position_embeddings"],
-        "dim": raw["hidden_size"],
-        "layers": raw["num_hidden_layers"],
+        "vocab_size": fields.size("vocab_size"),
+        "context": fields.size("max_position_embeddings"),
+        "dim": fields.size("hidden_size"),
+        "layers": fields.size("num_hidden_layers"),
         "attention": {
-            "heads": raw["num_attention_heads"],
-            "kv_heads": raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            "head_dim": raw.get("head_dim"),
-            "bias": bias,
+            "heads": fields.size("num_attention_heads"),
+            "kv_heads": fields.size("num_key_value_heads"),
+            "head_dim": fields.size("head_dim"),
+            "bias": fields.flag("attention_bias"),
         },
-        "position": _read_rope(raw, reasons),
-        "mlp": {"kind": "swiglu", "hidden": raw["intermediate_size"], "bias": mlp_bias},
-        "norm": {"kind": "rmsnorm", "eps": raw.get("rms_norm_eps", eps)},
-        "embedding": {"tied": bool(raw.get("tie_word_embeddings", tied))},
-        "dropout": {"attention": raw.get("attention_dropout", 0.0)},
-        "init": {"std": raw.get("initializer_range", 0.02)},
+        "position": _read_rope(fields.fields("rope_parameters")),
+        "mlp": {"kind": "swiglu", "hidden": fields.size("intermediate_size"), "bias": mlp_bias},
+        "norm": {"kind": "rmsnorm", "eps": fields.number("rms_norm_eps")},
+        "embedding": {"tied": fields.flag("tie_word_embeddings")},
+        "dropout": {"attention": fields.number("attention_dropout")},
+        "init": {"std": fields.number("initializer_range")},
     }
 
 
-def _read_rope(raw: Raw, reasons: list[str]) -> dict[str, Any]:
-    """Read transformers 5's `rope_parameters`, or `rope_theta` and `rope_scaling` as they were before."""
-    options = raw.get("rope_parameters") or {}
-    scaling = options if "rope_type" in options else (raw.get("rope_scaling") or {})
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    fraction = options.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
-    _need(reasons, fraction in (None, 1, 1.0), f"only {fraction} of each head is rotated")
-    base = options.get("rope_theta", raw.get("rope_theta", 10_000.0))
-    found: dict[str, Any] = {"kind": "rope", "base": base}
+def _read_rope(rope: Fields) -> dict[str, Any]:
+    """Read resolved rotary parameters; `type` beside `rope_type` is an older name, which is not looked at any more."""
+    kind, found = rope.word("rope_type"), dict[str, Any](kind="rope", base=rope.number("rope_theta"))
+    if rope.has("type"):
+        rope.word("type")
+    if rope.has("partial_rotary_factor"):
+        fraction = rope.number("partial_rotary_factor")
+        _need(rope.reasons, fraction == 1, f"only {fraction} of each head is rotated")
     if kind == "linear":
-        found["scaling"] = {"kind": "linear", "factor": scaling["factor"]}
+        found["scaling"] = {"kind": "linear", "factor": rope.number("factor")}
     elif kind == "llama3":
         found["scaling"] = {
             "kind": "llama3",
-            "factor": scaling["factor"],
-            "low_frequency_factor": scaling["low_freq_factor"],
-            "high_frequency_factor": scaling["high_freq_factor"],
-            "original_context": scaling["original_max_position_embeddings"],
+            "factor": rope.number("factor"),
+            "low_frequency_factor": rope.number("low_freq_factor"),
+            "high_frequency_factor": rope.number("high_freq_factor"),
+            "original_context": rope.size("original_max_position_embeddings"),
         }
     else:
-        _need(reasons, kind == "default", f"its rotary scaling is {kind}; known are linear and llama3")
+        _need(rope.reasons, kind == "default", f"its rotary scaling is {kind}; known are linear and llama3")
+    if kind in ("default", "linear", "llama3"):
+        rope.reasons += rope.left()
     return found
 
 

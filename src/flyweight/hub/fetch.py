@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +9,15 @@ from typing import Any
 
 from flyweight.core.artifact import Artifact, Draft, Identity, Store
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import disk_errors
+from flyweight.core.files import copy_file, disk_errors
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint, convert, foreign
+from flyweight.hub import checkpoint, convert, foreign, proof, tokenizer_files
 from flyweight.hub.checkpoint import TOKENIZER, Checkpoint
 from flyweight.hub.families import Inexpressible
 from flyweight.model import folder
 
 HUB = "hf:"
-VERSION = 2
+VERSION = 3
 
 
 Describe = Callable[[Draft, dict[str, Any]], None]
@@ -37,8 +35,7 @@ def imported(
     path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
     source = checkpoint.read(path)
     watch("stage", {"name": reference, "stage": "import"})
-    reasons = _reasons(source)
-    if only_ours and reasons:
+    if only_ours and (reasons := _reasons(source)):
         raise RequestError(
             f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it is, it can teach, and be"
             " evaluated, timed, audited and listened to: name it where a command takes MODEL"
@@ -46,18 +43,27 @@ def imported(
     identity = Identity(stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()})
 
     def work(draft: Draft) -> dict[str, Any]:
-        began = time.monotonic()
+        began, reasons = time.monotonic(), _reasons(source)
         out = draft.path / "model"
         if reasons:
             foreign.config_of(source)
             _refuse_nan(source)
-            _link(source, out)
+            proved = proof.of_foreign(source)
+            _copy(source, out)
         else:
             config, state = convert.decoder(source)
+            proved = proof.of_ours(source, config, state)
             folder.write(config, state, out)
-            convert.copy_tokenizer(source.path, out)
-            convert.keep_special_ids(source, out)
-        facts = {"source": reference, "model_type": source.model_type, "adapter": reasons or None}
+            tokenizer_files.keep_generation(source, out)
+        tokenizer = tokenizer_files.keep(source, out)
+        facts = {
+            "source": reference,
+            "model_type": source.model_type,
+            "adapter": reasons or None,
+            "unread": list(source.unread) or None,
+            "tokenizer": tokenizer,
+            "proof": proved.json(),
+        }
         describe(draft, facts)
         return {**facts, "took": round(time.monotonic() - began, 3)}
 
@@ -80,18 +86,12 @@ def _refuse_nan(source: Checkpoint) -> None:
             raise FlyweightError(f"{source.path}: {name} holds NaN; copy the model again, or it was saved broken")
 
 
-def _link(source: Checkpoint, out: Path) -> None:
-    """Put a checkpoint's files into `out` as hard links, or as copies where the file system has none between them."""
+def _copy(source: Checkpoint, out: Path) -> None:
+    """Copy a checkpoint's files into `out`: what is done to the originals later leaves the artifact as it is."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in source.files:
-            real = (source.path / name).resolve()
-            try:
-                os.link(real, out / name)
-            except OSError:
-                shutil.copyfile(real, out / name)
-    if not (out / "tokenizer.json").is_file() and any((out / name).is_file() for name in TOKENIZER):
-        convert.copy_tokenizer(source.path, out)
+            copy_file(source.path / name, out / name)
 
 
 def download(repository: str) -> Path:
@@ -102,7 +102,7 @@ def download(repository: str) -> Path:
     except ImportError as error:
         raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
     name, _, revision = repository.partition("@")
-    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, *TOKENIZER]
+    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
     if checkpoint.trusted():
         wanted.append("*.py")
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint
+from flyweight.hub import checkpoint, refusals
+from flyweight.hub.attributes import auto_config, first_line, quiet
 from flyweight.hub.checkpoint import Checkpoint
 
 _CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "model_max_length")
+
+SLACK = 2**28
+"""Numbers that a model may have beyond twice those in its files: constants such as masks and tables of sines."""
 
 
 @dataclass(frozen=True)
@@ -141,69 +147,137 @@ class Foreign(nn.Module):
         whole = self._run(self.model, tokens, None, None)
         found = self._run(self._body(), tokens, None, None)
         parts = head(found) if found.shape[-1] == head.weight.shape[-1] else None
-        return parts is not None and parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-3, atol=1e-4)
+        return parts is not None and torch.equal(parts.float(), whole.float())  # the same products, bit by bit
 
 
 def config_of(source: Checkpoint) -> ForeignConfig:
     """Return the sizes of a foreign model; raise RequestError where transformers does not know it as a causal one."""
-    return _sizes(_auto_config(source), source)
+    return _sizes(_config(source), source)
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> Foreign:
-    """Return the model in a Hugging Face folder, in its own dtype; raise FlyweightError where its files do not fit it."""
+def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = None) -> Foreign:
+    """Return the model in a Hugging Face folder, in its own dtype, or its first `layers` layers alone.
+
+    Raises RequestError for a model that reads in both directions, FlyweightError where its files do not fit its config: a
+    tensor that is missing, or that the model has no use for, stands in the message.
+    """
     import transformers
 
     source = checkpoint.read(folder)
-    config = _auto_config(source)
+    config = _config(source)
     sizes = _sizes(config, source)
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    choose_own_code(config)
+    if layers is not None:
+        cut(config, layers)
+    if not source.code:
+        _refuse_by_plan(source, config)
     try:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype="auto",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=source.code,
-            output_loading_info=True,
-        )
+        with quiet():
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype="auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=source.code,
+                output_loading_info=True,
+            )
         model, told = loaded
     except Exception as error:  # configs of other people's models fail in every way
-        raise FlyweightError(f"{folder}: transformers could not load it: {_first_line(error)}") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-    for kind in ("missing_keys", "mismatched_keys"):
-        if told.get(kind):
-            names = ", ".join(map(str, sorted(told[kind], key=str)[:5]))
-            raise FlyweightError(f"{folder}: its weights do not fit its config ({kind.replace('_', ' ')}: {names})")
-    return Foreign(model.to(device), sizes)
+        raise FlyweightError(f"{folder}: transformers could not load it: {first_line(error)}") from error
+    unfit = {"missing_keys": "are missing", "mismatched_keys": "are of another shape", "unexpected_keys": "have no use"}
+    if layers is not None:
+        unfit.pop("unexpected_keys")
+    if faults := [f"{_some(told[kind])} {fault}" for kind, fault in unfit.items() if told.get(kind)]:
+        raise FlyweightError(
+            f"{folder}: its tensors are not those of its config: {'; '.join(faults)}. Copy the model again, or save it anew"
+        )
+    try:
+        return Foreign(model.to(device), sizes)
+    except Exception as error:  # as above
+        raise FlyweightError(f"{folder}: transformers could not run it: {first_line(error)}") from error
 
 
-def _auto_config(source: Checkpoint) -> Any:
+def _some(names: Iterable[Any]) -> str:
+    listed = sorted(map(str, names))
+    return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+
+
+def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
+    """Build the model without memory first: raise RequestError where it is far larger than its files, or no decoder.
+
+    transformers would make up what is missing, in memory, before it says so.
+    """
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    stored, tensors = source.elements()
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > tensors:
+        raise RequestError(f"{source.path}: its config.json says {layers} layers, but its files hold {tensors} tensors in all")
+    try:
+        with quiet(), no_init_weights(), torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    except Exception as error:  # configs of other people's models fail in every way
+        raise RequestError(f"{source.path}: transformers cannot build it: {first_line(error)}") from error
+    wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if wanted > 2 * stored + SLACK:
+        raise RequestError(
+            f"{source.path}: a model of its config.json has {wanted:,} numbers, but its files hold {stored:,}: they are not one"
+            " model's, or the config is damaged"
+        )
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    if masked and getattr(model.config, "is_decoder", True) is False:  # families that always are decoders set it themselves
+        raise RequestError(
+            f"{source.path}: this {source.model_type} model is a masked language model (is_decoder: false): it reads in both"
+            " directions, and neither likelihood nor generation mean anything"
+        )
+
+
+def cut(config: Any, layers: int) -> None:
+    """Leave the config of a transformers model its first `layers` layers."""
+    config.num_hidden_layers = layers
+    if isinstance(kinds := getattr(config, "layer_types", None), list):
+        config.layer_types = kinds[:layers]
+
+
+def choose_own_code(config: Any) -> None:
+    """Let transformers choose how attention and experts are computed, whatever a config says.
+
+    A config may name code of the hub there, and where flash attention is not installed, transformers fetches it from the hub.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
+
+
+def _config(source: Checkpoint) -> Any:
+    """Return a foreign model's config; raise RequestError where it is not that of one causal language model."""
     try:
         import transformers
     except ImportError as error:
         raise RequestError(
             f"{source.path}: models of the type {source.model_type} need the transformers library; pip install 'flyweight[hub]'"
         ) from error
-    try:
-        config = transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=source.code, local_files_only=True)
-    except Exception as error:  # configs of other people's models fail in every way
-        raise RequestError(f"{source.path}: transformers does not accept its config.json: {_first_line(error)}") from error
+    config = auto_config(source.path, source.code)
     if not source.code and type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise RequestError(f"{source.path}: {source.model_type} is not a causal language model that transformers knows")
+    says = {name: getattr(config, name) for name in refusals.DIRECTIONS & vars(config).keys()}
+    if reasons := refusals.both_directions(says):
+        raise RequestError(f"{source.path}: {'; '.join(reasons)}")
+    config.return_dict = True  # how a model hands its logits over, not what they are
     return config
 
 
 def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
-    text = config.get_text_config()
-    context = next((value for name in _CONTEXTS if isinstance(value := getattr(text, name, None), int)), None)
-    return ForeignConfig(source.model_type, int(text.vocab_size), context)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    try:
+        text = config.get_text_config()
+        vocab = text.vocab_size
+    except Exception as error:  # a config within that is none, two of them, or none with a vocabulary
+        raise RequestError(
+            f"{source.path}: its config.json does not describe one language model: {first_line(error)}; remove what does not"
+            " belong to it (text_config, decoder, ...)"
+        ) from error
+    if type(vocab) is not int or vocab < 1:
+        raise RequestError(f"{source.path}: vocab_size is {vocab!r:.80}, not a number of tokens")
+    context = next((value for name in _CONTEXTS if type(value := getattr(text, name, None)) is int and value > 0), None)
+    return ForeignConfig(source.model_type, vocab, context)

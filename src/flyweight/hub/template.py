@@ -1,12 +1,11 @@
 """Chat templates as Hugging Face models bring them: a conversation to the text, and the tokens, that the model was trained on.
 
-A template is code from elsewhere: it runs in jinja's sandbox, with the variables and settings that transformers gives it.
+A template is code from elsewhere: it runs in jinja's sandbox in a process of its own (`template_worker`), which is limited in
+time and memory.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,50 +13,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from flyweight.core.files import reason
+from flyweight.core.helper import Helper, TooMuchError
 from flyweight.data.special import content, json_object
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 
+WORKER = "flyweight.hub.template_worker"
+SECONDS, MEGABYTES = 10.0, 512
+"""What rendering a conversation may take; it takes milliseconds and next to no memory."""
+LONGEST, REPEATED = 100_000, 4
+"""Characters of a conversation beside its messages, and how often each may stand in it."""
+
 MARK = "\ufdd0"
 """Stands around what a message wrote out: a code point that no text is meant to hold."""
 
 Message = Mapping[str, str]
 """`role` (system, user or assistant) and `content`."""
-
-
-class _Generation(Extension):
-    """The tag around what the assistant says, which only training needs: here its body is rendered and nothing else."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja's own declaration
-
-    def parse(self, parser: Any) -> list[nodes.Node]:
-        """Return the body of the block."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    found = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    found.filters["tojson"] = _to_json  # jinja's own writes for HTML
-    found.globals["raise_exception"] = _refuse
-    found.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return found
 
 
 @dataclass(frozen=True)
@@ -69,29 +43,34 @@ class ChatTemplate:
     special: Mapping[str, str]
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
-        try:
-            return _environment().from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise FlyweightError(f"{self.where}: not a usable chat template ({error}); copy the model again") from error
+    def _renderer(self) -> Helper:
+        return Helper(WORKER, MEGABYTES)
 
     def render(self, messages: Sequence[Message], reply: bool = True) -> str:
         """Return the conversation as text, with the words that open the assistant's next turn where `reply`.
 
-        Raises RequestError with the template's own reason where it refuses the messages (a system text, for example).
+        Raises RequestError with the template's own reason where it refuses the messages (a system text, for example), and
+        FlyweightError where it fails or takes more time, memory or characters than a conversation needs.
         """
+        own = {"add_generation_prompt": reply, "tools": None, "documents": None, **self.special}
+        longest = LONGEST + REPEATED * sum(len(text) for message in messages for text in message.values())
+        variables = {"messages": [dict(message) for message in messages], **own}
+        question = {"source": self.source, "variables": variables, "longest": longest}
         try:
-            return self._compiled.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=reply,
-                tools=None,
-                documents=None,
-                **self.special,
+            answer = self._renderer.ask(question, SECONDS)
+        except TooMuchError as error:
+            raise FlyweightError(f"{self.where}: its chat template was stopped: {error}") from error
+        if "unusable" in answer:
+            raise FlyweightError(f"{self.where}: not a usable chat template ({answer['unusable']}); copy the model again")
+        if "refused" in answer:
+            raise RequestError(f"the model's chat template refuses this conversation: {answer['refused']}")
+        if "failed" in answer:
+            raise FlyweightError(f"{self.where}: its chat template fails: {answer['failed']}")
+        if "long" in answer:
+            raise FlyweightError(
+                f"{self.where}: its chat template was stopped: it makes more than {longest:,} characters of this conversation"
             )
-        except jinja2.TemplateError as error:
-            raise RequestError(f"the model's chat template refuses this conversation: {error}") from error
-        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise FlyweightError(f"{self.where}: its chat template fails: {type(error).__name__}: {error}") from error
+        return answer["text"]
 
     def marked(self, messages: Sequence[Message], tokenizer: Tokenizer) -> str:
         """Return the rendered conversation in which special tokens that a message merely writes out are marked for `tokens`."""
@@ -105,15 +84,34 @@ def tokens(text: str, tokenizer: Tokenizer) -> list[int]:
 
     Special tokens count where the template writes them, never where a message merely contains their characters.
     """
+    written = _written(tokenizer)
+    places = {f"{MARK}{index}{MARK}": text for index, text in enumerate(written)}
     ids: list[int] = []
-    for place, part in enumerate(text.split(MARK)):
-        # Every second part stands between two marks: the number of what a message wrote out.
-        ids += tokenizer.encode(_written(tokenizer)[int(part)], start=False) if place % 2 else tokenizer.encode_marked(part)
+    for part in re.split(f"({MARK}[0-9]+{MARK})", text):
+        if part in places:
+            ids += tokenizer.encode(places[part], start=False)
+        elif MARK in part:
+            raise RequestError(
+                "the model's chat template cuts what a message wrote in two, or writes U+FDD0 itself; leave the special tokens"
+                " out of the message"
+            )
+        else:
+            ids += tokenizer.encode_marked(part)
     return ids
 
 
 def _written(tokenizer: Tokenizer) -> list[str]:
     return [MARK, *sorted(tokenizer.specials, key=lambda text: (-len(text), text))]
+
+
+def sources(folder: Path) -> dict[str, str]:
+    """Return the texts of the chat templates in a model folder by name, the one for talking as `default`."""
+    default, listed = of(folder), json_object(folder / CONFIG).get("chat_template")
+    found = {} if default is None else {"default": default.source}
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str) and isinstance(entry.get("template"), str):
+            found.setdefault(name, entry["template"])
+    return found
 
 
 def of(folder: Path) -> ChatTemplate | None:
@@ -128,8 +126,8 @@ def of(folder: Path) -> ChatTemplate | None:
         except (OSError, ValueError) as error:
             raise FlyweightError(f"{where}: cannot be read ({reason(error)}); copy the model again") from error
     if isinstance(found, list):  # several under names, of which the default one is for talking
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
+        named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"]
+        found = named[-1].get("template") if named else None
     if found is None:
         return None
     if not isinstance(found, str):

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flyweight.core.files import disk_errors
+from flyweight.core.files import disk_errors, new_file
+from flyweight.core.terminal import prepare
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub.checkpoint import WEIGHTS, pickled
 
@@ -38,7 +39,8 @@ def convert(folder: Path) -> Path:
     partial = out.with_name(f".{WEIGHTS}.partial")
     try:
         with disk_errors(out):
-            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, {"format": "pt"})
+            with new_file(partial):
+                save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, {"format": "pt"})
             partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -56,6 +58,7 @@ def _tensors(found: Any, file: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Convert the folder named on the command line."""
+    prepare()
     if len(sys.argv) != 2:
         sys.exit("python -m flyweight.hub.unpickle DIR")
     try:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flyweight.config.schema import Architecture
-from flyweight.core.files import reason
+from flyweight.core.files import new_file, reason
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.build import Model, build
 
@@ -36,23 +36,29 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
     Raises FlyweightError where a tensor is missing, unexpected or of another shape or dtype than the config says.
     """
     folder = Path(folder)
-    with torch.device("meta"):
-        model = build(config)
-    if faults := _faults(model, tensors):
-        raise FlyweightError(f"{folder}: the tensors do not fit the config: {_some(faults)}")
+    check(config, tensors, folder)
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        weights, described = folder / f"{WEIGHTS}.partial", folder / f"{CONFIG}.partial"
-        save_file(tensors, weights, metadata={"format": "pt"})
-        described.write_text(text, encoding="utf-8")
+        with new_file(folder / f"{WEIGHTS}.partial") as weights:
+            save_file(tensors, weights, metadata={"format": "pt"})
+        with new_file(folder / f"{CONFIG}.partial") as described:
+            described.write_text(text, encoding="utf-8")
         os.replace(weights, folder / WEIGHTS)
         os.replace(described, folder / CONFIG)
     except (OSError, SafetensorError) as error:
         raise FlyweightError(
             f"{folder}: the model could not be written ({reason(error)}); check free space and permissions"
         ) from error
+
+
+def check(config: Architecture, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise FlyweightError where a tensor of a model's state is missing, unexpected or of another shape or dtype."""
+    with torch.device("meta"):
+        model = build(config)
+    if faults := _faults(model, tensors):
+        raise FlyweightError(f"{where}: the tensors do not fit the config: {_some(faults)}")
 
 
 def load_config(folder: str | Path) -> Architecture:

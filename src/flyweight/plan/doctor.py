@@ -108,8 +108,7 @@ def _machine(runtime: Runtime) -> Iterator[Line]:
         yield Line(group, "processor", "slow", f"{what}; a quota allows {quota:.1f} of them", remedy, values=values)
     else:
         yield Line(group, "processor", "ok", what, values=values)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    busy = load > 0.5 * cores
+    load, busy = machine.load(), machine.busy()
     remedy = "measure on an idle machine: timings, also those below, are worse than it can do" if busy else ""
     found = f"{load:.1f} processes ran in the last minute"
     yield Line(group, "load", "slow" if busy else "ok", found, remedy, values={"load": load})

@@ -21,8 +21,8 @@ from flyweight.config import schema
 from flyweight.config.units import format_count
 from flyweight.core.artifact import Store
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import write_json
-from flyweight.core.machine import processor
+from flyweight.core.files import refuse_link, write_json
+from flyweight.core.machine import busy, processor
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.errors import RequestError
 
@@ -48,7 +48,8 @@ REFERENCE_PACKING = 1.2e6
 class Rates(BaseModel):
     """What one machine does with one device, thread count and precision.
 
-    `training` has FLOPs per second of whole training steps by width, `packing` bytes of text per second.
+    `training` has FLOPs per second of whole training steps by width, `packing` bytes of text per second. `busy` says that
+    other work ran when they were measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +57,7 @@ class Rates(BaseModel):
     training: Annotated[dict[int, PositiveFloat], Field(min_length=1)]
     packing: PositiveFloat
     created: str = ""
+    busy: bool = False
 
     @property
     def slowness(self) -> float:
@@ -84,7 +86,8 @@ class Kept:
         """Return in words what was measured, where it is kept and how to measure again."""
         rate = format_count(self.rates.at(WIDTH))
         when = "measured now" if self.fresh else f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
-        return f"{rate}FLOPs/s of training at width {WIDTH} ({when}; delete {self.file} to measure again)"
+        other = ", while other work ran" if self.rates.busy else ""
+        return f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} to measure again)"
 
 
 def key(runtime: Runtime, precision: Precision) -> str:
@@ -113,6 +116,7 @@ def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = 
 
 
 def _read(file: Path) -> dict[str, Rates]:
+    refuse_link(file)
     if not file.is_file():
         return {}
     try:
@@ -128,11 +132,12 @@ def _read(file: Path) -> dict[str, Rates]:
 
 def measured(runtime: Runtime, precision: Precision) -> Rates:
     """Return the rates of this machine as busy as it is now; takes a few seconds."""
-    kind = runtime.device.split(":")[0]
+    kind, disturbed = runtime.device.split(":")[0], busy()
     return Rates(
         training={width: _training(width, runtime, precision) for width in WIDTHS.get(kind, WIDTHS["cpu"])},
         packing=_packing(),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        busy=disturbed,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flyweight.report import labels
 from flyweight.report.svg import COLOURS
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

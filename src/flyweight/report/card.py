@@ -197,13 +197,27 @@ def _made(subject: Subject) -> str:
     if subject.stage == "select":
         return f"the one of {len(identity['parents'])} with the best validation likelihood: {code(facts['chosen'])}"
     if subject.stage == "import":
-        return f"imported from {code(facts['source'])} ({code(facts['model_type'])})"
+        return f"imported from {code(facts['source'])} ({code(facts['model_type'])}){_tokenizer(facts)}"
     if subject.stage == "init":
         return "with random weights, not trained"
     if "train" not in identity["config"]:
         others = f"{len(identity['parents'])} others"
         return f"made by {code(subject.stage)} from {code(source) if source else others}"
     return f"trained from {code(source)}" if source else "trained from random weights"
+
+
+def _tokenizer(facts: Mapping[str, Any]) -> str:
+    """Return what is known of an imported model's tokenizer; artifacts of older versions say nothing of it."""
+    if "tokenizer" not in facts:
+        return ""
+    known = facts["tokenizer"]
+    if known is None:
+        return ", without a tokenizer"
+    if not known["compared"]:
+        return ", with its tokenizer.json as it came"
+    rebuilt = f", which replaces its {', '.join(known['rebuilt'])}" if known["rebuilt"] else ""
+    built = f"{code(known['class'])}{rebuilt}"
+    return f", with its tokenizer as transformers builds it ({built}), compared on {known['compared']} texts"
 
 
 def _experts(config: Mapping[str, Any]) -> list[str]:
@@ -238,6 +252,8 @@ def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) ->
             ("context", f"{context:,} tokens"),
             ("forward pass", f"{format_count(cost.forward_flops(config, context) / context)} FLOPs/token at full context"),
         ]
+    if unread := subject.facts.get("unread"):
+        rows.append(("weights beside it that were not read", ", ".join(code(name) for name in unread)))
     if written_as:
         rows.append(("written as", text(written_as)))
     size = sum(file.stat().st_size for file in sorted(subject.folder.rglob("*")) if file.is_file())

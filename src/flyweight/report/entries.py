@@ -19,7 +19,7 @@ from flyweight.report.summary import (
     Summary,
     Training,
 )
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured"]
 

@@ -193,6 +193,8 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> summary
         megabytes_per_second=meta.megabytes_per_second,
         source=artifact.identity["data"],
         lossless=meta.lossless,
+        skipped=meta.skipped,
+        left_out=meta.left_out,
     )
 
 

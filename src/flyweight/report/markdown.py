@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 _PLAIN = re.compile(r"[^`|]+")
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~&$@!^]|(?<=:)/|(?<=www)\.")  # the last two would make links

@@ -22,7 +22,7 @@ from flyweight.report.advice import Advice, advice
 from flyweight.report.distillation import other_shape
 from flyweight.report.entries import Entry, Group, entries, groups
 from flyweight.report.summary import AuditCheck, BudgetLine, Sample, Summary
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,7 +39,7 @@ def write(run_folder: Path) -> Path:
 
     Raises RequestError where the folder has no summary, FlyweightError where it is damaged or the files cannot be written.
     """
-    return _write([Summary.read(run_folder)], run_folder)
+    return _write_folder([Summary.read(run_folder)], run_folder)
 
 
 def write_many(run_folders: Sequence[Path], out: Path) -> Path:
@@ -51,7 +51,11 @@ def write_many(run_folders: Sequence[Path], out: Path) -> Path:
     if not folders:
         raise RequestError("a report needs at least one run: name a finished run's folder, such as runs/quickstart")
     refuse_place(out)
-    return _write([Summary.read(folder) for folder in folders], out)
+    summaries = [Summary.read(folder) for folder in folders]
+    if not is_page(out):
+        return _write_folder(summaries, out)
+    write_text(out, render(summaries))
+    return out
 
 
 def is_page(out: Path) -> bool:
@@ -69,10 +73,7 @@ def refuse_place(out: Path) -> None:
         raise RequestError(f"--out {out}: this is a file; name a folder for the report, or a page that ends in .html")
 
 
-def _write(summaries: Sequence[Summary], out: Path) -> Path:
-    if is_page(out):
-        write_text(out, render(summaries))
-        return out
+def _write_folder(summaries: Sequence[Summary], out: Path) -> Path:
     grouped = groups(entries(summaries))
     write_text(out / MARKDOWN, "\n".join(tables.markdown(group) for group in grouped))
     write_text(out / CSV, tables.long_csv(grouped))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flyweight.config.units import format_count
+from flyweight.report.csv_text import csv_text
 from flyweight.report.phrases import floor_name
 from flyweight.report.ranking import pareto
 from flyweight.report.study_summary import CellSummary, Spread, StudySummary
 from flyweight.report.summary import Floor
 from flyweight.report.tables import Cell, short_time
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -156,7 +156,7 @@ def markdown(summary: StudySummary) -> str:
     if summary.findings:
         lines += ["## Findings", ""]
         lines += [f"- **{each.verdict}**: {each.claim} ({each.metric}). {each.method}" for each in summary.findings]
-    return "\n".join(lines) + "\n"
+    return visible("\n".join(lines) + "\n")
 
 
 def _flat(cell: Cell | None, bold: bool) -> str:
@@ -171,14 +171,13 @@ def long_csv(summary: StudySummary) -> str:
 
     A run that diverged has its lines too, without values.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    rows: list[list[Any]] = []
     here = summary.environment
     fixed = [summary.name, summary.protocol, summary.created.isoformat(), here.processor, here.device, here.threads]
     fixed += [here.flyweight, here.torch]
     heads = ["study", "protocol", "created", "processor", "device", "threads", "flyweight", "torch", "data", "model", "fields"]
     heads += ["context", "budget", "seed", "lr", "chosen", "parameters", "flops", "seconds", "standing", "metric", "value"]
-    writer.writerow([*heads, "low", "high", "n"])
+    rows.append([*heads, "low", "high", "n"])
     for cell in summary.cells:
         fields = " ".join(f"{path}={value}" for path, value in cell.fields.items())
         where = [cell.data, cell.model, fields, cell.context, cell.budget]
@@ -190,19 +189,19 @@ def long_csv(summary: StudySummary) -> str:
             if run.id is None:
                 values = dict.fromkeys(summary.metrics, ("", 0))
             for metric, (value, count) in values.items():
-                writer.writerow([*fixed, *where, *what, run.standing, metric, value, "", "", count])
+                rows.append([*fixed, *where, *what, run.standing, metric, value, "", "", count])
         what = ["mean", cell.lr, True, cell.parameters, f"{cell.flops:.10g}", f"{cell.seconds:.6g}"]
         for metric in summary.metrics:
             if spread := cell.spread(metric):
                 ends = ["" if end is None else f"{end:.10g}" for end in (spread.low, spread.high)]
-                writer.writerow([*fixed, *where, *what, cell.standing, metric, f"{spread.mean:.10g}", *ends, spread.n])
+                rows.append([*fixed, *where, *what, cell.standing, metric, f"{spread.mean:.10g}", *ends, spread.n])
     for data, corpus in summary.corpus.items():
         for name, floor in corpus.floors.items():
             for metric in summary.metrics:
                 if (value := getattr(floor, metric, None)) is not None:
                     blank = [data, name, "", "", "", "", "", "", floor.stored, "", f"{floor.seconds:.6g}"]
-                    writer.writerow([*fixed, *blank, "floor", metric, f"{value:.10g}", "", "", 1])
-    return out.getvalue()
+                    rows.append([*fixed, *blank, "floor", metric, f"{value:.10g}", "", "", 1])
+    return csv_text(rows)
 
 
 def terminal(summary: StudySummary) -> list[RichTable]:

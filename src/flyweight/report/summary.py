@@ -91,7 +91,8 @@ class CorpusSummary(Record):
     `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be compared (None in summaries of
     early days). `lossless` tells whether the text comes back from its tokens, where splits do not say how much of it.
     `overlap` is the share of a split's pieces of 50 characters (`overlap_unit`) that also stand in train. `floors` are in the
-    order in which they are shown, counted on the first `floors_train_tokens` tokens of the training split.
+    order in which they are shown, counted on the first `floors_train_tokens` tokens of the training split. `skipped` documents
+    were left out; `left_out` has the first of them, each as `name: reason`.
     """
 
     name: str
@@ -107,6 +108,8 @@ class CorpusSummary(Record):
     megabytes_per_second: float | None = None
     source: str | None = None
     lossless: bool = True
+    skipped: int = 0
+    left_out: tuple[str, ...] = ()
 
     def parts(self, split: str) -> list[SplitSummary]:
         """Return the parts of a split: two of `validation+test`."""

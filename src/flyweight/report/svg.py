@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from flyweight.report.visible import visible
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +41,15 @@ _STYLE: Any = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw and save figures within this: matplotlib's settings for them, put back afterwards."""
+    """Draw and save figures within this: matplotlib's settings for them, put back afterwards.
+
+    A `matplotlibrc`, as one that lies in the working folder, decides nothing: it could ask for programs to be run.
+    """
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.core.metric import Metric
+from flyweight.report.csv_text import csv_text
 from flyweight.report.entries import UNRANKED, Entry, Group
 from flyweight.report.phrases import FLOOR, floor_name
 from flyweight.report.ranking import AXES, bold
 from flyweight.report.summary import Floor, Summary, Training
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -293,7 +293,7 @@ def markdown(group: Group) -> str:
         standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n"
+    return visible("\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n")
 
 
 def _flat(made: Table, row: Row, column: Column) -> str:
@@ -310,12 +310,9 @@ def _pipe(text: str) -> str:
 
 def long_csv(groups: Sequence[Group]) -> str:
     """Return every number of every column in long form: one line per run, model and metric, with machine and versions."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    rows: list[list[Any]] = []
     run = ("run", "seed", "created", "processor", "device", "threads", "flyweight", "torch")
-    writer.writerow(
-        [*run, "corpus", "split", "row", "kind", "standing", "metric", "value", "low", "high", "n", "unit", "better"]
-    )
+    rows.append([*run, "corpus", "split", "row", "kind", "standing", "metric", "value", "low", "high", "n", "unit", "better"])
     for group in groups:
         for row in table(group).rows:
             summary = row.entry.summary if row.entry else group.entries[0].summary
@@ -326,8 +323,8 @@ def long_csv(groups: Sequence[Group]) -> str:
                     numbers = [f"{number:.10g}" for number in (metric.value, metric.low, metric.high)]
                     numbers += [str(metric.n), metric.unit, metric.better]
                     where = (group.text.name, group.text.split) if group.text else ("", "")
-                    writer.writerow([*_machine(summary), *where, row.key or row.label, kind, standing, column.key, *numbers])
-    return out.getvalue()
+                    rows.append([*_machine(summary), *where, row.key or row.label, kind, standing, column.key, *numbers])
+    return csv_text(rows)
 
 
 def _machine(summary: Summary) -> tuple[str | int, ...]:

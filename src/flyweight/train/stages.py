@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from flyweight.config import schema
 from flyweight.core.artifact import Draft
-from flyweight.core.files import disk_errors
+from flyweight.core.files import copy_file, copy_folder, disk_errors
 from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Corpus
 from flyweight.data.stream import Windows
@@ -74,7 +73,7 @@ def _run(
     with disk_errors(draft.path):
         folder.save(model, draft.path / "model")
         for file in inputs.tokenizer_files():
-            shutil.copyfile(file, draft.path / "model" / file.name)
+            copy_file(file, draft.path / "model" / file.name)
     return {
         **facts,
         "total_flops": facts["flops"] + inputs.spent("total_flops"),
@@ -157,7 +156,7 @@ class Select:
             raise RequestError(f"stages.{inputs.name}.among: these models were validated on different corpora")
         chosen = min(candidates, key=lambda name: candidates[name].facts["best_nll"])
         with disk_errors(draft.path):
-            shutil.copytree(candidates[chosen].path / "model", draft.path / "model", dirs_exist_ok=True)
+            copy_folder(candidates[chosen].path / "model", draft.path / "model")
         draft.events.emit("selected", chosen=chosen, validation={n: a.facts["best_nll"] for n, a in candidates.items()})
         return {**candidates[chosen].facts, "chosen": chosen}
 

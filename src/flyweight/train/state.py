@@ -21,7 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flyweight.core.files import disk_errors, read_sealed, reason, sha256, sync_file, sync_folder, write_sealed
+from flyweight.core.files import (
+    disk_errors,
+    new_file,
+    own_folder,
+    read_sealed,
+    reason,
+    refuse_link,
+    sha256,
+    sync_file,
+    sync_folder,
+    write_sealed,
+)
 from flyweight.errors import FlyweightError
 
 
@@ -101,13 +112,15 @@ def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence
 
     Until then the one that was current is whole, even where it is of the same step.
     """
+    own_folder(state)
     held = _held(state)
     folder = _fresh(state, progress.step, held)
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in _parameters(model).items()}, folder / MODEL)
-        save_file({k: v.contiguous() for k, v in _optimizer_tensors(optimizers).items()}, folder / OPTIMIZER)
+        for name, tensors in ((MODEL, _parameters(model)), (OPTIMIZER, _optimizer_tensors(optimizers))):
+            with new_file(folder / name) as file:
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
         sums = {f"{folder.name}/{file.name}": sha256(file) for file in sorted(folder.iterdir())}
         for name in sums:
             sync_file(state / name)
@@ -127,6 +140,7 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
 
     Raises FlyweightError that names the file which is damaged, missing or another run's.
     """
+    refuse_link(state)
     pointer = state / "current.json"
     if not pointer.exists():
         return None

@@ -207,6 +207,19 @@ def test_broken_yaml_is_a_request_error(tmp_path, text):
         load.read_yaml(path)
 
 
+LONG = ("0x" + "f" * 5000, "9" * 5000, "-" + "9" * 5000, "0b" + "1" * 20_000, "0" + "7" * 5000, "1" + ":1" * 5000, "1_" * 5000)
+
+
+@pytest.mark.parametrize("number", LONG)
+@pytest.mark.parametrize("text", ["seed: {}", "? {}\n: 1", "a: [1, {}]", "!!int {}"])
+def test_numbers_that_python_cannot_write_are_refused_in_any_base(number, text):
+    with pytest.raises(
+        RequestError, match=r"x, line 1, column \d+: not valid YAML: a number of [0-9,]+ digits; 100 are the most"
+    ):
+        load.parse_yaml(text.format(number), "x")
+    assert load.parse_yaml("a: [0xff, 017, 99999999999999999999]", "x") == {"a": [255, 15, 99999999999999999999]}
+
+
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     for path, part in ((tmp_path, "folder"), (tmp_path / "no.yaml", "no such file"), (tmp_path / "latin.yaml", "UTF-8")):

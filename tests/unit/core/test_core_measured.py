@@ -105,3 +105,17 @@ def test_processes_that_start_together_agree(tmp_path):
     kept = json.loads(fact(0).path(tmp_path).read_text())["value"]["value"]
     assert values == {kept}
     assert os.listdir(tmp_path / FOLDER) == [fact(0).path(tmp_path).name]
+
+
+def test_a_linked_folder_or_file_keeps_nothing_elsewhere(tmp_path, elsewhere):
+    root = tmp_path / "runs"
+    root.mkdir()
+    watched = Watched()
+    (root / FOLDER).symlink_to(elsewhere)
+    assert obtain(fact(1.5), root, watched) == (1.5, True)
+    assert watched.events and "symbolic link" in watched.events[-1][1]["why"]
+    (root / FOLDER).unlink()
+    (root / FOLDER).mkdir()
+    fact(1.5).path(root).symlink_to(elsewhere / "file")
+    assert obtain(fact(2.5), root, watched) == (2.5, True)
+    assert obtain(fact(3.5), root) == (2.5, False)

@@ -84,3 +84,21 @@ def test_a_lock_is_held_or_not(tmp_path):
     with store.locked("x"):
         assert usage.held(tmp_path / ".locks" / "x.lock")
     assert not usage.held(tmp_path / ".locks" / "x.lock")
+
+
+def test_a_link_is_nobodys_lock(tmp_path, elsewhere):
+    store = Store(tmp_path / "runs")
+    store.prepare()
+    locks = store.root / ".locks"
+    (locks / ".use-0123abcd.lock").symlink_to(elsewhere / "file")
+    assert not usage.held(locks / ".use-0123abcd.lock")
+    with usage.alone(store):
+        pass
+    with usage.working(store, "flyweight run x"):
+        pass
+    (locks / ".gate.lock").unlink()
+    (locks / ".gate.lock").symlink_to(elsewhere / ".gate.lock")
+    with pytest.raises(FlyweightError, match="symbolic link"), usage.alone(store):
+        raise AssertionError("it went on")
+    with usage.working(store, "flyweight ls"):
+        pass

@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder with the standard corpora's files; tests that need it are skipped where it is not there."""
-    here = Path(os.environ.get("FLYWEIGHT_DATA") or Path(__file__).parents[4] / "shared" / "data")
-    if not (here / "ptb" / "ptb.train.txt").exists():
-        pytest.skip("no local copies of the standard corpora")
-    return here
 
 
 def _prose(lines: int, seed: int = 0) -> str:

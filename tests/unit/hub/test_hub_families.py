@@ -127,24 +127,23 @@ def edited(tmp_path: Path, name: str, **fields: object) -> Path:
         ("qwen3", {"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3}, ["window", "sliding_attention"]),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"}, ["inverse_layer", "is relu"]),
         ("gpt2", {"n_head": 5}, ["does not divide"]),
-        ("llama", {"hidden_size": "wide"}, ["hidden_size", "dim"]),
+        ("llama", {"pretraining_tp": 2, "flavour": "sweet", "is_encoder_decoder": True}, ["flavour is 'sweet'", "is_encoder"]),
     ],
 )
 def test_what_the_decoder_cannot_compute_is_refused_with_every_reason(name, fields, reasons, tmp_path):
     with pytest.raises(Inexpressible) as caught:
         convert.config_of(checkpoint.read(edited(tmp_path, name, **fields)))
-    if reasons[0] == "hidden_size":
-        reasons = ["dim"]
     assert all(reason in str(caught.value) for reason in reasons), caught.value
 
 
-def test_a_missing_field_is_named(tmp_path):
+def test_a_missing_field_is_at_transformers_default_which_the_tensors_then_do_not_fit(tmp_path):
     place = edited(tmp_path, "llama")
     raw = json.loads((place / "config.json").read_text())
     del raw["intermediate_size"]
     (place / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(Inexpressible, match="intermediate_size"):
-        convert.config_of(checkpoint.read(place))
+    assert convert.config_of(checkpoint.read(place)).mlp.hidden == 11008
+    with pytest.raises(FlyweightError, match=r"mlp\.down\.weight has shape \(40, 52\) instead of \(40, 11008\)"):
+        convert.decoder(checkpoint.read(place))
 
 
 def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path):
@@ -416,22 +415,3 @@ def test_a_truncated_shard_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(FlyweightError, match=r"model\.safetensors: damaged"):
         convert.decoder(checkpoint.read(tmp_path))
-
-
-def test_gpt2s_older_tokenizer_files_become_one(tmp_path):
-    from tokenizers import ByteLevelBPETokenizer
-
-    from flyweight.data.tokenizer import Tokenizer
-
-    old = ByteLevelBPETokenizer()
-    texts = ["the cat sat on the mat. " * 50]
-    old.train_from_iterator(texts, vocab_size=280, special_tokens=["<|endoftext|>"], show_progress=False)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    old.save_model(str(tmp_path / "a"))
-    assert convert.copy_tokenizer(tmp_path / "a", tmp_path / "b")
-    made = Tokenizer.load(tmp_path / "b")
-    text = "the cat's hat\n sät"
-    assert made.encode(text) == old.encode(text).ids
-    assert made.decode(made.encode(text)) == text
-    assert made.separator == old.token_to_id("<|endoftext|>")

@@ -1,13 +1,15 @@
 import json
+import shutil
 
 import hub_fixture
 import pytest
 import torch
 import transformers
 
+from flyweight.core.artifact import Artifact, Store
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import audit
-from flyweight.hub import checkpoint, convert, foreign, models
+from flyweight.hub import checkpoint, convert, fetch, foreign, models
 from flyweight.model import folder
 from flyweight.model.generate import generate
 
@@ -103,7 +105,7 @@ def test_weights_that_do_not_fit_are_an_error_not_random_numbers(folders, tmp_pa
     found.pop("gpt_neox.layers.1.mlp.dense_h_to_4h.weight")
     (tmp_path / "config.json").write_text((folders["neox"] / "config.json").read_text())
     save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(FlyweightError, match=r"missing keys: .*dense_h_to_4h"):
+    with pytest.raises(FlyweightError, match=r"dense_h_to_4h\.weight are missing"):
         foreign.load(tmp_path)
 
 
@@ -113,3 +115,105 @@ def test_what_is_no_causal_language_model_is_refused(folders, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(raw))
         with pytest.raises(FlyweightError, match=str(tmp_path)):
             foreign.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["neox", "llama"])
+def test_an_import_shares_no_file_with_its_source(name, folders, tmp_path):
+    source = tmp_path / "source"
+    if name in folders:
+        shutil.copytree(folders[name], source)
+    else:
+        hub_fixture.save(name, source)
+    artifact = fetch.imported(str(source), Store(tmp_path / "runs"), lambda draft, facts: None)
+    for file in source.iterdir():
+        with open(file, "r+b") as opened:
+            opened.write(b"changed")
+    assert Artifact.open(artifact.path).id == artifact.id
+    (tmp_path / "new").touch()
+    modes = (tmp_path / "new").stat().st_mode
+    assert {(path.stat().st_nlink, path.stat().st_mode) for path in artifact.path.rglob("*") if path.is_file()} == {(1, modes)}
+
+
+@pytest.mark.parametrize("named", ["owner/kernel", "paged|owner/kernel@main:name", "flash_attention_2", {"": "owner/kernel"}])
+def test_code_that_a_config_names_for_attention_is_neither_fetched_nor_run(monkeypatch, named):
+    from transformers.integrations import hub_kernels
+
+    def fetch(*names, **options):
+        raise AssertionError(names)
+
+    monkeypatch.setattr(hub_kernels, "get_kernel", fetch)
+    config = transformers.LlamaConfig(**WIDE, attn_implementation=named)
+    assert config._attn_implementation is not None
+    foreign.choose_own_code(config)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert model.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_a_config_with_flash_attention_is_computed_without(folders, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["mistral"], copy)
+    raw = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**raw, "attn_implementation": "flash_attention_2"}))
+    tokens = torch.arange(9)[None]
+    assert torch.equal(models.load(copy)(tokens), models.load(folders["mistral"])(tokens))
+
+
+REFUSED = ("bert", "bert, masked", "roformer", "t5")
+
+
+@pytest.mark.parametrize("name", [name for name in hub_fixture.FAMILIES if name not in REFUSED])
+def test_every_family_behind_the_adapter_gives_transformers_logits(name, tmp_path):
+    theirs = hub_fixture.save_family(name, tmp_path)
+    tokens = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = theirs(tokens).logits, models.load(tmp_path)(tokens)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_decoder_is_refused(name, tmp_path):
+    hub_fixture.save_family(name, tmp_path)
+    why = "not a causal language model" if name == "t5" else "in both directions"
+    with pytest.raises(RequestError, match=why):
+        models.load(tmp_path)
+
+
+def edited(tmp_path, **fields):
+    hub_fixture.save_family("mistral", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return tmp_path
+
+
+def test_tuples_instead_of_named_outputs_change_nothing(tmp_path):
+    expected = models.load(edited(tmp_path))
+    found = models.load(edited(tmp_path, return_dict=False, output_hidden_states=True))
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(found(tokens), expected(tokens))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text_config": {"vocab_size": 9}},
+        {"text_config": {}},
+        {"decoder": 3},
+    ],
+)
+def test_a_config_within_that_the_family_has_not_is_refused(fields, tmp_path):
+    with pytest.raises(RequestError, match="does not describe one language model"):
+        models.config(edited(tmp_path, **fields))
+
+
+def test_two_configs_within_are_refused(tmp_path):
+    with pytest.raises(RequestError, match="text_config"):
+        models.config(edited(tmp_path, text_config={}, decoder={}))
+
+
+def test_what_transformers_cannot_run_is_said(tmp_path):
+    hub_fixture.save("qwen3", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_types": ["sliding_attention"] * 3}))
+    with pytest.raises(FlyweightError, match=r"transformers could not run it: .*sliding_window"):
+        models.load(tmp_path)

@@ -54,6 +54,13 @@ def test_a_refusal_is_the_templates_own(tmp_path):
         ("{{ messages + 1 }}", "fails: TypeError"),
         ("{{ messages.append(1) }}", "refuses"),
         ("{{ range(10 ** 9) | list }}", "fails: OverflowError"),
+        ("{{ (1e308 * 10) | int }}", "fails: "),
+        ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "not a usable chat template"),
+        ("{{" + "[" * 5000 + "]" * 5000 + "}}", "not a usable chat template"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "fails: RecursionError"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", "stopped: it makes more than"),
+        ("{{ 'x' * 10 ** 11 }}", "stopped: it needs more than 512 MB"),
+        ("{{ raise_exception('\\x1b[31mred \\u202e') }}", r"refuses this conversation: \\x1b\[31mred \\u202e"),
     ],
 )
 def test_a_template_is_code_from_elsewhere(tmp_path, source, message):
@@ -62,11 +69,27 @@ def test_a_template_is_code_from_elsewhere(tmp_path, source, message):
         template.of(tmp_path).render(TALK)
 
 
+def test_one_that_does_not_end_is_stopped(tmp_path, monkeypatch):
+    chat_fixture.tokenizer(tmp_path, "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    monkeypatch.setattr(template, "SECONDS", 0.5)
+    with pytest.raises(FlyweightError, match=r"its chat template was stopped: it takes more than 0\.5 s"):
+        template.of(tmp_path).render(TALK)
+
+
+@pytest.mark.parametrize("source", ["\ufdd0999\ufdd0", "\ufdd0x\ufdd0", "\ufdd0", "{{ messages[0].content[:2] }}"])
+def test_marks_that_a_template_writes_or_cuts_are_refused(tmp_path, source):
+    chat_fixture.tokenizer(tmp_path, source + "{{ messages[0].content }}")
+    tokenizer = Tokenizer.load(tmp_path)
+    marked = template.of(tmp_path).marked([{"role": "user", "content": "<|im_end|>"}], tokenizer)
+    with pytest.raises(RequestError, match="U\\+FDD0"):
+        template.tokens(marked, tokenizer)
+
+
 def test_models_without_one_and_damaged_files(tmp_path):
     chat_fixture.tokenizer(tmp_path, None)
     assert template.of(tmp_path) is None
     file = tmp_path / "tokenizer_config.json"
-    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
+    named = [{"name": ["x"], "template": "z"}, {"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
     file.write_text(json.dumps({"chat_template": named}))
     assert template.of(tmp_path).render([]) == "y"
     for text, message in {"{": "not valid JSON", "[]": "not a JSON object", '{"chat_template": 3}': "not a text"}.items():

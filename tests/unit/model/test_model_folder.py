@@ -129,3 +129,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FlyweightError, match="could not be written"):
         folder.save(decoder(), tmp_path / "file")
+
+
+def test_files_have_the_modes_of_new_files_and_replace_links(tmp_path, elsewhere):
+    (tmp_path / "out").mkdir()
+    for name in (folder.CONFIG, folder.WEIGHTS, f"{folder.CONFIG}.partial", f"{folder.WEIGHTS}.partial"):
+        (tmp_path / "out" / name).symlink_to(elsewhere / "file")
+    folder.save(decoder(), tmp_path / "out")
+    (tmp_path / "new").touch()
+    assert {path.lstat().st_mode for path in (tmp_path / "out").iterdir()} == {(tmp_path / "new").stat().st_mode}

@@ -104,7 +104,7 @@ def test_corpora(tmp_path, monkeypatch):
 def test_a_quota_and_a_busy_machine_are_told(monkeypatch):
     monkeypatch.setattr(doctor, "_quota", lambda: 0.5)
     monkeypatch.setattr(doctor.machine, "usable_cores", lambda: 4)
-    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (9.0, 0, 0))
+    monkeypatch.setattr(doctor.machine, "load", lambda: 9.0)
     lines = by_name(doctor._machine(Runtime("cpu", 4)))
     assert lines["processor"].verdict == lines["load"].verdict == "slow" and "--threads 1" in lines["processor"].remedy
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flyweight.core import machine
 from flyweight.core.artifact import Store
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
@@ -28,6 +29,16 @@ def test_rates_are_measured_once(tmp_path, monkeypatch):
     assert rate.kept(Store(tmp_path), Runtime("cpu", 2), "fp32").fresh
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_rates_of_a_busy_machine_say_so_for_as_long_as_they_are_kept(tmp_path, monkeypatch, busy):
+    monkeypatch.setattr(machine, "load", lambda: 9.0 * busy)
+    monkeypatch.setattr(rate, "measured", measured)
+    monkeypatch.setattr(rate, "_training", lambda *_: 1e10)
+    monkeypatch.setattr(rate, "_packing", lambda: 1e6)
+    lines = [rate.kept(Store(tmp_path), CPU, "fp32").line() for _ in range(2)]
+    assert [", while other work ran" in line for line in lines] == [busy, busy]
+
+
 def test_a_rate_between_and_beyond_two_widths():
     rates = rate.Rates(training={64: 1e10, 256: 4e10}, packing=1e6)
     assert rates.at(64) == pytest.approx(1e10)
@@ -39,4 +50,10 @@ def test_a_rate_between_and_beyond_two_widths():
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / rate.FILE).write_text('{"x": {"training": {}}}')
     with pytest.raises(RequestError, match=r"rates\.json .*delete it"):
+        rate.kept(Store(tmp_path), CPU, "fp32")
+
+
+def test_rates_are_not_read_or_written_through_a_link(tmp_path, elsewhere):
+    (tmp_path / rate.FILE).symlink_to(elsewhere / "rates.json")
+    with pytest.raises(RequestError, match=r"rates\.json is a symbolic link"):
         rate.kept(Store(tmp_path), CPU, "fp32")

@@ -149,3 +149,15 @@ def test_ticks_are_few_round_and_inside(low, high, log):
     assert all(low <= mark <= high * (1 + 1e-12) for mark in marks)
     for mark in marks:
         assert len(f"{mark:.6g}".rstrip("0").replace(".", "").lstrip("0").split("e")[0].rstrip("0")) <= 2
+
+
+def test_the_users_settings_of_matplotlib_decide_nothing(monkeypatch):
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # would start latex
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 33.0)
+    with figure_style():
+        assert not matplotlib.rcParams["text.usetex"]
+        assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+        assert matplotlib.rcParams["svg.hashsalt"] == "flyweight"
+    assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["lines.linewidth"] == 33.0

@@ -11,8 +11,8 @@ from flyweight.errors import RequestError
 from flyweight.report import page, words
 from flyweight.report.entries import entries
 from flyweight.report.summary import Sample
-from flyweight.report.visible import visible
 from flyweight.session import Session
+from flyweight.visible import visible
 
 VOID = {"meta", "link", "br", "input"}
 
@@ -165,6 +165,19 @@ def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypa
         api.report(runs[0], "grid", session=session)
 
 
+def test_a_run_is_found_by_its_name_whatever_it_ends_in_and_whatever_lies_around(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session(runs=tmp_path / "runs")
+    for name in ("x.html", "table.htm"):
+        folder = made.write(tmp_path / "runs", name=name)
+        (tmp_path / name).mkdir()
+        assert api.report(name, session=session) == folder / "report.html"
+        assert (folder / "table.csv").is_file()
+        assert not any((tmp_path / name).iterdir())
+        with pytest.raises(RequestError, match="not a finished run"):
+            api.report(f"./{name}", session=session)
+
+
 def test_importing_the_report_is_quick():
     code = (
         "import sys, flyweight.report.page; print([m for m in ('torch', 'matplotlib', 'jinja2', 'rich') if m in sys.modules])"
@@ -199,3 +212,21 @@ def test_learning_is_one_figure_with_a_switch_and_columns_are_explained(html):
     assert "Against training compute" in html and "Against training time" in html
     text = " ".join(" ".join(Checker(html).text).split())
     assert "What the columns mean" in text and "perplexity per token, lower is better" in text
+
+
+def test_documents_that_were_left_out_stand_on_the_page():
+    left_out = ("notes/bad.md: not UTF-8 at byte 7", "notes/\x1b[31m.md: empty")
+    text = " ".join(page.render([made.quickstart(corpus=(made.corpus(skipped=5, left_out=left_out),))]).split())
+    assert "5 documents were left out:" in text and "<li>notes/bad.md: not UTF-8 at byte 7</li>" in text
+    assert "and 3 more" in text and "\x1b" not in text
+    one = " ".join(page.render([made.quickstart(corpus=(made.corpus(skipped=1, left_out=left_out[:1]),))]).split())
+    assert "1 document was left out:" in one and "more</li>" not in one
+
+
+def test_what_stands_in_the_training_text_is_told_in_its_own_unit():
+    def said(**changes):
+        return " ".join(page.render([made.quickstart(corpus=(made.corpus(**changes),))]).split())
+
+    assert "8.1 % of the validation lines and 9.3 % of the test lines also stand in the training text." in said()
+    pieces = said(overlap_unit="pieces", overlap={"test": 0.5})
+    assert "50 % of the test text also stands in the training text, in pieces of 50 characters." in pieces

@@ -349,3 +349,18 @@ def test_a_run_interrupted_around_the_switch_ends_with_the_same_bits(corpus, tmp
     resumed = again.train()
     assert same(weights(whole), weights(again))
     assert resumed["flops"] == facts["flops"] and resumed["best_nll"] == facts["best_nll"]
+
+
+def test_a_checkpoint_is_not_written_through_a_link(corpus, tmp_path, elsewhere):
+    made = trainer(corpus, tmp_path / "draft")
+    (tmp_path / "draft" / "state").symlink_to(elsewhere / "state")
+    with pytest.raises(RequestError, match="state is a symbolic link"):
+        made.train()
+
+
+def test_an_older_checkpoint_that_is_a_link_stays_what_it_leads_to(corpus, tmp_path, elsewhere):
+    made = trainer(corpus, tmp_path / "draft")
+    (tmp_path / "draft" / "state").mkdir()
+    (tmp_path / "draft" / "state" / "step-00000003").symlink_to(elsewhere / "state")
+    made.train()
+    assert (tmp_path / "draft" / "state" / "current.json").is_file()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from flyweight.api import Run, StudyRun
 from flyweight.cli.show import advice
 from flyweight.config.units import format_size, format_time
+from flyweight.core.console import Terminal
 from flyweight.report import study_tables, tables, words
 from flyweight.report.entries import entries, groups
 from flyweight.report.phrases import floor_name
@@ -19,9 +18,9 @@ from flyweight.report.phrases import floor_name
 
 def say(*lines: Any) -> None:
     """Print text lines and tables on standard output."""
-    console = Console(highlight=False)
+    console = Terminal()
     for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str | Text), markup=False)
+        console.print(line, soft_wrap=isinstance(line, str | Text))
 
 
 def run(result: Run) -> None:
@@ -29,7 +28,7 @@ def run(result: Run) -> None:
     grouped = groups(entries([result.summary]))
     say(*advice.lines(grouped))
     for group in grouped:
-        say("", tables.terminal(group, Console().width))
+        say("", tables.terminal(group, Terminal().width))
     for stage in result.summary.stages:
         if stage.evaluate is not None:
             say(f"{stage.name}: {_in_words(stage.evaluate)}")
@@ -92,7 +91,7 @@ def checks(values: dict[str, Any]) -> None:
     colours = {"pass": "green", "fail": "red", "n/a": "dim"}
     for check in values["checks"]:
         numbers = ["" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")]
-        table.add_row(check["name"], Text(check["verdict"], colours[check["verdict"]]), *numbers, escape(check["why"]))
+        table.add_row(check["name"], Text(check["verdict"], colours[check["verdict"]]), *numbers, check["why"])
     say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
 
 
@@ -102,7 +101,7 @@ LONGEST = 30
 
 def _newest(items: list[Any], everything: bool) -> tuple[list[Any], list[Text]]:
     """Return the items to list, oldest first, and a line about those left out of a terminal."""
-    left = 0 if everything or not Console().is_terminal else max(0, len(items) - LONGEST)
+    left = 0 if everything or not Terminal().is_terminal else max(0, len(items) - LONGEST)
     note = f"{left} older one{'s' * (left != 1)} not shown; `flyweight ls --all` lists everything"
     return items[left:], [Text(note, "dim")] if left else []
 
@@ -117,7 +116,7 @@ def models(items: list[dict[str, Any]], everything: bool) -> None:
     for item in shown:
         bits = "" if item["bits_per_byte"] is None else f"{item['bits_per_byte']:.3f}"
         where = "" if item["split"] is None else f"{item['corpus'] or 'its text'}, {item['split']}"
-        table.add_row(escape(item["name"]), bits, format_size(item["bytes"]), escape(where))
+        table.add_row(item["name"], bits, format_size(item["bytes"]), where)
     say(*note, table)
 
 
@@ -130,7 +129,7 @@ def listing(found: dict[str, Any], everything: bool = False) -> None:
     table = _plain_table(("artifact", "made (UTC)", "took", "size", "used by"), right=("took", "size"))
     for item in items:
         took = "" if item["seconds"] is None else format_time(item["seconds"])
-        users = escape(_shortly(item["used_by"])) if item["used_by"] else Text("no recipe", "dim")
+        users = _shortly(item["used_by"]) if item["used_by"] else Text("no recipe", "dim")
         state = (
             Text("damaged", "red") if item["damaged"] else _half_made(item) if item["state"] == "half-made" else item["created"]
         )
@@ -140,7 +139,7 @@ def listing(found: dict[str, Any], everything: bool = False) -> None:
     recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
     for recipe in found["recipes"]:
         state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("unfinished", "yellow")
-        recipes.add_row(escape(recipe["name"]), _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
+        recipes.add_row(recipe["name"], _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
     say(*(("", recipes) if found["recipes"] else ()))
     for recipe in found["recipes"]:
         unfinished = len(recipe["unfinished"]) if recipe["created"] else 0
@@ -162,7 +161,7 @@ def garbage(found: Any) -> None:
     table = _plain_table(("what", "made (UTC)", "size", "why it can go"), right=("size",))
     for item in found.items:
         if item.kind != "lock":
-            table.add_row(escape(item.path.name), _minute(item.created), format_size(item.bytes), escape(item.why))
+            table.add_row(item.path.name, _minute(item.created), format_size(item.bytes), item.why)
     say(*((table,) if len(locks) < len(found.items) else ()), *found.kept)
     if locks:
         say(f"and {len(locks)} lock file{'s' * (len(locks) != 1)} that nobody holds")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from flyweight.cli.show.results import say
+from flyweight.core.console import Terminal
 
 COLOURS = {
     **{"ok": "green", "missing": "yellow", "slow": "yellow", "broken": "red"},
@@ -29,7 +29,7 @@ def comparison(found: Any) -> None:
     rows = [_cells(found, row) for row in found]
     left: list[str] = []
     for head in (head for head in reversed(DISPENSABLE) if head in rows[0]):
-        if not _fits(rows, left, Console().width):
+        if not _fits(rows, left, Terminal().width):
             left.append(head)
     table = Table(box=None, header_style="dim", pad_edge=False)
     heads = [head for head in rows[0] if head not in left]

@@ -22,7 +22,9 @@ def import_(
     with shared.session() as session:
         artifact = api.import_(model, out=out, session=session)
     found = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
-    shared.answer(found, lambda _: results.say(f"{artifact.id}: {artifact.path}"))
+    unread = artifact.facts.get("unread")
+    beside = f" (other weights beside it were not read: {', '.join(unread)})" if unread else ""
+    shared.answer(found, lambda _: results.say(f"{artifact.id}: {artifact.path}{beside}"))
 
 
 def export(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flyweight.cli.options import WORK, Overrides, Shared, Without, verb
+from flyweight.core.terminal import print_json
 from flyweight.errors import RequestError
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make a finished run anew.")]
@@ -48,7 +48,7 @@ def study(
     with shared.session() as session:
         result = api.study(study, *(overrides or ()), yes=yes, session=session)
     if shared.as_json:
-        print(result.summary.model_dump_json())
+        print_json(result.summary.model_dump(mode="json"))
     else:
         results.study(result)
 
@@ -77,7 +77,7 @@ def train(
     with shared.session() as session:
         result = api.train(data, *overrides, name=name, fresh=fresh, session=session)
     if shared.as_json:
-        print(result.summary.model_dump_json())
+        print_json(result.summary.model_dump(mode="json"))
     else:
         from flyweight.cli.show import trained
 
@@ -135,7 +135,7 @@ def schema(
     """Print the JSON Schema of recipe files, for editors."""
     from flyweight.config import load, study as study_config
 
-    print(json.dumps(study_config.json_schema() if study else load.json_schema(), indent=1))
+    print_json(study_config.json_schema() if study else load.json_schema(), indent=1)
 
 
 def add(app: typer.Typer) -> None:

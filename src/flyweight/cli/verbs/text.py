@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flyweight.cli.options import MACHINE, ModelName, Shared, verb
+from flyweight.core.terminal import Speech
 
 
 def generate(
@@ -24,11 +25,11 @@ def generate(
     """Continue a text."""
     from flyweight import api
 
+    speech = Speech(sys.stdout)
     unsaid = [prompt]  # until the model is there and has something to add
 
     def speak(piece: str) -> None:
-        sys.stdout.write("".join([*unsaid, piece]))
-        sys.stdout.flush()
+        speech.say("".join([*unsaid, piece]))
         unsaid.clear()
 
     with shared.session(quiet=True) as session:

@@ -1,0 +1,281 @@
+"""Models from elsewhere: families and config variants, each equal to transformers' own model or refused, none different.
+
+    python benchmarks/elsewhere.py [--only WORD] [--data-dir FOLDER]
+
+Every model is tiny and random, made through transformers; a variant then edits its config.json or its files as other people's
+models come. transformers' logits of 2 x 60 tokens are the truth; equal means within 1e-4 of the largest.  results/elsewhere.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's library is imported
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import hub_fixture
+import torch
+import transformers
+from rows import Rows
+from safetensors.torch import load_file, save_file
+
+from flyweight import models
+from flyweight.core.artifact import Store
+from flyweight.errors import FlyweightError
+from flyweight.hub import models as hub
+
+BOUND = 1e-4
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+SLIDING = ["sliding_attention"] * 3
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}
+LONG = {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.5] * 5, "long_factor": [2.0] * 5}
+Edit = dict[str, Any]
+
+CONFIGS: dict[str, tuple[str, Edit]] = {
+    "rope_scaling, type linear": ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "rope_scaling, rope_type linear": (
+        "llama",
+        {"rope_parameters": None, "rope_scaling": LINEAR},
+    ),
+    "rope_scaling linear beside rope_parameters": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "rope_scaling yarn beside rope_parameters": ("qwen3", {"rope_scaling": YARN}),
+    "rope_parameters, type linear": ("llama", {"rope_parameters": {"type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    "rope_parameters without rope_theta": ("llama", {"rope_parameters": {"rope_type": "default"}}),
+    "rope_theta beside rope_parameters": ("llama", {"rope_theta": 777.0}),
+    "rope_theta alone": ("llama", {"rope_parameters": None, "rope_theta": 777.0}),
+    "rope_theta inside rope_scaling": (
+        "llama",
+        {"rope_parameters": None, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777.0}},
+    ),
+    "rope, no field at all": ("llama", {"rope_parameters": None}),
+    "rope llama3": ("llama", {"rope_parameters": {**hub_fixture.LLAMA3}}),
+    "rope llama3 as rope_scaling": ("llama", {"rope_parameters": None, "rope_scaling": hub_fixture.LLAMA3}),
+    "rope yarn": ("llama", {"rope_parameters": YARN}),
+    "rope yarn, qwen3": ("qwen3", {"rope_parameters": YARN}),
+    "rope dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+    "rope longrope": ("llama", {"rope_parameters": {**LONG, "rope_theta": 1e4}}),
+    "rope, unknown type": ("llama", {"rope_parameters": {"rope_type": "wavy", "rope_theta": 1e4}}),
+    "rope, factor of text": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": "2", "rope_theta": 1e4}}),
+    "partial_rotary_factor": ("llama", {"partial_rotary_factor": 0.5}),
+    "is_causal false": ("llama", {"is_causal": False}),
+    "is_causal false, qwen3": ("qwen3", {"is_causal": False}),
+    "return_dict false": ("llama", {"return_dict": False}),
+    "use_return_dict false, gpt2": ("gpt2", {"return_dict": False}),
+    "use_cache false": ("llama", {"use_cache": False}),
+    "output_hidden_states": ("llama", {"output_hidden_states": True}),
+    "output_attentions": ("llama", {"output_attentions": True}),
+    "pretraining_tp 2": ("llama", {"pretraining_tp": 2}),
+    "attention_dropout": ("llama", {"attention_dropout": 0.5}),
+    "rms_norm_eps": ("llama", {"rms_norm_eps": 0.3}),
+    "hidden_act gelu": ("llama", {"hidden_act": "gelu"}),
+    "hidden_act relu": ("llama", {"hidden_act": "relu"}),
+    "hidden_activation beside hidden_act": ("llama", {"hidden_activation": "relu"}),
+    "layer_types, all full": ("llama", {"layer_types": ["full_attention"] * 3}),
+    "layer_types, sliding": ("llama", {"layer_types": SLIDING, "sliding_window": 8}),
+    "sliding_window, llama": ("llama", {"sliding_window": 8}),
+    "sliding_window, qwen3": ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    "layer_types sliding without a window, qwen3": (
+        "qwen3",
+        {"layer_types": SLIDING, "sliding_window": None},
+    ),
+    "layer_types sliding, qwen3": ("qwen3", {"layer_types": SLIDING, "sliding_window": 8}),
+    "text_config": ("llama", {"text_config": {"rms_norm_eps": 0.3}}),
+    "attn_implementation eager": ("llama", {"attn_implementation": "eager"}),
+    "attn_implementation of a repository": ("llama", {"attn_implementation": "owner/kernel"}),
+    "_attn_implementation of a repository": ("llama", {"_attn_implementation": "owner/kernel"}),
+    "auto_map": ("llama", {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}),
+    "another architecture": ("llama", {"architectures": ["LlamaForSequenceClassification"]}),
+    "tie_word_embeddings with another head": ("llama", {"tie_word_embeddings": True}),
+    "head_dim null": ("llama", {"head_dim": None}),
+    "num_key_value_heads null": ("llama-biases-mha", {"num_key_value_heads": None}),
+    "a field nobody knows": ("llama", {"flavour": "sweet"}),
+    "quantization_config gptq": ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+    "quantization_config fp8": ("llama", {"quantization_config": {"quant_method": "fp8"}}),
+    "quantization_config bitnet": ("llama", {"quantization_config": {"quant_method": "bitnet"}}),
+    "layers 1e9": ("llama", {"num_hidden_layers": 10**9}),
+    "layers -1": ("llama", {"num_hidden_layers": -1}),
+    "layers true": ("llama", {"num_hidden_layers": True}),
+    "hidden_size 40.0": ("llama", {"hidden_size": 40.0}),
+    "vocab_size 1e12": ("gpt2", {"vocab_size": 10**12}),
+    "eps NaN": ("llama", {"rms_norm_eps": float("nan")}),
+    "gpt2, hidden_size and aliases": (
+        "gpt2",
+        {"n_embd": None, "hidden_size": 36, "n_layer": None, "num_hidden_layers": 3, "n_head": None, "num_attention_heads": 3},
+    ),
+    "gpt2, max_position_embeddings": ("gpt2", {"n_positions": None, "max_position_embeddings": 32}),
+    "gpt2, scale_attn_weights false": ("gpt2", {"scale_attn_weights": False}),
+    "gpt2, scale_attn_by_inverse_layer_idx": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt2, reorder_and_upcast_attn": ("gpt2", {"reorder_and_upcast_attn": True}),
+    "gpt2, activation relu": ("gpt2", {"activation_function": "relu"}),
+    "gpt2, activation quick_gelu": ("gpt2", {"activation_function": "quick_gelu"}),
+    "gpt2, layer_norm_epsilon": ("gpt2", {"layer_norm_epsilon": 0.3}),
+    "gpt2, add_cross_attention": ("gpt2", {"add_cross_attention": True}),
+    "gpt2, is_causal false": ("gpt2", {"is_causal": False}),
+}
+
+
+def _another_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+
+
+def _two_files(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, folder / "model.fp16.safetensors", {"format": "pt"})
+
+
+def _changed(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+        )
+
+    return edit
+
+
+def _to(dtype: torch.dtype) -> Callable[[Path], None]:
+    return _changed(lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()}))
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}))
+    save_file({"base_model.model.x": torch.ones(2)}, folder / "adapter_model.safetensors")
+
+
+def _adapter_alone(folder: Path) -> None:
+    _adapter(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+
+
+def _pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _linked(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    (folder / "model.safetensors").symlink_to(folder.parent / "outside.safetensors")
+
+
+def _truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def _bare(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("model.")]:
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
+FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "a variant alone, fp16": ("llama", _another_name),
+    "a variant beside the weights": ("llama", _two_files),
+    "an adapter beside its base": ("llama", _adapter),
+    "an adapter alone": ("llama", _adapter_alone),
+    "an unused tensor": ("llama", _changed(lambda tensors: tensors.update({"model.extra.weight": torch.ones(3)}))),
+    "an unused bias": ("llama", _changed(lambda tensors: tensors.update({"model.norm.bias": torch.ones(40)}))),
+    "a missing tensor": ("llama", _changed(lambda tensors: tensors.pop("model.norm.weight") and None)),
+    "a tensor of another shape": ("llama", _changed(lambda t: t.update({"model.norm.weight": torch.ones(7)}))),
+    "tensors of the bare model": ("llama", _changed(_bare)),
+    "weights in float16": ("llama", _to(torch.float16)),
+    "weights in bfloat16": ("llama", _to(torch.bfloat16)),
+    "weights in float64": ("llama", _to(torch.float64)),
+    "weights in int8": ("llama", _to(torch.int8)),
+    "weights in fp8": ("llama", _to(torch.float8_e4m3fn)),
+    "a tensor of NaN": ("llama", _changed(lambda t: t["model.norm.weight"].fill_(float("nan")) and None)),
+    "pickled weights": ("llama", _pickled),
+    "weights linked from outside": ("llama", _linked),
+    "weights cut off": ("llama", _truncated),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder to be made and looked at."""
+
+    group: str
+    name: str
+    make: Callable[[Path], None]
+
+
+def cases() -> Iterator[Case]:
+    """Yield every case."""
+    for name in hub_fixture.CHECKPOINTS:
+        yield Case("native", name, lambda folder, name=name: hub_fixture.save(name, folder) and None)
+    for name in hub_fixture.FAMILIES:
+        yield Case("family", name, lambda folder, name=name: hub_fixture.save_family(name, folder) and None)
+    for name, (base, edit) in CONFIGS.items():
+        yield Case("config", name, lambda folder, base=base, edit=edit: _edited(folder, base, edit))
+    for name, (base, change) in FILES.items():
+        yield Case("files", name, lambda folder, base=base, change=change: _filed(folder, base, change))
+
+
+def _edited(folder: Path, base: str, edit: Edit) -> None:
+    hub_fixture.save(base, folder)
+    path = folder / "config.json"
+    raw = {**json.loads(path.read_text()), **edit}
+    keep_null = {"head_dim", "num_key_value_heads", "sliding_window"}
+    raw = {key: value for key, value in raw.items() if value is not None or key in keep_null}
+    path.write_text(json.dumps(raw))
+
+
+def _filed(folder: Path, base: str, change: Callable[[Path], None]) -> None:
+    hub_fixture.save(base, folder)
+    change(folder)
+
+
+def judged(folder: Path, runs: Path) -> tuple[str, str]:
+    """Return how a folder is read here: `equal` or `DIFFERENT` to transformers, or `refused`, and what there is to say."""
+    try:
+        found = models.find(folder, Store(runs))
+        ours = hub.load(found.path / "model").float().eval()
+    except FlyweightError as error:
+        return "refused", str(error).replace(str(folder), "MODEL").replace(str(runs), "RUNS")
+    try:
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        theirs.config.return_dict = True
+    except Exception as error:  # whatever transformers says to a folder that we read
+        return "ONLY HERE", f"transformers: {type(error).__name__}: {str(error)[:160]}"
+    tokens = torch.randint(90, (2, min(60, ours.config.context or 60)), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, got = theirs(tokens, return_dict=True).logits, ours(tokens)
+    largest = ((got - expected).abs().max() / expected.abs().max()).item()
+    return ("equal" if largest <= BOUND else "DIFFERENT"), f"{largest:.1e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="a word that stands in a case's group or name")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    rows, lines, counts = Rows("elsewhere"), list[str](), dict[str, int]()
+    with tempfile.TemporaryDirectory() as place:
+        for case in cases():
+            if options.only not in f"{case.group}: {case.name}":
+                continue
+            folder = Path(place) / "model"
+            shutil.rmtree(folder, ignore_errors=True)
+            case.make(folder)
+            verdict, said = judged(folder, Path(place) / "runs")
+            counts[verdict] = counts.get(verdict, 0) + 1
+            lines.append(f"| {case.group} | {case.name} | {verdict} | {said[:200].replace('|', '/')} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+            rows.add(case.group, case.name, verdict, 0, float(said) if verdict in ("equal", "DIFFERENT") else 1, "")
+    print("\n".join(["| what | case | outcome | largest difference, or why |", "|---|---|---|---|", *lines]))
+    print(counts, rows.write(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The standard streams of the command line: what is written to them is visible text, and nothing about them ends the work.
+
+`prepare` puts a `Screen` in the place of standard output and standard error, so that every message goes through one place,
+those of libraries and Python's own too. `Terminal` (`core.console`) writes styled text past it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from flyweight.visible import visible
+
+NARROWEST, WIDEST = 40, 10_000
+"""Columns that a table can be set in; a terminal that claims fewer or more is not believed."""
+
+PLAIN = {
+    **{"✓": "+", "·": "-", "…": "...", "→": "->", "●": "*", "±": "+-", "≤": "<=", "≥": ">=", "²": "2"},
+    **{"\N{MULTIPLICATION SIGN}": "x", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{NO-BREAK SPACE}": " "},
+}
+"""How our own signs are written where a terminal's encoding lacks them; other characters become escapes."""
+
+_CURSOR = re.compile(r"\r(?!\n)|(\x1b\[A)+$")
+"""What a library's progress bar writes before its line or instead of one."""
+
+
+class Output(io.TextIOBase):
+    """A standard stream without its failures: `vanishing` loses what nobody can read any more instead of raising OSError."""
+
+    def __init__(self, raw: TextIO, vanishing: bool) -> None:
+        self.raw, self.vanishing = raw, vanishing
+        self.name, self.mode = getattr(raw, "name", ""), "w"
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The encoding of the stream."""
+        return self.raw.encoding or "utf-8"
+
+    @property
+    def errors(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How the stream writes what its encoding lacks."""
+        return self.raw.errors
+
+    def write(self, text: str) -> int:
+        """Write text exactly as it is."""
+        return self._tried(lambda: self.raw.write(text), len(text))
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._tried(self.raw.flush, None)
+
+    def isatty(self) -> bool:
+        """Return whether a terminal reads this."""
+        return self.raw.isatty()
+
+    def fileno(self) -> int:
+        """Return the stream's descriptor."""
+        return self.raw.fileno()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Leave the stream open: it is the process's own."""
+
+    def _tried(self, action: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return action()
+        except OSError:
+            if not self.vanishing:
+                raise
+            discard(self.raw)
+            return otherwise
+
+
+class Screen(Output):
+    """A standard stream on which everything is visible; `exact` is the same stream for text that is shown as it is."""
+
+    def __init__(self, raw: TextIO, vanishing: bool) -> None:
+        super().__init__(raw, vanishing)
+        self.exact = Output(raw, vanishing)
+
+    def write(self, text: str) -> int:
+        """Write text with control characters as escapes; a progress bar may return to the start of its line."""
+        cursor = _CURSOR.match(text)
+        start = cursor[0] if cursor else ""
+        super().write(start + visible(text[len(start) :]))
+        return len(text)
+
+
+def prepare() -> None:
+    """Make the standard streams, and what the environment says of the terminal, fit to work with: at the start of a process."""
+    _open_closed()
+    for name, vanishing in (("stdout", False), ("stderr", True)):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Screen):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=_ERRORS)
+            setattr(sys, name, Screen(stream, vanishing))
+    for name in ("COLUMNS", "LINES"):
+        if name in os.environ and _believed(os.environ[name]) is None:
+            del os.environ[name]
+    os.environ.setdefault("RUST_BACKTRACE", "0")  # of native libraries
+
+
+def _open_closed() -> None:
+    """Open the null device where a standard stream is closed; the next file to be opened would take its place."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            mode = "w" if descriptor else "r"
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
+            setattr(sys, name, stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Send what is still written to a stream nowhere: its reader is gone, or its disk full."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def exact(stream: TextIO) -> TextIO:
+    """Return a stream for text that is visible already."""
+    return stream.exact if isinstance(stream, Screen) else stream  # pyright: ignore[reportReturnType]
+
+
+def width() -> int:
+    """Return the columns of the terminal: as the environment or the system says, else 80."""
+    told = _believed(os.environ.get("COLUMNS", ""))
+    if told is not None:
+        return told
+    for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
+        try:
+            asked = os.get_terminal_size(stream.fileno()).columns if stream else 0
+        except (OSError, ValueError):
+            continue
+        if asked > 0:
+            return min(max(asked, NARROWEST), WIDEST)
+    return 80
+
+
+def _believed(columns: str) -> int | None:
+    if not re.fullmatch("[0-9]{1,6}", columns, re.ASCII) or int(columns) == 0:
+        return None
+    return min(max(int(columns), NARROWEST), WIDEST)
+
+
+class Speech:
+    """A model's text on a stream as it comes: visible where a terminal shows it, exact in a file or a pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = exact(stream)
+        self._shown = stream.isatty()
+        self._last = ""
+
+    def say(self, piece: str) -> None:
+        """Write a piece at once."""
+        if self._shown:
+            piece, self._last = visible(piece, self._last), piece[-1:] or self._last
+        self._stream.write(piece)
+        self._stream.flush()
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print plain data as JSON: the value exactly, whatever a character would do to a terminal or its encoding to it.
+
+    Raises ValueError for a number that JSON does not have.
+    """
+    known = codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
+    text = json.dumps(value, ensure_ascii=not known, allow_nan=False, indent=indent)
+    exact(sys.stdout).write(_escaped_json(text) + "\n")
+
+
+def _escaped_json(text: str) -> str:
+    if visible(text) == text:
+        return text
+    return "".join(
+        letter if visible(letter) == letter else json.dumps(letter)[1:-1] if letter != "\x7f" else "\\u007f" for letter in text
+    )
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    named = "".join(PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode("ascii") for letter in missing)
+    return named, error.end
+
+
+_ERRORS = "flyweight.nearest"
+codecs.register_error(_ERRORS, _nearest)
