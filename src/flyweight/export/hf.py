@@ -74,13 +74,16 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
 def _describe(out: Path, context: int | None) -> dict[str, Any]:
     """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name.
 
-    Ids that came along with an imported model stay as they are.
+    Ids that came along with an imported model stay as they are; what its tokenizer and template end a text with is added.
     """
     tokenizer = Tokenizer.load(out)
     if not (out / special.WORDS).is_file():
         fields = special.config(tokenizer.words, tokenizer.adds, context)
         write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    kept = {key: value for key, value in special.json_object(out / special.IDS[0]).items() if value is not None}
     ends = tuple(sorted(tokenizer.ends - set(tokenizer.begin)))  # a chat model also ends its turns
     named = special.ids(replace(tokenizer.special, ends=ends))
-    kept = special.json_object(out / special.IDS[0])
-    return {key: value if kept.get(key) is None else kept[key] for key, value in named.items()}
+    came = kept.get("eos_token_id", [])
+    if set(ends) != set(came if isinstance(came, list) else [came]):
+        kept.pop("eos_token_id", None)
+    return {key: kept.get(key, value) for key, value in named.items()}
