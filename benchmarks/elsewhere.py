@@ -132,7 +132,7 @@ def _two_files(folder: Path) -> None:
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, folder / "model.fp16.safetensors", {"format": "pt"})
 
 
-def _changed(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
@@ -185,7 +185,7 @@ FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "an adapter alone": ("llama", _adapter_alone),
     "an unused tensor": ("llama", _changed(lambda tensors: tensors.update({"model.extra.weight": torch.ones(3)}))),
     "an unused bias": ("llama", _changed(lambda tensors: tensors.update({"model.norm.bias": torch.ones(40)}))),
-    "a missing tensor": ("llama", _changed(lambda tensors: tensors.pop("model.norm.weight") and None)),
+    "a missing tensor": ("llama", _changed(lambda tensors: tensors.pop("model.norm.weight"))),
     "a tensor of another shape": ("llama", _changed(lambda t: t.update({"model.norm.weight": torch.ones(7)}))),
     "tensors of the bare model": ("llama", _changed(_bare)),
     "weights in float16": ("llama", _to(torch.float16)),
@@ -193,7 +193,7 @@ FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "weights in float64": ("llama", _to(torch.float64)),
     "weights in int8": ("llama", _to(torch.int8)),
     "weights in fp8": ("llama", _to(torch.float8_e4m3fn)),
-    "a tensor of NaN": ("llama", _changed(lambda t: t["model.norm.weight"].fill_(float("nan")) and None)),
+    "a tensor of NaN": ("llama", _changed(lambda t: t["model.norm.weight"].fill_(float("nan")))),
     "pickled weights": ("llama", _pickled),
     "weights linked from outside": ("llama", _linked),
     "weights cut off": ("llama", _truncated),

@@ -15,6 +15,15 @@ from toy_recipe import toy
 
 
 @pytest.fixture(autouse=True)
+def own_environment():
+    """Let what the command line puts into the environment of its process end with each test."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    yield
+    if before is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
+@pytest.fixture(autouse=True)
 def known_rates(monkeypatch):
     """Let every runs root find the same rates of this machine at once, whatever else it is doing."""
     from flyweight.plan import rate

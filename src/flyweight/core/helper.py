@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
 import sys
 import threading
 import weakref
@@ -31,7 +30,7 @@ class Helper:
 
     def __init__(self, module: str, megabytes: int) -> None:
         self.module, self.megabytes = module, megabytes
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: process.Process | None = None
 
     def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Return the answer to a question; raise TooMuchError where it takes more than `seconds` or the child's memory."""
@@ -41,7 +40,7 @@ class Helper:
             raise TooMuchError(f"it needs more than {self.megabytes} MB of memory, or crashed")
         return answer
 
-    def _ready(self) -> subprocess.Popen[bytes]:
+    def _ready(self) -> process.Process:
         if self._child is None or self._child.poll() is not None:
             child = process.start(self.module)
             weakref.finalize(self, _end, child)
@@ -50,7 +49,7 @@ class Helper:
                 raise TooMuchError("its process did not start")
         return self._child
 
-    def _answer(self, child: subprocess.Popen[bytes], question: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+    def _answer(self, child: process.Process, question: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
         """Return what the child answers, or None where it ended itself."""
         late = threading.Event()
 
@@ -79,7 +78,7 @@ class Helper:
             timer.cancel()
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: process.Process) -> None:
     child.kill()
     child.wait()
     for pipe in (child.stdin, child.stdout):

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from flyweight.core import run_module
 
+Process = subprocess.Popen[bytes]
+"""A child that was started and not waited for."""
+
 
 def run(
     module: str, request: str, timeout: float, environment: Mapping[str, str] | None = None
@@ -33,7 +36,7 @@ def run(
         raise TimeoutError(f"{module}: no end after {timeout:g} s") from error
 
 
-def start(module: str) -> subprocess.Popen[bytes]:
+def start(module: str) -> Process:
     """Start a module as `run` does and return it: its standard input and output are pipes, and its messages go nowhere."""
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     return subprocess.Popen(_command(module), stdin=pipe, stdout=pipe, stderr=nowhere, env=_environment())

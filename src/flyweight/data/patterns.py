@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from flyweight.core.helper import Helper, TooMuchError
-from flyweight.errors import FlyweightError
+from flyweight.errors import FlyweightError, RequestError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 class StoppedError(FlyweightError):
     """A pattern took too long, or too much memory, on some text."""
+
+
+def gave_up(why: object) -> RequestError:
+    """Return the error for a text on which the library itself gave up."""
+    return RequestError(
+        f"the tokenizer gave up on the text ({why}): its regular expression or its vocabulary does not suit it;"
+        " use another text or another tokenizer"
+    )
 
 
 WORKER = "flyweight.data.patterns_worker"
@@ -142,7 +150,7 @@ class _Remote:
         except TooMuchError as error:
             raise StoppedError(f"a regular expression of the tokenizer was stopped on this text: {error}") from error
         if "failed" in answer:
-            raise FlyweightError(f"the tokenizer failed: {answer['failed']}")
+            raise gave_up(answer["failed"])
         return answer
 
 

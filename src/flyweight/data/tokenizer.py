@@ -240,10 +240,7 @@ class Tokenizer:
 
     def _refusal(self, texts: Sequence[str], error: BaseException) -> FlyweightError:
         if panicked(error):
-            return RequestError(
-                f"the tokenizer gave up on the text ({error}): its regular expression or its vocabulary does not suit it;"
-                " use another text or another tokenizer"
-            )
+            return patterns.gave_up(error)
         strange = sorted({character for text in texts for character in text if character not in self.vocab})
         if self.unknown is None and strange:
             shown = ", ".join(repr(character) for character in strange[:8])

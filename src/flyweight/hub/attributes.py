@@ -268,13 +268,18 @@ def _quotient(size: Any, heads: Any) -> int | None:
 
 
 def auto_config(path: Path, code: bool = False) -> Any:
-    """Return a folder's config as transformers reads it; raise RequestError where it does not."""
+    """Return a folder's config as transformers reads it; raise RequestError where it does not.
+
+    Outputs have names in it, whatever the file says: several of transformers' models cannot run with `return_dict: false`.
+    """
     os.environ.setdefault("USE_HUB_KERNELS", "NO")  # families that look for kernels on the hub compute without
     import transformers
 
     try:
         with quiet():
-            return transformers.AutoConfig.from_pretrained(path, trust_remote_code=code, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=code, local_files_only=True)
+        config.return_dict = True
+        return config
     except Exception as error:  # configs of other people's models fail in every way
         raise RequestError(f"{path}: transformers does not accept its config.json: {first_line(error)}") from error
 

@@ -264,7 +264,6 @@ def _config(source: Checkpoint) -> Any:
     says = {name: getattr(config, name) for name in refusals.DIRECTIONS & vars(config).keys()}
     if reasons := refusals.both_directions(says):
         raise RequestError(f"{source.path}: {'; '.join(reasons)}")
-    config.return_dict = True  # how a model hands its logits over, not what they are
     return config
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.hub import foreign
+from flyweight.hub.attributes import auto_config, first_line, quiet
 from flyweight.hub.checkpoint import Checkpoint
 from flyweight.hub.foreign import Foreign
 from flyweight.hub.own import OWN
@@ -154,11 +155,11 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        config = auto_config(source.path)
         foreign.choose_own_code(config)
         if layers is not None:
             foreign.cut(config, layers)
-        with foreign.quiet():
+        with quiet():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 source.path,
                 config=config,
@@ -168,8 +169,7 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
                 trust_remote_code=False,
             )
     except Exception as error:  # configs of other people's models fail in every way
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise FlyweightError(f"{source.path}: transformers could not load it to compare with: {line}") from error
+        raise FlyweightError(f"{source.path}: transformers could not load it to compare with: {first_line(error)}") from error
     return model.eval()
 
 

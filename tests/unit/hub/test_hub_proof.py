@@ -1,5 +1,7 @@
 """Every import is compared with transformers' model by its logits, and reads from left to right."""
 
+import json
+
 import hub_fixture
 import pytest
 import torch
@@ -91,4 +93,12 @@ def test_a_softcap_that_hardly_changes_small_logits_is_noticed(tmp_path):
     transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**fields)).save_pretrained(tmp_path / "hf")
     hub_fixture.tokenizer(tmp_path / "hf")
     assert not foreign.load(tmp_path / "hf")._split
+    assert imported(tmp_path / "hf", tmp_path)["difference"] <= proof.BOUND
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_config_that_asks_for_tuples_is_compared_all_the_same(name, tmp_path):
+    hub_fixture.save(name, tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "return_dict": False}))
     assert imported(tmp_path / "hf", tmp_path)["difference"] <= proof.BOUND

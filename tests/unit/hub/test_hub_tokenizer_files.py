@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
 from flyweight.core.artifact import Artifact, Store
@@ -48,7 +50,7 @@ def begins(word: str, at: int) -> dict[str, Any]:
 def write(folder: Path, files: dict[str, Any]) -> checkpoint.Checkpoint:
     """Write a folder's files, and the older vocabulary where `vocab.json` is True."""
     folder.mkdir(exist_ok=True)
-    (folder / "model.safetensors").touch()
+    save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
     files = {"config.json": {"model_type": "llama"}, **files}
     if files.pop("vocab.json", None):
         files |= {"vocab.json": VOCAB, "merges.txt": "#version: 0.2\n" + "\n".join(map(" ".join, MERGES)) + "\n"}
