@@ -377,7 +377,7 @@ class Fuzzer:
         if took > 5:
             print(f"{took:.0f} s: {kind} {[str(word)[:100] for word in words]} {answer.err[:200]}", file=sys.stderr)
         self._tidy(kind)
-        fault = self._fault(answer)
+        fault = self._fault(answer) or self._harm(kind)
         trains = isinstance(answer.crash, TooLong) and ": pretrain" in answer.err  # it was valid after all
         planned = fault is None and FITS in answer.out + answer.err
         if trains or planned or (fault is None and answer.status == 0):
@@ -400,7 +400,7 @@ class Fuzzer:
         signal.signal(signal.SIGALRM, ring)
         signal.alarm(SECONDS)
         self.armed = True
-        stdin, sys.stdin = sys.stdin, io.StringIO(self.said)
+        stdin, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(self.said.encode()))
         try:
             verb, *rest = words
             return call(verb, "--runs", self.runs, *rest)
@@ -417,9 +417,6 @@ class Fuzzer:
             )
         if self.strays:
             return f"wrote outside the runs root: {self.strays[:3]}"
-        victim = self.inputs / "victim"
-        if victim.is_dir() and [path.read_text() for path in victim.iterdir()] != ["precious"]:
-            return f"what a link in the runs root led to was changed: {sorted(victim.iterdir())}"
         if list(self.elsewhere.iterdir()):
             return f"wrote into the working folder: {[path.name for path in self.elsewhere.iterdir()]}"
         if answer.status == 0:
@@ -430,6 +427,12 @@ class Fuzzer:
             return f"no message, or a traceback: {said[-300:]!r}"
         if len(said.splitlines()) > LINES or len(said) > 20_000:
             return f"a message of {len(said.splitlines())} lines and {len(said)} letters: {said[:200]!r}"
+        return None
+
+    def _harm(self, kind: str) -> str | None:
+        victim = self.inputs / "victim"
+        if kind == "links" and [path.read_text() for path in victim.iterdir()] != ["precious"]:
+            return f"what a link in the runs root led to was changed: {sorted(victim.iterdir())}"
         return None
 
     def _tidy(self, kind: str) -> None:
