@@ -149,6 +149,7 @@ def test_a_conversation_in_a_terminal(places, tmp_path):
     else:
         pytest.fail("five answers ended before they could be stopped")
     terminal.until("> ")
+    time.sleep(0.5)  # the line editor loses a signal between its prompt and its first look at the keys
     terminal.process.send_signal(signal.SIGINT)
     terminal.until("(Ctrl-D leaves)")
     terminal.until("> ")
