@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import psutil
+
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import digest, disk_errors, own_folder, read_sealed, refuse_link, write_sealed
 from flyweight.errors import FlyweightError
@@ -78,9 +80,18 @@ def _kept(fact: Fact[Value], path: Path) -> Value:
         raise FlyweightError(f"{path} holds no such measurement") from error
 
 
+def _clear(path: Path) -> None:
+    """Remove what killed processes left of this file: their numbers stand in the names."""
+    for left in path.parent.glob(f".*{path.name}.*"):
+        numbers = [int(part) for part in left.name.split(".") if part.isdecimal()]
+        if numbers and not any(map(psutil.pid_exists, numbers)):
+            left.unlink(missing_ok=True)
+
+
 def _keep(fact: Fact[Value], path: Path, value: Value, replace: bool) -> tuple[Value, bool]:
     """Write a new value; where another process was first, return that one's."""
     own_folder(path.parent)
+    _clear(path)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         write_sealed(fresh, {"name": fact.name, "key": dict(fact.key), "value": fact.plain(value)})

@@ -7,6 +7,7 @@ it a strict reader knows the plain fields, the older ways to write rotary positi
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -286,9 +287,11 @@ def auto_config(path: Path, code: bool = False) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers work without progress bars and warnings of its own."""
+    """Let transformers work without progress bars and warnings of its own, or of the libraries that it loads."""
     import transformers
 
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # torchao tells of kernels that it does not have here
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -297,6 +300,7 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(disabled)
         transformers.logging.set_verbosity(level)
         if bars:
             transformers.logging.enable_progress_bar()

@@ -119,3 +119,15 @@ def test_a_linked_folder_or_file_keeps_nothing_elsewhere(tmp_path, elsewhere):
     fact(1.5).path(root).symlink_to(elsewhere / "file")
     assert obtain(fact(2.5), root, watched) == (2.5, True)
     assert obtain(fact(3.5), root) == (2.5, False)
+
+
+def test_what_killed_processes_left_goes_and_what_living_ones_write_stays(tmp_path):
+    obtain(fact(1), tmp_path)
+    (kept,) = (tmp_path / FOLDER).iterdir()
+    dead = kept.with_name(f"..{kept.name}.999999999.new.999999999.partial")
+    alive = kept.with_name(f".{kept.name}.{os.getppid()}.new")
+    for path in (dead, alive):
+        path.write_text("{")
+    kept.unlink()
+    assert obtain(fact(2), tmp_path)[0] == 2
+    assert {path.name for path in kept.parent.iterdir()} == {kept.name, alive.name}
