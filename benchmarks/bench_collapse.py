@@ -16,7 +16,7 @@ import torch
 from rows import Rows
 
 from flyweight.config import catalogue, load
-from flyweight.evaluate.checks import Subject, initial_sensitivity
+from flyweight.evaluation.checks import Subject, initial_sensitivity
 from flyweight.model.build import build
 
 RUNGS = [f"{rung}{repaired}" for repaired in ("", "r") for rung in range(1, 10)]

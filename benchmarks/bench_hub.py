@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from rows import ROOT, Rows
 
+from flyweight.checkpoints import checkpoint, convert
+from flyweight.checkpoints.families import family_of
 from flyweight.config.schema import ModelConfig
-from flyweight.export import hf
-from flyweight.hub import checkpoint, convert
-from flyweight.hub.families import family_of
+from flyweight.formats import hf
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
 

@@ -35,7 +35,7 @@ def plain(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, targets:
 def chunked(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, targets: Any) -> Any:
     """Return the same loss by our objective."""
     from flyweight.config import schema
-    from flyweight.train.objectives import Distillation, NextToken
+    from flyweight.training.objectives import Distillation, NextToken
 
     class Model:
         softcap = None

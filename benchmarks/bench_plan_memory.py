@@ -89,11 +89,11 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     """Train one config for a few steps in this process; return bytes as planned and as used."""
     import logging
 
-    from flyweight import recipe as recipes
     from flyweight.api import Session
     from flyweight.config import load, schema
-    from flyweight.evaluate.bench_worker import _reset_high_water, _resident
-    from flyweight.plan import plan as plans
+    from flyweight.evaluation.bench_worker import _reset_high_water, _resident
+    from flyweight.pipeline import recipe as recipes
+    from flyweight.planning import recipe_plan as plans
 
     logging.disable(logging.WARNING)
     folder = Path(job["folder"])

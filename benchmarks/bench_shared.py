@@ -38,9 +38,9 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
 
     from flyweight.config.schema import ModelConfig
     from flyweight.core.runtime import Runtime
-    from flyweight.model import cost
+    from flyweight.decode.generate import generate
     from flyweight.model.decoder import Decoder
-    from flyweight.model.generate import generate
+    from flyweight.spec import flops
 
     runtime = Runtime.detect()
     runtime.apply()
@@ -53,7 +53,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     length = PROMPT + job["new"]
-    return {"tokens_per_s": job["new"] / seconds, "flops": cost.forward_flops(model.config, length) / length}
+    return {"tokens_per_s": job["new"] / seconds, "flops": flops.forward_flops(model.config, length) / length}
 
 
 def main() -> None:

@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from rows import ROOT, Rows, worker
 from torch import Tensor, nn
 
-from flyweight.core.artifact import Store
 from flyweight.data.corpus import Corpus
-from flyweight.evaluate import likelihood
+from flyweight.evaluation import likelihood
+from flyweight.store.artifact import Store
 
 TEXTS = ("war-and-peace", "python-stdlib", "wikitext-2", "30 MB")
 LONG_BYTES = 30_000_000

@@ -30,15 +30,15 @@ def ours(job: dict[str, Any]) -> list[float]:
     import numpy as np
 
     from flyweight.config import schema
-    from flyweight.core.artifact import Draft, Identity
-    from flyweight.core.budget import Meter
     from flyweight.core.events import Events
     from flyweight.core.runtime import Runtime
-    from flyweight.data.stream import Windows
+    from flyweight.data.windows import Windows
     from flyweight.model.decoder import Decoder
-    from flyweight.train.objectives import NextToken
-    from flyweight.train.spent import StepFlops
-    from flyweight.train.trainer import Limits, Trainer
+    from flyweight.store.artifact import Draft, Identity
+    from flyweight.store.budget import Meter
+    from flyweight.training.objectives import NextToken
+    from flyweight.training.step_cost import StepFlops
+    from flyweight.training.trainer import Limits, Trainer
 
     config = schema.ModelConfig.model_validate(
         {

@@ -31,8 +31,8 @@ from corrupt_hub import beyond_any_check, write_models
 from rows import Rows
 from sandbox import Attempt, alone, call, files, results, write_recipe
 
-from flyweight.core.artifact import NAMED
 from flyweight.core.files import digest, write_sealed
+from flyweight.store.artifact import NAMED
 
 Damage = Callable[[], None]
 

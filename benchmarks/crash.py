@@ -29,9 +29,9 @@ from pathlib import Path
 from rows import Rows
 from sandbox import Attempt, alone, files, results, write_recipe
 
-from flyweight import garbage
-from flyweight.core.artifact import Artifact, Store
 from flyweight.errors import FlyweightError
+from flyweight.store import gc
+from flyweight.store.artifact import Artifact, Store
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Watched:
 
     def kept(self, when: str) -> None:
         """Note a fault for everything that has been made so far and that `gc` would take for garbage."""
-        for item in garbage.find(Store(self.runs)).items:
+        for item in gc.find(Store(self.runs)).items:
             if item.kind == "artifact" or (item.kind == "half-made" and self._step(item.path) is not None):
                 self.faults.append(f"{when}: gc would remove {item.path.name}, which the unfinished run has made")
 

@@ -28,10 +28,10 @@ import transformers
 from rows import Rows
 from safetensors.torch import load_file, save_file
 
-from flyweight import models
-from flyweight.core.artifact import Store
+from flyweight.api import model_references
+from flyweight.checkpoints import load_any as hub
 from flyweight.errors import FlyweightError
-from flyweight.hub import models as hub
+from flyweight.store.artifact import Store
 
 BOUND = 1e-4
 LINEAR = {"rope_type": "linear", "factor": 2.0}
@@ -238,7 +238,7 @@ def _filed(folder: Path, base: str, change: Callable[[Path], None]) -> None:
 def judged(folder: Path, runs: Path) -> tuple[str, str]:
     """Return how a folder is read here: `equal` or `DIFFERENT` to transformers, or `refused`, and what there is to say."""
     try:
-        found = models.find(folder, Store(runs))
+        found = model_references.find(folder, Store(runs))
         ours = hub.load(found.path / "model").float().eval()
     except FlyweightError as error:
         return "refused", str(error).replace(str(folder), "MODEL").replace(str(runs), "RUNS")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rows import ROOT, Rows
 
-from flyweight.export import gguf
+from flyweight.formats import gguf
 from flyweight.model import folder as model_folder
 from flyweight.model.decoder import Decoder
 

@@ -26,7 +26,7 @@ def own_environment():
 @pytest.fixture(autouse=True)
 def known_rates(monkeypatch):
     """Let every runs root find the same rates of this machine at once, whatever else it is doing."""
-    from flyweight.plan import rate
+    from flyweight.planning import rate
 
     known = rate.Rates(training={64: 2e10, 256: 4e10}, packing=1.2e6, created="2026-01-01T00:00:00Z")
     monkeypatch.setattr(rate, "measured", lambda runtime, precision: known)

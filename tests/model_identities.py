@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from model_sample import CONFIGS, LENGTH, difference, model_of, tokens_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from flyweight.model import cost, folder
+from flyweight.model import folder
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear import Int8Linear, NF4Linear
+from flyweight.spec import flops
 
 PIECES = ((0, 4), (4, 5), (5, 6), (6, 9), (9, LENGTH))
 
@@ -25,9 +26,9 @@ def parameters(index: int, place: Path) -> float:
         model = Decoder(config)
     packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
     built = sum(p.numel() for p in model.parameters()) + sum(layer.in_features * layer.out_features for layer in packed)
-    found = cost.parameters(config)
+    found = flops.parameters(config)
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
-    faults = (found.unique - built, sum(found.by_part.values()) - built, cost.weight_bytes(config, 4) - held)
+    faults = (found.unique - built, sum(found.by_part.values()) - built, flops.weight_bytes(config, 4) - held)
     return float(max(map(abs, faults)))
 
 
@@ -38,7 +39,7 @@ def forward_flops(index: int, place: Path) -> float:
         model, tokens = Decoder(config), torch.zeros(1, LENGTH, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(tokens)
-    return float(abs(counter.get_total_flops() - cost.forward_flops(config, LENGTH)))
+    return float(abs(counter.get_total_flops() - flops.forward_flops(config, LENGTH)))
 
 
 def training_flops(index: int, place: Path) -> float:
@@ -52,7 +53,7 @@ def training_flops(index: int, place: Path) -> float:
         in_place = {torch.ops.aten.addmm_: lambda _, a, b, **others: 2 * a[0] * a[1] * b[1]}
         with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
             F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
-        worst = max(worst, abs(counter.get_total_flops() - cost.training_flops(config, LENGTH, looped)))
+        worst = max(worst, abs(counter.get_total_flops() - flops.training_flops(config, LENGTH, looped)))
     return float(worst)
 
 
@@ -105,7 +106,7 @@ def saved(index: int, place: Path) -> float:
         return math.inf
     if not all(torch.equal(before[name], after[name]) for name in before):
         return math.inf
-    header = (place / folder.WEIGHTS).stat().st_size - cost.weight_bytes(CONFIGS[index], 4)
+    header = (place / folder.WEIGHTS).stat().st_size - flops.weight_bytes(CONFIGS[index], 4)
     if not 0 < header < 200 * (len(before) + 1):
         return math.inf
     return (loaded(tokens) - model(tokens)).abs().max().item()

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flyweight.core.metric import Metric
-from flyweight.report.summary import (
+from flyweight.records.metric import Metric
+from flyweight.records.run_summary import (
     Audit,
     AuditCheck,
     BudgetLine,

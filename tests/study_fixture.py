@@ -4,9 +4,9 @@ import datetime
 import math
 
 from flyweight.config.study import Finding
-from flyweight.report.study_findings import judge
-from flyweight.report.study_summary import CellSummary, RunSummary, StudySummary
-from flyweight.report.summary import CorpusSummary, Environment, Floor, SplitSummary
+from flyweight.records.run_summary import CorpusSummary, Environment, Floor, SplitSummary
+from flyweight.records.study_summary import CellSummary, RunSummary, StudySummary
+from flyweight.studies.claims import judge
 
 
 def cell(model, values, flops=1e12, budget="b", data="text", context=64, fields=None, validation=None, bad=None, **more):

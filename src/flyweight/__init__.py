@@ -6,7 +6,7 @@ The names below are those of `flyweight.api`, imported when first used: `import 
 import os
 import sys
 
-from flyweight.search_path import leave_out_the_working_folder
+from flyweight.core.search_path import leave_out_the_working_folder
 
 if sys.argv[:1] == ["-m"]:  # before anything else is imported: even `from __future__` would look there
     leave_out_the_working_folder()
@@ -50,7 +50,7 @@ __all__ = [
     "train",
 ]
 
-from flyweight.hub.register import register, register_when_imported
+from flyweight.checkpoints.register import register, register_when_imported
 
 if TYPE_CHECKING:
     from flyweight.api import (

@@ -7,7 +7,7 @@ from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
 from flyweight.core.runtime import Runtime
 from flyweight.model.decoder import Decoder
-from flyweight.train.objectives import NextToken
+from flyweight.training.objectives import NextToken
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

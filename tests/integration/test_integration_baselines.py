@@ -7,8 +7,8 @@ import yaml
 
 import flyweight as fw
 from flyweight.api import Session
+from flyweight.checkpoints.harness import transformers_model
 from flyweight.errors import RequestError
-from flyweight.hub.harness import transformers_model
 
 BASELINES = {
     "linear": {"kind": "linear", "dim": 16, "history": 8},

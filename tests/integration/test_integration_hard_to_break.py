@@ -24,7 +24,7 @@ import crash  # noqa: E402
 import sandbox  # noqa: E402
 from rows import Rows  # noqa: E402
 
-from flyweight.core.artifact import Identity, Store  # noqa: E402
+from flyweight.store.artifact import Identity, Store  # noqa: E402
 
 THREADS = ("--threads", 1)
 TMPFS = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root and mount for a small tmpfs")
@@ -116,7 +116,7 @@ def test_the_corruption_harness_sees_what_is_used_silently(tmp_path, monkeypatch
     case = corrupt.Case("flip", "weights", corrupt.flipped(weights, 0.9), run, (str(weights),))
     harness.try_out(case, "whole", harness.expected)
     assert harness.faults == [] and harness.found["flip"] == 2
-    monkeypatch.setattr("flyweight.core.artifact.sha256", lambda path: "no checksum")
+    monkeypatch.setattr("flyweight.store.artifact.sha256", lambda path: "no checksum")
     monkeypatch.setattr(corrupt.Harness, "done", Counter(), raising=False)
     harness.try_out(case, "whole", harness.expected)
     assert len(harness.faults) == 2

@@ -13,9 +13,9 @@ from toy_recipe import toy
 
 import flyweight as fw
 from flyweight.api import Session
-from flyweight.core import usage
-from flyweight.core.artifact import Artifact, Store
 from flyweight.errors import RequestError
+from flyweight.store import locks
+from flyweight.store.artifact import Artifact, Store
 
 THREADS = ("--threads", 1)
 
@@ -190,7 +190,7 @@ def test_gc_removes_what_the_deleted_recipe_needed_and_nothing_else(runs, answer
 
 
 def test_gc_waits_its_turn(runs, flyweight):
-    with usage.working(Store(runs), "flyweight run other"):
+    with locks.working(Store(runs), "flyweight run other"):
         status, _, err = flyweight("gc", "--yes")
     assert status == 1 and "flyweight run other" in err and "try again" in err
 

@@ -174,7 +174,7 @@ def test_the_examples_of_the_page_run(text_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLYWEIGHT_RUNS", str(tmp_path / "runs"))
     Path("novel.txt").write_bytes(text_file.read_bytes())
-    monkeypatch.setattr("flyweight.session.DEFAULT", fw.Session(threads=1))
+    monkeypatch.setattr("flyweight.api.session.DEFAULT", fw.Session(threads=1))
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     assert len(examples) >= 5
     names = {}

@@ -11,8 +11,8 @@ from toy_recipe import toy
 import flyweight as fw
 from flyweight.api import Session, load, shipped
 from flyweight.config import load as config_load
-from flyweight.core.budget import Meter
 from flyweight.errors import RequestError
+from flyweight.store.budget import Meter
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_json_keys_of_the_interface(finished, answer, flyweight):
     assert [row["bits_per_byte"] for row in rows] == sorted(row["bits_per_byte"] for row in rows)
 
 
-@pytest.mark.parametrize("first", ["flyweight.evaluate.floors", "flyweight.plan.memory", "flyweight.api"])
+@pytest.mark.parametrize("first", ["flyweight.evaluation.floors", "flyweight.planning.memory", "flyweight.api"])
 def test_the_verbs_can_be_called_whatever_was_imported_first(first):
     code = (
         f"import {first}, flyweight as fw; assert callable(fw.evaluate) and callable(fw.plan); print(fw.plan('gpt2').context)"

@@ -9,12 +9,12 @@ import yaml
 from toy_study import toy_study
 
 import flyweight as fw
-from flyweight import garbage, models
-from flyweight.api import Session
+from flyweight.api import Session, model_references
 from flyweight.config import load as config_load
-from flyweight.core.artifact import Store
 from flyweight.errors import RequestError
-from flyweight.evaluate import checks
+from flyweight.evaluation import checks
+from flyweight.store import gc
+from flyweight.store.artifact import Store
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,9 @@ fw.study(sys.argv[1], session=Session(runs=sys.argv[2], threads=1, watch=watch))
 """
     done = subprocess.run([sys.executable, "-c", code, path, tmp_path / "runs"], capture_output=True, text=True, check=False)
     assert done.returncode == 9, done.stderr
-    (left,) = models.listed(Store(tmp_path / "runs"))["recipes"]
+    (left,) = model_references.listed(Store(tmp_path / "runs"))["recipes"]
     assert (left["name"], left["created"], len(left["unfinished"])) == ("toy-study", None, 1)
-    found = garbage.find(Store(tmp_path / "runs"))
+    found = gc.find(Store(tmp_path / "runs"))
     assert {item.kind for item in found.items} <= {"lock"} and "toy-study is unfinished" in found.kept[0]
     kept = {p.parent.name for p in (tmp_path / "runs").glob("pretrain-????????/manifest.json")}
     assert kept

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import report_fixture as made
 
-from flyweight.report import page
+from flyweight.reports.pages import run as page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

@@ -14,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flyweight.config import schema
 from flyweight.config.schema import Architecture
-from flyweight.model import cost, folder
+from flyweight.model import folder
 from flyweight.model.build import Model, build
 from flyweight.model.linear import KINDS, Int8Linear, Linear, NF4Linear
-from flyweight.model.names import linear_names
+from flyweight.spec import flops
+from flyweight.spec.linears import linear_names
 
 LENGTH = 11
 FIELDS: dict[str, list[Any]] = {
@@ -91,10 +92,10 @@ def test_counted_parameters_and_bytes_are_built(index: int) -> None:
         model = build(config)
     packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
     built = sum(p.numel() for p in model.parameters()) + sum(layer.in_features * layer.out_features for layer in packed)
-    found = cost.parameters(config)
+    found = flops.parameters(config)
     assert found.total == found.unique == built == sum(found.by_part.values())
-    assert cost.weight_bytes(config, 4) == sum(tensor.nbytes for tensor in model.state_dict().values())
-    assert cost.kv_bytes_per_token(config) == 0
+    assert flops.weight_bytes(config, 4) == sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert flops.kv_bytes_per_token(config) == 0
     named = [name for name, module in model.named_modules() if isinstance(module, tuple(KINDS.values()))]
     assert sorted(named) == sorted(linear_names(config))
 
@@ -107,11 +108,11 @@ def test_flops_are_those_of_the_flop_counter(index: int) -> None:
         model, tokens = build(config), torch.zeros(1, LENGTH, dtype=torch.long)
     with FlopCounterMode(display=False) as forward:
         model(tokens)
-    assert forward.get_total_flops() == cost.forward_flops(config, LENGTH) > 0
+    assert forward.get_total_flops() == flops.forward_flops(config, LENGTH) > 0
     in_place = {torch.ops.aten.addmm_: lambda _, a, b, **others: 2 * a[0] * a[1] * b[1]}
     with FlopCounterMode(display=False, custom_mapping=in_place) as training:
         F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
-    assert training.get_total_flops() == cost.training_flops(config, LENGTH)
+    assert training.get_total_flops() == flops.training_flops(config, LENGTH)
 
 
 @every_config

@@ -11,18 +11,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
-from flyweight import models
+from flyweight.api import model_references
+from flyweight.checkpoints import checkpoint
 from flyweight.config import load
 from flyweight.config.schema import Recipe
 from flyweight.config.units import parse_count, parse_size, parse_time
-from flyweight.core.artifact import Artifact, Identity, Store
 from flyweight.core.events import read_events
 from flyweight.data.reading import read_pieces
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint
-from flyweight.report.summary import Summary
-from flyweight.train import state
+from flyweight.records.run_summary import Summary
+from flyweight.store.artifact import Artifact, Identity, Store
+from flyweight.training import checkpoint as state
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 seldom = settings(often, max_examples=60)
@@ -196,7 +196,7 @@ def store(tmp_path_factory):
 )
 def test_model_references(store, reference):
     with pytest.raises(RequestError, match="MODEL"):
-        models.find(reference, store)
+        model_references.find(reference, store)
 
 
 @seldom

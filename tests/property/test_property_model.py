@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from model_identities import IDENTITIES, cached, difference
 from model_sample import CONFIGS, FIELDS, ROWS, model_of, tokens_of
 
+from flyweight.checkpoints import checkpoint, convert
 from flyweight.config.schema import Deep
-from flyweight.hub import checkpoint, convert
 from flyweight.model.linear import Linear
-from flyweight.model.schedule import visits
+from flyweight.spec.visits import visits
 
 # Every fifth config in `make test`, all of them by hand: `pytest tests/property -m ""`, or `benchmarks/bench_identities.py`.
 SOME = [pytest.param(index, marks=[] if index % 5 == 0 else [pytest.mark.slow]) for index in range(len(CONFIGS))]

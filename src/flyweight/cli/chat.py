@@ -8,9 +8,9 @@ from typing import TextIO
 
 from flyweight.core import terminal
 from flyweight.core.console import Terminal
+from flyweight.decode.chat import Chat, Turn
+from flyweight.decode.stream import unknown_note
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluate.chat import Chat, Turn
-from flyweight.evaluate.continuation import unknown_note
 
 HELP = """/reset   forget everything said
 /quit    leave (or Ctrl-D)

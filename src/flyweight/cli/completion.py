@@ -57,7 +57,7 @@ def _configs(context: Any) -> Iterator[str]:
 
 def _shipped(folder: str) -> Iterator[str]:
     """Yield the names of shipped YAML files; those in a folder of their own have it in their name."""
-    yield from _yaml(resources.files("flyweight") / folder, "")
+    yield from _yaml(resources.files("flyweight") / "assets" / folder, "")
 
 
 def _yaml(folder: Traversable, before: str) -> Iterator[str]:

@@ -40,8 +40,8 @@ class Shared:
     def session(self, quiet: bool = False) -> Iterator[Session]:
         """Yield a session whose progress is shown on standard error, unless `quiet`."""
         from flyweight.api import Session
+        from flyweight.api.progress import Display
         from flyweight.core.console import Terminal
-        from flyweight.progress import Display
 
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
         with Display(Terminal(stderr=True), quiet) as display:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from flyweight.config.architecture import LinearKind, ModelConfig, PositiveInt, Probability, Rate, Strict
+from flyweight.config.decoder import LinearKind, ModelConfig, PositiveInt, Probability, Rate, Strict
 
 DECODER = "decoder"
 """The kind of a model config that names none; it is not written out, so that older configs keep their ids."""

@@ -37,7 +37,7 @@ def fields(name: str) -> dict[str, Any]:
 
 
 def _entries() -> dict[str, Traversable]:
-    return dict(_walk(files("flyweight") / "catalogue", ""))
+    return dict(_walk(files("flyweight") / "assets" / "catalogue", ""))
 
 
 def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:

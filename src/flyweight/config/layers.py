@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field
 
-from flyweight.config.strict import Between, PositiveInt, Rate, Strict, choice
+from flyweight.config.base import Between, PositiveInt, Rate, Strict, choice
 
 # --- positions ---
 

@@ -15,7 +15,7 @@ from flyweight.config.explain import Fault, explain as explain, faults, nearest 
 from flyweight.config.places import config_classes, recipe_places
 from flyweight.config.rules import LIMITS, stage_faults
 from flyweight.config.schema import ARCHITECTURES, Architecture, Recipe, Strict
-from flyweight.config.yaml_text import parse_yaml as parse_yaml, read_yaml as read_yaml
+from flyweight.config.yaml import parse_yaml as parse_yaml, read_yaml as read_yaml
 from flyweight.errors import RequestError
 
 DEFAULTS = ("data", "train", "model")

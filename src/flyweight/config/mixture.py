@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flyweight.config.strict import PositiveInt, Rate, Strict
+from flyweight.config.base import PositiveInt, Rate, Strict
 from flyweight.config.units import Count
 
 BUCKETS = 8

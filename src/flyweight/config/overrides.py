@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flyweight.config.yaml_text import parse_yaml
+from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
 
 SHARED = ("data", "train", "model")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flyweight.config.architecture import ModelConfig
+    from flyweight.config.decoder import ModelConfig
     from flyweight.config.schema import Recipe
 
 LIMITS = ("steps", "tokens", "flops", "time")

@@ -16,7 +16,24 @@ from pydantic import (
     model_validator,
 )
 
-from flyweight.config.architecture import (
+from flyweight.config.base import (
+    Fraction as Fraction,
+    Name as Name,
+    PositiveInt as PositiveInt,
+    Probability as Probability,
+    Rate as Rate,
+    StageName as StageName,
+    Strict as Strict,
+    choice,
+)
+from flyweight.config.baselines import (
+    ARCHITECTURES as ARCHITECTURES,
+    Architecture as Architecture,
+    LinearConfig as LinearConfig,
+    LstmConfig as LstmConfig,
+    MlpConfig as MlpConfig,
+)
+from flyweight.config.decoder import (
     Bigram as Bigram,
     Dropout as Dropout,
     Embedding as Embedding,
@@ -26,13 +43,6 @@ from flyweight.config.architecture import (
     Init as Init,
     ModelConfig as ModelConfig,
     NoBigram as NoBigram,
-)
-from flyweight.config.baselines import (
-    ARCHITECTURES as ARCHITECTURES,
-    Architecture as Architecture,
-    LinearConfig as LinearConfig,
-    LstmConfig as LstmConfig,
-    MlpConfig as MlpConfig,
 )
 from flyweight.config.layers import (
     GATED as GATED,
@@ -63,15 +73,16 @@ from flyweight.config.layers import (
     SwiGLU as SwiGLU,
 )
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
-from flyweight.config.strict import (
-    Fraction as Fraction,
-    Name as Name,
-    PositiveInt as PositiveInt,
-    Probability as Probability,
-    Rate as Rate,
-    StageName as StageName,
-    Strict as Strict,
-    choice,
+from flyweight.config.sharing import (
+    All as All,
+    Cycle as Cycle,
+    Deep as Deep,
+    NoSharing as NoSharing,
+    NoThinking as NoThinking,
+    Repeat as Repeat,
+    Sharing as Sharing,
+    Span as Span,
+    Thinking as Thinking,
 )
 from flyweight.config.training import (
     AdamW as AdamW,
@@ -84,17 +95,6 @@ from flyweight.config.training import (
     Train as Train,
 )
 from flyweight.config.units import Count, Seconds, Size
-from flyweight.config.visiting import (
-    All as All,
-    Cycle as Cycle,
-    Deep as Deep,
-    NoSharing as NoSharing,
-    NoThinking as NoThinking,
-    Repeat as Repeat,
-    Sharing as Sharing,
-    Span as Span,
-    Thinking as Thinking,
-)
 
 # --- data ---
 

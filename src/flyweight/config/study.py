@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
-from flyweight.config import load, strict
+from flyweight.config import base as strict, load
 from flyweight.config.schema import Count, Name, PositiveInt, Probability, Rate, Seconds, StageName, Strict, Tokenizer
 from flyweight.config.seeds import Seeds
 from flyweight.errors import RequestError

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, model_validator
 
-from flyweight.config.strict import Fraction, LearningRate, PositiveInt, Probability, Rate, Strict, choice
+from flyweight.config.base import Fraction, LearningRate, PositiveInt, Probability, Rate, Strict, choice
 from flyweight.config.units import Count, Seconds
 
 

@@ -1,1 +1,1 @@
-"""What everything stands on: artifacts, events, budgets, the machine."""
+"""What everything stands on: files, events, processes, the terminal, the machine."""

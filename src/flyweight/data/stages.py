@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from flyweight.config import schema
-from flyweight.core.artifact import Draft
-from flyweight.core.stage import Context, Inputs, Stage
 from flyweight.data.corpus import Meta
 from flyweight.data.document import corpus_label
 from flyweight.data.pack import pack
+from flyweight.store.artifact import Draft
+from flyweight.store.stage import Context, Inputs, Stage
 
 _NAMED = 10
 

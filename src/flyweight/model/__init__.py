@@ -1,1 +1,1 @@
-"""The decoder, its costs, its folder on disk, and generation."""
+"""The decoder and the baselines as torch modules, and a model's folder on disk."""

@@ -17,11 +17,11 @@ from flyweight.model.cache import Cache, KVCache
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
 from flyweight.model.mixture import MixtureHead
-from flyweight.model.names import check_patterns, float_name
 from flyweight.model.position import RotaryTables, Rotation
 from flyweight.model.precision import autocast_dtype
-from flyweight.model.schedule import stack_size, visits
 from flyweight.model.thinking import KeysAndValues, Recollection
+from flyweight.spec.linears import check_patterns, float_name
+from flyweight.spec.visits import stack_size, visits
 
 
 class Head(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from flyweight.config import schema
 from flyweight.model import linear
-from flyweight.model.names import bigram_reach, bigram_rows
 from flyweight.model.position import LearnedPositions, Sinusoids
+from flyweight.spec.linears import bigram_reach, bigram_rows
 
 
 class Embedding(nn.Module):

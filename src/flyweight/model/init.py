@@ -13,8 +13,8 @@ from flyweight.model.linear import AnyLinear, Int8Linear, Linear, NF4Linear
 from flyweight.model.norm import LayerNorm, RMSNorm
 from flyweight.model.position import LearnedPositions
 from flyweight.model.residual import Alpha
-from flyweight.model.schedule import stack_size
 from flyweight.model.thinking import MemoryRate
+from flyweight.spec.visits import stack_size
 
 _OUTPUTS = ("attention.out", "mlp.down")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import Architecture, Dense, LinearKind, ModelConfig
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
-from flyweight.model.names import kind_of
+from flyweight.spec.linears import kind_of
 
 
 class Linear(nn.Linear):

@@ -12,10 +12,10 @@ from flyweight.model import linear
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
 from flyweight.model.linear import Linear
-from flyweight.model.names import check_patterns
 from flyweight.model.output import Output
 from flyweight.model.precision import autocast_dtype, without_autocast
-from flyweight.model.state_cache import StateCache
+from flyweight.model.recurrent_cache import StateCache
+from flyweight.spec.linears import check_patterns
 
 
 class TokenEmbedding(nn.Module):

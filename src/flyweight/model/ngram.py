@@ -11,9 +11,9 @@ from flyweight.errors import RequestError
 from flyweight.model import linear
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
-from flyweight.model.names import check_patterns
 from flyweight.model.output import Output
-from flyweight.model.state_cache import StateCache
+from flyweight.model.recurrent_cache import StateCache
+from flyweight.spec.linears import check_patterns
 
 
 class PaddedEmbedding(nn.Module):

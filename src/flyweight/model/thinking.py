@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import Deep, ModelConfig
 from flyweight.model.residual import logit
-from flyweight.model.schedule import Visit, stack_size
+from flyweight.spec.visits import Visit, stack_size
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Of some tokens, (B, H_kv, T, D) each."""

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from flyweight.api.comparison import Compared, Size
 from flyweight.cli.show import verdicts
-from flyweight.evaluate.compare import table
-from flyweight.evaluate.intervals import UnitScores
-from flyweight.plan.compared import Compared, Size
+from flyweight.evaluation.compare import table
+from flyweight.evaluation.resampling import UnitScores
 
 
 def scores(level: float) -> UnitScores:

@@ -3,8 +3,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from flyweight.config import load, schema
 from flyweight.config.baselines import kind_of_model
-from flyweight.core.stage import identity_config
 from flyweight.errors import RequestError
+from flyweight.store.stage import identity_config
 
 
 def architecture(**fields):

@@ -5,8 +5,8 @@ import torch
 
 from flyweight.config import catalogue
 from flyweight.errors import RequestError
-from flyweight.model import cost
 from flyweight.model.build import build
+from flyweight.spec import flops
 
 # As published: `num_parameters()` of the Hugging Face models, and the numbers in papers and read-me files.
 PUBLISHED = {
@@ -35,7 +35,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_parameter_counts(name: str) -> None:
-    assert cost.parameters(catalogue.load(name)).unique == PUBLISHED[name]
+    assert flops.parameters(catalogue.load(name)).unique == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -44,14 +44,14 @@ def test_every_entry_builds_as_counted(name: str) -> None:
     with torch.device("meta"):
         model = build(config)
     assert config == config.resolved()
-    assert sum(p.numel() for p in model.parameters()) == cost.parameters(config).unique
+    assert sum(p.numel() for p in model.parameters()) == flops.parameters(config).unique
 
 
 def test_block_parameters_executed_by_the_published_ladder() -> None:
     """56.7 M on rung 1, 212.8 M on 7 and 8, four times that on 9, but for what its first three passes need not compute."""
     executed = {}
     for rung in (1, 7, 8, 9):
-        found = cost.parameters(catalogue.load(f"compact-ladder/{rung}"))
+        found = flops.parameters(catalogue.load(f"compact-ladder/{rung}"))
         ends = found.by_part["embedding"] + found.by_part["head"]
         executed[rung] = (found.total - ends) / 1e6
     assert executed[1] == pytest.approx(56.7, abs=0.05)

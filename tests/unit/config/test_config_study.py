@@ -8,7 +8,7 @@ from toy_study import toy_study
 
 from flyweight.config import study as config
 from flyweight.errors import RequestError
-from flyweight.study import cells as studies
+from flyweight.studies import cells as studies
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from flyweight.api.progress import NOTES, Display
 from flyweight.core.console import Terminal
-from flyweight.progress import NOTES, Display
 
 EVIL = "\x1b[31m\u202e[red]x[/] :bomb: \x9b"
 SHOWN = "\\x1b[31m\\u202e[red]x[/] :bomb: \\x9b"

@@ -3,9 +3,9 @@ import time
 import pytest
 
 from flyweight.core.helper import Helper, TooMuchError
-from flyweight.hub import template_worker
+from flyweight.decode import chat_template_worker
 
-WORKER = "flyweight.hub.template_worker"
+WORKER = "flyweight.decode.chat_template_worker"
 
 
 def question(source, **variables):
@@ -30,5 +30,5 @@ def test_a_helper_is_kept_and_one_that_is_too_slow_is_replaced():
 
 
 def test_the_length_of_a_text_is_limited():
-    assert template_worker.render(question("{{ 'x' * 9999 }}")) == {"text": "x" * 9999}
-    assert template_worker.render(question("{{ 'x' * 10001 }}")) == {"long": True}
+    assert chat_template_worker.render(question("{{ 'x' * 9999 }}")) == {"text": "x" * 9999}
+    assert chat_template_worker.render(question("{{ 'x' * 10001 }}")) == {"long": True}

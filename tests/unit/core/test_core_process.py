@@ -96,7 +96,7 @@ def test_a_child_runs_nothing_of_the_working_folder(hostile, monkeypatch, tmp_pa
 
 
 def test_the_bench_worker_runs_nothing_of_the_working_folder(hostile: Path):
-    done = process.run("flyweight.evaluate.bench_worker", "{}", 120)
+    done = process.run("flyweight.evaluation.bench_worker", "{}", 120)
     assert done.returncode == 1 and "missing 8 required" in done.stderr
     assert unharmed(hostile)
 

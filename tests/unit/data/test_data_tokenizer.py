@@ -213,7 +213,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | None):
 
 def test_the_library_is_imported_only_when_needed():
     program = (
-        "import sys, flyweight.data.pack, flyweight.data.stream\n"
+        "import sys, flyweight.data.pack, flyweight.data.windows\n"
         "print([name for name in ('torch', 'tokenizers', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.model import cost, folder
+from flyweight.model import folder
 from flyweight.model.decoder import Decoder
+from flyweight.spec import flops
 
 
 def decoder(**fields: Any) -> Decoder:
@@ -33,7 +34,7 @@ def test_tied_weights_are_stored_once_and_untied_ones_twice(tmp_path: Path) -> N
         folder.save(model, tmp_path)
         stored = load_file(tmp_path / folder.WEIGHTS)
         assert sum(tensor.shape == (9, 16) for tensor in stored.values()) == count
-        assert sum(tensor.nbytes for tensor in stored.values()) == cost.weight_bytes(model.config)
+        assert sum(tensor.nbytes for tensor in stored.values()) == flops.weight_bytes(model.config)
 
 
 def test_config_json_says_everything(saved: Path) -> None:

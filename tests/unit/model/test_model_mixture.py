@@ -12,13 +12,14 @@ import torch
 
 from flyweight.config.mixture import Counts, Mixture, Pointer
 from flyweight.config.schema import ModelConfig
+from flyweight.decode.generate import generate
 from flyweight.errors import RequestError
-from flyweight.evaluate.kneser_ney import KneserNey
-from flyweight.model import cost, folder
+from flyweight.evaluation.kneser_ney import KneserNey
+from flyweight.model import folder
 from flyweight.model.decoder import Decoder
-from flyweight.model.generate import generate
 from flyweight.model.mixture import CountTables, point, repeating
-from flyweight.train.mix import count_tables
+from flyweight.spec import flops
+from flyweight.training.mix import count_tables
 
 VOCAB, CONTEXT = 7, 24
 KINDS: list[dict[str, Any]] = [
@@ -100,9 +101,9 @@ def test_counts_and_bytes_are_the_claimed_ones(fields: dict[str, Any], tmp_path:
     counts = model.config.mixture and model.config.mixture.counts
     if counts is not None:
         numbers += sum(counts.entries or ())
-    assert cost.parameters(model.config).unique == numbers
+    assert flops.parameters(model.config).unique == numbers
     stored = sum(tensor.nbytes for tensor in model.state_dict().values())
-    assert cost.weight_bytes(model.config) == stored
+    assert flops.weight_bytes(model.config) == stored
     folder.save(model, tmp_path)
     assert torch.equal(folder.load(tmp_path)(tokens()), model(tokens()))
 

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.schema import ModelConfig
-from flyweight.evaluate import checks
+from flyweight.decode.generate import generate
+from flyweight.evaluation import checks
 from flyweight.model import folder
 from flyweight.model.attention import Reach
 from flyweight.model.block import Block
 from flyweight.model.decoder import Decoder
-from flyweight.model.generate import generate
-from flyweight.model.schedule import visits
+from flyweight.spec.visits import visits
 
 VOCAB = 19
 THOUGHTS: list[dict[str, Any]] = [
@@ -173,7 +173,7 @@ def test_no_pass_is_a_plain_model() -> None:
 @torch.no_grad()
 def test_passes_that_begin_anew_and_remember_themselves_change_nothing(monkeypatch: Any) -> None:
     """Why a config of that kind is refused: the first place sees what it saw, and so on up the stack."""
-    monkeypatch.setattr("flyweight.config.architecture.model_faults", lambda config: [])
+    monkeypatch.setattr("flyweight.config.decoder.model_faults", lambda config: [])
     plain = decoder("none", sharing="repeat")
     same = decoder({"passes": 3, "input": "embedding"}, sharing="repeat")
     torch.testing.assert_close(same(tokens()), plain(tokens()), rtol=1e-12, atol=1e-12)

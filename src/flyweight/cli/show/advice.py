@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.report.advice import Advice, advise
-from flyweight.report.entries import Group
+from flyweight.reports.entries import Group
+from flyweight.reports.findings.advice import Advice, advise
 
 
 def lines(groups: Sequence[Group]) -> list[Any]:

@@ -11,9 +11,10 @@ from flyweight.api import Run, StudyRun
 from flyweight.cli.show import advice
 from flyweight.config.units import format_size, format_time
 from flyweight.core.console import Terminal
-from flyweight.report import study_tables, tables, words
-from flyweight.report.entries import entries, groups
-from flyweight.report.phrases import floor_name
+from flyweight.reports.entries import entries, groups
+from flyweight.reports.findings import run as words
+from flyweight.reports.findings.phrases import floor_name
+from flyweight.reports.tables import run as tables, study as study_tables
 
 
 def say(*lines: Any) -> None:

@@ -27,7 +27,7 @@ def evaluate(
     """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
     from flyweight import api
     from flyweight.cli.show import measurements, results
-    from flyweight.report import gather
+    from flyweight.reports import gather
 
     if tasks is not None and (data or separator or window or stride):
         raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --separator, --window and --stride out")

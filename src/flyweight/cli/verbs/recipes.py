@@ -109,8 +109,8 @@ def plan(
     """
     from flyweight import api
     from flyweight.cli.show import results
-    from flyweight.plan import show
-    from flyweight.plan.grid import GridPlan
+    from flyweight.planning import lines
+    from flyweight.planning.grid import GridPlan
 
     limits = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
     chosen: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ def plan(
         else:
             result = api.plan(target, *(overrides or ()), **limits, session=session)
     answer = {**result.json(), "chosen": chosen} if chosen else result.json()
-    shared.answer(answer, lambda _: results.say(*chosen, *([""] if chosen else []), *show.lines(result)))
+    shared.answer(answer, lambda _: results.say(*chosen, *([""] if chosen else []), *lines.lines(result)))
     # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)

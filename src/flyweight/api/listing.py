@@ -1,0 +1,71 @@
+"""The models of a runs root that can be given as MODEL, with what was measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flyweight.errors import FlyweightError
+from flyweight.reports import gather
+from flyweight.store import references
+from flyweight.store.artifact import Artifact, Store
+from flyweight.store.measurements import subject, weights
+
+Content = frozenset[tuple[str, str]]
+"""A model's files with their digests."""
+
+
+def listed_models(store: Store) -> list[dict[str, Any]]:
+    """Return every finished model, oldest first: `name` is what to give as MODEL.
+
+    `name` is `recipe:stage` where the results of a recipe have it, else the artifact's id. `bytes` is the
+    size of the model's files. `bits_per_byte` is its newest likelihood, on the `split` of `corpus`; all
+    three are None for a model that was never evaluated.
+    """
+    known = references.read(store)
+    artifacts = [entry for entry in known.entries if isinstance(entry, Artifact)]
+    newest = _newest_evaluations(artifacts)
+    models = []
+    for artifact in artifacts:
+        size = _model_bytes(artifact)
+        if size is None:
+            continue
+        names = [user for user in known.users.get(artifact.id, []) if ":" in user] or [artifact.id]
+        quality = _quality(newest.get(_content(artifact)))
+        for name in names:
+            row = {"name": name, "id": artifact.id, "stage": artifact.stage, "bytes": size}
+            models.append({**row, "created": artifact.manifest["created"], **quality})
+    return models
+
+
+def _newest_evaluations(artifacts: Sequence[Artifact]) -> dict[Content, Artifact]:
+    """Return the newest evaluation of every model by its content, so that a copy has it too; oldest first."""
+    models = {artifact.id: artifact for artifact in artifacts}
+    newest: dict[Content, Artifact] = {}
+    for artifact in artifacts:
+        model = subject(artifact.identity) if artifact.stage == "evaluate" else None
+        if model in models:
+            newest[_content(models[model])] = artifact
+    return newest
+
+
+def _content(model: Artifact) -> Content:
+    return frozenset(weights(model).items())
+
+
+def _model_bytes(artifact: Artifact) -> int | None:
+    files = artifact.manifest["files"]
+    sizes = [entry["bytes"] for name, entry in files.items() if name.startswith("model/")]
+    return sum(sizes) if sizes else None
+
+
+def _quality(evaluation: Artifact | None) -> dict[str, Any]:
+    nothing = {"bits_per_byte": None, "split": None, "corpus": None}
+    if evaluation is None:
+        return nothing
+    try:
+        value = evaluation.metrics()["bits_per_byte"]["value"]
+        corpus = gather.corpus_name(evaluation)
+    except (FlyweightError, KeyError):
+        return nothing  # a damaged measurement; `flyweight ls` names it
+    return {"bits_per_byte": value, "split": evaluation.identity["config"]["split"], "corpus": corpus}

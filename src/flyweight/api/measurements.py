@@ -1,0 +1,216 @@
+"""Measurements of one model or of several: each is an artifact of its own. Part of `flyweight.api`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flyweight.api import model_references
+from flyweight.api.comparison import Compared, Size
+from flyweight.api.session import DEFAULT, Session, working
+from flyweight.config import catalogue, load as config_load, schema
+from flyweight.errors import RequestError
+from flyweight.evaluation.compare import table
+from flyweight.pipeline import recipe as recipes
+from flyweight.records.metric import Metric
+from flyweight.reports import gather
+from flyweight.store.artifact import Artifact
+
+Model = str | Path | Artifact
+"""What MODEL may be: see `flyweight.api.model_references`."""
+
+
+@dataclass(frozen=True, repr=False)
+class Measurement:
+    """A measurement's artifact; its metrics are attributes: `evaluate(...).bits_per_byte.value`, `audit(...).passed`."""
+
+    artifact: Artifact
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Measurement {self.artifact.stage}: {', '.join(self.values)}>"
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.values]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "values":
+            raise AttributeError(name)
+        try:
+            value = self.values[name]
+        except KeyError:
+            raise AttributeError(f"no metric {name!r}; there are {', '.join(self.values)}") from None
+        return Metric(**value) if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__) else value
+
+    def json(self) -> dict[str, Any]:
+        """Return everything measured as plain data."""
+        return {"id": self.artifact.id, **self.values}
+
+
+def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measurement:
+    context = session.context(seed=session.seed)
+    if not isinstance(model, Artifact) and model_references.is_config(model):
+        if kind == "evaluate":
+            raise RequestError(f"{model}: this is a config; its random weights have nothing to evaluate")
+        fresh = schema.Initialise(stage="init", model=model_references.config(model))
+        artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
+    else:
+        configs = () if kind == "evaluate" else catalogue.names()
+        artifact = model_references.find(model, context.store, watch=context.watch, also=configs)
+    data, separator = fields.pop("data", None), fields.pop("separator", None)
+    if data is not None:
+        fields["data"] = data_for(artifact, data, separator)
+    elif separator is not None:
+        raise RequestError("--separator: it cuts a text file into documents; name the file with --data")
+    config = config_load.check_stage(
+        {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
+    )
+    made = recipes.Runner(context).make(_name(model), config, {"input": artifact}).artifact
+    return Measurement(made, made.metrics())
+
+
+def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dict[str, Any]:
+    """Return a data config that reads `data` with the model's own tokenizer and context."""
+    tokenizer = artifact.path / "model" / "tokenizer.json"
+    if not tokenizer.exists():
+        raise RequestError(f"{artifact.id} has no tokenizer: it cannot read {data}")
+    from flyweight.checkpoints import load_any as hub
+
+    window = hub.window(hub.config(artifact.path / "model"))
+    cut = {} if separator is None else {"separator": separator}
+    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window, **cut}
+
+
+@working
+def evaluate(
+    model: Model,
+    data: str | Path | None = None,
+    split: str = "test",
+    window: int | None = None,
+    stride: int | None = None,
+    separator: str | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
+
+    `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the model was trained on.
+    `window` tokens are read at once (default: the model's context), every `stride` tokens (default: the window).
+    `separator` is what stands between the documents of a text file.
+    `notes` says where bits per byte are too good, because the tokens do not give the text back.
+    """
+    fields = {"data": data and str(data), "separator": separator, "split": split, "window": window, "stride": stride}
+    return _noted(_measure("evaluate", model, session, **fields))
+
+
+def _noted(measured: Measurement) -> Measurement:
+    losses = gather.losses(measured.artifact)
+    return Measurement(measured.artifact, {**measured.values, "notes": [] if losses is None else [losses]})
+
+
+@working
+def tasks(
+    model: Model,
+    tasks: Sequence[str],
+    task_path: Path | None = None,
+    few_shot: int | None = None,
+    limit: int | None = None,
+    session: Session = DEFAULT,
+) -> dict[str, dict[str, Any]]:
+    """Return lm-eval's metrics of a model by task, each with its standard error; `task_path` holds tasks of one's own."""
+    from flyweight.checkpoints import harness
+
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    device = session.runtime().device
+    return harness.evaluate(artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed)
+
+
+@working
+def bench(
+    model: Model,
+    batch: int = 1,
+    new_tokens: int | None = None,
+    prompt: int | None = None,
+    repeats: int | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
+
+    Measured in a fresh process, `repeats` times (five to fifteen, as fits two seconds): `batch`
+    sequences at once, `prompt` tokens read and `new_tokens` generated (default 64 each, less where
+    the context is shorter).
+    """
+    options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
+    return _measure("bench", model, session, **options)
+
+
+@working
+def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
+    """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
+
+    `model` may be a config as well, with random weights. `data` is the text for the checks that
+    need one; by default the corpus that the model was trained on.
+    """
+    return _measure("audit", model, session, data=data and str(data))
+
+
+@working
+def floors(
+    data: str | Path,
+    split: str = "test",
+    tokenizer: str | Mapping[str, Any] | None = None,
+    separator: str | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return what unigram, bigram and Kneser-Ney 5-gram models reach on a split, and their costs.
+
+    `unigram`, `bigram` and `kn5` are perplexities per token. `tokenizer` is a kind, YAML as in a
+    recipe's `data.tokenizer`, or its fields; by default the corpus' own. `separator` and `notes` as in
+    `evaluate`.
+    """
+    context = session.context(seed=session.seed)
+    kind = config_load.parse_yaml(tokenizer, "--tokenizer") if isinstance(tokenizer, str) else tokenizer
+    given = {} if kind is None else {"tokenizer": kind}
+    if separator is not None:
+        given["separator"] = separator
+    stage = {"stage": "floors", "data": {"corpus": str(data), **given}, "split": split}
+    made = recipes.Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
+    return _noted(Measurement(made, made.metrics()))
+
+
+@working
+def compare(
+    *compared: Model,
+    data: str | Path | None = None,
+    split: str = "test",
+    against: Model | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    separator: str | None = None,
+    session: Session = DEFAULT,
+) -> Compared:
+    """Return models by bits per byte, best first, with their paired intervals against one of them.
+
+    `fw.compare("mine:student", "mine:alone")`. `against` names the reference, by default the best.
+    `data` is the text; by default the corpus that each was trained on. `window` and `stride` are
+    in tokens. Raises RequestError where the models were not scored on the same text.
+    """
+    store = session.store
+    found = {_name(model): model_references.find(model, store, watch=session.watch) for model in compared}
+    if len(found) < 2:
+        raise RequestError("compare needs at least two different models")
+    if against is not None and _name(against) not in found:
+        raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
+    results = {name: evaluate(artifact, data, split, window, stride, separator, session) for name, artifact in found.items()}
+    scores = {name: gather.scores(result.artifact) for name, result in results.items()}
+    stood = table(scores, None if against is None else _name(against))
+    sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}
+    same = len({score.tokenizer for score in scores.values()}) == 1
+    return Compared(stood, sizes, same, split)
+
+
+def _name(model: Model) -> str:
+    if not isinstance(model, str | Path | Artifact):
+        raise RequestError(f"a model is a name, a folder or an artifact (run[stage]), not {model!r:.80}")
+    return model.id if isinstance(model, Artifact) else str(model)

@@ -1,0 +1,57 @@
+"""What recipes, studies, texts and models will need, before anything runs. Part of `flyweight.api`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flyweight.api import runs
+from flyweight.api.measurements import Model
+from flyweight.api.own_text import choose, is_text
+from flyweight.api.session import DEFAULT, Session
+from flyweight.config import schema, study as study_config
+from flyweight.errors import RequestError
+from flyweight.planning.grid import GridPlan
+from flyweight.planning.recipe_plan import ModelPlan, Plan
+from flyweight.store.artifact import Artifact
+
+Target = schema.Recipe | study_config.Study | schema.Architecture | Mapping[str, Any] | Model
+
+
+def plan(
+    target: Target,
+    *overrides: str,
+    memory: str | None = None,
+    time: str | None = None,
+    flops: str | float | None = None,
+    parameters: str | int | None = None,
+    bytes: str | None = None,
+    session: Session = DEFAULT,
+) -> Plan | GridPlan | ModelPlan:
+    """Return what a recipe, study, text, config or model needs; no model is built.
+
+    `target` is a name, a file, the fields of a recipe, what `load` returned, a text for `train`, or
+    a MODEL. `overrides` are `path=value` words. Limits, each as in a recipe's budget: `memory="6GB"`,
+    `time="10min"` (the only one of a study), `flops`, `parameters` and `bytes` of the smallest model.
+    `print(plan)` shows its table; `plan.totals` has the sums and `plan.faults` what does not fit.
+    Raises RequestError with every fault of the request.
+    """
+    given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": bytes}
+    limits = {name: str(value) for name, value in given.items() if value is not None}
+    if isinstance(target, str | Path):
+        return runs.plan(_named(str(target), overrides, limits, session), session)
+    if isinstance(target, Mapping):
+        words = [f"budget.{name}={value}" for name, value in limits.items()]
+        return runs.plan(runs.load(target, *overrides, *words), session)
+    if overrides or limits:
+        what = "an artifact" if isinstance(target, Artifact) else "checked already"
+        raise RequestError(f"plan: this is {what}; limits and path=value words are for names and files")
+    return runs.plan(target, session)
+
+
+def _named(target: str, overrides: Sequence[str], limits: Mapping[str, str], session: Session) -> Any:
+    """Return what a name or file is planned as: a text as the recipe that `train` would run."""
+    if is_text(target, session):
+        return choose(target, *overrides, limits=limits, session=session).recipe
+    return runs.planned(target, overrides, limits)

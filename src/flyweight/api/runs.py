@@ -1,0 +1,343 @@
+"""Recipes, studies and single stages: what is read, planned and run. Part of `flyweight.api`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from flyweight.api import model_references
+from flyweight.api.forgetting import forget
+from flyweight.api.measurements import Model
+from flyweight.api.results import Run as Run, StudyRun as StudyRun
+from flyweight.api.session import DEFAULT, Session, shows_progress, working
+from flyweight.config import catalogue, load as config_load, schema, study as study_config
+from flyweight.core import machine
+from flyweight.core.files import digest
+from flyweight.core.runtime import Runtime
+from flyweight.errors import RequestError
+from flyweight.pipeline import recipe as recipes
+from flyweight.planning import rate, recipe_plan as plans
+from flyweight.planning.budget import limitless, shared_time
+from flyweight.planning.grid import GridPlan
+from flyweight.planning.surroundings import recipe_seconds
+from flyweight.records import run_summary
+from flyweight.reports import gather
+from flyweight.reports.cards import card
+from flyweight.reports.pages import run as page, study as study_page
+from flyweight.store.artifact import Artifact, Store
+from flyweight.store.budget import BudgetSpent
+from flyweight.store.run_registry import Unfinished
+from flyweight.store.stage import Context
+from flyweight.studies import cells as studies, run as study_run
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("flyweight") / "assets" / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(recipe: str | Path | Mapping[str, Any], *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
+    """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
+
+    `recipe` is a shipped name, a YAML file, or a mapping with the fields of one. Raises
+    RequestError with every fault, and for a study.
+    """
+    if isinstance(recipe, Mapping):
+        name, raw = str(recipe.get("name", "the recipe")), copy.deepcopy(dict(recipe))
+    else:
+        name, raw = str(recipe), _read(recipe)
+    if "models" in raw and "stages" not in raw:
+        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
+    return config_load.recipe(config_load.override(raw, overrides), name, without)
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    """Return the raw recipe or study of a name or file; raise RequestError where there is none."""
+    if not isinstance(recipe, str | Path):
+        raise RequestError(f"a recipe is a name, a YAML file or a mapping, not {recipe!r}")
+    name = str(recipe)
+    if name in shipped():
+        source = (resources.files("flyweight") / "assets" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        return config_load.parse_yaml(source, name)
+    if Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
+        return config_load.read_yaml(Path(recipe))
+    if name in studies.shipped():
+        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
+    near = config_load.nearest(name, shipped())
+    raise RequestError(f"there is no recipe {name!r}{near}; or name a YAML file")
+
+
+def plan(
+    target: schema.Recipe | study_config.Study | schema.Architecture | Model, session: Session = DEFAULT
+) -> plans.Plan | GridPlan | plans.ModelPlan:
+    """Return what a recipe, study, config or model needs; nothing is allocated."""
+    if session.device is not None or session.threads is not None:
+        session.runtime()  # what this machine does not have is refused for a single model as well
+    if isinstance(target, study_config.Study):
+        return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
+    if isinstance(target, schema.Recipe):
+        runtime = session.runtime(target.seed)
+        timed, _ = _timed(target, runtime, session)
+        return plans.plan(timed, runtime, _vocabularies(session.store), session.data_folder)
+    if isinstance(target, schema.ARCHITECTURES):
+        return plans.ModelPlan.of(target)
+    if not isinstance(target, Artifact) and model_references.is_config(target):
+        return plans.ModelPlan.of(model_references.config(target))
+    names = [*shipped(), *studies.shipped(), *catalogue.names()]
+    return plans.ModelPlan.of(_config_of(model_references.find(target, session.store, also=names)))
+
+
+def planned(target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Return what `plan` takes for a word of the command line: a recipe or study with its overrides, or the word itself.
+
+    `limits` are those of a recipe's budget by name, of which a study, whose budgets are its own, knows the time alone.
+    """
+    if target in shipped() or (model_references.is_config(target) and _is_recipe(target)):
+        return load(target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items()))
+    if studies.is_study(target):
+        if unknown := [f"--{name}" for name in limits if name != "time"]:
+            raise RequestError(
+                f"{' and '.join(unknown)}: {target} is a study, of which only the --time can be limited; its runs train for its"
+                " own budgets"
+            )
+        words = [f"limit.time={value}" for value in limits.values()]
+        return studies.load(target, *overrides, *words, yes=True)  # planning a large grid is how one learns of its size
+    if overrides or limits:
+        raise RequestError(f"{target}: limits and path=value words are for recipes; this is a single model")
+    return target
+
+
+def _is_recipe(path: Any) -> bool:
+    return Path(path).exists() and "stages" in config_load.read_yaml(Path(path))
+
+
+def _config_of(artifact: Artifact) -> schema.Architecture:
+    from flyweight.checkpoints import load_any as hub
+    from flyweight.checkpoints.external import ForeignConfig
+
+    found = hub.config(artifact.path / "model")
+    if isinstance(found, ForeignConfig):
+        raise RequestError(
+            f"{artifact.id}: plan knows GPT-2, Llama and Qwen3 models and flyweight's own, not the type {found.model_type}"
+        )
+    return found
+
+
+def _vocabularies(store: Store) -> dict[str, int]:
+    """Return the vocabulary of every corpus that is packed already, by its data config."""
+    found = {}
+    for path in store.root.glob("corpus-????????"):
+        packed = Artifact.glance(path)
+        data = schema.Data.model_validate(packed.identity["config"], context={"resolved": True})
+        found[plans.vocabulary_key(data)] = packed.facts["vocab_size"]
+    return found
+
+
+@shows_progress
+def run(
+    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    *overrides: str,
+    without: Sequence[str] = (),
+    fresh: bool = False,
+    session: Session = DEFAULT,
+) -> Run:
+    """Run a recipe: make each stage once, measure what it compares, write its report; return it.
+
+    `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
+    `fresh` makes a finished run of its name anew, all but the packed text.
+    Raises RequestError before any work for a request that is wrong or cannot fit its budget,
+    BudgetSpent where a limit ended a training, after the finished stages have been measured, named
+    and reported, and FlyweightError where the work fails: what was finished is kept.
+    """
+    checked = _recipe(recipe, overrides, without, session)
+    if fresh:
+        forget(session.store, checked.name, session)
+    return run_checked(checked, session)
+
+
+@working
+def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
+    """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
+
+    Raises as `run` does.
+    """
+    context = session.context(asked.budget, asked.seed)
+    meter = context.meter
+    meter.started = meter.started if began is None else began
+
+    def resolve(reference: str, where: str) -> Artifact:
+        return model_references.find(reference, context.store, where, context.watch)
+
+    recipes.check_inputs(asked, resolve)
+    checked, meter.after = _timed(asked, context.runtime, session)
+    meter.shared = checked is not asked
+    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
+    with _unfinished(asked, context) as unfinished:
+        runner = recipes.Runner(replace(context, note=unfinished.note))
+        if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained
+            real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
+            planned = plans.plan(checked, context.runtime, real, context.data_dir)
+        plans.refuse(planned)
+        unfinished.warn_of_replacing()
+        context.watch("planned", {"name": checked.name, "plan": planned})
+        finished = recipes.run(checked, runner, resolve)
+        result = _summarise(finished, context, planned, unfinished.work)
+        with context.store.recipe_folder(checked.name, context.watch) as folder:
+            unfinished.replace(folder)
+            recipes.link(folder, finished.stages)
+            result.write(folder)
+            card.write_beside(folder, context.store)
+            report = page.write(folder)
+            if finished.stopped is None:
+                unfinished.done(folder)
+    if finished.stopped is not None:
+        names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
+        raise BudgetSpent(f"{finished.stopped}. Finished and measured: {names}; report: {report}") from finished.stopped
+    if all(stage.reused for stage in result.stages):
+        context.watch("all kept", {"name": checked.name})
+    return Run(finished, result, report, folder)
+
+
+def _recipe(
+    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    without: Sequence[str],
+    session: Session,
+) -> schema.Recipe:
+    """Return the checked recipe; raise RequestError, for the name of a run with its command."""
+    if isinstance(recipe, schema.Recipe):
+        if overrides or without:
+            raise RequestError("this recipe is checked already: give path=value words and without= to load")
+        return recipe
+    known = not isinstance(recipe, str) or recipe in (*shipped(), *studies.shipped()) or Path(recipe).exists()
+    said = None if known else model_references.said_of_run(str(recipe), session.store)
+    if said is not None:
+        raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
+    return load(recipe, *overrides, without=without)
+
+
+def _timed(recipe: schema.Recipe, runtime: Runtime, session: Session) -> tuple[schema.Recipe, float]:
+    """Return the recipe with its time shared out, and the seconds that measuring will take after training.
+
+    Only a recipe that trains by the clock needs to know this machine's rates.
+    """
+    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)]
+    if recipe.budget.time is None or not any(stage.train.time or limitless(stage) for stage in trained):
+        return recipe, 0.0
+    precision = runtime.precision(trained[0].train.precision, rate.WIDTH)
+    rates = rate.kept(session.store, runtime, precision, session.watch).rates
+    before, after = recipe_seconds(recipe, rates, session.data_folder)
+    return shared_time(recipe, before + after), after
+
+
+def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
+    """Return what keeps that which a recipe or study makes until its results are written."""
+    return Unfinished(context.store, asked.name, request_of(asked), context.command, context.watch)
+
+
+def request_of(asked: schema.Recipe | study_config.Study) -> str:
+    """Return a digest that tells one request from another of the same name."""
+    return digest(asked.model_dump(mode="json"))[:8]
+
+
+def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan, request: str) -> run_summary.Summary:
+    recipe = finished.recipe
+    chosen = {name: made.artifact.facts["chosen"] for name, made in finished.stages.items() if made.artifact.stage == "select"}
+    sources = [
+        gather.Source(
+            name,
+            finished.stages[name].config,
+            finished.stages[name].artifact,
+            {kind: made.artifact for kind, made in kinds.items()},
+            chosen,
+        )
+        for name, kinds in finished.measured.items()
+    ]
+    compared = gather.models(recipe, sources)
+    corpora = [
+        gather.corpus(Artifact.open(context.store.root / name), made.config.data.context, made.artifact)
+        for name, made in finished.floors.items()
+    ]
+    return run_summary.Summary(
+        name=recipe.name,
+        seed=recipe.seed,
+        created=gather.now(),
+        command=context.command,
+        request=request,
+        seconds=context.meter.seconds(),
+        environment=run_summary.Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
+        budget=gather.budget(recipe, context.meter, compared, planned.totals),
+        corpus=tuple(corpora),
+        models=compared,
+        comparisons=gather.comparisons(sources),
+        stages=tuple(
+            run_summary.StageSummary(
+                name=name,
+                id=made.artifact.id,
+                stage=made.artifact.stage,
+                seconds=made.artifact.facts["took"],
+                reused=made.reused,
+                evaluate=gather.evaluation(made.artifact),
+            )
+            for name, made in finished.stages.items()
+        ),
+    )
+
+
+def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = False, session: Session = DEFAULT) -> StudyRun:
+    """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
+
+    Raises RequestError before anything is trained for a study that contradicts itself or its texts, and for a grid over its
+    `limit` unless `yes`.
+    """
+
+    def over(study: study_config.Study) -> list[str]:
+        return studies.over_time(_study_plan(study, session.runtime(), session.store, session.data_folder))
+
+    if isinstance(target, study_config.Study):
+        if overrides:
+            raise RequestError("study: path=value words are for a name or a file; this study is checked already")
+        checked = studies.checked(target, target.name, yes, over)
+    else:
+        checked = studies.load(target, *overrides, yes=yes, over=over)
+    return _study(checked, yes, session)
+
+
+@working
+def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun:
+    context = session.context(seed=checked.seeds[0])
+    planned = _study_plan(checked, context.runtime, context.store, context.data_dir)
+    if not planned.cells:
+        raise RequestError("\n".join([f"{checked.name}:", *(f"  {why}" for why in (*planned.warnings, *planned.left_out))]))
+    if (warnings := studies.over_time(planned)) and not yes:
+        raise RequestError("\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)]))
+    with _unfinished(checked, context) as unfinished:
+        unfinished.warn_of_replacing()
+        result = study_run.run(checked, replace(context, note=unfinished.note), planned)
+        result = result.model_copy(update={"request": unfinished.work})
+        with context.store.recipe_folder(checked.name, context.watch) as folder:
+            unfinished.replace(folder)
+            result.write(folder)
+            report = study_page.write(folder)
+            unfinished.done(folder)
+    return StudyRun(result, report, folder)
+
+
+def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, data_dir: Path | None) -> GridPlan:
+    """Return a study's plan; a text packed before may have changed since, so its vocabulary alone is no reason to refuse."""
+    try:
+        return studies.plan(checked, runtime, _vocabularies(store), data_dir)
+    except RequestError:
+        return studies.plan(checked, runtime, {}, data_dir)
+
+
+def plain_name(name: str) -> str:
+    """Return a name that can be the folder of a run."""
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
+    return kept.strip("-.")[:40] or "text"

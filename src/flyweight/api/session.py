@@ -1,0 +1,148 @@
+"""Where and how one command works: the runs root, the data folder, the device, who watches."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from flyweight.api.signatures import readable_signature
+from flyweight.checkpoints.checkpoint import trust
+from flyweight.config import schema
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import utf8_name
+from flyweight.core.runtime import Runtime
+from flyweight.data.sources.local import data_folder
+from flyweight.errors import RequestError
+from flyweight.store import locks
+from flyweight.store.artifact import Store
+from flyweight.store.budget import Meter
+from flyweight.store.stage import Context
+
+
+def progress_lines(kind: str, fields: dict[str, Any]) -> None:
+    """Stand for the progress that a function shows where nobody watches; by itself it shows none."""
+
+
+@dataclass(frozen=True, repr=False)
+class Session:
+    """Where and how to work: `fw.Session(runs="runs", threads=2, quiet=True)`, shared by many calls.
+
+    `runs` is the runs root (default FLYWEIGHT_RUNS, else ./runs), `data_dir` the folder of local
+    copies of corpora (default FLYWEIGHT_DATA), `device` cpu, cuda or mps (default: the best there
+    is), `threads` those of a CPU (default: all cores), `seed` that of random weights and samples.
+    Progress goes to standard error, as on the command line, unless `quiet`; a `watch` function
+    gets its events instead.
+    """
+
+    runs: Path | str | None = None
+    data_dir: Path | str | None = None
+    device: str | None = None
+    threads: int | None = None
+    seed: int = 0
+    watch: Watcher = progress_lines
+    command: str = ""
+    trust_remote_code: bool = False
+    quiet: bool = False
+
+    def __repr__(self) -> str:
+        given = [field for field in fields(self) if getattr(self, field.name) != field.default]
+        shown = [f"{field.name}={getattr(self, field.name)!r}" for field in given if field.name != "watch"]
+        return f"Session({', '.join(shown)})"
+
+    @contextmanager
+    def watched(self) -> Iterator[Session]:
+        """Yield this session with its progress shown, where it has no watcher of its own."""
+        if self.watch is not progress_lines:
+            yield self
+        elif self.quiet:
+            yield replace(self, watch=ignore)
+        else:
+            from flyweight.api.progress import Display
+            from flyweight.core.console import Terminal
+
+            with Display(Terminal(stderr=True, force_jupyter=False)) as display:
+                yield replace(self, watch=display)
+
+    @property
+    def store(self) -> Store:
+        """The runs root; whoever asks for it is about to read models, with this session's trust in them.
+
+        Raises RequestError where its name is not UTF-8 text.
+        """
+        trust(self.trust_remote_code)
+        return Store(utf8_name(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"), "the runs root"))
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of local copies of corpora; raise RequestError where it is named and not there."""
+        return data_folder(self.data_dir)
+
+    def runtime(self, seed: int | None = None) -> Runtime:
+        """Return the device, threads and seed, and set this process's thread count."""
+        seed = self.seed if seed is None else seed
+        runtime = Runtime.detect(self.device, self.threads, seed, self.store.root, self.watch)
+        runtime.apply()
+        return runtime
+
+    def context(self, budget: schema.Budget | None = None, seed: int | None = None) -> Context:
+        """Return what stages need; raise RequestError where the runs root cannot be written."""
+        self.store.prepare()
+        return Context(
+            self.store,
+            self.runtime(seed),
+            Meter(budget or schema.Budget()),
+            self.watch,
+            self.data_folder,
+            self.command,
+        )
+
+
+DEFAULT = Session()
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_session(function: Callable[P, R], around: Callable[[Session], AbstractContextManager[Session]]) -> Callable[P, R]:
+    """Call a function that takes a `session` within a context that may give it another one."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        bound = signature.bind(*arguments, **options)
+        session = bound.arguments.get("session", DEFAULT)
+        if not isinstance(session, Session):
+            raise RequestError(f"session: expected fw.Session(...), found {session!r}")
+        with around(session) as given:
+            bound.arguments["session"] = given
+            return function(*bound.args, **bound.kwargs)
+
+    called.__signature__ = readable_signature(function)  # pyright: ignore[reportAttributeAccessIssue]
+    return called
+
+
+@contextmanager
+def _held(session: Session) -> Iterator[Session]:
+    with locks.working(session.store, session.command, session.watch):
+        yield session
+
+
+def in_use(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function hold its runs root in use, so that `gc` of another process waits its turn."""
+    return _with_session(function, _held)
+
+
+def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function show its progress, where its session has no watcher of its own."""
+    return _with_session(function, Session.watched)
+
+
+def working(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function show its progress and hold its runs root in use."""
+    return shows_progress(in_use(function))

@@ -1,0 +1,179 @@
+"""A Hugging Face model folder, read the careful way: no code of its own, no pickles, nothing from outside the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.checkpoints import refusals, weights as weight_files
+from flyweight.checkpoints.flyweight_type import OWN
+from flyweight.checkpoints.weights import ADAPTER, CONFIG, INDEX, WEIGHTS as WEIGHTS, pickled as pickled
+from flyweight.core.files import digest, sha256
+from flyweight.errors import FlyweightError, RequestError
+
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "tiktoken.model", "tekken.json"),
+)
+"""Files of which any one makes a tokenizer."""
+
+TOKENIZER = (
+    *VOCABULARIES,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "generation_config.json"),
+)
+TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
+"""Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes
+see it."""
+
+
+def trust(told: bool) -> None:
+    """Note whether the session at work was told to trust; what another one was told ends here."""
+    if told and not trusted():
+        os.environ[TRUST] = "session"
+    elif not told and os.environ.get(TRUST) == "session":
+        del os.environ[TRUST]
+
+
+def trusted() -> bool:
+    """Return whether a model's folder may run Python code of its own."""
+    return os.environ.get(TRUST) in ("1", "session")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose files have been looked at: `raw` is its config, `weights` and `others` the files that are read.
+
+    `code` is true where it asks for Python code of its own, which the user has allowed by name. `unread` are other files with
+    weights, such as variants in another float type.
+    """
+
+    path: Path
+    raw: dict[str, Any]
+    weights: tuple[str, ...]
+    others: tuple[str, ...]
+    code: bool = False
+    unread: tuple[str, ...] = ()
+
+    @property
+    def model_type(self) -> str:
+        """The architecture that its config names."""
+        return str(self.raw.get("model_type"))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that is read, relative to the folder."""
+        return (CONFIG, *self.others, *self.weights)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the content of all files that are read.
+
+        Raises FlyweightError for a file in the hub's cache that is not what the hub gave: its name there is its checksum. Any
+        other folder has no checksums to compare with.
+        """
+        sums = {name: sha256(self.path / name) for name in self.files}
+        for name, found in sums.items():
+            blob = (self.path / name).resolve()
+            known = blob.name if blob.parent.name == "blobs" else ""
+            if re.fullmatch("[0-9a-f]{40}", known):
+                found = _git_sha1(blob)
+            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", known) and found != known:
+                raise FlyweightError(
+                    f"{self.path / name}: its checksum is not the hub's, it is damaged; delete {blob} and fetch it"
+                )
+        return digest(sums)
+
+    def elements(self) -> tuple[int, int]:
+        """Return how many numbers the files hold, and in how many tensors; headers alone are read."""
+        return weight_files.elements(self.path, self.weights)
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """Yield every tensor with its name, from memory-mapped shards; raise FlyweightError for a damaged or displaced one."""
+        from safetensors import SafetensorError, safe_open
+
+        places = weight_files.files(self.path)[1]
+        for name in self.weights:
+            try:
+                with ExitStack() as stack:
+                    shard = stack.enter_context(safe_open(self.path / name, framework="pt"))
+                    names = shard.keys()
+                    if places is not None and set(names) != {key for key, place in places.items() if place == name}:
+                        raise FlyweightError(
+                            f"{self.path / name}: its tensors are not those that {INDEX} names; copy both again"
+                        )
+                    for key in names:
+                        yield key, shard.get_tensor(key)
+            except (OSError, SafetensorError) as error:
+                raise FlyweightError(f"{self.path / name}: damaged or truncated ({error}); copy it again") from error
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a folder claims to be a Hugging Face model, or an adapter of one."""
+    try:  # what is no file, such as a pipe, could be waited for in vain
+        if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
+            return True
+        return (path / CONFIG).is_file() and "model_type" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def read(path: Path) -> Checkpoint:
+    """Return the checkpoint in a folder; raise RequestError that says what it is instead, or what a careful tool refuses."""
+    raw = _config(path)
+    asks = bool(raw.get("auto_map"))
+    if asks and not trusted():
+        raise RequestError(
+            f"{path}: its config.json asks for Python code of its own (auto_map: {str(raw['auto_map'])[:200]}), which flyweight"
+            " does not run; read that code, and if you trust it, say --trust-remote-code"
+        )
+    if raw["model_type"] != OWN:
+        refusals.refuse(path, raw)
+    weights, places = weight_files.files(path)
+    others = [name for name in TOKENIZER if (path / name).is_file()]
+    if places is not None:
+        others.insert(0, INDEX)
+    if asks:
+        others += sorted(file.name for file in path.glob("*.py"))
+    found = Checkpoint(path, raw, weights, tuple(others), asks, weight_files.unread(path, weights))
+    for name in found.files:
+        _inside(path, name)
+    if found.model_type != OWN:
+        weight_files.refuse_packed(path, weights)
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    if not file.is_file() and (path / ADAPTER).is_file():
+        raise RequestError(weight_files.adapter(path))
+    if not file.is_file():
+        raise RequestError(f"{path}: not a model folder ({CONFIG} is missing)")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FlyweightError(f"{file}: damaged, not valid JSON ({error}); copy the model again") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise RequestError(f"{file}: not the config of a Hugging Face model (it has no model_type)")
+    return raw
+
+
+def _git_sha1(path: Path) -> str:
+    """Return the name that git gives to a file's content, which is the hub's for small files."""
+    return hashlib.sha1(b"blob %d\0" % path.stat().st_size + path.read_bytes()).hexdigest()
+
+
+def _inside(path: Path, name: str) -> None:
+    """Raise RequestError where a link leads out of the folder; the hub's cache links within one repository, which is fine."""
+    root = path.resolve()
+    if path.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        root = root.parent.parent
+    target = (path / name).resolve()
+    if os.path.commonpath([root, target]) != str(root):
+        raise RequestError(f"{path / name} is a link to {target}, outside of the model's folder; put the file itself there")

@@ -1,0 +1,118 @@
+"""Checkpoints into the runs root: a Hugging Face folder or hub name becomes an artifact, once, and is then like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flyweight.checkpoints import checkpoint, convert, external, proof, tokenizer_files
+from flyweight.checkpoints.checkpoint import TOKENIZER, Checkpoint
+from flyweight.checkpoints.families import Inexpressible
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import copy_file, disk_errors
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.model import folder
+from flyweight.store.artifact import Artifact, Draft, Identity, Store
+
+HUB = "hf:"
+VERSION = 3
+
+
+Describe = Callable[[Draft, dict[str, Any]], None]
+"""Writes the card of a model into its draft, from its facts."""
+
+
+def imported(
+    reference: str, store: Store, describe: Describe, watch: Watcher = ignore, command: str = "", only_ours: bool = False
+) -> Artifact:
+    """Return the artifact of a Hugging Face folder or `hf:owner/name[@revision]`, made now or found by its files' content.
+
+    GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language model keeps its files and
+    goes behind an adapter, unless `only_ours` (then RequestError with every reason why it cannot become one).
+    """
+    path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
+    source = checkpoint.read(path)
+    watch("stage", {"name": reference, "stage": "import"})
+    if only_ours and (reasons := _reasons(source)):
+        raise RequestError(
+            f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it is, it can teach, and be"
+            " evaluated, timed, audited and listened to: name it where a command takes MODEL"
+        )
+    identity = Identity(stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()})
+
+    def work(draft: Draft) -> dict[str, Any]:
+        began, reasons = time.monotonic(), _reasons(source)
+        out = draft.path / "model"
+        if reasons:
+            external.config_of(source)
+            _refuse_nan(source)
+            proved = proof.of_foreign(source)
+            _copy(source, out)
+        else:
+            config, state = convert.decoder(source)
+            proved = proof.of_ours(source, config, state)
+            folder.write(config, state, out)
+            tokenizer_files.keep_generation(source, out)
+        tokenizer = tokenizer_files.keep(source, out)
+        facts = {
+            "source": reference,
+            "model_type": source.model_type,
+            "adapter": reasons or None,
+            "unread": list(source.unread) or None,
+            "tokenizer": tokenizer,
+            "proof": proved.json(),
+        }
+        describe(draft, facts)
+        return {**facts, "took": round(time.monotonic() - began, 3)}
+
+    return store.obtain(identity, work, command, watch)[0]
+
+
+def _reasons(source: Checkpoint) -> list[str]:
+    """Return why a checkpoint cannot become a decoder of ours; nothing where it can."""
+    try:
+        convert.config_of(source)
+    except Inexpressible as error:
+        return error.reasons
+    return []
+
+
+def _refuse_nan(source: Checkpoint) -> None:
+    """Read every tensor once; raise FlyweightError for one with NaN in it (infinity stands in some families' masks)."""
+    for name, tensor in source.tensors():
+        if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.isnan().any():
+            raise FlyweightError(f"{source.path}: {name} holds NaN; copy the model again, or it was saved broken")
+
+
+def _copy(source: Checkpoint, out: Path) -> None:
+    """Copy a checkpoint's files into `out`: what is done to the originals later leaves the artifact as it is."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in source.files:
+            copy_file(source.path / name, out / name)
+
+
+def download(repository: str) -> Path:
+    """Return the folder of a hub repository's files (`owner/name[@revision]`), fetched where they are not there yet."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
+    except ImportError as error:
+        raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
+    name, _, revision = repository.partition("@")
+    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
+    if checkpoint.trusted():
+        wanted.append("*.py")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except HFValidationError as error:
+        raise RequestError(f"hf:{repository}: not a repository's name ({error}); write hf:owner/name") from error
+    except Exception as error:  # the HTTP library's own types come through, and which library that is changes
+        if type(error).__module__.split(".")[0] in ("builtins",) and not isinstance(error, OSError | ValueError):
+            raise
+        raise RequestError(
+            f"hf:{repository} could not be read from the hub ({type(error).__name__}: {str(error)[:300]}); check the name and"
+            " the network, or name a local folder"
+        ) from error

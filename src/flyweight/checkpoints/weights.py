@@ -1,0 +1,162 @@
+"""Which of a folder's files hold the weights, as transformers chooses them, and what may be in them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flyweight.errors import FlyweightError, RequestError
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+
+PICKLES, OTHERS = (".bin", ".pt", ".pth", ".ckpt", ".pkl"), (".h5", ".msgpack", ".gguf", ".onnx")
+BESIDES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
+"""Pickles that trainers leave beside the weights."""
+
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_PACKED = {
+    "qweight": "GPTQ or AWQ",
+    "qzeros": "GPTQ or AWQ",
+    "g_idx": "GPTQ",
+    "weight_packed": "compressed-tensors",
+    "SCB": "bitsandbytes",
+    "absmax": "bitsandbytes",
+    "quant_map": "bitsandbytes",
+    "_blocks": "MXFP4",
+    "weight_scale_inv": "FP8",
+    "weight_scale": "FP8, INT8 or bitnet",
+    "input_scale": "FP8",
+}
+"""How tensors end that only a format of quantized weights has."""
+
+_BUFFERS = ("attn.bias", "attention.bias", "masked_bias", "causal_mask", "position_ids", "token_type_ids")
+"""How constants end that old checkpoints keep beside their weights, as whole numbers."""
+
+
+def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
+    """Return the names of the files with a folder's weights, and where there is an index, which file has which tensor.
+
+    One whole file comes before an index, as in transformers. Raises RequestError that says what there is instead.
+    """
+    if (path / ADAPTER).is_file():
+        raise RequestError(adapter(path))
+    if (path / WEIGHTS).is_file():
+        return (WEIGHTS,), None
+    places = _index(path)
+    if places is None:
+        raise RequestError(_instead(path))
+    for name in places.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise RequestError(f"{path / INDEX}: {name!r} is not the name of a file beside it")
+        if not (path / name).is_file():
+            raise FlyweightError(f"{path / name} is missing, {INDEX} names it; copy the model again")
+    return tuple(sorted(set(places.values()))), places
+
+
+def unread(path: Path, read: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the other files in a folder that hold weights as well."""
+    kinds = (".safetensors", ".gguf", ".h5", ".msgpack")
+    found = {file.name for file in path.iterdir() if file.suffix in kinds} | {file.name for file in pickled(path)}
+    return tuple(sorted(found - set(read)))
+
+
+def adapter(path: Path) -> str:
+    """Return what a folder with an adapter of peft's is, and what to do with it."""
+    base = _base(path)
+    if (path / CONFIG).is_file():
+        return (
+            f"{path}: an adapter of peft's ({ADAPTER}) lies beside the model, and transformers would apply it; flyweight does"
+            " not. Merge it with peft (merge_and_unload) and save the result, or move the adapter out of the folder"
+        )
+    return (
+        f"{path}: an adapter of peft's ({ADAPTER}), not a whole model; its base is {base}. Merge the two with peft:"
+        f" AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload().save_pretrained('merged')"
+    )
+
+
+def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
+    """Raise RequestError where a weight is of another type than the floats that models compute with."""
+    packed = []
+    for name, kind, _ in _headers(path, names):
+        format = next((format for end, format in _PACKED.items() if name.endswith(end)), None)
+        if format is not None:
+            packed.append(f"{name} ({kind}, as in {format})")
+        elif kind not in _FLOATS and kind != "BOOL" and not name.endswith(_BUFFERS):
+            packed.append(f"{name} ({kind})")
+    if packed:
+        more = f" and {len(packed) - 5} more" if len(packed) > 5 else ""
+        raise RequestError(
+            f"{path}: its weights are quantized: {', '.join(packed[:5])}{more}. flyweight reads float32, float16 and bfloat16;"
+            " take the model it was made from, and quantize it here (flyweight quantize)"
+        )
+
+
+def elements(path: Path, names: tuple[str, ...]) -> tuple[int, int]:
+    """Return how many numbers are in these files, and in how many tensors."""
+    shapes = [shape for _, _, shape in _headers(path, names)]
+    return sum(math.prod(shape) for shape in shapes), len(shapes)
+
+
+def _headers(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield the name, type and shape of every tensor in these files; no weight is read."""
+    from safetensors import SafetensorError, safe_open
+
+    for name in names:
+        try:
+            with safe_open(path / name, framework="pt") as file:
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                found = [(key, str(each.get_dtype()), each.get_shape()) for key, each in slices.items()]
+        except (OSError, SafetensorError) as error:
+            raise FlyweightError(f"{path / name}: damaged or truncated ({error}); copy it again") from error
+        yield from found
+
+
+def pickled(path: Path) -> list[Path]:
+    """Return the files of a folder that hold weights as torch pickles them."""
+    found = sorted(file for file in path.iterdir() if file.suffix in PICKLES and not file.name.startswith(BESIDES))
+    return [file for file in found if file.name.startswith("pytorch_model")] or found
+
+
+def _instead(path: Path) -> str:
+    """Return what there is in a folder that has neither `model.safetensors` nor an index."""
+    if pickles := pickled(path):
+        return (
+            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading such a file can run any code in"
+            " it; flyweight reads safetensors only. Convert it once, which runs none of it:"
+            f" python -m flyweight.checkpoints.unpickle {shlex.quote(str(path))}"
+        )
+    if others := sorted(file.name for file in path.iterdir() if file.suffix in OTHERS):
+        return (
+            f"{path}: its weights are {', '.join(others)}, of a library other than torch; flyweight reads safetensors only, in"
+            " which most models can be had as well"
+        )
+    if found := unread(path, ()):
+        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        return (
+            f"{path}: there is no {WEIGHTS}, nor {INDEX}, but {shown}. transformers reads such files by a name (variant=...) or"
+            f" not at all; rename the one that is meant to {WEIGHTS}, or copy the index of several"
+        )
+    return f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again"
+
+
+def _base(path: Path) -> str:
+    try:
+        base = json.loads((path / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return "not named"
+    return f"{base!r:.200}"
+
+
+def _index(path: Path) -> dict[str, Any] | None:
+    """Return which shard holds which tensor, or None for a folder without an index."""
+    if not (path / INDEX).is_file():
+        return None
+    try:
+        return dict(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FlyweightError(f"{path / INDEX}: damaged ({error!r}); copy the model again") from error

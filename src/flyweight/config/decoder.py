@@ -1,0 +1,145 @@
+"""One decoder as frozen, validated fields: everything needed to build it, count it and cost it.
+
+A choice (`mlp`, `norm`, `position`, ...) is a name or a name with options: `mlp: swiglu` or `mlp: {kind: swiglu, hidden: 683}`.
+Every constant that changes an output is a field. `None` means "derived"; `ModelConfig.resolved` writes the numbers out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, model_validator
+
+from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict, choice
+from flyweight.config.layers import Add, Attention, LinearKind, Mlp, Norm, Position, Residual, RMSNorm, Rope, SwiGLU
+from flyweight.config.mixture import Mixture
+from flyweight.config.rules import model_faults
+from flyweight.config.sharing import NoSharing, NoThinking, Sharing, Thinking
+
+
+class NoBigram(Strict):
+    """No bigram table."""
+
+    kind: Literal["none"] = "none"
+
+
+class ExactBigram(Strict):
+    """A vector for every (previous, current) pair of tokens: (vocab_size + 1) * vocab_size rows, starting at zero."""
+
+    kind: Literal["exact"] = "exact"
+
+
+class HashedBigram(Strict):
+    """A vector for every bucket of a hash of (previous, current), starting at zero.
+
+    From `order` 3 on, the rows of the last 3, ..., `order` tokens are added as well, out of the same buckets: hash n-gram
+    embeddings (Pagnoni et al. 2024, section 3.2.1), which cost parameters and next to no FLOPs.
+    """
+
+    kind: Literal["hashed"] = "hashed"
+    buckets: PositiveInt = 16_384
+    order: int = Field(2, ge=2, le=8)
+
+
+Bigram = Annotated[Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], choice()]
+
+
+class Embedding(Strict):
+    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table added to it.
+
+    `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al. 2020); a tied head goes
+    through the same two.
+    """
+
+    tied: bool = True
+    rank: PositiveInt | None = None
+    bigram: Bigram = NoBigram()
+
+
+class Head(Strict):
+    """Output head; `bias` adds a number per token of the vocabulary, `softcap` c squashes logits to c * tanh(logits / c)."""
+
+    bias: bool = False
+    softcap: Rate | None = None
+
+
+class Dropout(Strict):
+    """Dropout on the embedding, on attention probabilities and on both residual branches; a number sets these three.
+
+    `mlp` drops of what the MLP reads.
+    """
+
+    embedding: Probability = 0.0
+    attention: Probability = 0.0
+    residual: Probability = 0.0
+    mlp: Probability = 0.0
+
+
+def _three_dropouts(value: Any) -> Any:
+    return dict.fromkeys(("embedding", "attention", "residual"), value) if isinstance(value, (int, float)) else value
+
+
+class Init(Strict):
+    """Normal initialisation with `std`; the token table has its own, if `embedding` names one.
+
+    Output projections are zero (`zero_out`) or divided by sqrt(2 * visits), unless `damped` is off.
+    """
+
+    std: Rate = 0.02
+    embedding: Rate | None = None
+    damped: bool = True
+    zero_out: bool = False
+
+
+class ModelConfig(Strict):
+    """One decoder, completely: enough to build it, count it and cost it without allocating anything.
+
+    `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds of linear layer; the first
+    pattern that matches wins, everything else is dense. `mixture` is what a `mix` stage adds to a trained network.
+    """
+
+    vocab_size: PositiveInt | None = None
+    context: PositiveInt | None = None
+    dim: PositiveInt
+    layers: Depth
+    attention: Attention = Attention()
+    position: Position = Rope()
+    mlp: Mlp = SwiGLU()
+    norm: Norm = RMSNorm()
+    residual: Residual = Add()
+    sharing: Sharing = NoSharing()
+    thinking: Thinking = NoThinking()
+    embedding: Embedding = Embedding()
+    head: Head = Head()
+    dropout: Annotated[Dropout, BeforeValidator(_three_dropouts)] = Dropout()
+    init: Init = Init()
+    linears: dict[str, LinearKind] = Field(default_factory=dict)
+    mixture: Mixture | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if faults := model_faults(self):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def resolved(self, vocab_size: int | None = None, context: int | None = None) -> ModelConfig:
+        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        vocab, length = self.vocab_size or vocab_size, self.context or context
+        if vocab is None or length is None:
+            raise ValueError("vocab_size and context: a model needs both; name them, or a corpus that they follow from")
+        head_dim = self.attention.head_dim
+        heads = self.attention.heads or max(1, self.dim // (head_dim or (64 if self.dim >= 512 else 32)))
+        bias = self.attention.bias
+        attention = {
+            "heads": heads,
+            "kv_heads": self.attention.kv_heads or heads,
+            "head_dim": head_dim or self.dim // heads,
+            "out_bias": bias if self.attention.out_bias is None else self.attention.out_bias,
+        }
+        update = {
+            "vocab_size": vocab,
+            "context": length,
+            "attention": {**self.attention.model_dump(), **attention},
+            "mlp": {**self.mlp.model_dump(), "hidden": self.mlp.width(self.dim)},
+        }
+        return ModelConfig.model_validate({**self.model_dump(), **update})

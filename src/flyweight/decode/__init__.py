@@ -1,0 +1,1 @@
+"""Text from a model: drawing tokens, streams of text, chat."""

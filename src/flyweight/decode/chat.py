@@ -1,0 +1,220 @@
+"""Talking with a model: a base model goes on with one running text, a model with a chat template answers in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from flyweight.checkpoints import load_any
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.decode import chat_template
+from flyweight.decode.chat_template import Message
+from flyweight.decode.generate import Sampling
+from flyweight.decode.incremental import Ended, RunningText
+from flyweight.decode.stream import Spoken, encoded, text_of, tokenizer_of
+from flyweight.errors import FlyweightError, RequestError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How answers are made: see `flyweight.decode.generate.Sampling`; `stop` ends an answer before one of these texts."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int = 0
+    stop: Sequence[str] = ()
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the next token is chosen; raises RequestError for options that make no sense."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One line said and what was answered.
+
+    `ended` says why the answer ended: the model's own `end`, a `stop` text, its `length`, a full `context`, or it was
+    `interrupted`. `known_tokens` of what came before were in the cache, `read_tokens` had to be read. `dropped_tokens` (of a
+    running text) or `dropped_turns` (of a template's) were left out of what the model saw, because its context was full.
+    `unknown_words` of the prompt are not in the vocabulary.
+    """
+
+    prompt: str
+    text: str
+    ended: Ended | Literal["interrupted"]
+    new_tokens: int
+    read_tokens: int
+    known_tokens: int
+    dropped_tokens: int = 0
+    dropped_turns: int = 0
+    unknown_words: tuple[str, ...] = ()
+
+
+@dataclass
+class _Window:
+    """What the model is to see for the next answer."""
+
+    tokens: list[int]
+    dropped_tokens: int = 0
+    dropped_turns: int = 0
+    text: str = ""
+
+
+@dataclass(eq=False)
+class Chat:
+    """A conversation with the model in a folder.
+
+    With a chat template every line is a user's turn after `system`. Without one, what is said and answered forms one running
+    text: a new line begins where it did not end in one, an empty line lets the model go on. Raises RequestError for a model
+    without a tokenizer, options that make no sense, and a `system` text where no template could place it.
+    """
+
+    folder: Path
+    device: str = "cpu"
+    system: str | None = None
+    options: Options = field(default_factory=Options)
+    turns: list[Turn] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sampling = self.options.sampling
+        if self.options.max_new_tokens < 1:
+            raise RequestError(f"max_new_tokens: {self.options.max_new_tokens} leaves no answer; give at least 1")
+        self.tokenizer = tokenizer_of(self.folder)
+        self.template = chat_template.of(self.folder)
+        if self.system is not None and self.template is None:
+            raise RequestError("--system: this model has no chat template, so it has no place; say it as the first line")
+        self.ends = self.tokenizer.ends
+        self.running = RunningText(load_any.load(self.folder, self.device), self.tokenizer.vocab_size)
+        self._messages: list[Message] = []
+        self._ids: list[int] = []
+        self._seen: tuple[str, list[int]] = ("", [])
+        self._open = False  # whether the running text ends inside a line
+        self._break = _line_break(self.tokenizer)
+        if self.template is not None:  # a template that refuses the system text says so before anything is asked
+            self._rendered([*self._opening(), {"role": "user", "content": "?"}])
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that the model sees at once, or None where it names no limit."""
+        return self.running.model.config.context
+
+    def reset(self) -> None:
+        """Forget everything said; `turns` keeps its record."""
+        self.running.forget()
+        self._messages, self._ids, self._open, self._seen = [], [], False, ("", [])
+
+    def say(self, line: str, on_text: Callable[[str], None] | None = None) -> Turn:
+        """Return the model's answer to a line; `on_text` hears each new piece as it comes.
+
+        An interrupt (Ctrl-C) ends the answer, which is kept as far as it came. Raises RequestError for a line that does not
+        fit the model's context; the conversation is then as it was before.
+        """
+        line = text_of(line)
+        window = self._turns(line) if self.template else self._plain(line)
+        # A template's answer begins a text of its own, a running text goes on.
+        before = () if self.template else window.tokens
+        spoken = Spoken(self.tokenizer, self.options.stop, on_text, before)
+        heard: list[int] = []
+
+        def stop(new: list[int]) -> bool:
+            heard[:] = new
+            return spoken.stopped(new)
+
+        known = 0
+        try:
+            made = self.running.go_on(
+                window.tokens, self._sampling, self.options.seed + len(self.turns), self.options.max_new_tokens, self.ends, stop
+            )
+            new, ended, read, known = made.tokens, made.ended, made.read, made.known
+        except KeyboardInterrupt:
+            new, ended, read = heard, "interrupted", len(window.tokens)
+        text = spoken.finished(new)
+        if self.template:
+            said: list[Message] = [{"role": "user", "content": line}, {"role": "assistant", "content": text}]
+            self._messages = [*self._messages, *said]
+            self._seen = (window.text + text, window.tokens + self._kept(new, text, ended))
+        else:
+            self._ids = window.tokens + self._kept(new, text, ended)
+            if line or text:
+                self._open = not (line + text).endswith("\n")
+        dropped = {"dropped_tokens": window.dropped_tokens, "dropped_turns": window.dropped_turns}
+        unknown = self.tokenizer.unknown_words(line)
+        self.turns.append(Turn(line, text, ended, len(new), read, known, **dropped, unknown_words=unknown))
+        return self.turns[-1]
+
+    def json(self) -> dict[str, Any]:
+        """Return the conversation as plain data."""
+        return {
+            "template": self.template is not None,
+            "system": self.system,
+            "context": self.context,
+            "turns": [asdict(turn) for turn in self.turns],
+        }
+
+    def _kept(self, new: list[int], text: str, ended: str) -> list[int]:
+        """Return the tokens that stay of an answer: its own, or those of its text where a stop string cut it."""
+        return new if ended != "stop" else self.tokenizer.encode(text, start=False)
+
+    def _room(self) -> int:
+        """Return the tokens that are kept free for an answer: what it may take, but at most half of the context."""
+        return min(self.options.max_new_tokens, self.running.context // 2)
+
+    def _plain(self, line: str) -> _Window:
+        """Return the running text with a line more; of a text that leaves no room for the answer, its last half."""
+        if not line and not self._ids:
+            tokens = encoded(self.tokenizer, "")
+        else:
+            said = self._break + line if line and self._open else line
+            tokens = [*self._ids, *(self.tokenizer.encode(said, start=not self._ids) if said else ())]
+        limit = self.running.context
+        over = len(tokens) + self._room() > limit
+        kept = tokens[-max(1, limit // 2) :] if over and len(tokens) > limit // 2 else tokens
+        return _Window(kept, len(tokens) - len(kept))
+
+    def _turns(self, line: str) -> _Window:
+        """Return the rendered conversation with a line more, without the oldest turns where they leave no room."""
+        new: Message = {"role": "user", "content": line}
+        messages, dropped = self._messages, 0
+        while True:
+            text, tokens = self._rendered([*self._opening(), *messages, new])
+            if len(tokens) + self._room() <= self.running.context:
+                break
+            if not messages and len(tokens) >= self.running.context:
+                limit = self.running.context
+                raise RequestError(f"this line takes {len(tokens)} tokens, and the model sees {limit}; say it shorter")
+            if not messages:
+                break
+            messages, dropped = messages[2:], dropped + 1
+        self._messages = messages
+        return _Window(tokens, dropped_turns=dropped, text=text)
+
+    def _opening(self) -> list[Message]:
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
+
+    def _rendered(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """Return a conversation's text and tokens: where the text merely grew, what the model said stays in its own tokens."""
+        assert self.template
+        text = self.template.marked(messages, self.tokenizer)
+        before, said = self._seen
+        rest = text.removeprefix(before)
+        tokens = (
+            [*said, *chat_template.tokens(rest, self.tokenizer)] if rest != text else chat_template.tokens(text, self.tokenizer)
+        )
+        if not tokens:
+            raise RequestError(f"{self.template.where}: its chat template renders this conversation as nothing")
+        return text, tokens
+
+
+def _line_break(tokenizer: Tokenizer) -> str:
+    """Return what stands between two lines: a line end, or a space where the model's text never had line ends."""
+    try:
+        known = tokenizer.encode("\n", start=False)
+    except FlyweightError:
+        return " "
+    return "\n" if known and tokenizer.unknown not in known else " "

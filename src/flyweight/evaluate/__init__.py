@@ -1,5 +1,0 @@
-"""Likelihood, floors, speed, audits and comparisons."""
-
-from flyweight.verbs import make_verb
-
-make_verb(__name__)

@@ -1,0 +1,1 @@
+"""Likelihood, floors, speed, audits and comparisons."""

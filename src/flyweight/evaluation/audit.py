@@ -1,0 +1,83 @@
+"""The audit: the mistakes that make small-model results worthless, each looked for in the model at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flyweight.checkpoints import load_any
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluation import checks
+from flyweight.evaluation.checks import Check, Subject
+from flyweight.evaluation.likelihood import Precision, autocast
+
+if TYPE_CHECKING:
+    from flyweight.data.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All checks of one model; it passed unless one failed."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.verdict != "fail" for check in self.checks)
+
+    def json(self) -> dict[str, Any]:
+        """Return the checks and the verdict as plain data."""
+        return {"checks": [check.json() for check in self.checks], "passed": self.passed}
+
+
+def audit(
+    folder: str | Path,
+    corpus: Corpus | None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    seed: int = 0,
+    only: Sequence[str] = (),
+) -> Audit:
+    """Run every check, or `only` those named, on the model in `folder`; without a corpus those that need text are `n/a`.
+
+    Raises RequestError where there is no model or check, or the corpus has tokens that the model does not know.
+    """
+    if unknown := [name for name in only if name not in CHECKS]:
+        raise RequestError(f"audit: there is no check {unknown[0]!r}; known are {', '.join(CHECKS)}")
+    model = load_any.load(Path(folder), device).eval()
+    if corpus is not None:
+        corpus.require_rows(model.config.vocab_size or 0)
+    subject = Subject(Path(folder), model, corpus, device, precision, seed)
+    return Audit(tuple(_run(name, CHECKS[name], subject) for name in only or CHECKS))
+
+
+def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Check:
+    """Run one check; a model that breaks while it is checked has failed, with what it said."""
+    try:
+        with torch.no_grad(), autocast(subject.device, subject.precision):
+            return check(subject)
+    except torch.OutOfMemoryError:
+        raise
+    except (FlyweightError, RuntimeError, LookupError, ValueError) as error:
+        return Check(name, None, None, "fail", f"{type(error).__name__}: {error}")
+
+
+CHECKS: dict[str, Callable[[Subject], Check]] = {
+    "finite_outputs": checks.finite,
+    "causality": checks.causality,
+    "batch_invariance": checks.batch_invariance,
+    "padding_invariance": checks.padding_invariance,
+    "cached_logits": checks.cache,
+    "save_load": checks.save_load,
+    "loss_shift": checks.loss_shift,
+    "stored_bytes": checks.stored_bytes,
+    "initial_token_sensitivity": checks.initial_sensitivity,
+    "predicts_next": checks.predicts_next,
+    "below_unigram_floor": checks.below_unigram_floor,
+    "train_overlap": checks.train_overlap,
+}

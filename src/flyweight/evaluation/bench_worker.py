@@ -1,0 +1,258 @@
+"""The process that `bench` starts by `core.process`: a request in, an answer out, both JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from flyweight.checkpoints import load_any
+from flyweight.checkpoints.load_any import AnyModel
+from flyweight.config import schema
+from flyweight.errors import FlyweightError
+from flyweight.evaluation.bench import Measured, Request
+from flyweight.model import folder
+from flyweight.model.build import build
+from flyweight.model.linear import KINDS
+from flyweight.model.linear_quant import Packed
+
+# A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and averaged.
+LEAST_SECONDS = 0.02
+MOST_PASSES = 50
+LEAST_RUNS, MOST_RUNS = 5, 15
+ENOUGH_SECONDS = 2.0
+"""Spent on timed runs, after which the least number of them is enough. Of fifteen runs, three slow ones stay outside of the
+95 % interval of the median; of five, none.
+"""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Memory:
+    """The most memory held since `start`, over what was held then.
+
+    CUDA knows its own peak; MPS is read between passes; a CPU process' resident memory has a high-water mark that Linux can
+    reset and other systems cannot (there, what imports had needed hides smaller peaks).
+    """
+
+    method: Literal["cuda", "mps", "resident", "maxrss"]
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.baseline, self.highest = device, 0, 0
+        self.method = "cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "maxrss"
+
+    def start(self) -> None:
+        """Take the baseline."""
+        gc.collect()
+        if self.method == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.baseline = torch.cuda.memory_allocated(self.device)
+        elif self.method == "mps":
+            self.baseline = torch.mps.driver_allocated_memory()
+        else:
+            if _reset_high_water():
+                self.method = "resident"
+            self.baseline = _resident("VmRSS") if self.method == "resident" else _maxrss()
+
+    def look(self) -> None:
+        """Note what is held now, on devices without a peak of their own."""
+        if self.method == "mps":
+            self.highest = max(self.highest, torch.mps.driver_allocated_memory())
+
+    def peak(self) -> int:
+        """Return the peak over the baseline in bytes."""
+        if self.method == "cuda":
+            self.highest = torch.cuda.max_memory_allocated(self.device)
+        elif self.method == "resident":
+            self.highest = _resident("VmHWM")
+        elif self.method == "maxrss":
+            self.highest = _maxrss()
+        return max(0, self.highest - self.baseline)
+
+
+def _reset_high_water() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise FlyweightError(f"/proc/self/status has no {field}")
+
+
+def _maxrss() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done everything that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds(run: Callable[[], object], device: torch.device, passes: int = 1) -> float:
+    """Return the seconds that one pass of `run` takes, the device idle before and after."""
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(passes):
+        run()
+    synchronise(device)
+    return (time.perf_counter() - began) / passes
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers; a shared one counts once."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def kernels(model: nn.Module, dtype: torch.dtype) -> dict[str, int]:
+    """Return how many linear layers there are of every kind; packed kinds with the kernel that multiplies inputs of `dtype`."""
+    layers = [module for module in model.modules() if isinstance(module, tuple(KINDS.values()))]
+    names = Counter(
+        f"{layer.kind.kind} {layer.kernel(dtype).name}" if isinstance(layer, Packed) else layer.kind.kind for layer in layers
+    )
+    return dict(sorted(names.items()))
+
+
+class Passes:
+    """The three things that are timed, on fixed random tokens."""
+
+    def __init__(self, model: AnyModel, request: Request, device: torch.device) -> None:
+        self.model, self.request = model, request
+        assert model.config.vocab_size
+        generator = torch.Generator().manual_seed(0)
+        window = load_any.window(model.config)
+        shape = (request.batch, max(window, request.prompt))
+        tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(device)  # (B, T)
+        self.window, self.prompt = tokens[:, :window], tokens[:, : request.prompt]
+
+    def forward(self) -> Tensor:
+        """Compute all logits of a full window, (B, context, V)."""
+        return self.model(self.window)
+
+    def prefill(self) -> tuple[Tensor, object]:
+        """Read the prompts into an empty cache; return the first new tokens (B, 1) and the cache."""
+        cache: Any = self.model.new_cache(self.request.batch, self.request.prompt + self.request.new_tokens)
+        hidden = self.model.hidden(self.prompt, cache)  # (B, T, dim)
+        return self.model.logits(hidden[:, -1:]).argmax(-1), cache
+
+    def decode(self, device: torch.device) -> float:
+        """Return the seconds of `new_tokens` greedy steps after a prefill that is not counted."""
+        token, cache = self.prefill()
+
+        def steps() -> None:
+            following = token
+            for _ in range(self.request.new_tokens):
+                following = self.model(following, cache).argmax(-1)  # (B, 1)
+
+        return seconds(steps, device)
+
+
+def _exercise(request: Request, device: torch.device) -> None:
+    """Load and run tiny models of the same kinds: thread pools and libraries that load at first use are not the model's memory.
+
+    They are some 45 MB, many times the size of a small model.
+    """
+    found = load_any.config(Path(request.folder))
+    own = isinstance(found, schema.ARCHITECTURES)
+    kinds = {kind.kind: kind for kind in found.linears.values()} if own else {}
+    sizes: dict[str, Any] = {"vocab_size": 64, "context": 32, "dim": 64}
+    tiny: list[schema.Architecture] = [
+        schema.ModelConfig(**sizes, layers=1, linears=linears)
+        for linears in ({}, *({"blocks": kind} for kind in kinds.values()))
+    ]
+    if isinstance(found, schema.LinearConfig | schema.MlpConfig | schema.LstmConfig):
+        short = {"layers": 1} if isinstance(found, schema.LstmConfig) else {"history": 4}
+        tiny.append(found.model_copy(update={**sizes, **short, **({"hidden": 64} if hasattr(found, "hidden") else {})}))
+    for config in tiny:
+        with tempfile.TemporaryDirectory() as place:
+            folder.save(build(config), place)
+            passes = Passes(folder.load(place, device).eval(), replace(request, batch=1, prompt=8, new_tokens=2), device)
+        with torch.inference_mode():
+            seconds(passes.forward, device)
+            passes.decode(device)
+
+
+def _more(done: int, asked: int | None, spent: float) -> bool:
+    """Return whether to time another run: as many as asked for, else five to fifteen by the time they take."""
+    if asked is not None:
+        return done < asked
+    return done < LEAST_RUNS or (done < MOST_RUNS and spent < ENOUGH_SECONDS)
+
+
+def measure(request: Request) -> Measured:
+    """Load the model and time it; everything before the load is the baseline."""
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    device = torch.device(request.device)
+    _exercise(request, device)
+    memory = Memory(device)
+    memory.start()
+    model = load_any.load(Path(request.folder), device).eval()
+    passes = Passes(model, request, device)
+    runs: list[list[float]] = [[], [], []]
+    with torch.inference_mode(), torch.autocast(device.type, DTYPES[request.precision], enabled=request.precision != "fp32"):
+        # The first pass of each is the warm-up; the second says how many make a sample that a clock can tell.
+        counts = []
+        for run in (passes.forward, passes.prefill):
+            seconds(run, device)
+            counts.append(min(MOST_PASSES, math.ceil(LEAST_SECONDS / seconds(run, device))))
+        passes.decode(device)
+        memory.look()
+        # Interleaved, so that a machine that slows down slows all three.
+        began = time.perf_counter()
+        while _more(len(runs[0]), request.repeats, time.perf_counter() - began):
+            runs[0].append(seconds(passes.forward, device, counts[0]))
+            runs[1].append(seconds(passes.prefill, device, counts[1]))
+            runs[2].append(passes.decode(device))
+            memory.look()
+    return Measured(
+        *runs,
+        context=passes.window.shape[1],
+        weight_bytes=weight_bytes(model),
+        peak_bytes=memory.peak(),
+        baseline_bytes=memory.baseline,
+        memory=memory.method,
+        kernels=kernels(model, DTYPES[request.precision] if request.precision != "fp32" else model.dtype),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+def main() -> int:
+    """Answer one request; errors are the last line on standard error and the exit status."""
+    # Whatever a library prints must not end up in the answer.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        measured = measure(Request(**json.load(sys.stdin)))
+    except FlyweightError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.status
+    with answer:
+        json.dump(asdict(measured), answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

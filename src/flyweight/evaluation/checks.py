@@ -1,0 +1,362 @@
+"""The audit's checks, one function each: what a model must satisfy before any of its numbers is worth something.
+
+Each takes the same `Subject` and returns one `Check`; it runs in evaluation mode, without gradients, in the subject's
+precision. Those of the evaluator itself take its scoring function, so that a broken one can be shown to fail.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flyweight.checkpoints import load_any
+from flyweight.checkpoints.load_any import AnyModel
+from flyweight.evaluation.floors import CHOICE_LIMIT, TRAIN_LIMIT, Unigram
+from flyweight.evaluation.likelihood import Precision, target_nll, token_nll
+from flyweight.evaluation.resampling import interval
+from flyweight.model import folder
+from flyweight.model.build import Model, build as build_model
+from flyweight.model.decoder import Decoder
+from flyweight.spec import flops
+
+if TYPE_CHECKING:
+    from flyweight.data.corpus import Corpus
+
+Verdict = Literal["pass", "fail", "n/a"]
+Scorer = Callable[..., Iterable[tuple[int, np.ndarray]]]
+
+INVARIANCE = {"fp32": 1e-6, "bf16": 2e-3, "fp16": 2e-3}
+CACHE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
+SENSITIVITY = 0.2
+STORED = 0.02
+# Nats per token that training must have gained on a token of another shift: more than another seed's start would differ by.
+GAIN = 0.1
+# Standard texts have 0 to 3 % of their test pieces in the training text; DailyDialog, known for its repetitions, 16 %.
+# Single lines repeat in any text (7 to 16 % of Python's own): of those, more than half.
+OVERLAP = {"pieces": 0.1, "lines": 0.5}
+LENGTH = 64
+LONGEST = 1024
+DATA_TARGETS = 8_192
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: the measured number, the bound it is held against, and for a failure or `n/a` why."""
+
+    name: str
+    measured: float | None
+    bound: float | None
+    verdict: Verdict
+    why: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """Return the check as plain data; an infinite number is the string `Infinity`, which JSON can hold."""
+        measured = "Infinity" if self.measured is not None and not math.isfinite(self.measured) else self.measured
+        return {**vars(self), "measured": measured}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is audited: a model on a device, its folder, and the corpus to try it on (None: checks that need one are n/a)."""
+
+    folder: Path
+    model: AnyModel
+    corpus: Corpus | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    seed: int = 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the model's vocabulary."""
+        assert self.model.config.vocab_size
+        return self.model.config.vocab_size
+
+    @property
+    def length(self) -> int:
+        """A sequence length that is long enough to tell and short enough to be quick."""
+        return min(self.model.config.context or LENGTH, LENGTH)
+
+    @property
+    def dtype(self) -> Precision:
+        """The narrower of the precision computed in and the one the weights are in: it sets the bounds."""
+        names: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names.get(self.model.dtype, self.precision)
+
+    def tokens(self, rows: int, length: int | None = None) -> Tensor:
+        """Return random token ids (rows, length), the same at every call."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randint(self.vocab_size, (rows, length or self.length), generator=generator).to(self.device)
+
+    def others(self, tokens: Tensor) -> Tensor:
+        """Return token ids of the same shape, every one of them different (in a vocabulary of more than one)."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        steps = torch.randint(1, max(2, self.vocab_size), tokens.shape, generator=generator).to(tokens.device)
+        return (tokens + steps) % self.vocab_size
+
+    def text(self) -> np.ndarray:
+        """Return the beginning of the test split (N,); only for checks that have a corpus."""
+        assert self.corpus is not None
+        return self.corpus.split("test").tokens[: DATA_TARGETS + 1]
+
+
+def judged(name: str, measured: float, bound: float, passed: bool, why: str = "") -> Check:
+    """Return a check with its verdict; what is not a number fails, as infinite."""
+    if math.isnan(measured):
+        return Check(name, math.inf, bound, "fail", why)
+    return Check(name, measured, bound, "pass" if passed else "fail", why)
+
+
+def at_most(name: str, measured: float, bound: float, why: str = "") -> Check:
+    """Return a check that passes up to its bound."""
+    return judged(name, measured, bound, measured <= bound, why)
+
+
+def _missing_data(name: str) -> Check:
+    return Check(name, None, None, "n/a", "needs text: name a corpus with --data")
+
+
+def _foreign(name: str, subject: Subject) -> Check:
+    kind = getattr(subject.model.config, "model_type", "foreign")
+    return Check(name, None, None, "n/a", f"only for models that flyweight computes itself, not for the type {kind}")
+
+
+def _largest(difference: Tensor) -> float:
+    """Return the largest magnitude, infinite where anything is not a number."""
+    value = difference.float().abs().max().item()
+    return math.inf if math.isnan(value) else value
+
+
+def _relative(found: float, expected: float) -> float:
+    return abs(found - expected) / max(abs(expected), 1e-12)
+
+
+def finite(subject: Subject) -> Check:
+    """Check that logits of random tokens are finite numbers, over the model's full context of up to 1,024."""
+    length = min(subject.model.config.context or LONGEST, LONGEST)
+    hidden = subject.model.hidden(subject.tokens(1, length))[0]  # (T, dim)
+    wrong = sum(int((~torch.isfinite(subject.model.logits(part))).sum()) for part in hidden.split(128))
+    return at_most("finite_outputs", wrong / (length * subject.vocab_size), 0.0, f"share of the logits of {length} tokens")
+
+
+def causality(subject: Subject) -> Check:
+    """Check that logits up to a position do not change, not even in the last bit, when later tokens do."""
+    tokens, worst = subject.tokens(2), 0.0
+    others, base = subject.others(tokens), subject.model(tokens)  # (2, T, V)
+    for cut in sorted({1, tokens.shape[1] // 2, tokens.shape[1] - 1} - {0}):
+        changed = torch.cat((tokens[:, :cut], others[:, cut:]), 1)
+        worst = max(worst, _largest(subject.model(changed)[:, :cut] - base[:, :cut]))
+    return at_most("causality", worst, 0.0)
+
+
+def batch_invariance(subject: Subject, score: Scorer = target_nll) -> Check:
+    """Check that the NLL of a text does not depend on how many windows are scored at once."""
+    stream = _stream(subject)
+    values = [_mean_nll(subject, score, stream, batch, 0) for batch in (1, 2, 3, 8)]
+    worst = max(_relative(value, values[0]) for value in values)
+    return at_most("batch_invariance", worst, INVARIANCE[subject.dtype])
+
+
+def padding_invariance(subject: Subject, score: Scorer = target_nll) -> Check:
+    """Check that padding counts nowhere: neither on the right in the evaluator nor on the left under a mask."""
+    stream = _stream(subject)
+    window = max(1, subject.length // 2)
+    plain, padded = (_mean_nll(subject, score, stream, 2, pad, window) for pad in (0, subject.length))
+    worst, length = _relative(padded, plain), subject.length
+    tokens = subject.tokens(3)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    for row, real in enumerate((length, -(-length * 2 // 3), -(-length // 3))):
+        mask[row, : length - real] = False
+    hidden = subject.model.hidden(torch.where(mask, tokens, 0), mask=mask)  # (3, T, dim)
+    for row in range(len(tokens)):
+        real = tokens[row][mask[row]]
+        if len(real) < 2:
+            continue
+        alone = token_nll(subject.model, subject.model.hidden(real[None])[0, :-1], real[1:])
+        together = token_nll(subject.model, hidden[row][mask[row]][:-1], real[1:])
+        worst = max(worst, _relative(float(together.sum()), float(alone.sum())))
+    return at_most("padding_invariance", worst, INVARIANCE[subject.dtype])
+
+
+def _stream(subject: Subject) -> np.ndarray:
+    """Return some windows of text, the last one short: of the test split, or random tokens."""
+    wanted = 5 * subject.length + subject.length // 3 + 1
+    if subject.corpus is not None:
+        return subject.text()[:wanted]
+    return subject.tokens(1, wanted)[0].cpu().numpy()
+
+
+def _mean_nll(subject: Subject, score: Scorer, stream: np.ndarray, batch: int, pad_to: int, window: int | None = None) -> float:
+    window = window or subject.length
+    parts = score(subject.model, stream, window, window, batch, subject.device, subject.precision, pad_to=pad_to)
+    return float(np.concatenate([nll for _, nll in parts]).mean())
+
+
+def cache(subject: Subject) -> Check:
+    """Check that logits of text read in pieces through the cache equal those of one pass, with and without left padding."""
+    tokens, worst = subject.tokens(2), 0.0
+    length = tokens.shape[1]
+    padded = torch.ones_like(tokens, dtype=torch.bool)
+    padded[1, : length // 4] = False
+    # A first piece, a second that follows cached tokens, then one token at a time.
+    edges = sorted({0, length // 3, 2 * length // 3, *range(2 * length // 3, length + 1)})
+    for mask in (None, padded):
+        full = subject.model(tokens, mask=mask)  # (2, T, V)
+        held: Any = subject.model.new_cache(2, length)
+        pieces = [
+            subject.model(tokens[:, start:stop], held, None if mask is None else mask[:, :stop])
+            for start, stop in itertools.pairwise(edges)
+        ]
+        real = slice(None) if mask is None else mask
+        difference = (torch.cat(pieces, 1) - full)[real]
+        worst = max(worst, _largest(difference) / max(_largest(full[real]), 1e-12))
+    return at_most("cached_logits", worst, CACHE[subject.dtype])
+
+
+def save_load(subject: Subject) -> Check:
+    """Check that a model saved and loaded again has the same weights and gives the same logits, to the last bit."""
+    tokens = subject.tokens(2)
+    with tempfile.TemporaryDirectory() as place:
+        if isinstance(subject.model, Model):
+            folder.save(subject.model, place)
+        own = Path(place) if isinstance(subject.model, Model) else subject.folder  # a foreign model keeps its own files
+        again = load_any.load(own, subject.device).eval()
+        worst = _largest(again(tokens) - subject.model(tokens))
+        theirs = again.state_dict()
+        for name, tensor in subject.model.state_dict().items():
+            if name not in theirs or not torch.equal(theirs[name], tensor):
+                return Check("save_load", math.inf, 0.0, "fail", f"{name} comes back changed")
+    return at_most("save_load", worst, 0.0)
+
+
+def stored_bytes(subject: Subject) -> Check:
+    """Check that the tensors in the file take the bytes that the cost model claims; the file's header is not counted."""
+    if not isinstance(subject.model, Model):
+        return _foreign("stored_bytes", subject)
+    path = subject.folder / folder.WEIGHTS
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    stored = path.stat().st_size - 8 - length
+    claimed = flops.weight_bytes(subject.model.config, subject.model.dtype.itemsize)  # a loaded model has its file's dtype
+    return at_most("stored_bytes", _relative(stored, claimed), STORED, f"{stored} bytes stored, {claimed} claimed")
+
+
+def _initial(model: Model, subject: Subject, build: Callable[..., Model]) -> Model:
+    """Return a model of ours before training: as a dense network, which packed layers and mixtures stand for."""
+    plain = {"linears": {}, "mixture": None} if isinstance(model, Decoder) else {"linears": {}}
+    dense = model.config.model_copy(update=plain)
+    return build(dense, seed=subject.seed).to(subject.device).eval()
+
+
+def initial_sensitivity(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
+    """Check that at initialisation the last hidden state depends on the tokens: its relative change when all are replaced.
+
+    The model is built anew from its config and seed; a quantized one as the dense model that it stands for, a mixture as
+    its network.
+    """
+    if not isinstance(subject.model, Model):
+        return _foreign("initial_token_sensitivity", subject)
+    config, fresh = subject.model.config, _initial(subject.model, subject, build)
+    tokens = subject.tokens(4)
+    before, after = (fresh.hidden(each)[:, -1].float() for each in (tokens, subject.others(tokens)))  # (4, dim)
+    change = ((after - before).norm(dim=1) / before.norm(dim=1).clamp(min=1e-12)).mean().item()
+    why = "of the dense model that its packed layers stand for" if config.linears else ""
+    return judged("initial_token_sensitivity", change, SENSITIVITY, change > SENSITIVITY, why)
+
+
+def loss_shift(subject: Subject, score: Scorer = target_nll) -> Check:
+    """Check that evaluation scores the next tokens: its NLL of this model is that of the logits before every token."""
+    window = subject.length
+    stream, expected = _stream(subject)[: 2 * window + 1].astype(np.int64), []
+    for start in range(0, len(stream) - 1, window):
+        piece = torch.from_numpy(stream[start : start + window + 1]).to(subject.device)
+        log = subject.model(piece[None, :-1])[0].float().log_softmax(-1)  # (T, V)
+        expected.append(-log.gather(1, piece[1:, None])[:, 0].double().cpu().numpy())
+    parts = score(subject.model, stream, window, window, 2, subject.device, subject.precision)
+    nll, due = (float(np.concatenate(each).mean()) for each in ([nll for _, nll in parts], expected))
+    why = f"nats per token: {nll:.4f} as evaluated, {due:.4f} of the next tokens"
+    return at_most("loss_shift", _relative(nll, due), INVARIANCE[subject.dtype], why)
+
+
+def predicts_next(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
+    """Check that the model was trained on the right shift: the next token has a lower NLL than the current or the one after.
+
+    Tied embeddings start by predicting the current token. So where that, or the token after next, is ahead, the model fails
+    only if training brought it there: against the model as initialised, or by unigrams where it cannot be initialised again.
+    """
+    if subject.corpus is None:
+        return _missing_data("predicts_next")
+    text = subject.text()[:4097]
+    totals, counts = _by_shift(subject, subject.model, text)  # (P, 3), (P,)
+    found = totals.sum(0) / counts.sum()
+    current, following, later = map(float, found)
+    why = f"nats per token: next {following:.3f}, current {current:.3f}, after next {later:.3f}"
+    rival = 0 if current <= later else 2
+    margin = following - float(found[rival])
+    if margin < 0 or not np.isfinite(found).all():
+        return judged("predicts_next", margin, 0.0, margin < 0, why)
+    decided = len(counts) > 1 and interval(totals[:, 1] - totals[:, rival], counts)[0] > 0
+    if decided and _taught(subject, text, found, rival, build):
+        return judged("predicts_next", margin, 0.0, False, why)
+    return Check("predicts_next", None, 0.0, "n/a", f"trained too briefly to tell; {why}")
+
+
+def _by_shift(subject: Subject, model: AnyModel, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the summed NLL of current, next and later token for every piece of a text, (P, 3), and the pieces' sizes (P,)."""
+    totals, counts = [], []
+    for start in range(0, len(text) - 2, subject.length):
+        piece = torch.from_numpy(text[start : start + subject.length + 2].astype(np.int64)).to(subject.device)
+        hidden = model.hidden(piece[None, :-2])[0]  # (T, dim)
+        shifted = (piece[shift : shift + len(hidden)] for shift in range(3))
+        totals.append([float(token_nll(model, hidden, targets).sum()) for targets in shifted])
+        counts.append(len(hidden))
+    return np.array(totals), np.array(counts, np.float64)
+
+
+def _taught(subject: Subject, text: np.ndarray, found: np.ndarray, rival: int, build: Callable[..., Model]) -> bool:
+    """Return whether training put a token of another shift ahead of the next one; `found` has the NLL by shift, (3,)."""
+    if not isinstance(subject.model, Model):
+        return bool(found[rival] < _unigram_nll(subject, text))
+    totals, counts = _by_shift(subject, _initial(subject.model, subject, build), text)
+    gained = totals.sum(0) / counts.sum() - found
+    return bool(gained[rival] > max(GAIN, gained[1]))
+
+
+def _unigram_nll(subject: Subject, text: np.ndarray) -> float:
+    """Return the NLL per token of a text (N,) under the training split's unigrams."""
+    assert subject.corpus is not None
+    train = np.asarray(subject.corpus.split("train").tokens[:TRAIN_LIMIT])
+    held_out = np.asarray(subject.corpus.split("validation").tokens[:CHOICE_LIMIT])
+    return float(-np.log(Unigram(train, held_out, subject.vocab_size).score(text)).mean())
+
+
+def below_unigram_floor(subject: Subject) -> Check:
+    """Check that the model's NLL on the test split is below that of the training split's unigrams, on the same targets."""
+    if subject.corpus is None:
+        return _missing_data("below_unigram_floor")
+    text, window = subject.text(), min(subject.model.config.context or 256, 256)
+    floor = _unigram_nll(subject, text)
+    parts = target_nll(subject.model, text, window, window, 16, subject.device, subject.precision)
+    nll = float(np.concatenate([part for _, part in parts]).mean())
+    return judged("below_unigram_floor", nll, floor, nll < floor, f"on the first {len(text) - 1} targets of test")
+
+
+def train_overlap(subject: Subject) -> Check:
+    """Check what share of the test split also stands in the training text, in pieces of 50 characters."""
+    if subject.corpus is None:
+        return _missing_data("train_overlap")
+    meta = subject.corpus.meta
+    share = meta.splits["test"].overlap
+    if share is None:
+        return Check("train_overlap", None, None, "n/a", f"the test split has no {meta.overlap_unit} to look for")
+    of = {"pieces": "pieces of 50 characters", "lines": "lines of at least 20 characters"}[meta.overlap_unit]
+    return at_most("train_overlap", share, OVERLAP[meta.overlap_unit], f"of the test split's {of}")

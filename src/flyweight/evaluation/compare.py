@@ -1,0 +1,265 @@
+"""Is one model better than another? Paired bootstrap over the units both were scored on. No torch here.
+
+Several comparisons at once are corrected after Holm (1979): with a reference named beforehand for as many as there are
+others, with the best as reference for all pairs, as the same text has chosen it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+from flyweight.errors import RequestError
+from flyweight.evaluation.resampling import UnitScores, interval, p_value
+
+Verdict = Literal["better", "worse", "undecided"]
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First model minus second with its 95 % interval; `better` means that the first's is lower for certain."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """Decided only where the interval leaves out 0."""
+        return "better" if self.high < 0 else "worse" if self.low > 0 else "undecided"
+
+    def json(self) -> dict[str, Any]:
+        """Return the difference and its verdict as plain data."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
+    """Return a verdict by bits per byte across tokenizers: one that loses text has too good a figure, and cannot win by it."""
+    flattered = (verdict == "better" and first_lossy) or (verdict == "worse" and second_lossy)
+    return "undecided" if flattered else verdict
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same text: per token (None under different tokenizers, `why` says so) and per byte.
+
+    `lossy` tells of two tokenizers which do not give the text back.
+    """
+
+    nll: Difference | None
+    bits_per_byte: Difference
+    n_units: int
+    kind: str
+    why: str = ""
+    p: float | None = None
+    lossy: tuple[bool, bool] = (False, False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict by bits per byte, which every pair of models has."""
+        return honest(self.bits_per_byte.verdict, *self.lossy)
+
+    @property
+    def flattered(self) -> bool:
+        """Whether the interval would decide, but for the text that the better one's tokens lose."""
+        return self.verdict != self.bits_per_byte.verdict
+
+    def json(self) -> dict[str, Any]:
+        """Return both differences as plain data."""
+        rest = {"verdict": self.verdict, "n_units": self.n_units, "kind": self.kind, "why": self.why}
+        return {"nll": self.nll.json() if self.nll else None, "bits_per_byte": self.bits_per_byte.json(), **rest}
+
+
+def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) -> Paired:
+    """Compare two models' unit scores; raise RequestError where they were not scored on the same units of the same text.
+
+    `with_p` adds the p-value of the difference in bits per byte, uncorrected.
+
+    Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over documents: blocks of
+    tokens then hold different text.
+    """
+    if (refusal := _refusal(a, b)) is not None:
+        raise RequestError(refusal)
+    same = a.tokenizer == b.tokenizer
+    change = a.text - b.text  # (U,)
+    # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the same size.
+    size = (a.bytes + b.bytes) / 2 * math.log(2)
+    nll = _difference(a.nll - b.nll, a.counts.astype(np.float64), "nats/token", seed) if same else None
+    why = "" if same else "different tokenizers: nats per token are not comparable"
+    lossy = (False, False) if same else (a.lossy, b.lossy)
+    if any(lossy):
+        why += "; tokens that do not give the text back make bits per byte too good"
+    p = None if not with_p else p_value(change, size, seed) if np.isfinite(change).all() else 1.0
+    return Paired(nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p, lossy)
+
+
+def _refusal(a: UnitScores, b: UnitScores) -> str | None:
+    """Return why two models' scores cannot be paired, or None where they can."""
+    if (a.corpus, a.split) != (b.corpus, b.split):
+        return (
+            f"the models were evaluated on different texts, {_where(a, b)} and {_where(b, a)}: name one text for both,"
+            " flyweight compare A B --data DATA"
+        )
+    same = a.tokenizer == b.tokenizer
+    if not same and (a.kind, b.kind) != ("document", "document"):
+        return (
+            "the models have different tokenizers and the text has too few documents to pair by: blocks of tokens do not"
+            " hold the same text; use a corpus with at least 20 documents"
+        )
+    if len(a.nll) != len(b.nll) or a.kind != b.kind or (same and not np.array_equal(a.counts, b.counts)):
+        return (
+            f"the models were scored in different units ({len(a.nll)} {a.kind}s and {len(b.nll)} {b.kind}s):"
+            " evaluate both with the same window"
+        )
+    return None
+
+
+def _difference(change: np.ndarray, size: np.ndarray, unit: str, seed: int) -> Difference:
+    low, high = interval(change, size, seed)
+    return Difference(float(change.sum() / size.sum()), low, high, unit)
+
+
+def _where(scores: UnitScores, other: UnitScores) -> str:
+    """Return what a text is called; texts of one name have the beginning of their fingerprint as well."""
+    alike = (scores.name, scores.split) == (other.name, other.split)
+    mark = f" ({scores.corpus[:8]})" if alike or not scores.name else ""
+    return f"the {scores.split} split of {scores.name or 'an unnamed corpus'}{mark}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a table: its own numbers, and how it stands to the reference model (None for the reference).
+
+    `p` is corrected for all comparisons of the table; `verdict` is decided only where that and the interval agree.
+    """
+
+    name: str
+    nll: float
+    bits_per_byte: float
+    paired: Paired | None
+    p: float | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How the model stands to the reference, other comparisons taken into account."""
+        if self.paired is None or self.p is None:
+            return None
+        return self.paired.verdict if self.p < LEVEL else "undecided"
+
+    def json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        against = self.paired.json() if self.paired else None
+        rest = {"p": self.paired.p if self.paired else None, "p_corrected": self.p, "verdict": self.verdict}
+        return {"name": self.name, "nll": self.nll, "bits_per_byte": self.bits_per_byte, "paired": against, **rest}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models by bits per byte, best first; `family` is the number of comparisons that p-values are corrected for.
+
+    `pairs` holds every pair of the family by its two names.
+    """
+
+    rows: tuple[Row, ...]
+    reference: str
+    chosen: bool
+    pairs: Mapping[tuple[str, str], Paired]
+    corrected: Mapping[tuple[str, str], float]
+
+    @property
+    def family(self) -> int:
+        """How many comparisons count."""
+        return len(self.pairs)
+
+    def verdict(self, first: str, second: str) -> Verdict:
+        """Return how the first model of a pair stands to the second, other comparisons taken into account."""
+        return self.pairs[first, second].verdict if self.corrected[first, second] < LEVEL else "undecided"
+
+    def json(self) -> dict[str, Any]:
+        """Return the table and all pairs as plain data."""
+        pairs = [
+            {
+                **{"first": a, "second": b, **pair.json(), "verdict": self.verdict(a, b)},
+                **{"p": pair.p, "p_corrected": self.corrected[a, b]},
+            }
+            for (a, b), pair in self.pairs.items()
+        ]
+        correction = {"method": "holm" if self.family > 1 else None, "comparisons": self.family, "level": LEVEL}
+        rows = [row.json() for row in self.rows]
+        return {"models": rows, "reference": self.reference, "pairs": pairs, "correction": correction}
+
+
+def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: int = 0) -> Comparison:
+    """Return the models by bits per byte, best first, each paired with `reference` (the best unless named).
+
+    Raises RequestError for an unknown reference, for fewer than two models, and as `paired` does.
+    """
+    if len(models) < 2:
+        raise RequestError(f"a comparison needs at least two models, not {len(models)}")
+    per_byte = {name: float(s.text.sum() / s.bytes.sum() / math.log(2)) for name, s in models.items()}
+    order = sorted(models, key=per_byte.__getitem__)
+    best = reference or order[0]
+    if best not in models:
+        raise RequestError(f"reference {best!r} is not among the models: {', '.join(models)}")
+    others = [name for name in order if name != best]
+    # The best of several was chosen by the very differences that are tested, so that every pair had its chance.
+    wanted = [(name, best) for name in others]
+    if reference is None:
+        wanted += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
+    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True) for a, b in wanted}
+    corrected = dict(zip(pairs, holm([pair.p or 0.0 for pair in pairs.values()]), strict=True))
+    rows = [
+        Row(
+            name,
+            float(models[name].nll.sum() / models[name].counts.sum()),
+            per_byte[name],
+            pairs.get((name, best)),
+            corrected.get((name, best)),
+        )
+        for name in order
+    ]
+    return Comparison(tuple(rows), best, reference is None, pairs, corrected)
+
+
+def families(models: Mapping[str, UnitScores]) -> list[dict[str, UnitScores]]:
+    """Return the models by what they can be compared with: all of a family can be paired with each other."""
+    found: list[dict[str, UnitScores]] = []
+    for name, scores in models.items():
+        for family in found:
+            if all(_refusal(scores, other) is None for other in family.values()):
+                family[name] = scores
+                break
+        else:
+            found.append({name: scores})
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for there being several of them (Holm 1979): the chance that any verdict is wrong stays."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def needed_text(pair: Paired, comparisons: int = 1) -> float:
+    """Return how many times as much text would decide an undecided pair in four cases of five.
+
+    It holds if the difference in bits per byte is really the one measured, the text like this one, and the spread between its
+    units the same: half-widths shrink with the root of the number of units. Infinite for no difference at all.
+    """
+    bits, normal = pair.bits_per_byte, NormalDist()
+    if bits.value == 0:
+        return math.inf
+    spread = (bits.high - bits.low) / 2 / normal.inv_cdf(0.975)  # the standard error
+    critical = normal.inv_cdf(1 - LEVEL / comparisons / 2)
+    return ((critical + normal.inv_cdf(0.8)) * spread / bits.value) ** 2

@@ -1,0 +1,227 @@
+"""What any model has to beat: unigrams, interpolated bigrams and a Kneser-Ney 5-gram, trained on the train split.
+
+They score the same targets as `likelihood.evaluate`: every token of the split but its first and the begin tokens of
+documents, line ends included. Bits per byte count the tokens of the text alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from flyweight.errors import RequestError
+from flyweight.evaluation.kneser_ney import KneserNey, distinct, lookup
+
+if TYPE_CHECKING:
+    from flyweight.data.corpus import Corpus, Split
+    from flyweight.data.document import SplitName
+
+# Ten million tokens need about 1.1 GB and 12 s for the 5-gram; more text lowers the floors further, which a report must know.
+TRAIN_LIMIT = 10_000_000
+CHOICE_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Floor:
+    """One baseline: NLL in nats per token, what training it took, and the constants it was run with.
+
+    `seconds` are those of counting, `peak_bytes` what was held at most meanwhile (beside the text), `bytes` the trained
+    model's own tables in memory. `stored` counts its n-grams; `constants` holds interpolation weights (longest context first)
+    or discounts (shortest first); `estimated` is False where a discount could not be estimated from the text and a standard
+    one stood in.
+    """
+
+    name: str
+    nll: float
+    perplexity: float
+    bits_per_byte: float
+    seconds: float
+    peak_bytes: int
+    bytes: int
+    stored: int
+    constants: tuple[float, ...]
+    estimated: bool = True
+
+    def json(self) -> dict[str, Any]:
+        """Return the floor as plain data."""
+        return {key: value for key, value in vars(self).items() if key != "name"}
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The baselines on one split, and how much of the train split they saw (at most `TRAIN_LIMIT` tokens)."""
+
+    unigram: Floor
+    bigram: Floor
+    kn5: Floor
+    split: str
+    tokens: int
+    train_tokens: int
+    train_tokens_available: int
+    vocab_size: int
+
+    def json(self) -> dict[str, Any]:
+        """Return perplexities per token under `unigram`, `bigram` and `kn5`, costs beside them, all of it under `details`."""
+        named = (self.unigram, self.bigram, self.kn5)
+        rest = ("split", "tokens", "train_tokens", "train_tokens_available", "vocab_size")
+        return {
+            **{floor.name: floor.perplexity for floor in named},
+            **{key: {floor.name: getattr(floor, key) for floor in named} for key in ("seconds", "bytes", "peak_bytes")},
+            **{key: getattr(self, key) for key in rest},
+            "details": {floor.name: floor.json() for floor in named},
+        }
+
+
+def mixture_weights(components: np.ndarray, counts: np.ndarray, least: float = 1e-9, rounds: int = 200) -> np.ndarray:
+    """Return the weights (K,) that maximise the likelihood of a mixture whose components gave these probabilities (N, K).
+
+    Each row stands for `counts` (N,) targets. Expectation maximisation; the likelihood is concave, so it finds the optimum. No
+    weight falls below `least`.
+    """
+    part = counts / counts.sum()
+    weights = np.full(components.shape[1], 1 / components.shape[1])
+    for _ in range(rounds):
+        shares = components * weights  # (N, K)
+        shares /= shares.sum(1, keepdims=True)
+        new = np.maximum(part @ shares, least)
+        new /= new.sum()
+        if np.abs(new - weights).max() < 1e-7:
+            return new
+        weights = new
+    return weights
+
+
+class Baseline(Protocol):
+    """A trained baseline: p of every token of a stream but the first, its stored n-grams, their bytes, and its constants."""
+
+    stored: int
+    bytes: int
+    constants: tuple[float, ...]
+    estimated: bool
+
+    def score(self, tokens: np.ndarray) -> np.ndarray:
+        """Return p(token | what stands before it) for a stream (N,), without its first token: (N - 1,)."""
+        ...
+
+
+class Unigram:
+    """Relative frequencies mixed with the uniform distribution, whose weight is chosen on held-out text."""
+
+    def __init__(self, tokens: np.ndarray, held_out: np.ndarray, vocab_size: int):
+        """Count `tokens`; both streams hold ids below `vocab_size`."""
+        counts = np.bincount(tokens, minlength=vocab_size)
+        self.frequency = counts / counts.sum()
+        self.stored, self.bytes = int((counts > 0).sum()), self.frequency.nbytes
+        self._uniform = 1 / vocab_size
+        # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one in the test to infinity.
+        seen = np.bincount(held_out)
+        found = np.flatnonzero(seen)
+        self.weights = mixture_weights(self._components(found), seen[found], least=1 / (len(tokens) + 1))
+        self.constants, self.estimated = tuple(map(float, self.weights)), True
+
+    def _components(self, tokens: np.ndarray) -> np.ndarray:
+        return np.stack([self.frequency[tokens], np.full(len(tokens), self._uniform)], axis=1)  # (N, 2)
+
+    def probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """Return p(token) for every token of a stream, (N,)."""
+        return self._components(tokens) @ self.weights
+
+    def score(self, tokens: np.ndarray) -> np.ndarray:
+        """Return p(token) for every token of a stream but the first, (N - 1,)."""
+        return self.probabilities(tokens[1:])
+
+
+class Bigram:
+    """Bigram frequencies mixed with the unigram model; after tokens never followed by anything, the unigram alone."""
+
+    def __init__(self, tokens: np.ndarray, held_out: np.ndarray, vocab_size: int):
+        """Count the pairs of `tokens`; the weight is chosen on `held_out`."""
+        self._unigram, self._vocab_size = Unigram(tokens, held_out, vocab_size), vocab_size
+        stream = np.asarray(tokens, np.int64)
+        self._keys, pairs = distinct(stream[:-1], stream[1:], vocab_size)
+        self._counts = np.bincount(pairs, minlength=len(self._keys))
+        self._total = np.bincount(stream[:-1], minlength=vocab_size)
+        self.stored = len(self._keys)
+        self.bytes = self._keys.nbytes + self._counts.nbytes + self._total.nbytes + self._unigram.bytes
+        held = np.asarray(held_out, np.int64)
+        keys, pairs = distinct(held[:-1], held[1:], vocab_size)
+        self.weights = mixture_weights(self._components(*np.divmod(keys, vocab_size)), np.bincount(pairs))
+        self.constants, self.estimated = tuple(map(float, self.weights)), True
+
+    def _components(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
+        found = lookup(self._keys, before * self._vocab_size + token)
+        counts, total = np.where(found >= 0, self._counts[found], 0), self._total[before]
+        unigram = self._unigram.probabilities(token)
+        return np.stack([np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1)  # (N, 2)
+
+    def score(self, tokens: np.ndarray) -> np.ndarray:
+        """Return p(token | the one before it) for every token of a stream but the first, (N - 1,)."""
+        stream = np.asarray(tokens, np.int64)
+        return self._components(stream[:-1], stream[1:]) @ self.weights
+
+
+def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT) -> Floors:
+    """Train the three baselines on (the first `train_limit` tokens of) the train split and score `split` with them.
+
+    Raises RequestError where a split is too short to count anything in.
+    """
+    target = corpus.split(split)
+    whole = corpus.split("train").tokens
+    train, held_out = np.asarray(whole[:train_limit]), np.asarray(corpus.split("validation").tokens[:CHOICE_LIMIT])
+    test, vocab_size = np.asarray(target.tokens), corpus.meta.vocab_size
+    for name, tokens in (("train", train), ("validation", held_out), (split, test)):
+        if len(tokens) < 2:
+            raise RequestError(f"the {name} split has {len(tokens)} tokens: floors need at least 2; use more text")
+    scored, text = targets(target)
+    return Floors(
+        _floor("unigram", lambda: Unigram(train, held_out, vocab_size), target, scored, text),
+        _floor("bigram", lambda: Bigram(train, held_out, vocab_size), target, scored, text),
+        _floor("kn5", lambda: KneserNey(train, vocab_size, order=5), target, scored, text),
+        split=split,
+        tokens=int(scored.sum()),
+        train_tokens=len(train),
+        train_tokens_available=len(whole),
+        vocab_size=vocab_size,
+    )
+
+
+def targets(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return which targets of a split (N - 1,) are scored, and which of those stand for text."""
+    tokens = np.asarray(split.tokens)[1:]
+    scored = np.ones(len(tokens), bool)
+    for place in range(split.opening):
+        begin = split.documents + place - 1
+        scored[begin[(begin >= 0) & (begin < len(scored))]] = False
+    return scored, scored & ~np.isin(tokens, split.marks)
+
+
+def _floor(name: str, train: Callable[[], Baseline], test: Split, scored: np.ndarray, text: np.ndarray) -> Floor:
+    """Train one baseline by the clock and score the split `test` (N tokens); `scored` and `text` (N - 1,) as `targets` says."""
+    began = time.perf_counter()
+    model, peak = _watched(train)
+    seconds = time.perf_counter() - began
+    nats = -np.log(model.score(np.asarray(test.tokens)))  # (N - 1,)
+    nll, bits = float(nats[scored].mean()), float(nats[text].sum()) / (math.log(2) * test.bytes)
+    costs = (seconds, peak, model.bytes, model.stored)
+    return Floor(name, nll, math.exp(nll), bits, *costs, model.constants, model.estimated)
+
+
+def _watched(train: Callable[[], Baseline]) -> tuple[Baseline, int]:
+    """Return what `train` makes and the most bytes that it held, arrays included; a trace that is on already goes on."""
+    running = tracemalloc.is_tracing()
+    if not running:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        model = train()
+        return model, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not running:
+            tracemalloc.stop()

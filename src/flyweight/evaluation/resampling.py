@@ -1,0 +1,192 @@
+"""Confidence intervals over documents or blocks of text, never over tokens: neighbouring tokens are not independent.
+
+No torch here: comparisons and reports read these arrays without it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+from flyweight.core.files import new_file, reason
+from flyweight.errors import FlyweightError, RequestError
+
+UNITS = "units.safetensors"
+"""The file of an evaluation that holds its UnitScores."""
+
+RESAMPLES = 2_000
+CORRECTED_RESAMPLES = 10_000
+"""More for p-values: a correction for several comparisons asks for tails far out."""
+MIN_DOCUMENTS = 20
+MIN_BLOCKS = 10
+
+UnitKind = Literal["document", "block"]
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """How a split's targets fall into resampling units: unit u holds the targets [starts[u], starts[u + 1]).
+
+    Target j is the split's token j + 1, the first token being context only. `starts` is int64 and ends with the number of
+    targets.
+    """
+
+    kind: UnitKind
+    starts: np.ndarray  # (U + 1,)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Targets in every unit, (U,)."""
+        return np.diff(self.starts)
+
+    def of(self, targets: np.ndarray) -> np.ndarray:
+        """Return the unit of each target (n,)."""
+        return np.searchsorted(self.starts, targets, side="right") - 1
+
+
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """Summed NLL (nats) of every resampling unit, with what makes two models' arrays comparable.
+
+    `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired, and per-token numbers
+    compare only under one tokenizer. `lossy`: the tokens do not give the text back, as the packed corpus
+    tells, not the file. `marks` is the part of `nll` that fell on tokens which stand for no byte, such as the end of a
+    document; None where there were none. Bytes are shared out by the other targets.
+    """
+
+    kind: UnitKind
+    nll: np.ndarray  # (U,) float64
+    counts: np.ndarray  # (U,) int64
+    bytes: np.ndarray  # (U,) float64
+    split: str
+    corpus: str = ""
+    tokenizer: str = ""
+    lossy: bool = False
+    marks: np.ndarray | None = None  # (U,) float64
+    name: str = ""
+    """What its corpus is called, in messages alone."""
+
+    @property
+    def text(self) -> np.ndarray:
+        """NLL (nats) of the tokens that stand for text, (U,): what bits per byte count."""
+        return self.nll if self.marks is None else self.nll - self.marks
+
+    def labelled(self, corpus: str, tokenizer: str) -> UnitScores:
+        """Return the same scores with the fingerprints of their corpus and tokenizer."""
+        return replace(self, corpus=corpus, tokenizer=tokenizer)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays and labels as one safetensors file: one label, as several have no order and give other bytes."""
+        from safetensors.numpy import save_file
+
+        arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
+        if self.marks is not None:
+            arrays["marks"] = self.marks
+        labels = {"kind": self.kind, "split": self.split, "corpus": self.corpus, "tokenizer": self.tokenizer}
+        with new_file(path) as file:
+            save_file(arrays, file, metadata={"labels": json.dumps(labels)})
+
+    @classmethod
+    def load(cls, path: Path) -> UnitScores:
+        """Read what `save` wrote; raise FlyweightError that names the file when it is missing or damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                labels = json.loads((file.metadata() or {})["labels"])
+                arrays = {name: file.get_tensor(name) for name in ("nll", "counts", "bytes")}
+                if "marks" in file.keys():  # noqa: SIM118 - an open file is no mapping
+                    arrays["marks"] = file.get_tensor("marks")
+            kind: UnitKind = "document" if labels["kind"] == "document" else "block"
+            return cls(kind, **arrays, split=labels["split"], corpus=labels["corpus"], tokenizer=labels["tokenizer"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise FlyweightError(f"{path}: not a file of unit scores ({reason(error)}); evaluate the model again") from error
+
+
+def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
+    """Cut a split of `tokens` tokens into documents or, where fewer than 20 hold targets, into contiguous blocks.
+
+    A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut into ten blocks all the
+    same (its interval is a rough one). `documents` are the offsets of their first tokens. Raises RequestError for fewer
+    than three tokens: one target has no spread.
+    """
+    targets = tokens - 1
+    if targets < 2:
+        raise RequestError(f"this split has {tokens} tokens: at least 3 are needed to measure a likelihood and its interval")
+    # A document's first token is the target at its offset - 1; the very first one's is no target.
+    edges = np.append(np.clip(np.asarray(documents, np.int64) - 1, 0, None), targets)
+    full = np.diff(edges) > 0
+    if int(full.sum()) >= MIN_DOCUMENTS:
+        starts = np.append(edges[:-1][full], targets)
+        starts[0] = 0
+        return Units("document", starts)
+    size = max(math.ceil(targets / 100), window)
+    blocks = max(targets // size, min(MIN_BLOCKS, targets))
+    # Equal blocks rather than full ones and a rest: a short last block would weigh as much in the resampling.
+    starts = np.arange(blocks + 1, dtype=np.int64) * targets // blocks
+    return Units("block", starts)
+
+
+def interval(
+    numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of sum(numerators) / sum(denominators) over units, both (U,).
+
+    Percentile bootstrap of the ratio, its tails widened for few units (Hesterberg 2015, "expanded percentile"): the plain
+    one is too narrow by sqrt((U - 1) / U) and takes the normal for the t distribution.
+    """
+    ratios = _resampled(numerators, denominators, seed, resamples)
+    tail = _expanded_tail(len(numerators))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def p_value(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, resamples: int = CORRECTED_RESAMPLES) -> float:
+    """Return the two-sided p-value of sum(numerators) / sum(denominators) being 0: where `interval` at 1 - p would touch it.
+
+    Never 0: the smallest is that of one resample in `resamples` + 1 beyond 0 (Davison and Hinkley 1997, section 4.2).
+    """
+    ratios = _resampled(numerators, denominators, seed, resamples)
+    beyond = min(int((ratios <= 0).sum()), int((ratios >= 0).sum()))
+    tail = min(0.5, (beyond + 1) / (resamples + 1))
+    units, normal = len(numerators), NormalDist()
+    # The expanded tail of `interval`, solved for its level.
+    t = -normal.inv_cdf(tail) * math.sqrt((units - 1) / units)
+    low, high = 0.0, 40.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student(middle, units - 1) < t else (low, middle)
+    return min(1.0, 2 * normal.cdf(-low))
+
+
+def _resampled(numerators: np.ndarray, denominators: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Return the ratio of sums in every resample of the units, (resamples,)."""
+    units = len(numerators)
+    if units < 2 or numerators.shape != denominators.shape:
+        raise ValueError(f"{units} and {len(denominators)} units: an interval needs at least two, in equal number")
+    rng = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    chunk = max(1, 4_000_000 // units)
+    for start in range(0, resamples, chunk):
+        stop = min(start + chunk, resamples)
+        drawn = rng.integers(units, size=(stop - start, units))  # (resamples, U)
+        ratios[start:stop] = numerators[drawn].sum(1) / denominators[drawn].sum(1)
+    return ratios
+
+
+def _expanded_tail(units: int) -> float:
+    """Return the percentile to cut at either end so that a 95 % interval over `units` units has its nominal coverage."""
+    normal = NormalDist()
+    t = _student(normal.inv_cdf(0.975), units - 1)
+    return normal.cdf(-t * math.sqrt(units / (units - 1)))
+
+
+def _student(z: float, free: int) -> float:
+    """Return Student's t quantile where the normal one is z, by its expansion (Abramowitz and Stegun 26.7.5)."""
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)

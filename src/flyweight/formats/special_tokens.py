@@ -1,0 +1,64 @@
+"""The end and the padding token that an export has in any case: libraries that pad, batch or train ask for both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flyweight.checkpoints import load_any, token_rows
+from flyweight.config.schema import ModelConfig
+from flyweight.core.files import write_text
+from flyweight.data import special
+from flyweight.data.tokenizer import PAD, SEPARATOR, Tokenizer, with_special
+from flyweight.errors import RequestError
+from flyweight.model.decoder import Decoder
+
+
+def complete(
+    source: Path, out: Path, config: ModelConfig, state: Mapping[str, Tensor], notes: list[str]
+) -> tuple[ModelConfig, Mapping[str, Tensor], list[int]]:
+    """Add what the tokenizer in `out` lacks of an end and a padding token; return config, state and the added ids.
+
+    A model without spare rows gets new ones: copies of its least likely token's, so that they take next to no probability.
+    Where its tables cannot grow, nothing is added and `notes` says why.
+    """
+    tokenizer = Tokenizer.load(out)
+    lacking = [] if tokenizer.separator is not None else [SEPARATOR]
+    if tokenizer.pad is None:
+        lacking.append(PAD)
+    new = [word for word in lacking if word not in tokenizer.vocab]
+    rows = tokenizer.vocab_size + len(new)
+    if new and rows > (config.vocab_size or 0):
+        try:
+            config, state = token_rows.resized(config, state, rows, _least_likely(source, tokenizer.vocab_size))
+        except RequestError as error:
+            notes.append(f"it has no {' and no '.join(new)} token, and none can be added: {error}")
+            return config, state, []
+    added = with_special(tokenizer, new) if new else tokenizer
+    if lacking:
+        write_text(out / "tokenizer.json", added.text)
+        _name(out, added, lacking)
+    return config, state, [added.vocab[word] for word in new]
+
+
+def _least_likely(source: Path, tokens: int) -> int:
+    model = load_any.load(source)
+    assert isinstance(model, Decoder)
+    return token_rows.least_likely(model, tokens)
+
+
+def _name(out: Path, tokenizer: Tokenizer, lacking: list[str]) -> None:
+    """Name the added tokens in the files that came along, which would hide them otherwise."""
+    fields: dict[str, Any] = special.json_object(out / special.WORDS)
+    kinds = {SEPARATOR: "eos", PAD: "pad"}
+    if fields:
+        fields |= {f"{kinds[word]}_token": word for word in lacking}
+        write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    kept = special.json_object(out / special.IDS[0])
+    if kept:
+        kept |= {f"{kinds[word]}_token_id": tokenizer.vocab[word] for word in lacking}
+        write_text(out / special.IDS[0], json.dumps(kept, indent=2) + "\n")

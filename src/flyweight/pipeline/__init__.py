@@ -1,0 +1,1 @@
+"""Recipes: stages in the order of their references, each made once."""

@@ -1,0 +1,298 @@
+"""The models that `flyweight train` can choose from, each with its way of training, its time and whether it fits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from flyweight.config import schema
+from flyweight.planning import memory, mixing, surroundings
+from flyweight.planning.budget import LEAST_TRAINING, rounded_down
+from flyweight.planning.rate import Rates
+from flyweight.planning.recipe_plan import vocabulary
+from flyweight.planning.surroundings import TextSize, bytes_per_token
+from flyweight.spec import flops as cost
+from flyweight.training.step_cost import StepFlops
+
+TOKENS_PER_PARAMETER = 10
+"""Tokens of training for each parameter of the blocks: half of the compute-optimal 20 (Hoffmann et al. 2022), which holds for
+models whose embedding is a small part of them."""
+
+MOST_PASSES = 20
+"""Passes over the text after which more of them bring little (Muennighoff et al. 2023)."""
+
+DEFAULT_SECONDS = 600.0
+"""The time that is reckoned with where the budget names none."""
+
+MANY_STEPS = 300
+"""Steps that a short run should have: its steps are made smaller for it."""
+
+LEAST_STEPS = 20
+"""Steps that a limit of FLOPs has to allow."""
+
+MOST_STEP_TOKENS, LEAST_STEP_TOKENS = 4096, 128
+"""Tokens of a step: of a long run, and of a run of a few seconds."""
+
+LONGEST_CONTEXT, LEAST_CONTEXT = 512, 8
+MUON_RATE, REST_RATE = 0.02, 3e-3
+"""Learning rates for the largest steps; smaller steps take the square root of their share."""
+
+MOST_MEASURING = 0.4
+"""Share of the time above which the speed of the model is not measured, unless its user asks for it."""
+
+MOST_VALIDATIONS, LEAST_VALIDATED = 10, 2048
+"""Validations of a run, and the tokens that each reads at least."""
+
+VALIDATING = 0.08
+"""Share of the training time that validations may take."""
+
+STORED_BESIDE = 30_000
+"""Bytes that a model folder holds beside its weights, without the tokenizer."""
+
+STORED_PER_ENTRY = 60
+"""Bytes of tokenizer.json for each entry of the vocabulary."""
+
+MEMORY_MARGIN = 0.7
+"""Share of the memory left for training that the planned training may take."""
+
+PACKING_BYTES = 120_000_000
+"""Memory that packing a text takes, and that the process keeps while it trains."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a choice depends on; `stage` holds what its user has set.
+
+    `kinds` are the report's measurements, `kinds_given` says that its user asked for them.
+    """
+
+    text: TextSize
+    stage: schema.Pretrain | schema.Distill
+    budget: schema.Budget
+    kinds: tuple[str, ...]
+    kinds_given: bool
+    rates: Rates
+
+    @property
+    def seconds(self) -> float:
+        """The time of the whole run."""
+        return self.budget.time or DEFAULT_SECONDS
+
+    def rate(self, width: int) -> float:
+        """Return the training FLOPs per second to plan with."""
+        return self.budget.rate or self.rates.at(width)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One resolved model with the way it would be trained.
+
+    `tokens` are those of the whole training, `passes` how often they go through the text. `seconds` is what training has at
+    most, `expected` what it will probably take.
+    `faults` names the limits that it breaks; `enough` says that there are tokens enough for its size.
+    """
+
+    shape: tuple[int, int]
+    model: schema.ModelConfig
+    data: schema.Data
+    train: schema.Train
+    kinds: tuple[str, ...]
+    tokens: float
+    passes: float
+    seconds: float
+    expected: float
+    faults: tuple[str, ...]
+    enough: bool
+
+    @property
+    def parameters(self) -> int:
+        """Stored parameters."""
+        return cost.parameters(self.model).unique
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the model's folder."""
+        return stored_bytes(self.model)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the embedding is at most half of the model."""
+        return 2 * cost.parameters(self.model).by_part["embedding"] <= self.parameters
+
+
+def model_fields(layers: int, dim: int, passes: float) -> dict[str, Any]:
+    """Return the fields of the model for a shape and the number of times that the text will be read."""
+    dropout = 0.0
+    if passes >= 12:
+        dropout = 0.2
+    elif passes >= 3:
+        dropout = 0.1
+    return {"layers": layers, "dim": dim, "dropout": dropout}
+
+
+def candidate(setting: Setting, tokenizer: schema.Tokenizer, shape: tuple[int, int]) -> Candidate | None:
+    """Return the model of this shape with its training, or None where the user's own fields do not go with the shape."""
+    stage = setting.stage
+    assert isinstance(stage.model, schema.ModelConfig)
+    data = stage.data.model_copy(update={"tokenizer": tokenizer})
+    train = stage.train
+    found = None
+    step_tokens = MOST_STEP_TOKENS
+    for _ in range(2):  # the size of a step follows from the tokens, which follow from what a step costs
+        data, train = _steps(setting, data, train, step_tokens)
+        try:
+            found = _weighed(setting, data, train, shape)
+        except (ValidationError, ValueError):
+            return None
+        step_tokens = found.tokens / MANY_STEPS
+    return found
+
+
+def _steps(setting: Setting, data: schema.Data, train: schema.Train, step_tokens: float) -> tuple[schema.Data, schema.Train]:
+    """Return data and training with windows and batches for steps of about `step_tokens`."""
+    given, assigned = setting.stage, dict[str, Any]()
+    tokens = 2 ** math.floor(math.log2(min(MOST_STEP_TOKENS, max(LEAST_STEP_TOKENS, step_tokens))))
+    if "context" not in given.data.model_fields_set:
+        assert data.tokenizer is not None
+        held_out = min(setting.text.bytes["validation"], setting.text.bytes["test"]) / bytes_per_token(data.tokenizer)
+        longest = 2 ** math.floor(math.log2(max(LEAST_CONTEXT, 0.8 * held_out - 1)))
+        data = data.model_copy(update={"context": int(min(LONGEST_CONTEXT, max(32, tokens // 4), longest))})
+    if "batch" not in given.train.model_fields_set:
+        assigned["batch"] = max(train.accumulate, tokens // data.context)
+    if "optimizer" not in given.train.model_fields_set:
+        batch = assigned.get("batch", train.batch)
+        slower = math.sqrt(min(1.0, batch * data.context / MOST_STEP_TOKENS))
+        rest = schema.AdamW(lr=round(REST_RATE * slower, 5))
+        assigned["optimizer"] = schema.Muon(lr=round(MUON_RATE * slower, 4), rest=rest)
+    return data, train.model_copy(update=assigned)
+
+
+def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tuple[int, int]) -> Candidate:
+    """Return the candidate with its limits, its validations and what it breaks."""
+    assert isinstance(setting.stage.model, schema.ModelConfig) and data.tokenizer is not None
+    own = setting.stage.model.model_dump(exclude_unset=True)
+    fields = {**own, "layers": shape[0], "dim": shape[1]}
+    unresolved = schema.ModelConfig.model_validate(fields)
+    model = unresolved.resolved(vocabulary(data, unresolved), data.context)
+    per_token = bytes_per_token(data.tokenizer)
+    unique = max(1.0, setting.text.bytes["train"] / per_token)
+    seconds, kinds = _time(setting, model, setting.text.bytes["test"] / per_token, unique)
+    flops = StepFlops.of(model, train, data.context)
+    step_tokens = train.batch * data.context
+    tokens = seconds * setting.rate(model.dim) / flops.mean * step_tokens
+    limits: dict[str, Any] = {} if setting.budget.time is None else {"time": seconds}
+    most = MOST_PASSES * unique
+    if not (train.steps or train.tokens or train.flops):
+        if tokens > most / 2:
+            limits["tokens"] = round(most)
+            tokens = min(tokens, most)
+        if setting.budget.flops is not None:
+            limits["flops"] = max(1, round(setting.budget.flops - flops.after))
+            tokens = min(tokens, limits["flops"] / flops.mean * step_tokens)
+    else:
+        counts = (
+            train.steps and train.steps * step_tokens,
+            train.tokens,
+            train.flops and train.flops / flops.mean * step_tokens,
+        )
+        tokens = min(tokens, *(count for count in counts if count))
+    passes = tokens / unique
+    regularised = schema.ModelConfig.model_validate({**model_fields(*shape, passes), **fields})
+    model = regularised.resolved(model.vocab_size, data.context)  # dropout keeps more in memory
+    train = train.model_copy(update={**limits, **_validations(setting, tokens, per_token)})
+    train = _in_memory(setting, model, train, data.context)
+    return Candidate(
+        shape=shape,
+        model=model,
+        data=data,
+        train=train,
+        kinds=kinds,
+        tokens=tokens,
+        passes=passes,
+        seconds=seconds,
+        expected=min(seconds, tokens / step_tokens * flops.mean / setting.rate(model.dim)),
+        faults=tuple(_faults(setting, model, train, data.context)),
+        enough=tokens >= TOKENS_PER_PARAMETER * _block_parameters(model),
+    )
+
+
+def _block_parameters(model: schema.ModelConfig) -> int:
+    parts = cost.parameters(model).by_part
+    return parts["attention"] + parts["mlp"]
+
+
+def _time(
+    setting: Setting, model: schema.ModelConfig, test_tokens: float, train_tokens: float
+) -> tuple[float, tuple[str, ...]]:
+    """Return the seconds that training has, and the measurements; the bench is left out where time is short."""
+    before, kinds = surroundings.packing(setting.text, setting.rates), setting.kinds
+    after = surroundings.measuring([model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates)
+    after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
+    if before + after > MOST_MEASURING * setting.seconds and not setting.kinds_given:
+        kinds = tuple(kind for kind in kinds if kind != "bench")
+        after = surroundings.measuring([model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates)
+        after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
+    if setting.stage.train.time is not None:
+        return setting.stage.train.time, kinds
+    left = max(setting.seconds - before - after, LEAST_TRAINING * setting.seconds)
+    return rounded_down(left), kinds
+
+
+def _validations(setting: Setting, tokens: float, per_token: float) -> dict[str, int]:
+    """Return how often to validate on how many tokens, so that it takes at most its share of the time."""
+    affordable = 3 * VALIDATING * tokens  # a forward pass takes a third of a training step
+    available = max(1.0, setting.text.bytes["validation"] / per_token)
+    at_once = min(available, 65_536, max(LEAST_VALIDATED, affordable / 8))
+    given = setting.stage.train.model_fields_set
+    chosen = {
+        "validations": max(1, min(MOST_VALIDATIONS, int(affordable / at_once))),
+        "validation_tokens": max(1, round(min(65_536, at_once))),
+    }
+    return {name: value for name, value in chosen.items() if name not in given}
+
+
+def _in_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> schema.Train:
+    """Return the training with its batch in as many pieces as a limit of memory asks for."""
+    limit = _memory(setting)
+    if limit is None or "accumulate" in setting.stage.train.model_fields_set:
+        return train
+    for pieces in (count for count in range(1, train.batch + 1) if train.batch % count == 0):
+        train = train.model_copy(update={"accumulate": pieces})
+        if _planned_memory(setting, model, train, context) <= limit:
+            break
+    return train
+
+
+def _memory(setting: Setting) -> float | None:
+    """Return the bytes that the planned training may take, or None without a limit."""
+    limit = setting.budget.memory
+    return None if limit is None else MEMORY_MARGIN * max(limit - PACKING_BYTES, limit / 2)
+
+
+def _planned_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> int:
+    """Return the bytes of a training beside the process's libraries, which packing has loaded by then."""
+    needed = memory.training(model, train, context)  # float32 takes the most
+    return needed.total - needed.libraries
+
+
+def _faults(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> list[str]:
+    """Return the names of the limits that this model breaks."""
+    budget = setting.budget
+    share = mixing.NETWORK_SHARE
+    needed = _planned_memory(setting, model, train, context)
+    step = StepFlops.of(model, train, context).after
+    used = {
+        "parameters": (cost.parameters(model).unique, budget.parameters and share * budget.parameters),
+        "bytes": (stored_bytes(model), budget.bytes and share * budget.bytes),
+        "memory": (needed, _memory(setting)),
+        "flops": (LEAST_STEPS * step, budget.flops),
+    }
+    return [name for name, (amount, limit) in used.items() if limit is not None and amount > limit]
+
+
+def stored_bytes(model: schema.ModelConfig) -> int:
+    """Return the bytes of a model's folder, its tokenizer included."""
+    return cost.weight_bytes(model) + STORED_BESIDE + STORED_PER_ENTRY * (model.vocab_size or 0)

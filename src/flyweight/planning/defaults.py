@@ -1,0 +1,220 @@
+"""The shortest way in: what `flyweight train` chooses for a text, a budget and this machine.
+
+Whatever the recipe or its user sets is kept. The fields of the model are chosen in `candidates.model_fields` alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.config import load, schema
+from flyweight.config.baselines import DECODER, kind_of_model
+from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core.runtime import Precision, Runtime
+from flyweight.data.document import SplitName
+from flyweight.data.sources import SOURCES, source_of
+from flyweight.errors import RequestError
+from flyweight.planning import mixing
+from flyweight.planning.candidates import Candidate, Setting, candidate, model_fields
+from flyweight.planning.rate import WIDTH, Kept
+from flyweight.planning.surroundings import TextSize, bytes_per_token
+from flyweight.spec import flops
+
+SHAPES = (
+    (1, 16), (1, 32), (2, 32), (2, 48), (2, 64), (3, 64), (4, 64), (4, 96), (4, 128), (4, 192), (6, 256), (6, 384),
+    (8, 512), (12, 768),
+)  # fmt: skip
+"""Layers and width of the models to choose from, smallest first."""
+
+MOST_HELD_OUT = 320_000
+"""Bytes of a long text that are held out for each of validation and test, and so are evaluated."""
+
+TOKENIZER_SAMPLE = 8_000_000
+"""Bytes of a long text from which the vocabulary is learned."""
+
+LEAST_WIDTH = 64
+"""Width of the smallest model that a shortage of time leads to; only other limits lead to narrower ones."""
+
+VOCABULARIES = (4096, 2048, 1024, 512)
+"""Entries of a tokenizer that is learned from the text, the largest first; a short text is read as bytes."""
+
+BYTES_PER_ENTRY = 1200
+"""Bytes of text for each entry of the vocabulary that is learned from it."""
+
+SHORT_TEXT, SMALL_TEXT = 20_000, 100_000
+"""Bytes of a text that is read as bytes, and of one of which a larger part is held out."""
+
+PROMPT_WORDS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A raw recipe in which nothing is left open, and in words what was chosen and how to choose otherwise."""
+
+    raw: dict[str, Any]
+    lines: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> schema.Recipe:
+        """The checked recipe."""
+        return load.recipe(self.raw, "train")
+
+
+def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kept_for: Callable[[Precision], Kept]) -> Choice:
+    """Return the raw recipe with what its user left open: of data, model, training and report.
+
+    `kept_for` gives this machine's rates for a compute precision. The model is the largest that every limit of the budget
+    allows and whose compute-optimal number of tokens fits the time.
+    Raises RequestError with every fault of the recipe, or where no model fits the budget.
+    """
+    raw = copy.deepcopy(dict(raw))
+    own = raw.setdefault("model", {})
+    decoder = isinstance(own, dict) and kind_of_model(own) == DECODER
+    unshaped = decoder and not {"layers", "dim"} & set(own)
+    checked = load.recipe({**raw, "model": {**own, "layers": 1, "dim": SHAPES[-1][1]}} if unshaped else raw, "train")
+    trained = (stage for stage in checked.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill))
+    if (stage := next(trained, None)) is None:
+        return Choice(raw)
+    source = source_of(stage.data, data_dir)
+    text, held_out = _held_out(stage.data, TextSize.of(source))
+    stage = stage.model_copy(update={"data": stage.data.model_copy(update=held_out)})
+    tokenizers = list(_tokenizers(stage.data, source.about.tokenizer, text))
+    if not isinstance(stage.model, schema.ModelConfig):
+        raw["data"] = load.merge(raw.get("data"), {**held_out, "tokenizer": _plain(tokenizers[0])})
+        return Choice({**raw, "stages": mixing.alone(raw["stages"])})
+    limited = stage.train.steps or stage.train.tokens or stage.train.flops or stage.train.time
+    if not (limited or checked.budget.time or checked.budget.flops):
+        raise RequestError("budget.time: no limit is left; give budget.time, budget.flops, train.steps or train.tokens")
+    precision = runtime.precision(stage.train.precision, WIDTH)
+    kept = kept_for(precision)
+    setting = Setting(
+        text=text,
+        stage=stage,
+        budget=checked.budget,
+        kinds=checked.report.measure,
+        kinds_given="measure" in checked.report.model_fields_set,
+        rates=kept.rates,
+    )
+    shapes = SHAPES if unshaped else ((stage.model.layers, stage.model.dim),)
+    best = _best(setting, tokenizers, shapes)
+    return Choice(_written(raw, setting, best, held_out, unshaped), tuple(_lines(setting, best, kept)))
+
+
+def _held_out(data: schema.Data, text: TextSize) -> tuple[TextSize, dict[str, float]]:
+    """Return the sizes with the fractions held out of a text that has no splits of its own: more of a small one."""
+    registered = isinstance(data.corpus, str) and (data.corpus in SOURCES or data.corpus.startswith("hf:"))
+    if registered or {"validation", "test"} & data.model_fields_set:
+        return text, {}
+    share = 0.05
+    if text.whole < SMALL_TEXT:
+        share = 0.1
+    elif text.whole * share > MOST_HELD_OUT:
+        share = round(MOST_HELD_OUT / text.whole, 5)
+    parts = round(share * text.whole)
+    sizes: dict[SplitName, int] = {"train": text.whole - 2 * parts, "validation": parts, "test": parts}
+    fractions = {} if share == 0.05 else {"validation": share, "test": share}
+    return TextSize(sizes, text.opening), fractions
+
+
+def _tokenizers(data: schema.Data, default: schema.Tokenizer, text: TextSize) -> Iterator[schema.Tokenizer]:
+    """Yield the tokenizers to choose from, the preferred one first; a vocabulary of words would be most of a small model."""
+    if data.tokenizer is not None or default.kind not in ("bpe", "word"):
+        yield data.tokenizer or default
+        return
+    if text.bytes["train"] >= SHORT_TEXT:
+        for vocab in VOCABULARIES:
+            if vocab * BYTES_PER_ENTRY <= text.bytes["train"] or vocab == VOCABULARIES[-1]:
+                fields = {"vocab": vocab}
+                if text.whole > TOKENIZER_SAMPLE:
+                    fields["sample"] = TOKENIZER_SAMPLE
+                yield schema.BpeTokenizer.model_validate(fields, context={"resolved": True})
+    yield schema.ByteTokenizer()
+
+
+def _best(setting: Setting, tokenizers: list[schema.Tokenizer], shapes: tuple[tuple[int, int], ...]) -> Candidate:
+    """Return the largest model that fits and has tokens enough, with the largest vocabulary that is at most half of it."""
+    smallest: Candidate | None = None
+    fallback: Candidate | None = None
+    for tokenizer in tokenizers:
+        models = [model for shape in shapes if (model := candidate(setting, tokenizer, shape)) is not None]
+        fitting = [model for model in models if not model.faults]
+        smallest = min([*([smallest] if smallest else []), *models], key=lambda model: model.parameters, default=None)
+        if not fitting:
+            continue
+        sensible = [model for model in fitting if model.shape[1] >= LEAST_WIDTH] or fitting[-1:]
+        best = next((model for model in reversed(sensible) if model.enough), sensible[0])
+        fallback = fallback or best
+        if best.balanced:
+            return best
+    if fallback is not None:
+        return fallback
+    if smallest is None:
+        raise RequestError(
+            "train: no model goes with these model fields; leave model.* out, or give model.layers and model.dim"
+        )
+    limits = " and ".join(f"budget.{name}" for name in smallest.faults)
+    raise RequestError(
+        f"{limits}: even the smallest model does not fit ({format_count(smallest.parameters)} parameters,"
+        f" {format_size(flops.weight_bytes(smallest.model))} of weights); raise the limit"
+    )
+
+
+def _written(
+    raw: dict[str, Any], setting: Setting, best: Candidate, held_out: Mapping[str, float], unshaped: bool
+) -> dict[str, Any]:
+    """Return the raw recipe with the choice in it; what its user set is already part of the choice."""
+    model = model_fields(*best.shape, best.passes)
+    assert isinstance(setting.stage.model, schema.ModelConfig)
+    given = setting.stage.model.model_fields_set if not unshaped else setting.stage.model.model_fields_set - {"layers", "dim"}
+    train = best.train.model_dump(mode="json", exclude_unset=True)
+    chosen = ("batch", "accumulate", "optimizer", "time", "tokens", "flops", "validations", "validation_tokens")
+    kept = {name: value for name, value in train.items() if name in chosen and value is not None}
+    if "time" in kept:
+        kept["time"] = f"{kept['time']}s"
+    if "optimizer" in kept and "optimizer" not in setting.stage.train.model_fields_set:
+        kept["optimizer"] = {"kind": best.train.optimizer.kind, **kept["optimizer"]}
+    data: dict[str, Any] = {"context": best.data.context, **held_out}
+    assert best.data.tokenizer is not None
+    data["tokenizer"] = _plain(best.data.tokenizer)
+    report: dict[str, Any] = {"measure": list(best.kinds)}
+    prompt = " ".join(setting.text.opening.split()[:PROMPT_WORDS])
+    if prompt and not (raw.get("report") or {}).get("prompts"):
+        report["prompts"] = [prompt]
+    validated = setting.text.bytes["validation"] / bytes_per_token(best.data.tokenizer)
+    stages = mixing.stages(raw["stages"], setting.budget, best.model, best.stored, validated)
+    return {
+        **raw,
+        "stages": stages,
+        "data": load.merge(raw.get("data"), data),
+        "model": load.merge(raw["model"], {name: value for name, value in model.items() if name not in given}),
+        "train": load.merge(raw.get("train") or {}, kept),
+        "report": load.merge(raw.get("report") or {}, report),
+    }
+
+
+def _plain(tokenizer: schema.Tokenizer) -> dict[str, Any]:
+    plain = {"kind": tokenizer.kind, **tokenizer.model_dump(mode="json", exclude_unset=True)}
+    return {**plain, "sample": f"{plain['sample']}B"} if "sample" in plain else plain
+
+
+def _lines(setting: Setting, best: Candidate, kept: Kept) -> Iterator[str]:
+    """Yield what was chosen, each with the words that change it."""
+    layers, dim = best.shape
+    text = setting.text
+    yield f"text: {format_size(text.whole)}, of which {format_size(text.bytes['test'])} are held out for the test"
+    yield f"model: {format_count(best.parameters)} parameters, {layers} layers of {dim} (model.layers=N model.dim=N)"
+    tokenizer = best.data.tokenizer
+    kind = "bytes" if isinstance(tokenizer, schema.ByteTokenizer) else f"{best.model.vocab_size} entries"
+    yield f"vocabulary: {kind} (data.tokenizer.vocab=N, data.tokenizer=byte or char)"
+    yield f"a step reads {best.train.batch} windows of {best.data.context} tokens (train.batch=N data.context=N)"
+    yield (
+        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the text, about"
+        f" {format_time(best.expected)} of {format_time(setting.seconds)} (budget.time=T, train.time=T, train.tokens=N)"
+    )
+    if "bench" in setting.kinds and "bench" not in best.kinds:
+        yield "speed is not measured, as time is short (report.measure=[evaluate,bench,audit])"
+    yield f"this machine: {kept.line()}" if setting.budget.rate is None else f"rate: {format_count(setting.budget.rate)}FLOPs/s"

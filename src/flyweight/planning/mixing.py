@@ -1,0 +1,62 @@
+"""What `flyweight train` mixes its network with: counts as far as the budget allows, and a pointer; nothing for tiny texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flyweight.config import load, schema
+from flyweight.spec import flops
+
+LEAST_VALIDATED = 512
+"""Validation tokens below which no gates are fitted: the network stands alone."""
+
+ORDER, MIN_COUNT = 5, 1
+"""Counts where nothing limits their size."""
+
+BYTES_PER_NGRAM = 8
+"""Bytes that an n-gram takes at most, up to 32,768 entries of the vocabulary; beyond that 2 more."""
+
+LEAST_NGRAMS = 1000
+"""N-grams of two tokens and more below which counts are left out."""
+
+NETWORK_SHARE = 0.5
+"""Share of a limit of parameters or bytes that the network may take; its counts may take the rest."""
+
+
+def stages(
+    given: Mapping[str, Any], budget: schema.Budget, network: schema.ModelConfig, stored: int, validated: float
+) -> dict[str, Any]:
+    """Return a raw recipe's stages `network` and `model`, the mixture of it; `model` is the network of a tiny text.
+
+    `given` are the stages as the user left them, `stored` the bytes of the network's folder, `validated` the
+    tokens of the validation text.
+    """
+    if validated < LEAST_VALIDATED or "network" not in given:
+        return alone(given)
+    mix = {"stage": "mix", "input": "network", "counts": _counts(budget, network, stored)}
+    return {**given, "model": load.merge(mix, given.get("model") or {})}
+
+
+def alone(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw recipe's stages with the network as the `model`, not mixed."""
+    if "network" not in given:
+        return dict(given)
+    others = {name: stage for name, stage in given.items() if name not in ("network", "model")}
+    return {"model": given["network"], **others}
+
+
+def _counts(budget: schema.Budget, network: schema.ModelConfig, stored: int) -> dict[str, Any] | None:
+    vocab = network.vocab_size or 0
+    each = BYTES_PER_NGRAM + (2 if vocab > 2**15 else 0)
+    rooms = list[int]()
+    if budget.bytes is not None:
+        rooms.append(int(budget.bytes - stored) // each)
+    if budget.parameters is not None:
+        rooms.append(int(budget.parameters) - flops.parameters(network).unique)
+    if not rooms:
+        return {"order": ORDER, "min_count": MIN_COUNT}
+    room = int(0.98 * min(rooms)) - 4 * network.dim - 1000  # the gates and their cases
+    if room < vocab + LEAST_NGRAMS:
+        return None
+    return {"order": ORDER, "min_count": MIN_COUNT, "limit": room}

@@ -1,0 +1,193 @@
+"""How fast this machine trains and packs: measured once, kept in the runs root, read again by every later command.
+
+A share of `budget.time` is part of a training's identity. Rates that are kept make the same command find the same shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+
+from flyweight.config import schema
+from flyweight.config.units import format_count
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import refuse_link, write_json
+from flyweight.core.machine import busy, processor
+from flyweight.core.runtime import Precision, Runtime
+from flyweight.errors import RequestError
+from flyweight.store.artifact import Store
+
+FILE = "rates.json"
+"""Where rates are kept, in the runs root."""
+
+WIDTHS = {"cpu": (64, 256), "cuda": (256, 768), "mps": (128, 512)}
+"""Widths of the two models whose training is timed; other widths lie on the line through both, in logarithms."""
+
+WIDTH = 128
+"""The width whose rate is told, and whose best precision is measured."""
+
+MEASURE_SECONDS = 0.4
+"""For how long each of the two models is trained; the fastest step counts."""
+
+FARTHEST = 1.3
+"""How far beyond the two widths the line through them is followed, in units of their distance."""
+
+REFERENCE_PACKING = 1.2e6
+"""Bytes per second of `packing` where the fixed times of `flyweight.planning.surroundings` were measured."""
+
+
+class Rates(BaseModel):
+    """What one machine does with one device, thread count and precision.
+
+    `training` has FLOPs per second of whole training steps by width, `packing` bytes of text per second. `busy` says that
+    other work ran when they were measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    training: Annotated[dict[int, PositiveFloat], Field(min_length=1)]
+    packing: PositiveFloat
+    created: str = ""
+    busy: bool = False
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as on two idle cores of a common server what is neither training nor packing takes."""
+        return max(1.0, REFERENCE_PACKING / self.packing)
+
+    def at(self, width: int) -> float:
+        """Return the training FLOPs per second of a model of this width."""
+        (low, slow), (high, fast) = min(self.training.items()), max(self.training.items())
+        if high == low:
+            return slow
+        place = math.log(width / low) / math.log(high / low)
+        return slow * (fast / slow) ** min(FARTHEST, max(1 - FARTHEST, place))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rates with where they are kept; `fresh` says that they were measured just now."""
+
+    rates: Rates
+    file: Path
+    key: str
+    fresh: bool
+
+    def line(self) -> str:
+        """Return in words what was measured, where it is kept and how to measure again."""
+        rate = format_count(self.rates.at(WIDTH))
+        when = "measured now" if self.fresh else f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
+        other = ", while other work ran" if self.rates.busy else ""
+        return f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} to measure again)"
+
+
+def key(runtime: Runtime, precision: Precision) -> str:
+    """Return what rates are kept under: processor or device, threads and precision."""
+    kind = runtime.device.split(":")[0]
+    name = processor() if kind == "cpu" else runtime.device
+    threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
+    return f"{name}, {threads}, {precision}"
+
+
+def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = ignore) -> Kept:
+    """Return this machine's rates, measured now where the runs root has none; raise RequestError for a file that is damaged."""
+    file, name = store.root / FILE, key(runtime, precision)
+    known = _read(file)
+    if name in known:
+        return Kept(known[name], file, name, fresh=False)
+    store.prepare()
+    with store.locked(FILE, watch, "another process is measuring this machine"):
+        known = _read(file)
+        fresh = name not in known
+        if fresh:
+            watch("measuring", {"what": name})
+            known = {**known, name: measured(runtime, precision)}
+            write_json(file, {each: rates.model_dump(mode="json") for each, rates in known.items()})
+    return Kept(known[name], file, name, fresh)
+
+
+def _read(file: Path) -> dict[str, Rates]:
+    refuse_link(file)
+    if not file.is_file():
+        return {}
+    try:
+        raw: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return {name: Rates.model_validate(rates) for name, rates in raw.items()}
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RequestError(f"{file} does not hold rates of this machine ({where}); delete it to measure again") from error
+    except (ValueError, AttributeError) as error:
+        raise RequestError(f"{file} does not hold rates of this machine ({error}); delete it to measure again") from error
+
+
+def measured(runtime: Runtime, precision: Precision) -> Rates:
+    """Return the rates of this machine as busy as it is now; takes a few seconds."""
+    kind, disturbed = runtime.device.split(":")[0], busy()
+    return Rates(
+        training={width: _training(width, runtime, precision) for width in WIDTHS.get(kind, WIDTHS["cpu"])},
+        packing=_packing(),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        busy=disturbed,
+    )
+
+
+def _training(width: int, runtime: Runtime, precision: Precision) -> float:
+    """Return the FLOPs per second of real steps of a small decoder, forward to optimizer."""
+    import torch
+
+    from flyweight.evaluation.likelihood import autocast
+    from flyweight.model.build import build
+    from flyweight.training import optimizers as optim
+    from flyweight.training.objectives import NextToken
+    from flyweight.training.step_cost import StepFlops
+
+    train = schema.Train(batch=4)
+    context, vocabulary = 128, 1024
+    model_config = schema.ModelConfig(dim=width, layers=2).resolved(vocabulary, context)
+    model = build(model_config, seed=0).to(runtime.device)
+    optimizers = optim.build(model, train.optimizer, precision)
+    objective = NextToken(schema.NextToken())
+    tokens = torch.randint(vocabulary, (train.batch, context + 1)).to(runtime.device)
+
+    def step() -> float:
+        began = time.perf_counter()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with autocast(runtime.device, precision):
+            loss, _ = objective(model, tokens[:, :-1], tokens[:, 1:])
+        (loss / tokens.numel()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if runtime.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    step()
+    end, seconds = time.perf_counter() + MEASURE_SECONDS, [step(), step()]
+    while time.perf_counter() < end:
+        seconds.append(step())
+    return StepFlops.of(model_config, train, context).mean / min(seconds)
+
+
+def _packing() -> float:
+    """Return the bytes per second at which a file of Python's own library is read, tokenized and packed."""
+    from flyweight.data.pack import pack, source_fingerprint
+
+    text = Path(argparse.__file__)
+    data = schema.Data(corpus=str(text), tokenizer=schema.BpeTokenizer(vocab=512), context=1)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        source_fingerprint(data)
+        pack(data, None, Path(folder) / "corpus")
+        seconds = time.perf_counter() - began
+    return text.stat().st_size / seconds

@@ -1,0 +1,1 @@
+"""What is measured and what a run came to, as files hold it."""

@@ -1,0 +1,363 @@
+"""The summary of a finished run, `summary.json`: written once by the recipe, read by everything that reports.
+
+Every report is drawn from this file alone. Unknown keys are refused, and all faults are named at once: the file is our own. A
+number that can be infinite (the perplexity of a collapsed model) is written as the string `Infinity`; `null` means "not
+measured". Units are plain: seconds, bytes, FLOPs, nats.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flyweight.config.schema import SameAs
+from flyweight.core.files import read_sealed, reason, write_sealed
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.records.metric import Metric
+
+FILE = "summary.json"
+
+Split = Literal["train", "validation", "test", "validation+test"]
+Verdict = Literal["better", "worse", "undecided"]
+
+
+class Record(BaseModel):
+    """Base of all parts of a summary: frozen, unknown keys refused, infinities allowed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings", protected_namespaces=())
+
+
+class Environment(Record):
+    """Where a run was made, with the keys of `core.machine.describe`."""
+
+    flyweight: str
+    python: str
+    torch: str
+    numpy: str
+    tokenizers: str
+    safetensors: str
+    platform: str
+    processor: str
+    cores: int
+    threads: int
+    device: str
+    memory_bytes: int
+
+
+class BudgetLine(Record):
+    """One quantity of the budget. `limit` is None where the user set none, `planned` where the plan does not tell it."""
+
+    name: str
+    unit: Literal["s", "bytes", "FLOPs", "parameters"]
+    planned: float | None
+    used: float | None
+    limit: float | None
+    ok: bool
+
+
+class SplitSummary(Record):
+    """Size of one split: tokens of the run's tokenizer; bytes, words and documents of the raw text.
+
+    `lost` counts lines that do not come back from their tokens; None where that was not counted.
+    """
+
+    tokens: int
+    bytes: int
+    words: int
+    documents: int
+    lost: int | None = None
+
+
+class Floor(Record):
+    """What an n-gram model reaches on the split on which the models are evaluated: the keys of `evaluate.floors.Floor.json`."""
+
+    nll: float
+    perplexity: float
+    bits_per_byte: float
+    seconds: float
+    peak_bytes: int | None = None
+    bytes: int | None = None
+    stored: int
+    constants: tuple[float, ...] = ()
+    estimated: bool = True
+
+
+class CorpusSummary(Record):
+    """One text under one tokenizer.
+
+    `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be compared (None in summaries of
+    early days). `lossless` tells whether the text comes back from its tokens, where splits do not say how much of it.
+    `overlap` is the share of a split's pieces of 50 characters (`overlap_unit`) that also stand in train. `floors` are in the
+    order in which they are shown, counted on the first `floors_train_tokens` tokens of the training split. `skipped` documents
+    were left out; `left_out` has the first of them, each as `name: reason`.
+    """
+
+    name: str
+    fingerprint: str
+    tokenizer: str
+    vocab_size: int
+    context: int
+    splits: dict[Split, SplitSummary]
+    overlap: dict[Split, float] = Field(default_factory=dict)
+    overlap_unit: Literal["pieces", "lines"] = "lines"
+    floors: dict[str, Floor] = Field(default_factory=dict)
+    floors_train_tokens: int | None = None
+    megabytes_per_second: float | None = None
+    source: str | None = None
+    lossless: bool = True
+    skipped: int = 0
+    left_out: tuple[str, ...] = ()
+
+    def parts(self, split: str) -> list[SplitSummary]:
+        """Return the parts of a split: two of `validation+test`."""
+        return [size for name, size in self.splits.items() if name in split.split("+")]
+
+    def lossy(self, split: str) -> bool:
+        """Whether a split's bits per byte are too good, because its tokens do not give the text back."""
+        return any(not self.lossless if size.lost is None else size.lost > 0 for size in self.parts(split))
+
+
+class ParameterCount(Record):
+    """Parameters as used (`total`: a shared matrix counts at every use) and as stored (`unique`)."""
+
+    total: int
+    unique: int
+
+
+class Training(Record):
+    """What training took: by this model alone, and with every teacher and parent that was trained for it (`total_*`)."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    total_seconds: float
+    flops: float
+    total_flops: float
+    stopped_by: str
+    same_as: SameAs | None = None
+
+
+class Evaluation(Record):
+    """Likelihood on one split; `corpus` is the fingerprint of an entry of `Summary.corpus`."""
+
+    corpus: str
+    split: Split
+    window: int
+    stride: int
+    nll: Metric
+    perplexity: Metric
+    bits_per_byte: Metric
+    word_perplexity: Metric | None = None
+
+
+class Speed(Record):
+    """Speed and memory in a fresh process; `peak_bytes` is over the interpreter's own memory."""
+
+    forward_ms: Metric
+    prefill_tokens_per_s: Metric
+    decode_tokens_per_s: Metric
+    peak_bytes: Metric
+    weight_bytes: Metric
+
+
+class AuditCheck(Record):
+    """One check of the audit; `why` says why it does not apply (`n/a`) or what failed."""
+
+    name: str
+    measured: float | None
+    bound: float | None
+    verdict: Literal["pass", "fail", "n/a"]
+    why: str = ""
+
+
+class Audit(Record):
+    """All checks of one model; `passed` means that none failed."""
+
+    passed: bool
+    checks: tuple[AuditCheck, ...]
+
+
+class Validation(NamedTuple):
+    """A validation during training: after `step` steps; seconds and FLOPs of this stage alone."""
+
+    step: int
+    nll: float
+    seconds: float
+    flops: float
+
+
+class Curve(Record):
+    """How a training went: `step`, `train_nll` (cross-entropy, nats per token) and `lr` have one length."""
+
+    step: tuple[int, ...]
+    train_nll: tuple[float, ...]
+    lr: tuple[float, ...]
+    validation: tuple[Validation, ...]
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Curve:
+        if not len(self.step) == len(self.train_nll) == len(self.lr):
+            raise ValueError("step, train_nll and lr differ in length")
+        return self
+
+
+class Sample(Record):
+    """A prompt and its continuation; `text` does not repeat the prompt."""
+
+    prompt: str
+    text: str
+
+
+class ModelSummary(Record):
+    """One model that the recipe compares. `name` is its stage's name in the recipe, `id` its artifact.
+
+    `input` is the model that it was made from, `teacher` the one it was distilled from (names of other models of this summary,
+    or None when that one is not compared). `training` is None for a model made without training (quantized): it inherits its
+    input's. `disk_bytes` is the size of the artifact's model folder.
+    """
+
+    name: str
+    id: str
+    stage: str
+    role: str = ""
+    input: str | None = None
+    teacher: str | None = None
+    config_line: str
+    parameters: ParameterCount
+    disk_bytes: int | None
+    training: Training | None
+    evaluate: Evaluation | None
+    bench: Speed | None
+    audit: Audit | None
+    curve: Curve | None = None
+    samples: tuple[Sample, ...] = ()
+
+
+class Difference(Record):
+    """A paired difference with its 95 % interval: the keys of `evaluate.compare.Difference.json`."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    verdict: Verdict
+
+
+class Comparison(Record):
+    """`a` minus `b` on the same text, so that below 0 means that `a` is better; `verdict` is about `a`, by bits per byte.
+
+    The keys besides `a` and `b` are those of `evaluate.compare.Paired.json`; `nll` is None under different tokenizers. The
+    `verdict` is corrected for `comparisons` of them (Holm), as in `flyweight compare`; a difference's own is its interval's.
+    """
+
+    a: str
+    b: str
+    nll: Difference | None
+    bits_per_byte: Difference
+    verdict: Verdict
+    n_units: int
+    kind: str
+    why: str = ""
+    p: float | None = None
+    p_corrected: float | None = None
+    comparisons: int = 1
+
+
+class StageSummary(Record):
+    """A stage of the recipe; `reused` when its artifact was there already (`seconds` is then what making it took).
+
+    `evaluate` is the result of a stage that measures likelihood by itself, beside what the report compares.
+    """
+
+    name: str
+    id: str
+    stage: str
+    seconds: float
+    reused: bool
+    evaluate: Evaluation | None = None
+
+
+class Summary(Record):
+    """A finished run, completely."""
+
+    format: Literal[1] = 1
+    name: str
+    seed: int
+    created: AwareDatetime
+    command: str
+    request: str = ""
+    """Digest of the recipe as it was run; empty where an earlier version wrote the summary."""
+    seconds: float
+    environment: Environment
+    budget: tuple[BudgetLine, ...] = ()
+    corpus: tuple[CorpusSummary, ...]
+    models: Annotated[tuple[ModelSummary, ...], Field(min_length=1)]
+    comparisons: tuple[Comparison, ...] = ()
+    stages: tuple[StageSummary, ...] = ()
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Summary:
+        names = [model.name for model in self.models]
+        prints = [corpus.fingerprint for corpus in self.corpus]
+        faults = [f"models: {name} stands twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        faults += [f"corpus: {each} stands twice" for each in sorted({p for p in prints if prints.count(p) > 1})]
+        for model in self.models:
+            faults += [
+                f"{model.name}: no model {other!r}" for other in (model.input, model.teacher) if other and other not in names
+            ]
+            if model.evaluate and model.evaluate.corpus not in prints:
+                faults.append(f"{model.name}: evaluated on {model.evaluate.corpus!r}, which is not in corpus")
+        for pair in self.comparisons:
+            faults += [f"comparisons: no model {other!r}" for other in (pair.a, pair.b) if other not in names]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def model(self, name: str) -> ModelSummary:
+        """Return the model called `name`; raise KeyError where there is none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+    def corpus_of(self, model: ModelSummary) -> CorpusSummary | None:
+        """Return the corpus that a model was evaluated on, or None where it was not."""
+        if model.evaluate is None:
+            return None
+        return next(corpus for corpus in self.corpus if corpus.fingerprint == model.evaluate.corpus)
+
+    def write(self, run_folder: Path) -> Path:
+        """Write `summary.json` into a run folder, whole or not at all, and return its path."""
+        path = run_folder / FILE
+        write_sealed(path, json.loads(self.model_dump_json()))
+        return path
+
+    @classmethod
+    def read(cls, run_folder: Path) -> Summary:
+        """Read a run folder's `summary.json`.
+
+        Raises RequestError where there is none, and FlyweightError, naming every fault, where it is damaged.
+        """
+        path = run_folder / FILE
+        again = "run the recipe again, which writes it anew"
+        try:
+            content = json.loads(path.read_bytes())
+            if isinstance(content, dict):
+                content.pop("digest", None)
+            summary = cls.model_validate_json(json.dumps(content))
+            read_sealed(path)
+            return summary
+        except FlyweightError as error:
+            raise FlyweightError(f"{error}; {again}") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RequestError(
+                f"{run_folder} is not a finished run: it has no {FILE}; finish it with `flyweight run`, then report it"
+            ) from error
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
+            raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

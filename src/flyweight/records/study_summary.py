@@ -1,0 +1,213 @@
+"""The summary of a finished study, `study.json`: every run, every cell and every finding; all reports are drawn from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from flyweight.core.files import read_sealed, reason, write_sealed
+from flyweight.core.student import student
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.records.run_summary import CorpusSummary, Environment, Record
+
+FILE = "study.json"
+LEAST_SEEDS = 3
+"""An interval over fewer runs than this would say more about the t distribution than about the model."""
+
+Standing = Literal["ok", "collapsed", "invalid"]
+Verdict = Literal["confirmed", "refuted", "undecided"]
+
+
+class Spread(Record):
+    """A mean over seeds with its 95 % Student t interval; no interval for fewer than three."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of at least one value."""
+        if len(values) < LEAST_SEEDS or not all(map(math.isfinite, values)):
+            return cls(mean=math.fsum(values) / len(values), low=None, high=None, n=len(values))
+        mean, low, high = student(values)
+        return cls(mean=mean, low=low, high=high, n=len(values))
+
+    def map(self, function: Callable[[float], float]) -> Spread:
+        """Return the spread under a rising function."""
+        ends = [None if end is None else function(end) for end in (self.low, self.high)]
+        return Spread(mean=function(self.mean), low=ends[0], high=ends[1], n=self.n)
+
+
+class RunSummary(Record):
+    """One training of a cell: its artifact, what it took, and its test metrics; `id` is None where training diverged.
+
+    `validation` is the best validation NLL of the training; runs with `chosen` false lost the sweep over learning rates, are
+    not tested and count in no result.
+    """
+
+    seed: int
+    lr: float | None
+    id: str | None
+    evaluation: str | None = None
+    chosen: bool = True
+    steps: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    validation: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    standing: Standing = "ok"
+    why: str = ""
+
+
+class CellSummary(Record):
+    """One model on one text at one context for one budget: its runs, and their mean where every one of them is sound."""
+
+    name: str
+    model: str
+    family: str
+    fields: dict[str, str] = Field(default_factory=dict)
+    data: str
+    context: int
+    budget: str
+    config_line: str
+    parameters: int
+    lr: float | None
+    at_edge: bool = False
+    runs: tuple[RunSummary, ...]
+
+    @property
+    def tested(self) -> list[RunSummary]:
+        """The runs that count: those at the chosen learning rate."""
+        return [run for run in self.runs if run.chosen]
+
+    @property
+    def standing(self) -> Standing:
+        """`collapsed` or `invalid` as soon as one of its runs is: a mean over the others would flatter it."""
+        found = {run.standing for run in self.tested}
+        return "invalid" if "invalid" in found else "collapsed" if "collapsed" in found else "ok"
+
+    @property
+    def why(self) -> str:
+        """Why it is no result: how many of its runs are none, and the first one's reason."""
+        bad = [run for run in self.tested if run.standing != "ok"]
+        return f"{len(bad)} of {len(self.tested)} runs: {bad[0].why}" if bad else ""
+
+    def spread(self, metric: str) -> Spread | None:
+        """Return a metric over the seeds, a perplexity's by its logarithm; None for a cell that is no result."""
+        if self.standing != "ok":
+            return None
+        values = [run.metrics[metric] for run in self.tested]
+        if metric.endswith("perplexity") and all(map(math.isfinite, values)):
+            return Spread.of([math.log(value) for value in values]).map(math.exp)
+        return Spread.of(values)
+
+    @property
+    def validation(self) -> float:
+        """Mean best validation NLL, by which models are chosen; infinite for a cell that is no result."""
+        values = [run.validation for run in self.tested]
+        if self.standing != "ok" or any(value is None for value in values):
+            return math.inf
+        return math.fsum(value for value in values if value is not None) / len(values)
+
+    @property
+    def finished(self) -> list[RunSummary]:
+        """The runs that count and came to their end: what one took that diverged is not known."""
+        return [run for run in self.tested if run.id is not None]
+
+    @property
+    def flops(self) -> float:
+        """Mean training FLOPs of a finished run; 0 where there is none."""
+        return math.fsum(run.flops for run in self.finished) / max(1, len(self.finished))
+
+    @property
+    def seconds(self) -> float:
+        """Mean training seconds of a finished run; 0 where there is none."""
+        return math.fsum(run.seconds for run in self.finished) / max(1, len(self.finished))
+
+
+class Contest(Record):
+    """One comparison of a finding: `below` minus `factor` times `above` over the seeds that both have; `p` is two-sided.
+
+    Of perplexities it is the difference of their logarithms.
+    """
+
+    where: str
+    below: str
+    above: str
+    below_flops: float
+    above_flops: float
+    how: str
+    factor: float = 1.0
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    n: int = 0
+    verdict: Verdict = "undecided"
+    why: str = ""
+
+
+class FindingSummary(Record):
+    """A claim and what the study says of it; `method` states the test."""
+
+    claim: str
+    verdict: Verdict
+    metric: str
+    method: str
+    contests: tuple[Contest, ...]
+
+
+class StudySummary(Record):
+    """A finished study, completely."""
+
+    format: Literal[1] = 1
+    name: str
+    about: str
+    protocol: str
+    protocol_line: str
+    seeds: tuple[int, ...]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    created: AwareDatetime
+    command: str
+    request: str = ""
+    """Digest of the study as it was run; empty where an earlier version wrote the summary."""
+    seconds: float
+    environment: Environment
+    corpus: dict[str, CorpusSummary]
+    left_out: tuple[str, ...] = ()
+    cells: tuple[CellSummary, ...]
+    findings: tuple[FindingSummary, ...] = ()
+
+    def write(self, folder: Path) -> Path:
+        """Write `study.json` into a folder, whole or not at all, and return its path."""
+        write_sealed(folder / FILE, json.loads(self.model_dump_json()))
+        return folder / FILE
+
+    @classmethod
+    def read(cls, folder: Path) -> StudySummary:
+        """Read a folder's `study.json`; raise RequestError where there is none, FlyweightError where it is damaged."""
+        path, again = folder / FILE, "run the study again, which writes it anew"
+        try:
+            content = json.loads(path.read_bytes())
+            if isinstance(content, dict):
+                content.pop("digest", None)
+            summary = cls.model_validate_json(json.dumps(content))
+            read_sealed(path)
+            return summary
+        except FlyweightError as error:
+            raise FlyweightError(f"{error}; {again}") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RequestError(f"{folder} is no finished study: it has no {FILE}; run it with `flyweight study`") from error
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
+            raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

@@ -1,0 +1,357 @@
+"""Model cards in Markdown: what a model is, what it was made of, what that took, what was measured and what was not.
+
+Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is published, from what is known then,
+so it has no measurements; and no times either, so that the same work gives the same bytes. `full` is the card beside a model:
+a finished recipe writes one for each of its models, and every export has one, with whatever the runs root knows by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flyweight.checkpoints.checkpoint import is_checkpoint
+from flyweight.checkpoints.flyweight_type import OWN
+from flyweight.config import load, schema
+from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core import machine
+from flyweight.core.files import read_json, write_text
+from flyweight.data.document import corpus_label
+from flyweight.errors import FlyweightError
+from flyweight.records.run_summary import Summary
+from flyweight.reports import gather
+from flyweight.reports.cards import metrics as numbers
+from flyweight.reports.tables.markdown import block, code, front_matter, table, text
+from flyweight.spec import flops
+from flyweight.store import measurements
+from flyweight.store.artifact import Artifact, Damaged, Draft, Store
+
+FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be described, finished or about to be: `parents` are the artifacts it was made from, by role."""
+
+    id: str
+    identity: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    folder: Path
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, artifact: Artifact, store: Store) -> Subject:
+        """Return a finished artifact with those of its parents that are still under the runs root."""
+        parents = {}
+        corpus = artifact.facts.get("corpus")  # a model made from a trained one was not given its text, but knows it
+        for role, name in {**({"corpus": corpus} if corpus else {}), **artifact.identity["parents"]}.items():
+            try:
+                parents[role] = Artifact.glance(store.root / name)
+            except FlyweightError:
+                continue  # gone, or no artifact at all: the card then names it and tells no more
+        return cls(artifact.id, artifact.identity, artifact.facts, artifact.path / "model", parents)
+
+    @property
+    def stage(self) -> str:
+        """The kind of stage that makes it."""
+        return self.identity["stage"]
+
+    @property
+    def corpus(self) -> Artifact | None:
+        """The packed text that it was trained on."""
+        return self.parents.get("corpus")
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """The identity of the training whose weights these are: that of the one that `select` chose, else its own."""
+        if self.stage != "select":
+            return self.identity
+        same = [each for each in self.parents.values() if each.facts.get("seconds") == self.facts.get("seconds")]
+        return same[0].identity if same else self.identity
+
+    def config(self) -> schema.Architecture | None:
+        """Return the model's config, or None for a model of another library's."""
+        if is_checkpoint(self.folder):
+            return None
+        where = str(self.folder / "config.json")
+        return load.resolved(load.model_config(read_json(self.folder / "config.json"), where), where)
+
+
+def birth(subject: Subject) -> str:
+    """Return the card that goes into an artifact: the same bytes whenever, wherever and however often it is made."""
+    lines = [
+        *_head(subject),
+        *_model(subject),
+        *_data(subject),
+        *_training(subject, times=False),
+        "## Metrics",
+        "",
+        "This card was written with the model, before anything was measured. Measurements are artifacts of their own, made by",
+        "",
+        *block("\n".join(f"flyweight {words} {subject.id}" for words in ("eval", "bench", "audit"))),
+        "",
+        f"`flyweight export {subject.id} --to hf --out DIR` writes those that there are into the card of what it exports.",
+        "",
+        "## How it was made",
+        "",
+        "`manifest.json` beside this card has the command, the date, the seconds and the checksum of every file;"
+        " `config.yaml` has every setting.",
+        "",
+        *_limits(subject, None),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(draft: Draft, facts: Mapping[str, Any], parents: Mapping[str, Artifact] | None = None) -> None:
+    """Write the card of a model into the draft that holds it; a draft without a model has none."""
+    folder = draft.path / "model"
+    if folder.is_dir():
+        subject = Subject(draft.identity.id, asdict(draft.identity), facts, folder, parents or {})
+        write_text(draft.path / FILE, birth(subject))
+
+
+def write_beside(folder: Path, store: Store) -> None:
+    """Write `card-<stage>.md` into a finished recipe's folder for each of its models that is still there, whole."""
+    entries = store.entries()
+    for made in Summary.read(folder).stages:
+        try:
+            artifact = Artifact.open(store.root / made.id)
+        except FlyweightError:
+            continue  # the card of an earlier day stays, and says of which model it is
+        if (artifact.path / "model").is_dir():
+            write_text(folder / f"card-{made.name}.md", full(artifact, store, f"{folder.name}:{made.name}", entries=entries))
+
+
+def full(
+    artifact: Artifact,
+    store: Store,
+    title: str = "",
+    written_as: str = "",
+    notes: Sequence[str] = (),
+    entries: Sequence[Artifact | Damaged] | None = None,
+) -> str:
+    """Return the card that stands beside a model, with every measurement of it under the runs root.
+
+    `written_as` is what an export is (a family of transformers, `gguf ...`), `notes` what is not as one may expect of it.
+    `entries` are the root's, where they have been read already.
+    """
+    subject, found = Subject.of(artifact, store), measurements.of(artifact, store.entries() if entries is None else entries)
+    lines = [
+        *_head(subject, title),
+        *_model(subject, written_as, notes),
+        *_data(subject),
+        *_training(subject, times=True),
+        *numbers.section(found, {each.id: _known(store, each) for each in found.evaluations}),
+        *_commands(artifact, found),
+        *_limits(subject, found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def exported(artifact: Artifact, store: Store, title: str, library: str, written_as: str, notes: Sequence[str]) -> str:
+    """Return the card of an export: `full` with the front matter that the Hugging Face hub reads.
+
+    `library` is what opens the files, transformers or gguf; our own type needs flyweight besides.
+    """
+    library = OWN if written_as == OWN else library
+    matter: dict[str, Any] = {
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": list(dict.fromkeys(["flyweight", artifact.stage, *(["gguf"] if library == "gguf" else [])])),
+    }
+    subject = Subject.of(artifact, store)
+    sources = [each.facts.get("source", "") for each in (artifact, *subject.parents.values()) if each.stage == "import"]
+    if bases := [source.removeprefix("hf:").partition("@")[0] for source in sources if source.startswith("hf:")]:
+        matter["base_model"] = bases
+    if corpus := subject.corpus:
+        name = corpus_label(corpus.identity["config"]["corpus"])
+        matter |= {"datasets": [name.removeprefix("hf:").partition(":")[0]]} if name.startswith("hf:") else {}
+    remark = "license: yours to choose; that of the texts and models it was made from matters"
+    return "\n".join(front_matter(matter, remark)) + "\n" + full(artifact, store, title, written_as, notes)
+
+
+# --- sections ---
+
+
+def _head(subject: Subject, title: str = "") -> list[str]:
+    config = subject.config()
+    size = "A language model" if config is None else f"A language model of {flops.parameters(config).unique:,} parameters"
+    return [
+        f"# {text(title or subject.id)}",
+        "",
+        f"{size}, {_made(subject)}. Made by flyweight {machine.libraries()['flyweight']}.",
+        "",
+    ]
+
+
+def _made(subject: Subject) -> str:
+    identity, facts = subject.identity, subject.facts
+    source = identity["parents"].get("teacher") or identity["parents"].get("input")
+    if subject.stage == "distill":
+        return f"distilled from {code(source)}"
+    if subject.stage == "quantize":
+        return f"{code(source)} with its matrices in {code(_kind(identity['config']['kind']))}"
+    if subject.stage == "mix":
+        parts = " and ".join(_experts(identity["config"]))
+        return f"{code(source)} mixed with {parts}, its gates fitted on validation text"
+    if subject.stage == "select":
+        return f"the one of {len(identity['parents'])} with the best validation likelihood: {code(facts['chosen'])}"
+    if subject.stage == "import":
+        return f"imported from {code(facts['source'])} ({code(facts['model_type'])}){_tokenizer(facts)}"
+    if subject.stage == "init":
+        return "with random weights, not trained"
+    if "train" not in identity["config"]:
+        others = f"{len(identity['parents'])} others"
+        return f"made by {code(subject.stage)} from {code(source) if source else others}"
+    return f"trained from {code(source)}" if source else "trained from random weights"
+
+
+def _tokenizer(facts: Mapping[str, Any]) -> str:
+    """Return what is known of an imported model's tokenizer; artifacts of older versions say nothing of it."""
+    if "tokenizer" not in facts:
+        return ""
+    known = facts["tokenizer"]
+    if known is None:
+        return ", without a tokenizer"
+    if not known["compared"]:
+        return ", with its tokenizer.json as it came"
+    rebuilt = f", which replaces its {', '.join(known['rebuilt'])}" if known["rebuilt"] else ""
+    built = f"{code(known['class'])}{rebuilt}"
+    return f", with its tokenizer as transformers builds it ({built}), compared on {known['compared']} texts"
+
+
+def _experts(config: Mapping[str, Any]) -> list[str]:
+    names = []
+    if config["counts"] is not None:
+        names.append(f"n-gram counts of order {config['counts']['order']}")
+    if config["pointer"] is not None:
+        names.append("a pointer into the context")
+    return names
+
+
+def _kind(kind: Any) -> str:
+    return kind["kind"] if isinstance(kind, Mapping) else str(kind)
+
+
+def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
+    config = subject.config()
+    rows = [("artifact", code(subject.id)), ("stage", f"{code(subject.stage)}, version {subject.identity['version']}")]
+    rows += [(f"made from ({text(role)})", code(name)) for role, name in subject.identity["parents"].items()]
+    if config is None:
+        raw = read_json(subject.folder / "config.json")
+        rows += [("architecture", f"{code(raw['model_type'])} of transformers, behind an adapter; parameters are not counted")]
+    else:
+        counts, context = flops.parameters(config), config.context
+        assert context  # resolved: what is in a model's folder has all its sizes
+        is_decoder = isinstance(config, schema.ModelConfig)
+        rows += [
+            ("architecture", text(gather.config_line(config))),
+            *([("position, norm", text(f"{config.position.kind}, {config.norm.kind}"))] if is_decoder else []),
+            ("parameters", f"{counts.unique:,} stored, {counts.total:,} as used (a shared layer counts at every use)"),
+            ("vocabulary", f"{config.vocab_size or 0:,} tokens"),
+            ("context", f"{context:,} tokens"),
+            ("forward pass", f"{format_count(flops.forward_flops(config, context) / context)} FLOPs/token at full context"),
+        ]
+    if unread := subject.facts.get("unread"):
+        rows.append(("weights beside it that were not read", ", ".join(code(name) for name in unread)))
+    if written_as:
+        rows.append(("written as", text(written_as)))
+    size = sum(file.stat().st_size for file in sorted(subject.folder.rglob("*")) if file.is_file())
+    rows.append(("model folder", format_size(size)))
+    lines = ["## Model", "", *table(("", ""), rows), ""]
+    return [*lines, *(f"- {text(note)}" for note in notes), ""] if notes else lines
+
+
+def _data(subject: Subject) -> list[str]:
+    lines = ["## Data", ""]
+    if subject.corpus is None:
+        known = subject.facts.get("corpus") or subject.identity["parents"].get("corpus")
+        why = {"import": "It came without its training text.", "init": "None: it was not trained."}
+        named = f"Packed as {code(known)}; that artifact has the details." if known else "Its training text is not known."
+        return [*lines, why.get(subject.stage, named), ""]
+    found = gather.corpus(subject.corpus, 1, None)
+    sizes = [
+        (name, f"{split.tokens:,}", f"{split.bytes:,}", f"{split.documents:,}", numbers.share(found.overlap.get(name)))
+        for name, split in found.splits.items()
+    ]
+    head = ("split", "tokens", "bytes", "documents", f"{found.overlap_unit} also in train")
+    return [
+        *lines,
+        f"{code(found.name)}, tokenizer {text(found.tokenizer)}, packed as {code(subject.corpus.id)} (fingerprint"
+        f" {code(found.fingerprint[:16])}). Trained on train; validation chooses, test only reports.",
+        "",
+        *table(head, sizes, right=head[1:]),
+        "",
+    ]
+
+
+def _training(subject: Subject, times: bool) -> list[str]:
+    """Return budget and spending; with `times` what the clock measured as well."""
+    facts, identity = subject.facts, subject.trained
+    train = identity["config"].get("train")
+    lines = ["## Budget and what was spent", ""]
+    if train is None:
+        if "total_flops" not in facts:
+            return [*lines, "Nothing was trained here.", ""]
+        before = f"Nothing was trained here. What it was made from had taken {format_count(facts['total_flops'])} FLOPs"
+        return [*lines, before + (f" and {format_time(facts['total_seconds'])}." if times else "."), ""]
+    spent = {"steps": f"{facts['steps']:,}", "tokens": f"{facts['tokens']:,}", "flops": format_count(facts["flops"])}
+    rows = [(name, _limit(name, train.get(name)), value) for name, value in spent.items()]
+    rows.append(("seconds", _limit("time", train.get("time")), f"{facts['seconds']:,.1f}" if times else "see `manifest.json`"))
+    rows.append(("flops, with teachers and parents", "", format_count(facts["total_flops"])))
+    if times:
+        rows.append(("seconds, with teachers and parents", "", f"{facts['total_seconds']:,.1f}"))
+    optimizer = train["optimizer"]
+    said = (
+        f"{train['batch']} windows a step, {optimizer['kind']} at {optimizer['lr']:g}, precision {identity['dtype']},"
+        f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended by {facts['stopped_by']}."
+    )
+    best = facts.get("best_nll")
+    kept = "" if best is None else f" Best validation during training: {best:.4f} nats/token at step {facts['best_step']:,}"
+    kept += f" (on at most {train['validation_tokens']:,} tokens); kept: the {train['keep']} weights." if kept else ""
+    return [*lines, *table(("", "limit", "spent"), rows, right=("limit", "spent")), "", text(said + kept), ""]
+
+
+def _limit(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    return format_time(value) if name == "time" else format_count(value) if name == "flops" else f"{value:,}"
+
+
+def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
+    """Return the commands that made and measured the model, each once."""
+    made = artifact.manifest["command"]
+    lines = ["## How it was made and measured", "", f"Made {artifact.manifest['created']}:", ""]
+    lines += block(made, "sh") if made else ["By the Python interface, without a command."]
+    others = dict.fromkeys(each.manifest["command"] for each in found.all())
+    if measured_by := [command for command in others if command and command != made]:
+        lines += ["", "Measured by:", "", *block("\n".join(measured_by), "sh")]
+    elif any(found.all()):
+        lines += ["", "The same command measured it." if others == {made: None} else "Measured by the Python interface."]
+    return [*lines, ""]
+
+
+def _limits(subject: Subject, found: measurements.Measured | None) -> list[str]:
+    """Return what the numbers do not say, what is missing first."""
+    lines = [] if found is None else numbers.missing(found)
+    if subject.stage not in ("import", "init"):
+        lines.append(
+            f"One training with one seed ({subject.identity['seed']}): intervals do not cover what another would give."
+        )
+    lines += [
+        "A base model: it continues text as its training text went on. It follows no instructions, and nothing was done or"
+        " measured about false, private or harmful output.",
+        "Its license is not set here; those of the texts and models it was made from matter.",
+    ]
+    return ["## Limits", "", *(f"- {line}" for line in lines)]
+
+
+def _known(store: Store, evaluation: Artifact) -> str:
+    """Return the name of the text that a model was evaluated on."""
+    try:
+        corpus = Artifact.glance(store.root / evaluation.identity["parents"]["corpus"])
+    except FlyweightError:
+        return str(evaluation.identity["parents"]["corpus"])
+    return corpus_label(corpus.identity["config"]["corpus"])

@@ -1,0 +1,97 @@
+"""Turns of phrase that every finding is made of, and the finding itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flyweight.reports.entries import Entry
+from flyweight.reports.ranking import Contrast
+
+Kind = Literal["paid", "not paid", "undecided", "warning", "note"]
+
+MARKS: dict[Kind, str] = {"paid": "+", "not paid": "-", "undecided": "?", "warning": "!", "note": "·"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth saying: a sentence, and the sentences that support it. Names of models stand in backticks."""
+
+    kind: Kind
+    title: str
+    text: str = ""
+
+    @property
+    def mark(self) -> str:
+        """One character for terminals."""
+        return MARKS[self.kind]
+
+
+FLOORS = {"kn5": "5-gram (Kneser-Ney)"}
+"""Names of floors as people read them, where they are not the key itself."""
+
+FLOOR = (
+    "A floor is what counting reaches: how often each token follows the few before it in the training"
+    " text. Any model has to beat it."
+)
+
+
+def floor_name(key: str) -> str:
+    """Return a floor's name in sentences and tables; keys may end in their tokenizer: `kn5, bpe (4,096)`."""
+    kind, comma, tokenizer = key.partition(", ")
+    return f"{FLOORS.get(kind, kind)}{comma}{tokenizer}"
+
+
+def short_floor_name(key: str) -> str:
+    """Return a floor's name in a figure, where room is scarce: `5-gram`."""
+    return floor_name(key).replace(" (Kneser-Ney)", "")
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def name(entry: Entry) -> str:
+    """Return a model's name, marked as such."""
+    return f"`{entry.label}`"
+
+
+def bits(entry: Entry) -> str:
+    """Return a model's bits per byte as it stands in every sentence and table."""
+    return f"{entry.bits.value:.3f}" if entry.bits else "unmeasured"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, a true minus included."""
+    return f"{'+' if value >= 0 else MINUS}{size(value)}"
+
+
+def size(value: float) -> str:
+    """Return a difference without its sign: three decimals, or five where those would be nothing."""
+    value = abs(value)
+    return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.5f}"
+
+
+def change(gap: Contrast) -> str:
+    """Return a difference about its first model: better or worse by how much, or undecided, with the interval."""
+    source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
+    if gap.verdict == "undecided":
+        why = f"; {gap.why}" if gap.why else ""
+        return f"undecided: the difference is {signed(gap.difference)} ({source} {signed(gap.low)} to {signed(gap.high)}{why})"
+    low, high = sorted((abs(gap.low), abs(gap.high)))
+    return f"{gap.verdict} by {size(gap.difference)} ({source} {size(low)} to {size(high)})"
+
+
+def times(ratio: float) -> str:
+    """Return a factor as people say it: `3.4 times`."""
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def percent(share: float) -> str:
+    """Return a share in whole percent, or with one digit below 10 %."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def and_list(items: Sequence[str], word: str = "and") -> str:
+    """Return items as a list in a sentence."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"

@@ -1,0 +1,310 @@
+"""What paid and what did not, in plain words, from a run's numbers.
+
+Names of models stand in backticks. A difference is called better or worse only where its 95 % interval excludes 0 and
+the number of comparisons does not explain it; anything else is called undecided. Models that collapsed, or whose audit fails,
+are named and never ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from flyweight.config.units import format_count, format_rate, format_size, format_time
+from flyweight.records.metric import Metric
+from flyweight.records.run_summary import BudgetLine, Summary
+from flyweight.reports.entries import Entry, Group, entries, groups
+from flyweight.reports.findings.distillation import distillations
+from flyweight.reports.findings.phrases import FLOOR, Finding, and_list, bits, change, floor_name, name, percent, times
+from flyweight.reports.ranking import AXES, contrast, decide, leaders, strongest_floor
+
+__all__ = ["Finding", "across", "budget_line", "findings", "plain"]
+
+# Below this share of repeated lines the figures are not worth a warning.
+_OVERLAP = 0.01
+
+
+def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[Finding, ...]:
+    """Return what a run tells beside which model to take: first what paid, then warnings.
+
+    `grouped` are the run's models by text, where they are there already.
+    """
+    grouped = groups(entries([summary])) if grouped is None else grouped
+    found = [each for group in grouped for each in group.entries]
+    said = [*distillations(found), *_mixtures(found), *_quantizations(found)]
+    for group in grouped:
+        said += [*_best(group), *_worth(group)]
+    for group in grouped:
+        said += [*_broken(group.entries), *_below_floor(group)]
+    said += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
+    return tuple(said)
+
+
+def across(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None) -> tuple[Finding, ...]:
+    """Return what can be said about several runs together."""
+    said: list[Finding] = []
+    grouped = groups(entries(summaries)) if grouped is None else grouped
+    found = [each for group in grouped for each in group.entries]
+    for group in grouped:
+        said += [*_best(group), *_worth(group), *_broken(group.entries), *_below_floor(group)]
+    said += _namesakes(found)
+    for summary in summaries:
+        said += [*_losses(summary), *_overlaps(summary)]
+    return tuple(dict.fromkeys(said))
+
+
+def plain(said: Sequence[Finding]) -> list[str]:
+    """Return findings as lines for a terminal."""
+    return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in said]
+
+
+# --- quantization ---
+
+
+def _quantizations(found: Sequence[Entry]) -> list[Finding]:
+    known = {each.model.name: each for each in found}
+    return [
+        _quantization(each, known[each.model.input], found)
+        for each in found
+        if each.model.stage == "quantize" and each.model.input and each.standing in ("ok", "unmeasured")
+    ]
+
+
+def _quantization(entry: Entry, base: Entry, found: Sequence[Entry]) -> Finding:
+    """Say what a quantized model saves and what it costs, each with its interval."""
+    after, before = entry.model.disk_bytes, base.model.disk_bytes
+    size, smaller = "of unmeasured size", False
+    text = []
+    if after is not None and before is not None:
+        smaller = after < before
+        size = f"{times(before / after)} smaller than {name(base)}" if smaller else f"not smaller than {name(base)}"
+        text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
+    gap = contrast(entry, base) if base.standing == "ok" else None
+    if gap is not None:
+        text.append(f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}.")
+    elif base.standing != "ok":
+        text.append(f"What that costs in quality cannot be said: {name(base)} is {base.standing}.")
+    speed, sentence = _speed(entry, base)
+    text += [sentence] if sentence else []
+    better = _beaten_on_disk(entry, found)
+    if better is not None:
+        text.append(f"It is not worth having: {name(better)} is both smaller and better.")
+    kind: Literal["paid", "not paid"] = "paid" if smaller and better is None else "not paid"
+    return Finding(kind, f"{name(entry)} is {size}{speed}.", " ".join(text))
+
+
+def _mixtures(found: Sequence[Entry]) -> list[Finding]:
+    """Say of every mixture what counts and pointer brought to its network, and what they cost."""
+    known = {each.model.name: each for each in found if each.standing == "ok"}
+    return [
+        _mixture(each, known[each.model.input])
+        for each in found
+        if each.model.stage == "mix" and each.model.input in known and each.standing == "ok"
+    ]
+
+
+def _mixture(entry: Entry, base: Entry) -> Finding:
+    gap = contrast(entry, base)
+    text = [] if gap is None else [f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}."]
+    after, before = entry.model.disk_bytes, base.model.disk_bytes
+    if after is not None and before is not None:
+        text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
+    _, sentence = _speed(entry, base)
+    text += [sentence] if sentence else []
+    paid = gap is not None and gap.verdict == "better"
+    title = f"Mixing {name(base)} with counts and a pointer {'paid' if paid else 'did not pay'}: {name(entry)}."
+    return Finding("paid" if paid else "not paid", title, " ".join(text))
+
+
+def _speed(entry: Entry, base: Entry) -> tuple[str, str]:
+    """Return how generation changed, as a clause for a title and as a sentence."""
+    metric = AXES["speed"].metric
+    after, before = metric(entry), metric(base)
+    if after is None or before is None or not before.value:
+        return "", ""
+    figures = f"{format_rate(after.value)} tokens/s against {format_rate(before.value)}"
+    ratio = f"{times(after.value / before.value)} as fast"
+    verdict = decide(after, before)
+    if verdict == "worse":
+        return ", and slower", f"Generation is slower: {figures}, {ratio}."
+    if verdict == "better":
+        return ", and faster", f"Generation is faster: {figures}, {ratio}."
+    return "", f"Whether generation became faster or slower is undecided: {figures}."
+
+
+def _beaten_on_disk(entry: Entry, found: Sequence[Entry]) -> Entry | None:
+    """Return a model that is smaller on disk and decidedly better, if there is one."""
+    size = entry.model.disk_bytes
+    for other in found:
+        gap = contrast(other, entry) if other is not entry and other.standing == "ok" else None
+        if gap and gap.verdict == "better" and size and other.model.disk_bytes and other.model.disk_bytes <= size:
+            return other
+    return None
+
+
+# --- the best, and what is worth its cost ---
+
+
+def _best(group: Group) -> list[Finding]:
+    """Name the best model, or those that cannot be told apart, beside the strongest floor."""
+    sound = group.sound
+    if not sound:
+        return []
+    first, tied = sound[0], leaders(sound)
+    floor = strongest_floor(group)
+    below = ""
+    if floor is not None and first.bits is not None:
+        share = 1 - first.bits.value / floor.bits
+        way = f"{percent(abs(share))} {'below' if share > 0 else 'above'}"
+        below = f", {way} the {floor_name(floor.name)} floor ({floor.bits:.3f})"
+    where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
+    if len(tied) > 1:
+        names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
+        text = f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
+        return [Finding("undecided", f"Which model is best is undecided between {names}.", text)]
+    if len(sound) == 1:
+        return [Finding("note", f"{name(first)} reaches {bits(first)} bits per byte{below}.", _alone(first, where))]
+    gap = contrast(first, sound[1])
+    text = f"Next is {name(sound[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
+    return [Finding("note", f"{name(first)} is the best model here: {bits(first)} bits per byte{below}.", text)]
+
+
+def _alone(entry: Entry, where: str) -> str:
+    """Describe a model that stands alone: its interval, and what it took."""
+    text = [f"The 95 % interval{where} is {entry.bits.low:.3f} to {entry.bits.high:.3f}." if entry.bits else ""]
+    if (training := entry.model.training) is not None:
+        text.append(f"It was trained for {format_time(training.seconds)} on {format_count(training.tokens)} tokens.")
+    if entry.model.disk_bytes is not None:
+        text.append(
+            f"It has {format_count(entry.model.parameters.unique)} parameters and takes {format_size(entry.model.disk_bytes)}."
+        )
+    return " ".join(text)
+
+
+def _worth(group: Group) -> list[Finding]:
+    """Name the models on the Pareto fronts, and those that are beaten on disk."""
+    sound = [each for each in group.sound if each.model.disk_bytes is not None]
+    if len(sound) < 3:
+        return []
+    front = AXES["disk"].front(sound)
+    text = []
+    if beaten := [_sized(each) for each in sound if each not in front]:
+        verb = "is" if len(beaten) == 1 else "are each"
+        doing = "beaten in size or quality by another that is not significantly worse in the other"
+        text.append(f"{and_list(beaten)} {verb} {doing}.")
+    if fast := AXES["speed"].front(sound):
+        names = and_list([name(each) for each in fast], "or")
+        text.append(f"Against generation speed it is {names}.")
+    chosen = and_list([_sized(each) for each in front], "or")
+    title = f"For bits per byte against bytes on disk the choice is {chosen}."
+    return [Finding("note", title, " ".join(text))]
+
+
+def _sized(entry: Entry) -> str:
+    """Return a model's name with its size and quality."""
+    return f"{name(entry)} ({format_size(entry.model.disk_bytes or 0)}, {bits(entry)})"
+
+
+# --- warnings ---
+
+
+def _broken(members: Sequence[Entry]) -> list[Finding]:
+    """Name the models that may not be ranked, and why."""
+    titles = {
+        "collapsed": "{} collapsed and is not ranked.",
+        "too short": "{} was trained too shortly to be ranked.",
+        "invalid": "The numbers of {} cannot be believed and are not ranked.",
+    }
+    return [
+        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}.")
+        for each in members
+        if each.standing in titles
+    ]
+
+
+def _reason(entry: Entry) -> str:
+    """Return why a model is not ranked, and for one that was trained too shortly what to do."""
+    reasons = and_list([fault.text for fault in entry.faults])
+    training = entry.training
+    if entry.standing != "too short" or training is None:
+        return reasons
+    took = f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
+    return f"{reasons}, after {took}. Give it more time or steps, or a smaller model"
+
+
+def _below_floor(group: Group) -> list[Finding]:
+    """Name the models that counting n-grams beats decidedly."""
+    floor = strongest_floor(group)
+    if floor is None:
+        return []
+    limit = Metric.exact(floor.bits, "bits/byte")
+    beaten = [each for each in group.sound if each.bits and decide(each.bits, limit) == "worse"]
+    if not beaten:
+        return []
+    names = and_list([f"{name(each)} ({bits(each)})" for each in beaten])
+    floor_text = f"the {floor_name(floor.name)} floor ({floor.bits:.3f} bits per byte)"
+    return [Finding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
+
+
+def _namesakes(found: Sequence[Entry]) -> list[Finding]:
+    """Name the texts of several runs that are called the same and are not."""
+    texts = dict.fromkeys((each.text.name, each.text.content) for each in found if each.text)
+    names = [name for name, _ in texts]
+    title = "Different texts are called {}."
+    text = "Models that were measured on one of them are not compared with those of another."
+    return [Finding("warning", title.format(each), text) for each in dict.fromkeys(names) if names.count(each) > 1]
+
+
+def _losses(summary: Summary) -> list[Finding]:
+    """Name the tokenizers under which bits per byte are too good."""
+    said = []
+    for corpus in summary.corpus:
+        splits = dict.fromkeys(
+            m.evaluate.split for m in summary.models if m.evaluate and m.evaluate.corpus == corpus.fingerprint
+        )
+        for split in (split for split in splits if corpus.lossy(split)):
+            lost = sum(size.lost or 0 for size in corpus.parts(split))
+            title = f"The tokens of {corpus.name}, {corpus.tokenizer}, do not give the text back."
+            lines = f"{lost:,} line{'s' * (lost != 1)}" if lost else "Lines"
+            end = "come back changed: bits per byte are too good, and rank models of this tokenizer alone."
+            text = f"{lines} of the {split} split {end}"
+            said.append(Finding("warning", title, text))
+    return said
+
+
+def _overlaps(summary: Summary) -> list[Finding]:
+    said = []
+    for corpus in summary.corpus:
+        share = corpus.overlap.get("test", 0.0)
+        if share >= _OVERLAP:
+            unit = {"pieces": "test text of {}, in pieces of 50 characters,", "lines": "test lines of {}"}
+            also = {"pieces": "also stands", "lines": "also stand"}[corpus.overlap_unit]
+            of = unit[corpus.overlap_unit].format(corpus.name)
+            title = f"{percent(share)} of the {of} {also} in its training text."
+            text = "All figures on it are flattered by that: compare models with each other here, not with other texts."
+            said.append(Finding("warning", title, text))
+    return said
+
+
+def budget_line(line: BudgetLine) -> str:
+    """Return one line of the budget as a clause: used, limit, planned."""
+    form = {"s": format_time, "bytes": format_size}.get(line.unit, lambda value: f"{format_count(value)} {line.unit}".strip())
+    used = "not measured" if line.used is None else f"{form(line.used)} used"
+    limit = "no limit" if line.limit is None else f"of {form(line.limit)}"
+    planned = "" if line.planned is None else f" (planned {form(line.planned)})"
+    return f"{line.name}: {used}{', ' if line.limit is None else ' '}{limit}{planned}"
+
+
+def _budget(summary: Summary) -> list[Finding]:
+    over = [line for line in summary.budget if not line.ok]
+    if over:
+        return [Finding("warning", "The budget was exceeded.", _sentence([budget_line(line) for line in over]))]
+    held = [line for line in summary.budget if line.limit is not None]
+    if held:
+        return [Finding("note", "The budget was kept.", _sentence([budget_line(line) for line in held]))]
+    return []
+
+
+def _sentence(clauses: Sequence[str]) -> str:
+    text = "; ".join(clauses)
+    return f"{text[0].upper()}{text[1:]}."

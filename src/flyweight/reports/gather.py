@@ -1,0 +1,265 @@
+"""From a finished recipe's artifacts to its summary: nothing is computed here that an artifact does not hold."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flyweight.config import load, schema
+from flyweight.config.units import MOST
+from flyweight.core.events import read_events
+from flyweight.core.files import read_json
+from flyweight.data.corpus import Corpus
+from flyweight.data.document import corpus_label
+from flyweight.errors import FlyweightError
+from flyweight.evaluation.compare import families, table
+from flyweight.evaluation.resampling import UNITS, UnitScores
+from flyweight.records import run_summary
+from flyweight.reports.findings.distillation import SHORT
+from flyweight.reports.findings.phrases import percent
+from flyweight.spec import flops
+from flyweight.store.artifact import Artifact
+from flyweight.store.budget import Meter
+
+
+@dataclass(frozen=True)
+class Source:
+    """A compared model as its artifacts: the model's own, and its measurements by kind."""
+
+    name: str
+    config: Any
+    artifact: Artifact
+    measured: Mapping[str, Artifact]
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """What every `select` stage of the recipe chose: a model made from it was made from that one."""
+
+
+def models(recipe: schema.Recipe, sources: Sequence[Source]) -> tuple[run_summary.ModelSummary, ...]:
+    """Return the compared models in the recipe's order."""
+    names = [source.name for source in sources]
+    return tuple(_model(source, names) for source in sources)
+
+
+def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
+    facts, folder = source.artifact.facts, source.artifact.path / "model"
+    config = load.model_config(read_json(folder / "config.json"), str(folder))
+    counts = flops.parameters(config)
+    references = load.dependencies(source.config)
+    train = getattr(source.config, "train", None)
+    measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
+    training = None
+    if "steps" in facts:
+        training = run_summary.Training(
+            **{
+                key: facts[key] for key in ("steps", "tokens", "seconds", "total_seconds", "flops", "total_flops", "stopped_by")
+            },
+            same_as=train.same_as if train else None,
+        )
+    bench = measured.get("bench")
+    return run_summary.ModelSummary(
+        name=source.name,
+        id=source.artifact.id,
+        stage=source.artifact.stage,
+        role=_role(source.config, facts),
+        input=_known(source.chosen.get(references.get("input", ""), references.get("input")), names),
+        teacher=_known(references.get("teacher"), names),
+        config_line=config_line(config),
+        parameters=run_summary.ParameterCount(total=counts.total, unique=counts.unique),
+        disk_bytes=sum(e["bytes"] for name, e in source.artifact.manifest["files"].items() if name.startswith("model/")),
+        training=training,
+        evaluate=evaluation(source.measured.get("evaluate")),
+        bench=None
+        if bench is None
+        else run_summary.Speed(**{key: bench["metrics"][key] for key in run_summary.Speed.model_fields}),
+        audit=None if "audit" not in measured else _audit(measured["audit"]),
+        curve=_curve(source.artifact.path / "events.jsonl") if training else None,
+        samples=tuple(run_summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())),
+    )
+
+
+def _role(config: Any, facts: Mapping[str, Any]) -> str:
+    """Return what a model is in its recipe, in a few words: of a control that ended early, how much of its due it had."""
+    if isinstance(config, schema.Distill):
+        return f"distilled from {config.teacher}"
+    train = getattr(config, "train", None)
+    if train is None or train.same_as is None:
+        return ""
+    quantity = train.same_as.of.replace("_", " ").replace("flops", "FLOPs")
+    due = train.tokens or train.flops or train.time
+    share = facts[train.same_as.of.removeprefix("total_")] / due if due else 1.0
+    return f"alone, {quantity if share >= SHORT else f'{percent(share)} of the {quantity}'} of {train.same_as.stage}"
+
+
+def evaluation(artifact: Artifact | None) -> run_summary.Evaluation | None:
+    """Return an evaluation's numbers, or None for any other artifact."""
+    if artifact is None or artifact.stage != "evaluate":
+        return None
+    fields = run_summary.Evaluation.model_fields
+    numbers = {key: value for key, value in artifact.metrics().items() if key in fields}
+    return run_summary.Evaluation(corpus=artifact.facts["corpus_fingerprint"], **numbers)
+
+
+def _known(name: str | None, names: Sequence[str]) -> str | None:
+    return name if name in names else None
+
+
+def _audit(metrics: Mapping[str, Any]) -> run_summary.Audit:
+    keys = run_summary.AuditCheck.model_fields
+    checks = tuple(run_summary.AuditCheck(**{key: check[key] for key in keys}) for check in metrics["checks"])
+    return run_summary.Audit(passed=metrics["passed"], checks=checks)
+
+
+def config_line(config: schema.Architecture) -> str:
+    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied` or `mlp, last 64 x 128, 2 x 256`."""
+    if not isinstance(config, schema.ModelConfig):
+        return _baseline_line(config)
+    heads = f"{config.attention.heads} head{'s' * (config.attention.heads != 1)}"
+    if config.attention.kv_heads != config.attention.heads:
+        heads += f" / {config.attention.kv_heads} kv"
+    depth = f"{config.layers} x {config.dim}"
+    if config.sharing.kind != "none":
+        depth += f" ({config.sharing.kind} {config.sharing.times})"
+    if isinstance(config.thinking, schema.Deep):
+        depth += f", thinking {config.thinking.passes}"
+    parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
+    parts.append("tied" if config.embedding.tied else "untied")
+    pairs = config.embedding.bigram
+    if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:
+        parts.append(f"hashed table of 2- to {pairs.order}-grams")
+    elif pairs.kind != "none":
+        parts.append(f"{pairs.kind} bigram table")
+    kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    return ", ".join([*parts, *kinds])
+
+
+def _baseline_line(config: schema.LinearConfig | schema.MlpConfig | schema.LstmConfig) -> str:
+    kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    if isinstance(config, schema.LstmConfig):
+        hidden = config.hidden or config.dim
+        shape = [f"{config.layers} x {hidden}", *([f"embedding {config.dim}"] if hidden != config.dim else [])]
+        return ", ".join([config.kind, *shape, "tied" if config.tied else "untied", *kinds])
+    shape = [f"{config.layers} x {config.hidden}"] if isinstance(config, schema.MlpConfig) else []
+    return ", ".join([config.kind, f"last {config.history} x {config.dim}", *shape, *kinds])
+
+
+def _curve(path: Path) -> run_summary.Curve:
+    try:
+        return _drawn(read_events(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FlyweightError(f"{path}: not the log of a training ({error}); delete {path.parent} and run again") from error
+
+
+def _drawn(events: Sequence[Mapping[str, Any]]) -> run_summary.Curve:
+    steps = [event for event in events if event["event"] == "step"]
+    for event in events:
+        for key in event.keys() & {"step", "seconds", "flops", "lr"}:
+            if not 0 <= event[key] <= MOST:
+                raise ValueError(f"{key}: {event[key]!r} is no such quantity")
+        if not isinstance(event["event"], str) or not isinstance(event.get("nll", 0.0), int | float):
+            raise TypeError(f"event {event['event']!r} with nll {event.get('nll')!r}")
+    return run_summary.Curve(
+        step=tuple(event["step"] for event in steps),
+        train_nll=tuple(event["nll"] for event in steps),
+        lr=tuple(event["lr"] for event in steps),
+        validation=tuple(
+            run_summary.Validation(event["step"], event["nll"], event["seconds"], event["flops"])
+            for event in events
+            if event["event"] == "validation"
+        ),
+    )
+
+
+def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_summary.CorpusSummary:
+    """Return one packed corpus, with the n-gram floors measured on it."""
+    meta = Corpus.open(artifact.path / "corpus", verify=False).meta
+    config = artifact.identity["config"]
+    found = {} if floors is None else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
+    keys = run_summary.Floor.model_fields
+    return run_summary.CorpusSummary(
+        name=corpus_label(config["corpus"]),
+        fingerprint=meta.fingerprint,
+        tokenizer=f"{config['tokenizer']['kind']} ({meta.vocab_size:,})",
+        vocab_size=meta.vocab_size,
+        context=context,
+        splits={
+            name: run_summary.SplitSummary(**{key: getattr(split, key) for key in run_summary.SplitSummary.model_fields})
+            for name, split in meta.splits.items()
+        },
+        overlap={name: split.overlap for name, split in meta.splits.items() if split.overlap is not None},
+        overlap_unit=meta.overlap_unit,
+        floors={name: run_summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
+        floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
+        megabytes_per_second=meta.megabytes_per_second,
+        source=artifact.identity["data"],
+        lossless=meta.lossless,
+        skipped=meta.skipped,
+        left_out=meta.left_out,
+    )
+
+
+def losses(measurement: Artifact) -> str | None:
+    """Return in words that the tokens a model or floor was measured on do not give their text back; None where they do."""
+    name = measurement.facts.get("corpus")
+    if name is None or not (folder := measurement.path.parent / name / "corpus").is_dir():
+        return None
+    return Corpus.open(folder, verify=False).meta.losses(measurement.identity["config"]["split"])
+
+
+def scores(evaluation: Artifact) -> UnitScores:
+    """Return what an evaluation holds for paired comparison, with the name of its text."""
+    found = UnitScores.load(evaluation.path / UNITS)
+    return replace(found, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
+
+
+def corpus_name(measurement: Artifact) -> str:
+    """Return what the corpus that a model was measured on is called: a file by its last part.
+
+    Empty where the corpus' artifact is gone.
+    """
+    corpus = measurement.facts.get("corpus")
+    if corpus is None or not (measurement.path.parent / corpus / "manifest.json").is_file():
+        return ""
+    name = str(Artifact.open(measurement.path.parent / corpus).identity["config"]["corpus"])
+    return name if name.startswith("hf:") else Path(name).name or name
+
+
+def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]:
+    """Return every pair of models that were scored on the same text, with the verdicts of `flyweight compare`."""
+    found = []
+    for family in families({each.name: scores(each.measured["evaluate"]) for each in sources if "evaluate" in each.measured}):
+        if len(family) < 2:
+            continue  # other text or other units than all others: no line claims how it stands to them
+        stood = table(family)
+        for (a, b), pair in stood.pairs.items():
+            numbers = {**pair.json(), "verdict": stood.verdict(a, b), "p": pair.p, "p_corrected": stood.corrected[a, b]}
+            found.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
+    return tuple(found)
+
+
+def budget(
+    recipe: schema.Recipe, meter: Meter, compared: Sequence[run_summary.ModelSummary], planned: Mapping[str, float]
+) -> Any:
+    """Return what was planned, limited and used, line by line."""
+    limits = recipe.budget
+    smallest = min(compared, key=lambda model: model.disk_bytes or 0)
+    used = [
+        ("time", "s", limits.time, meter.seconds()),
+        ("flops", "FLOPs", limits.flops, meter.flops),
+        ("memory", "bytes", limits.memory, float(meter.peak_bytes)),
+        ("parameters", "parameters", limits.parameters, float(min(model.parameters.unique for model in compared))),
+        ("bytes", "bytes", limits.bytes, float(smallest.disk_bytes or 0)),
+    ]
+    return tuple(
+        run_summary.BudgetLine(
+            name=name, unit=unit, planned=planned.get(name), used=value, limit=limit, ok=limit is None or value <= limit
+        )
+        for name, unit, limit, value in used
+    )
+
+
+def now() -> datetime.datetime:
+    """Return the time of day, with its zone."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)

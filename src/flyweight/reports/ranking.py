@@ -1,0 +1,251 @@
+"""How models compare: which is best, what is decided, what lies on a Pareto front, which to take.
+
+The verdict, the table's bold figures, the plots and the words all take their judgements from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flyweight.evaluation.compare import LEVEL, honest
+from flyweight.records.metric import Metric
+from flyweight.records.run_summary import Comparison, Verdict
+from flyweight.reports.entries import Entry, Group, bits_or_infinity
+
+_OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference in bits per byte of one model minus another's, with its 95 % bounds; `verdict` is about the first.
+
+    `paired` tells a bootstrap over the same text from the cautious rule used without one: intervals that do not overlap.
+    """
+
+    difference: float
+    low: float
+    high: float
+    verdict: Verdict
+    paired: bool
+    why: str = ""
+    """Why it is undecided although the bounds leave out 0, as a clause."""
+
+
+def contrast(first: Entry, second: Entry) -> Contrast | None:
+    """Return the difference in bits per byte, or None where the two were not measured on the same text."""
+    if first.summary is second.summary:
+        pair = first.pairs.get((first.model.name, second.model.name))
+        if pair is not None:
+            gap = pair.bits_per_byte
+            return Contrast(gap.value, gap.low, gap.high, pair.verdict, True, _undecided(pair))
+        pair = first.pairs.get((second.model.name, first.model.name))
+        if pair is not None:
+            gap, verdict = pair.bits_per_byte, _OPPOSITE[pair.verdict]
+            return Contrast(-gap.value, -gap.high, -gap.low, verdict, True, _undecided(pair))
+    a, b = first.bits, second.bits
+    if a is None or b is None or first.text != second.text:
+        return None
+    low, high = a.low - b.high, a.high - b.low
+    apart: Verdict = "undecided"
+    if high < 0:
+        apart = "better"
+    elif low > 0:
+        apart = "worse"
+    same = first.model.evaluate and second.model.evaluate and first.model.evaluate.corpus == second.model.evaluate.corpus
+    verdict = apart if same else honest(apart, first.lossy, second.lossy)
+    return Contrast(a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else "")
+
+
+_FLATTERED = "the better one's tokens do not give the text back, which makes its figure too good"
+
+
+def _undecided(pair: Comparison) -> str:
+    """Return why a pair is undecided although its interval leaves out 0."""
+    if pair.verdict == pair.bits_per_byte.verdict:
+        return ""
+    by_chance = pair.p_corrected is not None and pair.p_corrected >= LEVEL
+    return f"its own interval leaves 0 out, but {pair.comparisons} comparisons were made" if by_chance else _FLATTERED
+
+
+def leaders(sound: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that no other beats decidedly in bits per byte, in the order given."""
+
+    def beaten(entry: Entry, other: Entry) -> bool:
+        gap = contrast(entry, other)
+        return gap is not None and gap.verdict == "worse"
+
+    return _unbeaten(sound, beaten)
+
+
+def decide(first: Metric, second: Metric) -> Verdict:
+    """Compare two measurements of one quantity by their intervals: `first` is better, worse, or undecided."""
+    higher, lower = first.low > second.high, first.high < second.low
+    if not (higher or lower):
+        return "undecided"
+    return "better" if higher == (first.better == "higher") else "worse"
+
+
+def leaders_in(sound: Sequence[Entry], metric: Callable[[Entry], Metric | None]) -> list[Entry]:
+    """Return the entries that no other beats decidedly in a measured quantity; the unmeasured are left out.
+
+    One noisy measurement of the fastest model does not lift the slow ones: a steadier model still beats those.
+    """
+    values = {each.label: value for each in sound if (value := metric(each)) is not None}
+    measured = [each for each in sound if each.label in values]
+    return _unbeaten(measured, lambda entry, other: decide(values[entry.label], values[other.label]) == "worse")
+
+
+def _unbeaten(sound: Sequence[Entry], beaten: Callable[[Entry, Entry], bool]) -> list[Entry]:
+    return [each for each in sound if not any(other is not each and beaten(each, other) for other in sound)]
+
+
+def bold(sound: Sequence[Entry], metric: Callable[[Entry], Metric | None] | None = None) -> list[Entry]:
+    """Return the entries whose figure is bold: the best, and those not significantly worse.
+
+    `metric` is None for bits per byte. None is bold where one model alone has a figure or all are alike.
+    """
+    measured = [each for each in sound if metric is None or metric(each) is not None]
+    best = leaders(measured) if metric is None else leaders_in(measured, metric)
+    return best if len(best) < len(measured) else []
+
+
+def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) -> list[int]:
+    """Return the indices of the points (x, y) that no other beats on both, ordered by x.
+
+    Lower y is better; lower x too, unless `more_is_better`. A point is beaten by one that is at least as good on both and
+    better on one; equal points stay together. Points that are not finite are left out.
+    """
+    sign = -1 if more_is_better else 1
+    finite = [index for index, point in enumerate(points) if all(map(math.isfinite, point))]
+    cost = {index: (sign * points[index][0], points[index][1]) for index in finite}
+
+    def beaten(x: float, y: float) -> bool:
+        return any(a <= x and b <= y and (a, b) != (x, y) for a, b in cost.values())
+
+    return sorted((index for index in finite if not beaten(*cost[index])), key=lambda index: points[index])
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What quality is set against: a value per model, how it is written, and which direction is better."""
+
+    key: str
+    title: str
+    better: Literal["lower", "higher"]
+    metric: Callable[[Entry], Metric | None]
+
+    def front(self, sound: Sequence[Entry]) -> list[Entry]:
+        """Return the entries worth having at their cost, ordered along the axis.
+
+        Left out is an entry that another beats decidedly in quality or in this axis, without being
+        decidedly worse in the other.
+        """
+        values = {each.label: value for each in sound if (value := self.metric(each)) is not None}
+        measured = [each for each in sound if each.label in values and each.bits is not None]
+
+        def beaten(entry: Entry, other: Entry) -> bool:
+            gap = contrast(other, entry)
+            quality = "undecided" if gap is None else gap.verdict
+            verdicts = (quality, decide(values[other.label], values[entry.label]))
+            return "better" in verdicts and "worse" not in verdicts
+
+        return sorted(_unbeaten(measured, beaten), key=lambda each: values[each.label].value)
+
+    def staircase(self, front: Sequence[Entry]) -> list[tuple[float, float]]:
+        """Return the corners (value, bits per byte) of the line through a front, ordered along it."""
+        points = [(m.value, bits_or_infinity(each)) for each in front if (m := self.metric(each))]
+        return [points[index] for index in pareto(points, self.better == "higher")]
+
+
+def _disk(entry: Entry) -> Metric | None:
+    return None if entry.model.disk_bytes is None else Metric.exact(entry.model.disk_bytes, "bytes")
+
+
+def _decode(entry: Entry) -> Metric | None:
+    return entry.model.bench.decode_tokens_per_s if entry.model.bench else None
+
+
+def _flops(entry: Entry) -> Metric | None:
+    return Metric.exact(entry.training.total_flops, "FLOPs") if entry.training else None
+
+
+AXES = {
+    "disk": Axis("disk", "bytes on disk", "lower", _disk),
+    "speed": Axis("speed", "generated tokens per second", "higher", _decode),
+    "flops": Axis("flops", "total training FLOPs", "lower", _flops),
+}
+
+
+# --- floors ---
+
+
+@dataclass(frozen=True)
+class StrongestFloor:
+    """The n-gram floor with the fewest bits per byte, and how the best model compares with it."""
+
+    name: str
+    bits: float
+    verdict: Verdict
+    """About the best model: `better` where its whole interval lies below the floor."""
+
+
+def strongest_floor(group: Group) -> StrongestFloor | None:
+    """Return the strongest floor of a group beside its best model; None without floors or sound models."""
+    floors = {name: floor for name, floor in group.floors.items() if name not in group.flattered}
+    if not floors or not group.sound:
+        return None
+    name = min(floors, key=lambda name: floors[name].bits_per_byte)
+    value, best = floors[name].bits_per_byte, group.sound[0].bits
+    if best is None:
+        return None
+    return StrongestFloor(name, value, decide(best, Metric.exact(value, "bits/byte")))
+
+
+# --- which model to take ---
+
+CLOSE = 0.01
+"""How much worse than the best, as a share of its bits per byte, a smaller model may be."""
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Which models to take from a group, by what matters.
+
+    `tied` are not significantly worse in quality than the `best`, `alike` not significantly slower than
+    the `fastest`; both leave out the model itself.
+    """
+
+    best: Entry
+    tied: tuple[Entry, ...]
+    smallest: Entry | None
+    fastest: Entry | None
+    alike: tuple[Entry, ...]
+
+
+def picks(group: Group) -> Picks | None:
+    """Return the models to take, or None where no model is sound."""
+    sound = group.sound
+    if not sound:
+        return None
+    best = sound[0]
+    tied = tuple(each for each in leaders(sound) if each is not best)
+    fast = leaders_in(sound, AXES["speed"].metric)
+    fastest = fast[0] if fast else None  # of those that are equally fast, the one of best quality
+    return Picks(best, tied, _smallest(sound), fastest, tuple(fast[1:]))
+
+
+def _smallest(sound: Sequence[Entry]) -> Entry | None:
+    """Return the smallest entry that is surely within `CLOSE` of the best; equal sizes go to the better one."""
+    sized = [each for each in sound if each.model.disk_bytes is not None and within(each, sound[0])]
+    return min(sized, key=lambda each: each.model.disk_bytes or 0) if sized else None
+
+
+def within(entry: Entry, best: Entry, share: float = CLOSE) -> bool:
+    """Return whether an entry is at most this share worse than the best, its whole 95 % interval."""
+    if entry is best:
+        return True
+    gap = contrast(entry, best)
+    return gap is not None and best.bits is not None and gap.high <= share * best.bits.value

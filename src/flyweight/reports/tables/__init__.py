@@ -1,0 +1,1 @@
+"""Tables of models, for pages, terminals and files."""

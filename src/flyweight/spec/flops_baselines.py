@@ -1,0 +1,83 @@
+"""What the linear, MLP and LSTM baselines are made of, for `flyweight.spec.flops` to count; no torch.
+
+An LSTM's products are those of its steps one after the other; torch's counter sees none in a fused LSTM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from flyweight.config.schema import Dense, LinearConfig, LinearKind, LstmConfig, MlpConfig
+from flyweight.spec.linears import kind_of
+
+Baseline = LinearConfig | MlpConfig | LstmConfig
+
+
+class Matrix(NamedTuple):
+    """One matrix (out, in), its bias, and how often a forward pass multiplies every token with it."""
+
+    part: str
+    out: int
+    in_: int
+    bias: int
+    kind: LinearKind
+    products: int
+
+
+def parts(config: Baseline) -> tuple[str, ...]:
+    """Return the parts that parameters are counted under."""
+    own = {"linear": (), "mlp": ("mlp",), "lstm": ("lstm",)}[config.kind]
+    return ("embedding", *own, "head")
+
+
+def matrices(config: Baseline) -> Iterator[Matrix]:
+    """Yield every matrix of a resolved config, in the model's order."""
+    vocab = config.vocab_size or 0
+    tied = isinstance(config, LstmConfig) and config.tied
+    yield Matrix("embedding", vocab, config.dim, 0, kind_of(config, "embedding.tokens"), int(tied))
+    if isinstance(config, LstmConfig):
+        hidden = width = config.hidden or 0
+        for layer in range(config.layers):
+            in_ = hidden if layer else config.dim
+            yield Matrix("lstm", 4 * hidden, in_, 4 * hidden, kind_of(config, f"blocks.{layer}.input"), 1)
+            yield Matrix("lstm", 4 * hidden, hidden, 0, kind_of(config, f"blocks.{layer}.recurrent"), 1)
+    else:
+        width = (config.history or 0) * config.dim
+    if isinstance(config, MlpConfig):
+        for layer in range(config.layers):
+            yield Matrix("mlp", config.hidden, width, config.hidden, kind_of(config, f"blocks.{layer}"), 1)
+            width = config.hidden
+    if not tied:
+        yield Matrix("head", vocab, width, 0, kind_of(config, "head.linear"), 1)
+
+
+def vectors(config: Baseline) -> Iterator[tuple[str, int]]:
+    """Yield (part, size) of what is neither a matrix nor its bias: an n-gram model's padding."""
+    if not isinstance(config, LstmConfig):
+        yield "embedding", config.dim
+
+
+def unneeded_flops(config: Baseline, length: int) -> int:
+    """Return the FLOPs that training an LSTM saves, by gradients nobody needs.
+
+    They are those of the state before the first step and, where the embedding is packed, of what the first layer reads.
+    """
+    if not isinstance(config, LstmConfig):
+        return 0
+    gates = 4 * (config.hidden or 0)
+    packed = not isinstance(kind_of(config, "embedding.tokens"), Dense)
+    return 2 * gates * (config.layers * (config.hidden or 0) + (length * config.dim if packed else 0))
+
+
+def activations(config: Baseline) -> int:
+    """Return how many numbers autograd keeps of one token: inputs of matrices and of what works element by element."""
+    if isinstance(config, LstmConfig):
+        return config.dim + config.layers * 9 * (config.hidden or 0)
+    wide = (config.history or 0) * config.dim
+    return 2 * wide + (3 * config.layers * config.hidden if isinstance(config, MlpConfig) else 0)
+
+
+def head_width(config: Baseline) -> int:
+    """Return how many numbers of a position the head multiplies."""
+    return next(each.in_ for each in matrices(config) if each.products and each.part in ("head", "embedding"))

@@ -1,0 +1,1 @@
+"""The runs root: artifacts, locks, which run needs which artifact, and what may be removed."""

@@ -1,0 +1,243 @@
+"""Removing what no recipe and no unfinished run refers to: unreferenced artifacts, half-made ones that nobody makes.
+
+Lock files that nobody holds go as well.
+
+What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could be taken for whole, and the
+next collection finishes. While it removes, no other process works in the root (`core.usage`). Links are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from flyweight.config.units import format_size
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.files import disk_errors, read_json, refuse_link, sync_folder
+from flyweight.errors import FlyweightError
+from flyweight.store import locks as usage, references
+from flyweight.store.artifact import LOCKS, NAMED, PARTIAL, STATE, Artifact, Damaged, Store
+from flyweight.store.measurements import MEASUREMENTS, subject
+from flyweight.store.references import References
+
+TRASH = ".trash"
+Kind = Literal["artifact", "damaged", "half-made", "trash", "leftover", "lock"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that nobody needs: `created` is when it was made, or last written to; `bytes` are those on disk."""
+
+    path: Path
+    kind: Kind
+    bytes: int
+    created: str
+    why: str
+
+    def json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"name": self.path.name, "kind": self.kind, "bytes": self.bytes, "created": self.created, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What would go, or has gone; `kept` says what cannot go and why."""
+
+    items: tuple[Item, ...]
+    kept: tuple[str, ...] = ()
+    removed: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of everything together."""
+        return sum(item.bytes for item in self.items)
+
+    def json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        items = [item.json() for item in self.items]
+        return {"items": items, "bytes": self.bytes, "kept": list(self.kept), "removed": self.removed}
+
+
+def find(store: Store, older_than: float = 0.0) -> Garbage:
+    """Return what nobody needs and was made more than `older_than` seconds ago; nothing is changed."""
+    before = _date(time.time() - older_than) if older_than else "9"
+    found = references.read(store)
+    damaged = [
+        f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to it. What it was made from"
+        f" cannot be told, so only measurements go. Delete the folder {entry.path} and run the recipe again"
+        for entry in found.unreadable
+    ]
+    items = [*_unreferenced(found, before, measurements_only=bool(damaged)), *_left(store.root, before, _awaited(found))]
+    items += _locks(store.root, before, {item.path.name.removesuffix(PARTIAL) for item in items})
+    return Garbage(tuple(items), (*damaged, *_other_runs(store.root, found)))
+
+
+def collect(store: Store, among: Collection[str] | None = None, older_than: float = 0.0, watch: Watcher = ignore) -> Garbage:
+    """Remove what nobody needs, or of it only what `among` names, and return what was removed.
+
+    Raises FlyweightError where another process works in the root, or where something cannot be removed.
+    """
+    with usage.alone(store, watch):
+        found = find(store, older_than)
+        items = [item for item in found.items if among is None or item.path.name in among]
+        with disk_errors(store.root):
+            trash = [_discard(item, store.root) for item in items]
+            sync_folder(store.root)
+            for path in trash:
+                if path.parent != store.root:
+                    refuse_link(path.parent)
+                _delete(path)
+    return Garbage(tuple(items), found.kept, removed=True)
+
+
+# --- what nobody needs ---
+
+
+def _unreferenced(found: References, before: str, measurements_only: bool) -> Iterator[Item]:
+    """Yield artifacts that no recipe reaches, what was made last first: a kill never leaves one without its parents."""
+    known = {entry.id: entry for entry in found.entries if isinstance(entry, Artifact)}
+    young = [name for name, artifact in known.items() if artifact.manifest["created"] >= before]
+    needed = found.users.keys() | references.reached(young, known)
+    for entry in reversed(found.entries):
+        if entry.path.name in needed:
+            continue
+        if isinstance(entry, Damaged):
+            if (changed := _changed(entry.path)) < before:
+                yield Item(
+                    entry.path, "damaged", size(entry.path), changed, f"damaged, and no recipe refers to it: {entry.why}"
+                )
+        elif not measurements_only or entry.stage in MEASUREMENTS:
+            yield Item(entry.path, "artifact", size(entry.path), entry.manifest["created"], _why(entry))
+
+
+def _why(artifact: Artifact) -> str:
+    if artifact.path.is_symlink():
+        return "no recipe refers to it; only the link goes"
+    if artifact.stage == "import":
+        return f"imported from {artifact.facts.get('source', 'elsewhere')}; no recipe refers to it"
+    if artifact.stage in MEASUREMENTS:
+        return f"measured of {subject(artifact.identity)}"
+    return "no recipe refers to it"
+
+
+def _awaited(found: References) -> set[str]:
+    """Return what unfinished runs have begun: where one of it is half-made, its checkpoint is where that run goes on."""
+    return {name for recipe in found.recipes for run in recipe.others if not run.finished for name in run.ids}
+
+
+def _other_runs(root: Path, found: References) -> Iterator[str]:
+    """Yield what is kept for unfinished and for earlier runs alone, why, and how to let it go."""
+    for recipe in found.recipes:
+        for standing in dict.fromkeys(run.standing for run in recipe.others):
+            runs = [run for run in recipe.others if run.standing == standing]
+            whole = [root / name for name, users in found.users.items() if users == [recipe.user(runs[0])]]
+            half = [root / f"{name}{PARTIAL}" for run in runs if not run.finished for name in run.ids]
+            paths = [path for path in (*whole, *half) if path.exists()]
+            if not paths:
+                continue
+            commands = " or ".join(f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command)
+            held = f"{len(paths)} artifact{'s' * (len(paths) != 1)} ({format_size(sum(map(size, paths)))})"
+            leave = recipe.path / references.OTHERS if recipe.results else recipe.path
+            if standing == "unfinished":
+                again = f"{commands} goes on from there" if commands else "its command goes on from there"
+                yield f"{recipe.name} is unfinished, and {held} wait for it: {again}; delete {leave} to give that up"
+            else:
+                made = f" ({commands})" if commands else ""
+                yield f"{recipe.name} had earlier results{made}, and {held} are kept of them; delete {leave} to let them go"
+
+
+def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
+    """Yield what killed processes left: half-made artifacts, half-written files of reports, trash, lock files."""
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        stem, kind, why = path.name.removesuffix(PARTIAL), None, ""
+        if path.name.startswith(".") and path.name.endswith(TRASH):
+            kind, why = "trash", "an earlier collection was killed before it had deleted this"
+        elif path.name.endswith(PARTIAL) and NAMED.fullmatch(stem) and not (stem in awaited or usage.held(lock_of(root, stem))):
+            kind, why = "half-made", _half(path)
+        if kind and (changed := _changed(path)) < before:
+            yield Item(path, kind, size(path), changed, why)
+    for path in sorted(root.glob(f"*/.*{PARTIAL}")):
+        if not path.parent.is_symlink() and not usage.held(lock_of(root, path.parent.name)) and _changed(path) < before:
+            yield Item(path, "leftover", size(path), _changed(path), f"a half-written file in {path.parent.name}")
+
+
+def _locks(root: Path, before: str, going: Collection[str]) -> Iterator[Item]:
+    """Yield lock files that nobody holds and that guard nothing, or only what is `going`."""
+    locks = root / LOCKS
+    for path in () if locks.is_symlink() else sorted(locks.glob("*.lock")):
+        guarded = [root / path.stem, root / f"{path.stem}{PARTIAL}"]
+        needed = path.stem not in going and any(each.exists() for each in guarded)
+        if not needed and path.stem != usage.GATE and not usage.held(path) and _changed(path) < before:
+            yield Item(path, "lock", size(path), _changed(path), "nobody holds it")
+
+
+def _half(path: Path) -> str:
+    step = step_of(path)
+    if (path / "manifest.json").is_file():
+        return "whole, but killed before it was published; its command would only do that"
+    return "half-made" if step is None else f"half-made; its command would go on from step {step}"
+
+
+def step_of(partial: Path) -> int | None:
+    """Return the step of a half-made artifact's checkpoint, or None where it has none that can be read."""
+    try:
+        return read_json(partial / STATE / "current.json")["progress"]["step"]
+    except (FlyweightError, KeyError, TypeError):
+        return None
+
+
+def lock_of(root: Path, name: str) -> Path:
+    """Return the lock file of an artifact or recipe."""
+    return root / LOCKS / f"{name}.lock"
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of a folder with everything in it; a link has those of its own name."""
+    if path.is_symlink() or not path.is_dir():
+        return _stat(path)[0]
+    return sum(_stat(Path(folder) / name)[0] for folder, _, names in os.walk(path) for name in names)
+
+
+def _changed(path: Path) -> str:
+    """Return when a file, or anything in a folder, was last written."""
+    inside = [Path(folder) for folder, _, _ in os.walk(path)] if path.is_dir() and not path.is_symlink() else []
+    return _date(max(_stat(each)[1] for each in (path, *inside)))
+
+
+def _stat(path: Path) -> tuple[int, float]:
+    """Return size and time of change; of what another process has just removed, nothing and the beginning of time."""
+    try:
+        stat = path.lstat()
+    except FileNotFoundError:
+        return 0, 0.0
+    return stat.st_size, stat.st_mtime
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- removing ---
+
+
+def _discard(item: Item, root: Path) -> Path:
+    """Take a thing out of sight, where one rename can, and return where its rest lies."""
+    if item.kind not in ("artifact", "damaged", "half-made"):
+        return item.path
+    trash = root / f".{item.path.name}{TRASH}"
+    _delete(trash)
+    os.rename(item.path, trash)
+    return trash
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)

@@ -1,0 +1,1 @@
+"""A grid of models under one protocol: its cells, their runs, and what they show."""

@@ -1,0 +1,182 @@
+"""The stages that train: pretrain and distill, two objectives for one loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flyweight.checkpoints import load_any
+from flyweight.checkpoints.load_any import AnyModel
+from flyweight.config import schema
+from flyweight.core.files import copy_file, copy_folder, disk_errors
+from flyweight.data.corpus import Corpus
+from flyweight.data.tokenizer import Tokenizer, named_tokens
+from flyweight.data.windows import Windows
+from flyweight.errors import RequestError
+from flyweight.evaluation import likelihood
+from flyweight.model import folder
+from flyweight.model.build import Model, build
+from flyweight.store.artifact import Draft
+from flyweight.store.stage import Context, Inputs, Stage
+from flyweight.training.mix import Mix
+from flyweight.training.objectives import Distillation, NextToken, Objective
+from flyweight.training.step_cost import StepFlops
+from flyweight.training.trackers import tracked
+from flyweight.training.trainer import Limits, Trainer
+
+
+def _run(
+    config: schema.Pretrain | schema.Distill,
+    model: Model,
+    objective: Objective,
+    teacher: AnyModel | None,
+    inputs: Inputs,
+    context: Context,
+    draft: Draft,
+) -> dict[str, Any]:
+    """Train `model` by `objective` and write `model/` and the facts, with what its inputs had cost in the totals."""
+    assert inputs.corpus is not None
+    runtime, train = context.runtime, config.train
+    precision = runtime.precision(train.precision, model.config.dim)
+    corpus = Corpus.open(inputs.text(), verify=False)  # opening the artifact has just compared every checksum
+    windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
+    told = 0 if teacher is None else load_any.forward_flops(teacher, config.data.context)
+    flops = StepFlops.of(model.config, train, config.data.context, told, fresh=config.model is not None)
+
+    def validate(tokens: int) -> float:
+        split = corpus.split("validation")
+        return likelihood.quick(
+            model,
+            split,
+            window=config.data.context,
+            tokens=tokens,
+            batch=train.batch,
+            device=runtime.device,
+            precision=precision,
+        )
+
+    draft.events.watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
+    trainer = Trainer(
+        model=model,
+        objective=objective,
+        windows=windows,
+        validate=validate,
+        config=train,
+        limits=Limits.of(train, train.batch * config.data.context, flops, f"stages.{inputs.name}"),
+        flops=flops,
+        runtime=runtime,
+        precision=precision,
+        draft=draft,
+        meter=context.meter,
+        name=inputs.name,
+    )
+    facts = trainer.train()
+    with disk_errors(draft.path):
+        folder.save(model, draft.path / "model")
+        for file in inputs.tokenizer_files():
+            copy_file(file, draft.path / "model" / file.name)
+    return {
+        **facts,
+        "total_flops": facts["flops"] + inputs.spent("total_flops"),
+        "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
+    }
+
+
+def _vocabulary(inputs: Inputs) -> int:
+    """Return the number of tokens that the corpus knows; a head may have more rows than that."""
+    assert inputs.corpus is not None
+    return inputs.corpus.facts["vocab_size"]
+
+
+def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
+    """Raise RequestError where a finished model cannot read this stage's windows."""
+    assert inputs.corpus is not None
+    mine, theirs = inputs.text() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
+    if mine.read_bytes() != theirs.read_bytes():
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its tokens mean other text;"
+            f" give this stage data.tokenizer={{kind: file, path: {theirs}}}"
+        )
+    rows = model.config.vocab_size or 0
+    if rowless := Tokenizer.load(theirs).rowless(rows):
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for {named_tokens(rowless)} of its tokenizer;"
+            f" take such tokens out of {theirs}, or use another {what}"
+        )
+    if model.config.context is not None and model.config.context < context:
+        raise RequestError(
+            f"stages.{inputs.name}.data.context: {context} is longer than the {model.config.context} tokens that"
+            f" the {what} reads at once"
+        )
+
+
+class Pretrain:
+    """Next-token training, from nothing or from `input`'s weights."""
+
+    version, measures, trains = 3, False, True
+
+    def run(self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Train and return the facts."""
+        if config.model is not None:
+            model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        else:
+            load_any.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input")
+            model = load_any.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
+            _fits(model, "input", inputs, config.data.context)
+        objective = NextToken(schema.NextToken(), _vocabulary(inputs))
+        return _run(config, model, objective, None, inputs, context, draft)
+
+
+class Distill:
+    """Training against a teacher's next-token distribution on the same windows."""
+
+    version, measures, trains = 3, False, True
+
+    def run(self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Train and return the facts."""
+        teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
+        _fits(teacher, "teacher", inputs, config.data.context)
+        teacher.eval().requires_grad_(False)
+        model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        objective = Distillation(config.objective, teacher, _vocabulary(inputs))
+        return _run(config, model, objective, teacher, inputs, context, draft)
+
+
+class Select:
+    """The best of several models of one corpus by validation likelihood."""
+
+    version, measures, trains = 1, False, False
+
+    def run(self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Copy the best model; its facts become this artifact's, and `chosen` says whose they are."""
+        candidates = dict(zip(config.among, inputs.artifacts.values(), strict=True))
+        for name, artifact in candidates.items():
+            if artifact.facts.get("best_nll") is None:
+                raise RequestError(f"stages.{inputs.name}.among: {name} has no validation result to be chosen by")
+        if len({artifact.facts["corpus"] for artifact in candidates.values()}) > 1:
+            raise RequestError(f"stages.{inputs.name}.among: these models were validated on different corpora")
+        chosen = min(candidates, key=lambda name: candidates[name].facts["best_nll"])
+        with disk_errors(draft.path):
+            copy_folder(candidates[chosen].path / "model", draft.path / "model")
+        draft.events.emit("selected", chosen=chosen, validation={n: a.facts["best_nll"] for n, a in candidates.items()})
+        return {**candidates[chosen].facts, "chosen": chosen}
+
+
+class Initialise:
+    """A model with random weights: what bench and audit take when they are given a config."""
+
+    version, measures, trains = 1, False, False
+
+    def run(self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Write the untrained `model/`."""
+        with disk_errors(draft.path):
+            folder.save(build(config.model, seed=context.runtime.seed), draft.path / "model")
+        return {}
+
+
+STAGES: dict[str, Stage] = {
+    "pretrain": Pretrain(),
+    "distill": Distill(),
+    "select": Select(),
+    "init": Initialise(),
+    "mix": Mix(),
+}

@@ -1,0 +1,204 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flyweight.config import schema
+from flyweight.config.schema import ModelConfig
+from flyweight.model.decoder import Decoder
+from flyweight.training import objectives
+from flyweight.training.objectives import IGNORE, Distillation, NextToken
+
+VOCAB, BATCH, LENGTH = 123, 5, 7
+
+
+def decoder(seed=0, dim=20, softcap=None, tied=True, bias=False, rank=None):
+    config = {
+        "dim": dim,
+        "layers": 1,
+        "attention": {"heads": 2},
+        "head": {"softcap": softcap, "bias": bias},
+        "embedding": {"tied": tied, "rank": rank},
+    }
+    return Decoder(ModelConfig.model_validate(config).resolved(VOCAB, 16), seed=seed)
+
+
+def batch(masked):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(VOCAB, (BATCH, LENGTH), generator=generator)
+    targets = torch.randint(VOCAB, (BATCH, LENGTH), generator=generator)
+    if masked:
+        targets[1, 2:] = IGNORE
+        targets[3] = IGNORE
+    return inputs, targets
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def plain_distillation(config, teacher, model, inputs, targets):
+    """The definition, with whole logits."""
+    keep = targets.reshape(-1) != IGNORE
+    student = model(inputs).flatten(0, 1)[keep]
+    with torch.no_grad():
+        p = torch.softmax(teacher(inputs).flatten(0, 1)[keep] / config.temperature, -1)
+    q = torch.softmax(student / config.temperature, -1)
+    m = config.beta * p + (1 - config.beta) * q
+    kl = lambda a, b: (a * (a.log() - b.log())).sum()  # noqa: E731
+    apart = {
+        "forward_kl": kl(p, q),
+        "reverse_kl": kl(q, p),
+        "jsd": config.beta * kl(p, m) + (1 - config.beta) * kl(q, m),
+    }[config.divergence]
+    ce = F.cross_entropy(student, targets.reshape(-1)[keep], reduction="sum")
+    return config.weight * config.temperature**2 * apart + (1 - config.weight) * ce
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_biased_or_factorised_head_equals_the_plain_version(monkeypatch, tied, softcap, rank):
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
+    model, (inputs, targets) = decoder(softcap=softcap, tied=tied, bias=True, rank=rank).double(), batch(True)
+    torch.nn.init.normal_(model.head_bias if tied else model.head.linear.bias, generator=torch.Generator().manual_seed(3))
+    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    loss, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    (2 * loss).backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, 2 * expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("softcap", "masked", "chunk", "tied"), itertools.product([None, 3.0], [False, True], [1, 4 * VOCAB, 10**9], [True, False])
+)
+def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk, tied):
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", chunk)
+    model, (inputs, targets) = decoder(softcap=softcap, tied=tied).double(), batch(masked)
+    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    loss, nll = NextToken(schema.NextToken())(model, inputs, targets)
+    (loss * 1.0).backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert nll.item() == pytest.approx(plain.item(), rel=1e-6)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "temperature", "softcap", "masked"),
+    itertools.product(["forward_kl", "reverse_kl", "jsd"], [1.0, 2.5], [None, 3.0], [False, True]),
+)
+def test_distillation_equals_its_definition(monkeypatch, divergence, temperature, softcap, masked):
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
+    config = schema.Distillation(divergence=divergence, temperature=temperature, weight=0.7, beta=0.3)
+    teacher, model = decoder(seed=5, dim=28).double(), decoder(softcap=softcap).double()
+    inputs, targets = batch(masked)
+    plain = plain_distillation(config, teacher, model, inputs, targets)
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    loss, nll = Distillation(config, teacher.requires_grad_(False))(model, inputs, targets)
+    loss.backward()
+    ce = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    assert nll.item() == pytest.approx(ce.item(), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_distilling_a_model_from_itself_costs_nothing():
+    model, (inputs, targets) = decoder(), batch(False)
+    config = schema.Distillation(weight=1.0)
+    loss, _ = Distillation(config, decoder().requires_grad_(False))(model, inputs, targets)
+    loss.backward()
+    assert abs(loss.item()) < 1e-3
+    assert max(g.abs().max().item() for g in gradients(model).values()) < 1e-4
+
+
+def test_masked_targets_count_nowhere():
+    model, (inputs, targets) = decoder(), batch(True)
+    other = inputs.clone()
+    other[3] = (other[3] + 1) % VOCAB  # a row whose targets are all masked
+    first, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    second, _ = NextToken(schema.NextToken())(model, other, targets)
+    assert first.item() == second.item()
+
+
+def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
+    rows = 3
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", rows * VOCAB)
+    seen = []
+    original = objectives.capped
+    monkeypatch.setattr(objectives, "capped", lambda logits, cap: seen.append(logits.shape) or original(logits, cap))
+    NextToken(schema.NextToken())(decoder(), *batch(False))
+    assert sum(shape[0] for shape in seen) == BATCH * LENGTH
+    assert max(shape[0] for shape in seen) <= rows
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_autocast_agrees_with_float32(dtype):
+    model, (inputs, targets) = decoder(), batch(False)
+    exact, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    exact.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype):
+        loss, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
+    for name, gradient in gradients(model).items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected[name]).norm() <= 0.1 * expected[name].norm() + 1e-4, name
+
+
+@pytest.mark.parametrize("rows", [7, 50, 1000])
+def test_the_heads_gradient_is_added_in_pieces_in_half_precision(monkeypatch, rows):
+    monkeypatch.setattr(objectives, "HEAD_ROWS", rows)
+    slope, hidden = torch.randn(9, VOCAB).bfloat16(), torch.randn(9, 20).bfloat16()
+    total = torch.ones(VOCAB, 20)
+    objectives._add_product(total, slope, hidden)
+    torch.testing.assert_close(total, 1 + (slope.T @ hidden).float())
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("student_rows", [VOCAB, VOCAB + 9])
+def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergence, student_rows):
+    """A padded teacher teaches as the same teacher without its padding does; so does a padded student learn."""
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
+    config = schema.Distillation(divergence=divergence, temperature=2.0, weight=0.7)
+    inputs, targets = batch(True)
+
+    def padded(model, rows):
+        wide = Decoder(model.config.model_copy(update={"vocab_size": rows}), seed=9)
+        state = {name: tensor for name, tensor in model.state_dict().items() if name != "embedding.tokens.weight"}
+        table = torch.cat((model.embedding.tokens.weight, torch.full((rows - VOCAB, model.config.dim), 3.0)))
+        wide.load_state_dict({**state, "embedding.tokens.weight": table.detach()})
+        return wide
+
+    teacher, student = decoder(seed=5), decoder()
+    expected, expected_nll = Distillation(config, teacher.requires_grad_(False))(student, inputs, targets)
+    expected.backward()
+    model = padded(student, student_rows)
+    loss, nll = Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB)(model, inputs, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert nll.item() == pytest.approx(expected_nll.item(), rel=1e-5)
+    gradient = model.embedding.tokens.weight.grad
+    torch.testing.assert_close(gradient[:VOCAB], student.embedding.tokens.weight.grad, rtol=1e-4, atol=1e-5)
+    assert (gradient[VOCAB:] == 0).all()
+    plain, _ = NextToken(schema.NextToken())(student, inputs, targets)
+    assert NextToken(schema.NextToken(), VOCAB)(model, inputs, targets)[0].item() == pytest.approx(plain.item(), rel=1e-5)

@@ -1,0 +1,366 @@
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from flyweight.config import schema
+from flyweight.config.schema import ModelConfig
+from flyweight.core.events import Events, read_events
+from flyweight.core.files import write_sealed
+from flyweight.core.runtime import Runtime
+from flyweight.data.pack import pack
+from flyweight.data.windows import Windows
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluation import likelihood
+from flyweight.model.decoder import Decoder
+from flyweight.store.artifact import Draft, Identity
+from flyweight.store.budget import BudgetSpent, Meter
+from flyweight.training import checkpoint, optimizers as optim
+from flyweight.training.objectives import NextToken
+from flyweight.training.step_cost import StepFlops
+from flyweight.training.trainer import Limits, Trainer
+
+CONTEXT = 16
+FLOPS = StepFlops.constant(1000)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    words = random.Random(0).choices(["small", "models", "under", "a", "budget"], k=1500)
+    (folder / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 1500, 10)))
+    data = schema.Data(corpus=str(folder / "text.txt"), tokenizer={"kind": "byte"}, context=CONTEXT)
+    return pack(data, None, folder / "packed")
+
+
+def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, step_flops=FLOPS, **options):
+    config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
+    vocab = corpus.meta.vocab_size
+    model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
+    train = schema.Train.model_validate({"steps": 12, "batch": 4, "validations": 3, "checkpoint": "1h", **options})
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(
+        model=model,
+        objective=NextToken(schema.NextToken()),
+        windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
+        validate=validate
+        or (
+            lambda tokens: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=min(tokens, 200), batch=4)
+        ),
+        config=train,
+        limits=limits or Limits.of(train, train.batch * CONTEXT, step_flops, "x"),
+        flops=step_flops,
+        runtime=Runtime("cpu", 1),
+        precision="fp32",
+        draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
+        meter=meter or Meter(schema.Budget()),
+        name="toy",
+    )
+
+
+def weights(made):
+    return {name: p.detach().clone() for name, p in made.model.named_parameters()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("stop", [1, 5, 9, 11])
+def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, optimizer, stop):
+    options = {"optimizer": optimizer, "checkpoint": "1ms"}
+    whole = trainer(corpus, tmp_path / "a", **options)
+    facts = whole.train()
+    broken = trainer(corpus, tmp_path / "b", **options)
+    step = broken._step
+
+    def fails_later():
+        if broken.progress.step == stop:
+            raise KeyboardInterrupt
+        return step()
+
+    broken._step = fails_later
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = trainer(corpus, tmp_path / "b", **options)
+    resumed = again.train()
+    assert again.steps_at_start in (stop, stop - 1)
+    assert same(weights(whole), weights(again))
+    assert [resumed[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")] == [
+        facts[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")
+    ]
+    keep = ("event", "step", "nll", "lr")
+    logs = [[{k: e.get(k) for k in keep} for e in read_events(tmp_path / x / "events.jsonl")] for x in "ab"]
+    assert logs[0] == logs[1]
+
+
+def test_training_learns(corpus, tmp_path):
+    made = trainer(corpus, tmp_path, steps=60, optimizer={"kind": "adamw", "lr": 0.02})
+    facts = made.train()
+    validations = [e["nll"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "validation"]
+    assert facts["best_nll"] < 3.0 < math.log(corpus.meta.vocab_size)
+    assert validations[-1] < validations[0]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_is_the_same_update_as_one_big_batch(corpus, tmp_path, accumulate):
+    config = ModelConfig.model_validate({"dim": 16, "layers": 1, "attention": {"heads": 2}}).resolved(
+        corpus.meta.vocab_size, CONTEXT
+    )
+    whole = trainer(corpus, tmp_path / "a", Decoder(config).double(), validations=0)
+    parts = trainer(corpus, tmp_path / "b", Decoder(config).double(), validations=0, accumulate=accumulate)
+    whole.train(), parts.train()
+    first, second = weights(whole), weights(parts)
+    for name in first:
+        # The head's gradient is summed in float32: where it nearly cancels, AdamW makes a step of the rounding.
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_best_weights_are_kept_and_the_last_on_request(corpus, tmp_path):
+    nlls = iter([3.0, 1.0, 2.0] * 2)
+    best = trainer(corpus, tmp_path / "a", validate=lambda _: next(nlls))
+    best_facts = best.train()
+    last = trainer(corpus, tmp_path / "b", validate=lambda _: next(nlls), keep="last")
+    last.train()
+    assert (best_facts["best_step"], best_facts["best_nll"]) == (8, 1.0)
+    assert not same(weights(best), weights(last))
+
+
+def test_a_time_limit_ends_with_a_decayed_rate(corpus, tmp_path):
+    train = {"steps": None, "time": "1500ms", "schedule": {"tail": "linear", "warmup": 0.1}}
+    facts = trainer(corpus, tmp_path, **train).train()
+    rates = [e["lr"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "step"]
+    assert facts["stopped_by"] == "time"
+    assert 1.4 < facts["seconds"] < 6
+    assert rates[-1] < 0.2 * max(rates)
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"), [({"steps": 12}, 12), ({"tokens": 320}, 5), ({"flops": 7000}, 7), ({"steps": 9, "tokens": 128}, 2)]
+)
+def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
+    assert trainer(corpus, tmp_path, **{"steps": None, "validations": 0, **limit}).train()["steps"] == steps
+
+
+def test_no_limit_is_refused():
+    with pytest.raises(RequestError, match="no limit"):
+        Limits.of(schema.Train(), 64, StepFlops.constant(1000), "stages.x")
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):
+    made = trainer(corpus, tmp_path, checkpoint="1ms")
+    original = made.objective
+
+    def breaks(model, x, y):
+        loss, nll = original(model, x, y)
+        return (loss * math.nan, nll * math.nan) if made.progress.step == 6 else (loss, nll)
+
+    made.objective = breaks
+    with pytest.raises(FlyweightError, match=r"diverged at step 7.*kept"):
+        made.train()
+    assert (tmp_path / "state" / "current.json").exists()
+    assert all(torch.isfinite(p).all() for p in made.model.parameters())
+
+
+def test_out_of_memory_says_what_to_change(corpus, tmp_path):
+    made = trainer(corpus, tmp_path)
+
+    def breaks(model, x, y):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    made.objective = breaks
+    with pytest.raises(FlyweightError, match=r"accumulate=2"):
+        made.train()
+
+
+def test_other_errors_are_not_disguised(corpus, tmp_path):
+    made = trainer(corpus, tmp_path)
+
+    def breaks(model, x, y):
+        raise RuntimeError("shapes do not match")
+
+    made.objective = breaks
+    with pytest.raises(RuntimeError, match="shapes"):
+        made.train()
+
+
+def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path):
+    small = trainer(corpus, tmp_path, meter=Meter(schema.Budget.model_validate({"flops": 5000})), checkpoint="1ms")
+    small.progress = None
+    import flyweight.train.trainer as module
+
+    shown, module.SHOWN_EVERY = module.SHOWN_EVERY, 0.0
+    try:
+        with pytest.raises(BudgetSpent, match=r"budget\.flops"):
+            small.train()
+        assert small.progress.step < 12
+        assert trainer(corpus, tmp_path, checkpoint="1ms").train()["steps"] == 12
+    finally:
+        module.SHOWN_EVERY = shown
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_damaged_checkpoint_is_named(corpus, tmp_path, name):
+    made = trainer(corpus, tmp_path)
+    made.train()
+    (file,) = list((tmp_path / "state").glob(f"step-*12/{name}"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FlyweightError, match=name):
+        trainer(corpus, tmp_path).train()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda content: content.pop("progress"), "progress"),
+        (lambda content: content["progress"].update(step="12"), r"progress\.step"),
+        (lambda content: content["progress"].update(step=-1), r"progress\.step"),
+        (lambda content: content["progress"].update(more=1), r"progress\.more"),
+        (lambda content: content.update(files=[]), "files"),
+        (lambda content: content.update(artifact="pretrain-00000000"), "pretrain-00000000"),
+    ],
+)
+def test_a_sealed_checkpoint_that_says_nonsense_is_named(corpus, tmp_path, change, what):
+    trainer(corpus, tmp_path).train()
+    pointer = tmp_path / "state" / "current.json"
+    content = json.loads(pointer.read_text())
+    del content["digest"]
+    change(content)
+    write_sealed(pointer, content)
+    with pytest.raises(FlyweightError, match=rf"current\.json .*{what}"):
+        trainer(corpus, tmp_path).train()
+
+
+def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
+    nlls = iter([1.0, 2.0, 3.0])
+    trainer(corpus, tmp_path, validate=lambda _: next(nlls), checkpoint="1ms").train()
+    assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == ["step-00000004", "step-00000012"]
+
+
+def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(corpus, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    made = trainer(corpus, tmp_path, keep="last")
+    made.train()
+    kept = weights(made)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_file", killed)
+        made._save()
+    again = trainer(corpus, tmp_path)
+    optimizers = optim.build(again.model, again.config.optimizer, "fp32")
+    assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
+    assert same(weights(again), kept)
+    for _ in range(3):
+        made._save()
+        assert len(list((tmp_path / "state").glob("step-*"))) == 1 + (made.progress.best_step != made.progress.step)
+        best = checkpoint.best_file(tmp_path / "state", made.progress)
+        assert best is not None and best.is_file()
+        assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
+
+
+def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus, tmp_path):
+    calls = []
+
+    def slow(_):
+        if made.progress.step == 0:
+            return 9.0  # the one that is timed beforehand
+        calls.append(made.progress.step)
+        time.sleep(0.5)
+        return 3.0 - len(calls) / 10
+
+    made = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
+    facts = made.train()
+    assert len(calls) == len(set(calls)) and facts["best_step"] == calls[-1]
+    resumed = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
+    resumed.train()
+    assert len(calls) == len(set(calls))
+
+
+def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpus, tmp_path):
+    asked, began = [], time.monotonic()
+
+    def slow(tokens):
+        asked.append(tokens)
+        time.sleep(tokens * 1e-5)  # 20 ms for the one that is timed, 0.66 s for one of the size that was asked for
+        return 3.0
+
+    made = trainer(corpus, tmp_path, validate=slow, steps=None, time="2s", validations=10)
+    made.train()
+    assert time.monotonic() - began < 2.6
+    assert asked[0] == 2048 and len(set(asked[1:])) == 1
+    assert sum(asked[1:]) * 1e-5 <= 0.1 * 2
+    assert made.progress.best_step == made.progress.step or made.progress.validated == made.progress.step
+
+
+def test_a_training_by_the_clock_ends_early_where_the_budget_leaves_less(corpus, tmp_path):
+    meter = Meter(schema.Budget.model_validate({"time": "10s"}))
+    meter.training_ends = meter.seconds() + 0.6
+    facts = trainer(corpus, tmp_path / "a", meter=meter, steps=None, time="1s").train()
+    assert 0.5 < facts["seconds"] < 0.95 and facts["stopped_by"] == "time"
+    meter.training_ends = 0.0
+    assert 0.45 < trainer(corpus, tmp_path / "b", meter=meter, steps=None, time="1s").train()["seconds"] < 0.95
+
+
+def late_loop(corpus):
+    sharing = {"kind": "span", "span": [1, 1], "times": 3, "loop_from": 0.5, "index": True}
+    config = {"dim": 16, "layers": 3, "attention": {"heads": 2}, "sharing": sharing, "thinking": {"passes": 1}}
+    return Decoder(ModelConfig.model_validate(config).resolved(corpus.meta.vocab_size, CONTEXT))
+
+
+def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, tmp_path):
+    flops = StepFlops(before=3, after=10, switch=0.5)
+    made = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, steps=12, validations=4)
+    seen, step = [], made._step
+    made._step = lambda: (seen.append(len(made.model.visits)), step())[1]
+    facts = made.train()
+    assert seen == [6] * 6 + [10] * 6
+    assert len(made.model.visits) == 10
+    assert facts["flops"] == flops.total(12) == 6 * 3 + 6 * 10
+    assert facts["best_step"] >= 6  # what was validated before is not the model that is kept
+    logged = {e["step"]: e["flops"] for e in read_events(tmp_path / "a" / "events.jsonl") if e["event"] == "validation"}
+    assert logged[3] == 9 and logged[12] == 78
+
+
+@pytest.mark.parametrize("stop", [4, 6, 7])
+def test_a_run_interrupted_around_the_switch_ends_with_the_same_bits(corpus, tmp_path, stop):
+    flops = StepFlops(before=3, after=10, switch=0.5)
+    whole = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    facts = whole.train()
+    broken = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    step = broken._step
+
+    def fails_later():
+        if broken.progress.step == stop:
+            raise KeyboardInterrupt
+        return step()
+
+    broken._step = fails_later
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    again = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    resumed = again.train()
+    assert same(weights(whole), weights(again))
+    assert resumed["flops"] == facts["flops"] and resumed["best_nll"] == facts["best_nll"]
+
+
+def test_a_checkpoint_is_not_written_through_a_link(corpus, tmp_path, elsewhere):
+    made = trainer(corpus, tmp_path / "draft")
+    (tmp_path / "draft" / "state").symlink_to(elsewhere / "state")
+    with pytest.raises(RequestError, match="state is a symbolic link"):
+        made.train()
+
+
+def test_an_older_checkpoint_that_is_a_link_stays_what_it_leads_to(corpus, tmp_path, elsewhere):
+    made = trainer(corpus, tmp_path / "draft")
+    (tmp_path / "draft" / "state").mkdir()
+    (tmp_path / "draft" / "state" / "step-00000003").symlink_to(elsewhere / "state")
+    made.train()
+    assert (tmp_path / "draft" / "state" / "current.json").is_file()
