@@ -262,7 +262,7 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
     hub_fixture.save("gpt2", tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     (tmp_path / "training_args.bin").write_bytes(b"no weights")
-    with pytest.raises(RequestError, match=r"weights are pytorch_model\.bin, .*python -m flyweight\.hub\.unpickle"):
+    with pytest.raises(RequestError, match=r"weights are pytorch_model\.bin, .*python -m flyweight\.checkpoints\.unpickle"):
         checkpoint.read(tmp_path)
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "tf_model.h5")
     with pytest.raises(RequestError, match=r"tf_model\.h5, of a library other than torch"):

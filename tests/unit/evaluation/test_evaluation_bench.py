@@ -82,7 +82,7 @@ def test_a_peak_that_has_passed_is_still_seen():
     code = """
 import torch
 from pydantic import TypeAdapter
-from flyweight.evaluate import bench_worker
+from flyweight.evaluation import bench_worker
 memory = bench_worker.Memory(torch.device("cpu"))
 memory.start()
 torch.ones(20_000_000)  # 80 MB, gone at once

@@ -192,7 +192,7 @@ def test_other_errors_are_not_disguised(corpus, tmp_path):
 def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path):
     small = trainer(corpus, tmp_path, meter=Meter(schema.Budget.model_validate({"flops": 5000})), checkpoint="1ms")
     small.progress = None
-    import flyweight.train.trainer as module
+    import flyweight.training.trainer as module
 
     shown, module.SHOWN_EVERY = module.SHOWN_EVERY, 0.0
     try:
