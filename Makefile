@@ -13,8 +13,8 @@ test: check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.tools
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples tools
+	$(BIN)/ruff check src tests benchmarks examples tools
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
