@@ -2,9 +2,9 @@
 
     python benchmarks/bench_collapse.py [--small]
 
-The relative change of the last hidden state when every token is replaced (the audit's `initial_token_sensitivity`, whose
-bound is 0.2), for the published and the repaired rungs at full size, and for rung 8 at the size of `compact-ladder-small` with
-one thing changed at a time.
+The relative change of the last hidden state when every token is replaced (the audit's
+`initial_token_sensitivity`, whose bound is 0.2), for the published and the repaired rungs at full
+size, and for rung 8 at the size of `compact-ladder-small` with one thing changed at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def sensitivity(fields: dict[str, Any], seed: int) -> float:
     """Return the sensitivity of a model of these fields at its initialisation."""
-    model = build(load.resolved(load.model_config(fields, "collapse"), "collapse"), seed=seed).eval()
+    model = build(
+        load.resolved(load.model_config(fields, "collapse"), "collapse"), seed=seed
+    ).eval()
     with torch.no_grad():
         measured = initial_sensitivity(Subject(None, model, seed=seed)).measured
     assert measured is not None
@@ -55,14 +57,20 @@ def sensitivity(fields: dict[str, Any], seed: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="leave the full-size rungs out: a minute less")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="leave the full-size rungs out: a minute less"
+    )
     options = parser.parse_args()
     rows = Rows("collapse")
     for change, fields in CHANGES.items():
         config = load.merge(load.merge(catalogue.fields("compact-ladder/8"), SMALL), fields)
         for seed in range(5):
-            rows.add("rung 8, small", change, "initial sensitivity", seed, sensitivity(config, seed), "")
+            rows.add(
+                "rung 8, small", change, "initial sensitivity", seed, sensitivity(config, seed), ""
+            )
     for rung in [] if options.small else RUNGS:
         rows.add(
             f"rung {rung}",

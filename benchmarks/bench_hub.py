@@ -2,7 +2,8 @@
 
     python benchmarks/bench_hub.py
 
-Random weights in the real layouts, made by transformers; errors are in float32 relative to the largest logit.
+Random weights in the real layouts, made by transformers; errors are in float32 relative to the
+largest logit.
 """
 
 from __future__ import annotations
@@ -41,18 +42,36 @@ def main() -> None:
             config, state = convert.decoder(checkpoint.read(here / "hf"))
             folder.write(config, state, here / "ours")
             model = folder.load(here / "ours").eval()
-            tokens = torch.randint(hub_fixture.VOCAB, (4, 32), generator=torch.Generator().manual_seed(1))
+            tokens = torch.randint(
+                hub_fixture.VOCAB, (4, 32), generator=torch.Generator().manual_seed(1)
+            )
             with torch.no_grad():
                 expected, found = theirs(tokens).logits, model(tokens)
             error = ((found - expected).abs().max() / expected.abs().max()).item()
             rows.add("import", name, "relative logit error", 0, error, "")
-            convert.write(*convert.checkpoint_files(config, state, family_of(config)[0]), here / "again")
-            before, after = (dict(checkpoint.read(here / part).tensors()) for part in ("hf", "again"))
-            changed = sum(key not in after or not torch.equal(tensor, after[key]) for key, tensor in before.items())
-            rows.add("round trip", name, "tensors changed", 0, changed + len(after.keys() - before.keys()), "tensors")
+            convert.write(
+                *convert.checkpoint_files(config, state, family_of(config)[0]), here / "again"
+            )
+            before, after = (
+                dict(checkpoint.read(here / part).tensors()) for part in ("hf", "again")
+            )
+            changed = sum(
+                key not in after or not torch.equal(tensor, after[key])
+                for key, tensor in before.items()
+            )
+            rows.add(
+                "round trip",
+                name,
+                "tensors changed",
+                0,
+                changed + len(after.keys() - before.keys()),
+                "tensors",
+            )
         for name, fields in EXPORTS.items():
             here = Path(place) / name
-            folder.save(Decoder(ModelConfig.model_validate({**SHAPE, **fields}).resolved()), here / "ours")
+            folder.save(
+                Decoder(ModelConfig.model_validate({**SHAPE, **fields}).resolved()), here / "ours"
+            )
             done = hf.write(here / "ours", here / "hf", lambda kind, notes: "")
             rows.add(f"export as {done.kind}", name, "folder", 0, done.bytes, "bytes")
     print(rows.write())

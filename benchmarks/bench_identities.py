@@ -2,8 +2,9 @@
 
     python benchmarks/bench_identities.py
 
-Each row is the largest violation of one identity: parameters and bytes as counted against as built, FLOPs against those that
-torch counts on the meta device, causality, cached against uncached logits, left padding, saving and loading.
+Each row is the largest violation of one identity: parameters and bytes as counted against as built,
+FLOPs against those that torch counts on the meta device, causality, cached against uncached logits,
+left padding, saving and loading.
 """
 
 from __future__ import annotations

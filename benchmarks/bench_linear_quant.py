@@ -2,8 +2,9 @@
 
     python benchmarks/bench_linear_quant.py [--device cpu] [--repeats 9]
 
-Every kernel that can run here is timed, also those that flyweight does not choose: that is what the choice rests on. The error
-is the largest difference to the float32 product with the same stored weight, relative to its largest value.
+Every kernel that can run here is timed, also those that flyweight does not choose: that is what the
+choice rests on. The error is the largest difference to the float32 product with the same stored
+weight, relative to its largest value.
 """
 
 from __future__ import annotations
@@ -41,10 +42,22 @@ def products(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[str, str, int
         if chosen.multiply:
             yield name, "reference", stored, stands_for, layer.reference
         if isinstance(layer, NF4Linear) and not chosen.multiply and not _nf4_refusal(dtype):
-            yield name, "bitsandbytes.gemm_4bit", stored, stands_for, lambda x, layer=layer: _nf4_multiply(x, layer)
+            yield (
+                name,
+                "bitsandbytes.gemm_4bit",
+                stored,
+                stands_for,
+                lambda x, layer=layer: _nf4_multiply(x, layer),
+            )
         if isinstance(layer, Int8Linear) and not chosen.multiply and weight.device.type == "cpu":
             scales = layer.scales.to(dtype)
-            yield name, "torch._weight_int8pack_mm", stored, stands_for, lambda x, w=layer.codes, s=scales: _int8(x, w, s)
+            yield (
+                name,
+                "torch._weight_int8pack_mm",
+                stored,
+                stands_for,
+                lambda x, w=layer.codes, s=scales: _int8(x, w, s),
+            )
 
 
 def _int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
@@ -87,7 +100,9 @@ def measure(rows: Rows, device: str, repeats: int, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="at most, per row")

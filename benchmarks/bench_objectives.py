@@ -2,8 +2,9 @@
 
     python benchmarks/bench_objectives.py [--tokens 2048] [--vocab 50257] [--dim 384] [--repeats 3]
 
-Extra memory is the peak resident size of a fresh process over what it holds with inputs, head and teacher in place, after the
-same step at a tiny size (so that library start-up is paid). On a GPU it is the allocator's peak over the same baseline.
+Extra memory is the peak resident size of a fresh process over what it holds with inputs, head and
+teacher in place, after the same step at a tiny size (so that library start-up is paid). On a GPU it
+is the allocator's peak over the same baseline.
 """
 
 from __future__ import annotations
@@ -91,7 +92,10 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
         torch.manual_seed(0)
         hidden = torch.randn(tokens, job["dim"], device=device, requires_grad=True)
         weight = torch.randn(vocab, job["dim"], device=device).mul_(0.02).requires_grad_()
-        told, teacher = torch.randn(tokens, job["dim"], device=device), torch.randn(vocab, job["dim"], device=device) * 0.02
+        told, teacher = (
+            torch.randn(tokens, job["dim"], device=device),
+            torch.randn(vocab, job["dim"], device=device) * 0.02,
+        )
         return [hidden, weight, told, teacher, torch.randint(vocab, (tokens,), device=device)]
 
     step(job["loss"], *tensors(8, 97)).backward()
@@ -110,11 +114,17 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
             value = step(job["loss"], *inputs)
             value.backward()
         extra = peak.bytes
-    return {"extra_bytes": extra, "seconds": time.perf_counter() - began, "loss": float(value.detach())}
+    return {
+        "extra_bytes": extra,
+        "seconds": time.perf_counter() - began,
+        "loss": float(value.detach()),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocab", type=int, default=50_257)
     parser.add_argument("--dim", type=int, default=384)
@@ -130,7 +140,13 @@ def main() -> None:
         for repeat in range(options.repeats):
             found = {}
             for who in ("plain", "chunked"):
-                job = {"who": who, "loss": loss, "tokens": options.tokens, "vocab": options.vocab, "dim": options.dim}
+                job = {
+                    "who": who,
+                    "loss": loss,
+                    "tokens": options.tokens,
+                    "vocab": options.vocab,
+                    "dim": options.dim,
+                }
                 found[who] = worker(__file__, job)
                 setting = f"{loss} {options.tokens}x{options.vocab}"
                 rows.add(who, setting, "extra_bytes", repeat, found[who]["extra_bytes"], "bytes")
@@ -140,7 +156,9 @@ def main() -> None:
             for metric, values in ratios.items():
                 values.append(found["chunked"][metric] / found["plain"][metric])
                 rows.add("chunked/plain", setting, f"ratio of {metric}", repeat, values[-1], "x")
-        summary += [f"{loss}: {metric} {spread(values)}x of plain" for metric, values in ratios.items()]
+        summary += [
+            f"{loss}: {metric} {spread(values)}x of plain" for metric, values in ratios.items()
+        ]
     print(rows.write(), *summary, sep="\n")
 
 

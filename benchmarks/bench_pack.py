@@ -1,4 +1,6 @@
-"""Packing: MB/s and peak memory for generated texts of two sizes, each in a fresh process; memory must not grow with the text.
+"""Packing: MB/s and peak memory for generated texts of two sizes, each in a fresh process.
+
+Memory must not grow with the text.
 
 python benchmarks/bench_pack.py [--sizes 8 64] [--tokenizers byte bpe word] [--repeats 3]
 """
@@ -26,7 +28,9 @@ def write_text(path: Path, megabytes: int) -> None:
     with open(path, "w", encoding="utf-8") as file:
         while file.tell() < megabytes * 1_000_000:
             drawn = iter(random.choices(words, weights, k=12_000))
-            file.writelines(" ".join([word, *(next(drawn) for _ in range(11))]) + "\n" for word in drawn)
+            file.writelines(
+                " ".join([word, *(next(drawn) for _ in range(11))]) + "\n" for word in drawn
+            )
 
 
 def measure(text: Path, tokenizer: str, folder: Path) -> dict[str, float]:
@@ -36,7 +40,9 @@ def measure(text: Path, tokenizer: str, folder: Path) -> dict[str, float]:
     from flyweight.data.pack import pack
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    meta = pack(Data.model_validate({"corpus": str(text), "tokenizer": tokenizer}), None, folder).meta
+    meta = pack(
+        Data.model_validate({"corpus": str(text), "tokenizer": tokenizer}), None, folder
+    ).meta
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scale = 1024 if sys.platform != "darwin" else 1
     return {
@@ -47,7 +53,9 @@ def measure(text: Path, tokenizer: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs=2, default=[8, 64], help="megabytes of text")
     parser.add_argument("--tokenizers", nargs="+", default=["byte", "word", "bpe"])
     parser.add_argument("--repeats", type=int, default=3)
@@ -68,7 +76,9 @@ def main() -> None:
                 for repeat in range(options.repeats):
                     found = worker(__file__, {"text": str(text), "tokenizer": tokenizer})
                     for metric, value in found.items():
-                        rows.add(tokenizer, f"{size} MB of text", metric, repeat, value, UNITS[metric])
+                        rows.add(
+                            tokenizer, f"{size} MB of text", metric, repeat, value, UNITS[metric]
+                        )
                     speeds.append(found["pack_mb_per_s"])
                 summary.append(f"{tokenizer}, {size} MB: {spread(speeds)} MB/s")
     print(rows.write(), *summary, sep="\n")

@@ -2,8 +2,9 @@
 
     python benchmarks/bench_shared.py [--dim 256] [--new 128] [--repeats 5]
 
-Tokens/s of greedy generation after a prompt of 32 tokens, one row, in a fresh process each, contestants in turn; `ratio` is
-taken within a turn. A plain model has as many layers as the other executes; its FLOPs per token are written beside.
+Tokens/s of greedy generation after a prompt of 32 tokens, one row, in a fresh process each,
+contestants in turn; `ratio` is taken within a turn. A plain model has as many layers as the other
+executes; its FLOPs per token are written beside.
 """
 
 from __future__ import annotations
@@ -20,16 +21,31 @@ PROMPT, VOCAB = 32, 1024
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "repeat 2": ({"layers": 4, "sharing": "repeat"}, {"layers": 8}),
     "cycle 2": ({"layers": 4, "sharing": "cycle"}, {"layers": 8}),
-    "one layer 8 times": ({"layers": 1, "sharing": {"kind": "all", "times": 8, "index": True}}, {"layers": 8}),
-    "span 3": ({"layers": 4, "sharing": {"kind": "span", "span": [1, 2], "times": 3}}, {"layers": 8}),
+    "one layer 8 times": (
+        {"layers": 1, "sharing": {"kind": "all", "times": 8, "index": True}},
+        {"layers": 8},
+    ),
+    "span 3": (
+        {"layers": 4, "sharing": {"kind": "span", "span": [1, 2], "times": 3}},
+        {"layers": 8},
+    ),
     "thinking 3": ({"layers": 4, "thinking": {"passes": 3}}, {"layers": 16}),
-    "thinking 1, repeat 2": ({"layers": 4, "sharing": "repeat", "thinking": {"passes": 1}}, {"layers": 16}),
+    "thinking 1, repeat 2": (
+        {"layers": 4, "sharing": "repeat", "thinking": {"passes": 1}},
+        {"layers": 16},
+    ),
 }
 
 
 def config(fields: dict[str, Any], dim: int, length: int) -> dict[str, Any]:
     """Return the fields of a contestant."""
-    return {"vocab_size": VOCAB, "context": length, "dim": dim, "attention": {"heads": dim // 32}, **fields}
+    return {
+        "vocab_size": VOCAB,
+        "context": length,
+        "dim": dim,
+        "attention": {"heads": dim // 32},
+        **fields,
+    }
 
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
@@ -53,11 +69,16 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     length = PROMPT + job["new"]
-    return {"tokens_per_s": job["new"] / seconds, "flops": flops.forward_flops(model.config, length) / length}
+    return {
+        "tokens_per_s": job["new"] / seconds,
+        "flops": flops.forward_flops(model.config, length) / length,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
@@ -72,11 +93,16 @@ def main() -> None:
         for repeat in range(options.repeats):
             found = []
             for contestant, fields in zip(("shared", "plain"), pair, strict=True):
-                job = {"config": config(fields, options.dim, PROMPT + options.new), "new": options.new}
+                job = {
+                    "config": config(fields, options.dim, PROMPT + options.new),
+                    "new": options.new,
+                }
                 result = worker(__file__, job)
                 rows.add(contestant, name, "generation", repeat, result["tokens_per_s"], "tokens/s")
                 if not repeat:
-                    rows.add(contestant, name, "forward FLOPs per token", 0, result["flops"], "FLOPs")
+                    rows.add(
+                        contestant, name, "forward FLOPs per token", 0, result["flops"], "FLOPs"
+                    )
                 found.append(result["tokens_per_s"])
             ratios.append(found[0] / found[1])
             rows.add("shared / plain", name, "ratio", repeat, ratios[-1], "")

@@ -1,6 +1,7 @@
 """`flyweight train` against counting and against nanoGPT's CPU settings, in the same time on the same held-out text.
 
-python benchmarks/bench_train_default.py [--minutes 5] [--seeds 3] [--texts war-and-peace ...] [--data-dir FOLDER] [--go-on]
+python benchmarks/bench_train_default.py [--minutes 5] [--seeds 3] [--texts war-and-peace ...]
+[--data-dir FOLDER] [--go-on]
 
 Bits per byte of the test split. The floor is the Kneser-Ney 5-gram of the same tokens. nanoGPT's settings are those of its
 README for a CPU ("I only have a macbook"), written plainly below: the tokenizer file is that of the `flyweight train` run,
@@ -57,7 +58,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the states after this block, (B, T, width) as they came."""
         rows, length, _ = x.shape
-        heads = self.qkv(self.norm1(x)).view(rows, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        heads = (
+            self.qkv(self.norm1(x))
+            .view(rows, length, 3, HEADS, WIDTH // HEADS)
+            .permute(2, 0, 3, 1, 4)
+        )  # (3, B, H, T, D)
         attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
         x = x + self.out(attended.transpose(1, 2).reshape(rows, length, WIDTH))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
@@ -89,7 +94,9 @@ class NanoGPT(nn.Module):
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Return the mean cross-entropy of tokens (B, T + 1) after their first."""
-        return F.cross_entropy(self.logits(self.hidden(tokens[:, :-1])).flatten(0, 1), tokens[:, 1:].flatten())
+        return F.cross_entropy(
+            self.logits(self.hidden(tokens[:, :-1])).flatten(0, 1), tokens[:, 1:].flatten()
+        )
 
 
 def rate(step: int, steps: int) -> float:
@@ -104,7 +111,10 @@ def train_nanogpt(job: dict[str, Any]) -> dict[str, float]:
     torch.manual_seed(job["seed"])
     draw = np.random.default_rng(job["seed"])
     corpus = Corpus.open(Path(job["corpus"]), verify=False)
-    parts = {name: np.asarray(corpus.split(name).tokens).astype(np.int64) for name in ("train", "validation")}
+    parts = {
+        name: np.asarray(corpus.split(name).tokens).astype(np.int64)
+        for name in ("train", "validation")
+    }
     model = NanoGPT(corpus.meta.vocab_size)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
@@ -113,7 +123,9 @@ def train_nanogpt(job: dict[str, Any]) -> dict[str, float]:
 
     def batch(part: str) -> Tensor:
         starts = draw.integers(0, len(parts[part]) - BLOCK, BATCH)
-        return torch.from_numpy(np.stack([parts[part][start : start + BLOCK + 1] for start in starts]))
+        return torch.from_numpy(
+            np.stack([parts[part][start : start + BLOCK + 1] for start in starts])
+        )
 
     def step(number: int, steps: int) -> None:
         for group in optimizer.param_groups:
@@ -125,9 +137,13 @@ def train_nanogpt(job: dict[str, Any]) -> dict[str, float]:
 
     def validated() -> float:
         with torch.no_grad():
-            return sum(model.loss(batch("validation")).item() for _ in range(EVAL_BATCHES)) / EVAL_BATCHES
+            return (
+                sum(model.loss(batch("validation")).item() for _ in range(EVAL_BATCHES))
+                / EVAL_BATCHES
+            )
 
-    # The cosine needs to know where it ends: the first steps, which are part of the warm-up, tell the speed.
+    # The cosine needs to know where it ends: the first steps, which are part of the warm-up, tell
+    # the speed.
     began, number = time.monotonic(), 0
     while number < 10 or time.monotonic() - began < min(TIMED_SECONDS, job["seconds"] / 10):
         step(number, 10**9)
@@ -140,14 +156,19 @@ def train_nanogpt(job: dict[str, Any]) -> dict[str, float]:
         if number % EVAL_EVERY == 0 or number == steps:
             loss = validated()
             if loss < best:
-                best, kept = loss, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                best, kept = (
+                    loss,
+                    {name: tensor.clone() for name, tensor in model.state_dict().items()},
+                )
     if math.isinf(best):
         kept = model.state_dict()
     seconds = time.monotonic() - began
     model.load_state_dict(kept)
     test = corpus.split("test")
     measured = {
-        f"bits_per_byte, stride {stride}": likelihood.evaluate(model, test, window=BLOCK, stride=stride).bits_per_byte.value
+        f"bits_per_byte, stride {stride}": likelihood.evaluate(
+            model, test, window=BLOCK, stride=stride
+        ).bits_per_byte.value
         for stride in (BLOCK, BLOCK // 4)
     }
     return {**measured, "steps": number, "planned steps": steps, "seconds": seconds}
@@ -173,32 +194,67 @@ def long_text(folder: Path) -> Path:
     packages = Path(site.getsitepackages()[0])
     names = sorted(source.relative_to(packages).as_posix() for source in packages.rglob("*.py"))
     with open(path, "w", encoding="utf-8") as out:
-        for source in (packages / name for name in sorted(names, key=lambda name: sha256(name.encode()).hexdigest())):
+        for source in (
+            packages / name
+            for name in sorted(names, key=lambda name: sha256(name.encode()).hexdigest())
+        ):
             text = source.read_text(encoding="utf-8", errors="ignore").replace("\0", "")
             out.write(text)
             size += len(text.encode())
             if size >= LONG_BYTES:
                 return path
-    raise SystemExit(f"the installed packages hold only {size:,} bytes of Python; {LONG_BYTES:,} are needed")
+    raise SystemExit(
+        f"the installed packages hold only {size:,} bytes of Python; {LONG_BYTES:,} are needed"
+    )
 
 
-def measure(rows: Rows, name: str, corpus: str, seed: int, options: argparse.Namespace, runs: Path) -> None:
+def measure(
+    rows: Rows, name: str, corpus: str, seed: int, options: argparse.Namespace, runs: Path
+) -> None:
     """Train both on one text with one seed, and add their rows."""
     seconds = options.minutes * 60
-    command = [sys.executable, "-m", "flyweight", "train", corpus, f"budget.time={seconds}s", f"seed={seed}", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "flyweight",
+        "train",
+        corpus,
+        f"budget.time={seconds}s",
+        f"seed={seed}",
+        "--json",
+    ]
     began = time.monotonic()
     answer = subprocess.run(
-        [*command, "--runs", str(runs), "--data-dir", str(options.data_dir)], stdout=subprocess.PIPE, text=True, check=True
+        [*command, "--runs", str(runs), "--data-dir", str(options.data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     whole = time.monotonic() - began
     summary = json.loads(answer.stdout)
     (model,), (text,) = summary["models"], summary["corpus"]
     evaluated = model["evaluate"]
-    rows.add("flyweight train", name, "bits_per_byte", seed, evaluated["bits_per_byte"]["value"], "bits/byte")
-    rows.add("flyweight train", name, "parameters", seed, model["parameters"]["unique"], "parameters")
+    rows.add(
+        "flyweight train",
+        name,
+        "bits_per_byte",
+        seed,
+        evaluated["bits_per_byte"]["value"],
+        "bits/byte",
+    )
+    rows.add(
+        "flyweight train", name, "parameters", seed, model["parameters"]["unique"], "parameters"
+    )
     rows.add("flyweight train", name, "training", seed, model["training"]["seconds"], "s")
     rows.add("flyweight train", name, "whole command", seed, whole, "s")
-    rows.add("Kneser-Ney 5-gram", name, "bits_per_byte", seed, text["floors"]["kn5"]["bits_per_byte"], "bits/byte")
+    rows.add(
+        "Kneser-Ney 5-gram",
+        name,
+        "bits_per_byte",
+        seed,
+        text["floors"]["kn5"]["bits_per_byte"],
+        "bits/byte",
+    )
     packed = next(
         artifact.path / "corpus"
         for artifact in Store(runs).artifacts()
@@ -211,7 +267,9 @@ def measure(rows: Rows, name: str, corpus: str, seed: int, options: argparse.Nam
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))

@@ -1,11 +1,12 @@
 """Training tokens/s against transformers' GPT2LMHeadModel under HF Trainer: same shape, same text, same machine, in turn.
 
-    python benchmarks/bench_training.py [--vocabularies 65 50257] [--precisions fp32 bf16] [--repeats 3] [--steps 12]
+    python benchmarks/bench_training.py [--vocabularies 65 50257] [--precisions fp32 bf16]
+    [--repeats 3] [--steps 12]
 
-6 layers x 384, 6 heads, context 256, batch 8 (nanoGPT's small GPU model). At `fp32` and `bf16` both have that precision, no
-dropout and a fused AdamW; `defaults` is HF Trainer and GPT-2 as they come against ours as it comes. Every measurement is a
-fresh process; the contestants take turns, and ratios are taken within a turn. Nothing but training steps is timed, after a
-warm-up.
+6 layers x 384, 6 heads, context 256, batch 8 (nanoGPT's small GPU model). At `fp32` and `bf16` both
+have that precision, no dropout and a fused AdamW; `defaults` is HF Trainer and GPT-2 as they come
+against ours as it comes. Every measurement is a fresh process; the contestants take turns, and
+ratios are taken within a turn. Nothing but training steps is timed, after a warm-up.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ def ours(job: dict[str, Any]) -> list[float]:
     runtime.apply()
     model = Decoder(config).to(runtime.device)
     steps = job["steps"] + WARM_UP
-    train = schema.Train(steps=steps, batch=BATCH, precision=job["precision"], validations=0, optimizer=schema.AdamW())
+    train = schema.Train(
+        steps=steps,
+        batch=BATCH,
+        precision=job["precision"],
+        validations=0,
+        optimizer=schema.AdamW(),
+    )
     times: list[float] = []
 
     class Text:
@@ -112,7 +119,13 @@ def theirs(job: dict[str, Any]) -> list[float]:
 
     os.environ["WANDB_DISABLED"] = "true"
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     free = {} if job["defaults"] else {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     config = GPT2Config(
@@ -159,12 +172,16 @@ def theirs(job: dict[str, Any]) -> list[float]:
             disable_tqdm=True,
             **chosen,
         )
-        Trainer(GPT2LMHeadModel(config), arguments, train_dataset=Text(), callbacks=[Clock()]).train()
+        Trainer(
+            GPT2LMHeadModel(config), arguments, train_dataset=Text(), callbacks=[Clock()]
+        ).train()
     return times[WARM_UP:]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[65, 50_257])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--repeats", type=int, default=3)
@@ -177,7 +194,11 @@ def main() -> None:
         print(json.dumps({"tokens_per_s": BATCH * CONTEXT / statistics.median(seconds)}))
         return
     rows, summary = Rows("training"), []
-    settings = [(vocab, precision, False) for vocab in options.vocabularies for precision in options.precisions]
+    settings = [
+        (vocab, precision, False)
+        for vocab in options.vocabularies
+        for precision in options.precisions
+    ]
     settings += [(vocab, "auto", True) for vocab in options.vocabularies]
     for vocab, precision, defaults in settings:
         setting = f"V={vocab} {'defaults' if defaults else precision}"
@@ -187,7 +208,13 @@ def main() -> None:
         for repeat in range(1 if slow else options.repeats):
             speeds = {}
             for who in ("ours", "transformers"):
-                job = {"who": who, "vocab": vocab, "precision": precision, "defaults": defaults, "steps": steps}
+                job = {
+                    "who": who,
+                    "vocab": vocab,
+                    "precision": precision,
+                    "defaults": defaults,
+                    "steps": steps,
+                }
                 speeds[who] = worker(__file__, job)["tokens_per_s"]
                 rows.add(who, setting, "tokens_per_s", repeat, speeds[who], "tokens/s")
             ratios.append(speeds["ours"] / speeds["transformers"])

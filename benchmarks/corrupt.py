@@ -2,13 +2,15 @@
 
     python benchmarks/corrupt.py [--every 1] [--seed 0]                                              results/corruption.csv
 
-A file is flipped (one bit at its start, middle and end), cut, emptied, deleted, lengthened and swapped with another of its
-kind; a manifest is also edited and given a digest that fits; folders are swapped, emptied, replaced and added to. After each
-damage every command that reads the file runs in this process and must end with status 1 or 2 and a message that names the file
-or its folder. A half-made artifact whose checkpoint cannot be used may also be started anew, if the command says so and ends
-with the same bits. Hugging Face folders are damaged as well (`corrupt_hub.py`): in the hub's cache a file is called by its
-checksum; elsewhere it has none, and what can then not be found is counted apart. What nothing here can find is a forgery that
-is consistent in itself, with new checksums for new content: manifests carry checksums, not signatures.
+A file is flipped (one bit at its start, middle and end), cut, emptied, deleted, lengthened and
+swapped with another of its kind; a manifest is also edited and given a digest that fits; folders
+are swapped, emptied, replaced and added to. After each damage every command that reads the file
+runs in this process and must end with status 1 or 2 and a message that names the file or its
+folder. A half-made artifact whose checkpoint cannot be used may also be started anew, if the
+command says so and ends with the same bits. Hugging Face folders are damaged as well
+(`corrupt_hub.py`): in the hub's cache a file is called by its checksum; elsewhere it has none, and
+what can then not be found is counted apart. What nothing here can find is a forgery that is
+consistent in itself, with new checksums for new content: manifests carry checksums, not signatures.
 """
 
 from __future__ import annotations
@@ -79,7 +81,10 @@ def file_damages(path: Path, others: list[Path]) -> Iterator[tuple[str, Damage]]
     """Yield every damage to one file; `others` are files of the same kind."""
     raw = path.read_bytes()
     if raw:
-        yield from ((f"flip {name}", flipped(path, at)) for name, at in (("start", 0.0), ("middle", 0.5), ("end", 1.0)))
+        yield from (
+            (f"flip {name}", flipped(path, at))
+            for name, at in (("start", 0.0), ("middle", 0.5), ("end", 1.0))
+        )
         yield "truncate", lambda: path.write_bytes(raw[: len(raw) // 2]) and None
         yield "cut the last byte", lambda: path.write_bytes(raw[:-1]) and None
         yield "empty", lambda: path.write_bytes(b"") and None
@@ -109,11 +114,17 @@ def manifest_damages(path: Path, other: Path) -> Iterator[tuple[str, Damage]]:
         manifest["identity"]["seed"] += 1
         manifest["id"] = f"{manifest['identity']['stage']}-{digest(manifest['identity'])[:8]}"
 
-    yield "forge: another seed", forged(path, lambda m: m["identity"].update(seed=m["identity"]["seed"] + 1))
+    yield (
+        "forge: another seed",
+        forged(path, lambda m: m["identity"].update(seed=m["identity"]["seed"] + 1)),
+    )
     yield "forge: another seed and its id", forged(path, renamed)
     yield "forge: another's id", forged(path, lambda m: m.update(id=theirs["id"]))
     yield "forge: another's identity", forged(path, lambda m: m.update(identity=theirs["identity"]))
-    yield "forge: a wrong checksum", forged(path, lambda m: m["files"][first].update(sha256="0" * 64))
+    yield (
+        "forge: a wrong checksum",
+        forged(path, lambda m: m["files"][first].update(sha256="0" * 64)),
+    )
     yield "forge: a wrong size", forged(path, lambda m: m["files"][first].update(bytes=1))
     yield "forge: a file left out", forged(path, lambda m: m["files"].pop(first))
     yield "forge: another's manifest", lambda: path.write_bytes(other.read_bytes()) and None
@@ -177,10 +188,20 @@ class Harness:
                 verdict = f"traceback ({answer.crash!r})"
             elif answer.status in (1, 2):
                 verdict = "" if named else f"not named: {said[:200]!r}"
-            elif answer.status == 0 and (case.unused or (case.heals and (named or case.kind == "delete folder"))):
+            elif answer.status == 0 and (
+                case.unused or (case.heals and (named or case.kind == "delete folder"))
+            ):
                 now = results(self.runs)
-                read = {key: value for key, value in expected.items() if not (case.beside and key.startswith(case.beside))}
-                verdict = "" if all(now.get(k) == v for k, v in read.items()) else "made again with another result"
+                read = {
+                    key: value
+                    for key, value in expected.items()
+                    if not (case.beside and key.startswith(case.beside))
+                }
+                verdict = (
+                    ""
+                    if all(now.get(k) == v for k, v in read.items())
+                    else "made again with another result"
+                )
             elif answer.status == 0 and case.unknowable is not None and case.unknowable():
                 self.unknowable[case.kind] += 1
                 self.done[case.kind] -= 1
@@ -199,30 +220,52 @@ def readers(stage: str, name: str, recipe: Path) -> tuple[tuple[Any, ...], ...]:
     if stage == "corpus":
         return (run, ("eval", "toy:student", "--threads", 1))
     if stage == "evaluate":
-        return (run, ("compare", "toy:student", "toy:int8", "--threads", 1)) if name in ("student", "int8") else (run,)
+        return (
+            (run, ("compare", "toy:student", "toy:int8", "--threads", 1))
+            if name in ("student", "int8")
+            else (run,)
+        )
     if stage not in ("pretrain", "distill", "quantize"):
         return (run,)
     model = f"toy:{name}"
-    verbs = (run, ("eval", model, "--threads", 1), ("generate", model, "Ann ", "--max-new-tokens", 2, "--threads", 1))
-    return verbs if stage == "quantize" else (*verbs, ("quantize", model, "--kind", "nf4", "--threads", 1))
+    verbs = (
+        run,
+        ("eval", model, "--threads", 1),
+        ("generate", model, "Ann ", "--max-new-tokens", 2, "--threads", 1),
+    )
+    return (
+        verbs
+        if stage == "quantize"
+        else (*verbs, ("quantize", model, "--kind", "nf4", "--threads", 1))
+    )
 
 
 def finished(harness: Harness) -> Iterator[Case]:
     """Yield every damage to a finished run."""
     runs, recipe = harness.runs, harness.recipe
-    stages = {made["id"]: made["name"] for made in json.loads((runs / "toy" / "summary.json").read_text())["stages"]}
+    stages = {
+        made["id"]: made["name"]
+        for made in json.loads((runs / "toy" / "summary.json").read_text())["stages"]
+    }
     folders = sorted(path for path in runs.iterdir() if NAMED.fullmatch(path.name))
-    parents = {path.name: json.loads((path / "manifest.json").read_text())["identity"]["parents"] for path in folders}
+    parents = {
+        path.name: json.loads((path / "manifest.json").read_text())["identity"]["parents"]
+        for path in folders
+    }
     for folder in folders:
         stage = folder.name.rpartition("-")[0]
         name = stages.get(folder.name) or stages.get(parents[folder.name].get("input", ""), "")
         commands = readers(stage, name, recipe)
-        alike = [other for other in folders if other != folder and other.name.rpartition("-")[0] == stage]
+        alike = [
+            other for other in folders if other != folder and other.name.rpartition("-")[0] == stage
+        ]
         rest = [*alike, *(other for other in folders if other not in (folder, *alike))]
         for path in sorted(path for path in files(folder)):
             inside = path.relative_to(folder)
             same = [other / inside for other in rest if (other / inside).is_file()]
-            same += [other for other in files(folder) if other.suffix == path.suffix and other != path]
+            same += [
+                other for other in files(folder) if other.suffix == path.suffix and other != path
+            ]
             same += [other / path.name for other in rest if (other / path.name).is_file()]
             for kind, damage in file_damages(path, same):
                 names = (str(inside), folder.name) if kind == "swap" else (str(path),)
@@ -239,7 +282,11 @@ def finished(harness: Harness) -> Iterator[Case]:
         yield Case("delete folder", folder.name, deleted, made_again, (folder.name,), heals=True)
     summary = runs / "toy" / "summary.json"
     for kind, damage in file_damages(summary, []):
-        commands = (("eval", "toy:student", "--threads", 1), ("report", "toy"), ("compare", "toy:student", "toy:int8"))
+        commands = (
+            ("eval", "toy:student", "--threads", 1),
+            ("report", "toy"),
+            ("compare", "toy:student", "toy:int8"),
+        )
         yield Case(f"summary: {kind}", "toy/summary.json", damage, commands, (str(summary), "toy"))
 
 
@@ -248,21 +295,36 @@ def half_made(harness: Harness) -> Iterator[Case]:
     run = (("run", harness.recipe, *TEACHER),)
     current = json.loads((harness.runs / harness.order[0] / "state" / "current.json").read_text())
     used, logged = current["files"], current["progress"]["events"]
-    one, two = sorted(harness.runs.glob("pretrain-*.partial"), key=lambda path: harness.order.index(path.name))
+    one, two = sorted(
+        harness.runs.glob("pretrain-*.partial"), key=lambda path: harness.order.index(path.name)
+    )
     for path in [*sorted(files(one / "state")), one / "events.jsonl"]:
         inside = path.relative_to(one)
         other = next((file for file in files(two) if file.name == path.name), None)
         for kind, damage in file_damages(path, [other] if other else []):
             names = (str(path), str(path.parent), str(one / "events.jsonl"))
-            heals, unused = path.name == "current.json", path.parent.name.startswith("step-") and str(inside)[6:] not in used
-            if path.name == "events.jsonl" and kind != "swap":  # what was logged after the checkpoint is cut away in any case
+            heals, unused = (
+                path.name == "current.json",
+                path.parent.name.startswith("step-") and str(inside)[6:] not in used,
+            )
+            if (
+                path.name == "events.jsonl" and kind != "swap"
+            ):  # what was logged after the checkpoint is cut away in any case
                 unused = _first_change(path, damage) >= logged
             kind = f"unfinished checkpoint: {kind}" if unused else f"checkpoint: {kind}"
             yield Case(kind, f"{one.name}/{inside}", damage, run, names, heals, unused, two.name)
-    yield Case("checkpoint: folders swapped", one.name, swapped(one / "state", two / "state"), run, (str(one / "state"),))
+    yield Case(
+        "checkpoint: folders swapped",
+        one.name,
+        swapped(one / "state", two / "state"),
+        run,
+        (str(one / "state"),),
+    )
     steps = [one / "state" / name for name in sorted({name.split("/")[0] for name in used})]
     if len(steps) > 1:
-        yield Case("checkpoint: steps swapped", one.name, swapped(*steps[:2]), run, (str(one / "state"),))
+        yield Case(
+            "checkpoint: steps swapped", one.name, swapped(*steps[:2]), run, (str(one / "state"),)
+        )
 
     def deleted() -> None:
         shutil.rmtree(steps[-1])
@@ -277,7 +339,8 @@ def _first_change(path: Path, damage: Damage) -> int:
     after = path.read_bytes() if path.exists() else b""
     path.write_bytes(before)
     return next(
-        (at for at, (one, two) in enumerate(zip(before, after, strict=False)) if one != two), min(len(before), len(after))
+        (at for at, (one, two) in enumerate(zip(before, after, strict=False)) if one != two),
+        min(len(before), len(after)),
     )
 
 
@@ -297,12 +360,19 @@ def interrupted(harness: Harness) -> None:
         while attempt.wait(0.001) is None:
             fresh = [path for path in harness.runs.glob("pretrain-*.partial") if path not in known]
             pointer = fresh[0] / "state" / "current.json" if fresh else None
-            if pointer is not None and pointer.exists() and json.loads(pointer.read_text())["progress"]["step"] > 25:
+            if (
+                pointer is not None
+                and pointer.exists()
+                and json.loads(pointer.read_text())["progress"]["step"] > 25
+            ):
                 attempt.kill()
                 harness.order.append(fresh[0].name)
                 break
         else:
-            raise SystemExit(f"the run to interrupt ended by itself: {(harness.base / 'log').read_text()[-2000:]}")
+            raise SystemExit(
+                f"the run to interrupt ended by itself: "
+                f"{(harness.base / 'log').read_text()[-2000:]}"
+            )
 
 
 def from_elsewhere(harness: Harness, folders: dict[str, Path]) -> Iterator[Case]:
@@ -314,10 +384,21 @@ def from_elsewhere(harness: Harness, folders: dict[str, Path]) -> Iterator[Case]
             others = [other for other in inside if other.suffix == path.suffix and other != path]
             for kind, damage in file_damages(path, others):
                 known = name == "cached" and kind != "delete"
-                unknowable = partial(beyond_any_check, path.read_bytes(), path) if not known and kind != "swap" else None
+                unknowable = (
+                    partial(beyond_any_check, path.read_bytes(), path)
+                    if not known and kind != "swap"
+                    else None
+                )
                 verb = (("eval", folder, *text),)
                 names = (str(path), str(folder))
-                yield Case(f"hub, {name}: {kind}", f"{name}/{path.name}", damage, verb, names, unknowable=unknowable)
+                yield Case(
+                    f"hub, {name}: {kind}",
+                    f"{name}/{path.name}",
+                    damage,
+                    verb,
+                    names,
+                    unknowable=unknowable,
+                )
 
 
 def sweep(harness: Harness, kept: str, cases: list[Case], every: int, draw: random.Random) -> None:
@@ -327,7 +408,11 @@ def sweep(harness: Harness, kept: str, cases: list[Case], every: int, draw: rand
     for number, case in enumerate(chosen, 1):
         harness.try_out(case, kept, expected)
         if number % 100 == 0:
-            print(f"{kept}: {number} of {len(chosen)} damages, {len(harness.faults)} faults", file=sys.stderr, flush=True)
+            print(
+                f"{kept}: {number} of {len(chosen)} damages, {len(harness.faults)} faults",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def run(base: Path, every: int, seed: int) -> Harness:
@@ -349,7 +434,9 @@ def run(base: Path, every: int, seed: int) -> Harness:
     shutil.rmtree(harness.runs)
     folders = write_models(harness.runs / "hub")
     for folder in folders.values():
-        answer = call("eval", folder, "--data", base / "story.txt", "--threads", 1, "--runs", base / "warm")
+        answer = call(
+            "eval", folder, "--data", base / "story.txt", "--threads", 1, "--runs", base / "warm"
+        )
         assert answer.status == 0, answer
     harness.keep("elsewhere")
     sweep(harness, "elsewhere", list(from_elsewhere(harness, folders)), every, draw)
@@ -357,7 +444,9 @@ def run(base: Path, every: int, seed: int) -> Harness:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--every", type=int, default=1, help="try one of so many damages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -376,7 +465,10 @@ def main() -> None:
     print(harness.rows.write())
     print("\n".join(harness.faults[:40]))
     print(f"{found} of {done} commands on damaged files found the damage and named it")
-    print(f"{sum(harness.unknowable.values())} more read what nothing without a checksum can tell from a model that was meant")
+    print(
+        f"{sum(harness.unknowable.values())} more read what nothing without a checksum can tell "
+        f"from a model that was meant"
+    )
     if harness.faults:
         raise SystemExit(1)
     shutil.rmtree(base)

@@ -1,9 +1,10 @@
 """Hugging Face folders for `corrupt.py`: what a reader without checksums finds, and what it cannot.
 
-Three models: a Llama in shards, which becomes one of ours; a GPT-NeoX, which stays behind an adapter; and a Llama in a folder
-as the hub's cache keeps them, where every file is called by its checksum. What no reader of a plain folder can find is told
-from the files, not from what the command made of them: JSON that is still JSON, numbers of a tensor that are other numbers,
-and files that a model may have or not.
+Three models: a Llama in shards, which becomes one of ours; a GPT-NeoX, which stays behind an
+adapter; and a Llama in a folder as the hub's cache keeps them, where every file is called by its
+checksum. What no reader of a plain folder can find is told from the files, not from what the
+command made of them: JSON that is still JSON, numbers of a tensor that are other numbers, and files
+that a model may have or not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from typing import Any
 
 VOCABULARY = 97
 OPTIONAL = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+}
 ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": 64}
 
 
@@ -42,7 +48,12 @@ def write_models(folder: Path) -> dict[str, Path]:
     for path in made["llama"].iterdir():
         raw = path.read_bytes()
         large = path.suffix == ".safetensors"
-        blob = blobs / (hashlib.sha256(raw) if large else hashlib.sha1(b"blob %d\0" % len(raw) + raw)).hexdigest()
+        blob = (
+            blobs
+            / (
+                hashlib.sha256(raw) if large else hashlib.sha1(b"blob %d\0" % len(raw) + raw)
+            ).hexdigest()
+        )
         shutil.copyfile(path, blob)
         (made["cached"] / path.name).symlink_to(os.path.relpath(blob, made["cached"]))
     return made
@@ -52,7 +63,9 @@ def _tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     words = ["<|endoftext|>", "<unk>", *map(chr, range(32, 32 + VOCABULARY - 2))]
-    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    made = Tokenizer(
+        models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>")
+    )
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     made.decoder = decoders.Fuse()
     made.add_special_tokens(["<|endoftext|>"])

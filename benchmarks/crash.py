@@ -3,14 +3,17 @@
     python benchmarks/crash.py [--kills 100] [--round 10] [--seed 0]                 a small recipe: results/crash.csv
     python benchmarks/crash.py --recipe quickstart --kills 20 --round 20 [path=value ...]      results/crash-quickstart.csv
 
-The recipe runs undisturbed once. Then, in rounds that each begin in an empty runs root, it is killed until it is done: half of
-the kills at random in time, half right before a file operation drawn from all those that the undisturbed run made (a rename
-that publishes, a checkpoint's pointer, the removal of a resume point). After every kill no published artifact may be damaged or
-have been made anew, no checkpoint may have been lost, and `gc` may take neither for garbage. At the end of a round every file
-of every artifact must equal the undisturbed one's, but for what tells the time, and nothing half-written may be left.
+The recipe runs undisturbed once. Then, in rounds that each begin in an empty runs root, it is
+killed until it is done: half of the kills at random in time, half right before a file operation
+drawn from all those that the undisturbed run made (a rename that publishes, a checkpoint's pointer,
+the removal of a resume point). After every kill no published artifact may be damaged or have been
+made anew, no checkpoint may have been lost, and `gc` may take neither for garbage. At the end of a
+round every file of every artifact must equal the undisturbed one's, but for what tells the time,
+and nothing half-written may be left.
 
-Then `gc` is killed in a root with a recipe that was given up, half-made artifacts and a kept recipe: whatever is left must be
-whole, the kept recipe untouched, and the next `gc` must end where an undisturbed one does.
+Then `gc` is killed in a root with a recipe that was given up, half-made artifacts and a kept
+recipe: whatever is left must be whole, the kept recipe untouched, and the next `gc` must end where
+an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ class Watched:
     faults: list[str] = field(default_factory=list)
 
     def look(self, when: str) -> None:
-        """Note every published artifact and checkpoint; a fault is one that is damaged, made again or lost."""
+        """Note every published artifact and checkpoint.
+
+        A fault is one that is damaged, made again or lost.
+        """
         for path in sorted(self.runs.glob("*-????????")):
             try:
                 Artifact.open(path)
@@ -58,7 +64,9 @@ class Watched:
         for name, step in list(self.steps.items()):
             found = self._step(self.runs / f"{name}.partial")
             if not (self.runs / name).is_dir() and (found is None or found < step):
-                self.faults.append(f"{when}: {name} had come to step {step}, and its checkpoint is gone ({found})")
+                self.faults.append(
+                    f"{when}: {name} had come to step {step}, and its checkpoint is gone ({found})"
+                )
                 del self.steps[name]
         for path in self.runs.glob("*.partial"):
             if (step := self._step(path)) is not None:
@@ -67,8 +75,12 @@ class Watched:
     def kept(self, when: str) -> None:
         """Note a fault for everything that has been made so far and that `gc` would take for garbage."""
         for item in gc.find(Store(self.runs)).items:
-            if item.kind == "artifact" or (item.kind == "half-made" and self._step(item.path) is not None):
-                self.faults.append(f"{when}: gc would remove {item.path.name}, which the unfinished run has made")
+            if item.kind == "artifact" or (
+                item.kind == "half-made" and self._step(item.path) is not None
+            ):
+                self.faults.append(
+                    f"{when}: gc would remove {item.path.name}, which the unfinished run has made"
+                )
 
     @staticmethod
     def _step(partial: Path) -> int | None:
@@ -77,7 +89,9 @@ class Watched:
 
     def at_work(self) -> str:
         """Return what was being made."""
-        return next((path.name.split("-")[0] for path in self.runs.glob("*.partial")), "between artifacts")
+        return next(
+            (path.name.split("-")[0] for path in self.runs.glob("*.partial")), "between artifacts"
+        )
 
 
 @dataclass
@@ -103,7 +117,10 @@ class Harness:
             raise SystemExit(f"the undisturbed run failed: {self.log.read_text()[-2000:]}")
         self.whole, self.expected = time.monotonic() - began, results(calm)
         self.operations = list(dict.fromkeys(heard.read_text().splitlines()))
-        print(f"undisturbed: {self.whole:.1f} s, {len(self.operations)} file operations", file=sys.stderr)
+        print(
+            f"undisturbed: {self.whole:.1f} s, {len(self.operations)} file operations",
+            file=sys.stderr,
+        )
 
     @property
     def log(self) -> Path:
@@ -139,7 +156,11 @@ class Harness:
         watched.look(f"end of round {self.rounds}")
         found = results(runs)
         self.compared += len(found)
-        differing = sorted(key for key in self.expected.keys() | found.keys() if self.expected.get(key) != found.get(key))
+        differing = sorted(
+            key
+            for key in self.expected.keys() | found.keys()
+            if self.expected.get(key) != found.get(key)
+        )
         halves = [str(path) for path in files(runs) if ".partial" in str(path.relative_to(runs))]
         self.faults += watched.faults
         self.faults += [f"round {self.rounds}: {name} differs" for name in differing]
@@ -165,9 +186,14 @@ class Harness:
         if {path.name for path in calm.glob("*-????????*")} != kept:
             self.faults.append("gc: what it leaves is not what the kept recipe refers to")
         operations = list(dict.fromkeys(heard.read_text().splitlines()))
-        left = [*self.draw.sample(operations, min(kills // 2, len(operations))), *[None] * kills][:kills]
+        left = [*self.draw.sample(operations, min(kills // 2, len(operations))), *[None] * kills][
+            :kills
+        ]
         for number, where in enumerate(left, 1):
-            harmed, watched = self.base / f"collected-{number}", Watched(self.base / f"collected-{number}")
+            harmed, watched = (
+                self.base / f"collected-{number}",
+                Watched(self.base / f"collected-{number}"),
+            )
             shutil.copytree(full, harmed, symlinks=True)
             attempt = Attempt(["gc", "--yes"], harmed, self.log, die_at=where)
             if attempt.wait(None if where else self.draw.uniform(0, whole)) is None:
@@ -175,7 +201,9 @@ class Harness:
             self.rows.add(self.name, where or "at random", "kill of gc", number, 0.0, "s")
             watched.look(f"gc, kill {number} ({where or 'at random'})")
             if Attempt(["gc", "--yes"], harmed, self.log).wait() or results(harmed) != expected:
-                watched.faults.append(f"gc, kill {number} ({where or 'at random'}): the next one ends differently")
+                watched.faults.append(
+                    f"gc, kill {number} ({where or 'at random'}): the next one ends differently"
+                )
             self.faults += watched.faults
             if not watched.faults:
                 shutil.rmtree(harmed)
@@ -188,10 +216,14 @@ class Harness:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", help="a shipped recipe or a file instead of the small one")
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--round", type=int, default=10, help="kills until a round is left to finish")
+    parser.add_argument(
+        "--round", type=int, default=10, help="kills until a round is left to finish"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="work in this folder and keep it")
     parser.add_argument("words", nargs="*", metavar="path=value")
@@ -226,8 +258,10 @@ def main() -> None:
     print(rows.write("crash" if not options.recipe else f"crash-{name}"))
     print("\n".join(harness.faults[:20]))
     print(
-        f"{harness.kills} of {options.kills} kills and {harness.collections} of gc in {harness.rounds} rounds,"
-        f" {harness.compared} files compared, {len(harness.faults)} differ, are half-written, lost or made twice"
+        f"{harness.kills} of {options.kills} kills and {harness.collections} of gc in "
+        f"{harness.rounds} rounds,"
+        f" {harness.compared} files compared, {len(harness.faults)} differ, are half-written, "
+        f"lost or made twice"
     )
     if harness.faults:
         raise SystemExit(f"not the same; kept in {base}")

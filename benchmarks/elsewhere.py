@@ -36,35 +36,61 @@ from flyweight.store.artifact import Store
 BOUND = 1e-4
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 SLIDING = ["sliding_attention"] * 3
-YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 16,
+}
 LONG = {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.5] * 5, "long_factor": [2.0] * 5}
 Edit = dict[str, Any]
 
 CONFIGS: dict[str, tuple[str, Edit]] = {
-    "rope_scaling, type linear": ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "rope_scaling, type linear": (
+        "llama",
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    ),
     "rope_scaling, rope_type linear": (
         "llama",
         {"rope_parameters": None, "rope_scaling": LINEAR},
     ),
-    "rope_scaling linear beside rope_parameters": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "rope_scaling linear beside rope_parameters": (
+        "llama",
+        {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    ),
     "rope_scaling yarn beside rope_parameters": ("qwen3", {"rope_scaling": YARN}),
-    "rope_parameters, type linear": ("llama", {"rope_parameters": {"type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    "rope_parameters, type linear": (
+        "llama",
+        {"rope_parameters": {"type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    ),
     "rope_parameters without rope_theta": ("llama", {"rope_parameters": {"rope_type": "default"}}),
     "rope_theta beside rope_parameters": ("llama", {"rope_theta": 777.0}),
     "rope_theta alone": ("llama", {"rope_parameters": None, "rope_theta": 777.0}),
     "rope_theta inside rope_scaling": (
         "llama",
-        {"rope_parameters": None, "rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777.0}},
+        {
+            "rope_parameters": None,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777.0},
+        },
     ),
     "rope, no field at all": ("llama", {"rope_parameters": None}),
     "rope llama3": ("llama", {"rope_parameters": {**hub_fixture.LLAMA3}}),
-    "rope llama3 as rope_scaling": ("llama", {"rope_parameters": None, "rope_scaling": hub_fixture.LLAMA3}),
+    "rope llama3 as rope_scaling": (
+        "llama",
+        {"rope_parameters": None, "rope_scaling": hub_fixture.LLAMA3},
+    ),
     "rope yarn": ("llama", {"rope_parameters": YARN}),
     "rope yarn, qwen3": ("qwen3", {"rope_parameters": YARN}),
-    "rope dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+    "rope dynamic": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+    ),
     "rope longrope": ("llama", {"rope_parameters": {**LONG, "rope_theta": 1e4}}),
     "rope, unknown type": ("llama", {"rope_parameters": {"rope_type": "wavy", "rope_theta": 1e4}}),
-    "rope, factor of text": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": "2", "rope_theta": 1e4}}),
+    "rope, factor of text": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": "2", "rope_theta": 1e4}},
+    ),
     "partial_rotary_factor": ("llama", {"partial_rotary_factor": 0.5}),
     "is_causal false": ("llama", {"is_causal": False}),
     "is_causal false, qwen3": ("qwen3", {"is_causal": False}),
@@ -82,7 +108,10 @@ CONFIGS: dict[str, tuple[str, Edit]] = {
     "layer_types, all full": ("llama", {"layer_types": ["full_attention"] * 3}),
     "layer_types, sliding": ("llama", {"layer_types": SLIDING, "sliding_window": 8}),
     "sliding_window, llama": ("llama", {"sliding_window": 8}),
-    "sliding_window, qwen3": ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    "sliding_window, qwen3": (
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
     "layer_types sliding without a window, qwen3": (
         "qwen3",
         {"layer_types": SLIDING, "sliding_window": None},
@@ -98,7 +127,10 @@ CONFIGS: dict[str, tuple[str, Edit]] = {
     "head_dim null": ("llama", {"head_dim": None}),
     "num_key_value_heads null": ("llama-biases-mha", {"num_key_value_heads": None}),
     "a field nobody knows": ("llama", {"flavour": "sweet"}),
-    "quantization_config gptq": ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+    "quantization_config gptq": (
+        "llama",
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    ),
     "quantization_config fp8": ("llama", {"quantization_config": {"quant_method": "fp8"}}),
     "quantization_config bitnet": ("llama", {"quantization_config": {"quant_method": "bitnet"}}),
     "layers 1e9": ("llama", {"num_hidden_layers": 10**9}),
@@ -109,7 +141,14 @@ CONFIGS: dict[str, tuple[str, Edit]] = {
     "eps NaN": ("llama", {"rms_norm_eps": float("nan")}),
     "gpt2, hidden_size and aliases": (
         "gpt2",
-        {"n_embd": None, "hidden_size": 36, "n_layer": None, "num_hidden_layers": 3, "n_head": None, "num_attention_heads": 3},
+        {
+            "n_embd": None,
+            "hidden_size": 36,
+            "n_layer": None,
+            "num_hidden_layers": 3,
+            "n_head": None,
+            "num_attention_heads": 3,
+        },
     ),
     "gpt2, max_position_embeddings": ("gpt2", {"n_positions": None, "max_position_embeddings": 32}),
     "gpt2, scale_attn_weights false": ("gpt2", {"scale_attn_weights": False}),
@@ -129,7 +168,11 @@ def _another_name(folder: Path) -> None:
 
 def _two_files(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor * 2 for name, tensor in tensors.items()}, folder / "model.fp16.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor * 2 for name, tensor in tensors.items()},
+        folder / "model.fp16.safetensors",
+        {"format": "pt"},
+    )
 
 
 def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
@@ -137,18 +180,24 @@ def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
         save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
         )
 
     return edit
 
 
 def _to(dtype: torch.dtype) -> Callable[[Path], None]:
-    return _changed(lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()}))
+    return _changed(
+        lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()})
+    )
 
 
 def _adapter(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]})
+    )
     save_file({"base_model.model.x": torch.ones(2)}, folder / "adapter_model.safetensors")
 
 
@@ -183,10 +232,19 @@ FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a variant beside the weights": ("llama", _two_files),
     "an adapter beside its base": ("llama", _adapter),
     "an adapter alone": ("llama", _adapter_alone),
-    "an unused tensor": ("llama", _changed(lambda tensors: tensors.update({"model.extra.weight": torch.ones(3)}))),
-    "an unused bias": ("llama", _changed(lambda tensors: tensors.update({"model.norm.bias": torch.ones(40)}))),
+    "an unused tensor": (
+        "llama",
+        _changed(lambda tensors: tensors.update({"model.extra.weight": torch.ones(3)})),
+    ),
+    "an unused bias": (
+        "llama",
+        _changed(lambda tensors: tensors.update({"model.norm.bias": torch.ones(40)})),
+    ),
     "a missing tensor": ("llama", _changed(lambda tensors: tensors.pop("model.norm.weight"))),
-    "a tensor of another shape": ("llama", _changed(lambda t: t.update({"model.norm.weight": torch.ones(7)}))),
+    "a tensor of another shape": (
+        "llama",
+        _changed(lambda t: t.update({"model.norm.weight": torch.ones(7)})),
+    ),
     "tensors of the bare model": ("llama", _changed(_bare)),
     "weights in float16": ("llama", _to(torch.float16)),
     "weights in bfloat16": ("llama", _to(torch.bfloat16)),
@@ -212,13 +270,19 @@ class Case:
 def cases() -> Iterator[Case]:
     """Yield every case."""
     for name in hub_fixture.CHECKPOINTS:
-        yield Case("native", name, lambda folder, name=name: hub_fixture.save(name, folder) and None)
+        yield Case(
+            "native", name, lambda folder, name=name: hub_fixture.save(name, folder) and None
+        )
     for name in hub_fixture.FAMILIES:
-        yield Case("family", name, lambda folder, name=name: hub_fixture.save_family(name, folder) and None)
+        yield Case(
+            "family", name, lambda folder, name=name: hub_fixture.save_family(name, folder) and None
+        )
     for name, (base, edit) in CONFIGS.items():
         yield Case("config", name, lambda folder, base=base, edit=edit: _edited(folder, base, edit))
     for name, (base, change) in FILES.items():
-        yield Case("files", name, lambda folder, base=base, change=change: _filed(folder, base, change))
+        yield Case(
+            "files", name, lambda folder, base=base, change=change: _filed(folder, base, change)
+        )
 
 
 def _edited(folder: Path, base: str, edit: Edit) -> None:
@@ -243,11 +307,15 @@ def judged(folder: Path, runs: Path) -> tuple[str, str]:
     except FlyweightError as error:
         return "refused", str(error).replace(str(folder), "MODEL").replace(str(runs), "RUNS")
     try:
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        ).eval()
         theirs.config.return_dict = True
     except Exception as error:  # whatever transformers says to a folder that we read
         return "ONLY HERE", f"transformers: {type(error).__name__}: {str(error)[:160]}"
-    tokens = torch.randint(90, (2, min(60, ours.config.context or 60)), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        90, (2, min(60, ours.config.context or 60)), generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
         expected, got = theirs(tokens, return_dict=True).logits, ours(tokens)
     largest = ((got - expected).abs().max() / expected.abs().max()).item()
@@ -255,7 +323,9 @@ def judged(folder: Path, runs: Path) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="a word that stands in a case's group or name")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -270,10 +340,23 @@ def main() -> None:
             case.make(folder)
             verdict, said = judged(folder, Path(place) / "runs")
             counts[verdict] = counts.get(verdict, 0) + 1
-            lines.append(f"| {case.group} | {case.name} | {verdict} | {said[:200].replace('|', '/')} |")
+            lines.append(
+                f"| {case.group} | {case.name} | {verdict} | {said[:200].replace('|', '/')} |"
+            )
             print(lines[-1], file=sys.stderr, flush=True)
-            rows.add(case.group, case.name, verdict, 0, float(said) if verdict in ("equal", "DIFFERENT") else 1, "")
-    print("\n".join(["| what | case | outcome | largest difference, or why |", "|---|---|---|---|", *lines]))
+            rows.add(
+                case.group,
+                case.name,
+                verdict,
+                0,
+                float(said) if verdict in ("equal", "DIFFERENT") else 1,
+                "",
+            )
+    print(
+        "\n".join(
+            ["| what | case | outcome | largest difference, or why |", "|---|---|---|---|", *lines]
+        )
+    )
     print(counts, rows.write(), file=sys.stderr)
 
 

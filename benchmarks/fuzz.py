@@ -1,13 +1,17 @@
-"""Malformed input by the thousand: every command ends with status 1 or 2 and a message; no traceback, hang or stray write.
+"""Malformed input by the thousand: every command ends with status 1 or 2 and a message.
+
+No traceback, hang or stray write.
 
     python benchmarks/fuzz.py [--inputs 10000] [--seed 0]                                            results/fuzz.csv
 
-Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes, studies, overrides, those of
-`train`, model configs, every verb's own options, MODEL references, texts in every encoding, tokenizers, the files of an
-artifact and of a checkpoint, with and without a manifest that agrees, Hugging Face folders, chat templates, and links in the
-runs root that lead out of it, over which a command may write nothing. Each runs in this process
-under an alarm. What turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened for
-writing, made, renamed or removed outside the runs root and the system's folder for temporary files.
+Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes,
+studies, overrides, those of `train`, model configs, every verb's own options, MODEL references,
+texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with and without
+a manifest that agrees, Hugging Face folders, chat templates, and links in the runs root that lead
+out of it, over which a command may write nothing. Each runs in this process under an alarm. What
+turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened
+for writing, made, renamed or removed outside the runs root and the system's folder for temporary
+files.
 """
 
 from __future__ import annotations
@@ -34,7 +38,19 @@ from typing import Any
 import typer
 from corrupt import TEACHER, interrupted
 from corrupt_hub import OPTIONAL, write_models
-from malformed import BOMB, LEAVES, encoded, forge, json_or_bytes, mutated, reference, rows, template, twisted, yaml_text
+from malformed import (
+    BOMB,
+    LEAVES,
+    encoded,
+    forge,
+    json_or_bytes,
+    mutated,
+    reference,
+    rows,
+    template,
+    twisted,
+    yaml_text,
+)
 from rows import Rows
 from sandbox import Answer, alone, call, recipe, write_recipe, writing
 
@@ -54,11 +70,24 @@ FITS = "budget.flops: 1, but training takes"
 def options_of(verb: str) -> list[str]:
     """Return the options of a verb, but for those that name where to write."""
     command: Any = typer.main.get_command(app)
-    found = [option for parameter in command.commands[verb].params for option in parameter.opts if option.startswith("--")]
+    found = [
+        option
+        for parameter in command.commands[verb].params
+        for option in parameter.opts
+        if option.startswith("--")
+    ]
     return [option for option in found if option not in ("--out", "--runs", "--help")]
 
 
-LINKED = ("summary.json", "report.html", "recipe.yaml", "other-runs.json", "table.csv", "student", "int8")
+LINKED = (
+    "summary.json",
+    "report.html",
+    "recipe.yaml",
+    "other-runs.json",
+    "table.csv",
+    "student",
+    "int8",
+)
 """What a finished recipe's folder holds, over which a link may lie."""
 
 
@@ -93,19 +122,27 @@ class Fuzzer:
     said: str = ""
 
     def __post_init__(self) -> None:
-        self.inputs, self.runs, self.elsewhere = self.base / "inputs", self.base / "runs", self.base / "elsewhere"
+        self.inputs, self.runs, self.elsewhere = (
+            self.base / "inputs",
+            self.base / "runs",
+            self.base / "elsewhere",
+        )
         self.recipe = write_recipe(self.inputs)
         self.text = self.inputs / "story.txt"
         self.elsewhere.mkdir()
         self.scratch = self.base / "scratch"
         self.scratch.mkdir()
         tempfile.tempdir = str(self.scratch)  # temporary files may be written as well
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.scratch / "inductor")  # torch remembers it from before
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
+            self.scratch / "inductor"
+        )  # torch remembers it from before
         answer = call("run", self.recipe, "--threads", 1, "--runs", self.runs)
         assert answer.status == 0, answer
         shutil.copytree(self.runs, self.base / "kept", symlinks=True)
         self.raw = recipe(self.text)
-        self.raw["train"]["steps"] = 1  # nothing may really train: a recipe that turns out valid breaks its budget
+        self.raw["train"]["steps"] = (
+            1  # nothing may really train: a recipe that turns out valid breaks its budget
+        )
         self.raw["budget"] = {"flops": 1}
         self.raw["report"] = {"measure": [], "prompts": []}
         self.model = (self.runs / "toy" / "int8").resolve()
@@ -165,7 +202,11 @@ class Fuzzer:
         """Put a wrong value, name or structure into a study, or break its bytes."""
         study = self._study()
         broken = self.draw.random() < 0.3
-        raw = mutated(yaml_text(study), self.draw) if broken else yaml_text(twisted(study, self.draw, self.draw.randint(1, 3)))
+        raw = (
+            mutated(yaml_text(study), self.draw)
+            if broken
+            else yaml_text(twisted(study, self.draw, self.draw.randint(1, 3)))
+        )
         return self.draw.choice(("study", "plan")), self._file("study.yaml", raw)
 
     def _study(self) -> dict[str, Any]:
@@ -184,34 +225,100 @@ class Fuzzer:
             "protocols": {"fixed": {"lr": 1e-3}, "tuned": {"lr": [1e-3, 1e-2]}},
             "seeds": [0],
             "metrics": ["nll"],
-            "findings": [{"claim": "small wins", "below": {"model": "small"}, "above": {"model": "linear"}}],
+            "findings": [
+                {"claim": "small wins", "below": {"model": "small"}, "above": {"model": "linear"}}
+            ],
         }
 
     def overrides(self) -> tuple[Any, ...]:
         """Name a field that is none, or give it a value that is none."""
-        fields = ["stages.teacher.train.steps", "data.context", "budget.time", "model.mlp", "name", "report.compare", "seed"]
-        fields += ["stages.int8.kind", "train.optimizer.lr", "stages.student.teacher", "data.corpus", "data.tokenizer", "train"]
+        fields = [
+            "stages.teacher.train.steps",
+            "data.context",
+            "budget.time",
+            "model.mlp",
+            "name",
+            "report.compare",
+            "seed",
+        ]
+        fields += [
+            "stages.int8.kind",
+            "train.optimizer.lr",
+            "stages.student.teacher",
+            "data.corpus",
+            "data.tokenizer",
+            "train",
+        ]
         name = self.draw.choice(fields)
         if self.draw.random() < 0.4:
-            name = mutated(name.encode(), self.draw).decode("utf-8", "surrogateescape").replace("\0", "")
-        word = f"{name}{self.draw.choice(('=', '=', '=', '', ':', '=='))}{self.draw.choice(LEAVES)}".replace("\0", "")
+            name = (
+                mutated(name.encode(), self.draw)
+                .decode("utf-8", "surrogateescape")
+                .replace("\0", "")
+            )
+        word = f"{name}{self.draw.choice(('=', '=', '=', '', ':', '=='))}{self.draw.choice(LEAVES)}".replace(
+            "\0", ""
+        )
         return "run", self._file("valid.yaml", yaml_text(self.raw)), word
 
     def trainings(self) -> tuple[Any, ...]:
         """Give a field of `train`'s recipe, from which a model is suggested before anything runs, a value that is none."""
-        fields = ["budget", "budget.time", "data", "data.corpus", "data.tokenizer", "data.tokenizer.vocab", "data.context"]
-        fields += ["model", "model.kind", "model.dim", "model.mlp", "model.dropout", "stages", "stages.model", "train", "name"]
-        leaf = self.draw.choice((*LEAVES, "{kind: bpe, vocab: 2k}", "{kind: linear}", "abc", "gpt2", 10))
+        fields = [
+            "budget",
+            "budget.time",
+            "data",
+            "data.corpus",
+            "data.tokenizer",
+            "data.tokenizer.vocab",
+            "data.context",
+        ]
+        fields += [
+            "model",
+            "model.kind",
+            "model.dim",
+            "model.mlp",
+            "model.dropout",
+            "stages",
+            "stages.model",
+            "train",
+            "name",
+        ]
+        leaf = self.draw.choice(
+            (*LEAVES, "{kind: bpe, vocab: 2k}", "{kind: linear}", "abc", "gpt2", 10)
+        )
         word = f"{self.draw.choice(fields)}={leaf}".replace("\0", "")
-        return "train", self.text, "train.steps=1", "train.batch=2", "report.measure=[]", "budget.flops=1", word
+        return (
+            "train",
+            self.text,
+            "train.steps=1",
+            "train.batch=2",
+            "report.measure=[]",
+            "budget.flops=1",
+            word,
+        )
 
     def configs(self) -> tuple[Any, ...]:
         """Twist a model config."""
-        config = {"vocab_size": 300, "context": 64, "dim": 32, "layers": 2, "attention": {"heads": 4}, "position": "rope"}
-        config |= {"mlp": {"kind": "swiglu", "hidden": 64}, "norm": "rmsnorm", "linears": {"blocks.*": "int8"}}
+        config = {
+            "vocab_size": 300,
+            "context": 64,
+            "dim": 32,
+            "layers": 2,
+            "attention": {"heads": 4},
+            "position": "rope",
+        }
+        config |= {
+            "mlp": {"kind": "swiglu", "hidden": 64},
+            "norm": "rmsnorm",
+            "linears": {"blocks.*": "int8"},
+        }
         raw = yaml_text(twisted(config, self.draw, self.draw.randint(1, 3)))
         raw = mutated(raw, self.draw) if self.draw.random() < 0.2 else raw
-        return self.draw.choice(("plan", "eval", "generate")), self._file("config.yaml", raw), *self._words()
+        return (
+            self.draw.choice(("plan", "eval", "generate")),
+            self._file("config.yaml", raw),
+            *self._words(),
+        )
 
     def _words(self) -> tuple[Any, ...]:
         return ("x",) if self.draw.random() < 0.1 else ()
@@ -221,13 +328,28 @@ class Fuzzer:
         verb = self.draw.choice(list(OPTIONED))
         words = OPTIONED[verb](self)
         for _ in range(self.draw.randint(1, 2)):
-            words += [self.draw.choice(self.options[verb]), str(self.draw.choice(LEAVES)).replace("\0", "")]
+            words += [
+                self.draw.choice(self.options[verb]),
+                str(self.draw.choice(LEAVES)).replace("\0", ""),
+            ]
         return verb, *words
 
     def references(self) -> tuple[Any, ...]:
         """Name a model that is none."""
         known = ["toy:student", "toy:int8", self.model.name, "gpt2", "qwen3-0.6b", str(self.model)]
-        verb = self.draw.choice(("eval", "generate", "quantize", "audit", "plan", "compare", "bench", "report", "distill"))
+        verb = self.draw.choice(
+            (
+                "eval",
+                "generate",
+                "quantize",
+                "audit",
+                "plan",
+                "compare",
+                "bench",
+                "report",
+                "distill",
+            )
+        )
         while (word := reference(self.draw, known)) in known:  # that would be a model
             pass
         more = ("Ann ",) if verb == "generate" else (word + "x",) if verb == "compare" else ()
@@ -236,7 +358,8 @@ class Fuzzer:
     def texts(self) -> tuple[Any, ...]:
         """Give a text that is none."""
         path = self._file(
-            self.draw.choice(("text.txt", "text.jsonl", "te[x]t.md")), encoded(self.text.read_text()[:3000], self.draw)
+            self.draw.choice(("text.txt", "text.jsonl", "te[x]t.md")),
+            encoded(self.text.read_text()[:3000], self.draw),
         )
         return "floors", path
 
@@ -249,17 +372,27 @@ class Fuzzer:
         """Break a tokenizer.json that a recipe names."""
         raw = (self.base / "kept" / self.model.name / "model" / "tokenizer.json").read_bytes()
         path = self._file("tokenizer.json", json_or_bytes(raw, self.draw))
-        data = {"corpus": str(self.text), "context": 32, "tokenizer": {"kind": "file", "path": str(path)}}
+        data = {
+            "corpus": str(self.text),
+            "context": 32,
+            "tokenizer": {"kind": "file", "path": str(path)},
+        }
         floors = {"name": "floors", "stages": {"floors": {"stage": "floors", "data": data}}}
         return "run", self._file("floors.yaml", yaml_text(floors))
 
     def artifacts(self) -> tuple[Any, ...]:
         """Break a file of an artifact, its manifest agreeing with the damage."""
         folder = self._restored()
-        name = self.draw.choice(("model/config.json", "model/tokenizer.json", "model/model.safetensors"))
+        name = self.draw.choice(
+            ("model/config.json", "model/tokenizer.json", "model/model.safetensors")
+        )
         raw = (folder / name).read_bytes()
         head = 8 + int.from_bytes(raw[:8], "little")
-        broken = json_or_bytes(raw, self.draw) if name.endswith(".json") else mutated(raw[:head], self.draw) + raw[head:]
+        broken = (
+            json_or_bytes(raw, self.draw)
+            if name.endswith(".json")
+            else mutated(raw[:head], self.draw) + raw[head:]
+        )
         forge(folder, name, broken)
         return self._read()
 
@@ -274,19 +407,28 @@ class Fuzzer:
         """Break the summary that RECIPE:STAGE is looked up in."""
         raw = (self.base / "kept" / "toy" / "summary.json").read_bytes()
         (self.runs / "toy" / "summary.json").write_bytes(json_or_bytes(raw, self.draw))
-        return self.draw.choice([("eval", "toy:int8"), ("report", "toy"), ("generate", "toy:student", "Ann ")])
+        return self.draw.choice(
+            [("eval", "toy:int8"), ("report", "toy"), ("generate", "toy:student", "Ann ")]
+        )
 
     def checkpoints(self) -> tuple[Any, ...]:
         """Break a file of a Hugging Face folder: one that becomes ours, or one behind an adapter."""
         name = self.draw.choice(("llama", "neox"))
         shutil.rmtree(self.hub[name])
         shutil.copytree(self.base / "hub" / name, self.hub[name])
-        path = self.draw.choice([path for path in self.hub[name].iterdir() if path.name not in OPTIONAL])
+        path = self.draw.choice(
+            [path for path in self.hub[name].iterdir() if path.name not in OPTIONAL]
+        )
         raw = path.read_bytes()
         head = 8 + int.from_bytes(raw[:8], "little")
         whole = path.suffix == ".json"
-        path.write_bytes(json_or_bytes(raw, self.draw) if whole else mutated(raw[:head], self.draw) + raw[head:])
-        verbs = [("eval", self.hub[name], "--data", self.text), ("generate", self.hub[name], "Ann ", "--max-new-tokens", 1)]
+        path.write_bytes(
+            json_or_bytes(raw, self.draw) if whole else mutated(raw[:head], self.draw) + raw[head:]
+        )
+        verbs = [
+            ("eval", self.hub[name], "--data", self.text),
+            ("generate", self.hub[name], "Ann ", "--max-new-tokens", 1),
+        ]
         return self.draw.choice([*verbs, ("import", self.hub[name]), ("plan", self.hub[name])])
 
     def templates(self) -> tuple[Any, ...]:
@@ -294,7 +436,9 @@ class Fuzzer:
         folder = self.hub["llama"]
         shutil.rmtree(folder)
         shutil.copytree(self.base / "hub" / "llama", folder)
-        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template(self.draw)}))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"chat_template": template(self.draw)})
+        )
         self.said = "Hello.\n"
         return "chat", folder, "--max-new-tokens", 1
 
@@ -306,7 +450,9 @@ class Fuzzer:
         target.mkdir()
         (target / "precious").write_text("precious")
         names = [path.name for path in (self.base / "kept").iterdir()]
-        name = self.draw.choice([*names, *(f"{each}.partial" for each in names), f"toy/{self.draw.choice(LINKED)}"])
+        name = self.draw.choice(
+            [*names, *(f"{each}.partial" for each in names), f"toy/{self.draw.choice(LINKED)}"]
+        )
         place = self.runs / name
         if name.endswith(".partial"):  # so that it has to be made
             shutil.rmtree(self.runs / name.removesuffix(".partial"), ignore_errors=True)
@@ -314,7 +460,13 @@ class Fuzzer:
             place.unlink()
         shutil.rmtree(place, ignore_errors=True)
         place.symlink_to(target if self.draw.random() < 0.7 else target / "precious")
-        verbs = [("run", self.recipe, "--threads", 1), ("report", "toy"), ("gc", "--yes"), ("eval", "toy:int8"), ("ls",)]
+        verbs = [
+            ("run", self.recipe, "--threads", 1),
+            ("report", "toy"),
+            ("gc", "--yes"),
+            ("eval", "toy:int8"),
+            ("ls",),
+        ]
         return self.draw.choice([verbs[0], *verbs])
 
     def resume_points(self) -> tuple[Any, ...]:
@@ -329,11 +481,18 @@ class Fuzzer:
             content = json.loads(path.read_text())
             content.pop("digest")
             twist = twisted(content, self.draw, self.draw.randint(1, 3))
-            with contextlib.suppress(ValueError, TypeError):  # what JSON cannot hold is not sealed either
+            with contextlib.suppress(
+                ValueError, TypeError
+            ):  # what JSON cannot hold is not sealed either
                 write_sealed(path, twist)
         else:
             log = self.state / "events.jsonl"
-            log.write_bytes(mutated(log.read_bytes()[: json.loads(path.read_text())["progress"]["events"]], self.draw))
+            log.write_bytes(
+                mutated(
+                    log.read_bytes()[: json.loads(path.read_text())["progress"]["events"]],
+                    self.draw,
+                )
+            )
         return "run", self.recipe, *TEACHER
 
     def event_lines(self) -> tuple[Any, ...]:
@@ -375,10 +534,15 @@ class Fuzzer:
         took = time.monotonic() - began
         self.slowest = max(self.slowest, took)
         if took > 5:
-            print(f"{took:.0f} s: {kind} {[str(word)[:100] for word in words]} {answer.err[:200]}", file=sys.stderr)
+            print(
+                f"{took:.0f} s: {kind} {[str(word)[:100] for word in words]} {answer.err[:200]}",
+                file=sys.stderr,
+            )
         self._tidy(kind)
         fault = self._fault(answer) or self._harm(kind)
-        trains = isinstance(answer.crash, TooLong) and ": pretrain" in answer.err  # it was valid after all
+        trains = (
+            isinstance(answer.crash, TooLong) and ": pretrain" in answer.err
+        )  # it was valid after all
         planned = fault is None and FITS in answer.out + answer.err
         if trains or planned or (fault is None and answer.status == 0):
             self.valid[kind] += 1
@@ -389,7 +553,9 @@ class Fuzzer:
             self.faults.append(f"{kind} {[str(word)[:200] for word in words]}: {fault}")
             kept = self.base / f"fault-{len(self.faults)}"
             kept.mkdir()
-            (kept / "state.json").write_text(json.dumps([str(before)[:100], [str(word) for word in words], fault]))
+            (kept / "state.json").write_text(
+                json.dumps([str(before)[:100], [str(word) for word in words], fault])
+            )
             shutil.copytree(self.inputs, kept / "inputs", symlinks=True)
         return True
 
@@ -413,12 +579,15 @@ class Fuzzer:
         if answer.crash is not None:
             frames = traceback.extract_tb(answer.crash.__traceback__)[-4:]
             return (
-                f"traceback: {answer.crash!r}"[:500] + f" in {[f'{frame.filename[-40:]}:{frame.lineno}' for frame in frames]}"
+                f"traceback: {answer.crash!r}"[:500]
+                + f" in {[f'{frame.filename[-40:]}:{frame.lineno}' for frame in frames]}"
             )
         if self.strays:
             return f"wrote outside the runs root: {self.strays[:3]}"
         if list(self.elsewhere.iterdir()):
-            return f"wrote into the working folder: {[path.name for path in self.elsewhere.iterdir()]}"
+            return (
+                f"wrote into the working folder: {[path.name for path in self.elsewhere.iterdir()]}"
+            )
         if answer.status == 0:
             return None
         if answer.status not in (1, 2):
@@ -426,7 +595,10 @@ class Fuzzer:
         if "Traceback" in said or (not said and not answer.out.strip()):
             return f"no message, or a traceback: {said[-300:]!r}"
         if len(said.splitlines()) > LINES or len(said) > 20_000:
-            return f"a message of {len(said.splitlines())} lines and {len(said)} letters: {said[:200]!r}"
+            return (
+                f"a message of {len(said.splitlines())} lines and {len(said)} letters: "
+                f"{said[:200]!r}"
+            )
         return None
 
     def _harm(self, kind: str) -> str | None:
@@ -438,21 +610,41 @@ class Fuzzer:
     def _tidy(self, kind: str) -> None:
         for path in self.elsewhere.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if kind in ("summaries", "event_lines", "artifacts", "manifests", "checkpoints", "resume_points", "links"):
+        if kind in (
+            "summaries",
+            "event_lines",
+            "artifacts",
+            "manifests",
+            "checkpoints",
+            "resume_points",
+            "links",
+        ):
             shutil.rmtree(self.runs)
             shutil.copytree(self.base / "kept", self.runs, symlinks=True)
 
 
 OPTIONED: dict[str, Callable[[Fuzzer], list[str]]] = {
-    **{verb: lambda fuzzer: [str(fuzzer.model)] for verb in ("eval", "quantize", "plan", "audit", "report")},
+    **{
+        verb: lambda fuzzer: [str(fuzzer.model)]
+        for verb in ("eval", "quantize", "plan", "audit", "report")
+    },
     "generate": lambda fuzzer: [str(fuzzer.model), "Ann ", "--max-new-tokens", "1"],
     "compare": lambda fuzzer: ["toy:student", "toy:int8"],
     "floors": lambda fuzzer: [str(fuzzer.text)],
-    "bench": lambda fuzzer: [str(fuzzer.model), "--repeats", "0"],  # one that is valid would take seconds
+    "bench": lambda fuzzer: [
+        str(fuzzer.model),
+        "--repeats",
+        "0",
+    ],  # one that is valid would take seconds
     "run": lambda fuzzer: [str(fuzzer.recipe), "budget.flops=1"],
     "train": lambda fuzzer: [str(fuzzer.text), "budget.flops=1"],
     "study": lambda fuzzer: ["tradeoffs-quick", "seeds=[]"],
-    "distill": lambda fuzzer: ["toy:teacher", f"data.corpus={fuzzer.text}", "model.dim=16", "train.steps=0"],
+    "distill": lambda fuzzer: [
+        "toy:teacher",
+        f"data.corpus={fuzzer.text}",
+        "model.dim=16",
+        "train.steps=0",
+    ],
     "export": lambda fuzzer: [str(fuzzer.model), "--out", str(fuzzer.runs / "out")],
     "import": lambda fuzzer: [str(fuzzer.hub["llama"])],
     "ls": lambda fuzzer: [],
@@ -462,7 +654,9 @@ OPTIONED: dict[str, Callable[[Fuzzer], list[str]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=list(Fuzzer.KINDS))
@@ -475,7 +669,11 @@ def main() -> None:
         while not fuzzer.once(options.kinds[number % len(options.kinds)]):
             pass
         if (number + 1) % 500 == 0:
-            print(f"{number + 1} inputs, {len(fuzzer.faults)} faults, {time.monotonic() - began:.0f} s", file=sys.stderr)
+            print(
+                f"{number + 1} inputs, {len(fuzzer.faults)} faults, "
+                f"{time.monotonic() - began:.0f} s",
+                file=sys.stderr,
+            )
     for kind in options.kinds:
         rows.add("command line", kind, "malformed", 0, fuzzer.counts[kind], "inputs")
         rows.add("command line", kind, "valid_drawn_again", 0, fuzzer.valid[kind], "inputs")
@@ -487,7 +685,10 @@ def main() -> None:
     rows.add("command line", "all", "wall", 0, time.monotonic() - began, "s")
     print(rows.write())
     print("\n".join(fuzzer.faults[:60]))
-    print(f"{refused} of {options.inputs} malformed inputs refused with a message; the slowest took {fuzzer.slowest:.1f} s")
+    print(
+        f"{refused} of {options.inputs} malformed inputs refused with a message; the slowest "
+        f"took {fuzzer.slowest:.1f} s"
+    )
     os.chdir("/")
     if fuzzer.faults:
         raise SystemExit(f"kept in {base}")

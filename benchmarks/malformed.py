@@ -15,13 +15,83 @@ import yaml
 from flyweight.core.files import sha256, write_sealed
 
 LEAVES: tuple[Any, ...] = (
-    *(None, True, [], {}, "", " ", 0, -1, 0.5, -0.0, 10**9, 10**40, 1e308, float("inf"), float("nan"), "1e999", "-5GB"),
-    *("6 gigabytes", "NaN", "../../outside", "/etc/passwd", "a\0b", "\udcff", "x" * 5000, "\u202e", "[/]", "{}", "*", "~"),
-    *([[[[1]]]], {"kind": "no"}, {"kind": None}, {"a": {"b": 1}}, ["a", 1], "hf:", "hf:a/b/c:d", "toy:", ":", "0x10", "1_000"),
-    *("pretrain-00000000", "quickstart", "ça", "日本", "💥", "-", "--runs", "%s", "${HOME}", "$(id)", "a" * 300 + "/b"),
+    *(
+        None,
+        True,
+        [],
+        {},
+        "",
+        " ",
+        0,
+        -1,
+        0.5,
+        -0.0,
+        10**9,
+        10**40,
+        1e308,
+        float("inf"),
+        float("nan"),
+        "1e999",
+        "-5GB",
+    ),
+    *(
+        "6 gigabytes",
+        "NaN",
+        "../../outside",
+        "/etc/passwd",
+        "a\0b",
+        "\udcff",
+        "x" * 5000,
+        "\u202e",
+        "[/]",
+        "{}",
+        "*",
+        "~",
+    ),
+    *(
+        [[[[1]]]],
+        {"kind": "no"},
+        {"kind": None},
+        {"a": {"b": 1}},
+        ["a", 1],
+        "hf:",
+        "hf:a/b/c:d",
+        "toy:",
+        ":",
+        "0x10",
+        "1_000",
+    ),
+    *(
+        "pretrain-00000000",
+        "quickstart",
+        "ça",
+        "日本",
+        "💥",
+        "-",
+        "--runs",
+        "%s",
+        "${HOME}",
+        "$(id)",
+        "a" * 300 + "/b",
+    ),
 )
 YAML_PIECES = (
-    *("\t", ": ", "- ", "[", "]", "{", "}", "&a ", "*a", "!!python/object:os.system ", "!!binary ", "|\n", ">\n", "%YAML 9\n"),
+    *(
+        "\t",
+        ": ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "!!python/object:os.system ",
+        "!!binary ",
+        "|\n",
+        ">\n",
+        "%YAML 9\n",
+    ),
     *(
         "---\n",
         "...\n",
@@ -42,7 +112,16 @@ YAML_PIECES = (
         "=",
         "~",
     ),
-    *("[" * 2000, "{a: " * 500, "9" * 6000, "a: &x [*x]\n", "- !!set {a, a}\n", "2024-13-45", "!!timestamp x", "\r"),
+    *(
+        "[" * 2000,
+        "{a: " * 500,
+        "9" * 6000,
+        "a: &x [*x]\n",
+        "- !!set {a, a}\n",
+        "2024-13-45",
+        "!!timestamp x",
+        "\r",
+    ),
 )
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(8)
@@ -70,7 +149,13 @@ def mutated(raw: bytes, draw: random.Random) -> bytes:
 
 def paths(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path of every value inside nested plain data."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, each in inner:
         yield (*here, key)
         yield from paths(each, (*here, key))
@@ -89,7 +174,11 @@ def twisted(value: Any, draw: random.Random, times: int = 1) -> Any:
             inner = inner[key]
         match draw.randrange(4):
             case 0 if isinstance(inner, dict):
-                inner[draw.choice(("x", "../x", "", "kind", "stage", 7, "name", "a.b", "summary.json", "\0"))] = inner[last]
+                inner[
+                    draw.choice(
+                        ("x", "../x", "", "kind", "stage", 7, "name", "a.b", "summary.json", "\0")
+                    )
+                ] = inner[last]
             case 1 if isinstance(inner, dict):
                 del inner[last]
             case _:
@@ -99,7 +188,9 @@ def twisted(value: Any, draw: random.Random, times: int = 1) -> Any:
 
 def yaml_text(value: Any) -> bytes:
     """Return plain data as YAML, lone surrogates and all."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def encoded(text: str, draw: random.Random) -> bytes:
@@ -114,7 +205,11 @@ def encoded(text: str, draw: random.Random) -> bytes:
             return raw[: draw.randint(0, 90)]
         case 3:
             at = draw.randrange(len(raw))
-            return raw[:at] + draw.choice((b"\0", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80")) + raw[at:]
+            return (
+                raw[:at]
+                + draw.choice((b"\0", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80"))
+                + raw[at:]
+            )
         case 4:
             return draw.randbytes(draw.randint(1, 4000))
         case 5:
@@ -132,18 +227,35 @@ def rows(text: str, draw: random.Random) -> tuple[str, bytes]:
     lines = text.split("\n")[:60]
     json_lines = "".join(json.dumps({"id": n, "text": line}) + "\n" for n, line in enumerate(lines))
     table = "id,text\n" + "".join(f'{n},"{line}"\n' for n, line in enumerate(lines))
-    signatures = (b"%PDF-1.7", b"PK\x03\x04", b"\x89PNG\r\n", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY")
+    signatures = (
+        b"%PDF-1.7",
+        b"PK\x03\x04",
+        b"\x89PNG\r\n",
+        b"\xd0\xcf\x11\xe0",
+        b"PAR1",
+        b"\x28\xb5\x2f\xfd",
+        b"BZh91AY&SY",
+    )
     match draw.randrange(6):
         case 0:
-            return "rows.jsonl", mutated(json_lines.replace('"text"', draw.choice(('"text"', '"a", "b"', "5"))).encode(), draw)
+            return "rows.jsonl", mutated(
+                json_lines.replace('"text"', draw.choice(('"text"', '"a", "b"', "5"))).encode(),
+                draw,
+            )
         case 1:
-            return draw.choice(("rows.csv", "rows.tsv")), mutated(table.replace(",", draw.choice(",;\t|")).encode(), draw)
+            return draw.choice(("rows.csv", "rows.tsv")), mutated(
+                table.replace(",", draw.choice(",;\t|")).encode(), draw
+            )
         case 2:
             return "rows.jsonl.gz", mutated(gzip.compress(json_lines.encode()), draw)
         case 3:
-            return draw.choice(("text.txt", "a.parquet", "a.docx", "a.json")), draw.choice(signatures) + draw.randbytes(200)
+            return draw.choice(("text.txt", "a.parquet", "a.docx", "a.json")), draw.choice(
+                signatures
+            ) + draw.randbytes(200)
         case 4:
-            return "a.json", json.dumps(draw.choice(([{"text": text}], {"text": lines}, 5, "text", None, [[]]))).encode()
+            return "a.json", json.dumps(
+                draw.choice(([{"text": text}], {"text": lines}, 5, "text", None, [[]]))
+            ).encode()
         case _:
             return "page.html", encoded(f"<html><p>{text[:500]}<![CDATA[<!--<script></", draw)
 
@@ -157,10 +269,25 @@ def reference(draw: random.Random, known: list[str]) -> str:
         case 1:
             return draw.choice([str(leaf) for leaf in LEAVES if "\0" not in str(leaf)])
         case 2:
-            return mutated(draw.choice(known).encode(), draw).replace(b"\0", b"0").decode("utf-8", "surrogateescape")
+            return (
+                mutated(draw.choice(known).encode(), draw)
+                .replace(b"\0", b"0")
+                .decode("utf-8", "surrogateescape")
+            )
         case 3:
             return draw.choice(
-                ("", "x" * 300, "a/" * 3000, "x" * 70_000, ".", "..", "/", "/dev/null", "/proc/self/mem", "~root")
+                (
+                    "",
+                    "x" * 300,
+                    "a/" * 3000,
+                    "x" * 70_000,
+                    ".",
+                    "..",
+                    "/",
+                    "/dev/null",
+                    "/proc/self/mem",
+                    "~root",
+                )
             )
         case 4:
             return f"{draw.choice(known).split(':')[0]}:{draw.choice(('', ':', 'x', '../..', 'summary.json', '%00'))}"
@@ -169,10 +296,17 @@ def reference(draw: random.Random, known: list[str]) -> str:
 
 
 TEMPLATES = (
-    *("{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ messages[0].content * 10**9 }}", "{{ 9**9**9 }}"),
+    *(
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{{ 'x' * 10**10 }}",
+        "{{ messages[0].content * 10**9 }}",
+        "{{ 9**9**9 }}",
+    ),
     "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
-    "{% set x = namespace(v='aa') %}{% for i in range(60) %}{% set x.v = x.v + x.v %}{% endfor %}{{ x.v }}",
-    "{% for a in range(900) %}{% for b in range(900) %}{% for c in range(900) %}{{ a }}{% endfor %}{% endfor %}{% endfor %}",
+    "{% set x = namespace(v='aa') %}{% for i in range(60) %}{% set x.v = x.v + x.v %}{% endfor "
+    "%}{{ x.v }}",
+    "{% for a in range(900) %}{% for b in range(900) %}{% for c in range(900) %}{{ a }}{% endfor "
+    "%}{% endfor %}{% endfor %}",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ cycler.__init__.__globals__ }}",
     "{% include '/etc/passwd' %}",
@@ -192,8 +326,12 @@ TEMPLATES = (
 def template(draw: random.Random) -> Any:
     """Return a chat template that must be stopped or refused, or something that is no template."""
     if draw.random() < 0.2:
-        return draw.choice([leaf for leaf in LEAVES if leaf is not None and not isinstance(leaf, str)])
-    return "".join("{% if true %}" for _ in range(draw.choice((0, 0, 0, 5000)))) + draw.choice(TEMPLATES)
+        return draw.choice(
+            [leaf for leaf in LEAVES if leaf is not None and not isinstance(leaf, str)]
+        )
+    return "".join("{% if true %}" for _ in range(draw.choice((0, 0, 0, 5000)))) + draw.choice(
+        TEMPLATES
+    )
 
 
 def forge(folder: Path, name: str, raw: bytes) -> None:
@@ -201,7 +339,9 @@ def forge(folder: Path, name: str, raw: bytes) -> None:
     (folder / name).write_bytes(raw)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": len(raw), "sha256": sha256(folder / name)}
-    write_sealed(folder / "manifest.json", {key: value for key, value in manifest.items() if key != "digest"})
+    write_sealed(
+        folder / "manifest.json", {key: value for key, value in manifest.items() if key != "digest"}
+    )
 
 
 def json_or_bytes(raw: bytes, draw: random.Random) -> bytes:

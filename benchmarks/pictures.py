@@ -1,10 +1,10 @@
 """Terminal pictures for the documents: a command's real output on this machine, in colour, as a PNG.
 
-    python benchmarks/pictures.py docs/doctor.png -- doctor
-    python benchmarks/pictures.py docs/chat.png --type "Once upon" --type "" -- chat quickstart:same-compute --seed 1
+    python benchmarks/pictures.py docs/doctor.png -- doctor python benchmarks/pictures.py
+    docs/chat.png --type "Once upon" --type "" -- chat quickstart:same-compute --seed 1
 
-The command runs in a terminal of its own (a pty), its output becomes an SVG (rich), and Chromium takes the picture.
-With `--type` the lines are typed into it, one at each prompt.
+The command runs in a terminal of its own (a pty), its output becomes an SVG (rich), and Chromium
+takes the picture. With `--type` the lines are typed into it, one at each prompt.
 """
 
 from __future__ import annotations
@@ -37,9 +37,19 @@ def recorded(words: list[str], typed: list[str], width: int) -> str:
     """Return what a terminal of `width` columns shows of `flyweight WORDS`, colour codes included."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 60, width, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(width), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "TERM": "xterm-256color",
+        "COLUMNS": str(width),
+        "PYTHONUNBUFFERED": "1",
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "flyweight", *words], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
+        [sys.executable, "-m", "flyweight", *words],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        close_fds=True,
     )
     os.close(slave)
     seen, answered, waiting = b"", 0, [*typed, "\x04"] if typed else []
@@ -80,17 +90,32 @@ def shown(output: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--width", type=int, default=118)
     parser.add_argument("--type", action="append", default=[], dest="typed", metavar="LINE")
     parser.add_argument("words", nargs="+", help="flyweight's own words, after --")
     given = parser.parse_args()
-    browser = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    browser = next(
+        (
+            found
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (found := shutil.which(name))
+        ),
+        None,
+    )
     if browser is None:
         sys.exit("no Chromium: apt-get install --no-install-recommends chromium")
     output = shown(recorded(given.words, given.typed, given.width))
-    console = Console(record=True, width=given.width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True,
+        width=given.width,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+    )
     console.print(Text.assemble(("$ ", "bold green"), shlex.join(["flyweight", *given.words])))
     console.print(Text.from_ansi(output))
     picture = console.export_svg(title="", theme=MONOKAI)
@@ -100,9 +125,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(f'<body style="margin:0">{picture}</body>')
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--window-size={width},{height}",
+        ]
         shot = Path(folder) / "shot.png"
-        command = [browser, *flags, f"--user-data-dir={folder}/browser", f"--screenshot={shot}", page.as_uri()]
+        command = [
+            browser,
+            *flags,
+            f"--user-data-dir={folder}/browser",
+            f"--screenshot={shot}",
+            page.as_uri(),
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         _save(shot, given.out)
     print(f"{given.out}: {given.out.stat().st_size:,} bytes")

@@ -41,13 +41,31 @@ class Rows:
         self.benchmark, self.found = benchmark, []
         self.machine = machine or processor()
 
-    def add(self, contestant: str, setting: str, metric: str, repeat: int, value: float, unit: str) -> None:
+    def add(
+        self, contestant: str, setting: str, metric: str, repeat: int, value: float, unit: str
+    ) -> None:
         """Add one measured value."""
         versions = (metadata.version("torch"), metadata.version("flyweight"))
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        row = (self.benchmark, contestant, setting, metric, repeat, value, unit, self.machine, usable_cores(), *versions, stamp)
+        row = (
+            self.benchmark,
+            contestant,
+            setting,
+            metric,
+            repeat,
+            value,
+            unit,
+            self.machine,
+            usable_cores(),
+            *versions,
+            stamp,
+        )
         self.found.append(dict(zip(COLUMNS, row, strict=True)))
-        print(f"{contestant:>22} {setting:<28} {metric} = {value:,.4g} {unit}", file=sys.stderr, flush=True)
+        print(
+            f"{contestant:>22} {setting:<28} {metric} = {value:,.4g} {unit}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def read(self) -> None:
         """Take up the rows that the last run wrote, to which this one adds."""

@@ -1,8 +1,10 @@
 """`make bench`: every figure that the README claims, measured anew: long-form CSV in results/, tables in docs/benchmarks.md.
 
-    python benchmarks/run_all.py [--only training objectives startup linear_quant pack hub shared collapse shakespeare ...]
+    python benchmarks/run_all.py [--only training objectives startup linear_quant pack hub shared
+    collapse shakespeare ...]
 
-Run it on an idle machine. A figure that misses its goal is written down like any other; nothing here fails because of a number.
+Run it on an idle machine. A figure that misses its goal is written down like any other; nothing
+here fails because of a number.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ BENCHMARKS = {
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
-    "shakespeare-alone": ["bench_shakespeare.py", "--recipe", str(ROOT / "benchmarks" / "shakespeare-alone.yaml")],
+    "shakespeare-alone": [
+        "bench_shakespeare.py",
+        "--recipe",
+        str(ROOT / "benchmarks" / "shakespeare-alone.yaml"),
+    ],
 }
 
 
@@ -39,7 +45,8 @@ def tables() -> str:
     """Return docs/benchmarks.md from the CSV files that are there: the median and the range of every setting."""
     parts = [
         "# Benchmarks",
-        "Made by `make bench` from the CSV files in `results/`, which hold every single measurement with machine, versions and"
+        "Made by `make bench` from the CSV files in `results/`, which hold every single "
+        "measurement with machine, versions and"
         " time. Each line is the median of its repeats, with the lowest and the highest.",
     ]
     for path in sorted((ROOT / "results").glob("*.csv")):
@@ -49,25 +56,41 @@ def tables() -> str:
         if not rows or "contestant" not in rows[0]:
             continue
         for row in rows:
-            groups[row["setting"], row["contestant"], row["metric"], row["unit"]].append(float(row["value"]))
+            groups[row["setting"], row["contestant"], row["metric"], row["unit"]].append(
+                float(row["value"])
+            )
         if rows[0]["benchmark"] in ("crash", "corruption", "fuzz"):
-            groups = defaultdict(list, {key: values for key, values in groups.items() if key[0] == "all"})
+            groups = defaultdict(
+                list, {key: values for key, values in groups.items() if key[0] == "all"}
+            )
         first = rows[0]
         parts.append(f"## {path.stem}")
-        parts.append(f"{first['machine']}, {first['cores']} cores, torch {first['torch']}, {rows[-1]['time'][:10]}")
+        parts.append(
+            f"{first['machine']}, {first['cores']} cores, torch {first['torch']}, "
+            f"{rows[-1]['time'][:10]}"
+        )
         lines = ["| setting | who | metric | median | range | n |", "|---|---|---|---:|---:|---:|"]
         for (setting, who, metric, unit), values in groups.items():
             middle, low, high = statistics.median(values), min(values), max(values)
             lines.append(
-                f"| {setting} | {who} | {metric} | {middle:,.4g} {unit} | {low:,.4g} ... {high:,.4g} | {len(values)} |"
+                f"| {setting} | {who} | {metric} | {middle:,.4g} {unit} | {low:,.4g} ... "
+                f"{high:,.4g} | {len(values)} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=BENCHMARKS, default=list(BENCHMARKS), help="none: only the tables anew")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=BENCHMARKS,
+        default=list(BENCHMARKS),
+        help="none: only the tables anew",
+    )
     for name in parser.parse_args().only:
         print(f"== {name}", file=sys.stderr)
         script, *words = BENCHMARKS[name]

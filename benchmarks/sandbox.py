@@ -1,8 +1,9 @@
 """What the harnesses share: a small text and recipe in a folder of their own, and the command line run on them.
 
-The command line runs in this process (`call`), or in a fork of it that has imported everything already and dies of SIGKILL
-where the harness says (`Attempt`). Python's audit hooks tell every file operation just before it happens, so that a fork
-can be killed at a named one without any hook in the product.
+The command line runs in this process (`call`), or in a fork of it that has imported everything
+already and dies of SIGKILL where the harness says (`Attempt`). Python's audit hooks tell every file
+operation just before it happens, so that a fork can be killed at a named one without any hook in
+the product.
 """
 
 from __future__ import annotations
@@ -26,14 +27,24 @@ import yaml
 
 from flyweight import cli
 
-WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.copyfile"}
+WRITES = {
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "os.truncate",
+    "shutil.copyfile",
+}
 """Audit events that change the disk, besides an `open` for writing."""
 
 
 def alone(folder: Path) -> None:
     """Keep this process to itself: no network, no threads that a fork would lose, and everything imported that a run needs.
 
-    To that end a recipe of a few steps runs once in `folder`: much is imported only when it is first needed.
+    To that end a recipe of a few steps runs once in `folder`: much is imported only when it is
+    first needed.
     """
     os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     import torch
@@ -41,7 +52,9 @@ def alone(folder: Path) -> None:
     import flyweight.api  # noqa: F401
 
     torch.set_num_threads(1)
-    answer = call("run", write_recipe(folder), "train.steps=2", "--threads", 1, "--runs", folder / "runs")
+    answer = call(
+        "run", write_recipe(folder), "train.steps=2", "--threads", 1, "--runs", folder / "runs"
+    )
     assert answer.status == 0, answer
     shutil.rmtree(folder)
 
@@ -49,8 +62,14 @@ def alone(folder: Path) -> None:
 def story(path: Path, lines: int = 1200, seed: int = 0) -> Path:
     """Write a text that a toy model can learn."""
     draw = random.Random(seed)
-    names, verbs, things = ["Ann", "Bob", "the king"], ["sees", "takes", "wants"], ["a model", "the budget", "one small word"]
-    said = [f"{draw.choice(names)} {draw.choice(verbs)} {draw.choice(things)}." for _ in range(lines)]
+    names, verbs, things = (
+        ["Ann", "Bob", "the king"],
+        ["sees", "takes", "wants"],
+        ["a model", "the budget", "one small word"],
+    )
+    said = [
+        f"{draw.choice(names)} {draw.choice(verbs)} {draw.choice(things)}." for _ in range(lines)
+    ]
     path.write_text("\n".join(said) + "\n", encoding="utf-8")
     return path
 
@@ -61,7 +80,13 @@ def recipe(text: Path, name: str = "toy") -> dict[str, Any]:
         "name": name,
         "data": {"corpus": str(text), "tokenizer": "byte", "context": 32},
         "model": {"dim": 16, "layers": 1, "attention": {"heads": 2}},
-        "train": {"steps": 24, "batch": 4, "validations": 3, "checkpoint": "40ms", "optimizer": "muon"},
+        "train": {
+            "steps": 24,
+            "batch": 4,
+            "validations": 3,
+            "checkpoint": "40ms",
+            "optimizer": "muon",
+        },
         "stages": {
             "teacher": {"stage": "pretrain", "model": {"dim": 32}},
             "student": {"stage": "distill", "teacher": "teacher"},
@@ -76,13 +101,20 @@ def write_recipe(folder: Path, name: str = "toy", **fields: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.yaml"
     text = folder / "story.txt"
-    path.write_text(yaml.safe_dump({**recipe(text if text.exists() else story(text), name), **fields}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            {**recipe(text if text.exists() else story(text), name), **fields}, sort_keys=False
+        )
+    )
     return path
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command ended with; `crash` is an exception that came through, which a user would see as a traceback."""
+    """What a command ended with.
+
+    `crash` is an exception that came through, which a user would see as a traceback.
+    """
 
     status: int
     out: str
@@ -108,15 +140,22 @@ def call(*words: Any) -> Answer:
 
 
 def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that an audit event is about to change; none for an event that only reads."""
+    """Return the paths that an audit event is about to change.
+
+    None for an event that only reads.
+    """
     if event == "open":
         path, _, flags = arguments
-        changes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        changes = isinstance(flags, int) and flags & (
+            os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        )
         return [os.fsdecode(path)] if changes and isinstance(path, str | bytes) else []
     if event not in WRITES:
         return []
     folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
-    if isinstance(folder, int) and folder >= 0:  # the name is one in an open folder, as rmtree gives it
+    if (
+        isinstance(folder, int) and folder >= 0
+    ):  # the name is one in an open folder, as rmtree gives it
         return [os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(arguments[0]))]
     if event in ("os.symlink", "os.link", "shutil.copyfile"):
         arguments = arguments[1:]  # what it points to, or is copied from, is not touched
@@ -129,14 +168,27 @@ def label(event: str, paths: list[str], runs: Path) -> str | None:
     if not inside or inside[0].startswith(".."):
         return None
     plain = [re.sub(r"-[0-9a-f]{8}\b", "", path) for path in inside]
-    plain = [re.sub(r"\.[0-9]+\.partial$", ".partial", re.sub(r"step-[0-9]+", "step", path)) for path in plain]
+    plain = [
+        re.sub(r"\.[0-9]+\.partial$", ".partial", re.sub(r"step-[0-9]+", "step", path))
+        for path in plain
+    ]
     return f"{event} {' -> '.join(dict.fromkeys(plain))}"
 
 
 class Attempt:
-    """A fork that runs one command in a process group of its own; `die_at` is the operation before which it kills itself."""
+    """A fork that runs one command in a process group of its own.
 
-    def __init__(self, words: list[str], runs: Path, log: Path, die_at: str | None = None, heard: Path | None = None) -> None:
+    `die_at` is the operation before which it kills itself.
+    """
+
+    def __init__(
+        self,
+        words: list[str],
+        runs: Path,
+        log: Path,
+        die_at: str | None = None,
+        heard: Path | None = None,
+    ) -> None:
         self.pid = os.fork()
         if self.pid:
             return
@@ -160,7 +212,9 @@ class Attempt:
             os._exit(status)
 
     @staticmethod
-    def _hook(runs: Path, die_at: str | None, heard: Path | None) -> Callable[[str, tuple[Any, ...]], None]:
+    def _hook(
+        runs: Path, die_at: str | None, heard: Path | None
+    ) -> Callable[[str, tuple[Any, ...]], None]:
         told = None if heard is None else os.open(heard, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -193,7 +247,15 @@ class Attempt:
 
 TIMES = {
     *("at", "seconds", "took", "total_seconds", "tokens_per_s", "created", "command", "reused"),
-    *("tokenizer_seconds", "megabytes_per_second", "peak_bytes", "digest", "environment", "budget", "bench"),
+    *(
+        "tokenizer_seconds",
+        "megabytes_per_second",
+        "peak_bytes",
+        "digest",
+        "environment",
+        "budget",
+        "bench",
+    ),
 }
 """Keys of JSON files that tell of a run and not of its result."""
 
@@ -203,7 +265,9 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         kept = {key: timeless(inner) for key, inner in value.items() if key not in TIMES}
         if isinstance(curve := kept.get("curve"), dict):
-            curve["validation"] = [[step, nll, flops] for step, nll, _seconds, flops in curve["validation"]]
+            curve["validation"] = [
+                [step, nll, flops] for step, nll, _seconds, flops in curve["validation"]
+            ]
         return kept
     return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
@@ -232,7 +296,9 @@ def results(runs: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in files(runs):
         name = path.relative_to(runs).as_posix()
-        if not name.startswith((".locks/", ".measured/", "rates.json")):  # of the machine, not of the run
+        if not name.startswith(
+            (".locks/", ".measured/", "rates.json")
+        ):  # of the machine, not of the run
             drawn = path.suffix == ".html" or path.name.startswith(
                 ("table.", "card-")
             )  # from summary and manifests, with times

@@ -10,12 +10,15 @@ import torch
 import transformers
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] | trim + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 STRICT = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system here') }}"
-    "{% endif %}{% generation %}[{{ message['role'] }}] {{ message['content'] }}{{ eos_token }}{% endgeneration %}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ "
+    "raise_exception('no system here') }}"
+    "{% endif %}{% generation %}[{{ message['role'] }}] {{ message['content'] }}{{ eos_token "
+    "}}{% endgeneration %}{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -31,7 +34,11 @@ def tokenizer(folder: Path, template: str | None = CHATML, as_file: bool = True)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
     made.save(str(folder / "tokenizer.json"))
-    fields: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "bos_token": SPECIAL[0]}
+    fields: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "bos_token": SPECIAL[0],
+    }
     if template is not None and as_file:
         (folder / "chat_template.jinja").write_text(template)
     elif template is not None:
@@ -39,8 +46,17 @@ def tokenizer(folder: Path, template: str | None = CHATML, as_file: bool = True)
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
 
-def save(folder: Path, kind: str = "Llama", template: str | None = CHATML, context: int = 512, as_file: bool = True) -> Path:
-    """Write a model of 259 tokens, random and the same every time, with its tokenizer; return the folder."""
+def save(
+    folder: Path,
+    kind: str = "Llama",
+    template: str | None = CHATML,
+    context: int = 512,
+    as_file: bool = True,
+) -> Path:
+    """Write a model of 259 tokens, random and the same every time, with its tokenizer.
+
+    Return the folder.
+    """
     fields = {
         "vocab_size": 259, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": context, "bos_token_id": 256, "eos_token_id": 256,
@@ -48,7 +64,9 @@ def save(folder: Path, kind: str = "Llama", template: str | None = CHATML, conte
     if kind == "Mistral":
         fields |= {"num_key_value_heads": 2, "sliding_window": 24}
     torch.manual_seed(0)
-    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**fields))
+    model = getattr(transformers, f"{kind}ForCausalLM")(
+        getattr(transformers, f"{kind}Config")(**fields)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -28,13 +28,18 @@ def known_rates(monkeypatch):
     """Let every runs root find the same rates of this machine at once, whatever else it is doing."""
     from flyweight.planning import rate
 
-    known = rate.Rates(training={64: 2e10, 256: 4e10}, packing=1.2e6, created="2026-01-01T00:00:00Z")
+    known = rate.Rates(
+        training={64: 2e10, 256: 4e10}, packing=1.2e6, created="2026-01-01T00:00:00Z"
+    )
     monkeypatch.setattr(rate, "measured", lambda runtime, precision: known)
 
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder with the standard corpora's files; tests that need it are skipped where it is not there."""
+    """The folder with the standard corpora's files.
+
+    Tests that need it are skipped where it is not there.
+    """
     here = Path(os.environ.get("FLYWEIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not (here / "ptb" / "ptb.train.txt").exists():
         pytest.skip("no local copies of the standard corpora")
@@ -46,8 +51,14 @@ def text_file(tmp_path_factory):
     """A text of some 30 kB that a toy model can learn."""
     path = tmp_path_factory.mktemp("text") / "story.txt"
     draw = random.Random(0)
-    names, verbs, things = ["Ann", "Bob", "the king"], ["sees", "takes", "wants"], ["a model", "the budget", "one small word"]
-    lines = [f"{draw.choice(names)} {draw.choice(verbs)} {draw.choice(things)}." for _ in range(1200)]
+    names, verbs, things = (
+        ["Ann", "Bob", "the king"],
+        ["sees", "takes", "wants"],
+        ["a model", "the budget", "one small word"],
+    )
+    lines = [
+        f"{draw.choice(names)} {draw.choice(verbs)} {draw.choice(things)}." for _ in range(1200)
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

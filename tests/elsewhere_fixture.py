@@ -35,7 +35,10 @@ def content(folder: Path) -> dict[Path, tuple[int, int, bytes]]:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder whose files have the names that a runs root has; after the test they are what they were."""
+    """Return a folder whose files have the names that a runs root has.
+
+    After the test they are what they were.
+    """
     folder = tmp_path / "elsewhere"
     for name in NAMES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -39,8 +39,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "mlp": {"kind": "swiglu", "bias": True},
         "position": {"base": 500.0, "scaling": LLAMA3},
     },
-    "llama, linear scaling": {"attention": {"heads": 2}, "position": {"scaling": {"kind": "linear", "factor": 2.0}}},
-    "llama, ntk scaling": {"attention": {"heads": 2}, "position": {"scaling": {"kind": "ntk", "factor": 4.0}}},
+    "llama, linear scaling": {
+        "attention": {"heads": 2},
+        "position": {"scaling": {"kind": "linear", "factor": 2.0}},
+    },
+    "llama, ntk scaling": {
+        "attention": {"heads": 2},
+        "position": {"scaling": {"kind": "ntk", "factor": 4.0}},
+    },
     "llama, repeat": {"attention": {"heads": 4}, "sharing": {"kind": "repeat", "times": 2}},
     "gpt2": BIASED,
     "gpt2, own head": {**BIASED, "embedding": {"tied": False}},
@@ -55,19 +61,37 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def tokenizer(config: schema.Tokenizer | None = None, text: str = TEXT, separated: bool = True) -> Tokenizer:
+def tokenizer(
+    config: schema.Tokenizer | None = None, text: str = TEXT, separated: bool = True
+) -> Tokenizer:
     """Return a tokenizer trained on TEXT, byte-level BPE with 320 tokens unless told otherwise."""
-    return train(config or schema.BpeTokenizer(vocab=320), lambda: iter([text]), lambda: iter([]), len(text), separated)
+    return train(
+        config or schema.BpeTokenizer(vocab=320),
+        lambda: iter([text]),
+        lambda: iter([]),
+        len(text),
+        separated,
+    )
 
 
-_LETTERS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_LETTERS = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": False,
+}
 _START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def splitting(pattern: str) -> dict[str, Any]:
     """Return a pre-tokenizer that splits text by a regular expression, as a `tokenizer.json` has it."""
-    first = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    first = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     return {"type": "Sequence", "pretokenizers": [first, _LETTERS]}
 
 
@@ -75,12 +99,18 @@ def splitting(pattern: str) -> dict[str, Any]:
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "gpt-2": {},
     "qwen2": {"pre_tokenizer": splitting(_START + r"\p{N}" + _REST)},
-    "llama-bpe": {"pre_tokenizer": splitting(_START + r"\p{N}{1,3}" + _REST), "model": {"ignore_merges": True}},
+    "llama-bpe": {
+        "pre_tokenizer": splitting(_START + r"\p{N}{1,3}" + _REST),
+        "model": {"ignore_merges": True},
+    },
     "dbrx": {"pre_tokenizer": splitting(_START + r"\p{N}{1,3}" + _REST)},
     "smollm": {
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**_LETTERS, "use_regex": True}],
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {**_LETTERS, "use_regex": True},
+            ],
         }
     },
 }
@@ -102,18 +132,25 @@ def round_to(model: Decoder, type: str) -> None:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and name != "embedding.positions.weight":
                 kind = gguf.GGMLQuantizationType["Q8_0" if name == head else type.upper()]
-                parameter.copy_(torch.from_numpy(gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind)))
+                parameter.copy_(
+                    torch.from_numpy(gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind))
+                )
 
 
 def save(path: Path, known: Tokenizer, steps: int = 0, **fields: Any) -> Decoder:
-    """Write a model folder with a tokenizer into `path`; every parameter is random, then trained for `steps` on TEXT."""
+    """Write a model folder with a tokenizer into `path`.
+
+    Every parameter is random, then trained for `steps` on TEXT.
+    """
     config = {"vocab_size": known.vocab_size, "context": CONTEXT, "dim": 64, "layers": 2, **fields}
     model = Decoder(schema.ModelConfig.model_validate(config))
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=draw)
-            parameter.add_(noise, alpha=0.1 if parameter.dim() == 1 else 0.05)  # biases and norms have to matter
+            parameter.add_(
+                noise, alpha=0.1 if parameter.dim() == 1 else 0.05
+            )  # biases and norms have to matter
     ids = torch.tensor(known.encode(TEXT))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -139,13 +176,24 @@ def ours(model: Decoder) -> Callable[[list[int]], np.ndarray]:
 
 
 class LlamaCpp:
-    """A GGUF file opened in llama.cpp, on one thread; keys and values are cached in float16, its default, unless `exact`."""
+    """A GGUF file opened in llama.cpp, on one thread.
+
+    Keys and values are cached in float16, its default, unless `exact`.
+    """
 
     def __init__(self, path: Path, exact: bool = False) -> None:
         from llama_cpp import GGML_TYPE_F32, Llama
 
         cache = {"type_k": GGML_TYPE_F32, "type_v": GGML_TYPE_F32} if exact else {}
-        self.model = Llama(str(path), n_ctx=CONTEXT, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False, **cache)
+        self.model = Llama(
+            str(path),
+            n_ctx=CONTEXT,
+            n_threads=1,
+            n_threads_batch=1,
+            logits_all=True,
+            verbose=False,
+            **cache,
+        )
 
     def encode(self, text: str) -> list[int]:
         """Return a text's ids; the file itself says that no token is put before it."""
@@ -165,7 +213,11 @@ class LlamaCpp:
         """Return the ids after which generation ends."""
         from llama_cpp import llama_vocab_is_eog
 
-        return [id for id in range(self.model.n_vocab()) if llama_vocab_is_eog(self.model._model.vocab, id)]
+        return [
+            id
+            for id in range(self.model.n_vocab())
+            if llama_vocab_is_eog(self.model._model.vocab, id)
+        ]
 
     def close(self) -> None:
         """Free the model."""

@@ -25,10 +25,16 @@ def parameters(index: int, place: Path) -> float:
     with torch.device("meta"):
         model = Decoder(config)
     packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
-    built = sum(p.numel() for p in model.parameters()) + sum(layer.in_features * layer.out_features for layer in packed)
+    built = sum(p.numel() for p in model.parameters()) + sum(
+        layer.in_features * layer.out_features for layer in packed
+    )
     found = flops.parameters(config)
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
-    faults = (found.unique - built, sum(found.by_part.values()) - built, flops.weight_bytes(config, 4) - held)
+    faults = (
+        found.unique - built,
+        sum(found.by_part.values()) - built,
+        flops.weight_bytes(config, 4) - held,
+    )
     return float(max(map(abs, faults)))
 
 
@@ -43,23 +49,32 @@ def forward_flops(index: int, place: Path) -> float:
 
 
 def training_flops(index: int, place: Path) -> float:
-    """Return the same for a step of training, without the optimizer; for a late loop also before it is switched on."""
+    """Return the same for a step of training, without the optimizer.
+
+    For a late loop also before it is switched on.
+    """
     config, worst = CONFIGS[index], 0
     for looped in (True, False) if config.sharing.kind == "span" else (True,):
         with torch.device("meta"):
             model, tokens = Decoder(config), torch.zeros(1, LENGTH, dtype=torch.long)
         model.loop(looped)
-        # Packed layers multiply their gradients in place, which the counter does not know by itself.
+        # Packed layers multiply their gradients in place, which the counter does not know by
+        # itself.
         in_place = {torch.ops.aten.addmm_: lambda _, a, b, **others: 2 * a[0] * a[1] * b[1]}
         with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
             F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
-        worst = max(worst, abs(counter.get_total_flops() - flops.training_flops(config, LENGTH, looped)))
+        worst = max(
+            worst, abs(counter.get_total_flops() - flops.training_flops(config, LENGTH, looped))
+        )
     return float(worst)
 
 
 @torch.no_grad()
 def causality(index: int, place: Path) -> float:
-    """Return how much logits change when only later tokens do; infinite where not even their own position's do."""
+    """Return how much logits change when only later tokens do.
+
+    Infinite where not even their own position's do.
+    """
     model, tokens = model_of(index, torch.float32), tokens_of(index)
     vocab, before, worst = CONFIGS[index].vocab_size or 0, model(tokens), 0.0
     for cut in (1, 6, LENGTH - 1):
@@ -97,7 +112,10 @@ def padded(index: int, place: Path) -> float:
 
 @torch.no_grad()
 def saved(index: int, place: Path) -> float:
-    """Return the largest difference of logits after saving and loading; infinite where a tensor or the config changed."""
+    """Return the largest difference of logits after saving and loading.
+
+    Infinite where a tensor or the config changed.
+    """
     model, tokens = model_of(index, torch.float32), tokens_of(index)
     folder.save(model, place)
     loaded = folder.load(place).eval()

@@ -74,10 +74,20 @@ FIELDS: dict[str, list[Any]] = {
         {"heads": 5, "kv_heads": 1, "head_dim": 12},
         {"heads": 1, "kv_heads": 1, "head_dim": 20},
     ],
-    "norm": ["layernorm", {"kind": "layernorm", "bias": False}, "rmsnorm", {"kind": "rmsnorm", "eps": 1e-3}],
+    "norm": [
+        "layernorm",
+        {"kind": "layernorm", "bias": False},
+        "rmsnorm",
+        {"kind": "rmsnorm", "eps": 1e-3},
+    ],
     "placement": ["pre", "post"],
     "residual": ["add", "alpha", {"kind": "alpha", "start": 0.8}],
-    "bigram": ["none", "exact", {"kind": "hashed", "buckets": 37}, {"kind": "hashed", "buckets": 37, "order": 4}],
+    "bigram": [
+        "none",
+        "exact",
+        {"kind": "hashed", "buckets": 37},
+        {"kind": "hashed", "buckets": 37, "order": 4},
+    ],
     "rank": [None, 3, 2],
     "linears": [
         {},
@@ -116,11 +126,17 @@ def config_of(row: list[Any]) -> ModelConfig:
     norm, sharing = value["norm"], value["sharing"]
     norm = {"kind": norm} if isinstance(norm, str) else norm
     one = isinstance(sharing, dict) and sharing["kind"] == "all"
-    alone = sharing == "none" and value["thinking"] != "none"  # one place that reads the embedding has nothing to think with
+    alone = (
+        sharing == "none" and value["thinking"] != "none"
+    )  # one place that reads the embedding has nothing to think with
     if isinstance(sharing, dict) and sharing["kind"] == "span":
         last = value["layers"] - 1
-        sharing = {**sharing, "span": (0, last // 2) if sharing["span"] == "first" else ((last + 1) // 2, last)}
-    # Large enough for every part to count. Post-norm stacks that think are chaotic then: float32 itself is 4e-4 off float64.
+        sharing = {
+            **sharing,
+            "span": (0, last // 2) if sharing["span"] == "first" else ((last + 1) // 2, last),
+        }
+    # Large enough for every part to count. Post-norm stacks that think are chaotic then: float32
+    # itself is 4e-4 off float64.
     std = 0.1 if value["placement"] == "post" and value["thinking"] != "none" else 0.2
     return ModelConfig.model_validate(
         {
@@ -128,7 +144,12 @@ def config_of(row: list[Any]) -> ModelConfig:
             "context": 16,
             "dim": value["dim"],
             "layers": 1 if one else max(2, value["layers"]) if alone else value["layers"],
-            "attention": {**value["heads"], **value["biases"], "qk_norm": value["qk_norm"], "gain": value["gain"]},
+            "attention": {
+                **value["heads"],
+                **value["biases"],
+                "qk_norm": value["qk_norm"],
+                "gain": value["gain"],
+            },
             "position": value["position"],
             "mlp": value["mlp"],
             "sharing": sharing,
@@ -146,7 +167,9 @@ def config_of(row: list[Any]) -> ModelConfig:
 def _bare(config: ModelConfig) -> ModelConfig:
     """Return a config without its layers, and without what needs some."""
     plain = {"layers": 0, "sharing": {"kind": "none"}, "thinking": {"kind": "none"}}
-    return ModelConfig.model_validate({**config.model_dump(), **plain, "norm": {**config.norm.model_dump(), "final": True}})
+    return ModelConfig.model_validate(
+        {**config.model_dump(), **plain, "norm": {**config.norm.model_dump(), "final": True}}
+    )
 
 
 CONFIGS = [config_of(row) for row in ROWS]
@@ -161,7 +184,9 @@ def model_of(index: int, dtype: torch.dtype) -> Decoder:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (Int8Linear, NF4Linear)):
-                module.pack(torch.randn(module.out_features, module.in_features, generator=generator) * 0.2)
+                module.pack(
+                    torch.randn(module.out_features, module.in_features, generator=generator) * 0.2
+                )
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return model.to(dtype).eval()

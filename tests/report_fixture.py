@@ -67,19 +67,25 @@ _TEXTS = {
 }
 
 
-def metric(value: float, unit: str, better: Any = "lower", spread: float = 0.0, n: int = 1) -> Metric:
+def metric(
+    value: float, unit: str, better: Any = "lower", spread: float = 0.0, n: int = 1
+) -> Metric:
     return Metric(value, unit, better, n, value * (1 - spread), value * (1 + spread))
 
 
 def evaluation(bits: float, half: float = 0.014) -> Evaluation:
     def scaled(value: float, unit: str) -> Metric:
-        return Metric(value, unit, "lower", 312, value - half * value / bits, value + half * value / bits)
+        return Metric(
+            value, unit, "lower", 312, value - half * value / bits, value + half * value / bits
+        )
 
     nats = bits * math.log(2) * BYTES_PER_TOKEN
 
     def exponential(power: float, unit: str) -> Metric:
         low, high = (min(nats * power * (1 + sign * half / bits), 700.0) for sign in (-1, 1))
-        return Metric(math.exp(min(nats * power, 700.0)), unit, "lower", 312, math.exp(low), math.exp(high))
+        return Metric(
+            math.exp(min(nats * power, 700.0)), unit, "lower", 312, math.exp(low), math.exp(high)
+        )
 
     return Evaluation(
         corpus=FINGERPRINT,
@@ -106,12 +112,20 @@ def audit(bits: float, **failing: str) -> Audit:
     ]
     checks = [
         AuditCheck(
-            name=name, measured=measured, bound=bound, verdict="fail" if name in failing else "pass", why=failing.get(name, "")
+            name=name,
+            measured=measured,
+            bound=bound,
+            verdict="fail" if name in failing else "pass",
+            why=failing.get(name, ""),
         )
         for name, measured, bound in rows
     ]
     why = "quantized weights cannot be initialised again"
-    checks.append(AuditCheck(name="initial_token_sensitivity", measured=None, bound=0.2, verdict="n/a", why=why))
+    checks.append(
+        AuditCheck(
+            name="initial_token_sensitivity", measured=None, bound=0.2, verdict="n/a", why=why
+        )
+    )
     return Audit(passed=not failing, checks=tuple(checks))
 
 
@@ -127,7 +141,8 @@ def curve(final: float, steps: int, seconds: float, flops: float, seed: int) -> 
         train_nll=tuple(at(point / steps) + noise.gauss(0, 0.06) for point in points),
         lr=tuple(3e-3 * (0.5 + 0.5 * math.cos(math.pi * point / steps)) for point in points),
         validation=tuple(
-            Validation(round(steps * part / 8), at(part / 8), seconds * part / 8, flops * part / 8) for part in range(1, 9)
+            Validation(round(steps * part / 8), at(part / 8), seconds * part / 8, flops * part / 8)
+            for part in range(1, 9)
         ),
     )
 
@@ -160,7 +175,10 @@ def model(name: str, bits: float = 1.9, stage: str = "pretrain", **changes: Any)
         "samples": (
             Sample(prompt="def ", text=_TEXTS.get(name, "f(x):\n    return x")),
             Sample(
-                prompt="import ", text="os\nimport sys\n\n__all__ = [" + f'"{name}"]' + "\nif a < b and b > c & 1:\n    pass"
+                prompt="import ",
+                text="os\nimport sys\n\n__all__ = ["
+                + f'"{name}"]'
+                + "\nif a < b and b > c & 1:\n    pass",
             ),
         ),
     }
@@ -193,7 +211,15 @@ def compare(a: str, b: str, difference: float, half: float = 0.012) -> Compariso
 
     per_byte = scaled(1.0, "bits/byte")
     per_token = scaled(math.log(2) * BYTES_PER_TOKEN, "nats/token")
-    return Comparison(a=a, b=b, nll=per_token, bits_per_byte=per_byte, verdict=verdict, n_units=36, kind="document")
+    return Comparison(
+        a=a,
+        b=b,
+        nll=per_token,
+        bits_per_byte=per_byte,
+        verdict=verdict,
+        n_units=36,
+        kind="document",
+    )
 
 
 def corpus(**changes: Any) -> CorpusSummary:
@@ -210,9 +236,15 @@ def corpus(**changes: Any) -> CorpusSummary:
         },
         "overlap": {"validation": 0.081, "test": 0.093},
         "floors": {
-            "unigram": Floor(nll=6.948, perplexity=1041.0, bits_per_byte=2.931, seconds=1.2, stored=91_000),
-            "bigram": Floor(nll=5.319, perplexity=204.2, bits_per_byte=2.244, seconds=1.2, stored=91_000),
-            "kn5": Floor(nll=4.414, perplexity=82.6, bits_per_byte=1.862, seconds=1.2, stored=91_000),
+            "unigram": Floor(
+                nll=6.948, perplexity=1041.0, bits_per_byte=2.931, seconds=1.2, stored=91_000
+            ),
+            "bigram": Floor(
+                nll=5.319, perplexity=204.2, bits_per_byte=2.244, seconds=1.2, stored=91_000
+            ),
+            "kn5": Floor(
+                nll=4.414, perplexity=82.6, bits_per_byte=1.862, seconds=1.2, stored=91_000
+            ),
         },
         "megabytes_per_second": 7.4,
     }
@@ -233,14 +265,20 @@ def quickstart_models() -> list[ModelSummary]:
     )
     teacher = teacher.model_copy(
         update={
-            "training": training(teacher, flops=1.41e14, total_flops=1.41e14, seconds=131.0, total_seconds=131.0),
+            "training": training(
+                teacher, flops=1.41e14, total_flops=1.41e14, seconds=131.0, total_seconds=131.0
+            ),
             "curve": curve(3.97, 800, 131.0, 1.41e14, 3),
         }
     )
-    student = model("student", 1.960, "distill", teacher="teacher", role="distilled from the teacher")
+    student = model(
+        "student", 1.960, "distill", teacher="teacher", role="distilled from the teacher"
+    )
     student = student.model_copy(
         update={
-            "training": training(student, flops=7.1e13, total_flops=2.12e14, seconds=61.0, total_seconds=192.0),
+            "training": training(
+                student, flops=7.1e13, total_flops=2.12e14, seconds=61.0, total_seconds=192.0
+            ),
             "curve": curve(4.647, 800, 61.0, 7.1e13, 4),
         }
     )
@@ -250,14 +288,37 @@ def quickstart_models() -> list[ModelSummary]:
     full = full.model_copy(
         update={
             "training": training(
-                full, steps=6520, flops=2.12e14, total_flops=2.12e14, seconds=187.0, total_seconds=187.0, same_as=same
+                full,
+                steps=6520,
+                flops=2.12e14,
+                total_flops=2.12e14,
+                seconds=187.0,
+                total_seconds=187.0,
+                same_as=same,
             ),
             "curve": curve(3.582, 6520, 187.0, 2.12e14, 5),
         }
     )
-    quantized: dict[str, Any] = {"stage": "quantize", "input": "student-compute", "training": None, "curve": None}
-    int8 = model("int8", 1.514, **quantized, disk_bytes=1_695_004, bench=speed(7.8, 8_100, 402, 15_800_000, 1_368_064))
-    nf4 = model("nf4", 1.549, **quantized, disk_bytes=1_321_770, bench=speed(11.9, 5_400, 171, 15_100_000, 994_816))
+    quantized: dict[str, Any] = {
+        "stage": "quantize",
+        "input": "student-compute",
+        "training": None,
+        "curve": None,
+    }
+    int8 = model(
+        "int8",
+        1.514,
+        **quantized,
+        disk_bytes=1_695_004,
+        bench=speed(7.8, 8_100, 402, 15_800_000, 1_368_064),
+    )
+    nf4 = model(
+        "nf4",
+        1.549,
+        **quantized,
+        disk_bytes=1_321_770,
+        bench=speed(11.9, 5_400, 171, 15_100_000, 994_816),
+    )
     return [teacher, student, alone, full, int8, nf4]
 
 
@@ -289,13 +350,24 @@ def quickstart(**changes: Any) -> Summary:
         "budget": (
             BudgetLine(name="time", unit="s", planned=284.0, used=318.4, limit=360.0, ok=True),
             BudgetLine(name="memory", unit="bytes", planned=4.1e8, used=4.6e8, limit=None, ok=True),
-            BudgetLine(name="flops", unit="FLOPs", planned=4.5e14, used=4.5e14, limit=None, ok=True),
+            BudgetLine(
+                name="flops", unit="FLOPs", planned=4.5e14, used=4.5e14, limit=None, ok=True
+            ),
         ),
         "corpus": (corpus(),),
         "models": tuple(models),
-        "comparisons": tuple(compare(a.name, b.name, bits(a) - bits(b), widths.get((a.name, b.name), 0.013)) for a, b in pairs),
+        "comparisons": tuple(
+            compare(a.name, b.name, bits(a) - bits(b), widths.get((a.name, b.name), 0.013))
+            for a, b in pairs
+        ),
         "stages": tuple(
-            StageSummary(name=each.name, id=each.id, stage=each.stage, seconds=total, reused=each.name == "teacher")
+            StageSummary(
+                name=each.name,
+                id=each.id,
+                stage=each.stage,
+                seconds=total,
+                reused=each.name == "teacher",
+            )
             for each in models
             for total in [each.training.seconds if each.training else 1.3]
         ),

@@ -13,7 +13,11 @@ def toy_study(text_file, **fields):
             }
         },
         "budgets": {"short": {"steps": 40}},
-        "train": {"batch": 8, "validations": 2, "optimizer": {"kind": "muon", "rest": {"lr": 0.03}}},
+        "train": {
+            "batch": 8,
+            "validations": 2,
+            "optimizer": {"kind": "muon", "rest": {"lr": 0.03}},
+        },
         "protocol": "published",
         "protocols": {"published": {"lr": 0.04}, "tuned": {"lr": [1e-3, 0.04]}},
         "seeds": [0, 1, 2],

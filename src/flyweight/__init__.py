@@ -1,6 +1,7 @@
 """flyweight: small language models under a budget.
 
-The names below are those of `flyweight.api`, imported when first used: `import flyweight` itself is quick.
+The names below are those of `flyweight.api`, imported when first used: `import flyweight` itself is
+quick.
 """
 
 import os
@@ -8,14 +9,17 @@ import sys
 
 from flyweight.core.search_path import leave_out_the_working_folder
 
-if sys.argv[:1] == ["-m"]:  # before anything else is imported: even `from __future__` would look there
+if sys.argv[:1] == [
+    "-m"
+]:  # before anything else is imported: even `from __future__` would look there
     leave_out_the_working_folder()
 
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules:
-    # GNU OpenMP's threads spin for long at every barrier. With another busy process on the machine, small models then train ten
-    # times slower; a short spin costs nothing measurable on idle cores (docs/adr/0006). The user's own setting wins.
+    # GNU OpenMP's threads spin for long at every barrier. With another busy process on the machine,
+    # small models then train ten times slower; a short spin costs nothing measurable on idle cores
+    # (docs/adr/0006). The user's own setting wins.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"

@@ -6,7 +6,10 @@ from flyweight.visible import visible
 
 
 class FlyweightError(Exception):
-    """Something went wrong while doing what was asked: what, where, and what to do. Exit status 1."""
+    """Something went wrong while doing what was asked: what, where, and what to do.
+
+    Exit status 1.
+    """
 
     status = 1
 

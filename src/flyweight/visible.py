@@ -11,10 +11,13 @@ _BLANK = "\u115f\u1160\u17b4\u17b5\u2065\u3164\uffa0"
 
 
 def visible(text: str, before: str = "") -> str:
-    r"""Return text with control, format and surrogate characters written as `\x1b` or `\u202e`; line ends and tabs stay.
+    r"""Return text with control, format and surrogate characters written as `\x1b` or `\u202e`.
 
-    The result is valid XML and cannot reverse, hide or colour what stands beside it. `before` is the character that was shown
-    last, which decides whether a joiner or a variation selector belongs to it.
+    Line ends and tabs stay.
+
+    The result is valid XML and cannot reverse, hide or colour what stands beside it. `before` is
+    the character that was shown last, which decides whether a joiner or a variation selector
+    belongs to it.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -34,13 +37,23 @@ def _hidden(character: str, before: str) -> bool:
     code = ord(character)
     if _selects(code):
         return not before or before.isspace() or before in _JOINERS or _selects(ord(before))
-    nothing = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF or 0xFFF0 <= code <= 0xFFF8 or code >> 12 == 0xE0
+    nothing = (
+        code & 0xFFFE == 0xFFFE
+        or 0xFDD0 <= code <= 0xFDEF
+        or 0xFFF0 <= code <= 0xFFF8
+        or code >> 12 == 0xE0
+    )
     return nothing or character in _BLANK or unicodedata.category(character) in _HIDDEN
 
 
 def _selects(code: int) -> bool:
     """Return whether this chooses the form of the character before it."""
-    return code == 0x34F or code in (0x180B, 0x180C, 0x180D, 0x180F) or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+    return (
+        code == 0x34F
+        or code in (0x180B, 0x180C, 0x180D, 0x180F)
+        or 0xFE00 <= code <= 0xFE0F
+        or 0xE0100 <= code <= 0xE01EF
+    )
 
 
 def _escaped(code: int) -> str:

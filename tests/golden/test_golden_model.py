@@ -6,13 +6,25 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from flyweight.config.schema import ModelConfig
 from flyweight.model.decoder import Decoder
 
 VOCAB = 61
-SIZES: dict[str, Any] = {"vocab_size": VOCAB, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 
 
 def randomised(model: Any) -> Any:
@@ -26,8 +38,16 @@ def randomised(model: Any) -> Any:
 
 def gpt2_weights(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
     theirs, ours = model.transformer.state_dict(), {}
-    names = {"ln_1": "attention_norm", "ln_2": "mlp_norm", "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}
-    ours["embedding.tokens.weight"], ours["embedding.positions.weight"] = theirs["wte.weight"], theirs["wpe.weight"]
+    names = {
+        "ln_1": "attention_norm",
+        "ln_2": "mlp_norm",
+        "mlp.c_fc": "mlp.up",
+        "mlp.c_proj": "mlp.down",
+    }
+    ours["embedding.tokens.weight"], ours["embedding.positions.weight"] = (
+        theirs["wte.weight"],
+        theirs["wpe.weight"],
+    )
     ours["norm.weight"], ours["norm.bias"] = theirs["ln_f.weight"], theirs["ln_f.bias"]
     for layer in range(model.config.n_layer):
         for end in ("weight", "bias"):
@@ -63,7 +83,9 @@ def llama_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def gpt2() -> tuple[Any, ModelConfig, dict[str, torch.Tensor]]:
-    model = randomised(GPT2LMHeadModel(GPT2Config(**SIZES, n_positions=48, n_embd=24, n_layer=3, n_head=3)))
+    model = randomised(
+        GPT2LMHeadModel(GPT2Config(**SIZES, n_positions=48, n_embd=24, n_layer=3, n_head=3))
+    )
     config = ModelConfig.model_validate(
         {
             "dim": 24,
@@ -85,11 +107,21 @@ def llama(scaling: str | None, tied: bool) -> tuple[Any, ModelConfig, dict[str, 
     if scaling == "llama3":
         rope = {
             **rope,
-            **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            **{
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
             "original_max_position_embeddings": 32,
         }
         ours = {"kind": "llama3", "factor": 8, "original_context": 32}
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     theirs = LlamaConfig(
         **SIZES,
         **sizes,
@@ -115,7 +147,12 @@ def llama(scaling: str | None, tied: bool) -> tuple[Any, ModelConfig, dict[str, 
 
 
 def qwen3() -> tuple[Any, ModelConfig, dict[str, torch.Tensor]]:
-    sizes: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     theirs = Qwen3Config(
         **SIZES,
         **sizes,

@@ -9,7 +9,10 @@ from flyweight.core.runtime import Runtime
 from flyweight.model.decoder import Decoder
 from flyweight.training.objectives import NextToken
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 
 def decoder(**fields):
@@ -24,7 +27,9 @@ def test_the_default_precision_is_what_the_device_is_good_at():
 
 def test_logits_agree_with_the_cpu():
     model, tokens = decoder(), torch.randint(101, (3, 17))
-    torch.testing.assert_close(model.cuda()(tokens.cuda()).cpu(), model.cpu()(tokens), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        model.cuda()(tokens.cuda()).cpu(), model.cpu()(tokens), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -48,9 +48,18 @@ def refused(result, *parts, status=2):
         (["bogus"], "bogus"),
         (["run", "tradeoffs"], "tradeoffs is a study, not a recipe: flyweight study tradeoffs"),
         (["study", "quickstart"], "quickstart is a recipe, not a study: flyweight run quickstart"),
-        (["run", "quickstart", "--time", "60s"], "--time: there is no such option; write budget.time=... or train.time=..."),
-        (["train", "a.txt", "--steps=3"], "--steps: there is no such option; write train.steps=..."),
-        (["generate", "nothing:model", "caf\udce9"], "the prompt is not UTF-8 text: byte 0xe9 stands after 'caf'"),
+        (
+            ["run", "quickstart", "--time", "60s"],
+            "--time: there is no such option; write budget.time=... or train.time=...",
+        ),
+        (
+            ["train", "a.txt", "--steps=3"],
+            "--steps: there is no such option; write train.steps=...",
+        ),
+        (
+            ["generate", "nothing:model", "caf\udce9"],
+            "the prompt is not UTF-8 text: byte 0xe9 stands after 'caf'",
+        ),
         (["quickstart", "--bogus"], "bogus"),
     ],
 )
@@ -102,7 +111,10 @@ def test_the_folder_of_corpora_is_named_by_who_named_it(flyweight, monkeypatch, 
     refused(flyweight("plan", "quickstart"), f"FLYWEIGHT_DATA: {tmp_path / 'data'} is not a folder")
     (tmp_path / "data").mkdir()
     assert flyweight("plan", "quickstart")[2] == ""
-    refused(flyweight("plan", "quickstart", "--data-dir", "~/other"), f"--data-dir: {tmp_path / 'other'} is not a folder")
+    refused(
+        flyweight("plan", "quickstart", "--data-dir", "~/other"),
+        f"--data-dir: {tmp_path / 'other'} is not a folder",
+    )
 
 
 def test_nothing_is_said_of_a_model_that_is_not_there(flyweight):
@@ -133,12 +145,28 @@ def test_names_that_no_manifest_could_hold(flyweight, text_file, tmp_path, monke
     os.mkdir(name)
     for words in (["floors", f"{name}.txt"], ["train", f"{name}.txt"]):
         refused(flyweight(*words), "bad\\udcff.txt' is not UTF-8 text; rename the file")
-    refused(flyweight("floors", text_file, "--data-dir", name), "--data-dir: the name", "bad\\udcff' is not UTF-8 text")
-    refused(flyweight("floors", text_file, "--runs", name), "the runs root: the name", "bad\\udcff' is not UTF-8 text")
-    study = {"name": "s", "data": {"a": {"corpus": "\udcff"}}, "models": {"a": {"config": {"dim": 16, "layers": 1}}}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "budgets": {"b": {"steps": 1}}, "seeds": [0]}))
+    refused(
+        flyweight("floors", text_file, "--data-dir", name),
+        "--data-dir: the name",
+        "bad\\udcff' is not UTF-8 text",
+    )
+    refused(
+        flyweight("floors", text_file, "--runs", name),
+        "the runs root: the name",
+        "bad\\udcff' is not UTF-8 text",
+    )
+    study = {
+        "name": "s",
+        "data": {"a": {"corpus": "\udcff"}},
+        "models": {"a": {"config": {"dim": 16, "layers": 1}}},
+    }
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump({**study, "budgets": {"b": {"steps": 1}}, "seeds": [0]})
+    )
     for verb in ("plan", "study"):
-        refused(flyweight(verb, tmp_path / "study.yaml"), "data.a.corpus: '\\udcff' is not UTF-8 text")
+        refused(
+            flyweight(verb, tmp_path / "study.yaml"), "data.a.corpus: '\\udcff' is not UTF-8 text"
+        )
     monkeypatch.chdir(name)
     monkeypatch.delenv("FLYWEIGHT_RUNS", raising=False)
     refused(flyweight("ls", "--runs", "here"), "the runs root: the name")
@@ -146,19 +174,26 @@ def test_names_that_no_manifest_could_hold(flyweight, text_file, tmp_path, monke
 
 
 def test_broken_recipes(flyweight, tmp_path):
-    for number, text in enumerate(["", "name: [", "name: x", "- 1", "name: x\nstages: {}", "name: x\nstages: {a: {}}", "\x00"]):
+    for number, text in enumerate(
+        ["", "name: [", "name: x", "- 1", "name: x\nstages: {}", "name: x\nstages: {a: {}}", "\x00"]
+    ):
         path = tmp_path / f"r{number}.yaml"
         path.write_text(text)
         refused(flyweight("run", path), path.name)
 
 
 def test_a_tokenizer_that_does_not_fit(flyweight, toy_recipe, text_file):
-    refused(flyweight("run", toy_recipe, "stages.teacher.model.vocab_size=7", "--threads", 1), "vocab_size: 7")
+    refused(
+        flyweight("run", toy_recipe, "stages.teacher.model.vocab_size=7", "--threads", 1),
+        "vocab_size: 7",
+    )
     words = ("stages.student.data.tokenizer=char", "--threads", 1)
     refused(flyweight("run", toy_recipe, *words), "tokenizer is not that of the corpus")
 
 
-def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(flyweight, toy_recipe, tmp_path):
+def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(
+    flyweight, toy_recipe, tmp_path
+):
     words = ("budget.memory=1kB", "budget.flops=10", "budget.parameters=3", "budget.bytes=1kB")
     result = flyweight("run", toy_recipe, *words)
     refused(result, "budget.memory", "budget.flops", "budget.parameters", "budget.bytes")
@@ -166,9 +201,19 @@ def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(flyweight
 
 
 def test_a_damaged_artifact_is_named(flyweight, toy_recipe, tmp_path):
-    words = ("report.compare=[teacher]", "report.measure=[]", "report.prompts=[]", "--without", "int8", "--threads", 1)
+    words = (
+        "report.compare=[teacher]",
+        "report.measure=[]",
+        "report.prompts=[]",
+        "--without",
+        "int8",
+        "--threads",
+        1,
+    )
     assert flyweight("run", toy_recipe, *words)[0] == 0
-    (weights,) = {p.resolve() for p in (tmp_path / "runs" / "toy" / "teacher").glob("model/model.safetensors")}
+    (weights,) = {
+        p.resolve() for p in (tmp_path / "runs" / "toy" / "teacher").glob("model/model.safetensors")
+    }
     content = bytearray(weights.read_bytes())
     content[-3] ^= 4
     weights.write_bytes(content)
@@ -196,12 +241,21 @@ def test_a_recipe_with_contradictions_tells_them_all(flyweight, toy_recipe):
     raw["stages"]["student"]["teacher"] = "techer"
     raw["budget"] = {"time": 5}
     toy_recipe.write_text(yaml.safe_dump(raw))
-    refused(flyweight("run", toy_recipe), "heads: 3 does not divide dim 32", "kv_heads: 2 does not divide", "budget.time")
+    refused(
+        flyweight("run", toy_recipe),
+        "heads: 3 does not divide dim 32",
+        "kv_heads: 2 does not divide",
+        "budget.time",
+    )
 
 
 def test_pipes_and_links_to_themselves_are_not_waited_for(flyweight, toy_recipe, tmp_path):
     (tmp_path / "model").mkdir()
-    for pipe in (tmp_path / "pipe", tmp_path / "model" / "config.json", tmp_path / "tokenizer.json"):
+    for pipe in (
+        tmp_path / "pipe",
+        tmp_path / "model" / "config.json",
+        tmp_path / "tokenizer.json",
+    ):
         os.mkfifo(pipe)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     refused(flyweight("run", tmp_path / "pipe"), "a device or a pipe")
@@ -217,7 +271,15 @@ def test_a_recipe_is_read_up_to_a_size(flyweight, tmp_path):
 
 
 def test_a_corpus_that_is_gone_is_named(flyweight, toy_recipe, tmp_path):
-    words = ("report.compare=[teacher]", "report.measure=[]", "report.prompts=[]", "--without", "int8", "--threads", 1)
+    words = (
+        "report.compare=[teacher]",
+        "report.measure=[]",
+        "report.prompts=[]",
+        "--without",
+        "int8",
+        "--threads",
+        1,
+    )
     assert flyweight("run", toy_recipe, *words, "train.steps=1")[0] == 0
     (corpus,) = (tmp_path / "runs").glob("corpus-*")
     shutil.rmtree(corpus)
@@ -229,7 +291,9 @@ def test_a_corpus_that_is_gone_is_named(flyweight, toy_recipe, tmp_path):
 
 @pytest.mark.parametrize("name", ["toy", ".locks"])
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
-def test_a_link_in_the_runs_root_is_refused_before_any_work(flyweight, toy_recipe, tmp_path, elsewhere, name, fresh):
+def test_a_link_in_the_runs_root_is_refused_before_any_work(
+    flyweight, toy_recipe, tmp_path, elsewhere, name, fresh
+):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / name).symlink_to(elsewhere)
     refused(flyweight("run", toy_recipe, "--threads", 1, *fresh), f"{name} is a symbolic link")

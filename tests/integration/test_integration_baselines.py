@@ -22,8 +22,12 @@ TRAIN = {"steps": 60, "batch": 8, "validations": 2, "optimizer": {"kind": "adamw
 @pytest.fixture(scope="module")
 def recipe(text_file, tmp_path_factory):
     """A recipe with a baseline of every kind, two of them in int8, and one that learns from another."""
-    stages: dict = {name: {"stage": "pretrain", "model": model} for name, model in BASELINES.items()}
-    stages |= {f"{name}-8": {"stage": "quantize", "input": name, "kind": "int8"} for name in QUANTIZED}
+    stages: dict = {
+        name: {"stage": "pretrain", "model": model} for name, model in BASELINES.items()
+    }
+    stages |= {
+        f"{name}-8": {"stage": "quantize", "input": name, "kind": "int8"} for name in QUANTIZED
+    }
     stages["student"] = {"stage": "distill", "teacher": "lstm", "model": BASELINES["mlp"]}
     compare = [*BASELINES, *(f"{name}-8" for name in QUANTIZED), "student"]
     raw = {
@@ -31,7 +35,12 @@ def recipe(text_file, tmp_path_factory):
         "data": {"corpus": str(text_file), "tokenizer": "byte", "context": 32},
         "train": TRAIN,
         "stages": stages,
-        "report": {"compare": compare, "measure": ["evaluate", "audit"], "prompts": ["Ann "], "sample_tokens": 8},
+        "report": {
+            "compare": compare,
+            "measure": ["evaluate", "audit"],
+            "prompts": ["Ann "],
+            "sample_tokens": 8,
+        },
     }
     path = tmp_path_factory.mktemp("baselines") / "baselines.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
@@ -58,10 +67,22 @@ def test_every_baseline_learns_and_passes_its_audit(summary) -> None:
         assert models[name]["evaluate"]["nll"]["value"] < floor - 0.3
     for name, model in models.items():
         # The toy text repeats itself.
-        failed = [c for c in model["audit"]["checks"] if c["verdict"] == "fail" and c["name"] != "train_overlap"]
+        failed = [
+            c
+            for c in model["audit"]["checks"]
+            if c["verdict"] == "fail" and c["name"] != "train_overlap"
+        ]
         assert not failed, (name, failed)
-        measured = {check["name"] for check in model["audit"]["checks"] if check["verdict"] == "pass"}
-        assert {"causality", "cached_logits", "padding_invariance", "stored_bytes", "initial_token_sensitivity"} <= measured
+        measured = {
+            check["name"] for check in model["audit"]["checks"] if check["verdict"] == "pass"
+        }
+        assert {
+            "causality",
+            "cached_logits",
+            "padding_invariance",
+            "stored_bytes",
+            "initial_token_sensitivity",
+        } <= measured
         assert model["samples"][0]["text"]
 
 
@@ -125,10 +146,14 @@ def test_lm_eval_reads_decoders_alone(runs) -> None:
 def test_trained_again_it_is_the_same_to_the_bit(recipe, runs, name, tmp_path) -> None:
     raw = yaml.safe_load(recipe.read_text())
     alone = {**raw, "stages": {name: raw["stages"][name]}, "report": {"measure": []}}
-    again = fw.run(fw.load(_written(alone, tmp_path)), session=Session(runs=tmp_path / "runs", threads=1))[name]
+    again = fw.run(
+        fw.load(_written(alone, tmp_path)), session=Session(runs=tmp_path / "runs", threads=1)
+    )[name]
     first = runs / "baselines" / name
     assert again.id == first.resolve().name
-    assert (again.path / "model/model.safetensors").read_bytes() == (first / "model/model.safetensors").read_bytes()
+    assert (again.path / "model/model.safetensors").read_bytes() == (
+        first / "model/model.safetensors"
+    ).read_bytes()
 
 
 def _written(raw, place):

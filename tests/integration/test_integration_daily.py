@@ -34,7 +34,11 @@ def places(tmp_path_factory):
 @pytest.fixture
 def pipe(flyweight, monkeypatch):
     def call(text, *words):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text if isinstance(text, bytes) else text.encode())))
+        monkeypatch.setattr(
+            sys,
+            "stdin",
+            io.TextIOWrapper(io.BytesIO(text if isinstance(text, bytes) else text.encode())),
+        )
         return flyweight(*words)
 
     return call
@@ -46,9 +50,19 @@ def test_piped_lines_are_turns(name, places, pipe):
     status, out, err = pipe("Hello\n\n/reset\nHello\n/quit\nnever said\n", *words, "--json")
     assert status == 0, err
     told = json.loads(out)
-    assert (told["template"], [turn["prompt"] for turn in told["turns"]]) == (True, ["Hello", "Hello"])
+    assert (told["template"], [turn["prompt"] for turn in told["turns"]]) == (
+        True,
+        ["Hello", "Hello"],
+    )
     assert told["turns"][0]["text"] == told["turns"][1]["text"]
-    assert set(told["turns"][0]) >= {"text", "ended", "new_tokens", "read_tokens", "known_tokens", "dropped_turns"}
+    assert set(told["turns"][0]) >= {
+        "text",
+        "ended",
+        "new_tokens",
+        "read_tokens",
+        "known_tokens",
+        "dropped_turns",
+    }
     status, out, _ = pipe("Hello\n", *words)
     assert (status, out) == (0, told["turns"][0]["text"] + "\n")
 
@@ -56,8 +70,15 @@ def test_piped_lines_are_turns(name, places, pipe):
 def test_a_base_model_and_the_api_say_the_same(places, pipe, tmp_path):
     status, out, err = pipe("Ann \n\n//x\n", "chat", places["base"], *SHORT, "--json")
     assert status == 0, err
-    chat = fw.chat(places["base"], max_new_tokens=12, temperature=0.0, session=Session(runs=tmp_path / "runs", threads=1))
-    assert [turn["text"] for turn in json.loads(out)["turns"]] == [chat.say(line).text for line in ("Ann ", "", "/x")]
+    chat = fw.chat(
+        places["base"],
+        max_new_tokens=12,
+        temperature=0.0,
+        session=Session(runs=tmp_path / "runs", threads=1),
+    )
+    assert [turn["text"] for turn in json.loads(out)["turns"]] == [
+        chat.say(line).text for line in ("Ann ", "", "/x")
+    ]
 
 
 def test_quantize_and_export_keep_the_template(places, answer, pipe, tmp_path):
@@ -65,9 +86,12 @@ def test_quantize_and_export_keep_the_template(places, answer, pipe, tmp_path):
     status, out, err = pipe("Hello\n", "chat", "small:quantize", *SHORT, "--json")
     assert status == 0 and json.loads(out)["template"], err
     answer("export", places["ours"], "--out", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [256, 258]
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())[
+        "eos_token_id"
+    ] == [256, 258]
     told = [
-        json.loads(pipe("Hello\n", "chat", place, *SHORT, "--json")[1])["turns"] for place in (places["ours"], tmp_path / "out")
+        json.loads(pipe("Hello\n", "chat", place, *SHORT, "--json")[1])["turns"]
+        for place in (places["ours"], tmp_path / "out")
     ]
     assert told[0] == told[1]
 
@@ -100,7 +124,9 @@ class Terminal:
             stderr=slave,
             env=env,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # a shell's background jobs ignore it
         )
         os.close(slave)
         self.seen = ""
@@ -130,7 +156,18 @@ class Terminal:
 
 
 def test_a_conversation_in_a_terminal(places, tmp_path):
-    words = ("chat", places["long"], "--max-new-tokens", 8000, "--temperature", 1, "--threads", 1, "--system", "Be brief.")
+    words = (
+        "chat",
+        places["long"],
+        "--max-new-tokens",
+        8000,
+        "--temperature",
+        1,
+        "--threads",
+        1,
+        "--system",
+        "Be brief.",
+    )
     terminal = Terminal(*words, runs=tmp_path)
     terminal.until("each line is a turn.")
     terminal.until("> ")
@@ -149,7 +186,9 @@ def test_a_conversation_in_a_terminal(places, tmp_path):
     else:
         pytest.fail("five answers ended before they could be stopped")
     terminal.until("> ")
-    time.sleep(0.5)  # the line editor loses a signal between its prompt and its first look at the keys
+    time.sleep(
+        0.5
+    )  # the line editor loses a signal between its prompt and its first look at the keys
     terminal.process.send_signal(signal.SIGINT)
     terminal.until("(Ctrl-D leaves)")
     terminal.until("> ")
@@ -174,22 +213,34 @@ def test_compare_says_who_is_better_and_by_how_much(finished, answer, flyweight)
     assert found["correction"] == {"method": "holm", "comparisons": 3, "level": 0.05}
     assert len(found["pairs"]) == 3 and len(found["verdicts"]) == 2
     for row in found["models"]:
-        assert row["size"]["parameters"] > 0 and row["size"]["bytes"] > 0 and row["size"]["training_flops"] > 0
-    named = answer("compare", "toy:teacher", "toy:student", "toy:alone", "--against", "toy:student", *finished)
+        assert (
+            row["size"]["parameters"] > 0
+            and row["size"]["bytes"] > 0
+            and row["size"]["training_flops"] > 0
+        )
+    named = answer(
+        "compare", "toy:teacher", "toy:student", "toy:alone", "--against", "toy:student", *finished
+    )
     assert (named["reference"], named["correction"]["comparisons"]) == ("toy:student", 2)
     two = answer("compare", "toy:teacher", "toy:student", *finished)
     assert two["correction"]["method"] is None and two["notes"] == []
     status, out, _ = flyweight("compare", "toy:teacher", "toy:student", *finished)
     assert status == 0 and two["verdicts"][0] in " ".join(out.split())
-    status, _, err = flyweight("compare", "toy:teacher", "toy:student", "--against", "toy:alone", *finished)
+    status, _, err = flyweight(
+        "compare", "toy:teacher", "toy:student", "--against", "toy:alone", *finished
+    )
     assert status == 2 and "not among the models" in err
 
 
 def test_two_tokenizers_compare_by_bytes_alone(finished, places, answer, flyweight, tmp_path):
     (tmp_path / "texts").mkdir()
     for number in range(600):
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"Ann sees the number {number}, and Bob takes {number * 7}.\n" * 3)
-    found = answer("compare", "toy:teacher", places["mistral"], "--data", tmp_path / "texts", *finished)
+        (tmp_path / "texts" / f"{number}.txt").write_text(
+            f"Ann sees the number {number}, and Bob takes {number * 7}.\n" * 3
+        )
+    found = answer(
+        "compare", "toy:teacher", places["mistral"], "--data", tmp_path / "texts", *finished
+    )
     assert not found["same_tokenizer"] and "only bits per byte" in found["notes"][0]
     assert found["pairs"][0]["nll"] is None
     assert found["models"][-1]["size"]["forward_per_token"] is None
@@ -201,9 +252,20 @@ def test_the_doctor(answer, flyweight, tmp_path, monkeypatch):
     lines = {line["name"]: line for line in found["lines"]}
     assert lines["cpu fp32"]["values"]["gflops"] > 0
     assert lines["int8 fp32"]["values"]["error"] < 1e-5
-    assert lines["attention math"]["verdict"] == lines["python-stdlib"]["verdict"] == lines["runs root"]["verdict"] == "ok"
+    assert (
+        lines["attention math"]["verdict"]
+        == lines["python-stdlib"]["verdict"]
+        == lines["runs root"]["verdict"]
+        == "ok"
+    )
     assert {line["verdict"] for line in found["lines"]} <= {"ok", "missing", "slow", "broken"}
     assert not (tmp_path / "runs").exists()  # a measurement leaves nothing behind
     (tmp_path / "file").write_text("")
-    status, out, err = flyweight("doctor", "--quick", "--threads", 1, "--runs", tmp_path / "file" / "runs")
-    assert status == 1 and "cannot be written" in " ".join(out.split()) and "something needed is broken" in out, err
+    status, out, err = flyweight(
+        "doctor", "--quick", "--threads", 1, "--runs", tmp_path / "file" / "runs"
+    )
+    assert (
+        status == 1
+        and "cannot be written" in " ".join(out.split())
+        and "something needed is broken" in out
+    ), err

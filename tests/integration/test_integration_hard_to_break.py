@@ -27,7 +27,10 @@ from rows import Rows  # noqa: E402
 from flyweight.store.artifact import Identity, Store  # noqa: E402
 
 THREADS = ("--threads", 1)
-TMPFS = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root and mount for a small tmpfs")
+TMPFS = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mount") is None,
+    reason="needs root and mount for a small tmpfs",
+)
 
 
 @contextlib.contextmanager
@@ -60,14 +63,20 @@ def quick(tmp_path: Path, name: str = "toy", **train) -> Path:
     ("script", "options", "said"),
     [
         ("crash.py", ["--kills", "6", "--round", "6"], "6 of 6 kills and 2 of gc in "),
-        ("corrupt.py", ["--every", "60"], "commands on damaged files found the damage and named it"),
+        (
+            "corrupt.py",
+            ["--every", "60"],
+            "commands on damaged files found the damage and named it",
+        ),
         ("fuzz.py", ["--inputs", "72"], "72 of 72 malformed inputs refused"),
     ],
 )
 def test_the_harness(script, options, said, tmp_path):
     environment = {**os.environ, "RESULTS": str(tmp_path), "TMPDIR": str(tmp_path)}
     command = [sys.executable, BENCHMARKS / script, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert said in done.stdout
     assert len(list(tmp_path.glob("*.csv"))) == 1
@@ -169,11 +178,22 @@ def test_a_read_only_runs_root_is_read_and_not_written(flyweight, tmp_path):
         assert flyweight("run", recipe, *THREADS, "--runs", root)[0] == 0
         before = sandbox.results(root)
         os.system(f"mount -o remount,ro {root}")
-        for words in (("run", recipe), ("eval", "toy:int8", "--window", 8), ("quantize", "toy:teacher", "--kind", "nf4")):
+        for words in (
+            ("run", recipe),
+            ("eval", "toy:int8", "--window", 8),
+            ("quantize", "toy:teacher", "--kind", "nf4"),
+        ):
             status, _, err = flyweight(*words, *THREADS, "--runs", root)
             assert status == 2 and "choose another folder with --runs" in err, err
-        assert flyweight("eval", "toy:int8", *THREADS, "--runs", root)[0] == 0  # measured before: it is only read
-        assert flyweight("generate", "toy:int8", "Ann ", "--max-new-tokens", 2, *THREADS, "--runs", root)[0] == 0
+        assert (
+            flyweight("eval", "toy:int8", *THREADS, "--runs", root)[0] == 0
+        )  # measured before: it is only read
+        assert (
+            flyweight(
+                "generate", "toy:int8", "Ann ", "--max-new-tokens", 2, *THREADS, "--runs", root
+            )[0]
+            == 0
+        )
         assert flyweight("ls", "--runs", root)[0] == 0
         status, _, err = flyweight("run", recipe, *THREADS, "--runs", root / "deeper")
         assert status == 2 and "choose another folder with --runs" in err, err
@@ -185,7 +205,9 @@ def test_what_cannot_be_written_on_standard_output_is_no_traceback(tmp_path):
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "flyweight", "ls", "--recipes"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+        )
     assert done.returncode == 1
     assert "No space left" in done.stderr and "Traceback" not in done.stderr
 
@@ -194,17 +216,37 @@ def test_what_cannot_be_written_on_standard_output_is_no_traceback(tmp_path):
 
 
 def test_two_processes_on_one_run_share_the_work(tmp_path):
-    recipe, plain = quick(tmp_path, steps=60), "train.precision=fp32"  # measured in each runs root otherwise
-    command = [sys.executable, "-m", "flyweight", "run", recipe, plain, "--threads", "1", "--json", "--runs"]
+    recipe, plain = (
+        quick(tmp_path, steps=60),
+        "train.precision=fp32",
+    )  # measured in each runs root otherwise
+    command = [
+        sys.executable,
+        "-m",
+        "flyweight",
+        "run",
+        recipe,
+        plain,
+        "--threads",
+        "1",
+        "--json",
+        "--runs",
+    ]
     both = [
-        subprocess.Popen([*command, tmp_path / "runs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, tmp_path / "runs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     told = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
-    stages = [{made["name"]: made["reused"] for made in json.loads(out)["stages"]} for out, _ in told]
+    stages = [
+        {made["name"]: made["reused"] for made in json.loads(out)["stages"]} for out, _ in told
+    ]
     for name in stages[0]:
-        assert sorted(each[name] for each in stages) == [False, True], "each artifact is made by one and found by the other"
+        assert sorted(each[name] for each in stages) == [False, True], (
+            "each artifact is made by one and found by the other"
+        )
     assert sandbox.call("run", recipe, plain, *THREADS, "--runs", tmp_path / "alone").status == 0
     assert sandbox.results(tmp_path / "runs") == sandbox.results(tmp_path / "alone")
     assert not list((tmp_path / "runs").rglob("*.partial"))
@@ -212,12 +254,23 @@ def test_two_processes_on_one_run_share_the_work(tmp_path):
 
 def test_a_clock_that_jumps_changes_nothing_but_dates(flyweight, tmp_path, monkeypatch):
     recipe = quick(tmp_path, checkpoint="10ms")
-    assert flyweight("run", recipe, "budget.time=5min", *THREADS, "--runs", tmp_path / "steady")[0] == 0
+    assert (
+        flyweight("run", recipe, "budget.time=5min", *THREADS, "--runs", tmp_path / "steady")[0]
+        == 0
+    )
     draw, real = random.Random(0), time.gmtime
     monkeypatch.setattr(time, "time", lambda: draw.uniform(1e8, 4e9))
-    monkeypatch.setattr(time, "gmtime", lambda seconds=None: real(time.time() if seconds is None else seconds))
-    assert flyweight("run", recipe, "budget.time=5min", *THREADS, "--runs", tmp_path / "jumping")[0] == 0
-    assert flyweight("run", recipe, "budget.time=5min", *THREADS, "--runs", tmp_path / "jumping")[0] == 0
+    monkeypatch.setattr(
+        time, "gmtime", lambda seconds=None: real(time.time() if seconds is None else seconds)
+    )
+    assert (
+        flyweight("run", recipe, "budget.time=5min", *THREADS, "--runs", tmp_path / "jumping")[0]
+        == 0
+    )
+    assert (
+        flyweight("run", recipe, "budget.time=5min", *THREADS, "--runs", tmp_path / "jumping")[0]
+        == 0
+    )
     monkeypatch.undo()
     assert sandbox.results(tmp_path / "steady") == sandbox.results(tmp_path / "jumping")
     status, out, _ = flyweight("ls", "--runs", tmp_path / "jumping", "--json")
@@ -249,7 +302,10 @@ def test_a_damaged_artifact_is_listed_as_damaged(flyweight, tmp_path):
     found = json.loads(out)
     items = {item["id"]: item for item in found["items"]}
     assert status == 0, err
-    assert str(teacher) in items[teacher.name]["damaged"] and "summary.json" in found["recipes"][0]["damaged"]
+    assert (
+        str(teacher) in items[teacher.name]["damaged"]
+        and "summary.json" in found["recipes"][0]["damaged"]
+    )
     assert sum(item["damaged"] is None for item in items.values()) == len(items) - 1
     status, out, _ = flyweight("ls")
     assert status == 0 and "damaged" in out and "delete the folder" in out.replace("\n", " ")
@@ -264,7 +320,10 @@ def test_a_tokenizer_file_that_changed_makes_another_corpus(flyweight, tmp_path)
     assert flyweight("run", recipe, word, *THREADS)[0] == 0
     known = set(runs.glob("corpus-*"))
     file.write_text(
-        json.dumps({**json.loads(file.read_text()), "version": "1.0", "truncation": None, "padding": None}, indent=1)
+        json.dumps(
+            {**json.loads(file.read_text()), "version": "1.0", "truncation": None, "padding": None},
+            indent=1,
+        )
     )
     assert flyweight("run", recipe, word, *THREADS)[0] == 0
     assert len(set(runs.glob("corpus-*")) - known) == 1

@@ -56,7 +56,9 @@ def test_every_model_and_no_other_artifact_has_a_card(finished):
         "card-int8.md", "card-student.md", "card-teacher.md", "table.md"
     ]  # fmt: skip
     said = (finished / "toy" / "card-int8.md").read_text()
-    assert said.startswith("# toy:int8") and "nats/token" in said and "flyweight run toy.yaml" in said
+    assert (
+        said.startswith("# toy:int8") and "nats/token" in said and "flyweight run toy.yaml" in said
+    )
     assert "Not measured: speed" in said
 
 
@@ -64,7 +66,9 @@ def test_an_export_has_the_card_with_the_numbers_that_there_are(runs, answer):
     done = answer("export", "toy:teacher", "--to", "hf", "--out", runs.parent / "hf")
     said = Path(done["card"]).read_text()
     assert done["card"] == str(runs.parent / "hf" / "README.md") and said.startswith("---\n")
-    nll = json.loads((next(runs.glob("toy")) / "summary.json").read_text())["models"][0]["evaluate"]["nll"]
+    nll = json.loads((next(runs.glob("toy")) / "summary.json").read_text())["models"][0][
+        "evaluate"
+    ]["nll"]
     assert f"{nll['low']:,.5g} ... {nll['high']:,.5g}" in said
     other = runs.parent / "other.txt"
     other.write_text("another text. " * 300)
@@ -102,7 +106,9 @@ def test_a_model_trained_with_dropout_becomes_a_folder_of_its_family(runs, text_
 def test_an_export_replaces_neither_a_file_nor_a_card(runs, flyweight):
     for name, taken in (("m.gguf", "m.gguf"), ("n.gguf", "n.gguf.md")):
         (runs.parent / taken).write_text("mine")
-        status, _, err = flyweight("export", "toy:student", "--to", "gguf", "--out", runs.parent / name)
+        status, _, err = flyweight(
+            "export", "toy:student", "--to", "gguf", "--out", runs.parent / name
+        )
         assert status == 2 and f"{taken}: there is something already" in err
         assert (runs.parent / taken).read_text() == "mine"
     assert not (runs.parent / "n.gguf").exists()
@@ -112,10 +118,16 @@ def test_ls_tells_who_needs_what(runs, answer, flyweight):
     found = answer("ls")
     users = {item["id"]: item["used_by"] for item in found["items"]}
     stages = {
-        stage.name: (runs / "toy" / stage.name).resolve().name for stage in (runs / "toy").iterdir() if stage.is_symlink()
+        stage.name: (runs / "toy" / stage.name).resolve().name
+        for stage in (runs / "toy").iterdir()
+        if stage.is_symlink()
     }
-    assert {name: users[identifier] for name, identifier in stages.items()} == {name: [f"toy:{name}"] for name in stages}
-    assert sum(used == ["toy"] for used in users.values()) == 4  # the text, two evaluations, the floors
+    assert {name: users[identifier] for name, identifier in stages.items()} == {
+        name: [f"toy:{name}"] for name in stages
+    }
+    assert (
+        sum(used == ["toy"] for used in users.values()) == 4
+    )  # the text, two evaluations, the floors
     assert sum(used == [] for used in users.values()) == 5  # three stages and two evaluations
     assert [recipe["name"] for recipe in found["recipes"]] == ["toy"]
     assert found["bytes"] > sum(item["bytes"] for item in found["items"])
@@ -130,11 +142,15 @@ def test_ls_models_names_what_can_be_given_as_model(runs, answer, flyweight):
     names = [item["name"] for item in items]
     assert set(names) >= {"toy:teacher", "toy:student", "toy:int8"}
     others = [item["name"] for item in items if not item["name"].startswith("toy:")]
-    assert others and all((runs / name / "model").is_dir() for name in others), "the run whose folder is gone"
+    assert others and all((runs / name / "model").is_dir() for name in others), (
+        "the run whose folder is gone"
+    )
     for item in items:
         folder = runs / item["id"] / "model"
         assert item["bytes"] == sum(file.stat().st_size for file in folder.iterdir())
-    assert any(item["bits_per_byte"] for item in items) and any(item["bits_per_byte"] is None for item in items)
+    assert any(item["bits_per_byte"] for item in items) and any(
+        item["bits_per_byte"] is None for item in items
+    )
     status, out, _ = flyweight("ls", "--models")
     lines = out.splitlines()
     assert status == 0 and len(lines) == 1 + len(items), "a line each"
@@ -176,7 +192,10 @@ def test_gc_shows_and_does_what_is_answered(runs, flyweight, monkeypatch):
 def test_gc_removes_what_the_deleted_recipe_needed_and_nothing_else(runs, answer, flyweight):
     kept = {item["id"] for item in answer("ls")["items"] if item["used_by"]}
     would = answer("gc", "--dry-run")
-    assert not would["removed"] and len([item for item in would["items"] if item["kind"] == "artifact"]) == 5
+    assert (
+        not would["removed"]
+        and len([item for item in would["items"] if item["kind"] == "artifact"]) == 5
+    )
     assert answer("gc", "--dry-run", "--older-than", "7d")["items"] == []
     done = answer("gc", "--yes")
     assert done["removed"] and done["items"] == would["items"] and done["bytes"] == would["bytes"]
@@ -197,7 +216,17 @@ def test_gc_waits_its_turn(runs, flyweight):
 
 def test_a_working_command_is_seen_by_another_process(runs, text_file, flyweight, answer):
     recipe = small(text_file, runs.parent, "long", steps=None, time="60s")
-    command = [sys.executable, "-m", "flyweight", "run", str(recipe), "--threads", "1", "--runs", str(runs)]
+    command = [
+        sys.executable,
+        "-m",
+        "flyweight",
+        "run",
+        str(recipe),
+        "--threads",
+        "1",
+        "--runs",
+        str(runs),
+    ]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert run.stderr is not None
@@ -209,14 +238,18 @@ def test_a_working_command_is_seen_by_another_process(runs, text_file, flyweight
         run.wait()
     assert len(list(runs.glob("pretrain-*.partial"))) == 1
     done = answer("gc", "--yes")
-    # The artifact is the spare recipe's, whose folder is gone; what was being written when the process died is left over.
+    # The artifact is the spare recipe's, whose folder is gone; what was being written when the
+    # process died is left over.
     assert {item["kind"] for item in done["items"]} - {"leftover"} == {"lock", "artifact"}
     assert [line.partition(",")[0] for line in done["kept"]] == ["long is unfinished"]
     assert len(list(runs.glob("pretrain-*.partial"))) == 1
     status, out, _ = flyweight("ls")
     assert status == 0 and any("long" in line and "unfinished" in line for line in out.splitlines())
     shutil.rmtree(runs / "long")
-    assert {item["kind"] for item in answer("gc", "--yes")["items"]} - {"leftover"} == {"half-made", "lock"}
+    assert {item["kind"] for item in answer("gc", "--yes")["items"]} - {"leftover"} == {
+        "half-made",
+        "lock",
+    }
     assert not list(runs.glob("*.partial"))
 
 
@@ -231,13 +264,24 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fw.run(fw.load(recipe), session=Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"))
+        fw.run(
+            fw.load(recipe),
+            session=Session(runs=runs, threads=1, watch=stop, command="flyweight run toy.yaml"),
+        )
     made = {path.name for path in runs.glob("*-????????")}
-    assert {name.rpartition("-")[0] for name in made} == {"corpus", "pretrain", "distill", "quantize"}
+    assert {name.rpartition("-")[0] for name in made} == {
+        "corpus",
+        "pretrain",
+        "distill",
+        "quantize",
+    }
     found = answer("gc", "--yes")
     assert {item["kind"] for item in found["items"]} <= {"lock"}
     (said,) = found["kept"]
-    assert "toy is unfinished, and 4 artifacts" in said and "`flyweight run toy.yaml` goes on from there" in said
+    assert (
+        "toy is unfinished, and 4 artifacts" in said
+        and "`flyweight run toy.yaml` goes on from there" in said
+    )
     listed = answer("ls")
     assert {item["used_by"][0] for item in listed["items"]} == {"toy (unfinished)"}
     assert listed["recipes"][0]["unfinished"] == ["flyweight run toy.yaml"]
@@ -253,25 +297,34 @@ def test_nothing_of_an_interrupted_run_is_garbage_and_nothing_is_left_when_it_is
 def test_what_a_refused_run_leaves_is_no_run(runs, tmp_path, text_file, answer):
     shutil.rmtree(runs)
     with pytest.raises(RequestError, match="vocab_size: 7"):
-        fw.run(fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"), session=Session(runs=runs, threads=1))
+        fw.run(
+            fw.load(small(text_file, tmp_path), "stages.teacher.model.vocab_size=7"),
+            session=Session(runs=runs, threads=1),
+        )
     assert list(runs.glob("corpus-*")) and not (runs / "toy").exists()
     assert answer("ls")["recipes"] == []
 
 
-def test_other_work_of_the_same_name_is_kept_until_its_list_is_deleted(runs, text_file, answer, flyweight):
+def test_other_work_of_the_same_name_is_kept_until_its_list_is_deleted(
+    runs, text_file, answer, flyweight
+):
     before = {item["id"] for item in answer("ls")["items"] if item["used_by"]}
     answer("run", small(text_file, runs.parent, steps=8), *THREADS)
     listed = answer("ls")
     users = {item["id"]: item["used_by"] for item in listed["items"]}
     assert all(users[name] for name in before)
-    assert sum(used == ["toy (earlier)"] for used in users.values()) == 5  # three stages, two evaluations
+    assert (
+        sum(used == ["toy (earlier)"] for used in users.values()) == 5
+    )  # three stages, two evaluations
     assert listed["recipes"][0]["earlier"] == ["flyweight run toy.yaml"]
     status, out, _ = flyweight("ls")
     assert status == 0 and "toy: results of 1 earlier run are kept as well" in " ".join(out.split())
     found = answer("gc", "--yes")
     assert "toy had earlier results (`flyweight run toy.yaml`), and 5 artifacts" in found["kept"][0]
     assert all((runs / name).is_dir() for name in before)
-    answer("run", small(text_file, runs.parent), *THREADS)  # the first work again: now the second is the earlier one
+    answer(
+        "run", small(text_file, runs.parent), *THREADS
+    )  # the first work again: now the second is the earlier one
     users = {item["id"]: item["used_by"] for item in answer("ls")["items"]}
     assert {name for name, used in users.items() if used != ["toy (earlier)"]} >= before
     assert sum(used == ["toy (earlier)"] for used in users.values()) == 5
@@ -281,7 +334,10 @@ def test_other_work_of_the_same_name_is_kept_until_its_list_is_deleted(runs, tex
 
 
 def test_kinds_of_quantization_have_names_of_their_own(runs, answer):
-    names = [answer("quantize", "toy:teacher", "--kind", kind, *THREADS)["name"] for kind in ("int8", "nf4")]
+    names = [
+        answer("quantize", "toy:teacher", "--kind", kind, *THREADS)["name"]
+        for kind in ("int8", "nf4")
+    ]
     assert names == ["quantize-int8-toy-teacher", "quantize-nf4-toy-teacher"]
     assert not answer("gc", "--dry-run")["kept"]
 
@@ -300,19 +356,27 @@ def test_a_name_that_is_no_model_brings_those_that_there_are(runs, flyweight):
 def test_a_run_is_called_after_the_kind_that_a_word_gives(runs, answer):
     summary = answer("quantize", "toy:teacher", "kind=nf4", *THREADS)
     assert summary["name"] == "quantize-nf4-toy-teacher"
-    assert summary["models"][0]["stage"] == "quantize" and not (runs / "quantize-int8-toy-teacher").exists()
+    assert (
+        summary["models"][0]["stage"] == "quantize"
+        and not (runs / "quantize-int8-toy-teacher").exists()
+    )
 
 
 def test_another_request_gets_another_name_and_the_same_one_its_own(runs, answer):
     words = ("quantize", "toy:teacher", *THREADS)
     first, second = answer(*words), answer(*words, "embedding=nf4")
-    assert [first["name"], second["name"]] == ["quantize-int8-toy-teacher", "quantize-int8-toy-teacher-2"]
+    assert [first["name"], second["name"]] == [
+        "quantize-int8-toy-teacher",
+        "quantize-int8-toy-teacher-2",
+    ]
     assert answer(*words, "embedding=nf4")["name"] == second["name"]
     assert answer(*words)["name"] == first["name"]
     assert first["request"] != second["request"]
 
 
-def test_a_run_is_made_anew_with_fresh_and_says_so_where_nothing_was_left_to_do(runs, text_file, flyweight):
+def test_a_run_is_made_anew_with_fresh_and_says_so_where_nothing_was_left_to_do(
+    runs, text_file, flyweight
+):
     recipe = small(text_file, runs.parent)
     _, out, _ = flyweight("run", recipe, "--json", *THREADS)
     made = [stage["id"] for stage in json.loads(out)["stages"]]

@@ -16,21 +16,38 @@ def text(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
-def test_a_checkpoint_is_measured_quantized_distilled_and_heard(name, answer, flyweight, tmp_path, text):
+def test_a_checkpoint_is_measured_quantized_distilled_and_heard(
+    name, answer, flyweight, tmp_path, text
+):
     hub_fixture.save(name, tmp_path / "hf")
     place = tmp_path / "hf"
     imported = answer("import", place, "--out", tmp_path / "ours")
     assert imported["path"] == str(tmp_path / "ours")
-    scored = [answer("eval", model, "--data", text, "--window", "24")["nll"]["value"] for model in (place, tmp_path / "ours")]
+    scored = [
+        answer("eval", model, "--data", text, "--window", "24")["nll"]["value"]
+        for model in (place, tmp_path / "ours")
+    ]
     assert scored[0] == scored[1]
     _, out, _ = flyweight("audit", place, "--data", text, "--json")
     failed = {check["name"] for check in json.loads(out)["checks"] if check["verdict"] == "fail"}
     assert failed <= {"predicts_next", "below_unigram_floor", "train_overlap"}  # it is random
-    assert answer("bench", place, "--repeats", "1", "--new-tokens", "4", "--prompt", "4")["decode_tokens_per_s"] > 0
+    assert (
+        answer("bench", place, "--repeats", "1", "--new-tokens", "4", "--prompt", "4")[
+            "decode_tokens_per_s"
+        ]
+        > 0
+    )
     assert answer("generate", place, "the ", "--max-new-tokens", "5")["text"]
     small = answer("quantize", place, "--data", text, "--name", "small")["models"][0]
     assert small["evaluate"]["nll"]["value"] == pytest.approx(scored[0], rel=0.05)
-    words = [f"data.corpus={text}", "data.context=16", "model.dim=16", "model.layers=1", "train.steps=3", "train.batch=4"]
+    words = [
+        f"data.corpus={text}",
+        "data.context=16",
+        "model.dim=16",
+        "model.layers=1",
+        "train.steps=3",
+        "train.batch=4",
+    ]
     student = answer("distill", place, *words, "--name", "student")
     assert student["models"][0]["evaluate"]["nll"]["value"] > 0
     again = answer("export", "student:distill", "--to", "hf", "--out", tmp_path / "student")
@@ -45,7 +62,9 @@ def test_export_gives_a_folder_that_needs_no_flyweight(answer, tmp_path):
     tokens = torch.arange(10)[None]
     with torch.no_grad():
         theirs = model(tokens).logits
-        assert torch.equal(again(tokens).logits[..., : theirs.shape[-1]], theirs), "padding has a row of its own"
+        assert torch.equal(again(tokens).logits[..., : theirs.shape[-1]], theirs), (
+            "padding has a row of its own"
+        )
     assert (tmp_path / "out" / "README.md").is_file()
 
 
@@ -59,9 +78,21 @@ def test_a_foreign_model_teaches_and_is_measured(answer, flyweight, tmp_path, te
     place = tmp_path / "neox"
     assert answer("eval", place, "--data", text)["nll"]["value"] > 1
     assert answer("audit", place)["passed"]
-    assert answer("bench", place, "--repeats", "1", "--new-tokens", "4", "--prompt", "4")["weight_bytes"] > 0
+    assert (
+        answer("bench", place, "--repeats", "1", "--new-tokens", "4", "--prompt", "4")[
+            "weight_bytes"
+        ]
+        > 0
+    )
     assert answer("generate", place, "the ", "--max-new-tokens", "5")["prompt"] == "the "
-    words = [f"data.corpus={text}", "data.context=16", "model.dim=16", "model.layers=1", "train.steps=3", "train.batch=4"]
+    words = [
+        f"data.corpus={text}",
+        "data.context=16",
+        "model.dim=16",
+        "model.layers=1",
+        "train.steps=3",
+        "train.batch=4",
+    ]
     summary = answer("distill", place, *words, "--name", "student")
     flops = summary["models"][0]["training"]["flops"]
     assert flops > 0
@@ -82,7 +113,14 @@ def test_bad_requests_are_told(flyweight, tmp_path):
         ("import", tmp_path / "empty"): "config.json is missing",
         ("import", "hf:no such name"): "hf:no such name",
         ("import", tmp_path / "hf", "--out", tmp_path / "full"): "something already",
-        ("export", tmp_path / "hf", "--to", "onnx", "--out", tmp_path / "x"): "known are hf and gguf",
+        (
+            "export",
+            tmp_path / "hf",
+            "--to",
+            "onnx",
+            "--out",
+            tmp_path / "x",
+        ): "known are hf and gguf",
         ("export", tmp_path / "hf", "--out", tmp_path / "full"): "something already",
         ("eval", tmp_path / "empty", "--data", "ptb"): "neither an artifact",
         ("eval", tmp_path / "hf", "--tasks", "a", "--data", "ptb"): "leave --data",
@@ -116,13 +154,24 @@ class OddForCausalLM(transformers.LlamaForCausalLM):
 """
 
 
-def test_a_models_own_code_runs_only_where_the_user_says_so_by_name(flyweight, tmp_path, monkeypatch):
+def test_a_models_own_code_runs_only_where_the_user_says_so_by_name(
+    flyweight, tmp_path, monkeypatch
+):
     monkeypatch.delenv("FLYWEIGHT_TRUST_REMOTE_CODE", raising=False)
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
     place, ran = tmp_path / "odd", tmp_path / "ran"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    config = transformers.LlamaConfig(vocab_size=hub_fixture.VOCAB, max_position_embeddings=64, **sizes)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    config = transformers.LlamaConfig(
+        vocab_size=hub_fixture.VOCAB, max_position_embeddings=64, **sizes
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(place)
     hub_fixture.tokenizer(place)
     raw = json.loads((place / "config.json").read_text())
@@ -144,6 +193,9 @@ def test_a_models_own_code_runs_only_where_the_user_says_so_by_name(flyweight, t
     assert (status, ran.exists()) == (0, True), err
     ran.unlink()
     (kept,) = (tmp_path / "runs").glob("import-????????")
-    for model in (place, kept.name):  # what was trusted once is asked about again, the copy in the runs root too
+    for model in (
+        place,
+        kept.name,
+    ):  # what was trusted once is asked about again, the copy in the runs root too
         status, _, err = flyweight("generate", model, *words)
         assert (status, ran.exists()) == (2, False), err

@@ -46,7 +46,13 @@ def test_every_verb_has_its_function_and_a_documented_signature():
     from flyweight.cli.app import app
 
     verbs = {info.name or info.callback.__name__ for info in app.registered_commands}
-    others = {"quickstart": "run", "eval": "evaluate", "import": "import_", "ls": "artifacts", "schema": None}
+    others = {
+        "quickstart": "run",
+        "eval": "evaluate",
+        "import": "import_",
+        "ls": "artifacts",
+        "schema": None,
+    }
     for verb in verbs:
         name = others.get(verb, verb)
         if name is None:
@@ -60,8 +66,24 @@ def test_every_verb_has_its_function_and_a_documented_signature():
 def test_what_an_option_is_called_its_parameter_is_called():
     from flyweight.cli.app import app
 
-    shared = {"runs", "data_dir", "device", "threads", "seed", "trust_remote_code", "as_json", "overrides"}
-    renamed = {"size": "bytes", "target": "target", "names": "runs", "models": "compared", "study": "target", "words": "data"}
+    shared = {
+        "runs",
+        "data_dir",
+        "device",
+        "threads",
+        "seed",
+        "trust_remote_code",
+        "as_json",
+        "overrides",
+    }
+    renamed = {
+        "size": "bytes",
+        "target": "target",
+        "names": "runs",
+        "models": "compared",
+        "study": "target",
+        "words": "data",
+    }
     for info in app.registered_commands:
         verb = info.name or info.callback.__name__
         name = {"quickstart": "run", "eval": "evaluate", "import": "import_"}.get(verb, verb)
@@ -70,18 +92,27 @@ def test_what_an_option_is_called_its_parameter_is_called():
         own = set(inspect.signature(info.callback).parameters) - shared
         known = set(inspect.signature(getattr(api, name)).parameters)
         first = next(iter(known & {"teacher", "reference"}), None)
-        missing = {renamed.get(each, each) for each in own} - known - {"tasks", "task_path", "few_shot", "limit"}
+        missing = (
+            {renamed.get(each, each) for each in own}
+            - known
+            - {"tasks", "task_path", "few_shot", "limit"}
+        )
         assert missing <= ({"model"} if first else set()), (verb, missing)
 
 
-@pytest.mark.parametrize("name", ["plan", "evaluate", "study", "export", "train", "report", "compare", "distill"])
+@pytest.mark.parametrize(
+    "name", ["plan", "evaluate", "study", "export", "train", "report", "compare", "distill"]
+)
 def test_help_helps(name):
     for module in ("export.hf", "plan.plan", "report.page", "study.run", "train.trainer"):
         importlib.import_module(f"flyweight.{module}")  # now these names are packages as well
     shown = pydoc.render_doc(getattr(fw, name), renderer=pydoc.plaintext)
     assert f"{name}(" in shown and "session: Session = Session()" in shown
     assert inspect.getdoc(getattr(api, name)).splitlines()[0] in shown
-    assert inspect.signature(getattr(fw, name)).parameters.keys() == inspect.signature(getattr(api, name)).parameters.keys()
+    assert (
+        inspect.signature(getattr(fw, name)).parameters.keys()
+        == inspect.signature(getattr(api, name)).parameters.keys()
+    )
 
 
 def test_the_function_and_the_verb_do_the_same(finished, cli):
@@ -96,7 +127,12 @@ def test_the_function_and_the_verb_do_the_same(finished, cli):
         "train.steps=4",
     )
     by_verb = cli("distill", "toy:teacher", *words)
-    given = {"data": raw["data"]["corpus"], "model": FIELDS, "train": {"steps": 4}, "session": session}
+    given = {
+        "data": raw["data"]["corpus"],
+        "model": FIELDS,
+        "train": {"steps": 4},
+        "session": session,
+    }
     for teacher in ("toy:teacher", run["teacher"].path, run["teacher"], run["teacher"].id):
         by_function = fw.distill(teacher, **given, name=by_verb["name"])
         assert by_function["distill"].id == by_verb["stages"][0]["id"]
@@ -106,7 +142,10 @@ def test_the_function_and_the_verb_do_the_same(finished, cli):
     assert by_function.summary.name == by_verb["name"] == "quantize-nf4-toy-student"
     compared = fw.compare("toy:teacher", "toy:student", session=session)
     assert json.loads(json.dumps(compared.json())) == cli("compare", "toy:teacher", "toy:student")
-    assert fw.plan(raw, time="1h", session=session).json()["total"] == cli("plan", path, "--time", "1h")["total"]
+    assert (
+        fw.plan(raw, time="1h", session=session).json()["total"]
+        == cli("plan", path, "--time", "1h")["total"]
+    )
     assert fw.report(run, session=session) == run.report
     assert fw.report("toy", session=session) == run.report
 
@@ -129,15 +168,37 @@ def test_a_comparison_takes_artifacts_paths_and_names_and_nothing_else(finished)
 
 def test_what_comes_back_is_short_in_a_list_and_a_table_in_a_notebook(finished):
     raw, session, run = finished
-    plan, compared = fw.plan(raw, session=session), fw.compare("toy:teacher", "toy:student", session=session)
+    plan, compared = (
+        fw.plan(raw, session=session),
+        fw.compare("toy:teacher", "toy:student", session=session),
+    )
     bits = fw.evaluate("toy:student", session=session).bits_per_byte
-    for value in (run, plan, compared, bits, run["student"], fw.load(raw), session, fw.plan("gpt2", session=session)):
+    for value in (
+        run,
+        plan,
+        compared,
+        bits,
+        run["student"],
+        fw.load(raw),
+        session,
+        fw.plan("gpt2", session=session),
+    ):
         assert len(repr(value)) < 200 and "\n" not in repr(value)
-    assert re.fullmatch(r"<Metric \d\.\d+ bits/byte, 95 % interval \S+ \.\.\. \S+, n = [\d,]+>", repr(bits))
+    assert re.fullmatch(
+        r"<Metric \d\.\d+ bits/byte, 95 % interval \S+ \.\.\. \S+, n = [\d,]+>", repr(bits)
+    )
     assert f"{fw.load(raw)}" == "<Recipe toy: teacher, student>"
-    for value, words in ((run, "<th>bits/byte</th>"), (plan, "<th>parameters</th>"), (compared, "<th>verdict</th>")):
+    for value, words in (
+        (run, "<th>bits/byte</th>"),
+        (plan, "<th>parameters</th>"),
+        (compared, "<th>verdict</th>"),
+    ):
         page = value._repr_html_()
-        assert words in page and page.count("teacher") >= 1 and page.count("<table>") == page.count("</table>") >= 1
+        assert (
+            words in page
+            and page.count("teacher") >= 1
+            and page.count("<table>") == page.count("</table>") >= 1
+        )
     assert "teacher" in str(plan) and "student" in str(compared)
 
 
@@ -166,7 +227,12 @@ def test_progress_is_shown_unless_the_session_is_quiet(finished, capsys):
     fw.run(raw, session=session)
     assert capsys.readouterr() == ("", "")
     heard = []
-    fw.run(raw, session=fw.Session(runs=session.runs, threads=1, watch=lambda kind, fields: heard.append(kind)))
+    fw.run(
+        raw,
+        session=fw.Session(
+            runs=session.runs, threads=1, watch=lambda kind, fields: heard.append(kind)
+        ),
+    )
     assert "made" in heard and capsys.readouterr() == ("", "")
 
 
@@ -180,5 +246,16 @@ def test_the_examples_of_the_page_run(text_file, tmp_path, monkeypatch):
     names = {}
     for example in examples:
         exec(compile(example, str(PAGE), "exec"), names)
-    for name in ("train", "plan", "run", "evaluate", "compare", "distill", "quantize", "export", "generate", "report"):
+    for name in (
+        "train",
+        "plan",
+        "run",
+        "evaluate",
+        "compare",
+        "distill",
+        "quantize",
+        "export",
+        "generate",
+        "report",
+    ):
         assert any(f"fw.{name}(" in example for example in examples), name

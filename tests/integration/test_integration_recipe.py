@@ -45,7 +45,10 @@ def test_the_run_has_everything_it_promises(finished):
         assert model.audit.checks
         assert model.samples[0].prompt == "Ann "
     assert models["alone"].training.flops >= models["student"].training.total_flops
-    assert models["alone"].training.flops < 1.1 * models["student"].training.total_flops + models["teacher"].training.flops / 10
+    assert (
+        models["alone"].training.flops
+        < 1.1 * models["student"].training.total_flops + models["teacher"].training.flops / 10
+    )
     assert models["int8"].disk_bytes < models["alone"].disk_bytes
     assert models["int8"].input in ("student", "alone")
     floors = run.summary.corpus[0].floors
@@ -81,7 +84,9 @@ def test_a_changed_field_remakes_only_what_depends_on_it(finished):
 
 def test_the_api_and_the_command_line_agree(finished, flyweight):
     _, session, run = finished
-    status, out, err = flyweight("eval", run["student"].path, "--runs", session.store.root, "--threads", 1, "--json")
+    status, out, err = flyweight(
+        "eval", run["student"].path, "--runs", session.store.root, "--threads", 1, "--json"
+    )
     assert status == 0, err
     ours = fw.evaluate(run["student"], session=session)
     printed = json.loads(out)
@@ -99,7 +104,13 @@ def test_the_json_keys_of_the_interface(finished, answer, flyweight):
     assert {"forward_per_token", "training_per_token"} <= set(plan["flops"])
     assert {"kv_bytes_per_token", "weight_bytes"} <= set(plan)
     bench = answer("bench", "toy:int8", *runs, "--repeats", 2, "--new-tokens", 4, "--prompt", 8)
-    assert {"forward_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_bytes", "weight_bytes"} <= set(bench)
+    assert {
+        "forward_ms",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "peak_bytes",
+        "weight_bytes",
+    } <= set(bench)
     status, out, _ = flyweight("audit", "toy:student", *runs, "--json")
     audit = json.loads(out)
     assert audit["passed"] == (status == 0)
@@ -108,10 +119,13 @@ def test_the_json_keys_of_the_interface(finished, answer, flyweight):
     assert [row["bits_per_byte"] for row in rows] == sorted(row["bits_per_byte"] for row in rows)
 
 
-@pytest.mark.parametrize("first", ["flyweight.evaluation.floors", "flyweight.planning.memory", "flyweight.api"])
+@pytest.mark.parametrize(
+    "first", ["flyweight.evaluation.floors", "flyweight.planning.memory", "flyweight.api"]
+)
 def test_the_verbs_can_be_called_whatever_was_imported_first(first):
     code = (
-        f"import {first}, flyweight as fw; assert callable(fw.evaluate) and callable(fw.plan); print(fw.plan('gpt2').context)"
+        f"import {first}, flyweight as fw; assert callable(fw.evaluate) and "
+        f"callable(fw.plan); print(fw.plan('gpt2').context)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "1024\n", done.stderr
@@ -122,7 +136,9 @@ def test_generation(finished, answer, flyweight):
     runs = ("--runs", session.store.root, "--threads", 1)
     words = ("generate", "toy:student", "Ann ", *runs, "--max-new-tokens", 12, "--temperature", 0)
     text = answer(*words)["text"]
-    assert text == fw.generate(run["student"], "Ann ", max_new_tokens=12, temperature=0.0, session=session)
+    assert text == fw.generate(
+        run["student"], "Ann ", max_new_tokens=12, temperature=0.0, session=session
+    )
     status, out, _ = flyweight(*words)
     assert (status, out) == (0, f"Ann {text}\n")
     stop = text[3]
@@ -136,21 +152,36 @@ def test_floors_and_evaluation_of_another_text(finished, answer, tmp_path, text_
     assert max(floors["kn5"], floors["bigram"]) < floors["unigram"]
     other = tmp_path / "other.txt"
     other.write_text(text_file.read_text()[::-1])
-    there, here = answer("eval", "toy:alone", "--data", other, *runs), answer("eval", "toy:alone", *runs)
+    there, here = (
+        answer("eval", "toy:alone", "--data", other, *runs),
+        answer("eval", "toy:alone", *runs),
+    )
     assert there["nll"]["value"] > here["nll"]["value"]
 
 
 def test_single_verbs_are_recipes_of_one_stage(finished, answer):
     _, session, _ = finished
-    made = answer("quantize", "toy:student", "--kind", "nf4", "--runs", session.store.root, "--threads", 1)
+    made = answer(
+        "quantize", "toy:student", "--kind", "nf4", "--runs", session.store.root, "--threads", 1
+    )
     assert [model["stage"] for model in made["models"]] == ["quantize"]
 
 
 def test_train_on_ones_own_text(answer, text_file):
-    words = ["budget.time=25s", "model.layers=1", "model.dim=16", "data.context=32", "train.batch=4", "--threads", 1]
+    words = [
+        "budget.time=25s",
+        "model.layers=1",
+        "model.dim=16",
+        "data.context=32",
+        "train.batch=4",
+        "--threads",
+        1,
+    ]
     made = answer("train", text_file, *words)
     (model,) = made["models"]
-    assert model["training"]["stopped_by"] in ("time", "steps"), "by the clock, or after 20 readings of a short text"
+    assert model["training"]["stopped_by"] in ("time", "steps"), (
+        "by the clock, or after 20 readings of a short text"
+    )
     assert model["stage"] == "mix"
     assert made["name"] == "train-story"
 
@@ -164,7 +195,10 @@ def test_a_packed_model_is_not_trained_further_and_nothing_is_begun(finished, te
         "more": {"stage": "pretrain", "input": "toy:int8"},
     }
     raw = {"name": "further", "data": data, "train": {"steps": 2}, "stages": stages}
-    with pytest.raises(RequestError, match=r"stages\.more\.input: this model's matrices are stored as int8 and cannot be"):
+    with pytest.raises(
+        RequestError,
+        match=r"stages\.more\.input: this model's matrices are stored as int8 and cannot be",
+    ):
         fw.run(config_load.recipe(raw), session=session)
     assert sorted(path.name for path in session.store.root.iterdir()) == before
 
@@ -176,7 +210,9 @@ def test_leaving_a_stage_out(finished, tmp_path):
     assert recipe.report.compare == ("teacher", "student", "alone")
 
 
-def test_what_was_finished_before_a_budget_was_spent_is_named_and_reported(toy_recipe, flyweight, tmp_path, monkeypatch):
+def test_what_was_finished_before_a_budget_was_spent_is_named_and_reported(
+    toy_recipe, flyweight, tmp_path, monkeypatch
+):
     observe = Meter.observe
 
     def spent(meter, where, *rest, **options):
@@ -188,7 +224,10 @@ def test_what_was_finished_before_a_budget_was_spent_is_named_and_reported(toy_r
     status, _, err = flyweight("run", toy_recipe, "--threads", 1)
     said = " ".join(err.split())
     assert status == 1
-    assert "Finished and measured: toy:teacher, toy:student; report: " in said and "the same command" in said
+    assert (
+        "Finished and measured: toy:teacher, toy:student; report: " in said
+        and "the same command" in said
+    )
     assert (tmp_path / "runs" / "toy" / "report.html").is_file()
     assert flyweight("eval", "toy:student", "--threads", 1)[0] == 0
     monkeypatch.setattr(Meter, "observe", observe)
@@ -198,17 +237,25 @@ def test_what_was_finished_before_a_budget_was_spent_is_named_and_reported(toy_r
 
 def test_a_spent_budget_of_time_advises_what_goes_on(toy_recipe, flyweight, monkeypatch):
     monkeypatch.setattr(Meter, "seconds", lambda _: 100.0)
-    status, _, err = flyweight("run", toy_recipe, "budget.time=60s", "train.steps=12", "--threads", 1)
+    status, _, err = flyweight(
+        "run", toy_recipe, "budget.time=60s", "train.steps=12", "--threads", 1
+    )
     assert status == 1 and "a larger budget.time and the same" in " ".join(err.split()), err
 
 
 def test_a_mixture_is_not_trained_further_and_nothing_is_begun(finished, text_file):
     _, session, _ = finished
     data = {"corpus": str(text_file), "tokenizer": "byte", "context": 32}
-    raw = {"name": "mixing", "stages": {"mixed": {"stage": "mix", "input": "toy:student"}}, "report": {"measure": []}}
+    raw = {
+        "name": "mixing",
+        "stages": {"mixed": {"stage": "mix", "input": "toy:student"}},
+        "report": {"measure": []},
+    }
     fw.run(raw, session=session)
     before = sorted(path.name for path in session.store.root.iterdir())
     more = {"stage": "pretrain", "input": "mixing:mixed", "data": data, "train": {"steps": 2}}
-    with pytest.raises(RequestError, match=r"stages\.more\.input: this model is a mixture .*Train the network"):
+    with pytest.raises(
+        RequestError, match=r"stages\.more\.input: this model is a mixture .*Train the network"
+    ):
         fw.run({"name": "further", "stages": {"more": more}}, session=session)
     assert sorted(path.name for path in session.store.root.iterdir()) == before

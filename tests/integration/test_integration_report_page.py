@@ -68,19 +68,43 @@ def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
-def browse(folder: Path, name: str, profile: Path) -> tuple[dict[int, tuple[int, int, int]], list[str], list[str]]:
+def browse(
+    folder: Path, name: str, profile: Path
+) -> tuple[dict[int, tuple[int, int, int]], list[str], list[str]]:
     """Open a page in frames of both widths.
 
-    Returns (inner width, width of the content, letters shown) by frame width, the browser's console, and the paths asked for.
+    Returns (inner width, width of the content, letters shown) by frame width, the browser's
+    console, and the paths asked for.
     """
-    frames = "".join(f'<iframe src="{name}" width="{width}" height="900"></iframe>' for width in WIDTHS)
+    frames = "".join(
+        f'<iframe src="{name}" width="{width}" height="900"></iframe>' for width in WIDTHS
+    )
     (folder / "frames.html").write_text(FRAMES % frames)
     with served(folder) as (address, asked):
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=10000", "--dump-dom"]
-        done = subprocess.run([*command, f"{address}/frames.html"], capture_output=True, text=True, timeout=180, check=True)
+        command = [
+            str(CHROMIUM),
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+        ]
+        done = subprocess.run(
+            [*command, f"{address}/frames.html"],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=True,
+        )
     found = re.findall(r"<output>(\d+) (\d+) (\d+) (\d+)</output>", done.stdout)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return {int(width): (int(inner), int(content), int(shown)) for width, inner, content, shown in found}, console, asked
+    return (
+        {
+            int(width): (int(inner), int(content), int(shown))
+            for width, inner, content, shown in found
+        },
+        console,
+        asked,
+    )
 
 
 def check(folder: Path, profile: Path) -> None:
@@ -104,17 +128,30 @@ def test_a_report_with_long_names_and_strange_text(tmp_path):
     word = "w" * 400
     models = [each.model_copy(update={"role": word}) for each in made.quickstart_models()]
     models += [
-        made.model(long, 1.8, samples=(made.Sample(prompt=word, text=f"<img src=x onerror=alert(1)>\x00{word}"),)),
+        made.model(
+            long,
+            1.8,
+            samples=(made.Sample(prompt=word, text=f"<img src=x onerror=alert(1)>\x00{word}"),),
+        ),
         made.model("broken", 4.0, audit=made.audit(4.0, below_unigram_floor=word)),
         made.model("leaky", 0.9, audit=made.audit(0.9, causality="the future shows")),
     ]
-    folder = made.write(tmp_path, models=tuple(models), command=f"flyweight run {word}", corpus=(made.corpus(name=f"/{word}"),))
+    folder = made.write(
+        tmp_path,
+        models=tuple(models),
+        command=f"flyweight run {word}",
+        corpus=(made.corpus(name=f"/{word}"),),
+    )
     page.write(folder)
     check(folder, tmp_path / "profile")
 
 
 def test_a_report_of_several_runs(tmp_path):
-    runs = [made.write(tmp_path), made.write(tmp_path, name="second"), made.write(tmp_path, name="third")]
+    runs = [
+        made.write(tmp_path),
+        made.write(tmp_path, name="second"),
+        made.write(tmp_path, name="third"),
+    ]
     page.write_many(runs, tmp_path / "all")
     check(tmp_path / "all", tmp_path / "profile")
 

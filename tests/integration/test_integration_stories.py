@@ -23,7 +23,9 @@ def stories260k(real_data):
 
 
 def test_its_greedy_story_from_the_begin_token_is_the_published_one(stories260k, answer):
-    told = answer("generate", stories260k, "", "--max-new-tokens", "200", "--temperature", "0")["text"]
+    told = answer("generate", stories260k, "", "--max-new-tokens", "200", "--temperature", "0")[
+        "text"
+    ]
     assert PUBLISHED.startswith(told.strip()[: len(PUBLISHED)]) and len(told.strip()) > 300
 
 

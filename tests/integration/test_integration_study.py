@@ -28,7 +28,11 @@ def finished(tmp_path_factory, text_file):
 
 
 def numbers(summary):
-    return [(run.id, run.seed, run.lr, run.metrics, run.validation) for cell in summary.cells for run in cell.runs]
+    return [
+        (run.id, run.seed, run.lr, run.metrics, run.validation)
+        for cell in summary.cells
+        for run in cell.runs
+    ]
 
 
 def test_it_has_everything_it_promises(finished):
@@ -36,7 +40,10 @@ def test_it_has_everything_it_promises(finished):
     summary = run.summary
     files = {"report.html", "study.json", "table.md", "table.csv", "story-flops.svg"}
     assert files <= {path.name for path in run.folder.iterdir()}
-    assert [cell.fields for cell in summary.cells] == [{"position": "learned"}, {"position": "rope"}]
+    assert [cell.fields for cell in summary.cells] == [
+        {"position": "learned"},
+        {"position": "rope"},
+    ]
     for cell in summary.cells:
         assert cell.standing == "ok"
         assert [each.seed for each in cell.runs] == [0, 1, 2]
@@ -55,7 +62,9 @@ def test_running_again_repeats_nothing(finished):
     path, session, first = finished
     before = {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
     again = fw.study(path, session=session)
-    assert before == {p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")}
+    assert before == {
+        p: p.stat().st_mtime_ns for p in session.store.root.glob("*-????????/manifest.json")
+    }
     assert again.summary.cells == first.summary.cells
 
 
@@ -67,7 +76,14 @@ def test_cells_are_shared_with_recipes(finished, text_file):
         "stages": {
             "m": {
                 "stage": "pretrain",
-                "model": {"dim": 16, "layers": 1, "attention": {"heads": 2}, "mlp": "relu2", "position": "rope", "context": 32},
+                "model": {
+                    "dim": 16,
+                    "layers": 1,
+                    "attention": {"heads": 2},
+                    "mlp": "relu2",
+                    "position": "rope",
+                    "context": 32,
+                },
                 "data": {"corpus": str(text_file), "tokenizer": "byte", "context": 32},
                 "train": {
                     "batch": 8,
@@ -97,16 +113,27 @@ def watch(kind, fields):
         os._exit(9)  # in the middle of a training, nothing tidied up
 fw.study(sys.argv[1], session=Session(runs=sys.argv[2], threads=1, watch=watch))
 """
-    done = subprocess.run([sys.executable, "-c", code, path, tmp_path / "runs"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "runs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 9, done.stderr
     (left,) = model_references.listed(Store(tmp_path / "runs"))["recipes"]
     assert (left["name"], left["created"], len(left["unfinished"])) == ("toy-study", None, 1)
     found = gc.find(Store(tmp_path / "runs"))
-    assert {item.kind for item in found.items} <= {"lock"} and "toy-study is unfinished" in found.kept[0]
+    assert {item.kind for item in found.items} <= {
+        "lock"
+    } and "toy-study is unfinished" in found.kept[0]
     kept = {p.parent.name for p in (tmp_path / "runs").glob("pretrain-????????/manifest.json")}
     assert kept
     events = []
-    session = Session(runs=tmp_path / "runs", threads=1, watch=lambda kind, fields: events.append((kind, dict(fields))))
+    session = Session(
+        runs=tmp_path / "runs",
+        threads=1,
+        watch=lambda kind, fields: events.append((kind, dict(fields))),
+    )
     again = fw.study(path, session=session)
     assert numbers(again.summary) == numbers(first.summary)
     made = [fields for kind, fields in events if kind == "made"]
@@ -119,7 +146,17 @@ fw.study(sys.argv[1], session=Session(runs=sys.argv[2], threads=1, watch=watch))
 
 def test_a_sweep_is_decided_on_validation_with_the_first_seed(finished, flyweight):
     path, session, first = finished
-    words = ("study", path, "protocol=tuned", "name=tuned", "only=[small]", "--runs", session.store.root, "--threads", 1)
+    words = (
+        "study",
+        path,
+        "protocol=tuned",
+        "name=tuned",
+        "only=[small]",
+        "--runs",
+        session.store.root,
+        "--threads",
+        1,
+    )
     status, out, err = flyweight(*words, "--json")
     assert status == 0, err
     cells = json.loads(out)["cells"]
@@ -138,7 +175,16 @@ def test_a_sweep_is_decided_on_validation_with_the_first_seed(finished, flyweigh
 
 def test_what_is_worse_than_unigrams_is_collapsed(finished, flyweight):
     path, session, _ = finished
-    words = ("study", path, "budgets.short.steps=1", "name=one-step", "--runs", session.store.root, "--threads", 1)
+    words = (
+        "study",
+        path,
+        "budgets.short.steps=1",
+        "name=one-step",
+        "--runs",
+        session.store.root,
+        "--threads",
+        1,
+    )
     status, out, err = flyweight(*words)
     assert status == 0, err
     assert out.count("collapsed") >= 2
@@ -162,7 +208,13 @@ def test_what_does_not_see_its_input_is_collapsed(finished, monkeypatch, tmp_pat
 
 def test_a_run_that_diverges_does_not_end_the_study(finished):
     path, session, _ = finished
-    words = ("protocols.published.lr=1000", "train.clip=0", "name=wild", "seeds=[0]", "models.small.grid.position=[rope]")
+    words = (
+        "protocols.published.lr=1000",
+        "train.clip=0",
+        "name=wild",
+        "seeds=[0]",
+        "models.small.grid.position=[rope]",
+    )
     summary = fw.study(path, *words, "findings=[]", session=session).summary
     (cell,) = summary.cells
     assert cell.standing == "collapsed"
@@ -187,7 +239,10 @@ def test_a_missing_optional_text_is_left_out_and_said(finished, tmp_path, text_f
 
 
 def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_trained(tmp_path):
-    """40 words are few enough for an exact table, whatever is assumed before they are counted; for a rank of 60 too few."""
+    """40 words are few enough for an exact table, whatever is assumed before they are counted.
+
+    For a rank of 60 too few.
+    """
     words = [f"w{place}" for place in range(40)]
     text = tmp_path / "words.txt"
     text.write_text("\n".join(" ".join(words[turn:] + words[:turn]) for turn in range(40)))
@@ -202,24 +257,35 @@ def test_what_the_real_vocabulary_rules_out_is_refused_before_anything_is_traine
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     session = Session(runs=tmp_path / "runs", threads=1)
-    with pytest.raises(RequestError, match=r"wide on words: .*60 is larger than vocab_size 44.*\n.*wider on words"):
+    with pytest.raises(
+        RequestError, match=r"wide on words: .*60 is larger than vocab_size 44.*\n.*wider on words"
+    ):
         fw.study(path, session=session)
     assert not list((tmp_path / "runs").glob("pretrain-*"))
-    assert [cell.model for cell in fw.study(path, "only=exact", session=session).summary.cells] == ["exact"]
+    assert [cell.model for cell in fw.study(path, "only=exact", session=session).summary.cells] == [
+        "exact"
+    ]
     recipe = {
         "name": "words",
         "data": raw["data"]["words"],
         "train": {"steps": 1, "batch": 2},
-        "stages": {name: {"stage": "pretrain", "model": each["config"]} for name, each in raw["models"].items()},
+        "stages": {
+            name: {"stage": "pretrain", "model": each["config"]}
+            for name, each in raw["models"].items()
+        },
         "report": {"measure": ["evaluate"]},
     }
     fresh = Session(runs=tmp_path / "fresh", threads=1)
-    with pytest.raises(RequestError, match=r"stages.wide.model:\n.*vocab_size 44(.|\n)*stages.wider.model"):
+    with pytest.raises(
+        RequestError, match=r"stages.wide.model:\n.*vocab_size 44(.|\n)*stages.wider.model"
+    ):
         fw.run(config_load.recipe(recipe), session=fresh)
     assert not list((tmp_path / "fresh").glob("pretrain-*"))
     done = fw.run(config_load.recipe(recipe, without=["wide", "wider"]), session=fresh)
     assert done["exact"].facts["steps"] == 1
-    text.write_text(" ".join(f"w{place}" for place in range(4000)))  # what was packed before says nothing of it now
+    text.write_text(
+        " ".join(f"w{place}" for place in range(4000))
+    )  # what was packed before says nothing of it now
     with pytest.raises(RequestError, match=r"exact on words: .*vocab_size 3"):
         fw.study(path, session=session)
 
@@ -229,7 +295,10 @@ def test_a_context_that_a_text_lacks_is_refused_before_anything_is_trained(tmp_p
     raw["data"]["story"]["context"] = [16, 90_000]
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
-    with pytest.raises(RequestError, match=r"data\.story\.context: 90,000 is longer than the train split, which has"):
+    with pytest.raises(
+        RequestError,
+        match=r"data\.story\.context: 90,000 is longer than the train split, which has",
+    ):
         fw.study(path, "limit.time=100000h", session=Session(runs=tmp_path / "runs", threads=1))
     assert not list((tmp_path / "runs").glob("pretrain-*"))
 
@@ -238,18 +307,26 @@ def test_a_metric_that_a_text_lacks_is_refused_before_anything_is_trained(tmp_pa
     text = tmp_path / "blank.txt"
     text.write_text(" \n\t\n" * 2000)
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(toy_study(text, name="blank", metrics=["nll", "word_perplexity"]), sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            toy_study(text, name="blank", metrics=["nll", "word_perplexity"]), sort_keys=False
+        )
+    )
     with pytest.raises(RequestError, match="the test split of story has no word"):
         fw.study(path, session=Session(runs=tmp_path / "runs", threads=1))
     assert not list((tmp_path / "runs").glob("pretrain-*"))
 
 
-def test_limits_are_told_together_and_a_study_without_texts_is_not_a_matter_of_size(finished, tmp_path, text_file):
+def test_limits_are_told_together_and_a_study_without_texts_is_not_a_matter_of_size(
+    finished, tmp_path, text_file
+):
     path, session, _ = finished
     with pytest.raises(RequestError, match=r"limit\.runs: 1(.|\n)*limit\.time: 1 ms"):
         fw.study(path, "limit.runs=1", "limit.time=1ms", session=session)
     (tmp_path / "wikitext-2").mkdir()
-    raw = toy_study(text_file, data={"wikitext-2": {"corpus": "wikitext-2", "context": 32, "optional": True}})
+    raw = toy_study(
+        text_file, data={"wikitext-2": {"corpus": "wikitext-2", "context": 32, "optional": True}}
+    )
     alone = tmp_path / "alone.yaml"
     alone.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(RequestError, match="there is no cell left to run") as refused:
@@ -261,9 +338,13 @@ def test_limits_are_told_together_and_a_study_without_texts_is_not_a_matter_of_s
 def test_the_command_line(finished, flyweight, answer):
     path, session, run = finished
     runs = ("--runs", session.store.root, "--threads", 1)
-    assert {"tradeoffs", "tradeoffs-quick", "compact-ladder", "compact-ladder-small", "best-small"} <= set(
-        answer("ls", "--studies")["items"]
-    )
+    assert {
+        "tradeoffs",
+        "tradeoffs-quick",
+        "compact-ladder",
+        "compact-ladder-small",
+        "best-small",
+    } <= set(answer("ls", "--studies")["items"])
     plan = answer("plan", path, *("--runs", session.store.root))
     assert plan["total"]["runs"] == 6
     status, out, _ = flyweight("plan", path, "--time", "1s")

@@ -34,7 +34,12 @@ FIELDS: dict[str, list[Any]] = {
         {"kind": "lstm", "layers": 2, "hidden": 13, "tied": False, "dropout": 0.3},
         {"kind": "lstm", "layers": 3, "forget_bias": 0.0},
     ],
-    "linears": [{}, {"*": "int8"}, {"embedding": "int8", "*": {"kind": "nf4", "block": 16}}, {"head": "int8"}],
+    "linears": [
+        {},
+        {"*": "int8"},
+        {"embedding": "int8", "*": {"kind": "nf4", "block": 16}},
+        {"head": "int8"},
+    ],
     "dim": [16, 33],
     "vocab": [3, 50],
 }
@@ -46,7 +51,13 @@ def config_of(row: list[Any]) -> Architecture:
     kind, linears = value["kind"], value["linears"]
     if kind["kind"] == "lstm" and kind.get("tied", True) and "head" in linears:
         linears = {"embedding": "int8"}
-    fields = {**kind, "vocab_size": value["vocab"], "context": 16, "dim": value["dim"], "linears": linears}
+    fields = {
+        **kind,
+        "vocab_size": value["vocab"],
+        "context": 16,
+        "dim": value["dim"],
+        "linears": linears,
+    }
     return TypeAdapter(Architecture).validate_python(fields).resolved()
 
 
@@ -66,7 +77,11 @@ def model_of(index: int, dtype: torch.dtype) -> Model:
 
 
 def tokens_of(index: int) -> torch.Tensor:
-    return torch.randint(CONFIGS[index].vocab_size or 0, (2, LENGTH), generator=torch.Generator().manual_seed(1000 + index))
+    return torch.randint(
+        CONFIGS[index].vocab_size or 0,
+        (2, LENGTH),
+        generator=torch.Generator().manual_seed(1000 + index),
+    )
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
@@ -81,8 +96,16 @@ def history(index: int) -> int:
 
 def test_sample_is_pairwise() -> None:
     values = list(FIELDS.values())
-    seen = {(i, j, str(row[i]), str(row[j])) for row in ROWS for i in range(len(row)) for j in range(i)}
-    assert seen == {(i, j, str(a), str(b)) for i in range(len(values)) for j in range(i) for a in values[i] for b in values[j]}
+    seen = {
+        (i, j, str(row[i]), str(row[j])) for row in ROWS for i in range(len(row)) for j in range(i)
+    }
+    assert seen == {
+        (i, j, str(a), str(b))
+        for i in range(len(values))
+        for j in range(i)
+        for a in values[i]
+        for b in values[j]
+    }
 
 
 @every_config
@@ -91,12 +114,18 @@ def test_counted_parameters_and_bytes_are_built(index: int) -> None:
     with torch.device("meta"):
         model = build(config)
     packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
-    built = sum(p.numel() for p in model.parameters()) + sum(layer.in_features * layer.out_features for layer in packed)
+    built = sum(p.numel() for p in model.parameters()) + sum(
+        layer.in_features * layer.out_features for layer in packed
+    )
     found = flops.parameters(config)
     assert found.total == found.unique == built == sum(found.by_part.values())
-    assert flops.weight_bytes(config, 4) == sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert flops.weight_bytes(config, 4) == sum(
+        tensor.nbytes for tensor in model.state_dict().values()
+    )
     assert flops.kv_bytes_per_token(config) == 0
-    named = [name for name, module in model.named_modules() if isinstance(module, tuple(KINDS.values()))]
+    named = [
+        name for name, module in model.named_modules() if isinstance(module, tuple(KINDS.values()))
+    ]
     assert sorted(named) == sorted(linear_names(config))
 
 
@@ -118,7 +147,11 @@ def test_flops_are_those_of_the_flop_counter(index: int) -> None:
 @every_config
 @torch.no_grad()
 def test_no_logit_depends_on_a_later_token_or_one_that_is_too_old(index: int) -> None:
-    model, tokens, vocab = model_of(index, torch.float32), tokens_of(index), CONFIGS[index].vocab_size or 0
+    model, tokens, vocab = (
+        model_of(index, torch.float32),
+        tokens_of(index),
+        CONFIGS[index].vocab_size or 0,
+    )
     changed = tokens.clone()
     changed[:, 6:] = (changed[:, 6:] + 1) % vocab
     before, after = model(tokens), model(changed)
@@ -134,14 +167,18 @@ def test_no_logit_depends_on_a_later_token_or_one_that_is_too_old(index: int) ->
 @every_config
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @torch.no_grad()
-def test_cached_equals_uncached_with_and_without_padding(index: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_cached_equals_uncached_with_and_without_padding(
+    index: int, dtype: torch.dtype, tolerance: float
+) -> None:
     model, tokens = model_of(index, dtype), tokens_of(index)
     padded = torch.ones(2, LENGTH, dtype=torch.bool)
     padded[0, :3] = False
     for mask in (None, padded):
         cache, parts = model.new_cache(2, LENGTH), []
         for start, stop in ((0, 2), (2, 5), (5, 6), (6, 9), (9, LENGTH)):
-            parts.append(model(tokens[:, start:stop], cache, None if mask is None else mask[:, :stop]))
+            parts.append(
+                model(tokens[:, start:stop], cache, None if mask is None else mask[:, :stop])
+            )
         assert cache.length == LENGTH
         expected = model(tokens)
         if mask is not None:
@@ -159,7 +196,9 @@ def test_saved_model_comes_back_to_the_bit(index: int, tmp_path: Any) -> None:
     loaded = folder.load(tmp_path).eval()
     assert type(loaded) is type(model) and loaded.config == model.config
     before, after = model.state_dict(), loaded.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
     assert torch.equal(loaded(tokens), model(tokens))
 
 
@@ -168,7 +207,9 @@ def test_every_trainable_weight_gets_a_gradient(index: int) -> None:
     model, tokens = model_of(index, torch.float32), tokens_of(index)
     model.zero_grad(set_to_none=True)
     F.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(-1, 1).flatten()).backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    missing = [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     # A model of one token never has a place with nothing in it.
     assert missing == (["embedding.padding"] if getattr(CONFIGS[index], "history", 2) == 1 else [])
     assert all(layer.weight.requires_grad for layer in model.modules() if isinstance(layer, Linear))
@@ -181,7 +222,10 @@ def test_initial_weights_are_the_seeds_alone(index: int) -> None:
     torch.manual_seed(1)
     two = build(CONFIGS[index], seed=3).state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert any(not torch.equal(one[name], value) for name, value in build(CONFIGS[index], seed=4).state_dict().items())
+    assert any(
+        not torch.equal(one[name], value)
+        for name, value in build(CONFIGS[index], seed=4).state_dict().items()
+    )
 
 
 def test_every_kind_is_built() -> None:

@@ -1,4 +1,7 @@
-"""Whatever is given, a reader returns what it should or raises the error that a user can read; nothing else comes through."""
+"""Whatever is given, a reader returns what it should or raises the error that a user can read.
+
+Nothing else comes through.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,30 @@ from flyweight.records.run_summary import Summary
 from flyweight.store.artifact import Artifact, Identity, Store
 from flyweight.training import checkpoint as state
 
-often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+often = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 seldom = settings(often, max_examples=60)
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
 plain = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 named = st.dictionaries(
-    st.sampled_from(["name", "seed", "budget", "data", "train", "model", "stages", "report"]), plain, max_size=6
+    st.sampled_from(["name", "seed", "budget", "data", "train", "model", "stages", "report"]),
+    plain,
+    max_size=6,
 )
 jsons = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 yaml_like = st.text(alphabet="abx01 :-[]{}&*!|>'\"#\n\t,.?%@`~=<", max_size=60)
@@ -47,11 +59,26 @@ RECIPE: dict[str, Any] = {
     "seed": 1,
     "budget": {"time": "10min", "memory": "2GB"},
     "data": {"corpus": "story.txt", "tokenizer": {"kind": "bpe", "vocab": 300}, "context": 32},
-    "model": {"dim": 16, "layers": 1, "attention": {"heads": 2}, "mlp": "swiglu", "linears": {"blocks.*": "dense"}},
-    "train": {"steps": 12, "batch": 4, "optimizer": {"kind": "muon", "rest": {"lr": 0.01}}, "schedule": {"tail": "linear"}},
+    "model": {
+        "dim": 16,
+        "layers": 1,
+        "attention": {"heads": 2},
+        "mlp": "swiglu",
+        "linears": {"blocks.*": "dense"},
+    },
+    "train": {
+        "steps": 12,
+        "batch": 4,
+        "optimizer": {"kind": "muon", "rest": {"lr": 0.01}},
+        "schedule": {"tail": "linear"},
+    },
     "stages": {
         "teacher": {"stage": "pretrain"},
-        "student": {"stage": "distill", "teacher": "teacher", "train": {"same_as": {"stage": "teacher", "of": "flops"}}},
+        "student": {
+            "stage": "distill",
+            "teacher": "teacher",
+            "train": {"same_as": {"stage": "teacher", "of": "flops"}},
+        },
         "best": {"stage": "select", "among": ["teacher", "student"]},
         "int8": {"stage": "quantize", "input": "best", "kind": "int8"},
     },
@@ -60,7 +87,13 @@ RECIPE: dict[str, Any] = {
 
 
 def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [place for key, each in inner for place in [(*here, key), *places(each, (*here, key))]]
 
 
@@ -84,7 +117,15 @@ def test_yaml(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["a: &a [*a]", "a: &a {b: *a}", "[" * 3000, "{a: " * 900, "9" * 5000, "- !!python/object:os.x {}"]
+    "text",
+    [
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "[" * 3000,
+        "{a: " * 900,
+        "9" * 5000,
+        "- !!python/object:os.x {}",
+    ],
 )
 def test_yaml_that_would_never_end_or_do_more_than_say_something(text):
     with pytest.raises(RequestError, match="not valid YAML"):
@@ -94,14 +135,20 @@ def test_yaml_that_would_never_end_or_do_more_than_say_something(text):
 def test_aliases_that_grow_beyond_all_bounds_are_refused_at_once():
     lines = [
         "a: &a [x,x,x,x,x,x,x,x,x]",
-        *(f"{b}: &{b} [{','.join(['*' + a] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        *(
+            f"{b}: &{b} [{','.join(['*' + a] * 9)}]"
+            for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
     ]
     with pytest.raises(RequestError, match="values"):
         load.parse_yaml("\n".join(lines), "here")
 
 
 def test_an_alias_that_a_person_would_write_is_fine():
-    assert load.parse_yaml("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}", "here")["d"] == {"b": 1, "e": 2}
+    assert load.parse_yaml("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}", "here")["d"] == {
+        "b": 1,
+        "e": 2,
+    }
 
 
 @often
@@ -124,7 +171,10 @@ def test_a_recipe_with_one_wrong_value(data):
 
 
 @often
-@given(st.sampled_from([".".join(map(str, place)) for place in places(RECIPE)]) | st.text(max_size=20), st.text(max_size=20))
+@given(
+    st.sampled_from([".".join(map(str, place)) for place in places(RECIPE)]) | st.text(max_size=20),
+    st.text(max_size=20),
+)
 def test_overrides(path, value):
     try:
         load.recipe(load.override(RECIPE, [f"{path}={value}"]))
@@ -143,7 +193,18 @@ def test_quantities(text):
         assert value >= 0 and math.isfinite(value) and value <= 1e30
 
 
-ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "shift-jis", "gb18030", "utf-7", "utf-8-sig")
+ENCODINGS = (
+    "utf-8",
+    "utf-16",
+    "utf-16-le",
+    "utf-32",
+    "latin-1",
+    "cp1252",
+    "shift-jis",
+    "gb18030",
+    "utf-7",
+    "utf-8-sig",
+)
 
 
 @often
@@ -165,7 +226,11 @@ def test_text_of_every_encoding_is_read_exactly_or_refused(tmp_path, content):
 
 
 @often
-@given(st.lists(st.binary(max_size=30) | jsons.map(lambda value: json.dumps(value).encode()), max_size=4))
+@given(
+    st.lists(
+        st.binary(max_size=30) | jsons.map(lambda value: json.dumps(value).encode()), max_size=4
+    )
+)
 def test_json_lines(tmp_path, lines):
     path = tmp_path / "events.jsonl"
     path.write_bytes(b"\n".join(lines))
@@ -242,10 +307,18 @@ def test_names_of_runs_and_stages_stay_inside_their_folder(name):
     except RequestError:
         return
     for each in (recipe.name, *recipe.stages):
-        assert "/" not in each and "\\" not in each and not each.startswith(".") and each.strip() == each
+        assert (
+            "/" not in each
+            and "\\" not in each
+            and not each.startswith(".")
+            and each.strip() == each
+        )
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "pretrain-0123abcd", "corpus-0123abcd.partial", "", "x" * 65])
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "a/b", ".hidden", "pretrain-0123abcd", "corpus-0123abcd.partial", "", "x" * 65],
+)
 def test_a_run_cannot_take_an_artifacts_name_or_leave_the_runs_root(name):
     with pytest.raises(RequestError, match="name"):
         load.recipe(put(RECIPE, ("name",), name))

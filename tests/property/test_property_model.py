@@ -16,15 +16,23 @@ from flyweight.config.schema import Deep
 from flyweight.model.linear import Linear
 from flyweight.spec.visits import visits
 
-# Every fifth config in `make test`, all of them by hand: `pytest tests/property -m ""`, or `benchmarks/bench_identities.py`.
-SOME = [pytest.param(index, marks=[] if index % 5 == 0 else [pytest.mark.slow]) for index in range(len(CONFIGS))]
+# Every fifth config in `make test`, all of them by hand: `pytest tests/property -m ""`, or
+# `benchmarks/bench_identities.py`.
+SOME = [
+    pytest.param(index, marks=[] if index % 5 == 0 else [pytest.mark.slow])
+    for index in range(len(CONFIGS))
+]
 every_config = pytest.mark.parametrize("index", SOME)
 
 
 def test_sample_is_pairwise_and_large_enough() -> None:
     assert len(CONFIGS) >= 200
     assert sum(isinstance(config.thinking, Deep) for config in CONFIGS[::5]) >= 20
-    seen = {(i, j, str(row[i]), str(row[j])) for row in ROWS for i, j in combinations(range(len(row)), 2)}
+    seen = {
+        (i, j, str(row[i]), str(row[j]))
+        for row in ROWS
+        for i, j in combinations(range(len(row)), 2)
+    }
     names = list(FIELDS)
     wanted = {
         (i, j, str(a), str(b))
@@ -44,7 +52,10 @@ def test_identity(identity: str, index: int, tmp_path: Any) -> None:
 
 @every_config
 def test_cached_equals_uncached_in_float32(index: int, tmp_path: Any) -> None:
-    """Float64 says whether it is the same function. Post-norm stacks that think amplify rounding: up to float32's own."""
+    """Float64 says whether it is the same function.
+
+    Post-norm stacks that think amplify rounding: up to float32's own.
+    """
     config, tokens, bound = CONFIGS[index], tokens_of(index), 1e-5
     if config.norm.placement == "post" and isinstance(config.thinking, Deep):
         with torch.no_grad():
@@ -69,12 +80,15 @@ def test_every_trainable_weight_gets_a_gradient(index: int) -> None:
     model, tokens = model_of(index, torch.float32), tokens_of(index)
     model.zero_grad(set_to_none=True)
     F.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(-1, 1).flatten()).backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    missing = [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     config = CONFIGS[index]
     # A bias on the keys moves all scores of a query alike; with q/k norm or rotation it does show.
     plain = not config.attention.qk_norm and config.position.kind != "rope"
     allowed = ["attention.k.bias"] if plain else []
-    # A first place that reads the embedding in every pass has a memory that is mixed with what it is already.
+    # A first place that reads the embedding in every pass has a memory that is mixed with what it
+    # is already.
     restarts = isinstance(config.thinking, Deep) and config.thinking.input == "embedding"
     if restarts and {visit.place for visit in visits(config) if visit.layer == 0} == {0}:
         allowed.append("blocks.0.rate.weight")

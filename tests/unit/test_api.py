@@ -11,7 +11,9 @@ from flyweight.errors import RequestError
 
 
 @pytest.mark.parametrize("named", ["name", "path"])
-def test_a_report_is_not_written_through_a_link_in_the_runs_root(tmp_path: Path, elsewhere: Path, named: str):
+def test_a_report_is_not_written_through_a_link_in_the_runs_root(
+    tmp_path: Path, elsewhere: Path, named: str
+):
     session = fw.Session(runs=tmp_path / "runs", quiet=True)
     session.store.prepare()
     (session.store.root / "mine").symlink_to(elsewhere)

@@ -1,8 +1,8 @@
 """The Python interface: the same words as the command line, which calls these functions and nothing else.
 
-Every function takes a `session`: the runs root (default `FLYWEIGHT_RUNS`, else `./runs`), the folder of local copies of corpora
-(default `FLYWEIGHT_DATA`), the device, the threads. Errors are RequestError (the request was wrong) and FlyweightError (it
-failed).
+Every function takes a `session`: the runs root (default `FLYWEIGHT_RUNS`, else `./runs`), the
+folder of local copies of corpora (default `FLYWEIGHT_DATA`), the device, the threads. Errors are
+RequestError (the request was wrong) and FlyweightError (it failed).
 """
 
 from __future__ import annotations
@@ -71,12 +71,20 @@ def generate(
 
     _refuse_other_encodings(prompt)
     artifact = model_references.find(model, session.store, watch=session.watch)
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    options = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seed": seed,
+    }
     device = session.runtime().device
     tokenizer = stream.tokenizer_of(artifact.path / "model")
     if note := stream.unknown_note(tokenizer.unknown_words(stream.text_of(prompt))):
         session.watch("unknown", {"note": note})
-    return stream.text(artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options)
+    return stream.text(
+        artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options
+    )
 
 
 @in_use
@@ -94,7 +102,8 @@ def chat(
 ) -> Chat:
     """Return a conversation with a model: `chat(...).say("Hello")` answers, its `turns` keep what was said.
 
-    A model whose files bring a chat template is talked to in it, after `system`; any other goes on with one running text.
+    A model whose files bring a chat template is talked to in it, after `system`; any other goes on
+    with one running text.
     """
     from flyweight.decode.chat import Chat, Options
 
@@ -110,7 +119,8 @@ def _refuse_other_encodings(prompt: str) -> None:
         return
     byte = f"0x{ord(prompt[wrong]) & 0xFF:02x}"
     raise RequestError(
-        f"the prompt is not UTF-8 text: byte {byte} stands after {prompt[:wrong]!r}; the terminal or"
+        f"the prompt is not UTF-8 text: byte {byte} stands after {prompt[:wrong]!r}; the "
+        f"terminal or"
         " the file it comes from uses another encoding (for a file: iconv -f latin1 -t utf-8)"
     )
 
@@ -119,14 +129,18 @@ def _refuse_other_encodings(prompt: str) -> None:
 
 
 @working
-def import_(reference: str | Path, out: str | Path | None = None, session: Session = DEFAULT) -> Artifact:
+def import_(
+    reference: str | Path, out: str | Path | None = None, session: Session = DEFAULT
+) -> Artifact:
     """Return a GPT-2, Llama or Qwen3 model (a Hugging Face folder or `hf:owner/name`) as an artifact of ours.
 
-    It lies in the runs root, and in the new folder `out` as well where one is named. Raises RequestError with every reason why
-    the model cannot become one of ours.
+    It lies in the runs root, and in the new folder `out` as well where one is named. Raises
+    RequestError with every reason why the model cannot become one of ours.
     """
     session.store.prepare()
-    artifact = imported(str(reference), session.store, card.write, session.watch, session.command, only_ours=True)
+    artifact = imported(
+        str(reference), session.store, card.write, session.watch, session.command, only_ours=True
+    )
     return artifact if out is None else artifact.copy(Path(out))
 
 
@@ -165,7 +179,10 @@ def export(
 
         return replace(hf.write(folder, out, folder_card), card=out / card.FILE)
     if is_checkpoint(folder):
-        raise RequestError(f"{artifact.id} is behind an adapter; only models that became flyweight's own are written as GGUF")
+        raise RequestError(
+            f"{artifact.id} is behind an adapter; only models that became flyweight's own are "
+            f"written as GGUF"
+        )
     type = type or "f16"
     beside = out.with_name(f"{out.name}.md")
     refuse_existing(beside)
@@ -176,16 +193,24 @@ def export(
 
 
 def _format(to: str | None, out: Path, type: str | None) -> str:
-    """Return the format that is asked for; raise RequestError where the request contradicts itself."""
+    """Return the format that is asked for.
+
+    Raises RequestError where the request contradicts itself.
+    """
     file = out.suffix.lower() == ".gguf"
     if to is None:
         to = "gguf" if file else "hf"
     if to not in ("hf", "gguf"):
         raise RequestError(f"--to {to}: known are hf and gguf")
     if to == "hf" and file:
-        raise RequestError(f"--to hf writes a folder, but {out} is named like a GGUF file; use --to gguf, or another name")
+        raise RequestError(
+            f"--to hf writes a folder, but {out} is named like a GGUF file; use --to gguf, or "
+            f"another name"
+        )
     if to == "hf" and type is not None:
-        raise RequestError(f"--type {type} is for GGUF files; a Hugging Face folder keeps the model's own types")
+        raise RequestError(
+            f"--type {type} is for GGUF files; a Hugging Face folder keeps the model's own types"
+        )
     return to
 
 
@@ -193,26 +218,36 @@ def _format(to: str | None, out: Path, type: str | None) -> str:
 
 
 @in_use
-def report(*runs: str | Path | Run | StudyRun, out: str | Path | None = None, session: Session = DEFAULT) -> Path:
-    """Write one page over several finished runs, or a single run's or study's own anew; return its path.
+def report(
+    *runs: str | Path | Run | StudyRun, out: str | Path | None = None, session: Session = DEFAULT
+) -> Path:
+    """Write one page over several finished runs, or a single run's or study's own anew.
 
-    `runs` are names, folders, or what `run` and `study` returned. `out` is a folder for the page and its tables, or a page
-    of its own where it ends in `.html`. Unless it is named, the folder is `report` for several runs, and the run's own for
-    one, whose model cards are written anew as well. Raises RequestError where a run is not finished.
+    Return its path.
+
+    `runs` are names, folders, or what `run` and `study` returned. `out` is a folder for the page
+    and its tables, or a page of its own where it ends in `.html`. Unless it is named, the folder is
+    `report` for several runs, and the run's own for one, whose model cards are written anew as
+    well. Raises RequestError where a run is not finished.
     """
     if not runs:
         raise RequestError("report needs at least one finished run")
     out = None if out is None else Path(out)
     store = session.store
-    folders = [run.folder if isinstance(run, Run | StudyRun) else _run_folder(run, store) for run in runs]
-    alone = folders[0] if len(folders) == 1 and out is None else None  # written into, so that it has to be the run's own
+    folders = [
+        run.folder if isinstance(run, Run | StudyRun) else _run_folder(run, store) for run in runs
+    ]
+    alone = (
+        folders[0] if len(folders) == 1 and out is None else None
+    )  # written into, so that it has to be the run's own
     if alone is not None and os.path.realpath(alone.parent) == os.path.realpath(store.root):
         refuse_link(alone)
     grids = [folder for folder in folders if (folder / study_summary.FILE).is_file()]
     if len(folders) > 1:
         if grids:
             raise RequestError(
-                f"{', '.join(map(str, grids))}: a study has a page of its own, which it cannot share with recipes or other"
+                f"{', '.join(map(str, grids))}: a study has a page of its own, which it cannot "
+                f"share with recipes or other"
                 " studies; report it alone"
             )
         return page.write_many(folders, out or Path("report"))
@@ -231,13 +266,20 @@ def _run_folder(run: str | Path, store: Store) -> Path:
     """Return the folder of a run: a name is looked up in the runs root before it is taken for a path (write `./name`)."""
     named, path = store.root / run, Path(run)
     results = (run_summary.FILE, study_summary.FILE)
-    if isinstance(run, str) and not is_path(run) and any((named / file).is_file() for file in results):
+    if (
+        isinstance(run, str)
+        and not is_path(run)
+        and any((named / file).is_file() for file in results)
+    ):
         return named
     return path if path.is_dir() else named
 
 
 def _within(path: Path, folder: Path) -> bool:
-    """Return whether a path lies right in a folder; `Path.resolve` would fail for a link that leads to itself."""
+    """Return whether a path lies right in a folder.
+
+    `Path.resolve` would fail for a link that leads to itself.
+    """
     return os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
 
 
@@ -265,17 +307,24 @@ def listed_models(session: Session = DEFAULT) -> list[dict[str, Any]]:
 
 @shows_progress
 def gc(
-    among: Collection[str] | None = None, older_than: float = 0.0, dry_run: bool = False, session: Session = DEFAULT
+    among: Collection[str] | None = None,
+    older_than: float = 0.0,
+    dry_run: bool = False,
+    session: Session = DEFAULT,
 ) -> garbage.Garbage:
     """Remove what no recipe refers to, half-made artifacts that nobody makes and lock files that nobody holds.
 
-    What unfinished runs and earlier runs of a name have made is kept, and `kept` says how to let it go. Returns
-    what was removed, or with `dry_run` what would be. `among` restricts it to these names, `older_than` to what was made that
-    many seconds ago. Raises FlyweightError where another process works in the runs root.
+    What unfinished runs and earlier runs of a name have made is kept, and `kept` says how to let it
+    go. Returns what was removed, or with `dry_run` what would be. `among` restricts it to these
+    names, `older_than` to what was made that many seconds ago. Raises FlyweightError where another
+    process works in the runs root.
     """
     if dry_run:
         found = garbage.find(session.store, older_than)
-        return replace(found, items=tuple(item for item in found.items if among is None or item.path.name in among))
+        return replace(
+            found,
+            items=tuple(item for item in found.items if among is None or item.path.name in among),
+        )
     return garbage.collect(session.store, among, older_than, session.watch)
 
 
@@ -283,8 +332,11 @@ def gc(
 def doctor(quick: bool = False, session: Session = DEFAULT) -> Health:
     """Return what this machine can do, measured: devices, dtypes, kernels, memory, folders, libraries, each with a verdict.
 
-    `quick` leaves out libraries that take seconds to import. `ok` is false where something that is needed is broken.
+    `quick` leaves out libraries that take seconds to import. `ok` is false where something that is
+    needed is broken.
     """
     from flyweight.diagnosis import examine as doctor
 
-    return doctor.examine(session.runtime(), session.store.root, session.data_dir, quick, session.watch)
+    return doctor.examine(
+        session.runtime(), session.store.root, session.data_dir, quick, session.watch
+    )

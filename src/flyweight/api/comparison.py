@@ -26,10 +26,12 @@ MUCH = 100.0
 
 @dataclass(frozen=True)
 class Size:
-    """What a model weighs and costs; None where nobody knows: FLOPs behind an adapter, training that happened elsewhere.
+    """What a model weighs and costs.
 
-    `bytes` are those of its weights' files, `forward_per_token` FLOPs at its full context, `training_flops` those of its whole
-    making, teachers included.
+    None where nobody knows: FLOPs behind an adapter, training that happened elsewhere.
+
+    `bytes` are those of its weights' files, `forward_per_token` FLOPs at its full context,
+    `training_flops` those of its whole making, teachers included.
     """
 
     parameters: int
@@ -49,14 +51,21 @@ class Size:
             parameters, forward = plan.parameters.unique, plan.forward_per_token
         else:
             parameters, forward = sum(map(_elements, weights)), None
-        return cls(parameters, sum(file.stat().st_size for file in weights), forward, facts.get("total_flops"))
+        return cls(
+            parameters,
+            sum(file.stat().st_size for file in weights),
+            forward,
+            facts.get("total_flops"),
+        )
 
 
 def _elements(file: Path) -> int:
     """Return how many numbers a safetensors file holds, by its header."""
     with open(file, "rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(
+        math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +81,10 @@ class Compared:
         return iter(self.comparison.rows)
 
     def __repr__(self) -> str:
-        return f"<Compared {', '.join(row.name for row in self)} on {self.split}; print it for the verdicts>"
+        return (
+            f"<Compared {', '.join(row.name for row in self)} on {self.split}; print it for "
+            f"the verdicts>"
+        )
 
     def __str__(self) -> str:
         return "\n".join([*self.verdicts(), *(f"note: {note}" for note in self.notes())])
@@ -94,7 +106,12 @@ class Compared:
         ends = (bits.value, bits.low, bits.high) if bits else (None, None, None)
         numbers = {"model": row.name, "bits_per_byte": row.bits_per_byte, "nll": row.nll}
         standing = {"verdict": row.verdict, "p": row.p}
-        return {**numbers, **with_interval("difference", *ends), **standing, **asdict(self.sizes[row.name])}
+        return {
+            **numbers,
+            **with_interval("difference", *ends),
+            **standing,
+            **asdict(self.sizes[row.name]),
+        }
 
     def cells(self, row: Row) -> dict[str, str]:
         """Return a model's cells as text, by the title of their column."""
@@ -103,7 +120,10 @@ class Compared:
         if row.paired is not None:
             bits = row.paired.bits_per_byte
             n = digits(bits)
-            difference, interval = f"{bits.value:+.{n}f}", f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}"
+            difference, interval = (
+                f"{bits.value:+.{n}f}",
+                f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}",
+            )
             verdict = str(row.verdict)
         return {
             "model": row.name,
@@ -127,20 +147,32 @@ class Compared:
         found = self.comparison
         notes = []
         if not self.same_tokenizer:
-            notes.append("the models have different tokenizers: only bits per byte compare them, nats per token do not")
+            notes.append(
+                "the models have different tokenizers: only bits per byte compare them, nats per "
+                "token do not"
+            )
         if any(any(pair.lossy) for pair in found.pairs.values()):
             notes.append(
-                "some tokens do not give the text back: bits per byte are then too good, and such a model can be worse than one"
+                "some tokens do not give the text back: bits per byte are then too good, and "
+                "such a model can be worse than one"
                 " of another tokenizer, but not better"
             )
         if found.family > 1:
-            why = "the best was chosen by this same text, so every pair counts" if found.chosen else "one for each other model"
+            why = (
+                "the best was chosen by this same text, so every pair counts"
+                if found.chosen
+                else "one for each other model"
+            )
             notes.append(
-                f"verdicts are corrected for {found.family} comparisons (Holm; {why}): the chance that any of them is wrong is"
+                f"verdicts are corrected for {found.family} comparisons (Holm; {why}): the "
+                f"chance that any of them is wrong is"
                 " 5 %. The intervals are of one comparison each, 95 %, not corrected"
             )
             if found.chosen:
-                notes.append("--against MODEL fixes the reference beforehand, and fewer comparisons then count")
+                notes.append(
+                    "--against MODEL fixes the reference beforehand, and fewer comparisons then "
+                    "count"
+                )
         return notes
 
     def json(self) -> dict[str, Any]:
@@ -155,7 +187,11 @@ class Compared:
         pair = row.paired
         if pair is None:
             raise FlyweightError(f"{row.name} is the reference itself")
-        bits, reference, count = pair.bits_per_byte, self.comparison.reference, self.comparison.family
+        bits, reference, count = (
+            pair.bits_per_byte,
+            self.comparison.reference,
+            self.comparison.family,
+        )
         n = digits(bits)
         where = f"{pair.n_units:,} {pair.kind}{'s' * (pair.n_units != 1)}"
         if row.verdict in ("better", "worse"):
@@ -167,13 +203,21 @@ class Compared:
             )
         if pair.flattered:
             return (
-                f"{row.name} against {reference}: undecided (the better one's tokens do not give the text back, which makes its"
-                f" bits per byte too good; the interval is {bits.low:+.{n}f} to {bits.high:+.{n}f}, {where})"
+                f"{row.name} against {reference}: undecided (the better one's tokens do not give "
+                f"the text back, which makes its"
+                f" bits per byte too good; the interval is {bits.low:+.{n}f} to "
+                f"{bits.high:+.{n}f}, {where})"
             )
         if pair.verdict == "undecided":
-            why = f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} bits/byte contains 0, {where}"
+            why = (
+                f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} bits/byte contains 0, "
+                f"{where}"
+            )
         else:
-            why = f"its own interval {bits.low:+.{n}f} to {bits.high:+.{n}f} leaves 0 out, but {count} comparisons were made"
+            why = (
+                f"its own interval {bits.low:+.{n}f} to {bits.high:+.{n}f} leaves 0 out, but "
+                f"{count} comparisons were made"
+            )
         return f"{row.name} against {reference}: undecided ({why}); {_would_decide(pair, count)}"
 
 
@@ -191,6 +235,12 @@ def _would_decide(pair: Paired, comparisons: int) -> str:
     bits, times = pair.bits_per_byte, needed_text(pair, comparisons)
     if times > MUCH:
         most = max(abs(bits.low), abs(bits.high))
-        return f"if there is a difference it is hardly above {most:.{digits(bits)}f}, and no text of a usual size would show it"
+        return (
+            f"if there is a difference it is hardly above {most:.{digits(bits)}f}, and no "
+            f"text of a usual size would show it"
+        )
     factor = f"{times:.2g}" if times < 10 else f"{times:.0f}"
-    return f"about {factor} times as much text would decide it, if the difference is really {bits.value:+.{digits(bits)}f}"
+    return (
+        f"about {factor} times as much text would decide it, if the difference is really "
+        f"{bits.value:+.{digits(bits)}f}"
+    )

@@ -14,8 +14,8 @@ from flyweight.store.artifact import NAMED, Store
 def forget(store: Store, name: str, session: Session) -> None:
     """Remove a run and what was made for it alone, but for its packed text, so that it is made anew.
 
-    Raises RequestError where another run needs its model, or where its folder is a symbolic link; FlyweightError where another
-    process works in the runs root.
+    Raises RequestError where another run needs its model, or where its folder is a symbolic link;
+    FlyweightError where another process works in the runs root.
     """
     folder = store.root / name
     refuse_link(folder)
@@ -24,14 +24,29 @@ def forget(store: Store, name: str, session: Session) -> None:
     found = references.read(store)
     mine = [recipe for recipe in found.recipes if recipe.name == name]
     known = {artifact.id: artifact for artifact in store.artifacts()}
-    ids = {identifier for recipe in mine for identifier in references.reached(recipe.results, known)}
+    ids = {
+        identifier for recipe in mine for identifier in references.reached(recipe.results, known)
+    }
     ids |= {identifier for recipe in mine for other in recipe.others for identifier in other.ids}
-    own = {identifier for identifier in ids if NAMED.fullmatch(identifier) and not identifier.startswith("corpus-")}
+    own = {
+        identifier
+        for identifier in ids
+        if NAMED.fullmatch(identifier) and not identifier.startswith("corpus-")
+    }
     for identifier in sorted(own):
-        users = [user for user in found.users.get(identifier, ()) if user.split(":")[0].split(" (")[0] != name]
+        users = [
+            user
+            for user in found.users.get(identifier, ())
+            if user.split(":")[0].split(" (")[0] != name
+        ]
         if users:
-            raise RequestError(f"--fresh: {identifier} is part of {users[0]} as well; give this run another --name instead")
+            raise RequestError(
+                f"--fresh: {identifier} is part of {users[0]} as well; give this run another "
+                f"--name instead"
+            )
     with locks.alone(store, session.watch), disk_errors(folder):
         refuse_link(folder)
         shutil.rmtree(folder)
-    gc.collect(store, among={*own, *(f"{identifier}.partial" for identifier in own)}, watch=session.watch)
+    gc.collect(
+        store, among={*own, *(f"{identifier}.partial" for identifier in own)}, watch=session.watch
+    )

@@ -18,9 +18,9 @@ Content = frozenset[tuple[str, str]]
 def listed_models(store: Store) -> list[dict[str, Any]]:
     """Return every finished model, oldest first: `name` is what to give as MODEL.
 
-    `name` is `recipe:stage` where the results of a recipe have it, else the artifact's id. `bytes` is the
-    size of the model's files. `bits_per_byte` is its newest likelihood, on the `split` of `corpus`; all
-    three are None for a model that was never evaluated.
+    `name` is `recipe:stage` where the results of a recipe have it, else the artifact's id. `bytes`
+    is the size of the model's files. `bits_per_byte` is its newest likelihood, on the `split` of
+    `corpus`; all three are None for a model that was never evaluated.
     """
     known = references.read(store)
     artifacts = [entry for entry in known.entries if isinstance(entry, Artifact)]
@@ -39,7 +39,10 @@ def listed_models(store: Store) -> list[dict[str, Any]]:
 
 
 def _newest_evaluations(artifacts: Sequence[Artifact]) -> dict[Content, Artifact]:
-    """Return the newest evaluation of every model by its content, so that a copy has it too; oldest first."""
+    """Return the newest evaluation of every model by its content, so that a copy has it too.
+
+    Oldest first.
+    """
     models = {artifact.id: artifact for artifact in artifacts}
     newest: dict[Content, Artifact] = {}
     for artifact in artifacts:
@@ -68,4 +71,8 @@ def _quality(evaluation: Artifact | None) -> dict[str, Any]:
         corpus = gather.corpus_name(evaluation)
     except (FlyweightError, KeyError):
         return nothing  # a damaged measurement; `flyweight ls` names it
-    return {"bits_per_byte": value, "split": evaluation.identity["config"]["split"], "corpus": corpus}
+    return {
+        "bits_per_byte": value,
+        "split": evaluation.identity["config"]["split"],
+        "corpus": corpus,
+    }

@@ -1,4 +1,7 @@
-"""Measurements of one model or of several: each is an artifact of its own. Part of `flyweight.api`."""
+"""Measurements of one model or of several: each is an artifact of its own.
+
+Part of `flyweight.api`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ Model = str | Path | Artifact
 
 @dataclass(frozen=True, repr=False)
 class Measurement:
-    """A measurement's artifact; its metrics are attributes: `evaluate(...).bits_per_byte.value`, `audit(...).passed`."""
+    """A measurement's artifact.
+
+    Its metrics are attributes: `evaluate(...).bits_per_byte.value`, `audit(...).passed`.
+    """
 
     artifact: Artifact
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -41,8 +47,14 @@ class Measurement:
         try:
             value = self.values[name]
         except KeyError:
-            raise AttributeError(f"no metric {name!r}; there are {', '.join(self.values)}") from None
-        return Metric(**value) if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__) else value
+            raise AttributeError(
+                f"no metric {name!r}; there are {', '.join(self.values)}"
+            ) from None
+        return (
+            Metric(**value)
+            if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__)
+            else value
+        )
 
     def json(self) -> dict[str, Any]:
         """Return everything measured as plain data."""
@@ -53,7 +65,9 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     context = session.context(seed=session.seed)
     if not isinstance(model, Artifact) and model_references.is_config(model):
         if kind == "evaluate":
-            raise RequestError(f"{model}: this is a config; its random weights have nothing to evaluate")
+            raise RequestError(
+                f"{model}: this is a config; its random weights have nothing to evaluate"
+            )
         fresh = schema.Initialise(stage="init", model=model_references.config(model))
         artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
     else:
@@ -63,7 +77,9 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     if data is not None:
         fields["data"] = data_for(artifact, data, separator)
     elif separator is not None:
-        raise RequestError("--separator: it cuts a text file into documents; name the file with --data")
+        raise RequestError(
+            "--separator: it cuts a text file into documents; name the file with --data"
+        )
     config = config_load.check_stage(
         {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
     )
@@ -80,7 +96,12 @@ def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dic
 
     window = hub.window(hub.config(artifact.path / "model"))
     cut = {} if separator is None else {"separator": separator}
-    return {"corpus": data, "tokenizer": {"kind": "file", "path": str(tokenizer)}, "context": window, **cut}
+    return {
+        "corpus": data,
+        "tokenizer": {"kind": "file", "path": str(tokenizer)},
+        "context": window,
+        **cut,
+    }
 
 
 @working
@@ -95,18 +116,27 @@ def evaluate(
 ) -> Measurement:
     """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
 
-    `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the model was trained on.
-    `window` tokens are read at once (default: the model's context), every `stride` tokens (default: the window).
-    `separator` is what stands between the documents of a text file.
-    `notes` says where bits per byte are too good, because the tokens do not give the text back.
+    `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the
+    model was trained on. `window` tokens are read at once (default: the model's context), every
+    `stride` tokens (default: the window). `separator` is what stands between the documents of a
+    text file. `notes` says where bits per byte are too good, because the tokens do not give the
+    text back.
     """
-    fields = {"data": data and str(data), "separator": separator, "split": split, "window": window, "stride": stride}
+    fields = {
+        "data": data and str(data),
+        "separator": separator,
+        "split": split,
+        "window": window,
+        "stride": stride,
+    }
     return _noted(_measure("evaluate", model, session, **fields))
 
 
 def _noted(measured: Measurement) -> Measurement:
     losses = gather.losses(measured.artifact)
-    return Measurement(measured.artifact, {**measured.values, "notes": [] if losses is None else [losses]})
+    return Measurement(
+        measured.artifact, {**measured.values, "notes": [] if losses is None else [losses]}
+    )
 
 
 @working
@@ -118,12 +148,17 @@ def tasks(
     limit: int | None = None,
     session: Session = DEFAULT,
 ) -> dict[str, dict[str, Any]]:
-    """Return lm-eval's metrics of a model by task, each with its standard error; `task_path` holds tasks of one's own."""
+    """Return lm-eval's metrics of a model by task, each with its standard error.
+
+    `task_path` holds tasks of one's own.
+    """
     from flyweight.checkpoints import harness
 
     artifact = model_references.find(model, session.store, watch=session.watch)
     device = session.runtime().device
-    return harness.evaluate(artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed)
+    return harness.evaluate(
+        artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed
+    )
 
 
 @working
@@ -166,11 +201,15 @@ def floors(
     """Return what unigram, bigram and Kneser-Ney 5-gram models reach on a split, and their costs.
 
     `unigram`, `bigram` and `kn5` are perplexities per token. `tokenizer` is a kind, YAML as in a
-    recipe's `data.tokenizer`, or its fields; by default the corpus' own. `separator` and `notes` as in
-    `evaluate`.
+    recipe's `data.tokenizer`, or its fields; by default the corpus' own. `separator` and `notes` as
+    in `evaluate`.
     """
     context = session.context(seed=session.seed)
-    kind = config_load.parse_yaml(tokenizer, "--tokenizer") if isinstance(tokenizer, str) else tokenizer
+    kind = (
+        config_load.parse_yaml(tokenizer, "--tokenizer")
+        if isinstance(tokenizer, str)
+        else tokenizer
+    )
     given = {} if kind is None else {"tokenizer": kind}
     if separator is not None:
         given["separator"] = separator
@@ -197,20 +236,31 @@ def compare(
     in tokens. Raises RequestError where the models were not scored on the same text.
     """
     store = session.store
-    found = {_name(model): model_references.find(model, store, watch=session.watch) for model in compared}
+    found = {
+        _name(model): model_references.find(model, store, watch=session.watch) for model in compared
+    }
     if len(found) < 2:
         raise RequestError("compare needs at least two different models")
     if against is not None and _name(against) not in found:
-        raise RequestError(f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}")
-    results = {name: evaluate(artifact, data, split, window, stride, separator, session) for name, artifact in found.items()}
+        raise RequestError(
+            f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}"
+        )
+    results = {
+        name: evaluate(artifact, data, split, window, stride, separator, session)
+        for name, artifact in found.items()
+    }
     scores = {name: gather.scores(result.artifact) for name, result in results.items()}
     stood = table(scores, None if against is None else _name(against))
-    sizes = {name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()}
+    sizes = {
+        name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()
+    }
     same = len({score.tokenizer for score in scores.values()}) == 1
     return Compared(stood, sizes, same, split)
 
 
 def _name(model: Model) -> str:
     if not isinstance(model, str | Path | Artifact):
-        raise RequestError(f"a model is a name, a folder or an artifact (run[stage]), not {model!r:.80}")
+        raise RequestError(
+            f"a model is a name, a folder or an artifact (run[stage]), not {model!r:.80}"
+        )
     return model.id if isinstance(model, Artifact) else str(model)

@@ -34,15 +34,20 @@ def find(
     watch: Watcher = ignore,
     also: Iterable[str] = (),
 ) -> Artifact:
-    """Return the artifact that `reference` names, checked; raise RequestError that lists what could have been meant.
+    """Return the artifact that `reference` names, checked.
 
-    A Hugging Face model is imported into the runs root first, if it is not there yet. `also` are names beside those of models
-    that could have been meant: of configs, for verbs that take one.
+    Raises RequestError that lists what could have been meant.
+
+    A Hugging Face model is imported into the runs root first, if it is not there yet. `also` are
+    names beside those of models that could have been meant: of configs, for verbs that take one.
     """
     if isinstance(reference, Artifact):
         return reference
     if not isinstance(reference, str | Path):
-        raise RequestError(f"{where}: a model is a name, a folder or an artifact (run[stage]), not {reference!r:.80}")
+        raise RequestError(
+            f"{where}: a model is a name, a folder or an artifact (run[stage]), not "
+            f"{reference!r:.80}"
+        )
     text, path = str(reference), Path(reference)
     by_name = isinstance(reference, str) and not is_path(reference)
     name, colon, stage = text.partition(":")
@@ -60,7 +65,8 @@ def find(
         return _of_recipe(name, stage, store, where)
     if _present(path):
         raise RequestError(
-            f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor a Hugging Face model (it has no"
+            f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor "
+            f"a Hugging Face model (it has no"
             " config.json with a model_type)"
         )
     raise RequestError(f"{where}: {_unknown(text, store, also)}")
@@ -70,7 +76,11 @@ def _unknown(text: str, store: Store, also: Iterable[str]) -> str:
     """Return that there is no such model, and which there are: those of a run of that name, or all."""
     if run := _run(text, store):
         own = [name for name in _known(store) if name.startswith(f"{text}:")]
-        return f"{text} is a run; name one of its models: {', '.join(own)}" if own else _not_finished(run)
+        return (
+            f"{text} is a run; name one of its models: {', '.join(own)}"
+            if own
+            else _not_finished(run)
+        )
     known = _known(store)
     close = difflib.get_close_matches(text, [*also, *known], 1, 0.5)
     meant = f" (did you mean {close[0]}?)" if close else ""
@@ -105,7 +115,10 @@ def _not_finished(run: references.Finished) -> str:
     made = {name for other in run.others for name in other.ids} | run.results
     parts = f"{len(made)} part{'s' * (len(made) != 1)}"
     if commands:
-        return f"the run {run.name} is not finished ({parts} of it are kept); go on with: {commands[-1]}"
+        return (
+            f"the run {run.name} is not finished ({parts} of it are kept); go on with: "
+            f"{commands[-1]}"
+        )
     return f"{run.name} has no finished model to name, but {parts}; `flyweight ls` lists them"
 
 
@@ -114,7 +127,10 @@ def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:
         if run := _run(name, store):
             raise RequestError(f"{where}: {_not_finished(run)}")
         finished = [path.parent.name for path in sorted(store.root.glob(f"*/{FILE}"))]
-        raise RequestError(f"{where}: no run {name!r} under {store.root}{load.nearest(name, finished)}{_first(name)}")
+        raise RequestError(
+            f"{where}: no run {name!r} under "
+            f"{store.root}{load.nearest(name, finished)}{_first(name)}"
+        )
     stages = {made.name: made.id for made in Summary.read(store.root / name).stages}
     if stage not in stages:
         raise RequestError(f"{where}: {name} has no stage {stage!r}{load.nearest(stage, stages)}")
@@ -143,7 +159,9 @@ def _known(store: Store) -> list[str]:
     found = []
     for path in sorted(store.root.glob(f"*/{FILE}")):
         try:
-            found += [f"{path.parent.name}:{made.name}" for made in Summary.read(path.parent).stages]
+            found += [
+                f"{path.parent.name}:{made.name}" for made in Summary.read(path.parent).stages
+            ]
         except FlyweightError:
             continue  # these names are only suggested; using that run says what is wrong with it
     return found
@@ -157,31 +175,41 @@ def is_config(reference: str | Path) -> bool:
 
 
 def config(reference: str | Path) -> schema.Architecture:
-    """Return the model config of a YAML file or of the catalogue, resolved; raise RequestError where it cannot be."""
+    """Return the model config of a YAML file or of the catalogue, resolved.
+
+    Raises RequestError where it cannot be.
+    """
     if str(reference) in catalogue.names():
         return catalogue.load(str(reference))
-    return load.resolved(load.model_config(load.read_yaml(Path(reference)), str(reference)), str(reference))
+    return load.resolved(
+        load.model_config(load.read_yaml(Path(reference)), str(reference)), str(reference)
+    )
 
 
 def listed(store: Store) -> dict[str, Any]:
     """Return what is under a runs root: `items`, the artifacts, `recipes`, `bytes` of the whole root; only manifests are read.
 
-    An item has its size on disk and the recipes that need it (`recipe:stage` for a stage, `recipe` for what was measured or is
-    needed to make it; `recipe (unfinished)` and `recipe (earlier)` are runs of that name whose results are not those in its
-    folder, and a recipe tells their commands). Its `state` is finished, half-made (with the step of its checkpoint in `step`,
-    and whether a process is at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls where its
-    manifest would tell). Oldest first, then what is half-made, then what is damaged.
+    An item has its size on disk and the recipes that need it (`recipe:stage` for a stage, `recipe`
+    for what was measured or is needed to make it; `recipe (unfinished)` and `recipe (earlier)` are
+    runs of that name whose results are not those in its folder, and a recipe tells their commands).
+    Its `state` is finished, half-made (with the step of its checkpoint in `step`, and whether a
+    process is at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls
+    where its manifest would tell). Oldest first, then what is half-made, then what is damaged.
     """
     found = references.read(store)
     items = [_item(entry, found.users.get(entry.path.name, [])) for entry in found.entries]
     half = [
-        _half_made(path, store, found.users) for path in sorted(store.root.glob(f"*-????????{PARTIAL}")) if _is_partial(path)
+        _half_made(path, store, found.users)
+        for path in sorted(store.root.glob(f"*-????????{PARTIAL}"))
+        if _is_partial(path)
     ]
     recipes = [
         {
             "name": recipe.name,
             "created": recipe.created,
-            "stages": len(recipe.stages or recipe.named or {name for run in recipe.others for name in run.ids}),
+            "stages": len(
+                recipe.stages or recipe.named or {name for run in recipe.others for name in run.ids}
+            ),
             "bytes": gc.size(recipe.path),
             "command": recipe.command,
             "damaged": recipe.damaged,
@@ -200,13 +228,30 @@ def listed(store: Store) -> dict[str, Any]:
 
 
 def _item(entry: Artifact | Damaged, users: list[str]) -> dict[str, Any]:
-    item = {"id": entry.path.name, "state": "finished", "stage": None, "created": None, "seconds": None}
+    item = {
+        "id": entry.path.name,
+        "state": "finished",
+        "stage": None,
+        "created": None,
+        "seconds": None,
+    }
     if isinstance(entry, Artifact):
-        item |= {"stage": entry.stage, "created": entry.manifest["created"], "seconds": entry.facts["took"]}
+        item |= {
+            "stage": entry.stage,
+            "created": entry.manifest["created"],
+            "seconds": entry.facts["took"],
+        }
     else:
         item["state"] = "damaged"
     damaged = entry.why if isinstance(entry, Damaged) else None
-    return {**item, "bytes": gc.size(entry.path), "used_by": users, "damaged": damaged, "step": None, "being_made": None}
+    return {
+        **item,
+        "bytes": gc.size(entry.path),
+        "used_by": users,
+        "damaged": damaged,
+        "step": None,
+        "being_made": None,
+    }
 
 
 def _is_partial(path: Path) -> bool:

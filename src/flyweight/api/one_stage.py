@@ -1,4 +1,7 @@
-"""Runs of one stage on a model that is there already: distillation and quantization. Part of `flyweight.api`."""
+"""Runs of one stage on a model that is there already: distillation and quantization.
+
+Part of `flyweight.api`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,9 @@ def _named(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe
     first = "-".join([verb, *kind, plain_name(Path(source).name)])
     candidates = (checked.model_copy(update={"name": name}) for name in _names(first))
     store = session.store
-    return next(recipe for recipe in candidates if knows_only(store.root / recipe.name, request_of(recipe)))
+    return next(
+        recipe for recipe in candidates if knows_only(store.root / recipe.name, request_of(recipe))
+    )
 
 
 def _names(first: str) -> Iterator[str]:

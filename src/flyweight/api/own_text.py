@@ -1,4 +1,7 @@
-"""One's own text, the shortest way in: what `flyweight train` chooses, runs and calls the result. Part of `flyweight.api`."""
+"""One's own text, the shortest way in: what `flyweight train` chooses, runs and calls the result.
+
+Part of `flyweight.api`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,9 @@ def train(
     Raises RequestError for what is wrong with the text, the fields or the budget.
     """
     budget = {"time": time, "parameters": parameters, "bytes": bytes, "memory": memory}
-    limits = {limit: value for limit, value in {**budget, "flops": flops}.items() if value is not None}
+    limits = {
+        limit: value for limit, value in {**budget, "flops": flops}.items() if value is not None
+    }
     words = [*field_words(budget=limits, model=model, train=train), *overrides]
     return _trained(data, words, name, fresh, session)
 
@@ -89,12 +94,19 @@ def choose(
 ) -> Choice:
     """Return what `train` would do, without doing it: the raw recipe, and in words what was chosen.
 
-    `limits` are those of the budget by name. The machine's rates are measured where the runs root has none.
+    `limits` are those of the budget by name. The machine's rates are measured where the runs root
+    has none.
     """
     corpus = _corpus(data)
-    text = (resources.files("flyweight") / "assets" / "recipes" / "train.yaml").read_text(encoding="utf-8")
+    text = (resources.files("flyweight") / "assets" / "recipes" / "train.yaml").read_text(
+        encoding="utf-8"
+    )
     raw = config_load.parse_yaml(text, "train")
-    raw = {**raw, "name": name or _name(session.store, corpus), "data": {**raw["data"], "corpus": corpus}}
+    raw = {
+        **raw,
+        "name": name or _name(session.store, corpus),
+        "data": {**raw["data"], "corpus": corpus},
+    }
     words = [*overrides, *(f"budget.{limit}={value}" for limit, value in limits.items())]
     raw = config_load.override(raw, words)
     runtime = session.runtime()
@@ -113,7 +125,9 @@ def is_text(word: str, session: Session = DEFAULT) -> bool:
         return True
     path = Path(word).expanduser()
     folders = (path, session.store.root / word)
-    if any((folder / file).exists() for folder in folders for file in ("manifest.json", "config.json")):
+    if any(
+        (folder / file).exists() for folder in folders for file in ("manifest.json", "config.json")
+    ):
         return False
     return path.exists() or any(mark in word for mark in "*?[")
 
@@ -123,24 +137,34 @@ def _corpus(data: str | Path | Sequence[str | Path]) -> str | list[str]:
         return str(data)
     several = [str(each) for each in data]
     if not several:
-        raise RequestError("train needs a text: a file, several, a folder, a glob or the name of a corpus")
+        raise RequestError(
+            "train needs a text: a file, several, a folder, a glob or the name of a corpus"
+        )
     return several if len(several) > 1 else several[0]
 
 
 def _place(corpus: str | list[str]) -> str:
     """Return what tells a text from others of the same name: the paths of its files."""
     words = [corpus] if isinstance(corpus, str) else corpus
-    places = [str(path.resolve()) if (path := Path(word).expanduser()).exists() else word for word in words]
+    places = [
+        str(path.resolve()) if (path := Path(word).expanduser()).exists() else word
+        for word in words
+    ]
     return os.pathsep.join(sorted(places))
 
 
 def _name(store: Store, corpus: str | list[str]) -> str:
-    """Return `train-<text>`; a text of another folder that came first keeps that name, and this one gets a longer one."""
+    """Return `train-<text>`.
+
+    A text of another folder that came first keeps that name, and this one gets a longer one.
+    """
     place = _place(corpus)
     if isinstance(corpus, str):
         path = Path(corpus)
     else:
-        path = Path(os.path.commonpath([Path(word).expanduser().resolve().parent for word in corpus]))
+        path = Path(
+            os.path.commonpath([Path(word).expanduser().resolve().parent for word in corpus])
+        )
     name = f"train-{plain_name(path.stem or path.resolve().name)}"
     owner = _texts(store).get(name)
     if owner in (None, place) or not (store.root / name).exists():
@@ -154,7 +178,9 @@ def _texts(store: Store) -> dict[str, str]:
         return {}
     content = read_json(file)
     if not isinstance(content, dict):
-        raise RequestError(f"{file} does not say which run belongs to which text; delete it and run again")
+        raise RequestError(
+            f"{file} does not say which run belongs to which text; delete it and run again"
+        )
     return {str(name): str(place) for name, place in content.items()}
 
 

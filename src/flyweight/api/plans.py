@@ -1,4 +1,7 @@
-"""What recipes, studies, texts and models will need, before anything runs. Part of `flyweight.api`."""
+"""What recipes, studies, texts and models will need, before anything runs.
+
+Part of `flyweight.api`.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,18 @@ def plan(
     """Return what a recipe, study, text, config or model needs; no model is built.
 
     `target` is a name, a file, the fields of a recipe, what `load` returned, a text for `train`, or
-    a MODEL. `overrides` are `path=value` words. Limits, each as in a recipe's budget: `memory="6GB"`,
-    `time="10min"` (the only one of a study), `flops`, `parameters` and `bytes` of the smallest model.
-    `print(plan)` shows its table; `plan.totals` has the sums and `plan.faults` what does not fit.
-    Raises RequestError with every fault of the request.
+    a MODEL. `overrides` are `path=value` words. Limits, each as in a recipe's budget:
+    `memory="6GB"`, `time="10min"` (the only one of a study), `flops`, `parameters` and `bytes` of
+    the smallest model. `print(plan)` shows its table; `plan.totals` has the sums and `plan.faults`
+    what does not fit. Raises RequestError with every fault of the request.
     """
-    given = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": bytes}
+    given = {
+        "memory": memory,
+        "time": time,
+        "flops": flops,
+        "parameters": parameters,
+        "bytes": bytes,
+    }
     limits = {name: str(value) for name, value in given.items() if value is not None}
     if isinstance(target, str | Path):
         return runs.plan(_named(str(target), overrides, limits, session), session)
@@ -46,11 +55,15 @@ def plan(
         return runs.plan(runs.load(target, *overrides, *words), session)
     if overrides or limits:
         what = "an artifact" if isinstance(target, Artifact) else "checked already"
-        raise RequestError(f"plan: this is {what}; limits and path=value words are for names and files")
+        raise RequestError(
+            f"plan: this is {what}; limits and path=value words are for names and files"
+        )
     return runs.plan(target, session)
 
 
-def _named(target: str, overrides: Sequence[str], limits: Mapping[str, str], session: Session) -> Any:
+def _named(
+    target: str, overrides: Sequence[str], limits: Mapping[str, str], session: Session
+) -> Any:
     """Return what a name or file is planned as: a text as the recipe that `train` would run."""
     if is_text(target, session):
         return choose(target, *overrides, limits=limits, session=session).recipe

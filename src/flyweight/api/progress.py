@@ -1,4 +1,7 @@
-"""What a run shows while it works: a live line on a terminal, plain lines elsewhere; always on standard error."""
+"""What a run shows while it works: a live line on a terminal, plain lines elsewhere.
+
+Always on standard error.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,21 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal and not self.quiet:
-            self.live = Live(console=self.console, get_renderable=self._view, refresh_per_second=5, transient=True)
+            self.live = Live(
+                console=self.console,
+                get_renderable=self._view,
+                refresh_per_second=5,
+                transient=True,
+            )
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.live is not None:
             self.live.stop()
 
@@ -54,10 +67,15 @@ class Display:
             self.training = fields
             self._plain(lambda: _training_line(fields))
         elif kind in ("packing", "scoring"):
-            self.work = f"{fields['what']} {fields['done']:.0%}" if fields["done"] else fields["what"]
+            self.work = (
+                f"{fields['what']} {fields['done']:.0%}" if fields["done"] else fields["what"]
+            )
             self._plain(lambda: self.work)
         elif kind == "validation":
-            self._say(f"  {self.stage.get('name', '')}: step {fields['step']}, validation {fields['nll']:.4f} nats/token")
+            self._say(
+                f"  {self.stage.get('name', '')}: step {fields['step']}, validation "
+                f"{fields['nll']:.4f} nats/token"
+            )
         elif kind in NOTES:
             mark, style, note = NOTES[kind]
             self._say((mark, style), f"{' ' * bool(mark)}{note.format(**fields)}")
@@ -70,7 +88,10 @@ class Display:
         elif kind == "made":
             self._made(fields)
         elif kind == "grid":
-            self.grid = f"run {fields['run']} of {fields['of']}, {format_time(max(1.0, round(fields['left'])))} left"
+            self.grid = (
+                f"run {fields['run']} of {fields['of']}, "
+                f"{format_time(max(1.0, round(fields['left'])))} left"
+            )
             if self.live is None:
                 self._say((self.grid, "dim"))
 
@@ -89,7 +110,9 @@ class Display:
 
     def _view(self) -> RenderableType:
         elapsed = format_time(max(1.0, round(time.monotonic() - self.began)))
-        head = Text.assemble((str(self.stage.get("name", "starting")), "bold"), f"  {self.stage.get('stage', '')}")
+        head = Text.assemble(
+            (str(self.stage.get("name", "starting")), "bold"), f"  {self.stage.get('stage', '')}"
+        )
         head.append(f"  {elapsed}{f'  {self.grid}' if self.grid else ''}", "dim")
         if not self.training:
             return Group(head, Text(f"  {self.work}", "dim"))
@@ -104,7 +127,8 @@ def _training_line(fields: dict[str, Any]) -> str:
     of = f"/{fields['of']}" if fields["of"] else f" ({fields['done']:.0%})"
     left = format_time(max(1.0, fields["eta"])) if math.isfinite(fields["eta"]) else "?"
     return (
-        f"step {fields['step']}{of} · loss {fields['nll']:.3f} · {format_count(fields['tokens_per_s'])} tokens/s"
+        f"step {fields['step']}{of} · loss {fields['nll']:.3f} · "
+        f"{format_count(fields['tokens_per_s'])} tokens/s"
         f" · {left} left · {format_size(fields['memory'])}"
     )
 
@@ -120,7 +144,11 @@ NOTES = {
         " `train` make a run anew with --fresh)",
     ),
     "measuring": ("", "", "measuring this machine, once ({what})"),
-    "late": ("over", "yellow", "budget.time: {limit} had passed after {name}; what is left is measured all the same"),
+    "late": (
+        "over",
+        "yellow",
+        "budget.time: {limit} had passed after {name}; what is left is measured all the same",
+    ),
     "unknown": ("note", "yellow", "{note}"),
     "unscored": (
         "note",

@@ -1,4 +1,7 @@
-"""What runs and studies end with, as Python objects: numbers, tables for notebooks, data frames. Part of `flyweight.api`."""
+"""What runs and studies end with, as Python objects: numbers, tables for notebooks, data frames.
+
+Part of `flyweight.api`.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class Run:
     folder: Path
 
     def __getitem__(self, stage: str) -> Artifact:
-        """Return the artifact of a stage; raise RequestError, which names them, for another name."""
+        """Return the artifact of a stage.
+
+        Raises RequestError, which names them, for another name.
+        """
         return self.finished[stage]
 
     def __iter__(self) -> Iterator[str]:

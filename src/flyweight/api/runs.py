@@ -39,10 +39,16 @@ from flyweight.studies import cells as studies, run as study_run
 def shipped() -> list[str]:
     """Return the names of the recipes that come with the package."""
     folder = resources.files("flyweight") / "assets" / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
-def load(recipe: str | Path | Mapping[str, Any], *overrides: str, without: Sequence[str] = ()) -> schema.Recipe:
+def load(
+    recipe: str | Path | Mapping[str, Any], *overrides: str, without: Sequence[str] = ()
+) -> schema.Recipe:
     """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
 
     `recipe` is a shipped name, a YAML file, or a mapping with the fields of one. Raises
@@ -63,7 +69,9 @@ def _read(recipe: str | Path) -> dict[str, Any]:
         raise RequestError(f"a recipe is a name, a YAML file or a mapping, not {recipe!r}")
     name = str(recipe)
     if name in shipped():
-        source = (resources.files("flyweight") / "assets" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        source = (resources.files("flyweight") / "assets" / "recipes" / f"{name}.yaml").read_text(
+            encoding="utf-8"
+        )
         return config_load.parse_yaml(source, name)
     if Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
         return config_load.read_yaml(Path(recipe))
@@ -74,13 +82,16 @@ def _read(recipe: str | Path) -> dict[str, Any]:
 
 
 def plan(
-    target: schema.Recipe | study_config.Study | schema.Architecture | Model, session: Session = DEFAULT
+    target: schema.Recipe | study_config.Study | schema.Architecture | Model,
+    session: Session = DEFAULT,
 ) -> plans.Plan | GridPlan | plans.ModelPlan:
     """Return what a recipe, study, config or model needs; nothing is allocated."""
     if session.device is not None or session.threads is not None:
         session.runtime()  # what this machine does not have is refused for a single model as well
     if isinstance(target, study_config.Study):
-        return studies.plan(target, session.runtime(), _vocabularies(session.store), session.data_folder)
+        return studies.plan(
+            target, session.runtime(), _vocabularies(session.store), session.data_folder
+        )
     if isinstance(target, schema.Recipe):
         runtime = session.runtime(target.seed)
         timed, _ = _timed(target, runtime, session)
@@ -93,23 +104,33 @@ def plan(
     return plans.ModelPlan.of(_config_of(model_references.find(target, session.store, also=names)))
 
 
-def planned(target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})) -> Any:
+def planned(
+    target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})
+) -> Any:
     """Return what `plan` takes for a word of the command line: a recipe or study with its overrides, or the word itself.
 
-    `limits` are those of a recipe's budget by name, of which a study, whose budgets are its own, knows the time alone.
+    `limits` are those of a recipe's budget by name, of which a study, whose budgets are its own,
+    knows the time alone.
     """
     if target in shipped() or (model_references.is_config(target) and _is_recipe(target)):
-        return load(target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items()))
+        return load(
+            target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items())
+        )
     if studies.is_study(target):
         if unknown := [f"--{name}" for name in limits if name != "time"]:
             raise RequestError(
-                f"{' and '.join(unknown)}: {target} is a study, of which only the --time can be limited; its runs train for its"
+                f"{' and '.join(unknown)}: {target} is a study, of which only the --time can be "
+                f"limited; its runs train for its"
                 " own budgets"
             )
         words = [f"limit.time={value}" for value in limits.values()]
-        return studies.load(target, *overrides, *words, yes=True)  # planning a large grid is how one learns of its size
+        return studies.load(
+            target, *overrides, *words, yes=True
+        )  # planning a large grid is how one learns of its size
     if overrides or limits:
-        raise RequestError(f"{target}: limits and path=value words are for recipes; this is a single model")
+        raise RequestError(
+            f"{target}: limits and path=value words are for recipes; this is a single model"
+        )
     return target
 
 
@@ -124,7 +145,8 @@ def _config_of(artifact: Artifact) -> schema.Architecture:
     found = hub.config(artifact.path / "model")
     if isinstance(found, ForeignConfig):
         raise RequestError(
-            f"{artifact.id}: plan knows GPT-2, Llama and Qwen3 models and flyweight's own, not the type {found.model_type}"
+            f"{artifact.id}: plan knows GPT-2, Llama and Qwen3 models and flyweight's own, not "
+            f"the type {found.model_type}"
         )
     return found
 
@@ -180,8 +202,13 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     planned = plans.plan(checked, context.runtime, {}, context.data_dir)
     with _unfinished(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
-        if planned.unread:  # what depends on a vocabulary is decided by the real one, before anything is trained
-            real = {plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"] for data in planned.unread}
+        if (
+            planned.unread
+        ):  # what depends on a vocabulary is decided by the real one, before anything is trained
+            real = {
+                plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"]
+                for data in planned.unread
+            }
             planned = plans.plan(checked, context.runtime, real, context.data_dir)
         plans.refuse(planned)
         unfinished.warn_of_replacing()
@@ -198,7 +225,9 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
                 unfinished.done(folder)
     if finished.stopped is not None:
         names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
-        raise BudgetSpent(f"{finished.stopped}. Finished and measured: {names}; report: {report}") from finished.stopped
+        raise BudgetSpent(
+            f"{finished.stopped}. Finished and measured: {names}; report: {report}"
+        ) from finished.stopped
     if all(stage.reused for stage in result.stages):
         context.watch("all kept", {"name": checked.name})
     return Run(finished, result, report, folder)
@@ -213,22 +242,36 @@ def _recipe(
     """Return the checked recipe; raise RequestError, for the name of a run with its command."""
     if isinstance(recipe, schema.Recipe):
         if overrides or without:
-            raise RequestError("this recipe is checked already: give path=value words and without= to load")
+            raise RequestError(
+                "this recipe is checked already: give path=value words and without= to load"
+            )
         return recipe
-    known = not isinstance(recipe, str) or recipe in (*shipped(), *studies.shipped()) or Path(recipe).exists()
+    known = (
+        not isinstance(recipe, str)
+        or recipe in (*shipped(), *studies.shipped())
+        or Path(recipe).exists()
+    )
     said = None if known else model_references.said_of_run(str(recipe), session.store)
     if said is not None:
         raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
     return load(recipe, *overrides, without=without)
 
 
-def _timed(recipe: schema.Recipe, runtime: Runtime, session: Session) -> tuple[schema.Recipe, float]:
+def _timed(
+    recipe: schema.Recipe, runtime: Runtime, session: Session
+) -> tuple[schema.Recipe, float]:
     """Return the recipe with its time shared out, and the seconds that measuring will take after training.
 
     Only a recipe that trains by the clock needs to know this machine's rates.
     """
-    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)]
-    if recipe.budget.time is None or not any(stage.train.time or limitless(stage) for stage in trained):
+    trained = [
+        stage
+        for stage in recipe.stages.values()
+        if isinstance(stage, schema.Pretrain | schema.Distill)
+    ]
+    if recipe.budget.time is None or not any(
+        stage.train.time or limitless(stage) for stage in trained
+    ):
         return recipe, 0.0
     precision = runtime.precision(trained[0].train.precision, rate.WIDTH)
     rates = rate.kept(session.store, runtime, precision, session.watch).rates
@@ -246,9 +289,15 @@ def request_of(asked: schema.Recipe | study_config.Study) -> str:
     return digest(asked.model_dump(mode="json"))[:8]
 
 
-def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan, request: str) -> run_summary.Summary:
+def _summarise(
+    finished: recipes.Finished, context: Context, planned: plans.Plan, request: str
+) -> run_summary.Summary:
     recipe = finished.recipe
-    chosen = {name: made.artifact.facts["chosen"] for name, made in finished.stages.items() if made.artifact.stage == "select"}
+    chosen = {
+        name: made.artifact.facts["chosen"]
+        for name, made in finished.stages.items()
+        if made.artifact.stage == "select"
+    }
     sources = [
         gather.Source(
             name,
@@ -261,7 +310,9 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
     ]
     compared = gather.models(recipe, sources)
     corpora = [
-        gather.corpus(Artifact.open(context.store.root / name), made.config.data.context, made.artifact)
+        gather.corpus(
+            Artifact.open(context.store.root / name), made.config.data.context, made.artifact
+        )
         for name, made in finished.floors.items()
     ]
     return run_summary.Summary(
@@ -271,7 +322,9 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
         command=context.command,
         request=request,
         seconds=context.meter.seconds(),
-        environment=run_summary.Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
+        environment=run_summary.Environment(
+            **machine.describe(context.runtime.device, context.runtime.threads)
+        ),
         budget=gather.budget(recipe, context.meter, compared, planned.totals),
         corpus=tuple(corpora),
         models=compared,
@@ -290,19 +343,28 @@ def _summarise(finished: recipes.Finished, context: Context, planned: plans.Plan
     )
 
 
-def study(target: study_config.Study | str | Path, *overrides: str, yes: bool = False, session: Session = DEFAULT) -> StudyRun:
+def study(
+    target: study_config.Study | str | Path,
+    *overrides: str,
+    yes: bool = False,
+    session: Session = DEFAULT,
+) -> StudyRun:
     """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
 
-    Raises RequestError before anything is trained for a study that contradicts itself or its texts, and for a grid over its
-    `limit` unless `yes`.
+    Raises RequestError before anything is trained for a study that contradicts itself or its texts,
+    and for a grid over its `limit` unless `yes`.
     """
 
     def over(study: study_config.Study) -> list[str]:
-        return studies.over_time(_study_plan(study, session.runtime(), session.store, session.data_folder))
+        return studies.over_time(
+            _study_plan(study, session.runtime(), session.store, session.data_folder)
+        )
 
     if isinstance(target, study_config.Study):
         if overrides:
-            raise RequestError("study: path=value words are for a name or a file; this study is checked already")
+            raise RequestError(
+                "study: path=value words are for a name or a file; this study is checked already"
+            )
         checked = studies.checked(target, target.name, yes, over)
     else:
         checked = studies.load(target, *overrides, yes=yes, over=over)
@@ -314,9 +376,18 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
     context = session.context(seed=checked.seeds[0])
     planned = _study_plan(checked, context.runtime, context.store, context.data_dir)
     if not planned.cells:
-        raise RequestError("\n".join([f"{checked.name}:", *(f"  {why}" for why in (*planned.warnings, *planned.left_out))]))
+        raise RequestError(
+            "\n".join(
+                [
+                    f"{checked.name}:",
+                    *(f"  {why}" for why in (*planned.warnings, *planned.left_out)),
+                ]
+            )
+        )
     if (warnings := studies.over_time(planned)) and not yes:
-        raise RequestError("\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)]))
+        raise RequestError(
+            "\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)])
+        )
     with _unfinished(checked, context) as unfinished:
         unfinished.warn_of_replacing()
         result = study_run.run(checked, replace(context, note=unfinished.note), planned)
@@ -329,8 +400,13 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
     return StudyRun(result, report, folder)
 
 
-def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, data_dir: Path | None) -> GridPlan:
-    """Return a study's plan; a text packed before may have changed since, so its vocabulary alone is no reason to refuse."""
+def _study_plan(
+    checked: study_config.Study, runtime: Runtime, store: Store, data_dir: Path | None
+) -> GridPlan:
+    """Return a study's plan.
+
+    A text packed before may have changed since, so its vocabulary alone is no reason to refuse.
+    """
     try:
         return studies.plan(checked, runtime, _vocabularies(store), data_dir)
     except RequestError:
@@ -339,5 +415,8 @@ def _study_plan(checked: study_config.Study, runtime: Runtime, store: Store, dat
 
 def plain_name(name: str) -> str:
     """Return a name that can be the folder of a run."""
-    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
+    kept = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-"
+        for letter in name
+    )
     return kept.strip("-.")[:40] or "text"

@@ -26,7 +26,10 @@ from flyweight.store.stage import Context
 
 
 def progress_lines(kind: str, fields: dict[str, Any]) -> None:
-    """Stand for the progress that a function shows where nobody watches; by itself it shows none."""
+    """Stand for the progress that a function shows where nobody watches.
+
+    By itself it shows none.
+    """
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +55,11 @@ class Session:
 
     def __repr__(self) -> str:
         given = [field for field in fields(self) if getattr(self, field.name) != field.default]
-        shown = [f"{field.name}={getattr(self, field.name)!r}" for field in given if field.name != "watch"]
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in given
+            if field.name != "watch"
+        ]
         return f"Session({', '.join(shown)})"
 
     @contextmanager
@@ -76,11 +83,18 @@ class Session:
         Raises RequestError where its name is not UTF-8 text.
         """
         trust(self.trust_remote_code)
-        return Store(utf8_name(Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"), "the runs root"))
+        return Store(
+            utf8_name(
+                Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"), "the runs root"
+            )
+        )
 
     @property
     def data_folder(self) -> Path | None:
-        """The folder of local copies of corpora; raise RequestError where it is named and not there."""
+        """The folder of local copies of corpora.
+
+        Raises RequestError where it is named and not there.
+        """
         return data_folder(self.data_dir)
 
     def runtime(self, seed: int | None = None) -> Runtime:
@@ -109,7 +123,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _with_session(function: Callable[P, R], around: Callable[[Session], AbstractContextManager[Session]]) -> Callable[P, R]:
+def _with_session(
+    function: Callable[P, R], around: Callable[[Session], AbstractContextManager[Session]]
+) -> Callable[P, R]:
     """Call a function that takes a `session` within a context that may give it another one."""
     signature = inspect.signature(function)
 

@@ -1,7 +1,8 @@
 """A config.json as transformers reads it: what its model code looks at, under whatever names the file has it; no torch.
 
-Where transformers is installed its own config class reads the file: aliases, older names and defaults are its business. Without
-it a strict reader knows the plain fields, the older ways to write rotary positions, GPT-2's aliases, and refuses all else.
+Where transformers is installed its own config class reads the file: aliases, older names and
+defaults are its business. Without it a strict reader knows the plain fields, the older ways to
+write rotary positions, GPT-2's aliases, and refuses all else.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ _NOTHING = object()
 class Fields:
     """The attributes of a config, each of which has to be looked at, or to be at its default, or to mean nothing.
 
-    A value of another type than asked for is noted in `reasons`; `left` names what nobody looked at.
+    A value of another type than asked for is noted in `reasons`; `left` names what nobody looked
+    at.
     """
 
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any], reasons: list[str], within: str = "") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        reasons: list[str],
+        within: str = "",
+    ) -> None:
         self.values, self.defaults, self.reasons, self.within = values, defaults, reasons, within
         self._seen: set[str] = set()
 
@@ -72,7 +80,11 @@ class Fields:
         """Return what was not looked at, is not at its default, and could mean something."""
         reasons = []
         for name, value in self.values.items():
-            if name in self._seen or name in MEANINGLESS or MEANINGLESS_AT.get(name, _NOTHING) == value:
+            if (
+                name in self._seen
+                or name in MEANINGLESS
+                or MEANINGLESS_AT.get(name, _NOTHING) == value
+            ):
                 continue
             if self.defaults.get(name, _NOTHING) != value:
                 reasons.append(f"{self.within}{name} is {value!r:.80}, which is not read here")
@@ -88,22 +100,83 @@ class Fields:
 
     def _need(self, holds: bool, name: str, kind: str) -> bool:
         if not holds:
-            value = f"is {self.values[name]!r:.80}, not {kind}" if name in self.values else "is missing"
+            value = (
+                f"is {self.values[name]!r:.80}, not {kind}" if name in self.values else "is missing"
+            )
             self.reasons.append(f"{self.within}{name} {value}")
         return holds
 
 
 MEANINGLESS = frozenset(
     (
-        *("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "name_or_path", "_name_or_path"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class"),
-        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "prefix"),
-        *("use_cache", "output_hidden_states", "output_attentions", "_output_attentions", "return_dict", "pretraining_tp"),
-        *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"),
-        *("experts_implementation", "_experts_implementation_internal", "_flash_attn_2_enabled", "_commit_hash"),
-        *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_ctx"),
-        *("unsloth_fixed", "unsloth_version", "transformers.js_config", "is_llama_config", "neftune_noise_alpha"),
-        *("model_max_length", "_post_init_done", "ignore_keys_at_rope_validation", "tf_legacy_loss", "torchscript"),
+        *(
+            "model_type",
+            "architectures",
+            "transformers_version",
+            "dtype",
+            "torch_dtype",
+            "name_or_path",
+            "_name_or_path",
+        ),
+        *(
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+            "sep_token_id",
+            "decoder_start_token_id",
+            "tokenizer_class",
+        ),
+        *(
+            "id2label",
+            "label2id",
+            "num_labels",
+            "problem_type",
+            "finetuning_task",
+            "task_specific_params",
+            "prefix",
+        ),
+        *(
+            "use_cache",
+            "output_hidden_states",
+            "output_attentions",
+            "_output_attentions",
+            "return_dict",
+            "pretraining_tp",
+        ),
+        *(
+            "attn_implementation",
+            "_attn_implementation",
+            "_attn_implementation_internal",
+            "_attn_implementation_autoset",
+        ),
+        *(
+            "experts_implementation",
+            "_experts_implementation_internal",
+            "_flash_attn_2_enabled",
+            "_commit_hash",
+        ),
+        *(
+            "summary_type",
+            "summary_use_proj",
+            "summary_activation",
+            "summary_proj_to_labels",
+            "summary_first_dropout",
+            "n_ctx",
+        ),
+        *(
+            "unsloth_fixed",
+            "unsloth_version",
+            "transformers.js_config",
+            "is_llama_config",
+            "neftune_noise_alpha",
+        ),
+        *(
+            "model_max_length",
+            "_post_init_done",
+            "ignore_keys_at_rope_validation",
+            "tf_legacy_loss",
+            "torchscript",
+        ),
     )
 )
 """Fields that no logit depends on: names, labels, special tokens, how fast it runs, what other programs noted."""
@@ -122,15 +195,50 @@ MEANINGLESS_AT: dict[str, Any] = {
 
 _GENERATION = frozenset(
     (
-        *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
-        *("temperature", "top_k", "top_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty"),
-        *("length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty"),
-        *("bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id"),
-        *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
+        *(
+            "max_length",
+            "min_length",
+            "do_sample",
+            "early_stopping",
+            "num_beams",
+            "num_beam_groups",
+            "diversity_penalty",
+        ),
+        *(
+            "temperature",
+            "top_k",
+            "top_p",
+            "typical_p",
+            "epsilon_cutoff",
+            "eta_cutoff",
+            "repetition_penalty",
+        ),
+        *(
+            "length_penalty",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+            "encoder_repetition_penalty",
+        ),
+        *(
+            "bad_words_ids",
+            "num_return_sequences",
+            "output_scores",
+            "return_dict_in_generate",
+            "forced_bos_token_id",
+        ),
+        *(
+            "forced_eos_token_id",
+            "remove_invalid_values",
+            "exponential_decay_length_penalty",
+            "suppress_tokens",
+        ),
         *("begin_suppress_tokens",),
     )
 )
-"""Fields of generation that older configs hold; transformers takes them out of the model's config."""
+"""Fields of generation that older configs hold.
+
+Transformers takes them out of the model's config.
+"""
 
 _COMMON: dict[str, Any] = {
     "is_encoder_decoder": False,
@@ -207,22 +315,33 @@ _LONG = ("llama3", "yarn", "longrope")
 
 
 def resolved(path: Path, raw: Mapping[str, Any]) -> Fields:
-    """Return the attributes of a GPT-2, Llama or Qwen3 config; raise RequestError where transformers does not accept it."""
+    """Return the attributes of a GPT-2, Llama or Qwen3 config.
+
+    Raises RequestError where transformers does not accept it.
+    """
     if find_spec("transformers") is None:
         return strict(raw)
     config = auto_config(path)
     if config.model_type != raw["model_type"]:
-        raise RequestError(f"{path}: transformers reads its config.json as one of {config.model_type}, not {raw['model_type']}")
+        raise RequestError(
+            f"{path}: transformers reads its config.json as one of {config.model_type}, not "
+            f"{raw['model_type']}"
+        )
     default = type(config)()
     try:
         values = {name: getattr(config, name) for name in vars(config)}
     except Exception as error:  # configs that differ by layer have no attributes of the whole
-        raise RequestError(f"{path}: its config.json has no value for the whole model: {first_line(error)}") from error
+        raise RequestError(
+            f"{path}: its config.json has no value for the whole model: {first_line(error)}"
+        ) from error
     return Fields(values, vars(default), [])
 
 
 def strict(raw: Mapping[str, Any]) -> Fields:
-    """Return the attributes as transformers has them, read without it; what is not known is noted as a reason."""
+    """Return the attributes as transformers has them, read without it.
+
+    What is not known is noted as a reason.
+    """
     family = raw["model_type"]
     defaults, reasons = _DEFAULTS[family], list[str]()
     aliases = _ALIASES if family == "gpt2" else {}
@@ -231,16 +350,27 @@ def strict(raw: Mapping[str, Any]) -> Fields:
     values |= {name: value for name, value in raw.items() if name in defaults}
     values |= {aliases[name]: value for name, value in raw.items() if name in aliases}
     for name, value in raw.items():
-        meaningless = name in MEANINGLESS or name in _GENERATION or MEANINGLESS_AT.get(name, _NOTHING) == value
+        meaningless = (
+            name in MEANINGLESS
+            or name in _GENERATION
+            or MEANINGLESS_AT.get(name, _NOTHING) == value
+        )
         if not (name in defaults or name in aliases or name in older or meaningless):
-            reasons.append(f"{name} is {value!r:.80}, which is not read without the transformers library (flyweight[hub])")
+            reasons.append(
+                f"{name} is {value!r:.80}, which is not read without the transformers library "
+                f"(flyweight[hub])"
+            )
     if family != "gpt2":
         values["rope_parameters"] = _rope(raw, values, reasons)
         if values["num_key_value_heads"] is None:
             values["num_key_value_heads"] = values["num_attention_heads"]
     if family == "llama" and values["head_dim"] is None:
         values["head_dim"] = _quotient(values["hidden_size"], values["num_attention_heads"])
-    if family == "qwen3" and values["layer_types"] is None and values["use_sliding_window"] is False:
+    if (
+        family == "qwen3"
+        and values["layer_types"] is None
+        and values["use_sliding_window"] is False
+    ):
         layers = values["num_hidden_layers"]
         values["layer_types"] = ["full_attention"] * layers if type(layers) is int else None
     if family == "qwen3" and values["use_sliding_window"] is False:
@@ -271,18 +401,25 @@ def _quotient(size: Any, heads: Any) -> int | None:
 def auto_config(path: Path, code: bool = False) -> Any:
     """Return a folder's config as transformers reads it; raise RequestError where it does not.
 
-    Outputs have names in it, whatever the file says: several of transformers' models cannot run with `return_dict: false`.
+    Outputs have names in it, whatever the file says: several of transformers' models cannot run
+    with `return_dict: false`.
     """
-    os.environ.setdefault("USE_HUB_KERNELS", "NO")  # families that look for kernels on the hub compute without
+    os.environ.setdefault(
+        "USE_HUB_KERNELS", "NO"
+    )  # families that look for kernels on the hub compute without
     import transformers
 
     try:
         with quiet():
-            config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=code, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(
+                path, trust_remote_code=code, local_files_only=True
+            )
         config.return_dict = True
         return config
     except Exception as error:  # configs of other people's models fail in every way
-        raise RequestError(f"{path}: transformers does not accept its config.json: {first_line(error)}") from error
+        raise RequestError(
+            f"{path}: transformers does not accept its config.json: {first_line(error)}"
+        ) from error
 
 
 @contextmanager
@@ -292,7 +429,10 @@ def quiet() -> Iterator[None]:
 
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # torchao tells of kernels that it does not have here
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    level, bars = (
+        transformers.logging.get_verbosity(),
+        transformers.logging.is_progress_bar_enabled(),
+    )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:

@@ -1,6 +1,7 @@
 """flyweight's decoder as a transformers model: `AutoModelForCausalLM`, `generate`, peft, lm-eval and TRL work on it.
 
-It is the same `Decoder`, wrapped: nothing is computed here. Imported when transformers' Auto classes are (see `register`).
+It is the same `Decoder`, wrapped: nothing is computed here. Imported when transformers' Auto
+classes are (see `register`).
 """
 
 from __future__ import annotations
@@ -68,13 +69,26 @@ class FlyweightModel(Decoder):
         previous_ids: Tensor | None = None,
         **options: Any,
     ) -> BaseModelOutputWithPast:
-        """Return the last hidden states (B, T, dim) and the cache; arguments as `FlyweightForCausalLM.forward`."""
+        """Return the last hidden states (B, T, dim) and the cache.
+
+        Arguments as `FlyweightForCausalLM.forward`.
+        """
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("this model reads input_ids; it has no way in for inputs_embeds")
         use_cache = not self.training if use_cache is None else use_cache
-        past = past_key_values if past_key_values is not None else DynamicCache() if use_cache else None
+        past = (
+            past_key_values
+            if past_key_values is not None
+            else DynamicCache()
+            if use_cache
+            else None
+        )
         start = 0 if past is None else int(past.get_seq_length())
-        mask = None if attention_mask is None else attention_mask[:, : start + input_ids.shape[1]].bool()
+        mask = (
+            None
+            if attention_mask is None
+            else attention_mask[:, : start + input_ids.shape[1]].bool()
+        )
         if mask is not None and mask.all():
             mask = None
         cache = None if past is None else _Past(past, self._before(previous_ids, start, mask))
@@ -91,12 +105,20 @@ class FlyweightModel(Decoder):
             return None
         if previous is None or previous.shape[1] < needed:
             tokens = "token" if needed == 1 else f"{needed} tokens"
-            raise ValueError(f"previous_ids: a model with a bigram table or a mixture needs the {tokens} before the new ones")
-        return self.embedding.marked(previous[:, -needed:], None if mask is None else mask[:, start - needed : start])
+            raise ValueError(
+                f"previous_ids: a model with a bigram table or a mixture needs the {tokens} "
+                f"before the new ones"
+            )
+        return self.embedding.marked(
+            previous[:, -needed:], None if mask is None else mask[:, start - needed : start]
+        )
 
 
 class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
-    """The decoder with transformers' interface. Positions follow from the attention mask; packed rows are refused."""
+    """The decoder with transformers' interface. Positions follow from the attention mask.
+
+    Packed rows are refused.
+    """
 
     config_class = FlyweightConfig
     base_model_prefix = "decoder"
@@ -113,16 +135,25 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         """Do nothing: the decoder has initialised itself."""
 
     def resize_token_embeddings(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
     ) -> torch.nn.Module:
-        """Give the model rows for `new_num_tokens` tokens, new ones the mean of the others; return the token table."""
+        """Give the model rows for `new_num_tokens` tokens, new ones the mean of the others.
+
+        Return the token table.
+        """
         rows = new_num_tokens or self.config.vocab_size
         rows += -rows % (pad_to_multiple_of or 1)
         if rows != self.config.vocab_size:
             config, state = token_rows.resized(self.config.model, self.decoder.state_dict(), rows)
             decoder = FlyweightModel(config).to(device=self.device, dtype=self.dtype)
             decoder.load_state_dict(state)
-            self.decoder, self.config.flyweight = decoder.train(self.training), config.model_dump(mode="json")
+            self.decoder, self.config.flyweight = (
+                decoder.train(self.training),
+                config.model_dump(mode="json"),
+            )
             self.config.vocab_size = rows
         return self.get_input_embeddings()
 
@@ -132,10 +163,14 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> torch.nn.Module:
         """Return the head: the token table where it is tied."""
-        return self.decoder.embedding.tokens if self.decoder.head is None else self.decoder.head.linear
+        return (
+            self.decoder.embedding.tokens if self.decoder.head is None else self.decoder.head.linear
+        )
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: Tensor | None = None, **others: Any) -> Tensor | None:
+    def create_masks_for_generate(
+        attention_mask: Tensor | None = None, **others: Any
+    ) -> Tensor | None:
         """Keep the two-dimensional mask: the decoder makes its own of it."""
         return attention_mask
 
@@ -164,12 +199,20 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Return logits (B, T, vocab_size), the loss of `labels` (B, T; -100 counts nowhere) and the cache.
 
-        `attention_mask` (B, S) covers cached and new tokens. `previous_ids` (B, n) are the last cached tokens, as many
-        as a bigram table reads.
+        `attention_mask` (B, S) covers cached and new tokens. `previous_ids` (B, n) are the last
+        cached tokens, as many as a bigram table reads.
         """
         if labels is not None and use_cache is None:
             use_cache = False
-        body = self.decoder(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, previous_ids)
+        body = self.decoder(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            previous_ids,
+        )
         hidden = body.last_hidden_state  # (B, T, dim)
         if isinstance(logits_to_keep, Tensor):
             hidden = hidden[:, logits_to_keep]
@@ -177,18 +220,29 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
             hidden = hidden[:, -logits_to_keep:]
         logits, loss = self.decoder.logits(hidden), None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=body.past_key_values)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=body.past_key_values
+        )
 
 
-def _check_positions(positions: Tensor | None, mask: Tensor | None, start: int, length: int) -> None:
+def _check_positions(
+    positions: Tensor | None, mask: Tensor | None, start: int, length: int
+) -> None:
     """Raise ValueError for positions that the mask does not imply: packed rows, whose attention would have to be cut."""
     if positions is None:
         return
     if mask is None:
-        wrong = bool((positions != torch.arange(start, start + length, device=positions.device)).any())
+        wrong = bool(
+            (positions != torch.arange(start, start + length, device=positions.device)).any()
+        )
     else:
         expected, real = mask.long().cumsum(1)[:, start:] - 1, mask[:, start:]
         wrong = bool(((positions != expected) & real).any())
     if wrong:
-        raise ValueError("position_ids: positions that start anew within a row (packing) are not supported; pad instead")
+        raise ValueError(
+            "position_ids: positions that start anew within a row (packing) are not supported; "
+            "pad instead"
+        )

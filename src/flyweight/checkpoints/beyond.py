@@ -9,11 +9,16 @@ def beyond_every_family(config: schema.ModelConfig) -> list[str]:
     """Return what no family has, each with the field of a model that would do."""
     reasons = []
     if config.sharing.kind != "none":
-        reasons.append(f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)")
+        reasons.append(
+            f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)"
+        )
     if config.embedding.bigram.kind != "none":
         reasons.append("it has a bigram table (model.embedding.bigram=none)")
     if config.embedding.rank is not None:
-        reasons.append(f"its embedding is factorised through {config.embedding.rank} channels (model.embedding.rank=null)")
+        reasons.append(
+            f"its embedding is factorised through {config.embedding.rank} channels "
+            f"(model.embedding.rank=null)"
+        )
     if config.head.softcap is not None:
         reasons.append("it has a logit softcap (model.head.softcap=null)")
     if config.head.bias:
@@ -23,15 +28,25 @@ def beyond_every_family(config: schema.ModelConfig) -> list[str]:
     if not config.norm.final:
         reasons.append("it has no final norm (model.norm.final=true)")
     if config.residual.kind != "add":
-        reasons.append(f"its residual branches are joined by {config.residual.kind}, not added (model.residual=add)")
+        reasons.append(
+            f"its residual branches are joined by {config.residual.kind}, not added "
+            f"(model.residual=add)"
+        )
     if config.thinking.kind != "none":
-        reasons.append("it thinks: several passes with a memory of keys and values (model.thinking=none)")
+        reasons.append(
+            "it thinks: several passes with a memory of keys and values (model.thinking=none)"
+        )
     if config.mlp.rank is not None:
-        reasons.append(f"its MLP goes through a bottleneck of {config.mlp.rank} channels (model.mlp.rank=null)")
+        reasons.append(
+            f"its MLP goes through a bottleneck of {config.mlp.rank} channels (model.mlp.rank=null)"
+        )
     if config.attention.gain:
         reasons.append("it has attention gains (model.attention.gain=false)")
     if config.mixture is not None:
-        reasons.append("it is a mixture with n-gram counts or a pointer: export the network that it was made from")
+        reasons.append(
+            "it is a mixture with n-gram counts or a pointer: export the network that it was "
+            "made from"
+        )
     if any(kind.kind != "dense" for kind in config.linears.values()):
         reasons.append("it is quantized")
     return reasons

@@ -14,12 +14,25 @@ from typing import Any
 
 from flyweight.checkpoints import refusals, weights as weight_files
 from flyweight.checkpoints.flyweight_type import OWN
-from flyweight.checkpoints.weights import ADAPTER, CONFIG, INDEX, WEIGHTS as WEIGHTS, pickled as pickled
+from flyweight.checkpoints.weights import (
+    ADAPTER,
+    CONFIG,
+    INDEX,
+    WEIGHTS as WEIGHTS,
+    pickled as pickled,
+)
 from flyweight.core.files import digest, sha256
 from flyweight.errors import FlyweightError, RequestError
 
 VOCABULARIES = (
-    *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *(
+        "tokenizer.json",
+        "vocab.json",
+        "vocab.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+    ),
     *("spm.model", "tiktoken.model", "tekken.json"),
 )
 """Files of which any one makes a tokenizer."""
@@ -51,8 +64,8 @@ def trusted() -> bool:
 class Checkpoint:
     """A folder whose files have been looked at: `raw` is its config, `weights` and `others` the files that are read.
 
-    `code` is true where it asks for Python code of its own, which the user has allowed by name. `unread` are other files with
-    weights, such as variants in another float type.
+    `code` is true where it asks for Python code of its own, which the user has allowed by name.
+    `unread` are other files with weights, such as variants in another float type.
     """
 
     path: Path
@@ -75,8 +88,8 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a hash of the content of all files that are read.
 
-        Raises FlyweightError for a file in the hub's cache that is not what the hub gave: its name there is its checksum. Any
-        other folder has no checksums to compare with.
+        Raises FlyweightError for a file in the hub's cache that is not what the hub gave: its name
+        there is its checksum. Any other folder has no checksums to compare with.
         """
         sums = {name: sha256(self.path / name) for name in self.files}
         for name, found in sums.items():
@@ -86,16 +99,23 @@ class Checkpoint:
                 found = _git_sha1(blob)
             if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", known) and found != known:
                 raise FlyweightError(
-                    f"{self.path / name}: its checksum is not the hub's, it is damaged; delete {blob} and fetch it"
+                    f"{self.path / name}: its checksum is not the hub's, it is damaged; delete "
+                    f"{blob} and fetch it"
                 )
         return digest(sums)
 
     def elements(self) -> tuple[int, int]:
-        """Return how many numbers the files hold, and in how many tensors; headers alone are read."""
+        """Return how many numbers the files hold, and in how many tensors.
+
+        Headers alone are read.
+        """
         return weight_files.elements(self.path, self.weights)
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        """Yield every tensor with its name, from memory-mapped shards; raise FlyweightError for a damaged or displaced one."""
+        """Yield every tensor with its name, from memory-mapped shards.
+
+        Raises FlyweightError for a damaged or displaced one.
+        """
         from safetensors import SafetensorError, safe_open
 
         places = weight_files.files(self.path)[1]
@@ -104,14 +124,19 @@ class Checkpoint:
                 with ExitStack() as stack:
                     shard = stack.enter_context(safe_open(self.path / name, framework="pt"))
                     names = shard.keys()
-                    if places is not None and set(names) != {key for key, place in places.items() if place == name}:
+                    if places is not None and set(names) != {
+                        key for key, place in places.items() if place == name
+                    }:
                         raise FlyweightError(
-                            f"{self.path / name}: its tensors are not those that {INDEX} names; copy both again"
+                            f"{self.path / name}: its tensors are not those that {INDEX} names; "
+                            f"copy both again"
                         )
                     for key in names:
                         yield key, shard.get_tensor(key)
             except (OSError, SafetensorError) as error:
-                raise FlyweightError(f"{self.path / name}: damaged or truncated ({error}); copy it again") from error
+                raise FlyweightError(
+                    f"{self.path / name}: damaged or truncated ({error}); copy it again"
+                ) from error
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -119,18 +144,24 @@ def is_checkpoint(path: Path) -> bool:
     try:  # what is no file, such as a pipe, could be waited for in vain
         if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
             return True
-        return (path / CONFIG).is_file() and "model_type" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        return (path / CONFIG).is_file() and "model_type" in json.loads(
+            (path / CONFIG).read_text(encoding="utf-8")
+        )
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
 def read(path: Path) -> Checkpoint:
-    """Return the checkpoint in a folder; raise RequestError that says what it is instead, or what a careful tool refuses."""
+    """Return the checkpoint in a folder.
+
+    Raises RequestError that says what it is instead, or what a careful tool refuses.
+    """
     raw = _config(path)
     asks = bool(raw.get("auto_map"))
     if asks and not trusted():
         raise RequestError(
-            f"{path}: its config.json asks for Python code of its own (auto_map: {str(raw['auto_map'])[:200]}), which flyweight"
+            f"{path}: its config.json asks for Python code of its own (auto_map: "
+            f"{str(raw['auto_map'])[:200]}), which flyweight"
             " does not run; read that code, and if you trust it, say --trust-remote-code"
         )
     if raw["model_type"] != OWN:
@@ -158,7 +189,9 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FlyweightError(f"{file}: damaged, not valid JSON ({error}); copy the model again") from error
+        raise FlyweightError(
+            f"{file}: damaged, not valid JSON ({error}); copy the model again"
+        ) from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise RequestError(f"{file}: not the config of a Hugging Face model (it has no model_type)")
     return raw
@@ -170,10 +203,16 @@ def _git_sha1(path: Path) -> str:
 
 
 def _inside(path: Path, name: str) -> None:
-    """Raise RequestError where a link leads out of the folder; the hub's cache links within one repository, which is fine."""
+    """Raise RequestError where a link leads out of the folder.
+
+    The hub's cache links within one repository, which is fine.
+    """
     root = path.resolve()
     if path.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
         root = root.parent.parent
     target = (path / name).resolve()
     if os.path.commonpath([root, target]) != str(root):
-        raise RequestError(f"{path / name} is a link to {target}, outside of the model's folder; put the file itself there")
+        raise RequestError(
+            f"{path / name} is a link to {target}, outside of the model's folder; put the file "
+            f"itself there"
+        )

@@ -28,8 +28,8 @@ SHARD_BYTES = 5_000_000_000
 def config_of(checkpoint: Checkpoint) -> ModelConfig:
     """Return the resolved config of the decoder that computes what this checkpoint does.
 
-    Raises Inexpressible with every reason why there is none, RequestError where transformers does not accept its config,
-    FlyweightError for a config of our own type that is damaged.
+    Raises Inexpressible with every reason why there is none, RequestError where transformers does
+    not accept its config, FlyweightError for a config of our own type that is damaged.
     """
     if checkpoint.code:
         raise Inexpressible(str(checkpoint.path), ["it runs Python code of its own"])
@@ -37,28 +37,46 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
         try:
             return ModelConfig.model_validate(checkpoint.raw.get(OWN)).resolved()
         except ValueError as error:
-            raise FlyweightError(f"{checkpoint.path / CONFIG}: not a model of this version of flyweight ({error})") from error
+            raise FlyweightError(
+                f"{checkpoint.path / CONFIG}: not a model of this version of flyweight ({error})"
+            ) from error
     if checkpoint.model_type not in FAMILIES:
         known = ", ".join([*FAMILIES, OWN])
-        raise Inexpressible(str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"])
-    return FAMILIES[checkpoint.model_type].config(attributes.resolved(checkpoint.path, checkpoint.raw))
+        raise Inexpressible(
+            str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"]
+        )
+    return FAMILIES[checkpoint.model_type].config(
+        attributes.resolved(checkpoint.path, checkpoint.raw)
+    )
 
 
 def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return the config and the state of the decoder that computes what this checkpoint does; raises as `config_of`.
+    """Return the config and the state of the decoder that computes what this checkpoint does.
+
+    Raises as `config_of`.
 
     Raises FlyweightError where tensors are missing, left over or of another shape.
     """
     config = config_of(checkpoint)
     if checkpoint.model_type == OWN:
-        return config, {name.removeprefix(PREFIX): tensor for name, tensor in _finite(checkpoint, checkpoint.tensors())}
+        return config, {
+            name.removeprefix(PREFIX): tensor
+            for name, tensor in _finite(checkpoint, checkpoint.tensors())
+        }
     family = FAMILIES[checkpoint.model_type]
     real = ((name, tensor) for name, tensor in checkpoint.tensors() if not _is_buffer(name))
     found = {_named(name, family): tensor for name, tensor in _finite(checkpoint, real)}
     if config.embedding.tied and (head := found.pop("lm_head.weight", None)) is not None:
-        table = next(part.theirs for part in family.parts(config) if part.ours == ("embedding.tokens.weight",))
+        table = next(
+            part.theirs
+            for part in family.parts(config)
+            if part.ours == ("embedding.tokens.weight",)
+        )
         if table in found and not torch.equal(head, found[table]):
-            raise FlyweightError(f"{checkpoint.path}: it says that its head is its embedding, but has a head of its own")
+            raise FlyweightError(
+                f"{checkpoint.path}: it says that its head is its embedding, but has a head of "
+                f"its own"
+            )
     state: dict[str, Tensor] = {}
     missing = []
     for part in family.parts(config):
@@ -67,19 +85,31 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
             continue
         state.update(_ours(part, found.pop(part.theirs)))
     if missing or found:
-        what = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in sorted(found)]
+        what = [f"{name} is missing" for name in missing] + [
+            f"{name} is unexpected" for name in sorted(found)
+        ]
         more = f"; and {len(what) - 20} more" if len(what) > 20 else ""
-        raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:20])}{more}")
+        raise FlyweightError(
+            f"{checkpoint.path}: its tensors are not those of its config: "
+            f"{'; '.join(what[:20])}{more}"
+        )
     folder.check(config, state := _one_dtype(state), checkpoint.path)
     return config, state
 
 
-def _finite(checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _finite(
+    checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors; raise FlyweightError for one with a number that is none."""
     for name, tensor in tensors:
-        if tensor.is_floating_point() and tensor.element_size() > 1 and not torch.isfinite(tensor).all():
+        if (
+            tensor.is_floating_point()
+            and tensor.element_size() > 1
+            and not torch.isfinite(tensor).all()
+        ):
             raise FlyweightError(
-                f"{checkpoint.path}: {name} holds NaN or infinity; copy the model again, or it was saved broken"
+                f"{checkpoint.path}: {name} holds NaN or infinity; copy the model again, or it "
+                f"was saved broken"
             )
         yield name, tensor
 
@@ -99,7 +129,10 @@ def _ours(part: Part, tensor: Tensor) -> dict[str, Tensor]:
     if len(part.ours) == 1:
         return {part.ours[0]: whole}
     if whole.shape[0] % len(part.ours):
-        raise FlyweightError(f"{part.theirs} has shape {tuple(tensor.shape)}, which is not {len(part.ours)} equal parts")
+        raise FlyweightError(
+            f"{part.theirs} has shape {tuple(tensor.shape)}, which is not {len(part.ours)} equal "
+            f"parts"
+        )
     return dict(zip(part.ours, whole.chunk(len(part.ours)), strict=True))
 
 
@@ -117,13 +150,20 @@ def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
 # --- out ---
 
 
-def checkpoint_files(config: ModelConfig, state: Mapping[str, Tensor], family: Family | None) -> tuple[dict[str, Any], dict]:
+def checkpoint_files(
+    config: ModelConfig, state: Mapping[str, Tensor], family: Family | None
+) -> tuple[dict[str, Any], dict]:
     """Return (`config.json`, tensors) of a model as a family has it, or with None as our own type."""
     dtype = str(state[float_name(config)].dtype).removeprefix("torch.")
     if family is not None:
         tensors = {part.theirs: _theirs(part, state) for part in family.parts(config)}
         return {**family.raw(config), "dtype": dtype}, tensors
-    raw = {"model_type": OWN, "architectures": ["FlyweightForCausalLM"], "dtype": dtype, **own_fields(config)}
+    raw = {
+        "model_type": OWN,
+        "architectures": ["FlyweightForCausalLM"],
+        "dtype": dtype,
+        **own_fields(config),
+    }
     return raw, {PREFIX + name: tensor for name, tensor in state.items()}
 
 
@@ -133,7 +173,9 @@ def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
     return whole.T.contiguous() if part.transposed else whole.contiguous()
 
 
-def write(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shard_bytes: int = SHARD_BYTES) -> None:
+def write(
+    raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Write a checkpoint folder: `config.json` and one safetensors file, or several with an index above `shard_bytes`."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -145,7 +187,11 @@ def write(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shar
         size += tensor.nbytes
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        names = [WEIGHTS] if len(shards) == 1 else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
+        names = (
+            [WEIGHTS]
+            if len(shards) == 1
+            else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
+        )
         for name, shard in zip(names, shards, strict=True):
             with new_file(out / name) as file:
                 save_file(shard, file, metadata={"format": "pt"})

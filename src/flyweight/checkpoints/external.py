@@ -17,7 +17,14 @@ from flyweight.checkpoints.attributes import auto_config, first_line, quiet
 from flyweight.checkpoints.checkpoint import Checkpoint
 from flyweight.errors import FlyweightError, RequestError
 
-_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "model_max_length")
+_CONTEXTS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "model_max_length",
+)
 
 SLACK = 2**28
 """Numbers that a model may have beyond twice those in its files: constants such as masks and tables of sines."""
@@ -25,7 +32,10 @@ SLACK = 2**28
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """What there is to know of a foreign model before it is built; `context` is None where its config names no limit."""
+    """What there is to know of a foreign model before it is built.
+
+    `context` is None where its config names no limit.
+    """
 
     model_type: str
     vocab_size: int
@@ -45,8 +55,13 @@ class ForeignCache:
         self.past.batch_select_indices(rows)
 
     def truncate(self, length: int, kept: Tensor) -> bool:
-        """Forget all tokens but `kept` (1, length); return whether that could be done: a recurrent state has no way back."""
-        if not getattr(self.past, "is_croppable", False):  # older transformers do not tell: all is read anew there
+        """Forget all tokens but `kept` (1, length).
+
+        Return whether that could be done: a recurrent state has no way back.
+        """
+        if not getattr(
+            self.past, "is_croppable", False
+        ):  # older transformers do not tell: all is read anew there
             return False
         self.past.crop(length - self.length)
         self.length = length
@@ -60,8 +75,9 @@ class ForeignCache:
 class Foreign(nn.Module):
     """A transformers model that is read, scored and listened to, never trained or changed.
 
-    `hidden` returns last hidden states where the head is one matrix after them, which is tried once on random tokens; where the
-    family does more (a softcap, a scale), it returns the logits themselves.
+    `hidden` returns last hidden states where the head is one matrix after them, which is tried once
+    on random tokens; where the family does more (a softcap, a scale), it returns the logits
+    themselves.
     """
 
     softcap: float | None = None
@@ -84,27 +100,39 @@ class Foreign(nn.Module):
         """The float type of the weights."""
         return self.model.dtype
 
-    def hidden(self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return what `logits` needs of tokens (B, T): (B, T, dim) or (B, T, vocab_size); arguments as `Decoder.hidden`."""
+    def hidden(
+        self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return what `logits` needs of tokens (B, T): (B, T, dim) or (B, T, vocab_size).
+
+        Arguments as `Decoder.hidden`.
+        """
         return self._run(self._body() if self._split else self.model, tokens, cache, mask)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., vocab_size) of what `hidden` returned."""
         return self.model.get_output_embeddings()(hidden) if self._split else hidden
 
-    def forward(self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the logits (B, T, vocab_size) of the token after each position."""
         return self.logits(self.hidden(tokens, cache, mask))
 
     def new_cache(self, batch: int, length: int) -> ForeignCache:
         """Return an empty cache for up to `length` tokens."""
         if not self._caches:
-            raise RequestError(f"{self.config.model_type} models keep no key/value cache, so they cannot generate here")
+            raise RequestError(
+                f"{self.config.model_type} models keep no key/value cache, so they cannot "
+                f"generate here"
+            )
         return ForeignCache(length)
 
     def output(self, hidden: Tensor) -> NoReturn:
         """Raise RequestError: a foreign model is no student."""
-        raise RequestError(f"{self.config.model_type} models can teach and be measured here, not trained")
+        raise RequestError(
+            f"{self.config.model_type} models can teach and be measured here, not trained"
+        )
 
     @torch.no_grad()
     def forward_flops(self, length: int) -> int:
@@ -115,12 +143,19 @@ class Foreign(nn.Module):
         self.model.set_attn_implementation("eager")  # fused attention counts as nothing on a CPU
         try:
             with FlopCounterMode(display=False) as counter:
-                self._run(self.model, torch.zeros(1, length, dtype=torch.long, device=self.device), None, None)
+                self._run(
+                    self.model,
+                    torch.zeros(1, length, dtype=torch.long, device=self.device),
+                    None,
+                    None,
+                )
         finally:
             self.model.set_attn_implementation(kept)
         return counter.get_total_flops()
 
-    def _run(self, module: Any, tokens: Tensor, cache: ForeignCache | None, mask: Tensor | None) -> Tensor:
+    def _run(
+        self, module: Any, tokens: Tensor, cache: ForeignCache | None, mask: Tensor | None
+    ) -> Tensor:
         start = 0 if cache is None else cache.length
         options: dict[str, Any] = {"use_cache": cache is not None} if self._caches else {}
         if cache is not None:
@@ -128,7 +163,9 @@ class Foreign(nn.Module):
         if mask is not None:
             options["attention_mask"] = mask.long()
             if self._takes_positions:
-                options["position_ids"] = (mask.long().cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
+                options["position_ids"] = (mask.long().cumsum(1)[:, start:] - 1).clamp(
+                    min=0
+                )  # (B, T)
         found = module(input_ids=tokens, **options)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -143,23 +180,31 @@ class Foreign(nn.Module):
         prefix, head = self.model.base_model_prefix, self.model.get_output_embeddings()
         if not prefix or not hasattr(self.model, prefix) or head is None:
             return False
-        tokens = torch.randint(self.config.vocab_size, (1, 8), generator=torch.Generator().manual_seed(0)).to(self.device)
+        tokens = torch.randint(
+            self.config.vocab_size, (1, 8), generator=torch.Generator().manual_seed(0)
+        ).to(self.device)
         whole = self._run(self.model, tokens, None, None)
         found = self._run(self._body(), tokens, None, None)
         parts = head(found) if found.shape[-1] == head.weight.shape[-1] else None
-        return parts is not None and torch.equal(parts.float(), whole.float())  # the same products, bit by bit
+        return parts is not None and torch.equal(
+            parts.float(), whole.float()
+        )  # the same products, bit by bit
 
 
 def config_of(source: Checkpoint) -> ForeignConfig:
-    """Return the sizes of a foreign model; raise RequestError where transformers does not know it as a causal one."""
+    """Return the sizes of a foreign model.
+
+    Raises RequestError where transformers does not know it as a causal one.
+    """
     return _sizes(_config(source), source)
 
 
 def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = None) -> Foreign:
     """Return the model in a Hugging Face folder, in its own dtype, or its first `layers` layers alone.
 
-    Raises RequestError for a model that reads in both directions, FlyweightError where its files do not fit its config: a
-    tensor that is missing, or that the model has no use for, stands in the message.
+    Raises RequestError for a model that reads in both directions, FlyweightError where its files do
+    not fit its config: a tensor that is missing, or that the model has no use for, stands in the
+    message.
     """
     import transformers
 
@@ -184,18 +229,29 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
             )
         model, told = loaded
     except Exception as error:  # configs of other people's models fail in every way
-        raise FlyweightError(f"{folder}: transformers could not load it: {first_line(error)}") from error
-    unfit = {"missing_keys": "are missing", "mismatched_keys": "are of another shape", "unexpected_keys": "have no use"}
+        raise FlyweightError(
+            f"{folder}: transformers could not load it: {first_line(error)}"
+        ) from error
+    unfit = {
+        "missing_keys": "are missing",
+        "mismatched_keys": "are of another shape",
+        "unexpected_keys": "have no use",
+    }
     if layers is not None:
         unfit.pop("unexpected_keys")
-    if faults := [f"{_some(told[kind])} {fault}" for kind, fault in unfit.items() if told.get(kind)]:
+    if faults := [
+        f"{_some(told[kind])} {fault}" for kind, fault in unfit.items() if told.get(kind)
+    ]:
         raise FlyweightError(
-            f"{folder}: its tensors are not those of its config: {'; '.join(faults)}. Copy the model again, or save it anew"
+            f"{folder}: its tensors are not those of its config: {'; '.join(faults)}. Copy the "
+            f"model again, or save it anew"
         )
     try:
         return Foreign(model.to(device), sizes)
     except Exception as error:  # as above
-        raise FlyweightError(f"{folder}: transformers could not run it: {first_line(error)}") from error
+        raise FlyweightError(
+            f"{folder}: transformers could not run it: {first_line(error)}"
+        ) from error
 
 
 def _some(names: Iterable[Any]) -> str:
@@ -214,22 +270,31 @@ def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
     stored, tensors = source.elements()
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > tensors:
-        raise RequestError(f"{source.path}: its config.json says {layers} layers, but its files hold {tensors} tensors in all")
+        raise RequestError(
+            f"{source.path}: its config.json says {layers} layers, but its files hold {tensors} "
+            f"tensors in all"
+        )
     try:
         with quiet(), no_init_weights(), torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config))
     except Exception as error:  # configs of other people's models fail in every way
-        raise RequestError(f"{source.path}: transformers cannot build it: {first_line(error)}") from error
+        raise RequestError(
+            f"{source.path}: transformers cannot build it: {first_line(error)}"
+        ) from error
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if wanted > 2 * stored + SLACK:
         raise RequestError(
-            f"{source.path}: a model of its config.json has {wanted:,} numbers, but its files hold {stored:,}: they are not one"
+            f"{source.path}: a model of its config.json has {wanted:,} numbers, but its files "
+            f"hold {stored:,}: they are not one"
             " model's, or the config is damaged"
         )
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-    if masked and getattr(model.config, "is_decoder", True) is False:  # families that always are decoders set it themselves
+    if (
+        masked and getattr(model.config, "is_decoder", True) is False
+    ):  # families that always are decoders set it themselves
         raise RequestError(
-            f"{source.path}: this {source.model_type} model is a masked language model (is_decoder: false): it reads in both"
+            f"{source.path}: this {source.model_type} model is a masked language model "
+            f"(is_decoder: false): it reads in both"
             " directions, and neither likelihood nor generation mean anything"
         )
 
@@ -244,23 +309,31 @@ def cut(config: Any, layers: int) -> None:
 def choose_own_code(config: Any) -> None:
     """Let transformers choose how attention and experts are computed, whatever a config says.
 
-    A config may name code of the hub there, and where flash attention is not installed, transformers fetches it from the hub.
+    A config may name code of the hub there, and where flash attention is not installed,
+    transformers fetches it from the hub.
     """
     config._attn_implementation = None
     config._experts_implementation = None
 
 
 def _config(source: Checkpoint) -> Any:
-    """Return a foreign model's config; raise RequestError where it is not that of one causal language model."""
+    """Return a foreign model's config.
+
+    Raises RequestError where it is not that of one causal language model.
+    """
     try:
         import transformers
     except ImportError as error:
         raise RequestError(
-            f"{source.path}: models of the type {source.model_type} need the transformers library; pip install 'flyweight[hub]'"
+            f"{source.path}: models of the type {source.model_type} need the transformers "
+            f"library; pip install 'flyweight[hub]'"
         ) from error
     config = auto_config(source.path, source.code)
     if not source.code and type(config) not in transformers.AutoModelForCausalLM._model_mapping:
-        raise RequestError(f"{source.path}: {source.model_type} is not a causal language model that transformers knows")
+        raise RequestError(
+            f"{source.path}: {source.model_type} is not a causal language model that "
+            f"transformers knows"
+        )
     says = {name: getattr(config, name) for name in refusals.DIRECTIONS & vars(config).keys()}
     if reasons := refusals.both_directions(says):
         raise RequestError(f"{source.path}: {'; '.join(reasons)}")
@@ -271,12 +344,22 @@ def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
     try:
         text = config.get_text_config()
         vocab = text.vocab_size
-    except Exception as error:  # a config within that is none, two of them, or none with a vocabulary
+    except (
+        Exception
+    ) as error:  # a config within that is none, two of them, or none with a vocabulary
         raise RequestError(
-            f"{source.path}: its config.json does not describe one language model: {first_line(error)}; remove what does not"
+            f"{source.path}: its config.json does not describe one language model: "
+            f"{first_line(error)}; remove what does not"
             " belong to it (text_config, decoder, ...)"
         ) from error
     if type(vocab) is not int or vocab < 1:
         raise RequestError(f"{source.path}: vocab_size is {vocab!r:.80}, not a number of tokens")
-    context = next((value for name in _CONTEXTS if type(value := getattr(text, name, None)) is int and value > 0), None)
+    context = next(
+        (
+            value
+            for name in _CONTEXTS
+            if type(value := getattr(text, name, None)) is int and value > 0
+        ),
+        None,
+    )
     return ForeignConfig(source.model_type, vocab, context)

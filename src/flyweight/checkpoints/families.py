@@ -1,9 +1,11 @@
-"""What GPT-2, Llama and Qwen3 checkpoints are in our terms, and which of our models they can hold; no torch.
+"""What GPT-2, Llama and Qwen3 checkpoints are in our terms, and which of our models they can hold.
 
-A family reads the attributes of a Hugging Face `config.json` into a `ModelConfig`, writes one from it, and names its tensors.
-What our decoder would compute differently is refused, and so is every attribute that is not read here and not at its default:
-with every reason at once.
-Sources: transformers' configurations and modelling code of the three families.
+No torch.
+
+A family reads the attributes of a Hugging Face `config.json` into a `ModelConfig`, writes one from
+it, and names its tensors. What our decoder would compute differently is refused, and so is every
+attribute that is not read here and not at its default: with every reason at once. Sources:
+transformers' configurations and modelling code of the three families.
 """
 
 from __future__ import annotations
@@ -57,7 +59,10 @@ class Family:
         return {name: rate for name, rate in rates.items() if rate and name not in self.dropouts}
 
     def config(self, fields: Fields) -> schema.ModelConfig:
-        """Return the model that a config's attributes describe; raise Inexpressible with every reason why there is none."""
+        """Return the model that a config's attributes describe.
+
+        Raises Inexpressible with every reason why there is none.
+        """
         found = self.read(fields)
         reasons = [*fields.reasons, *fields.left()]
         if not reasons:
@@ -65,10 +70,15 @@ class Family:
                 return schema.ModelConfig.model_validate(found).resolved()
             except ValueError as error:
                 reasons.append(" ".join(str(error).split()))
-        raise Inexpressible(f"this {self.model_type} model is not one that flyweight's decoder computes", reasons)
+        raise Inexpressible(
+            f"this {self.model_type} model is not one that flyweight's decoder computes", reasons
+        )
 
     def raw(self, config: schema.ModelConfig) -> dict[str, Any]:
-        """Return the `config.json` of a resolved config; raise Inexpressible with every reason why there is none."""
+        """Return the `config.json` of a resolved config.
+
+        Raises Inexpressible with every reason why there is none.
+        """
         reasons = beyond_every_family(config)
         found = self.write(config, reasons)
         if reasons:
@@ -77,7 +87,10 @@ class Family:
 
 
 def family_of(config: schema.ModelConfig) -> tuple[Family, dict[str, Any]]:
-    """Return the first family that holds this model, with its `config.json`; raise Inexpressible with all reasons."""
+    """Return the first family that holds this model, with its `config.json`.
+
+    Raises Inexpressible with all reasons.
+    """
     reasons: list[str] = []
     for family in FAMILIES.values():
         try:
@@ -107,7 +120,11 @@ def _read_gpt2(fields: Fields) -> dict[str, Any]:
     reasons, act = fields.reasons, fields.word("activation_function")
     _need(reasons, act in _GELUS, f"activation_function is {act}; known are {', '.join(_GELUS)}")
     _need(reasons, fields.flag("scale_attn_weights"), "scale_attn_weights is off")
-    _need(reasons, not fields.flag("scale_attn_by_inverse_layer_idx"), "scale_attn_by_inverse_layer_idx is on")
+    _need(
+        reasons,
+        not fields.flag("scale_attn_by_inverse_layer_idx"),
+        "scale_attn_by_inverse_layer_idx is on",
+    )
     _need(reasons, not fields.flag("add_cross_attention"), "add_cross_attention is on")
     return {
         "vocab_size": fields.size("vocab_size"),
@@ -151,7 +168,11 @@ def _write_gpt2(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any
         isinstance(mlp, schema.Gelu) and mlp.bias,
         f"its MLP is {mlp.kind}; GPT-2's is gelu with biases (model.mlp=gelu model.mlp.bias=true)",
     )
-    _need(reasons, attention.bias and attention.out_bias is True, "its attention has no biases (model.attention.bias=true)")
+    _need(
+        reasons,
+        attention.bias and attention.out_bias is True,
+        "its attention has no biases (model.attention.bias=true)",
+    )
     _need(
         reasons,
         attention.kv_heads == attention.heads,
@@ -191,7 +212,11 @@ def _parts_gpt2(config: schema.ModelConfig) -> Iterator[Part]:
         for kind in ("weight", "bias"):
             matrix = kind == "weight"
             yield Part((f"{ours}.attention_norm.{kind}",), f"{theirs}.ln_1.{kind}")
-            yield Part(tuple(f"{ours}.attention.{name}.{kind}" for name in "qkv"), f"{theirs}.attn.c_attn.{kind}", matrix)
+            yield Part(
+                tuple(f"{ours}.attention.{name}.{kind}" for name in "qkv"),
+                f"{theirs}.attn.c_attn.{kind}",
+                matrix,
+            )
             yield Part((f"{ours}.attention.out.{kind}",), f"{theirs}.attn.c_proj.{kind}", matrix)
             yield Part((f"{ours}.mlp_norm.{kind}",), f"{theirs}.ln_2.{kind}")
             yield Part((f"{ours}.mlp.up.{kind}",), f"{theirs}.mlp.c_fc.{kind}", matrix)
@@ -210,7 +235,11 @@ def _read_llama(fields: Fields) -> dict[str, Any]:
 
 
 def _read_qwen3(fields: Fields) -> dict[str, Any]:
-    _need(fields.reasons, not fields.flag("use_sliding_window"), "it uses a sliding window (use_sliding_window)")
+    _need(
+        fields.reasons,
+        not fields.flag("use_sliding_window"),
+        "it uses a sliding window (use_sliding_window)",
+    )
     fields.size_or_none("max_window_layers")  # means something with a sliding window alone
     others = sorted(set(fields.words("layer_types")) - {"full_attention"})
     _need(fields.reasons, not others, f"layers are {', '.join(others)}")
@@ -243,8 +272,14 @@ def _read_rotary(fields: Fields, mlp_bias: bool) -> dict[str, Any]:
 
 
 def _read_rope(rope: Fields) -> dict[str, Any]:
-    """Read resolved rotary parameters; `type` beside `rope_type` is an older name, which is not looked at any more."""
-    kind, found = rope.word("rope_type"), dict[str, Any](kind="rope", base=rope.number("rope_theta"))
+    """Read resolved rotary parameters.
+
+    `type` beside `rope_type` is an older name, which is not looked at any more.
+    """
+    kind, found = (
+        rope.word("rope_type"),
+        dict[str, Any](kind="rope", base=rope.number("rope_theta")),
+    )
     if rope.has("type"):
         rope.word("type")
     if rope.has("partial_rotary_factor"):
@@ -261,36 +296,62 @@ def _read_rope(rope: Fields) -> dict[str, Any]:
             "original_context": rope.size("original_max_position_embeddings"),
         }
     else:
-        _need(rope.reasons, kind == "default", f"its rotary scaling is {kind}; known are linear and llama3")
+        _need(
+            rope.reasons,
+            kind == "default",
+            f"its rotary scaling is {kind}; known are linear and llama3",
+        )
     if kind in ("default", "linear", "llama3"):
         rope.reasons += rope.left()
     return found
 
 
 def _write_llama(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
-    _need(reasons, not config.attention.qk_norm, "it has q/k norms, Llama has none (model.attention.qk_norm=false)")
+    _need(
+        reasons,
+        not config.attention.qk_norm,
+        "it has q/k norms, Llama has none (model.attention.qk_norm=false)",
+    )
     return {**_write_rotary(config, reasons), "mlp_bias": config.mlp.bias, "pretraining_tp": 1}
 
 
 def _write_qwen3(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
     attention = config.attention
-    _need(reasons, attention.qk_norm, "it has no q/k norms, Qwen3 has them (model.attention.qk_norm=true)")
+    _need(
+        reasons,
+        attention.qk_norm,
+        "it has no q/k norms, Qwen3 has them (model.attention.qk_norm=true)",
+    )
     _need(
         reasons,
         attention.qk_norm_eps == config.norm.eps,
         "q/k norms and block norms differ in eps (model.attention.qk_norm_eps)",
     )
     _need(reasons, not config.mlp.bias, "its MLP has biases (model.mlp.bias=false)")
-    return {**_write_rotary(config, reasons), "use_sliding_window": False, "layer_types": ["full_attention"] * config.layers}
+    return {
+        **_write_rotary(config, reasons),
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * config.layers,
+    }
 
 
 def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
     attention = config.attention
     _need(
-        reasons, config.position.kind == "rope", f"its positions are {config.position.kind}, not rotary (model.position=rope)"
+        reasons,
+        config.position.kind == "rope",
+        f"its positions are {config.position.kind}, not rotary (model.position=rope)",
     )
-    _need(reasons, config.norm.kind == "rmsnorm", f"its norm is {config.norm.kind}, not rmsnorm (model.norm=rmsnorm)")
-    _need(reasons, config.mlp.kind == "swiglu", f"its MLP is {config.mlp.kind}, not swiglu (model.mlp=swiglu)")
+    _need(
+        reasons,
+        config.norm.kind == "rmsnorm",
+        f"its norm is {config.norm.kind}, not rmsnorm (model.norm=rmsnorm)",
+    )
+    _need(
+        reasons,
+        config.mlp.kind == "swiglu",
+        f"its MLP is {config.mlp.kind}, not swiglu (model.mlp=swiglu)",
+    )
     _need(
         reasons,
         attention.bias == attention.out_bias,
@@ -321,7 +382,11 @@ def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any
     if not isinstance(config.position, schema.Rope):
         return {}
     position, scaling = config.position, config.position.scaling
-    _need(reasons, position.fraction == 1, f"only {position.fraction} of each head is rotated (model.position.fraction=1)")
+    _need(
+        reasons,
+        position.fraction == 1,
+        f"only {position.fraction} of each head is rotated (model.position.fraction=1)",
+    )
     base, options = position.base, {}
     if scaling is not None and scaling.kind == "ntk":
         assert config.attention.head_dim
@@ -337,7 +402,10 @@ def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any
             "high_freq_factor": scaling.high_frequency_factor,
             "original_max_position_embeddings": scaling.original_context,
         }
-    found: dict[str, Any] = {"rope_parameters": {"rope_type": "default", **options, "rope_theta": base}, "rope_theta": base}
+    found: dict[str, Any] = {
+        "rope_parameters": {"rope_type": "default", **options, "rope_theta": base},
+        "rope_theta": base,
+    }
     return {**found, "rope_scaling": options} if options else found
 
 
@@ -348,9 +416,13 @@ def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:
         yield Part((f"{ours}.attention_norm.weight",), f"{theirs}.input_layernorm.weight")
         for name, their in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "o_proj")):
             for kind in ("weight", "bias")[: 1 + config.attention.bias]:
-                yield Part((f"{ours}.attention.{name}.{kind}",), f"{theirs}.self_attn.{their}.{kind}")
+                yield Part(
+                    (f"{ours}.attention.{name}.{kind}",), f"{theirs}.self_attn.{their}.{kind}"
+                )
         for name in ("q", "k") if config.attention.qk_norm else ():
-            yield Part((f"{ours}.attention.{name}_norm.weight",), f"{theirs}.self_attn.{name}_norm.weight")
+            yield Part(
+                (f"{ours}.attention.{name}_norm.weight",), f"{theirs}.self_attn.{name}_norm.weight"
+            )
         yield Part((f"{ours}.mlp_norm.weight",), f"{theirs}.post_attention_layernorm.weight")
         for name in mlp_linears(config):
             for kind in ("weight", "bias")[: 1 + config.mlp.bias]:
@@ -363,7 +435,31 @@ def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:
 _GPT2_DROPOUTS = ("embedding", "attention", "residual")
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family("gpt2", "GPT2LMHeadModel", "transformer.", _read_gpt2, _write_gpt2, _parts_gpt2, _GPT2_DROPOUTS),
-    "llama": Family("llama", "LlamaForCausalLM", "model.", _read_llama, _write_llama, _parts_rotary, ("attention",)),
-    "qwen3": Family("qwen3", "Qwen3ForCausalLM", "model.", _read_qwen3, _write_qwen3, _parts_rotary, ("attention",)),
+    "gpt2": Family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        "transformer.",
+        _read_gpt2,
+        _write_gpt2,
+        _parts_gpt2,
+        _GPT2_DROPOUTS,
+    ),
+    "llama": Family(
+        "llama",
+        "LlamaForCausalLM",
+        "model.",
+        _read_llama,
+        _write_llama,
+        _parts_rotary,
+        ("attention",),
+    ),
+    "qwen3": Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "model.",
+        _read_qwen3,
+        _write_qwen3,
+        _parts_rotary,
+        ("attention",),
+    ),
 }

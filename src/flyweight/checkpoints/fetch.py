@@ -25,22 +25,31 @@ Describe = Callable[[Draft, dict[str, Any]], None]
 
 
 def imported(
-    reference: str, store: Store, describe: Describe, watch: Watcher = ignore, command: str = "", only_ours: bool = False
+    reference: str,
+    store: Store,
+    describe: Describe,
+    watch: Watcher = ignore,
+    command: str = "",
+    only_ours: bool = False,
 ) -> Artifact:
     """Return the artifact of a Hugging Face folder or `hf:owner/name[@revision]`, made now or found by its files' content.
 
-    GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language model keeps its files and
-    goes behind an adapter, unless `only_ours` (then RequestError with every reason why it cannot become one).
+    GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language
+    model keeps its files and goes behind an adapter, unless `only_ours` (then RequestError with
+    every reason why it cannot become one).
     """
     path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
     source = checkpoint.read(path)
     watch("stage", {"name": reference, "stage": "import"})
     if only_ours and (reasons := _reasons(source)):
         raise RequestError(
-            f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it is, it can teach, and be"
+            f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it "
+            f"is, it can teach, and be"
             " evaluated, timed, audited and listened to: name it where a command takes MODEL"
         )
-    identity = Identity(stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()})
+    identity = Identity(
+        stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()}
+    )
 
     def work(draft: Draft) -> dict[str, Any]:
         began, reasons = time.monotonic(), _reasons(source)
@@ -80,10 +89,15 @@ def _reasons(source: Checkpoint) -> list[str]:
 
 
 def _refuse_nan(source: Checkpoint) -> None:
-    """Read every tensor once; raise FlyweightError for one with NaN in it (infinity stands in some families' masks)."""
+    """Read every tensor once.
+
+    Raises FlyweightError for one with NaN in it (infinity stands in some families' masks).
+    """
     for name, tensor in source.tensors():
         if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.isnan().any():
-            raise FlyweightError(f"{source.path}: {name} holds NaN; copy the model again, or it was saved broken")
+            raise FlyweightError(
+                f"{source.path}: {name} holds NaN; copy the model again, or it was saved broken"
+            )
 
 
 def _copy(source: Checkpoint, out: Path) -> None:
@@ -100,7 +114,9 @@ def download(repository: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError
     except ImportError as error:
-        raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
+        raise RequestError(
+            f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'"
+        ) from error
     name, _, revision = repository.partition("@")
     wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
     if checkpoint.trusted():
@@ -108,11 +124,18 @@ def download(repository: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except HFValidationError as error:
-        raise RequestError(f"hf:{repository}: not a repository's name ({error}); write hf:owner/name") from error
-    except Exception as error:  # the HTTP library's own types come through, and which library that is changes
-        if type(error).__module__.split(".")[0] in ("builtins",) and not isinstance(error, OSError | ValueError):
+        raise RequestError(
+            f"hf:{repository}: not a repository's name ({error}); write hf:owner/name"
+        ) from error
+    except (
+        Exception
+    ) as error:  # the HTTP library's own types come through, and which library that is changes
+        if type(error).__module__.split(".")[0] in ("builtins",) and not isinstance(
+            error, OSError | ValueError
+        ):
             raise
         raise RequestError(
-            f"hf:{repository} could not be read from the hub ({type(error).__name__}: {str(error)[:300]}); check the name and"
+            f"hf:{repository} could not be read from the hub ({type(error).__name__}: "
+            f"{str(error)[:300]}); check the name and"
             " the network, or name a local folder"
         ) from error

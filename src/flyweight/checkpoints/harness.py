@@ -20,7 +20,9 @@ def transformers_model(folder: Path, device: str) -> Any:
     if isinstance(model, Foreign):
         return model.model
     if not isinstance(model, Decoder):
-        raise RequestError(f"--tasks: lm-eval reads decoders; {folder} is a baseline (kind: {model.config.kind})")
+        raise RequestError(
+            f"--tasks: lm-eval reads decoders; {folder} is a baseline (kind: {model.config.kind})"
+        )
     import torch
 
     from flyweight.checkpoints.auto import FlyweightForCausalLM
@@ -29,7 +31,9 @@ def transformers_model(folder: Path, device: str) -> Any:
     with torch.device("meta"):
         wrapped = FlyweightForCausalLM(FlyweightConfig.of(model.config, dtype=model.dtype))
     wrapped.decoder.load_state_dict(model.state_dict(), assign=True)
-    wrapped.decoder.to(model.dtype)  # packed layers keep no tensor that tells them which float to unpack into
+    wrapped.decoder.to(
+        model.dtype
+    )  # packed layers keep no tensor that tells them which float to unpack into
     return wrapped.eval()
 
 
@@ -61,24 +65,33 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Return lm-eval's metrics by task: each metric with its value and standard error (`None` where lm-eval gives none).
 
-    `task_path` is a folder of task files of the user's own. Raises RequestError for tasks that lm-eval does not know.
+    `task_path` is a folder of task files of the user's own. Raises RequestError for tasks that
+    lm-eval does not know.
     """
     try:
         import lm_eval
         from lm_eval.models import huggingface
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise RequestError("--tasks needs the lm-eval harness: pip install 'flyweight[tasks]'") from error
+        raise RequestError(
+            "--tasks needs the lm-eval harness: pip install 'flyweight[tasks]'"
+        ) from error
     if task_path is not None and not task_path.is_dir():
         raise RequestError(f"--task-path {task_path}: there is no such folder")
     manager = TaskManager(include_path=None if task_path is None else str(task_path))
     unknown = [task for task in tasks if not manager.match_tasks([task])]
     if unknown or not tasks:
         what = ", ".join(unknown) or "empty list"
-        raise RequestError(f"--tasks: lm-eval knows no {what}; see `lm-eval ls tasks`, or name a folder with --task-path")
+        raise RequestError(
+            f"--tasks: lm-eval knows no {what}; see `lm-eval ls tasks`, or name a folder with "
+            f"--task-path"
+        )
     context = load_any.config(folder).context
     if not transformers_tokenizer(folder, context).eos_token:
-        raise RequestError(f"--tasks: the tokenizer in {folder} has no end-of-text token, which lm-eval starts texts with")
+        raise RequestError(
+            f"--tasks: the tokenizer in {folder} has no end-of-text token, which lm-eval starts "
+            f"texts with"
+        )
     library: Any = lm_eval  # its decorators hide what these two take
     wrapper: Any = huggingface.HFLM
     harness = wrapper(
@@ -101,17 +114,29 @@ def evaluate(
             fewshot_random_seed=seed,
         )
     except (OSError, ConnectionError, ValueError, KeyError) as error:
-        raise FlyweightError(f"--tasks: lm-eval failed ({type(error).__name__}: {str(error)[:300]})") from error
+        raise FlyweightError(
+            f"--tasks: lm-eval failed ({type(error).__name__}: {str(error)[:300]})"
+        ) from error
     assert found is not None
-    return {task: _metrics(result, found["n-samples"].get(task, {})) for task, result in found["results"].items()}
+    return {
+        task: _metrics(result, found["n-samples"].get(task, {}))
+        for task, result in found["results"].items()
+    }
 
 
 def _metrics(result: dict[str, Any], samples: dict[str, int]) -> dict[str, Any]:
-    """Return `{metric: {value, stderr, n}}` of one task; lm-eval writes `metric,filter` and `metric_stderr,filter`.
+    """Return `{metric: {value, stderr, n}}` of one task.
 
-    A metric that several filters give, such as strict and flexible answers of one task, keeps its filter in its name.
+    Lm-eval writes `metric,filter` and `metric_stderr,filter`.
+
+    A metric that several filters give, such as strict and flexible answers of one task, keeps its
+    filter in its name.
     """
-    parts = {key: key.partition(",") for key, value in result.items() if isinstance(value, int | float) and "," in key}
+    parts = {
+        key: key.partition(",")
+        for key, value in result.items()
+        if isinstance(value, int | float) and "," in key
+    }
     parts = {key: part for key, part in parts.items() if not part[0].endswith("_stderr")}
     names = Counter(name for name, _, _ in parts.values())
     found: dict[str, Any] = {}
@@ -119,5 +144,9 @@ def _metrics(result: dict[str, Any], samples: dict[str, int]) -> dict[str, Any]:
         value, error = result[key], result.get(f"{name}_stderr,{kind}")
         stderr = error if isinstance(error, int | float) and math.isfinite(error) else None
         place = name if names[name] == 1 else key
-        found[place] = {"value": value if math.isfinite(value) else None, "stderr": stderr, "n": samples.get("effective")}
+        found[place] = {
+            "value": value if math.isfinite(value) else None,
+            "stderr": stderr,
+            "n": samples.get("effective"),
+        }
     return found

@@ -23,14 +23,20 @@ WINDOW = 1024
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:
-    """Return the model in an artifact's `model/` folder; raises as `folder.load` and `foreign.load` do."""
+    """Return the model in an artifact's `model/` folder.
+
+    Raises as `folder.load` and `foreign.load` do.
+    """
     if checkpoint.is_checkpoint(path):
         return external.load(path, device)
     return folder.load(path, device)
 
 
 def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") -> Model:
-    """Return our own model in a folder; raise RequestError for a foreign one, which cannot do what `what` says."""
+    """Return our own model in a folder.
+
+    Raises RequestError for a foreign one, which cannot do what `what` says.
+    """
     own_config(path, what)
     model = load(path, device)
     assert isinstance(model, Model)
@@ -38,41 +44,55 @@ def decoder(path: Path, device: str | torch.device = "cpu", what: str = "this") 
 
 
 def own_config(path: Path, what: str) -> Architecture:
-    """Return the config of our own model in a folder; raise RequestError for a foreign one, as `decoder` does."""
+    """Return the config of our own model in a folder.
+
+    Raises RequestError for a foreign one, as `decoder` does.
+    """
     kind = config(path)
     if isinstance(kind, ForeignConfig):
         raise RequestError(
-            f"{what}: {kind.model_type} models can be teachers and can be evaluated, but not trained or quantized here."
+            f"{what}: {kind.model_type} models can be teachers and can be evaluated, but not "
+            f"trained or quantized here."
             " GPT-2, Llama and Qwen3 models can"
         )
     return kind
 
 
 def trainable_config(path: Path, what: str) -> Architecture:
-    """Return the config of a model to train further; raise RequestError for a foreign or a packed one.
+    """Return the config of a model to train further.
+
+    Raises RequestError for a foreign or a packed one.
 
     Packed matrices have no gradient: of such a model nothing but the norms would be trained.
     """
     found = own_config(path, what)
     if kinds := packed_kinds(found):
         raise RequestError(
-            f"{what}: this model's matrices are stored as {' and '.join(kinds)} and cannot be trained. Start from the model"
+            f"{what}: this model's matrices are stored as {' and '.join(kinds)} and cannot be "
+            f"trained. Start from the model"
             " that was quantized, and quantize the result"
         )
     if isinstance(found, ModelConfig) and found.mixture is not None:
         raise RequestError(
-            f"{what}: this model is a mixture with counts or a pointer, and cannot be trained. Train the network that it was"
+            f"{what}: this model is a mixture with counts or a pointer, and cannot be trained. "
+            f"Train the network that it was"
             " made from, and mix the result"
         )
     return found
 
 
 def decoder_config(path: Path, what: str) -> ModelConfig:
-    """Return the config of the decoder of ours in a folder; raise RequestError for a baseline, which `what` cannot hold."""
+    """Return the config of the decoder of ours in a folder.
+
+    Raises RequestError for a baseline, which `what` cannot hold.
+    """
     found = folder.load_config(path)
     if isinstance(found, ModelConfig):
         return found
-    raise RequestError(f"{path}: {what} holds decoders; this is a baseline (kind: {found.kind}), which no other program knows")
+    raise RequestError(
+        f"{path}: {what} holds decoders; this is a baseline (kind: {found.kind}), which no other "
+        f"program knows"
+    )
 
 
 def config(path: Path) -> AnyConfig:
@@ -89,4 +109,8 @@ def window(config: AnyConfig) -> int:
 
 def forward_flops(model: AnyModel, length: int) -> int:
     """Return the FLOPs of one forward pass over `length` tokens, logits of every position included."""
-    return flops.forward_flops(model.config, length) if isinstance(model, Model) else model.forward_flops(length)
+    return (
+        flops.forward_flops(model.config, length)
+        if isinstance(model, Model)
+        else model.forward_flops(length)
+    )

@@ -1,6 +1,7 @@
 """The proof that an imported model computes what it should: a short batch through transformers' model and through ours.
 
-Configs are read by rules, and a rule that is missing is not noticed by those that are there. Numbers are.
+Configs are read by rules, and a rule that is missing is not noticed by those that are there.
+Numbers are.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ LEAK = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 ROWS, LENGTH = 2, 128
 WHOLE_BYTES = 800_000_000
-"""Weights up to which the whole model is compared; of a larger one its first LAYERS layers, embedding, norm and head."""
+"""Weights up to which the whole model is compared.
+
+Of a larger one its first LAYERS layers, embedding, norm and head.
+"""
 
 LAYERS = 2
 
@@ -42,7 +46,8 @@ LAYERS = 2
 class Proof:
     """What was found: `difference` from transformers' logits and `leak` of later tokens, as shares of the largest logit.
 
-    `compared_with` is None where there was nothing to compare with, and `layers` None where all of them were compared.
+    `compared_with` is None where there was nothing to compare with, and `layers` None where all of
+    them were compared.
     """
 
     compared_with: str | None
@@ -57,26 +62,41 @@ class Proof:
 
 
 def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]) -> Proof:
-    """Return the proof that a decoder of ours computes what its checkpoint does; `config` and `state` are the decoder's.
+    """Return the proof that a decoder of ours computes what its checkpoint does.
 
-    Raises RequestError where it does not, where later tokens change what stands before them, or where a logit is no number.
-    A model of our own type, or one on a machine without transformers, has nothing to be compared with.
+    `config` and `state` are the decoder's.
+
+    Raises RequestError where it does not, where later tokens change what stands before them, or
+    where a logit is no number. A model of our own type, or one on a machine without transformers,
+    has nothing to be compared with.
     """
     layers = LAYERS if _bytes(state) > WHOLE_BYTES and config.layers > LAYERS else None
     ours = _decoder(config, state, layers)
     tokens = _tokens(config.vocab_size or 1, config.context)
     found = _logits(ours, tokens)
     _finite(source.path, found)
-    theirs = None if source.model_type == OWN or find_spec("transformers") is None else _transformers(source, layers)
+    theirs = (
+        None
+        if source.model_type == OWN or find_spec("transformers") is None
+        else _transformers(source, layers)
+    )
     difference = None
     if theirs is not None:
         difference = _largest(found - _logits(theirs, tokens)) / _largest(found)
         if not difference <= BOUND:
             raise RequestError(
-                f"{source.path}: transformers' {source.model_type} model and ours differ in their logits by {difference:.1e} of"
-                f" the largest, {BOUND:g} is allowed: its config says something that is not read here. It is not imported"
+                f"{source.path}: transformers' {source.model_type} model and ours differ in "
+                f"their logits by {difference:.1e} of"
+                f" the largest, {BOUND:g} is allowed: its config says something that is not read "
+                f"here. It is not imported"
             )
-    return Proof(_version(theirs is not None), layers, tokens.numel(), difference, _leak(source.path, ours, tokens, found))
+    return Proof(
+        _version(theirs is not None),
+        layers,
+        tokens.numel(),
+        difference,
+        _leak(source.path, ours, tokens, found),
+    )
 
 
 def of_foreign(source: Checkpoint) -> Proof:
@@ -91,10 +111,13 @@ def of_foreign(source: Checkpoint) -> Proof:
     difference = _largest(found - _logits(model.model, tokens)) / _largest(found)
     if not difference <= BOUND:
         raise RequestError(
-            f"{source.path}: this {source.model_type} model behind the adapter differs from itself in its logits by"
+            f"{source.path}: this {source.model_type} model behind the adapter differs from "
+            f"itself in its logits by"
             f" {difference:.1e} of the largest, {BOUND:g} is allowed. It is not imported"
         )
-    return Proof(_version(True), layers, tokens.numel(), difference, _leak(source.path, model, tokens, found))
+    return Proof(
+        _version(True), layers, tokens.numel(), difference, _leak(source.path, model, tokens, found)
+    )
 
 
 def _foreign(source: Checkpoint) -> tuple[Foreign, int | None]:
@@ -108,7 +131,10 @@ def _foreign(source: Checkpoint) -> tuple[Foreign, int | None]:
 
 
 def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
-    """Return by how much the logits of the first half change with the tokens of the second; refuse what a reader would not."""
+    """Return by how much the logits of the first half change with the tokens of the second.
+
+    Refuse what a reader would not.
+    """
     half = tokens.shape[1] // 2
     if not half:
         return 0.0
@@ -119,7 +145,8 @@ def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
     leak = _largest(changed - found[:, :half]) / _largest(found)
     if not leak <= LEAK.get(next(model.parameters()).dtype, LEAK[torch.float32]):
         raise RequestError(
-            f"{path}: later tokens change its logits of earlier ones (by {leak:.1e} of the largest): it reads in both"
+            f"{path}: later tokens change its logits of earlier ones (by {leak:.1e} of the "
+            f"largest): it reads in both"
             " directions, and a likelihood or a generated text of it would mean nothing"
         )
     return leak
@@ -128,7 +155,8 @@ def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
 def _finite(path: Path, logits: Tensor) -> None:
     if not torch.isfinite(logits).all():
         raise RequestError(
-            f"{path}: its logits of a short text are not all numbers; copy the model again, or it was saved broken"
+            f"{path}: its logits of a short text are not all numbers; copy the model again, or "
+            f"it was saved broken"
         )
 
 
@@ -145,9 +173,14 @@ def _decoder(config: ModelConfig, state: Mapping[str, Tensor], layers: int | Non
         model = build(first)
     wanted = model.state_dict().keys()
     kept = {name: tensor for name, tensor in state.items() if name in wanted}
-    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
+    floats = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in kept.items()
+    }
     model.load_state_dict(floats, assign=True)
-    return model.to(torch.float32).eval()  # packed layers keep no tensor that tells them which float to unpack into
+    return model.to(
+        torch.float32
+    ).eval()  # packed layers keep no tensor that tells them which float to unpack into
 
 
 def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
@@ -169,7 +202,9 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
                 trust_remote_code=False,
             )
     except Exception as error:  # configs of other people's models fail in every way
-        raise FlyweightError(f"{source.path}: transformers could not load it to compare with: {first_line(error)}") from error
+        raise FlyweightError(
+            f"{source.path}: transformers could not load it to compare with: {first_line(error)}"
+        ) from error
     return model.eval()
 
 

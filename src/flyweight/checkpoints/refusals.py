@@ -1,7 +1,8 @@
 """What no model may say in its config.json, whatever its family; no torch.
 
-transformers tries to build what a config says: a billion layers, packed matrices, kernels of another repository. Such a config
-is refused here, before anything is built, with every reason by name.
+transformers tries to build what a config says: a billion layers, packed matrices, kernels of
+another repository. Such a config is refused here, before anything is built, with every reason by
+name.
 """
 
 from __future__ import annotations
@@ -16,18 +17,64 @@ MOST_LAYERS = 10_000
 MOST = 2**31 - 1
 """Above every size of a model, and below every sum of them that overflows."""
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
+_LAYERS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "encoder_layers",
+    "decoder_layers",
+)
 _SIZES = (
-    *("vocab_size", "hidden_size", "n_embd", "d_model", "dim", "embed_dim", "embedding_size", "hidden_dim"),
-    *("n_head", "n_heads", "attention_heads", "head_dim", "ffn_dim", "d_ff", "ffn_hidden_size", "word_embed_proj_dim"),
-    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length"),
+    *(
+        "vocab_size",
+        "hidden_size",
+        "n_embd",
+        "d_model",
+        "dim",
+        "embed_dim",
+        "embedding_size",
+        "hidden_dim",
+    ),
+    *(
+        "n_head",
+        "n_heads",
+        "attention_heads",
+        "head_dim",
+        "ffn_dim",
+        "d_ff",
+        "ffn_hidden_size",
+        "word_embed_proj_dim",
+    ),
+    *(
+        "max_position_embeddings",
+        "n_positions",
+        "n_ctx",
+        "max_seq_len",
+        "max_sequence_length",
+        "seq_length",
+    ),
 )
 """Fields that count something of which there is at least one."""
 
 _COUNTS = (
     *("num_attention_heads", "num_heads", "intermediate_size", "moe_intermediate_size"),
-    *("n_inner", "num_key_value_heads", "num_kv_heads", "n_head_kv", "max_window_layers", "type_vocab_size"),
-    *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "state_size", "rotary_dim"),
+    *(
+        "n_inner",
+        "num_key_value_heads",
+        "num_kv_heads",
+        "n_head_kv",
+        "max_window_layers",
+        "type_vocab_size",
+    ),
+    *(
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "state_size",
+        "rotary_dim",
+    ),
 )
 """Fields that count something of which there may be none."""
 
@@ -42,10 +89,18 @@ _TEXT = ("text_config.", "decoder.", "generator.")
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64", "auto")
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
-UNPACKED = "take the model it was made from, in float32, float16 or bfloat16, and quantize it here (flyweight quantize)"
+UNPACKED = (
+    "take the model it was made from, in float32, float16 or bfloat16, and quantize it "
+    "here (flyweight quantize)"
+)
 
 _OTHER_FILES = ("transformers_weights", "fusion_config")
-_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+_IMPLEMENTATIONS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+)
 
 
 def refuse(path: Path, raw: Mapping[str, Any]) -> None:
@@ -53,7 +108,9 @@ def refuse(path: Path, raw: Mapping[str, Any]) -> None:
     reasons = [*_numbers(raw), *_quantized(raw), *_elsewhere(raw), *both_directions(raw)]
     if reasons:
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        raise RequestError(f"{path}: its config.json cannot be used: {'; '.join(reasons[:5])}{more}")
+        raise RequestError(
+            f"{path}: its config.json cannot be used: {'; '.join(reasons[:5])}{more}"
+        )
 
 
 def both_directions(raw: Mapping[str, Any]) -> list[str]:
@@ -83,11 +140,15 @@ def _numbers(raw: Mapping[str, Any]) -> list[str]:
             most = MOST_LAYERS if key in _LAYERS else MOST
             numbers = [one for one in values if one is not None]
             if not all(type(one) is int and least <= one <= most for one in numbers):
-                reasons.append(f"{place} is {_shown(value)}, not a whole number from {least} to {most:,}")
+                reasons.append(
+                    f"{place} is {_shown(value)}, not a whole number from {least} to {most:,}"
+                )
                 continue
         if any(type(one) is int and abs(one) >= 2**63 for one in values):
             reasons.append(f"{place} is {_shown(value)}, which overflows")
-        elif any(isinstance(one, float) and one != one for one in values) or value == {"__float__": "NaN"}:
+        elif any(isinstance(one, float) and one != one for one in values) or value == {
+            "__float__": "NaN"
+        }:
             reasons.append(f"{place} is not a number (NaN)")
     return reasons
 
@@ -97,9 +158,13 @@ def _quantized(raw: Mapping[str, Any]) -> list[str]:
     for place, key, value in _fields(raw):
         if key in _QUANTIZED and value is not None:
             method = value.get("quant_method") if isinstance(value, dict) else value
-            reasons.append(f"{place} says that its weights are quantized ({_shown(method)}): {UNPACKED}")
+            reasons.append(
+                f"{place} says that its weights are quantized ({_shown(method)}): {UNPACKED}"
+            )
         if key in ("dtype", "torch_dtype") and value is not None and value not in _FLOATS:
-            reasons.append(f"{place} is {_shown(value)}; weights are read here in {', '.join(_FLOATS[:4])}")
+            reasons.append(
+                f"{place} is {_shown(value)}; weights are read here in {', '.join(_FLOATS[:4])}"
+            )
     return reasons
 
 
@@ -108,10 +173,16 @@ def _elsewhere(raw: Mapping[str, Any]) -> list[str]:
     reasons = []
     for place, key, value in _fields(raw):
         if key in _OTHER_FILES and value is not None:
-            reasons.append(f"{place} is {_shown(value)}, which flyweight does not follow; remove it, or save the model anew")
+            reasons.append(
+                f"{place} is {_shown(value)}, which flyweight does not follow; remove it, or "
+                f"save the model anew"
+            )
         words = value.values() if isinstance(value, dict) else [value]
         if key in _IMPLEMENTATIONS and any(isinstance(word, str) and "/" in word for word in words):
-            reasons.append(f"{place} names code of another repository ({_shown(value)}), which flyweight does not fetch")
+            reasons.append(
+                f"{place} names code of another repository ({_shown(value)}), which flyweight "
+                f"does not fetch"
+            )
     return reasons
 
 

@@ -11,7 +11,10 @@ from types import ModuleType
 
 
 def register() -> None:
-    """Register our config and model with transformers' Auto classes now; doing so twice is harmless."""
+    """Register our config and model with transformers' Auto classes now.
+
+    Doing so twice is harmless.
+    """
     for hook in HOOKS.values():
         hook()
 
@@ -47,13 +50,22 @@ def _model() -> None:
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Runs a hook once a module of transformers has been executed; finds nothing itself."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Return the spec that the other finders give, with the hook behind its execution."""
         hook = HOOKS.get(fullname)
         if hook is None:
             return None
-        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
-        spec = next((found for finder in others if (found := finder.find_spec(fullname, path, target))), None)
+        others = (
+            finder
+            for finder in sys.meta_path
+            if finder is not self and hasattr(finder, "find_spec")
+        )
+        spec = next(
+            (found for finder in others if (found := finder.find_spec(fullname, path, target))),
+            None,
+        )
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
@@ -62,8 +74,13 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             execute(module)
             try:
                 hook()
-            except Exception as error:  # whatever it is, importing transformers must not fail because of us
-                warnings.warn(f"flyweight models are unknown to transformers' Auto classes: {error!r}", stacklevel=2)
+            except (
+                Exception
+            ) as error:  # whatever it is, importing transformers must not fail because of us
+                warnings.warn(
+                    f"flyweight models are unknown to transformers' Auto classes: {error!r}",
+                    stacklevel=2,
+                )
 
         spec.loader.exec_module = exec_module
         return spec

@@ -16,11 +16,15 @@ from flyweight.errors import RequestError
 
 _HUB = "pip install 'flyweight[hub]' and import it again: transformers then builds the tokenizer"
 _LETTERS = {"type": "ByteLevel"}
-_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SPLIT = {"type": "Split", "pattern": {"Regex": _QWEN2}, "behavior": "Isolated", "invert": False}
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 
-# The parts that a class of transformers 5 builds itself whatever tokenizer.json says, and the special tokens it has by default.
+# The parts that a class of transformers 5 builds itself whatever tokenizer.json says, and the
+# special tokens it has by default.
 _REBUILT: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "GPT2Tokenizer": (
         {"normalizer": None, "pre_tokenizer": {**_BYTES, "use_regex": True}, "decoder": _LETTERS},
@@ -52,7 +56,9 @@ def read(source: Checkpoint) -> tuple[str, dict[str, str], dict[str, int]]:
         text = file.read_text(encoding="utf-8")
         tokenizer = Tokenizer(text)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{file} is not a readable tokenizer.json ({reason(error)}); copy the model again") from error
+        raise RequestError(
+            f"{file} is not a readable tokenizer.json ({reason(error)}); copy the model again"
+        ) from error
     fields = json_object(source.path / WORDS)
     parts = meaning(tokenizer.normal_text)
     kind, reasons = _class(source, fields), list[str]()
@@ -64,11 +70,18 @@ def read(source: Checkpoint) -> tuple[str, dict[str, str], dict[str, int]]:
         others = set(parts["model"]) - {"type", "vocab", "merges"}
         if parts["model"].get("type") != "BPE" or others:
             reasons.append(f"its class ({kind}) builds another model")
-        reasons += [f"its class ({kind}) builds another {part}" for part, value in rebuilt.items() if parts[part] != value]
+        reasons += [
+            f"its class ({kind}) builds another {part}"
+            for part, value in rebuilt.items()
+            if parts[part] != value
+        ]
     names = {**names, **_named(source, fields)}
     reasons += _missing(source, fields, names, tokenizer)
     if reasons:
-        raise RequestError(f"{source.path}: other files change what its tokenizer.json says ({'; '.join(reasons[:3])}). {_HUB}")
+        raise RequestError(
+            f"{source.path}: other files change what its tokenizer.json says "
+            f"({'; '.join(reasons[:3])}). {_HUB}"
+        )
     return text, names, tokenizer.vocab
 
 
@@ -80,7 +93,10 @@ def meaning(text: str) -> dict[str, Any]:
         parts["decoder"] = _LETTERS
     model = {key: value for key, value in raw["model"].items() if value not in (None, "", False)}
     if "merges" in model:
-        model["merges"] = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        model["merges"] = [
+            tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+            for merge in model["merges"]
+        ]
     added = sorted(raw.get("added_tokens", []), key=lambda token: token["id"])
     around = special.of_post_processor(raw.get("post_processor"))
     return {**parts, "post_processor": around, "model": model, "added_tokens": added}
@@ -92,7 +108,9 @@ def _plain(part: Any) -> Any:
         return [_plain(entry) for entry in part]
     if not isinstance(part, dict):
         return part
-    if part.get("type") == "Sequence" and not any(value for key, value in part.items() if key != "type"):
+    if part.get("type") == "Sequence" and not any(
+        value for key, value in part.items() if key != "type"
+    ):
         return None
     return {key: _plain(value) for key, value in part.items() if key != "trim_offsets"}
 
@@ -100,7 +118,10 @@ def _plain(part: Any) -> Any:
 def _class(source: Checkpoint, fields: Mapping[str, Any]) -> str | None:
     """Return the class that rebuilds parts, or None where `tokenizer.json` is taken as it is."""
     if source.model_type not in _USUAL:
-        raise RequestError(f"{source.path}: the tokenizer of a {source.model_type} model needs transformers. {_HUB}")
+        raise RequestError(
+            f"{source.path}: the tokenizer of a {source.model_type} model needs transformers. "
+            f"{_HUB}"
+        )
     named = fields.get("tokenizer_class") or source.raw.get("tokenizer_class")
     if named is None:
         return _USUAL[source.model_type]
@@ -108,18 +129,31 @@ def _class(source: Checkpoint, fields: Mapping[str, Any]) -> str | None:
         return None
     kind = str(named).removesuffix("Fast")
     if kind not in _REBUILT:
-        raise RequestError(f"{source.path}: its tokenizer is a {named}, which may change what tokenizer.json says. {_HUB}")
+        raise RequestError(
+            f"{source.path}: its tokenizer is a {named}, which may change what tokenizer.json "
+            f"says. {_HUB}"
+        )
     return kind
 
 
 def _named(source: Checkpoint, fields: Mapping[str, Any]) -> dict[str, str]:
     """Return the special tokens by name, as transformers reads them: the older file counts where the newer list is missing."""
-    older = {} if "added_tokens_decoder" in fields else json_object(source.path / "special_tokens_map.json")
+    older = (
+        {}
+        if "added_tokens_decoder" in fields
+        else json_object(source.path / "special_tokens_map.json")
+    )
     both = {**fields, **older}
-    return {key: text for key, value in both.items() if key.endswith("_token") and (text := content(value))}
+    return {
+        key: text
+        for key, value in both.items()
+        if key.endswith("_token") and (text := content(value))
+    }
 
 
-def _missing(source: Checkpoint, fields: Mapping[str, Any], names: Mapping[str, str], tokenizer: Tokenizer) -> list[str]:
+def _missing(
+    source: Checkpoint, fields: Mapping[str, Any], names: Mapping[str, str], tokenizer: Tokenizer
+) -> list[str]:
     """Return the tokens that other files add or make special."""
     reasons = [f"{key} {text!r}" for key, text in names.items() if text not in tokenizer.specials]
     listed = json_object(source.path / "added_tokens.json")
@@ -128,12 +162,22 @@ def _missing(source: Checkpoint, fields: Mapping[str, Any], names: Mapping[str, 
     if not isinstance(decoder, dict):
         return [*reasons, "added_tokens_decoder"]
     for at, token in decoder.items():
-        flags = {key: value for key, value in known.get(int(at), {}).items() if key != "id"} if str(at).isdigit() else {}
+        flags = (
+            {key: value for key, value in known.get(int(at), {}).items() if key != "id"}
+            if str(at).isdigit()
+            else {}
+        )
         if not isinstance(token, dict) or {**flags, **token} != flags:
             reasons.append(f"token {at} of added_tokens_decoder")
-    reasons += [f"{text!r} of added_tokens.json" for text, at in listed.items() if tokenizer.vocab.get(text) != at]
+    reasons += [
+        f"{text!r} of added_tokens.json"
+        for text, at in listed.items()
+        if tokenizer.vocab.get(text) != at
+    ]
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = fields.get(key) or []
         texts = more.values() if isinstance(more, dict) else more
-        reasons += [f"{key} {content(text)!r}" for text in texts if content(text) not in tokenizer.specials]
+        reasons += [
+            f"{key} {content(text)!r}" for text in texts if content(text) not in tokenizer.specials
+        ]
     return reasons

@@ -18,9 +18,12 @@ TABLES = ("embedding.tokens.", "head.linear.", "head_bias")
 def resized(
     config: ModelConfig, state: Mapping[str, Tensor], rows: int, like: int | None = None
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return a decoder's config and state with `rows` rows for tokens; new rows are copies of row `like`, or means.
+    """Return a decoder's config and state with `rows` rows for tokens.
 
-    Raises RequestError for a bigram table, whose rows depend on the size of the vocabulary, and for tables packed across rows.
+    New rows are copies of row `like`, or means.
+
+    Raises RequestError for a bigram table, whose rows depend on the size of the vocabulary, and for
+    tables packed across rows.
     """
     before = config.vocab_size or 0
     if config.embedding.bigram.kind != "none":
@@ -34,7 +37,9 @@ def resized(
         if like is None and not tensor.is_floating_point():
             raise RequestError(f"{name} is packed, so it has no mean; copy a row")
         row = tensor.mean(0, keepdim=True) if like is None else tensor[like : like + 1]
-        changed[name] = torch.cat((tensor[:rows], row.expand(max(0, rows - before), *row.shape[1:])))
+        changed[name] = torch.cat(
+            (tensor[:rows], row.expand(max(0, rows - before), *row.shape[1:]))
+        )
     return config.model_copy(update={"vocab_size": rows}), changed
 
 

@@ -1,8 +1,9 @@
 """A checkpoint's tokenizer as transformers builds it, kept as one `tokenizer.json`, and compared with the original.
 
-A `tokenizer.json` is not the whole truth: the tokenizer's class rebuilds parts of it, and `tokenizer_config.json`,
-`added_tokens.json` and `special_tokens_map.json` add tokens and name special ones. What AutoTokenizer builds of all of them is
-right by definition. Where transformers is not installed, a `tokenizer.json` counts only if the other files change nothing.
+A `tokenizer.json` is not the whole truth: the tokenizer's class rebuilds parts of it, and
+`tokenizer_config.json`, `added_tokens.json` and `special_tokens_map.json` add tokens and name
+special ones. What AutoTokenizer builds of all of them is right by definition. Where transformers is
+not installed, a `tokenizer.json` counts only if the other files change nothing.
 """
 
 from __future__ import annotations
@@ -31,29 +32,93 @@ PLAIN = "PreTrainedTokenizerFast"
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SAMPLING = (
-    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size"),
-    *("num_beams", "length_penalty", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "suppress_tokens"),
+    *(
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+    ),
+    *(
+        "num_beams",
+        "length_penalty",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "suppress_tokens",
+    ),
 )
 """Defaults of generation that older checkpoints keep in `config.json`."""
 
 TEXTS = (
-    *("", " ", "  ", "\t", "\n", "\r\n", " \n \n", "a", " a", "a ", "  leading and trailing  ", "two  spaces   and three"),
-    *("tab\tbetween\t\ttwo", "line\nend\n\nblank\r\nwindows\rold", "no\u00a0break\u2009thin\u3000wide\u200bnone", "\ufeffmark"),
-    *("Hello, world! It's we'll THEY'RE don\u2019t", "x=1;y+=2 # 3e-10 \\n \"q\" 'p' `c`", "    def f(x):\n\treturn x"),
-    *("0 1 12 123 1234 12345 1,234,567.89 007", "½ ² Ⅷ ٣٤ ०१ \U0001d7d9", "e\u0301 o\u0308 n\u0303 a\u030a\u0323", "é ö ñ ﬁ Å"),
-    *("क्षि తెలుగు กำลัง", "漢字かなカナ한국어。「」、", "مرحبا بالعالم، ١٢٣", "של\u200fם", "Привет, мир", "ΑΒΓ ς İı ẞß"),
-    *("\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea \u2764\ufe0f", "\U00020000\ue000"),
-    *("\ufffd\x00\x01\x07\x1b[0m\x7f\x85", "a" * 400, "ab1 " * 60, "antidisestablishmentarianism" * 12, "-" * 70 + "=" * 70),
+    *(
+        "",
+        " ",
+        "  ",
+        "\t",
+        "\n",
+        "\r\n",
+        " \n \n",
+        "a",
+        " a",
+        "a ",
+        "  leading and trailing  ",
+        "two  spaces   and three",
+    ),
+    *(
+        "tab\tbetween\t\ttwo",
+        "line\nend\n\nblank\r\nwindows\rold",
+        "no\u00a0break\u2009thin\u3000wide\u200bnone",
+        "\ufeffmark",
+    ),
+    *(
+        "Hello, world! It's we'll THEY'RE don\u2019t",
+        "x=1;y+=2 # 3e-10 \\n \"q\" 'p' `c`",
+        "    def f(x):\n\treturn x",
+    ),
+    *(
+        "0 1 12 123 1234 12345 1,234,567.89 007",
+        "½ ² Ⅷ ٣٤ ०१ \U0001d7d9",
+        "e\u0301 o\u0308 n\u0303 a\u030a\u0323",
+        "é ö ñ ﬁ Å",
+    ),
+    *(
+        "क्षि తెలుగు กำลัง",
+        "漢字かなカナ한국어。「」、",
+        "مرحبا بالعالم، ١٢٣",
+        "של\u200fם",
+        "Привет, мир",
+        "ΑΒΓ ς İı ẞß",
+    ),
+    *(
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea "
+        "\u2764\ufe0f",
+        "\U00020000\ue000",
+    ),
+    *(
+        "\ufffd\x00\x01\x07\x1b[0m\x7f\x85",
+        "a" * 400,
+        "ab1 " * 60,
+        "antidisestablishmentarianism" * 12,
+        "-" * 70 + "=" * 70,
+    ),
     *("a▁b ▁ ▁▁c Ġd Ċ ##e </w>", "<s> </s> <unk> [CLS] <0x0A> <|endoftext|>"),
 )
 """What tokenizers get wrong. The own texts of added tokens are put to them."""
 
 
 def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
-    """Write a checkpoint's tokenizer into the folder `out`; return what is known of it, or None where there is none.
+    """Write a checkpoint's tokenizer into the folder `out`.
 
-    `compared` counts the texts whose ids and decoded text are those of transformers' own tokenizer; `class` names that one, and
-    `rebuilt` the parts of `tokenizer.json` that it replaces. Raises RequestError where the tokenizer cannot be kept.
+    Return what is known of it, or None where there is none.
+
+    `compared` counts the texts whose ids and decoded text are those of transformers' own tokenizer;
+    `class` names that one, and `rebuilt` the parts of `tokenizer.json` that it replaces. Raises
+    RequestError where the tokenizer cannot be kept.
     """
     if not any((source.path / name).is_file() for name in VOCABULARIES):
         return None
@@ -64,7 +129,11 @@ def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
     with TemporaryDirectory(dir=out.parent, prefix="tokenizer-") as place, quiet():
         theirs = _built(source, Path(place))
         text, rebuilt = _preferred(source, theirs.backend_tokenizer)
-        names = {key: str(word) for key, word in theirs.special_tokens_map.items() if isinstance(word, str)}
+        names = {
+            key: str(word)
+            for key, word in theirs.special_tokens_map.items()
+            if isinstance(word, str)
+        }
         _write(source, out, text, names, theirs.get_vocab())
         compared = compare(Tokenizer.load(out), theirs, source.path)
     return {"compared": compared, "class": type(theirs).__name__, "rebuilt": rebuilt}
@@ -73,13 +142,17 @@ def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
 def keep_generation(source: Checkpoint, out: Path) -> None:
     """Write `generation_config.json`: a checkpoint's own, and what its config says of generation where that file lacks it.
 
-    The config itself is replaced by one of ours, which has no place for them. As transformers has it, sampling defaults in the
-    config count only where there is no `generation_config.json`.
+    The config itself is replaced by one of ours, which has no place for them. As transformers has
+    it, sampling defaults in the config count only where there is no `generation_config.json`.
     """
     own = source.path / GENERATION
     kept = json_object(own)
     keys = SPECIAL_IDS if own.is_file() else (*SPECIAL_IDS, *SAMPLING)
-    added = {key: source.raw[key] for key in keys if source.raw.get(key) is not None and kept.get(key) is None}
+    added = {
+        key: source.raw[key]
+        for key in keys
+        if source.raw.get(key) is not None and kept.get(key) is None
+    }
     if kept or added:
         write_text(out / GENERATION, json.dumps({**kept, **added}, indent=2) + "\n")
 
@@ -98,17 +171,24 @@ def _built(source: Checkpoint, place: Path) -> Any:
             if name not in (INDEX, WORDS):
                 shutil.copyfile(source.path / name, place / name)
         if fields:
-            clean = {key: value for key, value in fields.items() if not key.endswith(("_file", "_files"))}
+            clean = {
+                key: value for key, value in fields.items() if not key.endswith(("_file", "_files"))
+            }
             write_text(place / WORDS, json.dumps(clean))
     try:
-        found = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=source.code)
+        found = transformers.AutoTokenizer.from_pretrained(
+            place, local_files_only=True, trust_remote_code=source.code
+        )
     except BaseException as error:  # files of other people's models fail in every way
         if not isinstance(error, Exception) and not panicked(error):
             raise
-        raise RequestError(_failure(source, fields, str(error).replace(str(place), str(source.path)))) from error
+        raise RequestError(
+            _failure(source, fields, str(error).replace(str(place), str(source.path)))
+        ) from error
     if not isinstance(getattr(found, "backend_tokenizer", None), _library().Tokenizer):
         raise RequestError(
-            f"{source.path}: its tokenizer ({type(found).__name__}) is code of transformers, which no tokenizer.json can hold;"
+            f"{source.path}: its tokenizer ({type(found).__name__}) is code of transformers, "
+            f"which no tokenizer.json can hold;"
             f" {_without(source)}"
         )
     return found
@@ -124,13 +204,22 @@ def _check_class(source: Checkpoint, fields: Mapping[str, Any]) -> None:
     """Raise RequestError where the files name something else of transformers than a tokenizer: it would be loaded as one."""
     import transformers
 
-    for file, value in ((WORDS, fields.get("tokenizer_class")), (CONFIG, source.raw.get("tokenizer_class"))):
+    for file, value in (
+        (WORDS, fields.get("tokenizer_class")),
+        (CONFIG, source.raw.get("tokenizer_class")),
+    ):
         if value is None:
             continue
-        known = (getattr(transformers, name, None) for name in (str(value), str(value).removesuffix("Fast"), f"{value}Fast"))
+        known = (
+            getattr(transformers, name, None)
+            for name in (str(value), str(value).removesuffix("Fast"), f"{value}Fast")
+        )
         bad = [kind for kind in known if kind is not None and not _is_tokenizer(kind)]
         if not isinstance(value, str) or bad:
-            raise RequestError(f"{source.path / file}: tokenizer_class {value!r} is not a tokenizer; copy the model again")
+            raise RequestError(
+                f"{source.path / file}: tokenizer_class {value!r} is not a tokenizer; copy the "
+                f"model again"
+            )
 
 
 def _is_tokenizer(kind: Any) -> bool:
@@ -138,24 +227,39 @@ def _is_tokenizer(kind: Any) -> bool:
 
     # A class whose library is missing is a stand-in that only says so.
     stand_in = type(kind).__name__ == "DummyObject"
-    return stand_in or (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase))
+    return stand_in or (
+        isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase)
+    )
 
 
 def _failure(source: Checkpoint, fields: Mapping[str, Any], why: str) -> str:
     if "auto_map" in fields and not source.code:
         return (
-            f"{source.path / WORDS} asks for Python code of its own (auto_map: {str(fields['auto_map'])[:200]}), which"
-            f" flyweight does not run; put the tokenizer.json beside it that this code builds, or {_without(source)}"
+            f"{source.path / WORDS} asks for Python code of its own (auto_map: "
+            f"{str(fields['auto_map'])[:200]}), which"
+            f" flyweight does not run; put the tokenizer.json beside it that this code builds, "
+            f"or {_without(source)}"
         )
     first = (why.strip().splitlines() or ["no reason given"])[0][:300]
-    piece = next((name for name in VOCABULARIES if name.endswith(".model") and (source.path / name).is_file()), "")
+    piece = next(
+        (
+            name
+            for name in VOCABULARIES
+            if name.endswith(".model") and (source.path / name).is_file()
+        ),
+        "",
+    )
     library = "tiktoken" if piece == "tiktoken.model" else "sentencepiece"
     if piece and not (source.path / FILE).is_file() and importlib.util.find_spec(library) is None:
         return (
-            f"{source.path}: its tokenizer is {piece} alone, and transformers needs {library} to read it:"
+            f"{source.path}: its tokenizer is {piece} alone, and transformers needs {library} to "
+            f"read it:"
             f" pip install {library} protobuf, or put its tokenizer.json beside it"
         )
-    return f"{source.path}: transformers could not build its tokenizer ({first}); copy the model again, or {_without(source)}"
+    return (
+        f"{source.path}: transformers could not build its tokenizer ({first}); copy the model "
+        f"again, or {_without(source)}"
+    )
 
 
 def _without(source: Checkpoint) -> str:
@@ -166,7 +270,8 @@ def _without(source: Checkpoint) -> str:
 def _preferred(source: Checkpoint, backend: Any) -> tuple[str, list[str]]:
     """Return the text of the `tokenizer.json` to keep, and which parts of the checkpoint's own were replaced.
 
-    The checkpoint's own file stays as it is where it means the same, so that corpora that were packed with it fit.
+    The checkpoint's own file stays as it is where it means the same, so that corpora that were
+    packed with it fit.
     """
     backend.no_truncation()
     backend.no_padding()
@@ -186,12 +291,26 @@ def _preferred(source: Checkpoint, backend: Any) -> tuple[str, list[str]]:
 # --- what is kept ---
 
 
-def _write(source: Checkpoint, out: Path, text: str, names: Mapping[str, str], vocab: Mapping[str, int]) -> None:
+def _write(
+    source: Checkpoint, out: Path, text: str, names: Mapping[str, str], vocab: Mapping[str, int]
+) -> None:
     """Write the tokenizer, and beside it its special tokens by `names` (`bos_token`, ...), and its chat template."""
     write_text(out / FILE, text)
-    fields = {key: value for key, value in json_object(source.path / WORDS).items() if not key.endswith(("_file", "_files"))}
-    fields = {key: value for key, value in fields.items() if key not in ("auto_map", "name_or_path", *_ADDS)}
-    fields |= {"tokenizer_class": PLAIN, **dict.fromkeys(("bos_token", "eos_token", "pad_token")), **names}
+    fields = {
+        key: value
+        for key, value in json_object(source.path / WORDS).items()
+        if not key.endswith(("_file", "_files"))
+    }
+    fields = {
+        key: value
+        for key, value in fields.items()
+        if key not in ("auto_map", "name_or_path", *_ADDS)
+    }
+    fields |= {
+        "tokenizer_class": PLAIN,
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token")),
+        **names,
+    }
     before, after = special.of_post_processor(json.loads(text).get("post_processor"))
     begin, end = (vocab.get(names.get(key, "")) for key in ("bos_token", "eos_token"))
     if before in ((), (begin,)) and after in ((), (end,)):
@@ -211,13 +330,18 @@ _ADDS = ("add_bos_token", "add_eos_token")
 
 
 def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
-    """Return on how many texts both tokenizers give the same ids and decode them alike; raise FlyweightError for a difference.
+    """Return on how many texts both tokenizers give the same ids and decode them alike.
 
-    Text is text here (`encode_special_tokens`), so special tokens' own texts are split on both sides; as a chat template writes
-    them, they are tokens on both sides. transformers may tidy spaces up after decoding; that is left out.
+    Raises FlyweightError for a difference.
+
+    Text is text here (`encode_special_tokens`), so special tokens' own texts are split on both
+    sides; as a chat template writes them, they are tokens on both sides. transformers may tidy
+    spaces up after decoding; that is left out.
     """
     before, after = ours.around
-    words = sorted({*ours.specials, *(str(token) for token in theirs.added_tokens_decoder.values())})[:24]
+    words = sorted(
+        {*ours.specials, *(str(token) for token in theirs.added_tokens_decoder.values())}
+    )[:24]
     texts = [*TEXTS, *words, *(f"a {word} b{word}{word}c" for word in words)]
     for text in texts:
         _agree(
@@ -229,7 +353,9 @@ def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
         marked = _agree(
             f"the ids of {text!r} with special tokens read",
             lambda text=text: ours.encode_marked(text),
-            lambda text=text: theirs(text, add_special_tokens=False, split_special_tokens=False)["input_ids"],
+            lambda text=text: theirs(text, add_special_tokens=False, split_special_tokens=False)[
+                "input_ids"
+            ],
             where,
         )
         ids = [*before, *marked, *after] if isinstance(marked, list) else []
@@ -237,23 +363,34 @@ def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
             _agree(
                 f"the decoded text of {text!r}",
                 lambda ids=ids, skip=skip: ours.decode(ids, skip),
-                lambda ids=ids, skip=skip: theirs.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
+                lambda ids=ids, skip=skip: theirs.decode(
+                    ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False
+                ),
                 where,
             )
     for key in ("bos", "eos", "pad"):
         wanted = getattr(theirs, f"{key}_token_id")
-        found = getattr(ours.declared, key) if key != "eos" else next(iter(ours.declared.ends), None)
+        found = (
+            getattr(ours.declared, key) if key != "eos" else next(iter(ours.declared.ends), None)
+        )
         if wanted is not None and found != wanted:
-            raise FlyweightError(f"{where}: its {key} token is {found} here and {wanted} in transformers; please report this")
+            raise FlyweightError(
+                f"{where}: its {key} token is {found} here and {wanted} in transformers; please "
+                f"report this"
+            )
     return len(texts)
 
 
 def _agree(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], where: Path) -> Any:
-    """Return what both give; a failure of both, such as an unknown character without a token for it, counts as the same."""
+    """Return what both give.
+
+    A failure of both, such as an unknown character without a token for it, counts as the same.
+    """
     found, wanted = _outcome(ours), _outcome(theirs)
     if found != wanted:
         raise FlyweightError(
-            f"{where}: its tokenizer is not read as transformers reads it: {what[:200]} are {str(found)[:120]}, and"
+            f"{where}: its tokenizer is not read as transformers reads it: {what[:200]} are "
+            f"{str(found)[:120]}, and"
             f" {str(wanted)[:120]} in transformers; please report this tokenizer"
         )
     return found

@@ -1,6 +1,7 @@
 """`python -m flyweight.checkpoints.unpickle DIR`: pickled weights as safetensors beside them, once, when the user asks.
 
-Nothing else here reads a pickle. torch's restricted unpickler (`weights_only`) does it, which makes tensors and runs no code.
+Nothing else here reads a pickle. torch's restricted unpickler (`weights_only`) does it, which makes
+tensors and runs no code.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from flyweight.errors import FlyweightError, RequestError
 
 
 def convert(folder: Path) -> Path:
-    """Write `model.safetensors` from the pickled weights in a folder and return its path; they stay where they are.
+    """Write `model.safetensors` from the pickled weights in a folder and return its path.
 
-    Raises RequestError where there is nothing to do, FlyweightError where a file holds more than tensors.
+    They stay where they are.
+
+    Raises RequestError where there is nothing to do, FlyweightError where a file holds more than
+    tensors.
     """
     import torch
     from safetensors.torch import save_file
@@ -34,13 +38,19 @@ def convert(folder: Path) -> Path:
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # what breaks in a pickle is anybody's guess
-            raise FlyweightError(f"{file}: torch does not read it as tensors alone ({str(error).splitlines()[0]})") from error
+            raise FlyweightError(
+                f"{file}: torch does not read it as tensors alone ({str(error).splitlines()[0]})"
+            ) from error
         tensors |= _tensors(found, file)
     partial = out.with_name(f".{WEIGHTS}.partial")
     try:
         with disk_errors(out):
             with new_file(partial):
-                save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial, {"format": "pt"})
+                save_file(
+                    {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
+                    partial,
+                    {"format": "pt"},
+                )
             partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -51,8 +61,13 @@ def _tensors(found: Any, file: Path) -> dict[str, Any]:
     import torch
 
     inner = found.get("state_dict", found) if isinstance(found, Mapping) else found
-    if not isinstance(inner, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in inner.values()):
-        raise FlyweightError(f"{file}: it holds more than tensors by name; save the model's state_dict() and convert that")
+    if not isinstance(inner, Mapping) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in inner.values()
+    ):
+        raise FlyweightError(
+            f"{file}: it holds more than tensors by name; save the model's state_dict() and "
+            f"convert that"
+        )
     return {str(name): tensor for name, tensor in inner.items()}
 
 

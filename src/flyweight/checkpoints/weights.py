@@ -34,14 +34,22 @@ _PACKED = {
 }
 """How tensors end that only a format of quantized weights has."""
 
-_BUFFERS = ("attn.bias", "attention.bias", "masked_bias", "causal_mask", "position_ids", "token_type_ids")
+_BUFFERS = (
+    "attn.bias",
+    "attention.bias",
+    "masked_bias",
+    "causal_mask",
+    "position_ids",
+    "token_type_ids",
+)
 """How constants end that old checkpoints keep beside their weights, as whole numbers."""
 
 
 def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
     """Return the names of the files with a folder's weights, and where there is an index, which file has which tensor.
 
-    One whole file comes before an index, as in transformers. Raises RequestError that says what there is instead.
+    One whole file comes before an index, as in transformers. Raises RequestError that says what
+    there is instead.
     """
     if (path / ADAPTER).is_file():
         raise RequestError(adapter(path))
@@ -54,14 +62,18 @@ def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
         if not isinstance(name, str) or Path(name).name != name:
             raise RequestError(f"{path / INDEX}: {name!r} is not the name of a file beside it")
         if not (path / name).is_file():
-            raise FlyweightError(f"{path / name} is missing, {INDEX} names it; copy the model again")
+            raise FlyweightError(
+                f"{path / name} is missing, {INDEX} names it; copy the model again"
+            )
     return tuple(sorted(set(places.values()))), places
 
 
 def unread(path: Path, read: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the other files in a folder that hold weights as well."""
     kinds = (".safetensors", ".gguf", ".h5", ".msgpack")
-    found = {file.name for file in path.iterdir() if file.suffix in kinds} | {file.name for file in pickled(path)}
+    found = {file.name for file in path.iterdir() if file.suffix in kinds} | {
+        file.name for file in pickled(path)
+    }
     return tuple(sorted(found - set(read)))
 
 
@@ -70,12 +82,16 @@ def adapter(path: Path) -> str:
     base = _base(path)
     if (path / CONFIG).is_file():
         return (
-            f"{path}: an adapter of peft's ({ADAPTER}) lies beside the model, and transformers would apply it; flyweight does"
-            " not. Merge it with peft (merge_and_unload) and save the result, or move the adapter out of the folder"
+            f"{path}: an adapter of peft's ({ADAPTER}) lies beside the model, and transformers "
+            f"would apply it; flyweight does"
+            " not. Merge it with peft (merge_and_unload) and save the result, or move the "
+            "adapter out of the folder"
         )
     return (
-        f"{path}: an adapter of peft's ({ADAPTER}), not a whole model; its base is {base}. Merge the two with peft:"
-        f" AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload().save_pretrained('merged')"
+        f"{path}: an adapter of peft's ({ADAPTER}), not a whole model; its base is {base}. Merge "
+        f"the two with peft:"
+        f" "
+        f"AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload().save_pretrained('merged')"
     )
 
 
@@ -91,7 +107,8 @@ def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
     if packed:
         more = f" and {len(packed) - 5} more" if len(packed) > 5 else ""
         raise RequestError(
-            f"{path}: its weights are quantized: {', '.join(packed[:5])}{more}. flyweight reads float32, float16 and bfloat16;"
+            f"{path}: its weights are quantized: {', '.join(packed[:5])}{more}. flyweight reads "
+            f"float32, float16 and bfloat16;"
             " take the model it was made from, and quantize it here (flyweight quantize)"
         )
 
@@ -110,15 +127,23 @@ def _headers(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str, lis
         try:
             with safe_open(path / name, framework="pt") as file:
                 slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-                found = [(key, str(each.get_dtype()), each.get_shape()) for key, each in slices.items()]
+                found = [
+                    (key, str(each.get_dtype()), each.get_shape()) for key, each in slices.items()
+                ]
         except (OSError, SafetensorError) as error:
-            raise FlyweightError(f"{path / name}: damaged or truncated ({error}); copy it again") from error
+            raise FlyweightError(
+                f"{path / name}: damaged or truncated ({error}); copy it again"
+            ) from error
         yield from found
 
 
 def pickled(path: Path) -> list[Path]:
     """Return the files of a folder that hold weights as torch pickles them."""
-    found = sorted(file for file in path.iterdir() if file.suffix in PICKLES and not file.name.startswith(BESIDES))
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in PICKLES and not file.name.startswith(BESIDES)
+    )
     return [file for file in found if file.name.startswith("pytorch_model")] or found
 
 
@@ -126,19 +151,22 @@ def _instead(path: Path) -> str:
     """Return what there is in a folder that has neither `model.safetensors` nor an index."""
     if pickles := pickled(path):
         return (
-            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading such a file can run any code in"
+            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading "
+            f"such a file can run any code in"
             " it; flyweight reads safetensors only. Convert it once, which runs none of it:"
             f" python -m flyweight.checkpoints.unpickle {shlex.quote(str(path))}"
         )
     if others := sorted(file.name for file in path.iterdir() if file.suffix in OTHERS):
         return (
-            f"{path}: its weights are {', '.join(others)}, of a library other than torch; flyweight reads safetensors only, in"
+            f"{path}: its weights are {', '.join(others)}, of a library other than torch; "
+            f"flyweight reads safetensors only, in"
             " which most models can be had as well"
         )
     if found := unread(path, ()):
         shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         return (
-            f"{path}: there is no {WEIGHTS}, nor {INDEX}, but {shown}. transformers reads such files by a name (variant=...) or"
+            f"{path}: there is no {WEIGHTS}, nor {INDEX}, but {shown}. transformers reads such "
+            f"files by a name (variant=...) or"
             f" not at all; rename the one that is meant to {WEIGHTS}, or copy the index of several"
         )
     return f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again"
@@ -159,4 +187,6 @@ def _index(path: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FlyweightError(f"{path / INDEX}: damaged ({error!r}); copy the model again") from error
+        raise FlyweightError(
+            f"{path / INDEX}: damaged ({error!r}); copy the model again"
+        ) from error

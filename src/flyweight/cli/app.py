@@ -1,4 +1,7 @@
-"""The command line: words to `flyweight.api` calls, and answers to text or JSON. Heavy imports wait until a verb needs them."""
+"""The command line: words to `flyweight.api` calls, and answers to text or JSON.
+
+Heavy imports wait until a verb needs them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from flyweight.core.files import reason
 from flyweight.errors import FlyweightError
 
 app = typer.Typer(
-    help="Small language models under a budget: train, distil, quantize and measure them the same honest way.",
+    help="Small language models under a budget: train, distil, quantize and measure them the "
+    "same honest way.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -35,12 +39,16 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
     pass
 
 
 def _fail(error: FlyweightError | str, status: int) -> NoReturn:
-    text = re.sub(r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error))  # what was given may be endless
+    text = re.sub(
+        r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error)
+    )  # what was given may be endless
     print(f"flyweight: {text}", file=sys.stderr)
     sys.exit(status)
 
@@ -64,7 +72,9 @@ INTERRUPTION = "interrupted; what was finished is kept, and the same command goe
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
     terminal.prepare()
-    os.environ["PYTHONSAFEPATH"] = "1"  # a Python process that a library starts imports nothing from the working folder
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # a Python process that a library starts imports nothing from the working folder
+    )
     try:
         try:
             with whole_words():
@@ -87,6 +97,12 @@ def main() -> None:
         where = f" {error.filename}" if error.filename else ""
         _fail(f"the system refused{where}: {reason(error)}", 1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+        if isinstance(error, RuntimeError) and not any(
+            words in str(error).lower() for words in NO_MEMORY
+        ):
             raise
-        _fail("out of memory; a smaller train.batch, data.context or model needs less (`flyweight plan` tells how much)", 1)
+        _fail(
+            "out of memory; a smaller train.batch, data.context or model needs less (`flyweight "
+            "plan` tells how much)",
+            1,
+        )

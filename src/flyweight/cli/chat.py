@@ -18,15 +18,19 @@ HELP = """/reset   forget everything said
 //...    say a line that begins with a slash
 Ctrl-C stops an answer. {rest}"""
 
-_PLAIN = "This model has no chat template: lines and answers form one running text, and an empty line lets it go on."
+_PLAIN = (
+    "This model has no chat template: lines and answers form one running text, and an empty "
+    "line lets it go on."
+)
 _TURNS = "This model has a chat template: each line is a turn."
 
 
 def talk(chat: Chat, name: str, as_json: bool) -> None:
     """Hold a conversation over standard input until it ends: a line a turn, typed or piped.
 
-    Answers go to standard output (with `as_json` to standard error, where somebody types), remarks to standard error. Raises
-    what a turn raises where the lines are piped; where they are typed it is told, and the conversation goes on.
+    Answers go to standard output (with `as_json` to standard error, where somebody types), remarks
+    to standard error. Raises what a turn raises where the lines are piped; where they are typed it
+    is told, and the conversation goes on.
     """
     typed = sys.stdin.isatty()
     remarks = Terminal(stderr=True)
@@ -67,7 +71,10 @@ def _answered(chat: Chat, line: str, out: TextIO | None) -> Turn:
 
 
 def _command(line: str, chat: Chat, remarks: Terminal, rest: str) -> bool:
-    """Obey a command; return whether the conversation goes on. Raise RequestError for one that there is not."""
+    """Obey a command; return whether the conversation goes on.
+
+    Raise RequestError for one that there is not.
+    """
     if line == "/quit":
         return False
     if line == "/reset":
@@ -78,7 +85,10 @@ def _command(line: str, chat: Chat, remarks: Terminal, rest: str) -> bool:
     elif sys.stdin.isatty():
         _remark(remarks, f"there is no {line}; /help tells what there is", "yellow")
     else:
-        raise RequestError(f"there is no command {line[:80]}: known are /reset, /quit and /help; // begins a line with a slash")
+        raise RequestError(
+            f"there is no command {line[:80]}: known are /reset, /quit and /help; // begins a "
+            f"line with a slash"
+        )
     return True
 
 
@@ -87,9 +97,15 @@ def _remarks(turn: Turn, chat: Chat) -> Iterator[str]:
     if note := unknown_note(turn.unknown_words):
         yield note
     if turn.dropped_turns:
-        yield f"the context of {chat.context} tokens is full: the oldest {_count(turn.dropped_turns, 'turn')} dropped"
+        yield (
+            f"the context of {chat.context} tokens is full: the oldest "
+            f"{_count(turn.dropped_turns, 'turn')} dropped"
+        )
     if turn.dropped_tokens:
-        yield f"the context of {chat.context} tokens is full: the oldest {_count(turn.dropped_tokens, 'token')} dropped"
+        yield (
+            f"the context of {chat.context} tokens is full: the oldest "
+            f"{_count(turn.dropped_tokens, 'token')} dropped"
+        )
     if turn.ended == "context":
         yield "the answer ends here: the context is full"
     elif turn.ended == "interrupted":
@@ -114,7 +130,9 @@ def _lines(typed: bool, as_json: bool) -> Iterator[str]:
             try:
                 yield raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise RequestError(f"standard input, line {number}: not UTF-8 text ({error})") from error
+                raise RequestError(
+                    f"standard input, line {number}: not UTF-8 text ({error})"
+                ) from error
         return
     import readline  # noqa: F401 - gives `input` its line editing and history
 

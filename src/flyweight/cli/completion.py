@@ -1,4 +1,7 @@
-"""Tab completion: the names that a word of the command line may be. Nothing here imports more than the standard library."""
+"""Tab completion: the names that a word of the command line may be.
+
+Nothing here imports more than the standard library.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ ARTIFACT = re.compile(r"[a-z_]+-[0-9a-f]{8}(\.partial)?")
 
 
 def names_for(metavar: str | None) -> Callable[[Any, str], list[str]] | None:
-    """Return the completion of a parameter, by the kinds that its metavar names; None for others."""
+    """Return the completion of a parameter, by the kinds that its metavar names.
+
+    None for others.
+    """
     kinds = [kind for kind in re.findall(r"[A-Z]+", metavar or "") if kind in KINDS]
     if not kinds:
         return None
@@ -56,7 +62,10 @@ def _configs(context: Any) -> Iterator[str]:
 
 
 def _shipped(folder: str) -> Iterator[str]:
-    """Yield the names of shipped YAML files; those in a folder of their own have it in their name."""
+    """Yield the names of shipped YAML files.
+
+    Those in a folder of their own have it in their name.
+    """
     yield from _yaml(resources.files("flyweight") / "assets" / folder, "")
 
 
@@ -109,7 +118,9 @@ def whole_words() -> Iterator[None]:
     if os.environ.get(VARIABLE) != BASH or "COMP_WORDS" not in os.environ:
         yield
         return
-    words, at = _joined(os.environ["COMP_WORDS"].split("\n"), int(os.environ.get("COMP_CWORD", "0")))
+    words, at = _joined(
+        os.environ["COMP_WORDS"].split("\n"), int(os.environ.get("COMP_CWORD", "0"))
+    )
     os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(words), str(at)
     kept = words[at].rpartition(":")[0] if at < len(words) else ""
     answer = io.StringIO()
@@ -118,7 +129,11 @@ def whole_words() -> Iterator[None]:
             yield
     finally:
         start = f"{kept}:" if kept else ""
-        sys.stdout.write("".join(line.removeprefix(start) for line in answer.getvalue().splitlines(keepends=True)))
+        sys.stdout.write(
+            "".join(
+                line.removeprefix(start) for line in answer.getvalue().splitlines(keepends=True)
+            )
+        )
 
 
 def _joined(words: list[str], at: int) -> tuple[list[str], int]:
@@ -126,7 +141,12 @@ def _joined(words: list[str], at: int) -> tuple[list[str], int]:
     joined: list[str] = []
     place = 0
     for number, word in enumerate(words):
-        if joined and number > 1 and (word == ":" or joined[-1].endswith(":")) and joined[-1] != word:
+        if (
+            joined
+            and number > 1
+            and (word == ":" or joined[-1].endswith(":"))
+            and joined[-1] != word
+        ):
             joined[-1] += word
         else:
             joined.append(word)

@@ -26,7 +26,10 @@ Words = ParamSpec("Words")
 
 @dataclass(frozen=True)
 class Shared:
-    """The shared options as one command was given them; those that its verb does not have keep their defaults."""
+    """The shared options as one command was given them.
+
+    Those that its verb does not have keep their defaults.
+    """
 
     runs: Path | None = None
     data_dir: Path | None = None
@@ -74,12 +77,23 @@ class Shared:
 
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
-    "runs": (Path | None, typer.Option("--runs", metavar="DIR", help="Runs root [FLYWEIGHT_RUNS, else ./runs].")),
-    "data_dir": (Path | None, typer.Option("--data-dir", metavar="DIR", help="Local copies of corpora [FLYWEIGHT_DATA].")),
+    "runs": (
+        Path | None,
+        typer.Option("--runs", metavar="DIR", help="Runs root [FLYWEIGHT_RUNS, else ./runs]."),
+    ),
+    "data_dir": (
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="Local copies of corpora [FLYWEIGHT_DATA]."),
+    ),
     "device": (str | None, typer.Option(help="cpu, cuda or mps [the best there is].")),
     "threads": (int | None, typer.Option(help="CPU threads [all cores].")),
     "seed": (int, typer.Option(help="Seed of random weights and samples.")),
-    "trust_remote_code": (bool, typer.Option("--trust-remote-code", help="Let a model's folder run Python code of its own.")),
+    "trust_remote_code": (
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Let a model's folder run Python code of its own."
+        ),
+    ),
     "as_json": (bool, typer.Option("--json", help="One JSON object on standard output.")),
 }
 
@@ -91,7 +105,10 @@ class _Verb(TyperCommand):
     """A verb that says where the field is that somebody wrote as an option: `--time 60s`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command's words; raise RequestError for an option that is a field of a recipe."""
+        """Read the command's words.
+
+        Raises RequestError for an option that is a field of a recipe.
+        """
         names = {name for parameter in self.params for name in parameter.opts}
         takes_fields = any("path=value" in str(parameter.metavar) for parameter in self.params)
         if takes_fields and not ctx.resilient_parsing:
@@ -99,7 +116,9 @@ class _Verb(TyperCommand):
             for option in (word.partition("=")[0] for word in options if word.startswith("--")):
                 if option not in names and (paths := _fields_called(option)):
                     known = " or ".join(f"{path}=..." for path in paths)
-                    raise RequestError(f"{option}: there is no such option; write {known} (without dashes)")
+                    raise RequestError(
+                        f"{option}: there is no such option; write {known} (without dashes)"
+                    )
         return super().parse_args(ctx, args)
 
 
@@ -111,10 +130,14 @@ def _fields_called(option: str) -> list[str]:
 
 def verb(
     app: typer.Typer, *options: str, name: str | None = None
-) -> Callable[[Callable[Concatenate[Shared, Words], None]], Callable[Concatenate[Shared, Words], None]]:
+) -> Callable[
+    [Callable[Concatenate[Shared, Words], None]], Callable[Concatenate[Shared, Words], None]
+]:
     """Register a function as a verb: its parameters after the first become options, and these of OPTIONS with --json too."""
 
-    def register(function: Callable[Concatenate[Shared, Words], None]) -> Callable[Concatenate[Shared, Words], None]:
+    def register(
+        function: Callable[Concatenate[Shared, Words], None],
+    ) -> Callable[Concatenate[Shared, Words], None]:
         names = [*options, "as_json"]
 
         def command(**words: Any) -> None:
@@ -127,7 +150,10 @@ def verb(
                 info.autocompletion = names_for(info.metavar)
         added = [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Shared, name), annotation=Annotated[OPTIONS[name]]
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(Shared, name),
+                annotation=Annotated[OPTIONS[name]],
             )
             for name in names
         ]
@@ -139,10 +165,25 @@ def verb(
     return register
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[path=value ...]", help="Fields to change.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[path=value ...]", help="Fields to change.")
+]
 Without = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Leave a stage out.")]
-Data = Annotated[str | None, typer.Option(metavar="DATA", help="A corpus: name, file, folder, glob, hf:owner/name.")]
-Separator = Annotated[str | None, typer.Option(metavar="TEXT", help="What stands between the documents of a text file.")]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="A corpus: name, file, folder, glob, hf:owner/name."),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What stands between the documents of a text file."),
+]
 Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")]
-AnyModel = Annotated[str, typer.Argument(metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")
+]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue."
+    ),
+]

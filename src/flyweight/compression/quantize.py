@@ -16,10 +16,11 @@ from flyweight.spec.linears import kind_of, linear_names
 def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
     """Return a copy of a model whose blocks' matrices are of `kind`, and its tables of `embedding`.
 
-    Tables are the token embedding, an untied head and a bigram table, which can be most of a file; the head of a linear model
-    is its one matrix and no table. Norms, gains, biases, padding and learned positions stay as they are. Raises
-    RequestError if the model is quantized already (errors would add up, and no one could say what the bits are worth) or if
-    every matrix would stay dense, FlyweightError if a weight is not finite.
+    Tables are the token embedding, an untied head and a bigram table, which can be most of a file;
+    the head of a linear model is its one matrix and no table. Norms, gains, biases, padding and
+    learned positions stay as they are. Raises RequestError if the model is quantized already
+    (errors would add up, and no one could say what the bits are worth) or if every matrix would
+    stay dense, FlyweightError if a weight is not finite.
     """
     config, old = quantized(model.config, kind, embedding), model.state_dict()
     with torch.device("meta"):
@@ -28,7 +29,9 @@ def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
     for name in linear_names(config):
         weight, bias = old.pop(f"{name}.weight"), old.pop(f"{name}.bias", None)
         try:
-            layer = linear.KINDS[kind_of(config, name).kind].from_dense(weight, bias, kind_of(config, name))
+            layer = linear.KINDS[kind_of(config, name).kind].from_dense(
+                weight, bias, kind_of(config, name)
+            )
         except FlyweightError as error:
             raise FlyweightError(f"quantize: {name}: {error}") from error
         tensors.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
@@ -38,16 +41,28 @@ def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
 
 
 def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> Architecture:
-    """Return the config that `quantize` gives a model of this one; raises RequestError as it does."""
+    """Return the config that `quantize` gives a model of this one.
+
+    Raises RequestError as it does.
+    """
     for name in linear_names(config):
         if (present := kind_of(config, name).kind) != "dense":
             raise RequestError(
-                f"quantize: the model is quantized already ({name} is {present}), and its errors would add up; start from the"
+                f"quantize: the model is quantized already ({name} is {present}), and its errors "
+                f"would add up; start from the"
                 " model that it was made from"
             )
-    chosen = {"blocks": kind, "embedding": embedding, "head": kind if isinstance(config, LinearConfig) else embedding}
+    chosen = {
+        "blocks": kind,
+        "embedding": embedding,
+        "head": kind if isinstance(config, LinearConfig) else embedding,
+    }
     names = {name.split(".")[0] for name in linear_names(config)}
-    linears = {name: part for name, part in chosen.items() if name in names and not isinstance(part, Dense)}
+    linears = {
+        name: part for name, part in chosen.items() if name in names and not isinstance(part, Dense)
+    }
     if not linears:
-        raise RequestError("quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4")
+        raise RequestError(
+            "quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4"
+        )
     return config.model_copy(update={"linears": linears})

@@ -19,10 +19,16 @@ class Quantize:
 
     version, measures, trains = 2, False, False
 
-    def run(self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
-        model = quantize(load_any.decoder(source, what=f"stages.{inputs.name}.input"), config.kind, config.embedding)
+        model = quantize(
+            load_any.decoder(source, what=f"stages.{inputs.name}.input"),
+            config.kind,
+            config.embedding,
+        )
         with disk_errors(draft.path):
             folder.save(model, draft.path / "model")
             copy_tokenizer(source, draft.path / "model")

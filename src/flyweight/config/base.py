@@ -9,9 +9,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Strict(BaseModel):
-    """Base of all configs: frozen, unknown keys refused; all of its text can be written to a file."""
+    """Base of all configs: frozen, unknown keys refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    All of its text can be written to a file.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     @field_validator("*", mode="after")
     @classmethod
@@ -22,7 +27,9 @@ class Strict(BaseModel):
                 try:
                     text.encode("utf-8")
                 except UnicodeEncodeError as error:
-                    raise ValueError(f"{text!a} is not UTF-8 text; rename the file, or write its characters") from error
+                    raise ValueError(
+                        f"{text!a} is not UTF-8 text; rename the file, or write its characters"
+                    ) from error
         return value
 
 
@@ -39,7 +46,8 @@ def choice(default: str | None = None) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-# Bounds that no machine reaches, so that what is counted from them stays a number and is counted in time.
+# Bounds that no machine reaches, so that what is counted from them stays a number and is counted in
+# time.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Depth = Annotated[int, Field(ge=0, le=10_000)]
 Times = Annotated[int, Field(ge=2, le=1_000)]
@@ -54,10 +62,17 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 def _no_artifact(name: str) -> str:
     """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
     if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
-        raise ValueError(f"{name!r} is what the folder of an artifact is called; choose another name for the run")
+        raise ValueError(
+            f"{name!r} is what the folder of an artifact is called; choose another name for the run"
+        )
     return name
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)]
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"), AfterValidator(_no_artifact)
+]
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""Both become folders under the runs root; a dot in a stage's name would end it in `stages.<name>.train.steps=400`."""
+"""Both become folders under the runs root.
+
+A dot in a stage's name would end it in `stages.<name>.train.steps=400`.
+"""

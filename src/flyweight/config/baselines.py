@@ -1,6 +1,7 @@
 """The models that a decoder has to beat, as frozen, validated fields: linear and MLP over the last tokens, and an LSTM.
 
-`Architecture` is any model that can be trained: `{kind: decoder | linear | mlp | lstm, ...}`, a decoder where no kind is named.
+`Architecture` is any model that can be trained: `{kind: decoder | linear | mlp | lstm, ...}`, a
+decoder where no kind is named.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from flyweight.config.decoder import LinearKind, ModelConfig, PositiveInt, Probability, Rate, Strict
 
 DECODER = "decoder"
-"""The kind of a model config that names none; it is not written out, so that older configs keep their ids."""
+"""The kind of a model config that names none.
+
+It is not written out, so that older configs keep their ids.
+"""
 
 Layers = Annotated[int, Field(ge=1, le=1_000)]
 
@@ -50,14 +54,18 @@ class _Baseline(Strict):
     def _sizes(self, vocab_size: int | None, context: int | None) -> dict[str, Any]:
         vocab, length = self.vocab_size or vocab_size, self.context or context
         if vocab is None or length is None:
-            raise ValueError("vocab_size and context: a model needs both; name them, or a corpus that they follow from")
+            raise ValueError(
+                "vocab_size and context: a model needs both; name them, or a corpus that they "
+                "follow from"
+            )
         return {**self.model_dump(), "vocab_size": vocab, "context": length}
 
 
 class _NGram(_Baseline):
     """The embeddings of the last `history` tokens (default: the context), side by side.
 
-    Where fewer came before, in this window or behind padding, a learned padding vector stands in their place.
+    Where fewer came before, in this window or behind padding, a learned padding vector stands in
+    their place.
     """
 
     history: PositiveInt | None = None
@@ -65,7 +73,8 @@ class _NGram(_Baseline):
     def _faults(self) -> list[str]:
         if self.history and self.context and self.history > self.context:
             return [
-                f"history: {self.history} is longer than context {self.context}, so its oldest places would never see a token;"
+                f"history: {self.history} is longer than context {self.context}, so its oldest "
+                f"places would never see a token;"
                 " lower it or leave it out"
             ]
         return []
@@ -77,7 +86,10 @@ class LinearConfig(_NGram):
     kind: Literal["linear"] = "linear"
 
     def resolved(self, vocab_size: int | None = None, context: int | None = None) -> LinearConfig:
-        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        """Return the config with every derived number written out.
+
+        Raises ValueError where one cannot be known.
+        """
         sizes = self._sizes(vocab_size, context)
         return LinearConfig.model_validate({**sizes, "history": self.history or sizes["context"]})
 
@@ -91,16 +103,21 @@ class MlpConfig(_NGram):
     dropout: Probability = 0.0
 
     def resolved(self, vocab_size: int | None = None, context: int | None = None) -> MlpConfig:
-        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        """Return the config with every derived number written out.
+
+        Raises ValueError where one cannot be known.
+        """
         sizes = self._sizes(vocab_size, context)
         return MlpConfig.model_validate({**sizes, "history": self.history or sizes["context"]})
 
 
 class LstmConfig(_Baseline):
-    """An LSTM (Hochreiter and Schmidhuber 1997); `hidden` defaults to dim. Its state is zero where a window begins.
+    """An LSTM (Hochreiter and Schmidhuber 1997); `hidden` defaults to dim.
 
-    `dropout` acts on the embeddings, between layers and before the head (Zaremba et al. 2014); `forget_bias` is the forget
-    gate's initial bias (Jozefowicz et al. 2015).
+    Its state is zero where a window begins.
+
+    `dropout` acts on the embeddings, between layers and before the head (Zaremba et al. 2014);
+    `forget_bias` is the forget gate's initial bias (Jozefowicz et al. 2015).
     """
 
     kind: Literal["lstm"] = "lstm"
@@ -112,18 +129,26 @@ class LstmConfig(_Baseline):
 
     def _faults(self) -> list[str]:
         if self.tied and self.hidden and self.hidden != self.dim:
-            return [f"tied: the head can be the embedding only if hidden {self.hidden} is dim {self.dim}; say tied: false"]
+            return [
+                f"tied: the head can be the embedding only if hidden {self.hidden} is dim "
+                f"{self.dim}; say tied: false"
+            ]
         return []
 
     def resolved(self, vocab_size: int | None = None, context: int | None = None) -> LstmConfig:
-        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        """Return the config with every derived number written out.
+
+        Raises ValueError where one cannot be known.
+        """
         sizes = self._sizes(vocab_size, context)
         return LstmConfig.model_validate({**sizes, "hidden": self.hidden or self.dim})
 
 
 def kind_of_model(value: Any) -> str:
     """Return the kind that raw fields or a config name: a decoder's where they name none."""
-    return str(value.get("kind", DECODER) if isinstance(value, dict) else getattr(value, "kind", DECODER))
+    return str(
+        value.get("kind", DECODER) if isinstance(value, dict) else getattr(value, "kind", DECODER)
+    )
 
 
 def _read(value: Any) -> Any:

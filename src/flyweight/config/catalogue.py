@@ -17,21 +17,34 @@ _SUFFIX = ".yaml"
 
 
 def names() -> list[str]:
-    """Return the names of all shipped configs, sorted; a folder's name is part of its entries' names."""
+    """Return the names of all shipped configs, sorted.
+
+    A folder's name is part of its entries' names.
+    """
     return sorted(_entries())
 
 
 def load(name: str) -> Architecture:
-    """Return the shipped config `name`, resolved; raise RequestError with the nearest name if there is none."""
+    """Return the shipped config `name`, resolved.
+
+    Raises RequestError with the nearest name if there is none.
+    """
     return TypeAdapter(Architecture).validate_python(fields(name)).resolved()
 
 
 def fields(name: str) -> dict[str, Any]:
-    """Return the shipped config `name` as it is written, to lay other fields over; raise RequestError as `load` does."""
+    """Return the shipped config `name` as it is written, to lay other fields over.
+
+    Raises RequestError as `load` does.
+    """
     entries = _entries()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(entries))}"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"there are {', '.join(sorted(entries))}"
+        )
         raise RequestError(f"{name}: no model of this name in the catalogue; {hint}")
     return yaml.safe_load(entries[name].read_text(encoding="utf-8"))
 

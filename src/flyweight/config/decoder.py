@@ -1,7 +1,8 @@
 """One decoder as frozen, validated fields: everything needed to build it, count it and cost it.
 
-A choice (`mlp`, `norm`, `position`, ...) is a name or a name with options: `mlp: swiglu` or `mlp: {kind: swiglu, hidden: 683}`.
-Every constant that changes an output is a field. `None` means "derived"; `ModelConfig.resolved` writes the numbers out.
+A choice (`mlp`, `norm`, `position`, ...) is a name or a name with options: `mlp: swiglu` or `mlp:
+{kind: swiglu, hidden: 683}`. Every constant that changes an output is a field. `None` means
+"derived"; `ModelConfig.resolved` writes the numbers out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict, choice
-from flyweight.config.layers import Add, Attention, LinearKind, Mlp, Norm, Position, Residual, RMSNorm, Rope, SwiGLU
+from flyweight.config.layers import (
+    Add,
+    Attention,
+    LinearKind,
+    Mlp,
+    Norm,
+    Position,
+    Residual,
+    RMSNorm,
+    Rope,
+    SwiGLU,
+)
 from flyweight.config.mixture import Mixture
 from flyweight.config.rules import model_faults
 from flyweight.config.sharing import NoSharing, NoThinking, Sharing, Thinking
@@ -32,8 +44,9 @@ class ExactBigram(Strict):
 class HashedBigram(Strict):
     """A vector for every bucket of a hash of (previous, current), starting at zero.
 
-    From `order` 3 on, the rows of the last 3, ..., `order` tokens are added as well, out of the same buckets: hash n-gram
-    embeddings (Pagnoni et al. 2024, section 3.2.1), which cost parameters and next to no FLOPs.
+    From `order` 3 on, the rows of the last 3, ..., `order` tokens are added as well, out of the
+    same buckets: hash n-gram embeddings (Pagnoni et al. 2024, section 3.2.1), which cost parameters
+    and next to no FLOPs.
     """
 
     kind: Literal["hashed"] = "hashed"
@@ -41,14 +54,16 @@ class HashedBigram(Strict):
     order: int = Field(2, ge=2, le=8)
 
 
-Bigram = Annotated[Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], choice()]
+Bigram = Annotated[
+    Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], choice()
+]
 
 
 class Embedding(Strict):
     """Token embedding: shared with the head (`tied`) or not, with an optional bigram table added to it.
 
-    `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al. 2020); a tied head goes
-    through the same two.
+    `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al.
+    2020); a tied head goes through the same two.
     """
 
     tied: bool = True
@@ -64,7 +79,9 @@ class Head(Strict):
 
 
 class Dropout(Strict):
-    """Dropout on the embedding, on attention probabilities and on both residual branches; a number sets these three.
+    """Dropout on the embedding, on attention probabilities and on both residual branches.
+
+    A number sets these three.
 
     `mlp` drops of what the MLP reads.
     """
@@ -76,7 +93,11 @@ class Dropout(Strict):
 
 
 def _three_dropouts(value: Any) -> Any:
-    return dict.fromkeys(("embedding", "attention", "residual"), value) if isinstance(value, (int, float)) else value
+    return (
+        dict.fromkeys(("embedding", "attention", "residual"), value)
+        if isinstance(value, (int, float))
+        else value
+    )
 
 
 class Init(Strict):
@@ -94,8 +115,9 @@ class Init(Strict):
 class ModelConfig(Strict):
     """One decoder, completely: enough to build it, count it and cost it without allocating anything.
 
-    `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds of linear layer; the first
-    pattern that matches wins, everything else is dense. `mixture` is what a `mix` stage adds to a trained network.
+    `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds
+    of linear layer; the first pattern that matches wins, everything else is dense. `mixture` is
+    what a `mix` stage adds to a trained network.
     """
 
     vocab_size: PositiveInt | None = None
@@ -123,12 +145,20 @@ class ModelConfig(Strict):
         return self
 
     def resolved(self, vocab_size: int | None = None, context: int | None = None) -> ModelConfig:
-        """Return the config with every derived number written out; raise ValueError where one cannot be known."""
+        """Return the config with every derived number written out.
+
+        Raises ValueError where one cannot be known.
+        """
         vocab, length = self.vocab_size or vocab_size, self.context or context
         if vocab is None or length is None:
-            raise ValueError("vocab_size and context: a model needs both; name them, or a corpus that they follow from")
+            raise ValueError(
+                "vocab_size and context: a model needs both; name them, or a corpus that they "
+                "follow from"
+            )
         head_dim = self.attention.head_dim
-        heads = self.attention.heads or max(1, self.dim // (head_dim or (64 if self.dim >= 512 else 32)))
+        heads = self.attention.heads or max(
+            1, self.dim // (head_dim or (64 if self.dim >= 512 else 32))
+        )
         bias = self.attention.bias
         attention = {
             "heads": heads,

@@ -51,12 +51,18 @@ class Fault:
 
 
 def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
-    """Return a validation error as lines `path: what is wrong (the nearest name)`; `roots` are the kinds it could have been."""
+    """Return a validation error as lines `path: what is wrong (the nearest name)`.
+
+    `roots` are the kinds it could have been.
+    """
     return "\n".join([f"{where}:", *(f"  {fault.line()}" for fault in faults(error, *roots))])
 
 
 def faults(error: ValidationError, *roots: type[BaseModel]) -> list[Fault]:
-    """Return every fault of a validation error; `roots` are the kinds of config that it could have been."""
+    """Return every fault of a validation error.
+
+    `roots` are the kinds of config that it could have been.
+    """
     found = []
     for fault in error.errors():
         names, configs = _place(roots, fault["loc"])
@@ -105,7 +111,8 @@ def _text(fault: Any, names: Sequence[str], configs: Sequence[type[BaseModel]]) 
             return _wrong_length(kind, context, value)
         case "string_pattern_mismatch":
             return (
-                f"{value} is not a possible name: letters and digits, then also `-`, `_` and in names of runs `.`; 64 at most"
+                f"{value} is not a possible name: letters and digits, then also `-`, `_` and "
+                f"in names of runs `.`; 64 at most"
             )
     expected = _KINDS.get(kind.partition("_")[0])
     return f"expected {expected}, found {value}" if expected else f"{fault['msg']} (found {value})"
@@ -133,19 +140,25 @@ def _wrong_length(kind: str, context: Any, value: str) -> str:
         least = context["min_length"]
         entries = "entry" if least == 1 else "entries"
         return f"needs at least {least} {entries}, found {context['actual_length']}: {value}"
-    return f"takes at most {context['max_length']} entries, found {context['actual_length']}: {value}"
+    return (
+        f"takes at most {context['max_length']} entries, found {context['actual_length']}: {value}"
+    )
 
 
 def _tag(model: type[BaseModel]) -> str | None:
     if model is ModelConfig:
         return DECODER
     for name in ("stage", "kind"):
-        if name in model.model_fields and (names := typing.get_args(model.model_fields[name].annotation)):
+        if name in model.model_fields and (
+            names := typing.get_args(model.model_fields[name].annotation)
+        ):
             return names[0]
     return None
 
 
-def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+def _place(
+    roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]
+) -> tuple[list[str], list[type[BaseModel]]]:
     """Return a fault's path as the user wrote it (without union tags) and the configs it may be of."""
     names: list[str] = []
     current = list(roots)
@@ -153,8 +166,13 @@ def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) ->
     for step, part in enumerate(location):
         last = step == len(location) - 1
         tagged = [model for model in current if _tag(model) == part]
-        # Where there are several kinds a tag comes first, even one that is also a field of another kind (mlp).
-        if tagged and mapping is None and (len(current) > 1 or not (last or part in _fields(current))):
+        # Where there are several kinds a tag comes first, even one that is also a field of another
+        # kind (mlp).
+        if (
+            tagged
+            and mapping is None
+            and (len(current) > 1 or not (last or part in _fields(current)))
+        ):
             current = tagged
             continue
         names.append(str(part))
@@ -163,7 +181,11 @@ def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) ->
         if mapping is not None:
             current, mapping = config_classes(mapping), None
             continue
-        annotations = [model.model_fields[str(part)].annotation for model in current if str(part) in model.model_fields]
+        annotations = [
+            model.model_fields[str(part)].annotation
+            for model in current
+            if str(part) in model.model_fields
+        ]
         if annotations and typing.get_origin(annotations[0]) is dict:
             mapping = typing.get_args(annotations[0])[1]
         elif annotations:

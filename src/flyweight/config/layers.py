@@ -20,8 +20,8 @@ class Learned(Strict):
 class RopeScaling(Strict):
     """How rotary frequencies are stretched beyond the context they were trained for.
 
-    `linear` divides every frequency by `factor`; `ntk` raises the base instead; `llama3` interpolates between both by
-    wavelength, as Llama 3.1 does.
+    `linear` divides every frequency by `factor`; `ntk` raises the base instead; `llama3`
+    interpolates between both by wavelength, as Llama 3.1 does.
     """
 
     kind: Literal["linear", "ntk", "llama3"]
@@ -53,13 +53,18 @@ class NoPosition(Strict):
     kind: Literal["none"] = "none"
 
 
-Position = Annotated[Annotated[Learned | Rope | Sinusoidal | NoPosition, Discriminator("kind")], choice("rope")]
+Position = Annotated[
+    Annotated[Learned | Rope | Sinusoidal | NoPosition, Discriminator("kind")], choice("rope")
+]
 
 # --- norms ---
 
 
 class _Norm(Strict):
-    """`pre` normalises what a branch reads, `post` the sum after it; `final` normalises what the head reads."""
+    """`pre` normalises what a branch reads, `post` the sum after it.
+
+    `final` normalises what the head reads.
+    """
 
     placement: Literal["pre", "post"] = "pre"
     final: bool = True
@@ -104,7 +109,10 @@ Residual = Annotated[Annotated[Add | Alpha, Discriminator("kind")], choice()]
 
 
 class _Mlp(Strict):
-    """`hidden` is 4 * dim unless named; `rank` makes every matrix a product of two through so many channels."""
+    """`hidden` is 4 * dim unless named.
+
+    `rank` makes every matrix a product of two through so many channels.
+    """
 
     hidden: PositiveInt | None = None
     bias: bool = False
@@ -116,7 +124,10 @@ class _Mlp(Strict):
 
 
 class _Gated(_Mlp):
-    """A gate beside the up-projection; `hidden` defaults to 8/3 of dim, rounded up to a multiple of 32."""
+    """A gate beside the up-projection.
+
+    `hidden` defaults to 8/3 of dim, rounded up to a multiple of 32.
+    """
 
     def width(self, dim: int) -> int:
         """Return the hidden channels in a model of this width."""
@@ -169,14 +180,20 @@ class DoubleSilu(_Gated):
 
 GATED = ("swiglu", "geglu", "double_relu", "double_silu")
 Mlp = Annotated[
-    Annotated[Gelu | Relu | Relu2 | SwiGLU | GeGLU | DoubleRelu | DoubleSilu, Discriminator("kind")], choice("swiglu")
+    Annotated[
+        Gelu | Relu | Relu2 | SwiGLU | GeGLU | DoubleRelu | DoubleSilu, Discriminator("kind")
+    ],
+    choice("swiglu"),
 ]
 
 # --- attention ---
 
 
 class Attention(Strict):
-    """Grouped-query attention. `gain` learns one factor on the queries of each head; `out_bias` follows `bias`."""
+    """Grouped-query attention. `gain` learns one factor on the queries of each head.
+
+    `out_bias` follows `bias`.
+    """
 
     heads: PositiveInt | None = None
     kv_heads: PositiveInt | None = None
@@ -204,7 +221,10 @@ class Int8(Strict):
 
 
 class NF4(Strict):
-    """4-bit NormalFloat in blocks; `double` stores the blocks' scales in 8 bits as well (QLoRA, Dettmers et al. 2023)."""
+    """4-bit NormalFloat in blocks.
+
+    `double` stores the blocks' scales in 8 bits as well (QLoRA, Dettmers et al. 2023).
+    """
 
     kind: Literal["nf4"] = "nf4"
     block: PositiveInt = 64

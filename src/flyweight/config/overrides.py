@@ -26,15 +26,23 @@ def refuse_unused(word: str, filled: Mapping[str, Any]) -> None:
     takers = {
         name: stage[section]
         for name, stage in stages.items()
-        if isinstance(stage, dict) and stage.get("stage") in ("pretrain", "distill") and section in stage
+        if isinstance(stage, dict)
+        and stage.get("stage") in ("pretrain", "distill")
+        and section in stage
     }
     if any(_holds(taker, keys, value) for taker in takers.values()):
         return
     if not takers:
-        raise RequestError(f"{word}: no stage of this recipe takes {section} from its defaults, so this would change nothing")
+        raise RequestError(
+            f"{word}: no stage of this recipe takes {section} from its defaults, so this would "
+            f"change nothing"
+        )
     own = [name for name, taker in takers.items() if _present(taker, keys)] or list(takers)
     instead = " ".join(f"stages.{name}.{word}" for name in own)
-    raise RequestError(f"{word}: every stage has a value of its own there, so this would change nothing; say {instead}")
+    raise RequestError(
+        f"{word}: every stage has a value of its own there, so this would change nothing; say "
+        f"{instead}"
+    )
 
 
 def _present(section: Any, keys: list[str]) -> bool:

@@ -37,7 +37,9 @@ def places(name: str, configs: Iterable[type[BaseModel]]) -> list[str]:
     """
     level = [("", config) for config in configs]
     for _ in range(DEEPEST):
-        below = [(f"{path}{field}.", inner) for path, config in level for field, inner in _inner(config)]
+        below = [
+            (f"{path}{field}.", inner) for path, config in level for field, inner in _inner(config)
+        ]
         paths = [f"{path}{name}" for path, config in below if name in config.model_fields]
         if paths:
             return list(dict.fromkeys(paths))

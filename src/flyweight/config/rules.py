@@ -1,4 +1,7 @@
-"""Cross-field checks of a model config and of a stage; each returns all faults, so that a user sees them at once."""
+"""Cross-field checks of a model config and of a stage.
+
+Each returns all faults, so that a user sees them at once.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,13 @@ def model_faults(config: ModelConfig) -> list[str]:
 
 
 def packed_kinds(config: Any) -> list[str]:
-    """Return the kinds in which some of a model's matrices are packed, such as int8; none for a model that can be trained."""
-    return list(dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense"))
+    """Return the kinds in which some of a model's matrices are packed, such as int8.
+
+    None for a model that can be trained.
+    """
+    return list(
+        dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    )
 
 
 def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
@@ -46,7 +54,10 @@ def _heads(config: ModelConfig) -> Iterator[str]:
     attention, dim = config.attention, config.dim
     heads = attention.heads
     if heads and attention.head_dim is None and dim % heads:
-        yield f"attention.heads: {heads} does not divide dim {dim}; choose a divisor or set attention.head_dim"
+        yield (
+            f"attention.heads: {heads} does not divide dim {dim}; choose a divisor or set "
+            f"attention.head_dim"
+        )
     if heads and attention.kv_heads and heads % attention.kv_heads:
         yield f"attention.kv_heads: {attention.kv_heads} does not divide attention.heads {heads}"
     if attention.kv_heads and not heads:
@@ -56,7 +67,8 @@ def _heads(config: ModelConfig) -> Iterator[str]:
         rotary = int(head_dim * config.position.fraction)
         if rotary < 2 or rotary % 2:
             yield (
-                f"position.fraction: {config.position.fraction} of head_dim {head_dim} is {rotary} channels;"
+                f"position.fraction: {config.position.fraction} of head_dim {head_dim} is "
+                f"{rotary} channels;"
                 " rope turns pairs, so it needs an even number of at least 2"
             )
 
@@ -64,17 +76,24 @@ def _heads(config: ModelConfig) -> Iterator[str]:
 def _ranks(config: ModelConfig) -> Iterator[str]:
     width = config.mlp.width(config.dim)
     if width > MOST_CHANNELS:
-        yield f"dim: {config.dim} makes an MLP of {width} channels; {MOST_CHANNELS} are the most: lower dim or name mlp.hidden"
+        yield (
+            f"dim: {config.dim} makes an MLP of {width} channels; {MOST_CHANNELS} are the "
+            f"most: lower dim or name mlp.hidden"
+        )
     narrow = min(config.dim, width)
     if config.mlp.rank and config.mlp.rank > narrow:
         yield (
-            f"mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, {narrow}; a bottleneck has to be"
+            f"mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, "
+            f"{narrow}; a bottleneck has to be"
             " narrower than what goes through it"
         )
     rank, vocab = config.embedding.rank, config.vocab_size
     if rank and rank > min(config.dim, vocab or config.dim):
         side = f"dim {config.dim}" if rank > config.dim else f"vocab_size {vocab}"
-        yield f"embedding.rank: {rank} is larger than {side}; a factorised embedding has to be narrower"
+        yield (
+            f"embedding.rank: {rank} is larger than {side}; a factorised embedding has to be "
+            f"narrower"
+        )
     for pattern, kind in config.linears.items():
         if kind.kind == "nf4" and kind.block % 2:
             yield f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs"
@@ -83,11 +102,15 @@ def _ranks(config: ModelConfig) -> Iterator[str]:
 def _ends(config: ModelConfig) -> Iterator[str]:
     if config.embedding.bigram.kind == "exact" and (config.vocab_size or 0) > EXACT_VOCAB:
         yield (
-            f"embedding.bigram: an exact table for vocab_size {config.vocab_size} has {config.vocab_size}^2 rows;"
+            f"embedding.bigram: an exact table for vocab_size {config.vocab_size} has "
+            f"{config.vocab_size}^2 rows;"
             " use {kind: hashed, buckets: ...}"
         )
     if not config.layers and not config.norm.final:
-        yield "norm.final: without layers and without a final norm nothing lies between embedding and head; leave it on"
+        yield (
+            "norm.final: without layers and without a final norm nothing lies between "
+            "embedding and head; leave it on"
+        )
 
 
 def _visits(config: ModelConfig) -> Iterator[str]:
@@ -101,11 +124,17 @@ def _visits(config: ModelConfig) -> Iterator[str]:
         if first > last:
             yield f"sharing.span: it ends with layer {last} before it begins with layer {first}"
         if last >= layers:
-            yield f"sharing.span: layer {last} is outside the model's {layers} layers, which are counted from 0"
+            yield (
+                f"sharing.span: layer {last} is outside the model's {layers} layers, which are "
+                f"counted from 0"
+            )
     else:
         times = sharing.times
     if sharing.kind == "all" and layers != 1:
-        yield f"sharing.all: it uses one layer {times} times, so the model has layers: 1 and not {layers}"
+        yield (
+            f"sharing.all: it uses one layer {times} times, so the model has layers: 1 and not "
+            f"{layers}"
+        )
     if sharing.kind != "none" and sharing.index and not layers:
         yield "sharing.index: there are no layers whose uses could be told apart"
     passes = 1
@@ -115,23 +144,34 @@ def _visits(config: ModelConfig) -> Iterator[str]:
             yield "thinking: a model without layers has no keys and values to remember"
         if thinking.input == "embedding" and thinking.passes and thinking.memory == "own":
             yield (
-                "thinking.input: passes that begin with the embedding and remember their own keys compute the same each time:"
-                " the first place sees what it saw, so its keys are those in its memory, and so on up the stack; use input:"
+                "thinking.input: passes that begin with the embedding and remember their own "
+                "keys compute the same each time:"
+                " the first place sees what it saw, so its keys are those in its memory, and so "
+                "on up the stack; use input:"
                 " previous"
             )
-        elif thinking.memory == "first" and layers + (times - 1) * looped == 1 and thinking.input == "embedding":
+        elif (
+            thinking.memory == "first"
+            and layers + (times - 1) * looped == 1
+            and thinking.input == "embedding"
+        ):
             yield (
-                "thinking: the only layer reads the embedding in every pass, so that its memory holds what it sees anyway; use"
+                "thinking: the only layer reads the embedding in every pass, so that its memory "
+                "holds what it sees anyway; use"
                 " more layers, share this one, or use input: previous"
             )
         if thinking.learned and not thinking.updates:
             yield (
-                f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} no memory is ever updated, so"
+                f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} "
+                f"no memory is ever updated, so"
                 " a rate would have no effect; give more passes or leave it out"
             )
     count = passes * (layers + (times - 1) * max(0, looped))
     if count > MOST_VISITS:
-        yield f"layers, sharing and thinking: they make {count:,} uses of layers; {MOST_VISITS:,} are the most"
+        yield (
+            f"layers, sharing and thinking: they make {count:,} uses of layers; "
+            f"{MOST_VISITS:,} are the most"
+        )
 
 
 def stage_faults(name: str, stage: Any, recipe: Recipe) -> list[str]:
@@ -150,7 +190,8 @@ def _packed(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
         return
     if stage.model is not None and (kinds := packed_kinds(stage.model)):
         yield (
-            f"{where}.model.linears: matrices stored as {' and '.join(kinds)} cannot be trained; train the model dense, and add"
+            f"{where}.model.linears: matrices stored as {' and '.join(kinds)} cannot be trained; "
+            f"train the model dense, and add"
             " a quantize stage after it"
         )
     source: Any = recipe.stages.get(getattr(stage, "input", None) or "")
@@ -158,11 +199,15 @@ def _packed(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
         return
     if source.stage == "quantize":
         yield (
-            f"{where}.input: {stage.input} stores its matrices in fewer bits, and these cannot be trained; start from"
+            f"{where}.input: {stage.input} stores its matrices in fewer bits, and these cannot "
+            f"be trained; start from"
             f" {source.input} and quantize the result"
         )
     elif source.stage == "init" and (kinds := packed_kinds(source.model)):
-        yield f"{where}.input: {stage.input} has matrices stored as {' and '.join(kinds)}, which cannot be trained"
+        yield (
+            f"{where}.input: {stage.input} has matrices stored as {' and '.join(kinds)}, which "
+            f"cannot be trained"
+        )
 
 
 def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
@@ -170,7 +215,8 @@ def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
         return
     if given := [limit for limit in LIMITS if getattr(train, limit) is not None]:
         yield (
-            f"{where}: same_as gives as much as {train.same_as.stage} spends, and {' and '.join(given)} beside it could cut"
+            f"{where}: same_as gives as much as {train.same_as.stage} spends, and "
+            f"{' and '.join(given)} beside it could cut"
             " that short; leave one of them out, or set it to null"
         )
     name, quantity = train.same_as.stage, train.same_as.of
@@ -178,10 +224,14 @@ def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
     if source is None or source.stage in TRAINED:
         return
     if source.stage != "quantize":
-        yield f"{where}.same_as: {name} is a stage of kind {source.stage} and trains nothing; name one that trains"
+        yield (
+            f"{where}.same_as: {name} is a stage of kind {source.stage} and trains nothing; "
+            f"name one that trains"
+        )
     elif not quantity.startswith("total_"):
         yield (
-            f"{where}.same_as: {name} is a stage of kind quantize and spends no {quantity} of its own; name the stage whose"
+            f"{where}.same_as: {name} is a stage of kind quantize and spends no {quantity} of "
+            f"its own; name the stage whose"
             f" model it stores, {source.input}"
         )
 
@@ -189,8 +239,19 @@ def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
 def _choice(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
     for position, name in enumerate(getattr(stage, "among", ())):
         source: Any = recipe.stages.get(name)
-        why = "" if source is None or source.stage in TRAINED else f"is a stage of kind {source.stage}"
-        if source is not None and source.stage in ("pretrain", "distill") and not source.train.validations:
+        why = (
+            ""
+            if source is None or source.stage in TRAINED
+            else f"is a stage of kind {source.stage}"
+        )
+        if (
+            source is not None
+            and source.stage in ("pretrain", "distill")
+            and not source.train.validations
+        ):
             why = "trains with validations: 0"
         if why:
-            yield f"{where}.among.{position}: {name} {why}, so it has no validation result to be chosen by"
+            yield (
+                f"{where}.among.{position}: {name} {why}, so it has no validation result to be "
+                f"chosen by"
+            )

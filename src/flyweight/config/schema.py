@@ -1,7 +1,9 @@
-"""Everything that a user can write in a recipe, as frozen and validated models; an unknown key is an error.
+"""Everything that a user can write in a recipe, as frozen and validated models.
 
-The fields of a model are in `architecture`, `layers`, `visiting` and `baselines` beside this file and stand here under the same
-names.
+An unknown key is an error.
+
+The fields of a model are in `architecture`, `layers`, `visiting` and `baselines` beside this file
+and stand here under the same names.
 """
 
 from __future__ import annotations
@@ -112,7 +114,10 @@ class CharTokenizer(Strict):
 
 
 class WordTokenizer(Strict):
-    """The training text's own words, split at white space; rare and unseen words become `<unk>`, line ends `<eos>`."""
+    """The training text's own words, split at white space.
+
+    Rare and unseen words become `<unk>`, line ends `<eos>`.
+    """
 
     kind: Literal["word"] = "word"
     min_count: PositiveInt = 1
@@ -146,10 +151,11 @@ Tokenizer = Annotated[
 class Data(Strict):
     """Text and how it becomes windows of tokens.
 
-    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list of files and folders.
-    `column` is the column of text in files of rows (CSV, TSV, JSON lines, Parquet, the hub): `text`, or the only one of text,
-    where it is left out. `validation` and `test` are the fractions held out where the corpus has no standard split.
-    `separator` is what stands between the documents of a text file, such as `<|endoftext|>`.
+    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list
+    of files and folders. `column` is the column of text in files of rows (CSV, TSV, JSON lines,
+    Parquet, the hub): `text`, or the only one of text, where it is left out. `validation` and
+    `test` are the fractions held out where the corpus has no standard split. `separator` is what
+    stands between the documents of a text file, such as `<|endoftext|>`.
     """
 
     corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -164,7 +170,11 @@ class Data(Strict):
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave a later field out where it is at its default: ids are hashes of what is written, and older ones stay."""
         fields: dict[str, Any] = plain(self)
-        return {name: value for name, value in fields.items() if value is not None or name != "separator"}
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None or name != "separator"
+        }
 
 
 # --- stages ---
@@ -206,7 +216,9 @@ class Initialise(Strict):
 
 
 class Quantize(Strict):
-    """Store a model's matrices in fewer bits; embedding and head have their own kind, by default int8.
+    """Store a model's matrices in fewer bits.
+
+    Embedding and head have their own kind, by default int8.
 
     The one matrix of a linear model is its head, which therefore is of `kind`.
     """
@@ -220,8 +232,9 @@ class Quantize(Strict):
 class Mix(Strict):
     """Mix a trained network's predictions with n-gram counts of its training text and a pointer into the context.
 
-    The gates are fitted on up to `validation_tokens` of the validation split, which neither network nor counts have read.
-    `counts: null` or `pointer: null` leaves that one out. `data: null` takes the corpus the network was trained on.
+    The gates are fitted on up to `validation_tokens` of the validation split, which neither network
+    nor counts have read. `counts: null` or `pointer: null` leaves that one out. `data: null` takes
+    the corpus the network was trained on.
     """
 
     stage: Literal["mix"]
@@ -234,16 +247,21 @@ class Mix(Strict):
     @model_validator(mode="after")
     def _something(self) -> Mix:
         if self.counts is None and self.pointer is None:
-            raise ValueError("counts and pointer are both null: nothing would be mixed; leave one of them in")
+            raise ValueError(
+                "counts and pointer are both null: nothing would be mixed; leave one of them in"
+            )
         if self.counts is not None and self.counts.entries is not None:
             raise ValueError("counts.entries follows from the text; leave it out")
         return self
 
 
 class Evaluate(Strict):
-    """Likelihood on one split with a fixed window and stride; `data: null` takes the corpus the model was trained on.
+    """Likelihood on one split with a fixed window and stride.
 
-    `validation+test` is both as one text, where they adjoin: the last tenth of Tiny Shakespeare, which nanoGPT scores.
+    `data: null` takes the corpus the model was trained on.
+
+    `validation+test` is both as one text, where they adjoin: the last tenth of Tiny Shakespeare,
+    which nanoGPT scores.
     """
 
     stage: Literal["evaluate"]
@@ -256,10 +274,13 @@ class Evaluate(Strict):
 
 
 class Bench(Strict):
-    """Speed and memory in a fresh process: warm-up, then `repeats` timed runs; a fixed number of new tokens.
+    """Speed and memory in a fresh process: warm-up, then `repeats` timed runs.
 
-    `prompt` and `new_tokens` are 64, or half the context where that is less. Without `repeats` there are
-    at least five runs, and up to fifteen within two seconds: enough to leave slow outliers out of the interval.
+    A fixed number of new tokens.
+
+    `prompt` and `new_tokens` are 64, or half the context where that is less. Without `repeats`
+    there are at least five runs, and up to fifteen within two seconds: enough to leave slow
+    outliers out of the interval.
     """
 
     stage: Literal["bench"]
@@ -299,7 +320,17 @@ class Audit(Strict):
 
 
 StageConfig = Annotated[
-    Pretrain | Distill | Select | Initialise | Quantize | Mix | Evaluate | Floors | Bench | Sample | Audit,
+    Pretrain
+    | Distill
+    | Select
+    | Initialise
+    | Quantize
+    | Mix
+    | Evaluate
+    | Floors
+    | Bench
+    | Sample
+    | Audit,
     Discriminator("stage"),
 ]
 
@@ -310,9 +341,10 @@ StageConfig = Annotated[
 class Budget(Strict):
     """Limits: planned before a run, enforced during it, reported after it.
 
-    `parameters`, `bytes` (of the smallest model that the recipe compares), `memory` (peak, over the interpreter's own) and
-    `flops` (all training) and `time` (the whole run). `over: stop` ends a run that overruns, `over: warn` only says so. `rate`
-    is the training FLOPs per second to plan with, by default this machine's measured ones.
+    `parameters`, `bytes` (of the smallest model that the recipe compares), `memory` (peak, over the
+    interpreter's own) and `flops` (all training) and `time` (the whole run). `over: stop` ends a
+    run that overruns, `over: warn` only says so. `rate` is the training FLOPs per second to plan
+    with, by default this machine's measured ones.
     """
 
     parameters: Annotated[Count, Field(gt=0)] | None = None
@@ -338,7 +370,10 @@ class Report(Strict):
 
 
 class Recipe(Strict):
-    """A DAG of stages under one budget. Top-level `data`, `train` and `model` are defaults of every stage that has them."""
+    """A DAG of stages under one budget.
+
+    Top-level `data`, `train` and `model` are defaults of every stage that has them.
+    """
 
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

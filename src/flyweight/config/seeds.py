@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field
 
 def _one(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"seeds are whole numbers, for example [0, 1, 2]; found {str(value).lower()}")
+        raise ValueError(
+            f"seeds are whole numbers, for example [0, 1, 2]; found {str(value).lower()}"
+        )
     return value
 
 
@@ -20,7 +22,10 @@ def _several(value: Any) -> Any:
     spelled = "[0, 1, 2]"
     if isinstance(value, int) and 0 < value <= 9:
         spelled = str(list(range(value)))
-    raise ValueError(f"{value} may be one seed or a number of seeds; write [{value}] for that seed, {spelled} for several")
+    raise ValueError(
+        f"{value} may be one seed or a number of seeds; write [{value}] for that seed, {spelled} "
+        f"for several"
+    )
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_one)]

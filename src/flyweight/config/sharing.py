@@ -18,8 +18,9 @@ class NoSharing(Strict):
 class Repeat(Strict):
     """Every layer is used `times` times in a row (MobileLLM, Liu et al. 2024).
 
-    `index`, here and in the other kinds, adds a learned vector to the residual stream before each use of a layer, one for each
-    place in the unrolled stack, so that a layer can tell its uses apart (Dehghani et al. 2019). They start at zero.
+    `index`, here and in the other kinds, adds a learned vector to the residual stream before each
+    use of a layer, one for each place in the unrolled stack, so that a layer can tell its uses
+    apart (Dehghani et al. 2019). They start at zero.
     """
 
     kind: Literal["repeat"] = "repeat"
@@ -38,7 +39,8 @@ class Cycle(Strict):
 class Span(Strict):
     """The middle layers `span` (first and last, counted from 0) are run `times` times, the others once.
 
-    The loop is switched on when the fraction `loop_from` of training is done; the finished model always has it.
+    The loop is switched on when the fraction `loop_from` of training is done; the finished model
+    always has it.
     """
 
     kind: Literal["span"] = "span"
@@ -56,7 +58,9 @@ class All(Strict):
     index: bool = False
 
 
-Sharing = Annotated[Annotated[NoSharing | Repeat | Cycle | Span | All, Discriminator("kind")], choice()]
+Sharing = Annotated[
+    Annotated[NoSharing | Repeat | Cycle | Span | All, Discriminator("kind")], choice()
+]
 
 
 class NoThinking(Strict):
@@ -68,11 +72,13 @@ class NoThinking(Strict):
 class Deep(Strict):
     """`passes` passes before the one that answers, with a memory of keys and values at every place of the stack.
 
-    A pass goes on from what the one before put out (`input: previous`), or begins with the embedding again. In each pass a
-    token attends to its own and earlier tokens' keys of this pass and of the memory. After a pass the memory becomes
-    rate * keys + (1 - rate) * memory, values likewise; `learned` makes the rate a parameter of each layer, which starts at
-    `rate`. `memory: own` starts each place's memory with its own keys of the first pass, which reads none; `memory: first`
-    starts all of them with those of the first place. The published model has `input: embedding, memory: first, rate: 0.01`.
+    A pass goes on from what the one before put out (`input: previous`), or begins with the
+    embedding again. In each pass a token attends to its own and earlier tokens' keys of this pass
+    and of the memory. After a pass the memory becomes rate * keys + (1 - rate) * memory, values
+    likewise; `learned` makes the rate a parameter of each layer, which starts at `rate`. `memory:
+    own` starts each place's memory with its own keys of the first pass, which reads none; `memory:
+    first` starts all of them with those of the first place. The published model has `input:
+    embedding, memory: first, rate: 0.01`.
     """
 
     kind: Literal["deep"] = "deep"

@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from flyweight.config import base as strict, load
-from flyweight.config.schema import Count, Name, PositiveInt, Probability, Rate, Seconds, StageName, Strict, Tokenizer
+from flyweight.config.schema import (
+    Count,
+    Name,
+    PositiveInt,
+    Probability,
+    Rate,
+    Seconds,
+    StageName,
+    Strict,
+    Tokenizer,
+)
 from flyweight.config.seeds import Seeds
 from flyweight.errors import RequestError
 
@@ -26,7 +36,9 @@ ENTRIES = ("data", "models", "budgets", "protocols")
 
 
 def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+    return (
+        (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+    )
 
 
 def _said(claim: str) -> str:
@@ -43,7 +55,9 @@ def longhand(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return raw YAML data in which models that are only a config's name have fields, which a `path=value` word can reach."""
     models = raw.get("models")
     return (
-        {**raw, "models": {name: _as_config(model) for name, model in models.items()}} if isinstance(models, dict) else {**raw}
+        {**raw, "models": {name: _as_config(model) for name, model in models.items()}}
+        if isinstance(models, dict)
+        else {**raw}
     )
 
 
@@ -72,14 +86,21 @@ class RunBudget(Strict):
         """Return the one limit as a field of `train`, written as its user would."""
         if self.time is not None:
             return {"time": f"{self.time!r}s"}
-        return {key: value for key in ("tokens", "flops", "steps") if (value := getattr(self, key)) is not None}
+        return {
+            key: value
+            for key in ("tokens", "flops", "steps")
+            if (value := getattr(self, key)) is not None
+        }
 
 
 Budgets = dict[StageName, RunBudget]
 
 
 class StudyData(Strict):
-    """A text, at one context or several. `optional`: left out, and said so, where the text cannot be read."""
+    """A text, at one context or several.
+
+    `optional`: left out, and said so, where the text cannot be read.
+    """
 
     corpus: str
     column: str | None = None
@@ -94,8 +115,9 @@ class StudyData(Strict):
 class StudyModel(Strict):
     """A model of the catalogue, or a config written out; vocabulary and context follow the text.
 
-    `fields` are laid over it. `grid` maps paths of fields to the values they take: every combination is a model of its own.
-    `train` is for this model alone, and so are the `data`, `context` and `budgets` that it is restricted to.
+    `fields` are laid over it. `grid` maps paths of fields to the values they take: every
+    combination is a model of its own. `train` is for this model alone, and so are the `data`,
+    `context` and `budgets` that it is restricted to.
     """
 
     config: Annotated[str | ModelFields, Field(union_mode="left_to_right")]
@@ -109,14 +131,20 @@ class StudyModel(Strict):
 
 
 class Protocol(Strict):
-    """How runs are trained. `lr` is one rate for all models, or a sweep of which validation chooses; null: each its own."""
+    """How runs are trained.
+
+    `lr` is one rate for all models, or a sweep of which validation chooses; null: each its own.
+    """
 
     lr: Annotated[tuple[strict.LearningRate, ...], Some, Listed] | None = None
     train: TrainFields = Field(default_factory=dict)
 
 
 class Group(Strict):
-    """Cells of the study by what they are; what is not named is any. `model` takes patterns such as `mlp-*`."""
+    """Cells of the study by what they are; what is not named is any.
+
+    `model` takes patterns such as `mlp-*`.
+    """
 
     model: Annotated[tuple[GroupName, ...], Listed] = ()
     data: Annotated[tuple[GroupName, ...], Listed] = ()
@@ -128,8 +156,9 @@ class Group(Strict):
 class Finding(Strict):
     """A claim that the cells of `below` reach a lower metric than those of `above`, or than `factor` times theirs.
 
-    `compare: cells` sets cells of equal text, context and budget against each other, `equal_flops` points of equal training
-    FLOPs (`flops`: those of `below` as a share of those of `above`). `holds: somewhere` claims it of some condition only.
+    `compare: cells` sets cells of equal text, context and budget against each other, `equal_flops`
+    points of equal training FLOPs (`flops`: those of `below` as a share of those of `above`).
+    `holds: somewhere` claims it of some condition only.
     """
 
     claim: Annotated[str, AfterValidator(_said)]
@@ -153,19 +182,24 @@ class Limit(Strict):
 class Study(Strict):
     """A grid of models under one protocol: every combination of model, text, context and budget, once for each seed.
 
-    `only` takes patterns of models' names: a large study runs in pieces, and a later piece or the whole finds what is done.
+    `only` takes patterns of models' names: a large study runs in pieces, and a later piece or the
+    whole finds what is done.
     """
 
     name: Name
     about: str = ""
     data: Annotated[dict[StageName, StudyData], Field(min_length=1)]
-    models: Annotated[dict[StageName, Annotated[StudyModel, BeforeValidator(_as_config)]], Field(min_length=1)]
+    models: Annotated[
+        dict[StageName, Annotated[StudyModel, BeforeValidator(_as_config)]], Field(min_length=1)
+    ]
     budgets: Budgets = Field(default_factory=dict)
     train: TrainFields = Field(default_factory=dict)
     protocol: str = "own"
     protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
     seeds: Seeds = ()
-    metrics: Annotated[tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})] = (
+    metrics: Annotated[
+        tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})
+    ] = (
         "nll",
         "bits_per_byte",
         "perplexity",
@@ -175,7 +209,10 @@ class Study(Strict):
     limit: Limit = Limit()
 
     def rates(self) -> tuple[float | None, ...]:
-        """Return the learning rates that every cell is tried with; (None,) where each model has its own."""
+        """Return the learning rates that every cell is tried with.
+
+        (None,) where each model has its own.
+        """
         return self.protocols[self.protocol].lr or (None,)
 
     def texts_of(self, model: str) -> dict[str, StudyData]:
@@ -193,7 +230,11 @@ class Study(Strict):
         """Return the budgets of a model on a text: the text's, else the study's, of them those that the model names."""
         known, own = self.data[data].budgets, self.models[model].budgets
         known = self.budgets if known is None else known
-        return known if own is None else {name: budget for name, budget in known.items() if name in own}
+        return (
+            known
+            if own is None
+            else {name: budget for name, budget in known.items() if name in own}
+        )
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -210,7 +251,9 @@ def cell_count(study: Study) -> int:
         for values in model.grid.values():
             variants *= len(values)
         for text in study.texts_of(name):
-            count += variants * len(study.contexts_of(name, text)) * len(study.budgets_of(name, text))
+            count += (
+                variants * len(study.contexts_of(name, text)) * len(study.budgets_of(name, text))
+            )
     return count
 
 
@@ -224,7 +267,10 @@ def _rates(study: Study) -> tuple[float | None, ...]:
 
 
 def parse(raw: Mapping[str, Any], where: str) -> Study:
-    """Return a study's fields, not checked against each other yet; raise RequestError with every fault found."""
+    """Return a study's fields, not checked against each other yet.
+
+    Raises RequestError with every fault found.
+    """
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
@@ -234,8 +280,8 @@ def parse(raw: Mapping[str, Any], where: str) -> Study:
 def readable(raw: Mapping[str, Any]) -> tuple[Study | None, list[str]]:
     """Return what can be read of a study that is refused, and the places left out of it.
 
-    Left out is only what has a default: where a whole text, model, budget or protocol would have to go, nothing is returned,
-    because what refers to it would seem wrong as well.
+    Left out is only what has a default: where a whole text, model, budget or protocol would have to
+    go, nothing is returned, because what refers to it would seem wrong as well.
     """
     kept, gone = copy.deepcopy(dict(raw)), list[str]()
     for _ in range(len(raw) + 1):
@@ -255,7 +301,10 @@ def readable(raw: Mapping[str, Any]) -> tuple[Study | None, list[str]]:
 
 
 def _deepest(raw: Mapping[str, Any], location: Sequence[int | str]) -> tuple[Any, ...]:
-    """Return the keys of the field at fault that is there, or of the one that holds it; a list counts as one field."""
+    """Return the keys of the field at fault that is there, or of the one that holds it.
+
+    A list counts as one field.
+    """
     found: list[Any] = []
     holder: Any = raw
     for key in location:
@@ -275,7 +324,10 @@ def faults(study: Study) -> list[str]:
     for text, data in study.data.items():
         found += _twice(f"data.{text}.context", data.context)
     if study.only and not any(study.texts_of(name) for name in study.models):
-        found.append(f"only: no model is called {' or '.join(study.only)}{load.nearest(study.only[0], study.models)}")
+        found.append(
+            f"only: no model is called "
+            f"{' or '.join(study.only)}{load.nearest(study.only[0], study.models)}"
+        )
     for name, model in study.models.items():
         found += [fault for fault in _model(study, name, model) if fault not in found]
     for place, finding in enumerate(study.findings):
@@ -283,7 +335,8 @@ def faults(study: Study) -> list[str]:
     found += _twice("findings.claim", [finding.claim.strip() for finding in study.findings])
     for where, budgets in _all_budgets(study):
         found += [
-            f"{where}.{name}: names {len(budget.model_dump(exclude_none=True))} limits; give exactly one of tokens, flops, time"
+            f"{where}.{name}: names {len(budget.model_dump(exclude_none=True))} limits; give "
+            f"exactly one of tokens, flops, time"
             " and steps"
             for name, budget in budgets.items()
             if len(budget.model_dump(exclude_none=True)) != 1
@@ -293,49 +346,78 @@ def faults(study: Study) -> list[str]:
 
 def _all_budgets(study: Study) -> Iterator[tuple[str, Budgets]]:
     yield "budgets", study.budgets
-    yield from ((f"data.{name}.budgets", data.budgets) for name, data in study.data.items() if data.budgets is not None)
+    yield from (
+        (f"data.{name}.budgets", data.budgets)
+        for name, data in study.data.items()
+        if data.budgets is not None
+    )
 
 
 def _seeds(study: Study) -> list[str]:
     if not study.seeds:
-        return ["seeds: there are none; name at least three, for example [0, 1, 2]: an interval over seeds needs them"]
+        return [
+            "seeds: there are none; name at least three, for example [0, 1, 2]: an interval over "
+            "seeds needs them"
+        ]
     return _twice("seeds", study.seeds)
 
 
 def _twice(where: str, values: Sequence[Any]) -> list[str]:
-    return [f"{where}: {value!r} stands {count} times" for value, count in Counter(values).items() if count > 1]
+    return [
+        f"{where}: {value!r} stands {count} times"
+        for value, count in Counter(values).items()
+        if count > 1
+    ]
 
 
 def _metrics(study: Study) -> list[str]:
     if not study.metrics:
         return [f"metrics: there are none; choose from {', '.join(METRICS)}"]
     unknown = [
-        f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}" for name in study.metrics if name not in METRICS
+        f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}"
+        for name in study.metrics
+        if name not in METRICS
     ]
     return unknown or _twice("metrics", study.metrics)
 
 
 def _protocol(study: Study) -> list[str]:
     if study.protocol not in study.protocols:
-        return [f"protocol: there is no protocol {study.protocol!r}{load.nearest(study.protocol, study.protocols)}"]
+        return [
+            f"protocol: there is no protocol "
+            f"{study.protocol!r}{load.nearest(study.protocol, study.protocols)}"
+        ]
     found = _twice(f"protocols.{study.protocol}.lr", study.rates())
-    for where, fields in (("train", study.train), (f"protocols.{study.protocol}.train", study.protocols[study.protocol].train)):
+    for where, fields in (
+        ("train", study.train),
+        (f"protocols.{study.protocol}.train", study.protocols[study.protocol].train),
+    ):
         found += _limits(where, fields) + _rate(study, where, fields)
     return found
 
 
 def _limits(where: str, fields: Mapping[str, Any]) -> list[str]:
-    return [f"{where}.{key}: `budgets` say how long a run trains" for key in LIMITS if fields.get(key) is not None]
+    return [
+        f"{where}.{key}: `budgets` say how long a run trains"
+        for key in LIMITS
+        if fields.get(key) is not None
+    ]
 
 
 def _rate(study: Study, where: str, fields: Mapping[str, Any]) -> list[str]:
     """Find a rate that contradicts the protocol's, which is the same for all models."""
     protocol = study.protocols.get(study.protocol)
     optimizer = fields.get("optimizer")
-    if protocol is None or protocol.lr is None or not isinstance(optimizer, dict) or "lr" not in optimizer:
+    if (
+        protocol is None
+        or protocol.lr is None
+        or not isinstance(optimizer, dict)
+        or "lr" not in optimizer
+    ):
         return []
     return [
-        f"{where}.optimizer.lr: protocols.{study.protocol}.lr gives the rate of every model; leave one of them out"
+        f"{where}.optimizer.lr: protocols.{study.protocol}.lr gives the rate of every model; "
+        f"leave one of them out"
         " (protocols....lr=null: each model its own)"
     ]
 
@@ -347,9 +429,15 @@ def _model(study: Study, name: str, model: StudyModel) -> list[str]:
         if not values:
             found.append(f"{where}.grid.{path}: has no value")
         if path.split(".")[0] in ("vocab_size", "context"):
-            found.append(f"{where}.grid.{path}: follows the text; several contexts stand in data.<name>.context")
+            found.append(
+                f"{where}.grid.{path}: follows the text; several contexts stand in "
+                f"data.<name>.context"
+            )
         inner = [other for other in model.grid if other.startswith(f"{path}.")]
-        found += [f"{where}.grid.{other}: lies within grid.{path}; write its values into those of {path}" for other in inner]
+        found += [
+            f"{where}.grid.{other}: lies within grid.{path}; write its values into those of {path}"
+            for other in inner
+        ]
         given: Any = model.fields
         for key in path.split("."):
             given = given.get(key) if isinstance(given, dict) else None
@@ -363,7 +451,10 @@ def _model(study: Study, name: str, model: StudyModel) -> list[str]:
         own = study.data[text].budgets
         known = study.budgets if own is None else own
         unknown = [each for each in model.budgets or () if each not in known]
-        found += [f"{where}.budgets: {text} has no budget {each!r}{load.nearest(each, known)}" for each in unknown]
+        found += [
+            f"{where}.budgets: {text} has no budget {each!r}{load.nearest(each, known)}"
+            for each in unknown
+        ]
         if not known:
             found.append(f"data.{text}: has no budget; name one in budgets or data.{text}.budgets")
     return found
@@ -386,7 +477,9 @@ def json_schema() -> dict[str, Any]:
     result, recipe = Study.model_json_schema(), load.json_schema()
     definitions = result["$defs"] = recipe["$defs"] | result["$defs"]
     for name, part in (("ModelFields", "model"), ("TrainFields", "train")):
-        definitions[name] = {key: value for key, value in recipe["properties"][part].items() if key != "description"}
+        definitions[name] = {
+            key: value for key, value in recipe["properties"][part].items() if key != "description"
+        }
     models = result["properties"]["models"]
     for key in ("additionalProperties", "patternProperties"):
         if isinstance(entry := models.get(key), dict):

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, model_validator
 
-from flyweight.config.base import Fraction, LearningRate, PositiveInt, Probability, Rate, Strict, choice
+from flyweight.config.base import (
+    Fraction,
+    LearningRate,
+    PositiveInt,
+    Probability,
+    Rate,
+    Strict,
+    choice,
+)
 from flyweight.config.units import Count, Seconds
 
 
@@ -55,7 +63,10 @@ class SameAs(Strict):
 
 
 class Train(Strict):
-    """How long, how fast and how exactly to train. Whichever limit comes first ends the run; the schedule follows it."""
+    """How long, how fast and how exactly to train. Whichever limit comes first ends the run.
+
+    The schedule follows it.
+    """
 
     steps: Annotated[Count, Field(gt=0)] | None = None
     tokens: Annotated[Count, Field(gt=0)] | None = None
@@ -77,7 +88,10 @@ class Train(Strict):
     @model_validator(mode="after")
     def _whole_pieces(self) -> Train:
         if self.batch % self.accumulate:
-            raise ValueError(f"accumulate: {self.accumulate} pieces do not divide batch {self.batch}: rows would be left out")
+            raise ValueError(
+                f"accumulate: {self.accumulate} pieces do not divide batch {self.batch}: rows "
+                f"would be left out"
+            )
         return self
 
 
@@ -90,7 +104,8 @@ class NextToken(Strict):
 class Distillation(Strict):
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
 
-    `jsd` is the generalised Jensen-Shannon divergence with mixture weight `beta` on the teacher (Agarwal et al. 2024).
+    `jsd` is the generalised Jensen-Shannon divergence with mixture weight `beta` on the teacher
+    (Agarwal et al. 2024).
     """
 
     kind: Literal["distillation"] = "distillation"

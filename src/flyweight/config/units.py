@@ -1,7 +1,7 @@
 """Quantities with units as people write them: sizes `6GB`, counts `50M`, times `10min`.
 
-Sizes know powers of ten (`kB`, `MB`, `GB`, `TB`) and of two (`KiB`, `MiB`, `GiB`, `TiB`). Sizes and times need their unit; a
-count may be a bare number.
+Sizes know powers of ten (`kB`, `MB`, `GB`, `TB`) and of two (`KiB`, `MiB`, `GiB`, `TiB`). Sizes and
+times need their unit; a count may be a bare number.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def _quantity(text: str, units: dict[str, float], what: str, example: str) -> fl
 
 
 def parse_count(value: Any) -> int:
-    """Return a count such as `50M`, `1.5e15` or 1200 as a whole number; raise ValueError for anything else."""
+    """Return a count such as `50M`, `1.5e15` or 1200 as a whole number.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{value!r} is not a count; write it like 50M or 1.5e15")
     if isinstance(value, str):
@@ -49,14 +52,21 @@ def parse_count(value: Any) -> int:
 def parse_size(value: Any) -> int:
     """Return a size such as `6GB` or `512MiB` in bytes; a number without a unit is refused."""
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a size: the unit is missing; write it like 6GB or 512MiB")
+        raise ValueError(
+            f"{value!r} is not a size: the unit is missing; write it like 6GB or 512MiB"
+        )
     return round(_quantity(value, _SIZE, "size", "6GB or 512MiB"))
 
 
 def parse_time(value: Any) -> float:
-    """Return a time such as `30s`, `10min` or `2h` in seconds; a number without a unit is refused."""
+    """Return a time such as `30s`, `10min` or `2h` in seconds.
+
+    A number without a unit is refused.
+    """
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a time: the unit is missing; write it like 30s, 10min or 2h")
+        raise ValueError(
+            f"{value!r} is not a time: the unit is missing; write it like 30s, 10min or 2h"
+        )
     return _quantity(value, _TIME, "time", "30s, 10min or 2h")
 
 
@@ -101,15 +111,30 @@ def format_time(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-# A unit is read only from text; a number that is already in the base unit comes from our own resolved configs.
+# A unit is read only from text; a number that is already in the base unit comes from our own
+# resolved configs.
 def _resolved(parse: Any) -> Any:
     def read(value: Any, info: Any) -> Any:
         resolved = (info.context or {}).get("resolved", False)
-        return value if resolved and isinstance(value, (int, float)) and not isinstance(value, bool) else parse(value)
+        return (
+            value
+            if resolved and isinstance(value, (int, float)) and not isinstance(value, bool)
+            else parse(value)
+        )
 
     return read
 
 
-Count = Annotated[int, BeforeValidator(parse_count), WithJsonSchema({"type": ["integer", "number", "string"]})]
-Size = Annotated[int, BeforeValidator(_resolved(parse_size)), WithJsonSchema({"type": "string", "examples": ["6GB"]})]
-Seconds = Annotated[float, BeforeValidator(_resolved(parse_time)), WithJsonSchema({"type": "string", "examples": ["10min"]})]
+Count = Annotated[
+    int, BeforeValidator(parse_count), WithJsonSchema({"type": ["integer", "number", "string"]})
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_resolved(parse_size)),
+    WithJsonSchema({"type": "string", "examples": ["6GB"]}),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_resolved(parse_time)),
+    WithJsonSchema({"type": "string", "examples": ["10min"]}),
+]

@@ -33,16 +33,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RequestError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise RequestError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
-        raise RequestError(f"{path}: expected `key: value` lines, found {'nothing' if value is None else type(value).__name__}")
+        raise RequestError(
+            f"{path}: expected `key: value` lines, found "
+            f"{'nothing' if value is None else type(value).__name__}"
+        )
     return value
 
 
 def _text(path: Path) -> str:
-    """Return a file's text; a pipe is read where the shell has opened it (`<(...)`), others could be waited for in vain."""
-    if not path.is_file() and path.exists() and not path.is_dir() and not str(path).startswith(("/dev/fd/", "/dev/stdin")):
+    """Return a file's text.
+
+    A pipe is read where the shell has opened it (`<(...)`), others could be waited for in vain.
+    """
+    if (
+        not path.is_file()
+        and path.exists()
+        and not path.is_dir()
+        and not str(path).startswith(("/dev/fd/", "/dev/stdin"))
+    ):
         raise ValueError("this is a device or a pipe, not a file")
     with open(path, "rb") as file:
         raw = file.read(LONGEST + 1)
@@ -61,7 +74,9 @@ class _Loader(yaml.SafeLoader):
                 continue  # `<<: *defaults` may stand several times, and is resolved below
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, typing.Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             if isinstance(key, typing.Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)
@@ -94,10 +109,14 @@ _Loader.yaml_implicit_resolvers = {
     for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|false|True|False)$"), list("tfTF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
+    re.compile(
+        r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -111,11 +130,19 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RequestError(f"{where}{place}: not valid YAML: {error.problem or error.context}") from error
+        raise RequestError(
+            f"{where}{place}: not valid YAML: {error.problem or error.context}"
+        ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"{where}: not valid YAML: {error}") from error
-    except (AttributeError, LookupError, TypeError) as error:  # what PyYAML raises for values that their own tags do not fit
-        raise RequestError(f"{where}: not valid YAML: a value does not fit its tag (`!!...`); leave the tag out") from error
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+    ) as error:  # what PyYAML raises for values that their own tags do not fit
+        raise RequestError(
+            f"{where}: not valid YAML: a value does not fit its tag (`!!...`); leave the tag out"
+        ) from error
 
 
 def _refuse_expansion(value: Any) -> None:
@@ -124,7 +151,9 @@ def _refuse_expansion(value: Any) -> None:
     while waiting:
         seen += 1
         if seen > LARGEST:
-            raise ValueError(f"written out it has more than {LARGEST:,} values; an alias may refer to itself")
+            raise ValueError(
+                f"written out it has more than {LARGEST:,} values; an alias may refer to itself"
+            )
         item = waiting.pop()
         if isinstance(item, dict):
             waiting += [*item.keys(), *item.values()]

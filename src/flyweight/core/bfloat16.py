@@ -1,7 +1,8 @@
 """Whether training in bfloat16 pays on this processor: measured by a small training step, not read off its instructions.
 
-Processors with bfloat16 instructions are known that train small models 1.4 to 1.8 times slower in it than in float32, because
-the products of the backward pass, or the conversions around them, are slow there.
+Processors with bfloat16 instructions are known that train small models 1.4 to 1.8 times slower in
+it than in float32, because the products of the backward pass, or the conversions around them, are
+slow there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.core.measured import Fact, obtain
 
 WIDTHS = (64, 128, 256)
-"""Widths of the models whose training step is timed; a model is judged by the widest of them that it reaches."""
+"""Widths of the models whose training step is timed.
+
+A model is judged by the widest of them that it reaches.
+"""
 
 WORTH = 1.1
 """How many times as fast as float32 bfloat16 has to train to be worth its missing digits."""
@@ -56,9 +60,13 @@ class Speedups:
         if not any(chosen):
             return "fp32"
         first = next(width for (width, _), pays in zip(self.by_width, chosen, strict=True) if pays)
-        if all(pays == (width >= first) for (width, _), pays in zip(self.by_width, chosen, strict=True)):
+        if all(
+            pays == (width >= first) for (width, _), pays in zip(self.by_width, chosen, strict=True)
+        ):
             return f"bf16 for models of width {first} and more, fp32 below"
-        widths = [str(width) for (width, _), pays in zip(self.by_width, chosen, strict=True) if pays]
+        widths = [
+            str(width) for (width, _), pays in zip(self.by_width, chosen, strict=True) if pays
+        ]
         return f"bf16 for models of about width {' and '.join(widths)}, fp32 for others"
 
 
@@ -78,7 +86,11 @@ _told: set[int] = set()
 
 
 def _fact(threads: int) -> Fact[Speedups]:
-    key = {"processor": machine.processor(), "torch": machine.libraries()["torch"], "threads": threads}
+    key = {
+        "processor": machine.processor(),
+        "torch": machine.libraries()["torch"],
+        "threads": threads,
+    }
     return Fact("bfloat16", "the speed of bfloat16", key, lambda: _measured(threads), _plain, _read)
 
 
@@ -114,7 +126,8 @@ def _speedup(width: int) -> float:
 def _training_step(width: int) -> Callable[[bool], None]:
     """Return forward and backward of one block and a head at this width, in bfloat16 or not, on 512 tokens.
 
-    One block has all the products of a model: those of attention, of an MLP, of the head, and of their gradients.
+    One block has all the products of a model: those of attention, of an MLP, of the head, and of
+    their gradients.
     """
     import torch
     import torch.nn.functional as F
@@ -132,9 +145,13 @@ def _training_step(width: int) -> Callable[[bool], None]:
 
     def step(half: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            split = F.linear(F.layer_norm(x, (width,)), attention_in).view(_ROWS, _LENGTH, 3, _HEADS, -1)
+            split = F.linear(F.layer_norm(x, (width,)), attention_in).view(
+                _ROWS, _LENGTH, 3, _HEADS, -1
+            )
             q, k, v = split.permute(2, 0, 3, 1, 4)  # (B, H, T, D / H) each
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+            mixed = (
+                F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+            )
             hidden = x + F.linear(mixed, attention_out)
             hidden = hidden + F.linear(F.gelu(F.linear(F.layer_norm(hidden, (width,)), up)), down)
             logits = F.linear(hidden, head).view(-1, _VOCAB)

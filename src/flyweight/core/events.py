@@ -24,7 +24,8 @@ def ignore(kind: str, fields: dict[str, Any]) -> None:
 class Events:
     """An append-only log of one artifact's making.
 
-    A resumed run calls `rewind` with the mark that its checkpoint remembers, so that no step is logged twice.
+    A resumed run calls `rewind` with the mark that its checkpoint remembers, so that no step is
+    logged twice.
     """
 
     def __init__(self, path: Path, watch: Watcher = ignore) -> None:
@@ -32,7 +33,10 @@ class Events:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event and show it to the watcher."""
-        with disk_errors(self.path), open(self.path, "a", encoding="utf-8", opener=_not_through_a_link) as file:
+        with (
+            disk_errors(self.path),
+            open(self.path, "a", encoding="utf-8", opener=_not_through_a_link) as file,
+        ):
             file.write(json.dumps({"event": kind, "at": round(time.time(), 3), **fields}) + "\n")
         self.watch(kind, fields)
 
@@ -46,13 +50,19 @@ class Events:
         return len(content), hashlib.sha256(content).hexdigest()
 
     def rewind(self, length: int, checksum: str) -> None:
-        """Cut the log back to the `length` bytes that a mark remembers; raise FlyweightError where they are others."""
+        """Cut the log back to the `length` bytes that a mark remembers.
+
+        Raises FlyweightError where they are others.
+        """
         if not self.path.exists() and not length:
             return
         content = self.path.read_bytes() if self.path.exists() else b""
-        if len(content) < length or (length and hashlib.sha256(content[:length]).hexdigest() != checksum):
+        if len(content) < length or (
+            length and hashlib.sha256(content[:length]).hexdigest() != checksum
+        ):
             raise FlyweightError(
-                f"{self.path} is not what the checkpoint beside it remembers: it is damaged, and this run cannot go on from"
+                f"{self.path} is not what the checkpoint beside it remembers: it is damaged, and "
+                f"this run cannot go on from"
                 f" there. Delete {self.path.parent} to start it again"
             )
         with disk_errors(self.path), open(self.path, "r+b", opener=_not_through_a_link) as file:
@@ -64,11 +74,16 @@ def _not_through_a_link(path: str, flags: int) -> int:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return a log's events in order; raise FlyweightError when a line is broken or holds a number that is none."""
+    """Return a log's events in order.
+
+    Raises FlyweightError when a line is broken or holds a number that is none.
+    """
     events = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             events.append(json.loads(line))
         except (ValueError, RecursionError) as error:
-            raise FlyweightError(f"{path}, line {number}: not an event ({error}); the file is damaged") from error
+            raise FlyweightError(
+                f"{path}, line {number}: not an event ({error}); the file is damaged"
+            ) from error
     return events

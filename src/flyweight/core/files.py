@@ -1,7 +1,8 @@
 """Writing so that nothing is ever half there, and nothing elsewhere is harmed.
 
-Whole files by rename, plain errors for a full disk. New files are created where nothing is, so that no link decides where
-their content goes; in the runs root, no folder is entered through a link either.
+Whole files by rename, plain errors for a full disk. New files are created where nothing is, so that
+no link decides where their content goes; in the runs root, no folder is entered through a link
+either.
 """
 
 from __future__ import annotations
@@ -23,15 +24,23 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def reason(error: Exception) -> str:
-    """Return why the system refused a file, without its number and path; a library's own words for other errors."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    """Return why the system refused a file, without its number and path.
+
+    A library's own words for other errors.
+    """
+    return (
+        (error.strerror if isinstance(error, OSError) else None)
+        or str(error)
+        or type(error).__name__
+    )
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `path` into a FlyweightError that says what to do.
 
-    Libraries that write in native code report the same refusals in their own error types, so the message counts as well.
+    Libraries that write in native code report the same refusals in their own error types, so the
+    message counts as well.
     """
     try:
         yield
@@ -49,10 +58,13 @@ def _explained(path: Path, full: bool, error: Exception) -> FlyweightError:
     if full:
         return FlyweightError(
             f"the disk is full: {path} could not be written. What was finished is kept;"
-            " free some space (`flyweight ls` shows what the runs take) and run the same command again"
+            " free some space (`flyweight ls` shows what the runs take) and run the same command "
+            "again"
         )
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
-        return RequestError(f"{path} cannot be written ({error}); choose another folder with --runs")
+        return RequestError(
+            f"{path} cannot be written ({error}); choose another folder with --runs"
+        )
     return FlyweightError(f"{path}: {error}")
 
 
@@ -60,7 +72,8 @@ def refuse_link(path: Path) -> None:
     """Raise RequestError where `path` is a symbolic link: in the runs root such a link would say where to write and delete."""
     if path.is_symlink():
         raise RequestError(
-            f"{path} is a symbolic link, which flyweight did not make: nothing is written or removed through it."
+            f"{path} is a symbolic link, which flyweight did not make: nothing is written or "
+            f"removed through it."
             " Remove the link, or put the folder or file itself there"
         )
 
@@ -84,12 +97,17 @@ def own_folder(path: Path) -> tuple[int, int]:
         refuse_link(path)
         found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise RequestError(f"{path} is not a folder, but one of flyweight's has this name; move it elsewhere")
+        raise RequestError(
+            f"{path} is not a folder, but one of flyweight's has this name; move it elsewhere"
+        )
     return found.st_dev, found.st_ino
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with everything in it; what links lead to stays. Nothing is there: nothing is done."""
+    """Remove a file, a link, or a folder with everything in it; what links lead to stays.
+
+    Nothing is there: nothing is done.
+    """
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:
@@ -98,9 +116,12 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a new, empty file for a library to write; what was there is replaced, not written into.
+    """Yield the path of a new, empty file for a library to write.
 
-    In the end it has the modes of any new file, which libraries that write in native code do not give it.
+    What was there is replaced, not written into.
+
+    In the end it has the modes of any new file, which libraries that write in native code do not
+    give it.
     """
     path.unlink(missing_ok=True)
     with open(path, "xb") as file:
@@ -122,7 +143,9 @@ def copy_file(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     with open(source, "rb", buffering=0) as content, open(target, "xb") as copy:
         if hasattr(os, "copy_file_range"):
-            with suppress(OSError):  # not between these file systems: what is left is read and written
+            with suppress(
+                OSError
+            ):  # not between these file systems: what is left is read and written
                 while os.copy_file_range(content.fileno(), copy.fileno(), 1 << 30):
                     pass
         shutil.copyfileobj(content, copy, 1 << 20)
@@ -164,19 +187,26 @@ def utf8_name(path: Path, what: str) -> Path:
     try:
         whole.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RequestError(f"{what}: the name {whole!a} is not UTF-8 text; choose a folder with another name") from error
+        raise RequestError(
+            f"{what}: the name {whole!a} is not UTF-8 text; choose a folder with another name"
+        ) from error
     return path
 
 
 def is_path(reference: str) -> bool:
     """Return whether a word is written as a path (`./name`, `~/name`, `/name`) rather than as the name of something."""
-    return os.sep in reference or (os.altsep or os.sep) in reference or reference in (".", "..", "~")
+    return (
+        os.sep in reference or (os.altsep or os.sep) in reference or reference in (".", "..", "~")
+    )
 
 
 def refuse_existing(out: Path) -> None:
     """Raise RequestError where there is something at `out` already, unless it is an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"--out {out}: there is something already; give a name that is not taken, or remove it first")
+        raise RequestError(
+            f"--out {out}: there is something already; give a name that is not taken, or remove "
+            f"it first"
+        )
 
 
 @contextmanager
@@ -210,13 +240,18 @@ def _json(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's value; raise FlyweightError that names the file when it is missing or broken."""
+    """Return a JSON file's value.
+
+    Raises FlyweightError that names the file when it is missing or broken.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FlyweightError(f"{path} is missing") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise FlyweightError(f"{path} cannot be read ({error}): it is damaged; delete its folder and run again") from error
+        raise FlyweightError(
+            f"{path} cannot be read ({error}): it is damaged; delete its folder and run again"
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -227,7 +262,9 @@ def sha256(path: Path) -> str:
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of plain data in canonical JSON (sorted keys, no spaces), in hexadecimal."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -239,7 +276,10 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Return what `write_sealed` wrote; raise FlyweightError that names the file where it is missing or any byte differs."""
+    """Return what `write_sealed` wrote.
+
+    Raises FlyweightError that names the file where it is missing or any byte differs.
+    """
     value = read_json(path)
     if not isinstance(value, dict) or not _intact(value, path.read_bytes()):
         raise FlyweightError(f"{path} was changed after it was written: its digest is another")

@@ -1,7 +1,8 @@
 """A child process that does for us what code and data from elsewhere could make endless: it is limited in time and memory.
 
-The parent asks and the child answers, a JSON object at a time, each after its length in eight bytes. The child is kept for the
-next question; one that is too slow is ended, and the next question starts another.
+The parent asks and the child answers, a JSON object at a time, each after its length in eight
+bytes. The child is kept for the next question; one that is too slow is ended, and the next question
+starts another.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ START = 120.0
 
 
 class TooMuchError(Exception):
-    """A question whose answer took more time or memory than it was given; the message says which."""
+    """A question whose answer took more time or memory than it was given.
+
+    The message says which.
+    """
 
 
 class Helper:
@@ -33,7 +37,10 @@ class Helper:
         self._child: process.Process | None = None
 
     def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Return the answer to a question; raise TooMuchError where it takes more than `seconds` or the child's memory."""
+        """Return the answer to a question.
+
+        Raises TooMuchError where it takes more than `seconds` or the child's memory.
+        """
         child = self._ready()
         answer = self._answer(child, question, seconds)
         if answer is None or answer.get("memory"):
@@ -49,7 +56,9 @@ class Helper:
                 raise TooMuchError("its process did not start")
         return self._child
 
-    def _answer(self, child: process.Process, question: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+    def _answer(
+        self, child: process.Process, question: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any] | None:
         """Return what the child answers, or None where it ended itself."""
         late = threading.Event()
 
@@ -70,7 +79,9 @@ class Helper:
             if late.is_set():
                 raise TooMuchError(f"it takes more than {seconds:g} s") from None
             return None
-        except BaseException:  # an interrupt: the answer to come would be taken for that of the next question
+        except (
+            BaseException
+        ):  # an interrupt: the answer to come would be taken for that of the next question
             self._child = None
             _end(child)
             raise

@@ -37,7 +37,10 @@ def usable_cores() -> int:
 
 
 def load() -> float:
-    """Return how many processes ran or waited for a core in the last minute, on average; 0 where the system does not tell."""
+    """Return how many processes ran or waited for a core in the last minute, on average.
+
+    0 where the system does not tell.
+    """
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 

@@ -1,7 +1,8 @@
 """What was measured once on a machine: small facts kept in the runs root, so that every later process decides alike.
 
-Each fact is a file of its own, `.measured/<name>-<8 hex digits>.json`, whose name follows from the processor, the versions
-and the thread count that it holds for. Of two processes that measure at the same time the first to finish is believed.
+Each fact is a file of its own, `.measured/<name>-<8 hex digits>.json`, whose name follows from the
+processor, the versions and the thread count that it holds for. Of two processes that measure at the
+same time the first to finish is believed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from typing import Any, Generic, TypeVar
 import psutil
 
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import digest, disk_errors, own_folder, read_sealed, refuse_link, write_sealed
+from flyweight.core.files import (
+    digest,
+    disk_errors,
+    own_folder,
+    read_sealed,
+    refuse_link,
+    write_sealed,
+)
 from flyweight.errors import FlyweightError
 
 FOLDER = ".measured"
@@ -28,7 +36,8 @@ Value = TypeVar("Value")
 class Fact(Generic[Value]):
     """A measurement: what it depends on (`key`), how it is made, and how it is read back from plain data.
 
-    `read` raises KeyError, TypeError or ValueError for data that cannot be such a value. `label` is its name in messages.
+    `read` raises KeyError, TypeError or ValueError for data that cannot be such a value. `label` is
+    its name in messages.
     """
 
     name: str
@@ -44,10 +53,13 @@ class Fact(Generic[Value]):
 
 
 def obtain(fact: Fact[Value], root: Path | None, watch: Watcher = ignore) -> tuple[Value, bool]:
-    """Return the value kept in a runs root, or measure and keep it; the flag says whether it was measured now.
+    """Return the value kept in a runs root, or measure and keep it.
 
-    A file that is damaged is replaced, and `watch` hears of it. Where nothing can be written the value is good for this
-    process alone, and `watch` hears of that too. A `root` of None, or one that does not exist yet, keeps nothing.
+    The flag says whether it was measured now.
+
+    A file that is damaged is replaced, and `watch` hears of it. Where nothing can be written the
+    value is good for this process alone, and `watch` hears of that too. A `root` of None, or one
+    that does not exist yet, keeps nothing.
     """
     if root is None or not root.is_dir():
         return fact.measure(), True
@@ -68,7 +80,10 @@ def obtain(fact: Fact[Value], root: Path | None, watch: Watcher = ignore) -> tup
 
 
 def _kept(fact: Fact[Value], path: Path) -> Value:
-    """Return the value in a file; raise FlyweightError where it is not what was written for this fact."""
+    """Return the value in a file.
+
+    Raises FlyweightError where it is not what was written for this fact.
+    """
     refuse_link(path.parent)
     refuse_link(path)
     content = read_sealed(path)

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> str:
-    """Return a table; its cells are HTML already, heads and notes are text. The first column is text."""
+def html_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()
+) -> str:
+    """Return a table; its cells are HTML already, heads and notes are text.
+
+    The first column is text.
+    """
     head = "".join(f"<th>{escape(visible(title))}</th>" for title in heads)
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
     below = "".join(f"<p>{escape(visible(note))}</p>" for note in notes)
@@ -32,7 +37,9 @@ def _cells(row: Sequence[str]) -> str:
 def html_of(table: Table, notes: Iterable[str] = ()) -> str:
     """Return a terminal's table as HTML; its styles are left to the notebook."""
     columns = [[escape(visible(str(cell))) for cell in column.cells] for column in table.columns]
-    return html_table([str(column.header) for column in table.columns], zip(*columns, strict=True), notes)
+    return html_table(
+        [str(column.header) for column in table.columns], zip(*columns, strict=True), notes
+    )
 
 
 def plain_text(lines: Iterable[Any], width: int = 100) -> str:
@@ -57,6 +64,8 @@ def frame(rows: Sequence[Mapping[str, Any]], index: str) -> pandas.DataFrame:
     return pandas.DataFrame(list(rows)).set_index(index)
 
 
-def with_interval(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
+def with_interval(
+    name: str, value: float | None, low: float | None, high: float | None
+) -> dict[str, float | None]:
     """Return a number as three columns: `name`, `name_low` and `name_high`."""
     return {name: value, f"{name}_low": low, f"{name}_high": high}

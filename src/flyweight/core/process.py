@@ -19,8 +19,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a module with `request` on its standard input; return what it wrote, and its exit status.
 
-    The child has this process's flyweight, the installed packages and what PYTHONPATH names, and the variables of
-    `environment` besides its own. Raises TimeoutError after `timeout` seconds, when the child has been ended.
+    The child has this process's flyweight, the installed packages and what PYTHONPATH names, and
+    the variables of `environment` besides its own. Raises TimeoutError after `timeout` seconds,
+    when the child has been ended.
     """
     try:
         return subprocess.run(
@@ -39,19 +40,29 @@ def run(
 def start(module: str) -> Process:
     """Start a module as `run` does and return it: its standard input and output are pipes, and its messages go nowhere."""
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    return subprocess.Popen(_command(module), stdin=pipe, stdout=pipe, stderr=nowhere, env=_environment())
+    return subprocess.Popen(
+        _command(module), stdin=pipe, stdout=pipe, stderr=nowhere, env=_environment()
+    )
 
 
 def _command(module: str) -> list[str | Path]:
-    return [sys.executable, "-I" if sys.flags.isolated else "-P", Path(run_module.__file__).absolute(), module]
+    return [
+        sys.executable,
+        "-I" if sys.flags.isolated else "-P",
+        Path(run_module.__file__).absolute(),
+        module,
+    ]
 
 
 def _environment() -> dict[str, str]:
     """Return this process's variables, made safe for a Python process and for those that it starts itself.
 
-    An empty part of PYTHONPATH (`PYTHONPATH=:/opt/lib`) would be the working folder, which nobody has asked for.
+    An empty part of PYTHONPATH (`PYTHONPATH=:/opt/lib`) would be the working folder, which nobody
+    has asked for.
     """
     found = {**os.environ, "PYTHONSAFEPATH": "1"}
     if "PYTHONPATH" in found:
-        found["PYTHONPATH"] = os.pathsep.join(part for part in found["PYTHONPATH"].split(os.pathsep) if part)
+        found["PYTHONPATH"] = os.pathsep.join(
+            part for part in found["PYTHONPATH"].split(os.pathsep) if part
+        )
     return found

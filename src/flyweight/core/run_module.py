@@ -1,7 +1,8 @@
 """The script that `core.process` starts: it runs the module named on its command line, with this very copy of flyweight.
 
-The package is loaded from where this file is, and no folder is searched for it: neither an installed flyweight nor one in the
-working folder takes its place, and nothing else beside the package becomes importable.
+The package is loaded from where this file is, and no folder is searched for it: neither an
+installed flyweight nor one in the working folder takes its place, and nothing else beside the
+package becomes importable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Where and how exactly a run computes: device, threads, seed, precision. Passed along, never global."""
+"""Where and how exactly a run computes: device, threads, seed, precision.
+
+Passed along, never global.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def native_bf16() -> bool:
     """Return whether this processor multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX; ARM's BF16 extension).
 
-    Without it torch emulates bfloat16 several times slower than float32. With it training may still be slower: whether it
-    pays is measured (`core.bfloat16`).
+    Without it torch emulates bfloat16 several times slower than float32. With it training may still
+    be slower: whether it pays is measured (`core.bfloat16`).
     """
     import torch
 
@@ -39,8 +42,9 @@ def native_bf16() -> bool:
 def keep_freed_memory() -> None:
     """Let glibc's allocator keep what is freed instead of giving it back to the system, where glibc is what there is.
 
-    A training step frees and takes the same tens of megabytes again and again; by default they come as fresh pages each time,
-    which the kernel has to clear and map: 10 to 25 % of a step on a CPU (ADR 8). The peak is the same.
+    A training step frees and takes the same tens of megabytes again and again; by default they come
+    as fresh pages each time, which the kernel has to clear and map: 10 to 25 % of a step on a CPU
+    (ADR 8). The peak is the same.
     """
     if sys.platform != "linux":
         return
@@ -54,7 +58,8 @@ def keep_freed_memory() -> None:
 class Runtime:
     """The device, its thread count and the seed of one run.
 
-    `root` is the runs root, which keeps what is measured once on a machine; `watch` hears of a new measurement.
+    `root` is the runs root, which keeps what is measured once on a machine; `watch` hears of a new
+    measurement.
     """
 
     device: str
@@ -72,7 +77,10 @@ class Runtime:
         root: Path | None = None,
         watch: Watcher = ignore,
     ) -> Runtime:
-        """Return the best device of this machine, or the one asked for; raise RequestError when it is not there."""
+        """Return the best device of this machine, or the one asked for.
+
+        Raises RequestError when it is not there.
+        """
         import torch
 
         present = ["cpu"]
@@ -84,11 +92,15 @@ class Runtime:
         kind, colon, index = chosen.partition(":")
         counted = torch.cuda.device_count() if kind == "cuda" else 1
         if kind not in present or (colon and index not in map(str, range(counted))):
-            raise RequestError(f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` tells more")
+            raise RequestError(
+                f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` "
+                f"tells more"
+            )
         cores = usable_cores()
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise RequestError(
-                f"--threads {threads}: at least 1 is needed, and {MOST_THREADS} is the most; this machine has {cores}"
+                f"--threads {threads}: at least 1 is needed, and {MOST_THREADS} is the most; "
+                f"this machine has {cores}"
             )
         return cls(chosen, threads or cores, seed, root, watch)
 
@@ -102,8 +114,9 @@ class Runtime:
     def precision(self, asked: str, width: int) -> Precision:
         """Return the compute precision: what was asked for, or for `auto` what trains a model of this width fastest here.
 
-        On a CPU bfloat16 where it was measured to pay, on CUDA bfloat16 from compute capability 8 and float16 (with a
-        gradient scaler) before, elsewhere float32. Raises RequestError for fp16 on a CPU.
+        On a CPU bfloat16 where it was measured to pay, on CUDA bfloat16 from compute capability 8
+        and float16 (with a gradient scaler) before, elsewhere float32. Raises RequestError for fp16
+        on a CPU.
         """
         import torch
 

@@ -9,8 +9,8 @@ import sys
 def leave_out_the_working_folder() -> None:
     """Drop the working folder that `python -m flyweight` puts first, so that no `random.py` lying there is run.
 
-    To be called while `-m` is looked up, when `sys.argv` begins with it. Does nothing where another program is started, or
-    where Python was told to leave the folder out (`-P`).
+    To be called while `-m` is looked up, when `sys.argv` begins with it. Does nothing where another
+    program is started, or where Python was told to leave the folder out (`-P`).
     """
     if not sys.flags.safe_path and _started_module().partition(".")[0] == "flyweight":
         del sys.path[0]

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 
 def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean of independent runs with its Student t interval; raise ValueError for fewer than two values."""
+    """Return the mean of independent runs with its Student t interval.
+
+    Raises ValueError for fewer than two values.
+    """
     count = len(values)
     if count < 2:
         raise ValueError(f"{count} values: an interval needs at least two")
@@ -25,7 +28,9 @@ def student_below(t: float, free: int) -> float:
     for step in range(1 + free % 2, free - 2, 2):
         term *= cosine * cosine * step / (step + 1)
         total += term
-    below = 0.5 + (angle + sine * cosine * total) / math.pi if free % 2 else 0.5 + 0.5 * sine * total
+    below = (
+        0.5 + (angle + sine * cosine * total) / math.pi if free % 2 else 0.5 + 0.5 * sine * total
+    )
     return min(1.0, max(0.0, below))  # far out the terms cancel to less than rounding
 
 

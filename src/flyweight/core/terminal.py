@@ -1,7 +1,8 @@
 """The standard streams of the command line: what is written to them is visible text, and nothing about them ends the work.
 
-`prepare` puts a `Screen` in the place of standard output and standard error, so that every message goes through one place,
-those of libraries and Python's own too. `Terminal` (`core.console`) writes styled text past it.
+`prepare` puts a `Screen` in the place of standard output and standard error, so that every message
+goes through one place, those of libraries and Python's own too. `Terminal` (`core.console`) writes
+styled text past it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,28 @@ NARROWEST, WIDEST = 40, 10_000
 """Columns that a table can be set in; a terminal that claims fewer or more is not believed."""
 
 PLAIN = {
-    **{"✓": "+", "·": "-", "…": "...", "→": "->", "●": "*", "±": "+-", "≤": "<=", "≥": ">=", "²": "2"},
-    **{"\N{MULTIPLICATION SIGN}": "x", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{NO-BREAK SPACE}": " "},
+    **{
+        "✓": "+",
+        "·": "-",
+        "…": "...",
+        "→": "->",
+        "●": "*",
+        "±": "+-",
+        "≤": "<=",
+        "≥": ">=",
+        "²": "2",
+    },
+    **{
+        "\N{MULTIPLICATION SIGN}": "x",
+        "\N{EN DASH}": "-",
+        "\N{EM DASH}": "-",
+        "\N{NO-BREAK SPACE}": " ",
+    },
 }
-"""How our own signs are written where a terminal's encoding lacks them; other characters become escapes."""
+"""How our own signs are written where a terminal's encoding lacks them.
+
+Other characters become escapes.
+"""
 
 _CURSOR = re.compile(r"\r(?!\n)|(\x1b\[A)+$")
 """What a library's progress bar writes before its line or instead of one."""
@@ -81,14 +100,20 @@ class Output(io.TextIOBase):
 
 
 class Screen(Output):
-    """A standard stream on which everything is visible; `exact` is the same stream for text that is shown as it is."""
+    """A standard stream on which everything is visible.
+
+    `exact` is the same stream for text that is shown as it is.
+    """
 
     def __init__(self, raw: TextIO, vanishing: bool) -> None:
         super().__init__(raw, vanishing)
         self.exact = Output(raw, vanishing)
 
     def write(self, text: str) -> int:
-        """Write text with control characters as escapes; a progress bar may return to the start of its line."""
+        """Write text with control characters as escapes.
+
+        A progress bar may return to the start of its line.
+        """
         cursor = _CURSOR.match(text)
         start = cursor[0] if cursor else ""
         super().write(start + visible(text[len(start) :]))
@@ -111,7 +136,10 @@ def prepare() -> None:
 
 
 def _open_closed() -> None:
-    """Open the null device where a standard stream is closed; the next file to be opened would take its place."""
+    """Open the null device where a standard stream is closed.
+
+    The next file to be opened would take its place.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -190,7 +218,12 @@ def _escaped_json(text: str) -> str:
     if visible(text) == text:
         return text
     return "".join(
-        letter if visible(letter) == letter else json.dumps(letter)[1:-1] if letter != "\x7f" else "\\u007f" for letter in text
+        letter
+        if visible(letter) == letter
+        else json.dumps(letter)[1:-1]
+        if letter != "\x7f"
+        else "\\u007f"
+        for letter in text
     )
 
 
@@ -198,7 +231,10 @@ def _nearest(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    named = "".join(PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode("ascii") for letter in missing)
+    named = "".join(
+        PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode("ascii")
+        for letter in missing
+    )
     return named, error.end
 
 

@@ -24,13 +24,15 @@ OverlapUnit = Literal["pieces", "lines"]
 class SplitMeta:
     """Counts of one split.
 
-    `bytes` are those of the text as it is read (CRLF is one line end, a byte-order mark none) in UTF-8. `words` are its words
-    as `str.split` finds them, plus one for each line end where the corpus counts line ends (PTB, WikiText), whatever the
-    tokenizer: word perplexity is exp(total nll / words). `unknown` counts `<unk>` tokens, those that stand in the text
-    included. `overlap` is the share of the text that also stands in train, in pieces of 50 characters (`Meta.overlap_unit`);
-    None for train itself. `documents` counts documents, whose token offsets are in `documents_file`; `sha256` is that of the
-    split's whole stream of tokens. `lost` counts lines that do not come back from their tokens as they were; None in corpora
-    of early days, of which `Meta.lossless` knows the beginning alone.
+    `bytes` are those of the text as it is read (CRLF is one line end, a byte-order mark none) in
+    UTF-8. `words` are its words as `str.split` finds them, plus one for each line end where the
+    corpus counts line ends (PTB, WikiText), whatever the tokenizer: word perplexity is exp(total
+    nll / words). `unknown` counts `<unk>` tokens, those that stand in the text included. `overlap`
+    is the share of the text that also stands in train, in pieces of 50 characters
+    (`Meta.overlap_unit`); None for train itself. `documents` counts documents, whose token offsets
+    are in `documents_file`; `sha256` is that of the split's whole stream of tokens. `lost` counts
+    lines that do not come back from their tokens as they were; None in corpora of early days, of
+    which `Meta.lossless` knows the beginning alone.
     """
 
     tokens: int
@@ -50,9 +52,10 @@ class SplitMeta:
 class Meta:
     """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer.
 
-    `skipped` counts documents that were left out, and `left_out` names the first of them, with the reasons.
-    `opening` and `closing` are the ids written before and after each document; corpora of early days do not name the latter.
-    `overlap_unit` is what overlap counts: pieces of 50 characters, or lines in corpora packed before there were pieces.
+    `skipped` counts documents that were left out, and `left_out` names the first of them, with the
+    reasons. `opening` and `closing` are the ids written before and after each document; corpora of
+    early days do not name the latter. `overlap_unit` is what overlap counts: pieces of 50
+    characters, or lines in corpora packed before there were pieces.
     """
 
     corpus: str
@@ -78,7 +81,8 @@ class Meta:
     def losses(self, split: str) -> str | None:
         """Return in words that the tokens of a split (or of validation+test) do not give its text back; None where they do.
 
-        A text has at least the information of its tokens: where something is lost, bits per byte are too good.
+        A text has at least the information of its tokens: where something is lost, bits per byte
+        are too good.
         """
         parts = [self.splits[name] for name in SPLITS if name in split.split("+")]
         if all(self.lossless if part.lost is None else part.lost == 0 for part in parts):
@@ -88,7 +92,8 @@ class Meta:
         lines = f"{lost:,} line{'s' * (lost != 1)}" if lost else "lines"
         share = f", and {100 * unknown:.2g} % of its tokens are unknown" if unknown else ""
         return (
-            f"{lines} of the {split} split do not come back from their tokens{share}: bits per byte are too good, and compare"
+            f"{lines} of the {split} split do not come back from their tokens{share}: bits per "
+            f"byte are too good, and compare"
             " models of this tokenizer alone"
         )
 
@@ -103,7 +108,9 @@ class Meta:
         raw = read_json(path)
         advice = f"delete {path.parent} and run again"
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
-            raise FlyweightError(f"{path} is not the meta file of a packed corpus of version {VERSION}; {advice}")
+            raise FlyweightError(
+                f"{path} is not the meta file of a packed corpus of version {VERSION}; {advice}"
+            )
         content = raw.get("content")
         if not isinstance(content, dict) or digest(content) != raw.get("digest"):
             raise FlyweightError(f"{path} is damaged (its digest differs); {advice}")
@@ -114,15 +121,17 @@ class Meta:
 
     @staticmethod
     def _split(content: dict[str, Any]) -> SplitMeta:
-        return SplitMeta(**{**content, "shards": tuple(Shard(**shard) for shard in content["shards"])})
+        return SplitMeta(
+            **{**content, "shards": tuple(Shard(**shard) for shard in content["shards"])}
+        )
 
 
 @dataclass(frozen=True)
 class Split:
     """One split: its tokens, where its documents start (token offsets, int64), and the size of its raw text.
 
-    `opening` is the number of begin tokens at each document's start, `marks` are the ids that stand for no text, and
-    `vocab_size` is the number of tokens that exist (None: as many as a model has).
+    `opening` is the number of begin tokens at each document's start, `marks` are the ids that stand
+    for no text, and `vocab_size` is the number of tokens that exist (None: as many as a model has).
     """
 
     name: str
@@ -145,7 +154,10 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> Corpus:
-        """Open a packed corpus; raise FlyweightError naming the file that is missing, truncated or (`verify`) corrupted."""
+        """Open a packed corpus.
+
+        Raises FlyweightError naming the file that is missing, truncated or (`verify`) corrupted.
+        """
         meta = Meta.load(folder / "meta.json")
         for split in meta.splits.values():
             width = np.dtype(meta.dtype).itemsize
@@ -174,7 +186,9 @@ class Corpus:
     def held_out(self) -> Split:
         """Return validation and test as one text, where they adjoin (nanoGPT's split of Tiny Shakespeare: the last tenth)."""
         if not self.meta.contiguous:
-            raise RequestError(f"validation and test of {self.meta.corpus} do not adjoin; measure them apart")
+            raise RequestError(
+                f"validation and test of {self.meta.corpus} do not adjoin; measure them apart"
+            )
         return self._joined("validation+test", ("validation", "test"))
 
     @cached_property
@@ -191,17 +205,26 @@ class Corpus:
         if self.meta.vocab_size <= rows:
             return
         texts = {at: text for text, at in self.tokenizer.vocab.items()}
-        ids = {int(at) for name in splits for part in self._parts(name) for at in np.unique(part[part >= rows])}
+        ids = {
+            int(at)
+            for name in splits
+            for part in self._parts(name)
+            for at in np.unique(part[part >= rows])
+        }
         if ids:
             named = named_tokens({at: texts.get(at, "?") for at in sorted(ids)})
             raise RequestError(
-                f"{self.meta.corpus}: the model has {rows} rows and none for {named}, which the text holds; take such tokens"
+                f"{self.meta.corpus}: the model has {rows} rows and none for {named}, which the "
+                f"text holds; take such tokens"
                 " out of its tokenizer.json, or use the tokenizer that the model was trained with"
             )
 
     def _parts(self, name: SplitName) -> list[np.ndarray]:
         shards = self.meta.splits[name].shards
-        return [np.memmap(self.folder / shard.file, np.dtype(self.meta.dtype), mode="r") for shard in shards]
+        return [
+            np.memmap(self.folder / shard.file, np.dtype(self.meta.dtype), mode="r")
+            for shard in shards
+        ]
 
     def _joined(self, name: str, splits: Sequence[SplitName]) -> Split:
         parts: list[np.ndarray] = []
@@ -238,4 +261,7 @@ def _check(path: Path, size: int | None, expected: str | None) -> None:
 
 
 def _damaged(path: Path, why: str) -> str:
-    return f"{path} is damaged or missing ({why}); delete {path.parent} and run again: it is packed anew"
+    return (
+        f"{path} is damaged or missing ({why}); delete {path.parent} and run again: it is "
+        f"packed anew"
+    )

@@ -41,10 +41,11 @@ class HeldOut:
 class About:
     """What a source says about itself.
 
-    `origin` says in words where the text came from and `tokenizer` is the default; `separated` says whether documents end in a
-    separator token; `line_ends_are_words` whether the corpus' word counts include one `<eos>` for each line end (PTB,
-    WikiText); `contiguous` whether validation and test follow each other in one text, so that both together are its tail;
-    `published` whether its vocabulary is a published one, to which nothing is added.
+    `origin` says in words where the text came from and `tokenizer` is the default; `separated` says
+    whether documents end in a separator token; `line_ends_are_words` whether the corpus' word
+    counts include one `<eos>` for each line end (PTB, WikiText); `contiguous` whether validation
+    and test follow each other in one text, so that both together are its tail; `published` whether
+    its vocabulary is a published one, to which nothing is added.
     """
 
     name: str

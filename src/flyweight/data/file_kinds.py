@@ -133,7 +133,9 @@ def _refuse(path: Path, suffix: str, head: bytes) -> None:
     """Raise RequestError where the first bytes are those of a file without text."""
     # Letters further on may be anybody's text: there, a binary file has a NUL byte as well.
     binary = b"\0" in head
-    match = next((m for m in _MAGIC if head[m[0] :].startswith(m[1]) and (m[0] == 0 or binary)), None)
+    match = next(
+        (m for m in _MAGIC if head[m[0] :].startswith(m[1]) and (m[0] == 0 or binary)), None
+    )
     if match is None:
         return
     _, _, what, advice = match
@@ -148,12 +150,17 @@ def _filled(advice: str, path: PurePath) -> str:
 
 
 def _json_format(path: Path, head: bytes) -> Format:
-    """Return `jsonl` for an object a line; raise RequestError for a list, which is not read row by row."""
+    """Return `jsonl` for an object a line.
+
+    Raises RequestError for a list, which is not read row by row.
+    """
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"["):
         name = shlex.quote(str(path))
         rows = shlex.quote(str(path.with_suffix(".jsonl")))
-        raise RequestError(f"{path} is one JSON list; write an object a line first: jq -c '.[]' {name} > {rows}")
+        raise RequestError(
+            f"{path} is one JSON list; write an object a line first: jq -c '.[]' {name} > {rows}"
+        )
     return "jsonl"
 
 
@@ -177,7 +184,9 @@ def _zstd(path: Path, file: BinaryIO) -> BinaryIO:
     try:
         import pyarrow
     except ImportError as error:
-        raise RequestError(f"{path} is packed by zstd, which needs pyarrow: pip install pyarrow") from error
+        raise RequestError(
+            f"{path} is packed by zstd, which needs pyarrow: pip install pyarrow"
+        ) from error
     return cast(BinaryIO, pyarrow.CompressedInputStream(file, "zstd"))
 
 
@@ -190,6 +199,9 @@ def in_folder(name: str) -> bool:
 
 
 def left_out(path: PurePath) -> str | None:
-    """Return why a folder leaves out a document that a reader would take for text; None for others."""
+    """Return why a folder leaves out a document that a reader would take for text.
+
+    None for others.
+    """
     document = _DOCUMENTS.get(path.suffix.lower())
     return f"{document[0]}; {_filled(document[1], path)}" if document else None

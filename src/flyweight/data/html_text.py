@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 
 _HIDDEN = frozenset(("script", "style", "template", "noscript", "head"))
-_LINES = frozenset(("br", "li", "tr", "div", "dt", "dd", "option", "figcaption", "caption", "section", "article"))
-_PARAGRAPHS = frozenset(("p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "pre", "blockquote", "hr"))
+_LINES = frozenset(
+    ("br", "li", "tr", "div", "dt", "dd", "option", "figcaption", "caption", "section", "article")
+)
+_PARAGRAPHS = frozenset(
+    ("p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "pre", "blockquote", "hr")
+)
 _CELLS = frozenset(("td", "th"))
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 

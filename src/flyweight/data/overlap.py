@@ -1,7 +1,8 @@
 """How much of the held-out text also stands in the training text, piece by piece, in bounded memory.
 
-Held-out documents are cut into pieces of PIECE characters, and each is looked for at every position of every training
-document, by a rolling hash (Karp and Rabin 1987). A run of white space counts as one space.
+Held-out documents are cut into pieces of PIECE characters, and each is looked for at every position
+of every training document, by a rolling hash (Karp and Rabin 1987). A run of white space counts as
+one space.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 PIECE = 50
-"""Characters of a piece; a held-out document of fewer is compared as a whole, with whole documents."""
+"""Characters of a piece.
+
+A held-out document of fewer is compared as a whole, with whole documents.
+"""
 LIMIT = 1 << 21
-"""Different pieces remembered; beyond it, a fixed fraction of all pieces, chosen by their hash, stands for the rest."""
+"""Different pieces remembered.
+
+Beyond it, a fixed fraction of all pieces, chosen by their hash, stands for the rest.
+"""
 
 _BUFFER = 1 << 17
 _END = "\0"
@@ -196,7 +203,10 @@ class Overlap:
             self._kept = codes[max(0, len(codes) - PIECE + 1) :]
 
     def share(self, split: str) -> float | None:
-        """Return the share of a held-out split's pieces that training text has as well; None where it has no text."""
+        """Return the share of a held-out split's pieces that training text has as well.
+
+        None where it has no text.
+        """
         self._prepare()
         self._waiting.append(_END * PIECE)
         self._flush()

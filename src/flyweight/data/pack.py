@@ -42,7 +42,10 @@ class _Survey:
 
 
 def source_fingerprint(data: schema.Data, data_dir: Path | None = None) -> str:
-    """Return the SHA-256 of the raw text, document names and splits of a corpus, read in pieces; no tokenizer involved."""
+    """Return the SHA-256 of the raw text, document names and splits of a corpus, read in pieces.
+
+    No tokenizer involved.
+    """
     return _survey(source_of(data, data_dir)).fingerprint
 
 
@@ -74,10 +77,13 @@ def pack(
     *,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Corpus:
-    """Tokenize a corpus into the new or empty `folder` and return it; the store publishes the folder around it.
+    """Tokenize a corpus into the new or empty `folder` and return it.
 
-    `progress` is told the phase and the fraction of it that is done. Raises RequestError for text that cannot be used or is too
-    short for windows of `data.context`, FlyweightError where the folder is in use or the disk refuses.
+    The store publishes the folder around it.
+
+    `progress` is told the phase and the fraction of it that is done. Raises RequestError for text
+    that cannot be used or is too short for windows of `data.context`, FlyweightError where the
+    folder is in use or the disk refuses.
     """
     progress = progress or (lambda phase, done: None)
     source = source_of(data, data_dir)
@@ -103,7 +109,8 @@ def pack(
         vocab_size=tokenizer.vocab_size,
         tokenizer=tokenizer.fingerprint,
         lossless=all(split.lost == 0 for split in splits.values()),
-        separated=source.about.separated and bool(tokenizer.separator is not None or sum(tokenizer.around, ())),
+        separated=source.about.separated
+        and bool(tokenizer.separator is not None or sum(tokenizer.around, ())),
         line_ends_are_words=source.about.line_ends_are_words,
         contiguous=source.about.contiguous,
         skipped=survey.skipped,
@@ -124,7 +131,9 @@ def _plain(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _tokenizer(source: Source, survey: _Survey, config: schema.Tokenizer, progress: Progress) -> Tokenizer:
+def _tokenizer(
+    source: Source, survey: _Survey, config: schema.Tokenizer, progress: Progress
+) -> Tokenizer:
     def texts() -> Iterator[str]:
         done = 0
         for text in _texts(source, "train"):
@@ -161,18 +170,29 @@ def _around(source: Source, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tupl
 
 
 def _lost(text: str, back: str) -> int:
-    """Return how many lines of a text differ from what came back from its tokens; at least one where anything does."""
+    """Return how many lines of a text differ from what came back from its tokens.
+
+    At least one where anything does.
+    """
     if text == back:
         return 0
     ours, theirs = text.split("\n"), back.split("\n")
-    return max(1, abs(len(ours) - len(theirs)) + sum(a != b for a, b in zip(ours, theirs, strict=False)))
+    return max(
+        1, abs(len(ours) - len(theirs)) + sum(a != b for a, b in zip(ours, theirs, strict=False))
+    )
 
 
 class _Packer:
     """One pass over the text: tokens to shards, counts, and the pieces that held-out splits share with train."""
 
     def __init__(
-        self, source: Source, survey: _Survey, tokenizer: Tokenizer, folder: Path, progress: Progress, shard_tokens: int
+        self,
+        source: Source,
+        survey: _Survey,
+        tokenizer: Tokenizer,
+        folder: Path,
+        progress: Progress,
+        shard_tokens: int,
     ) -> None:
         self._source, self._tokenizer, self._folder = source, tokenizer, folder
         self._progress, self._shard_tokens = progress, shard_tokens
@@ -184,18 +204,24 @@ class _Packer:
         """Pack all splits, the held-out ones first, because train is searched for their pieces."""
         order: tuple[SplitName, ...] = ("validation", "test", "train")
         packed = {split: self._split(split) for split in order}
-        return {split: replace(packed[split], overlap=self._overlap.share(split)) for split in SPLITS}
+        return {
+            split: replace(packed[split], overlap=self._overlap.share(split)) for split in SPLITS
+        }
 
     def _split(self, split: SplitName) -> SplitMeta:
         tokenizer = self._tokenizer
-        writer = ShardWriter(self._folder, split, dtype_for(tokenizer.vocab_size), self._shard_tokens)
+        writer = ShardWriter(
+            self._folder, split, dtype_for(tokenizer.vocab_size), self._shard_tokens
+        )
         counts = {"bytes": 0, "words": 0, "unknown": 0, "lost": 0}
         starts: list[int] = []
         for batch in self._batches(split):
             encoded = tokenizer.encode_batch([document.text for document in batch])
             if not tokenizer.reversible:
                 back = tokenizer.decode_batch(encoded)
-                counts["lost"] += sum(_lost(document.text, text) for document, text in zip(batch, back, strict=True))
+                counts["lost"] += sum(
+                    _lost(document.text, text) for document, text in zip(batch, back, strict=True)
+                )
             for document, ids in zip(batch, encoded, strict=True):
                 if not document.continues:
                     writer.write(self.closing if starts else ())
@@ -227,7 +253,9 @@ class _Packer:
         text = document.text
         size = len(text.encode())
         counts["bytes"] += size
-        counts["words"] += len(text.split()) + (text.count("\n") if self._source.about.line_ends_are_words else 0)
+        counts["words"] += len(text.split()) + (
+            text.count("\n") if self._source.about.line_ends_are_words else 0
+        )
         if split == "train":
             self._overlap.look(text, document.continues)
         else:
@@ -255,6 +283,7 @@ def _require_windows(splits: dict[SplitName, SplitMeta], corpus: str, context: i
         return
     have = ", ".join(f"{name} {split.tokens}" for name, split in splits.items())
     raise RequestError(
-        f"{corpus} is too small for a context of {context}: every split needs {context + 1} tokens, there are {have};"
+        f"{corpus} is too small for a context of {context}: every split needs {context + 1} "
+        f"tokens, there are {have};"
         " use more text, a smaller data.context, or larger data.validation and data.test"
     )

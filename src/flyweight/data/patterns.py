@@ -1,7 +1,8 @@
 """Tokenizers whose regular expressions come from elsewhere: they encode in a process of their own, limited in time and memory.
 
-A pattern such as `(a+)+$` takes exponential time on some texts, in native code that nothing stops. Patterns that are known to
-take linear time, those of the common models and our own, stay in this process.
+A pattern such as `(a+)+$` takes exponential time on some texts, in native code that nothing stops.
+Patterns that are known to take linear time, those of the common models and our own, stay in this
+process.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ class StoppedError(FlyweightError):
 def gave_up(why: object) -> RequestError:
     """Return the error for a text on which the library itself gave up."""
     return RequestError(
-        f"the tokenizer gave up on the text ({why}): its regular expression or its vocabulary does not suit it;"
+        f"the tokenizer gave up on the text ({why}): its regular expression or its vocabulary "
+        f"does not suit it;"
         " use another text or another tokenizer"
     )
 
 
 WORKER = "flyweight.data.patterns_worker"
 SECONDS, CHARACTERS_PER_SECOND = 30.0, 8_000
-"""What encoding may take: so many seconds, and one for so many characters. It takes a microsecond or two for each."""
+"""What encoding may take: so many seconds, and one for so many characters.
+
+It takes a microsecond or two for each.
+"""
 MEGABYTES = 4096
 PIECE = 1 << 16
 """Characters of the texts that are encoded at once, so that a slow pattern is noticed soon."""
@@ -44,7 +49,17 @@ _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _BEFORE = r"[^\r\n\p{L}\p{N}]?"
 LINEAR = frozenset(
     {
-        *("(?m:.)", "[\x1c-\x1f]", r"\A", r"\d", r"\p{N}", r"\p{N}{1,3}", "[0-9][0-9][0-9]", " {2,}", r"\s+"),
+        *(
+            "(?m:.)",
+            "[\x1c-\x1f]",
+            r"\A",
+            r"\d",
+            r"\p{N}",
+            r"\p{N}{1,3}",
+            "[0-9][0-9][0-9]",
+            " {2,}",
+            r"\s+",
+        ),
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         rf"{_CONTRACTIONS}|{_BEFORE}\p{{L}}+|\p{{N}}{{1,3}}|{_REST}",
         rf"{_CONTRACTIONS}|{_BEFORE}\p{{L}}+|\p{{N}}|{_REST}",
@@ -83,7 +98,11 @@ def _foreign(text: str) -> bool:
         elif isinstance(value, dict):
             if isinstance(value.get("Regex"), str) and value["Regex"] not in LINEAR:
                 return True
-            waiting += [part for name, part in value.items() if name not in ("vocab", "merges", "added_tokens")]
+            waiting += [
+                part
+                for name, part in value.items()
+                if name not in ("vocab", "merges", "added_tokens")
+            ]
     return False
 
 
@@ -124,10 +143,17 @@ class _Remote:
         """Return the ids and places of several texts."""
         found: list[Encoded] = []
         for some in _pieces(texts):
-            asked = {"work": "encode", "texts": some, "add": add_special_tokens, "special": self.encode_special_tokens}
+            asked = {
+                "work": "encode",
+                "texts": some,
+                "add": add_special_tokens,
+                "special": self.encode_special_tokens,
+            }
             answer = self._ask(asked, sum(map(len, some)))
             pairs = zip(answer["ids"], answer["offsets"], strict=True)
-            found += [Encoded(ids, [(start, end) for start, end in offsets]) for ids, offsets in pairs]
+            found += [
+                Encoded(ids, [(start, end) for start, end in offsets]) for ids, offsets in pairs
+            ]
         return found
 
     encode_batch_fast = encode_batch
@@ -136,9 +162,15 @@ class _Remote:
         """Return the text of ids."""
         return self.decode_batch([ids], skip_special_tokens)[0]
 
-    def decode_batch(self, batch: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
+    def decode_batch(
+        self, batch: Sequence[Sequence[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
         """Return the texts of several sequences of ids."""
-        asked = {"work": "decode", "batch": [list(ids) for ids in batch], "skip": skip_special_tokens}
+        asked = {
+            "work": "decode",
+            "batch": [list(ids) for ids in batch],
+            "skip": skip_special_tokens,
+        }
         return self._ask(asked, sum(map(len, batch)))["texts"]
 
     def _ask(self, question: dict[str, Any], characters: int) -> dict[str, Any]:
@@ -148,7 +180,9 @@ class _Remote:
             if answer.get("unread"):  # a new process
                 answer = self._helper.ask({**question, "tokenizer": self._text}, seconds)
         except TooMuchError as error:
-            raise StoppedError(f"a regular expression of the tokenizer was stopped on this text: {error}") from error
+            raise StoppedError(
+                f"a regular expression of the tokenizer was stopped on this text: {error}"
+            ) from error
         if "failed" in answer:
             raise gave_up(answer["failed"])
         return answer

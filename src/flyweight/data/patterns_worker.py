@@ -12,7 +12,10 @@ _kept: list[tokenizers.Tokenizer] = []
 
 
 def work(question: dict[str, Any]) -> dict[str, Any]:
-    """Return the ids and offsets of texts, or the texts of ids; `unread` where the tokenizer was not sent yet."""
+    """Return the ids and offsets of texts, or the texts of ids.
+
+    `unread` where the tokenizer was not sent yet.
+    """
     try:
         return _work(question)
     except MemoryError:
@@ -31,10 +34,15 @@ def _work(question: dict[str, Any]) -> dict[str, Any]:
     if question["work"] == "load":
         return {}
     if question["work"] == "decode":
-        return {"texts": _kept[0].decode_batch(question["batch"], skip_special_tokens=question["skip"])}
+        return {
+            "texts": _kept[0].decode_batch(question["batch"], skip_special_tokens=question["skip"])
+        }
     _kept[0].encode_special_tokens = question["special"]
     encodings = _kept[0].encode_batch(question["texts"], add_special_tokens=question["add"])
-    return {"ids": [each.ids for each in encodings], "offsets": [each.offsets for each in encodings]}
+    return {
+        "ids": [each.ids for each in encodings],
+        "offsets": [each.offsets for each in encodings],
+    }
 
 
 if __name__ == "__main__":

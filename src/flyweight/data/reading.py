@@ -22,13 +22,17 @@ BLOCK = 1 << 17
 
 _WINDOW = 1 << 16
 _PARAGRAPH = 1 << 11
-# A byte-level pre-tokenizer joins a run of white space, less its last character; at these line starts it joins nothing.
+# A byte-level pre-tokenizer joins a run of white space, less its last character; at these line
+# starts it joins nothing.
 _LINE_START = re.compile(r"(?<=\S\n)(?=\S)|(?<=\n)(?= \S)")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def open_text(path: Path) -> BinaryIO:
-    """Open a file for reading bytes; raise RequestError where it is missing, a folder or unreadable."""
+    """Open a file for reading bytes.
+
+    Raises RequestError where it is missing, a folder or unreadable.
+    """
     try:
         return open(path, "rb")
     except FileNotFoundError as error:
@@ -36,7 +40,9 @@ def open_text(path: Path) -> BinaryIO:
     except IsADirectoryError as error:
         raise RequestError(f"{path} is a folder, not a file") from error
     except PermissionError as error:
-        raise RequestError(f"{path} cannot be read: permission denied; `chmod u+r` it or choose another file") from error
+        raise RequestError(
+            f"{path} cannot be read: permission denied; `chmod u+r` it or choose another file"
+        ) from error
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -52,8 +58,8 @@ def size(path: Path) -> int:
 def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
     """Yield the text of bytes [start, stop) in pieces cut where no tokenizer joins.
 
-    A byte-order mark at the file's start is left out, and CRLF comes as LF.
-    Raises RequestError with file and byte offset for NUL bytes (a binary file) and for bytes that are not UTF-8.
+    A byte-order mark at the file's start is left out, and CRLF comes as LF. Raises RequestError
+    with file and byte offset for NUL bytes (a binary file) and for bytes that are not UTF-8.
     """
     with open_text(path) as file:
         file.seek(start)
@@ -62,7 +68,10 @@ def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator
 
 
 def read_blocks(path: Path, file: BinaryIO, length: int | None = None) -> Iterator[bytes]:
-    """Yield an open file's next `length` bytes (all of them where None); raise RequestError where it is damaged."""
+    """Yield an open file's next `length` bytes (all of them where None).
+
+    Raises RequestError where it is damaged.
+    """
     left = length
     while left is None or left > 0:
         try:
@@ -114,7 +123,9 @@ def _decoded(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offse
     if offset == 0 and block.startswith(_UTF16):
         raise RequestError(f"{path} is UTF-16; convert it first: {_converted(path, 'UTF-16')}")
     if (zero := block.find(b"\0")) >= 0:
-        raise RequestError(f"{path} is not text: a NUL byte stands at byte {offset + zero}; a corpus is UTF-8 text")
+        raise RequestError(
+            f"{path} is not text: a NUL byte stands at byte {offset + zero}; a corpus is UTF-8 text"
+        )
     pending = len(decoder.getstate()[0])
     try:
         return decoder.decode(block, final=not block)
@@ -135,7 +146,8 @@ def _converted(path: Path, encoding: str) -> str:
 def safe_cut(text: str) -> int:
     """Return where to cut `text` so that tokenizing both parts equals tokenizing the whole, as near its end as there is one.
 
-    Prefers a line start across which nothing is joined, then any line start, then a space; the very end where there is none.
+    Prefers a line start across which nothing is joined, then any line start, then a space; the very
+    end where there is none.
     """
     for start in (max(0, len(text) - 4096), 0):
         starts = [match.start() for match in _LINE_START.finditer(text, start)]
@@ -192,7 +204,8 @@ def read_python(path: Path, name: str) -> Iterator[Document | Skipped]:
 def cut_file(path: Path, fractions: tuple[float, float]) -> tuple[int, int]:
     """Return two byte offsets that cut a file at about `fractions` of its length, each part non-empty if it has three bytes.
 
-    A cut is at the nearest paragraph end, line end or space (within 2, 64 and 64 KiB), else between characters.
+    A cut is at the nearest paragraph end, line end or space (within 2, 64 and 64 KiB), else between
+    characters.
     """
     total = size(path)
     cuts: list[int] = []
@@ -215,10 +228,13 @@ def cut_text(text: str, fractions: tuple[float, float]) -> tuple[int, int]:
     return len(raw[:first].decode()), len(raw[:second].decode())
 
 
-def cut_pieces(parts: Iterable[str], total: int, fractions: tuple[float, float]) -> Iterator[tuple[int, str]]:
+def cut_pieces(
+    parts: Iterable[str], total: int, fractions: tuple[float, float]
+) -> Iterator[tuple[int, str]]:
     """Yield a text of `total` characters, read once in pieces, with the number of its part: 0, 1 or 2.
 
-    Parts end at about `fractions` of the characters, where `cut_text` would cut the piece that holds them.
+    Parts end at about `fractions` of the characters, where `cut_text` would cut the piece that
+    holds them.
     """
     targets = [round(total * fraction) for fraction in fractions]
     number = seen = 0
@@ -254,7 +270,9 @@ def _nearest_cut(raw: bytes, target: int, low: int, high: int) -> int:
     for mark, reach in ((b"\n\n", _PARAGRAPH), (b"\n", _WINDOW), (b" ", _WINDOW)):
         after = raw.find(mark, max(0, target - len(mark)), target + reach)
         before = raw.rfind(mark, max(0, target - reach), target)
-        found = [at + len(mark) for at in (before, after) if at >= 0 and low <= at + len(mark) < high]
+        found = [
+            at + len(mark) for at in (before, after) if at >= 0 and low <= at + len(mark) < high
+        ]
         if found:
             return min(found, key=lambda cut: (abs(cut - target), cut))
     while low < target and raw[target : target + 1] and raw[target] & 0xC0 == 0x80:

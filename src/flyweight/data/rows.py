@@ -44,13 +44,16 @@ def read_rows(path: Path, kind: FileKind, column: str | None) -> Rows:
 def choose_column(where: object, kinds: Mapping[str, str | None], column: str | None) -> str:
     """Return the column of text among `kinds`: each column's kind where it is not text, else None.
 
-    Raises RequestError with the columns there are where `column` is not among them or none is clear.
+    Raises RequestError with the columns there are where `column` is not among them or none is
+    clear.
     """
     listed = ", ".join(f"{name} ({kind})" if kind else name for name, kind in kinds.items())
     listed = listed or "none"
     if column is not None:
         if column not in kinds:
-            raise RequestError(f"{where} has no column {column!r}, only {listed}; name one: data.column=NAME")
+            raise RequestError(
+                f"{where} has no column {column!r}, only {listed}; name one: data.column=NAME"
+            )
         if kinds[column] is not None:
             raise RequestError(f"{where}: column {column!r} is not text; the columns are {listed}")
         return column
@@ -60,7 +63,10 @@ def choose_column(where: object, kinds: Mapping[str, str | None], column: str | 
     if len(texts) == 1:
         return texts[0]
     wanted = "several are text and none is called `text`" if texts else "none of them is text"
-    raise RequestError(f"{where}: which column is the corpus? It has {listed}: {wanted}; name one: data.column=NAME")
+    raise RequestError(
+        f"{where}: which column is the corpus? It has {listed}: {wanted}; name one: "
+        f"data.column=NAME"
+    )
 
 
 def _lines(blocks: Iterable[str]) -> Iterator[str]:
@@ -86,9 +92,15 @@ def _json_lines(path: Path, lines: Iterator[str], column: str | None) -> Rows:
     for number, row in itertools.chain(head, rows):
         value = row.get(name) if isinstance(row, dict) else row
         if value is not None and not isinstance(value, str):
-            raise RequestError(f"{path}, line {number}: {name!r} is {_kind(value)}, not text; rewrite it as a string")
+            raise RequestError(
+                f"{path}, line {number}: {name!r} is {_kind(value)}, not text; rewrite it as a "
+                f"string"
+            )
         if value is not None and not _encodable(value):
-            raise RequestError(f"{path}, line {number}: {name!r} holds half a surrogate pair, which is no character")
+            raise RequestError(
+                f"{path}, line {number}: {name!r} holds half a surrogate pair, which is no "
+                f"character"
+            )
         yield value
 
 
@@ -108,7 +120,8 @@ def _objects(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
         except (ValueError, RecursionError) as error:
             said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise RequestError(
-                f"{path}, line {number} is not JSON ({said}); an object a line is needed, for example from jq -c . {path.name}"
+                f"{path}, line {number} is not JSON ({said}); an object a line is needed, for "
+                f"example from jq -c . {path.name}"
             ) from error
 
 
@@ -147,7 +160,8 @@ def _table(path: Path, lines: Iterator[str], tabs: bool, column: str | None) -> 
                 continue
             if len(row) > len(header):
                 raise RequestError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields under {len(header)} columns;"
+                    f"{path}, line {reader.line_num}: {len(row)} fields under {len(header)} "
+                    f"columns;"
                     f" put fields that hold {_DELIMITERS[delimiter]} in double quotes"
                 )
             yield row[at] if at < len(row) else None
@@ -166,7 +180,9 @@ def _parquet(path: Path, kind: FileKind, column: str | None) -> Rows:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise RequestError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow") from error
+        raise RequestError(
+            f"{path} is Parquet, which needs pyarrow: pip install pyarrow"
+        ) from error
     if kind.compression is not None:
         raise RequestError(f"{path} is Parquet packed by {kind.compression}; unpack it first")
     try:

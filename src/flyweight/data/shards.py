@@ -34,7 +34,9 @@ def dtype_for(vocab_size: int) -> np.dtype[Any]:
 class ShardWriter:
     """Write a split's tokens to `<split>-00000.bin`, ..., and hash both each shard and the whole stream."""
 
-    def __init__(self, folder: Path, split: str, dtype: np.dtype[Any], limit: int = SHARD_TOKENS) -> None:
+    def __init__(
+        self, folder: Path, split: str, dtype: np.dtype[Any], limit: int = SHARD_TOKENS
+    ) -> None:
         self._folder, self._split, self._dtype, self._limit = folder, split, dtype, limit
         self._file: BinaryIO | None = None
         self._shards: list[Shard] = []
@@ -74,7 +76,10 @@ class ShardWriter:
         self._file, self._in_shard, self._hash = None, 0, hashlib.sha256()
 
     def close(self) -> tuple[tuple[Shard, ...], str]:
-        """Finish the last shard; return the shards and the SHA-256 of the stream, which does not depend on their size."""
+        """Finish the last shard.
+
+        Return the shards and the SHA-256 of the stream, which does not depend on their size.
+        """
         self._finish_shard()
         return tuple(self._shards), self._stream.hexdigest()
 
@@ -104,7 +109,9 @@ class Tokens:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step != 1:
-                raise ValueError(f"tokens are read forwards, one by one: a step of {step} is not supported")
+                raise ValueError(
+                    f"tokens are read forwards, one by one: a step of {step} is not supported"
+                )
             return self._range(start, max(start, stop))
         if not -len(self) <= index < len(self):
             raise IndexError(f"token {index} of {len(self)}")
@@ -129,10 +136,16 @@ class Tokens:
         return list(self._parts)
 
     def gather(self, starts: npt.ArrayLike, length: int) -> np.ndarray:
-        """Return the windows of `length` tokens at `starts`, (N, length); raise IndexError where one leaves the array."""
+        """Return the windows of `length` tokens at `starts`, (N, length).
+
+        Raises IndexError where one leaves the array.
+        """
         begins = np.asarray(starts, dtype=np.int64)  # (N,)
         if len(begins) and (begins.min() < 0 or begins.max() + length > len(self)):
-            raise IndexError(f"a window of {length} at {begins.min()} ... {begins.max()} leaves the {len(self)} tokens")
+            raise IndexError(
+                f"a window of {length} at {begins.min()} ... {begins.max()} leaves the "
+                f"{len(self)} tokens"
+            )
         if len(self._parts) == 1:
             return np.asarray(self._parts[0])[begins[:, None] + np.arange(length)]  # (N, length)
         rows = [self._range(int(begin), int(begin) + length) for begin in begins]

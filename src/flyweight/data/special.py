@@ -23,8 +23,8 @@ _OLDER = "special_tokens_map.json"
 class Special:
     """What a folder says of special tokens; None or nothing where it does not say.
 
-    `ends` are all ids that end a text, the tokenizer's own first. `adds` tells whether a begin and an end token are added to
-    each text; None leaves that to the post-processor in `tokenizer.json`.
+    `ends` are all ids that end a text, the tokenizer's own first. `adds` tells whether a begin and
+    an end token are added to each text; None leaves that to the post-processor in `tokenizer.json`.
     """
 
     bos: int | None = None
@@ -34,7 +34,10 @@ class Special:
 
 
 def read(folder: Path, vocab: Mapping[str, int]) -> Special:
-    """Return what the files of a folder say; raise FlyweightError for a damaged one. Tokens outside `vocab` do not count."""
+    """Return what the files of a folder say; raise FlyweightError for a damaged one.
+
+    Tokens outside `vocab` do not count.
+    """
     fields = {**json_object(folder / _OLDER), **json_object(folder / WORDS)}
     by_id = [json_object(folder / name) for name in IDS]
     known = set(vocab.values())
@@ -44,7 +47,11 @@ def read(folder: Path, vocab: Mapping[str, int]) -> Special:
         ids = [vocab[word]] if word in vocab else []
         for entry in by_id:
             value = entry.get(f"{key}_token_id")
-            ids += [at for at in (value if isinstance(value, list) else [value]) if type(at) is int and at in known]
+            ids += [
+                at
+                for at in (value if isinstance(value, list) else [value])
+                if type(at) is int and at in known
+            ]
         return list(dict.fromkeys(ids))
 
     adds = None
@@ -59,7 +66,9 @@ def of_post_processor(raw: Mapping[str, Any] | None) -> tuple[tuple[int, ...], t
     raw = raw or {}
     if raw.get("type") == "Sequence":
         parts = [of_post_processor(part) for part in raw.get("processors", [])]
-        return tuple(at for before, _ in parts for at in before), tuple(at for _, after in parts for at in after)
+        return tuple(at for before, _ in parts for at in before), tuple(
+            at for _, after in parts for at in after
+        )
     if raw.get("type") in ("BertProcessing", "RobertaProcessing"):
         return (raw["cls"][1],), (raw["sep"][1],)
     if raw.get("type") != "TemplateProcessing":
@@ -74,8 +83,13 @@ def of_post_processor(raw: Mapping[str, Any] | None) -> tuple[tuple[int, ...], t
     return tuple(before), tuple(after)
 
 
-def config(words: Mapping[str, str | None], adds: tuple[bool, bool] | None, context: int | None = None) -> dict[str, Any]:
-    """Return a `tokenizer_config.json` that AutoTokenizer reads; `words` are the texts of `bos`, `eos` and `pad`."""
+def config(
+    words: Mapping[str, str | None], adds: tuple[bool, bool] | None, context: int | None = None
+) -> dict[str, Any]:
+    """Return a `tokenizer_config.json` that AutoTokenizer reads.
+
+    `words` are the texts of `bos`, `eos` and `pad`.
+    """
     fields: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
@@ -109,13 +123,18 @@ def content(value: Any) -> str:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty where there is no file; raise FlyweightError for a damaged one."""
+    """Return the object in a JSON file, empty where there is no file.
+
+    Raises FlyweightError for a damaged one.
+    """
     if not file.is_file():
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FlyweightError(f"{file}: damaged, not valid JSON ({error}); copy the model again") from error
+        raise FlyweightError(
+            f"{file}: damaged, not valid JSON ({error}); copy the model again"
+        ) from error
     if not isinstance(found, dict):
         raise FlyweightError(f"{file}: damaged, not a JSON object; copy the model again")
     return found

@@ -10,7 +10,10 @@ from flyweight.data.document import SPLITS, HeldOut, SplitName
 
 def split_of(key: str, held_out: HeldOut) -> SplitName:
     """Return the split of the document with this name."""
-    position = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+    position = (
+        int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+        / 2**64
+    )
     if position < held_out.test:
         return "test"
     return "validation" if position < held_out.test + held_out.validation else "train"

@@ -1,4 +1,7 @@
-"""The stage that turns text into token shards; recipes never name it, every stage that needs text asks for it."""
+"""The stage that turns text into token shards.
+
+Recipes never name it, every stage that needs text asks for it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ class Pack:
 
     version, measures, trains = 3, False, False
 
-    def run(self, config: schema.Data, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Data, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Write tokenizer, shards and `meta.json` and return what it took."""
 
         def progress(what: str, done: float) -> None:
@@ -43,7 +48,10 @@ def _left_out(meta: Meta) -> Iterator[dict[str, str]]:
         name, _, why = line.partition(": ")
         yield {"name": name, "why": why}
     if meta.skipped > _NAMED:
-        yield {"name": f"{meta.skipped - _NAMED:,} more", "why": f"{meta.skipped:,} documents in all"}
+        yield {
+            "name": f"{meta.skipped - _NAMED:,} more",
+            "why": f"{meta.skipped:,} documents in all",
+        }
 
 
 STAGES: dict[str, Stage] = {"corpus": Pack()}

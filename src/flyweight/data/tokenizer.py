@@ -1,8 +1,8 @@
 """Tokenizers: byte, character, word, byte-level BPE, or any existing one, all as a `tokenizer.json` of the tokenizers library.
 
-The file alone reproduces encoding and decoding; which tokens begin and end a text is also told by the files beside it
-(`special`). Documents end in one special token, `<|endoftext|>` in tokenizers trained here; it is never produced by text that
-merely contains those characters.
+The file alone reproduces encoding and decoding; which tokens begin and end a text is also told by
+the files beside it (`special`). Documents end in one special token, `<|endoftext|>` in tokenizers
+trained here; it is never produced by text that merely contains those characters.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ _ENDS = (SEPARATOR, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>", "<eos>
 class Tokenizer:
     """Text to token ids and back, from a `tokenizer.json`.
 
-    `declared` is what the files beside it say of special tokens. `separator` is the id that ends a document, or None where
-    the corpus is one text; `unknown` the id of `<unk>`, or None; `line_end` the id that a word tokenizer gives to a line end,
-    or None.
+    `declared` is what the files beside it say of special tokens. `separator` is the id that ends a
+    document, or None where the corpus is one text; `unknown` the id of `<unk>`, or None; `line_end`
+    the id that a word tokenizer gives to a line end, or None.
     """
 
     def __init__(self, text: str, declared: Special | None = None) -> None:
-        """Build a tokenizer from the text of a `tokenizer.json`; raise ValueError where it is none."""
+        """Build a tokenizer from the text of a `tokenizer.json`.
+
+        Raises ValueError where it is none.
+        """
         try:
             self._backend: tokenizers.Tokenizer = patterns.load(text)
         except BaseException as error:  # the library raises bare Exception, or panics
@@ -55,7 +58,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Return the tokenizer in a file, or in a folder's `tokenizer.json`; raise RequestError where there is none.
+        """Return the tokenizer in a file, or in a folder's `tokenizer.json`.
+
+        Raises RequestError where there is none.
 
         The files beside it name its special tokens; raises FlyweightError for a damaged one.
         """
@@ -64,7 +69,8 @@ class Tokenizer:
             tokenizer = cls(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RequestError(
-                f"{file} is not a readable tokenizer.json of the tokenizers library ({reason(error)})"
+                f"{file} is not a readable tokenizer.json of the tokenizers library "
+                f"({reason(error)})"
             ) from error
         tokenizer.declared = special.read(file.parent, tokenizer.vocab)
         return tokenizer
@@ -75,7 +81,9 @@ class Tokenizer:
         if self._needs_more:
             end = next((text for text, at in self.vocab.items() if at == self.separator), None)
             fields = special.config({**self.words, "eos": end}, self.adds)
-            write_text(path.parent / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+            write_text(
+                path.parent / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+            )
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the parts of a text that the vocabulary lacks and that become `<unk>`, each once."""
@@ -83,8 +91,12 @@ class Tokenizer:
             return ()
         (encoding,) = self._encodings([text])
         places = zip(encoding.ids, encoding.offsets, strict=True)
-        words = dict.fromkeys(text[start:end].strip() for at, (start, end) in places if at == self.unknown)
-        return tuple(word for word in words if word not in ("", self._raw["model"].get("unk_token")))
+        words = dict.fromkeys(
+            text[start:end].strip() for at, (start, end) in places if at == self.unknown
+        )
+        return tuple(
+            word for word in words if word not in ("", self._raw["model"].get("unk_token"))
+        )
 
     @property
     def text(self) -> str:
@@ -129,7 +141,14 @@ class Tokenizer:
     def separator(self) -> int | None:
         """The id that ends a document, or None: the usual one of those that the model's files name, else the usual one."""
         ends = self.declared.ends
-        named = next((self._special[end] for end in _ENDS if end in self._special and self._special[end] in ends), None)
+        named = next(
+            (
+                self._special[end]
+                for end in _ENDS
+                if end in self._special and self._special[end] in ends
+            ),
+            None,
+        )
         if ends:
             return ends[0] if named is None else named
         return next((self._special[end] for end in _ENDS if end in self._special), None)
@@ -177,7 +196,10 @@ class Tokenizer:
 
     @property
     def words(self) -> dict[str, str | None]:
-        """The texts of the begin, end and padding token, by `bos`, `eos` and `pad`; None for those that do not exist."""
+        """The texts of the begin, end and padding token, by `bos`, `eos` and `pad`.
+
+        None for those that do not exist.
+        """
         texts = {at: text for text, at in self.vocab.items()}
         end = self.declared.ends[0] if self.declared.ends else self.separator
         named = {"bos": self.special.bos, "eos": end, "pad": self.pad}
@@ -198,7 +220,10 @@ class Tokenizer:
         return self.vocab.get(LINE_END) if words else None
 
     def encode(self, text: str, start: bool = True) -> list[int]:
-        """Return the ids of a text, after the begin tokens if `start`; raise RequestError for unknown characters."""
+        """Return the ids of a text, after the begin tokens if `start`.
+
+        Raises RequestError for unknown characters.
+        """
         ids = self.encode_batch([text])[0]
         return [*self.begin, *ids] if start else ids
 
@@ -219,7 +244,11 @@ class Tokenizer:
 
     @cached_property
     def _special(self) -> dict[str, int]:
-        return {token.content: at for at, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        return {
+            token.content: at
+            for at, token in self._backend.get_added_tokens_decoder().items()
+            if token.special
+        }
 
     @cached_property
     def specials(self) -> frozenset[str]:
@@ -236,15 +265,24 @@ class Tokenizer:
 
     def rowless(self, rows: int) -> dict[int, str]:
         """Return the tokens, by id, that a model with this many rows has none for."""
-        return {at: text for text, at in sorted(self.vocab.items(), key=lambda entry: entry[1]) if at >= rows}
+        return {
+            at: text
+            for text, at in sorted(self.vocab.items(), key=lambda entry: entry[1])
+            if at >= rows
+        }
 
     def _refusal(self, texts: Sequence[str], error: BaseException) -> FlyweightError:
         if panicked(error):
             return patterns.gave_up(error)
-        strange = sorted({character for text in texts for character in text if character not in self.vocab})
+        strange = sorted(
+            {character for text in texts for character in text if character not in self.vocab}
+        )
         if self.unknown is None and strange:
             shown = ", ".join(repr(character) for character in strange[:8])
-            return RequestError(f"the tokenizer knows no {shown} and has no {UNKNOWN}; leave such characters out of the text")
+            return RequestError(
+                f"the tokenizer knows no {shown} and has no {UNKNOWN}; leave such characters out "
+                f"of the text"
+            )
         return FlyweightError(f"the tokenizer failed: {error}")
 
     @cached_property
@@ -253,11 +291,20 @@ class Tokenizer:
         from tokenizers import pre_tokenizers
 
         parts = self._raw
-        kinds = [(parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "decoder")]
-        if kinds != [None, "ByteLevel", "ByteLevel"] or parts["pre_tokenizer"].get("add_prefix_space", True):
+        kinds = [
+            (parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "decoder")
+        ]
+        if kinds != [None, "ByteLevel", "ByteLevel"] or parts["pre_tokenizer"].get(
+            "add_prefix_space", True
+        ):
             return False
-        strips = any(token.lstrip or token.rstrip for token in self._backend.get_added_tokens_decoder().values())
-        return not strips and all(letter in self.vocab for letter in pre_tokenizers.ByteLevel.alphabet())
+        strips = any(
+            token.lstrip or token.rstrip
+            for token in self._backend.get_added_tokens_decoder().values()
+        )
+        return not strips and all(
+            letter in self.vocab for letter in pre_tokenizers.ByteLevel.alphabet()
+        )
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of several sequences of ids, decoded on all cores."""
@@ -276,7 +323,13 @@ def panicked(error: BaseException) -> bool:
 def with_special(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
     """Return a tokenizer with special tokens added after all others."""
     raw = json.loads(tokenizer.text)
-    fields = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    fields = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     for at, word in enumerate(words, tokenizer.vocab_size):
         raw["added_tokens"].append({"id": at, "content": word, **fields})
     return Tokenizer(json.dumps(raw, ensure_ascii=False), tokenizer.declared)

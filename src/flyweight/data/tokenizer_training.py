@@ -31,9 +31,10 @@ def train(
 ) -> Tokenizer:
     """Return the tokenizer of a config.
 
-    `texts` yields the training split in pieces (`size` characters or a little less), `others` the held-out splits, from which
-    nothing is learned but whether a character vocabulary needs `<unk>`. `separated` adds the separator; unless `published`, an
-    end and a padding token are added in any case. Raises RequestError for a vocabulary without room for them.
+    `texts` yields the training split in pieces (`size` characters or a little less), `others` the
+    held-out splits, from which nothing is learned but whether a character vocabulary needs `<unk>`.
+    `separated` adds the separator; unless `published`, an end and a padding token are added in any
+    case. Raises RequestError for a vocabulary without room for them.
     """
     special_words = (SEPARATOR,) if separated else ()
     if not published:
@@ -52,15 +53,21 @@ def train(
 def _finished(backend: tokenizers.Tokenizer, special_words: Sequence[str]) -> Tokenizer:
     from tokenizers import AddedToken
 
-    backend.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special_words])
+    backend.add_special_tokens(
+        [AddedToken(word, special=True, normalized=False) for word in special_words]
+    )
     return Tokenizer(backend.to_str(pretty=False))
 
 
 def _room(vocab: int, special_words: Sequence[str], least: int) -> int:
-    """Return the entries that are left for text; raise RequestError where that is fewer than `least`."""
+    """Return the entries that are left for text.
+
+    Raises RequestError where that is fewer than `least`.
+    """
     if vocab - len(special_words) < least:
         raise RequestError(
-            f"data.tokenizer.vocab: {vocab} leaves no room for {' and '.join(special_words)}; give at least"
+            f"data.tokenizer.vocab: {vocab} leaves no room for {' and '.join(special_words)}; "
+            f"give at least"
             f" {least + len(special_words)}"
         )
     return vocab - len(special_words)
@@ -73,8 +80,12 @@ def _byte(special_words: Sequence[str]) -> Tokenizer:
 
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[]))
+    letters = {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + at) for at, byte in enumerate(others)
+    }
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return _finished(backend, special_words)
@@ -88,7 +99,10 @@ def _characters(texts: Iterable[str]) -> set[str]:
 
 
 def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> Tokenizer:
-    """Ids in the order of code points; `<unk>` after them, and only where a held-out split has a character that train lacks."""
+    """Ids in the order of code points.
+
+    `<unk>` after them, and only where a held-out split has a character that train lacks.
+    """
     import tokenizers
     from tokenizers import Regex, decoders, models, pre_tokenizers
 
@@ -101,7 +115,9 @@ def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> To
     return _finished(backend, special_words)
 
 
-def _word(config: schema.WordTokenizer, texts: Iterable[str], special_words: Sequence[str]) -> Tokenizer:
+def _word(
+    config: schema.WordTokenizer, texts: Iterable[str], special_words: Sequence[str]
+) -> Tokenizer:
     """`<unk>`, `<eos>`, then the words of the training text, most frequent first (ties in the order of code points)."""
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
@@ -111,11 +127,17 @@ def _word(config: schema.WordTokenizer, texts: Iterable[str], special_words: Seq
         counts.update(text.split())
     for reserved in (UNKNOWN, LINE_END):
         counts.pop(reserved, None)
-    ranked = sorted((word for word, n in counts.items() if n >= config.min_count), key=lambda word: (-counts[word], word))
+    ranked = sorted(
+        (word for word, n in counts.items() if n >= config.min_count),
+        key=lambda word: (-counts[word], word),
+    )
     most = None if config.vocab is None else _room(config.vocab, special_words, 3)
     words = [UNKNOWN, LINE_END, *ranked][:most]
-    backend = tokenizers.Tokenizer(models.WordLevel(vocab={word: at for at, word in enumerate(words)}, unk_token=UNKNOWN))
-    # The separators U+001C to U+001F are white space to Python, which counts the words, but not to the library.
+    backend = tokenizers.Tokenizer(
+        models.WordLevel(vocab={word: at for at, word in enumerate(words)}, unk_token=UNKNOWN)
+    )
+    # The separators U+001C to U+001F are white space to Python, which counts the words, but not to
+    # the library.
     backend.normalizer = normalizers.Sequence(
         [normalizers.Replace("\n", f" {LINE_END} "), normalizers.Replace(Regex("[\x1c-\x1f]"), " ")]
     )
@@ -132,7 +154,9 @@ def _word(config: schema.WordTokenizer, texts: Iterable[str], special_words: Seq
     return _finished(backend, special_words)
 
 
-def _bpe(config: schema.BpeTokenizer, texts: Iterator[str], special_words: Sequence[str]) -> Tokenizer:
+def _bpe(
+    config: schema.BpeTokenizer, texts: Iterator[str], special_words: Sequence[str]
+) -> Tokenizer:
     """GPT-2's pre-tokenizer and byte alphabet; merges from the training text."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -166,7 +190,10 @@ def _short_words(splitter: pre_tokenizers.ByteLevel, texts: Iterable[str]) -> It
 
 
 def _sampled(texts: Iterator[str], limit: int, size: int) -> Iterator[str]:
-    """Yield about `limit` of `size` characters in pieces taken evenly, the first always; all of them where they are fewer."""
+    """Yield about `limit` of `size` characters in pieces taken evenly, the first always.
+
+    All of them where they are fewer.
+    """
     seen = taken = 0
     for text in texts:
         if taken * size <= seen * limit:

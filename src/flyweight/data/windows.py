@@ -11,34 +11,46 @@ from flyweight.errors import RequestError
 class Windows:
     """Windows of `context` tokens and their targets, in a new order and at a new phase in every epoch.
 
-    The split is read as a ring: the token after its last target is its first. In epoch e the windows lie one after another
-    from a random token on, so that every target is drawn equally often in expectation, those at both ends too. A window
-    over the end holds true pairs of token and next token; only its context has a seam. Where the windows do not fill the
-    ring, what is left over (less than a window) is another part in every epoch.
+    The split is read as a ring: the token after its last target is its first. In epoch e the
+    windows lie one after another from a random token on, so that every target is drawn equally
+    often in expectation, those at both ends too. A window over the end holds true pairs of token
+    and next token; only its context has a seam. Where the windows do not fill the ring, what is
+    left over (less than a window) is another part in every epoch.
 
-    Window number g = step * size + row is the (g mod windows)-th of epoch g // windows, so the sequence of windows does not
-    depend on the batch size, batches run on over the ends of epochs, and nothing has to be saved to resume anywhere. Order
-    and phase come from (seed, e). An order takes 8 bytes a window.
+    Window number g = step * size + row is the (g mod windows)-th of epoch g // windows, so the
+    sequence of windows does not depend on the batch size, batches run on over the ends of epochs,
+    and nothing has to be saved to resume anywhere. Order and phase come from (seed, e). An order
+    takes 8 bytes a window.
     """
 
     def __init__(self, split: Split, context: int, batch: int, seed: int) -> None:
-        """Prepare to read batches of `batch` windows; raise RequestError where the split is shorter than one window."""
+        """Prepare to read batches of `batch` windows.
+
+        Raises RequestError where the split is shorter than one window.
+        """
         self._tokens, self.context, self.size, self.seed = split.tokens, context, batch, seed
         self.targets = len(split.tokens) - 1
         if self.targets < context:
             raise RequestError(
-                f"the {split.name} split has {len(split.tokens)} tokens, but one window of context {context} and its targets"
+                f"the {split.name} split has {len(split.tokens)} tokens, but one window of "
+                f"context {context} and its targets"
                 f" need {context + 1}; use more text or a smaller data.context"
             )
         self.windows = self.targets // context
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def _order(self, epoch: int) -> tuple[int, np.ndarray]:
-        """Return an epoch's phase and its order of windows; the last two are kept, for batches across an epoch's end."""
+        """Return an epoch's phase and its order of windows.
+
+        The last two are kept, for batches across an epoch's end.
+        """
         if epoch not in self._orders:
             random = np.random.default_rng([self.seed, epoch])
             self._orders = dict(list(self._orders.items())[-1:])
-            self._orders[epoch] = (int(random.integers(self.targets)), random.permutation(self.windows))
+            self._orders[epoch] = (
+                int(random.integers(self.targets)),
+                random.permutation(self.windows),
+            )
         return self._orders[epoch]
 
     def starts(self, step: int, rows: slice = slice(None)) -> np.ndarray:
@@ -56,7 +68,9 @@ class Windows:
         """Return the inputs and targets of a step, or of some of its rows: two (rows, context) int64 arrays."""
         starts = self.starts(step, rows)
         within = np.minimum(starts, self.targets - self.context)
-        windows = self._tokens.gather(within, self.context + 1).astype(np.int64)  # (rows, context + 1)
+        windows = self._tokens.gather(within, self.context + 1).astype(
+            np.int64
+        )  # (rows, context + 1)
         inputs, targets = windows[:, :-1].copy(), windows[:, 1:].copy()
         for row in np.flatnonzero(starts > within):  # over the end
             tail = self._tokens[int(starts[row]) : self.targets + 1]

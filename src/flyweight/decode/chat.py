@@ -19,7 +19,10 @@ from flyweight.errors import FlyweightError, RequestError
 
 @dataclass(frozen=True)
 class Options:
-    """How answers are made: see `flyweight.decode.generate.Sampling`; `stop` ends an answer before one of these texts."""
+    """How answers are made: see `flyweight.decode.generate.Sampling`.
+
+    `stop` ends an answer before one of these texts.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.8
@@ -39,10 +42,11 @@ class Options:
 class Turn:
     """One line said and what was answered.
 
-    `ended` says why the answer ended: the model's own `end`, a `stop` text, its `length`, a full `context`, or it was
-    `interrupted`. `known_tokens` of what came before were in the cache, `read_tokens` had to be read. `dropped_tokens` (of a
-    running text) or `dropped_turns` (of a template's) were left out of what the model saw, because its context was full.
-    `unknown_words` of the prompt are not in the vocabulary.
+    `ended` says why the answer ended: the model's own `end`, a `stop` text, its `length`, a full
+    `context`, or it was `interrupted`. `known_tokens` of what came before were in the cache,
+    `read_tokens` had to be read. `dropped_tokens` (of a running text) or `dropped_turns` (of a
+    template's) were left out of what the model saw, because its context was full. `unknown_words`
+    of the prompt are not in the vocabulary.
     """
 
     prompt: str
@@ -70,9 +74,10 @@ class _Window:
 class Chat:
     """A conversation with the model in a folder.
 
-    With a chat template every line is a user's turn after `system`. Without one, what is said and answered forms one running
-    text: a new line begins where it did not end in one, an empty line lets the model go on. Raises RequestError for a model
-    without a tokenizer, options that make no sense, and a `system` text where no template could place it.
+    With a chat template every line is a user's turn after `system`. Without one, what is said and
+    answered forms one running text: a new line begins where it did not end in one, an empty line
+    lets the model go on. Raises RequestError for a model without a tokenizer, options that make no
+    sense, and a `system` text where no template could place it.
     """
 
     folder: Path
@@ -84,19 +89,28 @@ class Chat:
     def __post_init__(self) -> None:
         self._sampling = self.options.sampling
         if self.options.max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens: {self.options.max_new_tokens} leaves no answer; give at least 1")
+            raise RequestError(
+                f"max_new_tokens: {self.options.max_new_tokens} leaves no answer; give at least 1"
+            )
         self.tokenizer = tokenizer_of(self.folder)
         self.template = chat_template.of(self.folder)
         if self.system is not None and self.template is None:
-            raise RequestError("--system: this model has no chat template, so it has no place; say it as the first line")
+            raise RequestError(
+                "--system: this model has no chat template, so it has no place; say it as the "
+                "first line"
+            )
         self.ends = self.tokenizer.ends
-        self.running = RunningText(load_any.load(self.folder, self.device), self.tokenizer.vocab_size)
+        self.running = RunningText(
+            load_any.load(self.folder, self.device), self.tokenizer.vocab_size
+        )
         self._messages: list[Message] = []
         self._ids: list[int] = []
         self._seen: tuple[str, list[int]] = ("", [])
         self._open = False  # whether the running text ends inside a line
         self._break = _line_break(self.tokenizer)
-        if self.template is not None:  # a template that refuses the system text says so before anything is asked
+        if (
+            self.template is not None
+        ):  # a template that refuses the system text says so before anything is asked
             self._rendered([*self._opening(), {"role": "user", "content": "?"}])
 
     @property
@@ -112,8 +126,8 @@ class Chat:
     def say(self, line: str, on_text: Callable[[str], None] | None = None) -> Turn:
         """Return the model's answer to a line; `on_text` hears each new piece as it comes.
 
-        An interrupt (Ctrl-C) ends the answer, which is kept as far as it came. Raises RequestError for a line that does not
-        fit the model's context; the conversation is then as it was before.
+        An interrupt (Ctrl-C) ends the answer, which is kept as far as it came. Raises RequestError
+        for a line that does not fit the model's context; the conversation is then as it was before.
         """
         line = text_of(line)
         window = self._turns(line) if self.template else self._plain(line)
@@ -129,14 +143,22 @@ class Chat:
         known = 0
         try:
             made = self.running.go_on(
-                window.tokens, self._sampling, self.options.seed + len(self.turns), self.options.max_new_tokens, self.ends, stop
+                window.tokens,
+                self._sampling,
+                self.options.seed + len(self.turns),
+                self.options.max_new_tokens,
+                self.ends,
+                stop,
             )
             new, ended, read, known = made.tokens, made.ended, made.read, made.known
         except KeyboardInterrupt:
             new, ended, read = heard, "interrupted", len(window.tokens)
         text = spoken.finished(new)
         if self.template:
-            said: list[Message] = [{"role": "user", "content": line}, {"role": "assistant", "content": text}]
+            said: list[Message] = [
+                {"role": "user", "content": line},
+                {"role": "assistant", "content": text},
+            ]
             self._messages = [*self._messages, *said]
             self._seen = (window.text + text, window.tokens + self._kept(new, text, ended))
         else:
@@ -145,7 +167,9 @@ class Chat:
                 self._open = not (line + text).endswith("\n")
         dropped = {"dropped_tokens": window.dropped_tokens, "dropped_turns": window.dropped_turns}
         unknown = self.tokenizer.unknown_words(line)
-        self.turns.append(Turn(line, text, ended, len(new), read, known, **dropped, unknown_words=unknown))
+        self.turns.append(
+            Turn(line, text, ended, len(new), read, known, **dropped, unknown_words=unknown)
+        )
         return self.turns[-1]
 
     def json(self) -> dict[str, Any]:
@@ -166,12 +190,18 @@ class Chat:
         return min(self.options.max_new_tokens, self.running.context // 2)
 
     def _plain(self, line: str) -> _Window:
-        """Return the running text with a line more; of a text that leaves no room for the answer, its last half."""
+        """Return the running text with a line more.
+
+        Of a text that leaves no room for the answer, its last half.
+        """
         if not line and not self._ids:
             tokens = encoded(self.tokenizer, "")
         else:
             said = self._break + line if line and self._open else line
-            tokens = [*self._ids, *(self.tokenizer.encode(said, start=not self._ids) if said else ())]
+            tokens = [
+                *self._ids,
+                *(self.tokenizer.encode(said, start=not self._ids) if said else ()),
+            ]
         limit = self.running.context
         over = len(tokens) + self._room() > limit
         kept = tokens[-max(1, limit // 2) :] if over and len(tokens) > limit // 2 else tokens
@@ -187,7 +217,10 @@ class Chat:
                 break
             if not messages and len(tokens) >= self.running.context:
                 limit = self.running.context
-                raise RequestError(f"this line takes {len(tokens)} tokens, and the model sees {limit}; say it shorter")
+                raise RequestError(
+                    f"this line takes {len(tokens)} tokens, and the model sees {limit}; say it "
+                    f"shorter"
+                )
             if not messages:
                 break
             messages, dropped = messages[2:], dropped + 1
@@ -204,10 +237,14 @@ class Chat:
         before, said = self._seen
         rest = text.removeprefix(before)
         tokens = (
-            [*said, *chat_template.tokens(rest, self.tokenizer)] if rest != text else chat_template.tokens(text, self.tokenizer)
+            [*said, *chat_template.tokens(rest, self.tokenizer)]
+            if rest != text
+            else chat_template.tokens(text, self.tokenizer)
         )
         if not tokens:
-            raise RequestError(f"{self.template.where}: its chat template renders this conversation as nothing")
+            raise RequestError(
+                f"{self.template.where}: its chat template renders this conversation as nothing"
+            )
         return text, tokens
 
 

@@ -1,7 +1,7 @@
 """Chat templates as Hugging Face models bring them: a conversation to the text, and the tokens, that the model was trained on.
 
-A template is code from elsewhere: it runs in jinja's sandbox in a process of its own (`template_worker`), which is limited in
-time and memory.
+A template is code from elsewhere: it runs in jinja's sandbox in a process of its own
+(`template_worker`), which is limited in time and memory.
 """
 
 from __future__ import annotations
@@ -49,11 +49,14 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], reply: bool = True) -> str:
         """Return the conversation as text, with the words that open the assistant's next turn where `reply`.
 
-        Raises RequestError with the template's own reason where it refuses the messages (a system text, for example), and
-        FlyweightError where it fails or takes more time, memory or characters than a conversation needs.
+        Raises RequestError with the template's own reason where it refuses the messages (a system
+        text, for example), and FlyweightError where it fails or takes more time, memory or
+        characters than a conversation needs.
         """
         own = {"add_generation_prompt": reply, "tools": None, "documents": None, **self.special}
-        longest = LONGEST + REPEATED * sum(len(text) for message in messages for text in message.values())
+        longest = LONGEST + REPEATED * sum(
+            len(text) for message in messages for text in message.values()
+        )
         variables = {"messages": [dict(message) for message in messages], **own}
         question = {"source": self.source, "variables": variables, "longest": longest}
         try:
@@ -61,14 +64,20 @@ class ChatTemplate:
         except TooMuchError as error:
             raise FlyweightError(f"{self.where}: its chat template was stopped: {error}") from error
         if "unusable" in answer:
-            raise FlyweightError(f"{self.where}: not a usable chat template ({answer['unusable']}); copy the model again")
+            raise FlyweightError(
+                f"{self.where}: not a usable chat template ({answer['unusable']}); copy the "
+                f"model again"
+            )
         if "refused" in answer:
-            raise RequestError(f"the model's chat template refuses this conversation: {answer['refused']}")
+            raise RequestError(
+                f"the model's chat template refuses this conversation: {answer['refused']}"
+            )
         if "failed" in answer:
             raise FlyweightError(f"{self.where}: its chat template fails: {answer['failed']}")
         if "long" in answer:
             raise FlyweightError(
-                f"{self.where}: its chat template was stopped: it makes more than {longest:,} characters of this conversation"
+                f"{self.where}: its chat template was stopped: it makes more than {longest:,} "
+                f"characters of this conversation"
             )
         return answer["text"]
 
@@ -76,13 +85,19 @@ class ChatTemplate:
         """Return the rendered conversation in which special tokens that a message merely writes out are marked for `tokens`."""
         hidden = re.compile("|".join(map(re.escape, _written(tokenizer))))
         place = {text: f"{MARK}{index}{MARK}" for index, text in enumerate(_written(tokenizer))}
-        return self.render([{**m, "content": hidden.sub(lambda found: place[found[0]], m["content"])} for m in messages])
+        return self.render(
+            [
+                {**m, "content": hidden.sub(lambda found: place[found[0]], m["content"])}
+                for m in messages
+            ]
+        )
 
 
 def tokens(text: str, tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of a conversation, or of a part of it, that `ChatTemplate.marked` returned.
 
-    Special tokens count where the template writes them, never where a message merely contains their characters.
+    Special tokens count where the template writes them, never where a message merely contains their
+    characters.
     """
     written = _written(tokenizer)
     places = {f"{MARK}{index}{MARK}": text for index, text in enumerate(written)}
@@ -92,7 +107,8 @@ def tokens(text: str, tokenizer: Tokenizer) -> list[int]:
             ids += tokenizer.encode(places[part], start=False)
         elif MARK in part:
             raise RequestError(
-                "the model's chat template cuts what a message wrote in two, or writes U+FDD0 itself; leave the special tokens"
+                "the model's chat template cuts what a message wrote in two, or writes U+FDD0 "
+                "itself; leave the special tokens"
                 " out of the message"
             )
         else:
@@ -109,13 +125,20 @@ def sources(folder: Path) -> dict[str, str]:
     default, listed = of(folder), json_object(folder / CONFIG).get("chat_template")
     found = {} if default is None else {"default": default.source}
     for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str) and isinstance(entry.get("template"), str):
+        if (
+            isinstance(entry, dict)
+            and isinstance(name := entry.get("name"), str)
+            and isinstance(entry.get("template"), str)
+        ):
             found.setdefault(name, entry["template"])
     return found
 
 
 def of(folder: Path) -> ChatTemplate | None:
-    """Return the chat template in a model folder, or None; raise FlyweightError where its files are damaged."""
+    """Return the chat template in a model folder, or None.
+
+    Raises FlyweightError where its files are damaged.
+    """
     fields = json_object(folder / CONFIG)
     found: Any = fields.get("chat_template")
     where = folder / CONFIG
@@ -124,13 +147,21 @@ def of(folder: Path) -> ChatTemplate | None:
         try:
             found = where.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise FlyweightError(f"{where}: cannot be read ({reason(error)}); copy the model again") from error
+            raise FlyweightError(
+                f"{where}: cannot be read ({reason(error)}); copy the model again"
+            ) from error
     if isinstance(found, list):  # several under names, of which the default one is for talking
-        named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"]
+        named = [
+            entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"
+        ]
         found = named[-1].get("template") if named else None
     if found is None:
         return None
     if not isinstance(found, str):
         raise FlyweightError(f"{where}: its chat_template is not a text; copy the model again")
-    special = {name: text for name, value in fields.items() if name.endswith("_token") and (text := content(value))}
+    special = {
+        name: text
+        for name, value in fields.items()
+        if name.endswith("_token") and (text := content(value))
+    }
     return ChatTemplate(found, where, special)

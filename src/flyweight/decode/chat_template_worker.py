@@ -1,6 +1,7 @@
 """The process in which chat templates are rendered: `hub.template` asks it, and ends it where it takes too long.
 
-A template is code from elsewhere: it runs in jinja's sandbox, with the variables and settings that transformers gives it.
+A template is code from elsewhere: it runs in jinja's sandbox, with the variables and settings that
+transformers gives it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 @functools.cache
 def _compiled(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
     environment.filters["tojson"] = _to_json  # jinja's own writes for HTML
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
@@ -49,7 +52,8 @@ def _compiled(source: str) -> jinja2.Template:
 def render(question: dict[str, Any]) -> dict[str, Any]:
     """Return the `text` of a conversation, or why there is none: `unusable`, `refused` or `failed` with the reason.
 
-    `source` is the template, `variables` what it is given, `longest` the most characters that it may make.
+    `source` is the template, `variables` what it is given, `longest` the most characters that it
+    may make.
     """
     try:
         template = _compiled(question["source"])

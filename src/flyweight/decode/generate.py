@@ -55,9 +55,10 @@ class Speaker(Protocol):
 class Sampling:
     """How the next token is chosen: the likeliest at temperature 0, else drawn from what the filters leave.
 
-    The filters act on the distribution at this temperature, each on what the one before left: `top_k` keeps the k likeliest
-    tokens; `top_p` the smallest set of likeliest tokens whose probability reaches it (Holtzman et al. 2020); `min_p` those at
-    least that fraction as likely as the likeliest (Nguyen et al. 2024).
+    The filters act on the distribution at this temperature, each on what the one before left:
+    `top_k` keeps the k likeliest tokens; `top_p` the smallest set of likeliest tokens whose
+    probability reaches it (Holtzman et al. 2020); `min_p` those at least that fraction as likely as
+    the likeliest (Nguyen et al. 2024).
     """
 
     temperature: float = 0.0
@@ -68,7 +69,9 @@ class Sampling:
     def __post_init__(self) -> None:
         faults = []
         if not 0 <= self.temperature < float("inf"):
-            faults.append(f"temperature: {self.temperature} is not a number of at least 0 (0 is greedy)")
+            faults.append(
+                f"temperature: {self.temperature} is not a number of at least 0 (0 is greedy)"
+            )
         if self.top_k is not None and self.top_k < 1:
             faults.append(f"top_k: {self.top_k} would leave no token; give at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -88,10 +91,14 @@ class Sampling:
         filtered = any(option is not None for option in (self.top_k, self.top_p, self.min_p))
         order = None
         if filtered:
-            scaled, order = scaled.topk(min(self.top_k or scaled.shape[-1], scaled.shape[-1]), -1)  # (B, k), descending
+            scaled, order = scaled.topk(
+                min(self.top_k or scaled.shape[-1], scaled.shape[-1]), -1
+            )  # (B, k), descending
         weights = self._kept(scaled.softmax(-1))
         bounds = weights.cumsum(-1)  # (B, k)
-        index = torch.searchsorted(bounds, (draws.to(bounds) * bounds[:, -1]).unsqueeze(-1), right=True)  # (B, 1)
+        index = torch.searchsorted(
+            bounds, (draws.to(bounds) * bounds[:, -1]).unsqueeze(-1), right=True
+        )  # (B, 1)
         # Rounding can put a draw just past the last bound: the last token with any weight is meant.
         last = weights.shape[-1] - 1 - (weights > 0).flip(-1).int().argmax(-1, keepdim=True)
         index = torch.minimum(index, last)
@@ -116,7 +123,10 @@ class _Row:
     new: list[int] = field(default_factory=list)
 
     def append(self, token: int, context: int) -> None:
-        """Add a token; a full window moves on by half, so that its recomputation is rare. No other row has a say in it."""
+        """Add a token; a full window moves on by half, so that its recomputation is rare.
+
+        No other row has a say in it.
+        """
         self.new.append(token)
         self.window.append(token)
         if len(self.window) > context:
@@ -141,12 +151,13 @@ def generate(
 ) -> list[list[int]]:
     """Return the new tokens after each prompt of token ids.
 
-    A row ends at `max_new_tokens`, before one of `stop_tokens` (which is left out), or after a token for which
-    `stop(row, new_tokens)` is true; `on_token(row, token)` sees each token that stays. Of a text longer than the model's
-    context only its end is seen: a full window goes on with its last half. Only the first `tokens` ids are drawn, or all
-    that the model has rows for. A row's draws depend on the seed, on its prompt
-    and on how many rows before it have the same prompt, not on the batch around it. Raises RequestError for options or
-    prompts that make no sense.
+    A row ends at `max_new_tokens`, before one of `stop_tokens` (which is left out), or after a
+    token for which `stop(row, new_tokens)` is true; `on_token(row, token)` sees each token that
+    stays. Of a text longer than the model's context only its end is seen: a full window goes on
+    with its last half. Only the first `tokens` ids are drawn, or all that the model has rows for. A
+    row's draws depend on the seed, on its prompt and on how many rows before it have the same
+    prompt, not on the batch around it. Raises RequestError for options or prompts that make no
+    sense.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p)
     rows = _rows(model, prompts, seed)
@@ -158,8 +169,19 @@ def generate(
     try:
         rows = rows if max_new_tokens else []
         while rows:
-            # A round lasts until a window moves: then every row's window is read anew, into a fresh cache.
-            rows = _round(model, rows, context, max_new_tokens, sampling, stop, frozenset(stop_tokens), on_token, tokens)
+            # A round lasts until a window moves: then every row's window is read anew, into a fresh
+            # cache.
+            rows = _round(
+                model,
+                rows,
+                context,
+                max_new_tokens,
+                sampling,
+                stop,
+                frozenset(stop_tokens),
+                on_token,
+                tokens,
+            )
     finally:
         model.train(was_training)
     return results
@@ -176,7 +198,10 @@ def _round(
     on_token: OnToken | None,
     vocab: int | None,
 ) -> list[_Row]:
-    """Read the rows' windows, then extend them token by token until one of them moves; return the rows still going."""
+    """Read the rows' windows, then extend them token by token until one of them moves.
+
+    Return the rows still going.
+    """
     device = model.device
     width = max(len(row.window) for row in rows)
     remaining = limit - min(len(row.new) for row in rows)
@@ -185,7 +210,9 @@ def _round(
     while True:
         hidden = model.hidden(tokens, cache, mask)[:, -1]  # (B, dim)
         draws = torch.tensor([_draw(row) if sampling.temperature else 0.0 for row in rows])
-        chosen: list[int] = sampling.choose(model.logits(hidden)[:, :vocab], draws.to(device)).tolist()
+        chosen: list[int] = sampling.choose(
+            model.logits(hidden)[:, :vocab], draws.to(device)
+        ).tolist()
         going = []
         for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
             if token in stop_tokens:
@@ -211,12 +238,19 @@ def _keep(cache: Any, mask: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if mask is None else mask[rows]
 
 
-def _padded(windows: list[list[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _padded(
+    windows: list[list[int]], width: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
     """Return the windows as tokens (B, width), padded on the left, and their mask, or None if there is nothing to mask."""
-    tokens = torch.tensor([[0] * (width - len(window)) + window for window in windows], device=device)
+    tokens = torch.tensor(
+        [[0] * (width - len(window)) + window for window in windows], device=device
+    )
     if all(len(window) == width for window in windows):
         return tokens, None
-    real = torch.tensor([[False] * (width - len(window)) + [True] * len(window) for window in windows], device=device)
+    real = torch.tensor(
+        [[False] * (width - len(window)) + [True] * len(window) for window in windows],
+        device=device,
+    )
     return tokens, real
 
 
@@ -226,9 +260,14 @@ def _rows(model: Speaker, prompts: Sequence[Sequence[int]], seed: int) -> list[_
     for index, prompt in enumerate(prompts):
         key = tuple(int(token) for token in prompt)
         if not key:
-            raise RequestError(f"prompt {index}: it has no tokens; a model needs at least one to go on from")
+            raise RequestError(
+                f"prompt {index}: it has no tokens; a model needs at least one to go on from"
+            )
         if min(key) < 0 or max(key) >= vocab:
-            raise RequestError(f"prompt {index}: token ids have to lie in 0 ... {vocab - 1}; use the model's own tokenizer")
+            raise RequestError(
+                f"prompt {index}: token ids have to lie in 0 ... {vocab - 1}; use the model's "
+                f"own tokenizer"
+            )
         seen[key] = seen.get(key, -1) + 1
         rows.append(_Row(index, list(key[-context:]), generator(seed, key, seen[key])))
     return rows

@@ -29,8 +29,8 @@ class Continued:
 class RunningText:
     """What a model has read so far, and its keys and values.
 
-    `tokens` are those in the cache. The model's dropout is off while it speaks. Only the first `vocab_size` ids are drawn, or
-    all that the model has rows for.
+    `tokens` are those in the cache. The model's dropout is off while it speaks. Only the first
+    `vocab_size` ids are drawn, or all that the model has rows for.
     """
 
     def __init__(self, model: Speaker, vocab_size: int | None = None) -> None:
@@ -55,7 +55,8 @@ class RunningText:
     ) -> Continued:
         """Return what comes after the text `tokens`, up to `most` tokens, one of `ends` (left out), `stop` or a full context.
 
-        Only what differs from the text read before is read. The draws are those of `generate` for the same seed and tokens.
+        Only what differs from the text read before is read. The draws are those of `generate` for
+        the same seed and tokens.
         """
         draws = generator(seed, tuple(tokens), 0)
         training = self.model.training
@@ -85,13 +86,19 @@ class RunningText:
         """Cut the cache back to what it shares with `tokens`, the last of them left out, and return how much that is."""
         most = min(len(self.tokens), len(tokens) - 1)
         same = next((at for at in range(most) if self.tokens[at] != tokens[at]), most)
-        if self.cache is not None and same < len(self.tokens) and (same == 0 or not self._cut(same)):
+        if (
+            self.cache is not None
+            and same < len(self.tokens)
+            and (same == 0 or not self._cut(same))
+        ):
             self.forget()
         return len(self.tokens)
 
     def _cut(self, length: int) -> bool:
         """Return whether the cache could be cut: one that keeps a sum or a window of the past cannot."""
-        if not self.cache.truncate(length, torch.tensor([self.tokens[:length]], device=self.model.device)):
+        if not self.cache.truncate(
+            length, torch.tensor([self.tokens[:length]], device=self.model.device)
+        ):
             return False
         self.tokens = self.tokens[:length]
         return True
@@ -105,9 +112,12 @@ class RunningText:
             self.cache.resize(min(self.context, max(wanted, 2 * self.cache.capacity)))
         length = self.cache.length
         try:
-            hidden = self.model.hidden(torch.tensor([list(tokens)], device=self.model.device), self.cache)
+            hidden = self.model.hidden(
+                torch.tensor([list(tokens)], device=self.model.device), self.cache
+            )
         except BaseException:
-            # Interrupted half-way through the layers: a cache that has grown in some of them is not to be trusted.
+            # Interrupted half-way through the layers: a cache that has grown in some of them is not
+            # to be trusted.
             if self.cache.length != length or not hasattr(self.cache, "keys"):
                 self.forget()
             raise

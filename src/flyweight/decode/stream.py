@@ -19,11 +19,16 @@ _BEFORE = 64
 
 
 def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> list[str]:
-    """Return the continuation of every prompt, up to the end of its document; `options` are those of `generate`."""
+    """Return the continuation of every prompt, up to the end of its document.
+
+    `options` are those of `generate`.
+    """
     tokenizer = tokenizer_of(folder)
     model = load_any.load(folder, device)
     starts = [encoded(tokenizer, prompt, model.config.vocab_size) for prompt in prompts]
-    continued = generate(model, starts, stop_tokens=tokenizer.ends, tokens=tokenizer.vocab_size, **options)
+    continued = generate(
+        model, starts, stop_tokens=tokenizer.ends, tokens=tokenizer.vocab_size, **options
+    )
     return [after(tokenizer, start, new) for start, new in zip(starts, continued, strict=True)]
 
 
@@ -36,7 +41,10 @@ def text(
     device: str,
     options: dict[str, Any],
 ) -> str:
-    """Return one continuation, cut before the first of the `stop` strings; `on_text` hears each new piece as it comes."""
+    """Return one continuation, cut before the first of the `stop` strings.
+
+    `on_text` hears each new piece as it comes.
+    """
     tokenizer = tokenizer_of(folder)
     model = load_any.load(folder, device)
     start = encoded(tokenizer, prompt, model.config.vocab_size)
@@ -72,7 +80,9 @@ class Spoken:
         before: Sequence[int] = (),
     ) -> None:
         if not all(stop):
-            raise RequestError("stop: an empty stop string would end every text at once; leave it out")
+            raise RequestError(
+                "stop: an empty stop string would end every text at once; leave it out"
+            )
         self.tokenizer, self.stop, self.on_text, self.said = tokenizer, stop, on_text, ""
         self._before = list(before[-_BEFORE:])
         if self._decoded(self._before).startswith(_HALF):  # cut inside a character
@@ -82,10 +92,13 @@ class Spoken:
     def stopped(self, new: list[int]) -> bool:
         """Say what is ready of the new tokens; return whether they hold one of the stop strings."""
         whole = self.text(new)
-        marked = self.tokenizer.decode(new) if self.stop else ""  # a stop string may be a special token's text
+        marked = (
+            self.tokenizer.decode(new) if self.stop else ""
+        )  # a stop string may be a special token's text
         if any(word in whole or word in marked for word in self.stop):
             return True
-        # Half a character waits for the bytes that complete it: some decoders turn a whole run of bytes into such signs.
+        # Half a character waits for the bytes that complete it: some decoders turn a whole run of
+        # bytes into such signs.
         half = any(whole.endswith(word[:n]) for word in self.stop for n in range(1, len(word)))
         if not half and not whole.endswith(_HALF):
             self._say(whole)
@@ -129,18 +142,27 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 
 def encoded(tokenizer: Tokenizer, prompt: str, rows: int | None = None) -> list[int]:
-    """Return a prompt's tokens, after the begin tokens where the tokenizer adds some; an empty one starts a new document.
+    """Return a prompt's tokens, after the begin tokens where the tokenizer adds some.
 
-    Raises RequestError for a prompt that is not text, and names tokens that a model with `rows` rows has none for.
+    An empty one starts a new document.
+
+    Raises RequestError for a prompt that is not text, and names tokens that a model with `rows`
+    rows has none for.
     """
     tokens = tokenizer.encode(text_of(prompt))
     if not tokens:
         if tokenizer.separator is None:
-            raise RequestError("the prompt is empty, and this tokenizer has no token to start a text with; give some text")
+            raise RequestError(
+                "the prompt is empty, and this tokenizer has no token to start a text with; give "
+                "some text"
+            )
         tokens = [tokenizer.separator]
     if rows is not None and max(tokens) >= rows:
         missing = {at: text for at, text in tokenizer.rowless(rows).items() if at in tokens}
-        raise RequestError(f"the model has {rows} rows and none for {named_tokens(missing)} of the prompt; leave it out")
+        raise RequestError(
+            f"the model has {rows} rows and none for {named_tokens(missing)} of the prompt; "
+            f"leave it out"
+        )
     return tokens
 
 
@@ -148,7 +170,9 @@ def unknown_note(words: Sequence[str]) -> str:
     """Return in words that the vocabulary lacks these; empty where there are none."""
     if not words:
         return ""
-    shown = ", ".join(map(repr, words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+    shown = ", ".join(map(repr, words[:5])) + (
+        f" and {len(words) - 5} more" if len(words) > 5 else ""
+    )
     return f"not in the model's vocabulary, so it reads <unk>: {shown}"
 
 
@@ -157,9 +181,14 @@ def text_of(prompt: str) -> str:
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        strange = prompt[error.start].encode("utf-8", "surrogateescape") if ord(prompt[error.start]) >= 0xDC80 else b""
+        strange = (
+            prompt[error.start].encode("utf-8", "surrogateescape")
+            if ord(prompt[error.start]) >= 0xDC80
+            else b""
+        )
         what = f"the byte 0x{strange.hex()}" if strange else repr(prompt[error.start])
         raise RequestError(
-            f"the prompt is not UTF-8 text: {what} at character {error.start + 1}; set the terminal's encoding to UTF-8"
+            f"the prompt is not UTF-8 text: {what} at character {error.start + 1}; set the "
+            f"terminal's encoding to UTF-8"
         ) from error
     return prompt

@@ -64,12 +64,25 @@ class Health:
 
     def json(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        rest = {"ok": self.ok, "seconds": self.seconds, "lines": [asdict(line) for line in self.lines]}
+        rest = {
+            "ok": self.ok,
+            "seconds": self.seconds,
+            "lines": [asdict(line) for line in self.lines],
+        }
         return {**self.environment, **rest}
 
 
-def examine(runtime: Runtime, runs: Path, data: Path | str | None, quick: bool = False, watch: Watcher = ignore) -> Health:
-    """Measure this machine: `runs` is the runs root, `data` the folder of local copies; `quick` skips slow imports."""
+def examine(
+    runtime: Runtime,
+    runs: Path,
+    data: Path | str | None,
+    quick: bool = False,
+    watch: Watcher = ignore,
+) -> Health:
+    """Measure this machine: `runs` is the runs root, `data` the folder of local copies.
+
+    `quick` skips slow imports.
+    """
     from flyweight.diagnosis import probes
 
     began = time.monotonic()
@@ -99,17 +112,34 @@ def examine(runtime: Runtime, runs: Path, data: Path | str | None, quick: bool =
 
 def _machine(runtime: Runtime) -> Iterator[Line]:
     group = "machine"
-    cores, logical, physical = machine.usable_cores(), psutil.cpu_count() or 1, psutil.cpu_count(logical=False)
+    cores, logical, physical = (
+        machine.usable_cores(),
+        psutil.cpu_count() or 1,
+        psutil.cpu_count(logical=False),
+    )
     quota = _quota()
     values = {"usable": cores, "logical": logical, "physical": physical, "quota": quota}
-    what = f"{machine.processor()}, {cores} of {logical} logical cores usable" + (f", {physical} physical" if physical else "")
+    what = f"{machine.processor()}, {cores} of {logical} logical cores usable" + (
+        f", {physical} physical" if physical else ""
+    )
     if quota is not None and quota < cores - 0.5:
         remedy = f"say --threads {max(1, int(quota))}: more threads wait for each other"
-        yield Line(group, "processor", "slow", f"{what}; a quota allows {quota:.1f} of them", remedy, values=values)
+        yield Line(
+            group,
+            "processor",
+            "slow",
+            f"{what}; a quota allows {quota:.1f} of them",
+            remedy,
+            values=values,
+        )
     else:
         yield Line(group, "processor", "ok", what, values=values)
     load, busy = machine.load(), machine.busy()
-    remedy = "measure on an idle machine: timings, also those below, are worse than it can do" if busy else ""
+    remedy = (
+        "measure on an idle machine: timings, also those below, are worse than it can do"
+        if busy
+        else ""
+    )
     found = f"{load:.1f} processes ran in the last minute"
     yield Line(group, "load", "slow" if busy else "ok", found, remedy, values={"load": load})
     memory = psutil.virtual_memory()
@@ -120,7 +150,13 @@ def _machine(runtime: Runtime) -> Iterator[Line]:
     yield Line(group, "memory", "slow" if low else "ok", found, remedy, values=values)
     settings = {
         name: os.environ[name]
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+        for name in (
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "OMP_WAIT_POLICY",
+            "GOMP_SPINCOUNT",
+            "KMP_BLOCKTIME",
+        )
         if name in os.environ
     }
     shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "no OpenMP settings"
@@ -157,13 +193,27 @@ def _writable(name: str, folder: Path, needed: bool) -> Iterator[Line]:
             if first.read_bytes() != b"flyweight":
                 raise OSError("what was written is not what is read")
     except OSError as error:
-        remedy = "name another folder with --runs, or change its permissions" if needed else "set TMPDIR to another folder"
+        remedy = (
+            "name another folder with --runs, or change its permissions"
+            if needed
+            else "set TMPDIR to another folder"
+        )
         yield Line(group, name, "broken", f"{where} cannot be written: {error}", remedy, needed)
         return
     free = shutil.disk_usage(there).free
     verdict: Verdict = "broken" if free < NO_SPACE else "missing" if free < LITTLE_SPACE else "ok"
-    remedy = "" if verdict == "ok" else "make room (`flyweight gc` for runs), or name another folder"
-    yield Line(group, name, verdict, f"{where}, writable, {format_size(free)} free", remedy, needed, {"free": free})
+    remedy = (
+        "" if verdict == "ok" else "make room (`flyweight gc` for runs), or name another folder"
+    )
+    yield Line(
+        group,
+        name,
+        verdict,
+        f"{where}, writable, {format_size(free)} free",
+        remedy,
+        needed,
+        {"free": free},
+    )
 
 
 def _corpora(data: Path | str | None) -> Iterator[Line]:
@@ -181,25 +231,52 @@ def _corpora(data: Path | str | None) -> Iterator[Line]:
         try:
             about = source(folder, HeldOut()).about
         except FlyweightError as error:
-            yield Line(group, name, "broken", str(error), "copy the missing file, or remove the folder")
+            yield Line(
+                group, name, "broken", str(error), "copy the missing file, or remove the folder"
+            )
             continue
         if not about.origin.startswith("hf:"):
             yield Line(group, name, "ok", about.origin)
         elif hub:
             yield Line(group, name, "missing", "not here; its first use takes it from the hub")
         else:
-            remedy = f"put it into DIR/{name} of --data-dir, or pip install 'flyweight[hub]' and use the network"
+            remedy = (
+                f"put it into DIR/{name} of --data-dir, or pip install 'flyweight[hub]' and "
+                f"use the network"
+            )
             yield Line(group, name, "missing", "not here", remedy)
 
 
 def _versions() -> Iterator[Line]:
-    group, wanted = "libraries", [requirement for requirement, extra in _requirements() if extra is None]
-    problems = {requirement: problem for requirement in wanted if (problem := _problem(requirement))}
+    group, wanted = (
+        "libraries",
+        [requirement for requirement, extra in _requirements() if extra is None],
+    )
+    problems = {
+        requirement: problem for requirement in wanted if (problem := _problem(requirement))
+    }
     fine = {"python": platform.python_version()}
-    fine |= {name: _version(name) for requirement in wanted if requirement not in problems and (name := _name(requirement))}
-    yield Line(group, "versions", "ok", ", ".join(f"{name} {version}" for name, version in fine.items()), values=fine)
+    fine |= {
+        name: _version(name)
+        for requirement in wanted
+        if requirement not in problems and (name := _name(requirement))
+    }
+    yield Line(
+        group,
+        "versions",
+        "ok",
+        ", ".join(f"{name} {version}" for name, version in fine.items()),
+        values=fine,
+    )
     for requirement, problem in problems.items():
-        yield Line(group, _name(requirement), "broken", problem, f"pip install '{requirement}'", needed=True)
+        yield Line(
+            group,
+            _name(requirement),
+            "broken",
+            problem,
+            f"pip install '{requirement}'",
+            needed=True,
+        )
 
 
 def _extras() -> Iterator[Line]:
@@ -209,9 +286,14 @@ def _extras() -> Iterator[Line]:
             extras.setdefault(extra, []).append(requirement)
     for extra, wanted in extras.items():
         problems = [problem for requirement in wanted if (problem := _problem(requirement))]
-        names = ", ".join(f"{_name(requirement)} {_version(_name(requirement)) or ''}".strip() for requirement in wanted)
+        names = ", ".join(
+            f"{_name(requirement)} {_version(_name(requirement)) or ''}".strip()
+            for requirement in wanted
+        )
         remedy = f"pip install 'flyweight[{extra}]'" if problems else ""
-        yield Line("extras", extra, "missing" if problems else "ok", "; ".join(problems) or names, remedy)
+        yield Line(
+            "extras", extra, "missing" if problems else "ok", "; ".join(problems) or names, remedy
+        )
 
 
 def _requirements() -> Iterator[tuple[str, str | None]]:

@@ -43,12 +43,17 @@ def audit(
     seed: int = 0,
     only: Sequence[str] = (),
 ) -> Audit:
-    """Run every check, or `only` those named, on the model in `folder`; without a corpus those that need text are `n/a`.
+    """Run every check, or `only` those named, on the model in `folder`.
 
-    Raises RequestError where there is no model or check, or the corpus has tokens that the model does not know.
+    Without a corpus those that need text are `n/a`.
+
+    Raises RequestError where there is no model or check, or the corpus has tokens that the model
+    does not know.
     """
     if unknown := [name for name in only if name not in CHECKS]:
-        raise RequestError(f"audit: there is no check {unknown[0]!r}; known are {', '.join(CHECKS)}")
+        raise RequestError(
+            f"audit: there is no check {unknown[0]!r}; known are {', '.join(CHECKS)}"
+        )
     model = load_any.load(Path(folder), device).eval()
     if corpus is not None:
         corpus.require_rows(model.config.vocab_size or 0)

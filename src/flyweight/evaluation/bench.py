@@ -40,9 +40,10 @@ class Request:
 class Measured:
     """What the worker answers: one JSON object on its standard output.
 
-    The lists hold seconds, one per repeat: of a forward pass over (batch, context) with all logits, of reading the prompts
-    into an empty cache, and of `new_tokens` greedy steps after them. `peak_bytes` is what the process (CUDA: the device)
-    held at most over what it held before the model was loaded, loading included; `memory` says how that was read.
+    The lists hold seconds, one per repeat: of a forward pass over (batch, context) with all logits,
+    of reading the prompts into an empty cache, and of `new_tokens` greedy steps after them.
+    `peak_bytes` is what the process (CUDA: the device) held at most over what it held before the
+    model was loaded, loading included; `memory` says how that was read.
     """
 
     forward_s: list[float]
@@ -62,8 +63,8 @@ class Measured:
 class BenchResult:
     """Medians over the repeats with order-statistic 95 % intervals, bytes, and how everything was measured.
 
-    `weight_bytes` are those of parameters and buffers in memory, shared ones once; `disk_bytes` those of the model folder's
-    files; `kernels` counts the linear layers by kind and kernel.
+    `weight_bytes` are those of parameters and buffers in memory, shared ones once; `disk_bytes`
+    those of the model folder's files; `kernels` counts the linear layers by kind and kernel.
     """
 
     forward_ms: Metric
@@ -81,11 +82,19 @@ class BenchResult:
         return {name: value for name, value in vars(self).items() if isinstance(value, Metric)}
 
     def json(self) -> dict[str, Any]:
-        """Return the figures as plain numbers under their names; intervals, 95th percentiles and raw seconds below them."""
+        """Return the figures as plain numbers under their names.
+
+        Intervals, 95th percentiles and raw seconds below them.
+        """
         metrics = self.metrics()
-        asked = {key: value for key, value in asdict(self.request).items() if key not in ("folder", "threads")}
+        asked = {
+            key: value
+            for key, value in asdict(self.request).items()
+            if key not in ("folder", "threads")
+        }
         facts = {
-            key: getattr(self.measured, key) for key in ("context", "memory", "baseline_bytes", "kernels", "threads", "torch")
+            key: getattr(self.measured, key)
+            for key in ("context", "memory", "baseline_bytes", "kernels", "threads", "torch")
         }
         return {
             **{name: metric.value for name, metric in metrics.items()},
@@ -93,7 +102,10 @@ class BenchResult:
             "p95": self.p95,
             **asked,
             **facts,
-            "seconds": {name: getattr(self.measured, f"{name}_s") for name in ("forward", "prefill", "decode")},
+            "seconds": {
+                name: getattr(self.measured, f"{name}_s")
+                for name in ("forward", "prefill", "decode")
+            },
         }
 
 
@@ -107,14 +119,17 @@ def bench(
 ) -> BenchResult:
     """Measure the model in `folder` in a child process.
 
-    Raises RequestError where the child found the request wrong (no model there, prompts longer than learned positions), and
-    FlyweightError with the child's last words where it failed, was killed, or took longer than `timeout` seconds.
+    Raises RequestError where the child found the request wrong (no model there, prompts longer than
+    learned positions), and FlyweightError with the child's last words where it failed, was killed,
+    or took longer than `timeout` seconds.
     """
     prompt, new = config.prompt, config.new_tokens
     if prompt is None or new is None:
         half = min(DEFAULT_TOKENS, max(1, load_any.window(load_any.config(Path(folder))) // 2))
         prompt, new = prompt or half, new or half
-    asked = Request(str(folder), config.batch, prompt, new, config.repeats, device, precision, threads)
+    asked = Request(
+        str(folder), config.batch, prompt, new, config.repeats, device, precision, threads
+    )
     measured = Measured(**_ask(asked, timeout))
     # A rate's 95th percentile is that of its slow runs: the 5th of the rate itself.
     forward = [seconds * 1e3 for seconds in measured.forward_s]
@@ -126,7 +141,9 @@ def bench(
         median(decode, "tokens/s", "higher"),
         Metric.exact(measured.peak_bytes, "bytes"),
         Metric.exact(measured.weight_bytes, "bytes"),
-        Metric.exact(sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()), "bytes"),
+        Metric.exact(
+            sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()), "bytes"
+        ),
         {
             "forward_ms": float(np.quantile(forward, 0.95)),
             "prefill_tokens_per_s": float(np.quantile(prefill, 0.05)),
@@ -146,14 +163,18 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
         done = process.run(WORKER, json.dumps(asdict(request)), timeout, environment)
     except TimeoutError as error:
         raise FlyweightError(
-            f"bench of {request.folder}: no result after {timeout:g} s; ask for fewer repeats, tokens or a smaller batch"
+            f"bench of {request.folder}: no result after {timeout:g} s; ask for fewer repeats, "
+            f"tokens or a smaller batch"
         ) from error
     if done.returncode == 0:
         return json.loads(done.stdout)
     said = done.stderr.strip().splitlines()
     last = said[-1] if said else "it said nothing"
     if done.returncode < 0:
-        last = f"killed by signal {-done.returncode}, as happens when memory runs out (try a smaller batch); {last}"
+        last = (
+            f"killed by signal {-done.returncode}, as happens when memory runs out (try a "
+            f"smaller batch); {last}"
+        )
     kind = RequestError if done.returncode == RequestError.status else FlyweightError
     raise kind(f"bench of {request.folder}: {last}")
 
@@ -161,11 +182,14 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
 def median(samples: Sequence[float], unit: str, better: Literal["lower", "higher"]) -> Metric:
     """Return the median of independent samples with its distribution-free 95 % interval between two of them.
 
-    The narrowest pair of order statistics that holds the median with at least 95 %; up to five samples the smallest and the
-    largest, which hold it with 1 - 2^(1 - n).
+    The narrowest pair of order statistics that holds the median with at least 95 %; up to five
+    samples the smallest and the largest, which hold it with 1 - 2^(1 - n).
     """
     ordered, n = sorted(samples), len(samples)
-    rank, below = 0, 1 / 2**n  # below: probability that at most `rank` of n samples fall under the median
+    rank, below = (
+        0,
+        1 / 2**n,
+    )  # below: probability that at most `rank` of n samples fall under the median
     while 2 * (below + math.comb(n, rank + 1) / 2**n) <= 0.05 and rank + 1 < n - 2 - rank:
         rank += 1
         below += math.comb(n, rank) / 2**n

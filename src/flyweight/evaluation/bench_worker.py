@@ -29,12 +29,15 @@ from flyweight.model.build import build
 from flyweight.model.linear import KINDS
 from flyweight.model.linear_quant import Packed
 
-# A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and averaged.
+# A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and
+# averaged.
 LEAST_SECONDS = 0.02
 MOST_PASSES = 50
 LEAST_RUNS, MOST_RUNS = 5, 15
 ENOUGH_SECONDS = 2.0
-"""Spent on timed runs, after which the least number of them is enough. Of fifteen runs, three slow ones stay outside of the
+"""Spent on timed runs, after which the least number of them is enough.
+
+Of fifteen runs, three slow ones stay outside of the
 95 % interval of the median; of five, none.
 """
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,15 +46,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Memory:
     """The most memory held since `start`, over what was held then.
 
-    CUDA knows its own peak; MPS is read between passes; a CPU process' resident memory has a high-water mark that Linux can
-    reset and other systems cannot (there, what imports had needed hides smaller peaks).
+    CUDA knows its own peak; MPS is read between passes; a CPU process' resident memory has a
+    high-water mark that Linux can reset and other systems cannot (there, what imports had needed
+    hides smaller peaks).
     """
 
     method: Literal["cuda", "mps", "resident", "maxrss"]
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.baseline, self.highest = device, 0, 0
-        self.method = "cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "maxrss"
+        self.method = (
+            "cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "maxrss"
+        )
 
     def start(self) -> None:
         """Take the baseline."""
@@ -126,10 +132,16 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def kernels(model: nn.Module, dtype: torch.dtype) -> dict[str, int]:
-    """Return how many linear layers there are of every kind; packed kinds with the kernel that multiplies inputs of `dtype`."""
+    """Return how many linear layers there are of every kind.
+
+    Packed kinds with the kernel that multiplies inputs of `dtype`.
+    """
     layers = [module for module in model.modules() if isinstance(module, tuple(KINDS.values()))]
     names = Counter(
-        f"{layer.kind.kind} {layer.kernel(dtype).name}" if isinstance(layer, Packed) else layer.kind.kind for layer in layers
+        f"{layer.kind.kind} {layer.kernel(dtype).name}"
+        if isinstance(layer, Packed)
+        else layer.kind.kind
+        for layer in layers
     )
     return dict(sorted(names.items()))
 
@@ -143,7 +155,9 @@ class Passes:
         generator = torch.Generator().manual_seed(0)
         window = load_any.window(model.config)
         shape = (request.batch, max(window, request.prompt))
-        tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(device)  # (B, T)
+        tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(
+            device
+        )  # (B, T)
         self.window, self.prompt = tokens[:, :window], tokens[:, : request.prompt]
 
     def forward(self) -> Tensor:
@@ -151,8 +165,13 @@ class Passes:
         return self.model(self.window)
 
     def prefill(self) -> tuple[Tensor, object]:
-        """Read the prompts into an empty cache; return the first new tokens (B, 1) and the cache."""
-        cache: Any = self.model.new_cache(self.request.batch, self.request.prompt + self.request.new_tokens)
+        """Read the prompts into an empty cache.
+
+        Return the first new tokens (B, 1) and the cache.
+        """
+        cache: Any = self.model.new_cache(
+            self.request.batch, self.request.prompt + self.request.new_tokens
+        )
         hidden = self.model.hidden(self.prompt, cache)  # (B, T, dim)
         return self.model.logits(hidden[:, -1:]).argmax(-1), cache
 
@@ -183,11 +202,19 @@ def _exercise(request: Request, device: torch.device) -> None:
     ]
     if isinstance(found, schema.LinearConfig | schema.MlpConfig | schema.LstmConfig):
         short = {"layers": 1} if isinstance(found, schema.LstmConfig) else {"history": 4}
-        tiny.append(found.model_copy(update={**sizes, **short, **({"hidden": 64} if hasattr(found, "hidden") else {})}))
+        tiny.append(
+            found.model_copy(
+                update={**sizes, **short, **({"hidden": 64} if hasattr(found, "hidden") else {})}
+            )
+        )
     for config in tiny:
         with tempfile.TemporaryDirectory() as place:
             folder.save(build(config), place)
-            passes = Passes(folder.load(place, device).eval(), replace(request, batch=1, prompt=8, new_tokens=2), device)
+            passes = Passes(
+                folder.load(place, device).eval(),
+                replace(request, batch=1, prompt=8, new_tokens=2),
+                device,
+            )
         with torch.inference_mode():
             seconds(passes.forward, device)
             passes.decode(device)
@@ -211,8 +238,12 @@ def measure(request: Request) -> Measured:
     model = load_any.load(Path(request.folder), device).eval()
     passes = Passes(model, request, device)
     runs: list[list[float]] = [[], [], []]
-    with torch.inference_mode(), torch.autocast(device.type, DTYPES[request.precision], enabled=request.precision != "fp32"):
-        # The first pass of each is the warm-up; the second says how many make a sample that a clock can tell.
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, DTYPES[request.precision], enabled=request.precision != "fp32"),
+    ):
+        # The first pass of each is the warm-up; the second says how many make a sample that a clock
+        # can tell.
         counts = []
         for run in (passes.forward, passes.prefill):
             seconds(run, device)
@@ -233,7 +264,9 @@ def measure(request: Request) -> Measured:
         peak_bytes=memory.peak(),
         baseline_bytes=memory.baseline,
         memory=memory.method,
-        kernels=kernels(model, DTYPES[request.precision] if request.precision != "fp32" else model.dtype),
+        kernels=kernels(
+            model, DTYPES[request.precision] if request.precision != "fp32" else model.dtype
+        ),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )

@@ -1,7 +1,8 @@
 """The audit's checks, one function each: what a model must satisfy before any of its numbers is worth something.
 
-Each takes the same `Subject` and returns one `Check`; it runs in evaluation mode, without gradients, in the subject's
-precision. Those of the evaluator itself take its scoring function, so that a broken one can be shown to fail.
+Each takes the same `Subject` and returns one `Check`; it runs in evaluation mode, without
+gradients, in the subject's precision. Those of the evaluator itself take its scoring function, so
+that a broken one can be shown to fail.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ INVARIANCE = {"fp32": 1e-6, "bf16": 2e-3, "fp16": 2e-3}
 CACHE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 SENSITIVITY = 0.2
 STORED = 0.02
-# Nats per token that training must have gained on a token of another shift: more than another seed's start would differ by.
+# Nats per token that training must have gained on a token of another shift: more than another
+# seed's start would differ by.
 GAIN = 0.1
-# Standard texts have 0 to 3 % of their test pieces in the training text; DailyDialog, known for its repetitions, 16 %.
-# Single lines repeat in any text (7 to 16 % of Python's own): of those, more than half.
+# Standard texts have 0 to 3 % of their test pieces in the training text; DailyDialog, known for its
+# repetitions, 16 %. Single lines repeat in any text (7 to 16 % of Python's own): of those, more
+# than half.
 OVERLAP = {"pieces": 0.1, "lines": 0.5}
 LENGTH = 64
 LONGEST = 1024
@@ -59,8 +62,15 @@ class Check:
     why: str = ""
 
     def json(self) -> dict[str, Any]:
-        """Return the check as plain data; an infinite number is the string `Infinity`, which JSON can hold."""
-        measured = "Infinity" if self.measured is not None and not math.isfinite(self.measured) else self.measured
+        """Return the check as plain data.
+
+        An infinite number is the string `Infinity`, which JSON can hold.
+        """
+        measured = (
+            "Infinity"
+            if self.measured is not None and not math.isfinite(self.measured)
+            else self.measured
+        )
         return {**vars(self), "measured": measured}
 
 
@@ -95,12 +105,16 @@ class Subject:
     def tokens(self, rows: int, length: int | None = None) -> Tensor:
         """Return random token ids (rows, length), the same at every call."""
         generator = torch.Generator().manual_seed(self.seed)
-        return torch.randint(self.vocab_size, (rows, length or self.length), generator=generator).to(self.device)
+        return torch.randint(
+            self.vocab_size, (rows, length or self.length), generator=generator
+        ).to(self.device)
 
     def others(self, tokens: Tensor) -> Tensor:
         """Return token ids of the same shape, every one of them different (in a vocabulary of more than one)."""
         generator = torch.Generator().manual_seed(self.seed + 1)
-        steps = torch.randint(1, max(2, self.vocab_size), tokens.shape, generator=generator).to(tokens.device)
+        steps = torch.randint(1, max(2, self.vocab_size), tokens.shape, generator=generator).to(
+            tokens.device
+        )
         return (tokens + steps) % self.vocab_size
 
     def text(self) -> np.ndarray:
@@ -127,7 +141,13 @@ def _missing_data(name: str) -> Check:
 
 def _foreign(name: str, subject: Subject) -> Check:
     kind = getattr(subject.model.config, "model_type", "foreign")
-    return Check(name, None, None, "n/a", f"only for models that flyweight computes itself, not for the type {kind}")
+    return Check(
+        name,
+        None,
+        None,
+        "n/a",
+        f"only for models that flyweight computes itself, not for the type {kind}",
+    )
 
 
 def _largest(difference: Tensor) -> float:
@@ -144,8 +164,15 @@ def finite(subject: Subject) -> Check:
     """Check that logits of random tokens are finite numbers, over the model's full context of up to 1,024."""
     length = min(subject.model.config.context or LONGEST, LONGEST)
     hidden = subject.model.hidden(subject.tokens(1, length))[0]  # (T, dim)
-    wrong = sum(int((~torch.isfinite(subject.model.logits(part))).sum()) for part in hidden.split(128))
-    return at_most("finite_outputs", wrong / (length * subject.vocab_size), 0.0, f"share of the logits of {length} tokens")
+    wrong = sum(
+        int((~torch.isfinite(subject.model.logits(part))).sum()) for part in hidden.split(128)
+    )
+    return at_most(
+        "finite_outputs",
+        wrong / (length * subject.vocab_size),
+        0.0,
+        f"share of the logits of {length} tokens",
+    )
 
 
 def causality(subject: Subject) -> Check:
@@ -170,7 +197,9 @@ def padding_invariance(subject: Subject, score: Scorer = target_nll) -> Check:
     """Check that padding counts nowhere: neither on the right in the evaluator nor on the left under a mask."""
     stream = _stream(subject)
     window = max(1, subject.length // 2)
-    plain, padded = (_mean_nll(subject, score, stream, 2, pad, window) for pad in (0, subject.length))
+    plain, padded = (
+        _mean_nll(subject, score, stream, 2, pad, window) for pad in (0, subject.length)
+    )
     worst, length = _relative(padded, plain), subject.length
     tokens = subject.tokens(3)
     mask = torch.ones_like(tokens, dtype=torch.bool)
@@ -195,9 +224,25 @@ def _stream(subject: Subject) -> np.ndarray:
     return subject.tokens(1, wanted)[0].cpu().numpy()
 
 
-def _mean_nll(subject: Subject, score: Scorer, stream: np.ndarray, batch: int, pad_to: int, window: int | None = None) -> float:
+def _mean_nll(
+    subject: Subject,
+    score: Scorer,
+    stream: np.ndarray,
+    batch: int,
+    pad_to: int,
+    window: int | None = None,
+) -> float:
     window = window or subject.length
-    parts = score(subject.model, stream, window, window, batch, subject.device, subject.precision, pad_to=pad_to)
+    parts = score(
+        subject.model,
+        stream,
+        window,
+        window,
+        batch,
+        subject.device,
+        subject.precision,
+        pad_to=pad_to,
+    )
     return float(np.concatenate([nll for _, nll in parts]).mean())
 
 
@@ -228,7 +273,9 @@ def save_load(subject: Subject) -> Check:
     with tempfile.TemporaryDirectory() as place:
         if isinstance(subject.model, Model):
             folder.save(subject.model, place)
-        own = Path(place) if isinstance(subject.model, Model) else subject.folder  # a foreign model keeps its own files
+        own = (
+            Path(place) if isinstance(subject.model, Model) else subject.folder
+        )  # a foreign model keeps its own files
         again = load_any.load(own, subject.device).eval()
         worst = _largest(again(tokens) - subject.model(tokens))
         theirs = again.state_dict()
@@ -239,15 +286,25 @@ def save_load(subject: Subject) -> Check:
 
 
 def stored_bytes(subject: Subject) -> Check:
-    """Check that the tensors in the file take the bytes that the cost model claims; the file's header is not counted."""
+    """Check that the tensors in the file take the bytes that the cost model claims.
+
+    The file's header is not counted.
+    """
     if not isinstance(subject.model, Model):
         return _foreign("stored_bytes", subject)
     path = subject.folder / folder.WEIGHTS
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     stored = path.stat().st_size - 8 - length
-    claimed = flops.weight_bytes(subject.model.config, subject.model.dtype.itemsize)  # a loaded model has its file's dtype
-    return at_most("stored_bytes", _relative(stored, claimed), STORED, f"{stored} bytes stored, {claimed} claimed")
+    claimed = flops.weight_bytes(
+        subject.model.config, subject.model.dtype.itemsize
+    )  # a loaded model has its file's dtype
+    return at_most(
+        "stored_bytes",
+        _relative(stored, claimed),
+        STORED,
+        f"{stored} bytes stored, {claimed} claimed",
+    )
 
 
 def _initial(model: Model, subject: Subject, build: Callable[..., Model]) -> Model:
@@ -260,14 +317,16 @@ def _initial(model: Model, subject: Subject, build: Callable[..., Model]) -> Mod
 def initial_sensitivity(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
     """Check that at initialisation the last hidden state depends on the tokens: its relative change when all are replaced.
 
-    The model is built anew from its config and seed; a quantized one as the dense model that it stands for, a mixture as
-    its network.
+    The model is built anew from its config and seed; a quantized one as the dense model that it
+    stands for, a mixture as its network.
     """
     if not isinstance(subject.model, Model):
         return _foreign("initial_token_sensitivity", subject)
     config, fresh = subject.model.config, _initial(subject.model, subject, build)
     tokens = subject.tokens(4)
-    before, after = (fresh.hidden(each)[:, -1].float() for each in (tokens, subject.others(tokens)))  # (4, dim)
+    before, after = (
+        fresh.hidden(each)[:, -1].float() for each in (tokens, subject.others(tokens))
+    )  # (4, dim)
     change = ((after - before).norm(dim=1) / before.norm(dim=1).clamp(min=1e-12)).mean().item()
     why = "of the dense model that its packed layers stand for" if config.linears else ""
     return judged("initial_token_sensitivity", change, SENSITIVITY, change > SENSITIVITY, why)
@@ -282,7 +341,9 @@ def loss_shift(subject: Subject, score: Scorer = target_nll) -> Check:
         log = subject.model(piece[None, :-1])[0].float().log_softmax(-1)  # (T, V)
         expected.append(-log.gather(1, piece[1:, None])[:, 0].double().cpu().numpy())
     parts = score(subject.model, stream, window, window, 2, subject.device, subject.precision)
-    nll, due = (float(np.concatenate(each).mean()) for each in ([nll for _, nll in parts], expected))
+    nll, due = (
+        float(np.concatenate(each).mean()) for each in ([nll for _, nll in parts], expected)
+    )
     why = f"nats per token: {nll:.4f} as evaluated, {due:.4f} of the next tokens"
     return at_most("loss_shift", _relative(nll, due), INVARIANCE[subject.dtype], why)
 
@@ -290,8 +351,9 @@ def loss_shift(subject: Subject, score: Scorer = target_nll) -> Check:
 def predicts_next(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
     """Check that the model was trained on the right shift: the next token has a lower NLL than the current or the one after.
 
-    Tied embeddings start by predicting the current token. So where that, or the token after next, is ahead, the model fails
-    only if training brought it there: against the model as initialised, or by unigrams where it cannot be initialised again.
+    Tied embeddings start by predicting the current token. So where that, or the token after next,
+    is ahead, the model fails only if training brought it there: against the model as initialised,
+    or by unigrams where it cannot be initialised again.
     """
     if subject.corpus is None:
         return _missing_data("predicts_next")
@@ -314,7 +376,9 @@ def _by_shift(subject: Subject, model: AnyModel, text: np.ndarray) -> tuple[np.n
     """Return the summed NLL of current, next and later token for every piece of a text, (P, 3), and the pieces' sizes (P,)."""
     totals, counts = [], []
     for start in range(0, len(text) - 2, subject.length):
-        piece = torch.from_numpy(text[start : start + subject.length + 2].astype(np.int64)).to(subject.device)
+        piece = torch.from_numpy(text[start : start + subject.length + 2].astype(np.int64)).to(
+            subject.device
+        )
         hidden = model.hidden(piece[None, :-2])[0]  # (T, dim)
         shifted = (piece[shift : shift + len(hidden)] for shift in range(3))
         totals.append([float(token_nll(model, hidden, targets).sum()) for targets in shifted])
@@ -322,8 +386,13 @@ def _by_shift(subject: Subject, model: AnyModel, text: np.ndarray) -> tuple[np.n
     return np.array(totals), np.array(counts, np.float64)
 
 
-def _taught(subject: Subject, text: np.ndarray, found: np.ndarray, rival: int, build: Callable[..., Model]) -> bool:
-    """Return whether training put a token of another shift ahead of the next one; `found` has the NLL by shift, (3,)."""
+def _taught(
+    subject: Subject, text: np.ndarray, found: np.ndarray, rival: int, build: Callable[..., Model]
+) -> bool:
+    """Return whether training put a token of another shift ahead of the next one.
+
+    `found` has the NLL by shift, (3,).
+    """
     if not isinstance(subject.model, Model):
         return bool(found[rival] < _unigram_nll(subject, text))
     totals, counts = _by_shift(subject, _initial(subject.model, subject, build), text)
@@ -347,7 +416,13 @@ def below_unigram_floor(subject: Subject) -> Check:
     floor = _unigram_nll(subject, text)
     parts = target_nll(subject.model, text, window, window, 16, subject.device, subject.precision)
     nll = float(np.concatenate([part for _, part in parts]).mean())
-    return judged("below_unigram_floor", nll, floor, nll < floor, f"on the first {len(text) - 1} targets of test")
+    return judged(
+        "below_unigram_floor",
+        nll,
+        floor,
+        nll < floor,
+        f"on the first {len(text) - 1} targets of test",
+    )
 
 
 def train_overlap(subject: Subject) -> Check:
@@ -357,6 +432,14 @@ def train_overlap(subject: Subject) -> Check:
     meta = subject.corpus.meta
     share = meta.splits["test"].overlap
     if share is None:
-        return Check("train_overlap", None, None, "n/a", f"the test split has no {meta.overlap_unit} to look for")
-    of = {"pieces": "pieces of 50 characters", "lines": "lines of at least 20 characters"}[meta.overlap_unit]
+        return Check(
+            "train_overlap",
+            None,
+            None,
+            "n/a",
+            f"the test split has no {meta.overlap_unit} to look for",
+        )
+    of = {"pieces": "pieces of 50 characters", "lines": "lines of at least 20 characters"}[
+        meta.overlap_unit
+    ]
     return at_most("train_overlap", share, OVERLAP[meta.overlap_unit], f"of the test split's {of}")

@@ -1,7 +1,10 @@
-"""Is one model better than another? Paired bootstrap over the units both were scored on. No torch here.
+"""Is one model better than another? Paired bootstrap over the units both were scored on.
 
-Several comparisons at once are corrected after Holm (1979): with a reference named beforehand for as many as there are
-others, with the best as reference for all pairs, as the same text has chosen it.
+No torch here.
+
+Several comparisons at once are corrected after Holm (1979): with a reference named beforehand for
+as many as there are others, with the best as reference for all pairs, as the same text has chosen
+it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """First model minus second with its 95 % interval; `better` means that the first's is lower for certain."""
+    """First model minus second with its 95 % interval.
+
+    `better` means that the first's is lower for certain.
+    """
 
     value: float
     low: float
@@ -73,49 +79,74 @@ class Paired:
 
     def json(self) -> dict[str, Any]:
         """Return both differences as plain data."""
-        rest = {"verdict": self.verdict, "n_units": self.n_units, "kind": self.kind, "why": self.why}
-        return {"nll": self.nll.json() if self.nll else None, "bits_per_byte": self.bits_per_byte.json(), **rest}
+        rest = {
+            "verdict": self.verdict,
+            "n_units": self.n_units,
+            "kind": self.kind,
+            "why": self.why,
+        }
+        return {
+            "nll": self.nll.json() if self.nll else None,
+            "bits_per_byte": self.bits_per_byte.json(),
+            **rest,
+        }
 
 
 def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) -> Paired:
-    """Compare two models' unit scores; raise RequestError where they were not scored on the same units of the same text.
+    """Compare two models' unit scores.
+
+    Raises RequestError where they were not scored on the same units of the same text.
 
     `with_p` adds the p-value of the difference in bits per byte, uncorrected.
 
-    Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over documents: blocks of
-    tokens then hold different text.
+    Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over
+    documents: blocks of tokens then hold different text.
     """
     if (refusal := _refusal(a, b)) is not None:
         raise RequestError(refusal)
     same = a.tokenizer == b.tokenizer
     change = a.text - b.text  # (U,)
-    # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the same size.
+    # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the
+    # same size.
     size = (a.bytes + b.bytes) / 2 * math.log(2)
-    nll = _difference(a.nll - b.nll, a.counts.astype(np.float64), "nats/token", seed) if same else None
+    nll = (
+        _difference(a.nll - b.nll, a.counts.astype(np.float64), "nats/token", seed)
+        if same
+        else None
+    )
     why = "" if same else "different tokenizers: nats per token are not comparable"
     lossy = (False, False) if same else (a.lossy, b.lossy)
     if any(lossy):
         why += "; tokens that do not give the text back make bits per byte too good"
     p = None if not with_p else p_value(change, size, seed) if np.isfinite(change).all() else 1.0
-    return Paired(nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p, lossy)
+    return Paired(
+        nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p, lossy
+    )
 
 
 def _refusal(a: UnitScores, b: UnitScores) -> str | None:
     """Return why two models' scores cannot be paired, or None where they can."""
     if (a.corpus, a.split) != (b.corpus, b.split):
         return (
-            f"the models were evaluated on different texts, {_where(a, b)} and {_where(b, a)}: name one text for both,"
+            f"the models were evaluated on different texts, {_where(a, b)} and {_where(b, a)}: "
+            f"name one text for both,"
             " flyweight compare A B --data DATA"
         )
     same = a.tokenizer == b.tokenizer
     if not same and (a.kind, b.kind) != ("document", "document"):
         return (
-            "the models have different tokenizers and the text has too few documents to pair by: blocks of tokens do not"
+            "the models have different tokenizers and the text has too few documents to pair by: "
+            "blocks of tokens do not"
             " hold the same text; use a corpus with at least 20 documents"
         )
-    if len(a.nll) != len(b.nll) or a.kind != b.kind or (same and not np.array_equal(a.counts, b.counts)):
+    if (
+        len(a.nll) != len(b.nll)
+        or a.kind != b.kind
+        or (same and not np.array_equal(a.counts, b.counts))
+    ):
         return (
-            f"the models were scored in different units ({len(a.nll)} {a.kind}s and {len(b.nll)} {b.kind}s):"
+            f"the models were scored in different units ({len(a.nll)} {a.kind}s and {len(b.nll)} "
+            f"{b.kind}s):"
             " evaluate both with the same window"
         )
     return None
@@ -127,7 +158,10 @@ def _difference(change: np.ndarray, size: np.ndarray, unit: str, seed: int) -> D
 
 
 def _where(scores: UnitScores, other: UnitScores) -> str:
-    """Return what a text is called; texts of one name have the beginning of their fingerprint as well."""
+    """Return what a text is called.
+
+    Texts of one name have the beginning of their fingerprint as well.
+    """
     alike = (scores.name, scores.split) == (other.name, other.split)
     mark = f" ({scores.corpus[:8]})" if alike or not scores.name else ""
     return f"the {scores.split} split of {scores.name or 'an unnamed corpus'}{mark}"
@@ -137,7 +171,8 @@ def _where(scores: UnitScores, other: UnitScores) -> str:
 class Row:
     """One model of a table: its own numbers, and how it stands to the reference model (None for the reference).
 
-    `p` is corrected for all comparisons of the table; `verdict` is decided only where that and the interval agree.
+    `p` is corrected for all comparisons of the table; `verdict` is decided only where that and the
+    interval agree.
     """
 
     name: str
@@ -156,13 +191,25 @@ class Row:
     def json(self) -> dict[str, Any]:
         """Return the row as plain data."""
         against = self.paired.json() if self.paired else None
-        rest = {"p": self.paired.p if self.paired else None, "p_corrected": self.p, "verdict": self.verdict}
-        return {"name": self.name, "nll": self.nll, "bits_per_byte": self.bits_per_byte, "paired": against, **rest}
+        rest = {
+            "p": self.paired.p if self.paired else None,
+            "p_corrected": self.p,
+            "verdict": self.verdict,
+        }
+        return {
+            "name": self.name,
+            "nll": self.nll,
+            "bits_per_byte": self.bits_per_byte,
+            "paired": against,
+            **rest,
+        }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models by bits per byte, best first; `family` is the number of comparisons that p-values are corrected for.
+    """Models by bits per byte, best first.
+
+    `family` is the number of comparisons that p-values are corrected for.
 
     `pairs` holds every pair of the family by its two names.
     """
@@ -180,7 +227,11 @@ class Comparison:
 
     def verdict(self, first: str, second: str) -> Verdict:
         """Return how the first model of a pair stands to the second, other comparisons taken into account."""
-        return self.pairs[first, second].verdict if self.corrected[first, second] < LEVEL else "undecided"
+        return (
+            self.pairs[first, second].verdict
+            if self.corrected[first, second] < LEVEL
+            else "undecided"
+        )
 
     def json(self) -> dict[str, Any]:
         """Return the table and all pairs as plain data."""
@@ -191,25 +242,39 @@ class Comparison:
             }
             for (a, b), pair in self.pairs.items()
         ]
-        correction = {"method": "holm" if self.family > 1 else None, "comparisons": self.family, "level": LEVEL}
+        correction = {
+            "method": "holm" if self.family > 1 else None,
+            "comparisons": self.family,
+            "level": LEVEL,
+        }
         rows = [row.json() for row in self.rows]
-        return {"models": rows, "reference": self.reference, "pairs": pairs, "correction": correction}
+        return {
+            "models": rows,
+            "reference": self.reference,
+            "pairs": pairs,
+            "correction": correction,
+        }
 
 
-def table(models: Mapping[str, UnitScores], reference: str | None = None, seed: int = 0) -> Comparison:
+def table(
+    models: Mapping[str, UnitScores], reference: str | None = None, seed: int = 0
+) -> Comparison:
     """Return the models by bits per byte, best first, each paired with `reference` (the best unless named).
 
     Raises RequestError for an unknown reference, for fewer than two models, and as `paired` does.
     """
     if len(models) < 2:
         raise RequestError(f"a comparison needs at least two models, not {len(models)}")
-    per_byte = {name: float(s.text.sum() / s.bytes.sum() / math.log(2)) for name, s in models.items()}
+    per_byte = {
+        name: float(s.text.sum() / s.bytes.sum() / math.log(2)) for name, s in models.items()
+    }
     order = sorted(models, key=per_byte.__getitem__)
     best = reference or order[0]
     if best not in models:
         raise RequestError(f"reference {best!r} is not among the models: {', '.join(models)}")
     others = [name for name in order if name != best]
-    # The best of several was chosen by the very differences that are tested, so that every pair had its chance.
+    # The best of several was chosen by the very differences that are tested, so that every pair had
+    # its chance.
     wanted = [(name, best) for name in others]
     if reference is None:
         wanted += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
@@ -254,8 +319,9 @@ def holm(p: Sequence[float]) -> list[float]:
 def needed_text(pair: Paired, comparisons: int = 1) -> float:
     """Return how many times as much text would decide an undecided pair in four cases of five.
 
-    It holds if the difference in bits per byte is really the one measured, the text like this one, and the spread between its
-    units the same: half-widths shrink with the root of the number of units. Infinite for no difference at all.
+    It holds if the difference in bits per byte is really the one measured, the text like this one,
+    and the spread between its units the same: half-widths shrink with the root of the number of
+    units. Infinite for no difference at all.
     """
     bits, normal = pair.bits_per_byte, NormalDist()
     if bits.value == 0:

@@ -1,7 +1,7 @@
 """What any model has to beat: unigrams, interpolated bigrams and a Kneser-Ney 5-gram, trained on the train split.
 
-They score the same targets as `likelihood.evaluate`: every token of the split but its first and the begin tokens of
-documents, line ends included. Bits per byte count the tokens of the text alone.
+They score the same targets as `likelihood.evaluate`: every token of the split but its first and the
+begin tokens of documents, line ends included. Bits per byte count the tokens of the text alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus, Split
     from flyweight.data.document import SplitName
 
-# Ten million tokens need about 1.1 GB and 12 s for the 5-gram; more text lowers the floors further, which a report must know.
+# Ten million tokens need about 1.1 GB and 12 s for the 5-gram; more text lowers the floors further,
+# which a report must know.
 TRAIN_LIMIT = 10_000_000
 CHOICE_LIMIT = 1_000_000
 
@@ -31,10 +32,10 @@ CHOICE_LIMIT = 1_000_000
 class Floor:
     """One baseline: NLL in nats per token, what training it took, and the constants it was run with.
 
-    `seconds` are those of counting, `peak_bytes` what was held at most meanwhile (beside the text), `bytes` the trained
-    model's own tables in memory. `stored` counts its n-grams; `constants` holds interpolation weights (longest context first)
-    or discounts (shortest first); `estimated` is False where a discount could not be estimated from the text and a standard
-    one stood in.
+    `seconds` are those of counting, `peak_bytes` what was held at most meanwhile (beside the text),
+    `bytes` the trained model's own tables in memory. `stored` counts its n-grams; `constants` holds
+    interpolation weights (longest context first) or discounts (shortest first); `estimated` is
+    False where a discount could not be estimated from the text and a standard one stood in.
     """
 
     name: str
@@ -72,17 +73,22 @@ class Floors:
         rest = ("split", "tokens", "train_tokens", "train_tokens_available", "vocab_size")
         return {
             **{floor.name: floor.perplexity for floor in named},
-            **{key: {floor.name: getattr(floor, key) for floor in named} for key in ("seconds", "bytes", "peak_bytes")},
+            **{
+                key: {floor.name: getattr(floor, key) for floor in named}
+                for key in ("seconds", "bytes", "peak_bytes")
+            },
             **{key: getattr(self, key) for key in rest},
             "details": {floor.name: floor.json() for floor in named},
         }
 
 
-def mixture_weights(components: np.ndarray, counts: np.ndarray, least: float = 1e-9, rounds: int = 200) -> np.ndarray:
+def mixture_weights(
+    components: np.ndarray, counts: np.ndarray, least: float = 1e-9, rounds: int = 200
+) -> np.ndarray:
     """Return the weights (K,) that maximise the likelihood of a mixture whose components gave these probabilities (N, K).
 
-    Each row stands for `counts` (N,) targets. Expectation maximisation; the likelihood is concave, so it finds the optimum. No
-    weight falls below `least`.
+    Each row stands for `counts` (N,) targets. Expectation maximisation; the likelihood is concave,
+    so it finds the optimum. No weight falls below `least`.
     """
     part = counts / counts.sum()
     weights = np.full(components.shape[1], 1 / components.shape[1])
@@ -119,14 +125,19 @@ class Unigram:
         self.frequency = counts / counts.sum()
         self.stored, self.bytes = int((counts > 0).sum()), self.frequency.nbytes
         self._uniform = 1 / vocab_size
-        # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one in the test to infinity.
+        # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one
+        # in the test to infinity.
         seen = np.bincount(held_out)
         found = np.flatnonzero(seen)
-        self.weights = mixture_weights(self._components(found), seen[found], least=1 / (len(tokens) + 1))
+        self.weights = mixture_weights(
+            self._components(found), seen[found], least=1 / (len(tokens) + 1)
+        )
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
     def _components(self, tokens: np.ndarray) -> np.ndarray:
-        return np.stack([self.frequency[tokens], np.full(len(tokens), self._uniform)], axis=1)  # (N, 2)
+        return np.stack(
+            [self.frequency[tokens], np.full(len(tokens), self._uniform)], axis=1
+        )  # (N, 2)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """Return p(token) for every token of a stream, (N,)."""
@@ -138,7 +149,10 @@ class Unigram:
 
 
 class Bigram:
-    """Bigram frequencies mixed with the unigram model; after tokens never followed by anything, the unigram alone."""
+    """Bigram frequencies mixed with the unigram model.
+
+    After tokens never followed by anything, the unigram alone.
+    """
 
     def __init__(self, tokens: np.ndarray, held_out: np.ndarray, vocab_size: int):
         """Count the pairs of `tokens`; the weight is chosen on `held_out`."""
@@ -148,17 +162,23 @@ class Bigram:
         self._counts = np.bincount(pairs, minlength=len(self._keys))
         self._total = np.bincount(stream[:-1], minlength=vocab_size)
         self.stored = len(self._keys)
-        self.bytes = self._keys.nbytes + self._counts.nbytes + self._total.nbytes + self._unigram.bytes
+        self.bytes = (
+            self._keys.nbytes + self._counts.nbytes + self._total.nbytes + self._unigram.bytes
+        )
         held = np.asarray(held_out, np.int64)
         keys, pairs = distinct(held[:-1], held[1:], vocab_size)
-        self.weights = mixture_weights(self._components(*np.divmod(keys, vocab_size)), np.bincount(pairs))
+        self.weights = mixture_weights(
+            self._components(*np.divmod(keys, vocab_size)), np.bincount(pairs)
+        )
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
     def _components(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
         found = lookup(self._keys, before * self._vocab_size + token)
         counts, total = np.where(found >= 0, self._counts[found], 0), self._total[before]
         unigram = self._unigram.probabilities(token)
-        return np.stack([np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1)  # (N, 2)
+        return np.stack(
+            [np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1
+        )  # (N, 2)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Return p(token | the one before it) for every token of a stream but the first, (N - 1,)."""
@@ -173,11 +193,16 @@ def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_L
     """
     target = corpus.split(split)
     whole = corpus.split("train").tokens
-    train, held_out = np.asarray(whole[:train_limit]), np.asarray(corpus.split("validation").tokens[:CHOICE_LIMIT])
+    train, held_out = (
+        np.asarray(whole[:train_limit]),
+        np.asarray(corpus.split("validation").tokens[:CHOICE_LIMIT]),
+    )
     test, vocab_size = np.asarray(target.tokens), corpus.meta.vocab_size
     for name, tokens in (("train", train), ("validation", held_out), (split, test)):
         if len(tokens) < 2:
-            raise RequestError(f"the {name} split has {len(tokens)} tokens: floors need at least 2; use more text")
+            raise RequestError(
+                f"the {name} split has {len(tokens)} tokens: floors need at least 2; use more text"
+            )
     scored, text = targets(target)
     return Floors(
         _floor("unigram", lambda: Unigram(train, held_out, vocab_size), target, scored, text),
@@ -201,8 +226,13 @@ def targets(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return scored, scored & ~np.isin(tokens, split.marks)
 
 
-def _floor(name: str, train: Callable[[], Baseline], test: Split, scored: np.ndarray, text: np.ndarray) -> Floor:
-    """Train one baseline by the clock and score the split `test` (N tokens); `scored` and `text` (N - 1,) as `targets` says."""
+def _floor(
+    name: str, train: Callable[[], Baseline], test: Split, scored: np.ndarray, text: np.ndarray
+) -> Floor:
+    """Train one baseline by the clock and score the split `test` (N tokens).
+
+    `scored` and `text` (N - 1,) as `targets` says.
+    """
     began = time.perf_counter()
     model, peak = _watched(train)
     seconds = time.perf_counter() - began
@@ -213,7 +243,10 @@ def _floor(name: str, train: Callable[[], Baseline], test: Split, scored: np.nda
 
 
 def _watched(train: Callable[[], Baseline]) -> tuple[Baseline, int]:
-    """Return what `train` makes and the most bytes that it held, arrays included; a trace that is on already goes on."""
+    """Return what `train` makes and the most bytes that it held, arrays included.
+
+    A trace that is on already goes on.
+    """
     running = tracemalloc.is_tracing()
     if not running:
         tracemalloc.start()

@@ -1,7 +1,8 @@
 """Interpolated modified Kneser-Ney n-grams (Chen and Goodman 1999) over a token stream, in numpy.
 
-An n-gram's id is its rank among all distinct n-grams of its order, sorted by (id of its first n - 1 tokens, last token), so
-a lookup is one binary search an order, and everything that shares a context lies side by side.
+An n-gram's id is its rank among all distinct n-grams of its order, sorted by (id of its first n - 1
+tokens, last token), so a lookup is one binary search an order, and everything that shares a context
+lies side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ TABLE_RATIO = 4
 
 @dataclass(frozen=True)
 class Discounts:
-    """What is taken from counts of 1, 2 and 3 or more; `estimated` is False where the text gave no usable estimate."""
+    """What is taken from counts of 1, 2 and 3 or more.
+
+    `estimated` is False where the text gave no usable estimate.
+    """
 
     one: float
     two: float
@@ -30,8 +34,9 @@ class Discounts:
 class Order:
     """One order's n-grams: `keys` (U,) ascending, their discounted counts, and per context the mass behind them.
 
-    `total` and `backoff` are by id of the context (an n-gram one order down): the sum of counts that follow it, and the
-    share of probability left to the next shorter context. A total of 0 means that nothing follows.
+    `total` and `backoff` are by id of the context (an n-gram one order down): the sum of counts
+    that follow it, and the share of probability left to the next shorter context. A total of 0
+    means that nothing follows.
     """
 
     keys: np.ndarray  # (U,) int64: context id * vocabulary + token
@@ -60,22 +65,26 @@ def estimate_discounts(counts: np.ndarray) -> Discounts:
 class KneserNey:
     """An interpolated modified Kneser-Ney model of `order` tokens over ids below `vocab_size`.
 
-    The highest order is discounted by its counts, the lower ones by their continuation counts (in how many distinct n-grams
-    one longer they end); below the unigrams stands the uniform distribution, so that every token has probability. The
-    stream is one: contexts run across line ends and documents, as a language model's windows do.
+    The highest order is discounted by its counts, the lower ones by their continuation counts (in
+    how many distinct n-grams one longer they end); below the unigrams stands the uniform
+    distribution, so that every token has probability. The stream is one: contexts run across line
+    ends and documents, as a language model's windows do.
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
         """Count `tokens` (N,), which must hold at least one token.
 
-        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct n-grams of all orders, and
-        `bytes` what their tables take.
+        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct
+        n-grams of all orders, and `bytes` what their tables take.
         """
         stream = np.asarray(tokens, np.int64)
         self.vocab_size, self.order = vocab_size, min(order, len(stream))
         self.levels: list[Order] = []
         """Every order's n-grams, shortest first."""
-        contexts, context = 1, np.zeros(len(stream), np.int64)  # id of the context of every position
+        contexts, context = (
+            1,
+            np.zeros(len(stream), np.int64),
+        )  # id of the context of every position
         keys, ending = distinct(context, stream, vocab_size)
         for n in range(1, self.order):
             context = ending[:-1]
@@ -86,13 +95,19 @@ class KneserNey:
             continuations = np.bincount(ending[1:][somewhere], minlength=len(keys))
             self.levels.append(_order(keys, continuations, contexts, vocab_size))
             contexts, keys, ending = len(keys), longer_keys, longer_ending
-        self.levels.append(_order(keys, np.bincount(ending, minlength=len(keys)), contexts, vocab_size))
+        self.levels.append(
+            _order(keys, np.bincount(ending, minlength=len(keys)), contexts, vocab_size)
+        )
 
         self.discounts = tuple(level.discounts for level in self.levels)
         self.constants = tuple(value for d in self.discounts for value in (d.one, d.two, d.more))
         self.estimated = all(d.estimated for d in self.discounts)
         self.stored = sum(len(level.keys) for level in self.levels)
-        held = (array for level in self.levels for array in (level.keys, level.kept, level.total, level.backoff))
+        held = (
+            array
+            for level in self.levels
+            for array in (level.keys, level.kept, level.total, level.backoff)
+        )
         self.bytes = sum(array.nbytes for array in held)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
@@ -105,7 +120,9 @@ class KneserNey:
         result = np.full(len(stream), 1.0 / self.vocab_size)
         context = np.zeros(len(stream), np.int64)  # id of the context, -1 where it was never seen
         for n, level in enumerate(self.levels, start=1):
-            found = lookup(level.keys, np.where(context >= 0, context * self.vocab_size + stream, -1))
+            found = lookup(
+                level.keys, np.where(context >= 0, context * self.vocab_size + stream, -1)
+            )
             usable = np.flatnonzero(context >= 0)
             usable = usable[level.total[context[usable]] > 0]
             at, ngram = context[usable], found[usable]
@@ -117,7 +134,9 @@ class KneserNey:
         return result
 
 
-def distinct(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+def distinct(
+    context: np.ndarray, token: np.ndarray, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct (context, token) keys (U,), ascending, and every position's index among them (N,)."""
     key = context * vocab_size + token
     possible = int(key.max()) + 1
@@ -132,13 +151,19 @@ def distinct(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[n
 def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> Order:
     """Discount one order's counts and gather what every context keeps and passes on."""
     discounts = estimate_discounts(counts)
-    # A count of 0 (an n-gram that only opens the stream has no continuation) has nothing to take from.
+    # A count of 0 (an n-gram that only opens the stream has no continuation) has nothing to take
+    # from.
     taken = np.array([0.0, discounts.one, discounts.two, discounts.more])[np.minimum(counts, 3)]
     context = keys // vocab_size
     total = np.bincount(context, weights=counts, minlength=contexts)
     passed = np.bincount(context, weights=taken, minlength=contexts)
     return Order(
-        keys, counts - taken, total, np.divide(passed, total, out=np.zeros(contexts), where=total > 0), discounts, counts
+        keys,
+        counts - taken,
+        total,
+        np.divide(passed, total, out=np.zeros(contexts), where=total > 0),
+        discounts,
+        counts,
     )
 
 

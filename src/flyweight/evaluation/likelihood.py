@@ -1,12 +1,12 @@
 """How probable a model finds a text: NLL = sum over real targets / number of real targets, and what follows from that sum.
 
-Every token of a split but its first is a target exactly once. Windows overlap by the one token that is the last window's
-final target and the next one's first input; the stream runs on across documents and line ends, as in training. Where the
-tokenizer opens documents with a begin token, each document is read by itself instead, after its begin token, which is never
-a target.
+Every token of a split but its first is a target exactly once. Windows overlap by the one token that
+is the last window's final target and the next one's first input; the stream runs on across
+documents and line ends, as in training. Where the tokenizer opens documents with a begin token,
+each document is read by itself instead, after its begin token, which is never a target.
 
-NLL and perplexity count all targets. Bits per byte and word perplexity count the tokens of the text alone: the end of a
-document has no bytes and is no word.
+NLL and perplexity count all targets. Bits per byte and word perplexity count the tokens of the text
+alone: the end of a document has no bytes and is no word.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Scorable(Protocol):
 class Likelihood:
     """A model's likelihood on one split, with 95 % bootstrap intervals over documents or blocks.
 
-    `units` holds every unit's summed NLL for paired comparison. `word_perplexity` is None where the text has no words.
+    `units` holds every unit's summed NLL for paired comparison. `word_perplexity` is None where the
+    text has no words.
     """
 
     nll: Metric
@@ -66,8 +67,14 @@ class Likelihood:
     units: UnitScores
 
     def json(self) -> dict[str, Any]:
-        """Return the numbers as plain data; one that is infinite is the string `Infinity`, which JSON can hold."""
-        metrics = {name: getattr(self, name) for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte")}
+        """Return the numbers as plain data.
+
+        One that is infinite is the string `Infinity`, which JSON can hold.
+        """
+        metrics = {
+            name: getattr(self, name)
+            for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte")
+        }
         return {
             **{name: _plain(metric) if metric else None for name, metric in metrics.items()},
             "split": self.split,
@@ -96,17 +103,28 @@ def evaluate(
 ) -> Likelihood:
     """Return a model's likelihood on a split, in fixed windows of `window` inputs that start `stride` (default: window) apart.
 
-    With a smaller stride each later window scores only its last `stride` targets, so that they have more context. A
-    perplexity by words is exp(NLL of the text / words), bits per byte are NLL of the text / ln 2 / bytes. A likelihood that
-    is not a number counts as infinite. The softmax runs over the tokens that exist. `progress` hears the share that is done.
-    Raises RequestError for a stride outside 1 ... window, a batch below 1, or a split too short for an interval.
+    With a smaller stride each later window scores only its last `stride` targets, so that they have
+    more context. A perplexity by words is exp(NLL of the text / words), bits per byte are NLL of
+    the text / ln 2 / bytes. A likelihood that is not a number counts as infinite. The softmax runs
+    over the tokens that exist. `progress` hears the share that is done. Raises RequestError for a
+    stride outside 1 ... window, a batch below 1, or a split too short for an interval.
     """
     stride = window if stride is None else stride
     units = split_units(len(split.tokens), split.documents, window)
     sums, marks = np.zeros(len(units.counts)), np.zeros(len(units.counts))
     counts, text = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
     plan = windows(split, len(split.tokens), window, stride)
-    parts = target_nll(model, split.tokens, window, stride, batch, device, precision, plan=plan, vocab_size=split.vocab_size)
+    parts = target_nll(
+        model,
+        split.tokens,
+        window,
+        stride,
+        batch,
+        device,
+        precision,
+        plan=plan,
+        vocab_size=split.vocab_size,
+    )
     for first, nll in parts:
         unit = units.of(np.arange(first, first + len(nll)))  # (n,)
         mark = np.isin(split.tokens[first + 1 : first + 1 + len(nll)], split.marks)  # (n,)
@@ -118,7 +136,13 @@ def evaluate(
             progress((first + len(nll)) / int(units.starts[-1]))
     size = text * (split.bytes / max(1, text.sum()))
     marked = marks if text.sum() < counts.sum() else None
-    return _likelihood(UnitScores(units.kind, sums, counts, size, split.name, marks=marked), split, window, stride, seed)
+    return _likelihood(
+        UnitScores(units.kind, sums, counts, size, split.name, marks=marked),
+        split,
+        window,
+        stride,
+        seed,
+    )
 
 
 def quick(
@@ -134,10 +158,23 @@ def quick(
     """Return the mean NLL (nats) of the first `tokens` targets of a split, or of all: the number to watch during training."""
     part = split.tokens[: tokens + 1]
     if len(part) < 2:
-        raise RequestError(f"the {split.name} split has {len(part)} tokens: a likelihood needs at least 2; use more text")
+        raise RequestError(
+            f"the {split.name} split has {len(part)} tokens: a likelihood needs at least 2; use "
+            f"more text"
+        )
     total, count = 0.0, 0
     plan = windows(split, len(part), window, window)
-    for _, nll in target_nll(model, part, window, window, batch, device, precision, plan=plan, vocab_size=split.vocab_size):
+    for _, nll in target_nll(
+        model,
+        part,
+        window,
+        window,
+        batch,
+        device,
+        precision,
+        plan=plan,
+        vocab_size=split.vocab_size,
+    ):
         total, count = total + float(nll.sum()), count + len(nll)
     return total / count
 
@@ -145,11 +182,14 @@ def quick(
 def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
     """Return every window as (first input, end of inputs, first target that it scores).
 
-    Input i is token i, target i is token i + 1. Each target is scored by exactly one window; the last window is cut where
-    the text ends.
+    Input i is token i, target i is token i + 1. Each target is scored by exactly one window; the
+    last window is cut where the text ends.
     """
     if not 1 <= stride <= window:
-        raise RequestError(f"stride: {stride} is not between 1 and the window, {window}; a larger one would leave targets out")
+        raise RequestError(
+            f"stride: {stride} is not between 1 and the window, {window}; a larger one would "
+            f"leave targets out"
+        )
     found, scored, start = [], 0, 0
     while scored < targets:
         stop = min(start + window, targets)
@@ -161,7 +201,8 @@ def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
 def windows(split: Split, tokens: int, window: int, stride: int) -> list[tuple[int, int, int]]:
     """Return the windows of the first `tokens` tokens of a split, as `spans` does.
 
-    Where documents open with begin tokens, no window reaches across a document's start, and they are not scored.
+    Where documents open with begin tokens, no window reaches across a document's start, and they
+    are not scored.
     """
     if not split.opening:
         return spans(tokens - 1, window, stride)
@@ -189,9 +230,10 @@ def target_nll(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first target, NLL of it and the following ones, float64 (n,)) over a token stream (N,), each target once.
 
-    Rows are padded on the right, where a causal model's real positions cannot see it, to the longest of their batch (or
-    `pad_to` inputs); padded positions never reach the head. `plan` has the windows where they are not those of `spans`.
-    The softmax runs over the first `vocab_size` rows of the head, or over all of them.
+    Rows are padded on the right, where a causal model's real positions cannot see it, to the
+    longest of their batch (or `pad_to` inputs); padded positions never reach the head. `plan` has
+    the windows where they are not those of `spans`. The softmax runs over the first `vocab_size`
+    rows of the head, or over all of them.
     """
     if batch < 1:
         raise RequestError(f"batch: {batch}; at least one window at a time is needed")
@@ -233,8 +275,12 @@ def autocast(device: str | torch.device, precision: Precision) -> torch.autocast
     return torch.autocast(torch.device(device).type, DTYPES[precision], enabled=precision != "fp32")
 
 
-def token_nll(model: Scorable, hidden: Tensor, targets: Tensor, vocab_size: int | None = None) -> np.ndarray:
-    """Return -log p of targets (n,) after hidden states (n, dim), float64; softmax in float32, a chunk of tokens at a time.
+def token_nll(
+    model: Scorable, hidden: Tensor, targets: Tensor, vocab_size: int | None = None
+) -> np.ndarray:
+    """Return -log p of targets (n,) after hidden states (n, dim), float64.
+
+    Softmax in float32, a chunk of tokens at a time.
 
     The softmax runs over the first `vocab_size` logits, or over all of them.
     """
@@ -263,24 +309,48 @@ def _frozen(model: Scorable) -> Iterator[None]:
             model.train(was_training)
 
 
-def _likelihood(scores: UnitScores, split: Split, window: int, stride: int, seed: int) -> Likelihood:
+def _likelihood(
+    scores: UnitScores, split: Split, window: int, stride: int, seed: int
+) -> Likelihood:
     """Turn sums per unit into the four numbers and their intervals."""
-    total, text, targets = float(scores.nll.sum()), float(scores.text.sum()), int(scores.counts.sum())
+    total, text, targets = (
+        float(scores.nll.sum()),
+        float(scores.text.sum()),
+        int(scores.counts.sum()),
+    )
     if math.isfinite(total):
         per_token = interval(scores.nll, scores.counts.astype(np.float64), seed)
         per_byte = interval(scores.text, scores.bytes, seed)
     else:
-        total, text, per_token, per_byte = math.inf, math.inf, (math.inf, math.inf), (math.inf, math.inf)
+        total, text, per_token, per_byte = (
+            math.inf,
+            math.inf,
+            (math.inf, math.inf),
+            (math.inf, math.inf),
+        )
     nll = Metric(total / targets, "nats/token", "lower", targets, *per_token)
-    bits = Metric(text / math.log(2) / split.bytes, "bits/byte", "lower", split.bytes, *(x / math.log(2) for x in per_byte))
+    bits = Metric(
+        text / math.log(2) / split.bytes,
+        "bits/byte",
+        "lower",
+        split.bytes,
+        *(x / math.log(2) for x in per_byte),
+    )
     words = None
     if split.words:
-        # Words per unit are not known; shared out by bytes they make this interval the one of the NLL by bytes.
+        # Words per unit are not known; shared out by bytes they make this interval the one of the
+        # NLL by bytes.
         scale = split.bytes / split.words
         words = Metric(
-            _exp(text / split.words), "perplexity/word", "lower", split.words, *(_exp(bound * scale) for bound in per_byte)
+            _exp(text / split.words),
+            "perplexity/word",
+            "lower",
+            split.words,
+            *(_exp(bound * scale) for bound in per_byte),
         )
-    perplexity = Metric(_exp(nll.value), "perplexity/token", "lower", targets, _exp(nll.low), _exp(nll.high))
+    perplexity = Metric(
+        _exp(nll.value), "perplexity/token", "lower", targets, _exp(nll.low), _exp(nll.high)
+    )
     return Likelihood(nll, perplexity, words, bits, split.name, window, stride, scores)
 
 

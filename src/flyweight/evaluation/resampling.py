@@ -33,8 +33,8 @@ UnitKind = Literal["document", "block"]
 class Units:
     """How a split's targets fall into resampling units: unit u holds the targets [starts[u], starts[u + 1]).
 
-    Target j is the split's token j + 1, the first token being context only. `starts` is int64 and ends with the number of
-    targets.
+    Target j is the split's token j + 1, the first token being context only. `starts` is int64 and
+    ends with the number of targets.
     """
 
     kind: UnitKind
@@ -54,10 +54,11 @@ class Units:
 class UnitScores:
     """Summed NLL (nats) of every resampling unit, with what makes two models' arrays comparable.
 
-    `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired, and per-token numbers
-    compare only under one tokenizer. `lossy`: the tokens do not give the text back, as the packed corpus
-    tells, not the file. `marks` is the part of `nll` that fell on tokens which stand for no byte, such as the end of a
-    document; None where there were none. Bytes are shared out by the other targets.
+    `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired,
+    and per-token numbers compare only under one tokenizer. `lossy`: the tokens do not give the text
+    back, as the packed corpus tells, not the file. `marks` is the part of `nll` that fell on tokens
+    which stand for no byte, such as the end of a document; None where there were none. Bytes are
+    shared out by the other targets.
     """
 
     kind: UnitKind
@@ -88,13 +89,21 @@ class UnitScores:
         arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
         if self.marks is not None:
             arrays["marks"] = self.marks
-        labels = {"kind": self.kind, "split": self.split, "corpus": self.corpus, "tokenizer": self.tokenizer}
+        labels = {
+            "kind": self.kind,
+            "split": self.split,
+            "corpus": self.corpus,
+            "tokenizer": self.tokenizer,
+        }
         with new_file(path) as file:
             save_file(arrays, file, metadata={"labels": json.dumps(labels)})
 
     @classmethod
     def load(cls, path: Path) -> UnitScores:
-        """Read what `save` wrote; raise FlyweightError that names the file when it is missing or damaged."""
+        """Read what `save` wrote.
+
+        Raises FlyweightError that names the file when it is missing or damaged.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -104,21 +113,32 @@ class UnitScores:
                 if "marks" in file.keys():  # noqa: SIM118 - an open file is no mapping
                     arrays["marks"] = file.get_tensor("marks")
             kind: UnitKind = "document" if labels["kind"] == "document" else "block"
-            return cls(kind, **arrays, split=labels["split"], corpus=labels["corpus"], tokenizer=labels["tokenizer"])
+            return cls(
+                kind,
+                **arrays,
+                split=labels["split"],
+                corpus=labels["corpus"],
+                tokenizer=labels["tokenizer"],
+            )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise FlyweightError(f"{path}: not a file of unit scores ({reason(error)}); evaluate the model again") from error
+            raise FlyweightError(
+                f"{path}: not a file of unit scores ({reason(error)}); evaluate the model again"
+            ) from error
 
 
 def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
     """Cut a split of `tokens` tokens into documents or, where fewer than 20 hold targets, into contiguous blocks.
 
-    A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut into ten blocks all the
-    same (its interval is a rough one). `documents` are the offsets of their first tokens. Raises RequestError for fewer
-    than three tokens: one target has no spread.
+    A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut
+    into ten blocks all the same (its interval is a rough one). `documents` are the offsets of their
+    first tokens. Raises RequestError for fewer than three tokens: one target has no spread.
     """
     targets = tokens - 1
     if targets < 2:
-        raise RequestError(f"this split has {tokens} tokens: at least 3 are needed to measure a likelihood and its interval")
+        raise RequestError(
+            f"this split has {tokens} tokens: at least 3 are needed to measure a likelihood and "
+            f"its interval"
+        )
     # A document's first token is the target at its offset - 1; the very first one's is no target.
     edges = np.append(np.clip(np.asarray(documents, np.int64) - 1, 0, None), targets)
     full = np.diff(edges) > 0
@@ -128,7 +148,8 @@ def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
         return Units("document", starts)
     size = max(math.ceil(targets / 100), window)
     blocks = max(targets // size, min(MIN_BLOCKS, targets))
-    # Equal blocks rather than full ones and a rest: a short last block would weigh as much in the resampling.
+    # Equal blocks rather than full ones and a rest: a short last block would weigh as much in the
+    # resampling.
     starts = np.arange(blocks + 1, dtype=np.int64) * targets // blocks
     return Units("block", starts)
 
@@ -138,8 +159,9 @@ def interval(
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of sum(numerators) / sum(denominators) over units, both (U,).
 
-    Percentile bootstrap of the ratio, its tails widened for few units (Hesterberg 2015, "expanded percentile"): the plain
-    one is too narrow by sqrt((U - 1) / U) and takes the normal for the t distribution.
+    Percentile bootstrap of the ratio, its tails widened for few units (Hesterberg 2015, "expanded
+    percentile"): the plain one is too narrow by sqrt((U - 1) / U) and takes the normal for the t
+    distribution.
     """
     ratios = _resampled(numerators, denominators, seed, resamples)
     tail = _expanded_tail(len(numerators))
@@ -147,10 +169,16 @@ def interval(
     return float(low), float(high)
 
 
-def p_value(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, resamples: int = CORRECTED_RESAMPLES) -> float:
+def p_value(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    seed: int = 0,
+    resamples: int = CORRECTED_RESAMPLES,
+) -> float:
     """Return the two-sided p-value of sum(numerators) / sum(denominators) being 0: where `interval` at 1 - p would touch it.
 
-    Never 0: the smallest is that of one resample in `resamples` + 1 beyond 0 (Davison and Hinkley 1997, section 4.2).
+    Never 0: the smallest is that of one resample in `resamples` + 1 beyond 0 (Davison and Hinkley
+    1997, section 4.2).
     """
     ratios = _resampled(numerators, denominators, seed, resamples)
     beyond = min(int((ratios <= 0).sum()), int((ratios >= 0).sum()))
@@ -165,11 +193,16 @@ def p_value(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, res
     return min(1.0, 2 * normal.cdf(-low))
 
 
-def _resampled(numerators: np.ndarray, denominators: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+def _resampled(
+    numerators: np.ndarray, denominators: np.ndarray, seed: int, resamples: int
+) -> np.ndarray:
     """Return the ratio of sums in every resample of the units, (resamples,)."""
     units = len(numerators)
     if units < 2 or numerators.shape != denominators.shape:
-        raise ValueError(f"{units} and {len(denominators)} units: an interval needs at least two, in equal number")
+        raise ValueError(
+            f"{units} and {len(denominators)} units: an interval needs at least two, in equal "
+            f"number"
+        )
     rng = np.random.default_rng(seed)
     ratios = np.empty(resamples)
     chunk = max(1, 4_000_000 // units)

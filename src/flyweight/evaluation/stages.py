@@ -25,12 +25,20 @@ class Evaluate:
 
     version, measures, trains = 3, True, False
 
-    def run(self, config: schema.Evaluate, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
-        """Score every target of the split once; write the metrics and the units of the paired bootstrap."""
+    def run(
+        self, config: schema.Evaluate, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Score every target of the split once.
+
+        Write the metrics and the units of the paired bootstrap.
+        """
         device, corpus = context.runtime.device, _corpus(inputs)
         assert corpus is not None
         model = load_any.load(inputs.model("input"), device)
-        corpus.require_rows(model.config.vocab_size or 0, [name for name in SPLITS if name in config.split.split("+")])
+        corpus.require_rows(
+            model.config.vocab_size or 0,
+            [name for name in SPLITS if name in config.split.split("+")],
+        )
         window = config.window or load_any.window(model.config)
         result = likelihood.evaluate(
             model,
@@ -39,11 +47,15 @@ class Evaluate:
             stride=config.stride or window,
             batch=config.batch,
             device=device,
-            progress=lambda done: draft.events.watch("scoring", {"what": inputs.name, "done": done}),
+            progress=lambda done: draft.events.watch(
+                "scoring", {"what": inputs.name, "done": done}
+            ),
         )
         write_json(draft.path / "metrics.json", result.json())
         with disk_errors(draft.path):
-            result.units.labelled(draft.identity.data or "", draft.identity.tokenizer or "").save(draft.path / UNITS)
+            result.units.labelled(draft.identity.data or "", draft.identity.tokenizer or "").save(
+                draft.path / UNITS
+            )
         return {"corpus_fingerprint": corpus.meta.fingerprint}
 
 
@@ -52,7 +64,9 @@ class Floors:
 
     version, measures, trains = 3, True, False
 
-    def run(self, config: schema.Floors, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Floors, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Count the training split and score the named one."""
         corpus = _corpus(inputs)
         assert corpus is not None
@@ -66,7 +80,9 @@ class Bench:
 
     version, measures, trains = 2, True, False
 
-    def run(self, config: schema.Bench, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Bench, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Time the model in a child process of its own."""
         runtime = context.runtime
         draft.events.watch("scoring", {"what": f"speed of {inputs.name}", "done": 0.0})
@@ -80,11 +96,17 @@ class Audit:
 
     version, measures, trains = 2, True, False
 
-    def run(self, config: schema.Audit, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Audit, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Run every check; a check that fails is a result, not an error."""
         draft.events.watch("scoring", {"what": f"audit of {inputs.name}", "done": 0.0})
         result = audit.audit(
-            inputs.model("input"), _corpus(inputs), context.runtime.device, seed=context.runtime.seed, only=config.checks
+            inputs.model("input"),
+            _corpus(inputs),
+            context.runtime.device,
+            seed=context.runtime.seed,
+            only=config.checks,
         )
         write_json(draft.path / "metrics.json", result.json())
         return {"passed": result.passed}
@@ -95,7 +117,9 @@ class Sample:
 
     version, measures, trains = 3, False, False
 
-    def run(self, config: schema.Sample, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Sample, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Continue every prompt with the stage's seed."""
         texts = stream.texts(
             inputs.model("input"),
@@ -106,7 +130,10 @@ class Sample:
             top_p=config.top_p,
             seed=context.runtime.seed,
         )
-        samples = [{"prompt": prompt, "text": text} for prompt, text in zip(config.prompts, texts, strict=True)]
+        samples = [
+            {"prompt": prompt, "text": text}
+            for prompt, text in zip(config.prompts, texts, strict=True)
+        ]
         write_json(draft.path / "metrics.json", {"samples": samples})
         return {}
 

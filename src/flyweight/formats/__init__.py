@@ -1,1 +1,4 @@
-"""Models in other programs' formats. Importing this costs nothing; each writer imports its own library."""
+"""Models in other programs' formats. Importing this costs nothing.
+
+Each writer imports its own library.
+"""

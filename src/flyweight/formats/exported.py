@@ -22,4 +22,9 @@ class Exported:
 
     def json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {**asdict(self), "path": str(self.path), "notes": list(self.notes), "card": self.card and str(self.card)}
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "notes": list(self.notes),
+            "card": self.card and str(self.card),
+        }

@@ -1,8 +1,9 @@
 """A model as one GGUF file, which llama.cpp and what is built on it open; tokenizer included.
 
-Our decoder is llama.cpp's `gpt2`, `llama` or `qwen3` where the families of `hub.families` hold it. GGUF has no shared layers:
-visits are written out one by one. Biases that only some matrices have are zero in the others; dropout does not matter.
-Sources: llama.cpp's model code and its converters' conventions; the `gguf` package writes the file and quantizes.
+Our decoder is llama.cpp's `gpt2`, `llama` or `qwen3` where the families of `hub.families` hold it.
+GGUF has no shared layers: visits are written out one by one. Biases that only some matrices have
+are zero in the others; dropout does not matter. Sources: llama.cpp's model code and its converters'
+conventions; the `gguf` package writes the file and quantizes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# How matrices are stored, with the name of the file's type; vectors and learned positions stay float32, as llama.cpp has them.
+# How matrices are stored, with the name of the file's type; vectors and learned positions stay
+# float32, as llama.cpp has them.
 TYPES: dict[str, tuple[str, str]] = {
     "f32": ("F32", "ALL_F32"),
     "f16": ("F16", "MOSTLY_F16"),
@@ -50,7 +52,10 @@ _LARGEST_NUMBER = 2**31  # of what a header holds in 32 bits
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor of the file: `shape` is numpy's, outputs first; `ours` are the tensors it is made of, `read` makes it."""
+    """One tensor of the file: `shape` is numpy's, outputs first.
+
+    `ours` are the tensors it is made of, `read` makes it.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -69,9 +74,9 @@ class _Tensor:
 def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exported:
     """Write the model in `folder` (config.json, model.safetensors, tokenizer.json) as the new GGUF file `out`, or not at all.
 
-    `type` is how matrices are stored (one of TYPES), `name` what the file calls its model (else its own name). Raises
-    RequestError with every reason why llama.cpp could not compute the same, FlyweightError where a file is damaged or cannot be
-    written.
+    `type` is how matrices are stored (one of TYPES), `name` what the file calls its model (else its
+    own name). Raises RequestError with every reason why llama.cpp could not compute the same,
+    FlyweightError where a file is damaged or cannot be written.
     """
     gguf = _library()
     if type not in TYPES:
@@ -104,7 +109,9 @@ def _library() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise RequestError("GGUF files need the gguf package: pip install 'flyweight[gguf]'") from error
+        raise RequestError(
+            "GGUF files need the gguf package: pip install 'flyweight[gguf]'"
+        ) from error
     return gguf
 
 
@@ -123,7 +130,9 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
             "linears": {},
             "dropout": schema.Dropout(),
             "attention": attention.model_copy(update={"bias": bias, "out_bias": bias}),
-            "norm": norm.model_copy(update={"bias": True}) if isinstance(norm, schema.LayerNorm) else norm,
+            "norm": norm.model_copy(update={"bias": True})
+            if isinstance(norm, schema.LayerNorm)
+            else norm,
             "mlp": mlp.model_copy(update={"bias": learned or mlp.bias}),
         }
     )
@@ -131,7 +140,8 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     reasons = []
     if packed := sorted({kind.kind for kind in config.linears.values()} - {"dense"}):
         reasons.append(
-            f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have: export the dense model that it was made"
+            f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have: export "
+            f"the dense model that it was made"
             " from, with --type q8_0 or q4_0"
         )
     try:
@@ -141,29 +151,50 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     if not config.layers:
         reasons.append("it has no layers (model.layers=1 or more)")
     if not isinstance(config.sharing, schema.NoSharing) and config.sharing.index:
-        reasons.append("its shared layers have an index embedding for each of their uses (model.sharing.index=false)")
+        reasons.append(
+            "its shared layers have an index embedding for each of their uses "
+            "(model.sharing.index=false)"
+        )
     if learned and isinstance(mlp, schema.Gelu) and mlp.approximate == "none":
         reasons.append(
-            "its GELU is the exact one; llama.cpp computes the tanh approximation (mlp: {kind: gelu, approximate: tanh})"
+            "its GELU is the exact one; llama.cpp computes the tanh approximation (mlp: {kind: "
+            "gelu, approximate: tanh})"
         )
     if family.model_type == "qwen3":
         if bias:
             reasons.append(
-                "its attention has biases beside q/k norms; llama.cpp's qwen3 does not read all of them"
+                "its attention has biases beside q/k norms; llama.cpp's qwen3 does not read all "
+                "of them"
                 " (model.attention.bias=false)"
             )
-        if isinstance(config.position, schema.Rope) and config.position.scaling and config.position.scaling.kind == "llama3":
-            reasons.append("its rotary scaling is llama3 beside q/k norms; llama.cpp's qwen3 has no factors per frequency")
+        if (
+            isinstance(config.position, schema.Rope)
+            and config.position.scaling
+            and config.position.scaling.kind == "llama3"
+        ):
+            reasons.append(
+                "its rotary scaling is llama3 beside q/k norms; llama.cpp's qwen3 has no factors "
+                "per frequency"
+            )
     return plain, family, reasons
 
 
 def _tensors(
-    plain: schema.ModelConfig, family: Family, order: list[int], state: Mapping[str, Tensor], type: str
+    plain: schema.ModelConfig,
+    family: Family,
+    order: list[int],
+    state: Mapping[str, Tensor],
+    type: str,
 ) -> Iterator[_Tensor]:
-    """Yield the tensors of the file in its order; `order` says which of our layers each of its layers is."""
+    """Yield the tensors of the file in its order.
+
+    `order` says which of our layers each of its layers is.
+    """
     import gguf
 
-    architecture = next(known for known, name in gguf.MODEL_ARCH_NAMES.items() if name == family.model_type)
+    architecture = next(
+        known for known, name in gguf.MODEL_ARCH_NAMES.items() if name == family.model_type
+    )
     names = gguf.get_tensor_name_map(architecture, plain.layers)
     for part in family.parts(plain):
         name = names.get_name(part.theirs, try_suffixes=(".weight", ".bias"))
@@ -172,11 +203,21 @@ def _tensors(
         heads = _interleaved(part, plain) if family.model_type == "llama" else 0
         shape = _shape(ours, state)
         yield _Tensor(
-            name, shape, _type(name, shape, plain, type), ours, lambda ours=ours, heads=heads: _value(ours, state, heads)
+            name,
+            shape,
+            _type(name, shape, plain, type),
+            ours,
+            lambda ours=ours, heads=heads: _value(ours, state, heads),
         )
-    if isinstance(plain.position, schema.Rope) and plain.position.scaling and plain.position.scaling.kind == "llama3":
+    if (
+        isinstance(plain.position, schema.Rope)
+        and plain.position.scaling
+        and plain.position.scaling.kind == "llama3"
+    ):
         factors = _factors(plain.position, plain.attention.head_dim or 0)
-        yield _Tensor("rope_freqs.weight", factors.shape, gguf.GGMLQuantizationType.F32, (), lambda: factors)
+        yield _Tensor(
+            "rope_freqs.weight", factors.shape, gguf.GGMLQuantizationType.F32, (), lambda: factors
+        )
 
 
 def _source(name: str, order: list[int]) -> str:
@@ -203,7 +244,8 @@ def _or_zeros(name: str, state: Mapping[str, Tensor]) -> Tensor:
 def _interleaved(part: Part, plain: schema.ModelConfig) -> int:
     """Return in how many heads the rows of this part are to be interleaved, 0 for none.
 
-    llama.cpp's llama turns neighbours, (2i, 2i + 1); ours are (i, i + head_dim / 2), as in its gpt-neox and qwen3.
+    llama.cpp's llama turns neighbours, (2i, 2i + 1); ours are (i, i + head_dim / 2), as in its
+    gpt-neox and qwen3.
     """
     if ".attention.q." in part.ours[0]:
         return plain.attention.heads or 0
@@ -226,13 +268,18 @@ def _factors(position: schema.Rope, channels: int) -> np.ndarray:
     import numpy as np
 
     plain = frequencies(position.model_copy(update={"scaling": None}), channels)
-    return np.array([old / new for old, new in zip(plain, frequencies(position, channels), strict=True)], dtype=np.float32)
+    return np.array(
+        [old / new for old, new in zip(plain, frequencies(position, channels), strict=True)],
+        dtype=np.float32,
+    )
 
 
 # --- how it is stored ---
 
 
-def _type(name: str, shape: tuple[int, ...], plain: schema.ModelConfig, type: str) -> gguf.GGMLQuantizationType:
+def _type(
+    name: str, shape: tuple[int, ...], plain: schema.ModelConfig, type: str
+) -> gguf.GGMLQuantizationType:
     import gguf
 
     kinds = gguf.GGMLQuantizationType
@@ -249,19 +296,32 @@ def _head(plain: schema.ModelConfig) -> str:
 
 
 def _kept(tensors: list[_Tensor], type: str, folder: Path) -> list[str]:
-    """Return which matrices are stored otherwise than asked for; raise RequestError where all of them would be."""
+    """Return which matrices are stored otherwise than asked for.
+
+    Raises RequestError where all of them would be.
+    """
     wanted, found = TYPES[type][0], []
-    others = [tensor for tensor in tensors if len(tensor.shape) > 1 and tensor.type.name not in (wanted, "F32")]
+    others = [
+        tensor
+        for tensor in tensors
+        if len(tensor.shape) > 1 and tensor.type.name not in (wanted, "F32")
+    ]
     rows = [tensor for tensor in others if tensor.type.name == "F16"]
     if rows:
         sizes = ", ".join(str(size) for size in sorted({tensor.shape[-1] for tensor in rows}))
         if not any(tensor.type.name in ("Q8_0", "Q4_0") for tensor in tensors):
             raise RequestError(
-                f"{folder}: {type} needs rows of a multiple of 32; all of this model's matrices have {sizes}: use f16"
+                f"{folder}: {type} needs rows of a multiple of 32; all of this model's matrices "
+                f"have {sizes}: use f16"
             )
-        found.append(f"{type} needs rows of a multiple of 32: {len(rows)} matrices with rows of {sizes} are kept in f16")
+        found.append(
+            f"{type} needs rows of a multiple of 32: {len(rows)} matrices with rows of {sizes} "
+            f"are kept in f16"
+        )
     if any(tensor.type.name == "Q8_0" for tensor in others):
-        found.append("the output matrix is kept in q8_0, as llama.cpp keeps it finer than the others")
+        found.append(
+            "the output matrix is kept in q8_0, as llama.cpp keeps it finer than the others"
+        )
     return found
 
 
@@ -274,7 +334,8 @@ def _unrolled(config: schema.ModelConfig, tensors: list[_Tensor]) -> list[str]:
     size, count = sum(tensor.bytes for tensor in tensors), flops.parameters(config)
     return [
         f"GGUF has no shared layers: {config.layers}, {used} ({config.sharing.kind}), are"
-        f" written out as {len(visits(config))}; that makes {format_size(size)} of weights instead of {format_size(once)}, and"
+        f" written out as {len(visits(config))}; that makes {format_size(size)} of weights "
+        f"instead of {format_size(once)}, and"
         f" {format_count(count.total)} parameters instead of {format_count(count.unique)}"
     ]
 
@@ -283,13 +344,24 @@ def _unrolled(config: schema.ModelConfig, tensors: list[_Tensor]) -> list[str]:
 
 
 def _describe(
-    writer: gguf.GGUFWriter, plain: schema.ModelConfig, family: Family, tokens: vocabulary.Vocabulary, type: str, name: str
+    writer: gguf.GGUFWriter,
+    plain: schema.ModelConfig,
+    family: Family,
+    tokens: vocabulary.Vocabulary,
+    type: str,
+    name: str,
 ) -> None:
     """Put what llama.cpp has to know into the file's header."""
     import gguf
 
     attention = plain.attention
-    assert plain.context and plain.mlp.hidden and attention.heads and attention.kv_heads and attention.head_dim
+    assert (
+        plain.context
+        and plain.mlp.hidden
+        and attention.heads
+        and attention.kv_heads
+        and attention.head_dim
+    )
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType[TYPES[type][1]])
@@ -332,13 +404,20 @@ def _describe(
 
 def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
     """Put the chat template and the defaults of sampling into the header, where the model came with some."""
-    templates = {re.sub("[^A-Za-z0-9]", "_", name): source for name, source in chat_template.sources(folder).items()}
+    templates = {
+        re.sub("[^A-Za-z0-9]", "_", name): source
+        for name, source in chat_template.sources(folder).items()
+    }
     try:
         "".join(templates.values()).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RequestError(f"{folder}: its chat template is not UTF-8 text; copy the model again") from error
+        raise RequestError(
+            f"{folder}: its chat template is not UTF-8 text; copy the model again"
+        ) from error
     if templates:
-        writer.add_chat_template([{"name": name, "template": source} for name, source in templates.items()])
+        writer.add_chat_template(
+            [{"name": name, "template": source} for name, source in templates.items()]
+        )
     drawn = special.json_object(folder / special.IDS[0])
     if drawn.get("do_sample") is False:  # what else it says is not used there
         return
@@ -351,7 +430,11 @@ def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
     }
     for key, add in adds.items():
         value = drawn.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER:
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) < _LARGEST_NUMBER
+        ):
             add(int(value) if key == "top_k" else float(value))
 
 
@@ -361,7 +444,9 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
     import numpy as np
 
     for tensor in tensors:
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -370,13 +455,17 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
         largest = float(np.abs(value).max())
         if not largest <= _LARGEST[tensor.type.name]:  # NaN is not, either
             what = f"a weight of {largest:g}" if largest == largest else "NaN"
-            raise RequestError(f"{tensor.name}: {tensor.type.name} cannot hold {what}, which is in {', '.join(tensor.ours)}")
+            raise RequestError(
+                f"{tensor.name}: {tensor.type.name} cannot hold {what}, which is in "
+                f"{', '.join(tensor.ours)}"
+            )
         try:
             writer.write_tensor_data(gguf.quantize(value, tensor.type))
         except OSError as error:
             if error.errno:
                 raise
-            # numpy's tofile counts what it could not write, but drops the system's reason, which is a full disk.
+            # numpy's tofile counts what it could not write, but drops the system's reason, which is
+            # a full disk.
             raise OSError(errno.ENOSPC, str(error)) from error
     writer.flush()
     assert writer.fout

@@ -27,14 +27,20 @@ Card = Callable[[str, Sequence[str]], str]
 def write(source: Path, out: Path, card: Card, shard_bytes: int = convert.SHARD_BYTES) -> Exported:
     """Write the model folder `source` as the new Hugging Face folder `out`, which appears whole or not at all.
 
-    What `card` returns becomes its README.md. Tensors keep their bits; layers that are used more than once are stored once.
+    What `card` returns becomes its README.md. Tensors keep their bits; layers that are used more
+    than once are stored once.
     """
     with appearing(out) as partial:
         with disk_errors(out):
             partial.mkdir()
         kind, notes = _written(source, partial, shard_bytes)
         write_text(partial / "README.md", card(kind, notes))
-    return Exported(out, kind, sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), tuple(notes))
+    return Exported(
+        out,
+        kind,
+        sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
+        tuple(notes),
+    )
 
 
 def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]:
@@ -54,7 +60,10 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
                 " Dropout acts in training alone, so the model computes the same"
             )
     except Inexpressible as error:
-        notes.append(f"flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. {error}")
+        notes.append(
+            f"flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. "
+            f"{error}"
+        )
     state: Mapping[str, Tensor] = load_file(source / folder.WEIGHTS)
     ends: dict[str, Any] = {}
     if convert.copy_tokenizer(source, out):
@@ -72,15 +81,22 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
 
 
 def _describe(out: Path, context: int | None) -> dict[str, Any]:
-    """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along; return the ids that models name.
+    """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along.
 
-    Ids that came along with an imported model stay as they are; what its tokenizer and template end a text with is added.
+    Return the ids that models name.
+
+    Ids that came along with an imported model stay as they are; what its tokenizer and template end
+    a text with is added.
     """
     tokenizer = Tokenizer.load(out)
     if not (out / special.WORDS).is_file():
         fields = special.config(tokenizer.words, tokenizer.adds, context)
         write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    kept = {key: value for key, value in special.json_object(out / special.IDS[0]).items() if value is not None}
+    kept = {
+        key: value
+        for key, value in special.json_object(out / special.IDS[0]).items()
+        if value is not None
+    }
     ends = tuple(sorted(tokenizer.ends - set(tokenizer.begin)))  # a chat model also ends its turns
     named = special.ids(replace(tokenizer.special, ends=ends))
     came = kept.get("eos_token_id", [])

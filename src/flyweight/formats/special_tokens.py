@@ -21,10 +21,12 @@ from flyweight.model.decoder import Decoder
 def complete(
     source: Path, out: Path, config: ModelConfig, state: Mapping[str, Tensor], notes: list[str]
 ) -> tuple[ModelConfig, Mapping[str, Tensor], list[int]]:
-    """Add what the tokenizer in `out` lacks of an end and a padding token; return config, state and the added ids.
+    """Add what the tokenizer in `out` lacks of an end and a padding token.
 
-    A model without spare rows gets new ones: copies of its least likely token's, so that they take next to no probability.
-    Where its tables cannot grow, nothing is added and `notes` says why.
+    Return config, state and the added ids.
+
+    A model without spare rows gets new ones: copies of its least likely token's, so that they take
+    next to no probability. Where its tables cannot grow, nothing is added and `notes` says why.
     """
     tokenizer = Tokenizer.load(out)
     lacking = [] if tokenizer.separator is not None else [SEPARATOR]
@@ -34,7 +36,9 @@ def complete(
     rows = tokenizer.vocab_size + len(new)
     if new and rows > (config.vocab_size or 0):
         try:
-            config, state = token_rows.resized(config, state, rows, _least_likely(source, tokenizer.vocab_size))
+            config, state = token_rows.resized(
+                config, state, rows, _least_likely(source, tokenizer.vocab_size)
+            )
         except RequestError as error:
             notes.append(f"it has no {' and no '.join(new)} token, and none can be added: {error}")
             return config, state, []

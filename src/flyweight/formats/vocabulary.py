@@ -1,7 +1,7 @@
 """A byte-level BPE `tokenizer.json` in llama.cpp's terms: tokens, types, merges, and the name of its pre-tokenizer; no torch.
 
-llama.cpp knows pre-tokenizers by name and reads no regular expression from the file. What splits text in another way than all
-of those named here is refused, because the ids would silently differ.
+llama.cpp knows pre-tokenizers by name and reads no regular expression from the file. What splits
+text in another way than all of those named here is refused, because the ids would silently differ.
 Sources: llama.cpp's `llama-vocab.cpp`; the `tokenizer.json` of GPT-2, Llama 3, Qwen2 and SmolLM.
 """
 
@@ -16,7 +16,10 @@ from typing import Any
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 
-_CONTRACTIONS, _PUNCTUATION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTIONS, _PUNCTUATION = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION}"
 _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_PUNCTUATION}"
@@ -31,12 +34,22 @@ PRE_TOKENIZERS: dict[tuple[str, bool], str] = {
     (_LLAMA3, False): "dbrx",
 }
 
-# Bytes that no UTF-8 text contains (RFC 3629); in GPT-2's alphabet each is the letter with its own number.
+# Bytes that no UTF-8 text contains (RFC 3629); in GPT-2's alphabet each is the letter with its own
+# number.
 _NEVER = [chr(byte) for byte in (*range(0xF5, 0x100), 0xC0, 0xC1)]
 
-# The names by which llama.cpp knows ends of turns, of messages and of texts (llama-vocab.cpp). Of several that end turns it
-# takes any one, unless the file names one.
-_TURNS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "[EOT]", "<end_of_utterance>")
+# The names by which llama.cpp knows ends of turns, of messages and of texts (llama-vocab.cpp). Of
+# several that end turns it takes any one, unless the file names one.
+_TURNS = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<end_of_utterance>",
+)
 _MESSAGES = ("<|eom_id|>",)
 _TEXTS = ("<|endoftext|>", "<|end_of_text|>")
 
@@ -45,8 +58,8 @@ _TEXTS = ("<|endoftext|>", "<|end_of_text|>")
 class Vocabulary:
     """A tokenizer as GGUF holds it: `types` are llama.cpp's token types.
 
-    `begin` and `end` are the ids that begin and end a text, `turn` and `message` others that end one, `pad` fills up; `adds`
-    says whether a begin and an end token are put around each text.
+    `begin` and `end` are the ids that begin and end a text, `turn` and `message` others that end
+    one, `pad` fills up; `adds` says whether a begin and an end token are put around each text.
     """
 
     pre: str
@@ -73,7 +86,8 @@ def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
     model, found, warnings = raw["model"], len(reasons), []
     if model["type"] != "BPE":
         reasons.append(
-            f"its tokenizer is a {model['type']}, not a byte-level BPE, and llama.cpp has no other that would do the same"
+            f"its tokenizer is a {model['type']}, not a byte-level BPE, and llama.cpp has no "
+            f"other that would do the same"
         )
         return None
     pre = _pre_tokenizer(raw, reasons)
@@ -84,7 +98,9 @@ def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
     tokens, types = _tokens(tokenizer, raw, size)
     if size > tokenizer.vocab_size:
         extra = size - tokenizer.vocab_size
-        warnings.append(f"{extra:,} ids of the model have no token; they are written as unused tokens")
+        warnings.append(
+            f"{extra:,} ids of the model have no token; they are written as unused tokens"
+        )
     end = _end(tokenizer, reasons, warnings)
     _around(tokenizer, end, reasons)
     if len(reasons) > found or pre is None or end is None:
@@ -109,7 +125,10 @@ def _pre_tokenizer(raw: Mapping[str, Any], reasons: list[str]) -> str | None:
     splits = _splits(raw.get("pre_tokenizer"))
     whole = bool(raw["model"].get("ignore_merges"))
     if splits is None:
-        reasons.append("its tokenizer is not byte-level: its text does not go through the byte alphabet of GPT-2")
+        reasons.append(
+            "its tokenizer is not byte-level: its text does not go through the byte alphabet of "
+            "GPT-2"
+        )
         return None
     if not raw["model"]["merges"] and not whole:
         return "gpt-2"  # a token is a byte, however the text is split
@@ -117,7 +136,8 @@ def _pre_tokenizer(raw: Mapping[str, Any], reasons: list[str]) -> str | None:
         how = f"splits text by {splits!r}" if splits else "does not split text into words"
         how += ", whole words first" if whole else ""
         reasons.append(
-            f"its tokenizer {how}; of the pre-tokenizers of llama.cpp, {', '.join(PRE_TOKENIZERS.values())} are known here"
+            f"its tokenizer {how}; of the pre-tokenizers of llama.cpp, "
+            f"{', '.join(PRE_TOKENIZERS.values())} are known here"
         )
         return None
     return PRE_TOKENIZERS[splits, whole]
@@ -147,16 +167,30 @@ def _model_faults(raw: Mapping[str, Any]) -> list[str]:
     model, faults = raw["model"], []
     if model.get("dropout"):
         faults.append("its tokenizer drops merges by chance (dropout)")
-    if model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        faults.append("its tokenizer marks pieces of words in a way of its own (byte fallback, prefix or suffix)")
+    if (
+        model.get("byte_fallback")
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
+        faults.append(
+            "its tokenizer marks pieces of words in a way of its own (byte fallback, prefix or "
+            "suffix)"
+        )
     if (raw.get("decoder") or {}).get("type") != "ByteLevel":
         faults.append("its tokenizer does not decode byte by byte")
     for token in raw.get("added_tokens", []):
-        if not token["special"] and any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
-            faults.append(f"its added token {token['content']!r} takes the space beside it, or stands only for whole words")
+        if not token["special"] and any(
+            token.get(flag) for flag in ("lstrip", "rstrip", "single_word")
+        ):
+            faults.append(
+                f"its added token {token['content']!r} takes the space beside it, or stands only "
+                f"for whole words"
+            )
     letters = set(ByteLevel.alphabet())
     added = {token["content"] for token in raw.get("added_tokens", [])}
-    strange = [text for text in model["vocab"] if text not in added and not letters.issuperset(text)]
+    strange = [
+        text for text in model["vocab"] if text not in added and not letters.issuperset(text)
+    ]
     if strange:
         faults.append(f"{len(strange):,} tokens are not spelled in bytes (first: {strange[0]!r})")
     if missing := letters - model["vocab"].keys():
@@ -164,14 +198,22 @@ def _model_faults(raw: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _normalizer(raw: Mapping[str, Any], pre: str | None, reasons: list[str], warnings: list[str]) -> None:
+def _normalizer(
+    raw: Mapping[str, Any], pre: str | None, reasons: list[str], warnings: list[str]
+) -> None:
     normalizer = raw.get("normalizer")
     if normalizer is None or normalizer == {"type": "Sequence", "normalizers": []}:
         return
     if normalizer == {"type": "NFC"}:
-        warnings.append("llama.cpp does not bring text into Unicode's form NFC, this tokenizer does: give it text in that form")
+        warnings.append(
+            "llama.cpp does not bring text into Unicode's form NFC, this tokenizer does: give it "
+            "text in that form"
+        )
         return
-    reasons.append(f"its tokenizer changes the text first ({normalizer['type']}), llama.cpp's {pre or 'BPE'} does not")
+    reasons.append(
+        f"its tokenizer changes the text first ({normalizer['type']}), llama.cpp's "
+        f"{pre or 'BPE'} does not"
+    )
 
 
 def _tokens(tokenizer: Tokenizer, raw: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
@@ -179,18 +221,23 @@ def _tokens(tokenizer: Tokenizer, raw: Mapping[str, Any], size: int) -> tuple[li
     import gguf
 
     kinds = gguf.TokenType
-    added = {token["id"]: kinds.CONTROL if token["special"] else kinds.USER_DEFINED for token in raw.get("added_tokens", [])}
+    added = {
+        token["id"]: kinds.CONTROL if token["special"] else kinds.USER_DEFINED
+        for token in raw.get("added_tokens", [])
+    }
     texts = {at: text for text, at in tokenizer.vocab.items()}
     tokens = [texts.get(at, f"<|unused-{at}|>") for at in range(size)]
-    types = [int(added.get(at, kinds.NORMAL)) if at in texts else int(kinds.UNUSED) for at in range(size)]
+    types = [
+        int(added.get(at, kinds.NORMAL)) if at in texts else int(kinds.UNUSED) for at in range(size)
+    ]
     return tokens, types
 
 
 def _merges(model: Mapping[str, Any]) -> list[str]:
     """Return the merges as `left right`.
 
-    llama.cpp refuses a file without any: a tokenizer of bytes gets one of two bytes that no text has side by side, into a
-    token that does not exist.
+    llama.cpp refuses a file without any: a tokenizer of bytes gets one of two bytes that no text
+    has side by side, into a token that does not exist.
     """
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return merges or [f"{_NEVER[0]} {_NEVER[1]}"]
@@ -199,8 +246,9 @@ def _merges(model: Mapping[str, Any]) -> list[str]:
 def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int | None:
     """Return the id that ends a document.
 
-    llama.cpp always has one, id 11 where the file names none. A tokenizer without such a token gives that part to a byte that
-    no text contains, so that generation does not end at an ordinary token.
+    llama.cpp always has one, id 11 where the file names none. A tokenizer without such a token
+    gives that part to a byte that no text contains, so that generation does not end at an ordinary
+    token.
     """
     if tokenizer.declared.ends:
         return tokenizer.declared.ends[0]
@@ -209,10 +257,14 @@ def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int |
     end = next((tokenizer.vocab[letter] for letter in _NEVER if letter in tokenizer.vocab), None)
     if end is None:
         reasons.append(
-            "its tokenizer has no token that ends a document, and no byte that could stand for it; llama.cpp needs one"
+            "its tokenizer has no token that ends a document, and no byte that could stand for "
+            "it; llama.cpp needs one"
         )
     else:
-        warnings.append("the tokenizer has no token that ends a document: generation in llama.cpp ends only where you limit it")
+        warnings.append(
+            "the tokenizer has no token that ends a document: generation in llama.cpp ends only "
+            "where you limit it"
+        )
     return end
 
 
@@ -221,22 +273,32 @@ def _around(tokenizer: Tokenizer, end: int | None, reasons: list[str]) -> None:
     before, after = tokenizer.around
     if len(before) > 1 or after not in ((), (end,)):
         reasons.append(
-            f"its tokenizer puts the tokens {list(before)} before and {list(after)} after a text; llama.cpp puts one that"
+            f"its tokenizer puts the tokens {list(before)} before and {list(after)} after a "
+            f"text; llama.cpp puts one that"
             " begins and the one that ends a text at most"
         )
 
 
 def _begin(tokenizer: Tokenizer, end: int) -> int:
-    """Return the id that begins a text; llama.cpp always has one, so the end's stands for it where there is none."""
+    """Return the id that begins a text.
+
+    Llama.cpp always has one, so the end's stands for it where there is none.
+    """
     if tokenizer.begin:
         return tokenizer.begin[0]
     return end if tokenizer.special.bos is None else tokenizer.special.bos
 
 
-def _other_ends(tokenizer: Tokenizer, end: int, warnings: list[str]) -> tuple[int | None, int | None]:
+def _other_ends(
+    tokenizer: Tokenizer, end: int, warnings: list[str]
+) -> tuple[int | None, int | None]:
     """Return the id that ends a turn and the one that ends a message: by their usual names, else any other end."""
     texts = {at: text for text, at in tokenizer.vocab.items()}
-    ends = [at for at in dict.fromkeys([*tokenizer.special.ends, *sorted(tokenizer.ends)]) if at not in tokenizer.begin]
+    ends = [
+        at
+        for at in dict.fromkeys([*tokenizer.special.ends, *sorted(tokenizer.ends)])
+        if at not in tokenizer.begin
+    ]
     named = {texts[at]: at for at in ends}
     turn = next((named[name] for name in _TURNS if name in named), None)
     message = next((named[name] for name in _MESSAGES if name in named), None)
@@ -247,5 +309,7 @@ def _other_ends(tokenizer: Tokenizer, end: int, warnings: list[str]) -> tuple[in
         message = others.pop(0)
     if others:
         names = ", ".join(repr(texts[at]) for at in others)
-        warnings.append(f"GGUF has no place for all tokens that end a text: {names} will not stop llama.cpp")
+        warnings.append(
+            f"GGUF has no place for all tokens that end a text: {names} will not stop llama.cpp"
+        )
     return turn, message

@@ -25,7 +25,11 @@ class Block(nn.Module):
         self.mlp_norm = norm.build(config.norm, config.dim)
         self.mlp = mlp.build(config, f"{name}.mlp")
         self.mlp_residual = residual.build(config.residual)
-        self.pre, self.dropout, self.mlp_dropout = config.norm.placement == "pre", config.dropout.residual, config.dropout.mlp
+        self.pre, self.dropout, self.mlp_dropout = (
+            config.norm.placement == "pre",
+            config.dropout.residual,
+            config.dropout.mlp,
+        )
         thinking = config.thinking
         self.rate = MemoryRate(thinking) if isinstance(thinking, Deep) else None
 
@@ -37,11 +41,18 @@ class Block(nn.Module):
         slot: Memory | None = None,
         known: KeysAndValues | None = None,
     ) -> tuple[Tensor, KeysAndValues]:
-        """Return the residual stream after this layer, (B, T, dim) as x, and the keys and values; arguments as attention's."""
-        branch, own = self.attention(self._read(x, self.attention_norm), reach, rotation, slot, known)
+        """Return the residual stream after this layer, (B, T, dim) as x, and the keys and values.
+
+        Arguments as attention's.
+        """
+        branch, own = self.attention(
+            self._read(x, self.attention_norm), reach, rotation, slot, known
+        )
         x = self._joined(x, branch, self.attention_residual, self.attention_norm)
         read = self._read(x, self.mlp_norm)
-        branch = self.mlp(F.dropout(read, self.mlp_dropout, self.training) if self.mlp_dropout else read)
+        branch = self.mlp(
+            F.dropout(read, self.mlp_dropout, self.training) if self.mlp_dropout else read
+        )
         return self._joined(x, branch, self.mlp_residual, self.mlp_norm), own
 
     def write(self, x: Tensor, rotation: Rotation | None = None) -> KeysAndValues:
@@ -49,7 +60,10 @@ class Block(nn.Module):
         return self.attention.write(self._read(x, self.attention_norm), rotation)
 
     def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """Return what a branch reads. Under autocast it is cast once here: autocast itself would do so for each matrix."""
+        """Return what a branch reads.
+
+        Under autocast it is cast once here: autocast itself would do so for each matrix.
+        """
         x = norm(x) if self.pre else x
         return x.to(autocast_dtype(x))
 

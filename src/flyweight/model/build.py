@@ -1,7 +1,8 @@
 """Any model of ours from its config.
 
-All of them are called alike: `hidden` and `logits` (and `forward`, which is both), `output` and `softcap` for objectives
-that compute head and loss together, `new_cache` for generation, `config`, `device` and `dtype`.
+All of them are called alike: `hidden` and `logits` (and `forward`, which is both), `output` and
+`softcap` for objectives that compute head and loss together, `new_cache` for generation, `config`,
+`device` and `dtype`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ Model = Decoder | NGram | LSTM
 
 
 def build(config: schema.Architecture, seed: int = 0) -> Model:
-    """Return a new model of this config with random weights; raises RequestError as its class does."""
+    """Return a new model of this config with random weights.
+
+    Raises RequestError as its class does.
+    """
     return MODELS[type(config)](config, seed)
 
 

@@ -21,7 +21,10 @@ class Memory(Protocol):
 
 
 class Cache(Protocol):
-    """What a decoder needs of a cache: `length` tokens were read; `last` (B, n) are those that a bigram table needs."""
+    """What a decoder needs of a cache: `length` tokens were read.
+
+    `last` (B, n) are those that a bigram table needs.
+    """
 
     length: int
     last: Tensor | None
@@ -42,7 +45,8 @@ class Cache(Protocol):
 class KVCache:
     """Preallocated keys and values, one slot per visit, and the last tokens of every row (for a bigram table).
 
-    `widths` are the channels of each slot: a thinking model's hold the memory's keys beside the pass's own.
+    `widths` are the channels of each slot: a thinking model's hold the memory's keys beside the
+    pass's own.
     """
 
     def __init__(
@@ -55,8 +59,12 @@ class KVCache:
         dtype: torch.dtype | None = None,
     ) -> None:
         shapes = [(batch, kv_heads, length, width) for width in widths]
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]  # (B, H_kv, L, width) each
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]  # (B, H_kv, L, width) each
+        self.keys = [
+            torch.empty(shape, device=device, dtype=dtype) for shape in shapes
+        ]  # (B, H_kv, L, width) each
+        self.values = [
+            torch.empty(shape, device=device, dtype=dtype) for shape in shapes
+        ]  # (B, H_kv, L, width) each
         self.capacity = length
         self.length = 0
         self.last: Tensor | None = None  # (B, n)
@@ -65,7 +73,8 @@ class KVCache:
         """Raise RequestError if `tokens` more do not fit."""
         if self.length + tokens > self.capacity:
             raise RequestError(
-                f"key/value cache: {self.length} + {tokens} tokens do not fit its length {self.capacity}; make a longer one"
+                f"key/value cache: {self.length} + {tokens} tokens do not fit its length "
+                f"{self.capacity}; make a longer one"
             )
 
     def advance(self, tokens: int, last: Tensor | None) -> None:
@@ -81,7 +90,10 @@ class KVCache:
             self.last = self.last.index_select(0, rows)
 
     def truncate(self, length: int, kept: Tensor) -> bool:
-        """Forget all tokens but `kept` (1, length), the first that were read; return that this could be done."""
+        """Forget all tokens but `kept` (1, length), the first that were read.
+
+        Return that this could be done.
+        """
         self.length, self.last = length, kept
         return True
 
@@ -89,7 +101,9 @@ class KVCache:
         """Make room for `length` tokens in all; what is held stays."""
         for parts in (self.keys, self.values):
             for index, old in enumerate(parts):
-                parts[index] = old.new_empty((*old.shape[:2], length, old.shape[3]))  # (B, H_kv, L, width)
+                parts[index] = old.new_empty(
+                    (*old.shape[:2], length, old.shape[3])
+                )  # (B, H_kv, L, width)
                 parts[index][:, :, : self.length] = old[:, :, : self.length]
         self.capacity = length
 

@@ -30,7 +30,9 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.vocab_size
-        self.linear = linear.named(config, "head.linear", config.dim, config.vocab_size, config.head.bias)
+        self.linear = linear.named(
+            config, "head.linear", config.dim, config.vocab_size, config.head.bias
+        )
 
 
 class VisitIndex(nn.Module):
@@ -44,8 +46,8 @@ class VisitIndex(nn.Module):
 class Decoder(nn.Module):
     """A decoder-only language model, exactly as its config describes it.
 
-    `seed` draws the initial weights without touching torch's global generator. Raises RequestError for a config that leaves
-    vocab_size or context open, or whose `linears` name no layer.
+    `seed` draws the initial weights without touching torch's global generator. Raises RequestError
+    for a config that leaves vocab_size or context open, or whose `linears` name no layer.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -57,18 +59,32 @@ class Decoder(nn.Module):
         check_patterns(config)
         assert config.attention.head_dim is not None
         self.config, self.softcap = config, config.head.softcap
-        self._looped, self._unlooped, self._float = visits(config), visits(config, looped=False), float_name(config)
+        self._looped, self._unlooped, self._float = (
+            visits(config),
+            visits(config, looped=False),
+            float_name(config),
+        )
         self.visits = self._looped
         self.embedding = Embedding(config)
-        self.blocks = nn.ModuleList(Block(config, f"blocks.{layer}") for layer in range(config.layers))
-        self.index = VisitIndex(config) if not isinstance(config.sharing, NoSharing) and config.sharing.index else None
+        self.blocks = nn.ModuleList(
+            Block(config, f"blocks.{layer}") for layer in range(config.layers)
+        )
+        self.index = (
+            VisitIndex(config)
+            if not isinstance(config.sharing, NoSharing) and config.sharing.index
+            else None
+        )
         self.norm = norm.build(config.norm, config.dim) if config.norm.final else None
         self.head = None if config.embedding.tied else Head(config)
         tied_bias = config.head.bias and config.embedding.tied
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size or 0)) if tied_bias else None
         self.recompute: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
         """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
-        self._rotary = RotaryTables(config.position, config.attention.head_dim) if isinstance(config.position, Rope) else None
+        self._rotary = (
+            RotaryTables(config.position, config.attention.head_dim)
+            if isinstance(config.position, Rope)
+            else None
+        )
         self.mixture = None
         if config.mixture is not None:
             self.mixture = MixtureHead(config.mixture, config.dim, config.vocab_size or 0)
@@ -76,10 +92,13 @@ class Decoder(nn.Module):
         """How many tokens before a new one are needed beside keys and values."""
         initialise(self, config, seed)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the final-normed hidden states (B, T, dim) of tokens (B, T), which follow those in the cache.
 
-        `mask` (B, S) is False on left padding, over cached and new positions; padding is never seen and has no position.
+        `mask` (B, S) is False on left padding, over cached and new positions; padding is never seen
+        and has no position.
         """
         start = 0 if cache is None else cache.length
         self._check(tokens, start, cache, mask)
@@ -107,8 +126,13 @@ class Decoder(nn.Module):
         """Return marked tokens (B, T) behind those that were read earlier, as many as are kept: (B, S)."""
         return marked if before is None else torch.cat((before, marked), 1)
 
-    def _run(self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None) -> Tensor:
-        """Go through the visits; every pass leaves a memory to the next: (B, T, dim) -> (B, T, dim)."""
+    def _run(
+        self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None
+    ) -> Tensor:
+        """Go through the visits.
+
+        Every pass leaves a memory to the next: (B, T, dim) -> (B, T, dim).
+        """
         x, slot, memory = embedded, 0, Recollection(self.config)
         doubled = seen.doubled(embedded.shape[1], embedded.device) if memory.thinks else seen
         for visit in self.visits:
@@ -133,8 +157,13 @@ class Decoder(nn.Module):
             return self.recompute(block, *reads)
         return block(*reads)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return the logits (B, T, vocab_size) of the token after each position; arguments as `hidden`."""
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits (B, T, vocab_size) of the token after each position.
+
+        Arguments as `hidden`.
+        """
         return self.logits(self.hidden(tokens, cache, mask))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -153,18 +182,24 @@ class Decoder(nn.Module):
         return self._network_logits(hidden[:, : self.config.dim].to(self.dtype))
 
     def _network_logits(self, hidden: Tensor) -> Tensor:
-        logits = self.embedding.tokens(self.embedding.reduced(hidden)) if self.head is None else self.head.linear(hidden)
+        logits = (
+            self.embedding.tokens(self.embedding.reduced(hidden))
+            if self.head is None
+            else self.head.linear(hidden)
+        )
         logits = logits if self.head_bias is None else logits + self.head_bias.to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the head in parts, differentiable: what it reads of `hidden` (..., K), its matrix (vocab_size, K), its bias.
 
-        Logits before the softcap are their product and sum; K is dim, or the rank of a factorised embedding. Raises
-        RequestError for a mixture, whose logits are no such product.
+        Logits before the softcap are their product and sum; K is dim, or the rank of a factorised
+        embedding. Raises RequestError for a mixture, whose logits are no such product.
         """
         if self.mixture is not None:
-            raise RequestError("model: a mixture is not trained any further; train its network, then mix it again")
+            raise RequestError(
+                "model: a mixture is not trained any further; train its network, then mix it again"
+            )
         if self.head is not None:
             return hidden, self.head.linear.dense(), self.head.linear.bias
         return self.embedding.reduced(hidden), self.embedding.tokens.dense(), self.head_bias
@@ -190,23 +225,32 @@ class Decoder(nn.Module):
         """The float type of the weights; packed layers unpack into it."""
         return self.get_parameter(self._float).dtype
 
-    def _rotation(self, x: Tensor, positions: Tensor | None, start: int, length: int) -> Rotation | None:
+    def _rotation(
+        self, x: Tensor, positions: Tensor | None, start: int, length: int
+    ) -> Rotation | None:
         if self._rotary is None:
             return None
         return self._rotary.rotation(x, autocast_dtype(x), positions, start, length)
 
     def _check(self, tokens: Tensor, start: int, cache: Cache | None, mask: Tensor | None) -> None:
         if tokens.dim() != 2 or tokens.shape[1] == 0:
-            raise RequestError(f"tokens: the shape is {tuple(tokens.shape)}; give a batch of non-empty sequences (B, T)")
+            raise RequestError(
+                f"tokens: the shape is {tuple(tokens.shape)}; give a batch of non-empty "
+                f"sequences (B, T)"
+            )
         total = start + tokens.shape[1]
         if self.embedding.positions is not None and total > (self.config.context or 0):
             raise RequestError(
-                f"context: a sequence of {total} tokens is longer than the {self.config.context} positions that this model has"
+                f"context: a sequence of {total} tokens is longer than the {self.config.context} "
+                f"positions that this model has"
                 " learned; shorten it"
             )
-        if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (tokens.shape[0], total)):
+        if mask is not None and (
+            mask.dtype != torch.bool or tuple(mask.shape) != (tokens.shape[0], total)
+        ):
             raise RequestError(
-                f"mask: {mask.dtype} of shape {tuple(mask.shape)}; cached and new tokens need torch.bool of shape"
+                f"mask: {mask.dtype} of shape {tuple(mask.shape)}; cached and new tokens need "
+                f"torch.bool of shape"
                 f" {(tokens.shape[0], total)}"
             )
         if cache is not None:

@@ -20,16 +20,29 @@ class Embedding(nn.Module):
         assert config.vocab_size and config.context
         self.vocab_size, self.dropout = config.vocab_size, config.dropout.embedding
         rank, position = config.embedding.rank, config.position
-        self.tokens = linear.named(config, "embedding.tokens", rank or config.dim, config.vocab_size)
+        self.tokens = linear.named(
+            config, "embedding.tokens", rank or config.dim, config.vocab_size
+        )
         self.expand = linear.named(config, "embedding.expand", rank, config.dim) if rank else None
-        self.positions = LearnedPositions(config.context, config.dim) if isinstance(position, schema.Learned) else None
-        self._sinusoids = Sinusoids(position, config.dim) if isinstance(position, schema.Sinusoidal) else None
+        self.positions = (
+            LearnedPositions(config.context, config.dim)
+            if isinstance(position, schema.Learned)
+            else None
+        )
+        self._sinusoids = (
+            Sinusoids(position, config.dim) if isinstance(position, schema.Sinusoidal) else None
+        )
         self.pairs, self.reach = config.embedding.bigram, bigram_reach(config)
         count = bigram_rows(config)
         self.bigram = linear.named(config, "embedding.bigram", config.dim, count) if count else None
 
-    def forward(self, tokens: Tensor, positions: Tensor | None, run: Tensor | None, start: int) -> Tensor:
-        """Return the vectors of tokens (B, T) after `start` others: (B, T, dim). `run` is what `run_of` made of them."""
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None, run: Tensor | None, start: int
+    ) -> Tensor:
+        """Return the vectors of tokens (B, T) after `start` others: (B, T, dim).
+
+        `run` is what `run_of` made of them.
+        """
         x = self.tokens.rows(tokens)  # (B, T, dim or rank)
         x = x if self.expand is None else self.expand(x)  # (B, T, dim)
         if self.bigram is not None and run is not None:
@@ -59,10 +72,15 @@ class Embedding(nn.Module):
     def bigram_index(self, run: Tensor) -> Tensor:
         """Return the bigram table's rows for the tokens of a run (B, reach + T), one for each order: (orders, B, T)."""
         length = run.shape[1] - self.reach
-        back = [run[:, self.reach - n : self.reach - n + length] for n in range(self.reach + 1)]  # (B, T) each: n tokens ago
+        back = [
+            run[:, self.reach - n : self.reach - n + length] for n in range(self.reach + 1)
+        ]  # (B, T) each: n tokens ago
         if not isinstance(self.pairs, schema.HashedBigram):
-            return (back[1] * self.vocab_size + back[0].clamp(max=self.vocab_size - 1))[None]  # padding has any row
-        # 32-bit multiplicative hashes, mixed, one more token at a time; int64 holds the products of ids below 2^31.
+            return (back[1] * self.vocab_size + back[0].clamp(max=self.vocab_size - 1))[
+                None
+            ]  # padding has any row
+        # 32-bit multiplicative hashes, mixed, one more token at a time; int64 holds the products of
+        # ids below 2^31.
         mixed, found = (back[0] + 1) * 0x85EBCA6B, []
         for earlier in back[1:]:
             mixed = ((earlier + 1) * 0x9E3779B1 ^ mixed) & 0xFFFFFFFF

@@ -22,10 +22,12 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def save(model: Model, folder: str | Path) -> None:
-    """Write a model's config and weights into `folder`, which is made if need be; raise FlyweightError if that fails.
+    """Write a model's config and weights into `folder`, which is made if need be.
 
-    A tied head has no tensor of its own. Each file is replaced whole: a reader, or a model whose tensors still map the old
-    file, never sees half of the new one.
+    Raises FlyweightError if that fails.
+
+    A tied head has no tensor of its own. Each file is replaced whole: a reader, or a model whose
+    tensors still map the old file, never sees half of the new one.
     """
     write(model.config, model.state_dict(), folder)
 
@@ -33,7 +35,8 @@ def save(model: Model, folder: str | Path) -> None:
 def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
     """Write a resolved config and the tensors of a model's state into `folder`, as `save` does.
 
-    Raises FlyweightError where a tensor is missing, unexpected or of another shape or dtype than the config says.
+    Raises FlyweightError where a tensor is missing, unexpected or of another shape or dtype than
+    the config says.
     """
     folder = Path(folder)
     check(config, tensors, folder)
@@ -49,7 +52,8 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
         os.replace(described, folder / CONFIG)
     except (OSError, SafetensorError) as error:
         raise FlyweightError(
-            f"{folder}: the model could not be written ({reason(error)}); check free space and permissions"
+            f"{folder}: the model could not be written ({reason(error)}); check free space and "
+            f"permissions"
         ) from error
 
 
@@ -62,41 +66,67 @@ def check(config: Architecture, tensors: Mapping[str, Tensor], where: str | Path
 
 
 def load_config(folder: str | Path) -> Architecture:
-    """Return the config of the model in `folder`; raise RequestError if there is none, FlyweightError if it is damaged."""
+    """Return the config of the model in `folder`.
+
+    Raises RequestError if there is none, FlyweightError if it is damaged.
+    """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise RequestError(f"{folder}: not a model folder ({CONFIG} is missing); name a folder with {CONFIG} and {WEIGHTS}")
+        raise RequestError(
+            f"{folder}: not a model folder ({CONFIG} is missing); name a folder with {CONFIG} "
+            f"and {WEIGHTS}"
+        )
     try:
-        return TypeAdapter(Architecture).validate_python(json.loads(path.read_text(encoding="utf-8"))).resolved()
+        return (
+            TypeAdapter(Architecture)
+            .validate_python(json.loads(path.read_text(encoding="utf-8")))
+            .resolved()
+        )
     except OSError as error:
         raise FlyweightError(f"{path}: cannot be read ({reason(error)})") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg']}" for fault in error.errors())
-        raise FlyweightError(f"{path}: not a model config of this version ({faults}); save the model again") from error
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise FlyweightError(
+            f"{path}: not a model config of this version ({faults}); save the model again"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise FlyweightError(f"{path}: damaged, not valid JSON ({error}); copy or save the model again") from error
+        raise FlyweightError(
+            f"{path}: damaged, not valid JSON ({error}); copy or save the model again"
+        ) from error
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return the model in `folder` on `device`, in the dtype it was saved in.
 
-    Raises RequestError if `folder` holds no model, FlyweightError if a file is damaged or any tensor is missing, unexpected
-    or of another shape or dtype than the config says; parameters may be of any one float dtype.
+    Raises RequestError if `folder` holds no model, FlyweightError if a file is damaged or any
+    tensor is missing, unexpected or of another shape or dtype than the config says; parameters may
+    be of any one float dtype.
     """
     config = load_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.is_file():
-        raise RequestError(f"{folder}: {WEIGHTS} is missing beside {CONFIG}; copy or save the model again")
+        raise RequestError(
+            f"{folder}: {WEIGHTS} is missing beside {CONFIG}; copy or save the model again"
+        )
     try:
         tensors = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise FlyweightError(f"{path}: damaged or truncated ({error}); copy or save the model again") from error
+        raise FlyweightError(
+            f"{path}: damaged or truncated ({error}); copy or save the model again"
+        ) from error
     with torch.device("meta"):
         model = build(config)
     if faults := _faults(model, tensors):
-        raise FlyweightError(f"{path}: does not fit {CONFIG}: {_some(faults)}; save the model again")
+        raise FlyweightError(
+            f"{path}: does not fit {CONFIG}: {_some(faults)}; save the model again"
+        )
     model.load_state_dict(tensors, assign=True)
-    return model.to(model.dtype)  # packed layers keep no tensor that tells them which float to unpack into
+    return model.to(
+        model.dtype
+    )  # packed layers keep no tensor that tells them which float to unpack into
 
 
 def _some(faults: list[str]) -> str:
@@ -115,4 +145,8 @@ def _faults(model: Model, found: Mapping[str, Tensor]) -> list[str]:
         elif not (have.is_floating_point() if name in floats else want.dtype == have.dtype):
             faults.append(f"{name} has dtype {have.dtype} instead of {want.dtype}")
     dtypes = {str(found[name].dtype) for name in both if name in floats}
-    return faults if len(dtypes) < 2 else [*faults, f"parameters of several dtypes ({', '.join(sorted(dtypes))})"]
+    return (
+        faults
+        if len(dtypes) < 2
+        else [*faults, f"parameters of several dtypes ({', '.join(sorted(dtypes))})"]
+    )

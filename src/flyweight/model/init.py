@@ -23,8 +23,9 @@ _OUTPUTS = ("attention.out", "mlp.down")
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Fill every weight of a decoder: normal matrices, damped or zero output projections, zero biases and bigram table.
 
-    The two factors of a bottleneck are drawn so that their product has the std of the matrix that they stand for. Values are
-    drawn on the CPU in module order, so that every device gets the same ones; on the meta device nothing happens.
+    The two factors of a bottleneck are drawn so that their product has the std of the matrix that
+    they stand for. Values are drawn on the CPU in module order, so that every device gets the same
+    ones; on the meta device nothing happens.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     for name, module in model.named_modules():
@@ -61,7 +62,9 @@ def _std(config: ModelConfig, name: str) -> float:
 
 
 @torch.no_grad()
-def initialise_fan_in(model: nn.Module, config: LinearConfig | MlpConfig | LstmConfig, seed: int) -> None:
+def initialise_fan_in(
+    model: nn.Module, config: LinearConfig | MlpConfig | LstmConfig, seed: int
+) -> None:
     """Fill every weight of a baseline: normal embeddings, matrices scaled by their number of inputs, zero biases.
 
     Values are drawn as `initialise` draws them; a head that is the embedding is scaled as one.
@@ -70,8 +73,16 @@ def initialise_fan_in(model: nn.Module, config: LinearConfig | MlpConfig | LstmC
     for name, module in model.named_modules():
         if isinstance(module, (Linear, Int8Linear, NF4Linear)):
             table = name == "embedding.tokens"
-            _fill(module, config.init.embedding if table else config.init.gain / math.sqrt(module.in_features), generator)
-    for parameter in (parameter for name, parameter in model.named_parameters() if name == "embedding.padding"):
+            _fill(
+                module,
+                config.init.embedding
+                if table
+                else config.init.gain / math.sqrt(module.in_features),
+                generator,
+            )
+    for parameter in (
+        parameter for name, parameter in model.named_parameters() if name == "embedding.padding"
+    ):
         parameter.copy_(_normal(parameter, config.init.embedding, generator))
 
 
@@ -85,6 +96,10 @@ def _fill(layer: AnyLinear, std: float, generator: torch.Generator) -> None:
     if isinstance(layer, Linear):
         layer.weight.copy_(_normal(layer.weight, std, generator))
     elif not layer.codes.is_meta:
-        layer.pack(_normal(torch.empty(layer.out_features, layer.in_features, device="cpu"), std, generator))
+        layer.pack(
+            _normal(
+                torch.empty(layer.out_features, layer.in_features, device="cpu"), std, generator
+            )
+        )
     if layer.bias is not None:
         layer.bias.zero_()

@@ -11,10 +11,16 @@ from flyweight.errors import RequestError
 def check(tokens: Tensor, start: int, mask: Tensor | None) -> None:
     """Raise RequestError unless tokens are a batch (B, T) and the mask, if any, covers them and the `start` before: (B, S)."""
     if tokens.dim() != 2 or tokens.shape[1] == 0:
-        raise RequestError(f"tokens: the shape is {tuple(tokens.shape)}; give a batch of non-empty sequences (B, T)")
-    total = start + tokens.shape[1]
-    if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (tokens.shape[0], total)):
         raise RequestError(
-            f"mask: {mask.dtype} of shape {tuple(mask.shape)}; cached and new tokens need torch.bool of shape"
+            f"tokens: the shape is {tuple(tokens.shape)}; give a batch of non-empty sequences "
+            f"(B, T)"
+        )
+    total = start + tokens.shape[1]
+    if mask is not None and (
+        mask.dtype != torch.bool or tuple(mask.shape) != (tokens.shape[0], total)
+    ):
+        raise RequestError(
+            f"mask: {mask.dtype} of shape {tuple(mask.shape)}; cached and new tokens need "
+            f"torch.bool of shape"
             f" {(tokens.shape[0], total)}"
         )

@@ -14,10 +14,17 @@ from flyweight.spec.linears import kind_of
 class Linear(nn.Linear):
     """A float matrix (out, in) with an optional bias; as an embedding, its rows are the vectors.
 
-    It is an `nn.Linear` for libraries that look for one (peft puts its adapters around it), but starts uninitialised.
+    It is an `nn.Linear` for libraries that look for one (peft puts its adapters around it), but
+    starts uninitialised.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        kind: LinearKind | None = None,
+    ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.kind = in_features, out_features, kind or Dense()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))  # (out, in)
@@ -36,7 +43,9 @@ class Linear(nn.Linear):
         return self.weight
 
     @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None) -> Linear:
+    def from_dense(
+        cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None
+    ) -> Linear:
         """Return a layer with a copy of this weight (out, in) and bias (out)."""
         layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind)
         layer.weight = nn.Parameter(weight.detach().clone())
@@ -58,7 +67,9 @@ def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> 
     return KINDS[kind.kind](in_features, out_features, bias, kind)
 
 
-def named(config: Architecture, name: str, in_features: int, out_features: int, bias: bool = False) -> AnyLinear:
+def named(
+    config: Architecture, name: str, in_features: int, out_features: int, bias: bool = False
+) -> AnyLinear:
     """Return the uninitialised layer `name` of a model, of the kind that the config gives it."""
     return build(kind_of(config, name), in_features, out_features, bias)
 
@@ -66,7 +77,15 @@ def named(config: Architecture, name: str, in_features: int, out_features: int, 
 class Factored(nn.Module):
     """Two matrices for one: `reduce` to `rank` channels, then `expand`, which has the bias."""
 
-    def __init__(self, config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool, rank: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        name: str,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        rank: int,
+    ) -> None:
         super().__init__()
         self.reduce = named(config, f"{name}.reduce", in_features, rank)
         self.expand = named(config, f"{name}.expand", rank, out_features, bias)
@@ -77,7 +96,12 @@ class Factored(nn.Module):
 
 
 def through(
-    config: ModelConfig, name: str, in_features: int, out_features: int, bias: bool, rank: int | None
+    config: ModelConfig,
+    name: str,
+    in_features: int,
+    out_features: int,
+    bias: bool,
+    rank: int | None,
 ) -> AnyLinear | Factored:
     """Return the uninitialised layer `name`, or two of them with a bottleneck of `rank` channels between."""
     if rank is None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from flyweight.config.schema import NF4, Int8, LinearKind
 from flyweight.model.packed import Fast, Kernel, Packed
 
-# The code book of Dettmers et al. (2023, appendix E): quantiles of the normal distribution, scaled to [-1, 1], zero among them.
+# The code book of Dettmers et al. (2023, appendix E): quantiles of the normal distribution, scaled
+# to [-1, 1], zero among them.
 NF4_VALUES = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
@@ -28,7 +29,10 @@ _PAIRS = np.stack((_BOOK.repeat(16), np.tile(_BOOK, 16)), 1).reshape(-1).view(np
 
 def _int8_refusal(dtype: torch.dtype) -> str | None:
     if dtype != torch.bfloat16:
-        return "torch's int8 kernel is vectorised for bfloat16 alone; for others it takes 4 to 40 times the reference's time"
+        return (
+            "torch's int8 kernel is vectorised for bfloat16 alone; for others it takes 4 to "
+            "40 times the reference's time"
+        )
     if sys.platform == "win32" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return "torch's int8 kernel is vectorised for AVX2 and AVX512 alone, and not on Windows"
     return None
@@ -46,43 +50,68 @@ def _nf4_refusal(dtype: torch.dtype) -> str | None:
     try:
         import bitsandbytes
     except (ImportError, OSError, RuntimeError) as error:
-        return f"bitsandbytes cannot be imported ({error}); pip install 'flyweight[kernels]' brings it"
+        return (
+            f"bitsandbytes cannot be imported ({error}); pip install 'flyweight[kernels]' brings it"
+        )
     if hasattr(torch.ops.bitsandbytes, "gemm_4bit"):
         return None
     return f"bitsandbytes {bitsandbytes.__version__} has no gemm_4bit; version 0.50 has"
 
 
 def _nf4_multiply(x: Tensor, layer: NF4Linear) -> Tensor:
-    # The bare operator: bitsandbytes' own layer repacks its weights at the first use on some CPUs, and then has no gradient.
+    # The bare operator: bitsandbytes' own layer repacks its weights at the first use on some CPUs,
+    # and then has no gradient.
     shape, scales = [layer.out_features, layer.in_features], layer.block_scales().reshape(-1)
-    return torch.ops.bitsandbytes.gemm_4bit(x, layer.codes.view(-1, 1), shape, scales, layer.block, "nf4")
+    return torch.ops.bitsandbytes.gemm_4bit(
+        x, layer.codes.view(-1, 1), shape, scales, layer.block, "nf4"
+    )
 
 
-_INT8 = Kernel("torch._weight_int8pack_mm", "faster than unpacking for up to 16 rows, the reference above", _int8_multiply, 16)
-_NF4 = Kernel("bitsandbytes.gemm_4bit", "fused or dequantizing, as bitsandbytes finds best for the shape", _nf4_multiply)
+_INT8 = Kernel(
+    "torch._weight_int8pack_mm",
+    "faster than unpacking for up to 16 rows, the reference above",
+    _int8_multiply,
+    16,
+)
+_NF4 = Kernel(
+    "bitsandbytes.gemm_4bit",
+    "fused or dequantizing, as bitsandbytes finds best for the shape",
+    _nf4_multiply,
+)
 _INT8_FAST = {"cpu": Fast(_INT8, _int8_refusal)}
 _NF4_FAST = {"cuda": Fast(_NF4, _nf4_refusal)}
 
 
 class Int8Linear(Packed):
-    """Symmetric int8, one scale per output row; the error of a weight is at most half its row's scale.
+    """Symmetric int8, one scale per output row.
 
-    Scales are bfloat16: as small as float16, whose range ends at 6e-8 and ruins rows of tiny weights (zero-initialised
-    projections), and as good as float32 (both measure 0.747 % of a normal matrix's norm), because the codes are rounded
-    against the scale that is stored.
+    The error of a weight is at most half its row's scale.
+
+    Scales are bfloat16: as small as float16, whose range ends at 6e-8 and ruins rows of tiny
+    weights (zero-initialised projections), and as good as float32 (both measure 0.747 % of a normal
+    matrix's norm), because the codes are rounded against the scale that is stored.
     """
 
     default_kind = Int8()
     fast = _INT8_FAST
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        kind: LinearKind | None = None,
+    ) -> None:
         super().__init__(in_features, out_features, bias, kind)
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("scales", torch.zeros(out_features, dtype=torch.bfloat16))
 
     @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in); raise FlyweightError for another shape or a value that is not finite."""
+        """Store this weight (out, in).
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
         weight = self._checked(weight)
         scales = (weight.abs().amax(1) / 127).to(torch.bfloat16)  # (out,)
         self.scales.copy_(scales)
@@ -98,21 +127,27 @@ class Int8Linear(Packed):
     def misfit(self) -> str | None:
         """Return why torch's kernel cannot take this layer: it reads aligned vectors, also past the end of a row."""
         if self.in_features % 16 or self.out_features % 4:
-            return f"torch's int8 kernel wants sizes in multiples of 16 and 4, not {self.in_features} -> {self.out_features}"
+            return (
+                f"torch's int8 kernel wants sizes in multiples of 16 and 4, not "
+                f"{self.in_features} -> {self.out_features}"
+            )
         return "the codes are not aligned in memory" if self.codes.data_ptr() % 16 else None
 
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         codes = self._sliced(self.codes, start, stop)
         codes = codes.float() if dtype == torch.float32 else codes.to(dtype)
         # Sums of unscaled codes can leave float16's range.
-        return codes.mul_(self.scales[start:stop, None].to(dtype)) if dtype == torch.float16 else codes
+        return (
+            codes.mul_(self.scales[start:stop, None].to(dtype)) if dtype == torch.float16 else codes
+        )
 
     def _factors(self, dtype: torch.dtype) -> Tensor | None:
         return None if dtype == torch.float16 else self.scales
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        # A tensor of a safetensors file lies where its header ends, and the kernel reads aligned vectors.
+        # A tensor of a safetensors file lies where its header ends, and the kernel reads aligned
+        # vectors.
         if self.codes.device.type == "cpu" and self.codes.data_ptr() % 64:
             self.codes = self.codes.clone()
 
@@ -120,39 +155,61 @@ class Int8Linear(Packed):
 class NF4Linear(Packed):
     """4-bit NormalFloat in blocks along each row, two codes a byte, one float32 scale a block.
 
-    With `double`, scales take 8 bits: in groups of 256, each an offset plus a multiple of a step (both float32), after QLoRA
-    (Dettmers et al. 2023), and codes are the nearest under the scale that is stored. A last, shorter block ends a row whose
-    length is no multiple of `block`.
+    With `double`, scales take 8 bits: in groups of 256, each an offset plus a multiple of a step
+    (both float32), after QLoRA (Dettmers et al. 2023), and codes are the nearest under the scale
+    that is stored. A last, shorter block ends a row whose length is no multiple of `block`.
     """
 
     default_kind = NF4()
     fast = _NF4_FAST
     scale_ranges: Tensor
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        kind: LinearKind | None = None,
+    ) -> None:
         super().__init__(in_features, out_features, bias, kind)
         assert isinstance(self.kind, NF4)
         self.block, self.nested = self.kind.block, self.kind.double
         self.blocks = -(-in_features // self.block)
-        self.register_buffer("codes", torch.zeros(out_features, -(-in_features // 2), dtype=torch.uint8))
+        self.register_buffer(
+            "codes", torch.zeros(out_features, -(-in_features // 2), dtype=torch.uint8)
+        )
         dtype = torch.uint8 if self.nested else torch.float32
         self.register_buffer("scales", torch.zeros(out_features, self.blocks, dtype=dtype))
         if self.nested:  # the groups' offsets and steps
-            self.register_buffer("scale_ranges", torch.zeros(2, -(-out_features * self.blocks // SCALE_GROUP), 1))
+            self.register_buffer(
+                "scale_ranges", torch.zeros(2, -(-out_features * self.blocks // SCALE_GROUP), 1)
+            )
 
     @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in); raise FlyweightError for another shape or a value that is not finite."""
+        """Store this weight (out, in).
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
         weight = self._checked(weight)
         width = self.blocks * self.block
-        largest = [self._blocked(weight[start:stop], width).abs().amax(2) for start, stop in self._pieces(self._step(weight))]
+        largest = [
+            self._blocked(weight[start:stop], width).abs().amax(2)
+            for start, stop in self._pieces(self._step(weight))
+        ]
         self._pack_scales(torch.cat(largest))  # (out, blocks)
         book = torch.tensor(NF4_VALUES, device=weight.device)
         middles = (book[1:] + book[:-1]) / 2  # (15,)
         for start, stop in self._pieces(self._step(weight)):
             scales = self.block_scales(start, stop)[..., None]  # (n, blocks, 1)
-            unit = self._blocked(weight[start:stop], width) / torch.where(scales > 0, scales, 1)  # (n, blocks, block)
-            codes = torch.bucketize(unit, middles, out_int32=True).flatten(1)[:, : self.in_features].to(torch.uint8)
+            unit = self._blocked(weight[start:stop], width) / torch.where(
+                scales > 0, scales, 1
+            )  # (n, blocks, block)
+            codes = (
+                torch.bucketize(unit, middles, out_int32=True)
+                .flatten(1)[:, : self.in_features]
+                .to(torch.uint8)
+            )
             codes = F.pad(codes, (0, self.in_features % 2))
             self.codes[start:stop] = codes[:, ::2] << 4 | codes[:, 1::2]
 
@@ -161,9 +218,15 @@ class NF4Linear(Packed):
         flat = index.reshape(-1).long()
         scales = self.scales[flat]  # (N, blocks)
         if self.nested:
-            groups = (flat[:, None] * self.blocks + torch.arange(self.blocks, device=flat.device)) // SCALE_GROUP
+            groups = (
+                flat[:, None] * self.blocks + torch.arange(self.blocks, device=flat.device)
+            ) // SCALE_GROUP
             scales = _decoded(scales, self.scale_ranges[:, groups, 0])
-        return self._values(self.codes[flat], scales).to(self.dtype).view(*index.shape, self.in_features)
+        return (
+            self._values(self.codes[flat], scales)
+            .to(self.dtype)
+            .view(*index.shape, self.in_features)
+        )
 
     def block_scales(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the float32 scales of the blocks of rows `start` to `stop`: (stop - start, blocks)."""
@@ -172,9 +235,13 @@ class NF4Linear(Packed):
             return self._sliced(self.scales, start, stop)
         first, last = start * self.blocks // SCALE_GROUP, -(-stop * self.blocks // SCALE_GROUP)
         if (stop - start) * self.blocks == self.scale_ranges.shape[1] * SCALE_GROUP:
-            return _decoded(self.scales.view(-1, SCALE_GROUP), self.scale_ranges).view(stop, self.blocks)
+            return _decoded(self.scales.view(-1, SCALE_GROUP), self.scale_ranges).view(
+                stop, self.blocks
+            )
         codes = self.scales.view(-1)[first * SCALE_GROUP : last * SCALE_GROUP]
-        codes = F.pad(codes, (0, (last - first) * SCALE_GROUP - codes.numel())).view(-1, SCALE_GROUP)  # (groups, 256)
+        codes = F.pad(codes, (0, (last - first) * SCALE_GROUP - codes.numel())).view(
+            -1, SCALE_GROUP
+        )  # (groups, 256)
         scales = _decoded(codes, self.scale_ranges[:, first:last]).view(-1)
         begin = start * self.blocks - first * SCALE_GROUP
         return scales[begin : begin + (stop - start) * self.blocks].view(stop - start, self.blocks)
@@ -182,12 +249,21 @@ class NF4Linear(Packed):
     def misfit(self) -> str | None:
         """Return why bitsandbytes cannot take this layer: its blocks run on over the ends of rows."""
         if self.in_features % self.block or self.in_features % 2:
-            return f"bitsandbytes wants rows of whole blocks: {self.in_features} is no multiple of {self.block}"
+            return (
+                f"bitsandbytes wants rows of whole blocks: {self.in_features} is no multiple "
+                f"of {self.block}"
+            )
         sizes = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-        return None if self.block in sizes else f"bitsandbytes knows no blocks of {self.block}, only of {sizes}"
+        return (
+            None
+            if self.block in sizes
+            else f"bitsandbytes knows no blocks of {self.block}, only of {sizes}"
+        )
 
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return self._values(self._sliced(self.codes, start, stop), self.block_scales(start, stop)).to(dtype)
+        return self._values(
+            self._sliced(self.codes, start, stop), self.block_scales(start, stop)
+        ).to(dtype)
 
     def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
         """Return the float32 weights of packed rows (N, bytes) with their scales (N, blocks): (N, in)."""
@@ -196,7 +272,9 @@ class NF4Linear(Packed):
             table = table.view(torch.int64).to(codes.device)
         values = table.index_select(0, codes.reshape(-1).int()).view(torch.float32)
         if self.in_features % self.block == 0 and self.in_features % 2 == 0:
-            return values.view(-1, self.block).mul_(scales.reshape(-1, 1)).view(-1, self.in_features)
+            return (
+                values.view(-1, self.block).mul_(scales.reshape(-1, 1)).view(-1, self.in_features)
+            )
         values = values.view(codes.shape[0], -1)[:, : self.in_features]  # (N, in)
         return values * scales.repeat_interleave(self.block, 1)[:, : self.in_features]
 
@@ -208,7 +286,9 @@ class NF4Linear(Packed):
             self.scales.copy_(largest)
             return
         flat = largest.view(-1)
-        padded = F.pad(flat[None], (0, -flat.numel() % SCALE_GROUP), mode="replicate").view(-1, SCALE_GROUP)
+        padded = F.pad(flat[None], (0, -flat.numel() % SCALE_GROUP), mode="replicate").view(
+            -1, SCALE_GROUP
+        )
         offset, top = padded.amin(1, keepdim=True), padded.amax(1, keepdim=True)  # (groups, 1)
         step = (top - offset) / 255
         codes = ((padded - offset) / torch.where(step > 0, step, 1)).round_().clamp_(0, 255)

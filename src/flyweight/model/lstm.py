@@ -36,7 +36,9 @@ class LstmLayer(nn.Module):
         self.input = linear.named(config, f"{name}.input", width, 4 * config.hidden, bias=True)
         self.recurrent = linear.named(config, f"{name}.recurrent", config.hidden, 4 * config.hidden)
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the outputs (B, T, hidden) of x (B, T, width) after the state h, c (B, hidden), and the state after them.
 
         Where `mask` (B, T) is False the state stays what it was.
@@ -46,7 +48,9 @@ class LstmLayer(nn.Module):
             return self._fused(x, h, c)
         return self.unrolled(x, h, c, mask)
 
-    def unrolled(self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def unrolled(
+        self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does, step by step: for padding, packed weights, and to count the products."""
         gates, outputs = self.input(x), list[Tensor]()  # (B, T, 4 * hidden)
         for step in range(x.shape[1]):
@@ -63,20 +67,28 @@ class LstmLayer(nn.Module):
     def _fused(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.input.bias
         assert bias is not None
-        # Autocast leaves open what it does with states and weights of different dtypes, so all are cast here.
+        # Autocast leaves open what it does with states and weights of different dtypes, so all are
+        # cast here.
         dtype = autocast_dtype(x)
-        weights = [each.to(dtype) for each in (self.input.dense(), self.recurrent.dense(), bias, torch.zeros_like(bias))]
+        weights = [
+            each.to(dtype)
+            for each in (self.input.dense(), self.recurrent.dense(), bias, torch.zeros_like(bias))
+        ]
         with without_autocast(x):
             state = (h[None].to(dtype), c[None].to(dtype))
-            y, h, c = torch.lstm(x.to(dtype), state, weights, True, 1, 0.0, self.training, False, True)
+            y, h, c = torch.lstm(
+                x.to(dtype), state, weights, True, 1, 0.0, self.training, False, True
+            )
         return y, h[0], c[0]
 
 
 class LSTM(nn.Module):
-    """An LSTM language model, exactly as its config describes it; its state is zero where a text or a window begins.
+    """An LSTM language model, exactly as its config describes it.
 
-    `seed` draws the initial weights without touching torch's global generator. Raises RequestError for a config that leaves
-    vocab_size or context open, or whose `linears` name no layer.
+    Its state is zero where a text or a window begins.
+
+    `seed` draws the initial weights without touching torch's global generator. Raises RequestError
+    for a config that leaves vocab_size or context open, or whose `linears` name no layer.
     """
 
     def __init__(self, config: LstmConfig, seed: int = 0) -> None:
@@ -91,7 +103,9 @@ class LSTM(nn.Module):
         self.softcap: float | None = None
         self.embedding = TokenEmbedding(config)
         widths = [config.dim, *[config.hidden] * (config.layers - 1)]
-        self.blocks = nn.ModuleList(LstmLayer(config, f"blocks.{layer}", width) for layer, width in enumerate(widths))
+        self.blocks = nn.ModuleList(
+            LstmLayer(config, f"blocks.{layer}", width) for layer, width in enumerate(widths)
+        )
         self.head = None if config.tied else Output(config, config.hidden)
         initialise_fan_in(self, config, seed)
         self._open_forget_gates(config.forget_bias)
@@ -102,17 +116,22 @@ class LSTM(nn.Module):
             assert layer.input.bias is not None
             layer.input.bias[self.size : 2 * self.size].fill_(bias)
 
-    def hidden(self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the last layer's outputs (B, T, hidden) for tokens (B, T), which follow those in the cache.
 
-        `mask` (B, S) is False on left padding, over cached and new positions; padding leaves the state as it is.
+        `mask` (B, S) is False on left padding, over cached and new positions; padding leaves the
+        state as it is.
         """
         start = 0 if cache is None else cache.length
         check(tokens, start, mask)
         if cache is not None:
             cache.reserve(tokens.shape[1])
         x = self._dropped(self.embedding.tokens.rows(tokens))  # (B, T, dim)
-        h, c = self._zero_state(tokens.shape[0], x.dtype) if cache is None else cache.state  # (B, layers, hidden) each
+        h, c = (
+            self._zero_state(tokens.shape[0], x.dtype) if cache is None else cache.state
+        )  # (B, layers, hidden) each
         seen = None if mask is None else mask[:, start:]
         ends = []
         for index, layer in enumerate(self._layers()):
@@ -120,11 +139,18 @@ class LSTM(nn.Module):
             x = self._dropped(x)
             ends.append(end)
         if cache is not None:
-            cache.advance(tokens.shape[1], *(torch.stack(each, 1) for each in zip(*ends, strict=True)))
+            cache.advance(
+                tokens.shape[1], *(torch.stack(each, 1) for each in zip(*ends, strict=True))
+            )
         return x
 
-    def forward(self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return the logits (B, T, vocab_size) of the token after each position; arguments as `hidden`."""
+    def forward(
+        self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits (B, T, vocab_size) of the token after each position.
+
+        Arguments as `hidden`.
+        """
         return self.logits(self.hidden(tokens, cache, mask))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -162,7 +188,9 @@ class LSTM(nn.Module):
 
     def _zero_state(self, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         shape = (batch, len(self.blocks), self.size)
-        return torch.zeros(shape, device=self.device, dtype=dtype), torch.zeros(shape, device=self.device, dtype=dtype)
+        return torch.zeros(shape, device=self.device, dtype=dtype), torch.zeros(
+            shape, device=self.device, dtype=dtype
+        )
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x

@@ -1,4 +1,6 @@
-"""A network's predictions mixed with n-gram counts and a pointer into the context; exactly normalised.
+"""A network's predictions mixed with n-gram counts and a pointer into the context.
+
+Exactly normalised.
 
 Counts and pointer read tokens, which a hidden state does not hold. So each hidden state of such a
 model carries columns of evidence behind the network's own: the numbers of the contexts that the
@@ -28,8 +30,8 @@ NOTHING = 2**15 - 1
 class _Level:
     """One order of the counts, unpacked: `keys` (U,) are context * vocabulary + token, ascending.
 
-    `starts` (C + 1,) says where the n-grams of each context begin. `shares` (U,) are their discounted
-    relative counts, `backoff` (C,) what each context leaves to the next shorter one.
+    `starts` (C + 1,) says where the n-grams of each context begin. `shares` (U,) are their
+    discounted relative counts, `backoff` (C,) what each context leaves to the next shorter one.
     """
 
     keys: Tensor
@@ -41,9 +43,9 @@ class _Level:
 class CountTables(nn.Module):
     """Pruned Kneser-Ney counts as a trie: an n-gram's context is the number of an n-gram one order down.
 
-    Stored for order n: `tokens_n` (U,) last tokens, ascending within a context; `codes_n` (U,) int16;
-    from order 2 on `starts_n` (C + 1,). What is left to shorter contexts follows from the codes, so
-    that probabilities sum to one whatever was rounded.
+    Stored for order n: `tokens_n` (U,) last tokens, ascending within a context; `codes_n` (U,)
+    int16; from order 2 on `starts_n` (C + 1,). What is left to shorter contexts follows from the
+    codes, so that probabilities sum to one whatever was rounded.
     """
 
     def __init__(self, config: Counts, vocab_size: int) -> None:
@@ -61,7 +63,10 @@ class CountTables(nn.Module):
         self._unpacked: tuple[torch.device, list[_Level], Tensor] | None = None
 
     def levels(self) -> tuple[list[_Level], Tensor]:
-        """Return every order, shortest first, and the unigram distribution (V,); unpacked once a device."""
+        """Return every order, shortest first, and the unigram distribution (V,).
+
+        Unpacked once a device.
+        """
         device = self.get_buffer("tokens_1").device
         if self._unpacked is None or self._unpacked[0] != device:
             levels = [self._level(n) for n in range(1, self.order + 1)]
@@ -114,7 +119,9 @@ class CountTables(nn.Module):
             offset = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
             entry = first[row] + offset
             token = level.keys[entry] % self.vocab_size
-            result.view(-1).index_add_(0, row * self.vocab_size + token, level.shares[entry] * left[row])
+            result.view(-1).index_add_(
+                0, row * self.vocab_size + token, level.shares[entry] * left[row]
+            )
             left = left * torch.where(ids >= 0, level.backoff[known], 1.0)
         return result.addcmul_(left.unsqueeze(1), unigram)
 
@@ -157,7 +164,9 @@ def point(config: Pointer, history: Tensor, length: int, no_token: int) -> Point
     for back in range(config.longest):
         if back >= total:
             break
-        moved = F.pad(history, (back, 0), value=no_token)[:, :total]  # (B, S): `back` tokens earlier
+        moved = F.pad(history, (back, 0), value=no_token)[
+            :, :total
+        ]  # (B, S): `back` tokens earlier
         solid = F.pad(real, (back, 0), value=False)[:, :total]
         same = moved[:, queries, None] == moved[:, None, :]  # (B, T, S)
         alive = alive & same & solid[:, None, :]
@@ -255,7 +264,9 @@ class MixtureHead(nn.Module):
         confidence = torch.stack((-(network.exp() * network).sum(-1), network.amax(-1)), -1)
         numbers = torch.cat((hidden[:, : self.dim].float(), confidence), -1)
         case = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-        speaks = torch.ones(len(hidden), self.config.experts, dtype=torch.bool, device=hidden.device)
+        speaks = torch.ones(
+            len(hidden), self.config.experts, dtype=torch.bool, device=hidden.device
+        )
         if self.counts is not None:
             contexts = hidden[:, self.dim : self.dim + self.counts.order - 1].long()
             case = self.counts.confidence(contexts)
@@ -266,7 +277,10 @@ class MixtureHead(nn.Module):
         return numbers, case, speaks
 
     def shares(self, numbers: Tensor, case: Tensor, speaks: Tensor) -> Tensor:
-        """Return the log of every expert's share (N, experts) from `features`; silent experts have none."""
+        """Return the log of every expert's share (N, experts) from `features`.
+
+        Silent experts have none.
+        """
         with without_autocast(numbers):
             scores = numbers @ self.gate.float().T + self.cases.float()[case]
         return F.log_softmax(scores.masked_fill(~speaks, -torch.inf), -1)

@@ -12,7 +12,10 @@ from flyweight.model import linear
 
 
 class Mlp(nn.Module):
-    """Up, activation, down; with a `gate` where the config has one. A subclass says what happens in between."""
+    """Up, activation, down; with a `gate` where the config has one.
+
+    A subclass says what happens in between.
+    """
 
     def __init__(self, config: schema.ModelConfig, name: str) -> None:
         super().__init__()

@@ -34,9 +34,10 @@ class PaddedEmbedding(nn.Module):
 class NGram(nn.Module):
     """A linear or MLP model of the last `history` tokens, exactly as its config describes it.
 
-    Its hidden states are what the head multiplies: the embeddings side by side, oldest first, or the last ReLU layer. `seed`
-    draws the initial weights without touching torch's global generator. Raises RequestError for a config that leaves
-    vocab_size or context open, or whose `linears` name no layer.
+    Its hidden states are what the head multiplies: the embeddings side by side, oldest first, or
+    the last ReLU layer. `seed` draws the initial weights without touching torch's global generator.
+    Raises RequestError for a config that leaves vocab_size or context open, or whose `linears` name
+    no layer.
     """
 
     def __init__(self, config: LinearConfig | MlpConfig, seed: int = 0) -> None:
@@ -54,23 +55,30 @@ class NGram(nn.Module):
         self.dropout = config.dropout if isinstance(config, MlpConfig) else 0.0
         if isinstance(config, MlpConfig):
             for layer in range(config.layers):
-                layers.append(linear.named(config, f"blocks.{layer}", width, config.hidden, bias=True))
+                layers.append(
+                    linear.named(config, f"blocks.{layer}", width, config.hidden, bias=True)
+                )
                 width = config.hidden
         self.blocks = nn.ModuleList(layers)
         self.head = Output(config, width)
         initialise_fan_in(self, config, seed)
 
-    def hidden(self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the hidden states (B, T, D) of tokens (B, T), which follow those in the cache.
 
-        `mask` (B, S) is False on left padding, over cached and new positions; it is seen as if nothing were there.
+        `mask` (B, S) is False on left padding, over cached and new positions; it is seen as if
+        nothing were there.
         """
         start = 0 if cache is None else cache.length
         check(tokens, start, mask)
         if cache is not None:
             cache.reserve(tokens.shape[1])
         marked = tokens if mask is None else torch.where(mask[:, start:], tokens, -1)  # (B, T)
-        before = self._nothing(tokens.shape[0]) if cache is None else cache.state[0]  # (B, history - 1)
+        before = (
+            self._nothing(tokens.shape[0]) if cache is None else cache.state[0]
+        )  # (B, history - 1)
         seen = torch.cat((before, marked), 1)  # (B, history - 1 + T)
         if cache is not None:
             cache.advance(tokens.shape[1], seen[:, seen.shape[1] - self.history + 1 :])
@@ -81,8 +89,13 @@ class NGram(nn.Module):
             x = F.dropout(x, self.dropout, self.training) if self.dropout else x
         return x
 
-    def forward(self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return the logits (B, T, vocab_size) of the token after each position; arguments as `hidden`."""
+    def forward(
+        self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits (B, T, vocab_size) of the token after each position.
+
+        Arguments as `hidden`.
+        """
         return self.logits(self.hidden(tokens, cache, mask))
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -55,7 +55,9 @@ class _RMSNormCPU(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         normal = x * scale  # (..., size)
         product = grad * normal  # (..., size)
-        with torch.autocast("cpu", enabled=False):  # a backward inside autocast would round this sum
+        with torch.autocast(
+            "cpu", enabled=False
+        ):  # a backward inside autocast would round this sum
             along = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)  # (..., 1)
         into = (grad * weight).addcmul_(normal, along, value=-1).mul_(scale)
         return into, product.reshape(-1, x.shape[-1]).sum(0), None
@@ -63,9 +65,15 @@ class _RMSNormCPU(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
-    if x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
+    if (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+    ):
         return _RMSNormCPU.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
-    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)  # mixed dtypes would miss the fused kernel
+    return F.rms_norm(
+        x, weight.shape, weight.to(x.dtype), eps
+    )  # mixed dtypes would miss the fused kernel
 
 
 def build(config: schema.Norm, size: int) -> LayerNorm | RMSNorm:

@@ -1,7 +1,8 @@
 """What layers with packed weights share: products without a float copy, gradients, kernels, moving and counting.
 
-Activations are never rounded: torch's dynamically quantized products scale a whole batch by its largest value, so that a
-future token would change what a past one sees. How a layer is multiplied is a visible choice, `Packed.kernel`.
+Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
+largest value, so that a future token would change what a past one sees. How a layer is multiplied
+is a visible choice, `Packed.kernel`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ _PIECE_ELSEWHERE = 1 << 24
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to multiply by packed weights, and why it is the one used; without `multiply` it is the plain reference."""
+    """A way to multiply by packed weights, and why it is the one used.
+
+    Without `multiply` it is the plain reference.
+    """
 
     name: str
     reason: str
@@ -54,15 +58,28 @@ class Packed(nn.Module, ABC):
     default_kind: ClassVar[LinearKind]
     fast: ClassVar[Mapping[str, Fast]] = {}
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = False, kind: LinearKind | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        kind: LinearKind | None = None,
+    ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.dtype = in_features, out_features, torch.get_default_dtype()
+        self.in_features, self.out_features, self.dtype = (
+            in_features,
+            out_features,
+            torch.get_default_dtype(),
+        )
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     @abstractmethod
     def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in) in the buffers; raise FlyweightError for another shape or a value that is not finite."""
+        """Store this weight (out, in) in the buffers.
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
 
     @abstractmethod
     def rows(self, index: Tensor) -> Tensor:
@@ -85,7 +102,11 @@ class Packed(nn.Module, ABC):
         dtype = autocast_dtype(x)
         x = x if x.dtype == dtype else x.to(dtype)
         with without_autocast(x):
-            result = _Product.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self._multiply(x)
+            result = (
+                _Product.apply(x, self)
+                if torch.is_grad_enabled() and x.requires_grad
+                else self._multiply(x)
+            )
         assert isinstance(result, Tensor)
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
@@ -94,7 +115,9 @@ class Packed(nn.Module, ABC):
         return self.rows(torch.arange(self.out_features, device=self.codes.device))
 
     @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None) -> Self:
+    def from_dense(
+        cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None
+    ) -> Self:
         """Return a layer on the weight's device with this weight (out, in), packed, and a copy of this bias (out)."""
         with torch.device(weight.device):
             layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind).to(weight.dtype)
@@ -127,7 +150,9 @@ class Packed(nn.Module, ABC):
         else:
             result = x.new_empty(x.shape[0], self.out_features)
             for start, stop in self._pieces(step):
-                result[:, start:stop] = F.linear(x, self._part(start, stop, dtype))  # (N, stop - start)
+                result[:, start:stop] = F.linear(
+                    x, self._part(start, stop, dtype)
+                )  # (N, stop - start)
         factors = self._factors(dtype)
         return result if factors is None else result.mul_(factors)
 
@@ -152,7 +177,9 @@ class Packed(nn.Module, ABC):
 
     def _step(self, x: Tensor) -> int:
         """Return how many rows of W are unpacked at once: what a cache holds on a CPU, enough work for a GPU."""
-        return max(1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features)
+        return max(
+            1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features
+        )
 
     def _pieces(self, step: int) -> Iterator[tuple[int, int]]:
         for start in range(0, self.out_features, step):
@@ -164,9 +191,14 @@ class Packed(nn.Module, ABC):
     def _checked(self, weight: Tensor) -> Tensor:
         expected = (self.out_features, self.in_features)
         if tuple(weight.shape) != expected:
-            raise FlyweightError(f"weight: the shape is {tuple(weight.shape)} instead of {expected}")
+            raise FlyweightError(
+                f"weight: the shape is {tuple(weight.shape)} instead of {expected}"
+            )
         if not torch.isfinite(weight).all():
-            raise FlyweightError("weight: it holds NaN or infinite values and cannot be quantized; train the model again")
+            raise FlyweightError(
+                "weight: it holds NaN or infinite values and cannot be quantized; train the "
+                "model again"
+            )
         return weight.detach().to(self.codes.device, torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -199,7 +231,10 @@ class _Product(torch.autograd.Function):
 
 @cache
 def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> Kernel:
-    """Return how such layers multiply on this type of device, and why; a faster kernel is first tried on a small layer."""
+    """Return how such layers multiply on this type of device, and why.
+
+    A faster kernel is first tried on a small layer.
+    """
     if device not in layer_type.fast:
         return Kernel(REFERENCE, f"no kernel has been measured to be faster on {device}")
     fast = layer_type.fast[device].kernel
@@ -217,4 +252,6 @@ def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> 
     error = ((found - expected).abs().max() / expected.abs().max()).item()
     if error <= 4 * torch.finfo(dtype).eps:
         return fast
-    return Kernel(REFERENCE, f"{fast.name} is wrong here: a relative error of {error:.2g} on a small layer")
+    return Kernel(
+        REFERENCE, f"{fast.name} is wrong here: a relative error of {error:.2g} on a small layer"
+    )

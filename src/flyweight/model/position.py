@@ -21,13 +21,18 @@ class LearnedPositions(nn.Module):
 
     def forward(self, positions: Tensor | None, start: int, length: int) -> Tensor:
         """Return the vectors at `positions` (B, T), or at start, start + 1, ...: (B, T, dim) or (T, dim)."""
-        return self.weight[start : start + length] if positions is None else F.embedding(positions, self.weight)
+        return (
+            self.weight[start : start + length]
+            if positions is None
+            else F.embedding(positions, self.weight)
+        )
 
 
 class Sinusoids:
     """Row p is sin(p r_0), cos(p r_0), sin(p r_1), ... with r_i = base^(-2i / dim), in float64 rounded to the dtype asked for.
 
-    Tables are kept per device and dtype and grown by doubling; like rotary ones they are no buffers.
+    Tables are kept per device and dtype and grown by doubling; like rotary ones they are no
+    buffers.
     """
 
     def __init__(self, config: schema.Sinusoidal, dim: int) -> None:
@@ -50,7 +55,9 @@ class Sinusoids:
                 places = torch.arange(size, dtype=torch.float64, device="cpu")
                 pairs = torch.arange(-(-self.dim // 2), dtype=torch.float64, device="cpu")
                 angles = torch.outer(places, self.base ** (-2 * pairs / self.dim))  # (N, pairs)
-                table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, : self.dim]  # (N, dim)
+                table = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[
+                    :, : self.dim
+                ]  # (N, dim)
                 self._tables[key] = table.to(dtype).to(device)
         return self._tables[key]
 
@@ -63,7 +70,10 @@ class Rotation:
     sin: Tensor  # the sign of the first half is already turned
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x (B, T, H, D) with its first channels turned; pairs are (i, i + channels / 2), as in Llama."""
+        """Return x (B, T, H, D) with its first channels turned.
+
+        Pairs are (i, i + channels / 2), as in Llama.
+        """
         channels = self.cos.shape[-1]
         if channels == x.shape[-1]:
             return self._turn(x)
@@ -77,8 +87,9 @@ class Rotation:
 class RotaryTables:
     """Cosines and sines per device and dtype, computed when first needed and grown by doubling.
 
-    They are no buffers on purpose: a non-persistent buffer of a model that is built on the meta device comes back as garbage.
-    Nothing is computed before that: a damaged config may name any number of channels, and the tensors will not fit it.
+    They are no buffers on purpose: a non-persistent buffer of a model that is built on the meta
+    device comes back as garbage. Nothing is computed before that: a damaged config may name any
+    number of channels, and the tensors will not fit it.
     """
 
     def __init__(self, config: schema.Rope, head_dim: int) -> None:
@@ -88,21 +99,28 @@ class RotaryTables:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tables": {}}
 
-    def rotation(self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int) -> Rotation:
+    def rotation(
+        self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int
+    ) -> Rotation:
         """Return the factors at `positions` (B, T), or at start ... start + length - 1, on the device of `like`."""
         cos, sin = self._table(like.device, dtype, start + length)  # (N, 1, channels) each
         if positions is None:
             return Rotation(cos[start : start + length], sin[start : start + length])
         return Rotation(cos[positions], sin[positions])
 
-    def _table(self, device: torch.device, dtype: torch.dtype, length: int) -> tuple[Tensor, Tensor]:
+    def _table(
+        self, device: torch.device, dtype: torch.dtype, length: int
+    ) -> tuple[Tensor, Tensor]:
         key = (device, dtype)
         if key not in self._tables or len(self._tables[key][0]) < length:
-            # Tensors made in inference mode could not serve a later training step; MPS has no float64.
+            # Tensors made in inference mode could not serve a later training step; MPS has no
+            # float64.
             with torch.inference_mode(False), torch.no_grad():
                 size = 1 << max(length - 1, 1).bit_length()
                 places = torch.arange(size, dtype=torch.float64, device="cpu")
-                rates = torch.tensor(frequencies(self.config, self.channels), dtype=torch.float64, device="cpu")
+                rates = torch.tensor(
+                    frequencies(self.config, self.channels), dtype=torch.float64, device="cpu"
+                )
                 angles = torch.outer(places, rates)[:, None]  # (N, 1, channels / 2)
                 cos, sin = angles.cos(), angles.sin()
                 table = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
@@ -125,7 +143,9 @@ def frequencies(config: schema.Rope, channels: int) -> list[float]:
 
 def _llama3(rate: float, scaling: schema.RopeScaling) -> float:
     """Keep short waves, slow down long ones by `factor`, interpolate between (Llama 3.1)."""
-    turns = scaling.original_context * rate / (2 * math.pi)  # full turns within the original context
+    turns = (
+        scaling.original_context * rate / (2 * math.pi)
+    )  # full turns within the original context
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     if turns < low:
         return rate / scaling.factor

@@ -8,7 +8,10 @@ from flyweight.errors import RequestError
 
 
 class StateCache:
-    """`state` after `length` tokens of up to `capacity`; the first axis of each of its tensors is the batch's."""
+    """`state` after `length` tokens of up to `capacity`.
+
+    The first axis of each of its tensors is the batch's.
+    """
 
     def __init__(self, capacity: int, *state: Tensor) -> None:
         self.capacity, self.state = capacity, state
@@ -18,7 +21,8 @@ class StateCache:
         """Raise RequestError if `tokens` more do not fit."""
         if self.length + tokens > self.capacity:
             raise RequestError(
-                f"cache: {self.length} + {tokens} tokens do not fit its length {self.capacity}; make a longer one"
+                f"cache: {self.length} + {tokens} tokens do not fit its length {self.capacity}; "
+                f"make a longer one"
             )
 
     def advance(self, tokens: int, *state: Tensor) -> None:

@@ -3,9 +3,10 @@
     K~_0 is empty (own), or the first place's K of pass 0 for every place (first)
     pass t reads [K~_t ; K_t] and leaves K~_(t+1) = rate * K_t + (1 - rate) * K~_t;   own begins with K~_1 = K_0
 
-Every token has its own part of the memory, which depends on it and on tokens before it alone, and a query sees the parts of the
-tokens up to its own. So the same function is trained, scored and generated with: a new token goes through all passes, which add
-its part to what the cache holds of earlier ones.
+Every token has its own part of the memory, which depends on it and on tokens before it alone, and a
+query sees the parts of the tokens up to its own. So the same function is trained, scored and
+generated with: a new token goes through all passes, which add its part to what the cache holds of
+earlier ones.
 """
 
 from __future__ import annotations

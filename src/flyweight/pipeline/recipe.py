@@ -30,7 +30,13 @@ from flyweight.store.budget import BudgetSpent
 from flyweight.store.stage import Context, Inputs, Stage, identity_config
 from flyweight.training import stages as train_stages
 
-LIMIT_OF = {"tokens": "tokens", "flops": "flops", "seconds": "time", "total_flops": "flops", "total_seconds": "time"}
+LIMIT_OF = {
+    "tokens": "tokens",
+    "flops": "flops",
+    "seconds": "time",
+    "total_flops": "flops",
+    "total_seconds": "time",
+}
 
 
 @dataclass
@@ -64,7 +70,9 @@ class Runner:
                 data=source_fingerprint(data, self.context.data_dir),
                 tokenizer=_tokenizer_file(data),
             )
-            self.corpora[key] = self._obtain(data_stages.STAGES["corpus"], data, Inputs(corpus_label(data.corpus)), identity)[0]
+            self.corpora[key] = self._obtain(
+                data_stages.STAGES["corpus"], data, Inputs(corpus_label(data.corpus)), identity
+            )[0]
         return self.corpora[key]
 
     def know(self, data: schema.Data, packed: Artifact) -> None:
@@ -81,7 +89,9 @@ class Runner:
         precision: Precision = "fp32"
         if stage.trains:
             precision = runtime.precision(config.train.precision, _width(config, inputs))
-            config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+            config = config.model_copy(
+                update={"train": config.train.model_copy(update={"precision": precision})}
+            )
         parents = {role: artifact.id for role, artifact in artifacts.items()}
         identity = Identity(
             stage=config.stage,
@@ -89,7 +99,9 @@ class Runner:
             config=identity_config(config),
             parents={**parents, **({"corpus": corpus.id} if corpus else {})},
             data=corpus.identity["data"] if corpus else None,
-            tokenizer=corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"] if corpus else None,
+            tokenizer=corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"]
+            if corpus
+            else None,
             seed=runtime.seed,
             threads=runtime.threads,
             dtype=precision,
@@ -99,10 +111,15 @@ class Runner:
         )
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
         artifact, reused = self._obtain(stage, config, inputs, identity)
-        self.context.watch("made", {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]})
+        self.context.watch(
+            "made",
+            {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]},
+        )
         return Made(name, config, artifact, reused)
 
-    def _obtain(self, stage: Stage, config: Any, inputs: Inputs, identity: Identity) -> tuple[Artifact, bool]:
+    def _obtain(
+        self, stage: Stage, config: Any, inputs: Inputs, identity: Identity
+    ) -> tuple[Artifact, bool]:
         context = self.context
 
         def work(draft: Draft) -> dict[str, Any]:
@@ -112,12 +129,28 @@ class Runner:
                 context.meter.note()
             began = time.monotonic()
             facts = stage.run(config, inputs, context, draft)
-            took = facts["seconds"] if stage.trains else time.monotonic() - began  # a resumed training knows its earlier parts
+            took = (
+                facts["seconds"] if stage.trains else time.monotonic() - began
+            )  # a resumed training knows its earlier parts
             facts = {**facts, "took": round(took, 3)}
-            corpora = {artifact.facts["corpus"] for artifact in inputs.artifacts.values() if "corpus" in artifact.facts}
-            known = inputs.corpus.id if inputs.corpus else next(iter(corpora)) if len(corpora) == 1 else None
+            corpora = {
+                artifact.facts["corpus"]
+                for artifact in inputs.artifacts.values()
+                if "corpus" in artifact.facts
+            }
+            known = (
+                inputs.corpus.id
+                if inputs.corpus
+                else next(iter(corpora))
+                if len(corpora) == 1
+                else None
+            )
             facts = {**facts, **({"corpus": known} if known else {})}
-            card.write(draft, facts, {**inputs.artifacts, **({"corpus": inputs.corpus} if inputs.corpus else {})})
+            card.write(
+                draft,
+                facts,
+                {**inputs.artifacts, **({"corpus": inputs.corpus} if inputs.corpus else {})},
+            )
             return facts
 
         context.note(identity)
@@ -125,7 +158,10 @@ class Runner:
         if reused:
             context.meter.seconds_before += artifact.facts["took"]
         elif context.meter.late_now():
-            context.watch("late", {"name": inputs.name, "limit": format_time(context.meter.limits.time or 0.0)})
+            context.watch(
+                "late",
+                {"name": inputs.name, "limit": format_time(context.meter.limits.time or 0.0)},
+            )
         if stage.trains:
             context.meter.flops += artifact.facts["flops"]
         return artifact, reused
@@ -142,7 +178,11 @@ class Runner:
         if name is not None and (path := model.path.parent / name).exists():
             return Artifact.open(path)
         if config.stage != "audit":
-            gone = "came without a corpus" if name is None else f"was trained on {name}, which is not in {model.path.parent}"
+            gone = (
+                "came without a corpus"
+                if name is None
+                else f"was trained on {name}, which is not in {model.path.parent}"
+            )
             raise RequestError(f"{model.id} {gone}; name a text with --data")
         return None
 
@@ -150,11 +190,15 @@ class Runner:
         """Write out what a model config takes from the corpus: vocabulary and context."""
         if getattr(config, "model", None) is None or corpus is None:
             return config
-        model = load.resolved(config.model, "stages: model", corpus.facts["vocab_size"], config.data.context)
+        model = load.resolved(
+            config.model, "stages: model", corpus.facts["vocab_size"], config.data.context
+        )
         if (model.vocab_size or 0) < corpus.facts["vocab_size"]:
             raise RequestError(
-                f"model.vocab_size: {model.vocab_size}, but the tokenizer of {corpus_label(config.data.corpus)} has"
-                f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the tokenizer"
+                f"model.vocab_size: {model.vocab_size}, but the tokenizer of "
+                f"{corpus_label(config.data.corpus)} has"
+                f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the "
+                f"tokenizer"
             )
         return config.model_copy(update={"model": model})
 
@@ -174,10 +218,15 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.exists() and not file.is_file():
-            raise RequestError(f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that has one")
+            raise RequestError(
+                f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that "
+                f"has one"
+            )
         content = sha256(file)
     except (OSError, ValueError) as error:
-        raise RequestError(f"data.tokenizer.path: {file} cannot be read ({reason(error)})") from error
+        raise RequestError(
+            f"data.tokenizer.path: {file} cannot be read ({reason(error)})"
+        ) from error
     return Tokenizer.load(file).identity(content)
 
 
@@ -187,14 +236,20 @@ def _packing(data: schema.Data) -> schema.Data:
 
 
 def _packing_identity(packing: schema.Data) -> dict[str, Any]:
-    """Return what a corpus' id tells of its config; a field of later days only where it is set, so that ids stay."""
+    """Return what a corpus' id tells of its config.
+
+    A field of later days only where it is set, so that ids stay.
+    """
     later = {"column"} if packing.column is None else set()
     return packing.model_dump(mode="json", exclude={"context", *later})
 
 
 @dataclass
 class Finished:
-    """A finished recipe: its stages and their measurements; `stopped` says why the stages that are missing were not made."""
+    """A finished recipe: its stages and their measurements.
+
+    `stopped` says why the stages that are missing were not made.
+    """
 
     recipe: schema.Recipe
     stages: dict[str, Made]
@@ -206,15 +261,19 @@ class Finished:
     def __getitem__(self, name: str) -> Artifact:
         """Return the artifact of a stage."""
         if name not in self.stages:
-            raise RequestError(f"{self.recipe.name} has no stage {name!r}{load.nearest(name, self.stages)}")
+            raise RequestError(
+                f"{self.recipe.name} has no stage {name!r}{load.nearest(name, self.stages)}"
+            )
         return self.stages[name].artifact
 
 
 def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
-    """Make every stage, measure what the report compares, and return the result; `resolve` finds MODELs outside the recipe.
+    """Make every stage, measure what the report compares, and return the result.
 
-    Where a limit of the budget ends a training, what is finished by then is measured. Raises BudgetSpent where that is no
-    compared model at all.
+    `resolve` finds MODELs outside the recipe.
+
+    Where a limit of the budget ends a training, what is finished by then is measured. Raises
+    BudgetSpent where that is no compared model at all.
     """
     context = runner.context
     asked, recipe = recipe, shared_time(recipe)
@@ -227,7 +286,9 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
         except BudgetSpent as spent:
             stopped = spent
             break
-    compared = recipe.report.compare or tuple(name for name, made in stages.items() if (made.artifact.path / "model").is_dir())
+    compared = recipe.report.compare or tuple(
+        name for name, made in stages.items() if (made.artifact.path / "model").is_dir()
+    )
     finished = [name for name in compared if name in stages]
     if stopped is not None and not finished:
         raise stopped
@@ -236,11 +297,17 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
     return Finished(recipe, stages, measured, floors, context.meter.seconds(), stopped)
 
 
-def _stage(recipe: schema.Recipe, name: str, runner: Runner, stages: dict[str, Made], resolve: Any) -> None:
+def _stage(
+    recipe: schema.Recipe, name: str, runner: Runner, stages: dict[str, Made], resolve: Any
+) -> None:
     """Make one stage of a recipe and put it among `stages`, where those that it refers to are already."""
     meter = runner.context.meter
     config = _limited(recipe.stages[name], stages)
-    references = {role: ref for role, ref in load.dependencies(config).items() if role != "train.same_as.stage"}
+    references = {
+        role: ref
+        for role, ref in load.dependencies(config).items()
+        if role != "train.same_as.stage"
+    }
     artifacts = {
         role: stages[ref].artifact if ref in stages else resolve(ref, f"stages.{name}.{role}")
         for role, ref in references.items()
@@ -248,7 +315,11 @@ def _stage(recipe: schema.Recipe, name: str, runner: Runner, stages: dict[str, M
     if meter.limits.time is not None and meter.limits.over == "stop":
         order = load.order(recipe)
         later = [recipe.stages[other] for other in order[order.index(name) + 1 :]]
-        planned = sum(stage.train.time or 0.0 for stage in later if isinstance(stage, schema.Pretrain | schema.Distill))
+        planned = sum(
+            stage.train.time or 0.0
+            for stage in later
+            if isinstance(stage, schema.Pretrain | schema.Distill)
+        )
         meter.training_ends = meter.limits.time - meter.after - planned
     stages[name] = runner.make(name, config, artifacts)
 
@@ -256,7 +327,11 @@ def _stage(recipe: schema.Recipe, name: str, runner: Runner, stages: dict[str, M
 def check_inputs(recipe: schema.Recipe, resolve: Any) -> None:
     """Raise RequestError for a model outside the recipe that a stage would train further and that cannot be trained."""
     for name, stage in recipe.stages.items():
-        if isinstance(stage, schema.Pretrain) and stage.input is not None and stage.input not in recipe.stages:
+        if (
+            isinstance(stage, schema.Pretrain)
+            and stage.input is not None
+            and stage.input not in recipe.stages
+        ):
             where = f"stages.{name}.input"
             inputs = Inputs(name, {"input": resolve(stage.input, where)})
             load_any.trainable_config(inputs.model("input"), where)
@@ -270,7 +345,9 @@ def _limited(config: Any, stages: Mapping[str, Made]) -> Any:
     facts = stages[train.same_as.stage].artifact.facts
     key = LIMIT_OF[train.same_as.of]
     spent = facts[train.same_as.of]
-    return config.model_copy(update={"train": train.model_copy(update={key: spent if key == "time" else round(spent)})})
+    return config.model_copy(
+        update={"train": train.model_copy(update={key: spent if key == "time" else round(spent)})}
+    )
 
 
 def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Made]:
@@ -278,17 +355,26 @@ def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Mad
     wanted: dict[str, Any] = {}
     data = {} if recipe.report.data is None else {"data": recipe.report.data}
     for kind in recipe.report.measure:
-        wanted[kind] = MEASUREMENTS[kind](stage=kind, input=made.name, **({} if kind == "bench" else data))
+        wanted[kind] = MEASUREMENTS[kind](
+            stage=kind, input=made.name, **({} if kind == "bench" else data)
+        )
     if recipe.report.prompts:
         new = recipe.report.sample_tokens
-        wanted["sample"] = schema.Sample(stage="sample", input=made.name, prompts=recipe.report.prompts, new_tokens=new)
-    return {kind: runner.make(made.name, config, {"input": made.artifact}) for kind, config in wanted.items()}
+        wanted["sample"] = schema.Sample(
+            stage="sample", input=made.name, prompts=recipe.report.prompts, new_tokens=new
+        )
+    return {
+        kind: runner.make(made.name, config, {"input": made.artifact})
+        for kind, config in wanted.items()
+    }
 
 
 def _floors(runner: Runner, measured: Mapping[str, Mapping[str, Made]]) -> dict[str, Made]:
     """Return the n-gram floors of every corpus that a compared model was evaluated on, by the corpus' id."""
     found: dict[str, Made] = {}
-    for evaluation in (results["evaluate"].artifact for results in measured.values() if "evaluate" in results):
+    for evaluation in (
+        results["evaluate"].artifact for results in measured.values() if "evaluate" in results
+    ):
         name = evaluation.facts["corpus"]
         if name not in found:
             packed = Artifact.open(runner.context.store.root / name)
@@ -311,4 +397,8 @@ def link(folder: Path, stages: Mapping[str, Made]) -> None:
 
 MEASUREMENTS = {"evaluate": schema.Evaluate, "bench": schema.Bench, "audit": schema.Audit}
 
-STAGES: dict[str, Stage] = {**train_stages.STAGES, **compress_stages.STAGES, **evaluate_stages.STAGES}
+STAGES: dict[str, Stage] = {
+    **train_stages.STAGES,
+    **compress_stages.STAGES,
+    **evaluate_stages.STAGES,
+}

@@ -19,25 +19,32 @@ LEAST_TRAINING = 0.25
 def shared_time(recipe: schema.Recipe, reserve: float | None = None) -> schema.Recipe:
     """Return the recipe in which training stages without any limit share what `budget.time` leaves for training.
 
-    `reserve` are the seconds of packing and measuring, by default a fixed share. The time shares never follow from a clock,
-    so that running the recipe again finds the same stages. With another `budget.time` they are trained anew.
+    `reserve` are the seconds of packing and measuring, by default a fixed share. The time shares
+    never follow from a clock, so that running the recipe again finds the same stages. With another
+    `budget.time` they are trained anew.
     """
     budget = recipe.budget.time
     open_ended = [name for name, stage in recipe.stages.items() if limitless(stage)]
     if budget is None or not open_ended:
         return recipe
     fixed = sum(
-        stage.train.time or 0.0 for stage in recipe.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill)
+        stage.train.time or 0.0
+        for stage in recipe.stages.values()
+        if isinstance(stage, schema.Pretrain | schema.Distill)
     )
     if reserve is None:
         share = max(1.0, (budget - max(LEAST_RESERVE, RESERVE * budget) - fixed) / len(open_ended))
     else:
-        share = rounded_down(max(budget - reserve - fixed, LEAST_TRAINING * budget) / len(open_ended))
+        share = rounded_down(
+            max(budget - reserve - fixed, LEAST_TRAINING * budget) / len(open_ended)
+        )
     stages = dict(recipe.stages)
     for name in open_ended:
         stage = stages[name]
         assert isinstance(stage, schema.Pretrain | schema.Distill)
-        stages[name] = stage.model_copy(update={"train": stage.train.model_copy(update={"time": share})})
+        stages[name] = stage.model_copy(
+            update={"train": stage.train.model_copy(update={"time": share})}
+        )
     return recipe.model_copy(update={"stages": stages})
 
 

@@ -90,9 +90,9 @@ class Setting:
 class Candidate:
     """One resolved model with the way it would be trained.
 
-    `tokens` are those of the whole training, `passes` how often they go through the text. `seconds` is what training has at
-    most, `expected` what it will probably take.
-    `faults` names the limits that it breaks; `enough` says that there are tokens enough for its size.
+    `tokens` are those of the whole training, `passes` how often they go through the text. `seconds`
+    is what training has at most, `expected` what it will probably take. `faults` names the limits
+    that it breaks; `enough` says that there are tokens enough for its size.
     """
 
     shape: tuple[int, int]
@@ -133,7 +133,9 @@ def model_fields(layers: int, dim: int, passes: float) -> dict[str, Any]:
     return {"layers": layers, "dim": dim, "dropout": dropout}
 
 
-def candidate(setting: Setting, tokenizer: schema.Tokenizer, shape: tuple[int, int]) -> Candidate | None:
+def candidate(
+    setting: Setting, tokenizer: schema.Tokenizer, shape: tuple[int, int]
+) -> Candidate | None:
     """Return the model of this shape with its training, or None where the user's own fields do not go with the shape."""
     stage = setting.stage
     assert isinstance(stage.model, schema.ModelConfig)
@@ -141,7 +143,9 @@ def candidate(setting: Setting, tokenizer: schema.Tokenizer, shape: tuple[int, i
     train = stage.train
     found = None
     step_tokens = MOST_STEP_TOKENS
-    for _ in range(2):  # the size of a step follows from the tokens, which follow from what a step costs
+    for _ in range(
+        2
+    ):  # the size of a step follows from the tokens, which follow from what a step costs
         data, train = _steps(setting, data, train, step_tokens)
         try:
             found = _weighed(setting, data, train, shape)
@@ -151,15 +155,21 @@ def candidate(setting: Setting, tokenizer: schema.Tokenizer, shape: tuple[int, i
     return found
 
 
-def _steps(setting: Setting, data: schema.Data, train: schema.Train, step_tokens: float) -> tuple[schema.Data, schema.Train]:
+def _steps(
+    setting: Setting, data: schema.Data, train: schema.Train, step_tokens: float
+) -> tuple[schema.Data, schema.Train]:
     """Return data and training with windows and batches for steps of about `step_tokens`."""
     given, assigned = setting.stage, dict[str, Any]()
     tokens = 2 ** math.floor(math.log2(min(MOST_STEP_TOKENS, max(LEAST_STEP_TOKENS, step_tokens))))
     if "context" not in given.data.model_fields_set:
         assert data.tokenizer is not None
-        held_out = min(setting.text.bytes["validation"], setting.text.bytes["test"]) / bytes_per_token(data.tokenizer)
+        held_out = min(
+            setting.text.bytes["validation"], setting.text.bytes["test"]
+        ) / bytes_per_token(data.tokenizer)
         longest = 2 ** math.floor(math.log2(max(LEAST_CONTEXT, 0.8 * held_out - 1)))
-        data = data.model_copy(update={"context": int(min(LONGEST_CONTEXT, max(32, tokens // 4), longest))})
+        data = data.model_copy(
+            update={"context": int(min(LONGEST_CONTEXT, max(32, tokens // 4), longest))}
+        )
     if "batch" not in given.train.model_fields_set:
         assigned["batch"] = max(train.accumulate, tokens // data.context)
     if "optimizer" not in given.train.model_fields_set:
@@ -170,7 +180,9 @@ def _steps(setting: Setting, data: schema.Data, train: schema.Train, step_tokens
     return data, train.model_copy(update=assigned)
 
 
-def _weighed(setting: Setting, data: schema.Data, train: schema.Train, shape: tuple[int, int]) -> Candidate:
+def _weighed(
+    setting: Setting, data: schema.Data, train: schema.Train, shape: tuple[int, int]
+) -> Candidate:
     """Return the candidate with its limits, its validations and what it breaks."""
     assert isinstance(setting.stage.model, schema.ModelConfig) and data.tokenizer is not None
     own = setting.stage.model.model_dump(exclude_unset=True)
@@ -227,13 +239,20 @@ def _block_parameters(model: schema.ModelConfig) -> int:
 def _time(
     setting: Setting, model: schema.ModelConfig, test_tokens: float, train_tokens: float
 ) -> tuple[float, tuple[str, ...]]:
-    """Return the seconds that training has, and the measurements; the bench is left out where time is short."""
+    """Return the seconds that training has, and the measurements.
+
+    The bench is left out where time is short.
+    """
     before, kinds = surroundings.packing(setting.text, setting.rates), setting.kinds
-    after = surroundings.measuring([model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates)
+    after = surroundings.measuring(
+        [model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates
+    )
     after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
     if before + after > MOST_MEASURING * setting.seconds and not setting.kinds_given:
         kinds = tuple(kind for kind in kinds if kind != "bench")
-        after = surroundings.measuring([model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates)
+        after = surroundings.measuring(
+            [model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates
+        )
         after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
     if setting.stage.train.time is not None:
         return setting.stage.train.time, kinds
@@ -254,7 +273,9 @@ def _validations(setting: Setting, tokens: float, per_token: float) -> dict[str,
     return {name: value for name, value in chosen.items() if name not in given}
 
 
-def _in_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> schema.Train:
+def _in_memory(
+    setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int
+) -> schema.Train:
     """Return the training with its batch in as many pieces as a limit of memory asks for."""
     limit = _memory(setting)
     if limit is None or "accumulate" in setting.stage.train.model_fields_set:
@@ -272,20 +293,27 @@ def _memory(setting: Setting) -> float | None:
     return None if limit is None else MEMORY_MARGIN * max(limit - PACKING_BYTES, limit / 2)
 
 
-def _planned_memory(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> int:
+def _planned_memory(
+    setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int
+) -> int:
     """Return the bytes of a training beside the process's libraries, which packing has loaded by then."""
     needed = memory.training(model, train, context)  # float32 takes the most
     return needed.total - needed.libraries
 
 
-def _faults(setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int) -> list[str]:
+def _faults(
+    setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int
+) -> list[str]:
     """Return the names of the limits that this model breaks."""
     budget = setting.budget
     share = mixing.NETWORK_SHARE
     needed = _planned_memory(setting, model, train, context)
     step = StepFlops.of(model, train, context).after
     used = {
-        "parameters": (cost.parameters(model).unique, budget.parameters and share * budget.parameters),
+        "parameters": (
+            cost.parameters(model).unique,
+            budget.parameters and share * budget.parameters,
+        ),
         "bytes": (stored_bytes(model), budget.bytes and share * budget.bytes),
         "memory": (needed, _memory(setting)),
         "flops": (LEAST_STEPS * step, budget.flops),

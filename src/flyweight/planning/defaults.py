@@ -1,6 +1,7 @@
 """The shortest way in: what `flyweight train` chooses for a text, a budget and this machine.
 
-Whatever the recipe or its user sets is kept. The fields of the model are chosen in `candidates.model_fields` alone.
+Whatever the recipe or its user sets is kept. The fields of the model are chosen in
+`candidates.model_fields` alone.
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ TOKENIZER_SAMPLE = 8_000_000
 """Bytes of a long text from which the vocabulary is learned."""
 
 LEAST_WIDTH = 64
-"""Width of the smallest model that a shortage of time leads to; only other limits lead to narrower ones."""
+"""Width of the smallest model that a shortage of time leads to.
+
+Only other limits lead to narrower ones.
+"""
 
 VOCABULARIES = (4096, 2048, 1024, 512)
-"""Entries of a tokenizer that is learned from the text, the largest first; a short text is read as bytes."""
+"""Entries of a tokenizer that is learned from the text, the largest first.
+
+A short text is read as bytes.
+"""
 
 BYTES_PER_ENTRY = 1200
 """Bytes of text for each entry of the vocabulary that is learned from it."""
@@ -64,19 +71,30 @@ class Choice:
         return load.recipe(self.raw, "train")
 
 
-def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kept_for: Callable[[Precision], Kept]) -> Choice:
+def suggest(
+    raw: Mapping[str, Any],
+    runtime: Runtime,
+    data_dir: Path | None,
+    kept_for: Callable[[Precision], Kept],
+) -> Choice:
     """Return the raw recipe with what its user left open: of data, model, training and report.
 
-    `kept_for` gives this machine's rates for a compute precision. The model is the largest that every limit of the budget
-    allows and whose compute-optimal number of tokens fits the time.
+    `kept_for` gives this machine's rates for a compute precision. The model is the largest that
+    every limit of the budget allows and whose compute-optimal number of tokens fits the time.
     Raises RequestError with every fault of the recipe, or where no model fits the budget.
     """
     raw = copy.deepcopy(dict(raw))
     own = raw.setdefault("model", {})
     decoder = isinstance(own, dict) and kind_of_model(own) == DECODER
     unshaped = decoder and not {"layers", "dim"} & set(own)
-    checked = load.recipe({**raw, "model": {**own, "layers": 1, "dim": SHAPES[-1][1]}} if unshaped else raw, "train")
-    trained = (stage for stage in checked.stages.values() if isinstance(stage, schema.Pretrain | schema.Distill))
+    checked = load.recipe(
+        {**raw, "model": {**own, "layers": 1, "dim": SHAPES[-1][1]}} if unshaped else raw, "train"
+    )
+    trained = (
+        stage
+        for stage in checked.stages.values()
+        if isinstance(stage, schema.Pretrain | schema.Distill)
+    )
     if (stage := next(trained, None)) is None:
         return Choice(raw)
     source = source_of(stage.data, data_dir)
@@ -88,7 +106,10 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
         return Choice({**raw, "stages": mixing.alone(raw["stages"])})
     limited = stage.train.steps or stage.train.tokens or stage.train.flops or stage.train.time
     if not (limited or checked.budget.time or checked.budget.flops):
-        raise RequestError("budget.time: no limit is left; give budget.time, budget.flops, train.steps or train.tokens")
+        raise RequestError(
+            "budget.time: no limit is left; give budget.time, budget.flops, train.steps or "
+            "train.tokens"
+        )
     precision = runtime.precision(stage.train.precision, WIDTH)
     kept = kept_for(precision)
     setting = Setting(
@@ -101,12 +122,16 @@ def suggest(raw: Mapping[str, Any], runtime: Runtime, data_dir: Path | None, kep
     )
     shapes = SHAPES if unshaped else ((stage.model.layers, stage.model.dim),)
     best = _best(setting, tokenizers, shapes)
-    return Choice(_written(raw, setting, best, held_out, unshaped), tuple(_lines(setting, best, kept)))
+    return Choice(
+        _written(raw, setting, best, held_out, unshaped), tuple(_lines(setting, best, kept))
+    )
 
 
 def _held_out(data: schema.Data, text: TextSize) -> tuple[TextSize, dict[str, float]]:
     """Return the sizes with the fractions held out of a text that has no splits of its own: more of a small one."""
-    registered = isinstance(data.corpus, str) and (data.corpus in SOURCES or data.corpus.startswith("hf:"))
+    registered = isinstance(data.corpus, str) and (
+        data.corpus in SOURCES or data.corpus.startswith("hf:")
+    )
     if registered or {"validation", "test"} & data.model_fields_set:
         return text, {}
     share = 0.05
@@ -115,13 +140,22 @@ def _held_out(data: schema.Data, text: TextSize) -> tuple[TextSize, dict[str, fl
     elif text.whole * share > MOST_HELD_OUT:
         share = round(MOST_HELD_OUT / text.whole, 5)
     parts = round(share * text.whole)
-    sizes: dict[SplitName, int] = {"train": text.whole - 2 * parts, "validation": parts, "test": parts}
+    sizes: dict[SplitName, int] = {
+        "train": text.whole - 2 * parts,
+        "validation": parts,
+        "test": parts,
+    }
     fractions = {} if share == 0.05 else {"validation": share, "test": share}
     return TextSize(sizes, text.opening), fractions
 
 
-def _tokenizers(data: schema.Data, default: schema.Tokenizer, text: TextSize) -> Iterator[schema.Tokenizer]:
-    """Yield the tokenizers to choose from, the preferred one first; a vocabulary of words would be most of a small model."""
+def _tokenizers(
+    data: schema.Data, default: schema.Tokenizer, text: TextSize
+) -> Iterator[schema.Tokenizer]:
+    """Yield the tokenizers to choose from, the preferred one first.
+
+    A vocabulary of words would be most of a small model.
+    """
     if data.tokenizer is not None or default.kind not in ("bpe", "word"):
         yield data.tokenizer or default
         return
@@ -135,14 +169,22 @@ def _tokenizers(data: schema.Data, default: schema.Tokenizer, text: TextSize) ->
     yield schema.ByteTokenizer()
 
 
-def _best(setting: Setting, tokenizers: list[schema.Tokenizer], shapes: tuple[tuple[int, int], ...]) -> Candidate:
+def _best(
+    setting: Setting, tokenizers: list[schema.Tokenizer], shapes: tuple[tuple[int, int], ...]
+) -> Candidate:
     """Return the largest model that fits and has tokens enough, with the largest vocabulary that is at most half of it."""
     smallest: Candidate | None = None
     fallback: Candidate | None = None
     for tokenizer in tokenizers:
-        models = [model for shape in shapes if (model := candidate(setting, tokenizer, shape)) is not None]
+        models = [
+            model for shape in shapes if (model := candidate(setting, tokenizer, shape)) is not None
+        ]
         fitting = [model for model in models if not model.faults]
-        smallest = min([*([smallest] if smallest else []), *models], key=lambda model: model.parameters, default=None)
+        smallest = min(
+            [*([smallest] if smallest else []), *models],
+            key=lambda model: model.parameters,
+            default=None,
+        )
         if not fitting:
             continue
         sensible = [model for model in fitting if model.shape[1] >= LEAST_WIDTH] or fitting[-1:]
@@ -154,24 +196,46 @@ def _best(setting: Setting, tokenizers: list[schema.Tokenizer], shapes: tuple[tu
         return fallback
     if smallest is None:
         raise RequestError(
-            "train: no model goes with these model fields; leave model.* out, or give model.layers and model.dim"
+            "train: no model goes with these model fields; leave model.* out, or give "
+            "model.layers and model.dim"
         )
     limits = " and ".join(f"budget.{name}" for name in smallest.faults)
     raise RequestError(
-        f"{limits}: even the smallest model does not fit ({format_count(smallest.parameters)} parameters,"
+        f"{limits}: even the smallest model does not fit ({format_count(smallest.parameters)} "
+        f"parameters,"
         f" {format_size(flops.weight_bytes(smallest.model))} of weights); raise the limit"
     )
 
 
 def _written(
-    raw: dict[str, Any], setting: Setting, best: Candidate, held_out: Mapping[str, float], unshaped: bool
+    raw: dict[str, Any],
+    setting: Setting,
+    best: Candidate,
+    held_out: Mapping[str, float],
+    unshaped: bool,
 ) -> dict[str, Any]:
-    """Return the raw recipe with the choice in it; what its user set is already part of the choice."""
+    """Return the raw recipe with the choice in it.
+
+    What its user set is already part of the choice.
+    """
     model = model_fields(*best.shape, best.passes)
     assert isinstance(setting.stage.model, schema.ModelConfig)
-    given = setting.stage.model.model_fields_set if not unshaped else setting.stage.model.model_fields_set - {"layers", "dim"}
+    given = (
+        setting.stage.model.model_fields_set
+        if not unshaped
+        else setting.stage.model.model_fields_set - {"layers", "dim"}
+    )
     train = best.train.model_dump(mode="json", exclude_unset=True)
-    chosen = ("batch", "accumulate", "optimizer", "time", "tokens", "flops", "validations", "validation_tokens")
+    chosen = (
+        "batch",
+        "accumulate",
+        "optimizer",
+        "time",
+        "tokens",
+        "flops",
+        "validations",
+        "validation_tokens",
+    )
     kept = {name: value for name, value in train.items() if name in chosen and value is not None}
     if "time" in kept:
         kept["time"] = f"{kept['time']}s"
@@ -190,7 +254,9 @@ def _written(
         **raw,
         "stages": stages,
         "data": load.merge(raw.get("data"), data),
-        "model": load.merge(raw["model"], {name: value for name, value in model.items() if name not in given}),
+        "model": load.merge(
+            raw["model"], {name: value for name, value in model.items() if name not in given}
+        ),
         "train": load.merge(raw.get("train") or {}, kept),
         "report": load.merge(raw.get("report") or {}, report),
     }
@@ -205,16 +271,35 @@ def _lines(setting: Setting, best: Candidate, kept: Kept) -> Iterator[str]:
     """Yield what was chosen, each with the words that change it."""
     layers, dim = best.shape
     text = setting.text
-    yield f"text: {format_size(text.whole)}, of which {format_size(text.bytes['test'])} are held out for the test"
-    yield f"model: {format_count(best.parameters)} parameters, {layers} layers of {dim} (model.layers=N model.dim=N)"
-    tokenizer = best.data.tokenizer
-    kind = "bytes" if isinstance(tokenizer, schema.ByteTokenizer) else f"{best.model.vocab_size} entries"
-    yield f"vocabulary: {kind} (data.tokenizer.vocab=N, data.tokenizer=byte or char)"
-    yield f"a step reads {best.train.batch} windows of {best.data.context} tokens (train.batch=N data.context=N)"
     yield (
-        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the text, about"
-        f" {format_time(best.expected)} of {format_time(setting.seconds)} (budget.time=T, train.time=T, train.tokens=N)"
+        f"text: {format_size(text.whole)}, of which {format_size(text.bytes['test'])} are held "
+        f"out for the test"
+    )
+    yield (
+        f"model: {format_count(best.parameters)} parameters, {layers} layers of {dim} "
+        f"(model.layers=N model.dim=N)"
+    )
+    tokenizer = best.data.tokenizer
+    kind = (
+        "bytes"
+        if isinstance(tokenizer, schema.ByteTokenizer)
+        else f"{best.model.vocab_size} entries"
+    )
+    yield f"vocabulary: {kind} (data.tokenizer.vocab=N, data.tokenizer=byte or char)"
+    yield (
+        f"a step reads {best.train.batch} windows of {best.data.context} tokens (train.batch=N "
+        f"data.context=N)"
+    )
+    yield (
+        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through "
+        f"the text, about"
+        f" {format_time(best.expected)} of {format_time(setting.seconds)} (budget.time=T, "
+        f"train.time=T, train.tokens=N)"
     )
     if "bench" in setting.kinds and "bench" not in best.kinds:
         yield "speed is not measured, as time is short (report.measure=[evaluate,bench,audit])"
-    yield f"this machine: {kept.line()}" if setting.budget.rate is None else f"rate: {format_count(setting.budget.rate)}FLOPs/s"
+    yield (
+        f"this machine: {kept.line()}"
+        if setting.budget.rate is None
+        else f"rate: {format_count(setting.budget.rate)}FLOPs/s"
+    )

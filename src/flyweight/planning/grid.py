@@ -44,7 +44,9 @@ class GridPlan(Shown):
         return {
             "cells": len(self.cells),
             "runs": runs,
-            "time": sum(cell.runs * ((cell.stage.seconds or 0.0) + MEASURE_SECONDS) for cell in self.cells),
+            "time": sum(
+                cell.runs * ((cell.stage.seconds or 0.0) + MEASURE_SECONDS) for cell in self.cells
+            ),
             "flops": sum(cell.runs * (cell.stage.flops or 0.0) for cell in self.cells),
             "memory": max((cell.stage.memory.total for cell in self.cells), default=0),
         }
@@ -83,19 +85,35 @@ def grid(
     data_dir: Path | None = None,
     left_out: Sequence[str] = (),
 ) -> GridPlan:
-    """Return the plan of cells given as (name, runs, config); `limit` is the seconds they may take."""
+    """Return the plan of cells given as (name, runs, config).
+
+    `limit` is the seconds they may take.
+    """
     stages = {label: config for label, _, config in cells}
     if not stages:
-        return GridPlan(name, (), left_out=tuple(left_out), warnings=("there is no cell left to run",))
-    recipe = schema.Recipe.model_construct(name=name, stages=stages, budget=schema.Budget(), report=schema.Report(measure=()))
+        return GridPlan(
+            name, (), left_out=tuple(left_out), warnings=("there is no cell left to run",)
+        )
+    recipe = schema.Recipe.model_construct(
+        name=name, stages=stages, budget=schema.Budget(), report=schema.Report(measure=())
+    )
     made = plan(recipe, runtime, vocabularies, data_dir)
-    found = tuple(CellPlan(label, runs, stage) for (label, runs, _), stage in zip(cells, made.stages, strict=True))
-    result = GridPlan(name, found, tuple(dict.fromkeys(note.rpartition(": ")[2] for note in made.assumed)), tuple(left_out))
+    found = tuple(
+        CellPlan(label, runs, stage)
+        for (label, runs, _), stage in zip(cells, made.stages, strict=True)
+    )
+    result = GridPlan(
+        name,
+        found,
+        tuple(dict.fromkeys(note.rpartition(": ")[2] for note in made.assumed)),
+        tuple(left_out),
+    )
     seconds = result.totals["time"]
     if seconds <= limit:
         return result
     warning = (
-        f"limit.time: {format_time(limit)}, but all of it will take about {format_time(seconds)} on this machine as busy as"
+        f"limit.time: {format_time(limit)}, but all of it will take about {format_time(seconds)} "
+        f"on this machine as busy as"
         " it is: smaller budgets, fewer cells, or a larger limit.time"
     )
     return GridPlan(name, found, result.assumed, result.left_out, (warning,))

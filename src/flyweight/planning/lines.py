@@ -14,7 +14,13 @@ from flyweight.planning.recipe_plan import ModelPlan, Plan
 
 def lines(plan: Plan | GridPlan | ModelPlan) -> list[Any]:
     """Return what `flyweight plan` prints: text lines and a table."""
-    return _model(plan) if isinstance(plan, ModelPlan) else _grid(plan) if isinstance(plan, GridPlan) else _recipe(plan)
+    return (
+        _model(plan)
+        if isinstance(plan, ModelPlan)
+        else _grid(plan)
+        if isinstance(plan, GridPlan)
+        else _recipe(plan)
+    )
 
 
 def _model(plan: ModelPlan) -> list[Any]:
@@ -27,8 +33,13 @@ def _model(plan: ModelPlan) -> list[Any]:
             table.add_row(f"  {part}", f"{count:,}")
     if plan.depth is not None:
         table.add_row("effective depth", f"{plan.depth} layer{'' if plan.depth == 1 else 's'}")
-    table.add_row("forward", f"{format_count(plan.forward_per_token)}FLOPs per token at context {plan.context}")
-    table.add_row("training", f"{format_count(plan.training_per_token)}FLOPs per token, optimizer included")
+    table.add_row(
+        "forward",
+        f"{format_count(plan.forward_per_token)}FLOPs per token at context {plan.context}",
+    )
+    table.add_row(
+        "training", f"{format_count(plan.training_per_token)}FLOPs per token, optimizer included"
+    )
     table.add_row("KV cache", f"{format_size(plan.kv_bytes_per_token)} per token")
     for dtype, size in plan.weights.items():
         table.add_row(f"weights in {dtype}", format_size(size))
@@ -58,7 +69,12 @@ def _recipe(plan: Plan) -> list[Any]:
     table.add_row("sum", "", "", "", format_count(totals["flops"]), _seconds(totals["time"]), "")
     notes = [*_largest(plan), *(f"assumed: {note}" for note in plan.assumed)]
     over = [Text.assemble(("probably over", "yellow"), f" {warning}") for warning in plan.warnings]
-    return [table, *notes, *over, *(Text.assemble(("does not fit", "red"), f" {fault}") for fault in plan.faults)]
+    return [
+        table,
+        *notes,
+        *over,
+        *(Text.assemble(("does not fit", "red"), f" {fault}") for fault in plan.faults),
+    ]
 
 
 def _largest(plan: Plan) -> list[str]:
@@ -67,7 +83,10 @@ def _largest(plan: Plan) -> list[str]:
         return []
     largest = max(plan.stages, key=lambda stage: stage.memory.total)
     parts = {name: size for name, size in vars(largest.memory).items() if size}
-    listed = ", ".join(f"{name} {format_size(size)}" for name, size in sorted(parts.items(), key=lambda part: -part[1]))
+    listed = ", ".join(
+        f"{name} {format_size(size)}"
+        for name, size in sorted(parts.items(), key=lambda part: -part[1])
+    )
     return [f"most memory: {largest.name}, {format_size(largest.memory.total)} ({listed})"]
 
 
@@ -95,4 +114,8 @@ def _grid(plan: GridPlan) -> list[Any]:
     table.add_row("measuring a run", "", "", "", _seconds(MEASURE_SECONDS), runs, style="dim")
     table.add_row("sum", "", "", format_count(totals["flops"]), _seconds(totals["time"]), runs)
     notes = [*(f"assumed: {note}" for note in plan.assumed), *plan.left_out, *plan.notes]
-    return [table, *notes, *(Text.assemble(("over its limit", "yellow"), f" {warning}") for warning in plan.warnings)]
+    return [
+        table,
+        *notes,
+        *(Text.assemble(("over its limit", "yellow"), f" {warning}") for warning in plan.warnings),
+    ]

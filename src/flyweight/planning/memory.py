@@ -1,8 +1,8 @@
 """How much memory training will take, part by part; nothing is allocated to find out.
 
-What autograd keeps is counted layer by layer, as `flyweight.model` computes it. Everything counts at its largest at the same
-time, as the allocator seldom gives back what one moment needed before the next. benchmarks/bench_plan_memory.py compares it
-with what training really takes.
+What autograd keeps is counted layer by layer, as `flyweight.model` computes it. Everything counts
+at its largest at the same time, as the allocator seldom gives back what one moment needed before
+the next. benchmarks/bench_plan_memory.py compares it with what training really takes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,23 @@ LOGITS_AT_ONCE = 2**23
 """Logits that a validation makes at once (see evaluate.likelihood)."""
 
 CHUNK_COPIES, DISTILLED_COPIES = 3, 8
-"""Float32 numbers held for one logit of a chunk: with its log-probability and gradient; with those of a teacher as well."""
+"""Float32 numbers held for one logit of a chunk: with its log-probability and gradient.
+
+With those of a teacher as well.
+"""
 
 WRITTEN_OUT = 512
 """Up to this length attention in bfloat16 on a CPU keeps its scores (see model.attention)."""
 
-MLP_KEPT = {"relu": 1, "relu2": 2, "gelu": 2, "swiglu": 4, "geglu": 4, "double_relu": 3, "double_silu": 5}
+MLP_KEPT = {
+    "relu": 1,
+    "relu2": 2,
+    "gelu": 2,
+    "swiglu": 4,
+    "geglu": 4,
+    "double_relu": 3,
+    "double_silu": 5,
+}
 """Numbers that autograd keeps of one channel of an MLP: what its functions and products need of their inputs."""
 
 
@@ -36,7 +47,8 @@ MLP_KEPT = {"relu": 1, "relu2": 2, "gelu": 2, "swiglu": 4, "geglu": 4, "double_r
 class Memory:
     """Peak training memory in bytes, apart: what is there all the time and what a step adds.
 
-    `copies` are the weights once more in the compute dtype, `libraries` what the process loads for training.
+    `copies` are the weights once more in the compute dtype, `libraries` what the process loads for
+    training.
     """
 
     weights: int
@@ -62,10 +74,12 @@ def training(
     teacher: schema.Architecture | None = None,
     device: str = "cpu",
 ) -> Memory:
-    """Return the memory of training `model` on windows of `context` tokens; `itemsize` is the compute dtype's (weights stay 4).
+    """Return the memory of training `model` on windows of `context` tokens.
 
-    Activations are what autograd keeps of every block for one micro-batch: the inputs of each matrix, of each norm and of
-    attention.
+    `itemsize` is the compute dtype's (weights stay 4).
+
+    Activations are what autograd keeps of every block for one micro-batch: the inputs of each
+    matrix, of each norm and of attention.
     """
     unique = flops.parameters(model).unique
     states = 2 * unique
@@ -90,13 +104,19 @@ def kept_bytes(model: schema.Architecture, context: int, itemsize: int, cpu: boo
     if not isinstance(model, schema.ModelConfig):
         return flops_baselines.activations(model) * itemsize
     stream = 4 * model.dim  # the residual stream is float32 in every precision
-    ends = 2 * stream + 2 * model.dim * itemsize + (stream if model.embedding.bigram.kind != "none" else 0)
+    ends = (
+        2 * stream
+        + 2 * model.dim * itemsize
+        + (stream if model.embedding.bigram.kind != "none" else 0)
+    )
     ends += 2 * stream if model.dropout.embedding else 0
     layer = 2 * stream + 2 * model.dim * itemsize
     layer += 2 * stream if isinstance(model.residual, schema.Alpha) else 0
     layer += itemsize * (_attention(model) + _mlp(model) + _dropped(model))
     layer += _scores(model, context, itemsize, cpu)
-    doubled = sum(keys - 1 for keys in slots(model)) * 4 * _kv(model) * itemsize  # a memory beside a pass's own keys
+    doubled = (
+        sum(keys - 1 for keys in slots(model)) * 4 * _kv(model) * itemsize
+    )  # a memory beside a pass's own keys
     return ends + len(visits(model)) * layer + doubled
 
 
@@ -139,16 +159,24 @@ def _dropped(model: schema.ModelConfig) -> int:
     return model.dim * (2 * bool(dropout.residual) + bool(dropout.mlp))
 
 
-def _head(model: schema.Architecture, train: schema.Train, context: int, itemsize: int, distilled: bool) -> int:
+def _head(
+    model: schema.Architecture, train: schema.Train, context: int, itemsize: int, distilled: bool
+) -> int:
     """Return the bytes of head and loss: a chunk's logits, the head's gradient, and hidden states with theirs."""
     vocab = model.vocab_size
     assert vocab
-    width = model.dim if isinstance(model, schema.ModelConfig) else flops_baselines.head_width(model)
+    width = (
+        model.dim if isinstance(model, schema.ModelConfig) else flops_baselines.head_width(model)
+    )
     tokens = train.batch // train.accumulate * context
     rows = min(tokens, max(CHUNK_ROWS, CHUNK_ELEMENTS // vocab))
     copies = DISTILLED_COPIES if distilled else CHUNK_COPIES
-    training_step = 4 * copies * rows * vocab + 2 * 4 * vocab * width + 2 * tokens * width * itemsize
-    validated = min(train.batch * context, train.validation_tokens, max(1, LOGITS_AT_ONCE // vocab)) * vocab
+    training_step = (
+        4 * copies * rows * vocab + 2 * 4 * vocab * width + 2 * tokens * width * itemsize
+    )
+    validated = (
+        min(train.batch * context, train.validation_tokens, max(1, LOGITS_AT_ONCE // vocab)) * vocab
+    )
     return max(training_step, 2 * 4 * validated if train.validations else 0)
 
 
@@ -158,7 +186,11 @@ def _teacher(teacher: schema.Architecture, tokens: int, itemsize: int) -> int:
     copies = itemsize * flops.parameters(teacher).unique if itemsize < 4 else 0
     if not isinstance(teacher, schema.ModelConfig):
         return weights + copies + tokens * flops_baselines.activations(teacher) * itemsize
-    return weights + copies + tokens * (3 * 4 * teacher.dim + itemsize * (_attention(teacher) + _mlp(teacher)))
+    return (
+        weights
+        + copies
+        + tokens * (3 * 4 * teacher.dim + itemsize * (_attention(teacher) + _mlp(teacher)))
+    )
 
 
 def _matrix_parameters(model: schema.Architecture) -> int:

@@ -1,4 +1,7 @@
-"""What `flyweight train` mixes its network with: counts as far as the budget allows, and a pointer; nothing for tiny texts."""
+"""What `flyweight train` mixes its network with: counts as far as the budget allows, and a pointer.
+
+Nothing for tiny texts.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,34 @@ ORDER, MIN_COUNT = 5, 1
 """Counts where nothing limits their size."""
 
 BYTES_PER_NGRAM = 8
-"""Bytes that an n-gram takes at most, up to 32,768 entries of the vocabulary; beyond that 2 more."""
+"""Bytes that an n-gram takes at most, up to 32,768 entries of the vocabulary.
+
+Beyond that 2 more.
+"""
 
 LEAST_NGRAMS = 1000
 """N-grams of two tokens and more below which counts are left out."""
 
 NETWORK_SHARE = 0.5
-"""Share of a limit of parameters or bytes that the network may take; its counts may take the rest."""
+"""Share of a limit of parameters or bytes that the network may take.
+
+Its counts may take the rest.
+"""
 
 
 def stages(
-    given: Mapping[str, Any], budget: schema.Budget, network: schema.ModelConfig, stored: int, validated: float
+    given: Mapping[str, Any],
+    budget: schema.Budget,
+    network: schema.ModelConfig,
+    stored: int,
+    validated: float,
 ) -> dict[str, Any]:
-    """Return a raw recipe's stages `network` and `model`, the mixture of it; `model` is the network of a tiny text.
+    """Return a raw recipe's stages `network` and `model`, the mixture of it.
 
-    `given` are the stages as the user left them, `stored` the bytes of the network's folder, `validated` the
-    tokens of the validation text.
+    `model` is the network of a tiny text.
+
+    `given` are the stages as the user left them, `stored` the bytes of the network's folder,
+    `validated` the tokens of the validation text.
     """
     if validated < LEAST_VALIDATED or "network" not in given:
         return alone(given)
@@ -46,7 +61,9 @@ def alone(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": given["network"], **others}
 
 
-def _counts(budget: schema.Budget, network: schema.ModelConfig, stored: int) -> dict[str, Any] | None:
+def _counts(
+    budget: schema.Budget, network: schema.ModelConfig, stored: int
+) -> dict[str, Any] | None:
     vocab = network.vocab_size or 0
     each = BYTES_PER_NGRAM + (2 if vocab > 2**15 else 0)
     rooms = list[int]()

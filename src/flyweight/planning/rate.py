@@ -1,6 +1,7 @@
 """How fast this machine trains and packs: measured once, kept in the runs root, read again by every later command.
 
-A share of `budget.time` is part of a training's identity. Rates that are kept make the same command find the same shares.
+A share of `budget.time` is part of a training's identity. Rates that are kept make the same command
+find the same shares.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ FILE = "rates.json"
 """Where rates are kept, in the runs root."""
 
 WIDTHS = {"cpu": (64, 256), "cuda": (256, 768), "mps": (128, 512)}
-"""Widths of the two models whose training is timed; other widths lie on the line through both, in logarithms."""
+"""Widths of the two models whose training is timed.
+
+Other widths lie on the line through both, in logarithms.
+"""
 
 WIDTH = 128
 """The width whose rate is told, and whose best precision is measured."""
@@ -48,8 +52,8 @@ REFERENCE_PACKING = 1.2e6
 class Rates(BaseModel):
     """What one machine does with one device, thread count and precision.
 
-    `training` has FLOPs per second of whole training steps by width, `packing` bytes of text per second. `busy` says that
-    other work ran when they were measured.
+    `training` has FLOPs per second of whole training steps by width, `packing` bytes of text per
+    second. `busy` says that other work ran when they were measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,9 +89,16 @@ class Kept:
     def line(self) -> str:
         """Return in words what was measured, where it is kept and how to measure again."""
         rate = format_count(self.rates.at(WIDTH))
-        when = "measured now" if self.fresh else f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
+        when = (
+            "measured now"
+            if self.fresh
+            else f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
+        )
         other = ", while other work ran" if self.rates.busy else ""
-        return f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} to measure again)"
+        return (
+            f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} "
+            f"to measure again)"
+        )
 
 
 def key(runtime: Runtime, precision: Precision) -> str:
@@ -99,7 +110,10 @@ def key(runtime: Runtime, precision: Precision) -> str:
 
 
 def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = ignore) -> Kept:
-    """Return this machine's rates, measured now where the runs root has none; raise RequestError for a file that is damaged."""
+    """Return this machine's rates, measured now where the runs root has none.
+
+    Raises RequestError for a file that is damaged.
+    """
     file, name = store.root / FILE, key(runtime, precision)
     known = _read(file)
     if name in known:
@@ -125,16 +139,22 @@ def _read(file: Path) -> dict[str, Rates]:
     except ValidationError as error:
         first = error.errors()[0]
         where = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise RequestError(f"{file} does not hold rates of this machine ({where}); delete it to measure again") from error
+        raise RequestError(
+            f"{file} does not hold rates of this machine ({where}); delete it to measure again"
+        ) from error
     except (ValueError, AttributeError) as error:
-        raise RequestError(f"{file} does not hold rates of this machine ({error}); delete it to measure again") from error
+        raise RequestError(
+            f"{file} does not hold rates of this machine ({error}); delete it to measure again"
+        ) from error
 
 
 def measured(runtime: Runtime, precision: Precision) -> Rates:
     """Return the rates of this machine as busy as it is now; takes a few seconds."""
     kind, disturbed = runtime.device.split(":")[0], busy()
     return Rates(
-        training={width: _training(width, runtime, precision) for width in WIDTHS.get(kind, WIDTHS["cpu"])},
+        training={
+            width: _training(width, runtime, precision) for width in WIDTHS.get(kind, WIDTHS["cpu"])
+        },
         packing=_packing(),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         busy=disturbed,

@@ -30,11 +30,13 @@ ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000}
 
 @dataclass(frozen=True, repr=False)
 class ModelPlan(Shown):
-    """What one model is and costs; `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized.
+    """What one model is and costs.
 
-    `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not quantized yet, as `quantize`
-    would store it. `depth` is how many layers a token goes through in a decoder. Where a loop is switched on late,
-    `training_per_token` is the mean over a whole run.
+    `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized.
+
+    `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not
+    quantized yet, as `quantize` would store it. `depth` is how many layers a token goes through in
+    a decoder. Where a loop is switched on late, `training_per_token` is the mean over a whole run.
     """
 
     parameters: cost.Parameters
@@ -48,7 +50,10 @@ class ModelPlan(Shown):
 
     @classmethod
     def of(cls, config: schema.Architecture, train: schema.Train | None = None) -> ModelPlan:
-        """Return the plan of a resolved config; training counts the optimizer of `train` (default AdamW) at its batch."""
+        """Return the plan of a resolved config.
+
+        Training counts the optimizer of `train` (default AdamW) at its batch.
+        """
         config = config.resolved()
         assert config.context
         train = train or schema.Train()
@@ -68,7 +73,10 @@ class ModelPlan(Shown):
         """Return INTERFACE's keys."""
         return {
             "parameters": asdict(self.parameters),
-            "flops": {"forward_per_token": self.forward_per_token, "training_per_token": self.training_per_token},
+            "flops": {
+                "forward_per_token": self.forward_per_token,
+                "training_per_token": self.training_per_token,
+            },
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "weight_bytes": self.weight_bytes,
             "weight_bytes_by_dtype": self.weights,
@@ -87,7 +95,9 @@ def _weights(config: schema.Architecture) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one training stage will need; `seconds` and `steps` are None where the limit comes from another stage's clock.
+    """What one training stage will need.
+
+    `seconds` and `steps` are None where the limit comes from another stage's clock.
 
     `validating` are those of its seconds that its validations take.
     """
@@ -106,9 +116,10 @@ class StagePlan:
 class Plan(Shown):
     """A recipe's plan.
 
-    `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which probably will not: time
-    depends on what else this machine is doing. `beside` has what takes time beside training, `smallest` the parameters and
-    bytes of the smallest model compared, `unread` the corpora whose vocabulary is not known yet.
+    `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which
+    probably will not: time depends on what else this machine is doing. `beside` has what takes time
+    beside training, `smallest` the parameters and bytes of the smallest model compared, `unread`
+    the corpora whose vocabulary is not known yet.
     """
 
     name: str
@@ -123,11 +134,19 @@ class Plan(Shown):
     @property
     def rows(self) -> tuple[Row, ...]:
         """Everything that takes time, in the order of a run: packing, training, validating, the rest."""
-        training = [Row(stage.name, max(0.0, (stage.seconds or 0.0) - stage.validating), "training") for stage in self.stages]
+        training = [
+            Row(stage.name, max(0.0, (stage.seconds or 0.0) - stage.validating), "training")
+            for stage in self.stages
+        ]
         validating = sum(stage.validating for stage in self.stages)
         packing = [row for row in self.beside if row.kind == "packing"]
         rest = [row for row in self.beside if row.kind != "packing"]
-        return (*packing, *training, *([Row("validating", validating, "validating")] if validating else []), *rest)
+        return (
+            *packing,
+            *training,
+            *([Row("validating", validating, "validating")] if validating else []),
+            *rest,
+        )
 
     @property
     def measuring(self) -> float:
@@ -173,12 +192,18 @@ class Plan(Shown):
 
 
 def plan(
-    recipe: schema.Recipe, runtime: Runtime, vocabularies: Mapping[str, int] | None = None, data_dir: Path | None = None
+    recipe: schema.Recipe,
+    runtime: Runtime,
+    vocabularies: Mapping[str, int] | None = None,
+    data_dir: Path | None = None,
 ) -> Plan:
-    """Return what a recipe's training stages will need. `vocabularies` tells the vocabulary of corpora that are packed already.
+    """Return what a recipe's training stages will need.
 
-    A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one, which the plan says and of
-    which no model can fall foul. Raises RequestError with everything that is wrong with the models of all stages.
+    `vocabularies` tells the vocabulary of corpora that are packed already.
+
+    A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one,
+    which the plan says and of which no model can fall foul. Raises RequestError with everything
+    that is wrong with the models of all stages.
     """
     recipe, assumed, found, wrong = shared_time(recipe), [], {}, list[str]()
     models: dict[str, schema.Architecture] = {}
@@ -193,14 +218,18 @@ def plan(
         if isinstance(stage, schema.Mix) and isinstance(network, schema.ModelConfig):
             models[name] = mix.planned(network, stage)
             if stage.counts is not None and stage.counts.limit is None:
-                assumed.append(f"{name}: its n-gram counts are not planned: their size follows from the text")
+                assumed.append(
+                    f"{name}: its n-gram counts are not planned: their size follows from the text"
+                )
         if not isinstance(stage, schema.Pretrain | schema.Distill):
             continue
         fresh = stage.model is not None
         if stage.model is None:
             source = recipe.stages.get(stage.input or "")
             if not isinstance(source, schema.Pretrain | schema.Distill) or source.model is None:
-                assumed.append(f"{name}: the model it starts from is outside this recipe and is not planned")
+                assumed.append(
+                    f"{name}: the model it starts from is outside this recipe and is not planned"
+                )
                 continue
             stage = stage.model_copy(update={"model": source.model})
         data = with_tokenizer(stage.data, data_dir)
@@ -212,15 +241,23 @@ def plan(
         if key not in sizes and (size := rows.size_of(data, data_dir)):
             sizes[key] = size
         if key not in sizes:
-            assumed.append(f"{name}: the size of {data.corpus} is not known yet; packing and measuring it are not in the time")
+            assumed.append(
+                f"{name}: the size of {data.corpus} is not known yet; packing and measuring it "
+                f"are not in the time"
+            )
         try:
             models[name] = load.resolved(
-                stage.model, f"stages.{name}.model", known or vocabulary(data, stage.model), data.context
+                stage.model,
+                f"stages.{name}.model",
+                known or vocabulary(data, stage.model),
+                data.context,
             )
             wrong += [f"stages.{name}.model.{fault}" for fault in pattern_faults(models[name])]
             trained[name] = rows.Stage(models[name], data)
             validation = sizes[key].validation if key in sizes else None
-            found[name] = _stage(name, stage, models[name], found, models, recipe, runtime, fresh, validation)
+            found[name] = _stage(
+                name, stage, models[name], found, models, recipe, runtime, fresh, validation
+            )
         except RequestError as error:
             wrong.append(str(error))
             continue
@@ -229,11 +266,17 @@ def plan(
     if wrong:
         raise RequestError("\n".join(wrong))
     stages = tuple(found.values())
-    smallest = _smallest([models[name] for name in recipe.report.compare or models if name in models])
+    smallest = _smallest(
+        [models[name] for name in recipe.report.compare or models if name in models]
+    )
     beside = rows.beside_training(recipe, trained, sizes, Speed(runtime.device, runtime.threads))
-    made = Plan(recipe.name, stages, tuple(dict.fromkeys(assumed)), beside=tuple(beside), smallest=smallest)
+    made = Plan(
+        recipe.name, stages, tuple(dict.fromkeys(assumed)), beside=tuple(beside), smallest=smallest
+    )
     faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, made.totals["time"])
-    return replace(made, faults=tuple(faults), warnings=tuple(warnings), unread=tuple(unread.values()))
+    return replace(
+        made, faults=tuple(faults), warnings=tuple(warnings), unread=tuple(unread.values())
+    )
 
 
 def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
@@ -270,10 +313,16 @@ def requested(data: schema.Data) -> int | None:
 
 
 def _assumption(data: schema.Data, model: schema.Architecture) -> str:
-    """Return what is assumed of a corpus that nobody has read; empty where its tokenizer says it."""
+    """Return what is assumed of a corpus that nobody has read.
+
+    Empty where its tokenizer says it.
+    """
     if data.tokenizer is None or requested(data):
         return ""
-    return f"{model.vocab_size} {data.tokenizer.kind} tokens (the real number is known once the corpus has been read)"
+    return (
+        f"{model.vocab_size} {data.tokenizer.kind} tokens (the real number is known once the "
+        f"corpus has been read)"
+    )
 
 
 def _stage(
@@ -319,7 +368,9 @@ def _stage(
     )
 
 
-def _same_as(train: schema.Train, stage: Any, found: Mapping[str, StagePlan], recipe: schema.Recipe) -> schema.Train:
+def _same_as(
+    train: schema.Train, stage: Any, found: Mapping[str, StagePlan], recipe: schema.Recipe
+) -> schema.Train:
     """Return the limit that `same_as` will probably stand for, from the other stage's plan."""
     other = found.get(train.same_as.stage) if train.same_as else None
     if other is None or train.same_as is None:
@@ -327,7 +378,9 @@ def _same_as(train: schema.Train, stage: Any, found: Mapping[str, StagePlan], re
     what = train.same_as.of
     value: float | None = getattr(other, what.removeprefix("total_"))
     if value is not None and what.startswith("total_"):
-        parents = [ref for ref in load.dependencies(recipe.stages[other.name]).values() if ref in found]
+        parents = [
+            ref for ref in load.dependencies(recipe.stages[other.name]).values() if ref in found
+        ]
         value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in parents)
     if value is None:
         return train
@@ -335,7 +388,9 @@ def _same_as(train: schema.Train, stage: Any, found: Mapping[str, StagePlan], re
     return train.model_copy(update={key: value if key == "time" else round(value)})
 
 
-def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...], smallest: Mapping[str, float]) -> list[str]:
+def _faults(
+    recipe: schema.Recipe, stages: tuple[StagePlan, ...], smallest: Mapping[str, float]
+) -> list[str]:
     """Return every limit of the budget that the plan already breaks."""
     limits, faults = recipe.budget, []
     if stages:
@@ -343,24 +398,28 @@ def _faults(recipe: schema.Recipe, stages: tuple[StagePlan, ...], smallest: Mapp
         if limits.memory is not None and largest.memory.total > limits.memory:
             faults.append(
                 f"budget.memory: {format_size(limits.memory)}, but {largest.name} needs about"
-                f" {format_size(largest.memory.total)} (activations {format_size(largest.memory.activations)}: raise"
+                f" {format_size(largest.memory.total)} (activations "
+                f"{format_size(largest.memory.activations)}: raise"
                 " train.accumulate or lower train.batch)"
             )
     flops = sum(stage.flops or 0.0 for stage in stages)
     if limits.flops is not None and flops > limits.flops:
         faults.append(
-            f"budget.flops: {format_count(limits.flops)}, but training takes {format_count(flops)}: lower train.steps"
+            f"budget.flops: {format_count(limits.flops)}, but training takes "
+            f"{format_count(flops)}: lower train.steps"
         )
     if limits.parameters is not None and smallest.get("parameters", 0) > limits.parameters:
         least = format_count(smallest["parameters"])
         faults.append(
-            f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has {least}: lower model.dim or"
+            f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has "
+            f"{least}: lower model.dim or"
             " model.layers"
         )
     if limits.bytes is not None and smallest.get("bytes", 0) > limits.bytes:
         least = format_size(smallest["bytes"])
         faults.append(
-            f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: add a quantize stage to what"
+            f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: "
+            f"add a quantize stage to what"
             " is compared, or lower model.dim or the tokenizer's vocab"
         )
     return faults
@@ -371,7 +430,8 @@ def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:
     if limit is None or seconds <= limit:
         return []
     return [
-        f"budget.time: {format_time(limit)}, but it will take about {format_time(seconds)} on this machine as busy"
+        f"budget.time: {format_time(limit)}, but it will take about {format_time(seconds)} on "
+        f"this machine as busy"
         " as it is: lower train.steps, or give it more time"
     ]
 
@@ -379,4 +439,11 @@ def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:
 def refuse(planned: Plan) -> None:
     """Raise RequestError with every limit that the plan already breaks."""
     if planned.faults:
-        raise RequestError("\n".join([f"{planned.name} does not fit its budget:", *(f"  {fault}" for fault in planned.faults)]))
+        raise RequestError(
+            "\n".join(
+                [
+                    f"{planned.name} does not fit its budget:",
+                    *(f"  {fault}" for fault in planned.faults),
+                ]
+            )
+        )

@@ -43,7 +43,10 @@ class Stage:
 
 
 def size_of(data: schema.Data, data_dir: Path | None) -> TextSize | None:
-    """Return the size of a text on this machine, which is read once a process; None where it is elsewhere or unreadable."""
+    """Return the size of a text on this machine, which is read once a process.
+
+    None where it is elsewhere or unreadable.
+    """
     sizes = _bytes_of(data.corpus, HeldOut(data.validation, data.test), data_dir, data.column)
     if sizes is None:
         return None
@@ -69,7 +72,12 @@ def _bytes_of(
         if source.about.origin.startswith("hf:"):
             return None  # reading it would fetch it
         return tuple(
-            sum(len(part.text.encode()) for part in source.documents(split) if isinstance(part, Document)) for split in SPLITS
+            sum(
+                len(part.text.encode())
+                for part in source.documents(split)
+                if isinstance(part, Document)
+            )
+            for split in SPLITS
         )
     except FlyweightError:
         return None  # packing says what is wrong with it
@@ -78,7 +86,9 @@ def _bytes_of(
 def beside_training(
     recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize], speed: Speed
 ) -> list[Row]:
-    """Return the rows of a recipe's time other than its trainings and validations; `sizes` has its texts by `text_key`.
+    """Return the rows of a recipe's time other than its trainings and validations.
+
+    `sizes` has its texts by `text_key`.
 
     Evaluation computes in float32 whatever training does. A text without a size counts as nothing.
     """
@@ -99,16 +109,26 @@ def text_key(data: schema.Data) -> str:
 def _packing(stages: Iterable[Stage], sizes: Mapping[str, TextSize]) -> Iterator[Row]:
     for key, data in {text_key(stage.data): stage.data for stage in stages}.items():
         if key in sizes and data.tokenizer is not None:
-            yield Row(f"packing {data.corpus}", time.packing_seconds(sizes[key].bytes, data.tokenizer), "packing")
+            yield Row(
+                f"packing {data.corpus}",
+                time.packing_seconds(sizes[key].bytes, data.tokenizer),
+                "packing",
+            )
 
 
 def _stored(recipe: schema.Recipe) -> Iterator[Row]:
-    names = [name for name, stage in recipe.stages.items() if stage.stage in ("quantize", "select", "init")]
+    names = [
+        name
+        for name, stage in recipe.stages.items()
+        if stage.stage in ("quantize", "select", "init")
+    ]
     if names:
         yield Row(", ".join(names), STORED_SECONDS * len(names), "other")
 
 
-def _mixing(recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize]) -> Iterator[Row]:
+def _mixing(
+    recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize]
+) -> Iterator[Row]:
     for name, stage in recipe.stages.items():
         if not isinstance(stage, schema.Mix):
             continue
@@ -131,8 +151,13 @@ def _measuring(
             yield Row(_counted(len(names), MEASUREMENTS[kind]), seconds, "measuring")
     report = recipe.report
     if report.prompts:
-        models = [stage.model for name in _compared(recipe) if (stage := _root(recipe, name, trained))]
-        seconds = sum(time.sampling_seconds(model, len(report.prompts), report.sample_tokens, speed) for model in models)
+        models = [
+            stage.model for name in _compared(recipe) if (stage := _root(recipe, name, trained))
+        ]
+        seconds = sum(
+            time.sampling_seconds(model, len(report.prompts), report.sample_tokens, speed)
+            for model in models
+        )
         yield Row(f"samples of {_counted(len(models), 'model')}", seconds, "measuring")
 
 
@@ -149,22 +174,31 @@ def _one(kind: str, stage: Stage | None, sizes: Mapping[str, TextSize], speed: S
     return time.measuring_seconds(stage.model, size.test if size else 0, (kind,), speed)[kind]
 
 
-def _floors(recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize]) -> Iterator[Row]:
+def _floors(
+    recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize]
+) -> Iterator[Row]:
     if "evaluate" not in recipe.report.measure:
         return
     compared = [stage for name in _compared(recipe) if (stage := _root(recipe, name, trained))]
     for key, data in {text_key(stage.data): stage.data for stage in compared}.items():
         if key in sizes:
-            yield Row(f"n-gram floors of {data.corpus}", time.floors_seconds(sizes[key]), "measuring")
+            yield Row(
+                f"n-gram floors of {data.corpus}", time.floors_seconds(sizes[key]), "measuring"
+            )
 
 
 def _compared(recipe: schema.Recipe) -> Sequence[str]:
     makes_model = ("pretrain", "distill", "select", "init", "quantize")
-    return recipe.report.compare or [name for name, stage in recipe.stages.items() if stage.stage in makes_model]
+    return recipe.report.compare or [
+        name for name, stage in recipe.stages.items() if stage.stage in makes_model
+    ]
 
 
 def _root(recipe: schema.Recipe, name: str, trained: Mapping[str, Stage]) -> Stage | None:
-    """Return the trained stage that a stage's model comes from; None where that is outside the recipe."""
+    """Return the trained stage that a stage's model comes from.
+
+    None where that is outside the recipe.
+    """
     seen: set[str] = set()
     while name not in trained and name in recipe.stages and name not in seen:
         seen.add(name)

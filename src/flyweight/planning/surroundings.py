@@ -25,7 +25,14 @@ ASSUMED_VOCABULARY = 10_000
 START = 3.0
 """Seconds until a new process has imported torch: a bench is one."""
 
-FIXED = {"evaluate": 1.0, "bench": START + 3.0, "audit": 2.0, "sample": 1.0, "floors": 1.0, "report": 2.0}
+FIXED = {
+    "evaluate": 1.0,
+    "bench": START + 3.0,
+    "audit": 2.0,
+    "sample": 1.0,
+    "floors": 1.0,
+    "report": 2.0,
+}
 """Seconds on two idle cores of a common server that do not grow with the text."""
 
 MIXING = 5.0
@@ -93,14 +100,18 @@ def measuring(
     fixed = sum(FIXED[kind] for kind in kinds) * len(models) + FIXED["report"]
     if "evaluate" in kinds:
         fixed += FIXED["floors"] + SECONDS_PER_COUNTED_TOKEN * min(train_tokens, TRAIN_LIMIT)
-    scored = (test_tokens if "evaluate" in kinds else 0) + (AUDITED_TOKENS if "audit" in kinds else 0)
+    scored = (test_tokens if "evaluate" in kinds else 0) + (
+        AUDITED_TOKENS if "audit" in kinds else 0
+    )
     return fixed * rates.slowness + sum(forward(model, scored, rates) for model in models)
 
 
 def mixing(train_tokens: float, test_tokens: float, rates: Rates) -> float:
     """Return the seconds of mixing one network, and of scoring the test text by the mixture's other experts."""
     counting = SECONDS_PER_TABLED_TOKEN * min(train_tokens, TRAIN_LIMIT)
-    return (MIXING + counting + SECONDS_PER_MIXED_TOKEN * (test_tokens + AUDITED_TOKENS)) * rates.slowness
+    return (
+        MIXING + counting + SECONDS_PER_MIXED_TOKEN * (test_tokens + AUDITED_TOKENS)
+    ) * rates.slowness
 
 
 def forward(model: schema.Architecture, tokens: float, rates: Rates) -> float:
@@ -110,7 +121,9 @@ def forward(model: schema.Architecture, tokens: float, rates: Rates) -> float:
     return tokens * flops.forward_flops(model, context) / context / rates.at(width)
 
 
-def recipe_seconds(recipe: schema.Recipe, rates: Rates, data_dir: Path | None) -> tuple[float, float]:
+def recipe_seconds(
+    recipe: schema.Recipe, rates: Rates, data_dir: Path | None
+) -> tuple[float, float]:
     """Return the seconds of packing before a recipe's training, and of measuring after it.
 
     A model that is not described in the recipe counts for the fixed part of its measurements alone.
@@ -125,7 +138,9 @@ def recipe_seconds(recipe: schema.Recipe, rates: Rates, data_dir: Path | None) -
         data = with_tokenizer(stage.data, data_dir)
         key = str(data.corpus)
         if key not in sizes:
-            sizes[key] = TextSize.of(resolve(data.corpus, data_dir, HeldOut(data.validation, data.test)))
+            sizes[key] = TextSize.of(
+                resolve(data.corpus, data_dir, HeldOut(data.validation, data.test))
+            )
             before += packing(sizes[key], rates)
         assert data.tokenizer is not None
         per_token = bytes_per_token(data.tokenizer)

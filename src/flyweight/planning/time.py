@@ -1,7 +1,7 @@
 """How long work will take on this machine: products at a rate measured here, and what does not depend on products beside it.
 
-Everything is an estimate for an idle machine, made without building a model. The constants were measured on two cores of a
-common server; docs/log.md says how.
+Everything is an estimate for an idle machine, made without building a model. The constants were
+measured on two cores of a common server; docs/log.md says how.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Speed:
 
     @property
     def seconds_per_byte(self) -> float:
-        """Seconds for each byte that is read and written element by element; nothing on devices other than a CPU."""
+        """Seconds for each byte that is read and written element by element.
+
+        Nothing on devices other than a CPU.
+        """
         return SECONDS_PER_BYTE / self.threads if self.device == "cpu" else 0.0
 
     @property
@@ -108,8 +111,13 @@ def product_rate(width: int, device: str = "cpu", precision: str = "fp32") -> fl
     return 2 * 1024 * width * 4 * width / min(once(repeats) for _ in range(8))
 
 
-def step_seconds(config: schema.Architecture, train: schema.Train, context: int, flops: float, speed: Speed) -> float:
-    """Return the seconds of one training step of `flops` FLOPs, teacher and optimizer included; `config` is resolved."""
+def step_seconds(
+    config: schema.Architecture, train: schema.Train, context: int, flops: float, speed: Speed
+) -> float:
+    """Return the seconds of one training step of `flops` FLOPs, teacher and optimizer included.
+
+    `config` is resolved.
+    """
     assert config.vocab_size
     kept = memory.kept_bytes(config, context, speed.itemsize, speed.device == "cpu")
     moved = train.batch * context * (kept + 4 * config.vocab_size)
@@ -128,39 +136,64 @@ def reading_seconds(config: schema.Architecture, tokens: float, speed: Speed) ->
 
 def uses_of_layers(config: schema.Architecture) -> int:
     """Return how many layers a forward pass goes through; a linear model counts as one."""
-    return len(visits(config)) if isinstance(config, schema.ModelConfig) else int(getattr(config, "layers", 1))
+    return (
+        len(visits(config))
+        if isinstance(config, schema.ModelConfig)
+        else int(getattr(config, "layers", 1))
+    )
 
 
 def measuring_seconds(
-    config: schema.Architecture, test_tokens: float, measures: Sequence[str] = MEASURES, speed: Speed | None = None
+    config: schema.Architecture,
+    test_tokens: float,
+    measures: Sequence[str] = MEASURES,
+    speed: Speed | None = None,
 ) -> dict[str, float]:
-    """Return the seconds that each measurement of one model takes, by its name; `speed` is by default one thread's.
+    """Return the seconds that each measurement of one model takes, by its name.
 
-    `config` is resolved; `test_tokens` is the length of the split that is scored. The sum is what a report adds for one
-    model; `floors_seconds` come once for each corpus on top.
+    `speed` is by default one thread's.
+
+    `config` is resolved; `test_tokens` is the length of the split that is scored. The sum is what a
+    report adds for one model; `floors_seconds` come once for each corpus on top.
     """
     speed = speed or Speed()
-    return {kind: FIXED_SECONDS[kind] + _work_seconds(kind, config, test_tokens, speed) for kind in dict.fromkeys(measures)}
+    return {
+        kind: FIXED_SECONDS[kind] + _work_seconds(kind, config, test_tokens, speed)
+        for kind in dict.fromkeys(measures)
+    }
 
 
-def _work_seconds(kind: str, config: schema.Architecture, test_tokens: float, speed: Speed) -> float:
+def _work_seconds(
+    kind: str, config: schema.Architecture, test_tokens: float, speed: Speed
+) -> float:
     assert config.context
     if kind != "bench":
         return reading_seconds(config, test_tokens if kind == "evaluate" else AUDIT_TOKENS, speed)
     bench = schema.Bench(stage="bench", input="")
     new = bench.new_tokens or min(64, max(1, config.context // 2))
     passes = BENCH_PASSES
-    return passes * (reading_seconds(config, config.context * bench.batch, speed) + new * token_seconds(config, speed))
+    return passes * (
+        reading_seconds(config, config.context * bench.batch, speed)
+        + new * token_seconds(config, speed)
+    )
 
 
 def token_seconds(config: schema.Architecture, speed: Speed) -> float:
     """Return the seconds of one new token of one text: calls, and reading the weights once."""
-    return cost.weight_bytes(config) * SECONDS_PER_BYTE / 5 + NEW_TOKEN_SECONDS * (uses_of_layers(config) + 1)
+    return cost.weight_bytes(config) * SECONDS_PER_BYTE / 5 + NEW_TOKEN_SECONDS * (
+        uses_of_layers(config) + 1
+    )
 
 
-def sampling_seconds(config: schema.Architecture, prompts: int, new_tokens: int, speed: Speed) -> float:
+def sampling_seconds(
+    config: schema.Architecture, prompts: int, new_tokens: int, speed: Speed
+) -> float:
     """Return the seconds in which a model continues so many prompts, all at once."""
-    return FIXED_SECONDS["audit"] + new_tokens * (1 + 0.1 * prompts) * token_seconds(config, speed) if prompts else 0.0
+    return (
+        FIXED_SECONDS["audit"] + new_tokens * (1 + 0.1 * prompts) * token_seconds(config, speed)
+        if prompts
+        else 0.0
+    )
 
 
 def floors_seconds(text: TextSize) -> float:
@@ -168,9 +201,16 @@ def floors_seconds(text: TextSize) -> float:
     return FLOOR_SECONDS_PER_TOKEN * (min(text.train, FLOOR_TOKENS) + text.test)
 
 
-def validation_seconds(config: schema.Architecture, train: schema.Train, validation_tokens: float, speed: Speed) -> float:
-    """Return the seconds of all validations of one training; `validation_tokens` is the length of the validation split."""
-    return reading_seconds(config, train.validations * min(train.validation_tokens, validation_tokens), speed)
+def validation_seconds(
+    config: schema.Architecture, train: schema.Train, validation_tokens: float, speed: Speed
+) -> float:
+    """Return the seconds of all validations of one training.
+
+    `validation_tokens` is the length of the validation split.
+    """
+    return reading_seconds(
+        config, train.validations * min(train.validation_tokens, validation_tokens), speed
+    )
 
 
 def packing_seconds(size: int, tokenizer: schema.Tokenizer) -> float:

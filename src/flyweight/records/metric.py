@@ -10,7 +10,8 @@ from typing import Any, Literal
 class Metric:
     """A value, its unit, which direction is better, how many things it was measured on, and its confidence interval.
 
-    `low` and `high` bound the 95 % interval; both equal `value` where a number is exact (a count, a size).
+    `low` and `high` bound the 95 % interval; both equal `value` where a number is exact (a count, a
+    size).
     """
 
     value: float

@@ -1,8 +1,9 @@
 """The summary of a finished run, `summary.json`: written once by the recipe, read by everything that reports.
 
-Every report is drawn from this file alone. Unknown keys are refused, and all faults are named at once: the file is our own. A
-number that can be infinite (the perplexity of a collapsed model) is written as the string `Infinity`; `null` means "not
-measured". Units are plain: seconds, bytes, FLOPs, nats.
+Every report is drawn from this file alone. Unknown keys are refused, and all faults are named at
+once: the file is our own. A number that can be infinite (the perplexity of a collapsed model) is
+written as the string `Infinity`; `null` means "not measured". Units are plain: seconds, bytes,
+FLOPs, nats.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Verdict = Literal["better", "worse", "undecided"]
 class Record(BaseModel):
     """Base of all parts of a summary: frozen, unknown keys refused, infinities allowed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings", protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", protected_namespaces=()
+    )
 
 
 class Environment(Record):
@@ -48,7 +51,10 @@ class Environment(Record):
 
 
 class BudgetLine(Record):
-    """One quantity of the budget. `limit` is None where the user set none, `planned` where the plan does not tell it."""
+    """One quantity of the budget.
+
+    `limit` is None where the user set none, `planned` where the plan does not tell it.
+    """
 
     name: str
     unit: Literal["s", "bytes", "FLOPs", "parameters"]
@@ -88,11 +94,12 @@ class Floor(Record):
 class CorpusSummary(Record):
     """One text under one tokenizer.
 
-    `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be compared (None in summaries of
-    early days). `lossless` tells whether the text comes back from its tokens, where splits do not say how much of it.
-    `overlap` is the share of a split's pieces of 50 characters (`overlap_unit`) that also stand in train. `floors` are in the
-    order in which they are shown, counted on the first `floors_train_tokens` tokens of the training split. `skipped` documents
-    were left out; `left_out` has the first of them, each as `name: reason`.
+    `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be
+    compared (None in summaries of early days). `lossless` tells whether the text comes back from
+    its tokens, where splits do not say how much of it. `overlap` is the share of a split's pieces
+    of 50 characters (`overlap_unit`) that also stand in train. `floors` are in the order in which
+    they are shown, counted on the first `floors_train_tokens` tokens of the training split.
+    `skipped` documents were left out; `left_out` has the first of them, each as `name: reason`.
     """
 
     name: str
@@ -117,7 +124,9 @@ class CorpusSummary(Record):
 
     def lossy(self, split: str) -> bool:
         """Whether a split's bits per byte are too good, because its tokens do not give the text back."""
-        return any(not self.lossless if size.lost is None else size.lost > 0 for size in self.parts(split))
+        return any(
+            not self.lossless if size.lost is None else size.lost > 0 for size in self.parts(split)
+        )
 
 
 class ParameterCount(Record):
@@ -212,11 +221,14 @@ class Sample(Record):
 
 
 class ModelSummary(Record):
-    """One model that the recipe compares. `name` is its stage's name in the recipe, `id` its artifact.
+    """One model that the recipe compares.
 
-    `input` is the model that it was made from, `teacher` the one it was distilled from (names of other models of this summary,
-    or None when that one is not compared). `training` is None for a model made without training (quantized): it inherits its
-    input's. `disk_bytes` is the size of the artifact's model folder.
+    `name` is its stage's name in the recipe, `id` its artifact.
+
+    `input` is the model that it was made from, `teacher` the one it was distilled from (names of
+    other models of this summary, or None when that one is not compared). `training` is None for a
+    model made without training (quantized): it inherits its input's. `disk_bytes` is the size of
+    the artifact's model folder.
     """
 
     name: str
@@ -247,10 +259,13 @@ class Difference(Record):
 
 
 class Comparison(Record):
-    """`a` minus `b` on the same text, so that below 0 means that `a` is better; `verdict` is about `a`, by bits per byte.
+    """`a` minus `b` on the same text, so that below 0 means that `a` is better.
 
-    The keys besides `a` and `b` are those of `evaluate.compare.Paired.json`; `nll` is None under different tokenizers. The
-    `verdict` is corrected for `comparisons` of them (Holm), as in `flyweight compare`; a difference's own is its interval's.
+    `verdict` is about `a`, by bits per byte.
+
+    The keys besides `a` and `b` are those of `evaluate.compare.Paired.json`; `nll` is None under
+    different tokenizers. The `verdict` is corrected for `comparisons` of them (Holm), as in
+    `flyweight compare`; a difference's own is its interval's.
     """
 
     a: str
@@ -267,9 +282,12 @@ class Comparison(Record):
 
 
 class StageSummary(Record):
-    """A stage of the recipe; `reused` when its artifact was there already (`seconds` is then what making it took).
+    """A stage of the recipe.
 
-    `evaluate` is the result of a stage that measures likelihood by itself, beside what the report compares.
+    `reused` when its artifact was there already (`seconds` is then what making it took).
+
+    `evaluate` is the result of a stage that measures likelihood by itself, beside what the report
+    compares.
     """
 
     name: str
@@ -302,16 +320,30 @@ class Summary(Record):
     def _references_exist(self) -> Summary:
         names = [model.name for model in self.models]
         prints = [corpus.fingerprint for corpus in self.corpus]
-        faults = [f"models: {name} stands twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        faults += [f"corpus: {each} stands twice" for each in sorted({p for p in prints if prints.count(p) > 1})]
+        faults = [
+            f"models: {name} stands twice"
+            for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+        faults += [
+            f"corpus: {each} stands twice"
+            for each in sorted({p for p in prints if prints.count(p) > 1})
+        ]
         for model in self.models:
             faults += [
-                f"{model.name}: no model {other!r}" for other in (model.input, model.teacher) if other and other not in names
+                f"{model.name}: no model {other!r}"
+                for other in (model.input, model.teacher)
+                if other and other not in names
             ]
             if model.evaluate and model.evaluate.corpus not in prints:
-                faults.append(f"{model.name}: evaluated on {model.evaluate.corpus!r}, which is not in corpus")
+                faults.append(
+                    f"{model.name}: evaluated on {model.evaluate.corpus!r}, which is not in corpus"
+                )
         for pair in self.comparisons:
-            faults += [f"comparisons: no model {other!r}" for other in (pair.a, pair.b) if other not in names]
+            faults += [
+                f"comparisons: no model {other!r}"
+                for other in (pair.a, pair.b)
+                if other not in names
+            ]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -339,7 +371,8 @@ class Summary(Record):
     def read(cls, run_folder: Path) -> Summary:
         """Read a run folder's `summary.json`.
 
-        Raises RequestError where there is none, and FlyweightError, naming every fault, where it is damaged.
+        Raises RequestError where there is none, and FlyweightError, naming every fault, where it is
+        damaged.
         """
         path = run_folder / FILE
         again = "run the recipe again, which writes it anew"
@@ -354,10 +387,14 @@ class Summary(Record):
             raise FlyweightError(f"{error}; {again}") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RequestError(
-                f"{run_folder} is not a finished run: it has no {FILE}; finish it with `flyweight run`, then report it"
+                f"{run_folder} is not a finished run: it has no {FILE}; finish it with "
+                f"`flyweight run`, then report it"
             ) from error
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
+            faults = "; ".join(
+                f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}"
+                for each in error.errors()
+            )
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

@@ -1,4 +1,7 @@
-"""The summary of a finished study, `study.json`: every run, every cell and every finding; all reports are drawn from it."""
+"""The summary of a finished study, `study.json`: every run, every cell and every finding.
+
+All reports are drawn from it.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,12 @@ class Spread(Record):
 
 
 class RunSummary(Record):
-    """One training of a cell: its artifact, what it took, and its test metrics; `id` is None where training diverged.
+    """One training of a cell: its artifact, what it took, and its test metrics.
 
-    `validation` is the best validation NLL of the training; runs with `chosen` false lost the sweep over learning rates, are
-    not tested and count in no result.
+    `id` is None where training diverged.
+
+    `validation` is the best validation NLL of the training; runs with `chosen` false lost the sweep
+    over learning rates, are not tested and count in no result.
     """
 
     seed: int
@@ -101,7 +106,10 @@ class CellSummary(Record):
         return f"{len(bad)} of {len(self.tested)} runs: {bad[0].why}" if bad else ""
 
     def spread(self, metric: str) -> Spread | None:
-        """Return a metric over the seeds, a perplexity's by its logarithm; None for a cell that is no result."""
+        """Return a metric over the seeds, a perplexity's by its logarithm.
+
+        None for a cell that is no result.
+        """
         if self.standing != "ok":
             return None
         values = [run.metrics[metric] for run in self.tested]
@@ -111,7 +119,10 @@ class CellSummary(Record):
 
     @property
     def validation(self) -> float:
-        """Mean best validation NLL, by which models are chosen; infinite for a cell that is no result."""
+        """Mean best validation NLL, by which models are chosen.
+
+        Infinite for a cell that is no result.
+        """
         values = [run.validation for run in self.tested]
         if self.standing != "ok" or any(value is None for value in values):
             return math.inf
@@ -193,7 +204,10 @@ class StudySummary(Record):
 
     @classmethod
     def read(cls, folder: Path) -> StudySummary:
-        """Read a folder's `study.json`; raise RequestError where there is none, FlyweightError where it is damaged."""
+        """Read a folder's `study.json`.
+
+        Raises RequestError where there is none, FlyweightError where it is damaged.
+        """
         path, again = folder / FILE, "run the study again, which writes it anew"
         try:
             content = json.loads(path.read_bytes())
@@ -205,9 +219,14 @@ class StudySummary(Record):
         except FlyweightError as error:
             raise FlyweightError(f"{error}; {again}") from error
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RequestError(f"{folder} is no finished study: it has no {FILE}; run it with `flyweight study`") from error
+            raise RequestError(
+                f"{folder} is no finished study: it has no {FILE}; run it with `flyweight study`"
+            ) from error
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}" for each in error.errors())
+            faults = "; ".join(
+                f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}"
+                for each in error.errors()
+            )
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

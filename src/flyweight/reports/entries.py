@@ -1,4 +1,7 @@
-"""The models of a report, by run and by the text they were evaluated on; who may be ranked, and the floors beside them."""
+"""The models of a report, by run and by the text they were evaluated on.
+
+Who may be ranked, and the floors beside them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ from typing import Literal
 
 from flyweight.core.files import digest
 from flyweight.records.metric import Metric
-from flyweight.records.run_summary import Comparison, CorpusSummary, Floor, ModelSummary, Split, Summary, Training
+from flyweight.records.run_summary import (
+    Comparison,
+    CorpusSummary,
+    Floor,
+    ModelSummary,
+    Split,
+    Summary,
+    Training,
+)
 from flyweight.visible import visible
 
 Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured"]
@@ -18,8 +29,8 @@ Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured"]
 UNRANKED: tuple[Standing, ...] = ("collapsed", "too short", "invalid")
 """Standings of models that were measured and may not be ranked."""
 
-# A model that fails one of these learned nothing; the numbers of one that fails any other cannot be believed, unless that
-# check is about the text, which is the same for all models.
+# A model that fails one of these learned nothing; the numbers of one that fails any other cannot be
+# believed, unless that check is about the text, which is the same for all models.
 _COLLAPSE = ("below_unigram_floor", "initial_token_sensitivity")
 _TEXT = ("train_overlap",)
 
@@ -31,7 +42,10 @@ FALLING = 0.01
 
 @dataclass(frozen=True)
 class Text:
-    """What models were evaluated on; texts are the same by content and split, whatever they are called."""
+    """What models were evaluated on.
+
+    Texts are the same by content and split, whatever they are called.
+    """
 
     name: str = field(compare=False)
     split: Split
@@ -39,9 +53,14 @@ class Text:
 
     @classmethod
     def of(cls, corpus: CorpusSummary, split: Split) -> Text:
-        """Return the text of a corpus; early summaries, which lack the fingerprint of its source, tell it by name and sizes."""
+        """Return the text of a corpus.
+
+        Early summaries, which lack the fingerprint of its source, tell it by name and sizes.
+        """
         sizes = {name: size.bytes for name, size in corpus.splits.items()}
-        return cls(corpus.name, split, corpus.source or digest({"name": corpus.name, "bytes": sizes}))
+        return cls(
+            corpus.name, split, corpus.source or digest({"name": corpus.name, "bytes": sizes})
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model on a report: `label` is unique there; `colour` is its lineage's number, `shape` its place in the lineage."""
+    """One model on a report: `label` is unique there.
+
+    `colour` is its lineage's number, `shape` its place in the lineage.
+    """
 
     summary: Summary
     model: ModelSummary
@@ -76,7 +98,9 @@ class Entry:
     def text(self) -> Text | None:
         """What it was evaluated on: only models with the same text may be compared."""
         corpus = self.summary.corpus_of(self.model)
-        return Text.of(corpus, self.model.evaluate.split) if corpus and self.model.evaluate else None
+        return (
+            Text.of(corpus, self.model.evaluate.split) if corpus and self.model.evaluate else None
+        )
 
     @property
     def lossy(self) -> bool:
@@ -114,20 +138,26 @@ class Entry:
         if bits is not None and not math.isfinite(bits.value):
             faults.append(Fault("collapsed", "its likelihood is not a finite number"))
         elif bits is not None and unigram and bits.value >= unigram.bits_per_byte:
-            floor = f"{bits.value:.3f} bits per byte is no better than the unigram floor ({unigram.bits_per_byte:.3f})"
+            floor = (
+                f"{bits.value:.3f} bits per byte is no better than the unigram floor "
+                f"({unigram.bits_per_byte:.3f})"
+            )
             faults.append(Fault(nothing, floor))
         for check in self.model.audit.checks if self.model.audit else ():
             if check.verdict == "fail" and check.name not in _TEXT:
                 why = f" ({check.why})" if check.why else ""
                 kind = nothing if check.name in _COLLAPSE else "invalid"
-                faults.append(Fault(kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}'))
+                faults.append(
+                    Fault(kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}')
+                )
         return tuple(faults)
 
     @property
     def standing(self) -> Standing:
         """Whether it may be ranked.
 
-        `collapsed` learned nothing, `too short` had too few steps to learn, the numbers of an `invalid` one cannot be believed.
+        `collapsed` learned nothing, `too short` had too few steps to learn, the numbers of an
+        `invalid` one cannot be believed.
         """
         kinds = {fault.kind for fault in self.faults}
         for kind in ("collapsed", "too short", "invalid"):
@@ -138,9 +168,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Models measured on the same text, which alone may stand in one table or plot; `text` is None for unmeasured ones.
+    """Models measured on the same text, which alone may stand in one table or plot.
 
-    `flattered` has the floors that are too low for models of another tokenizer, as their own tokens lose some of the text.
+    `text` is None for unmeasured ones.
+
+    `flattered` has the floors that are too low for models of another tokenizer, as their own tokens
+    lose some of the text.
     """
 
     text: Text | None
@@ -151,7 +184,9 @@ class Group:
     @cached_property
     def sound(self) -> list[Entry]:
         """The entries that may be ranked, best quality first."""
-        return sorted((each for each in self.entries if each.standing == "ok"), key=bits_or_infinity)
+        return sorted(
+            (each for each in self.entries if each.standing == "ok"), key=bits_or_infinity
+        )
 
 
 def bits_or_infinity(entry: Entry) -> float:
@@ -184,7 +219,9 @@ def _root(summary: Summary, model: ModelSummary) -> str:
 
 
 def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
-    """Return the entries by the text they were evaluated on, in order of appearance; unmeasured ones join the first group.
+    """Return the entries by the text they were evaluated on, in order of appearance.
+
+    Unmeasured ones join the first group.
 
     Different texts of one name have the beginning of their fingerprint in it.
     """
@@ -192,7 +229,9 @@ def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
     called = [(text.name, text.split) for text in texts if text]
     made = []
     for index, text in enumerate(texts):
-        members = tuple(each for each in found if each.text == text or (each.text is None and index == 0))
+        members = tuple(
+            each for each in found if each.text == text or (each.text is None and index == 0)
+        )
         if text and called.count((text.name, text.split)) > 1:
             text = replace(text, name=f"{text.name} ({text.content[:8]})")
         made.append(Group(text, members, *_floors(members)))
@@ -200,7 +239,10 @@ def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
 
 
 def _floors(members: Sequence[Entry]) -> tuple[dict[str, Floor], frozenset[str]]:
-    """Return a group's floors and which are flattered; where several tokenizers give several, they stand in the names."""
+    """Return a group's floors and which are flattered.
+
+    Where several tokenizers give several, they stand in the names.
+    """
     corpora, lossy = {}, set()
     for each in members:
         if corpus := each.summary.corpus_of(each.model):
@@ -208,5 +250,11 @@ def _floors(members: Sequence[Entry]) -> tuple[dict[str, Floor], frozenset[str]]
             lossy |= {corpus.fingerprint} if each.lossy else set()
     if len(corpora) == 1:
         return dict(next(iter(corpora.values())).floors), frozenset()
-    named = [(f"{name}, {each.tokenizer}", floor, each) for each in corpora.values() for name, floor in each.floors.items()]
-    return {name: floor for name, floor, _ in named}, frozenset(name for name, _, each in named if each.fingerprint in lossy)
+    named = [
+        (f"{name}, {each.tokenizer}", floor, each)
+        for each in corpora.values()
+        for name, floor in each.floors.items()
+    ]
+    return {name: floor for name, floor, _ in named}, frozenset(
+        name for name, _, each in named if each.fingerprint in lossy
+    )

@@ -37,7 +37,9 @@ class Source:
     """What every `select` stage of the recipe chose: a model made from it was made from that one."""
 
 
-def models(recipe: schema.Recipe, sources: Sequence[Source]) -> tuple[run_summary.ModelSummary, ...]:
+def models(
+    recipe: schema.Recipe, sources: Sequence[Source]
+) -> tuple[run_summary.ModelSummary, ...]:
     """Return the compared models in the recipe's order."""
     names = [source.name for source in sources]
     return tuple(_model(source, names) for source in sources)
@@ -54,7 +56,16 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
     if "steps" in facts:
         training = run_summary.Training(
             **{
-                key: facts[key] for key in ("steps", "tokens", "seconds", "total_seconds", "flops", "total_flops", "stopped_by")
+                key: facts[key]
+                for key in (
+                    "steps",
+                    "tokens",
+                    "seconds",
+                    "total_seconds",
+                    "flops",
+                    "total_flops",
+                    "stopped_by",
+                )
             },
             same_as=train.same_as if train else None,
         )
@@ -64,19 +75,29 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
         id=source.artifact.id,
         stage=source.artifact.stage,
         role=_role(source.config, facts),
-        input=_known(source.chosen.get(references.get("input", ""), references.get("input")), names),
+        input=_known(
+            source.chosen.get(references.get("input", ""), references.get("input")), names
+        ),
         teacher=_known(references.get("teacher"), names),
         config_line=config_line(config),
         parameters=run_summary.ParameterCount(total=counts.total, unique=counts.unique),
-        disk_bytes=sum(e["bytes"] for name, e in source.artifact.manifest["files"].items() if name.startswith("model/")),
+        disk_bytes=sum(
+            e["bytes"]
+            for name, e in source.artifact.manifest["files"].items()
+            if name.startswith("model/")
+        ),
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
         bench=None
         if bench is None
-        else run_summary.Speed(**{key: bench["metrics"][key] for key in run_summary.Speed.model_fields}),
+        else run_summary.Speed(
+            **{key: bench["metrics"][key] for key in run_summary.Speed.model_fields}
+        ),
         audit=None if "audit" not in measured else _audit(measured["audit"]),
         curve=_curve(source.artifact.path / "events.jsonl") if training else None,
-        samples=tuple(run_summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())),
+        samples=tuple(
+            run_summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())
+        ),
     )
 
 
@@ -90,7 +111,10 @@ def _role(config: Any, facts: Mapping[str, Any]) -> str:
     quantity = train.same_as.of.replace("_", " ").replace("flops", "FLOPs")
     due = train.tokens or train.flops or train.time
     share = facts[train.same_as.of.removeprefix("total_")] / due if due else 1.0
-    return f"alone, {quantity if share >= SHORT else f'{percent(share)} of the {quantity}'} of {train.same_as.stage}"
+    return (
+        f"alone, {quantity if share >= SHORT else f'{percent(share)} of the {quantity}'} of "
+        f"{train.same_as.stage}"
+    )
 
 
 def evaluation(artifact: Artifact | None) -> run_summary.Evaluation | None:
@@ -108,7 +132,9 @@ def _known(name: str | None, names: Sequence[str]) -> str | None:
 
 def _audit(metrics: Mapping[str, Any]) -> run_summary.Audit:
     keys = run_summary.AuditCheck.model_fields
-    checks = tuple(run_summary.AuditCheck(**{key: check[key] for key in keys}) for check in metrics["checks"])
+    checks = tuple(
+        run_summary.AuditCheck(**{key: check[key] for key in keys}) for check in metrics["checks"]
+    )
     return run_summary.Audit(passed=metrics["passed"], checks=checks)
 
 
@@ -139,7 +165,10 @@ def _baseline_line(config: schema.LinearConfig | schema.MlpConfig | schema.LstmC
     kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
     if isinstance(config, schema.LstmConfig):
         hidden = config.hidden or config.dim
-        shape = [f"{config.layers} x {hidden}", *([f"embedding {config.dim}"] if hidden != config.dim else [])]
+        shape = [
+            f"{config.layers} x {hidden}",
+            *([f"embedding {config.dim}"] if hidden != config.dim else []),
+        ]
         return ", ".join([config.kind, *shape, "tied" if config.tied else "untied", *kinds])
     shape = [f"{config.layers} x {config.hidden}"] if isinstance(config, schema.MlpConfig) else []
     return ", ".join([config.kind, f"last {config.history} x {config.dim}", *shape, *kinds])
@@ -149,7 +178,9 @@ def _curve(path: Path) -> run_summary.Curve:
     try:
         return _drawn(read_events(path))
     except (KeyError, TypeError, ValueError) as error:
-        raise FlyweightError(f"{path}: not the log of a training ({error}); delete {path.parent} and run again") from error
+        raise FlyweightError(
+            f"{path}: not the log of a training ({error}); delete {path.parent} and run again"
+        ) from error
 
 
 def _drawn(events: Sequence[Mapping[str, Any]]) -> run_summary.Curve:
@@ -158,7 +189,9 @@ def _drawn(events: Sequence[Mapping[str, Any]]) -> run_summary.Curve:
         for key in event.keys() & {"step", "seconds", "flops", "lr"}:
             if not 0 <= event[key] <= MOST:
                 raise ValueError(f"{key}: {event[key]!r} is no such quantity")
-        if not isinstance(event["event"], str) or not isinstance(event.get("nll", 0.0), int | float):
+        if not isinstance(event["event"], str) or not isinstance(
+            event.get("nll", 0.0), int | float
+        ):
             raise TypeError(f"event {event['event']!r} with nll {event.get('nll')!r}")
     return run_summary.Curve(
         step=tuple(event["step"] for event in steps),
@@ -176,7 +209,11 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     """Return one packed corpus, with the n-gram floors measured on it."""
     meta = Corpus.open(artifact.path / "corpus", verify=False).meta
     config = artifact.identity["config"]
-    found = {} if floors is None else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
+    found = (
+        {}
+        if floors is None
+        else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
+    )
     keys = run_summary.Floor.model_fields
     return run_summary.CorpusSummary(
         name=corpus_label(config["corpus"]),
@@ -185,12 +222,19 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
         vocab_size=meta.vocab_size,
         context=context,
         splits={
-            name: run_summary.SplitSummary(**{key: getattr(split, key) for key in run_summary.SplitSummary.model_fields})
+            name: run_summary.SplitSummary(
+                **{key: getattr(split, key) for key in run_summary.SplitSummary.model_fields}
+            )
             for name, split in meta.splits.items()
         },
-        overlap={name: split.overlap for name, split in meta.splits.items() if split.overlap is not None},
+        overlap={
+            name: split.overlap for name, split in meta.splits.items() if split.overlap is not None
+        },
         overlap_unit=meta.overlap_unit,
-        floors={name: run_summary.Floor(**{key: floor.get(key) for key in keys}) for name, floor in found.items()},
+        floors={
+            name: run_summary.Floor(**{key: floor.get(key) for key in keys})
+            for name, floor in found.items()
+        },
         floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
         megabytes_per_second=meta.megabytes_per_second,
         source=artifact.identity["data"],
@@ -201,7 +245,10 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
 
 
 def losses(measurement: Artifact) -> str | None:
-    """Return in words that the tokens a model or floor was measured on do not give their text back; None where they do."""
+    """Return in words that the tokens a model or floor was measured on do not give their text back.
+
+    None where they do.
+    """
     name = measurement.facts.get("corpus")
     if name is None or not (folder := measurement.path.parent / name / "corpus").is_dir():
         return None
@@ -229,18 +276,32 @@ def corpus_name(measurement: Artifact) -> str:
 def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]:
     """Return every pair of models that were scored on the same text, with the verdicts of `flyweight compare`."""
     found = []
-    for family in families({each.name: scores(each.measured["evaluate"]) for each in sources if "evaluate" in each.measured}):
+    for family in families(
+        {
+            each.name: scores(each.measured["evaluate"])
+            for each in sources
+            if "evaluate" in each.measured
+        }
+    ):
         if len(family) < 2:
             continue  # other text or other units than all others: no line claims how it stands to them
         stood = table(family)
         for (a, b), pair in stood.pairs.items():
-            numbers = {**pair.json(), "verdict": stood.verdict(a, b), "p": pair.p, "p_corrected": stood.corrected[a, b]}
+            numbers = {
+                **pair.json(),
+                "verdict": stood.verdict(a, b),
+                "p": pair.p,
+                "p_corrected": stood.corrected[a, b],
+            }
             found.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
     return tuple(found)
 
 
 def budget(
-    recipe: schema.Recipe, meter: Meter, compared: Sequence[run_summary.ModelSummary], planned: Mapping[str, float]
+    recipe: schema.Recipe,
+    meter: Meter,
+    compared: Sequence[run_summary.ModelSummary],
+    planned: Mapping[str, float],
 ) -> Any:
     """Return what was planned, limited and used, line by line."""
     limits = recipe.budget
@@ -249,12 +310,22 @@ def budget(
         ("time", "s", limits.time, meter.seconds()),
         ("flops", "FLOPs", limits.flops, meter.flops),
         ("memory", "bytes", limits.memory, float(meter.peak_bytes)),
-        ("parameters", "parameters", limits.parameters, float(min(model.parameters.unique for model in compared))),
+        (
+            "parameters",
+            "parameters",
+            limits.parameters,
+            float(min(model.parameters.unique for model in compared)),
+        ),
         ("bytes", "bytes", limits.bytes, float(smallest.disk_bytes or 0)),
     ]
     return tuple(
         run_summary.BudgetLine(
-            name=name, unit=unit, planned=planned.get(name), used=value, limit=limit, ok=limit is None or value <= limit
+            name=name,
+            unit=unit,
+            planned=planned.get(name),
+            used=value,
+            limit=limit,
+            ok=limit is None or value <= limit,
         )
         for name, unit, limit, value in used
     )

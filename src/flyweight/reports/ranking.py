@@ -20,9 +20,12 @@ _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "unde
 
 @dataclass(frozen=True)
 class Contrast:
-    """The difference in bits per byte of one model minus another's, with its 95 % bounds; `verdict` is about the first.
+    """The difference in bits per byte of one model minus another's, with its 95 % bounds.
 
-    `paired` tells a bootstrap over the same text from the cautious rule used without one: intervals that do not overlap.
+    `verdict` is about the first.
+
+    `paired` tells a bootstrap over the same text from the cautious rule used without one: intervals
+    that do not overlap.
     """
 
     difference: float
@@ -54,9 +57,15 @@ def contrast(first: Entry, second: Entry) -> Contrast | None:
         apart = "better"
     elif low > 0:
         apart = "worse"
-    same = first.model.evaluate and second.model.evaluate and first.model.evaluate.corpus == second.model.evaluate.corpus
+    same = (
+        first.model.evaluate
+        and second.model.evaluate
+        and first.model.evaluate.corpus == second.model.evaluate.corpus
+    )
     verdict = apart if same else honest(apart, first.lossy, second.lossy)
-    return Contrast(a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else "")
+    return Contrast(
+        a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else ""
+    )
 
 
 _FLATTERED = "the better one's tokens do not give the text back, which makes its figure too good"
@@ -67,7 +76,11 @@ def _undecided(pair: Comparison) -> str:
     if pair.verdict == pair.bits_per_byte.verdict:
         return ""
     by_chance = pair.p_corrected is not None and pair.p_corrected >= LEVEL
-    return f"its own interval leaves 0 out, but {pair.comparisons} comparisons were made" if by_chance else _FLATTERED
+    return (
+        f"its own interval leaves 0 out, but {pair.comparisons} comparisons were made"
+        if by_chance
+        else _FLATTERED
+    )
 
 
 def leaders(sound: Sequence[Entry]) -> list[Entry]:
@@ -89,23 +102,35 @@ def decide(first: Metric, second: Metric) -> Verdict:
 
 
 def leaders_in(sound: Sequence[Entry], metric: Callable[[Entry], Metric | None]) -> list[Entry]:
-    """Return the entries that no other beats decidedly in a measured quantity; the unmeasured are left out.
+    """Return the entries that no other beats decidedly in a measured quantity.
 
-    One noisy measurement of the fastest model does not lift the slow ones: a steadier model still beats those.
+    The unmeasured are left out.
+
+    One noisy measurement of the fastest model does not lift the slow ones: a steadier model still
+    beats those.
     """
     values = {each.label: value for each in sound if (value := metric(each)) is not None}
     measured = [each for each in sound if each.label in values]
-    return _unbeaten(measured, lambda entry, other: decide(values[entry.label], values[other.label]) == "worse")
+    return _unbeaten(
+        measured, lambda entry, other: decide(values[entry.label], values[other.label]) == "worse"
+    )
 
 
 def _unbeaten(sound: Sequence[Entry], beaten: Callable[[Entry, Entry], bool]) -> list[Entry]:
-    return [each for each in sound if not any(other is not each and beaten(each, other) for other in sound)]
+    return [
+        each
+        for each in sound
+        if not any(other is not each and beaten(each, other) for other in sound)
+    ]
 
 
-def bold(sound: Sequence[Entry], metric: Callable[[Entry], Metric | None] | None = None) -> list[Entry]:
+def bold(
+    sound: Sequence[Entry], metric: Callable[[Entry], Metric | None] | None = None
+) -> list[Entry]:
     """Return the entries whose figure is bold: the best, and those not significantly worse.
 
-    `metric` is None for bits per byte. None is bold where one model alone has a figure or all are alike.
+    `metric` is None for bits per byte. None is bold where one model alone has a figure or all are
+    alike.
     """
     measured = [each for each in sound if metric is None or metric(each) is not None]
     best = leaders(measured) if metric is None else leaders_in(measured, metric)
@@ -115,8 +140,9 @@ def bold(sound: Sequence[Entry], metric: Callable[[Entry], Metric | None] | None
 def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) -> list[int]:
     """Return the indices of the points (x, y) that no other beats on both, ordered by x.
 
-    Lower y is better; lower x too, unless `more_is_better`. A point is beaten by one that is at least as good on both and
-    better on one; equal points stay together. Points that are not finite are left out.
+    Lower y is better; lower x too, unless `more_is_better`. A point is beaten by one that is at
+    least as good on both and better on one; equal points stay together. Points that are not finite
+    are left out.
     """
     sign = -1 if more_is_better else 1
     finite = [index for index, point in enumerate(points) if all(map(math.isfinite, point))]
@@ -125,7 +151,9 @@ def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) 
     def beaten(x: float, y: float) -> bool:
         return any(a <= x and b <= y and (a, b) != (x, y) for a, b in cost.values())
 
-    return sorted((index for index in finite if not beaten(*cost[index])), key=lambda index: points[index])
+    return sorted(
+        (index for index in finite if not beaten(*cost[index])), key=lambda index: points[index]
+    )
 
 
 @dataclass(frozen=True)
@@ -193,7 +221,10 @@ class StrongestFloor:
 
 
 def strongest_floor(group: Group) -> StrongestFloor | None:
-    """Return the strongest floor of a group beside its best model; None without floors or sound models."""
+    """Return the strongest floor of a group beside its best model.
+
+    None without floors or sound models.
+    """
     floors = {name: floor for name, floor in group.floors.items() if name not in group.flattered}
     if not floors or not group.sound:
         return None
@@ -214,8 +245,8 @@ CLOSE = 0.01
 class Picks:
     """Which models to take from a group, by what matters.
 
-    `tied` are not significantly worse in quality than the `best`, `alike` not significantly slower than
-    the `fastest`; both leave out the model itself.
+    `tied` are not significantly worse in quality than the `best`, `alike` not significantly slower
+    than the `fastest`; both leave out the model itself.
     """
 
     best: Entry
@@ -238,7 +269,10 @@ def picks(group: Group) -> Picks | None:
 
 
 def _smallest(sound: Sequence[Entry]) -> Entry | None:
-    """Return the smallest entry that is surely within `CLOSE` of the best; equal sizes go to the better one."""
+    """Return the smallest entry that is surely within `CLOSE` of the best.
+
+    Equal sizes go to the better one.
+    """
     sized = [each for each in sound if each.model.disk_bytes is not None and within(each, sound[0])]
     return min(sized, key=lambda each: each.model.disk_bytes or 0) if sized else None
 

@@ -1,9 +1,12 @@
-"""What a model costs, from its config alone: parameters, FLOPs, cache and weight bytes. No torch, nothing allocated.
+"""What a model costs, from its config alone: parameters, FLOPs, cache and weight bytes.
 
-FLOPs follow `torch.utils.flop_counter`: a product of (m, k) and (k, n) is 2mnk, attention is the full T x T, and whatever works
-element by element (norms, activations, rotations, softmax, biases) is nothing. Training is the plain loss: every matrix and
-every attention product of the forward pass comes back twice in the backward pass, once for each of its inputs, but for what
-has no gradient: packed weights, and the rows of a packed table. Recomputation would come on top.
+No torch, nothing allocated.
+
+FLOPs follow `torch.utils.flop_counter`: a product of (m, k) and (k, n) is 2mnk, attention is the
+full T x T, and whatever works element by element (norms, activations, rotations, softmax, biases)
+is nothing. Training is the plain loss: every matrix and every attention product of the forward pass
+comes back twice in the backward pass, once for each of its inputs, but for what has no gradient:
+packed weights, and the rows of a packed table. Recomputation would come on top.
 """
 
 from __future__ import annotations
@@ -47,19 +50,24 @@ MIXTURE_PARTS = ("gates", "counts")
 TABLES = ("positions", "index")
 """Parts of vectors that stand together as a matrix: weight decay acts on them."""
 
-# AdamW, per element: first moment 3, second moment 4, root, bias correction, eps, quotient, step size, subtraction.
+# AdamW, per element: first moment 3, second moment 4, root, bias correction, eps, quotient, step
+# size, subtraction.
 ADAMW_FLOPS = 13
 # Muon, per element beside its matrix products: momentum 3, Nesterov 3, norm 2, division 1, step 2.
 MUON_FLOPS = 11
 DECAY_FLOPS = 1
 
-# As `linear_quant` stores them: a bfloat16 scale per int8 row; 256 8-bit NF4 scales share two float32 numbers.
+# As `linear_quant` stores them: a bfloat16 scale per int8 row; 256 8-bit NF4 scales share two
+# float32 numbers.
 INT8_SCALE_BYTES, NF4_GROUP, NF4_GROUP_BYTES = 2, 256, 8
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts: `unique` numbers are stored; `total` counts a layer once for every visit. Parts add up to `unique`."""
+    """Parameter counts: `unique` numbers are stored; `total` counts a layer once for every visit.
+
+    Parts add up to `unique`.
+    """
 
     total: int
     unique: int
@@ -98,7 +106,10 @@ class _Vector:
 
 
 def parameters(config: Architecture) -> Parameters:
-    """Return how many parameters a model has; a tied head counts once, a quantized weight as the number it stands for."""
+    """Return how many parameters a model has.
+
+    A tied head counts once, a quantized weight as the number it stands for.
+    """
     config = config.resolved()
     by_part = dict.fromkeys(_parts(config), 0)
     total = 0
@@ -128,23 +139,36 @@ def forward_flops(config: Architecture, length: int, looped: bool = True) -> int
 
 
 def training_flops(config: Architecture, length: int, looped: bool = True) -> int:
-    """Return the FLOPs of forward and backward over one sequence of `length` tokens; quantized weights get no gradient."""
+    """Return the FLOPs of forward and backward over one sequence of `length` tokens.
+
+    Quantized weights get no gradient.
+    """
     config = config.resolved()
-    matrices = sum(m.size * (m.products * (3 if _trains(m) else 2) - m.blind) for m in _matrices(config, looped))
-    return 2 * length * matrices + _attention_flops(config, length, looped, 6) - _saved_flops(config, length, looped)
+    matrices = sum(
+        m.size * (m.products * (3 if _trains(m) else 2) - m.blind)
+        for m in _matrices(config, looped)
+    )
+    return (
+        2 * length * matrices
+        + _attention_flops(config, length, looped, 6)
+        - _saved_flops(config, length, looped)
+    )
 
 
 def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
     """Return the FLOPs of one optimizer step over the trainable parameters.
 
-    AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for each matrix (a, b) of a
-    block with a <= b, 4 a^2 b + 2 a^3 per Newton-Schulz iteration, and 11 (and the decay's one) per element; its AdamW takes
-    the rest.
+    AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for
+    each matrix (a, b) of a block with a <= b, 4 a^2 b + 2 a^3 per Newton-Schulz iteration, and 11
+    (and the decay's one) per element; its AdamW takes the rest.
     """
     config = config.resolved()
     rest = optimizer if isinstance(optimizer, AdamW) else optimizer.rest
     decayed = ADAMW_FLOPS + (DECAY_FLOPS if rest.weight_decay else 0)
-    flops = sum((decayed if vector.part in TABLES else ADAMW_FLOPS) * vector.size for vector in _vectors(config))
+    flops = sum(
+        (decayed if vector.part in TABLES else ADAMW_FLOPS) * vector.size
+        for vector in _vectors(config)
+    )
     for matrix in _matrices(config):
         if not _trains(matrix):
             continue
@@ -159,7 +183,9 @@ def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
 
 
 def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
-    """Return the bytes of keys and values that one token leaves in the cache; `itemsize` is bytes per number.
+    """Return the bytes of keys and values that one token leaves in the cache.
+
+    `itemsize` is bytes per number.
 
     Baselines have neither: what they keep does not grow with the text.
     """
@@ -173,7 +199,9 @@ def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
     """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
     config = config.resolved()
     vectors = sum(v.size * itemsize if v.stored is None else v.stored for v in _vectors(config))
-    return vectors + sum(stored_bytes(m.kind, m.out, m.in_, itemsize) + m.bias * itemsize for m in _matrices(config))
+    return vectors + sum(
+        stored_bytes(m.kind, m.out, m.in_, itemsize) + m.bias * itemsize for m in _matrices(config)
+    )
 
 
 def stored_bytes(kind: LinearKind, out: int, in_: int, itemsize: int) -> int:
@@ -193,14 +221,20 @@ def _trains(matrix: _Matrix) -> bool:
 
 def _attention_flops(config: Architecture, length: int, looped: bool, products: int) -> int:
     """Return the FLOPs of so many products of attention in every visit."""
-    return products * _attention_product(config, length) * sum(slots(config, looped)) if isinstance(config, ModelConfig) else 0
+    return (
+        products * _attention_product(config, length) * sum(slots(config, looped))
+        if isinstance(config, ModelConfig)
+        else 0
+    )
 
 
 def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
     """Return the FLOPs of backward products that are not needed, because no gradient goes to their inputs."""
     if not isinstance(config, ModelConfig):
         return flops_baselines.unneeded_flops(config, length)
-    saved = sum(visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped))
+    saved = sum(
+        visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped)
+    )
     return saved * _attention_product(config, length)
 
 
@@ -214,7 +248,12 @@ def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:
     if not isinstance(config, ModelConfig):
         yield from (_Matrix(*matrix) for matrix in flops_baselines.matrices(config))
         return
-    vocab, tied, pairs, rank = config.vocab_size or 0, config.embedding.tied, bigram_rows(config), config.embedding.rank
+    vocab, tied, pairs, rank = (
+        config.vocab_size or 0,
+        config.embedding.tied,
+        bigram_rows(config),
+        config.embedding.rank,
+    )
     table = kind_of(config, "embedding.tokens")
     yield _Matrix("embedding", vocab, rank or config.dim, 0, table, int(tied))
     if rank:
@@ -228,22 +267,36 @@ def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:
             times = whole[layer] + (written[layer] if shape.name in ("k", "v") else 0)
             kind = kind_of(config, f"blocks.{layer}.attention.{shape.name}")
             blind = _blind(config, shape.name, looped) if layer == 0 else 0
-            yield _Matrix("attention", shape.out, shape.in_, shape.out * shape.bias, kind, times, times, blind)
+            yield _Matrix(
+                "attention", shape.out, shape.in_, shape.out * shape.bias, kind, times, times, blind
+            )
         for shape in mlp_shapes(config):
             kind = kind_of(config, f"blocks.{layer}.mlp.{shape.name}")
-            yield _Matrix("mlp", shape.out, shape.in_, shape.out * shape.bias, kind, whole[layer], whole[layer])
+            yield _Matrix(
+                "mlp",
+                shape.out,
+                shape.in_,
+                shape.out * shape.bias,
+                kind,
+                whole[layer],
+                whole[layer],
+            )
     if config.mixture is not None:
         width = config.dim + CONFIDENCE
         yield _Matrix("gates", config.mixture.experts, width, 0, Dense(), 1)
     if not tied:
-        yield _Matrix("head", vocab, config.dim, vocab * config.head.bias, kind_of(config, "head.linear"), 1)
+        yield _Matrix(
+            "head", vocab, config.dim, vocab * config.head.bias, kind_of(config, "head.linear"), 1
+        )
 
 
 def _blind(config: ModelConfig, name: str, looped: bool) -> int:
     """Return how many products with this matrix of the first layer's attention have an input without a gradient."""
     found = blind_visits(config, looped)
     if name == "out":
-        return sum(visit.keys > 0 and not any(of_queries_keys_values(config, visit)) for visit in found)
+        return sum(
+            visit.keys > 0 and not any(of_queries_keys_values(config, visit)) for visit in found
+        )
     return sum(visit.keys > 0 or name != "q" for visit in found)
 
 
@@ -260,10 +313,16 @@ def _vectors(config: Architecture) -> Iterator[_Vector]:
         yield _Vector("index", stack_size(config) * dim)
     for layer in range(config.layers):
         times = whole[layer]
-        yield _Vector("norms", 2 * norm + (2 * (attention.head_dim or 0) if attention.qk_norm else 0), times)
+        yield _Vector(
+            "norms", 2 * norm + (2 * (attention.head_dim or 0) if attention.qk_norm else 0), times
+        )
         yield _Vector("attention", (attention.heads or 0) if attention.gain else 0, times)
         yield _Vector("residual", 2 if isinstance(config.residual, Alpha) else 0, times)
-        yield _Vector("thinking", 1 if isinstance(config.thinking, Deep) and config.thinking.learned else 0, times)
+        yield _Vector(
+            "thinking",
+            1 if isinstance(config.thinking, Deep) and config.thinking.learned else 0,
+            times,
+        )
     if config.norm.final:
         yield _Vector("norms", norm)
     if config.head.bias and config.embedding.tied:

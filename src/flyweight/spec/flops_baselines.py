@@ -1,6 +1,9 @@
-"""What the linear, MLP and LSTM baselines are made of, for `flyweight.spec.flops` to count; no torch.
+"""What the linear, MLP and LSTM baselines are made of, for `flyweight.spec.flops` to count.
 
-An LSTM's products are those of its steps one after the other; torch's counter sees none in a fused LSTM.
+No torch.
+
+An LSTM's products are those of its steps one after the other; torch's counter sees none in a fused
+LSTM.
 """
 
 from __future__ import annotations
@@ -40,13 +43,19 @@ def matrices(config: Baseline) -> Iterator[Matrix]:
         hidden = width = config.hidden or 0
         for layer in range(config.layers):
             in_ = hidden if layer else config.dim
-            yield Matrix("lstm", 4 * hidden, in_, 4 * hidden, kind_of(config, f"blocks.{layer}.input"), 1)
-            yield Matrix("lstm", 4 * hidden, hidden, 0, kind_of(config, f"blocks.{layer}.recurrent"), 1)
+            yield Matrix(
+                "lstm", 4 * hidden, in_, 4 * hidden, kind_of(config, f"blocks.{layer}.input"), 1
+            )
+            yield Matrix(
+                "lstm", 4 * hidden, hidden, 0, kind_of(config, f"blocks.{layer}.recurrent"), 1
+            )
     else:
         width = (config.history or 0) * config.dim
     if isinstance(config, MlpConfig):
         for layer in range(config.layers):
-            yield Matrix("mlp", config.hidden, width, config.hidden, kind_of(config, f"blocks.{layer}"), 1)
+            yield Matrix(
+                "mlp", config.hidden, width, config.hidden, kind_of(config, f"blocks.{layer}"), 1
+            )
             width = config.hidden
     if not tied:
         yield Matrix("head", vocab, width, 0, kind_of(config, "head.linear"), 1)
@@ -61,13 +70,16 @@ def vectors(config: Baseline) -> Iterator[tuple[str, int]]:
 def unneeded_flops(config: Baseline, length: int) -> int:
     """Return the FLOPs that training an LSTM saves, by gradients nobody needs.
 
-    They are those of the state before the first step and, where the embedding is packed, of what the first layer reads.
+    They are those of the state before the first step and, where the embedding is packed, of what
+    the first layer reads.
     """
     if not isinstance(config, LstmConfig):
         return 0
     gates = 4 * (config.hidden or 0)
     packed = not isinstance(kind_of(config, "embedding.tokens"), Dense)
-    return 2 * gates * (config.layers * (config.hidden or 0) + (length * config.dim if packed else 0))
+    return (
+        2 * gates * (config.layers * (config.hidden or 0) + (length * config.dim if packed else 0))
+    )
 
 
 def activations(config: Baseline) -> int:
@@ -80,4 +92,8 @@ def activations(config: Baseline) -> int:
 
 def head_width(config: Baseline) -> int:
     """Return how many numbers of a position the head multiplies."""
-    return next(each.in_ for each in matrices(config) if each.products and each.part in ("head", "embedding"))
+    return next(
+        each.in_
+        for each in matrices(config)
+        if each.products and each.part in ("head", "embedding")
+    )

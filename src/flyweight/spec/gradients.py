@@ -1,7 +1,8 @@
 """Which inputs get no gradient in training, although their weights do: only then is a product of the backward pass saved.
 
-A norm before a branch is trained, and so is everything behind it. With norms after the branches, the first place of the stack
-reads the embedding itself, to which no gradient goes if all its tables are packed.
+A norm before a branch is trained, and so is everything behind it. With norms after the branches,
+the first place of the stack reads the embedding itself, to which no gradient goes if all its tables
+are packed.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
     trained += ["embedding.expand"] if config.embedding.rank else []
     trained += ["embedding.bigram"] if config.embedding.bigram.kind != "none" else []
     index = not isinstance(config.sharing, NoSharing) and config.sharing.index
-    seen = isinstance(config.position, Learned) or index or any(_dense(config, name) for name in trained)
+    seen = (
+        isinstance(config.position, Learned)
+        or index
+        or any(_dense(config, name) for name in trained)
+    )
     if seen or config.norm.placement == "pre":
         return []
     restarts = isinstance(config.thinking, Deep) and config.thinking.input == "embedding"
-    return [visit for visit in visits(config, looped) if visit.place == 0 and (visit.pass_ == 0 or restarts)]
+    return [
+        visit
+        for visit in visits(config, looped)
+        if visit.place == 0 and (visit.pass_ == 0 or restarts)
+    ]
 
 
 def of_queries_keys_values(config: ModelConfig, visit: Visit) -> tuple[bool, bool, bool]:

@@ -33,7 +33,10 @@ class Shape(NamedTuple):
 
 
 def mlp_linears(config: ModelConfig) -> tuple[str, ...]:
-    """Return the names of the linear layers of one MLP, in the order in which they are used; `rank` makes two of each."""
+    """Return the names of the linear layers of one MLP, in the order in which they are used.
+
+    `rank` makes two of each.
+    """
     return ("gate", "up", "down") if config.mlp.kind in GATED else ("up", "down")
 
 
@@ -41,8 +44,17 @@ def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
     """Return the linear layers of one resolved config's attention."""
     options, dim = config.attention, config.dim
     assert options.heads and options.kv_heads and options.head_dim
-    wide, narrow, bias = options.heads * options.head_dim, options.kv_heads * options.head_dim, options.bias
-    shapes = ((wide, dim, bias), (narrow, dim, bias), (narrow, dim, bias), (dim, wide, bool(options.out_bias)))
+    wide, narrow, bias = (
+        options.heads * options.head_dim,
+        options.kv_heads * options.head_dim,
+        options.bias,
+    )
+    shapes = (
+        (wide, dim, bias),
+        (narrow, dim, bias),
+        (narrow, dim, bias),
+        (dim, wide, bool(options.out_bias)),
+    )
     return tuple(Shape(name, *shape) for name, shape in zip(ATTENTION_LINEARS, shapes, strict=True))
 
 
@@ -87,14 +99,19 @@ def _baseline_names(config: LinearConfig | MlpConfig | LstmConfig) -> list[str]:
     if isinstance(config, MlpConfig):
         names += [f"blocks.{layer}" for layer in range(config.layers)]
     elif isinstance(config, LstmConfig):
-        names += [f"blocks.{layer}.{name}" for layer in range(config.layers) for name in LSTM_LINEARS]
+        names += [
+            f"blocks.{layer}.{name}" for layer in range(config.layers) for name in LSTM_LINEARS
+        ]
         if config.tied:
             return names
     return [*names, "head.linear"]
 
 
 def bigram_rows(config: ModelConfig) -> int:
-    """Return how many rows the bigram table has; the exact one also knows "no token" as a predecessor."""
+    """Return how many rows the bigram table has.
+
+    The exact one also knows "no token" as a predecessor.
+    """
     pairs, vocab = config.embedding.bigram, config.vocab_size or 0
     if isinstance(pairs, HashedBigram):
         return pairs.buckets
@@ -104,7 +121,9 @@ def bigram_rows(config: ModelConfig) -> int:
 def bigram_reach(config: ModelConfig) -> int:
     """Return how many tokens before its own a row of the bigram table depends on: 0 without one."""
     pairs = config.embedding.bigram
-    return pairs.order - 1 if isinstance(pairs, HashedBigram) else int(isinstance(pairs, ExactBigram))
+    return (
+        pairs.order - 1 if isinstance(pairs, HashedBigram) else int(isinstance(pairs, ExactBigram))
+    )
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -114,7 +133,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 def kind_of(config: Architecture, name: str) -> LinearKind:
     """Return the kind of the linear layer `name`: the first pattern that matches it, or a module that holds it, decides."""
-    return next((kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense())
+    return next(
+        (kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense()
+    )
 
 
 def pattern_faults(config: Architecture) -> list[str]:
@@ -126,7 +147,11 @@ def pattern_faults(config: Architecture) -> list[str]:
         names = {*linear_names(widest), "embedding.bigram", "embedding.expand", "head.linear"}
     else:
         names = {*linear_names(config), "head.linear"}
-    known = ", ".join(sorted(name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")))
+    known = ", ".join(
+        sorted(
+            name for name in names if not name.startswith("blocks.") or name.startswith("blocks.0.")
+        )
+    )
     return [
         f"linears.{pattern}: no layer has such a name; names are {known} (`*` stands for anything)"
         for pattern in config.linears

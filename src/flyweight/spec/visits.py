@@ -16,9 +16,10 @@ from flyweight.config.schema import Cycle, Deep, ModelConfig, NoSharing, Span
 class Visit(NamedTuple):
     """One use of a layer.
 
-    `turn` counts the uses of this layer within a pass, `place` is where in the unrolled stack it stands. `keys` is how many
-    keys per token its attention reads: 1, or 2 with a memory beside its own. 0 is for the last place of a pass whose
-    output nothing reads, because the next one begins with the embedding: only keys and values are computed, for the memory.
+    `turn` counts the uses of this layer within a pass, `place` is where in the unrolled stack it
+    stands. `keys` is how many keys per token its attention reads: 1, or 2 with a memory beside its
+    own. 0 is for the last place of a pass whose output nothing reads, because the next one begins
+    with the embedding: only keys and values are computed, for the memory.
     """
 
     layer: int
@@ -29,7 +30,10 @@ class Visit(NamedTuple):
 
 
 def visits(config: ModelConfig, looped: bool = True) -> tuple[Visit, ...]:
-    """Return the layers in the order in which a forward pass runs them; not `looped` is before a span's loop is switched on."""
+    """Return the layers in the order in which a forward pass runs them.
+
+    Not `looped` is before a span's loop is switched on.
+    """
     stack, thinking = _stack(config), config.thinking
     if not looped and isinstance(config.sharing, Span):
         stack = tuple(visit for visit in stack if visit.turn == 0)
@@ -60,7 +64,9 @@ def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:
 def uses(config: ModelConfig, looped: bool = True) -> tuple[Counter[int], Counter[int]]:
     """Return how often a forward pass uses each layer as a whole, and how often only its keys and values."""
     found = visits(config, looped)
-    return Counter(visit.layer for visit in found if visit.keys), Counter(visit.layer for visit in found if not visit.keys)
+    return Counter(visit.layer for visit in found if visit.keys), Counter(
+        visit.layer for visit in found if not visit.keys
+    )
 
 
 def _stack(config: ModelConfig) -> tuple[Visit, ...]:

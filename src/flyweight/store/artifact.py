@@ -4,10 +4,12 @@ runs/pretrain-3fa91c02/            published by one rename, then never written a
   manifest.json  config.yaml  metrics.json  events.jsonl  model/ ...
 runs/pretrain-3fa91c02.partial/    being made; its state/ is where a killed run goes on
 
-The resume point goes only after the rename, so that there is no instant at which a kill costs work that was done.
+The resume point goes only after the rename, so that there is no instant at which a kill costs work
+that was done.
 
-The root itself may be a symbolic link. In it, only the links from a recipe's folder to its artifacts are of our making: where
-another one takes the place of a folder or file that is written here, it is refused and not followed.
+The root itself may be a symbolic link. In it, only the links from a recipe's folder to its
+artifacts are of our making: where another one takes the place of a folder or file that is written
+here, it is refused and not followed.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ NAMED = re.compile(r"[a-z_]+-[0-9a-f]{8}")
 class Identity:
     """Everything that an artifact's content depends on; two equal identities are the same artifact.
 
-    `machine` and `libraries` are set for measurements alone: a trained model is the same model elsewhere.
+    `machine` and `libraries` are set for measurements alone: a trained model is the same model
+    elsewhere.
     """
 
     stage: str
@@ -90,7 +93,10 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path) -> Artifact:
-        """Open a folder and check every file against its manifest; raise FlyweightError naming what is damaged."""
+        """Open a folder and check every file against its manifest.
+
+        Raises FlyweightError naming what is damaged.
+        """
         artifact = cls.glance(path)
         advice = f"Delete the folder {path} and run the same command again"
         for name, entry in artifact.manifest["files"].items():
@@ -101,33 +107,59 @@ class Artifact:
             elif not file.is_file():
                 problem = "is missing"
             elif file.stat().st_size != entry["bytes"]:
-                problem = f"has {file.stat().st_size} bytes instead of {entry['bytes']}: it was truncated or changed"
+                problem = (
+                    f"has {file.stat().st_size} bytes instead of {entry['bytes']}: it was "
+                    f"truncated or changed"
+                )
             elif sha256(file) != entry["sha256"]:
                 problem = "was changed: its checksum is another"
             if problem:
                 raise FlyweightError(f"{file} {problem}. {advice}")
-        if strange := sorted(set(_files(path)) - artifact.manifest["files"].keys() - {"manifest.json"}):
-            raise FlyweightError(f"{path / strange[0]} is not in the artifact's manifest: it was put there later. {advice}")
+        if strange := sorted(
+            set(_files(path)) - artifact.manifest["files"].keys() - {"manifest.json"}
+        ):
+            raise FlyweightError(
+                f"{path / strange[0]} is not in the artifact's manifest: it was put there later. "
+                f"{advice}"
+            )
         return artifact
 
     @classmethod
     def glance(cls, path: Path) -> Artifact:
-        """Open a folder by its manifest alone, without reading its files; raise FlyweightError where that is damaged."""
-        file, advice = path / "manifest.json", f"delete the folder {path} and run the same command again"
+        """Open a folder by its manifest alone, without reading its files.
+
+        Raises FlyweightError where that is damaged.
+        """
+        file, advice = (
+            path / "manifest.json",
+            f"delete the folder {path} and run the same command again",
+        )
         try:
             manifest = read_sealed(file)
         except FlyweightError as error:
             raise FlyweightError(f"{error}; {advice}") from error
         if not isinstance(manifest.get("files"), dict):
-            raise FlyweightError(f"{file} is not the manifest of an artifact: it lists no files; {advice}")
+            raise FlyweightError(
+                f"{file} is not the manifest of an artifact: it lists no files; {advice}"
+            )
         try:
-            named = manifest["id"] == f"{manifest['identity']['stage']}-{digest(manifest['identity'])[:8]}"
+            named = (
+                manifest["id"]
+                == f"{manifest['identity']['stage']}-{digest(manifest['identity'])[:8]}"
+            )
         except (KeyError, TypeError) as error:
-            raise FlyweightError(f"{file} is not the manifest of an artifact ({error!r}); {advice}") from error
+            raise FlyweightError(
+                f"{file} is not the manifest of an artifact ({error!r}); {advice}"
+            ) from error
         if not named:
-            raise FlyweightError(f"{file} was changed: its identity is not that of {manifest['id']}; {advice}")
+            raise FlyweightError(
+                f"{file} was changed: its identity is not that of {manifest['id']}; {advice}"
+            )
         if NAMED.fullmatch(name := path.name.removesuffix(PARTIAL)) and name != manifest["id"]:
-            raise FlyweightError(f"{path} holds another artifact, {manifest['id']}: it was renamed or swapped; {advice}")
+            raise FlyweightError(
+                f"{path} holds another artifact, {manifest['id']}: it was renamed or swapped; "
+                f"{advice}"
+            )
         return cls(path, manifest)
 
     @property
@@ -189,14 +221,18 @@ Work = Callable[[Draft], dict[str, Any]]
 
 
 def lock_file(root: Path, name: str) -> filelock.BaseFileLock:
-    """Return the lock of a name under a runs root; raise RequestError where a link or no file at all has its place.
+    """Return the lock of a name under a runs root.
+
+    Raises RequestError where a link or no file at all has its place.
 
     filelock keeps what the file holds: it would be somebody's where it is a hard link.
     """
     path = root / LOCKS / f"{name}.lock"
     refuse_link(path)
     if path.exists() and not path.is_file():
-        raise RequestError(f"{path} is not a lock file, but one of flyweight's has this name; move it elsewhere")
+        raise RequestError(
+            f"{path} is not a lock file, but one of flyweight's has this name; move it elsewhere"
+        )
     return filelock.FileLock(path)
 
 
@@ -221,17 +257,20 @@ class Store:
         artifact = Artifact.open(path)
         if digest(artifact.identity) != digest(asdict(identity)):
             raise FlyweightError(
-                f"{path} belongs to another identity (a collision or a copied folder); delete it and run again"
+                f"{path} belongs to another identity (a collision or a copied folder); delete it "
+                f"and run again"
             )
         if (path / STATE).exists():  # killed between the rename and the end of its tidying
             shutil.rmtree(path / STATE, ignore_errors=True)
         return artifact
 
-    def obtain(self, identity: Identity, work: Work, command: str = "", watch: Watcher = ignore) -> tuple[Artifact, bool]:
+    def obtain(
+        self, identity: Identity, work: Work, command: str = "", watch: Watcher = ignore
+    ) -> tuple[Artifact, bool]:
         """Return (artifact, reused): the finished one, or the one that `work` makes now.
 
-        Another process that is making the same artifact is waited for. A killed or failed attempt leaves its `.partial` folder,
-        and `work` finds its own resume point there.
+        Another process that is making the same artifact is waited for. A killed or failed attempt
+        leaves its `.partial` folder, and `work` finds its own resume point there.
         """
         if artifact := self.find(identity):
             return artifact, True
@@ -241,8 +280,13 @@ class Store:
             return self._make(identity, work, command, watch), False
 
     @contextmanager
-    def locked(self, name: str, watch: Watcher = ignore, why: str = "another process is writing there") -> Iterator[None]:
-        """Hold the lock of a name under the root; wait for the process that has it, and say so to `watch`."""
+    def locked(
+        self, name: str, watch: Watcher = ignore, why: str = "another process is writing there"
+    ) -> Iterator[None]:
+        """Hold the lock of a name under the root.
+
+        Wait for the process that has it, and say so to `watch`.
+        """
         self.prepare()
         lock = lock_file(self.root, name)
         with disk_errors(Path(lock.lock_file)):
@@ -278,16 +322,31 @@ class Store:
         made = own_folder(partial)
         with disk_errors(partial):
             if lost := _leave_only_the_resume_point(partial):
-                watch("unusable", {"path": str(lost), "why": "it belongs to no whole checkpoint; the stage starts anew"})
-            write_text(partial / "config.yaml", yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True))
+                watch(
+                    "unusable",
+                    {
+                        "path": str(lost),
+                        "why": "it belongs to no whole checkpoint; the stage starts anew",
+                    },
+                )
+            write_text(
+                partial / "config.yaml",
+                yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True),
+            )
         draft = Draft(partial, identity, Events(partial / EVENTS, watch))
         facts = work(draft)
         if own_folder(partial) != made:
-            raise FlyweightError(f"{partial} was replaced by another folder while it was made; run the same command again")
+            raise FlyweightError(
+                f"{partial} was replaced by another folder while it was made; run the same "
+                f"command again"
+            )
         return self._publish(draft, facts, command)
 
     def _completed(self, partial: Path, identity: Identity) -> Artifact | None:
-        """Publish what a process left that was killed after the last file and before the rename; None where it did not."""
+        """Publish what a process left that was killed after the last file and before the rename.
+
+        None where it did not.
+        """
         if not (partial / "manifest.json").is_file():
             return None
         try:
@@ -311,7 +370,13 @@ class Store:
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "command": command,
                 "facts": facts,
-                "files": {name: {"bytes": (partial / name).stat().st_size, "sha256": sha256(partial / name)} for name in names},
+                "files": {
+                    name: {
+                        "bytes": (partial / name).stat().st_size,
+                        "sha256": sha256(partial / name),
+                    }
+                    for name in names
+                },
             }
             for name in names:
                 sync_file(partial / name)
@@ -328,11 +393,17 @@ class Store:
         return Artifact(final, manifest)
 
     def artifacts(self) -> list[Artifact]:
-        """Return every finished artifact under the root whose manifest is whole, oldest first; no file is read."""
+        """Return every finished artifact under the root whose manifest is whole, oldest first.
+
+        No file is read.
+        """
         return [entry for entry in self.entries() if isinstance(entry, Artifact)]
 
     def entries(self) -> list[Artifact | Damaged]:
-        """Return every artifact folder under the root, oldest first, the damaged ones last; only manifests are read."""
+        """Return every artifact folder under the root, oldest first, the damaged ones last.
+
+        Only manifests are read.
+        """
         whole: list[Artifact] = []
         damaged: list[Artifact | Damaged] = []
         for path in sorted(self.root.glob("*-????????")):
@@ -351,15 +422,21 @@ def _files(path: Path) -> Iterator[str]:
     for folder, names, files in os.walk(path):
         inside = Path(folder).relative_to(path)
         files += [name for name in names if (Path(folder) / name).is_symlink()]
-        names[:] = sorted(name for name in names if not (name.startswith(".") or inside / name == Path(STATE)))
-        yield from ((inside / name).as_posix() for name in sorted(files) if not name.startswith("."))
+        names[:] = sorted(
+            name for name in names if not (name.startswith(".") or inside / name == Path(STATE))
+        )
+        yield from (
+            (inside / name).as_posix() for name in sorted(files) if not name.startswith(".")
+        )
 
 
 def _leave_only_the_resume_point(partial: Path) -> Path | None:
-    """Clear what a killed attempt left, but for its checkpoint and its log; return a checkpoint that could not be kept.
+    """Clear what a killed attempt left, but for its checkpoint and its log.
 
-    The log is appended to, so it becomes a file of its own here, whatever else had the same one. Raises RequestError for a
-    symbolic link among what is kept.
+    Return a checkpoint that could not be kept.
+
+    The log is appended to, so it becomes a file of its own here, whatever else had the same one.
+    Raises RequestError for a symbolic link among what is kept.
     """
     events = partial / EVENTS
     refuse_links(partial / STATE)

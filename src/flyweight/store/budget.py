@@ -23,12 +23,14 @@ class BudgetSpent(FlyweightError):
 class Meter:
     """Counts what one recipe spends against its budget.
 
-    `seconds_before` and `flops` start with what reused artifacts cost when they were made, so that a resumed run is held to the
-    same limit as one that was never interrupted. `shared` tells that training stages were given what `limits.time` leaves them:
-    another limit is another training then. Memory is counted over what the interpreter held when the meter started.
+    `seconds_before` and `flops` start with what reused artifacts cost when they were made, so that
+    a resumed run is held to the same limit as one that was never interrupted. `shared` tells that
+    training stages were given what `limits.time` leaves them: another limit is another training
+    then. Memory is counted over what the interpreter held when the meter started.
 
-    `after` are the seconds that measuring will take when training is over; `training_ends` is when the training in progress
-    has to end for that and for the trainings that follow, in seconds of this meter.
+    `after` are the seconds that measuring will take when training is over; `training_ends` is when
+    the training in progress has to end for that and for the trainings that follow, in seconds of
+    this meter.
     """
 
     limits: Budget
@@ -47,16 +49,31 @@ class Meter:
         return self.seconds_before + time.monotonic() - self.started
 
     def note(self, accelerator_bytes: int | None = None) -> int:
-        """Note the memory that is in use and return it; `accelerator_bytes` replaces the process's memory on a GPU."""
-        used = accelerator_bytes if accelerator_bytes is not None else max(0, resident_bytes() - self.baseline_bytes)
+        """Note the memory that is in use and return it.
+
+        `accelerator_bytes` replaces the process's memory on a GPU.
+        """
+        used = (
+            accelerator_bytes
+            if accelerator_bytes is not None
+            else max(0, resident_bytes() - self.baseline_bytes)
+        )
         self.peak_bytes = max(self.peak_bytes, used)
         return used
 
-    def observe(self, where: str, flops: float = 0.0, accelerator_bytes: int | None = None, ends_itself: bool = False) -> None:
-        """Note what is being used at `where`; raise BudgetSpent when a limit with `over: stop` is passed.
+    def observe(
+        self,
+        where: str,
+        flops: float = 0.0,
+        accelerator_bytes: int | None = None,
+        ends_itself: bool = False,
+    ) -> None:
+        """Note what is being used at `where`.
 
-        `flops` are those of the stage in progress so far. A training that `ends_itself` by its own clock is not held to the
-        limit of time here.
+        Raises BudgetSpent when a limit with `over: stop` is passed.
+
+        `flops` are those of the stage in progress so far. A training that `ends_itself` by its own
+        clock is not held to the limit of time here.
         """
         used = self.note(accelerator_bytes)
         if self.limits.over != "stop":
@@ -72,7 +89,8 @@ class Meter:
     def training_left(self, share: float) -> float:
         """Return the seconds that a training with this `share` of the time has from now on.
 
-        They are fewer than its share where what came before took longer than planned, but never under half of it.
+        They are fewer than its share where what came before took longer than planned, but never
+        under half of it.
         """
         return min(share, max(LEAST_SHARE * share, self.training_ends - self.seconds()))
 
@@ -88,7 +106,10 @@ class Meter:
         on = f"a larger budget.{name} and the same command go on from here"
         if name == "time" and self.shared:
             on = (
-                "budget.over=warn and the same command go on from here. A larger budget.time is shared out anew, so that the"
+                "budget.over=warn and the same command go on from here. A larger budget.time is "
+                "shared out anew, so that the"
                 " training stages without a limit of their own begin again"
             )
-        raise BudgetSpent(f"budget.{name}: {limit} is spent ({used}) in {where}. What was done is kept: {on}")
+        raise BudgetSpent(
+            f"budget.{name}: {limit} is spent ({used}) in {where}. What was done is kept: {on}"
+        )

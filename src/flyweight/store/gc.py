@@ -2,8 +2,9 @@
 
 Lock files that nobody holds go as well.
 
-What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could be taken for whole, and the
-next collection finishes. While it removes, no other process works in the root (`core.usage`). Links are not followed.
+What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could
+be taken for whole, and the next collection finishes. While it removes, no other process works in
+the root (`core.usage`). Links are not followed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ Kind = Literal["artifact", "damaged", "half-made", "trash", "leftover", "lock"]
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that nobody needs: `created` is when it was made, or last written to; `bytes` are those on disk."""
+    """One thing that nobody needs: `created` is when it was made, or last written to.
+
+    `bytes` are those on disk.
+    """
 
     path: Path
     kind: Kind
@@ -42,7 +46,13 @@ class Item:
 
     def json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {"name": self.path.name, "kind": self.kind, "bytes": self.bytes, "created": self.created, "why": self.why}
+        return {
+            "name": self.path.name,
+            "kind": self.kind,
+            "bytes": self.bytes,
+            "created": self.created,
+            "why": self.why,
+        }
 
 
 @dataclass(frozen=True)
@@ -61,27 +71,45 @@ class Garbage:
     def json(self) -> dict[str, Any]:
         """Return it as plain data."""
         items = [item.json() for item in self.items]
-        return {"items": items, "bytes": self.bytes, "kept": list(self.kept), "removed": self.removed}
+        return {
+            "items": items,
+            "bytes": self.bytes,
+            "kept": list(self.kept),
+            "removed": self.removed,
+        }
 
 
 def find(store: Store, older_than: float = 0.0) -> Garbage:
-    """Return what nobody needs and was made more than `older_than` seconds ago; nothing is changed."""
+    """Return what nobody needs and was made more than `older_than` seconds ago.
+
+    Nothing is changed.
+    """
     before = _date(time.time() - older_than) if older_than else "9"
     found = references.read(store)
     damaged = [
-        f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to it. What it was made from"
+        f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to "
+        f"it. What it was made from"
         f" cannot be told, so only measurements go. Delete the folder {entry.path} and run the recipe again"
         for entry in found.unreadable
     ]
-    items = [*_unreferenced(found, before, measurements_only=bool(damaged)), *_left(store.root, before, _awaited(found))]
+    items = [
+        *_unreferenced(found, before, measurements_only=bool(damaged)),
+        *_left(store.root, before, _awaited(found)),
+    ]
     items += _locks(store.root, before, {item.path.name.removesuffix(PARTIAL) for item in items})
     return Garbage(tuple(items), (*damaged, *_other_runs(store.root, found)))
 
 
-def collect(store: Store, among: Collection[str] | None = None, older_than: float = 0.0, watch: Watcher = ignore) -> Garbage:
+def collect(
+    store: Store,
+    among: Collection[str] | None = None,
+    older_than: float = 0.0,
+    watch: Watcher = ignore,
+) -> Garbage:
     """Remove what nobody needs, or of it only what `among` names, and return what was removed.
 
-    Raises FlyweightError where another process works in the root, or where something cannot be removed.
+    Raises FlyweightError where another process works in the root, or where something cannot be
+    removed.
     """
     with usage.alone(store, watch):
         found = find(store, older_than)
@@ -110,10 +138,16 @@ def _unreferenced(found: References, before: str, measurements_only: bool) -> It
         if isinstance(entry, Damaged):
             if (changed := _changed(entry.path)) < before:
                 yield Item(
-                    entry.path, "damaged", size(entry.path), changed, f"damaged, and no recipe refers to it: {entry.why}"
+                    entry.path,
+                    "damaged",
+                    size(entry.path),
+                    changed,
+                    f"damaged, and no recipe refers to it: {entry.why}",
                 )
         elif not measurements_only or entry.stage in MEASUREMENTS:
-            yield Item(entry.path, "artifact", size(entry.path), entry.manifest["created"], _why(entry))
+            yield Item(
+                entry.path, "artifact", size(entry.path), entry.manifest["created"], _why(entry)
+            )
 
 
 def _why(artifact: Artifact) -> str:
@@ -128,7 +162,13 @@ def _why(artifact: Artifact) -> str:
 
 def _awaited(found: References) -> set[str]:
     """Return what unfinished runs have begun: where one of it is half-made, its checkpoint is where that run goes on."""
-    return {name for recipe in found.recipes for run in recipe.others if not run.finished for name in run.ids}
+    return {
+        name
+        for recipe in found.recipes
+        for run in recipe.others
+        if not run.finished
+        for name in run.ids
+    }
 
 
 def _other_runs(root: Path, found: References) -> Iterator[str]:
@@ -136,20 +176,41 @@ def _other_runs(root: Path, found: References) -> Iterator[str]:
     for recipe in found.recipes:
         for standing in dict.fromkeys(run.standing for run in recipe.others):
             runs = [run for run in recipe.others if run.standing == standing]
-            whole = [root / name for name, users in found.users.items() if users == [recipe.user(runs[0])]]
-            half = [root / f"{name}{PARTIAL}" for run in runs if not run.finished for name in run.ids]
+            whole = [
+                root / name
+                for name, users in found.users.items()
+                if users == [recipe.user(runs[0])]
+            ]
+            half = [
+                root / f"{name}{PARTIAL}" for run in runs if not run.finished for name in run.ids
+            ]
             paths = [path for path in (*whole, *half) if path.exists()]
             if not paths:
                 continue
-            commands = " or ".join(f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command)
-            held = f"{len(paths)} artifact{'s' * (len(paths) != 1)} ({format_size(sum(map(size, paths)))})"
+            commands = " or ".join(
+                f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command
+            )
+            held = (
+                f"{len(paths)} artifact{'s' * (len(paths) != 1)} "
+                f"({format_size(sum(map(size, paths)))})"
+            )
             leave = recipe.path / references.OTHERS if recipe.results else recipe.path
             if standing == "unfinished":
-                again = f"{commands} goes on from there" if commands else "its command goes on from there"
-                yield f"{recipe.name} is unfinished, and {held} wait for it: {again}; delete {leave} to give that up"
+                again = (
+                    f"{commands} goes on from there"
+                    if commands
+                    else "its command goes on from there"
+                )
+                yield (
+                    f"{recipe.name} is unfinished, and {held} wait for it: {again}; delete "
+                    f"{leave} to give that up"
+                )
             else:
                 made = f" ({commands})" if commands else ""
-                yield f"{recipe.name} had earlier results{made}, and {held} are kept of them; delete {leave} to let them go"
+                yield (
+                    f"{recipe.name} had earlier results{made}, and {held} are kept of them; "
+                    f"delete {leave} to let them go"
+                )
 
 
 def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
@@ -158,13 +219,27 @@ def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
         stem, kind, why = path.name.removesuffix(PARTIAL), None, ""
         if path.name.startswith(".") and path.name.endswith(TRASH):
             kind, why = "trash", "an earlier collection was killed before it had deleted this"
-        elif path.name.endswith(PARTIAL) and NAMED.fullmatch(stem) and not (stem in awaited or usage.held(lock_of(root, stem))):
+        elif (
+            path.name.endswith(PARTIAL)
+            and NAMED.fullmatch(stem)
+            and not (stem in awaited or usage.held(lock_of(root, stem)))
+        ):
             kind, why = "half-made", _half(path)
         if kind and (changed := _changed(path)) < before:
             yield Item(path, kind, size(path), changed, why)
     for path in sorted(root.glob(f"*/.*{PARTIAL}")):
-        if not path.parent.is_symlink() and not usage.held(lock_of(root, path.parent.name)) and _changed(path) < before:
-            yield Item(path, "leftover", size(path), _changed(path), f"a half-written file in {path.parent.name}")
+        if (
+            not path.parent.is_symlink()
+            and not usage.held(lock_of(root, path.parent.name))
+            and _changed(path) < before
+        ):
+            yield Item(
+                path,
+                "leftover",
+                size(path),
+                _changed(path),
+                f"a half-written file in {path.parent.name}",
+            )
 
 
 def _locks(root: Path, before: str, going: Collection[str]) -> Iterator[Item]:
@@ -173,7 +248,12 @@ def _locks(root: Path, before: str, going: Collection[str]) -> Iterator[Item]:
     for path in () if locks.is_symlink() else sorted(locks.glob("*.lock")):
         guarded = [root / path.stem, root / f"{path.stem}{PARTIAL}"]
         needed = path.stem not in going and any(each.exists() for each in guarded)
-        if not needed and path.stem != usage.GATE and not usage.held(path) and _changed(path) < before:
+        if (
+            not needed
+            and path.stem != usage.GATE
+            and not usage.held(path)
+            and _changed(path) < before
+        ):
             yield Item(path, "lock", size(path), _changed(path), "nobody holds it")
 
 
@@ -198,20 +278,32 @@ def lock_of(root: Path, name: str) -> Path:
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a file, or of a folder with everything in it; a link has those of its own name."""
+    """Return the bytes of a file, or of a folder with everything in it.
+
+    A link has those of its own name.
+    """
     if path.is_symlink() or not path.is_dir():
         return _stat(path)[0]
-    return sum(_stat(Path(folder) / name)[0] for folder, _, names in os.walk(path) for name in names)
+    return sum(
+        _stat(Path(folder) / name)[0] for folder, _, names in os.walk(path) for name in names
+    )
 
 
 def _changed(path: Path) -> str:
     """Return when a file, or anything in a folder, was last written."""
-    inside = [Path(folder) for folder, _, _ in os.walk(path)] if path.is_dir() and not path.is_symlink() else []
+    inside = (
+        [Path(folder) for folder, _, _ in os.walk(path)]
+        if path.is_dir() and not path.is_symlink()
+        else []
+    )
     return _date(max(_stat(each)[1] for each in (path, *inside)))
 
 
 def _stat(path: Path) -> tuple[int, float]:
-    """Return size and time of change; of what another process has just removed, nothing and the beginning of time."""
+    """Return size and time of change.
+
+    Of what another process has just removed, nothing and the beginning of time.
+    """
     try:
         stat = path.lstat()
     except FileNotFoundError:

@@ -1,9 +1,10 @@
 """Who works in a runs root right now, so that nothing is removed under a process that needs it.
 
-A process that works there holds a lock file of its own, `.locks/.use-<8 hex digits>.lock`, for as long as one command lasts.
-Whoever removes things takes the gate first, `.locks/.gate.lock`, keeps it until it is done, and goes no further while any of
-the others is held; who begins to work passes the same gate in an instant, and so waits for the end of a removal. Locks are
-the operating system's: those of a killed process are free.
+A process that works there holds a lock file of its own, `.locks/.use-<8 hex digits>.lock`, for as
+long as one command lasts. Whoever removes things takes the gate first, `.locks/.gate.lock`, keeps
+it until it is done, and goes no further while any of the others is held; who begins to work passes
+the same gate in an instant, and so waits for the end of a removal. Locks are the operating
+system's: those of a killed process are free.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ INSTANT = 2.0
 def working(store: Store, command: str = "", watch: Watcher = ignore) -> Iterator[None]:
     """Hold a runs root in use: nothing is removed from it meanwhile.
 
-    Where nothing can be written there is no lock either: such a process only reads, and says so where a file is gone.
+    Where nothing can be written there is no lock either: such a process only reads, and says so
+    where a file is gone.
     """
     mine = _claim(store, command, watch)
     try:
@@ -51,7 +53,10 @@ def _claim(store: Store, command: str, watch: Watcher) -> filelock.BaseFileLock 
                 mine.acquire(timeout=0)
     except RequestError:
         return None  # whatever has to write there will say so itself
-    with suppress(OSError), _opened(path, os.O_WRONLY) as file:  # who it is stands in a message at most
+    with (
+        suppress(OSError),
+        _opened(path, os.O_WRONLY) as file,
+    ):  # who it is stands in a message at most
         file.write(f"{os.getpid()} {command}")
     return mine
 
@@ -64,7 +69,13 @@ def _gate(store: Store, watch: Watcher) -> Iterator[None]:
         try:
             gate.acquire(timeout=INSTANT)
         except filelock.Timeout:
-            watch("waiting", {"id": str(store.root), "why": "another process is removing what no recipe refers to"})
+            watch(
+                "waiting",
+                {
+                    "id": str(store.root),
+                    "why": "another process is removing what no recipe refers to",
+                },
+            )
             gate.acquire()
     try:
         yield
@@ -74,7 +85,10 @@ def _gate(store: Store, watch: Watcher) -> Iterator[None]:
 
 @contextmanager
 def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
-    """Keep every other process from beginning to work in a runs root; raise FlyweightError where one is at it."""
+    """Keep every other process from beginning to work in a runs root.
+
+    Raises FlyweightError where one is at it.
+    """
     with _gate(store, watch):
         for path in sorted((store.root / LOCKS).glob(f"{USE}*.lock")):
             if held(path):
@@ -82,13 +96,16 @@ def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
                     process, _, command = file.read().partition(" ")
                 who = f"process {process or 'unknown'}" + (f" ({command[:200]})" if command else "")
                 raise FlyweightError(
-                    f"{who} is working in {store.root}, and may need what would be removed; try again when it is done"
+                    f"{who} is working in {store.root}, and may need what would be removed; try "
+                    f"again when it is done"
                 )
         yield
 
 
 def held(lock: Path) -> bool:
-    """Return whether some process holds a lock file; one that is not there, or cannot be written, nobody is seen to hold.
+    """Return whether some process holds a lock file.
+
+    One that is not there, or cannot be written, nobody is seen to hold.
 
     What has the name of a lock file and is none, such as a link, nobody holds either.
     """
@@ -111,4 +128,6 @@ def held(lock: Path) -> bool:
 def _opened(path: Path, flags: int) -> TextIO:
     """Open a lock file as it is; a link is not followed."""
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
-    return os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8", errors="replace")
+    return os.fdopen(
+        descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8", errors="replace"
+    )

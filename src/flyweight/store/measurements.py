@@ -16,7 +16,10 @@ MEASUREMENTS = ("evaluate", "bench", "audit", "sample", "floors")
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of one model, newest last; `floors` are those of their texts; `damaged` says what could not be read."""
+    """Measurements of one model, newest last; `floors` are those of their texts.
+
+    `damaged` says what could not be read.
+    """
 
     evaluations: tuple[Artifact, ...] = ()
     benches: tuple[Artifact, ...] = ()
@@ -41,13 +44,17 @@ def subject(identity: Mapping[str, Any]) -> str | None:
 def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
     """Return what is known of a model among the entries of a runs root, each measurement checked against its manifest.
 
-    A measurement of the same model under another id counts as well: `select` copies what it chose. One that is damaged is
-    named and left out.
+    A measurement of the same model under another id counts as well: `select` copies what it chose.
+    One that is damaged is named and left out.
     """
     files = weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
     same = {model.id} | {each.id for each in artifacts if files and weights(each) == files}
-    damaged = [f"{each.path.name} is damaged" for each in entries if isinstance(each, Damaged) and _measures(each.path)]
+    damaged = [
+        f"{each.path.name} is damaged"
+        for each in entries
+        if isinstance(each, Damaged) and _measures(each.path)
+    ]
     newest: dict[str, dict[Any, Artifact]] = {kind: {} for kind in MEASUREMENTS}
     for found in artifacts:
         if subject(found.identity) in same:
@@ -65,7 +72,12 @@ def _keep(found: Artifact, newest: dict[str, dict[Any, Artifact]], damaged: list
     of_what = {
         "evaluate": (parents.get("corpus"), config.get("split")),
         "floors": (parents.get("corpus"), config.get("split")),
-        "bench": (found.identity["device"], config.get("batch"), config.get("prompt"), config.get("new_tokens")),
+        "bench": (
+            found.identity["device"],
+            config.get("batch"),
+            config.get("prompt"),
+            config.get("new_tokens"),
+        ),
         "audit": parents.get("corpus"),
         "sample": tuple(config.get("prompts", ())),
     }[found.stage]
@@ -79,7 +91,10 @@ def _keep(found: Artifact, newest: dict[str, dict[Any, Artifact]], damaged: list
 
 
 def weights(artifact: Artifact) -> dict[str, str]:
-    """Return the digests of a model's files: equal for copies under several ids; empty for what is not a model."""
+    """Return the digests of a model's files: equal for copies under several ids.
+
+    Empty for what is not a model.
+    """
     files = artifact.manifest["files"]
     return {name: entry["sha256"] for name, entry in files.items() if name.startswith("model/")}
 

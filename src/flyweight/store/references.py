@@ -1,7 +1,7 @@
 """Who refers to what under a runs root: recipes to their stages, and through them to all that those were made from.
 
-A recipe's folder tells of one finished run; `other-runs.json` in it names what was made by others of the same name: by runs
-that are not finished, and by earlier ones whose results were replaced.
+A recipe's folder tells of one finished run; `other-runs.json` in it names what was made by others
+of the same name: by runs that are not finished, and by earlier ones whose results were replaced.
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ _OTHERS = TypeAdapter(tuple[OtherRun, ...])
 
 @dataclass(frozen=True)
 class Finished:
-    """A recipe's folder: `stages` are the ids of its artifacts by stage; `damaged` says what is wrong with its summary.
+    """A recipe's folder: `stages` are the ids of its artifacts by stage.
 
-    `named` are all ids that its JSON files name anywhere: a study's cells, and what a damaged summary still tells. `created` is
-    None where nothing says it: a run that has no results yet. `others` are further runs of that name.
+    `damaged` says what is wrong with its summary.
+
+    `named` are all ids that its JSON files name anywhere: a study's cells, and what a damaged
+    summary still tells. `created` is None where nothing says it: a run that has no results yet.
+    `others` are further runs of that name.
     """
 
     path: Path
@@ -85,13 +88,18 @@ class References:
     users: Mapping[str, list[str]] = field(default_factory=dict)
     """By artifact: `recipe:stage` for a stage, `recipe` for what its stages were made from and what was measured of them.
 
-    `recipe (unfinished)` and `recipe (earlier)` are other runs of that name, where its results do not need the artifact.
+    `recipe (unfinished)` and `recipe (earlier)` are other runs of that name, where its results do
+    not need the artifact.
     """
 
     @property
     def unreadable(self) -> list[Damaged]:
         """Damaged artifacts that a recipe needs: what they were made from cannot be told."""
-        return [entry for entry in self.entries if isinstance(entry, Damaged) and self.users.get(entry.path.name)]
+        return [
+            entry
+            for entry in self.entries
+            if isinstance(entry, Damaged) and self.users.get(entry.path.name)
+        ]
 
 
 def read(store: Store) -> References:
@@ -100,7 +108,9 @@ def read(store: Store) -> References:
     known = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
     users: dict[str, list[str]] = {}
     for recipe in recipes:
-        stages = {identifier: f"{recipe.name}:{stage}" for stage, identifier in recipe.stages.items()}
+        stages = {
+            identifier: f"{recipe.name}:{stage}" for stage, identifier in recipe.stages.items()
+        }
         needed = reached(recipe.results, known)
         for identifier in needed:
             users.setdefault(identifier, []).append(stages.get(identifier, recipe.name))
@@ -118,7 +128,12 @@ def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
     new = set(roots)
     while new:
         found |= new
-        parents = {name for each in new if each in known for name in known[each].identity["parents"].values()}
+        parents = {
+            name
+            for each in new
+            if each in known
+            for name in known[each].identity["parents"].values()
+        }
         measured = {identifier for identifier, of in told.items() if of in found}
         new = {name for name in (parents | measured) if NAMED.fullmatch(name)} - found
     return found
@@ -159,7 +174,10 @@ def of(folder: Path) -> Finished:
 
 
 def others(folder: Path) -> tuple[OtherRun, ...]:
-    """Return the other runs that a folder knows of; from a damaged list, every id that it still names."""
+    """Return the other runs that a folder knows of.
+
+    From a damaged list, every id that it still names.
+    """
     path = folder / OTHERS
     if not path.is_file():
         return ()
@@ -183,7 +201,9 @@ def write_others(folder: Path, runs: Collection[OtherRun]) -> None:
 
 def _results(folder: Path) -> list[Path]:
     """Return the JSON files of a folder that tell of its results."""
-    return [path for path in sorted(folder.glob("*.json")) if path.is_file() and path.name != OTHERS]
+    return [
+        path for path in sorted(folder.glob("*.json")) if path.is_file() and path.name != OTHERS
+    ]
 
 
 def _named(paths: Iterable[Path]) -> frozenset[str]:

@@ -68,8 +68,8 @@ class Inputs:
 class Stage(Protocol):
     """One kind of stage. `version` is part of every id: raise it whenever the same config would give another result.
 
-    `measures` is true for evaluate, bench and audit, whose results belong to a machine; `trains` for stages that compute in the
-    configured precision.
+    `measures` is true for evaluate, bench and audit, whose results belong to a machine; `trains`
+    for stages that compute in the configured precision.
     """
 
     version: int
@@ -84,7 +84,8 @@ class Stage(Protocol):
 def identity_config(config: Strict) -> dict[str, Any]:
     """Return the part of a stage's config that its result depends on, as plain data.
 
-    Names of other stages are left out (their artifacts' ids stand in the identity), and so is what only watches or saves.
+    Names of other stages are left out (their artifacts' ids stand in the identity), and so is what
+    only watches or saves.
     """
     plain = config.model_dump(mode="json", exclude={"teacher", "input", "among", "stage"})
     for name in ("checkpoint", "trackers", "same_as"):

@@ -31,7 +31,10 @@ Over = Callable[[config.Study], Sequence[str]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One condition of a study: a model on a text at a context for a budget; `config` is what each of its runs trains."""
+    """One condition of a study: a model on a text at a context for a budget.
+
+    `config` is what each of its runs trains.
+    """
 
     model: str
     fields: Mapping[str, str]
@@ -56,7 +59,9 @@ class Cell:
             return self.config
         train = self.config.train
         optimizer = train.optimizer.model_copy(update={"lr": lr})
-        return self.config.model_copy(update={"train": train.model_copy(update={"optimizer": optimizer})})
+        return self.config.model_copy(
+            update={"train": train.model_copy(update={"optimizer": optimizer})}
+        )
 
 
 # --- from a file to cells ---
@@ -65,7 +70,11 @@ class Cell:
 def shipped() -> list[str]:
     """Return the names of the studies that come with the package."""
     folder = resources.files("flyweight") / "assets" / "studies"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def is_study(target: str) -> bool:
@@ -78,32 +87,43 @@ def is_study(target: str) -> bool:
     return "models" in raw and "stages" not in raw
 
 
-def load(name: str | Path, *overrides: str, yes: bool = False, over: Over | None = None) -> config.Study:
+def load(
+    name: str | Path, *overrides: str, yes: bool = False, over: Over | None = None
+) -> config.Study:
     """Return a checked study: a shipped name or a YAML file, with `path=value` words applied.
 
-    Raises RequestError with every fault, a grid over its limit of runs among them unless `yes`, and then what `over` says too.
+    Raises RequestError with every fault, a grid over its limit of runs among them unless `yes`, and
+    then what `over` says too.
     """
     text = str(name)
     if text in shipped():
-        source = (resources.files("flyweight") / "assets" / "studies" / f"{text}.yaml").read_text(encoding="utf-8")
+        source = (resources.files("flyweight") / "assets" / "studies" / f"{text}.yaml").read_text(
+            encoding="utf-8"
+        )
         raw = config_load.parse_yaml(source, text)
     elif Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
         raw = config_load.read_yaml(Path(name))
     elif (resources.files("flyweight") / "assets" / "recipes" / f"{text}.yaml").is_file():
         raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
     else:
-        raise RequestError(f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file")
+        raise RequestError(
+            f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file"
+        )
     if "stages" in raw and "models" not in raw:
         raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
     raw = config_load.override(config.longhand(raw), overrides)
     try:
         study = config.parse(raw, text)
     except RequestError as error:
-        raise RequestError("\n".join([str(error), *(f"  {fault}" for fault in _others(raw, yes))])) from error
+        raise RequestError(
+            "\n".join([str(error), *(f"  {fault}" for fault in _others(raw, yes))])
+        ) from error
     return checked(study, text, yes, over)
 
 
-def checked(study: config.Study, where: str, yes: bool = False, over: Over | None = None) -> config.Study:
+def checked(
+    study: config.Study, where: str, yes: bool = False, over: Over | None = None
+) -> config.Study:
     """Return the study; raise RequestError with every contradiction in it and in the models of its grid."""
     faults, large = _faults(study), [] if yes else _too_large(study)
     if large and over and not faults:
@@ -119,7 +139,11 @@ def checked(study: config.Study, where: str, yes: bool = False, over: Over | Non
 def _faults(study: config.Study) -> list[str]:
     faults = config.faults(study)
     if (count := config.cell_count(study)) > LARGEST:
-        return [*faults, f"models: {count:,} cells are more than the {LARGEST:,} that one study may have; make several of it"]
+        return [
+            *faults,
+            f"models: {count:,} cells are more than the {LARGEST:,} that one study may have; "
+            f"make several of it",
+        ]
     made, wrong = cells(study)
     faults += wrong + _unvalidated_sweep(study, made) + _rate_of_nothing(study, made)
     # A group may be empty, or small, only because what belongs to it is at fault itself.
@@ -149,7 +173,8 @@ def _too_large(study: config.Study) -> list[str]:
     if count <= study.limit.runs:
         return []
     return [
-        f"limit.runs: {study.limit.runs:,}, but this grid has {count:,} runs; start it with --yes, raise limit.runs, or"
+        f"limit.runs: {study.limit.runs:,}, but this grid has {count:,} runs; start it with "
+        f"--yes, raise limit.runs, or"
         " leave some of it out"
     ]
 
@@ -169,7 +194,9 @@ def cells(study: config.Study) -> tuple[list[Cell], list[str]]:
         train = config_load.merge(config_load.merge(study.train, protocol.train), model.train)
         first = len(made)
         for combination in config.combinations(model.grid):
-            label = " ".join([name, *(f"{path}={written(value)}" for path, value in combination.items())])
+            label = " ".join(
+                [name, *(f"{path}={written(value)}" for path, value in combination.items())]
+            )
             for place in _places(study, name):
                 try:
                     made.append(_cell(study, name, base, combination, train, place))
@@ -196,12 +223,19 @@ def _repeated(where: str, made: Sequence[Cell]) -> list[str]:
     found: dict[str, None] = {}
     for cell in made:
         place = (cell.data, str(cell.context), cell.budget)
-        for key in (("name", cell.label, *place), ("config", cell.config.model_dump_json(), *place)):
+        for key in (
+            ("name", cell.label, *place),
+            ("config", cell.config.model_dump_json(), *place),
+        ):
             other = seen.setdefault(key, cell)
             if other is cell:
                 continue
             same = other.label == cell.label
-            text = f"{cell.label} stands 2 times" if same else f"{other.label} and {cell.label} are the same model"
+            text = (
+                f"{cell.label} stands 2 times"
+                if same
+                else f"{other.label} and {cell.label} are the same model"
+            )
             found[f"{where}: {text}; leave one of them out"] = None
             break
     return list(found)
@@ -212,14 +246,21 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _written_out(model: config.StudyModel) -> dict[str, Any]:
-    """Return a model's fields with its own laid over them; vocabulary and context are the text's business."""
+    """Return a model's fields with its own laid over them.
+
+    Vocabulary and context are the text's business.
+    """
     if isinstance(model.config, dict):
         base = model.config
     elif Path(model.config).suffix in (".yaml", ".yml"):
         base = config_load.read_yaml(Path(model.config))
     else:
         base = catalogue.fields(model.config)
-    return {key: value for key, value in config_load.merge(base, model.fields).items() if key not in ("vocab_size", "context")}
+    return {
+        key: value
+        for key, value in config_load.merge(base, model.fields).items()
+        if key not in ("vocab_size", "context")
+    }
 
 
 def _places(study: config.Study, model: str) -> Iterator[tuple[str, int, str, config.RunBudget]]:
@@ -242,7 +283,9 @@ def _cell(
     for path, value in combination.items():
         config_load.put(raw, path.split("."), value, f"grid.{path}")
     data = study.data[text]
-    fields = {key: getattr(data, key) for key in ("corpus", "column", "tokenizer", "validation", "test")}
+    fields = {
+        key: getattr(data, key) for key in ("corpus", "column", "tokenizer", "validation", "test")
+    }
     stage = {
         "stage": "pretrain",
         "model": raw,
@@ -256,10 +299,19 @@ def _cell(
         raise RequestError("\n".join(line for line in lines[1:])) from error
     assert made.model is not None
     if kinds := packed_kinds(made.model):
-        raise RequestError(f"model.linears: matrices stored as {' and '.join(kinds)} cannot be trained")
+        raise RequestError(
+            f"model.linears: matrices stored as {' and '.join(kinds)} cannot be trained"
+        )
     if faults := pattern_faults(made.model):
         raise RequestError("\n".join(f"model.{fault}" for fault in faults))
-    return Cell(name, {path: written(value) for path, value in combination.items()}, text, context, budget, made)
+    return Cell(
+        name,
+        {path: written(value) for path, value in combination.items()},
+        text,
+        context,
+        budget,
+        made,
+    )
 
 
 def _unmatched(study: config.Study, made: Sequence[Cell]) -> list[str]:
@@ -277,24 +329,41 @@ def _untested(study: config.Study, made: Sequence[Cell]) -> list[str]:
     found = []
     for place, finding in enumerate(study.findings):
         where = f"findings.{place}"
-        compared = [(below, above) for _, below, above in conditions(finding, made) if below and above]
-        if not (compared or study.only) and select(finding.below, made) and select(finding.above, made):
+        compared = [
+            (below, above) for _, below, above in conditions(finding, made) if below and above
+        ]
+        if (
+            not (compared or study.only)
+            and select(finding.below, made)
+            and select(finding.above, made)
+        ):
             found.append(
-                f"{where}: no cell of below can be compared with one of above: they have no text, context, budget or field in"
+                f"{where}: no cell of below can be compared with one of above: they have no "
+                f"text, context, budget or field in"
                 " common that neither side names; name both sides' own"
             )
-        for side, members in (("below", [below for below, _ in compared]), ("above", [above for _, above in compared])):
+        for side, members in (
+            ("below", [below for below, _ in compared]),
+            ("above", [above for _, above in compared]),
+        ):
             several = [group for group in members if _speakers(finding, group) > 1]
-            if blind := next((cell for group in several for cell in group if not cell.config.train.validations), None):
+            if blind := next(
+                (cell for group in several for cell in group if not cell.config.train.validations),
+                None,
+            ):
                 found.append(
-                    f"{where}.{side}: train.validations is 0 for {blind.label}, but validation chooses which of several models"
+                    f"{where}.{side}: train.validations is 0 for {blind.label}, but validation "
+                    f"chooses which of several models"
                     " speaks for this side; give it validations or name one model"
                 )
     return found
 
 
 def _speakers(finding: config.Finding, group: Sequence[Cell]) -> int:
-    """Return how many could speak for a side; at equal FLOPs a model with all its budgets is one."""
+    """Return how many could speak for a side.
+
+    At equal FLOPs a model with all its budgets is one.
+    """
     return len(lines_of(group)) if finding.compare == "equal_flops" else len(group)
 
 
@@ -302,16 +371,24 @@ def _unvalidated_sweep(study: config.Study, made: Sequence[Cell]) -> list[str]:
     blind = {cell.model for cell in made if not cell.config.train.validations}
     if not blind or study.protocol not in study.protocols or len(study.rates()) == 1:
         return []
-    return [f"train.validations: 0 for {_few(sorted(blind))}, but validation chooses among the learning rates of this protocol"]
+    return [
+        f"train.validations: 0 for {_few(sorted(blind))}, but validation chooses among the "
+        f"learning rates of this protocol"
+    ]
 
 
 def _rate_of_nothing(study: config.Study, made: Sequence[Cell]) -> list[str]:
     """Return the models whose optimizer has nothing that the protocol's learning rate could move."""
     if study.protocol not in study.protocols or study.rates() == (None,):
         return []
-    idle = {cell.model for cell in made if cell.config.train.optimizer.kind == "muon" and not _has_blocks(cell.config.model)}
+    idle = {
+        cell.model
+        for cell in made
+        if cell.config.train.optimizer.kind == "muon" and not _has_blocks(cell.config.model)
+    }
     return [
-        f"models.{name}: the protocol's learning rate is Muon's, which moves the blocks' matrices, and this model has none;"
+        f"models.{name}: the protocol's learning rate is Muon's, which moves the blocks' "
+        f"matrices, and this model has none;"
         f" give it train: {{optimizer: adamw}}"
         for name in sorted(idle)
     ]
@@ -324,10 +401,13 @@ def _has_blocks(model: schema.Architecture | None) -> bool:
 # --- before it runs ---
 
 
-def plan(study: config.Study, runtime: Runtime, vocabularies: Mapping[str, int], data_dir: Path | None) -> GridPlan:
+def plan(
+    study: config.Study, runtime: Runtime, vocabularies: Mapping[str, int], data_dir: Path | None
+) -> GridPlan:
     """Return what the study will need; nothing is trained or allocated.
 
-    Raises RequestError with every model that cannot be made with the vocabulary that its text is known to have.
+    Raises RequestError with every model that cannot be made with the vocabulary that its text is
+    known to have.
     """
     made, missing = cells(study)[0], {}
     for name, data in texts(made).items():
@@ -343,9 +423,14 @@ def plan(study: config.Study, runtime: Runtime, vocabularies: Mapping[str, int],
     if faults := misfits(kept, known):
         raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))
     trainings = [(cell.name, runs, cell.config) for cell in kept]
-    planned = grid(study.name, trainings, study.limit.time, runtime, vocabularies, data_dir, left_out(missing))
+    planned = grid(
+        study.name, trainings, study.limit.time, runtime, vocabularies, data_dir, left_out(missing)
+    )
     if study.findings and len(study.seeds) < LEAST_SEEDS:
-        few = f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}: every finding will stay undecided; a test needs"
+        few = (
+            f"{len(study.seeds)} seed{'' if len(study.seeds) == 1 else 's'}: every finding "
+            f"will stay undecided; a test needs"
+        )
         planned = replace(planned, notes=(f"{few} {LEAST_SEEDS}",))
     return planned
 
@@ -356,7 +441,10 @@ def over_time(planned: GridPlan) -> list[str]:
 
 
 def misfits(made: Iterable[Cell], vocabularies: Mapping[str, int]) -> list[str]:
-    """Return what is wrong with models given the vocabularies of their texts; a text without one is passed over."""
+    """Return what is wrong with models given the vocabularies of their texts.
+
+    A text without one is passed over.
+    """
     faults: dict[str, list[str]] = {}
     seen: set[tuple[str, str, int]] = set()
     for cell in made:
@@ -369,7 +457,11 @@ def misfits(made: Iterable[Cell], vocabularies: Mapping[str, int]) -> list[str]:
             config_load.resolved(cell.config.model, "model", vocabularies[cell.data], cell.context)
         except RequestError as error:
             lines = str(error).splitlines()
-            told = RequestError("\n".join(f"model: {line.strip()}" for line in lines[1:])) if len(lines) > 1 else error
+            told = (
+                RequestError("\n".join(f"model: {line.strip()}" for line in lines[1:]))
+                if len(lines) > 1
+                else error
+            )
             _note(faults, told, f"{cell.label} on {cell.data}")
     return _told(faults)
 

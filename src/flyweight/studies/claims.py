@@ -1,7 +1,8 @@
 """Claims held against a study's cells: who is compared with whom, by which test, and the verdict.
 
-Validation chooses which model speaks for a group; the test split decides. Differences are taken seed by seed and held against
-Student's t, so they tell how another seed would have come out, on this text.
+Validation chooses which model speaks for a group; the test split decides. Differences are taken
+seed by seed and held against Student's t, so they tell how another seed would have come out, on
+this text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from typing import Any, Protocol, TypeVar
 from flyweight.config.study import Finding, Group
 from flyweight.config.units import format_count
 from flyweight.core.student import student, student_below, student_quantile
-from flyweight.records.study_summary import LEAST_SEEDS, CellSummary, Contest, FindingSummary, Verdict
+from flyweight.records.study_summary import (
+    LEAST_SEEDS,
+    CellSummary,
+    Contest,
+    FindingSummary,
+    Verdict,
+)
 
 LEVEL = 0.05
 TARGETS = 3
@@ -60,7 +67,10 @@ Placed = TypeVar("Placed", bound=Place)
 
 @dataclass(frozen=True)
 class Point:
-    """A model's test metric by seed, its validation NLL, and the FLOPs they belong to; measured or interpolated."""
+    """A model's test metric by seed, its validation NLL, and the FLOPs they belong to.
+
+    Measured or interpolated.
+    """
 
     label: str
     flops: float
@@ -93,7 +103,10 @@ def select(group: Group, cells: Sequence[Placed]) -> list[Placed]:
     return [
         cell
         for cell in cells
-        if (not group.model or any(fnmatch.fnmatchcase(cell.model, pattern) for pattern in group.model))
+        if (
+            not group.model
+            or any(fnmatch.fnmatchcase(cell.model, pattern) for pattern in group.model)
+        )
         and (not group.data or cell.data in group.data)
         and (not group.context or cell.context in group.context)
         and (not group.budget or cell.budget in group.budget)
@@ -107,53 +120,93 @@ def written(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {written(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(written, value))}]"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    return (
+        str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    )
 
 
 # --- conditions ---
 
 
-def conditions(finding: Finding, cells: Sequence[Placed]) -> Iterator[tuple[str, list[Placed], list[Placed]]]:
-    """Yield (where, below, above) for every combination of what neither group names; one side may have nothing there.
+def conditions(
+    finding: Finding, cells: Sequence[Placed]
+) -> Iterator[tuple[str, list[Placed], list[Placed]]]:
+    """Yield (where, below, above) for every combination of what neither group names.
 
-    Text, context, budget, model and such fields of grids as every cell of both sides has are these axes; a budget is none at
-    equal FLOPs.
+    One side may have nothing there.
+
+    Text, context, budget, model and such fields of grids as every cell of both sides has are these
+    axes; a budget is none at equal FLOPs.
     """
     below, above = select(finding.below, cells), select(finding.above, cells)
-    named = set(_named(finding.below) | _named(finding.above)) | ({"budget"} if finding.compare == "equal_flops" else set())
+    named = set(_named(finding.below) | _named(finding.above)) | (
+        {"budget"} if finding.compare == "equal_flops" else set()
+    )
     fields = set[str]().union(*(cell.fields for cell in (*below, *above)))
     fields = {path for path in fields if all(path in cell.fields for cell in (*below, *above))}
-    axes = [axis for axis in ("data", "model", "context", "budget", *sorted(fields)) if axis not in named]
+    axes = [
+        axis
+        for axis in ("data", "model", "context", "budget", *sorted(fields))
+        if axis not in named
+    ]
     groups: dict[tuple[Any, ...], tuple[list[Placed], list[Placed]]] = {}
     for side, members in enumerate((below, above)):
         for cell in members:
-            groups.setdefault(tuple(_value(cell, axis) for axis in axes), ([], []))[side].append(cell)
+            groups.setdefault(tuple(_value(cell, axis) for axis in axes), ([], []))[side].append(
+                cell
+            )
     for key, (first, second) in groups.items():
-        yield ", ".join(_shown(axis, value) for axis, value in zip(axes, key, strict=True)), first, second
+        yield (
+            ", ".join(_shown(axis, value) for axis, value in zip(axes, key, strict=True)),
+            first,
+            second,
+        )
 
 
 def _named(group: Group) -> set[str]:
-    return {axis for axis in ("model", "data", "context", "budget") if getattr(group, axis)} | set(group.fields)
+    return {axis for axis in ("model", "data", "context", "budget") if getattr(group, axis)} | set(
+        group.fields
+    )
 
 
 def _value(cell: Place, axis: str) -> Any:
-    return getattr(cell, axis) if axis in ("data", "model", "context", "budget") else cell.fields.get(axis)
+    return (
+        getattr(cell, axis)
+        if axis in ("data", "model", "context", "budget")
+        else cell.fields.get(axis)
+    )
 
 
 def _shown(axis: str, value: Any) -> str:
-    return f"context {value}" if axis == "context" else str(value) if axis in ("data", "model", "budget") else f"{axis} {value}"
+    return (
+        f"context {value}"
+        if axis == "context"
+        else str(value)
+        if axis in ("data", "model", "budget")
+        else f"{axis} {value}"
+    )
 
 
 def _equal_cells(
-    finding: Finding, where: str, below: Sequence[CellSummary], above: Sequence[CellSummary], metric: str
+    finding: Finding,
+    where: str,
+    below: Sequence[CellSummary],
+    above: Sequence[CellSummary],
+    metric: str,
 ) -> list[Contest]:
-    sound = [[_measured(cell, metric) for cell in side if cell.standing == "ok"] for side in (below, above)]
+    sound = [
+        [_measured(cell, metric) for cell in side if cell.standing == "ok"]
+        for side in (below, above)
+    ]
     first, second = map(_best, sound)
     return [_contest(finding, where, first, second, (below, above), _undecided(sound))]
 
 
 def _measured(cell: CellSummary, metric: str) -> Point:
-    values = {run.seed: math.log(run.metrics[metric]) if in_logs(metric) else run.metrics[metric] for run in cell.tested}
+    values = {
+        run.seed: math.log(run.metrics[metric]) if in_logs(metric) else run.metrics[metric]
+        for run in cell.tested
+    }
     return Point(cell.name, cell.flops, cell.validation, values, "measured")
 
 
@@ -163,7 +216,10 @@ def in_logs(metric: str) -> bool:
 
 
 def _best(points: Sequence[Point]) -> Point | None:
-    """Return the point that validation prefers; None where there is none, or no validation to choose among several by."""
+    """Return the point that validation prefers.
+
+    None where there is none, or no validation to choose among several by.
+    """
     if _blind(points):
         return None
     return min(points, key=lambda point: point.validation, default=None)
@@ -181,9 +237,16 @@ def _undecided(sides: Sequence[Sequence[Point]]) -> str:
 
 
 def _equal_flops(
-    finding: Finding, where: str, below: Sequence[CellSummary], above: Sequence[CellSummary], metric: str
+    finding: Finding,
+    where: str,
+    below: Sequence[CellSummary],
+    above: Sequence[CellSummary],
+    metric: str,
 ) -> list[Contest]:
-    """Compare at the FLOPs of the upper group's runs which the lower group covers as well; at three of them at most."""
+    """Compare at the FLOPs of the upper group's runs which the lower group covers as well.
+
+    At three of them at most.
+    """
     lower, upper = _curves(below, metric), _curves(above, metric)
     targets = sorted({point.flops for curve in upper for point in curve})
     met, why = [], "no point of equal FLOPs: their budgets do not meet"
@@ -201,7 +264,13 @@ def _equal_flops(
         return [_contest(finding, where, None, None, (below, above), why)]
     kept = sorted({round(place * (len(met) - 1) / max(1, TARGETS - 1)) for place in range(TARGETS)})
     return [
-        _contest(finding, f"{where}{', ' if where else ''}{_at_flops(target)}", first, second, (below, above))
+        _contest(
+            finding,
+            f"{where}{', ' if where else ''}{_at_flops(target)}",
+            first,
+            second,
+            (below, above),
+        )
         for target, first, second in (met[place] for place in kept)
     ]
 
@@ -213,14 +282,19 @@ def _at_flops(flops: float) -> str:
 def _curves(cells: Sequence[CellSummary], metric: str) -> list[list[Point]]:
     """Return the budget curve of every model: its sound cells by FLOPs."""
     curves = lines_of([cell for cell in cells if cell.standing == "ok"])
-    return [sorted((_measured(cell, metric) for cell in curve), key=lambda point: point.flops) for curve in curves]
+    return [
+        sorted((_measured(cell, metric) for cell in curve), key=lambda point: point.flops)
+        for curve in curves
+    ]
 
 
 def lines_of(cells: Sequence[Placed]) -> list[list[Placed]]:
     """Return the cells of each model at one context of one text: its budgets."""
     found: dict[tuple[Any, ...], list[Placed]] = {}
     for cell in cells:
-        found.setdefault((cell.data, cell.model, cell.context, *sorted(cell.fields.items())), []).append(cell)
+        found.setdefault(
+            (cell.data, cell.model, cell.context, *sorted(cell.fields.items())), []
+        ).append(cell)
     return list(found.values())
 
 
@@ -238,11 +312,19 @@ def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
                 if seed in right.values
             }
             validation = (1 - way) * left.validation + way * right.validation
-            return Point(f"{left.label} to {right.label}", flops, validation, values, "interpolated")
+            return Point(
+                f"{left.label} to {right.label}", flops, validation, values, "interpolated"
+            )
     apart = abs(nearest.flops / flops - 1)
     if apart > tolerance:
         return None
-    return Point(nearest.label, nearest.flops, nearest.validation, nearest.values, f"nearest, {100 * apart:.0f} % apart")
+    return Point(
+        nearest.label,
+        nearest.flops,
+        nearest.validation,
+        nearest.values,
+        f"nearest, {100 * apart:.0f} % apart",
+    )
 
 
 # --- tests ---
@@ -264,15 +346,35 @@ def _contest(
     if not all(sides):
         side, other = ("below", "above") if sides[0] else ("above", "below")
         why = f"only {side} has cells there, {other} has none"
-        return Contest(where=where, below=below or "none", above=above or "none", below_flops=0, above_flops=0, how="", why=why)
+        return Contest(
+            where=where,
+            below=below or "none",
+            above=above or "none",
+            below_flops=0,
+            above_flops=0,
+            how="",
+            why=why,
+        )
     if first is None or second is None:
-        lost = [cell.name for side in sides if not any(c.standing == "ok" for c in side) for cell in side]
+        lost = [
+            cell.name
+            for side in sides
+            if not any(c.standing == "ok" for c in side)
+            for cell in side
+        ]
         why = f"no sound run of {', '.join(lost[:3])}" if lost else why
-        return Contest(where=where, below=below, above=above, below_flops=0, above_flops=0, how="", why=why)
+        return Contest(
+            where=where, below=below, above=above, below_flops=0, above_flops=0, how="", why=why
+        )
     seeds = sorted(set(first.values) & set(second.values))
     logs = in_logs(finding.metric or "")
     differences = [
-        first.values[seed] - (second.values[seed] + math.log(finding.factor) if logs else finding.factor * second.values[seed])
+        first.values[seed]
+        - (
+            second.values[seed] + math.log(finding.factor)
+            if logs
+            else finding.factor * second.values[seed]
+        )
         for seed in seeds
     ]
     hows = {first.how, second.how} - {"measured"}
@@ -293,7 +395,9 @@ def _contest(
     mean, low, high = student(differences)
     verdict: Verdict = "confirmed" if high < 0 else "refuted" if low > 0 else "undecided"
     p = _two_sided(mean, high - mean, len(seeds))
-    return made.model_copy(update={"difference": mean, "low": low, "high": high, "p": p, "verdict": verdict})
+    return made.model_copy(
+        update={"difference": mean, "low": low, "high": high, "p": p, "verdict": verdict}
+    )
 
 
 def _two_sided(mean: float, half: float, count: int) -> float:
@@ -307,18 +411,23 @@ def _two_sided(mean: float, half: float, count: int) -> float:
 def _verdict(finding: Finding, contests: Sequence[Contest]) -> Verdict:
     """Return the verdict over all comparisons.
 
-    A claim about every condition needs each of them (an intersection-union test, at the full level) and falls with a single
-    one, a claim about some condition the other way round; what a single one decides is held to the level divided by their
-    number (Bonferroni).
+    A claim about every condition needs each of them (an intersection-union test, at the full level)
+    and falls with a single one, a claim about some condition the other way round; what a single one
+    decides is held to the level divided by their number (Bonferroni).
     """
     tested = [(contest.difference, contest.p) for contest in contests if contest.p is not None]
-    tested = [(difference, p) for difference, p in tested if difference is not None and p is not None]
+    tested = [
+        (difference, p) for difference, p in tested if difference is not None and p is not None
+    ]
     if not tested:
         return "undecided"
     strict = LEVEL / len(tested)
     everywhere = finding.holds == "everywhere"
     for sign, verdict, needs_all in ((-1, "confirmed", everywhere), (1, "refuted", not everywhere)):
-        hits = [sign * difference > 0 and p <= (LEVEL if needs_all else strict) for difference, p in tested]
+        hits = [
+            sign * difference > 0 and p <= (LEVEL if needs_all else strict)
+            for difference, p in tested
+        ]
         if all(hits) if needs_all else any(hits):
             return "confirmed" if verdict == "confirmed" else "refuted"
     return "undecided"
@@ -330,11 +439,20 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
     counts = sorted({contest.n for contest in tested})
     if not contests:
         return "This study, or the piece of it that was run, has no cells to compare for it."
-    parts = [f"Paired t-test over {' or '.join(map(str, counts))} seeds" if tested else "No comparison could be tested"]
+    parts = [
+        f"Paired t-test over {' or '.join(map(str, counts))} seeds"
+        if tested
+        else "No comparison could be tested"
+    ]
     if finding.compare == "equal_flops":
-        share = "" if finding.flops == 1 else f", the first side at {finding.flops:g} times the FLOPs of the second"
+        share = (
+            ""
+            if finding.flops == 1
+            else f", the first side at {finding.flops:g} times the FLOPs of the second"
+        )
         parts.append(
-            "at equal training FLOPs: between two budgets of a model on the straight line in log FLOPs, else its nearest run"
+            "at equal training FLOPs: between two budgets of a model on the straight line in log "
+            "FLOPs, else its nearest run"
             f" within {100 * finding.tolerance:.0f} %{share}"
         )
     if in_logs(finding.metric or ""):
@@ -343,7 +461,10 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
         parts.append(f"against {finding.factor:g} times the second side")
     if len(tested) > 1:
         needs = "all" if finding.holds == "everywhere" else "one"
-        parts.append(f"{needs} of {len(tested)} comparisons must hold; what one decides alone is Bonferroni-corrected")
+        parts.append(
+            f"{needs} of {len(tested)} comparisons must hold; what one decides alone is "
+            f"Bonferroni-corrected"
+        )
     if lost := len(contests) - len(tested):
         parts.append(f"{lost} could not be tested")
     return "; ".join(parts) + "."

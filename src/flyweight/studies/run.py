@@ -22,7 +22,10 @@ from flyweight.studies.cells import Cell, cells, left_out, misfits, texts
 from flyweight.studies.claims import judge
 
 CHECKS = ("finite_outputs", "causality", "initial_token_sensitivity")
-"""The checks of the audit that every run has to pass; the unigram floor is compared on the whole test split."""
+"""The checks of the audit that every run has to pass.
+
+The unigram floor is compared on the whole test split.
+"""
 
 COLLAPSE = ("initial_token_sensitivity",)
 
@@ -43,7 +46,11 @@ class _Clock:
     def tell(self) -> None:
         """Say which run comes next and when all will be done."""
         speed = self.spent / self.planned if self.planned else 1.0
-        fields = {"run": self.of - len(self.left) + 1, "of": self.of, "left": speed * sum(self.left)}
+        fields = {
+            "run": self.of - len(self.left) + 1,
+            "of": self.of,
+            "left": speed * sum(self.left),
+        }
         self.context.watch("grid", fields)
 
     def passed(self, began: float, reused: bool) -> None:
@@ -83,7 +90,10 @@ class _Grid:
     def floors(self, packed: Artifact, context: int) -> Artifact:
         """Return the n-gram floors of a packed text."""
         fields = {**packed.identity["config"], "context": context}
-        data, runner = schema.Data.model_validate(fields, context={"resolved": True}), self.runner(self.study.seeds[0])
+        data, runner = (
+            schema.Data.model_validate(fields, context={"resolved": True}),
+            self.runner(self.study.seeds[0]),
+        )
         runner.know(data, packed)
         return runner.make("floors", schema.Floors(stage="floors", data=data), {}).artifact
 
@@ -91,7 +101,9 @@ class _Grid:
         """Return a cell with all of its runs: the sweep with the first seed, the chosen rate with every seed."""
         rates, first = self.study.rates(), self.study.seeds[0]
         sweep = [self._trained(cell, first, lr) for lr in rates]
-        chosen = min(sweep, key=lambda run: float("inf") if run.validation is None else run.validation)
+        chosen = min(
+            sweep, key=lambda run: float("inf") if run.validation is None else run.validation
+        )
         lr = chosen.lr
         runs = [run if run is chosen else run.model_copy(update={"chosen": False}) for run in sweep]
         runs += [self._trained(cell, seed, lr) for seed in self.study.seeds[1:]]
@@ -101,7 +113,9 @@ class _Grid:
         return CellSummary(
             name=cell.name,
             model=cell.model,
-            family=self.study.models[cell.model].family or re.sub(r"[-_.]?\d+r?$", "", cell.model) or cell.model,
+            family=self.study.models[cell.model].family
+            or re.sub(r"[-_.]?\d+r?$", "", cell.model)
+            or cell.model,
             fields=dict(cell.fields),
             data=cell.data,
             context=cell.context,
@@ -110,7 +124,9 @@ class _Grid:
             parameters=flops.parameters(model).unique,
             lr=lr if lr is not None else cell.config.train.optimizer.lr,
             at_edge=len(rates) > 1 and lr in (min(rates, key=_number), max(rates, key=_number)),
-            runs=tuple(self._tested(cell, run, unigram) if run.chosen and run.id else run for run in runs),
+            runs=tuple(
+                self._tested(cell, run, unigram) if run.chosen and run.id else run for run in runs
+            ),
         )
 
     def _trained(self, cell: Cell, seed: int, lr: float | None) -> RunSummary:
@@ -126,15 +142,21 @@ class _Grid:
         self.clock.passed(began, made.reused)
         facts = made.artifact.facts
         numbers = {key: facts[key] for key in ("steps", "tokens", "flops", "seconds")}
-        return RunSummary(seed=seed, lr=lr, id=made.artifact.id, validation=facts["best_nll"], **numbers)
+        return RunSummary(
+            seed=seed, lr=lr, id=made.artifact.id, validation=facts["best_nll"], **numbers
+        )
 
     def _tested(self, cell: Cell, run: RunSummary, unigram: float) -> RunSummary:
         """Return a run with its test metrics and whether they are a result."""
         assert run.id is not None
         artifact, runner = Artifact.open(self.context.store.root / run.id), self.runner(run.seed)
         name, inputs = _run_name(cell, run.seed, run.lr), {"input": artifact}
-        evaluation = runner.make(name, schema.Evaluate(stage="evaluate", input=name), inputs).artifact
-        audit = runner.make(name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs).artifact
+        evaluation = runner.make(
+            name, schema.Evaluate(stage="evaluate", input=name), inputs
+        ).artifact
+        audit = runner.make(
+            name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs
+        ).artifact
         measured = evaluation.metrics()
         metrics = {key: float(measured[key]["value"]) for key in self.study.metrics}
         found = {"evaluation": evaluation.id, "metrics": metrics}
@@ -168,14 +190,22 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
     packed, missing = work.texts(made)
     made = [cell for cell in made if cell.data in packed]
     if not made:
-        raise RequestError(f"{study.name}: none of its texts is there: {'; '.join(missing.values())}")
+        raise RequestError(
+            f"{study.name}: none of its texts is there: {'; '.join(missing.values())}"
+        )
     _check(study, made, packed)
     each = len(study.seeds) + len(study.rates()) - 1
-    work.clock = _Clock(context, [seconds.get(cell.name, MEASURE_SECONDS) for cell in made for _ in range(each)])
+    work.clock = _Clock(
+        context, [seconds.get(cell.name, MEASURE_SECONDS) for cell in made for _ in range(each)]
+    )
     corpus: dict[str, CorpusSummary] = {}
     for name, data in texts(made).items():
-        corpus[name] = gather.corpus(packed[name], data.context, work.floors(packed[name], data.context))
-    done = tuple(work.cell(cell, packed[cell.data], corpus[cell.data].floors["unigram"].nll) for cell in made)
+        corpus[name] = gather.corpus(
+            packed[name], data.context, work.floors(packed[name], data.context)
+        )
+    done = tuple(
+        work.cell(cell, packed[cell.data], corpus[cell.data].floors["unigram"].nll) for cell in made
+    )
     return StudySummary(
         name=study.name,
         about=study.about,
@@ -186,7 +216,9 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
         created=gather.now(),
         command=context.command,
         seconds=context.meter.seconds(),
-        environment=Environment(**machine.describe(context.runtime.device, context.runtime.threads)),
+        environment=Environment(
+            **machine.describe(context.runtime.device, context.runtime.threads)
+        ),
         corpus=corpus,
         left_out=tuple(left_out(missing)),
         cells=done,
@@ -201,11 +233,19 @@ def _check(study: config.Study, made: Sequence[Cell], packed: Mapping[str, Artif
     splits = {name: gather.corpus(text, 1, None).splits for name, text in used.items()}
     for name, sizes in splits.items():
         tokens = sizes["train"].tokens
-        for context in sorted({cell.context for cell in made if cell.data == name and cell.context >= tokens}):
-            faults.append(f"data.{name}.context: {context:,} is longer than the train split, which has {tokens:,} tokens")
+        for context in sorted(
+            {cell.context for cell in made if cell.data == name and cell.context >= tokens}
+        ):
+            faults.append(
+                f"data.{name}.context: {context:,} is longer than the train split, which has "
+                f"{tokens:,} tokens"
+            )
     if "word_perplexity" in study.metrics:
         wordless = [name for name, sizes in splits.items() if not sizes["test"].words]
-        faults += [f"metrics: the test split of {name} has no word, so no word_perplexity; leave it out" for name in wordless]
+        faults += [
+            f"metrics: the test split of {name} has no word, so no word_perplexity; leave it out"
+            for name in wordless
+        ]
     if faults:
         raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))
 
@@ -218,6 +258,7 @@ def _protocol_line(study: config.Study) -> str:
     if len(rates) == 1:
         return f"every model at the one learning rate {rates[0]:g}"
     return (
-        f"every model at the best of {', '.join(f'{rate:g}' for rate in rates)} by validation NLL, tried with seed"
+        f"every model at the best of {', '.join(f'{rate:g}' for rate in rates)} by validation "
+        f"NLL, tried with seed"
         f" {study.seeds[0]} at the full budget"
     )

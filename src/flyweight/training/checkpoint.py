@@ -40,8 +40,9 @@ from flyweight.errors import FlyweightError
 class Progress:
     """The counters of a training run: everything that is not a tensor.
 
-    `validated` is the last step that was validated as the model that is kept, with its loop on. `validation_tokens` and
-    `validations_planned` are those of a training by the clock, which plans them when it begins.
+    `validated` is the last step that was validated as the model that is kept, with its loop on.
+    `validation_tokens` and `validations_planned` are those of a training by the clock, which plans
+    them when it begins.
     """
 
     step: NonNegativeInt = 0
@@ -79,13 +80,25 @@ AGAIN = "-again"
 def _fresh(state: Path, step: int, held: Mapping[str, str]) -> Path:
     """Return the folder for a checkpoint of this step: one that the current pointer does not name."""
     folder = state / f"step-{step:08d}"
-    return folder if _owner(held, step) != folder.name else folder.with_name(f"{folder.name}{AGAIN}")
+    return (
+        folder if _owner(held, step) != folder.name else folder.with_name(f"{folder.name}{AGAIN}")
+    )
 
 
 def _owner(files: Mapping[str, str], step: int | None, name: str = MODEL) -> str | None:
-    """Return which folder among a checkpoint's files holds `name` for a step; None where none does."""
+    """Return which folder among a checkpoint's files holds `name` for a step.
+
+    None where none does.
+    """
     folders = [file.removesuffix(f"/{name}") for file in files if file.endswith(f"/{name}")]
-    return next((each for each in folders if step is not None and each.removesuffix(AGAIN) == f"step-{step:08d}"), None)
+    return next(
+        (
+            each
+            for each in folders
+            if step is not None and each.removesuffix(AGAIN) == f"step-{step:08d}"
+        ),
+        None,
+    )
 
 
 def _held(state: Path) -> dict[str, str]:
@@ -107,7 +120,9 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
     }
 
 
-def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+def save(
+    state: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     """Write a checkpoint of this step and make it the current one; older ones go, but for the best.
 
     Until then the one that was current is whole, even where it is of the same step.
@@ -118,7 +133,10 @@ def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for name, tensors in ((MODEL, _parameters(model)), (OPTIMIZER, _optimizer_tensors(optimizers))):
+        for name, tensors in (
+            (MODEL, _parameters(model)),
+            (OPTIMIZER, _optimizer_tensors(optimizers)),
+        ):
             with new_file(folder / name) as file:
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
         sums = {f"{folder.name}/{file.name}": sha256(file) for file in sorted(folder.iterdir())}
@@ -135,7 +153,9 @@ def save(state: Path, progress: Progress, model: nn.Module, optimizers: Sequence
             shutil.rmtree(other, ignore_errors=True)
 
 
-def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress | None:
+def load(
+    state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Progress | None:
     """Restore the current checkpoint into `model` and `optimizers` and return its counters, or None where there is none.
 
     Raises FlyweightError that names the file which is damaged, missing or another run's.
@@ -153,16 +173,21 @@ def load(state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise FlyweightError(
-            f"{pointer} does not say what a checkpoint says ({where}: {error.errors()[0]['msg']}); {advice}"
+            f"{pointer} does not say what a checkpoint says ({where}: "
+            f"{error.errors()[0]['msg']}); {advice}"
         ) from error
     if current.artifact != state.parent.name:
-        raise FlyweightError(f"{pointer} is the checkpoint of {current.artifact}, which was put here; {advice}")
+        raise FlyweightError(
+            f"{pointer} is the checkpoint of {current.artifact}, which was put here; {advice}"
+        )
     for name, expected in current.files.items():
         file = state / name
         if not file.is_file() or sha256(file) != expected:
             raise FlyweightError(f"{file} is damaged or missing: {advice}")
     progress = current.progress
-    folder = state / (_owner(current.files, progress.step, OPTIMIZER) or f"step-{progress.step:08d}")
+    folder = state / (
+        _owner(current.files, progress.step, OPTIMIZER) or f"step-{progress.step:08d}"
+    )
     restore(model, folder / MODEL)
     tensors = _read(folder / OPTIMIZER)
     for place, optimizer in enumerate(optimizers):
@@ -180,7 +205,10 @@ def restore(model: nn.Module, file: Path) -> None:
     """Copy a checkpoint's weights into `model`; every name and shape has to match."""
     tensors, own = _read(file), dict(model.named_parameters())
     if tensors.keys() != own.keys():
-        raise FlyweightError(f"{file} belongs to another model: {sorted(tensors.keys() ^ own.keys())[:4]} do not match")
+        raise FlyweightError(
+            f"{file} belongs to another model: {sorted(tensors.keys() ^ own.keys())[:4]} do not "
+            f"match"
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

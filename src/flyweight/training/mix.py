@@ -39,14 +39,18 @@ LEAST_TARGETS = 64
 # --- tables ---
 
 
-def count_tables(tokens: np.ndarray, vocab_size: int, config: schema.Counts) -> tuple[schema.Counts, dict[str, Tensor]]:
+def count_tables(
+    tokens: np.ndarray, vocab_size: int, config: schema.Counts
+) -> tuple[schema.Counts, dict[str, Tensor]]:
     """Return the config with its entries, and the tensors of `CountTables`, of a training text (N,).
 
     An n-gram stays where it was counted `min_count` times or is the context of one that stays.
     """
     counted = KneserNey(tokens, vocab_size, config.order)
     if counted.order < config.order:
-        raise RequestError(f"counts.order: {config.order} is more than the text's {len(tokens)} tokens")
+        raise RequestError(
+            f"counts.order: {config.order} is more than the text's {len(tokens)} tokens"
+        )
     stays, config = _pruned(counted, config)
     numbers: np.ndarray = np.zeros(1, np.int64)  # of the contexts that stay
     entries, tensors = [], dict[str, Tensor]()
@@ -74,7 +78,9 @@ def _pruned(counted: KneserNey, config: schema.Counts) -> tuple[list[np.ndarray]
         if config.limit is None or kept <= config.limit:
             return stays, config.model_copy(update={"min_count": least})
         if kept == len(stays[0]) + config.order - 1:
-            raise RequestError(f"counts.limit: {config.limit} is less than the {kept} n-grams that are needed")
+            raise RequestError(
+                f"counts.limit: {config.limit} is less than the {kept} n-grams that are needed"
+            )
         least = least + 1 if least < 8 else least * 5 // 4
 
 
@@ -84,7 +90,9 @@ def planned(network: schema.ModelConfig, config: schema.Mix) -> schema.ModelConf
     if counts is not None:
         vocab = network.vocab_size or 1
         inner = max(1, (counts.limit or 0) - vocab - counts.order + 2)
-        entries = (vocab, *[1] * (counts.order - 3), inner, 1) if counts.order > 2 else (vocab, inner)
+        entries = (
+            (vocab, *[1] * (counts.order - 3), inner, 1) if counts.order > 2 else (vocab, inner)
+        )
         counts = counts.model_copy(update={"entries": entries})
     mixture = schema.Mixture(counts=counts, pointer=config.pointer)
     return network.model_copy(update={"mixture": mixture})
@@ -132,7 +140,10 @@ class Evidence:
 
 @torch.no_grad()
 def collect(model: Decoder, tokens: np.ndarray | Tokens, context: int, batch: int = 8) -> Evidence:
-    """Return the evidence of all whole windows of a stream (N,), in order; the model is a mixture."""
+    """Return the evidence of all whole windows of a stream (N,), in order.
+
+    The model is a mixture.
+    """
     head = model.mixture
     assert head is not None
     windows = (len(tokens) - 1) // context
@@ -206,12 +217,20 @@ def crossfit_nll(head: MixtureHead, evidence: Evidence) -> float:
 
 
 class Mix:
-    """A trained network mixed with counts and a pointer. It must be at hand as one of our decoders."""
+    """A trained network mixed with counts and a pointer.
+
+    It must be at hand as one of our decoders.
+    """
 
     version, measures, trains = 1, False, False
 
-    def run(self, config: schema.Mix, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
-        """Write the mixed `model/`; `best_nll` is cross-fitted on validation text, `network_nll` the network's own."""
+    def run(
+        self, config: schema.Mix, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Write the mixed `model/`.
+
+        `best_nll` is cross-fitted on validation text, `network_nll` the network's own.
+        """
         source, where = inputs.model("input"), f"stages.{inputs.name}.input"
         network = load_any.decoder(source, context.runtime.device, where)
         if not isinstance(network, Decoder):
@@ -225,7 +244,8 @@ class Mix:
         window = min(window, len(tokens) - 1)
         if len(tokens) - 1 < LEAST_TARGETS:
             raise RequestError(
-                f"stages.{inputs.name}: the validation split has {len(validation)} tokens; the gates need"
+                f"stages.{inputs.name}: the validation split has {len(validation)} tokens; the "
+                f"gates need"
                 f" {LEAST_TARGETS + 1} of them: use more text or a larger data.validation"
             )
         evidence = collect(model, tokens, window)

@@ -1,7 +1,8 @@
 """What training minimises, chunked over tokens: never [tokens x vocabulary] in float32 with its gradient at once.
 
-The head and the loss are computed together, a few tokens at a time. Each chunk's gradient is taken while its logits exist, so
-that backward has nothing left to do but scale; the products are the same as in the plain version.
+The head and the loss are computed together, a few tokens at a time. Each chunk's gradient is taken
+while its logits exist, so that backward has nothing left to do but scale; the products are the same
+as in the plain version.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ HEAD_ROWS = 4096
 ChunkLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor, Tensor | None]]
 """(raw float32 logits (n, V), rows, whether a gradient is wanted) -> (summed loss, summed next-token NLL, slope (n, V)).
 
-Loss and NLL count real targets only; the slope is the loss's gradient by the logits, and may reuse their memory.
+Loss and NLL count real targets only; the slope is the loss's gradient by the logits, and may reuse
+their memory.
 """
 
 
@@ -55,7 +57,9 @@ class LanguageModel(Protocol):
 class Objective(Protocol):
     """(model, inputs (B, T), targets (B, T)) -> (loss, nll), each summed over the targets that are not IGNORE."""
 
-    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, model: LanguageModel, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the summed loss, differentiable, and the summed NLL in nats."""
         ...
 
@@ -65,14 +69,24 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss_of: ChunkLoss, rows: int, train: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        loss_of: ChunkLoss,
+        rows: int,
+        train: bool,
     ) -> tuple[Tensor, Tensor]:
         # hidden (N, K), weight (V, K), both in the compute dtype, bias (V)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         nll = torch.zeros_like(loss)
         grad_hidden = torch.empty_like(hidden) if train else None
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if train else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if train and bias is not None else None
+        grad_weight = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if train else None
+        )
+        grad_bias = (
+            torch.zeros_like(bias, dtype=torch.float32) if train and bias is not None else None
+        )
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             logits = (hidden[part] @ weight.T).float()
@@ -94,14 +108,22 @@ class _ChunkedHead(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         grad_bias = None if grad_bias is None else grad_bias * grads[0]
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], grad_bias, None, None, None
+        return (
+            grad_hidden * grads[0].to(grad_hidden.dtype),
+            grad_weight * grads[0],
+            grad_bias,
+            None,
+            None,
+            None,
+        )
 
 
 def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
     """Add slope^T hidden, (n, V) and (n, D), to the float32 `total` (V, D).
 
-    In half precision the product is taken a few thousand rows at a time: it has to be widened before it is added, and a
-    temporary copy of the whole head, which no cache holds, took three times as long as the product itself.
+    In half precision the product is taken a few thousand rows at a time: it has to be widened
+    before it is added, and a temporary copy of the whole head, which no cache holds, took three
+    times as long as the product itself.
     """
     if hidden.dtype == torch.float32:
         total.addmm_(slope.T, hidden)
@@ -111,14 +133,18 @@ def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
         total[rows] += slope[:, rows].T @ hidden
 
 
-def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def chunked(
+    hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return (loss, nll) of `loss_of` summed over all rows of `hidden` (N, K) under the head `weight` (V, K) and `bias` (V).
 
     Under autocast the products run in its dtype and the loss in float32, as in the plain version.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    train = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (hidden, weight, bias))
+    train = torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in (hidden, weight, bias)
+    )
     rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
     with torch.autocast(device, enabled=False):
         result = _ChunkedHead.apply(hidden.to(dtype), weight.to(dtype), bias, loss_of, rows, train)
@@ -126,7 +152,9 @@ def chunked(hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | N
     return result
 
 
-def head_rows(weight: Tensor, bias: Tensor | None, tokens: int | None) -> tuple[Tensor, Tensor | None]:
+def head_rows(
+    weight: Tensor, bias: Tensor | None, tokens: int | None
+) -> tuple[Tensor, Tensor | None]:
     """Return the rows of a head (V, K) and its bias (V) that stand for tokens: all of them, or the first `tokens`."""
     if tokens is None or tokens >= weight.shape[0]:
         return weight, bias
@@ -141,22 +169,31 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
 class NextToken:
     """Cross-entropy of the next token, in nats.
 
-    `tokens` is the size of the vocabulary where the head has more rows than that; they take no part in the softmax.
+    `tokens` is the size of the vocabulary where the head has more rows than that; they take no part
+    in the softmax.
     """
 
     def __init__(self, config: schema.NextToken, tokens: int | None = None) -> None:
         self.config, self.tokens = config, tokens
 
-    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, model: LanguageModel, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return (loss, nll) summed over real targets; here they are the same number."""
         flat = targets.reshape(-1)
 
-        def loss_of(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        def loss_of(
+            logits: Tensor, rows: slice, train: bool
+        ) -> tuple[Tensor, Tensor, Tensor | None]:
             wanted = _Wanted(flat[rows])
             logits = capped(logits, model.softcap)
             slope = F.log_softmax(logits, dim=-1)  # (n, V)
             nll = wanted.nll(slope)
-            return nll, nll, wanted.finished(wanted.slope(slope), logits, model.softcap) if train else None
+            return (
+                nll,
+                nll,
+                wanted.finished(wanted.slope(slope), logits, model.softcap) if train else None,
+            )
 
         read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
         weight, bias = head_rows(weight, bias, self.tokens)
@@ -166,24 +203,31 @@ class NextToken:
 class Distillation:
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy of the next token.
 
-    Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher), `jsd` is the generalised
-    Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m), m = beta * p + (1 - beta) * q (Agarwal et al. 2024).
-    Teacher and student see the same inputs; their predictions for one position are compared before any shift, and the targets
-    are the next tokens, so that nothing is off by one. `tokens` is the size of the vocabulary where a head has more rows
-    than that; both softmaxes run over the tokens alone.
+    Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher),
+    `jsd` is the generalised Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m),
+    m = beta * p + (1 - beta) * q (Agarwal et al. 2024). Teacher and student see the same inputs;
+    their predictions for one position are compared before any shift, and the targets are the next
+    tokens, so that nothing is off by one. `tokens` is the size of the vocabulary where a head has
+    more rows than that; both softmaxes run over the tokens alone.
     """
 
-    def __init__(self, config: schema.Distillation, teacher: LanguageModel, tokens: int | None = None) -> None:
+    def __init__(
+        self, config: schema.Distillation, teacher: LanguageModel, tokens: int | None = None
+    ) -> None:
         self.config, self.teacher, self.tokens = config, teacher, tokens
 
-    def __call__(self, model: LanguageModel, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, model: LanguageModel, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return (mixed loss, nll) summed over real targets."""
         config, flat = self.config, targets.reshape(-1)
         with torch.no_grad():
             told = self.teacher.hidden(inputs).flatten(0, 1)  # (N, D of the teacher)
         autocast = torch.is_autocast_enabled(told.device.type)
 
-        def loss_of(logits: Tensor, rows: slice, train: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        def loss_of(
+            logits: Tensor, rows: slice, train: bool
+        ) -> tuple[Tensor, Tensor, Tensor | None]:
             wanted, heat = _Wanted(flat[rows]), config.temperature
             with torch.autocast(told.device.type, enabled=autocast):
                 teacher_logits = self.teacher.logits(told[rows])[:, : self.tokens].float()
@@ -210,7 +254,8 @@ class Distillation:
 class _Wanted:
     """The targets (n,) of one chunk, and what cross-entropy and its gradient take from them.
 
-    Gradients by the logits are written out (softmax minus one-hot and the like): fewer passes and buffers than autograd's.
+    Gradients by the logits are written out (softmax minus one-hot and the like): fewer passes and
+    buffers than autograd's.
     """
 
     def __init__(self, targets: Tensor) -> None:
@@ -226,7 +271,10 @@ class _Wanted:
         return log.exp_().scatter_add_(1, self.index, -torch.ones_like(self.index, dtype=log.dtype))
 
     def finished(self, slope: Tensor, logits: Tensor, softcap: float | None) -> Tensor:
-        """Return `slope` (n, V) by the logits before the cap, zero where a target counts nowhere; uses up `logits`."""
+        """Return `slope` (n, V) by the logits before the cap, zero where a target counts nowhere.
+
+        Uses up `logits`.
+        """
         if softcap is not None:
             slope *= 1 - (logits / softcap).square_()
         return slope if self.real.all() else slope.mul_(self.real.unsqueeze(1))

@@ -17,8 +17,9 @@ from flyweight.core.runtime import Precision
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` (Jordan et al. 2024), all matrices of one shape at a time and in the run's own precision.
 
-    torch's own step always orthogonalises in bfloat16, which processors without bfloat16 instructions emulate an order of
-    magnitude slower than float32. The arithmetic is otherwise torch's, and a test holds it to that.
+    torch's own step always orthogonalises in bfloat16, which processors without bfloat16
+    instructions emulate an order of magnitude slower than float32. The arithmetic is otherwise
+    torch's, and a test holds it to that.
     """
 
     def __init__(self, params: Any, *, dtype: torch.dtype, **options: Any) -> None:
@@ -48,7 +49,13 @@ class Muon(torch.optim.Muon):
             assert gradient is not None
             buffer.lerp_(gradient, 1 - momentum)
             updates.append(gradient.lerp(buffer, momentum) if group["nesterov"] else buffer.clone())
-        directions = orthogonalised(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"], self.dtype)
+        directions = orthogonalised(
+            torch.stack(updates),
+            group["ns_coefficients"],
+            group["ns_steps"],
+            group["eps"],
+            self.dtype,
+        )
         rate = group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -56,9 +63,16 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalised(
-    matrices: Tensor, coefficients: tuple[float, float, float], iterations: int, eps: float, dtype: torch.dtype
+    matrices: Tensor,
+    coefficients: tuple[float, float, float],
+    iterations: int,
+    eps: float,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Return the quintic Newton-Schulz approximation of each matrix's U V^T; `matrices` is (N, rows, columns)."""
+    """Return the quintic Newton-Schulz approximation of each matrix's U V^T.
+
+    `matrices` is (N, rows, columns).
+    """
     a, b, c = coefficients
     x = matrices.to(dtype)
     tall = x.shape[1] > x.shape[2]
@@ -70,16 +84,22 @@ def orthogonalised(
     return x.mT if tall else x
 
 
-def build(model: nn.Module, config: schema.AdamW | schema.Muon, precision: Precision) -> Sequence[torch.optim.Optimizer]:
+def build(
+    model: nn.Module, config: schema.AdamW | schema.Muon, precision: Precision
+) -> Sequence[torch.optim.Optimizer]:
     """Return the optimizers that together move every trainable parameter of `model` exactly once.
 
-    Decay acts on matrices only. With Muon, the matrices of the blocks are its own; embeddings, head, norms, gains and biases go
-    to `config.rest`.
+    Decay acts on matrices only. With Muon, the matrices of the blocks are its own; embeddings,
+    head, norms, gains and biases go to `config.rest`.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
     if isinstance(config, schema.AdamW):
         return [_adamw([parameter for _, parameter in named], config)]
-    inner = [parameter for name, parameter in named if name.startswith("blocks.") and parameter.ndim == 2]
+    inner = [
+        parameter for name, parameter in named if name.startswith("blocks.") and parameter.ndim == 2
+    ]
     taken = {id(parameter) for parameter in inner}
     rest = [parameter for _, parameter in named if id(parameter) not in taken]
     if not inner:  # a model without blocks
@@ -101,14 +121,18 @@ def _adamw(parameters: Sequence[Tensor], config: schema.AdamW) -> torch.optim.Ad
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
 
 
 def rate_factor(schedule: schema.Schedule, done: float) -> float:
     """Return the learning rate's factor when the fraction `done` of the limit lies behind the step that follows."""
     if done < schedule.warmup:
         return done / schedule.warmup
-    start = schedule.warmup if schedule.tail_from is None else max(schedule.tail_from, schedule.warmup)
+    start = (
+        schedule.warmup if schedule.tail_from is None else max(schedule.tail_from, schedule.warmup)
+    )
     if schedule.tail == "none" or done <= start:
         return 1.0
     way = min(1.0, (done - start) / (1 - start)) if start < 1 else 1.0

@@ -37,10 +37,14 @@ def _run(
     assert inputs.corpus is not None
     runtime, train = context.runtime, config.train
     precision = runtime.precision(train.precision, model.config.dim)
-    corpus = Corpus.open(inputs.text(), verify=False)  # opening the artifact has just compared every checksum
+    corpus = Corpus.open(
+        inputs.text(), verify=False
+    )  # opening the artifact has just compared every checksum
     windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
     told = 0 if teacher is None else load_any.forward_flops(teacher, config.data.context)
-    flops = StepFlops.of(model.config, train, config.data.context, told, fresh=config.model is not None)
+    flops = StepFlops.of(
+        model.config, train, config.data.context, told, fresh=config.model is not None
+    )
 
     def validate(tokens: int) -> float:
         split = corpus.split("validation")
@@ -93,18 +97,21 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
     mine, theirs = inputs.text() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
     if mine.read_bytes() != theirs.read_bytes():
         raise RequestError(
-            f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its tokens mean other text;"
+            f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its "
+            f"tokens mean other text;"
             f" give this stage data.tokenizer={{kind: file, path: {theirs}}}"
         )
     rows = model.config.vocab_size or 0
     if rowless := Tokenizer.load(theirs).rowless(rows):
         raise RequestError(
-            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for {named_tokens(rowless)} of its tokenizer;"
+            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for "
+            f"{named_tokens(rowless)} of its tokenizer;"
             f" take such tokens out of {theirs}, or use another {what}"
         )
     if model.config.context is not None and model.config.context < context:
         raise RequestError(
-            f"stages.{inputs.name}.data.context: {context} is longer than the {model.config.context} tokens that"
+            f"stages.{inputs.name}.data.context: {context} is longer than the "
+            f"{model.config.context} tokens that"
             f" the {what} reads at once"
         )
 
@@ -114,13 +121,17 @@ class Pretrain:
 
     version, measures, trains = 3, False, True
 
-    def run(self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Train and return the facts."""
         if config.model is not None:
             model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         else:
             load_any.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input")
-            model = load_any.decoder(inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input")
+            model = load_any.decoder(
+                inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input"
+            )
             _fits(model, "input", inputs, config.data.context)
         objective = NextToken(schema.NextToken(), _vocabulary(inputs))
         return _run(config, model, objective, None, inputs, context, draft)
@@ -131,7 +142,9 @@ class Distill:
 
     version, measures, trains = 3, False, True
 
-    def run(self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Train and return the facts."""
         teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
         _fits(teacher, "teacher", inputs, config.data.context)
@@ -146,18 +159,28 @@ class Select:
 
     version, measures, trains = 1, False, False
 
-    def run(self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Copy the best model; its facts become this artifact's, and `chosen` says whose they are."""
         candidates = dict(zip(config.among, inputs.artifacts.values(), strict=True))
         for name, artifact in candidates.items():
             if artifact.facts.get("best_nll") is None:
-                raise RequestError(f"stages.{inputs.name}.among: {name} has no validation result to be chosen by")
+                raise RequestError(
+                    f"stages.{inputs.name}.among: {name} has no validation result to be chosen by"
+                )
         if len({artifact.facts["corpus"] for artifact in candidates.values()}) > 1:
-            raise RequestError(f"stages.{inputs.name}.among: these models were validated on different corpora")
+            raise RequestError(
+                f"stages.{inputs.name}.among: these models were validated on different corpora"
+            )
         chosen = min(candidates, key=lambda name: candidates[name].facts["best_nll"])
         with disk_errors(draft.path):
             copy_folder(candidates[chosen].path / "model", draft.path / "model")
-        draft.events.emit("selected", chosen=chosen, validation={n: a.facts["best_nll"] for n, a in candidates.items()})
+        draft.events.emit(
+            "selected",
+            chosen=chosen,
+            validation={n: a.facts["best_nll"] for n, a in candidates.items()},
+        )
         return {**candidates[chosen].facts, "chosen": chosen}
 
 
@@ -166,7 +189,9 @@ class Initialise:
 
     version, measures, trains = 1, False, False
 
-    def run(self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+    def run(
+        self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
         """Write the untrained `model/`."""
         with disk_errors(draft.path):
             folder.save(build(config.model, seed=context.runtime.seed), draft.path / "model")

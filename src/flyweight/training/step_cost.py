@@ -24,7 +24,12 @@ class StepFlops:
 
     @classmethod
     def of(
-        cls, model: schema.Architecture, train: schema.Train, context: int, teacher: int = 0, fresh: bool = True
+        cls,
+        model: schema.Architecture,
+        train: schema.Train,
+        context: int,
+        teacher: int = 0,
+        fresh: bool = True,
     ) -> StepFlops:
         """Return the FLOPs of a step with `train`'s batch and optimizer, `teacher` FLOPs a window included.
 

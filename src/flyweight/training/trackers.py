@@ -17,11 +17,15 @@ def _library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise RequestError(f"train.trackers: {name} is not installed; pip install 'flyweight[{extra}]'") from error
+        raise RequestError(
+            f"train.trackers: {name} is not installed; pip install 'flyweight[{extra}]'"
+        ) from error
 
 
 def _tensorboard(name: str, identity: str) -> Log:
-    writer = _library("torch.utils.tensorboard", "track").SummaryWriter(str(Path("tensorboard") / f"{name}-{identity}"))
+    writer = _library("torch.utils.tensorboard", "track").SummaryWriter(
+        str(Path("tensorboard") / f"{name}-{identity}")
+    )
 
     def log(values: dict[str, float], step: int) -> None:
         for key, value in values.items():
@@ -31,7 +35,9 @@ def _tensorboard(name: str, identity: str) -> Log:
 
 
 def _wandb(name: str, identity: str) -> Log:
-    run = _library("wandb", "wandb").init(project="flyweight", name=name, id=identity, resume="allow")
+    run = _library("wandb", "wandb").init(
+        project="flyweight", name=name, id=identity, resume="allow"
+    )
     return lambda values, step: run.log(values, step=step)
 
 
@@ -49,11 +55,17 @@ def tracked(names: Sequence[str], name: str, identity: str, watch: Watcher) -> W
     def both(kind: str, fields: dict[str, Any]) -> None:
         watch(kind, fields)
         if kind in ("step", "validation"):
-            values = {f"{kind}/{key}": float(value) for key, value in fields.items() if key != "step"}
+            values = {
+                f"{kind}/{key}": float(value) for key, value in fields.items() if key != "step"
+            }
             for log in logs:
                 log(values, fields["step"])
 
     return both
 
 
-TRACKERS: dict[str, Callable[[str, str], Log]] = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}
+TRACKERS: dict[str, Callable[[str, str], Log]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}

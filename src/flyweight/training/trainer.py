@@ -53,7 +53,8 @@ class Limits:
         steps = min((count for count in counts if count), default=None)
         if steps is None and train.time is None:
             raise RequestError(
-                f"{name}.train: no limit; give steps, tokens, flops, time or same_as (or a budget.time to share)"
+                f"{name}.train: no limit; give steps, tokens, flops, time or same_as (or a "
+                f"budget.time to share)"
             )
         return cls(steps, train.time)
 
@@ -70,11 +71,14 @@ class Limits:
 
 @dataclass
 class Trainer:
-    """Everything one run of the loop needs; `train` runs it to its limit, from wherever the draft's checkpoint stands.
+    """Everything one run of the loop needs.
 
-    `validate` returns the mean NLL in nats per token on so many tokens of the validation text. `flops` of a step count
-    model, teacher and optimizer, and say when a loop over a span of layers is switched on; a validation before that chooses
-    no weights, because the model that is kept has its loop on.
+    `train` runs it to its limit, from wherever the draft's checkpoint stands.
+
+    `validate` returns the mean NLL in nats per token on so many tokens of the validation text.
+    `flops` of a step count model, teacher and optimizer, and say when a loop over a span of layers
+    is switched on; a validation before that chooses no weights, because the model that is kept has
+    its loop on.
     """
 
     model: Model
@@ -99,12 +103,16 @@ class Trainer:
         config, device = self.config, self.runtime.device.split(":")[0]
         self.optimizers = optimizers.build(self.model, config.optimizer, self.precision)
         self.scaler = torch.amp.GradScaler(device, enabled=self.precision == "fp16")
-        self.progress = checkpoint.load(self.draft.state, self.model, self.optimizers) or checkpoint.Progress()
+        self.progress = (
+            checkpoint.load(self.draft.state, self.model, self.optimizers) or checkpoint.Progress()
+        )
         if self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
         self.draft.events.rewind(self.progress.events, self.progress.events_sha256)
         if self.progress.step:
-            self.draft.events.watch("resumed", {"step": self.progress.step, "of": self.limits.steps})
+            self.draft.events.watch(
+                "resumed", {"step": self.progress.step, "of": self.limits.steps}
+            )
         self.began, self.before = time.monotonic(), self.progress.seconds
         self.saved = self.shown = self.began
         self.steps_at_start = self.progress.step
@@ -113,21 +121,29 @@ class Trainer:
         while (done := self.limits.done(self.progress.step, self._seconds())) < 1:
             self.model.train()
             self._loop(self.flops.looped(done))
-            optimizers.set_rates(self.optimizers, optimizers.rate_factor(config.schedule, self._ahead(done)))
+            optimizers.set_rates(
+                self.optimizers, optimizers.rate_factor(config.schedule, self._ahead(done))
+            )
             nll, norm = self._step()
             self.progress.step += 1
             self.progress.tokens += self._tokens_per_step
             self.progress.flops += self.flops.at(done)
             self._after(done, nll, norm)
         self._loop(True)
-        if self.progress.validations < self.validations and self.progress.validated != self.progress.step:
+        if (
+            self.progress.validations < self.validations
+            and self.progress.validated != self.progress.step
+        ):
             self._validate()
             self._save()
         return self._finish()
 
     def _plan_time(self) -> None:
         """Shorten a limit of time to what the run's budget leaves, and plan as many validations as that has room for."""
-        self.validations, self.validated_tokens = self.config.validations, self.config.validation_tokens
+        self.validations, self.validated_tokens = (
+            self.config.validations,
+            self.config.validation_tokens,
+        )
         share = self.limits.seconds
         if share is None:
             return
@@ -136,7 +152,9 @@ class Trainer:
             self.limits = replace(self.limits, seconds=self.before + left)
         if self.validations and self.progress.validation_tokens is None:
             self._plan_validations(self.limits.seconds or share)
-        self.validations = min(self.validations, self.progress.validations_planned or self.validations)
+        self.validations = min(
+            self.validations, self.progress.validations_planned or self.validations
+        )
         self.validated_tokens = self.progress.validation_tokens or self.validated_tokens
 
     def _plan_validations(self, seconds: float) -> None:
@@ -159,7 +177,11 @@ class Trainer:
 
     def _ahead(self, done: float) -> float:
         """Count the step that is about to be made, so that the first one of a warm-up moves at all."""
-        return done + 1 / self.limits.steps if self.limits.steps and done < self.config.schedule.warmup else max(done, 1e-6)
+        return (
+            done + 1 / self.limits.steps
+            if self.limits.steps and done < self.config.schedule.warmup
+            else max(done, 1e-6)
+        )
 
     def _loop(self, on: bool) -> None:
         """Switch a decoder's loop over a span of layers on or off; other models have none."""
@@ -174,9 +196,17 @@ class Trainer:
         size = config.batch // config.accumulate
         losses: list[Tensor] = []
         for micro in range(config.accumulate):
-            torch.manual_seed((self.runtime.seed * 1_000_003 + self.progress.step * config.accumulate + micro) % 2**63)
-            inputs, targets = self.windows.batch(self.progress.step, rows=slice(micro * size, (micro + 1) * size))
-            x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)  # (B, T) each
+            torch.manual_seed(
+                (self.runtime.seed * 1_000_003 + self.progress.step * config.accumulate + micro)
+                % 2**63
+            )
+            inputs, targets = self.windows.batch(
+                self.progress.step, rows=slice(micro * size, (micro + 1) * size)
+            )
+            x, y = (
+                torch.from_numpy(inputs).to(device),
+                torch.from_numpy(targets).to(device),
+            )  # (B, T) each
             with autocast(device, self.precision):
                 loss, nll = self.objective(self.model, x, y)
             self.scaler.scale(loss / self._tokens_per_step).backward()
@@ -186,7 +216,9 @@ class Trainer:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
         nll_value, norm_value = float(sum(losses)) / self._tokens_per_step, float(norm)
-        if not math.isfinite(nll_value) or (self.precision != "fp16" and not math.isfinite(norm_value)):
+        if not math.isfinite(nll_value) or (
+            self.precision != "fp16" and not math.isfinite(norm_value)
+        ):
             self._diverged(nll_value, norm_value)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -199,8 +231,15 @@ class Trainer:
         done = self.limits.done(progress.step, self._seconds())
         if int(done * LOGGED_STEPS) > int(before * LOGGED_STEPS):
             rate = self.optimizers[0].param_groups[0]["lr"]
-            fields = {"step": progress.step, "nll": round(nll, 6), "norm": round(norm, 6), "lr": rate}
-            self.draft.events.emit("step", **fields, seconds=round(self._seconds(), 3), flops=self.progress.flops)
+            fields = {
+                "step": progress.step,
+                "nll": round(nll, 6),
+                "norm": round(norm, 6),
+                "lr": rate,
+            }
+            self.draft.events.emit(
+                "step", **fields, seconds=round(self._seconds(), 3), flops=self.progress.flops
+            )
         now = time.monotonic()
         if now - self.shown > SHOWN_EVERY:
             self.shown = now
@@ -214,7 +253,9 @@ class Trainer:
             self._save()
 
     def _show(self, done: float, nll: float) -> None:
-        speed = (self.progress.step - self.steps_at_start) / max(1e-9, time.monotonic() - self.began)
+        speed = (self.progress.step - self.steps_at_start) / max(
+            1e-9, time.monotonic() - self.began
+        )
         left = (1 - done) * self._seconds() / done if done else math.nan
         self.draft.events.watch(
             "training",
@@ -239,7 +280,12 @@ class Trainer:
         progress.validated = progress.step if looped else None
         if looped and math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
             progress.best_nll, progress.best_step = nll, progress.step
-        fields = {"step": progress.step, "nll": nll, "seconds": round(self._seconds(), 3), "flops": self.progress.flops}
+        fields = {
+            "step": progress.step,
+            "nll": nll,
+            "seconds": round(self._seconds(), 3),
+            "flops": self.progress.flops,
+        }
         self.draft.events.emit("validation", **fields)
 
     def _save(self) -> None:
@@ -252,15 +298,23 @@ class Trainer:
 
     def _diverged(self, nll: float, norm: float) -> None:
         kept = self.draft.state / "current.json"
-        where = f"the last good checkpoint is kept in {kept.parent}" if kept.exists() else "no checkpoint had been written yet"
+        where = (
+            f"the last good checkpoint is kept in {kept.parent}"
+            if kept.exists()
+            else "no checkpoint had been written yet"
+        )
         raise DivergedError(
-            f"{self.name}: training diverged at step {self.progress.step + 1} (nll {nll:.4g}, gradient norm {norm:.4g});"
-            f" {where}. Try a lower train.optimizer.lr, a longer train.schedule.warmup, or train.precision=fp32"
+            f"{self.name}: training diverged at step {self.progress.step + 1} (nll {nll:.4g}, "
+            f"gradient norm {norm:.4g});"
+            f" {where}. Try a lower train.optimizer.lr, a longer train.schedule.warmup, or "
+            f"train.precision=fp32"
         )
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress
-        if self.config.keep == "best" and (best := checkpoint.best_file(self.draft.state, progress)):
+        if self.config.keep == "best" and (
+            best := checkpoint.best_file(self.draft.state, progress)
+        ):
             checkpoint.restore(self.model, best)
         self.model.eval()
         progress.seconds = self._seconds()
@@ -293,10 +347,17 @@ def _memory_errors(name: str, config: schema.Train) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
+        if (
+            not isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            and "can't allocate memory" not in text
+        ):
             raise
-        finer = next((n for n in range(config.accumulate + 1, config.batch) if config.batch % n == 0), config.batch)
+        finer = next(
+            (n for n in range(config.accumulate + 1, config.batch) if config.batch % n == 0),
+            config.batch,
+        )
         raise FlyweightError(
             f"{name}: out of memory. The same update in smaller pieces: train.accumulate={finer};"
-            f" otherwise a smaller train.batch (now {config.batch}), data.context or model. What was done is kept"
+            f" otherwise a smaller train.batch (now {config.batch}), data.context or model. What "
+            f"was done is kept"
         ) from error

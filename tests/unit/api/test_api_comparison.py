@@ -8,13 +8,19 @@ from flyweight.evaluation.resampling import UnitScores
 
 def scores(level=0.0, noise=0.0, seed=0, tokenizer="t") -> UnitScores:
     counts = np.full(40, 100)
-    hard = np.random.default_rng(7).normal(3, 0.5, 40) + level + np.random.default_rng(seed).normal(0, noise, 40)
+    hard = (
+        np.random.default_rng(7).normal(3, 0.5, 40)
+        + level
+        + np.random.default_rng(seed).normal(0, noise, 40)
+    )
     return UnitScores("document", counts * hard, counts, counts * 4.0, "test", "c", tokenizer)
 
 
 def compared(models, reference=None) -> Compared:
     same = len({score.tokenizer for score in models.values()}) == 1
-    return Compared(table(models, reference), {name: Size(1, 1, None, None) for name in models}, same, "test")
+    return Compared(
+        table(models, reference), {name: Size(1, 1, None, None) for name in models}, same, "test"
+    )
 
 
 def test_a_verdict_is_one_plain_sentence():
@@ -22,7 +28,8 @@ def test_a_verdict_is_one_plain_sentence():
     (sentence,) = found.verdicts()
     bits = found.comparison.rows[1].paired.bits_per_byte
     assert sentence == (
-        f"b is worse than a by {bits.value:.4f} bits/byte (95 % interval {bits.low:.4f} to {bits.high:.4f}, 40 documents)"
+        f"b is worse than a by {bits.value:.4f} bits/byte (95 % interval {bits.low:.4f} to "
+        f"{bits.high:.4f}, 40 documents)"
     )
     (other,) = compared({"a": scores(0.0, 0.01, 1), "b": scores(0.1, 0.01, 2)}, "b").verdicts()
     assert other == sentence.replace("b is worse than a", "a is better than b")
@@ -30,7 +37,10 @@ def test_a_verdict_is_one_plain_sentence():
 
 def test_undecided_says_what_would_decide():
     (sentence,) = compared({"a": scores(0.004, 0.02, 1), "b": scores(0.0, 0.02, 2)}, "b").verdicts()
-    assert "undecided (the interval" in sentence and "as much text would decide it, if the difference is really" in sentence
+    assert (
+        "undecided (the interval" in sentence
+        and "as much text would decide it, if the difference is really" in sentence
+    )
     (sentence,) = compared({"a": scores(), "b": scores()}, "b").verdicts()
     assert "no text of a usual size" in sentence
 
@@ -44,4 +54,8 @@ def test_tiny_differences_keep_their_figures():
 def test_several_models_and_tokenizers_are_noted(reference, count):
     models = {"a": scores(), "b": scores(0.1), "c": scores(0.2, tokenizer="u")}
     notes = " ".join(compared(models, reference).notes())
-    assert count in notes and "only bits per byte" in notes and ("--against" in notes) == (reference is None)
+    assert (
+        count in notes
+        and "only bits per byte" in notes
+        and ("--against" in notes) == (reference is None)
+    )

@@ -9,7 +9,14 @@ from flyweight.api.session import Session
 from flyweight.errors import RequestError
 from flyweight.store.artifact import Store
 
-QUICK = ("budget.time=4s", "model.layers=1", "model.dim=16", "data.context=32", "train.batch=4", "report.measure=[evaluate]")
+QUICK = (
+    "budget.time=4s",
+    "model.layers=1",
+    "model.dim=16",
+    "data.context=32",
+    "train.batch=4",
+    "report.measure=[evaluate]",
+)
 
 
 @pytest.fixture
@@ -21,7 +28,9 @@ def ids(store):
     return {artifact.id: artifact.manifest["created"] for artifact in store.artifacts()}
 
 
-def test_a_run_over_its_time_ends_with_a_model_a_report_and_the_next_commands(flyweight, text_file, tmp_path, monkeypatch):
+def test_a_run_over_its_time_ends_with_a_model_a_report_and_the_next_commands(
+    flyweight, text_file, tmp_path, monkeypatch
+):
     from flyweight.store.budget import Meter
 
     monkeypatch.setattr(Meter, "late_now", lambda meter: True)
@@ -78,7 +87,9 @@ def test_a_list_of_runs_that_is_damaged_is_named(tmp_path, session):
 
 def test_words_are_texts_until_one_is_a_field(flyweight, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("flyweight.api.train", lambda data, *fields, **_: asked.append((data, fields)) or 1 / 0)
+    monkeypatch.setattr(
+        "flyweight.api.train", lambda data, *fields, **_: asked.append((data, fields)) or 1 / 0
+    )
     (tmp_path / "a=b.txt").write_text("words")
     with pytest.raises(ZeroDivisionError):
         flyweight("train", tmp_path / "a=b.txt", "c.md", "budget.time=5s")

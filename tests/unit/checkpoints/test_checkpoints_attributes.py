@@ -15,7 +15,13 @@ from flyweight.errors import RequestError
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 OLDER = {"type": "linear", "factor": 4.0}
 DEFAULT = {"rope_type": "default", "rope_theta": 7.0}
-ALIASED = {"hidden_size": 36, "max_position_embeddings": 32, "num_hidden_layers": 3, "num_attention_heads": 3, "vocab_size": 97}
+ALIASED = {
+    "hidden_size": 36,
+    "max_position_embeddings": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "vocab_size": 97,
+}
 
 
 def base(config: ModelConfig) -> float:
@@ -45,8 +51,16 @@ READ = [
         {"rope_parameters": {**OLDER, "rope_theta": 5e5}},
         lambda c: factor(c) == 4 and base(c) == 5e5,
     ),
-    ("llama", {"rope_scaling": {"rope_type": "default", "rope_theta": 5e5}}, lambda c: base(c) == 5e5),
-    ("llama", {"rope_parameters": {"rope_type": "default"}, "rope_theta": 9.0}, lambda c: base(c) == 9),
+    (
+        "llama",
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 5e5}},
+        lambda c: base(c) == 5e5,
+    ),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": 9.0},
+        lambda c: base(c) == 9,
+    ),
     ("llama", {"rope_scaling": LLAMA3}, lambda c: c.position.scaling.original_context == 16),
     (
         "llama",
@@ -60,13 +74,25 @@ READ = [
         lambda c: c.attention.head_dim * c.attention.kv_heads == 40,
     ),
     ("llama", {"temperature": 0.6, "do_sample": True, "top_p": 0.9}, lambda c: c.dim == 40),
-    ("llama", {"unsloth_fixed": True, "torch_dtype": "bfloat16", "num_labels": 3}, lambda c: c.dim == 40),
+    (
+        "llama",
+        {"unsloth_fixed": True, "torch_dtype": "bfloat16", "num_labels": 3},
+        lambda c: c.dim == 40,
+    ),
     ("qwen3", {"head_dim": 12}, lambda c: c.attention.head_dim == 12 and c.attention.qk_norm),
     ("qwen3", {"sliding_window": 4096, "max_window_layers": 1}, lambda c: c.layers == 3),
     ("qwen3", {"layer_types": ["full_attention"] * 3}, lambda c: c.layers == 3),
     ("gpt2", {}, lambda c: (c.dim, c.context, c.layers) == (36, 32, 3)),
-    ("gpt2", {"hidden_size": 48, "num_attention_heads": 4}, lambda c: (c.dim, c.attention.heads) == (48, 4)),
-    ("gpt2", {"n_ctx": 1024, "task_specific_params": {"x": 1}, "summary_type": "last"}, lambda c: c.context == 32),
+    (
+        "gpt2",
+        {"hidden_size": 48, "num_attention_heads": 4},
+        lambda c: (c.dim, c.attention.heads) == (48, 4),
+    ),
+    (
+        "gpt2",
+        {"n_ctx": 1024, "task_specific_params": {"x": 1}, "summary_type": "last"},
+        lambda c: c.context == 32,
+    ),
 ]
 REFUSED = [
     ("llama", {"flavour": "sweet"}, "flavour is 'sweet'"),
@@ -74,7 +100,11 @@ REFUSED = [
     ("llama", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
     ("llama", {"sliding_window": 8}, "sliding_window is 8"),
     ("llama", {"partial_rotary_factor": 0.5}, "0.5 of each head"),
-    ("llama", {"rope_parameters": {**LINEAR, "rope_theta": 1e4, "flavour": 1}}, "rope_parameters.flavour"),
+    (
+        "llama",
+        {"rope_parameters": {**LINEAR, "rope_theta": 1e4, "flavour": 1}},
+        "rope_parameters.flavour",
+    ),
     ("llama", {"rope_parameters": {**LINEAR, "rope_theta": "1e4"}}, "rope_theta"),
     ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
     ("llama", {"is_encoder_decoder": True}, "is_encoder_decoder"),
@@ -128,7 +158,9 @@ def test_the_strict_readers_defaults_are_transformers_own(family):
 
 
 def test_fields_of_generation_are_those_that_transformers_takes_out():
-    assert attributes._GENERATION.issubset(transformers.GenerationConfig._get_default_generation_params())
+    assert attributes._GENERATION.issubset(
+        transformers.GenerationConfig._get_default_generation_params()
+    )
 
 
 def test_without_transformers_a_checkpoint_is_read_all_the_same(tmp_path, monkeypatch):
@@ -138,5 +170,8 @@ def test_without_transformers_a_checkpoint_is_read_all_the_same(tmp_path, monkey
     assert convert.config_of(checkpoint.read(tmp_path)) == expected
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "flavour": "sweet"}))
-    with pytest.raises(Inexpressible, match="flavour is 'sweet', which is not read without the transformers library"):
+    with pytest.raises(
+        Inexpressible,
+        match="flavour is 'sweet', which is not read without the transformers library",
+    ):
         convert.config_of(checkpoint.read(tmp_path))

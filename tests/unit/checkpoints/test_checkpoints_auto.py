@@ -17,8 +17,15 @@ MODELS = {
     "learned": {"position": "learned", "mlp": "gelu", "norm": "layernorm"},
     "repeat": {"sharing": {"kind": "repeat", "times": 2}, "attention": {"heads": 4, "kv_heads": 2}},
     "ngrams": {"embedding": {"bigram": {"kind": "hashed", "buckets": 50, "order": 4}}},
-    "cycle-bigram": {"sharing": {"kind": "cycle", "times": 3}, "embedding": {"bigram": {"kind": "hashed", "buckets": 50}}},
-    "untied-softcap": {"embedding": {"tied": False}, "head": {"softcap": 8}, "attention": {"heads": 4, "qk_norm": True}},
+    "cycle-bigram": {
+        "sharing": {"kind": "cycle", "times": 3},
+        "embedding": {"bigram": {"kind": "hashed", "buckets": 50}},
+    },
+    "untied-softcap": {
+        "embedding": {"tied": False},
+        "head": {"softcap": 8},
+        "attention": {"heads": 4, "qk_norm": True},
+    },
     "int8": {"linears": {"*": "int8"}},
     "nf4": {"linears": {"blocks": "nf4"}},
     "ladder": {
@@ -30,8 +37,15 @@ MODELS = {
         "embedding": {"rank": 12},
         "attention": {"heads": 4, "kv_heads": 2},
     },
-    "span": {"sharing": {"kind": "span", "span": [1, 1], "times": 3, "index": True}, "position": "none"},
-    "thinking": {"thinking": {"passes": 2, "learned": True}, "sharing": "repeat", "attention": {"heads": 4, "kv_heads": 2}},
+    "span": {
+        "sharing": {"kind": "span", "span": [1, 1], "times": 3, "index": True},
+        "position": "none",
+    },
+    "thinking": {
+        "thinking": {"passes": 2, "learned": True},
+        "sharing": "repeat",
+        "attention": {"heads": 4, "kv_heads": 2},
+    },
     "published": {"thinking": {"passes": 1, "memory": "first", "input": "embedding"}},
 }
 each = pytest.mark.parametrize("name", MODELS)
@@ -42,10 +56,19 @@ def made(tmp_path_factory):
     """Every model with its folder; everything in it is random."""
     found = {}
     for name, fields in MODELS.items():
-        config = {"vocab_size": VOCAB, "context": 48, "dim": 32, "layers": 2, "init": {"std": 0.3}, **fields}
+        config = {
+            "vocab_size": VOCAB,
+            "context": 48,
+            "dim": 32,
+            "layers": 2,
+            "init": {"std": 0.3},
+            **fields,
+        }
         decoder = Decoder(ModelConfig.model_validate(config).resolved(), seed=1).eval()
         if decoder.embedding.bigram is not None:
-            torch.nn.init.normal_(decoder.embedding.bigram.weight, generator=torch.Generator().manual_seed(2))
+            torch.nn.init.normal_(
+                decoder.embedding.bigram.weight, generator=torch.Generator().manual_seed(2)
+            )
         place = tmp_path_factory.mktemp(name)
         convert.write(*convert.checkpoint_files(decoder.config, decoder.state_dict(), None), place)
         found[name] = decoder, place
@@ -69,7 +92,10 @@ def test_it_loads_to_the_bit_and_saves_to_the_bit(name, made, tmp_path):
     assert config == decoder.config
     wanted = decoder.state_dict()
     assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[key], wanted[key]) and state[key].dtype == wanted[key].dtype for key in wanted)
+    assert all(
+        torch.equal(state[key], wanted[key]) and state[key].dtype == wanted[key].dtype
+        for key in wanted
+    )
     assert model.config.num_hidden_layers == sum(visit.keys > 0 for visit in decoder.visits)
 
 
@@ -102,10 +128,18 @@ def test_generate_with_a_batch_is_what_each_row_alone_gives(name, how, made):
     width = max(map(len, rows))
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    options = {"max_new_tokens": 10, "min_new_tokens": 10, "pad_token_id": 0, "do_sample": False, **how}
+    options = {
+        "max_new_tokens": 10,
+        "min_new_tokens": 10,
+        "pad_token_id": 0,
+        "do_sample": False,
+        **how,
+    }
     together = model.generate(tokens, attention_mask=mask, **options)
     for row, out in zip(rows, together, strict=True):
-        alone = model.generate(torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **options)
+        alone = model.generate(
+            torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **options
+        )
         assert out[width:].tolist() == alone[0, len(row) :].tolist()
         if not how:
             sequence = list(row)
@@ -120,7 +154,9 @@ def test_sampling_follows_the_distribution(made):
     model = loaded(place)
     prompt = torch.tensor([[3, 4, 5]])
     torch.manual_seed(0)
-    drawn = model.generate(prompt.repeat(4000, 1), max_new_tokens=1, do_sample=True, top_k=0, pad_token_id=0)[:, -1]
+    drawn = model.generate(
+        prompt.repeat(4000, 1), max_new_tokens=1, do_sample=True, top_k=0, pad_token_id=0
+    )[:, -1]
     with torch.no_grad():
         expected = model(prompt).logits[0, -1].softmax(-1)
     found = torch.bincount(drawn, minlength=VOCAB) / 4000
@@ -148,7 +184,9 @@ def test_recomputation_gives_the_same_gradients(name, made):
     for recompute in (False, True):
         model = loaded(place).train()
         if recompute:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
         model(tokens, labels=tokens).loss.backward()
         found.append([parameter.grad.clone() for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -185,12 +223,17 @@ print(type(model).__name__, AutoConfig.from_pretrained({place!r}).model_type)
     [
         ("import flyweight", False),
         ("import flyweight, transformers", False),
-        ("import transformers; from transformers import AutoModelForCausalLM; import flyweight", True),
+        (
+            "import transformers; from transformers import AutoModelForCausalLM; import flyweight",
+            True,
+        ),
         ("import flyweight; flyweight.register(); flyweight.register()", True),
     ],
 )
 def test_the_auto_classes_know_it_however_things_are_imported(first, quick, made):
     program = PROGRAM.format(first=first, quick=quick, place=str(made["repeat"][1]))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["FlyweightForCausalLM", "flyweight"]

@@ -25,8 +25,17 @@ def own(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("own")
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(TEXT * 20, vocab_size=290, special_tokens=["<|endoftext|>"], show_progress=False)
-    config = {"vocab_size": 290, "context": 64, "dim": 32, "layers": 2, "sharing": "repeat", "attention": {"heads": 4}}
+    tokenizer.train_from_iterator(
+        TEXT * 20, vocab_size=290, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    config = {
+        "vocab_size": 290,
+        "context": 64,
+        "dim": 32,
+        "layers": 2,
+        "sharing": "repeat",
+        "attention": {"heads": 4},
+    }
     folder.save(Decoder(ModelConfig.model_validate(config).resolved(), seed=3), place / "model")
     tokenizer.save(str(place / "model" / "tokenizer.json"))
     exported = hf.write(place / "model", place / "hf", lambda kind, notes: "card")
@@ -55,7 +64,12 @@ def test_lora_trains_saves_loads_and_merges(own, tmp_path):
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(own[1])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    options = {"r": 4, "lora_alpha": 8, "target_modules": ["q", "v", "up", "down"], "task_type": "CAUSAL_LM"}
+    options = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q", "v", "up", "down"],
+        "task_type": "CAUSAL_LM",
+    }
     adapted = peft.get_peft_model(model, peft.LoraConfig(**options))
     trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert trainable
@@ -96,8 +110,14 @@ def test_lora_around_every_linear_layer_leaves_the_tables_alone(own):
     import peft
 
     model = transformers.AutoModelForCausalLM.from_pretrained(own[1])
-    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
-    names = {name.split(".lora_")[0].split("decoder.")[-1] for name, _ in adapted.named_parameters() if "lora_" in name}
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    names = {
+        name.split(".lora_")[0].split("decoder.")[-1]
+        for name, _ in adapted.named_parameters()
+        if "lora_" in name
+    }
     assert "blocks.1.mlp.gate" in names
     assert not any("embedding" in name for name in names)
 
@@ -121,9 +141,16 @@ def test_one_step_of_sft(own, tmp_path):
         use_cpu=not torch.cuda.is_available(),
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(own[1])
-    trainer = SFTTrainer(model, args=arguments, train_dataset=Dataset.from_dict({"text": TEXT}), processing_class=tokenizer)
+    trainer = SFTTrainer(
+        model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"text": TEXT}),
+        processing_class=tokenizer,
+    )
     result = trainer.train()
-    assert 4 < result.training_loss < 7  # near log(290) = 5.67: shifted once, not twice, and averaged over real tokens
+    assert (
+        4 < result.training_loss < 7
+    )  # near log(290) = 5.67: shifted once, not twice, and averaged over real tokens
     after = dict(trainer.model.named_parameters())
     assert all(not torch.equal(after[name].cpu(), before[name]) for name in before)
 
@@ -146,7 +173,11 @@ metadata: {{version: 1}}
 def task_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = [{"text": "the cat sat on the", "label": 0}, {"text": "the dog sat on the", "label": 1}, {"text": "a", "label": 1}]
+    rows = [
+        {"text": "the cat sat on the", "label": 0},
+        {"text": "the dog sat on the", "label": 1},
+        {"text": "a", "label": 1},
+    ]
     (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "tiny.yaml").write_text(TASK.format(file=tmp_path / "tiny.jsonl"))
@@ -166,7 +197,9 @@ def test_lm_eval_scores_choices_as_the_decoder_does(own, task_folder):
             start, whole = tokenizer.encode(row["text"]), tokenizer.encode(row["text"] + choice)
             with torch.no_grad():
                 log = model(torch.tensor([whole[:-1]]))[0].log_softmax(-1)
-            scores.append(sum(float(log[at - 1, whole[at]]) for at in range(len(start), len(whole))))
+            scores.append(
+                sum(float(log[at - 1, whole[at]]) for at in range(len(start), len(whole)))
+            )
         right += scores.index(max(scores)) == row["label"]
     metric = found["tiny-choice"]["acc"]
     assert metric["value"] == pytest.approx(right / 3)
@@ -182,7 +215,11 @@ def test_tasks_that_do_not_exist_are_refused(own, tmp_path):
 
 
 def test_metrics_that_differ_in_their_filter_alone_are_all_kept():
-    result = {"alias": "gsm8k", "exact_match,strict-match": 0.1, "exact_match_stderr,strict-match": 0.01}
+    result = {
+        "alias": "gsm8k",
+        "exact_match,strict-match": 0.1,
+        "exact_match_stderr,strict-match": 0.01,
+    }
     result |= {"exact_match,flexible-extract": 0.3, "exact_match_stderr,flexible-extract": 0.02}
     result |= {"acc,none": 0.5, "acc_stderr,none": "N/A"}
     found = harness._metrics(result, {"effective": 20})

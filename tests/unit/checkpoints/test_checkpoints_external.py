@@ -20,9 +20,22 @@ WIDE = {**SMALL, **LIMITS, "intermediate_size": 48, "num_key_value_heads": 2}
 FOREIGN = {
     "neox": ("GPTNeoX", {**SMALL, **LIMITS, "intermediate_size": 48}, True),
     "mistral": ("Mistral", {**WIDE, "sliding_window": None}, True),
-    "gemma2": ("Gemma2", {**WIDE, "head_dim": 8, "final_logit_softcapping": 2.0, "layer_types": ["full_attention"] * 2}, False),
+    "gemma2": (
+        "Gemma2",
+        {
+            **WIDE,
+            "head_dim": 8,
+            "final_logit_softcapping": 2.0,
+            "layer_types": ["full_attention"] * 2,
+        },
+        False,
+    ),
     "opt": ("OPT", {**SMALL, **LIMITS, "ffn_dim": 48, "word_embed_proj_dim": 32}, True),
-    "llama-yarn": ("Llama", {**WIDE, "rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, True),
+    "llama-yarn": (
+        "Llama",
+        {**WIDE, "rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}},
+        True,
+    ),
 }
 each = pytest.mark.parametrize("name", FOREIGN)
 
@@ -32,7 +45,9 @@ def folders(tmp_path_factory):
     made = {}
     for name, (kind, fields, _) in FOREIGN.items():
         torch.manual_seed(0)
-        model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**fields))
+        model = getattr(transformers, f"{kind}ForCausalLM")(
+            getattr(transformers, f"{kind}Config")(**fields)
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -59,8 +74,17 @@ def test_logits_and_hidden_states_are_the_models_own(name, folders):
 @each
 def test_the_audit_passes_what_it_can_check(name, folders):
     checks = {check.name: check for check in audit.audit(folders[name], None).checks}
-    wanted = ("finite_outputs", "causality", "batch_invariance", "padding_invariance", "cached_logits", "save_load")
-    assert [(n, checks[n].measured, checks[n].why) for n in wanted if checks[n].verdict != "pass"] == []
+    wanted = (
+        "finite_outputs",
+        "causality",
+        "batch_invariance",
+        "padding_invariance",
+        "cached_logits",
+        "save_load",
+    )
+    assert [
+        (n, checks[n].measured, checks[n].why) for n in wanted if checks[n].verdict != "pass"
+    ] == []
     assert "that flyweight computes itself" in checks["stored_bytes"].why
     assert checks["stored_bytes"].verdict == "n/a"
 
@@ -72,7 +96,13 @@ def test_generation_is_transformers_own_greedy_one(name, folders):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folders[name]).eval()
     found = generate(model, prompts, max_new_tokens=12)
     for prompt, new in zip(prompts, found, strict=True):
-        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, min_new_tokens=12, do_sample=False, eos_token_id=None)
+        out = theirs.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=12,
+            min_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+        )
         assert out[0, len(prompt) :].tolist() == new
 
 
@@ -81,12 +111,16 @@ def test_flops_are_counted_with_attention(folders, tmp_path):
     small, large = (load_any.forward_flops(model, length) for length in (16, 32))
     parameters = sum(p.numel() for p in model.parameters())
     assert small > 16 * parameters
-    assert large - 2 * small == 4 * 2 * 32 * (32**2 - 2 * 16**2)  # what is left is attention: layers, width, T^2
+    assert large - 2 * small == 4 * 2 * 32 * (
+        32**2 - 2 * 16**2
+    )  # what is left is attention: layers, width, T^2
     hub_fixture.save("llama", tmp_path)
     config, state = convert.decoder(checkpoint.read(tmp_path))
     folder.write(config, state, tmp_path / "ours")
     ours = load_any.forward_flops(load_any.load(tmp_path / "ours"), 24)
-    assert load_any.forward_flops(external.load(tmp_path), 24) == ours  # both counts agree where both exist
+    assert (
+        load_any.forward_flops(external.load(tmp_path), 24) == ours
+    )  # both counts agree where both exist
 
 
 def test_it_is_neither_trained_nor_changed(folders):
@@ -110,8 +144,14 @@ def test_weights_that_do_not_fit_are_an_error_not_random_numbers(folders, tmp_pa
 
 
 def test_what_is_no_causal_language_model_is_refused(folders, tmp_path):
-    (tmp_path / "model.safetensors").write_bytes((folders["neox"] / "model.safetensors").read_bytes())
-    for raw in ({"model_type": "vit"}, {"model_type": "no-such-thing"}, {"model_type": "gpt_neox", "hidden_size": "wide"}):
+    (tmp_path / "model.safetensors").write_bytes(
+        (folders["neox"] / "model.safetensors").read_bytes()
+    )
+    for raw in (
+        {"model_type": "vit"},
+        {"model_type": "no-such-thing"},
+        {"model_type": "gpt_neox", "hidden_size": "wide"},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(raw))
         with pytest.raises(FlyweightError, match=str(tmp_path)):
             external.load(tmp_path)
@@ -131,10 +171,17 @@ def test_an_import_shares_no_file_with_its_source(name, folders, tmp_path):
     assert Artifact.open(artifact.path).id == artifact.id
     (tmp_path / "new").touch()
     modes = (tmp_path / "new").stat().st_mode
-    assert {(path.stat().st_nlink, path.stat().st_mode) for path in artifact.path.rglob("*") if path.is_file()} == {(1, modes)}
+    assert {
+        (path.stat().st_nlink, path.stat().st_mode)
+        for path in artifact.path.rglob("*")
+        if path.is_file()
+    } == {(1, modes)}
 
 
-@pytest.mark.parametrize("named", ["owner/kernel", "paged|owner/kernel@main:name", "flash_attention_2", {"": "owner/kernel"}])
+@pytest.mark.parametrize(
+    "named",
+    ["owner/kernel", "paged|owner/kernel@main:name", "flash_attention_2", {"": "owner/kernel"}],
+)
 def test_code_that_a_config_names_for_attention_is_neither_fetched_nor_run(monkeypatch, named):
     from transformers.integrations import hub_kernels
 
@@ -153,7 +200,9 @@ def test_a_config_with_flash_attention_is_computed_without(folders, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folders["mistral"], copy)
     raw = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**raw, "attn_implementation": "flash_attention_2"}))
+    (copy / "config.json").write_text(
+        json.dumps({**raw, "attn_implementation": "flash_attention_2"})
+    )
     tokens = torch.arange(9)[None]
     assert torch.equal(load_any.load(copy)(tokens), load_any.load(folders["mistral"])(tokens))
 
@@ -214,6 +263,8 @@ def test_two_configs_within_are_refused(tmp_path):
 def test_what_transformers_cannot_run_is_said(tmp_path):
     hub_fixture.save("qwen3", tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_types": ["sliding_attention"] * 3}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "layer_types": ["sliding_attention"] * 3})
+    )
     with pytest.raises(FlyweightError, match=r"transformers could not run it: .*sliding_window"):
         load_any.load(tmp_path)

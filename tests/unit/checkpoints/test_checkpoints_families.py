@@ -80,7 +80,9 @@ SHAPES = {
 
 @pytest.mark.parametrize("values", itertools.product(*SHAPES.values()))
 def test_our_own_type_keeps_every_bit(values, tmp_path):
-    config = ModelConfig.model_validate({**SMALL, "head": {"softcap": 9}, **dict(zip(SHAPES, values, strict=True))}).resolved()
+    config = ModelConfig.model_validate(
+        {**SMALL, "head": {"softcap": 9}, **dict(zip(SHAPES, values, strict=True))}
+    ).resolved()
     model = Decoder(config)
     raw, tensors = convert.checkpoint_files(config, model.state_dict(), None)
     convert.write(raw, tensors, tmp_path / "hf", shard_bytes=4000)
@@ -93,12 +95,16 @@ def test_our_own_type_keeps_every_bit(values, tmp_path):
 def test_bfloat16_stays_and_mixed_types_become_the_wider(tmp_path):
     model = hub_fixture.build("llama").to(torch.bfloat16)
     model.save_pretrained(tmp_path / "half")
-    assert {t.dtype for t in convert.decoder(checkpoint.read(tmp_path / "half"))[1].values()} == {torch.bfloat16}
+    assert {t.dtype for t in convert.decoder(checkpoint.read(tmp_path / "half"))[1].values()} == {
+        torch.bfloat16
+    }
     model.model.norm.float()
     model.save_pretrained(tmp_path / "mixed")
     _, state = convert.decoder(checkpoint.read(tmp_path / "mixed"))
     assert {t.dtype for t in state.values()} == {torch.float32}
-    assert torch.equal(state["blocks.0.mlp.up.weight"], model.model.layers[0].mlp.up_proj.weight.float())
+    assert torch.equal(
+        state["blocks.0.mlp.up.weight"], model.model.layers[0].mlp.up_proj.weight.float()
+    )
 
 
 def test_the_bare_model_and_old_buffers_are_read(tmp_path):
@@ -106,7 +112,10 @@ def test_the_bare_model_and_old_buffers_are_read(tmp_path):
 
     hub_fixture.save("gpt2", tmp_path / "hf")
     expected = convert.decoder(checkpoint.read(tmp_path / "hf"))[1]
-    found = {name.removeprefix("transformer."): tensor.clone() for name, tensor in tensors_of(tmp_path / "hf").items()}
+    found = {
+        name.removeprefix("transformer."): tensor.clone()
+        for name, tensor in tensors_of(tmp_path / "hf").items()
+    }
     found["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
     save_file(found, tmp_path / "hf" / "model.safetensors")
     same(expected, convert.decoder(checkpoint.read(tmp_path / "hf"))[1])
@@ -122,15 +131,33 @@ def edited(tmp_path: Path, name: str, **fields: object) -> Path:
 @pytest.mark.parametrize(
     ("name", "fields", "reasons"),
     [
-        ("llama", {"hidden_act": "relu", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["hidden_act", "yarn"]),
+        (
+            "llama",
+            {"hidden_act": "relu", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
+            ["hidden_act", "yarn"],
+        ),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, ["dynamic"]),
-        ("qwen3", {"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3}, ["window", "sliding_attention"]),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"}, ["inverse_layer", "is relu"]),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3},
+            ["window", "sliding_attention"],
+        ),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
+            ["inverse_layer", "is relu"],
+        ),
         ("gpt2", {"n_head": 5}, ["does not divide"]),
-        ("llama", {"pretraining_tp": 2, "flavour": "sweet", "is_encoder_decoder": True}, ["flavour is 'sweet'", "is_encoder"]),
+        (
+            "llama",
+            {"pretraining_tp": 2, "flavour": "sweet", "is_encoder_decoder": True},
+            ["flavour is 'sweet'", "is_encoder"],
+        ),
     ],
 )
-def test_what_the_decoder_cannot_compute_is_refused_with_every_reason(name, fields, reasons, tmp_path):
+def test_what_the_decoder_cannot_compute_is_refused_with_every_reason(
+    name, fields, reasons, tmp_path
+):
     with pytest.raises(Inexpressible) as caught:
         convert.config_of(checkpoint.read(edited(tmp_path, name, **fields)))
     assert all(reason in str(caught.value) for reason in reasons), caught.value
@@ -142,7 +169,9 @@ def test_a_missing_field_is_at_transformers_default_which_the_tensors_then_do_no
     del raw["intermediate_size"]
     (place / "config.json").write_text(json.dumps(raw))
     assert convert.config_of(checkpoint.read(place)).mlp.hidden == 11008
-    with pytest.raises(FlyweightError, match=r"mlp\.down\.weight has shape \(40, 52\) instead of \(40, 11008\)"):
+    with pytest.raises(
+        FlyweightError, match=r"mlp\.down\.weight has shape \(40, 52\) instead of \(40, 11008\)"
+    ):
         convert.decoder(checkpoint.read(place))
 
 
@@ -153,9 +182,15 @@ def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path):
     found = load_file(tmp_path / "model.safetensors")
     gone = found.pop("model.layers.1.mlp.up_proj.weight")
     save_file({**found, "model.extra": gone}, tmp_path / "model.safetensors")
-    with pytest.raises(FlyweightError, match=r"layers\.1\.mlp\.up_proj\.weight is missing; model\.extra is unexpected"):
+    with pytest.raises(
+        FlyweightError,
+        match=r"layers\.1\.mlp\.up_proj\.weight is missing; model\.extra is unexpected",
+    ):
         convert.decoder(checkpoint.read(tmp_path))
-    save_file({**found, "model.layers.1.mlp.up_proj.weight": gone[1:].clone()}, tmp_path / "model.safetensors")
+    save_file(
+        {**found, "model.layers.1.mlp.up_proj.weight": gone[1:].clone()},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(FlyweightError, match=r"blocks\.1\.mlp\.up\.weight has shape"):
         imported(tmp_path, tmp_path / "ours")
 
@@ -205,10 +240,15 @@ def test_what_no_family_holds_is_said(fields, why):
 
 
 def test_each_reason_names_the_field_of_a_model_that_would_do():
-    config = ModelConfig.model_validate({**SMALL, "mlp": "relu2", "head": {"softcap": 5}}).resolved()
+    config = ModelConfig.model_validate(
+        {**SMALL, "mlp": "relu2", "head": {"softcap": 5}}
+    ).resolved()
     with pytest.raises(Inexpressible) as caught:
         FAMILIES["llama"].raw(config)
-    assert [reason.rpartition(" (")[2] for reason in caught.value.reasons] == ["model.head.softcap=null)", "model.mlp=swiglu)"]
+    assert [reason.rpartition(" (")[2] for reason in caught.value.reasons] == [
+        "model.head.softcap=null)",
+        "model.mlp=swiglu)",
+    ]
     ModelConfig.model_validate({**SMALL, "mlp": "swiglu", "head": {"softcap": None}}).resolved()
 
 
@@ -218,7 +258,11 @@ def test_each_reason_names_the_field_of_a_model_that_would_do():
         ({"dropout": 0.1}, "llama", {"embedding": 0.1, "residual": 0.1}),
         ({"dropout": {"attention": 0.1}}, "llama", {}),
         ({"dropout": {"mlp": 0.2}}, "llama", {"mlp": 0.2}),
-        ({"dropout": 0.1, "attention": {"heads": 4, "qk_norm": True}}, "qwen3", {"embedding": 0.1, "residual": 0.1}),
+        (
+            {"dropout": 0.1, "attention": {"heads": 4, "qk_norm": True}},
+            "qwen3",
+            {"embedding": 0.1, "residual": 0.1},
+        ),
         (
             {
                 "dropout": {"embedding": 0.1, "mlp": 0.2},
@@ -241,7 +285,13 @@ def test_dropout_is_training_s_and_keeps_no_model_from_a_family(fields, family, 
 def test_rotary_scaling_by_the_base_is_exported_as_a_base(tmp_path):
     scaling = {"kind": "ntk", "factor": 4}
     config = ModelConfig.model_validate(
-        {"vocab_size": VOCAB, "context": 32, "dim": 32, "layers": 2, "position": {"kind": "rope", "scaling": scaling}}
+        {
+            "vocab_size": VOCAB,
+            "context": 32,
+            "dim": 32,
+            "layers": 2,
+            "position": {"kind": "rope", "scaling": scaling},
+        }
     ).resolved()
     model = Decoder(config).eval()
     family, _ = family_of(config)
@@ -262,14 +312,19 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
     hub_fixture.save("gpt2", tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     (tmp_path / "training_args.bin").write_bytes(b"no weights")
-    with pytest.raises(RequestError, match=r"weights are pytorch_model\.bin, .*python -m flyweight\.checkpoints\.unpickle"):
+    with pytest.raises(
+        RequestError,
+        match=r"weights are pytorch_model\.bin, .*python -m flyweight\.checkpoints\.unpickle",
+    ):
         checkpoint.read(tmp_path)
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "tf_model.h5")
     with pytest.raises(RequestError, match=r"tf_model\.h5, of a library other than torch"):
         checkpoint.read(tmp_path)
 
 
-@pytest.mark.parametrize("names", [("pytorch_model.bin",), ("model.pt",), ("pytorch_model-1.bin", "pytorch_model-2.bin")])
+@pytest.mark.parametrize(
+    "names", [("pytorch_model.bin",), ("model.pt",), ("pytorch_model-1.bin", "pytorch_model-2.bin")]
+)
 def test_the_command_that_converts_pickles_does(names, tmp_path, capsys, monkeypatch):
     place = tmp_path / "it's here"
     hub_fixture.save("gpt2", place)
@@ -299,7 +354,9 @@ class Evil:
 def test_the_converter_runs_no_code_of_a_pickle(tmp_path):
     Evil.ran = tmp_path / "ran"
     torch.save({"weight": torch.ones(2), "evil": Evil()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(FlyweightError, match=r"pytorch_model\.bin: torch does not read it as tensors alone"):
+    with pytest.raises(
+        FlyweightError, match=r"pytorch_model\.bin: torch does not read it as tensors alone"
+    ):
         unpickle.convert(tmp_path)
     torch.save({"weight": torch.ones(2), "step": 3}, tmp_path / "pytorch_model.bin")
     with pytest.raises(FlyweightError, match="more than tensors"):
@@ -309,7 +366,9 @@ def test_the_converter_runs_no_code_of_a_pickle(tmp_path):
 
 def test_code_is_refused_unless_asked_for_by_name(tmp_path, monkeypatch):
     place = edited(tmp_path, "gpt2", auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
-    (place / "modeling_evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    (place / "modeling_evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n"
+    )
     with pytest.raises(RequestError, match=r"modeling_evil\.Evil.*--trust-remote-code"):
         checkpoint.read(place)
     assert not (tmp_path / "ran").exists()
@@ -355,7 +414,10 @@ def test_what_the_hubs_cache_holds_has_to_have_the_hubs_checksum(name, tmp_path)
     snapshot = repository / "snapshots" / "0123abcd"
     hub_fixture.save("gpt2", snapshot)
     raw = (snapshot / name).read_bytes()
-    known = {"model.safetensors": hashlib.sha256(raw), "tokenizer.json": hashlib.sha1(b"blob %d\0" % len(raw) + raw)}
+    known = {
+        "model.safetensors": hashlib.sha256(raw),
+        "tokenizer.json": hashlib.sha1(b"blob %d\0" % len(raw) + raw),
+    }
     blob = repository / "blobs" / known[name].hexdigest()
     blob.parent.mkdir()
     (snapshot / name).rename(blob)
@@ -402,7 +464,9 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path):
         checkpoint.read(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model_type": 3}', "\x00", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"model_type": 3}', "\x00", "[" * 100_000]
+)
 def test_a_broken_config_is_named(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(FlyweightError, match=r"config\.json"):

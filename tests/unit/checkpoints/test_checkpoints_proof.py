@@ -13,7 +13,13 @@ from flyweight.errors import RequestError
 from flyweight.formats import hf
 from flyweight.store.artifact import Store
 
-BERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 97}
+BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 97,
+}
 
 
 def imported(place, tmp_path):
@@ -28,16 +34,24 @@ def test_an_import_says_by_how_much_its_logits_differ(name, whole, tmp_path, mon
     found = imported(tmp_path / "hf", tmp_path)
     assert found["difference"] <= proof.BOUND and found["leak"] <= proof.BOUND
     assert found["compared_with"] == f"transformers {transformers.__version__}"
-    assert found["layers"] == (None if whole else 2) and found["tokens"] == (64 if name.startswith("gpt2") else 128)
+    assert found["layers"] == (None if whole else 2) and found["tokens"] == (
+        64 if name.startswith("gpt2") else 128
+    )
 
 
-@pytest.mark.parametrize("changed", [{"norm": {"kind": "rmsnorm", "eps": 0.5}}, {"position": {"kind": "rope", "base": 7.0}}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"norm": {"kind": "rmsnorm", "eps": 0.5}}, {"position": {"kind": "rope", "base": 7.0}}],
+)
 def test_a_rule_that_is_missing_is_noticed(changed, tmp_path):
     hub_fixture.save("llama", tmp_path / "hf")
     source = checkpoint.read(tmp_path / "hf")
     config, state = convert.decoder(source)
     wrong = type(config).model_validate({**config.model_dump(), **changed}).resolved()
-    with pytest.raises(RequestError, match=r"transformers' llama model and ours differ in their logits by .* not imported"):
+    with pytest.raises(
+        RequestError,
+        match=r"transformers' llama model and ours differ in their logits by .* not imported",
+    ):
         proof.of_ours(source, wrong, state)
 
 
@@ -53,7 +67,9 @@ def test_our_own_exports_have_nothing_to_be_compared_with(tmp_path):
     first = model_references.find(tmp_path / "hf", Store(tmp_path / "runs"))
     hf.write(first.path / "model", tmp_path / "out", lambda kind, notes: "")
     raw = convert.own_fields(convert.config_of(checkpoint.read(tmp_path / "out")))
-    source = checkpoint.Checkpoint(tmp_path / "out", {"model_type": convert.OWN, **raw}, ("model.safetensors",), ())
+    source = checkpoint.Checkpoint(
+        tmp_path / "out", {"model_type": convert.OWN, **raw}, ("model.safetensors",), ()
+    )
     config, state = convert.decoder(checkpoint.read(tmp_path / "out"))
     assert proof.of_ours(source, config, state).compared_with is None
 
@@ -63,7 +79,9 @@ def test_a_model_that_reads_in_both_directions_is_refused(tmp_path):
     transformers.BertLMHeadModel(transformers.BertConfig(**BERT)).save_pretrained(tmp_path / "bert")
     with pytest.raises(RequestError, match="reads in both directions"):
         imported(tmp_path / "bert", tmp_path)
-    transformers.BertLMHeadModel(transformers.BertConfig(**BERT, is_decoder=True)).save_pretrained(tmp_path / "decoder")
+    transformers.BertLMHeadModel(transformers.BertConfig(**BERT, is_decoder=True)).save_pretrained(
+        tmp_path / "decoder"
+    )
     hub_fixture.tokenizer(tmp_path / "decoder")
     assert imported(tmp_path / "decoder", tmp_path)["leak"] < 1e-5
 
@@ -80,7 +98,9 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path):
 def test_of_a_large_foreign_model_two_layers_are_tried(tmp_path, monkeypatch):
     torch.manual_seed(0)
     fields = {**hub_fixture.LLAMA, "sliding_window": None}
-    transformers.MistralForCausalLM(transformers.MistralConfig(**fields)).save_pretrained(tmp_path / "hf")
+    transformers.MistralForCausalLM(transformers.MistralConfig(**fields)).save_pretrained(
+        tmp_path / "hf"
+    )
     hub_fixture.tokenizer(tmp_path / "hf")
     monkeypatch.setattr(proof, "WHOLE_BYTES", 0)
     found = imported(tmp_path / "hf", tmp_path)
@@ -89,8 +109,15 @@ def test_of_a_large_foreign_model_two_layers_are_tried(tmp_path, monkeypatch):
 
 def test_a_softcap_that_hardly_changes_small_logits_is_noticed(tmp_path):
     torch.manual_seed(0)
-    fields = {**hub_fixture.LLAMA, "head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 30.0}
-    transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**fields)).save_pretrained(tmp_path / "hf")
+    fields = {
+        **hub_fixture.LLAMA,
+        "head_dim": 8,
+        "sliding_window": 16,
+        "final_logit_softcapping": 30.0,
+    }
+    transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**fields)).save_pretrained(
+        tmp_path / "hf"
+    )
     hub_fixture.tokenizer(tmp_path / "hf")
     assert not external.load(tmp_path / "hf")._split
     assert imported(tmp_path / "hf", tmp_path)["difference"] <= proof.BOUND

@@ -25,8 +25,16 @@ LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("1", "2"), ("Ã", "©"), ("\u010a", "\u010a")]
 VOCAB = {text: at for at, text in enumerate([*LETTERS, *("".join(pair) for pair in MERGES)])}
 SIZE = len(VOCAB)
-FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+FLAGS = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+)
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -37,8 +45,21 @@ def listed(*words: str) -> dict[str, dict[str, Any]]:
 def raw(*words: str, **parts: Any) -> dict[str, Any]:
     added = [{"id": SIZE + at, "content": word, **FLAGS} for at, word in enumerate(words)]
     model = {"type": "BPE", "vocab": VOCAB, "merges": [list(pair) for pair in MERGES]}
-    found = {"version": "1.0", "added_tokens": added, "pre_tokenizer": BYTES, "decoder": BYTES, "model": model}
-    return {**found, "truncation": None, "padding": None, "normalizer": None, "post_processor": None, **parts}
+    found = {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": BYTES,
+        "decoder": BYTES,
+        "model": model,
+    }
+    return {
+        **found,
+        "truncation": None,
+        "padding": None,
+        "normalizer": None,
+        "post_processor": None,
+        **parts,
+    }
 
 
 def begins(word: str, at: int) -> dict[str, Any]:
@@ -54,9 +75,14 @@ def write(folder: Path, files: dict[str, Any]) -> checkpoint.Checkpoint:
     save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
     files = {"config.json": {"model_type": "llama"}, **files}
     if files.pop("vocab.json", None):
-        files |= {"vocab.json": VOCAB, "merges.txt": "#version: 0.2\n" + "\n".join(map(" ".join, MERGES)) + "\n"}
+        files |= {
+            "vocab.json": VOCAB,
+            "merges.txt": "#version: 0.2\n" + "\n".join(map(" ".join, MERGES)) + "\n",
+        }
     for name, content in files.items():
-        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        (folder / name).write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
     return checkpoint.read(folder)
 
 
@@ -67,7 +93,11 @@ def kept(folder: Path, files: dict[str, Any]) -> tuple[dict[str, Any], Tokenizer
     tokenizer_files.keep_generation(source, folder / "out")
     found = tokenizer_files.keep(source, folder / "out")
     assert found is not None
-    return found, Tokenizer.load(folder / "out"), transformers.AutoTokenizer.from_pretrained(folder / "in")
+    return (
+        found,
+        Tokenizer.load(folder / "out"),
+        transformers.AutoTokenizer.from_pretrained(folder / "in"),
+    )
 
 
 QWEN = {
@@ -84,28 +114,44 @@ QWEN = {
 
 
 @pytest.mark.parametrize("older", [True, False], ids=["vocab and merges", "tokenizer.json"])
-def test_qwens_class_normalizes_splits_digits_and_adds_the_listed_tokens(older: bool, tmp_path: Path) -> None:
+def test_qwens_class_normalizes_splits_digits_and_adds_the_listed_tokens(
+    older: bool, tmp_path: Path
+) -> None:
     own = {"vocab.json": True} if older else {"tokenizer.json": raw("<|endoftext|>")}
     known, ours, theirs = kept(tmp_path, {**QWEN, **own})
     assert known["class"] == "Qwen2Tokenizer" and known["compared"] > len(tokenizer_files.TEXTS)
     assert known["rebuilt"] == ([] if older else ["normalizer", "pre_tokenizer", "added_tokens"])
     assert ours.encode("e\u0301") == ours.encode("é") == [VOCAB["Ã©"]]
-    assert ours.encode("12 the") == [VOCAB["1"], VOCAB["2"], VOCAB["Ġthe"]] == theirs("12 the")["input_ids"]
+    assert (
+        ours.encode("12 the")
+        == [VOCAB["1"], VOCAB["2"], VOCAB["Ġthe"]]
+        == theirs("12 the")["input_ids"]
+    )
     assert ours.encode_marked("<|im_end|>") == [SIZE + 2] and len(ours.encode("<|im_end|>")) > 1
     assert (ours.declared.bos, ours.declared.ends, ours.pad) == (None, (SIZE + 2,), SIZE)
     assert not (tmp_path / "out" / "added_tokens.json").exists()
 
 
 def test_gpt2s_class_has_its_own_end_and_joins_digits(tmp_path: Path) -> None:
-    known, ours, theirs = kept(tmp_path, {"config.json": {"model_type": "gpt2"}, "vocab.json": True})
+    known, ours, theirs = kept(
+        tmp_path, {"config.json": {"model_type": "gpt2"}, "vocab.json": True}
+    )
     assert known["class"] == "GPT2Tokenizer"
     assert ours.encode("12 the") == [VOCAB["12"], VOCAB["Ġthe"]] == theirs("12 the")["input_ids"]
     assert ours.encode("e\u0301") != ours.encode("é")
-    assert ours.words == {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": None} and ours.separator == SIZE
+    assert (
+        ours.words == {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": None}
+        and ours.separator == SIZE
+    )
 
 
 def test_opts_begin_token_stands_before_each_text(tmp_path: Path) -> None:
-    fields = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "</s>", "eos_token": "</s>", "add_bos_token": True}
+    fields = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": "</s>",
+        "eos_token": "</s>",
+        "add_bos_token": True,
+    }
     config = {"model_type": "opt", "bos_token_id": 2, "eos_token_id": 2}
     files = {"config.json": config, "tokenizer_config.json": fields, "vocab.json": True}
     _, ours, theirs = kept(tmp_path, files)
@@ -115,36 +161,56 @@ def test_opts_begin_token_stands_before_each_text(tmp_path: Path) -> None:
 
 def test_a_tokenizer_json_that_says_it_all_is_kept_to_the_byte(tmp_path: Path) -> None:
     text = json.dumps(raw("<s>", post_processor=begins("<s>", SIZE)), indent=3)
-    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "add_bos_token": False}
+    fields = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "add_bos_token": False,
+    }
     known, ours, theirs = kept(tmp_path, {"tokenizer.json": text, "tokenizer_config.json": fields})
     assert (tmp_path / "out" / "tokenizer.json").read_text() == text and known["rebuilt"] == []
-    assert ours.encode("a") == [SIZE, VOCAB["a"]] == theirs("a")["input_ids"]  # the post-processor decides, not the flag
+    assert (
+        ours.encode("a") == [SIZE, VOCAB["a"]] == theirs("a")["input_ids"]
+    )  # the post-processor decides, not the flag
 
 
 def test_special_tokens_of_the_older_map_are_named_and_reach_the_template(tmp_path: Path) -> None:
     files = {
         "tokenizer.json": raw("<b>", "<e>", post_processor=begins("<b>", SIZE)),
-        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<e>", "chat_template": CHAT},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<e>",
+            "chat_template": CHAT,
+        },
         "special_tokens_map.json": {"bos_token": {"content": "<b>", **FLAGS}, "eos_token": "<e>"},
     }
     _, ours, theirs = kept(tmp_path, files)
     assert ours.words == {"bos": "<b>", "eos": "<e>", "pad": None}
     messages = [{"role": "user", "content": "hi"}]
     chat = chat_template.of(tmp_path / "out")
-    assert chat and chat.render(messages) == "<b>[user]hi<e>" == theirs.apply_chat_template(messages, tokenize=False)
+    assert chat and chat.render(messages) == "<b>[user]hi<e>" == theirs.apply_chat_template(
+        messages, tokenize=False
+    )
 
 
 def test_the_older_map_does_not_count_beside_a_list_of_tokens(tmp_path: Path) -> None:
     fields = {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": listed("<b>")}
-    files = {"tokenizer.json": raw("<b>"), "tokenizer_config.json": fields, "special_tokens_map.json": {"bos_token": "<b>"}}
+    files = {
+        "tokenizer.json": raw("<b>"),
+        "tokenizer_config.json": fields,
+        "special_tokens_map.json": {"bos_token": "<b>"},
+    }
     _, ours, theirs = kept(tmp_path, files)
     assert theirs.bos_token is None and ours.declared.bos is None
 
 
 def test_a_model_without_vocabulary_has_no_tokenizer(tmp_path: Path) -> None:
-    source = write(tmp_path / "in", {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}})
+    source = write(
+        tmp_path / "in", {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}}
+    )
     (tmp_path / "out").mkdir()
-    assert tokenizer_files.keep(source, tmp_path / "out") is None and not list((tmp_path / "out").iterdir())
+    assert tokenizer_files.keep(source, tmp_path / "out") is None and not list(
+        (tmp_path / "out").iterdir()
+    )
 
 
 def refusal(folder: Path, files: dict[str, Any]) -> str:
@@ -157,12 +223,21 @@ def refusal(folder: Path, files: dict[str, Any]) -> str:
 
 def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == hidden else find(name, *more))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == hidden else find(name, *more),
+    )
 
 
-def test_sentencepiece_alone_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentencepiece_alone_needs_its_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hide(monkeypatch, "sentencepiece")
-    files = {"tokenizer.model": "\n\x0bfake spm", "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}
+    files = {
+        "tokenizer.model": "\n\x0bfake spm",
+        "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"},
+    }
     assert "pip install sentencepiece" in refusal(tmp_path, files)
 
 
@@ -170,25 +245,58 @@ def test_sentencepiece_alone_needs_its_library(tmp_path: Path, monkeypatch: pyte
     ("files", "words"),
     [
         ({"tokenizer.json": "{}"}, "could not build its tokenizer"),
-        ({"tokenizer.json": raw(), "tokenizer_config.json": {"tokenizer_class": "AutoModelForCausalLM"}}, "not a tokenizer"),
-        ({"tokenizer.json": raw(), "tokenizer_config.json": {"tokenizer_class": "AutoProcessorFast"}}, "not a tokenizer"),
-        ({"tokenizer.json": raw(), "tokenizer_config.json": {"tokenizer_class": 3}}, "not a tokenizer"),
-        ({"vocab.json": True, "tokenizer_config.json": {"tokenizer_class": "CTRLTokenizer"}}, "no tokenizer.json can hold"),
         (
-            {"tokenizer.json": raw(), "tokenizer_config.json": {"auto_map": {"AutoTokenizer": [None, "a.B"]}}},
+            {
+                "tokenizer.json": raw(),
+                "tokenizer_config.json": {"tokenizer_class": "AutoModelForCausalLM"},
+            },
+            "not a tokenizer",
+        ),
+        (
+            {
+                "tokenizer.json": raw(),
+                "tokenizer_config.json": {"tokenizer_class": "AutoProcessorFast"},
+            },
+            "not a tokenizer",
+        ),
+        (
+            {"tokenizer.json": raw(), "tokenizer_config.json": {"tokenizer_class": 3}},
+            "not a tokenizer",
+        ),
+        (
+            {"vocab.json": True, "tokenizer_config.json": {"tokenizer_class": "CTRLTokenizer"}},
+            "no tokenizer.json can hold",
+        ),
+        (
+            {
+                "tokenizer.json": raw(),
+                "tokenizer_config.json": {"auto_map": {"AutoTokenizer": [None, "a.B"]}},
+            },
             "asks for Python code of its own",
         ),
     ],
 )
 def test_what_cannot_be_built_is_refused(files: dict[str, Any], words: str, tmp_path: Path) -> None:
     message = refusal(tmp_path, files)
-    assert words in message and str(tmp_path / "in") in message and "tokenizer-" not in message.replace("tokenizer-files", "")
+    assert (
+        words in message
+        and str(tmp_path / "in") in message
+        and "tokenizer-" not in message.replace("tokenizer-files", "")
+    )
 
 
 def test_files_that_a_config_names_elsewhere_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("#version: 0.2\nh i\n")
-    fields = {"tokenizer_class": "GPT2Tokenizer", "merges_file": str(tmp_path / "secret.txt"), "name_or_path": "/tmp/x"}
-    files = {"config.json": {"model_type": "gpt2"}, "tokenizer_config.json": fields, "vocab.json": True}
+    fields = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "merges_file": str(tmp_path / "secret.txt"),
+        "name_or_path": "/tmp/x",
+    }
+    files = {
+        "config.json": {"model_type": "gpt2"},
+        "tokenizer_config.json": fields,
+        "vocab.json": True,
+    }
     _, ours, _ = kept(tmp_path, files)
     assert ours.encode("the") == [VOCAB["t"], VOCAB["he"]]
     assert "secret" not in (tmp_path / "out" / "tokenizer_config.json").read_text()
@@ -202,7 +310,10 @@ def test_files_that_a_config_names_elsewhere_are_not_read(tmp_path: Path) -> Non
     [
         ({"normalizer": {"type": "NFC"}}, "the ids of 'e\u0301"),
         ({"normalizer": {"type": "Lowercase"}}, 'the ids of "Hello, world!'),
-        ({"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}}, "the ids of ' '"),
+        (
+            {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+            "the ids of ' '",
+        ),
         ({"decoder": None}, "the decoded text of ' '"),
         ({"post_processor": begins("<b>", SIZE)}, "the ids of ''"),
         ({"added_tokens": []}, "with special tokens read"),
@@ -210,7 +321,9 @@ def test_files_that_a_config_names_elsewhere_are_not_read(tmp_path: Path) -> Non
 )
 def test_a_difference_names_the_text(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     fields = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    _, ours, theirs = kept(tmp_path, {"tokenizer.json": raw("<b>"), "tokenizer_config.json": fields})
+    _, ours, theirs = kept(
+        tmp_path, {"tokenizer.json": raw("<b>"), "tokenizer_config.json": fields}
+    )
     assert tokenizer_files.compare(ours, theirs, tmp_path) == len(tokenizer_files.TEXTS) + 2
     other = Tokenizer(json.dumps(raw("<b>", **change)))
     with pytest.raises(FlyweightError) as error:
@@ -222,12 +335,19 @@ def test_a_character_without_a_token_fails_on_both_sides_alike(tmp_path: Path) -
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "?"}
     parts = {"model": model, "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": None}
     fields = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    known, ours, _ = kept(tmp_path, {"tokenizer.json": raw(**parts), "tokenizer_config.json": fields})
+    known, ours, _ = kept(
+        tmp_path, {"tokenizer.json": raw(**parts), "tokenizer_config.json": fields}
+    )
     assert known["compared"] and ours.encode("b a") == [1, 0]
 
 
 def test_native_code_that_gives_up_is_an_error_with_words() -> None:
-    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     steps = {"type": "Sequence", "pretokenizers": [split, {**BYTES, "use_regex": False}]}
     tokenizer = Tokenizer(json.dumps(raw(pre_tokenizer=steps)))
     assert tokenizer.encode("a" * 400)
@@ -238,7 +358,9 @@ def test_native_code_that_gives_up_is_an_error_with_words() -> None:
 # --- without transformers ---
 
 
-def test_a_tokenizer_json_that_says_it_all_needs_no_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_json_that_says_it_all_needs_no_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hide(monkeypatch, "transformers")
     files = {
         "tokenizer.json": raw("<b>", "<e>", post_processor=begins("<b>", SIZE)),
@@ -258,13 +380,17 @@ def qwen_parts() -> dict[str, Any]:
     return {key: built[key] for key in ("normalizer", "pre_tokenizer", "decoder")}
 
 
-def test_parts_that_are_the_class_own_need_no_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_are_the_class_own_need_no_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hide(monkeypatch, "transformers")
     own = raw("<|endoftext|>", "<|im_start|>", "<|im_end|>", **qwen_parts())
     _, ours, theirs = kept(tmp_path, {**QWEN, "tokenizer.json": own})
     assert tokenizer_files.compare(ours, theirs, tmp_path)
     for part in ("normalizer", "pre_tokenizer", "decoder"):
-        assert f"builds another {part}" in refusal(tmp_path, {**QWEN, "tokenizer.json": {**own, part: None}})
+        assert f"builds another {part}" in refusal(
+            tmp_path, {**QWEN, "tokenizer.json": {**own, part: None}}
+        )
 
 
 @pytest.mark.parametrize(
@@ -273,8 +399,14 @@ def test_parts_that_are_the_class_own_need_no_transformers(tmp_path: Path, monke
         ({"vocab.json": True}, "only older files"),
         ({"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}, "a LlamaTokenizer"),
         ({"tokenizer_config.json": {"eos_token": "<e>"}}, "eos_token '<e>'"),
-        ({"tokenizer_config.json": {"added_tokens_decoder": listed("<e>")}}, f"token {SIZE} of added_tokens_decoder"),
-        ({"tokenizer_config.json": {"extra_special_tokens": ["<e>"]}}, "extra_special_tokens '<e>'"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": listed("<e>")}},
+            f"token {SIZE} of added_tokens_decoder",
+        ),
+        (
+            {"tokenizer_config.json": {"extra_special_tokens": ["<e>"]}},
+            "extra_special_tokens '<e>'",
+        ),
         ({"added_tokens.json": {"<e>": SIZE + 1}}, "'<e>' of added_tokens.json"),
         ({"special_tokens_map.json": {"bos_token": {"content": "<e>"}}}, "bos_token '<e>'"),
         ({"config.json": {"model_type": "opt"}}, "the tokenizer of a opt model"),
@@ -294,7 +426,14 @@ def test_files_that_would_change_it_need_transformers(
 
 
 def test_ids_and_sampling_of_a_config_become_defaults_of_generation(tmp_path: Path) -> None:
-    drawn = {"bos_token_id": 4, "eos_token_id": [7, 9], "do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 5}
+    drawn = {
+        "bos_token_id": 4,
+        "eos_token_id": [7, 9],
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+    }
     source = write(tmp_path / "a", {"config.json": {"model_type": "llama", **drawn}})
     tokenizer_files.keep_generation(source, tmp_path)
     assert json.loads((tmp_path / "generation_config.json").read_text()) == drawn
@@ -307,7 +446,10 @@ def test_a_generation_config_counts_before_the_config(tmp_path: Path) -> None:
     own = {"eos_token_id": [9], "top_k": 20, "transformers_version": "5.0.0"}
     source = write(tmp_path / "a", {"config.json": config, "generation_config.json": own})
     tokenizer_files.keep_generation(source, tmp_path / "a")
-    assert json.loads((tmp_path / "a" / "generation_config.json").read_text()) == {**own, "bos_token_id": 4}
+    assert json.loads((tmp_path / "a" / "generation_config.json").read_text()) == {
+        **own,
+        "bos_token_id": 4,
+    }
 
 
 # --- in and out ---
@@ -315,12 +457,21 @@ def test_a_generation_config_counts_before_the_config(tmp_path: Path) -> None:
 
 def llama(folder: Path, files: dict[str, Any], **fields: Any) -> Path:
     """Write a tiny Llama with these files beside it."""
-    wide = {"vocab_size": SIZE + 4, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = transformers.LlamaConfig(**wide, num_attention_heads=2, bos_token_id=SIZE, eos_token_id=SIZE + 1, **fields)
+    wide = {
+        "vocab_size": SIZE + 4,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+    }
+    config = transformers.LlamaConfig(
+        **wide, num_attention_heads=2, bos_token_id=SIZE, eos_token_id=SIZE + 1, **fields
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     (folder / "generation_config.json").unlink()
     for name, content in files.items():
-        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        (folder / name).write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
     return folder
 
 
@@ -331,7 +482,10 @@ CHATTY = {
         "bos_token": "<b>",
         "eos_token": "<t>",
         "pad_token": "<e>",
-        "chat_template": [{"name": "default", "template": CHAT}, {"name": "tool-use", "template": "tools"}],
+        "chat_template": [
+            {"name": "default", "template": CHAT},
+            {"name": "tool-use", "template": "tools"},
+        ],
     },
     "generation_config.json": {
         "bos_token_id": SIZE,
@@ -358,15 +512,26 @@ def test_an_import_tells_how_its_tokenizer_was_compared(chatty: tuple[Path, Arti
     assert not any("tokenizer-" in path.name for path in made.path.rglob("*"))
 
 
-def test_a_hugging_face_export_has_the_same_ids_defaults_and_tokenizer(chatty: tuple[Path, Artifact], tmp_path: Path) -> None:
+def test_a_hugging_face_export_has_the_same_ids_defaults_and_tokenizer(
+    chatty: tuple[Path, Artifact], tmp_path: Path
+) -> None:
     source, made = chatty
     hf.write(made.path / "model", tmp_path / "hf", lambda kind, notes: "card")
-    drawn = [json.loads((place / "generation_config.json").read_text()) for place in (source, tmp_path / "hf")]
+    drawn = [
+        json.loads((place / "generation_config.json").read_text())
+        for place in (source, tmp_path / "hf")
+    ]
     assert {key: drawn[1][key] for key in drawn[0]} == drawn[0]
     config = transformers.AutoConfig.from_pretrained(tmp_path / "hf")
-    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (SIZE, [SIZE + 1, SIZE + 2], SIZE + 1)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (
+        SIZE,
+        [SIZE + 1, SIZE + 2],
+        SIZE + 1,
+    )
     assert config.vocab_size == SIZE + 4
-    theirs, again = (transformers.AutoTokenizer.from_pretrained(place) for place in (source, tmp_path / "hf"))
+    theirs, again = (
+        transformers.AutoTokenizer.from_pretrained(place) for place in (source, tmp_path / "hf")
+    )
     assert (again.bos_token, again.eos_token, again.pad_token) == ("<b>", "<t>", "<e>")
     assert again.chat_template == theirs.chat_template
     assert again("the <b>")["input_ids"] == theirs("the <b>")["input_ids"]
@@ -379,23 +544,48 @@ def header(made: Artifact, out: Path) -> dict[str, Any]:
 
     export.write(made.path / "model", out)
     fields = gguf.GGUFReader(out).fields
-    return {name: field.contents() for name, field in fields.items() if name.startswith(("tokenizer.", "general.sampling"))}
+    return {
+        name: field.contents()
+        for name, field in fields.items()
+        if name.startswith(("tokenizer.", "general.sampling"))
+    }
 
 
 def test_a_gguf_export_has_them_too(chatty: tuple[Path, Artifact], tmp_path: Path) -> None:
     found = header(chatty[1], tmp_path / "model.gguf")
     ids = {"bos": SIZE, "eos": SIZE + 2, "eot": SIZE + 1, "padding": SIZE + 1}
     assert {key: found[f"tokenizer.ggml.{key}_token_id"] for key in ids} == ids
-    assert (found["tokenizer.ggml.add_bos_token"], found["tokenizer.ggml.add_eos_token"]) == (True, False)
-    assert found["tokenizer.chat_template"] == CHAT and found["tokenizer.chat_template.tool_use"] == "tools"
+    assert (found["tokenizer.ggml.add_bos_token"], found["tokenizer.ggml.add_eos_token"]) == (
+        True,
+        False,
+    )
+    assert (
+        found["tokenizer.chat_template"] == CHAT
+        and found["tokenizer.chat_template.tool_use"] == "tools"
+    )
     drawn = {"temp": 0.6, "top_p": 0.9, "top_k": 40}
     assert {key: found[f"general.sampling.{key}"] for key in drawn} == pytest.approx(drawn)
-    assert {key for key in found if "sampling" in key} == {f"general.sampling.{key}" for key in drawn}
+    assert {key for key in found if "sampling" in key} == {
+        f"general.sampling.{key}" for key in drawn
+    }
 
 
-def test_models_without_a_tokenizer_json_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
-    fields = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "</s>", "eos_token": "</s>", "add_bos_token": True}
-    wide = {"vocab_size": SIZE + 4, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
+def test_models_without_a_tokenizer_json_are_read_as_transformers_reads_them(
+    tmp_path: Path,
+) -> None:
+    fields = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": "</s>",
+        "eos_token": "</s>",
+        "add_bos_token": True,
+    }
+    wide = {
+        "vocab_size": SIZE + 4,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "ffn_dim": 32,
+    }
     config = transformers.OPTConfig(**wide, word_embed_proj_dim=32, max_position_embeddings=64)
     transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "hf")
     (tmp_path / "hf" / "generation_config.json").unlink()

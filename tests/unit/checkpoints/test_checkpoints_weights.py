@@ -49,10 +49,15 @@ def test_a_variant_beside_the_weights_is_not_read_and_named(folder, tmp_path):
     assert "model.fp16.safetensors" in (artifact.path / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["model.fp16.safetensors", "consolidated.safetensors", "model-00001-of-00002.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.fp16.safetensors", "consolidated.safetensors", "model-00001-of-00002.safetensors"],
+)
 def test_weights_of_another_name_are_named(name, folder):
     (folder / "model.safetensors").rename(folder / name)
-    with pytest.raises(RequestError, match=f"there is no model.safetensors, nor .*, but {name}.*rename"):
+    with pytest.raises(
+        RequestError, match=f"there is no model.safetensors, nor .*, but {name}.*rename"
+    ):
         checkpoint.read(folder)
 
 
@@ -63,7 +68,9 @@ def test_an_adapter_is_never_left_out_in_silence(folder, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (folder / name).unlink()
     (folder / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(RequestError, match=r"not a whole model; its base is 'owner/base'.*merge_and_unload") as caught:
+    with pytest.raises(
+        RequestError, match=r"not a whole model; its base is 'owner/base'.*merge_and_unload"
+    ) as caught:
         model_references.find(folder, Store(tmp_path / "runs"))
     assert str(folder) in str(caught.value)
     for broken in ("", "[]", "{}", "[" * 100_000):
@@ -73,7 +80,16 @@ def test_an_adapter_is_never_left_out_in_silence(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.int8, torch.uint8, torch.int32, torch.int64, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64]
+    "dtype",
+    [
+        torch.int8,
+        torch.uint8,
+        torch.int32,
+        torch.int64,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.complex64,
+    ],
 )
 def test_weights_that_are_no_floats_are_refused_by_name(dtype, folder):
     name = "model.layers.1.mlp.up_proj.weight"
@@ -93,15 +109,24 @@ def test_weights_that_are_no_floats_are_refused_by_name(dtype, folder):
     ],
 )
 def test_the_tensors_of_quantized_formats_are_known(end, format, folder):
-    changed(folder, lambda tensors: tensors.update({f"model.layers.0.mlp.up_proj.{end}": torch.ones(4)}))
+    changed(
+        folder, lambda tensors: tensors.update({f"model.layers.0.mlp.up_proj.{end}": torch.ones(4)})
+    )
     with pytest.raises(RequestError, match=rf"up_proj\.{end} \(F32, as in {format}\)"):
         checkpoint.read(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_floats_of_every_size_are_read(dtype, folder):
-    changed(folder, lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()}))
-    assert {tensor.dtype for tensor in convert.decoder(checkpoint.read(folder))[1].values()} == {dtype}
+    changed(
+        folder,
+        lambda tensors: tensors.update(
+            {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        ),
+    )
+    assert {tensor.dtype for tensor in convert.decoder(checkpoint.read(folder))[1].values()} == {
+        dtype
+    }
 
 
 @pytest.fixture
@@ -120,7 +145,9 @@ def test_unused_and_missing_tensors_of_foreign_models_are_listed(mistral):
         external.load(mistral)
 
 
-@pytest.mark.parametrize("fields", [{"hidden_size": 2**20}, {"vocab_size": 2**30}, {"num_hidden_layers": 9000}])
+@pytest.mark.parametrize(
+    "fields", [{"hidden_size": 2**20}, {"vocab_size": 2**30}, {"num_hidden_layers": 9000}]
+)
 def test_a_model_that_is_not_in_its_files_is_not_built(fields, mistral):
     path = mistral / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))

@@ -25,14 +25,24 @@ def runs(tmp_path):
 def offered(runs, *words: str) -> list[str]:
     """Return what completes the last of these words; bash makes a word of every colon."""
     line = ["flyweight", *words]
-    asked = {"_FLYWEIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(line), "COMP_CWORD": str(len(line) - 1)}
+    asked = {
+        "_FLYWEIGHT_COMPLETE": "complete_bash",
+        "COMP_WORDS": "\n".join(line),
+        "COMP_CWORD": str(len(line) - 1),
+    }
     script = "import sys; sys.argv = ['flyweight']; from flyweight import cli; cli.main()"
     command = [
         sys.executable,
         "-c",
-        f"{script.replace('cli.main()', '')}\ntry: cli.main()\nfinally: assert 'torch' not in sys.modules",
+        f"{script.replace('cli.main()', '')}\ntry: cli.main()\nfinally: assert 'torch' not in "
+        f"sys.modules",
     ]
-    done = subprocess.run(command, env={**os.environ, **asked, "FLYWEIGHT_RUNS": str(runs)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        env={**os.environ, **asked, "FLYWEIGHT_RUNS": str(runs)},
+        capture_output=True,
+        text=True,
+    )
     assert not done.stderr, done.stderr
     return done.stdout.split()
 

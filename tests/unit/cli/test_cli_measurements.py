@@ -4,7 +4,14 @@ from flyweight.cli.show import measurements
 
 
 def metric(value, unit, low=None, high=None, n=8):
-    return {"value": value, "unit": unit, "low": low or value, "high": high or value, "n": n, "better": "lower"}
+    return {
+        "value": value,
+        "unit": unit,
+        "low": low or value,
+        "high": high or value,
+        "n": n,
+        "better": "lower",
+    }
 
 
 def test_a_bench_has_units_and_says_how_it_was_measured(capsys):
@@ -18,7 +25,9 @@ def test_a_bench_has_units_and_says_how_it_was_measured(capsys):
     }
     asked = {"batch": 1, "prompt": 64, "new_tokens": 64, "context": 256, "threads": 1}
     machine = {"device": "cpu", "precision": "fp32", "torch": "2.13.0"}
-    measurements.bench({"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine}, "quickstart:nf4")
+    measurements.bench(
+        {"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine}, "quickstart:nf4"
+    )
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith("quickstart:nf4 measure median 95 % interval")
     assert "forward pass of 256 tokens 24.8 ms 3.19 ms to 27.8 ms" in text

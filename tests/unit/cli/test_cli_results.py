@@ -19,11 +19,23 @@ def test_which_model_to_take_comes_first(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
     lines = [line for line in printed(capsys).splitlines() if line.strip()]
     assert lines[0] == "Take int8: 1.7 MB, 1.514 bits/byte, 402 tokens/s"
-    assert lines[1].split() == ["best,", "fastest", "student-compute", "5.64", "MB", "1.511", "bits/byte", "690", "tokens/s"]
+    assert lines[1].split() == [
+        "best,",
+        "fastest",
+        "student-compute",
+        "5.64",
+        "MB",
+        "1.511",
+        "bits/byte",
+        "690",
+        "tokens/s",
+    ]
     assert lines[2].startswith("smallest within 1\N{NO-BREAK SPACE}%  int8")
     text = " ".join(" ".join(lines).split())
     assert "5-gram (Kneser-Ney)" in text and "kn5" not in text
-    assert "tok/s: tokens generated per second" in text and "A floor is what counting reaches" in text
+    assert (
+        "tok/s: tokens generated per second" in text and "A floor is what counting reaches" in text
+    )
     assert lines[-1] == "report: runs/quickstart/report.html"
 
 
@@ -45,10 +57,16 @@ def item(number):
     }
 
 
-@pytest.mark.parametrize(("terminal", "everything", "cut"), [(True, False, True), (True, True, False), (False, False, False)])
+@pytest.mark.parametrize(
+    ("terminal", "everything", "cut"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
 def test_long_lists_are_cut_in_a_terminal_alone(terminal, everything, cut, monkeypatch, capsys):
     monkeypatch.setattr(Console, "is_terminal", terminal)
-    results.listing({"items": [item(number) for number in range(50)], "recipes": [], "bytes": 50_000}, everything)
+    results.listing(
+        {"items": [item(number) for number in range(50)], "recipes": [], "bytes": 50_000},
+        everything,
+    )
     out = capsys.readouterr().out
     assert "pretrain-00000031" in out, "the newest"
     assert ("pretrain-00000000" in out) != cut

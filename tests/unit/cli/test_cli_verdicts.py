@@ -20,11 +20,19 @@ def test_a_comparison_can_be_read_at_any_width(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
     names = ("quickstart:student", "quickstart:student-alone")
     sizes = {name: Size(1_330_000, 5_640_000, 2.66e6, 2.12e14) for name in names}
-    verdicts.comparison(Compared(table(dict(zip(names, (scores(0.0), scores(0.1)), strict=True))), sizes, True, "test"))
+    verdicts.comparison(
+        Compared(
+            table(dict(zip(names, (scores(0.0), scores(0.1)), strict=True))), sizes, True, "test"
+        )
+    )
     shown = capsys.readouterr().out.partition("\n\n")[0]
-    assert all(len(line.rstrip()) <= width for line in shown.splitlines() if "Not shown" not in line)
+    assert all(
+        len(line.rstrip()) <= width for line in shown.splitlines() if "Not shown" not in line
+    )
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
-    assert all(name in shown for name in (*names, "difference", "verdict", "the reference", "worse"))
+    assert all(
+        name in shown for name in (*names, "difference", "verdict", "the reference", "worse")
+    )
     assert ("Not shown at this width" in shown) == (width < 140)
     assert ("95 % interval" in shown.splitlines()[0]) == (width >= 100)
     if width == 80:

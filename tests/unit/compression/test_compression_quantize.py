@@ -35,7 +35,14 @@ options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys(
 
 
 def decoder(**changes: object) -> Decoder:
-    config = {"vocab_size": 100, "context": 32, "dim": 48, "layers": 2, "attention": {"heads": 3}, **changes}
+    config = {
+        "vocab_size": 100,
+        "context": 32,
+        "dim": 48,
+        "layers": 2,
+        "attention": {"heads": 3},
+        **changes,
+    }
     model = Decoder(ModelConfig.model_validate(config), seed=1).eval()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():  # nothing that starts at zero or one may hide
@@ -55,7 +62,11 @@ def test_every_matrix_and_no_other_tensor_is_quantized(kind, options):
             assert module.kind == (kind if name.startswith("blocks.") else Int8()), name
     dense, floats = dict(model.named_parameters()), dict(small.named_parameters())
     matrices = {name for name, module in model.named_modules() if isinstance(module, Linear)}
-    assert floats.keys() == {name for name in dense if not (name.endswith(".weight") and name.rpartition(".")[0] in matrices)}
+    assert floats.keys() == {
+        name
+        for name in dense
+        if not (name.endswith(".weight") and name.rpartition(".")[0] in matrices)
+    }
     assert all(torch.equal(floats[name], dense[name]) for name in floats)
     assert small.config.resolved() == small.config
 
@@ -79,7 +90,9 @@ def test_logits_stay_close_and_are_those_of_the_unpacked_weights(kind, options):
 
 @kinds
 @options
-def test_a_saved_model_loads_to_the_bit_without_unpacking(kind, options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_saved_model_loads_to_the_bit_without_unpacking(
+    kind, options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     small = quantize(decoder(**options), kind, Int8())
     with torch.no_grad():
         expected = small(TOKENS)
@@ -97,7 +110,10 @@ def test_a_saved_model_loads_to_the_bit_without_unpacking(kind, options, tmp_pat
     with torch.no_grad():
         assert torch.equal(loaded(TOKENS), expected)
     assert loaded.state_dict().keys() == small.state_dict().keys()
-    assert all(torch.equal(tensor, small.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    assert all(
+        torch.equal(tensor, small.state_dict()[name])
+        for name, tensor in loaded.state_dict().items()
+    )
 
 
 @kinds
@@ -106,20 +122,28 @@ def test_the_file_has_the_size_that_the_layers_claim(kind, tmp_path: Path):
     small = quantize(model, kind, Int8())
     for name, given in (("dense", model), ("small", small)):
         folder.save(given, tmp_path / name)
-    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("dense", "small")}
+    sizes = {
+        name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("dense", "small")
+    }
     layers = [module for module in small.modules() if isinstance(module, Packed)]
     held = sum(layer.stored_bytes() for layer in layers)
-    rest = sum(p.nbytes for p in small.parameters()) - sum(p.nbytes for layer in layers for p in layer.parameters())
+    rest = sum(p.nbytes for p in small.parameters()) - sum(
+        p.nbytes for layer in layers for p in layer.parameters()
+    )
     assert sizes["small"] == pytest.approx(held + rest, rel=0.02)
     assert sizes["small"] < sizes["dense"] * (0.27 if isinstance(kind, Int8) else 0.17)
 
 
 def test_a_bigram_table_is_quantized_like_the_embedding():
-    small = quantize(decoder(embedding={"bigram": {"kind": "hashed", "buckets": 64}}), NF4(), NF4(block=16))
+    small = quantize(
+        decoder(embedding={"bigram": {"kind": "hashed", "buckets": 64}}), NF4(), NF4(block=16)
+    )
     table = small.embedding.bigram
     assert isinstance(table, NF4Linear)
     assert table.block == 16
-    assert isinstance(quantize(decoder(embedding={"bigram": "exact"}), NF4(), Dense()).embedding.bigram, Linear)
+    assert isinstance(
+        quantize(decoder(embedding={"bigram": "exact"}), NF4(), Dense()).embedding.bigram, Linear
+    )
 
 
 @pytest.mark.parametrize(("kind", "embedding"), [(Dense(), Int8()), (Int8(), Dense())])
@@ -186,15 +210,27 @@ def test_a_bfloat16_model_stays_one(kind, tmp_path: Path):
     ("fields", "expected"),
     [
         ({"kind": "linear"}, {"embedding.tokens": "int8", "head.linear": "nf4"}),
-        ({"kind": "mlp", "hidden": 8, "layers": 1}, {"embedding.tokens": "int8", "blocks.0": "nf4", "head.linear": "int8"}),
-        ({"kind": "lstm"}, {"embedding.tokens": "int8", "blocks.0.input": "nf4", "blocks.0.recurrent": "nf4"}),
+        (
+            {"kind": "mlp", "hidden": 8, "layers": 1},
+            {"embedding.tokens": "int8", "blocks.0": "nf4", "head.linear": "int8"},
+        ),
+        (
+            {"kind": "lstm"},
+            {"embedding.tokens": "int8", "blocks.0.input": "nf4", "blocks.0.recurrent": "nf4"},
+        ),
     ],
 )
 def test_baselines_are_quantized_by_the_same_rule(fields, expected):
-    config = TypeAdapter(Architecture).validate_python({"vocab_size": 100, "context": 32, "dim": 48, **fields})
+    config = TypeAdapter(Architecture).validate_python(
+        {"vocab_size": 100, "context": 32, "dim": 48, **fields}
+    )
     dense = build(config, seed=1).eval()
     small = quantize(dense, NF4(block=16), Int8())
-    kinds = {name: module.kind.kind for name, module in small.named_modules() if isinstance(module, (Linear, Packed))}
+    kinds = {
+        name: module.kind.kind
+        for name, module in small.named_modules()
+        if isinstance(module, (Linear, Packed))
+    }
     assert kinds == expected
     with torch.no_grad():
         full, packed = dense.hidden(TOKENS), small.hidden(TOKENS)

@@ -16,12 +16,18 @@ def test_a_model_without_a_kind_is_a_decoder_and_is_written_as_before() -> None:
     assert plain == named == schema.ModelConfig(dim=32, layers=1)
     assert "kind" not in named.model_dump()
     stage = load.check_stage(
-        {"stage": "pretrain", "model": {"kind": "decoder", "dim": 32, "layers": 1}, "data": {"corpus": "ptb"}}
+        {
+            "stage": "pretrain",
+            "model": {"kind": "decoder", "dim": 32, "layers": 1},
+            "data": {"corpus": "ptb"},
+        }
     )
     assert "kind" not in identity_config(stage)["model"]
 
 
-@pytest.mark.parametrize("fields", [{"kind": "linear"}, {"kind": "mlp", "hidden": 8}, {"kind": "lstm"}])
+@pytest.mark.parametrize(
+    "fields", [{"kind": "linear"}, {"kind": "mlp", "hidden": 8}, {"kind": "lstm"}]
+)
 def test_what_is_written_is_read_back(fields) -> None:
     config = architecture(dim=16, **fields).resolved(vocab_size=50, context=32)
     assert architecture(**config.model_dump(mode="json")) == config == config.resolved()
@@ -40,13 +46,19 @@ def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ValidationError, match=r"tied: false; linears.head.block: 3 is odd"):
         architecture(kind="lstm", dim=4, hidden=5, linears={"head": {"kind": "nf4", "block": 3}})
     with pytest.raises(
-        RequestError, match=r"history: 64 is longer than context 32, so its oldest places would never see a token"
+        RequestError,
+        match=r"history: 64 is longer than context 32, so its oldest places would never see a "
+        r"token",
     ):
         load.resolved(architecture(kind="linear", dim=4, history=64), "here", 9, 32)
 
 
 def recipe(model, default=None):
-    raw = {"name": "r", "data": {"corpus": "ptb"}, "stages": {"a": {"stage": "pretrain", "model": model}}}
+    raw = {
+        "name": "r",
+        "data": {"corpus": "ptb"},
+        "stages": {"a": {"stage": "pretrain", "model": model}},
+    }
     return load.recipe({**raw, "model": default} if default is not None else raw)
 
 
@@ -68,15 +80,26 @@ def test_a_kind_of_its_own_replaces_the_recipes_default_model_whole() -> None:
         ({"kind": "mlp", "dim": 8}, r"stages\.a\.model\.hidden: is missing"),
         ({"kind": "linear", "dim": 8, "mlp": "relu2"}, r"stages\.a\.model\.mlp: unknown name"),
         ({"dim": 8, "layers": 1, "hidden": 4}, r"stages\.a\.model\.hidden: unknown name"),
-        ({"dim": 8, "layers": 1, "mlp": {"kind": "gelu", "hidden": 0}}, r"stages\.a\.model\.mlp\.hidden: "),
-        ({"kind": "lstn", "dim": 8}, r"stages\.a\.model: unknown kind 'lstn' \(did you mean lstm\?\)"),
-        ({"kind": "lstm", "dim": 8, "hidden": 9}, r"stages\.a\.model: tied: the head can be the embedding only"),
+        (
+            {"dim": 8, "layers": 1, "mlp": {"kind": "gelu", "hidden": 0}},
+            r"stages\.a\.model\.mlp\.hidden: ",
+        ),
+        (
+            {"kind": "lstn", "dim": 8},
+            r"stages\.a\.model: unknown kind 'lstn' \(did you mean lstm\?\)",
+        ),
+        (
+            {"kind": "lstm", "dim": 8, "hidden": 9},
+            r"stages\.a\.model: tied: the head can be the embedding only",
+        ),
     ],
 )
 def test_faults_name_the_path_as_it_was_written(model, told) -> None:
     with pytest.raises(RequestError, match=told):
         recipe(model)
-    path = told.replace(r"stages\.a\.model: ", r"\(top level\): ").replace(r"stages\.a\.model\.", "")
+    path = told.replace(r"stages\.a\.model: ", r"\(top level\): ").replace(
+        r"stages\.a\.model\.", ""
+    )
     with pytest.raises(RequestError, match=path):
         load.model_config(model, "here")
 
@@ -87,5 +110,10 @@ def test_the_json_schema_knows_every_kind() -> None:
     names = [choice["$ref"].rsplit("/", 1)[1] for choice in kinds]
     assert names == ["ModelConfig", "LinearConfig", "MlpConfig", "LstmConfig"]
     assert "gpt2" in shipped["enum"]
-    assert result["$defs"]["ModelConfig"]["properties"]["kind"] == {"enum": ["decoder", *shipped["enum"]], "default": "decoder"}
-    assert not any("required" in result["$defs"][name] and result["$defs"][name]["required"] for name in names)
+    assert result["$defs"]["ModelConfig"]["properties"]["kind"] == {
+        "enum": ["decoder", *shipped["enum"]],
+        "default": "decoder",
+    }
+    assert not any(
+        "required" in result["$defs"][name] and result["$defs"][name]["required"] for name in names
+    )

@@ -8,7 +8,8 @@ from flyweight.errors import RequestError
 from flyweight.model.build import build
 from flyweight.spec import flops
 
-# As published: `num_parameters()` of the Hugging Face models, and the numbers in papers and read-me files.
+# As published: `num_parameters()` of the Hugging Face models, and the numbers in papers and read-me
+# files.
 PUBLISHED = {
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -63,11 +64,21 @@ def test_the_repaired_ladder_changes_one_thing_a_rung() -> None:
     fields = [catalogue.load(f"compact-ladder/{rung}r").model_dump() for rung in range(1, 10)]
     changed = [{key for key in a if a[key] != b[key]} for a, b in itertools.pairwise(fields)]
     assert changed.pop(2) == {"dim", "layers", "attention"}  # deep and thin: heads follow the width
-    assert changed == [{"mlp"}, {"mlp"}, {"embedding"}, {"attention"}, {"sharing"}, {"residual"}, {"thinking"}]
+    assert changed == [
+        {"mlp"},
+        {"mlp"},
+        {"embedding"},
+        {"attention"},
+        {"sharing"},
+        {"residual"},
+        {"thinking"},
+    ]
 
 
 def test_every_published_entry_is_there() -> None:
-    tradeoffs = {f"tradeoffs/{name}" for name in ("linear", "mlp-128", "mlp-256", "mlp-512", "lstm")}
+    tradeoffs = {
+        f"tradeoffs/{name}" for name in ("linear", "mlp-128", "mlp-256", "mlp-512", "lstm")
+    }
     assert set(PUBLISHED) | tradeoffs | {"parameter-golf-baseline"} <= set(catalogue.names())
 
 

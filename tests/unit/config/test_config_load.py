@@ -22,7 +22,9 @@ def raw():
 
 
 def checked(*words, without=(), text=None):
-    return load.recipe(load.override(load.parse_yaml(text, "x") if text else raw(), words), "quickstart", without)
+    return load.recipe(
+        load.override(load.parse_yaml(text, "x") if text else raw(), words), "quickstart", without
+    )
 
 
 def refusal(*words, **options):
@@ -33,7 +35,9 @@ def refusal(*words, **options):
 
 
 def test_top_level_fields_are_defaults_of_the_stages_that_train():
-    recipe = checked("data.context=128", "train.batch=4", "stages.student.data.context=64", "model.mlp=relu2")
+    recipe = checked(
+        "data.context=128", "train.batch=4", "stages.student.data.context=64", "model.mlp=relu2"
+    )
     teacher, student = recipe.stages["teacher"], recipe.stages["student"]
     assert (teacher.data.context, student.data.context) == (128, 64)
     assert (teacher.train.batch, teacher.train.steps) == (4, 800)
@@ -42,7 +46,10 @@ def test_top_level_fields_are_defaults_of_the_stages_that_train():
 
 
 def test_a_choice_of_another_kind_replaces_the_default_whole():
-    words = ["train.optimizer={kind: muon, momentum: 0.9}", "stages.student.train.optimizer={kind: adamw, lr: 1e-3}"]
+    words = [
+        "train.optimizer={kind: muon, momentum: 0.9}",
+        "stages.student.train.optimizer={kind: adamw, lr: 1e-3}",
+    ]
     recipe = checked(*words)
     assert recipe.stages["teacher"].train.optimizer.momentum == 0.9
     assert recipe.stages["student"].train.optimizer.kind == "adamw"
@@ -50,7 +57,10 @@ def test_a_choice_of_another_kind_replaces_the_default_whole():
 
 def test_an_option_can_be_given_to_a_choice_that_was_written_as_a_name():
     recipe = checked(
-        "model.mlp=relu2", "stages.teacher.model.mlp.hidden=96", "stages.int8.kind=nf4", "stages.int8.kind.block=32"
+        "model.mlp=relu2",
+        "stages.teacher.model.mlp.hidden=96",
+        "stages.int8.kind=nf4",
+        "stages.int8.kind.block=32",
     )
     assert recipe.stages["teacher"].model.mlp.hidden == 96
     assert recipe.stages["int8"].kind.block == 32
@@ -97,11 +107,21 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
         ("stages.teacher.train.schedule.warmup=2", "warmup"),
         ("stages.teacher.train.optimizer.lr=.nan", "lr: expected a number, found '.nan'"),
         ("batch=3", "batch: unknown name (did you mean train.batch?)"),
-        ("stages.int8={stage: select, among: [student]}", "stages.int8.among: needs at least 2 entries, found 1: ['student']"),
+        (
+            "stages.int8={stage: select, among: [student]}",
+            "stages.int8.among: needs at least 2 entries, found 1: ['student']",
+        ),
         ("seed=a", "seed: expected a whole number, found 'a'"),
         ("model=gtp2", "model: unknown kind 'gtp2' (did you mean gpt2?)"),
-        ("stages.teacher.model=xxxxxxxx", "unknown kind 'xxxxxxxx' (known: decoder, linear, mlp, lstm, and what `flyweight ls"),
-        ("train.steps=400", "train.steps=400: every stage has a value of its own there, so this would change nothing; say "),
+        (
+            "stages.teacher.model=xxxxxxxx",
+            "unknown kind 'xxxxxxxx' (known: decoder, linear, mlp, lstm, and what `flyweight ls",
+        ),
+        (
+            "train.steps=400",
+            "train.steps=400: every stage has a value of its own there, so this would change "
+            "nothing; say ",
+        ),
         ("train.steps=abc", "say stages.teacher.train.steps=abc stages.student.train.steps=abc"),
         ("model={dim: 8, layers: 2}", "every stage has a value of its own there"),
         (
@@ -131,15 +151,30 @@ CONTROL = TEXT.replace("report:", "  alone: {stage: pretrain, model: {dim: 8, la
 def test_a_stage_tied_to_another_takes_no_other_limit_from_the_recipe():
     tie = "stages.alone.train.same_as={stage: student, of: total_flops}"
     for limit in ("steps=40", "tokens=1M", "flops=1e9", "time=3s"):
-        text = CONTROL.replace("stages:", f"train: {{{limit.replace('=', ': ')}, batch: 4}}\nstages:")
+        text = CONTROL.replace(
+            "stages:", f"train: {{{limit.replace('=', ': ')}, batch: 4}}\nstages:"
+        )
         train = checked(tie, text=text).stages["alone"].train
-        assert (train.steps, train.tokens, train.flops, train.time, train.batch) == (None, None, None, None, 4)
+        assert (train.steps, train.tokens, train.flops, train.time, train.batch) == (
+            None,
+            None,
+            None,
+            None,
+            4,
+        )
     tied = checked("train.same_as={stage: teacher, of: tokens}", text=CONTROL)
-    assert [stage.train.steps for stage in tied.stages.values() if stage.stage != "quantize"] == [800, 800, None]
+    assert [stage.train.steps for stage in tied.stages.values() if stage.stage != "quantize"] == [
+        800,
+        800,
+        None,
+    ]
     assert tied.stages["student"].train.same_as is None
     assert tied.stages["alone"].train.same_as.stage == "teacher"
     beside = refusal(tie, "stages.alone.train.steps=4", "stages.alone.train.time=3s", text=CONTROL)
-    assert "stages.alone.train: same_as gives as much as student spends, and steps and time beside it could cut that" in beside
+    assert (
+        "stages.alone.train: same_as gives as much as student spends, and steps and time beside "
+        "it could cut that"
+    ) in beside
     freed = checked(tie, "train.steps=40", "stages.alone.train.same_as=null", text=CONTROL)
     assert freed.stages["alone"].train.steps == 40
 
@@ -147,39 +182,67 @@ def test_a_stage_tied_to_another_takes_no_other_limit_from_the_recipe():
 @pytest.mark.parametrize(
     ("same_as", "part"),
     [
-        ("{stage: int8, of: tokens}", "int8 is a stage of kind quantize and spends no tokens of its own"),
+        (
+            "{stage: int8, of: tokens}",
+            "int8 is a stage of kind quantize and spends no tokens of its own",
+        ),
         ("{stage: int8, of: seconds}", "name the stage whose model it stores, student"),
         ("{stage: raw, of: total_flops}", "raw is a stage of kind init and trains nothing"),
         ("{stage: timed, of: seconds}", "timed is a stage of kind bench and trains nothing"),
     ],
 )
 def test_a_limit_from_a_stage_that_does_not_know_it(same_as, part):
-    more = "  raw: {stage: init, model: {dim: 8, layers: 1}}\n  timed: {stage: bench, input: student}\n"
+    more = (
+        "  raw: {stage: init, model: {dim: 8, layers: 1}}\n  timed: {stage: bench, input: "
+        "student}\n"
+    )
     text = CONTROL.replace("  alone:", f"{more}  alone:")
     assert part in refusal(f"stages.alone.train.same_as={same_as}", text=text)
 
 
 def test_a_limit_from_what_a_quantized_or_chosen_model_had_cost():
-    text = CONTROL.replace("  alone:", "  best: {stage: select, among: [teacher, student]}\n  alone:")
-    for stage, of in (("int8", "total_flops"), ("int8", "total_seconds"), ("best", "tokens"), ("best", "seconds")):
+    text = CONTROL.replace(
+        "  alone:", "  best: {stage: select, among: [teacher, student]}\n  alone:"
+    )
+    for stage, of in (
+        ("int8", "total_flops"),
+        ("int8", "total_seconds"),
+        ("best", "tokens"),
+        ("best", "seconds"),
+    ):
         checked(f"stages.alone.train.same_as={{stage: {stage}, of: {of}}}", text=text)
 
 
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        ("stages.best.among=[student, int8]", "among.1: int8 is a stage of kind quantize, so it has no validation result"),
-        ("stages.teacher.train.validations=0", "among.0: teacher trains with validations: 0, so it has no validation result"),
+        (
+            "stages.best.among=[student, int8]",
+            "among.1: int8 is a stage of kind quantize, so it has no validation result",
+        ),
+        (
+            "stages.teacher.train.validations=0",
+            "among.0: teacher trains with validations: 0, so it has no validation result",
+        ),
     ],
 )
 def test_only_what_was_validated_can_be_selected(word, part):
-    text = CONTROL.replace("  alone:", "  best: {stage: select, among: [teacher, student]}\n  alone:")
+    text = CONTROL.replace(
+        "  alone:", "  best: {stage: select, among: [teacher, student]}\n  alone:"
+    )
     assert part in refusal(word, text=text)
 
 
 @pytest.mark.parametrize(
     "word",
-    ["stages.student=null", "stages.alone=5", "report.compare=null", "report=5", "stages.alone.train.same_as=a", "stages=null"],
+    [
+        "stages.student=null",
+        "stages.alone=5",
+        "report.compare=null",
+        "report=5",
+        "stages.alone.train.same_as=a",
+        "stages=null",
+    ],
 )
 def test_leaving_a_stage_out_of_a_malformed_recipe(word):
     assert word.partition("=")[0] in refusal(word, text=CONTROL, without=["int8"])
@@ -191,7 +254,9 @@ def test_leaving_a_stage_out_where_nothing_is_selected():
 
 
 def test_leaving_a_stage_out_hands_its_input_on_or_says_why_not():
-    chain = TEXT.replace("report:", "  again:    {stage: quantize, input: int8, kind: nf4}\nreport:")
+    chain = TEXT.replace(
+        "report:", "  again:    {stage: quantize, input: int8, kind: nf4}\nreport:"
+    )
     recipe = checked(text=chain, without=["int8"])
     assert recipe.stages["again"].input == "student"
     assert recipe.report.compare == ("teacher", "student")
@@ -199,7 +264,10 @@ def test_leaving_a_stage_out_hands_its_input_on_or_says_why_not():
     assert "did you mean teacher?" in refusal(without=["techer"])
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: b: c", "- 1\n- 2", "", "a: 1\na: 2", "\t", "*x", "!!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "a: b: c", "- 1\n- 2", "", "a: 1\na: 2", "\t", "*x", "!!python/object:os.system {}"],
+)
 def test_broken_yaml_is_a_request_error(tmp_path, text):
     path = tmp_path / "x.yaml"
     path.write_text(text)
@@ -207,28 +275,47 @@ def test_broken_yaml_is_a_request_error(tmp_path, text):
         load.read_yaml(path)
 
 
-LONG = ("0x" + "f" * 5000, "9" * 5000, "-" + "9" * 5000, "0b" + "1" * 20_000, "0" + "7" * 5000, "1" + ":1" * 5000, "1_" * 5000)
+LONG = (
+    "0x" + "f" * 5000,
+    "9" * 5000,
+    "-" + "9" * 5000,
+    "0b" + "1" * 20_000,
+    "0" + "7" * 5000,
+    "1" + ":1" * 5000,
+    "1_" * 5000,
+)
 
 
 @pytest.mark.parametrize("number", LONG)
 @pytest.mark.parametrize("text", ["seed: {}", "? {}\n: 1", "a: [1, {}]", "!!int {}"])
 def test_numbers_that_python_cannot_write_are_refused_in_any_base(number, text):
     with pytest.raises(
-        RequestError, match=r"x, line 1, column \d+: not valid YAML: a number of [0-9,]+ digits; 100 are the most"
+        RequestError,
+        match=r"x, line 1, column \d+: not valid YAML: a number of [0-9,]+ digits; 100 are the "
+        r"most",
     ):
         load.parse_yaml(text.format(number), "x")
-    assert load.parse_yaml("a: [0xff, 017, 99999999999999999999]", "x") == {"a": [255, 15, 99999999999999999999]}
+    assert load.parse_yaml("a: [0xff, 017, 99999999999999999999]", "x") == {
+        "a": [255, 15, 99999999999999999999]
+    }
 
 
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
-    for path, part in ((tmp_path, "folder"), (tmp_path / "no.yaml", "no such file"), (tmp_path / "latin.yaml", "UTF-8")):
+    for path, part in (
+        (tmp_path, "folder"),
+        (tmp_path / "no.yaml", "no such file"),
+        (tmp_path / "latin.yaml", "UTF-8"),
+    ):
         with pytest.raises(RequestError, match=part):
             load.read_yaml(path)
 
 
 def test_stages_come_after_what_they_refer_to():
-    stages = "{q: {stage: quantize, input: m, kind: int8}, m: {stage: pretrain, model: {dim: 8, layers: 1}}}"
+    stages = (
+        "{q: {stage: quantize, input: m, kind: int8}, m: {stage: pretrain, model: {dim: 8, "
+        "layers: 1}}}"
+    )
     text = f"name: x\ndata: {{corpus: c}}\nstages: {stages}"
     assert load.order(checked(text=text)) == ["m", "q"]
 
@@ -250,10 +337,22 @@ def test_the_json_schema_accepts_partial_defaults():
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        ("stages.alone={stage: pretrain, input: int8, train: {steps: 3}}", "stages.alone.input: int8 stores its matrices in"),
-        ("stages.alone.model.linears={blocks: nf4}", "stages.alone.model.linears: matrices stored as nf4 cannot be trained"),
-        ("stages.student.model.linears={blocks: int8}", "stages.student.model.linears: matrices stored as int8 cannot"),
-        ("stages.alone={stage: pretrain, input: raw, train: {steps: 3}}", "raw has matrices stored as int8, which cannot be"),
+        (
+            "stages.alone={stage: pretrain, input: int8, train: {steps: 3}}",
+            "stages.alone.input: int8 stores its matrices in",
+        ),
+        (
+            "stages.alone.model.linears={blocks: nf4}",
+            "stages.alone.model.linears: matrices stored as nf4 cannot be trained",
+        ),
+        (
+            "stages.student.model.linears={blocks: int8}",
+            "stages.student.model.linears: matrices stored as int8 cannot",
+        ),
+        (
+            "stages.alone={stage: pretrain, input: raw, train: {steps: 3}}",
+            "raw has matrices stored as int8, which cannot be",
+        ),
     ],
 )
 def test_packed_matrices_are_not_trained(word, part):
@@ -270,25 +369,43 @@ def test_a_default_that_no_stage_takes_is_checked_too():
 def test_a_fault_that_stages_share_is_told_once():
     text = refusal("stages.teacher.model={dim: 8}", "stages.student.model={dim: 8}")
     assert text.splitlines()[1:] == [
-        "  stages.teacher.model.layers: is missing; name it here, or as model.layers for every stage (and the same in student)"
+        "  stages.teacher.model.layers: is missing; name it here, or as model.layers for every "
+        "stage (and the same in student)"
     ]
     text = refusal("train={batch: 6, accumulate: 4}")
     assert text.count("do not divide") == 1 and text.endswith("(and the same in student)")
 
 
 def test_a_word_counts_where_any_stage_takes_a_part_of_it():
-    assert checked("stages.student.train.batch=8", "train.batch=8").stages["teacher"].train.batch == 8
+    assert (
+        checked("stages.student.train.batch=8", "train.batch=8").stages["teacher"].train.batch == 8
+    )
     assert checked("train.optimizer=muon").stages["teacher"].train.optimizer.kind == "muon"
     assert checked("train={steps: 3, batch: 5}").stages["teacher"].train.batch == 5
     assert checked("data.corpus=python-stdlib").stages["student"].data.corpus == "python-stdlib"
 
 
 def test_a_name_of_the_catalogue_is_a_model_wherever_one_is_described():
-    recipe = checked("stages.teacher.model=gpt2", "stages.teacher.model.layers=3", "stages.student.model=tradeoffs/lstm")
+    recipe = checked(
+        "stages.teacher.model=gpt2",
+        "stages.teacher.model.layers=3",
+        "stages.student.model=tradeoffs/lstm",
+    )
     teacher, student = recipe.stages["teacher"].model, recipe.stages["student"].model
-    assert (teacher.dim, teacher.layers, teacher.position.kind, student.kind) == (768, 3, "learned", "lstm")
-    assert teacher.vocab_size is teacher.context is student.vocab_size is None  # they follow the text
-    pinned = checked("stages.teacher.model={kind: gpt2, vocab_size: 50257, dropout: 0.1}").stages["teacher"].model
+    assert (teacher.dim, teacher.layers, teacher.position.kind, student.kind) == (
+        768,
+        3,
+        "learned",
+        "lstm",
+    )
+    assert (
+        teacher.vocab_size is teacher.context is student.vocab_size is None
+    )  # they follow the text
+    pinned = (
+        checked("stages.teacher.model={kind: gpt2, vocab_size: 50257, dropout: 0.1}")
+        .stages["teacher"]
+        .model
+    )
     assert (pinned.vocab_size, pinned.dropout.residual, pinned.dim) == (50257, 0.1, 768)
 
 
@@ -304,18 +421,32 @@ def test_a_name_of_the_catalogue_as_a_default_takes_the_stages_own_fields():
           raw: {stage: init, model: gpt2}
     """
     stages = checked("model.layers=2", text=text).stages
-    assert [(stages[name].model.dim, stages[name].model.layers) for name in ("small", "whole")] == [(48, 2), (768, 2)]
-    assert (stages["raw"].model.vocab_size, stages["raw"].model.context, stages["raw"].model.layers) == (50257, 1024, 12)
+    assert [(stages[name].model.dim, stages[name].model.layers) for name in ("small", "whole")] == [
+        (48, 2),
+        (768, 2),
+    ]
+    assert (
+        stages["raw"].model.vocab_size,
+        stages["raw"].model.context,
+        stages["raw"].model.layers,
+    ) == (50257, 1024, 12)
     assert stages["whole"].model.attention.heads == 12
 
 
 def test_the_json_schema_knows_the_catalogue():
     schema = load.json_schema()
-    for places in (schema["properties"], *(schema["$defs"][kind]["properties"] for kind in ("Pretrain", "Distill"))):
+    for places in (
+        schema["properties"],
+        *(schema["$defs"][kind]["properties"] for kind in ("Pretrain", "Distill")),
+    ):
         assert any("gpt2" in choice.get("enum", ()) for choice in places["model"]["anyOf"])
 
 
 def test_options_of_a_tokenizer_without_a_kind_are_those_of_bpe():
-    raw = {"name": "a", "data": {"corpus": "x.txt"}, "stages": {"m": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}}}}
+    raw = {
+        "name": "a",
+        "data": {"corpus": "x.txt"},
+        "stages": {"m": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}}},
+    }
     checked = load.recipe(load.override(raw, ["data.tokenizer.vocab=2048", "train.steps=1"]))
     assert checked.stages["m"].data.tokenizer.vocab == 2048

@@ -28,7 +28,12 @@ def refused(tmp_path):
 def test_every_reason_at_once(refused):
     raw = toy_study("story.txt", seeds=[], metrics=["nll", "perplexty"], limit={"runs": 1})
     raw["models"]["bad"] = {
-        "config": {"dim": 16, "layers": 1, "attention": {"heads": 3}, "sharing": {"kind": "repeat", "tims": 2}}
+        "config": {
+            "dim": 16,
+            "layers": 1,
+            "attention": {"heads": 3},
+            "sharing": {"kind": "repeat", "tims": 2},
+        }
     }
     raw["models"]["small"]["fields"] = {"position": "rope"}
     said = refused(raw)
@@ -56,15 +61,27 @@ def test_every_reason_at_once(refused):
         (["budgets.short.steps=null"], "budgets.short: names 0 limits"),
         (["budgets={}"], "data.story: has no budget"),
         (["models.small.budgets=[long]"], "models.small.budgets: story has no budget 'long'"),
-        (["models.small.data=[stori]"], "models.small.data: there is no text 'stori' (did you mean story?)"),
-        (["train.optimizer.lr=0.1"], "train.optimizer.lr: protocols.published.lr gives the rate of every model"),
-        (["protocol=tuned", "protocols.tuned.train.validations=0"], "validation chooses among the learning rates"),
+        (
+            ["models.small.data=[stori]"],
+            "models.small.data: there is no text 'stori' (did you mean story?)",
+        ),
+        (
+            ["train.optimizer.lr=0.1"],
+            "train.optimizer.lr: protocols.published.lr gives the rate of every model",
+        ),
+        (
+            ["protocol=tuned", "protocols.tuned.train.validations=0"],
+            "validation chooses among the learning rates",
+        ),
         (["protocols.published.lr=[0.1, 0.1]"], "protocols.published.lr: 0.1 stands 2 times"),
         (["models.small.grid.context=[16, 32]"], "follows the text"),
         (["models.small.grid.position=[rope, rope]"], "stands 2 times"),
         (["models.small.grid.position=[]"], "has no value"),
         (["models.small.grid={}"], "findings.0.below: no cell of this study belongs to it"),
-        (["models.small.config=gpt22"], "no model of this name in the catalogue; did you mean gpt2"),
+        (
+            ["models.small.config=gpt22"],
+            "no model of this name in the catalogue; did you mean gpt2",
+        ),
         (["models.small.fields.layerz=2"], "layerz: unknown name (did you mean layers?)"),
         (["data.story.context=[16, 16]"], "data.story.context: 16 stands 2 times"),
         (["only=[large]"], "only: no model is called large"),
@@ -73,28 +90,72 @@ def test_every_reason_at_once(refused):
         (["bujet=1"], "bujet: unknown name"),
         (["budgets.short={time: 5}"], "the unit is missing"),
         (["seeds=[-1]"], "has to be at least 0, and is -1"),
-        (["seeds=[true, false, 2]"], "seeds.0: seeds are whole numbers, for example [0, 1, 2]; found true"),
+        (
+            ["seeds=[true, false, 2]"],
+            "seeds.0: seeds are whole numbers, for example [0, 1, 2]; found true",
+        ),
         (["models.small.data=[]"], "models.small.data: needs at least 1 entry, found 0"),
         (["models.small.context=[]"], "models.small.context: needs at least 1 entry, found 0"),
         (["models.small.budgets=[]"], "models.small.budgets: needs at least 1 entry, found 0"),
         (["data.story.context=[]"], "data.story.context: needs at least 1 entry, found 0"),
         (["protocols.published.lr=[]"], "protocols.published.lr: needs at least 1 entry, found 0"),
-        (["models.small.grid.position=[learned, rope, {kind: rope}]"], "position=rope and small position={kind: rope} are the"),
-        (['models.small.grid.layers=[1, "1"]'], "models.small.grid: small position=learned layers=1 stands 2 times"),
-        (["models.small.grid.layers=[1, 1.0]"], "layers=1 and small position=learned layers=1.0 are the same model"),
-        (['models.small.grid={attention.bias: [true, "true"]}'], "small attention.bias=true stands 2 times"),
-        (["models.small.grid={position: [rope], position.base: [1e3, 1e4]}"], "grid.position.base: lies within grid.position"),
-        (["models.small.fields.linears={blocks: int8}"], "model.linears: matrices stored as int8 cannot be trained"),
-        (["seeds=2"], "seeds: 2 may be one seed or a number of seeds; write [2] for that seed, [0, 1] for several"),
-        (["seeds=0"], "seeds: 0 may be one seed or a number of seeds; write [0] for that seed, [0, 1, 2] for several"),
-        (["models.small.fields.linears={foo: dense}"], "model.linears.foo: no layer has such a name"),
-        (["models.small.fields.linears={blocks.7.*: dense}"], "model.linears.blocks.7.*: no layer has such a name"),
         (
-            ["models.small.fields.sharing={kind: all, times: 2}", "models.small.fields.linears={blocks.2.*: dense}"],
+            ["models.small.grid.position=[learned, rope, {kind: rope}]"],
+            "position=rope and small position={kind: rope} are the",
+        ),
+        (
+            ['models.small.grid.layers=[1, "1"]'],
+            "models.small.grid: small position=learned layers=1 stands 2 times",
+        ),
+        (
+            ["models.small.grid.layers=[1, 1.0]"],
+            "layers=1 and small position=learned layers=1.0 are the same model",
+        ),
+        (
+            ['models.small.grid={attention.bias: [true, "true"]}'],
+            "small attention.bias=true stands 2 times",
+        ),
+        (
+            ["models.small.grid={position: [rope], position.base: [1e3, 1e4]}"],
+            "grid.position.base: lies within grid.position",
+        ),
+        (
+            ["models.small.fields.linears={blocks: int8}"],
+            "model.linears: matrices stored as int8 cannot be trained",
+        ),
+        (
+            ["seeds=2"],
+            "seeds: 2 may be one seed or a number of seeds; write [2] for that seed, [0, 1] for "
+            "several",
+        ),
+        (
+            ["seeds=0"],
+            "seeds: 0 may be one seed or a number of seeds; write [0] for that seed, [0, 1, 2] "
+            "for several",
+        ),
+        (
+            ["models.small.fields.linears={foo: dense}"],
+            "model.linears.foo: no layer has such a name",
+        ),
+        (
+            ["models.small.fields.linears={blocks.7.*: dense}"],
+            "model.linears.blocks.7.*: no layer has such a name",
+        ),
+        (
+            [
+                "models.small.fields.sharing={kind: all, times: 2}",
+                "models.small.fields.linears={blocks.2.*: dense}",
+            ],
             ".blocks.2.*: no",
         ),
-        (["models.small.fields.dim=2147483646"], "dim: 2147483646 makes an MLP of 8589934584 channels"),
-        (["protocol=tuned", "models.small.train.validations=0"], "train.validations: 0 for small, but validation chooses"),
+        (
+            ["models.small.fields.dim=2147483646"],
+            "dim: 2147483646 makes an MLP of 8589934584 channels",
+        ),
+        (
+            ["protocol=tuned", "models.small.train.validations=0"],
+            "train.validations: 0 for small, but validation chooses",
+        ),
     ],
 )
 def test_refusals(refused, overrides, part):
@@ -122,7 +183,10 @@ def test_findings_that_nothing_could_decide_are_refused(refused):
     model = {"dim": 16, "layers": 1, "attention": {"heads": 2}}
     text = {"corpus": "story.txt", "tokenizer": "byte", "context": 32}
     raw = toy_study("story.txt", data={"t": text, "u": text})
-    raw["models"] = {"a": {"config": model, "data": "t"}, "b": {"config": {**model, "dim": 32}, "data": "u"}}
+    raw["models"] = {
+        "a": {"config": model, "data": "t"},
+        "b": {"config": {**model, "dim": 32}, "data": "u"},
+    }
     raw["findings"] = [{"claim": "a", "below": {"model": "a"}, "above": {"model": "b"}}]
     assert "findings.0: no cell of below can be compared with one of above" in refused(raw)
     raw["findings"] *= 2
@@ -135,7 +199,9 @@ def test_a_group_of_several_models_needs_validation(refused, tmp_path):
     raw["models"]["small"]["grid"]["layers"] = [1, 2]
     raw["findings"][0]["below"]["fields"]["layers"] = [1, 2]
     raw["models"]["other"] = {"config": {"dim": 16, "layers": 2}}
-    raw["findings"] = [{"claim": "small below other", "below": {"model": "small"}, "above": {"model": "other"}}]
+    raw["findings"] = [
+        {"claim": "small below other", "below": {"model": "small"}, "above": {"model": "other"}}
+    ]
     said = refused(raw, "train.validations=0")
     assert "findings.0.below: train.validations is 0 for small position=learned layers=1" in said
     assert "findings.0.above" not in said
@@ -144,9 +210,21 @@ def test_a_group_of_several_models_needs_validation(refused, tmp_path):
 
 
 def test_a_wrong_name_hides_no_other_fault(refused):
-    words = ("bujet=1", "metrics=[nll, perplexty]", "budgets.short.steps=none", "models.small.fields.layerz=2", "limit.runs=1")
+    words = (
+        "bujet=1",
+        "metrics=[nll, perplexty]",
+        "budgets.short.steps=none",
+        "models.small.fields.layerz=2",
+        "limit.runs=1",
+    )
     said = refused(toy_study("story.txt"), *words, "seeds=[0, -1]")
-    for part in ("bujet: unknown name", "perplexty", "layerz: unknown name", "budgets.short.steps: 'none'", "limit.runs: 1"):
+    for part in (
+        "bujet: unknown name",
+        "perplexty",
+        "layerz: unknown name",
+        "budgets.short.steps: 'none'",
+        "limit.runs: 1",
+    ):
         assert said.count(part) == 1
     assert "there are none" not in said  # seeds that cannot be read are not missing as well
     assert "names 0 limits" not in said
@@ -175,7 +253,10 @@ def test_a_grid_over_its_size_is_refused_by_its_size_alone(refused):
 
 def test_a_rate_that_moves_nothing_is_refused(refused):
     raw = toy_study("story.txt", findings=[], protocol="tuned")
-    raw["models"]["small"] = {"config": {"kind": "linear", "dim": 8}, "train": {"optimizer": "muon"}}
+    raw["models"]["small"] = {
+        "config": {"kind": "linear", "dim": 8},
+        "train": {"optimizer": "muon"},
+    }
     assert "models.small: the protocol's learning rate is Muon's" in refused(raw)
 
 
@@ -186,7 +267,9 @@ def test_a_word_reaches_the_fields_of_a_model_that_is_only_a_name(tmp_path, refu
     made, wrong = studies.cells(studies.load(path, "models.small.fields.dropout=0.25"))
     assert not wrong and made[0].config.model.dropout.residual == 0.25
     said = refused(raw, "models.small.fields.layerz=3", "seeds=[]", "metrics=[nllx]")
-    assert all(part in said for part in ("model.layerz: unknown name", "seeds: there are none", "nllx"))
+    assert all(
+        part in said for part in ("model.layerz: unknown name", "seeds: there are none", "nllx")
+    )
 
 
 def test_numbers_of_runs():

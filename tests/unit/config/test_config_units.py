@@ -5,19 +5,30 @@ from flyweight.config import units
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("6GB", 6_000_000_000), ("6GiB", 6 * 2**30), ("16MB", 16_000_000), ("1.5 kB", 1500), ("7B", 7)]
+    ("text", "value"),
+    [
+        ("6GB", 6_000_000_000),
+        ("6GiB", 6 * 2**30),
+        ("16MB", 16_000_000),
+        ("1.5 kB", 1500),
+        ("7B", 7),
+    ],
 )
 def test_sizes(text, value):
     assert units.parse_size(text) == value
 
 
-@pytest.mark.parametrize("value", [6, 6.5, "6", "6XB", "GB", "", "-1GB", None, True, "nanGB", "1e999GB"])
+@pytest.mark.parametrize(
+    "value", [6, 6.5, "6", "6XB", "GB", "", "-1GB", None, True, "nanGB", "1e999GB"]
+)
 def test_a_size_needs_a_number_and_a_unit(value):
     with pytest.raises(ValueError, match="size"):
         units.parse_size(value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("30s", 30), ("10min", 600), ("2h", 7200), ("1.5min", 90), ("250ms", 0.25)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("30s", 30), ("10min", 600), ("2h", 7200), ("1.5min", 90), ("250ms", 0.25)]
+)
 def test_times(text, value):
     assert units.parse_time(text) == value
 
@@ -28,7 +39,10 @@ def test_a_time_needs_a_unit(value):
         units.parse_time(value)
 
 
-@pytest.mark.parametrize(("value", "count"), [("50M", 50_000_000), ("1.5e15", 1_500_000_000_000_000), (12, 12), ("3k", 3000)])
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [("50M", 50_000_000), ("1.5e15", 1_500_000_000_000_000), (12, 12), ("3k", 3000)],
+)
 def test_counts(value, count):
     assert units.parse_count(value) == count
 
@@ -41,10 +55,15 @@ def test_a_count_is_whole_and_not_negative(value):
 
 @given(st.floats(min_value=1, max_value=1e14))
 def test_what_is_shown_as_a_size_reads_back_within_its_digits(size):
-    assert units.parse_size(units.format_size(size).replace(" ", "")) == pytest.approx(size, rel=6e-3, abs=1)
+    assert units.parse_size(units.format_size(size).replace(" ", "")) == pytest.approx(
+        size, rel=6e-3, abs=1
+    )
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.004, "4 ms"), (5.25, "5.25 s"), (83, "1 min 23 s"), (7260, "2 h 1 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.004, "4 ms"), (5.25, "5.25 s"), (83, "1 min 23 s"), (7260, "2 h 1 min")],
+)
 def test_times_as_people_read_them(seconds, text):
     assert units.format_time(seconds) == text
 

@@ -8,7 +8,10 @@ from flyweight.core.runtime import Runtime
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Replace the clock's part: {width: speedup} is what will be measured; returns the list of measurements made."""
+    """Replace the clock's part: {width: speedup} is what will be measured.
+
+    Returns the list of measurements made.
+    """
 
     def replace(by_width):
         made = []
@@ -31,14 +34,18 @@ def test_a_training_step_is_the_same_in_both_types_but_for_rounding():
         step = bfloat16._training_step(64)
         real = torch.autograd.grad
         try:
-            torch.autograd.grad = lambda value, weights: loss.setdefault(half, (value.item(), real(value, weights)))
+            torch.autograd.grad = lambda value, weights: loss.setdefault(
+                half, (value.item(), real(value, weights))
+            )
             step(half)
         finally:
             torch.autograd.grad = real
 
     watched(False)
     watched(True)
-    assert loss[True][0] == pytest.approx(loss[False][0], rel=0.02) and loss[True][0] != loss[False][0]
+    assert (
+        loss[True][0] == pytest.approx(loss[False][0], rel=0.02) and loss[True][0] != loss[False][0]
+    )
     for half, whole in zip(loss[True][1], loss[False][1], strict=True):
         assert half.dtype == whole.dtype == torch.float32
         assert float((half - whole).norm() / whole.norm()) < 0.1
@@ -87,7 +94,10 @@ def test_a_measurement_is_kept_for_later_processes_and_printed_once(timed, tmp_p
     assert events == ["measured", "measured"]
 
 
-@pytest.mark.parametrize("value", [{"64": 1.0}, {"64": "x", "128": 1, "256": 1}, {"64": -1, "128": 1, "256": 1}, None, [1.0]])
+@pytest.mark.parametrize(
+    "value",
+    [{"64": 1.0}, {"64": "x", "128": 1, "256": 1}, {"64": -1, "128": 1, "256": 1}, None, [1.0]],
+)
 def test_what_is_no_measurement_is_not_read(value):
     with pytest.raises((KeyError, TypeError, ValueError)):
         bfloat16._read(value)

@@ -38,7 +38,9 @@ def test_nothing_is_a_link_or_concealed():
 @pytest.mark.parametrize("kind", sorted(NOTES))
 def test_progress_quotes_nothing_that_steers(kind):
     out = io.StringIO()
-    fields = dict.fromkeys(("name", "what", "limit", "note", "model", "why", "command", "id", "step", "path"), EVIL)
+    fields = dict.fromkeys(
+        ("name", "what", "limit", "note", "model", "why", "command", "id", "step", "path"), EVIL
+    )
     Display(Terminal(out, width=100))(kind, fields)
     text = out.getvalue()
     assert SHOWN in text

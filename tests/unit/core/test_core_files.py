@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from flyweight.core.files import appearing, copy_file, copy_folder, new_file, own_folder, reason, remove, write_text
+from flyweight.core.files import (
+    appearing,
+    copy_file,
+    copy_folder,
+    new_file,
+    own_folder,
+    reason,
+    remove,
+    write_text,
+)
 from flyweight.errors import RequestError
 
 
@@ -21,11 +30,15 @@ def test_whole_files_replace_a_link_and_not_what_it_leads_to(tmp_path: Path, els
     (tmp_path / "report.html").symlink_to(elsewhere / "report.html")
     (tmp_path / f".report.html.{os.getpid()}.partial").symlink_to(elsewhere / "file")
     write_text(tmp_path / "report.html", "new")
-    assert (tmp_path / "report.html").read_text() == "new" and not (tmp_path / "report.html").is_symlink()
+    assert (tmp_path / "report.html").read_text() == "new" and not (
+        tmp_path / "report.html"
+    ).is_symlink()
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "report.html"}
 
 
-def test_a_new_file_is_not_written_through_a_link_or_into_another_name_of_it(tmp_path: Path, elsewhere: Path):
+def test_a_new_file_is_not_written_through_a_link_or_into_another_name_of_it(
+    tmp_path: Path, elsewhere: Path
+):
     (tmp_path / "link").symlink_to(elsewhere / "file")
     os.link(elsewhere / "file", tmp_path / "same")
     for name in ("link", "same", "fresh"):
@@ -39,7 +52,9 @@ def test_a_new_file_is_not_written_through_a_link_or_into_another_name_of_it(tmp
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
 @pytest.mark.parametrize("refused", [False, True])
-def test_copies_are_whole_with_and_without_the_systems_help(tmp_path: Path, monkeypatch, size: int, refused: bool):
+def test_copies_are_whole_with_and_without_the_systems_help(
+    tmp_path: Path, monkeypatch, size: int, refused: bool
+):
     def no(*arguments):
         raise OSError("not between these")
 
@@ -53,7 +68,9 @@ def test_copies_are_whole_with_and_without_the_systems_help(tmp_path: Path, monk
 
 def test_folders_are_copied_without_links(tmp_path: Path, elsewhere: Path):
     copy_folder(elsewhere, tmp_path / "copy")
-    assert (tmp_path / "copy" / "state" / "current.json").read_text() == "precious state/current.json"
+    assert (
+        tmp_path / "copy" / "state" / "current.json"
+    ).read_text() == "precious state/current.json"
     (tmp_path / "copy" / "link").symlink_to(elsewhere)
     with pytest.raises(RequestError, match="symbolic link"):
         copy_folder(tmp_path / "copy", tmp_path / "again")
@@ -67,7 +84,9 @@ def test_removing_a_link_removes_nothing_else(tmp_path: Path, elsewhere: Path):
     remove(tmp_path / "absent")
 
 
-def test_what_appears_in_the_end_takes_no_place_that_was_taken_meanwhile(tmp_path: Path, elsewhere: Path):
+def test_what_appears_in_the_end_takes_no_place_that_was_taken_meanwhile(
+    tmp_path: Path, elsewhere: Path
+):
     out = tmp_path / "model.gguf"
     partial = tmp_path / f".model.gguf.{os.getpid()}.partial"
     partial.symlink_to(elsewhere / "file")

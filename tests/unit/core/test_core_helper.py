@@ -18,7 +18,12 @@ def test_a_helper_is_kept_and_one_that_is_too_slow_is_replaced():
     first = helper._child
     began = time.monotonic()
     with pytest.raises(TooMuchError, match=r"more than 0\.5 s"):
-        helper.ask(question("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"), 0.5)
+        helper.ask(
+            question(
+                "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+            ),
+            0.5,
+        )
     assert time.monotonic() - began < 30
     assert first.poll() is not None
     with pytest.raises(TooMuchError, match="more than 256 MB"):

@@ -61,12 +61,21 @@ def test_a_damaged_file_is_measured_anew_said_and_replaced(tmp_path, damage):
     fact(1.5).path(tmp_path).write_text(damage)
     watch = Watched()
     assert obtain(fact(2.5), tmp_path, watch) == (2.5, True)
-    assert [kind for kind, _ in watch.events] == ["unkept"] and watch.events[0][1]["what"] == "the speed"
+    assert [kind for kind, _ in watch.events] == ["unkept"] and watch.events[0][1][
+        "what"
+    ] == "the speed"
     assert obtain(fact(3.5), tmp_path) == (2.5, False)
 
 
 def test_a_value_that_cannot_be_one_is_measured_anew(tmp_path):
-    other = Fact("speed", "the speed", {"processor": "a"}, lambda: 1, lambda number: {"else": number}, lambda plain: 1)
+    other = Fact(
+        "speed",
+        "the speed",
+        {"processor": "a"},
+        lambda: 1,
+        lambda number: {"else": number},
+        lambda plain: 1,
+    )
     obtain(other, tmp_path)
     watch = Watched()
     assert obtain(fact(2.5), tmp_path, watch) == (2.5, True)
@@ -96,7 +105,10 @@ def _race(root, value, results):
 def test_processes_that_start_together_agree(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    workers = [context.Process(target=_race, args=(tmp_path, float(number), results)) for number in range(8)]
+    workers = [
+        context.Process(target=_race, args=(tmp_path, float(number), results))
+        for number in range(8)
+    ]
     for worker in workers:
         worker.start()
     values = {results.get(timeout=30) for _ in workers}

@@ -14,10 +14,29 @@ import flyweight
 from flyweight.core import process
 
 SOURCE = Path(flyweight.__file__).parent
-STARTERS = {"subprocess", "multiprocessing", "concurrent", "pty", "asyncio", "_posixsubprocess", "pexpect"}
+STARTERS = {
+    "subprocess",
+    "multiprocessing",
+    "concurrent",
+    "pty",
+    "asyncio",
+    "_posixsubprocess",
+    "pexpect",
+}
 OF_OS = ("system", "popen", "fork", "exec", "spawn", "posix_spawn", "startfile")
-OTHERS = {"executable", "_base_executable", "ProcessPoolExecutor", "num_proc", "num_workers", "multiprocessing"}
-HOSTILE = "import pathlib\npathlib.Path(__file__).with_name('EXECUTED').write_text(__name__)\nraise ImportError('shadowed')\n"
+OTHERS = {
+    "executable",
+    "_base_executable",
+    "ProcessPoolExecutor",
+    "num_proc",
+    "num_workers",
+    "multiprocessing",
+}
+HOSTILE = (
+    "import "
+    "pathlib\npathlib.Path(__file__).with_name('EXECUTED').write_text(__name__)\nraise "
+    "ImportError('shadowed')\n"
+)
 
 
 def starts(file: Path) -> list[str]:
@@ -29,10 +48,22 @@ def starts(file: Path) -> list[str]:
         if isinstance(node, ast.ImportFrom):
             parts = (node.module or "").split(".")
             named = {each.name for each in node.names}
-            found += [f"from {node.module}"] if parts[0] in STARTERS or named & (STARTERS | OTHERS) else []
-            found += [f"from os import {name}" for name in named if parts == ["os"] and name.startswith(OF_OS)]
+            found += (
+                [f"from {node.module}"]
+                if parts[0] in STARTERS or named & (STARTERS | OTHERS)
+                else []
+            )
+            found += [
+                f"from os import {name}"
+                for name in named
+                if parts == ["os"] and name.startswith(OF_OS)
+            ]
         if isinstance(node, ast.Attribute):
-            of_os = isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr.startswith(OF_OS)
+            of_os = (
+                isinstance(node.value, ast.Name)
+                and node.value.id == "os"
+                and node.attr.startswith(OF_OS)
+            )
             found += [node.attr] if of_os or node.attr in OTHERS else []
         if isinstance(node, ast.keyword) and node.arg in OTHERS:
             found.append(str(node.arg))
@@ -40,7 +71,11 @@ def starts(file: Path) -> list[str]:
 
 
 def test_processes_are_started_in_one_place_alone():
-    found = {file.relative_to(SOURCE).as_posix(): words for file in SOURCE.rglob("*.py") if (words := starts(file))}
+    found = {
+        file.relative_to(SOURCE).as_posix(): words
+        for file in SOURCE.rglob("*.py")
+        if (words := starts(file))
+    }
     assert found == {"core/process.py": ["subprocess", "executable"]}
 
 
@@ -63,8 +98,21 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a working folder where every module of the standard library and every dependency is shadowed."""
     folder = tmp_path / "hostile"
     folder.mkdir()
-    dependencies = {"torch", "numpy", "pydantic", "yaml", "typer", "rich", "click", "safetensors", "tokenizers", "filelock"}
-    for name in {*sys.stdlib_module_names, *dependencies, "sitecustomize", "usercustomize"} - {"__main__"}:
+    dependencies = {
+        "torch",
+        "numpy",
+        "pydantic",
+        "yaml",
+        "typer",
+        "rich",
+        "click",
+        "safetensors",
+        "tokenizers",
+        "filelock",
+    }
+    for name in {*sys.stdlib_module_names, *dependencies, "sitecustomize", "usercustomize"} - {
+        "__main__"
+    }:
         (folder / f"{name}.py").write_text(HOSTILE)
     monkeypatch.chdir(folder)
     return folder
@@ -105,9 +153,13 @@ def test_the_bench_worker_runs_nothing_of_the_working_folder(hostile: Path):
 def test_the_command_line_runs_nothing_of_the_working_folder(hostile: Path, words: list[str]):
     listing = [sys.executable, "-I", "-c", "import runpy, sys; print(*sys.modules)"]
     for name in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split():
-        (hostile / f"{name}.py").unlink(missing_ok=True)  # Python imports it before it runs anything of ours
+        (hostile / f"{name}.py").unlink(
+            missing_ok=True
+        )  # Python imports it before it runs anything of ours
     environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
-    done = subprocess.run([sys.executable, *words, "--version"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *words, "--version"], env=environment, capture_output=True, text=True
+    )
     assert (hostile / "random.py").exists()
     assert (done.stdout, done.stderr) == (f"flyweight {flyweight.__version__}\n", "")
     assert unharmed(hostile)
@@ -116,9 +168,13 @@ def test_the_command_line_runs_nothing_of_the_working_folder(hostile: Path, word
 def test_the_search_path_of_other_programs_stays(hostile: Path):
     (hostile / "tool").mkdir()
     (hostile / "tool" / "__init__.py").write_text("import flyweight")
-    (hostile / "tool" / "__main__.py").write_text("import sys, os; print(sys.path[0] == os.getcwd())")
+    (hostile / "tool" / "__main__.py").write_text(
+        "import sys, os; print(sys.path[0] == os.getcwd())"
+    )
     for shadowing in hostile.glob("*.py"):
         shadowing.unlink()
     environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
     command = [sys.executable, "-m", "tool", "-m", "flyweight"]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == "True\n"
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, text=True).stdout == "True\n"
+    )

@@ -77,7 +77,16 @@ def test_an_encoding_replaces_what_it_lacks():
 
 @pytest.mark.parametrize(
     ("columns", "width"),
-    [("100", 100), ("0", None), ("", None), ("-5", None), ("9" * 5000, None), ("²", None), ("3", 40), ("99999", 10_000)],
+    [
+        ("100", 100),
+        ("0", None),
+        ("", None),
+        ("-5", None),
+        ("9" * 5000, None),
+        ("²", None),
+        ("3", 40),
+        ("99999", 10_000),
+    ],
 )
 def test_a_width_is_believed_where_a_table_can_be_set_in_it(monkeypatch, columns, width):
     monkeypatch.setenv("COLUMNS", columns)
@@ -99,14 +108,23 @@ os.write(int(sys.argv[1]), b"done")
 """
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/null 2>/dev/full", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/null 2>/dev/full", "2>&1 | true"]
+)
 def test_closed_and_full_streams_end_nothing(tmp_path, closed):
     environment = {**os.environ, "COLUMNS": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     end = tmp_path / "end"
     command = f'"{sys.executable}" -c "$0" 9 9>"{end}" {closed}'
     done = subprocess.run(
-        ["bash", "-c", command, PROGRAM], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        ["bash", "-c", command, PROGRAM],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    if "true" not in closed:  # the reader may be gone before the answer, which then ends the program
+    if (
+        "true" not in closed
+    ):  # the reader may be gone before the answer, which then ends the program
         assert end.read_text() == "done", done.stderr
     assert "Traceback" not in done.stderr or "true" in closed

@@ -10,7 +10,9 @@ import pytest
 def _prose(lines: int, seed: int = 0) -> str:
     drawn = random.Random(seed)
     words = ["".join(drawn.choices("etaoinshrdlu", k=drawn.randint(1, 8))) for _ in range(300)]
-    return "".join(" ".join(drawn.choices(words, k=drawn.randint(3, 12))) + "\n" for _ in range(lines))
+    return "".join(
+        " ".join(drawn.choices(words, k=drawn.randint(3, 12))) + "\n" for _ in range(lines)
+    )
 
 
 @pytest.fixture(scope="session")

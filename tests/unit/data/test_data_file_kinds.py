@@ -44,7 +44,9 @@ def test_endings_tell_the_format(tmp_path: Path, name: str, kind: FileKind):
 
 
 @pytest.mark.parametrize("packer", PACKERS)
-@pytest.mark.parametrize("name, format", [("a.csv.gz", "csv"), ("a.txt", "text"), ("a.htm.zst", "html")])
+@pytest.mark.parametrize(
+    "name, format", [("a.csv.gz", "csv"), ("a.txt", "text"), ("a.htm.zst", "html")]
+)
 def test_packed_files_are_known_by_their_bytes(tmp_path: Path, packer: str, name: str, format: str):
     path = tmp_path / name
     path.write_bytes(PACKERS[packer](TEXT))
@@ -61,17 +63,27 @@ def test_packed_files_are_known_by_their_bytes(tmp_path: Path, packer: str, name
         ("a.txt", b"%PDF-1.7\n", r"a\.txt is a PDF"),
         ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is a PNG picture, not text; a picture has no"),
         ("a.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG picture"),
-        ("a.docx", b"PK\x03\x04\x14\0", r"is a Word document, not text; .*pandoc -t plain \S+/a\.docx -o \S+/a\.txt"),
+        (
+            "a.docx",
+            b"PK\x03\x04\x14\0",
+            r"is a Word document, not text; .*pandoc -t plain \S+/a\.docx -o \S+/a\.txt",
+        ),
         ("a.xlsx", b"PK\x03\x04\x14\0", "is a spreadsheet, not text; save its table as CSV"),
         ("a.zip", b"PK\x03\x04\x14\0", "is a zip archive, not text; unpack it"),
         ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1", "is a Word document, not text; .*libreoffice"),
         ("a.rtf", b"{\\rtf1\\ansi", "is a rich text document"),
         ("a.mp4", b"\0\0\0\x20ftypisom", "is a video or sound file"),
         ("a.gguf", b"GGUF\x03\0\0\0", "is a GGUF model"),
-        ("a.json", b' [\n{"text": "a"}]', r"is one JSON list; .*jq -c '\.\[\]' \S+a\.json > \S+a\.jsonl"),
+        (
+            "a.json",
+            b' [\n{"text": "a"}]',
+            r"is one JSON list; .*jq -c '\.\[\]' \S+a\.json > \S+a\.jsonl",
+        ),
     ],
 )
-def test_files_without_text_say_what_they_are_and_what_to_do(tmp_path: Path, name: str, head: bytes, message: str):
+def test_files_without_text_say_what_they_are_and_what_to_do(
+    tmp_path: Path, name: str, head: bytes, message: str
+):
     (tmp_path / name).write_bytes(head)
     with pytest.raises(RequestError, match=message):
         kind_of(tmp_path / name)

@@ -11,7 +11,9 @@ from flyweight.data.overlap import PIECE, Overlap, piece_hashes
 
 
 def letters(count: int, seed: int = 0) -> str:
-    return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz ", k=count)).replace("  ", "xy")
+    return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz ", k=count)).replace(
+        "  ", "xy"
+    )
 
 
 def share(test: str | list[str], train: str | list[str]) -> float | None:
@@ -45,7 +47,10 @@ def test_pieces_are_found_at_any_place(shift: int):
 
 def test_each_split_has_its_share_and_repeated_pieces_count():
     overlap = Overlap()
-    known, unknown = letters(PIECE, seed=1).replace(" ", "z"), letters(3 * PIECE, seed=2).replace(" ", "z")
+    known, unknown = (
+        letters(PIECE, seed=1).replace(" ", "z"),
+        letters(3 * PIECE, seed=2).replace(" ", "z"),
+    )
     overlap.remember("test", known * 3 + unknown)
     overlap.remember("validation", unknown)
     overlap.look("z" + known + "z")

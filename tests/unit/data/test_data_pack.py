@@ -21,7 +21,9 @@ Prose = Callable[..., str]
 
 
 def data(corpus: Path | str, tokenizer: Any = "byte", context: int = 16, **options: Any) -> Data:
-    return Data.model_validate({"corpus": str(corpus), "tokenizer": tokenizer, "context": context, **options})
+    return Data.model_validate(
+        {"corpus": str(corpus), "tokenizer": tokenizer, "context": context, **options}
+    )
 
 
 def test_a_file_becomes_tokens_and_counts(text_file: Path, tmp_path: Path):
@@ -47,8 +49,16 @@ def test_a_file_becomes_tokens_and_counts(text_file: Path, tmp_path: Path):
 def test_ptb_has_the_standard_counts(real_data: Path, tmp_path: Path):
     corpus = pack(data("ptb", None), real_data, tmp_path / "out")
     assert corpus.meta.vocab_size == 10_000
-    assert {name: len(corpus.split(name).tokens) for name in SPLITS} == {"train": 929_589, "validation": 73_760, "test": 82_430}
-    assert {name: corpus.split(name).words for name in SPLITS} == {"train": 929_589, "validation": 73_760, "test": 82_430}
+    assert {name: len(corpus.split(name).tokens) for name in SPLITS} == {
+        "train": 929_589,
+        "validation": 73_760,
+        "test": 82_430,
+    }
+    assert {name: corpus.split(name).words for name in SPLITS} == {
+        "train": 929_589,
+        "validation": 73_760,
+        "test": 82_430,
+    }
     assert corpus.split("test").unknown == 4794
     assert not corpus.meta.separated
     assert not corpus.meta.lossless
@@ -73,7 +83,9 @@ def test_tiny_shakespeare_has_nanogpts_tokens(real_data: Path, tmp_path: Path):
     assert corpus.meta.vocab_size == 65
     assert corpus.tokenizer.separator is None
     held_out = corpus.held_out()
-    assert held_out.tokens[:].tolist() == [index[character] for character in whole[int(len(whole) * 0.9) :]]
+    assert held_out.tokens[:].tolist() == [
+        index[character] for character in whole[int(len(whole) * 0.9) :]
+    ]
     assert len(held_out.tokens) == 111_540
     assert held_out.bytes == 111_540
     assert held_out.documents.tolist() == [0, 55_770]
@@ -83,7 +95,12 @@ def test_documents_end_in_a_separator(tmp_path: Path, prose: Prose):
     for number in range(300):
         (tmp_path / "docs").mkdir(exist_ok=True)
         (tmp_path / "docs" / f"{number}.txt").write_text(prose(2, seed=number) + "<|endoftext|>")
-    corpus = pack(data(tmp_path / "docs", {"kind": "bpe", "vocab": 300}), None, tmp_path / "out", shard_tokens=1000)
+    corpus = pack(
+        data(tmp_path / "docs", {"kind": "bpe", "vocab": 300}),
+        None,
+        tmp_path / "out",
+        shard_tokens=1000,
+    )
     separator = corpus.tokenizer.separator
     assert separator is not None
     assert corpus.meta.separated
@@ -91,15 +108,21 @@ def test_documents_end_in_a_separator(tmp_path: Path, prose: Prose):
     for name in SPLITS:
         split = corpus.split(name)
         ids = split.tokens[:]
-        assert np.array_equal(np.flatnonzero(ids == separator) + 1, [*split.documents[1:], len(ids)])
-        texts = [corpus.tokenizer.decode(part.tolist()) for part in np.split(ids, split.documents[1:])]
+        assert np.array_equal(
+            np.flatnonzero(ids == separator) + 1, [*split.documents[1:], len(ids)]
+        )
+        texts = [
+            corpus.tokenizer.decode(part.tolist()) for part in np.split(ids, split.documents[1:])
+        ]
         assert all(text.endswith("<|endoftext|>" * 2) for text in texts)
         assert sum(len(text.encode()) - len("<|endoftext|>") for text in texts) == split.bytes
     with pytest.raises(RequestError, match="do not adjoin"):
         corpus.held_out()
 
 
-def test_pieces_of_a_document_are_one_document(tmp_path: Path, prose: Prose, monkeypatch: pytest.MonkeyPatch):
+def test_pieces_of_a_document_are_one_document(
+    tmp_path: Path, prose: Prose, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "docs").mkdir()
     for number in range(2):
         (tmp_path / "docs" / f"{number}.txt").write_text(prose(300, seed=number))
@@ -137,7 +160,9 @@ def test_unseen_characters_are_counted(tmp_path: Path):
 
 def test_losses_are_counted_over_all_of_the_text(tmp_path: Path, prose: Prose):
     whole = "".join(f"{line}\n" for line in prose(9000).splitlines())
-    (tmp_path / "a.txt").write_text(whole[: len(whole) * 7 // 10] + "\ntwo  spaces here\n" + whole[len(whole) * 7 // 10 :])
+    (tmp_path / "a.txt").write_text(
+        whole[: len(whole) * 7 // 10] + "\ntwo  spaces here\n" + whole[len(whole) * 7 // 10 :]
+    )
     words = pack(data(tmp_path / "a.txt", "word"), None, tmp_path / "words")
     assert len(whole) * 7 // 10 > 65_536 and not words.meta.lossless
     assert words.meta.splits["train"].lost == 1
@@ -149,12 +174,18 @@ def test_losses_are_counted_over_all_of_the_text(tmp_path: Path, prose: Prose):
 
 def test_meta_files_of_early_days_know_the_beginning(text_file: Path, tmp_path: Path):
     meta = pack(data(text_file), None, tmp_path / "out").meta
-    old = replace(meta, lossless=False, splits={name: replace(split, lost=None) for name, split in meta.splits.items()})
+    old = replace(
+        meta,
+        lossless=False,
+        splits={name: replace(split, lost=None) for name, split in meta.splits.items()},
+    )
     assert meta.losses("test") is None and "lines of the test split" in (old.losses("test") or "")
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "word", {"kind": "bpe", "vocab": 300}])
-def test_a_tokenizer_that_is_called_reversible_gives_everything_back(kind: Any, text_file: Path, tmp_path: Path):
+def test_a_tokenizer_that_is_called_reversible_gives_everything_back(
+    kind: Any, text_file: Path, tmp_path: Path
+):
     tokenizer = pack(data(text_file, kind), None, tmp_path / "out").tokenizer
     assert tokenizer.reversible == (kind not in ("char", "word"))
     if tokenizer.reversible:
@@ -226,7 +257,12 @@ def test_a_text_too_short_for_the_context_is_refused(text_file: Path, tmp_path: 
 
 def test_progress_ends_at_one(text_file: Path, tmp_path: Path):
     seen: list[tuple[str, float]] = []
-    pack(data(text_file, {"kind": "bpe", "vocab": 300}), None, tmp_path / "out", lambda *told: seen.append(told))
+    pack(
+        data(text_file, {"kind": "bpe", "vocab": 300}),
+        None,
+        tmp_path / "out",
+        lambda *told: seen.append(told),
+    )
     for phase in ("reading for the tokenizer", "pack"):
         fractions = [done for name, done in seen if name == phase]
         assert fractions == sorted(fractions)
@@ -257,9 +293,9 @@ def test_too_small_says_what_is_needed_and_what_there_is(tmp_path: Path):
     with pytest.raises(RequestError) as caught:
         pack(data(tmp_path / "a.txt", context=64), None, tmp_path / "out")
     assert (
-        "a.txt is too small for a context of 64: every split needs 65 tokens, there are train 432, validation 24, test 24"
-        in str(caught.value)
-    )
+        "a.txt is too small for a context of 64: every split needs 65 tokens, there are train "
+        "432, validation 24, test 24"
+    ) in str(caught.value)
     (tmp_path / "b.txt").write_text("ab")
     with pytest.raises(RequestError, match=r"too small|is empty"):
         pack(data(tmp_path / "b.txt"), None, tmp_path / "other")
@@ -328,13 +364,25 @@ def _flip(path: Path) -> None:
 
 DAMAGES = [
     Damage("train-00001.bin", _flip, "its checksum differs"),
-    Damage("train-00000.bin", lambda path: path.write_bytes(path.read_bytes()[:-2]), "it has 1998 bytes instead of 2000"),
+    Damage(
+        "train-00000.bin",
+        lambda path: path.write_bytes(path.read_bytes()[:-2]),
+        "it has 1998 bytes instead of 2000",
+    ),
     Damage("test-00000.bin", Path.unlink, "No such file"),
     Damage("test-documents.npy", _flip, "its checksum differs"),
     Damage("tokenizer.json", Path.unlink, r"is not a readable tokenizer\.json"),
-    Damage("tokenizer.json", lambda path: path.write_text(path.read_text().replace('"!":33', '"!":34')), "fingerprint"),
     Damage(
-        "meta.json", lambda path: path.write_text(path.read_text().replace('"vocab_size": 258', '"vocab_size": 255')), "digest"
+        "tokenizer.json",
+        lambda path: path.write_text(path.read_text().replace('"!":33', '"!":34')),
+        "fingerprint",
+    ),
+    Damage(
+        "meta.json",
+        lambda path: path.write_text(
+            path.read_text().replace('"vocab_size": 258', '"vocab_size": 255')
+        ),
+        "digest",
     ),
     Damage("meta.json", lambda path: path.write_text(path.read_text()[:100]), "damaged"),
     Damage("meta.json", Path.unlink, "missing"),

@@ -10,10 +10,17 @@ from flyweight.errors import FlyweightError
 
 def text_of(pattern, kind=Regex):
     backend = Backend(
-        models.BPE(vocab={letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+        models.BPE(
+            vocab={
+                letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+            },
+            merges=[],
+        )
     )
     split = pre_tokenizers.Split(kind(pattern), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     backend.decoder = decoders.ByteLevel()
     return backend.to_str()
 
@@ -24,7 +31,9 @@ SLOW = "(a+)+$"
 def test_patterns_of_common_models_and_our_own_stay_here():
     known = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     assert isinstance(patterns.load(text_of(known)), Backend)
-    assert isinstance(patterns.load(text_of("(a+)+$", kind=str)), Backend)  # not a regular expression
+    assert isinstance(
+        patterns.load(text_of("(a+)+$", kind=str)), Backend
+    )  # not a regular expression
     for pattern in patterns.LINEAR:
         text_of(pattern)  # each is one to the library
 
@@ -44,7 +53,10 @@ def test_a_pattern_that_does_not_end_is_stopped_and_the_next_text_is_encoded(mon
     tokenizer = Tokenizer(text_of(SLOW))
     monkeypatch.setattr(patterns, "SECONDS", 0.2)
     monkeypatch.setattr(patterns, "CHARACTERS_PER_SECOND", 10**9)
-    with pytest.raises(FlyweightError, match=r"regular expression of the tokenizer was stopped.*more than [0-9.]+ s"):
+    with pytest.raises(
+        FlyweightError,
+        match=r"regular expression of the tokenizer was stopped.*more than [0-9.]+ s",
+    ):
         tokenizer.encode(("a" * 18 + " ") * 4000)
     monkeypatch.setattr(patterns, "SECONDS", 60.0)
     assert tokenizer.decode(tokenizer.encode("hello")) == "hello"

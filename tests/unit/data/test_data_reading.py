@@ -38,7 +38,9 @@ def test_a_mark_further_on_stays(tmp_path: Path):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text("aé \n", min_size=1, max_size=9), min_size=4, max_size=9), st.floats(0.3, 0.8))
+@given(
+    st.lists(st.text("aé \n", min_size=1, max_size=9), min_size=4, max_size=9), st.floats(0.3, 0.8)
+)
 def test_a_text_read_once_is_cut_in_three(parts: list[str], first: float):
     whole = "".join(parts)
     cut = list(reading.cut_pieces(iter(parts), len(whole), (first, first + 0.15)))
@@ -68,7 +70,10 @@ def test_not_utf8_names_file_and_byte(tmp_path: Path, offset: int):
 def test_the_advice_for_other_encodings_names_the_file(tmp_path: Path):
     path = tmp_path / "my notes.txt"
     path.write_bytes("Käse".encode("latin-1"))
-    with pytest.raises(RequestError, match=r"iconv -f LATIN1 -t UTF-8 '\S+/my notes\.txt' > '\S+/my notes\.utf8\.txt'"):
+    with pytest.raises(
+        RequestError,
+        match=r"iconv -f LATIN1 -t UTF-8 '\S+/my notes\.txt' > '\S+/my notes\.utf8\.txt'",
+    ):
         list(reading.read_pieces(path))
 
 
@@ -95,7 +100,10 @@ def test_binary_files_are_refused(tmp_path: Path):
 def test_utf16_is_named(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_bytes("hello".encode("utf-16"))
-    with pytest.raises(RequestError, match=r"UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 \S+/a\.txt > \S+a\.utf8\.txt"):
+    with pytest.raises(
+        RequestError,
+        match=r"UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 \S+/a\.txt > \S+a\.utf8\.txt",
+    ):
         list(reading.read_pieces(path))
 
 
@@ -133,7 +141,13 @@ def test_tokens_do_not_depend_on_the_pieces():
 
     code = Path(reading.__file__).read_text() * 3
     wiki = " \n = Title = \n \n Some words , and more . \n" * 50
-    bpe = train(BpeTokenizer(vocab=400), lambda: iter([code, wiki]), lambda: iter([]), len(code), separated=False)
+    bpe = train(
+        BpeTokenizer(vocab=400),
+        lambda: iter([code, wiki]),
+        lambda: iter([]),
+        len(code),
+        separated=False,
+    )
     for text in (code, wiki):
         cut = reading.safe_cut(text[: len(text) // 2])
         assert bpe.encode(text[:cut]) + bpe.encode(text[cut:]) == bpe.encode(text)
@@ -147,7 +161,10 @@ def test_split_text_joins_and_is_bounded():
 
 
 def test_pieces_mark_continuations_and_drop_empty_ones():
-    assert list(reading.pieces("d", iter(["", "a", "", "b"]))) == [Document("d", "a"), Document("d", "b", True)]
+    assert list(reading.pieces("d", iter(["", "a", "", "b"]))) == [
+        Document("d", "a"),
+        Document("d", "b", True),
+    ]
 
 
 def test_cuts_are_at_paragraph_then_line_ends(tmp_path: Path):
@@ -190,7 +207,9 @@ def test_cut_file_leaves_no_part_empty(tmp_path: Path):
 def test_python_files_in_their_own_encoding(tmp_path: Path):
     path = tmp_path / "a.py"
     path.write_bytes("# -*- coding: latin-1 -*-\ns = 'ä'\n".encode("latin-1"))
-    assert list(reading.read_python(path, "a.py")) == [Document("a.py", "# -*- coding: latin-1 -*-\ns = 'ä'\n")]
+    assert list(reading.read_python(path, "a.py")) == [
+        Document("a.py", "# -*- coding: latin-1 -*-\ns = 'ä'\n")
+    ]
     path.write_bytes(b"s = '\xe4'\n")
     assert isinstance(next(reading.read_python(path, "a.py")), Skipped)
     path.write_bytes(b"# coding: no-such-codec\n")

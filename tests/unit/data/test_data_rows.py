@@ -26,7 +26,12 @@ def test_json_lines(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     lines = json_lines({"text": "one\nline"}, {"text": None}, {"id": 1}, {"text": "ä\u2028b"})
     assert rows(path, lines) == ["one\nline", None, None, "ä\u2028b"]
-    assert rows(path, "\ufeff" + lines.replace("\n", "\r\n") + "\r\n") == ["one\nline", None, None, "ä\u2028b"]
+    assert rows(path, "\ufeff" + lines.replace("\n", "\r\n") + "\r\n") == [
+        "one\nline",
+        None,
+        None,
+        "ä\u2028b",
+    ]
     assert rows(path, json_lines({"id": 1, "body": "b", "title": "t"}), "body") == ["b"]
     assert rows(path, json_lines({"id": 1, "body": "b"})) == ["b"], "the only column of text"
     assert rows(path, json_lines("a", "b")) == ["a", "b"], "a line may be the text itself"
@@ -37,16 +42,38 @@ def test_json_lines(tmp_path: Path):
     "content, column, message",
     [
         ('{"text": "a"}\n{"text": \n', None, r"a\.jsonl, line 2 is not JSON \(.*jq -c"),
-        (json_lines({"text": ["a"]}), None, r"which column.*text \(a list\): none of them is text.*data\.column=NAME"),
-        (json_lines({"text": "a"}, {"text": 5}) * 200, "text", r"'text' is not text; the columns are text \(a number\)"),
-        (json_lines(*[{"text": "a"}] * 100, {"text": 5}), None, r"line 101: 'text' is a number, not text"),
-        (json_lines({"title": "a", "n": 5}), "body", r"no column 'body', only title, n \(a number\)"),
-        (json_lines({"a": "x", "b": "y"}), None, r"It has a, b: several are text and none is called `text`"),
+        (
+            json_lines({"text": ["a"]}),
+            None,
+            r"which column.*text \(a list\): none of them is text.*data\.column=NAME",
+        ),
+        (
+            json_lines({"text": "a"}, {"text": 5}) * 200,
+            "text",
+            r"'text' is not text; the columns are text \(a number\)",
+        ),
+        (
+            json_lines(*[{"text": "a"}] * 100, {"text": 5}),
+            None,
+            r"line 101: 'text' is a number, not text",
+        ),
+        (
+            json_lines({"title": "a", "n": 5}),
+            "body",
+            r"no column 'body', only title, n \(a number\)",
+        ),
+        (
+            json_lines({"a": "x", "b": "y"}),
+            None,
+            r"It has a, b: several are text and none is called `text`",
+        ),
         ('{"text": "\\ud800"}\n', None, "line 1: 'text' holds half a surrogate pair"),
         ("[" * 100_000 + "\n", None, "line 1 is not JSON"),
     ],
 )
-def test_json_lines_that_cannot_be_read(tmp_path: Path, content: str, column: str | None, message: str):
+def test_json_lines_that_cannot_be_read(
+    tmp_path: Path, content: str, column: str | None, message: str
+):
     with pytest.raises(RequestError, match=message):
         rows(tmp_path / "a.jsonl", content, column)
 
@@ -54,10 +81,16 @@ def test_json_lines_that_cannot_be_read(tmp_path: Path, content: str, column: st
 def test_tables(tmp_path: Path):
     table = 'id,text\n1,"one, ""two""\nthree"\n2,four\n\n3\n'
     assert rows(tmp_path / "a.csv", table) == ['one, "two"\nthree', "four", None]
-    assert rows(tmp_path / "a.csv", "\ufeff" + table.replace("\n", "\r\n")) == ['one, "two"\nthree', "four", None]
+    assert rows(tmp_path / "a.csv", "\ufeff" + table.replace("\n", "\r\n")) == [
+        'one, "two"\nthree',
+        "four",
+        None,
+    ]
     assert rows(tmp_path / "a.csv", "id;body\n1;a, b\n", "body") == ["a, b"]
     assert rows(tmp_path / "a.tsv", "id\ttext\n1\ta, b\n") == ["a, b"]
-    assert rows(tmp_path / "a.csv", "Quote\nTo be\nor not\n") == ["To be", "or not"], "one column needs no name"
+    assert rows(tmp_path / "a.csv", "Quote\nTo be\nor not\n") == ["To be", "or not"], (
+        "one column needs no name"
+    )
     assert rows(tmp_path / "a.csv.gz", gzip.compress(table.encode()))[1] == "four"
     long = "x" * 300_000
     assert rows(tmp_path / "a.csv", f"text\n{long}\n") == [long]
@@ -66,8 +99,15 @@ def test_tables(tmp_path: Path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("id,text\n1,a,b\n", r"a\.csv, line 2: 3 fields under 2 columns; put fields that hold commas in double quotes"),
-        ("id,body,title\n1,a,b\n", r"It has id, body, title: several are text and none is called `text`"),
+        (
+            "id,text\n1,a,b\n",
+            r"a\.csv, line 2: 3 fields under 2 columns; put fields that hold commas in double "
+            r"quotes",
+        ),
+        (
+            "id,body,title\n1,a,b\n",
+            r"It has id, body, title: several are text and none is called `text`",
+        ),
         ('text\n"never closed\nand on\n', r"a\.csv, line 3: unexpected end of data"),
         ('text\n"a"b\n', r"a\.csv, line 2: "),
         (b"text\n\xe4\n", r"a\.csv is not UTF-8: byte 5"),
@@ -100,7 +140,9 @@ def test_parquet(tmp_path: Path):
 
 def test_a_packed_file_cut_off_is_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl.gz"
-    raw = gzip.compress(json_lines(*({"text": f"row {number} {number * 7919}"} for number in range(3000))).encode())
+    raw = gzip.compress(
+        json_lines(*({"text": f"row {number} {number * 7919}"} for number in range(3000))).encode()
+    )
     with pytest.raises(RequestError, match=r"a\.jsonl\.gz is damaged or cut off"):
         rows(path, raw[: len(raw) // 2])
 

@@ -24,7 +24,9 @@ def test_shards_read_as_one_array(tmp_path: Path, limit: int):
     shards, stream = writer.close()
     assert writer.tokens == 100 == sum(shard.tokens for shard in shards)
     assert len(shards) == -(-100 // limit)
-    assert stream == hashlib.sha256(ids.tobytes()).hexdigest(), "the stream's hash must not depend on the shards"
+    assert stream == hashlib.sha256(ids.tobytes()).hexdigest(), (
+        "the stream's hash must not depend on the shards"
+    )
     for shard in shards:
         assert hashlib.sha256((tmp_path / shard.file).read_bytes()).hexdigest() == shard.sha256
     tokens = Tokens([np.memmap(tmp_path / shard.file, np.uint16, mode="r") for shard in shards])
@@ -35,7 +37,9 @@ def test_shards_read_as_one_array(tmp_path: Path, limit: int):
         assert np.array_equal(tokens[start:stop], ids[start:stop]), (start, stop)
     assert [tokens[0], tokens[6], tokens[7], tokens[-1]] == [0, 6, 7, 99]
     starts = [0, 3, 6, 7, 89, 95]
-    assert np.array_equal(tokens.gather(starts, 5), np.stack([ids[start : start + 5] for start in starts]))
+    assert np.array_equal(
+        tokens.gather(starts, 5), np.stack([ids[start : start + 5] for start in starts])
+    )
     assert tokens.gather([], 5).shape == (0, 5)
 
 

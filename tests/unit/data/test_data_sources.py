@@ -24,7 +24,10 @@ Prose = Callable[..., str]
 
 
 def texts(source: Source) -> dict[str, str]:
-    return {split: "".join(d.text for d in source.documents(split) if isinstance(d, Document)) for split in SPLITS}
+    return {
+        split: "".join(d.text for d in source.documents(split) if isinstance(d, Document))
+        for split in SPLITS
+    }
 
 
 def names(source: Source) -> dict[str, set[str]]:
@@ -40,7 +43,9 @@ def test_every_registered_name_resolves(tmp_path: Path):
 
 
 def test_unknown_name_gets_the_nearest_and_the_list():
-    with pytest.raises(RequestError, match=r"no corpus 'tiny-shakespear'; did you mean 'tiny-shakespeare'\?.*ptb") as caught:
+    with pytest.raises(
+        RequestError, match=r"no corpus 'tiny-shakespear'; did you mean 'tiny-shakespeare'\?.*ptb"
+    ) as caught:
         resolve("tiny-shakespear")
     assert caught.value.status == 2
     assert all(name in str(caught.value) for name in SOURCES)
@@ -61,7 +66,9 @@ def test_what_looks_like_a_path_is_reported_as_one(tmp_path: Path, monkeypatch: 
         resolve("a\0b")
 
 
-def test_a_registered_name_wins_over_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prose: Prose):
+def test_a_registered_name_wins_over_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prose: Prose
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ptb").write_text(prose(50))
     assert resolve("ptb").about.name == "ptb"
@@ -144,14 +151,18 @@ def test_many_files_are_held_out_whole(tmp_path: Path, prose: Prose):
     assert sum(map(len, parts.values())) == 300
     (tmp_path / "new.txt").write_text("a new file\n")
     again = names(resolve(str(tmp_path)))
-    assert all(parts[split] <= again[split] for split in SPLITS), "a new file moved old ones to another split"
+    assert all(parts[split] <= again[split] for split in SPLITS), (
+        "a new file moved old ones to another split"
+    )
 
 
 def test_a_whole_split_is_refused_where_its_share_is_too_small():
     held_out = HeldOut(0.05, 0.05)
     many = {f"{number}": 10 for number in range(400)}
     assert split_whole(many, held_out) is not None
-    in_train = next(name for name in map(str, range(1000, 2000)) if split_of(name, held_out) == "train")
+    in_train = next(
+        name for name in map(str, range(1000, 2000)) if split_of(name, held_out) == "train"
+    )
     assert split_whole({**many, in_train: 10**6}, held_out) is None
     assert split_whole({"a": 1, "b": 1}, held_out) is None
 
@@ -174,12 +185,18 @@ def test_the_standard_library():
         "site-packages/",
         "_sysconfigdata",
     ):
-        assert not [name for name in files if name.startswith(left_out) or f"/{left_out}" in name], left_out
+        assert not [
+            name for name in files if name.startswith(left_out) or f"/{left_out}" in name
+        ], left_out
     assert not {"telnetlib.py", "cgi.py", "asyncore.py", "imp.py", "smtpd.py"} & set(files)
     parts = names(source)
-    assert sum(map(len, parts.values())) == sum((source._root() / name).stat().st_size > 0 for name in files)
+    assert sum(map(len, parts.values())) == sum(
+        (source._root() / name).stat().st_size > 0 for name in files
+    )
     assert min(map(len, parts.values())) >= 10
-    assert max(len(texts(source)[split]) for split in ("validation", "test")) < 0.15 * len(texts(source)["train"])
+    assert max(len(texts(source)[split]) for split in ("validation", "test")) < 0.15 * len(
+        texts(source)["train"]
+    )
 
 
 def test_a_python_without_sources_is_refused(tmp_path: Path):
@@ -218,7 +235,11 @@ def test_tiny_shakespeare_is_split_where_nanogpt_splits_it(real_data: Path):
 def test_ptb_is_its_files(real_data: Path):
     parts = texts(resolve("ptb", real_data))
     assert parts["validation"] == (real_data / "ptb" / "ptb.valid.txt").read_text()
-    assert [len(part.split()) + part.count("\n") for part in parts.values()] == [929_589, 73_760, 82_430]
+    assert [len(part.split()) + part.count("\n") for part in parts.values()] == [
+        929_589,
+        73_760,
+        82_430,
+    ]
 
 
 def test_wikitext_articles_are_documents(real_data: Path):
@@ -253,7 +274,9 @@ def test_a_missing_file_is_named_with_both_remedies(real_data: Path, tmp_path: P
 def test_original_file_names_are_taken_too(tmp_path: Path):
     (tmp_path / "wikitext-103-raw").mkdir()
     for short in ("train", "valid", "test"):
-        (tmp_path / "wikitext-103-raw" / f"wiki.{short}.raw").write_text(f" \n = {short} = \n \n words \n")
+        (tmp_path / "wikitext-103-raw" / f"wiki.{short}.raw").write_text(
+            f" \n = {short} = \n \n words \n"
+        )
     source = resolve("wikitext-103-raw", tmp_path)
     assert texts(source)["validation"] == " \n = valid = \n \n words \n"
     assert source.about.tokenizer.kind == "bpe"
@@ -283,7 +306,9 @@ def test_text_files_of_one_name_in_two_folders_stay_apart(tmp_path: Path, prose:
 
 def test_rows_are_documents(tmp_path: Path, prose: Prose):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"text": prose(2, seed=n), "id": n}) + "\n" for n in range(500)))
+    path.write_text(
+        "".join(json.dumps({"text": prose(2, seed=n), "id": n}) + "\n" for n in range(500))
+    )
     source = resolve(str(path))
     assert source.about.separated
     assert not source.about.contiguous
@@ -308,7 +333,9 @@ def test_rows_without_text_are_left_out_and_a_column_is_named(tmp_path: Path, pr
     path = tmp_path / "rows.jsonl"
     rows = [{"body": prose(2, seed=n), "title": "t"} for n in range(200)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"title": "alone"}]))
-    with pytest.raises(RequestError, match=r"It has body, title: several are text .* data\.column=NAME"):
+    with pytest.raises(
+        RequestError, match=r"It has body, title: several are text .* data\.column=NAME"
+    ):
         texts(resolve(str(path)))
     source = resolve(str(path), column="body")
     assert [d for d in source.documents("train") if isinstance(d, Skipped)] == [
@@ -329,8 +356,12 @@ def test_a_column_of_what_has_none_is_refused(tmp_path: Path, prose: Prose):
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.md.bz2", "a.txt.xz", "a.htm"])
 def test_packed_text_and_pages_are_cut_in_three(tmp_path: Path, prose: Prose, name: str):
     text = prose(9000)
-    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(name.split(".")[-1], bytes)
-    (tmp_path / name).write_bytes(pack(text.replace("\n", "<br>\n").encode() if name == "a.htm" else text.encode()))
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(
+        name.split(".")[-1], bytes
+    )
+    (tmp_path / name).write_bytes(
+        pack(text.replace("\n", "<br>\n").encode() if name == "a.htm" else text.encode())
+    )
     source = resolve(str(tmp_path / name))
     parts = texts(source)
     assert parts["train"] + parts["validation"] + parts["test"] == text
@@ -348,7 +379,12 @@ def test_one_bad_file_among_many_is_left_out_and_named(tmp_path: Path, prose: Pr
     (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.4")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     source = resolve(str(tmp_path))
-    skipped = {d.name: d.reason for split in SPLITS for d in source.documents(split) if isinstance(d, Skipped)}
+    skipped = {
+        d.name: d.reason
+        for split in SPLITS
+        for d in source.documents(split)
+        if isinstance(d, Skipped)
+    }
     assert set(skipped) == {"rows.csv", "late.txt", "packed.md", "paper.pdf"}
     assert "data.column=NAME" in skipped["rows.csv"]
     assert "is not UTF-8" in skipped["late.txt"]
@@ -365,13 +401,17 @@ def test_one_bad_file_among_many_is_left_out_and_named(tmp_path: Path, prose: Pr
 def test_a_folder_of_bad_files_alone_is_refused(tmp_path: Path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(b"\xff\xff\xff")
-    with pytest.raises(RequestError, match=r"has no file that can be read: a\.txt: .*not UTF-8.* \(1 more"):
+    with pytest.raises(
+        RequestError, match=r"has no file that can be read: a\.txt: .*not UTF-8.* \(1 more"
+    ):
         texts(resolve(str(tmp_path)))
 
 
 def test_marks_and_windows_line_ends_are_no_characters(tmp_path: Path):
     for number in range(60):
-        (tmp_path / f"{number:02}.txt").write_bytes(f"\ufeffThe play goes on.\r\nScene {number}\r\n".encode())
+        (tmp_path / f"{number:02}.txt").write_bytes(
+            f"\ufeffThe play goes on.\r\nScene {number}\r\n".encode()
+        )
     parts = texts(resolve(str(tmp_path)))
     assert set("".join(parts.values())) <= set("The play goes on.\nScene 0123456789")
     one = tmp_path / "00.txt"
@@ -385,10 +425,22 @@ def test_several_names_are_one_corpus(tmp_path: Path, prose: Prose):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(prose(30, seed=len(name)))
     (tmp_path / "b/bad.txt").write_bytes(b"\xff")
-    given_names = [str(tmp_path / "c.txt"), str(tmp_path / "a"), f"{tmp_path}/b/*", str(tmp_path / "a/1.txt")]
+    given_names = [
+        str(tmp_path / "c.txt"),
+        str(tmp_path / "a"),
+        f"{tmp_path}/b/*",
+        str(tmp_path / "a/1.txt"),
+    ]
     source = resolve(given_names)
     assert isinstance(source, TextFiles)
-    assert [file.name for file in source.files] == ["a/1.txt", "a/sub/2.md", "b/3.log", "b/4.txt", "b/bad.txt", "c.txt"]
+    assert [file.name for file in source.files] == [
+        "a/1.txt",
+        "a/sub/2.md",
+        "b/3.log",
+        "b/4.txt",
+        "b/bad.txt",
+        "c.txt",
+    ]
     assert [d.name for d in source.documents("train") if isinstance(d, Skipped)] == ["b/bad.txt"]
     again = resolve(list(reversed(given_names)))
     assert texts(again) == texts(source), "the order of the names does not matter"

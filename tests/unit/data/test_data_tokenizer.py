@@ -23,7 +23,9 @@ from flyweight.errors import RequestError
 TEXT = "The cat sat on the mat.\n\tIt's 12 o'clock — naïve café 😀\n" * 20
 
 
-def build(config: schema.Tokenizer, text: str = TEXT, others: str = "", separated: bool = False) -> Tokenizer:
+def build(
+    config: schema.Tokenizer, text: str = TEXT, others: str = "", separated: bool = False
+) -> Tokenizer:
     return train(config, lambda: iter([text]), lambda: iter([others]), len(text), separated)
 
 
@@ -47,7 +49,9 @@ def test_byte_and_bpe_give_any_text_back(text: str):
     assert BYTE.encode(text) == list(text.encode())
 
 
-@pytest.mark.parametrize("config", [schema.ByteTokenizer(), schema.CharTokenizer(), schema.BpeTokenizer(vocab=300)])
+@pytest.mark.parametrize(
+    "config", [schema.ByteTokenizer(), schema.CharTokenizer(), schema.BpeTokenizer(vocab=300)]
+)
 @pytest.mark.parametrize("separated", [False, True])
 def test_text_comes_back_and_no_text_is_the_separator(config: schema.Tokenizer, separated: bool):
     text = TEXT + "|<>end" + SEPARATOR
@@ -59,14 +63,21 @@ def test_text_comes_back_and_no_text_is_the_separator(config: schema.Tokenizer, 
     if separated:
         assert tokenizer.separator is not None
         assert tokenizer.ends == {tokenizer.separator}
-        assert tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator]) == "The" + SEPARATOR
-        assert tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator], skip_special=True) == "The"
+        assert (
+            tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator]) == "The" + SEPARATOR
+        )
+        assert (
+            tokenizer.decode([*tokenizer.encode("The"), tokenizer.separator], skip_special=True)
+            == "The"
+        )
 
 
 def test_char_vocabulary_is_the_sorted_characters():
     tokenizer = build(schema.CharTokenizer(), "hello\nworld")
     assert tokenizer.vocab_size == len(set("hello\nworld"))
-    assert tokenizer.encode("hd\n") == [sorted(set("hello\nworld")).index(character) for character in "hd\n"]
+    assert tokenizer.encode("hd\n") == [
+        sorted(set("hello\nworld")).index(character) for character in "hd\n"
+    ]
     assert tokenizer.unknown is None
 
 
@@ -104,7 +115,12 @@ def test_blank_lines_between_words_come_back():
 
 def test_word_limits():
     text = "a a a b b c\n"
-    assert build(schema.WordTokenizer(min_count=2), text).vocab.keys() == {"<unk>", "<eos>", "a", "b"}
+    assert build(schema.WordTokenizer(min_count=2), text).vocab.keys() == {
+        "<unk>",
+        "<eos>",
+        "a",
+        "b",
+    }
     assert build(schema.WordTokenizer(vocab=3), text).vocab.keys() == {"<unk>", "<eos>", "a"}
 
 
@@ -128,7 +144,9 @@ def test_ptb_has_the_standard_ten_thousand(real_data: Path):
 
 def test_tiny_shakespeare_has_65_characters(real_data: Path):
     text = (real_data / "tiny-shakespeare" / "input.txt").read_text()
-    tokenizer = build(schema.CharTokenizer(), text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :])
+    tokenizer = build(
+        schema.CharTokenizer(), text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
+    )
     assert tokenizer.vocab_size == 65
     assert tokenizer.decode(tokenizer.encode(text[:5000])) == text[:5000]
 
@@ -144,13 +162,19 @@ def test_bpe_has_the_size_asked_for(vocab: int, separated: bool, prose: Callable
 def test_bpe_is_the_same_in_every_process(prose: Callable[..., str], tmp_path: Path):
     (tmp_path / "text.txt").write_text(prose(300))
     program = (
-        "import sys; from flyweight.config.schema import BpeTokenizer; from flyweight.data.tokenizer_training import train\n"
+        "import sys; from flyweight.config.schema import BpeTokenizer; from "
+        "flyweight.data.tokenizer_training import train\n"
         "text = open(sys.argv[1]).read()\n"
-        "print(train(BpeTokenizer(vocab=500), lambda: iter([text]), lambda: iter([]), len(text), True).fingerprint)"
+        "print(train(BpeTokenizer(vocab=500), lambda: iter([text]), lambda: iter([]), len(text), "
+        "True).fingerprint)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "text.txt")]
-    found = {subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)}
-    assert found == {build(schema.BpeTokenizer(vocab=500), prose(300), separated=True).fingerprint + "\n"}
+    found = {
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)
+    }
+    assert found == {
+        build(schema.BpeTokenizer(vocab=500), prose(300), separated=True).fingerprint + "\n"
+    }
 
 
 def test_bpe_reads_a_sample_taken_evenly():
@@ -167,7 +191,12 @@ def test_bpe_reads_a_sample_taken_evenly():
 
 def test_files_alone_reproduce_everything(tmp_path: Path):
     for number, config in enumerate(
-        (schema.ByteTokenizer(), schema.CharTokenizer(), schema.WordTokenizer(), schema.BpeTokenizer())
+        (
+            schema.ByteTokenizer(),
+            schema.CharTokenizer(),
+            schema.WordTokenizer(),
+            schema.BpeTokenizer(),
+        )
     ):
         tokenizer = build(config, separated=True)
         path = tmp_path / f"{number}" / "tokenizer.json"
@@ -175,9 +204,17 @@ def test_files_alone_reproduce_everything(tmp_path: Path):
         again, theirs = Tokenizer.load(path.parent), tokenizers.Tokenizer.from_file(str(path))
         ids = tokenizer.encode(TEXT)
         assert again.encode(TEXT) == ids == theirs.encode(TEXT).ids
-        assert again.decode(ids) == tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+        assert (
+            again.decode(ids)
+            == tokenizer.decode(ids)
+            == theirs.decode(ids, skip_special_tokens=False)
+        )
         assert again.fingerprint == tokenizer.fingerprint
-        assert (again.separator, again.unknown, again.line_end) == (tokenizer.separator, tokenizer.unknown, tokenizer.line_end)
+        assert (again.separator, again.unknown, again.line_end) == (
+            tokenizer.separator,
+            tokenizer.unknown,
+            tokenizer.line_end,
+        )
         assert build(schema.FileTokenizer(path=str(path))).fingerprint == tokenizer.fingerprint
 
 
@@ -191,10 +228,14 @@ def test_fingerprint_is_that_of_the_canonical_json(tmp_path: Path):
 
 
 def test_templates_and_truncation_of_other_peoples_files_do_not_apply(tmp_path: Path):
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "[CLS]": 1, "</s>": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"a": 0, "[CLS]": 1, "</s>": 2, "[UNK]": 3}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(["[CLS]", "</s>"])
-    backend.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A </s>", None, [("[CLS]", 1), ("</s>", 2)])
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        "[CLS] $A </s>", None, [("[CLS]", 1), ("</s>", 2)]
+    )
     backend.enable_truncation(2)
     backend.enable_padding()
     tokenizer = Tokenizer(backend.to_str())
@@ -216,7 +257,9 @@ def test_the_library_is_imported_only_when_needed():
         "import sys, flyweight.data.pack, flyweight.data.windows\n"
         "print([name for name in ('torch', 'tokenizers', 'datasets') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -241,7 +284,13 @@ def test_training_is_linear_in_the_length_of_a_word():
 def test_only_what_is_learned_from_is_cut():
     splitter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     long = LONGEST_WORD + 50
-    for text in (TEXT, "naïve " + "é" * long + " end", " " * long + "x", "-" * 3 * long, "a" * (2 * LONGEST_WORD) + "'s"):
+    for text in (
+        TEXT,
+        "naïve " + "é" * long + " end",
+        " " * long + "x",
+        "-" * 3 * long,
+        "a" * (2 * LONGEST_WORD) + "'s",
+    ):
         parts = list(_short_words(splitter, [text]))
         assert "".join(parts) == text
         words = [word for part in parts for word, _ in splitter.pre_tokenize_str(part)]
@@ -252,7 +301,10 @@ def test_only_what_is_learned_from_is_cut():
 
 
 def test_a_missing_file_is_told_in_words(tmp_path: Path):
-    with pytest.raises(RequestError, match=r"gone\.json is not a readable tokenizer\.json .*\(No such file or directory\)"):
+    with pytest.raises(
+        RequestError,
+        match=r"gone\.json is not a readable tokenizer\.json .*\(No such file or directory\)",
+    ):
         Tokenizer.load(tmp_path / "gone.json")
 
 
@@ -274,13 +326,25 @@ def test_a_text_starts_after_the_begin_token_where_the_tokenizer_adds_one(tmp_pa
     [
         ({"tokenizer_config": {"add_bos_token": False, "bos_token": "<s>"}}, (), 2, {2}),
         ({"tokenizer_config": {"eos_token": "<|stop|>"}}, (1,), 268, {1, 2, 268}),
-        ({"tokenizer_config": {"eos_token": {"content": "<|stop|>"}, "add_bos_token": True}}, (), 268, {2, 268}),
+        (
+            {"tokenizer_config": {"eos_token": {"content": "<|stop|>"}, "add_bos_token": True}},
+            (),
+            268,
+            {2, 268},
+        ),
         ({"config": {"eos_token_id": 268, "bos_token_id": 1}}, (1,), 268, {1, 2, 268}),
-        ({"generation_config": {"eos_token_id": [268, 2], "pad_token_id": -1}}, (1,), 2, {1, 2, 268}),
+        (
+            {"generation_config": {"eos_token_id": [268, 2], "pad_token_id": -1}},
+            (1,),
+            2,
+            {1, 2, 268},
+        ),
         ({"config": {"eos_token_id": 9999}}, (1,), 2, {1, 2}),
     ],
 )
-def test_begin_and_end_are_those_that_the_models_files_name(tmp_path: Path, files, begin, separator, ends):
+def test_begin_and_end_are_those_that_the_models_files_name(
+    tmp_path: Path, files, begin, separator, ends
+):
     tokenizer = spm_like(tmp_path, **files)
     assert (tokenizer.begin, tokenizer.separator, tokenizer.ends) == (begin, separator, ends)
     (tmp_path / "again").mkdir()
@@ -290,15 +354,33 @@ def test_begin_and_end_are_those_that_the_models_files_name(tmp_path: Path, file
 
 
 def test_a_users_text_gets_an_end_and_a_padding_token_and_a_published_vocabulary_does_not():
-    for config in (schema.ByteTokenizer(), schema.CharTokenizer(), schema.WordTokenizer(), schema.BpeTokenizer(vocab=300)):
-        own = train(config, lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False)
-        assert own.separator == own.vocab_size - 2 and own.pad == own.vocab_size - 1 and own.ends == {own.separator}
+    for config in (
+        schema.ByteTokenizer(),
+        schema.CharTokenizer(),
+        schema.WordTokenizer(),
+        schema.BpeTokenizer(vocab=300),
+    ):
+        own = train(
+            config, lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False
+        )
+        assert (
+            own.separator == own.vocab_size - 2
+            and own.pad == own.vocab_size - 1
+            and own.ends == {own.separator}
+        )
         published = build(config)
         assert published.separator is None and published.pad is None
         if not isinstance(config, schema.BpeTokenizer):
             assert own.vocab_size == published.vocab_size + 2
     with pytest.raises(RequestError, match="give at least 258"):
-        train(schema.BpeTokenizer(vocab=257), lambda: iter([TEXT]), lambda: iter([]), len(TEXT), False, published=False)
+        train(
+            schema.BpeTokenizer(vocab=257),
+            lambda: iter([TEXT]),
+            lambda: iter([]),
+            len(TEXT),
+            False,
+            published=False,
+        )
 
 
 def test_words_that_training_never_saw_are_named():

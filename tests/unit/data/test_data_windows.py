@@ -12,7 +12,9 @@ from flyweight.errors import RequestError
 
 def split(length: int, parts: int = 3) -> Split:
     ids = np.arange(length, dtype=np.uint32)
-    return Split("train", Tokens(np.array_split(ids, parts)), np.zeros(1, np.int64), length, length, 0)
+    return Split(
+        "train", Tokens(np.array_split(ids, parts)), np.zeros(1, np.int64), length, length, 0
+    )
 
 
 def test_targets_are_the_next_tokens():
@@ -30,14 +32,20 @@ def test_targets_are_the_next_tokens():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 400), st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**63 - 1))
-def test_an_epoch_draws_no_target_twice_and_leaves_less_than_a_window(length: int, context: int, batch: int, seed: int):
+def test_an_epoch_draws_no_target_twice_and_leaves_less_than_a_window(
+    length: int, context: int, batch: int, seed: int
+):
     if length <= context:
-        with pytest.raises(RequestError, match=f"has {length} tokens, but one window of context {context}"):
+        with pytest.raises(
+            RequestError, match=f"has {length} tokens, but one window of context {context}"
+        ):
             Windows(split(length), context, batch, seed)
         return
     windows = Windows(split(length), context, batch, seed)
     steps = -(-2 * windows.windows // batch)
-    targets = np.concatenate([windows.batch(step)[1] for step in range(steps)])  # (windows, context)
+    targets = np.concatenate(
+        [windows.batch(step)[1] for step in range(steps)]
+    )  # (windows, context)
     for epoch in range(2):
         drawn = targets[epoch * windows.windows : (epoch + 1) * windows.windows].ravel()
         assert len(np.unique(drawn)) == len(drawn), "a target was drawn twice"
@@ -50,7 +58,9 @@ def test_every_target_is_drawn_about_equally_often(length: int):
     context, size = 256, 8
     windows = Windows(split(length), context, size, seed=0)
     steps = 200 * -(-length // context)
-    drawn = np.bincount(np.concatenate([windows.batch(step)[1].ravel() for step in range(steps)]), minlength=length)
+    drawn = np.bincount(
+        np.concatenate([windows.batch(step)[1].ravel() for step in range(steps)]), minlength=length
+    )
     assert drawn[0] == 0
     expected = steps * size * context / (length - 1)
     assert expected > 1000
@@ -62,7 +72,9 @@ def test_any_step_stands_alone():
     going = Windows(split(5000), 16, 8, seed=3)
     batches = [going.batch(step) for step in range(100)]
     for step in (99, 0, 57, 38, 39):
-        for ours, theirs in zip(Windows(split(5000), 16, 8, seed=3).batch(step), batches[step], strict=True):
+        for ours, theirs in zip(
+            Windows(split(5000), 16, 8, seed=3).batch(step), batches[step], strict=True
+        ):
             assert np.array_equal(ours, theirs)
     assert going.windows < 50 * going.size, "the steps above must cross an epoch"
 
@@ -70,14 +82,17 @@ def test_any_step_stands_alone():
 def test_rows_are_parts_of_the_batch():
     windows = Windows(split(2000), 16, 8, seed=0)
     whole = windows.batch(20)[0]
-    assert np.array_equal(np.concatenate([windows.batch(20, slice(at, at + 2))[0] for at in range(0, 8, 2)]), whole)
+    assert np.array_equal(
+        np.concatenate([windows.batch(20, slice(at, at + 2))[0] for at in range(0, 8, 2)]), whole
+    )
     assert np.array_equal(windows.batch(20, slice(1, None, 2))[0], whole[1::2])
 
 
 def test_the_order_does_not_depend_on_the_batch_size():
     large, small = Windows(split(2000), 16, 12, seed=0), Windows(split(2000), 16, 4, seed=0)
     assert np.array_equal(
-        np.concatenate([large.starts(step) for step in range(20)]), np.concatenate([small.starts(step) for step in range(60)])
+        np.concatenate([large.starts(step) for step in range(20)]),
+        np.concatenate([small.starts(step) for step in range(60)]),
     )
 
 
@@ -91,8 +106,13 @@ def test_a_batch_may_be_larger_than_the_split():
 
 def test_shuffled_by_seed_and_epoch():
     windows = Windows(split(20_001), 10, 100, seed=0)
-    epochs = [np.concatenate([windows.starts(epoch * 20 + step) for step in range(20)]) for epoch in range(3)]
-    assert len({int(starts[0] % 10) for starts in epochs} | {int(windows.starts(60)[0] % 10)}) > 1, "phases never change"
+    epochs = [
+        np.concatenate([windows.starts(epoch * 20 + step) for step in range(20)])
+        for epoch in range(3)
+    ]
+    assert (
+        len({int(starts[0] % 10) for starts in epochs} | {int(windows.starts(60)[0] % 10)}) > 1
+    ), "phases never change"
     orders = [tuple((starts - starts.min()) // 10) for starts in epochs]
     assert len(set(orders)) == 3
     assert all(np.any(np.diff(starts) < 0) for starts in epochs)

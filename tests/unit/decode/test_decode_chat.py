@@ -32,9 +32,13 @@ def test_a_template_opens_every_turn_and_what_was_read_is_not_read_again(places,
     seen = (chat._messages, chat._seen)
     second = chat.say("And then?")
     assert first.known_tokens == 0
-    # The last token of the answer was said, never read; what follows is new, special tokens one each.
+    # The last token of the answer was said, never read; what follows is new, special tokens one
+    # each.
     opened = len("E\nSuser\nAnd then?E\nSassistant\n")
-    assert (second.read_tokens, second.known_tokens) == (1 + opened, first.read_tokens + first.new_tokens - 1)
+    assert (second.read_tokens, second.known_tokens) == (
+        1 + opened,
+        first.read_tokens + first.new_tokens - 1,
+    )
     fresh = fw.chat(places["ours"], "Be brief.", **SHORT, session=session)
     fresh._messages, fresh._seen = seen
     assert fresh.say("And then?").text == second.text
@@ -54,19 +58,30 @@ def test_the_first_answer_is_the_models_own(name, places, session):
     (expected,) = generate(chat.running.model, [ids], max_new_tokens=12, stop_tokens=chat.ends)
     assert chat.say("Hello").text == chat.tokenizer.decode(expected, skip_special=True)
     fresh = fw.chat(places[name], **SHORT, session=session)
-    fresh._messages = chat._messages[:2]  # without the tokens: what was said is encoded anew, and the cache cut back
+    fresh._messages = chat._messages[
+        :2
+    ]  # without the tokens: what was said is encoded anew, and the cache cut back
     chat._seen = ("", [])
     second = chat.say("Again")
-    assert second.text == fresh.say("Again").text  # a window of the past cannot be cut back: it is read anew
+    assert (
+        second.text == fresh.say("Again").text
+    )  # a window of the past cannot be cut back: it is read anew
 
 
 def test_a_base_model_goes_on_with_one_running_text(places, session):
     chat = fw.chat(places["base"], **SHORT, session=session)
     heard = []
     first = chat.say("Ann ", heard.append)
-    assert "".join(heard) == first.text == fw.generate(places["base"], "Ann ", **SHORT, session=session)
+    assert (
+        "".join(heard)
+        == first.text
+        == fw.generate(places["base"], "Ann ", **SHORT, session=session)
+    )
     second = chat.say("")
-    assert second.known_tokens == len(chat.tokenizer.encode("Ann ")) + first.new_tokens - 1 and second.read_tokens == 1
+    assert (
+        second.known_tokens == len(chat.tokenizer.encode("Ann ")) + first.new_tokens - 1
+        and second.read_tokens == 1
+    )
     third = chat.say("Bob")
     assert third.known_tokens >= second.known_tokens + second.new_tokens
     assert third.dropped_tokens == 0
@@ -82,7 +97,9 @@ def test_a_full_context_drops_the_oldest_turns(places, session):
         turn = chat.say("x" * 80)
         dropped += turn.dropped_turns
     assert dropped > 0
-    assert chat.template.render([*chat._opening(), *chat._messages]).startswith("<|im_start|>system\nBe brief.")
+    assert chat.template.render([*chat._opening(), *chat._messages]).startswith(
+        "<|im_start|>system\nBe brief."
+    )
     before = chat._messages
     with pytest.raises(RequestError, match="say it shorter"):
         chat.say("y" * 600)
@@ -132,7 +149,9 @@ def test_what_makes_no_sense_is_refused(places, session):
 
 
 def test_a_foreign_cache_that_was_cut_back_is_like_one_that_never_had_more(places):
-    model = load_any.load(places["mistral"])  # its attention sees 24 tokens, and both cuts are beyond that
+    model = load_any.load(
+        places["mistral"]
+    )  # its attention sees 24 tokens, and both cuts are beyond that
     draws = torch.Generator().manual_seed(0)
     first, second = (torch.randint(256, (1, 50), generator=draws) for _ in range(2))
     cache = model.new_cache(1, 64)

@@ -17,10 +17,19 @@ VARIETIES: list[dict[str, Any]] = [
 
 
 def decoder(context: int = 32, **fields: Any) -> Decoder:
-    config = {"vocab_size": 23, "context": context, "dim": 16, "layers": 2, "init": {"std": 0.5}, **fields}
+    config = {
+        "vocab_size": 23,
+        "context": context,
+        "dim": 16,
+        "layers": 2,
+        "init": {"std": 0.5},
+        **fields,
+    }
     model = Decoder(ModelConfig.model_validate(config))
     if model.embedding.bigram is not None:
-        torch.nn.init.normal_(model.embedding.bigram.dense(), generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(
+            model.embedding.bigram.dense(), generator=torch.Generator().manual_seed(1)
+        )
     return model.double()
 
 
@@ -67,7 +76,11 @@ def test_each_kept_token_is_announced_once() -> None:
     heard: list[list[int]] = [[] for _ in PROMPTS]
     full = generate(decoder(), PROMPTS, max_new_tokens=12)
     found = generate(
-        decoder(), PROMPTS, max_new_tokens=12, stop_tokens=[full[1][5]], on_token=lambda row, token: heard[row].append(token)
+        decoder(),
+        PROMPTS,
+        max_new_tokens=12,
+        stop_tokens=[full[1][5]],
+        on_token=lambda row, token: heard[row].append(token),
     )
     assert heard == found
 
@@ -104,11 +117,17 @@ def test_no_new_tokens() -> None:
         ([[1], [23]], {}, r"prompt 1: token ids have to lie in 0 \.\.\. 22"),
         ([[-1]], {}, "prompt 0: token ids"),
         ([[1]], {"max_new_tokens": -1}, "max_new_tokens: -1"),
-        ([[1]], {"temperature": -1.0, "top_k": 0, "top_p": 0.0, "min_p": 2.0}, r"temperature: .*top_k: .*top_p: .*min_p: "),
+        (
+            [[1]],
+            {"temperature": -1.0, "top_k": 0, "top_p": 0.0, "min_p": 2.0},
+            r"temperature: .*top_k: .*top_p: .*min_p: ",
+        ),
         ([[1]], {"temperature": float("nan")}, "temperature"),
     ],
 )
-def test_impossible_requests_are_refused(prompts: list[list[int]], options: dict[str, Any], message: str) -> None:
+def test_impossible_requests_are_refused(
+    prompts: list[list[int]], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         generate(decoder(), prompts, **{"max_new_tokens": 1, **options})
 
@@ -136,12 +155,19 @@ BASE = [0.1, 0.4, 0.05, 0.3, 0.15]
         ({"top_p": 1.0}, BASE),
         ({"min_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),
         ({"min_p": 0.0}, BASE),
-        ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),  # of the three, the first alone has 0.47
+        (
+            {"top_k": 3, "top_p": 0.5},
+            [0, 4 / 7, 0, 3 / 7, 0],
+        ),  # of the three, the first alone has 0.47
         ({"temperature": 1e-6}, [0, 1, 0, 0, 0]),
     ],
 )
-def test_filters_leave_the_right_distribution(options: dict[str, Any], expected: list[float]) -> None:
-    assert frequencies(Sampling(**{"temperature": 1.0, **options}), BASE) == pytest.approx(expected, abs=1e-3)
+def test_filters_leave_the_right_distribution(
+    options: dict[str, Any], expected: list[float]
+) -> None:
+    assert frequencies(Sampling(**{"temperature": 1.0, **options}), BASE) == pytest.approx(
+        expected, abs=1e-3
+    )
 
 
 def test_greedy_takes_the_first_of_the_likeliest() -> None:
@@ -161,5 +187,7 @@ def test_a_draw_at_the_edge_never_takes_what_a_filter_removed() -> None:
 def test_a_row_ends_after_the_token_that_stops_it() -> None:
     model = decoder()
     full = generate(model, PROMPTS, max_new_tokens=10)
-    stopped = generate(model, PROMPTS[:1], max_new_tokens=10, stop=lambda row, new: new[-2:] == full[0][2:4])
+    stopped = generate(
+        model, PROMPTS[:1], max_new_tokens=10, stop=lambda row, new: new[-2:] == full[0][2:4]
+    )
     assert stopped[0] == full[0][:4]

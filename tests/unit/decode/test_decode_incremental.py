@@ -14,7 +14,10 @@ FIELDS = {"vocab_size": 31, "context": 48, "dim": 16, "layers": 2, "attention": 
 
 
 def decoder(**fields) -> Decoder:
-    model, draws = Decoder(ModelConfig.model_validate({**FIELDS, **fields}), seed=3).eval(), torch.Generator().manual_seed(1)
+    model, draws = (
+        Decoder(ModelConfig.model_validate({**FIELDS, **fields}), seed=3).eval(),
+        torch.Generator().manual_seed(1),
+    )
     with torch.no_grad():  # tables that start at zero would hide what they remember
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=draws))
@@ -30,7 +33,10 @@ def never(new: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("fields", [{}, {"position": "rope"}, {"embedding": {"bigram": {"kind": "hashed", "buckets": 64}}}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"position": "rope"}, {"embedding": {"bigram": {"kind": "hashed", "buckets": 64}}}],
+)
 def test_a_fresh_text_goes_on_as_generate_does(temperature, fields):
     model = decoder(**fields)
     (expected,) = generate(model, [[3, 1, 4]], max_new_tokens=20, temperature=temperature, seed=5)
@@ -48,7 +54,10 @@ def test_a_text_that_grew_or_was_cut_is_the_same_as_one_read_anew(order):
         before = list(running.tokens)
         made = running.go_on(tokens, greedy, 0, 5, (), never)
         assert made.tokens == RunningText(model).go_on(tokens, greedy, 0, 5, (), never).tokens
-        shared = next((at for at in range(len(tokens)) if before[at : at + 1] != tokens[at : at + 1]), len(tokens))
+        shared = next(
+            (at for at in range(len(tokens)) if before[at : at + 1] != tokens[at : at + 1]),
+            len(tokens),
+        )
         assert made.known == min(shared, len(tokens) - 1)
         assert made.read == len(tokens) - made.known
 

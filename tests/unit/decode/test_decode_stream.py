@@ -28,10 +28,14 @@ def test_a_byte_fallback_tokenizer_streams_each_character_once(tmp_path: Path):
 
 def test_the_text_is_that_of_prompt_and_new_tokens_together():
     text = "I say a word\nand another\n"
-    tokenizer = train(schema.WordTokenizer(), lambda: iter([text]), lambda: iter([]), len(text), False)
+    tokenizer = train(
+        schema.WordTokenizer(), lambda: iter([text]), lambda: iter([]), len(text), False
+    )
     whole = tokenizer.encode(text)
     for cut in range(1, len(whole)):
-        assert tokenizer.decode(whole[:cut]) + after(tokenizer, whole[:cut], whole[cut:]) == tokenizer.decode(whole)
+        assert tokenizer.decode(whole[:cut]) + after(
+            tokenizer, whole[:cut], whole[cut:]
+        ) == tokenizer.decode(whole)
 
 
 def test_a_prompt_that_is_not_utf_8_is_told_so():

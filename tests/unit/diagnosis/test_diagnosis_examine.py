@@ -27,7 +27,11 @@ def test_products_are_timed_and_checked(monkeypatch):
     assert set(lines) == {"cpu fp32", "cpu bf16", "cpu fp16", "training"}
     assert all(line.values["gflops"] > 0 for name, line in lines.items() if name != "training")
     monkeypatch.setattr(probes, "_product_error", lambda device, dtype: 0.5)
-    assert [line.needed for line in probes.products(RUNTIME) if line.verdict == "broken"] == [True, False, False]
+    assert [line.needed for line in probes.products(RUNTIME) if line.verdict == "broken"] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("speedup", "chosen"), [(0.6, "fp32"), (2.0, "bf16")])
@@ -35,7 +39,9 @@ def test_doctor_says_of_bfloat16_what_training_does(monkeypatch, tmp_path, speed
     """Fast products alone are no reason to take bfloat16, and nothing else in the output advises for or against it."""
     measured = bfloat16.Speedups(tuple((width, speedup) for width in bfloat16.WIDTHS))
     monkeypatch.setattr(bfloat16, "_measured", lambda threads: measured)
-    monkeypatch.setattr(probes, "_gflops", lambda size, device, dtype: 300.0 if dtype is torch.bfloat16 else 100.0)
+    monkeypatch.setattr(
+        probes, "_gflops", lambda size, device, dtype: 300.0 if dtype is torch.bfloat16 else 100.0
+    )
     health = examine.examine(RUNTIME, tmp_path / "runs", None, quick=True)
     lines = by_name(health.lines)
     assert RUNTIME.precision("auto", 128) == chosen
@@ -49,7 +55,11 @@ def test_a_wrong_kernel_is_found(monkeypatch):
     right = by_name(probes.kernels(RUNTIME))
     assert "broken" not in {line.verdict for line in right.values()}
     assert right["attention math"].verdict == "ok"
-    monkeypatch.setattr(Int8Linear, "reference", lambda self, x: torch.nn.functional.linear(x, self.dense().to(x.dtype)) * 1.1)
+    monkeypatch.setattr(
+        Int8Linear,
+        "reference",
+        lambda self, x: torch.nn.functional.linear(x, self.dense().to(x.dtype)) * 1.1,
+    )
     wrong = by_name(probes.kernels(RUNTIME))
     assert wrong["int8 fp32"].verdict == "broken" and wrong["int8 fp32"].needed
     assert wrong["nf4 fp32"].verdict != "broken"
@@ -59,15 +69,22 @@ def test_a_kernel_that_is_not_there_is_missing(monkeypatch):
     def gone(x, layer):
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(Int8Linear, "fast", {"cpu": Fast(Kernel("k", "", gone), lambda dtype: None)})
+    monkeypatch.setattr(
+        Int8Linear, "fast", {"cpu": Fast(Kernel("k", "", gone), lambda dtype: None)}
+    )
     line = probes._trial("x", "k", Int8Linear, torch.bfloat16, "cpu")
     assert (line.verdict, line.needed) == ("missing", False) and "no such operator" in line.found
 
 
 def test_libraries_that_are_missing_name_their_command(monkeypatch):
-    monkeypatch.setattr(examine, "_version", lambda name: None if name in ("peft", "pydantic") else "99.0")
+    monkeypatch.setattr(
+        examine, "_version", lambda name: None if name in ("peft", "pydantic") else "99.0"
+    )
     extras = by_name(examine._extras())
-    assert (extras["peft"].verdict, extras["peft"].remedy) == ("missing", "pip install 'flyweight[peft]'")
+    assert (extras["peft"].verdict, extras["peft"].remedy) == (
+        "missing",
+        "pip install 'flyweight[peft]'",
+    )
     assert extras["gguf"].verdict == "ok" and "test" not in extras
     versions = by_name(examine._versions())
     assert (versions["pydantic"].verdict, versions["pydantic"].needed) == ("broken", True)
@@ -106,10 +123,18 @@ def test_a_quota_and_a_busy_machine_are_told(monkeypatch):
     monkeypatch.setattr(examine.machine, "usable_cores", lambda: 4)
     monkeypatch.setattr(examine.machine, "load", lambda: 9.0)
     lines = by_name(examine._machine(Runtime("cpu", 4)))
-    assert lines["processor"].verdict == lines["load"].verdict == "slow" and "--threads 1" in lines["processor"].remedy
+    assert (
+        lines["processor"].verdict == lines["load"].verdict == "slow"
+        and "--threads 1" in lines["processor"].remedy
+    )
 
 
 def test_only_what_is_needed_makes_a_machine_unfit():
-    lines = [examine.Line("g", "a", "broken", ""), examine.Line("g", "b", "missing", "", needed=True)]
+    lines = [
+        examine.Line("g", "a", "broken", ""),
+        examine.Line("g", "b", "missing", "", needed=True),
+    ]
     assert examine.Health(tuple(lines), {}, 0.0).ok
-    assert not examine.Health((*lines, examine.Line("g", "c", "broken", "", needed=True)), {}, 0.0).ok
+    assert not examine.Health(
+        (*lines, examine.Line("g", "c", "broken", "", needed=True)), {}, 0.0
+    ).ok

@@ -21,9 +21,31 @@ from flyweight.evaluation.likelihood import target_nll
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
 
-WORDS = ("small", "models", "under", "a", "budget", "share", "what", "can", "be", "measured", "the", "same", "honest", "way")
+WORDS = (
+    "small",
+    "models",
+    "under",
+    "a",
+    "budget",
+    "share",
+    "what",
+    "can",
+    "be",
+    "measured",
+    "the",
+    "same",
+    "honest",
+    "way",
+)
 CONFIG = schema.ModelConfig.model_validate(
-    {"vocab_size": 256, "context": 48, "dim": 32, "layers": 1, "attention": {"heads": 2}, "init": {"std": 0.1}}
+    {
+        "vocab_size": 256,
+        "context": 48,
+        "dim": 32,
+        "layers": 1,
+        "attention": {"heads": 2},
+        "init": {"std": 0.1},
+    }
 )
 
 
@@ -34,7 +56,13 @@ def text(lines: int, seed: int) -> str:
 
 def packed(place: Path, content: str) -> Corpus:
     (place / "text.txt").write_text(content)
-    data = schema.Data(corpus=str(place / "text.txt"), tokenizer=schema.ByteTokenizer(), context=48, validation=0.1, test=0.1)
+    data = schema.Data(
+        corpus=str(place / "text.txt"),
+        tokenizer=schema.ByteTokenizer(),
+        context=48,
+        validation=0.1,
+        test=0.1,
+    )
     return pack(data, None, place / "corpus")
 
 
@@ -49,8 +77,12 @@ def trained(tmp_path_factory, corpus) -> Path:
     model, stream = Decoder(CONFIG), np.asarray(corpus.split("train").tokens).astype(np.int64)
     optimizer, rng = torch.optim.AdamW(model.parameters(), lr=1e-2), np.random.default_rng(0)
     for _ in range(60):
-        rows = torch.from_numpy(np.stack([stream[at : at + 33] for at in rng.integers(0, len(stream) - 33, 16)]))
-        loss = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        rows = torch.from_numpy(
+            np.stack([stream[at : at + 33] for at in rng.integers(0, len(stream) - 33, 16)])
+        )
+        loss = torch.nn.functional.cross_entropy(
+            model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -80,7 +112,9 @@ def with_weights(subject: Subject, change) -> Subject:
 
 class FutureLeak(Decoder):
     def hidden(self, tokens, cache=None, mask=None):
-        return super().hidden(tokens, cache, mask) + 1e-6 * self.embedding.tokens.rows(tokens).mean(1, keepdim=True)
+        return super().hidden(tokens, cache, mask) + 1e-6 * self.embedding.tokens.rows(tokens).mean(
+            1, keepdim=True
+        )
 
 
 class BatchNorm(Decoder):
@@ -148,7 +182,10 @@ def forgetful(subject: Subject) -> Subject:
 def wrong_size(subject: Subject, tmp_path: Path) -> Subject:
     tensors = load_file(subject.folder / folder.WEIGHTS)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    save_file({**tensors, "ballast": torch.zeros(size * 3 // 100, dtype=torch.uint8)}, tmp_path / folder.WEIGHTS)
+    save_file(
+        {**tensors, "ballast": torch.zeros(size * 3 // 100, dtype=torch.uint8)},
+        tmp_path / folder.WEIGHTS,
+    )
     return replace(subject, folder=tmp_path)
 
 
@@ -167,7 +204,9 @@ def copies(subject: Subject) -> Subject:
 
 def barely_trained() -> Decoder:
     """A tied model whose blocks add nothing yet: its own input is what it finds likeliest."""
-    return Decoder(CONFIG.model_copy(update={"init": CONFIG.init.model_copy(update={"zero_out": True})})).eval()
+    return Decoder(
+        CONFIG.model_copy(update={"init": CONFIG.init.model_copy(update={"zero_out": True})})
+    ).eval()
 
 
 def remembered(subject: Subject, tmp_path: Path) -> Subject:
@@ -175,7 +214,9 @@ def remembered(subject: Subject, tmp_path: Path) -> Subject:
 
 
 BROKEN = {
-    "finite_outputs": lambda s, _: checks.finite(with_weights(s, lambda m: m.norm.weight.data[3:4].fill_(torch.nan))),
+    "finite_outputs": lambda s, _: checks.finite(
+        with_weights(s, lambda m: m.norm.weight.data[3:4].fill_(torch.nan))
+    ),
     "causality": lambda s, _: checks.causality(broken(s, FutureLeak)),
     "batch_invariance": lambda s, _: checks.batch_invariance(broken(s, BatchNorm)),
     "padding_invariance": lambda s, _: checks.padding_invariance(broken(s, DeafToMasks)),
@@ -185,7 +226,9 @@ BROKEN = {
     "stored_bytes": lambda s, place: checks.stored_bytes(wrong_size(s, place)),
     "initial_token_sensitivity": lambda s, _: checks.initial_sensitivity(s, Deaf),
     "predicts_next": lambda s, _: checks.predicts_next(copies(s)),
-    "below_unigram_floor": lambda s, _: checks.below_unigram_floor(with_weights(s, lambda m: m.norm.weight.zero_())),
+    "below_unigram_floor": lambda s, _: checks.below_unigram_floor(
+        with_weights(s, lambda m: m.norm.weight.zero_())
+    ),
     "train_overlap": lambda s, place: checks.train_overlap(remembered(s, place)),
 }
 
@@ -213,7 +256,9 @@ def test_a_model_that_was_hardly_trained_is_not_condemned_for_its_start(subject)
         check = checks.predicts_next(replace(subject, model=model))
         assert check.verdict == "n/a" and "too briefly" in check.why and check.measured is None
     taught = replace(subject, model=start)
-    rows = torch.from_numpy(np.asarray(subject.corpus.split("train").tokens[:2048]).astype(np.int64)).view(-1, 32)
+    rows = torch.from_numpy(
+        np.asarray(subject.corpus.split("train").tokens[:2048]).astype(np.int64)
+    ).view(-1, 32)
     optimizer = torch.optim.AdamW(start.parameters(), lr=1e-2)
     with torch.enable_grad():
         for _ in range(20):
@@ -248,7 +293,9 @@ def test_weights_that_come_back_rounded_are_found(subject, monkeypatch):
     def save_rounded(model, place):
         true_save(model, place)
         path = Path(place) / folder.WEIGHTS
-        save_file({name: tensor.bfloat16().float() for name, tensor in load_file(path).items()}, path)
+        save_file(
+            {name: tensor.bfloat16().float() for name, tensor in load_file(path).items()}, path
+        )
 
     monkeypatch.setattr(folder, "save", save_rounded)
     check = checks.save_load(subject)
@@ -271,12 +318,18 @@ def test_the_audit_of_a_sound_model_passes_in_every_kind(trained, corpus, kind, 
     assert result.passed, [check for check in result.checks if check.verdict == "fail"]
     assert [check.verdict for check in result.checks] == ["pass"] * len(CHECKS)
     if kind is not None:
-        assert "dense" in next(c.why for c in result.checks if c.name == "initial_token_sensitivity")
+        assert "dense" in next(
+            c.why for c in result.checks if c.name == "initial_token_sensitivity"
+        )
 
 
 def test_bf16_has_its_own_bounds_and_causality_is_still_exact(trained):
     bounds = {check.name: check.bound for check in audit(trained, None, precision="bf16").checks}
-    assert (bounds["batch_invariance"], bounds["padding_invariance"], bounds["cached_logits"]) == (2e-3, 2e-3, 2e-2)
+    assert (bounds["batch_invariance"], bounds["padding_invariance"], bounds["cached_logits"]) == (
+        2e-3,
+        2e-3,
+        2e-2,
+    )
     assert bounds["causality"] == bounds["save_load"] == 0
     exact = {check.name: check.bound for check in audit(trained, None).checks}
     assert (exact["batch_invariance"], exact["cached_logits"]) == (1e-6, 1e-4)
@@ -306,7 +359,18 @@ def test_a_corpus_of_another_vocabulary_is_refused(corpus, tmp_path):
 
 
 def test_json_is_plain_even_where_a_number_is_infinite():
-    result = Audit((Check("causality", float("inf"), 0.0, "fail"), Check("floor", None, None, "n/a", "needs text")))
+    result = Audit(
+        (
+            Check("causality", float("inf"), 0.0, "fail"),
+            Check("floor", None, None, "n/a", "needs text"),
+        )
+    )
     back = json.loads(json.dumps(result.json(), allow_nan=False))
     assert back["passed"] is False and back["checks"][0]["measured"] == "Infinity"
-    assert back["checks"][1] == {"name": "floor", "measured": None, "bound": None, "verdict": "n/a", "why": "needs text"}
+    assert back["checks"][1] == {
+        "name": "floor",
+        "measured": None,
+        "bound": None,
+        "verdict": "n/a",
+        "why": "needs text",
+    }

@@ -44,8 +44,12 @@ def result(tmp_path_factory):
 def test_rates_follow_from_the_seconds(result):
     seconds = result.measured
     assert result.forward_ms.value == pytest.approx(1e3 * np.median(seconds.forward_s))
-    assert result.prefill_tokens_per_s.value == pytest.approx(np.median([8 / s for s in seconds.prefill_s]))
-    assert result.decode_tokens_per_s.value == pytest.approx(np.median([4 / s for s in seconds.decode_s]))
+    assert result.prefill_tokens_per_s.value == pytest.approx(
+        np.median([8 / s for s in seconds.prefill_s])
+    )
+    assert result.decode_tokens_per_s.value == pytest.approx(
+        np.median([4 / s for s in seconds.decode_s])
+    )
     assert len(seconds.forward_s) == len(seconds.prefill_s) == len(seconds.decode_s) == 3
     assert 0 < result.p95["decode_tokens_per_s"] <= result.decode_tokens_per_s.value
     assert result.forward_ms.value <= result.p95["forward_ms"]
@@ -55,17 +59,32 @@ def test_bytes_are_those_of_the_tensors_and_the_folder(result):
     model = folder.load(result.request.folder)
     assert result.weight_bytes.value == sum(p.nbytes for p in model.parameters())
     files = Path(result.request.folder).iterdir()
-    assert result.disk_bytes.value == sum(file.stat().st_size for file in files) > result.weight_bytes.value
+    assert (
+        result.disk_bytes.value
+        == sum(file.stat().st_size for file in files)
+        > result.weight_bytes.value
+    )
     assert result.measured.kernels == {"dense": 8}
     assert (result.measured.threads, result.measured.context) == (1, 16)
 
 
 def test_json_has_plain_numbers_and_their_intervals(result):
     found = json.loads(json.dumps(result.json(), allow_nan=False))
-    for name in ("forward_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_bytes", "weight_bytes"):
+    for name in (
+        "forward_ms",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "peak_bytes",
+        "weight_bytes",
+    ):
         assert found[name] == found["metrics"][name]["value"] > 0
         assert found["metrics"][name]["low"] <= found[name] <= found["metrics"][name]["high"]
-    assert (found["batch"], found["prompt"], found["new_tokens"], found["precision"]) == (1, 8, 4, "fp32")
+    assert (found["batch"], found["prompt"], found["new_tokens"], found["precision"]) == (
+        1,
+        8,
+        4,
+        "fp32",
+    )
 
 
 @pytest.mark.skipif(not LINUX, reason="needs a resettable high-water mark of resident memory")
@@ -73,12 +92,17 @@ def test_peak_is_the_models_and_not_the_interpreters(tmp_path):
     # 4 M parameters, 16 MB: the interpreter with torch alone would be hundreds.
     measured = bench(saved(tmp_path, vocab_size=16_384, dim=256), ASKED, threads=1)
     assert measured.measured.memory == "resident" and measured.measured.baseline_bytes > 100e6
-    assert 0.9 * measured.weight_bytes.value < measured.peak_bytes.value < measured.weight_bytes.value + 40e6
+    assert (
+        0.9 * measured.weight_bytes.value
+        < measured.peak_bytes.value
+        < measured.weight_bytes.value + 40e6
+    )
 
 
 @pytest.mark.skipif(not LINUX, reason="needs a resettable high-water mark of resident memory")
 def test_a_peak_that_has_passed_is_still_seen():
-    # In a process of its own, as the bench has it: one that has freed as much before would get the same pages again.
+    # In a process of its own, as the bench has it: one that has freed as much before would get the
+    # same pages again.
     code = """
 import torch
 from pydantic import TypeAdapter
@@ -88,12 +112,16 @@ memory.start()
 torch.ones(20_000_000)  # 80 MB, gone at once
 print(memory.peak())
 """
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert 70e6 < int(printed) < 120e6
 
 
 def test_quantized_layers_are_counted_with_their_kernels(tmp_path):
-    found = bench(saved(tmp_path, dim=64, linears={"blocks": "int8"}), ASKED, threads=1).measured.kernels
+    found = bench(
+        saved(tmp_path, dim=64, linears={"blocks": "int8"}), ASKED, threads=1
+    ).measured.kernels
     assert sum(found.values()) == 8 and found["dense"] == 1
     assert all(name == "dense" or name.startswith("int8 ") for name in found)
 
@@ -104,7 +132,9 @@ def test_a_bench_is_measured_after_the_budgets_time(tmp_path):
     limits = schema.Budget.model_validate({"time": "100ms", "over": "stop"})
     context = Context(Store(tmp_path), Runtime("cpu", 1), Meter(limits), ignore)
     draft = Draft(tmp_path, Identity("bench", 1, {}), Events(tmp_path / "events.jsonl"))
-    Bench().run(ASKED, Inputs("toy", {"input": Artifact(tmp_path / "a", {"id": "a"})}), context, draft)
+    Bench().run(
+        ASKED, Inputs("toy", {"input": Artifact(tmp_path / "a", {"id": "a"})}), context, draft
+    )
     assert read_json(tmp_path / "metrics.json")["decode_tokens_per_s"] > 0
 
 
@@ -115,7 +145,11 @@ def test_a_folder_without_a_model_is_the_users_error(tmp_path):
 
 def test_prompts_beyond_learned_positions_are_the_users_error(tmp_path):
     with pytest.raises(RequestError, match="context"):
-        bench(saved(tmp_path, position="learned"), ASKED.model_copy(update={"new_tokens": 9}), threads=1)
+        bench(
+            saved(tmp_path, position="learned"),
+            ASKED.model_copy(update={"new_tokens": 9}),
+            threads=1,
+        )
 
 
 def test_a_broken_model_is_reported_with_the_childs_last_words(tmp_path):
@@ -194,12 +228,21 @@ def test_the_medians_interval_holds_it_with_95_percent_where_that_is_possible(n)
     ],
 )
 def test_baselines_are_timed_like_decoders(fields, kernels, tmp_path):
-    config = TypeAdapter(schema.Architecture).validate_python({"vocab_size": 64, "context": 16, "dim": 16, **fields})
+    config = TypeAdapter(schema.Architecture).validate_python(
+        {"vocab_size": 64, "context": 16, "dim": 16, **fields}
+    )
     folder.save(build(config), tmp_path)
-    found = bench_worker.measure(bench_module.Request(str(tmp_path), 1, 8, 4, 1, "cpu", "fp32", None))
+    found = bench_worker.measure(
+        bench_module.Request(str(tmp_path), 1, 8, 4, 1, "cpu", "fp32", None)
+    )
     assert min(*found.forward_s, *found.prefill_s, *found.decode_s) > 0 and found.context == 16
-    assert found.weight_bytes == sum(tensor.nbytes for tensor in build(config).state_dict().values())
-    counted = {kind: sum(n for name, n in found.kernels.items() if name.split()[0] == kind) for kind in kernels}
+    assert found.weight_bytes == sum(
+        tensor.nbytes for tensor in build(config).state_dict().values()
+    )
+    counted = {
+        kind: sum(n for name, n in found.kernels.items() if name.split()[0] == kind)
+        for kind in kernels
+    }
     assert counted == kernels and sum(found.kernels.values()) == sum(kernels.values())
 
 

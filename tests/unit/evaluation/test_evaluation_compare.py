@@ -16,7 +16,9 @@ def scores(level=0.0, noise=0.0, kind="document", units=40, seed=0, tokenizer="t
     counts = rng.integers(50, 150, units)
     hardness = rng.normal(3, 0.6, units)  # shared by all models: what pairing removes
     own = np.random.default_rng(seed).normal(0, noise, units) if noise else 0.0
-    return UnitScores(kind, counts * (hardness + level + own), counts, counts * 4.0, "test", "c", tokenizer)
+    return UnitScores(
+        kind, counts * (hardness + level + own), counts, counts * 4.0, "test", "c", tokenizer
+    )
 
 
 def test_a_small_real_difference_is_found_by_pairing():
@@ -29,7 +31,10 @@ def test_a_small_real_difference_is_found_by_pairing():
 
 
 def test_noise_alone_is_undecided():
-    verdicts = [paired(scores(0, 0.1, seed=s), scores(0, 0.1, seed=s + 500), seed=s).verdict for s in range(40)]
+    verdicts = [
+        paired(scores(0, 0.1, seed=s), scores(0, 0.1, seed=s + 500), seed=s).verdict
+        for s in range(40)
+    ]
     assert verdicts.count("undecided") >= 34
 
 
@@ -50,8 +55,13 @@ def test_different_texts_are_refused(change):
 
 
 def test_texts_are_called_by_their_names():
-    ours, other = replace(scores(), name="ptb"), replace(scores(), corpus="9f" * 20, name="novel.txt")
-    with pytest.raises(RequestError, match=r"the test split of ptb and the test split of novel\.txt:"):
+    ours, other = (
+        replace(scores(), name="ptb"),
+        replace(scores(), corpus="9f" * 20, name="novel.txt"),
+    )
+    with pytest.raises(
+        RequestError, match=r"the test split of ptb and the test split of novel\.txt:"
+    ):
         paired(ours, other)
     with pytest.raises(RequestError, match=r"the test split of ptb \(9f9f9f9f\)"):
         paired(ours, replace(other, name="ptb"))
@@ -76,7 +86,9 @@ def test_table_is_ordered_and_paired_with_the_best():
     rows = table({"big": scores(0.0), "small": scores(0.3), "middle": scores(0.1)}).rows
     assert [row.name for row in rows] == ["big", "middle", "small"]
     assert rows[0].paired is None and [row.paired.verdict for row in rows[1:]] == ["worse", "worse"]
-    assert table({"a": scores(0.1), "b": scores()}, reference="a").rows[0].paired.verdict == "better"
+    assert (
+        table({"a": scores(0.1), "b": scores()}, reference="a").rows[0].paired.verdict == "better"
+    )
     assert rows[1].json()["paired"]["bits_per_byte"]["verdict"] == "worse"
 
 
@@ -120,14 +132,19 @@ def test_holm_by_hand():
 
 
 def test_several_comparisons_are_corrected_for():
-    models = {"a": scores(0.0, 0.03, seed=1), **{f"m{n}": scores(0.011, 0.03, seed=n) for n in range(2, 8)}}
+    models = {
+        "a": scores(0.0, 0.03, seed=1),
+        **{f"m{n}": scores(0.011, 0.03, seed=n) for n in range(2, 8)},
+    }
     alone = [table({"a": models["a"], name: models[name]}, "a").rows for name in list(models)[1:]]
     single = {row.name: row.verdict for rows in alone for row in rows}
     fixed, free = table(models, "a"), table(models)
     assert (fixed.family, free.family) == (6, 21)
     decided = [name for name in single if single[name] == "worse"]
     kept = {row.name: row for row in fixed.rows}
-    assert any(kept[name].verdict == "undecided" for name in decided)  # alone it was decided, among six it is not
+    assert any(
+        kept[name].verdict == "undecided" for name in decided
+    )  # alone it was decided, among six it is not
     for row in fixed.rows:
         if row.paired is not None:
             assert row.p >= row.paired.p
@@ -141,11 +158,15 @@ def test_the_text_that_would_decide():
     assert few.verdict == "undecided"
     times = needed_text(few)
     assert times > 1
-    # Simulated: with that many times the units, a difference of that size is found in about four cases of five.
+    # Simulated: with that many times the units, a difference of that size is found in about four
+    # cases of five.
     bits = few.bits_per_byte
     spread = (bits.high - bits.low) / 3.92 * math.sqrt(40)
     rng, units = np.random.default_rng(0), round(40 * times)
-    found = [abs(rng.normal(bits.value, spread, units).mean()) > 1.96 * spread / math.sqrt(units) for _ in range(2000)]
+    found = [
+        abs(rng.normal(bits.value, spread, units).mean()) > 1.96 * spread / math.sqrt(units)
+        for _ in range(2000)
+    ]
     assert 0.75 < np.mean(found) < 0.85
     assert needed_text(few, 6) > times
     assert needed_text(paired(scores(), scores())) == math.inf
@@ -159,14 +180,21 @@ def test_table_refuses_an_unknown_reference_and_a_single_model():
 
 
 def test_comparing_needs_no_torch():
-    code = "import sys, flyweight.evaluation.compare, flyweight.evaluation.floors; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, flyweight.evaluation.compare, flyweight.evaluation.floors; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_model_whose_tokens_lose_text_can_lose_but_not_win():
     lossy = {"a": replace(scores(-0.1), tokenizer="u", lossy=True), "b": scores()}
     pair = paired(lossy["a"], lossy["b"])
-    assert pair.bits_per_byte.verdict == "better" and pair.verdict == "undecided" and "too good" in pair.why
+    assert (
+        pair.bits_per_byte.verdict == "better"
+        and pair.verdict == "undecided"
+        and "too good" in pair.why
+    )
     found = table(lossy)
     assert [row.verdict for row in found.rows] == [None, "undecided"]
     assert found.json()["pairs"][0]["verdict"] == "undecided"
@@ -177,14 +205,21 @@ def test_a_model_whose_tokens_lose_text_can_lose_but_not_win():
 
 
 def test_families_hold_what_can_be_paired():
-    models = {"a": scores(), "b": replace(scores(), corpus="another"), "c": scores(0.1), "d": scores(kind="block")}
+    models = {
+        "a": scores(),
+        "b": replace(scores(), corpus="another"),
+        "c": scores(0.1),
+        "d": scores(kind="block"),
+    }
     assert [list(family) for family in families(models)] == [["a", "c"], ["b"], ["d"]]
 
 
 def test_what_falls_on_tokens_without_bytes_decides_nothing():
     """A model that also predicts the ends of documents is no worse for it: its text is what counts."""
     plain, marks = scores(), np.full(40, 30.0)
-    also_ends = replace(scores(-0.05), tokenizer="other", nll=scores(-0.05).nll + marks, marks=marks)
+    also_ends = replace(
+        scores(-0.05), tokenizer="other", nll=scores(-0.05).nll + marks, marks=marks
+    )
     assert also_ends.nll.sum() > plain.nll.sum()
     assert paired(also_ends, plain).verdict == "better"
     assert table({"plain": plain, "ends": also_ends}).rows[0].name == "ends"

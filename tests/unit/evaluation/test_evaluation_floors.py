@@ -15,7 +15,21 @@ from flyweight.evaluation.kneser_ney import KneserNey
 from flyweight.evaluation.likelihood import evaluate
 from flyweight.model.decoder import Decoder
 
-WORDS = ("share", "what", "can", "be", "shared", "and", "measure", "every", "step", "the", "same", "honest", "way")
+WORDS = (
+    "share",
+    "what",
+    "can",
+    "be",
+    "shared",
+    "and",
+    "measure",
+    "every",
+    "step",
+    "the",
+    "same",
+    "honest",
+    "way",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +41,13 @@ def corpus(tmp_path_factory) -> Corpus:
         words.append(WORDS[word])
     lines = [" ".join(words[at : at + 9]) for at in range(0, len(words), 9)]
     (place / "text.txt").write_text("\n".join(lines) + "\n")
-    data = schema.Data(corpus=str(place / "text.txt"), tokenizer=schema.WordTokenizer(), context=32, validation=0.1, test=0.1)
+    data = schema.Data(
+        corpus=str(place / "text.txt"),
+        tokenizer=schema.WordTokenizer(),
+        context=32,
+        validation=0.1,
+        test=0.1,
+    )
     return pack(data, None, place / "corpus")
 
 
@@ -39,7 +59,9 @@ def test_floors_of_a_text_with_memory_fall_with_the_context(corpus):
     assert found.train_tokens == found.train_tokens_available == len(corpus.split("train").tokens)
     for floor in (found.unigram, found.bigram, found.kn5):
         assert floor.perplexity == pytest.approx(math.exp(floor.nll)) and floor.seconds > 0
-        assert floor.bits_per_byte == pytest.approx(floor.nll * found.tokens / math.log(2) / corpus.split("test").bytes)
+        assert floor.bits_per_byte == pytest.approx(
+            floor.nll * found.tokens / math.log(2) / corpus.split("test").bytes
+        )
 
 
 def test_json_has_perplexities_under_the_interfaces_keys(corpus):
@@ -48,10 +70,17 @@ def test_json_has_perplexities_under_the_interfaces_keys(corpus):
     assert (plain["unigram"], plain["bigram"], plain["kn5"]) == tuple(
         floor.perplexity for floor in (found.unigram, found.bigram, found.kn5)
     )
-    assert plain["details"]["kn5"]["stored"] > plain["details"]["bigram"]["stored"] > plain["details"]["unigram"]["stored"] > 0
+    assert (
+        plain["details"]["kn5"]["stored"]
+        > plain["details"]["bigram"]["stored"]
+        > plain["details"]["unigram"]["stored"]
+        > 0
+    )
     assert plain["split"] == "test" and plain["vocab_size"] == corpus.meta.vocab_size
     for cost in ("seconds", "bytes", "peak_bytes"):
-        assert plain[cost] == {name: plain["details"][name][cost] for name in ("unigram", "bigram", "kn5")}
+        assert plain[cost] == {
+            name: plain["details"][name][cost] for name in ("unigram", "bigram", "kn5")
+        }
 
 
 def test_costs_are_those_of_the_tables_and_of_making_them(corpus):
@@ -70,7 +99,9 @@ def test_costs_are_those_of_the_tables_and_of_making_them(corpus):
             if isinstance(value, np.ndarray) and key != "counts"
         )
         floor = getattr(found, name)
-        assert floor.bytes == held - (16 if name != "kn5" else 0) * len(holders)  # mixture weights are constants, not tables
+        assert floor.bytes == held - (16 if name != "kn5" else 0) * len(
+            holders
+        )  # mixture weights are constants, not tables
         assert floor.peak_bytes > floor.bytes
     assert found.kn5.peak_bytes < 400 * len(train)
 
@@ -79,15 +110,22 @@ def test_unigram_by_hand(corpus):
     train, test = (np.asarray(corpus.split(name).tokens).tolist() for name in ("train", "test"))
     counts, vocab = Counter(train), corpus.meta.vocab_size
     weight = floors(corpus).unigram.constants[0]
-    nll = -np.mean([math.log(weight * counts[t] / len(train) + (1 - weight) / vocab) for t in test[1:]])
+    nll = -np.mean(
+        [math.log(weight * counts[t] / len(train) + (1 - weight) / vocab) for t in test[1:]]
+    )
     assert floors(corpus).unigram.nll == pytest.approx(nll, rel=1e-9)
 
 
 def test_bigram_by_hand(corpus):
-    train, held_out, test = (np.asarray(corpus.split(name).tokens) for name in ("train", "validation", "test"))
+    train, held_out, test = (
+        np.asarray(corpus.split(name).tokens) for name in ("train", "validation", "test")
+    )
     vocab = corpus.meta.vocab_size
     model, unigram = Bigram(train, held_out, vocab), Unigram(train, held_out, vocab)
-    pairs, before = Counter(zip(train[:-1].tolist(), train[1:].tolist(), strict=True)), Counter(train[:-1].tolist())
+    pairs, before = (
+        Counter(zip(train[:-1].tolist(), train[1:].tolist(), strict=True)),
+        Counter(train[:-1].tolist()),
+    )
     weight = model.constants[0]
     p = unigram.probabilities(test)
     expected = [
@@ -107,7 +145,9 @@ def test_probabilities_sum_to_one_also_after_unseen_tokens(kind):
 
 
 def test_unseen_tokens_cost_much_but_not_everything():
-    model = Unigram(np.array([0, 1] * 50), np.array([0, 1] * 10), 4)  # nothing unseen in the held-out text
+    model = Unigram(
+        np.array([0, 1] * 50), np.array([0, 1] * 10), 4
+    )  # nothing unseen in the held-out text
     # One more token than the hundred seen, spread over the vocabulary.
     assert model.probabilities(np.array([3]))[0] == pytest.approx(1 / 101 / 4, rel=0.02)
 
@@ -128,7 +168,10 @@ def test_mixture_weights_are_the_most_likely_ones():
 def test_the_limit_on_training_text_is_reported(corpus, monkeypatch):
     monkeypatch.setattr(floors_module, "CHOICE_LIMIT", 100)
     short = floors(corpus, train_limit=300)
-    assert (short.train_tokens, short.train_tokens_available) == (300, len(corpus.split("train").tokens))
+    assert (short.train_tokens, short.train_tokens_available) == (
+        300,
+        len(corpus.split("train").tokens),
+    )
     assert short.kn5.nll > floors(corpus).kn5.nll
 
 

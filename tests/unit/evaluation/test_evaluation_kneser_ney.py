@@ -12,9 +12,14 @@ from flyweight.evaluation.kneser_ney import FALLBACK, KneserNey, distinct, estim
 class Slow:
     """Interpolated modified Kneser-Ney as written in Chen and Goodman (1999), one n-gram at a time."""
 
-    def __init__(self, tokens: list[int], vocab: int, order: int, fallback: tuple[float, float, float]):
+    def __init__(
+        self, tokens: list[int], vocab: int, order: int, fallback: tuple[float, float, float]
+    ):
         self.vocab, self.order = vocab, order
-        grams = {n: Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)) for n in range(1, order + 1)}
+        grams = {
+            n: Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+            for n in range(1, order + 1)
+        }
         self.counts: dict[int, dict[tuple, int]] = {order: dict(grams[order])}
         for n in range(1, order):
             left = defaultdict(set)
@@ -38,7 +43,9 @@ class Slow:
         return list(fallback)
 
     def p(self, token: int, history: tuple[int, ...]) -> float:
-        return self._p(token, tuple(history[len(history) - (self.order - 1) :] if self.order > 1 else ()))
+        return self._p(
+            token, tuple(history[len(history) - (self.order - 1) :] if self.order > 1 else ())
+        )
 
     def _p(self, token, history):
         lower = self._p(token, history[1:]) if history else 1 / self.vocab
@@ -56,20 +63,31 @@ def stream(length, vocab, seed=0):
     return np.minimum(np.random.default_rng(seed).geometric(0.25, length) - 1, vocab - 1)
 
 
-@pytest.mark.parametrize(("order", "length"), [(1, 60), (2, 400), (3, 400), (5, 700), (5, 3), (4, 5)])
+@pytest.mark.parametrize(
+    ("order", "length"), [(1, 60), (2, 400), (3, 400), (5, 700), (5, 3), (4, 5)]
+)
 def test_agrees_with_the_dictionaries(order, length):
     train, test = stream(length, 12), stream(150, 14, seed=1)  # ids 12 and 13 are never seen
     fast, slow = KneserNey(train, 14, order), Slow(train.tolist(), 14, min(order, length), FALLBACK)
-    expected = [slow.p(int(test[i]), tuple(test[max(0, i - order + 1) : i].tolist())) for i in range(len(test))]
+    expected = [
+        slow.p(int(test[i]), tuple(test[max(0, i - order + 1) : i].tolist()))
+        for i in range(len(test))
+    ]
     np.testing.assert_allclose(fast.probabilities(test), expected, rtol=1e-12)
 
 
 def test_agrees_with_estimated_discounts_at_every_order():
     train, test = stream(6000, 60), stream(200, 60, seed=1)
-    train = np.where(np.random.default_rng(2).random(6000) < 0.1, np.random.default_rng(3).zipf(1.3, 6000) % 900, train)
+    train = np.where(
+        np.random.default_rng(2).random(6000) < 0.1,
+        np.random.default_rng(3).zipf(1.3, 6000) % 900,
+        train,
+    )
     fast, slow = KneserNey(train, 900, 3), Slow(train.tolist(), 900, 3, FALLBACK)
     assert [d.estimated for d in fast.discounts] == [True, True, True]
-    expected = [slow.p(int(test[i]), tuple(test[max(0, i - 2) : i].tolist())) for i in range(len(test))]
+    expected = [
+        slow.p(int(test[i]), tuple(test[max(0, i - 2) : i].tolist())) for i in range(len(test))
+    ]
     np.testing.assert_allclose(fast.probabilities(test), expected, rtol=1e-12)
 
 
@@ -77,7 +95,14 @@ def test_agrees_with_estimated_discounts_at_every_order():
 def test_probabilities_sum_to_one_after_any_history(order):
     vocab, train = 9, stream(300, 7)
     model = KneserNey(train, vocab, order)
-    histories = [(0, 1, 0, 0), (6, 6, 6, 6), (8, 8, 8, 8), (0, 0, 8, 0), (1, 0, 0, 1), tuple(train[-4:].tolist())]
+    histories = [
+        (0, 1, 0, 0),
+        (6, 6, 6, 6),
+        (8, 8, 8, 8),
+        (0, 0, 8, 0),
+        (1, 0, 0, 1),
+        tuple(train[-4:].tolist()),
+    ]
     for history in histories:
         total = sum(model.probabilities(np.array([*history, token]))[-1] for token in range(vocab))
         assert total == pytest.approx(1, abs=1e-12)

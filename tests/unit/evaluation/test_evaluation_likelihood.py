@@ -36,7 +36,9 @@ class Table(torch.nn.Module):
         self.widest = 0
 
     def hidden(self, tokens):
-        return torch.nn.functional.one_hot(tokens, len(self.table)).to(self.table.dtype)  # (B, T, V)
+        return torch.nn.functional.one_hot(tokens, len(self.table)).to(
+            self.table.dtype
+        )  # (B, T, V)
 
     def logits(self, hidden):
         self.widest = max(self.widest, len(hidden))
@@ -44,7 +46,14 @@ class Table(torch.nn.Module):
 
 
 def decoder(**changes) -> Decoder:
-    fields = {"vocab_size": VOCAB, "context": 32, "dim": 16, "layers": 2, "attention": {"heads": 2}, "init": {"std": 0.4}}
+    fields = {
+        "vocab_size": VOCAB,
+        "context": 32,
+        "dim": 16,
+        "layers": 2,
+        "attention": {"heads": 2},
+        "init": {"std": 0.4},
+    }
     return Decoder(ModelConfig.model_validate({**fields, **changes}))
 
 
@@ -89,10 +98,14 @@ def test_later_windows_of_a_smaller_stride_score_only_their_last_targets():
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_nll_is_the_same_for_every_batch_size_and_padding(position):
     model, split = decoder(position=position), FakeSplit(tokens(205))
-    values = [evaluate(model, split, window=32, batch=batch).nll.value for batch in (1, 2, 3, 5, 7, 64)]
+    values = [
+        evaluate(model, split, window=32, batch=batch).nll.value for batch in (1, 2, 3, 5, 7, 64)
+    ]
     assert max(values) - min(values) <= 1e-6
     for pad in (32, 40, 64) if position == "rope" else (32,):
-        parts = [nll for _, nll in target_nll(model, split.tokens, 32, 32, 3, "cpu", "fp32", pad_to=pad)]
+        parts = [
+            nll for _, nll in target_nll(model, split.tokens, 32, 32, 3, "cpu", "fp32", pad_to=pad)
+        ]
         assert np.concatenate(parts).mean() == pytest.approx(values[0], abs=1e-6)
 
 
@@ -103,12 +116,17 @@ def test_window_by_window_without_the_evaluator():
         for start in range(0, 99, 32):
             piece = torch.from_numpy(stream[start : start + 33])[None]
             logits = model(piece[:, :-1])
-            total += torch.nn.functional.cross_entropy(logits[0], piece[0, 1:], reduction="sum").item()
-    assert evaluate(model, FakeSplit(stream), window=32, batch=3).nll.value == pytest.approx(total / 99, abs=1e-6)
+            total += torch.nn.functional.cross_entropy(
+                logits[0], piece[0, 1:], reduction="sum"
+            ).item()
+    assert evaluate(model, FakeSplit(stream), window=32, batch=3).nll.value == pytest.approx(
+        total / 99, abs=1e-6
+    )
 
 
 def test_a_smaller_stride_gives_more_context():
-    # Period 5: a window's first tokens are its hardest for a model that copies from five tokens ago.
+    # Period 5: a window's first tokens are its hardest for a model that copies from five tokens
+    # ago.
     class Copier(Table):
         def hidden(self, tokens):
             past = torch.cat([torch.zeros_like(tokens[:, :4]), tokens], 1)[:, : tokens.shape[1]]
@@ -134,7 +152,8 @@ def test_softcap_counts():
     # Zero layers: the cap changes nothing but the logits.
     stream = FakeSplit(tokens(100))
     plain, capped = (
-        evaluate(decoder(layers=0, head={"softcap": cap}, init={"std": 2.0}), stream, window=16) for cap in (None, 1)
+        evaluate(decoder(layers=0, head={"softcap": cap}, init={"std": 2.0}), stream, window=16)
+        for cap in (None, 1)
     )
     assert capped.nll.value < plain.nll.value - 0.5
     assert capped.nll.value <= math.log(VOCAB) + 2
@@ -148,7 +167,9 @@ def test_documents_are_the_units_where_there_are_enough():
     assert result.nll.low < result.nll.value < result.nll.high
     parts = list(target_nll(decoder(), split.tokens, 32, 32, 16, "cpu", "fp32"))
     nll = np.concatenate([part for _, part in parts])
-    assert result.units.nll[1] == pytest.approx(nll[15:31].sum())  # tokens 16 to 31 are targets 15 to 30
+    assert result.units.nll[1] == pytest.approx(
+        nll[15:31].sum()
+    )  # tokens 16 to 31 are targets 15 to 30
 
 
 def test_progress_rises_to_one():
@@ -160,7 +181,10 @@ def test_progress_rises_to_one():
 def test_json_has_the_interfaces_keys():
     result = evaluate(table(), FakeSplit(tokens(301)), window=32, stride=16).json()
     for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte"):
-        assert result[name]["low"] <= result[name]["value"] <= result[name]["high"] and result[name]["n"] > 0
+        assert (
+            result[name]["low"] <= result[name]["value"] <= result[name]["high"]
+            and result[name]["n"] > 0
+        )
     assert (result["split"], result["window"], result["stride"]) == ("test", 32, 16)
     json.dumps(result, allow_nan=False)
 
@@ -172,7 +196,10 @@ def test_a_likelihood_that_is_not_a_number_is_infinite_and_still_json():
 
 
 def test_a_text_without_words_has_no_word_perplexity():
-    assert evaluate(table(), FakeSplit(tokens(50), words=0), window=16).json()["word_perplexity"] is None
+    assert (
+        evaluate(table(), FakeSplit(tokens(50), words=0), window=16).json()["word_perplexity"]
+        is None
+    )
 
 
 def test_dropout_is_off_and_the_mode_and_gradients_come_back():
@@ -180,7 +207,9 @@ def test_dropout_is_off_and_the_mode_and_gradients_come_back():
     model.train()
     assert quick(model, split, tokens=99, window=16) == quick(model, split, tokens=99, window=16)
     assert model.training and torch.is_grad_enabled()
-    model.hidden(torch.zeros(1, 16, dtype=torch.long)).sum().backward()  # nothing cached here is an inference tensor
+    model.hidden(
+        torch.zeros(1, 16, dtype=torch.long)
+    ).sum().backward()  # nothing cached here is an inference tensor
     model.eval()
     quick(model, split, tokens=10, window=16)
     assert not model.training
@@ -189,18 +218,26 @@ def test_dropout_is_off_and_the_mode_and_gradients_come_back():
 def test_quick_is_the_mean_over_the_first_targets():
     model, stream = decoder(), tokens(200)
     part = evaluate(model, FakeSplit(stream[:65]), window=32).nll.value
-    assert quick(model, FakeSplit(stream), tokens=64, window=32, batch=3) == pytest.approx(part, abs=1e-6)
+    assert quick(model, FakeSplit(stream), tokens=64, window=32, batch=3) == pytest.approx(
+        part, abs=1e-6
+    )
     whole = evaluate(model, FakeSplit(stream), window=32).nll.value
-    assert quick(model, FakeSplit(stream), tokens=10**6, window=32) == pytest.approx(whole, abs=1e-6)
+    assert quick(model, FakeSplit(stream), tokens=10**6, window=32) == pytest.approx(
+        whole, abs=1e-6
+    )
 
 
 def test_bf16_is_close_but_not_the_same():
     split = FakeSplit(tokens(100))
-    exact, rough = (evaluate(decoder(), split, window=16, precision=p).nll.value for p in ("fp32", "bf16"))
+    exact, rough = (
+        evaluate(decoder(), split, window=16, precision=p).nll.value for p in ("fp32", "bf16")
+    )
     assert 0 < abs(exact - rough) < 0.05 * exact
 
 
-@pytest.mark.parametrize("options", [{"window": 8, "stride": 9}, {"window": 8, "stride": 0}, {"window": 8, "batch": 0}])
+@pytest.mark.parametrize(
+    "options", [{"window": 8, "stride": 9}, {"window": 8, "stride": 0}, {"window": 8, "batch": 0}]
+)
 def test_bad_options_are_refused(options):
     with pytest.raises(RequestError):
         evaluate(table(), FakeSplit(tokens(50)), **options)
@@ -230,12 +267,18 @@ def test_bits_per_byte_and_word_perplexity_leave_out_tokens_that_are_no_text():
     p = torch.log_softmax(model.table.detach().double(), -1).numpy()
     nats = -p[stream[:-1].astype(int), stream[1:].astype(int)]
     text = stream[1:] != end
-    result = evaluate(model, FakeSplit(stream, documents=np.arange(0, 400, 16), marks=(end,)), window=32)
+    result = evaluate(
+        model, FakeSplit(stream, documents=np.arange(0, 400, 16), marks=(end,)), window=32
+    )
     assert result.nll.value == pytest.approx(nats.mean(), abs=1e-6) and result.nll.n == 399
-    assert result.bits_per_byte.value == pytest.approx(nats[text].sum() / math.log(2) / 900, rel=1e-6)
+    assert result.bits_per_byte.value == pytest.approx(
+        nats[text].sum() / math.log(2) / 900, rel=1e-6
+    )
     assert result.word_perplexity.value == pytest.approx(math.exp(nats[text].sum() / 130), rel=1e-5)
     assert result.units.marks.sum() == pytest.approx(nats[~text].sum(), rel=1e-6)
-    assert result.units.bytes.sum() == pytest.approx(900) and result.units.bytes[1] == pytest.approx(900 * 15 / 374)
+    assert result.units.bytes.sum() == pytest.approx(900) and result.units.bytes[
+        1
+    ] == pytest.approx(900 * 15 / 374)
 
 
 def test_with_begin_tokens_each_document_is_read_by_itself():

@@ -26,7 +26,10 @@ def test_empty_documents_are_no_units():
     assert len(units.counts) == 25 and (units.counts > 0).all() and units.counts.sum() == 100
 
 
-@pytest.mark.parametrize(("tokens", "window", "blocks"), [(100_001, 64, 100), (10_001, 500, 20), (31, 64, 10), (4, 64, 3)])
+@pytest.mark.parametrize(
+    ("tokens", "window", "blocks"),
+    [(100_001, 64, 100), (10_001, 500, 20), (31, 64, 10), (4, 64, 3)],
+)
 def test_few_documents_are_cut_into_blocks_of_a_hundredth_or_a_window(tokens, window, blocks):
     units = split_units(tokens, np.array([0]), window)
     assert units.kind == "block" and len(units.counts) == blocks
@@ -69,7 +72,8 @@ def test_coverage_is_about_nominal_for_documents_of_unequal_length(units):
         nll = counts * rng.normal(3.0, 0.5, units)  # the ratio's expectation is 3
         low, high = interval(nll, counts, seed=run, resamples=500)
         hits += low <= 3.0 <= high
-    # Binomial standard error at 95 % of 400 is 1.1 %; at 10 such units 93.5 % is what is reached, without widening 89 %.
+    # Binomial standard error at 95 % of 400 is 1.1 %; at 10 such units 93.5 % is what is reached,
+    # without widening 89 %.
     assert (0.91 if units == 10 else 0.92) <= hits / runs <= 0.98
 
 
@@ -87,7 +91,8 @@ def test_few_units_are_widened_to_nominal_coverage(monkeypatch):
 
 
 def test_correlated_tokens_need_blocks():
-    # Within a block all tokens share one level: resampling tokens would give an interval sqrt(50) times too narrow.
+    # Within a block all tokens share one level: resampling tokens would give an interval sqrt(50)
+    # times too narrow.
     rng = np.random.default_rng(0)
     levels = rng.normal(3, 0.5, 100)
     tokens = np.repeat(levels, 50)
@@ -102,10 +107,23 @@ def test_one_unit_has_no_interval():
 
 
 def test_scores_survive_a_file_to_the_bit(tmp_path):
-    scores = UnitScores("document", np.array([1.5, 1 / 3]), np.array([3, 4]), np.array([9.0, 11.0]), "test", "corpus", "tok")
+    scores = UnitScores(
+        "document",
+        np.array([1.5, 1 / 3]),
+        np.array([3, 4]),
+        np.array([9.0, 11.0]),
+        "test",
+        "corpus",
+        "tok",
+    )
     scores.save(tmp_path / "units.safetensors")
     back = UnitScores.load(tmp_path / "units.safetensors")
-    assert (back.kind, back.split, back.corpus, back.tokenizer) == ("document", "test", "corpus", "tok")
+    assert (back.kind, back.split, back.corpus, back.tokenizer) == (
+        "document",
+        "test",
+        "corpus",
+        "tok",
+    )
     for name in ("nll", "counts", "bytes"):
         assert np.array_equal(getattr(back, name), getattr(scores, name))
         assert getattr(back, name).dtype == getattr(scores, name).dtype
@@ -113,7 +131,9 @@ def test_scores_survive_a_file_to_the_bit(tmp_path):
 
 def test_scores_keep_what_fell_on_tokens_that_are_no_text(tmp_path):
     nll, marks = np.array([5.0, 7.0]), np.array([1.0, 0.5])
-    UnitScores("block", nll, np.array([3, 4]), np.array([9.0, 11.0]), "test", marks=marks).save(tmp_path / "units")
+    UnitScores("block", nll, np.array([3, 4]), np.array([9.0, 11.0]), "test", marks=marks).save(
+        tmp_path / "units"
+    )
     assert UnitScores.load(tmp_path / "units").text.tolist() == [4.0, 6.5]
 
 

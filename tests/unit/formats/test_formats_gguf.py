@@ -41,10 +41,17 @@ class Opened:
     @staticmethod
     def _value(tensor: Any) -> np.ndarray:
         shape = tuple(int(size) for size in reversed(tensor.shape))
-        return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape).copy()
+        return (
+            gguf.dequantize(tensor.data, tensor.tensor_type)
+            .astype(np.float32)
+            .reshape(shape)
+            .copy()
+        )
 
 
-def written(folder: Path, type: str = "f16", known: Tokenizer = BPE, **fields: Any) -> tuple[Decoder, export.Exported, Opened]:
+def written(
+    folder: Path, type: str = "f16", known: Tokenizer = BPE, **fields: Any
+) -> tuple[Decoder, export.Exported, Opened]:
     model = save(folder / "model", known, **{**HEADS, **fields})
     (folder / "model.gguf").unlink(missing_ok=True)
     found = export.write(folder / "model", folder / "model.gguf", type)
@@ -80,7 +87,11 @@ def test_llama_has_its_names_its_sizes_and_its_interleaved_rows(tmp_path: Path) 
     model, found, opened = written(tmp_path, "f32", attention=attention, embedding={"tied": False})
     assert (found.kind, found.notes, found.bytes) == ("llama", (), found.path.stat().st_size)
     assert blocks(opened) == {0: BLOCK, 1: BLOCK}
-    assert {name for name in opened.values if "blk" not in name} == {"token_embd.weight", "output_norm.weight", "output.weight"}
+    assert {name for name in opened.values if "blk" not in name} == {
+        "token_embd.weight",
+        "output_norm.weight",
+        "output.weight",
+    }
     wanted = {
         "general.architecture": "llama",
         "general.name": "model",
@@ -100,14 +111,24 @@ def test_llama_has_its_names_its_sizes_and_its_interleaved_rows(tmp_path: Path) 
     }
     assert {key: opened.header.get(key) for key in wanted} == wanted
     for theirs, ours, heads in (("attn_q", "q", 4), ("attn_k", "k", 2)):
-        rows, halves = opened.values[f"blk.1.{theirs}.weight"], numbers(model, f"blocks.1.attention.{ours}.weight")
+        rows, halves = (
+            opened.values[f"blk.1.{theirs}.weight"],
+            numbers(model, f"blocks.1.attention.{ours}.weight"),
+        )
         for head in range(heads):
             for pair in range(16):
                 assert np.array_equal(rows[head * 32 + 2 * pair], halves[head * 32 + pair])
                 assert np.array_equal(rows[head * 32 + 2 * pair + 1], halves[head * 32 + 16 + pair])
-    same = {"attn_v": "attention.v", "attn_output": "attention.out", "ffn_gate": "mlp.gate", "ffn_down": "mlp.down"}
+    same = {
+        "attn_v": "attention.v",
+        "attn_output": "attention.out",
+        "ffn_gate": "mlp.gate",
+        "ffn_down": "mlp.down",
+    }
     for theirs, ours in same.items():
-        assert np.array_equal(opened.values[f"blk.0.{theirs}.weight"], numbers(model, f"blocks.0.{ours}.weight"))
+        assert np.array_equal(
+            opened.values[f"blk.0.{theirs}.weight"], numbers(model, f"blocks.0.{ours}.weight")
+        )
     assert np.array_equal(opened.values["output.weight"], numbers(model, "head.linear.weight"))
 
 
@@ -118,37 +139,56 @@ def test_gpt2_has_one_matrix_for_q_k_v_and_a_tied_head_has_none(tmp_path: Path) 
     assert blocks(opened)[1] == {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
     assert "output.weight" not in opened.values
     joined = np.concatenate([numbers(model, f"blocks.1.attention.{name}.weight") for name in "qkv"])
-    assert np.array_equal(opened.values["blk.1.attn_qkv.weight"], joined.astype(np.float16).astype(np.float32))
-    assert np.array_equal(opened.values["position_embd.weight"], numbers(model, "embedding.positions.weight"))
-    assert (opened.types["position_embd.weight"], opened.types["blk.1.attn_qkv.bias"]) == ("F32", "F32")
+    assert np.array_equal(
+        opened.values["blk.1.attn_qkv.weight"], joined.astype(np.float16).astype(np.float32)
+    )
+    assert np.array_equal(
+        opened.values["position_embd.weight"], numbers(model, "embedding.positions.weight")
+    )
+    assert (opened.types["position_embd.weight"], opened.types["blk.1.attn_qkv.bias"]) == (
+        "F32",
+        "F32",
+    )
     assert opened.types["blk.1.ffn_up.weight"] == opened.types["token_embd.weight"] == "F16"
     assert opened.header["gpt2.attention.layer_norm_epsilon"] == np.float32(1e-5)
     assert not any("rope" in key for key in opened.header)
 
 
 def test_qwen3_keeps_its_rows_and_has_q_and_k_norms(tmp_path: Path) -> None:
-    model, found, opened = written(tmp_path, "f32", attention={"heads": 4, "kv_heads": 2, "qk_norm": True})
+    model, found, opened = written(
+        tmp_path, "f32", attention={"heads": 4, "kv_heads": 2, "qk_norm": True}
+    )
     assert found.kind == opened.header["general.architecture"] == "qwen3"
     assert blocks(opened)[0] == {*BLOCK, "attn_q_norm.weight", "attn_k_norm.weight"}
     for theirs, ours in (("attn_q", "q"), ("attn_k", "k"), ("attn_q_norm", "q_norm")):
-        assert np.array_equal(opened.values[f"blk.1.{theirs}.weight"], numbers(model, f"blocks.1.attention.{ours}.weight"))
+        assert np.array_equal(
+            opened.values[f"blk.1.{theirs}.weight"],
+            numbers(model, f"blocks.1.attention.{ours}.weight"),
+        )
 
 
 def test_biases_that_only_some_matrices_have_are_zero_in_the_others(tmp_path: Path) -> None:
     attention = {"heads": 4, "bias": True, "out_bias": False}
     model, _, opened = written(tmp_path, "f32", attention=attention)
     assert not opened.values["blk.0.attn_output.bias"].any()
-    assert np.array_equal(opened.values["blk.0.attn_v.bias"], numbers(model, "blocks.0.attention.v.bias"))
+    assert np.array_equal(
+        opened.values["blk.0.attn_v.bias"], numbers(model, "blocks.0.attention.v.bias")
+    )
     halves = numbers(model, "blocks.0.attention.q.bias").reshape(4, 2, 8)
     assert np.array_equal(opened.values["blk.0.attn_q.bias"], halves.transpose(0, 2, 1).ravel())
     _, _, opened = written(tmp_path, **{**GPT2, "norm": {"kind": "layernorm", "bias": False}})
-    zero = {name for name, value in opened.values.items() if name.endswith(".bias") and not value.any()}
+    zero = {
+        name for name, value in opened.values.items() if name.endswith(".bias") and not value.any()
+    }
     assert len(zero) == 2 * 6 + 1
 
 
 def test_rotary_scaling_is_a_key_a_tensor_or_another_base(tmp_path: Path) -> None:
     _, _, opened = written(tmp_path, position={"scaling": {"kind": "linear", "factor": 4.0}})
-    assert (opened.header["llama.rope.scaling.type"], opened.header["llama.rope.scaling.factor"]) == ("linear", 4.0)
+    assert (
+        opened.header["llama.rope.scaling.type"],
+        opened.header["llama.rope.scaling.factor"],
+    ) == ("linear", 4.0)
     _, _, opened = written(tmp_path, position={"scaling": {"kind": "ntk", "factor": 4.0}})
     assert opened.header["llama.rope.freq_base"] == pytest.approx(10_000 * 4 ** (16 / 14))
     model, _, opened = written(tmp_path, position={"base": 500.0, "scaling": LLAMA3})
@@ -163,12 +203,19 @@ def test_rotary_scaling_is_a_key_a_tensor_or_another_base(tmp_path: Path) -> Non
 # --- types ---
 
 
-@pytest.mark.parametrize(("type", "error"), [("f16", 2**-11), ("q8_0", 0.5 / 127 + 1e-3), ("q4_0", 1 / 8 + 1e-3)])
-def test_matrices_come_back_within_half_a_step_of_their_type(type: str, error: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("type", "error"), [("f16", 2**-11), ("q8_0", 0.5 / 127 + 1e-3), ("q4_0", 1 / 8 + 1e-3)]
+)
+def test_matrices_come_back_within_half_a_step_of_their_type(
+    type: str, error: float, tmp_path: Path
+) -> None:
     model, _, opened = written(tmp_path, type)
     assert opened.header["general.file_type"] == {"f16": 1, "q8_0": 7, "q4_0": 2}[type]
     for theirs, ours in (("attn_v", "attention.v"), ("ffn_down", "mlp.down")):
-        found, wanted = opened.values[f"blk.0.{theirs}.weight"], numbers(model, f"blocks.0.{ours}.weight")
+        found, wanted = (
+            opened.values[f"blk.0.{theirs}.weight"],
+            numbers(model, f"blocks.0.{ours}.weight"),
+        )
         largest = np.abs(wanted.reshape(-1, 32)).max(-1, keepdims=True)
         assert opened.types[f"blk.0.{theirs}.weight"] == type.upper()
         assert 0 < (np.abs(found - wanted).reshape(-1, 32) / largest).max() <= error
@@ -187,7 +234,9 @@ def test_rows_that_blocks_do_not_divide_are_kept_in_f16(tmp_path: Path) -> None:
     _, found, opened = written(tmp_path, "q8_0", mlp={"kind": "swiglu", "hidden": 40})
     assert opened.types["blk.0.ffn_down.weight"] == "F16"
     assert opened.types["blk.0.ffn_up.weight"] == "Q8_0"
-    assert found.notes == ("q8_0 needs rows of a multiple of 32: 2 matrices with rows of 40 are kept in f16",)
+    assert found.notes == (
+        "q8_0 needs rows of a multiple of 32: 2 matrices with rows of 40 are kept in f16",
+    )
     said = refusal(tmp_path / "none", type="q8_0", dim=48, mlp={"kind": "swiglu", "hidden": 40})
     assert "all of this model's matrices have 40, 48: use f16" in said
 
@@ -199,13 +248,18 @@ def test_weights_of_other_dtypes_are_written_by_value(dtype: torch.dtype, tmp_pa
     model = save(tmp_path / "model", BPE, **HEADS).to(dtype)
     folder.save(model, tmp_path / "model")
     opened = Opened(export.write(tmp_path / "model", tmp_path / "m.gguf", "f32").path)
-    assert np.array_equal(opened.values["blk.0.ffn_up.weight"], numbers(model, "blocks.0.mlp.up.weight"))
+    assert np.array_equal(
+        opened.values["blk.0.ffn_up.weight"], numbers(model, "blocks.0.mlp.up.weight")
+    )
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(1e6, "F16 cannot hold a weight of 1e+06"), (float("nan"), "F16 cannot hold NaN")]
+    ("value", "words"),
+    [(1e6, "F16 cannot hold a weight of 1e+06"), (float("nan"), "F16 cannot hold NaN")],
 )
-def test_weights_that_a_type_cannot_hold_are_refused(value: float, words: str, tmp_path: Path) -> None:
+def test_weights_that_a_type_cannot_hold_are_refused(
+    value: float, words: str, tmp_path: Path
+) -> None:
     from flyweight.model import folder
 
     model = save(tmp_path / "model", BPE, **HEADS)
@@ -228,7 +282,10 @@ def test_shared_layers_are_written_out_with_a_warning_that_says_the_new_size(
     model, found, opened = written(tmp_path, "f32", sharing={"kind": kind, "times": 2}, dropout=0.1)
     assert opened.header["llama.block_count"] == 4
     for place, layer in enumerate(order):
-        assert np.array_equal(opened.values[f"blk.{place}.ffn_up.weight"], numbers(model, f"blocks.{layer}.mlp.up.weight"))
+        assert np.array_equal(
+            opened.values[f"blk.{place}.ffn_up.weight"],
+            numbers(model, f"blocks.{layer}.mlp.up.weight"),
+        )
     stored = sum(parameter.numel() for parameter in model.parameters())
     total = stored + sum(parameter.numel() for parameter in model.blocks.parameters())
     (warning,) = found.notes
@@ -245,7 +302,10 @@ def test_shared_layers_are_written_out_with_a_warning_that_says_the_new_size(
     ("fields", "words"),
     [
         ({"linears": {"blocks.*": "int8"}}, "it is quantized (int8)"),
-        ({"linears": {"blocks.*": "nf4"}}, "export the dense model that it was made from, with --type q8_0"),
+        (
+            {"linears": {"blocks.*": "nf4"}},
+            "export the dense model that it was made from, with --type q8_0",
+        ),
         ({"embedding": {"bigram": {"kind": "hashed", "buckets": 64}}}, "bigram table"),
         ({"head": {"softcap": 30.0}}, "softcap"),
         ({"attention": {"heads": 4, "gain": True}}, "attention gains"),
@@ -258,26 +318,44 @@ def test_shared_layers_are_written_out_with_a_warning_that_says_the_new_size(
         ({**BIASED, "norm": "rmsnorm"}, "its norm is not LayerNorm"),
         ({**BIASED, "attention": {"heads": 4, "kv_heads": 2}}, "fewer key/value heads"),
         ({**BIASED, "attention": {"heads": 4, "head_dim": 32}}, "heads times head_dim is not dim"),
-        ({"attention": {"heads": 4, "qk_norm": True, "bias": True}}, "its attention has biases beside q/k norms"),
-        ({"attention": {"heads": 4, "qk_norm": True, "qk_norm_eps": 1e-5}}, "q/k norms and block norms differ in eps"),
-        ({"attention": {"heads": 4, "qk_norm": True}, "position": {"scaling": LLAMA3}}, "llama3 beside q/k norms"),
+        (
+            {"attention": {"heads": 4, "qk_norm": True, "bias": True}},
+            "its attention has biases beside q/k norms",
+        ),
+        (
+            {"attention": {"heads": 4, "qk_norm": True, "qk_norm_eps": 1e-5}},
+            "q/k norms and block norms differ in eps",
+        ),
+        (
+            {"attention": {"heads": 4, "qk_norm": True}, "position": {"scaling": LLAMA3}},
+            "llama3 beside q/k norms",
+        ),
         ({"vocab_size": 300}, "its tokenizer has 320 ids, its model only 300"),
     ],
 )
-def test_what_gguf_cannot_express_is_refused(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_gguf_cannot_express_is_refused(
+    fields: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     assert words in refusal(tmp_path, **fields)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_every_reason_is_given_at_once(tmp_path: Path) -> None:
-    fields = {"linears": {"head": "int8"}, "head": {"softcap": 30.0}, "embedding": {"tied": False}, "mlp": "relu2"}
+    fields = {
+        "linears": {"head": "int8"},
+        "head": {"softcap": 30.0},
+        "embedding": {"tied": False},
+        "mlp": "relu2",
+    }
     said = refusal(tmp_path, tokenizer(schema.CharTokenizer()), **fields)
     for words in ("it is quantized (int8)", "softcap", "relu2", "its tokenizer is a WordLevel"):
         assert words in said
     assert said.count("a logit softcap") == 1 and "(model.head.softcap=null)" in said
 
 
-def test_requests_that_make_no_sense_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_make_no_sense_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path / "model", BPE, **HEADS)
     with pytest.raises(RequestError, match="q5_k: GGUF files are written as f32, f16, q8_0, q4_0"):
         export.write(tmp_path / "model", tmp_path / "m.gguf", "q5_k")
@@ -299,11 +377,22 @@ def test_requests_that_make_no_sense_are_refused(tmp_path: Path, monkeypatch: py
 def test_the_tokenizer_is_in_the_file(tmp_path: Path) -> None:
     _, _, opened = written(tmp_path)
     raw = json.loads((tmp_path / "model" / "tokenizer.json").read_text(encoding="utf-8"))
-    tokens, kinds = opened.header["tokenizer.ggml.tokens"], opened.header["tokenizer.ggml.token_type"]
+    tokens, kinds = (
+        opened.header["tokenizer.ggml.tokens"],
+        opened.header["tokenizer.ggml.token_type"],
+    )
     assert {token: at for at, token in enumerate(tokens)} == BPE.vocab
-    assert opened.header["tokenizer.ggml.merges"] == [" ".join(pair) for pair in raw["model"]["merges"]]
+    assert opened.header["tokenizer.ggml.merges"] == [
+        " ".join(pair) for pair in raw["model"]["merges"]
+    ]
     assert kinds == [1] * 319 + [3] and tokens[319] == "<|endoftext|>"
-    wanted = {"model": "gpt2", "pre": "gpt-2", "bos_token_id": 319, "eos_token_id": 319, "add_bos_token": False}
+    wanted = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "bos_token_id": 319,
+        "eos_token_id": 319,
+        "add_bos_token": False,
+    }
     assert {key: opened.header[f"tokenizer.ggml.{key}"] for key in wanted} == wanted
 
 
@@ -325,7 +414,11 @@ def test_a_byte_tokenizer_is_a_bpe_without_merges(tmp_path: Path) -> None:
 def test_ids_without_a_token_are_unused_ones(tmp_path: Path) -> None:
     _, found, opened = written(tmp_path, vocab_size=330)
     assert opened.header["tokenizer.ggml.token_type"][318:] == [1, 3, *[5] * 10]
-    assert len(set(opened.header["tokenizer.ggml.tokens"])) == 330 == len(opened.values["token_embd.weight"])
+    assert (
+        len(set(opened.header["tokenizer.ggml.tokens"]))
+        == 330
+        == len(opened.values["token_embd.weight"])
+    )
     assert found.notes == ("10 ids of the model have no token; they are written as unused tokens",)
 
 
@@ -345,7 +438,9 @@ def test_added_tokens_that_are_not_special_are_user_defined(tmp_path: Path) -> N
     tool = {"id": 320, "content": "<tool>", "special": False, **flags}
     _, _, opened = written(tmp_path, known=changed(BPE, added_tokens=[*added, tool]))
     assert opened.header["tokenizer.ggml.token_type"][319:] == [3, 4]
-    assert "'<tool>' takes the space" in refusal(tmp_path / "r", changed(BPE, added_tokens=[*added, {**tool, "rstrip": True}]))
+    assert "'<tool>' takes the space" in refusal(
+        tmp_path / "r", changed(BPE, added_tokens=[*added, {**tool, "rstrip": True}])
+    )
 
 
 def test_nfc_is_a_warning(tmp_path: Path) -> None:
@@ -357,7 +452,10 @@ def test_nfc_is_a_warning(tmp_path: Path) -> None:
     ("known", "words"),
     [
         (tokenizer(schema.CharTokenizer()), "its tokenizer is a WordLevel, not a byte-level BPE"),
-        (tokenizer(schema.WordTokenizer(), separated=False), "its tokenizer is a WordLevel, not a byte-level BPE"),
+        (
+            tokenizer(schema.WordTokenizer(), separated=False),
+            "its tokenizer is a WordLevel, not a byte-level BPE",
+        ),
         (changed(BPE, pre_tokenizer=splitting(r"\p{L}+")), r"splits text by '\\p{L}+'"),
         (changed(BPE, pre_tokenizer=LETTERS), "does not split text into words"),
         (changed(BPE, pre_tokenizer={**WORDS, "add_prefix_space": True}), "is not byte-level"),
@@ -369,7 +467,9 @@ def test_nfc_is_a_warning(tmp_path: Path) -> None:
         (changed(BPE, decoder={"type": "Fuse"}), "does not decode byte by byte"),
     ],
 )
-def test_tokenizers_that_llama_cpp_has_not_are_refused(known: Tokenizer, words: str, tmp_path: Path) -> None:
+def test_tokenizers_that_llama_cpp_has_not_are_refused(
+    known: Tokenizer, words: str, tmp_path: Path
+) -> None:
     assert words in refusal(tmp_path, known)
 
 
@@ -417,7 +517,9 @@ def test_a_folder_is_made_and_a_file_that_is_there_never_replaced(tmp_path: Path
         export.write(tmp_path / "model", tmp_path / "link.gguf")
 
 
-def test_errors_of_the_system_keep_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_system_keep_their_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 

@@ -1,6 +1,9 @@
-"""What llama.cpp computes from our files. Slow, because llama.cpp is built from source, for some minutes:
+"""What llama.cpp computes from our files.
 
-python -m pip install -c constraints.txt llama-cpp-python && python -m pytest -m slow tests/unit/export
+Slow, because llama.cpp is built from source, for some minutes:
+
+python -m pip install -c constraints.txt llama-cpp-python && python -m pytest -m slow
+tests/unit/export
 
 It is no dependency of flyweight, and needs a C++ compiler and CMake.
 """
@@ -31,8 +34,9 @@ from flyweight.formats import gguf
 from flyweight.model import folder
 
 pytestmark = pytest.mark.slow
-# The largest relative error of a logit (`relative_error`) that each type may have; 0.0006, 0.0017, 0.043 and 0.43 were measured
-# (results/gguf.csv). Matrices of 64 columns are two blocks wide: larger models lose less.
+# The largest relative error of a logit (`relative_error`) that each type may have; 0.0006, 0.0017,
+# 0.043 and 0.43 were measured (results/gguf.csv). Matrices of 64 columns are two blocks wide:
+# larger models lose less.
 BOUNDS = {"f32": 2e-3, "f16": 1e-2, "q8_0": 8e-2, "q4_0": 8e-1}
 
 
@@ -71,7 +75,9 @@ def test_without_rounding_it_is_the_same_function(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("type", ["q8_0", "q4_0"])
 @pytest.mark.parametrize("kind", ["llama, grouped heads of 32, own head", "gpt2", "qwen3"])
-def test_quantized_weights_are_read_as_they_were_written(kind: str, type: str, tmp_path: Path) -> None:
+def test_quantized_weights_are_read_as_they_were_written(
+    kind: str, type: str, tmp_path: Path
+) -> None:
     """Weights that the type holds exactly leave only llama.cpp's own rounding, of activations to 8 bits."""
     known = tokenizer()
     model = save(tmp_path / "model", known, steps=80, **MODELS[kind])
@@ -87,7 +93,10 @@ def test_quantized_weights_are_read_as_they_were_written(kind: str, type: str, t
 TOKENIZERS = {
     "bytes": tokenizer(schema.ByteTokenizer()),
     "one text": tokenizer(separated=False),
-    **{pre: changed(tokenizer(schema.BpeTokenizer(vocab=400)), **parts) for pre, parts in PRE_TOKENIZERS.items()},
+    **{
+        pre: changed(tokenizer(schema.BpeTokenizer(vocab=400)), **parts)
+        for pre, parts in PRE_TOKENIZERS.items()
+    },
 }
 
 
@@ -97,7 +106,12 @@ def test_any_text_has_the_same_ids_and_comes_back(name: str, tmp_path: Path) -> 
     save(tmp_path / "model", known, attention={"heads": 4})
     theirs = LlamaCpp(gguf.write(tmp_path / "model", tmp_path / "m.gguf").path)
     draw = np.random.default_rng(0)
-    alphabet = [*"  \n\n\t\r.,'\"stmdrevl<|>_-0123456789aAbßéЖ漢字🙂²½\u00a0\u2003\u200d\u0301", "<|endoftext|>", "'ll", "\r\n"]
+    alphabet = [
+        *"  \n\n\t\r.,'\"stmdrevl<|>_-0123456789aAbßéЖ漢字🙂²½\u00a0\u2003\u200d\u0301",
+        "<|endoftext|>",
+        "'ll",
+        "\r\n",
+    ]
     for _ in range(300):
         text = "".join(draw.choice(alphabet, size=draw.integers(1, 30)))
         ids = known.encode(text)
@@ -112,6 +126,8 @@ def test_llama_cpp_ends_only_where_a_document_does(tmp_path: Path) -> None:
         save(tmp_path / "model", known, attention={"heads": 4})
         theirs = LlamaCpp(gguf.write(tmp_path / "model", tmp_path / f"{separated}.gguf").path)
         (end,) = theirs.ends()
-        assert end == theirs.model.token_eos() == (known.separator if separated else known.vocab["õ"])
+        assert (
+            end == theirs.model.token_eos() == (known.separator if separated else known.vocab["õ"])
+        )
         assert end not in known.encode(TEXT)
         theirs.close()

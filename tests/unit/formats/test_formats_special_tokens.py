@@ -29,14 +29,23 @@ SHAPES = {
 VOCABULARIES = {"published": True, "user": False}
 
 
-@pytest.fixture(scope="module", params=[(shape, kind) for shape in SHAPES for kind in VOCABULARIES], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[(shape, kind) for shape in SHAPES for kind in VOCABULARIES],
+    ids="-".join,
+)
 def exported(request, tmp_path_factory) -> tuple[Path, Path]:
     """A tiny model with a character vocabulary: its folder, and what it was exported as."""
     shape, kind = request.param
     place = tmp_path_factory.mktemp("export")
     text = "\n".join(TEXT)
     tokenizer = train(
-        schema.CharTokenizer(), lambda: iter([text]), lambda: iter([]), len(text), False, published=VOCABULARIES[kind]
+        schema.CharTokenizer(),
+        lambda: iter([text]),
+        lambda: iter([]),
+        len(text),
+        False,
+        published=VOCABULARIES[kind],
     )
     config = {"context": 64, "dim": 32, "layers": 2, **SHAPES[shape]}
     model = Decoder(ModelConfig.model_validate(config).resolved(tokenizer.vocab_size), seed=3)
@@ -66,14 +75,21 @@ def test_padding_pipelines_and_resizing_work(exported):
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     model = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     assert (tokenizer.eos_token, tokenizer.pad_token) == (SEPARATOR, PAD)
-    assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id == model.config.eos_token_id
+    assert (
+        model.config.pad_token_id
+        == tokenizer.pad_token_id
+        != tokenizer.eos_token_id
+        == model.config.eos_token_id
+    )
     batch = tokenizer(TEXT, return_tensors="pt", padding=True, padding_side="left")
     assert (batch.input_ids == tokenizer.pad_token_id).sum() > 0
     alone = tokenizer(TEXT[1], return_tensors="pt")
     with torch.no_grad():
         padded, single = model(**batch).logits[1, -1], model(**alone).logits[0, -1]
     torch.testing.assert_close(padded, single, rtol=1e-4, atol=1e-5)
-    pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer, batch_size=3, device="cpu")
+    pipe = transformers.pipeline(
+        "text-generation", model=model, tokenizer=tokenizer, batch_size=3, device="cpu"
+    )
     assert len(pipe(TEXT, max_new_tokens=4)) == 3
     before = model(alone.input_ids).logits
     model.resize_token_embeddings(len(tokenizer) + 3)
@@ -93,7 +109,12 @@ def test_sft_trains(exported, tmp_path):
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    trainer = SFTTrainer(model, args=arguments, train_dataset=Dataset.from_dict({"text": TEXT}), processing_class=tokenizer)
+    trainer = SFTTrainer(
+        model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"text": TEXT}),
+        processing_class=tokenizer,
+    )
     assert 1 < trainer.train().training_loss < 5
 
 
@@ -102,7 +123,9 @@ def test_an_export_comes_back_with_its_special_tokens(exported, tmp_path):
     store = Store(tmp_path / "runs")
     again = imported(str(out), store, lambda draft, facts: None)
     tokenizer = Tokenizer.load(again.path / "model")
-    assert tokenizer.separator == tokenizer.vocab[SEPARATOR] and tokenizer.pad == tokenizer.vocab[PAD]
+    assert (
+        tokenizer.separator == tokenizer.vocab[SEPARATOR] and tokenizer.pad == tokenizer.vocab[PAD]
+    )
     assert tokenizer.ends == {tokenizer.separator}
 
 
@@ -111,11 +134,17 @@ def test_ids_that_only_the_config_names_survive_import_and_export(tmp_path):
 
     hub_fixture.save("llama", tmp_path / "hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "bos_token_id": 4, "eos_token_id": [7, 9]}))
+    (tmp_path / "hf" / "config.json").write_text(
+        json.dumps({**config, "bos_token_id": 4, "eos_token_id": [7, 9]})
+    )
     (tmp_path / "hf" / "generation_config.json").unlink(missing_ok=True)
     made = imported(str(tmp_path / "hf"), Store(tmp_path / "runs"), lambda draft, facts: None)
     assert Tokenizer.load(made.path / "model").special.ends == (7, 9)
     hf.write(made.path / "model", tmp_path / "out", lambda kind, notes: "card")
     for name in ("config.json", "generation_config.json"):
         raw = json.loads((tmp_path / "out" / name).read_text())
-        assert raw["bos_token_id"] == 4 and set(raw["eos_token_id"]) >= {7, 9} and raw["pad_token_id"] not in (7, 9, None)
+        assert (
+            raw["bos_token_id"] == 4
+            and set(raw["eos_token_id"]) >= {7, 9}
+            and raw["pad_token_id"] not in (7, 9, None)
+        )

@@ -42,7 +42,12 @@ def test_a_cached_chunk_sees_the_past_and_itself() -> None:
 def test_padding_is_seen_by_nobody_but_itself() -> None:
     padded = reach(0, 4, torch.tensor([[False, False, True, True]]), CPU)
     assert padded.mask is not None
-    assert padded.mask[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert padded.mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 0, 1, 1],
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"gain": True}, {"qk_norm": True}, {"bias": True}])
@@ -62,13 +67,19 @@ def test_grouped_query_attention_written_out(options: dict[str, Any]) -> None:
         scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
         heads.append(scores.softmax(-1) @ v[:, :, head // 2])
     expected = layer.out(torch.cat(heads, -1))
-    torch.testing.assert_close(layer(x, reach(0, 5, None, CPU), None, None)[0], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        layer(x, reach(0, 5, None, CPU), None, None)[0], expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_training_takes_the_flash_kernel_of_the_cpu(kv_heads: int) -> None:
     heads = {"heads": 4, "kv_heads": kv_heads}
-    model = Decoder(ModelConfig.model_validate({"vocab_size": 9, "context": 8, "dim": 16, "layers": 1, "attention": heads}))
+    model = Decoder(
+        ModelConfig.model_validate(
+            {"vocab_size": 9, "context": 8, "dim": 16, "layers": 1, "attention": heads}
+        )
+    )
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         model(torch.zeros(2, 8, dtype=torch.long)).sum().backward()
     names = {event.key for event in profiler.key_averages()}
@@ -77,7 +88,9 @@ def test_training_takes_the_flash_kernel_of_the_cpu(kv_heads: int) -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    config = ModelConfig.model_validate({"vocab_size": 9, "context": 8, "dim": 16, "layers": 1, "dropout": {"attention": 0.5}})
+    config = ModelConfig.model_validate(
+        {"vocab_size": 9, "context": 8, "dim": 16, "layers": 1, "dropout": {"attention": 0.5}}
+    )
     model, tokens = Decoder(config), torch.arange(8)[None]
     torch.manual_seed(0)
     assert not torch.equal(model(tokens), model(tokens))
@@ -105,13 +118,18 @@ def test_short_windows_train_in_bfloat16_written_out(kv_heads: int, length: int)
 
 
 def test_written_out_attention_never_looks_ahead() -> None:
-    q, k, v = (torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(n)).bfloat16() for n in range(3))
+    q, k, v = (
+        torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(n)).bfloat16()
+        for n in range(3)
+    )
     q.requires_grad_()
     seen = attend(q, k, v, reach(0, 9, None, CPU))
     k[:, :, 6:] += 3
     v[:, :, 6:] -= 2
     changed = attend(q, k, v, reach(0, 9, None, CPU))
-    assert torch.equal(seen[:, :, :6], changed[:, :, :6]) and not torch.equal(seen[:, :, 6:], changed[:, :, 6:])
+    assert torch.equal(seen[:, :, :6], changed[:, :, :6]) and not torch.equal(
+        seen[:, :, 6:], changed[:, :, 6:]
+    )
 
 
 def test_scores_are_not_kept_where_nothing_trains() -> None:

@@ -10,7 +10,14 @@ from flyweight.model.decoder import Decoder
 
 
 def decoder(**fields: Any) -> Decoder:
-    base = {"vocab_size": 9, "context": 8, "dim": 16, "layers": 1, "position": "none", "init": {"std": 0.4}}
+    base = {
+        "vocab_size": 9,
+        "context": 8,
+        "dim": 16,
+        "layers": 1,
+        "position": "none",
+        "init": {"std": 0.4},
+    }
     return Decoder(ModelConfig.model_validate({**base, **fields})).eval()
 
 
@@ -38,7 +45,9 @@ def test_without_a_final_norm_the_last_block_is_what_the_head_reads() -> None:
     block = model.blocks[0]
     assert isinstance(block, Block) and model.norm is None
     seen = reach(0, 5, None, tokens.device)
-    torch.testing.assert_close(model.hidden(tokens), block(model.embedding.tokens.rows(tokens), seen)[0])
+    torch.testing.assert_close(
+        model.hidden(tokens), block(model.embedding.tokens.rows(tokens), seen)[0]
+    )
 
 
 def test_dropout_on_what_the_mlp_reads() -> None:
@@ -63,11 +72,16 @@ def test_an_index_tells_the_uses_of_a_layer_apart() -> None:
 
 @torch.no_grad()
 def test_sinusoids_are_those_of_the_paper() -> None:
-    model, tokens = decoder(position="sinusoidal", layers=0, dim=5), torch.zeros(1, 7, dtype=torch.long)
+    model, tokens = (
+        decoder(position="sinusoidal", layers=0, dim=5),
+        torch.zeros(1, 7, dtype=torch.long),
+    )
     found = (model.embedding(tokens, None, None, 0) - model.embedding.tokens.rows(tokens))[0]
     for place in range(7):
         for pair in range(3):
             angle = torch.tensor(place / 10_000 ** (2 * pair / 5))
             assert found[place, 2 * pair].item() == pytest.approx(angle.sin().item(), abs=1e-5)
             if 2 * pair + 1 < 5:
-                assert found[place, 2 * pair + 1].item() == pytest.approx(angle.cos().item(), abs=1e-5)
+                assert found[place, 2 * pair + 1].item() == pytest.approx(
+                    angle.cos().item(), abs=1e-5
+                )

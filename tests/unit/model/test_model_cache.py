@@ -10,7 +10,12 @@ from flyweight.model.decoder import Decoder
 
 
 def decoder(seed: int = 0, **fields: Any) -> Decoder:
-    return Decoder(ModelConfig.model_validate({"vocab_size": 9, "context": 8, "dim": 16, "layers": 2, **fields}), seed)
+    return Decoder(
+        ModelConfig.model_validate(
+            {"vocab_size": 9, "context": 8, "dim": 16, "layers": 2, **fields}
+        ),
+        seed,
+    )
 
 
 def test_a_full_cache_refuses_and_stays_as_it_was() -> None:

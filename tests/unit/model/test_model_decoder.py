@@ -9,7 +9,12 @@ from flyweight.model.decoder import Decoder
 
 
 def decoder(seed: int = 0, **fields: Any) -> Decoder:
-    return Decoder(ModelConfig.model_validate({"vocab_size": 9, "context": 8, "dim": 16, "layers": 2, **fields}), seed)
+    return Decoder(
+        ModelConfig.model_validate(
+            {"vocab_size": 9, "context": 8, "dim": 16, "layers": 2, **fields}
+        ),
+        seed,
+    )
 
 
 def test_logits_are_the_head_on_the_hidden_states() -> None:
@@ -51,12 +56,18 @@ def test_a_config_that_leaves_sizes_open_is_refused() -> None:
     [
         (torch.zeros(8, dtype=torch.long), None, "tokens: the shape is"),
         (torch.zeros(1, 0, dtype=torch.long), None, "non-empty"),
-        (torch.zeros(1, 9, dtype=torch.long), None, "context: a sequence of 9 tokens is longer than the 8 positions"),
+        (
+            torch.zeros(1, 9, dtype=torch.long),
+            None,
+            "context: a sequence of 9 tokens is longer than the 8 positions",
+        ),
         (torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool), "mask: "),
         (torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4), "mask: torch.float32"),
     ],
 )
-def test_impossible_input_is_refused_in_words(tokens: torch.Tensor, mask: torch.Tensor | None, message: str) -> None:
+def test_impossible_input_is_refused_in_words(
+    tokens: torch.Tensor, mask: torch.Tensor | None, message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         decoder(position="learned")(tokens, mask=mask)
 
@@ -65,7 +76,10 @@ def test_rope_goes_on_past_the_context() -> None:
     assert decoder()(torch.zeros(1, 20, dtype=torch.long)).isfinite().all()
 
 
-@pytest.mark.parametrize("fields", [{}, {"norm": "layernorm", "mlp": "gelu"}, {"attention": {"qk_norm": True, "gain": True}}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"norm": "layernorm", "mlp": "gelu"}, {"attention": {"qk_norm": True, "gain": True}}],
+)
 def test_autocast_trains_in_bfloat16_with_float32_weights(fields: dict[str, Any]) -> None:
     model, tokens = decoder(**fields), torch.arange(8)[None]
     with torch.autocast("cpu", dtype=torch.bfloat16):

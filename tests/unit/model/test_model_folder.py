@@ -14,7 +14,11 @@ from flyweight.spec import flops
 
 
 def decoder(**fields: Any) -> Decoder:
-    return Decoder(ModelConfig.model_validate({"vocab_size": 9, "context": 8, "dim": 16, "layers": 2, **fields}))
+    return Decoder(
+        ModelConfig.model_validate(
+            {"vocab_size": 9, "context": 8, "dim": 16, "layers": 2, **fields}
+        )
+    )
 
 
 @pytest.fixture
@@ -25,7 +29,10 @@ def saved(tmp_path: Path) -> Path:
 
 def change(path: Path, **tensors: torch.Tensor | None) -> None:
     merged = {**load_file(path / folder.WEIGHTS), **tensors}
-    save_file({name: tensor for name, tensor in merged.items() if tensor is not None}, path / folder.WEIGHTS)
+    save_file(
+        {name: tensor for name, tensor in merged.items() if tensor is not None},
+        path / folder.WEIGHTS,
+    )
 
 
 def test_tied_weights_are_stored_once_and_untied_ones_twice(tmp_path: Path) -> None:
@@ -67,12 +74,25 @@ def test_a_loaded_model_trains_and_can_be_saved_over_itself(saved: Path) -> None
 def test_truncated_weights_are_named(saved: Path, keep: int) -> None:
     path = saved / folder.WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(FlyweightError, match=rf"{folder.WEIGHTS}: damaged or truncated .*copy or save the model again"):
+    with pytest.raises(
+        FlyweightError,
+        match=rf"{folder.WEIGHTS}: damaged or truncated .*copy or save the model again",
+    ):
         folder.load(saved)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[" * 100_000, '{"dim": 16', "[1]", "null", '{"dim": "wide"}', '{"dim": 16, "layers": 2, "colour": 1}']
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        '{"dim": 16',
+        "[1]",
+        "null",
+        '{"dim": "wide"}',
+        '{"dim": 16, "layers": 2, "colour": 1}',
+    ],
 )
 def test_a_damaged_config_is_named(saved: Path, text: str) -> None:
     (saved / folder.CONFIG).write_text(text)
@@ -101,11 +121,19 @@ def test_what_is_no_model_folder_is_a_wrong_request(saved: Path, tmp_path: Path)
         ({"norm.weight": None}, r"norm\.weight is missing"),
         ({"norm.bias": torch.zeros(16)}, r"norm\.bias is unexpected"),
         ({"norm.weight": torch.zeros(17)}, r"norm\.weight has shape \(17,\) instead of \(16,\)"),
-        ({"norm.weight": torch.zeros(16, dtype=torch.int32)}, r"norm\.weight has dtype torch\.int32"),
-        ({"norm.weight": torch.zeros(16).half()}, r"parameters of several dtypes \(torch\.float16, torch\.float32\)"),
+        (
+            {"norm.weight": torch.zeros(16, dtype=torch.int32)},
+            r"norm\.weight has dtype torch\.int32",
+        ),
+        (
+            {"norm.weight": torch.zeros(16).half()},
+            r"parameters of several dtypes \(torch\.float16, torch\.float32\)",
+        ),
     ],
 )
-def test_any_misfit_is_refused(saved: Path, tensor: dict[str, torch.Tensor | None], message: str) -> None:
+def test_any_misfit_is_refused(
+    saved: Path, tensor: dict[str, torch.Tensor | None], message: str
+) -> None:
     change(saved, **tensor)
     with pytest.raises(FlyweightError, match=message):
         folder.load(saved)
@@ -115,7 +143,9 @@ def test_packed_tensors_keep_their_dtype(tmp_path: Path) -> None:
     folder.save(decoder(linears={"*": "int8"}), tmp_path)
     name = "embedding.tokens.scales"
     change(tmp_path, **{name: load_file(tmp_path / folder.WEIGHTS)[name].float()})
-    with pytest.raises(FlyweightError, match=rf"{name} has dtype torch\.float32 instead of torch\.bfloat16"):
+    with pytest.raises(
+        FlyweightError, match=rf"{name} has dtype torch\.float32 instead of torch\.bfloat16"
+    ):
         folder.load(tmp_path)
 
 
@@ -134,8 +164,15 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_files_have_the_modes_of_new_files_and_replace_links(tmp_path, elsewhere):
     (tmp_path / "out").mkdir()
-    for name in (folder.CONFIG, folder.WEIGHTS, f"{folder.CONFIG}.partial", f"{folder.WEIGHTS}.partial"):
+    for name in (
+        folder.CONFIG,
+        folder.WEIGHTS,
+        f"{folder.CONFIG}.partial",
+        f"{folder.WEIGHTS}.partial",
+    ):
         (tmp_path / "out" / name).symlink_to(elsewhere / "file")
     folder.save(decoder(), tmp_path / "out")
     (tmp_path / "new").touch()
-    assert {path.lstat().st_mode for path in (tmp_path / "out").iterdir()} == {(tmp_path / "new").stat().st_mode}
+    assert {path.lstat().st_mode for path in (tmp_path / "out").iterdir()} == {
+        (tmp_path / "new").stat().st_mode
+    }

@@ -9,7 +9,12 @@ def test_linear_layers_share_one_face() -> None:
     weight, bias, x = torch.randn(12, 32), torch.randn(12), torch.randn(3, 32)
     for kind, layer_type in linear.KINDS.items():
         built = linear.build(
-            ModelConfig.model_validate({"dim": 8, "layers": 0, "linears": {"*": kind}}).linears["*"], 32, 12, True
+            ModelConfig.model_validate({"dim": 8, "layers": 0, "linears": {"*": kind}}).linears[
+                "*"
+            ],
+            32,
+            12,
+            True,
         )
         assert type(built) is layer_type
         layer = layer_type.from_dense(weight, bias, built.kind)

@@ -16,7 +16,9 @@ from flyweight.model.packed import REFERENCE, Fast, Kernel, Packed, choose_kerne
 
 OPTIONS = [Int8(), NF4(), NF4(double=False), NF4(block=5), NF4(block=63, double=False)]
 SHAPES = [(5, 123), (123, 5), (64, 128), (300, 96), (7, 1), (1, 64)]
-kinds = pytest.mark.parametrize("kind", OPTIONS, ids=lambda kind: "-".join(map(str, kind.model_dump().values())))
+kinds = pytest.mark.parametrize(
+    "kind", OPTIONS, ids=lambda kind: "-".join(map(str, kind.model_dump().values()))
+)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -26,7 +28,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def made(kind: Int8 | NF4, out_features: int, in_features: int, bias: bool = False) -> Packed:
     weight = normal(out_features, in_features) * 0.02
-    layer = KINDS[kind.kind].from_dense(weight, normal(out_features, seed=1) if bias else None, kind)
+    layer = KINDS[kind.kind].from_dense(
+        weight, normal(out_features, seed=1) if bias else None, kind
+    )
     assert isinstance(layer, Packed)
     return layer
 
@@ -49,7 +53,9 @@ def test_forward_and_gradients_are_those_of_the_unpacked_weight(kind, shape, bia
     wanted = [x, layer.bias] if layer.bias is not None else [x]
     slope = normal(*expected.shape, seed=3)
     torch.testing.assert_close(layer(x), expected)
-    torch.testing.assert_close(torch.autograd.grad(layer(x), wanted, slope), torch.autograd.grad(expected, wanted, slope))
+    torch.testing.assert_close(
+        torch.autograd.grad(layer(x), wanted, slope), torch.autograd.grad(expected, wanted, slope)
+    )
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected.detach())
     assert layer(x[:, :0]).shape == (2, 0, shape[0])
@@ -93,7 +99,9 @@ def test_packing_in_pieces_stores_the_same_bits(kind, monkeypatch):
 @shapes
 def test_rows_are_the_rows_of_the_dense_weight(kind, shape):
     layer = made(kind, *shape)
-    whole = torch.stack([part for row in range(shape[0]) for part in layer._part(row, row + 1, torch.float32)])
+    whole = torch.stack(
+        [part for row in range(shape[0]) for part in layer._part(row, row + 1, torch.float32)]
+    )
     factors = layer._factors(torch.float32)
     dense = whole if factors is None else whole * factors[:, None]
     assert torch.equal(layer.dense(), dense)
@@ -120,7 +128,9 @@ def test_the_gradient_needs_no_float_copy_of_the_weight():
 
 
 @kinds
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9), (torch.float64, 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9), (torch.float64, 1e-5)]
+)
 @pytest.mark.parametrize("rows", [1, 3, 16, 17])
 def test_other_dtypes_agree_with_float32(kind, dtype, tolerance, rows):
     for shape in [(12, 64), (5, 123), (33, 48)]:
@@ -180,7 +190,10 @@ def test_a_saved_state_loads_to_the_bit_without_unpacking(kind, shape, monkeypat
     assert torch.equal(other(x), result)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [(Int8(), 8.016), (NF4(), 4.129), (NF4(double=False), 4.5), (NF4(block=128), 4.065)])
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [(Int8(), 8.016), (NF4(), 4.129), (NF4(double=False), 4.5), (NF4(block=128), 4.065)],
+)
 def test_stored_bytes_are_the_bits_claimed(kind, bits):
     layer = KINDS[kind.kind](1024, 512, True, kind)
     assert layer.stored_bytes() - 4 * 512 == pytest.approx(bits / 8 * 1024 * 512, rel=1e-3)
@@ -193,7 +206,9 @@ def test_zeros_are_stored_exactly(kind):
     assert torch.equal(layer.dense(), torch.zeros(6, 70))
     mixed = normal(6, 70)
     mixed[::2] = 0
-    assert torch.equal(KINDS[kind.kind].from_dense(mixed, None, kind).dense()[::2], torch.zeros(3, 70))
+    assert torch.equal(
+        KINDS[kind.kind].from_dense(mixed, None, kind).dense()[::2], torch.zeros(3, 70)
+    )
 
 
 @kinds
@@ -243,11 +258,17 @@ def test_the_code_book_is_that_of_normal_quantiles():
     above = torch.special.ndtri(torch.linspace(edge, 0.5, 9, dtype=torch.float64)[:-1])
     below = -torch.special.ndtri(torch.linspace(edge, 0.5, 8, dtype=torch.float64)[:-1])
     book = torch.cat((above, torch.zeros(1, dtype=torch.float64), below)).sort().values
-    torch.testing.assert_close(book / book.abs().max(), torch.tensor(NF4_VALUES, dtype=torch.float64), rtol=0, atol=2e-7)
+    torch.testing.assert_close(
+        book / book.abs().max(), torch.tensor(NF4_VALUES, dtype=torch.float64), rtol=0, atol=2e-7
+    )
 
 
 def unpacked(layer: NF4Linear) -> Tensor:
-    return torch.stack((layer.codes >> 4, layer.codes & 15), 2).flatten(1)[:, : layer.in_features].long()
+    return (
+        torch.stack((layer.codes >> 4, layer.codes & 15), 2)
+        .flatten(1)[:, : layer.in_features]
+        .long()
+    )
 
 
 @shapes
@@ -257,7 +278,9 @@ def test_nf4_takes_the_nearest_code(shape, kind):
     layer = NF4Linear.from_dense(weight, None, kind)
     book = torch.tensor(NF4_VALUES)
     scales = layer.block_scales().repeat_interleave(kind.block, 1)[:, : shape[1]]  # (out, in)
-    distance = (weight[..., None] / torch.where(scales > 0, scales, 1)[..., None] - book).abs()  # (out, in, 16)
+    distance = (
+        weight[..., None] / torch.where(scales > 0, scales, 1)[..., None] - book
+    ).abs()  # (out, in, 16)
     assert torch.equal(unpacked(layer), distance.argmin(2))
     assert torch.equal(layer.dense(), book[unpacked(layer)] * scales)
 
@@ -285,8 +308,14 @@ def test_nf4_equals_bitsandbytes(block):
 @shapes
 def test_double_quantization_is_wrong_by_at_most_half_a_step(shape):
     weight = normal(*shape) * 0.02
-    plain, double = (NF4Linear.from_dense(weight, None, NF4(block=16, double=double)) for double in (False, True))
-    steps = double.scale_ranges[1, :, 0].repeat_interleave(256)[: plain.scales.numel()].view_as(plain.scales)
+    plain, double = (
+        NF4Linear.from_dense(weight, None, NF4(block=16, double=double)) for double in (False, True)
+    )
+    steps = (
+        double.scale_ranges[1, :, 0]
+        .repeat_interleave(256)[: plain.scales.numel()]
+        .view_as(plain.scales)
+    )
     assert ((double.block_scales() - plain.block_scales()).abs() <= steps * 0.5001 + 1e-9).all()
     assert double.scales.min() == 0
     assert double.scales.max() == (255 if plain.scales.numel() > 1 else 0)
@@ -295,7 +324,10 @@ def test_double_quantization_is_wrong_by_at_most_half_a_step(shape):
 def test_double_quantization_costs_little():
     for weight in (normal(512, 256) * 0.02, normal(512, 256) ** 3):
         errors = [
-            ((NF4Linear.from_dense(weight, None, NF4(double=double)).dense() - weight).norm() / weight.norm()).item()
+            (
+                (NF4Linear.from_dense(weight, None, NF4(double=double)).dense() - weight).norm()
+                / weight.norm()
+            ).item()
             for double in (False, True)
         ]
         assert errors[1] < errors[0] * 1.03
@@ -305,7 +337,8 @@ def test_double_quantization_costs_little():
 
 
 @pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch's kernel is not vectorised here"
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
+    reason="torch's kernel is not vectorised here",
 )
 def test_torch_s_int8_kernel_runs_in_bfloat16_where_it_is_safe():
     assert made(Int8(), 12, 64).kernel(torch.bfloat16).name == "torch._weight_int8pack_mm"
@@ -319,7 +352,8 @@ def test_torch_s_int8_kernel_runs_in_bfloat16_where_it_is_safe():
 
 
 @pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch's kernel is not vectorised here"
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
+    reason="torch's kernel is not vectorised here",
 )
 @pytest.mark.parametrize("shape", [(4, 16), (12, 48), (128, 272)])
 @pytest.mark.parametrize("rows", [1, 2, 5, 16])
@@ -327,10 +361,17 @@ def test_torch_s_int8_kernel_agrees_with_the_reference(shape, rows):
     layer, x = made(Int8(), *shape), normal(rows, 2 * shape[1], seed=2).bfloat16()
     kernel = layer.kernel(torch.bfloat16)
     assert kernel.multiply
-    for piece in (x[:, : shape[1]].contiguous(), x[:, 1 : 1 + shape[1]], x.view(-1)[3 : 3 + shape[1]][None]):
+    for piece in (
+        x[:, : shape[1]].contiguous(),
+        x[:, 1 : 1 + shape[1]],
+        x.view(-1)[3 : 3 + shape[1]][None],
+    ):
         expected = layer.reference(piece).float()
         torch.testing.assert_close(
-            kernel.multiply(piece, layer).float(), expected, rtol=2**-7, atol=2**-7 * expected.max().item()
+            kernel.multiply(piece, layer).float(),
+            expected,
+            rtol=2**-7,
+            atol=2**-7 * expected.max().item(),
         )
 
 

@@ -37,7 +37,9 @@ def test_step_by_step_is_the_fused_kernel_with_its_gradients(dtype) -> None:
         ours.zero_grad()
         hidden = ours.hidden(TOKENS, mask=mask)
         hidden.square().sum().backward()
-        results.append([hidden.detach(), *(p.grad.clone() for p in ours.parameters() if p.grad is not None)])
+        results.append(
+            [hidden.detach(), *(p.grad.clone() for p in ours.parameters() if p.grad is not None)]
+        )
     assert len(results[0]) == len(results[1]) == 1 + 1 + 2 * 3
     for fused, unrolled in zip(*results, strict=True):
         assert torch.allclose(fused, unrolled, atol=tolerance * max(1.0, fused.abs().max().item()))
@@ -56,7 +58,8 @@ def test_the_state_is_all_that_is_kept() -> None:
     assert cache.nbytes() == before == 2 * 2 * 3 * 8 * 4
     cache.select(torch.tensor([2, 0]))
     assert torch.allclose(
-        ours.hidden(TOKENS[[2, 0], :1], cache), ours.hidden(torch.cat((TOKENS, TOKENS[:, :1]), 1))[[2, 0], -1:]
+        ours.hidden(TOKENS[[2, 0], :1], cache),
+        ours.hidden(torch.cat((TOKENS, TOKENS[:, :1]), 1))[[2, 0], -1:],
     )
 
 

@@ -121,7 +121,8 @@ def test_unpruned_tables_are_kneser_ney() -> None:
     contexts = built.contexts(torch.from_numpy(test)[None], len(test))[0]
     rows = built.distribution(contexts)
     mine = rows[torch.arange(199), torch.from_numpy(test[1:])].double().numpy()
-    # Shares are rounded down by at most 1 / 1024 of an octave; what is lost goes to shorter contexts.
+    # Shares are rounded down by at most 1 / 1024 of an octave; what is lost goes to shorter
+    # contexts.
     assert np.abs(np.log(mine) - np.log(exact[1:])).max() < 0.02
     assert abs(np.log(mine).mean() - np.log(exact[1:]).mean()) < 1e-3
 
@@ -171,7 +172,8 @@ def test_repeating_is_what_a_search_says(period: int) -> None:
     for row, tokens in enumerate(history.tolist()):
         for place in range(7, 40):
             parts = [
-                (tokens[place - d + 1 : place + 1], tokens[place - 2 * d + 1 : place - d + 1]) for d in range(1, period + 1)
+                (tokens[place - d + 1 : place + 1], tokens[place - 2 * d + 1 : place - d + 1])
+                for d in range(1, period + 1)
             ]
             wanted = any(len(b) == len(a) and a == b and VOCAB not in b for a, b in parts if len(a))
             assert bool(loops[row, place - 7]) == wanted, (row, place)

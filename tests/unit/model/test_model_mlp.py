@@ -34,7 +34,9 @@ def test_up_activation_down(options: dict[str, Any], activation: Any, bias: bool
 def test_swiglu_gates() -> None:
     layer, x = built({"kind": "swiglu", "hidden": 5}), torch.randn(2, 3, 8)
     gate = layer.gate(x)
-    torch.testing.assert_close(layer(x), layer.down(gate * gate.sigmoid() * layer.up(x)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        layer(x), layer.down(gate * gate.sigmoid() * layer.up(x)), rtol=1e-5, atol=1e-5
+    )
     assert layer.down.in_features == 5
 
 
@@ -50,7 +52,9 @@ def test_swiglu_gates() -> None:
 @torch.no_grad()
 def test_gates(options: dict[str, Any], product: Any) -> None:
     layer, x = built({**options, "bias": True}), torch.randn(2, 3, 8)
-    torch.testing.assert_close(layer(x), layer.down(product(layer.gate(x), layer.up(x))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        layer(x), layer.down(product(layer.gate(x), layer.up(x))), rtol=1e-5, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -60,7 +64,11 @@ def test_a_bottleneck_is_a_product_of_two_matrices_with_the_std_of_one() -> None
     up = x @ (layer.up.expand.weight @ layer.up.reduce.weight).T + layer.up.expand.bias
     torch.testing.assert_close(layer.up(x), up, rtol=1e-5, atol=1e-5)
     fields = {"vocab_size": 9, "context": 8, "dim": 64, "layers": 1, "init": {"std": 0.5}}
-    model = Decoder(ModelConfig.model_validate({**fields, "mlp": {"kind": "relu", "rank": 8}, "embedding": {"rank": 4}}))
+    model = Decoder(
+        ModelConfig.model_validate(
+            {**fields, "mlp": {"kind": "relu", "rank": 8}, "embedding": {"rank": 4}}
+        )
+    )
     up = model.get_submodule("blocks.0.mlp.up")
     assert (up.expand.weight @ up.reduce.weight).std().item() == pytest.approx(0.5, rel=0.15)
     embedding = model.embedding.expand(model.embedding.tokens.dense())
@@ -68,7 +76,14 @@ def test_a_bottleneck_is_a_product_of_two_matrices_with_the_std_of_one() -> None
 
 
 def built(options: dict[str, Any]) -> mlp.Mlp:
-    fields = {"vocab_size": 9, "context": 8, "dim": 8, "layers": 1, "mlp": options, "init": {"std": 1.0}}
+    fields = {
+        "vocab_size": 9,
+        "context": 8,
+        "dim": 8,
+        "layers": 1,
+        "mlp": options,
+        "init": {"std": 1.0},
+    }
     config = ModelConfig.model_validate(fields).resolved()
     layer = mlp.build(config, "blocks.0.mlp")
     initialise(layer, config, 0)

@@ -18,15 +18,23 @@ def mlp(**fields) -> NGram:
 
 def test_the_linear_model_by_hand() -> None:
     model = linear(history=3)
-    rows, nothing, head = model.embedding.tokens.weight, model.embedding.padding, model.head.linear.weight
+    rows, nothing, head = (
+        model.embedding.tokens.weight,
+        model.embedding.padding,
+        model.head.linear.weight,
+    )
     first, third = TOKENS[0, 0], TOKENS[0, :3]
-    assert torch.allclose(model(TOKENS)[0, 0], head @ torch.cat((nothing, nothing, rows[first])), atol=1e-6)
+    assert torch.allclose(
+        model(TOKENS)[0, 0], head @ torch.cat((nothing, nothing, rows[first])), atol=1e-6
+    )
     assert torch.allclose(model(TOKENS)[0, 2], head @ rows[third].flatten(), atol=1e-6)
 
 
 def test_the_mlp_by_hand() -> None:
     model = mlp(history=2).eval()
-    seen = torch.cat((model.embedding.tokens.weight[TOKENS[1, 3]], model.embedding.tokens.weight[TOKENS[1, 4]]))
+    seen = torch.cat(
+        (model.embedding.tokens.weight[TOKENS[1, 3]], model.embedding.tokens.weight[TOKENS[1, 4]])
+    )
     for layer in model.blocks:
         seen = (layer.weight @ seen + layer.bias).relu()
     assert torch.allclose(model(TOKENS)[1, 4], model.head.linear.weight @ seen, atol=1e-6)
@@ -55,7 +63,9 @@ def test_the_cache_holds_the_last_tokens_and_no_more() -> None:
 def test_a_model_of_one_token_keeps_nothing() -> None:
     model = linear(history=1)
     cache = model.new_cache(2, 100)
-    assert torch.equal(torch.cat((model(TOKENS[:, :5], cache), model(TOKENS[:, 5:], cache)), 1), model(TOKENS))
+    assert torch.equal(
+        torch.cat((model(TOKENS[:, :5], cache), model(TOKENS[:, 5:], cache)), 1), model(TOKENS)
+    )
     assert cache.nbytes() == 0
 
 

@@ -26,14 +26,22 @@ def test_frequencies() -> None:
 
 def test_nothing_is_computed_for_a_model_that_is_only_described() -> None:
     attention = {"heads": 1, "head_dim": 2**30}  # as many angles would take minutes
-    config = ModelConfig.model_validate({"dim": 16, "layers": 1, "vocab_size": 8, "context": 4, "attention": attention})
+    config = ModelConfig.model_validate(
+        {"dim": 16, "layers": 1, "vocab_size": 8, "context": 4, "attention": attention}
+    )
     with torch.device("meta"):
         model = Decoder(config.resolved())
     assert sum(parameter.numel() for parameter in model.parameters()) > 4 * 16 * 2**30
 
 
 def test_llama3_keeps_short_waves_and_slows_long_ones() -> None:
-    scaling = {"kind": "llama3", "factor": 8, "low_frequency_factor": 1, "high_frequency_factor": 4, "original_context": 64}
+    scaling = {
+        "kind": "llama3",
+        "factor": 8,
+        "low_frequency_factor": 1,
+        "high_frequency_factor": 4,
+        "original_context": 64,
+    }
     plain, found = frequencies(rope(), 8), frequencies(rope(**scaling), 8)
     turns = [64 * rate / (2 * math.pi) for rate in plain]
     assert turns[0] > 4 and 1 < turns[1] < 4 and turns[3] < 1

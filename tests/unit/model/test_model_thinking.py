@@ -27,8 +27,16 @@ each_thought = pytest.mark.parametrize("thinking", THOUGHTS, ids=str)
 
 
 def decoder(thinking: Any, seed: int = 0, **fields: Any) -> Decoder:
-    base = {"vocab_size": VOCAB, "context": 24, "dim": 16, "layers": 2, "attention": {"heads": 4, "kv_heads": 2}}
-    config = ModelConfig.model_validate({"init": {"std": 0.4}, "thinking": thinking, **base, **fields})
+    base = {
+        "vocab_size": VOCAB,
+        "context": 24,
+        "dim": 16,
+        "layers": 2,
+        "attention": {"heads": 4, "kv_heads": 2},
+    }
+    config = ModelConfig.model_validate(
+        {"init": {"std": 0.4}, "thinking": thinking, **base, **fields}
+    )
     return Decoder(config, seed).double().eval()
 
 
@@ -65,7 +73,11 @@ def written_out(model: Decoder, text: Tensor) -> Tensor:
                 heads = []
                 for head in range(4):
                     group, size = slice(head // 2 * 4, head // 2 * 4 + 4), a.head_dim
-                    score = keys[..., group] @ q[:, i, head * size : head * size + size, None] / size**0.5
+                    score = (
+                        keys[..., group]
+                        @ q[:, i, head * size : head * size + size, None]
+                        / size**0.5
+                    )
                     heads.append((score.softmax(1) * values[..., group]).sum(1))
                 rows.append(torch.cat(heads, -1))
             x = x + a.out(torch.stack(rows, 1))
@@ -76,7 +88,9 @@ def written_out(model: Decoder, text: Tensor) -> Tensor:
             assert isinstance(block, Block) and block.rate is not None
             rate = block.rate.weight.sigmoid() if block.rate.weight is not None else thinking.rate
             memory[place] = (
-                (k, v) if old is None else tuple(rate * new + (1 - rate) * o for new, o in zip((k, v), old, strict=True))
+                (k, v)
+                if old is None
+                else tuple(rate * new + (1 - rate) * o for new, o in zip((k, v), old, strict=True))
             )
     assert model.norm is not None
     return model.logits(model.norm(x))
@@ -141,7 +155,9 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 
 
 @pytest.mark.parametrize("thinking", THOUGHTS[:3], ids=str)
-def test_a_memory_that_is_visible_as_a_whole_is_caught_by_the_audit(thinking: Any, monkeypatch: Any, tmp_path: Any) -> None:
+def test_a_memory_that_is_visible_as_a_whole_is_caught_by_the_audit(
+    thinking: Any, monkeypatch: Any, tmp_path: Any
+) -> None:
     """The "obvious" repair of the published mask, [all || causal], leaks."""
     model = decoder(thinking).float()
     folder.save(model, tmp_path)
@@ -181,10 +197,17 @@ def test_passes_that_begin_anew_and_remember_themselves_change_nothing(monkeypat
 
 @torch.no_grad()
 def test_passes_rate_and_memory_matter() -> None:
-    found = [decoder(thinking)(tokens()) for thinking in ("none", *THOUGHTS, {"passes": 3, "rate": 0.9}, {"passes": 2})]
+    found = [
+        decoder(thinking)(tokens())
+        for thinking in ("none", *THOUGHTS, {"passes": 3, "rate": 0.9}, {"passes": 2})
+    ]
     for index, one in enumerate(found):
         # A rate that is learned begins where the default is.
-        others = [other for place, other in enumerate(found) if place != index and {place, index} != {3, len(found) - 1}]
+        others = [
+            other
+            for place, other in enumerate(found)
+            if place != index and {place, index} != {3, len(found) - 1}
+        ]
         assert all((one - other).abs().max() > 1e-4 for other in others)
 
 

@@ -12,11 +12,19 @@ CPU = Runtime("cpu", 1)
 def recipe(**fields):
     raw = {
         "name": "x",
-        "data": {"corpus": "python-stdlib", "tokenizer": {"kind": "bpe", "vocab": 500}, "context": 32},
+        "data": {
+            "corpus": "python-stdlib",
+            "tokenizer": {"kind": "bpe", "vocab": 500},
+            "context": 32,
+        },
         "train": {"steps": 10, "batch": 4},
         "stages": {
             "teacher": {"stage": "pretrain", "model": {"dim": 64, "layers": 2}},
-            "student": {"stage": "distill", "teacher": "teacher", "model": {"dim": 32, "layers": 1}},
+            "student": {
+                "stage": "distill",
+                "teacher": "teacher",
+                "model": {"dim": 32, "layers": 1},
+            },
             "alone": {
                 "stage": "pretrain",
                 "model": {"dim": 32, "layers": 1},
@@ -31,7 +39,9 @@ def recipe(**fields):
 def test_a_recipe_is_planned_stage_by_stage():
     found = {stage.name: stage for stage in recipe_plan.plan(recipe(), CPU).stages}
     assert found["teacher"].tokens == 10 * 4 * 32
-    assert found["student"].flops > 10 * 4 * 32 * found["student"].model.training_per_token  # the teacher's forward counts
+    assert (
+        found["student"].flops > 10 * 4 * 32 * found["student"].model.training_per_token
+    )  # the teacher's forward counts
     total = found["student"].flops + found["teacher"].flops
     assert total <= found["alone"].flops < 1.1 * total
     assert found["teacher"].memory.total > found["student"].memory.weights
@@ -39,7 +49,9 @@ def test_a_recipe_is_planned_stage_by_stage():
 
 @pytest.mark.parametrize("measure", [(), ("evaluate",), ("evaluate", "bench", "audit")])
 def test_the_time_is_the_sum_of_its_rows_and_only_what_is_measured_is_one(measure):
-    found = recipe_plan.plan(recipe(report={"measure": measure, "compare": ["teacher", "student"]}), CPU)
+    found = recipe_plan.plan(
+        recipe(report={"measure": measure, "compare": ["teacher", "student"]}), CPU
+    )
     assert found.totals["time"] == pytest.approx(sum(row.seconds for row in found.rows))
     words = {"evaluate": "2 evaluations", "bench": "2 benches", "audit": "2 audits"}
     names = [row.name for row in found.rows]
@@ -66,7 +78,9 @@ def test_every_part_of_a_stages_memory_is_in_its_total_and_is_printed():
     memory_of = found.json()["stages"]["student"]["memory"]
     assert memory_of["total"] == sum(size for part, size in memory_of.items() if part != "total")
     assert memory_of["libraries"] > 0 and memory_of["teacher"] > 0
-    assert any("most memory: " in str(line) and "libraries" in str(line) for line in lines.lines(found))
+    assert any(
+        "most memory: " in str(line) and "libraries" in str(line) for line in lines.lines(found)
+    )
 
 
 def test_a_text_that_is_elsewhere_is_said_not_to_be_counted(monkeypatch, tmp_path):
@@ -88,8 +102,13 @@ def test_models_that_are_chosen_or_quantized_are_measured_as_what_they_come_from
     }
     report = {"compare": ["best", "small"], "measure": ["evaluate"]}
     data = {"corpus": str(text), "tokenizer": "byte", "context": 64}
-    found = {row.name: row.seconds for row in recipe_plan.plan(recipe(stages=stages, report=report, data=data), CPU).rows}
-    one = recipe_plan.plan(recipe(stages=stages, report={**report, "compare": ["a"]}, data=data), CPU)
+    found = {
+        row.name: row.seconds
+        for row in recipe_plan.plan(recipe(stages=stages, report=report, data=data), CPU).rows
+    }
+    one = recipe_plan.plan(
+        recipe(stages=stages, report={**report, "compare": ["a"]}, data=data), CPU
+    )
     alone = {row.name: row.seconds for row in one.rows}
     assert found["2 evaluations"] == pytest.approx(2 * alone["1 evaluation"])
     assert found["best, small"] == alone["best, small"]
@@ -98,7 +117,12 @@ def test_models_that_are_chosen_or_quantized_are_measured_as_what_they_come_from
 
 @pytest.mark.parametrize(
     ("limit", "name"),
-    [({"memory": "1MB"}, "memory"), ({"flops": 100}, "flops"), ({"parameters": 10}, "parameters"), ({"bytes": "1kB"}, "bytes")],
+    [
+        ({"memory": "1MB"}, "memory"),
+        ({"flops": 100}, "flops"),
+        ({"parameters": 10}, "parameters"),
+        ({"bytes": "1kB"}, "bytes"),
+    ],
 )
 def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
     planned = recipe_plan.plan(recipe(budget=limit), CPU)
@@ -108,7 +132,10 @@ def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
 
 def test_every_model_that_cannot_be_made_is_named_with_its_stage():
     stages = {
-        "a": {"stage": "pretrain", "model": {"dim": 32, "layers": 1, "linears": {"foo": "dense", "bar": "dense"}}},
+        "a": {
+            "stage": "pretrain",
+            "model": {"dim": 32, "layers": 1, "linears": {"foo": "dense", "bar": "dense"}},
+        },
         "b": {"stage": "pretrain", "model": {"dim": 1024, "layers": 1, "embedding": {"rank": 600}}},
     }
     with pytest.raises(RequestError) as refused:
@@ -123,7 +150,9 @@ def test_every_model_that_cannot_be_made_is_named_with_its_stage():
 
 
 def test_generous_limits_hold():
-    planned = recipe_plan.plan(recipe(budget={"memory": "2GB", "flops": "1e15", "parameters": "1M", "time": "9h"}), CPU)
+    planned = recipe_plan.plan(
+        recipe(budget={"memory": "2GB", "flops": "1e15", "parameters": "1M", "time": "9h"}), CPU
+    )
     recipe_plan.refuse(planned)
     assert not planned.warnings
 
@@ -155,7 +184,11 @@ def test_training_without_a_limit_shares_the_time_budget():
             stages={
                 "a": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}},
                 "b": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}},
-                "c": {"stage": "pretrain", "model": {"dim": 8, "layers": 1}, "train": {"time": "1min"}},
+                "c": {
+                    "stage": "pretrain",
+                    "model": {"dim": 8, "layers": 1},
+                    "train": {"time": "1min"},
+                },
             },
         )
     )
@@ -182,7 +215,8 @@ def test_a_guess_about_time_is_no_failure(flyweight, toy_recipe):
 
 
 @pytest.mark.parametrize(
-    ("verb", "word", "meant"), [("plan", "gtp2", "gpt2"), ("plan", "quikstart", "quickstart"), ("bench", "gtp2", "gpt2")]
+    ("verb", "word", "meant"),
+    [("plan", "gtp2", "gpt2"), ("plan", "quikstart", "quickstart"), ("bench", "gtp2", "gpt2")],
 )
 def test_a_name_that_is_nearly_one_is_told(flyweight, verb, word, meant):
     status, _, err = flyweight(verb, word)

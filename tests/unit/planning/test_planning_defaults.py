@@ -14,8 +14,12 @@ from flyweight.training.step_cost import StepFlops
 
 CPU = Runtime("cpu", 1)
 MODEL = {"model": {"stage": "pretrain"}}
-FAST = Kept(Rates(training={64: 4e10, 256: 9e10}, packing=1.2e6), Path("rates.json"), "cpu", fresh=False)
-SLOW = Kept(Rates(training={64: 4e9, 256: 9e9}, packing=1.2e6), Path("rates.json"), "cpu", fresh=False)
+FAST = Kept(
+    Rates(training={64: 4e10, 256: 9e10}, packing=1.2e6), Path("rates.json"), "cpu", fresh=False
+)
+SLOW = Kept(
+    Rates(training={64: 4e9, 256: 9e9}, packing=1.2e6), Path("rates.json"), "cpu", fresh=False
+)
 
 
 def words(path, size):
@@ -31,7 +35,11 @@ def chosen(path, kept=FAST, **fields):
 
 def trained(choice) -> tuple[schema.ModelConfig, schema.Train, schema.Data]:
     stage = choice.recipe.stages["model"]
-    return stage.model.resolved(recipe_plan.vocabulary(stage.data, stage.model), stage.data.context), stage.train, stage.data
+    return (
+        stage.model.resolved(recipe_plan.vocabulary(stage.data, stage.model), stage.data.context),
+        stage.train,
+        stage.data,
+    )
 
 
 def test_more_time_a_faster_machine_and_more_text_give_a_larger_model(tmp_path):
@@ -55,7 +63,14 @@ def test_the_same_command_chooses_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "budget", [{"parameters": "200k"}, {"parameters": "20k"}, {"bytes": "1MB"}, {"memory": "300MB"}, {"flops": 1e11}]
+    "budget",
+    [
+        {"parameters": "200k"},
+        {"parameters": "20k"},
+        {"bytes": "1MB"},
+        {"memory": "300MB"},
+        {"flops": 1e11},
+    ],
 )
 def test_every_kind_of_budget_is_kept_by_choosing(tmp_path, budget):
     choice = chosen(words(tmp_path / "a.txt", 3_000_000), budget=budget)
@@ -67,7 +82,9 @@ def test_every_kind_of_budget_is_kept_by_choosing(tmp_path, budget):
 
 
 def test_a_budget_that_no_model_fits_is_refused_with_its_name(tmp_path):
-    with pytest.raises(RequestError, match=r"budget\.parameters: even the smallest model .* raise the limit"):
+    with pytest.raises(
+        RequestError, match=r"budget\.parameters: even the smallest model .* raise the limit"
+    ):
         chosen(words(tmp_path / "a.txt", 100_000), budget={"parameters": 100})
 
 
@@ -115,7 +132,12 @@ def test_the_users_own_choice_is_kept(tmp_path):
     )
     model, train, data = trained(choice)
     assert (model.dim, model.layers, data.context, data.tokenizer.kind) == (48, 3, 48, "char")
-    assert (train.batch, train.validations, train.time, train.optimizer.kind) == (5, 2, 7.0, "adamw")
+    assert (train.batch, train.validations, train.time, train.optimizer.kind) == (
+        5,
+        2,
+        7.0,
+        "adamw",
+    )
     assert choice.recipe.report.measure == ("evaluate",)
     assert choice.recipe.report.prompts == ("so",)
     assert choice.raw["model"]["dropout"] == 0.3
@@ -128,7 +150,9 @@ def test_no_shape_is_suggested_for_another_kind_of_model(tmp_path):
 
 
 def test_a_users_steps_still_end_with_the_time(tmp_path):
-    _, train, _ = trained(chosen(words(tmp_path / "a.txt", 60_000), budget={"time": "1min"}, train={"steps": 10**6}))
+    _, train, _ = trained(
+        chosen(words(tmp_path / "a.txt", 60_000), budget={"time": "1min"}, train={"steps": 10**6})
+    )
     assert train.steps == 10**6
     assert 15 <= train.time < 60
 
@@ -154,7 +178,10 @@ def test_what_was_chosen_is_said_with_how_to_change_it(tmp_path):
         assert part in lines
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(47.9, 47), (312.4, 310), (9.99, 9.9), (0.2, 1.0), (-5, 1.0), (100, 100)])
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(47.9, 47), (312.4, 310), (9.99, 9.9), (0.2, 1.0), (-5, 1.0), (100, 100)],
+)
 def test_shares_are_rounded_down_to_two_digits(seconds, expected):
     assert rounded_down(seconds) == pytest.approx(expected)
 

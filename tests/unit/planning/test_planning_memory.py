@@ -1,4 +1,7 @@
-"""A plan's memory against what training takes in a fresh process; benchmarks/bench_plan_memory.py has the other configs."""
+"""A plan's memory against what training takes in a fresh process.
+
+Benchmarks/bench_plan_memory.py has the other configs.
+"""
 
 import sys
 from pathlib import Path
@@ -20,7 +23,9 @@ def bench(monkeypatch):
     return bench_plan_memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the high-water mark of a process")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux can reset the high-water mark of a process"
+)
 @pytest.mark.parametrize("name", ["50 k", "4 x 128, dropout, bf16", "lstm, bf16, dropout"])
 def test_the_plan_is_within_a_factor_of_two_of_what_is_used(bench, tmp_path, name):
     found = bench.compared(bench.CONFIGS[name], tmp_path, steps=2)
@@ -35,9 +40,13 @@ def kept(context=64, itemsize=4, **fields):
 def test_what_autograd_keeps_follows_the_config():
     plain = kept()
     assert kept(dropout={"residual": 0.1}) - plain == 2 * 2 * 64 * 4
-    assert kept(dropout={"attention": 0.1}) - plain == 2 * 3 * 2 * 64 * 4  # two heads in two layers, 64 scores, three times
+    assert (
+        kept(dropout={"attention": 0.1}) - plain == 2 * 3 * 2 * 64 * 4
+    )  # two heads in two layers, 64 scores, three times
     assert kept(layers=4) - plain == plain - kept(layers=0)
-    assert kept(layers=1, sharing={"kind": "all", "times": 12}) - kept(layers=1) == 11 * (kept(layers=2) - kept(layers=1))
+    assert kept(layers=1, sharing={"kind": "all", "times": 12}) - kept(layers=1) == 11 * (
+        kept(layers=2) - kept(layers=1)
+    )
     assert kept(mlp="relu") < kept(mlp="gelu") < kept(mlp="swiglu")
     assert kept(thinking={"passes": 2}) > 2.5 * plain
 
@@ -45,7 +54,10 @@ def test_what_autograd_keeps_follows_the_config():
 def test_in_bfloat16_attention_keeps_its_scores_on_short_windows():
     long, short = kept(context=1024, itemsize=2), kept(context=512, itemsize=2)
     assert short - long == 2 * 2 * 512 * 2
-    assert memory.kept_bytes(ModelConfig(dim=64, layers=2).resolved(1000, 512), 512, 2, cpu=False) == long
+    assert (
+        memory.kept_bytes(ModelConfig(dim=64, layers=2).resolved(1000, 512), 512, 2, cpu=False)
+        == long
+    )
 
 
 def test_libraries_are_a_processors_alone():

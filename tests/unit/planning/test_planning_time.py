@@ -11,7 +11,9 @@ LARGE = ModelConfig(dim=256, layers=6).resolved(4000, 64)
 @pytest.fixture(autouse=True)
 def rate(monkeypatch):
     """A machine of 100 GFLOP/s in float32, and four times that in bfloat16."""
-    monkeypatch.setattr(time, "product_rate", lambda width, device, precision: 1e11 if precision == "fp32" else 4e11)
+    monkeypatch.setattr(
+        time, "product_rate", lambda width, device, precision: 1e11 if precision == "fp32" else 4e11
+    )
 
 
 def test_measuring_grows_with_the_text_and_the_model():
@@ -35,7 +37,9 @@ def test_a_step_is_products_at_the_measured_rate_and_what_is_not_a_product():
 
 
 def test_small_steps_take_the_time_of_their_calls():
-    assert time.step_seconds(MODEL, Train(batch=1), 1, 1.0, Speed()) == pytest.approx(2.2e-3, rel=0.05)
+    assert time.step_seconds(MODEL, Train(batch=1), 1, 1.0, Speed()) == pytest.approx(
+        2.2e-3, rel=0.05
+    )
 
 
 def test_validations_read_no_more_than_there_is():
@@ -43,7 +47,9 @@ def test_validations_read_no_more_than_there_is():
     assert time.validation_seconds(MODEL, train, 1e9, Speed()) == pytest.approx(
         time.reading_seconds(MODEL, 4 * 65_536, Speed())
     )
-    assert time.validation_seconds(MODEL, train, 1000, Speed()) == pytest.approx(time.reading_seconds(MODEL, 4000, Speed()))
+    assert time.validation_seconds(MODEL, train, 1000, Speed()) == pytest.approx(
+        time.reading_seconds(MODEL, 4000, Speed())
+    )
 
 
 def test_packing_trains_a_tokenizer_on_its_sample_alone():

@@ -58,7 +58,10 @@ def test_infinite_numbers_survive(tmp_path):
     broken = made.model("broken", math.inf)
     folder = made.write(tmp_path, models=(broken,), comparisons=())
     assert "Infinity" in (folder / "summary.json").read_text()
-    json.loads((folder / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    json.loads(
+        (folder / "summary.json").read_text(),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
     assert made.bits(Summary.read(folder).models[0]) == math.inf
 
 

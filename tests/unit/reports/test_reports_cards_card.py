@@ -22,7 +22,9 @@ FACTS = {
     "steps": 30, "tokens": 3840, "flops": 12_000_000, "total_flops": 15_000_000, "seconds": 1.25, "total_seconds": 2.5,
     "best_nll": 3.21, "best_step": 28, "stopped_by": "steps", "took": 1.3,
 }  # fmt: skip
-CONFIG = load.resolved(load.model_config({"dim": 16, "layers": 1, "attention": {"heads": 2}}, "test"), "test", 256, 32)
+CONFIG = load.resolved(
+    load.model_config({"dim": 16, "layers": 1, "attention": {"heads": 2}}, "test"), "test", 256, 32
+)
 EVIL = "a|b`<script>alert(1)</script>\n# head"
 
 
@@ -31,7 +33,16 @@ def store(tmp_path):
     return Store(tmp_path / "runs")
 
 
-def model(store, stage="pretrain", seed=0, facts=FACTS, train=TRAIN, command="flyweight run x", weights=b"0123", **parents):
+def model(
+    store,
+    stage="pretrain",
+    seed=0,
+    facts=FACTS,
+    train=TRAIN,
+    command="flyweight run x",
+    weights=b"0123",
+    **parents,
+):
     def work(draft):
         write_json(draft.path / "model" / "config.json", CONFIG.model_dump(mode="json"))
         (draft.path / "model" / "model.safetensors").write_bytes(weights)
@@ -55,7 +66,9 @@ def measure(store, of, kind, metrics, command="flyweight eval x", **config):
     parents = {"input": of.id, "corpus": "corpus-00000001"}
     if kind == "floors":
         parents.pop("input")
-    identity = Identity(stage=kind, version=1, config=config, parents=parents, machine="A chip", libraries={})
+    identity = Identity(
+        stage=kind, version=1, config=config, parents=parents, machine="A chip", libraries={}
+    )
     return store.obtain(identity, work, command)[0]
 
 
@@ -64,12 +77,22 @@ def evaluation(store, of, value=2.5, split="test"):
     metrics = {key: number(value, value - 0.25, value + 0.25) for key in keys}
     interval = {"level": 0.95, "over": "block", "units": 44}
     return measure(
-        store, of, "evaluate", {**metrics, "split": split, "window": 32, "stride": 32, "interval": interval}, split=split
+        store,
+        of,
+        "evaluate",
+        {**metrics, "split": split, "window": 32, "stride": 32, "interval": interval},
+        split=split,
     )
 
 
 def speed():
-    keys = ("forward_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_bytes", "weight_bytes")
+    keys = (
+        "forward_ms",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "peak_bytes",
+        "weight_bytes",
+    )
     return {"metrics": {key: number(7.0, 6.0, 8.0, "ms") for key in keys}}
 
 
@@ -77,11 +100,24 @@ def test_the_card_is_part_of_the_artifact_and_has_no_times(store):
     artifact = model(store)
     assert "README.md" in artifact.manifest["files"]
     said = (artifact.path / "README.md").read_text()
-    for expected in (artifact.id, "30", "3,840", "12 M", "15 M", "3.2100 nats/token at step 28", "1 min 0 s", "manifest.json"):
+    for expected in (
+        artifact.id,
+        "30",
+        "3,840",
+        "12 M",
+        "15 M",
+        "3.2100 nats/token at step 28",
+        "1 min 0 s",
+        "manifest.json",
+    ):
         assert expected in said, expected
-    assert "1.25" not in said and "2.5" not in said and artifact.manifest["created"][:10] not in said
+    assert (
+        "1.25" not in said and "2.5" not in said and artifact.manifest["created"][:10] not in said
+    )
     later = model(
-        Store(store.root / "elsewhere"), facts={**FACTS, "seconds": 99.0, "total_seconds": 99.0, "took": 99.0}, command="y"
+        Store(store.root / "elsewhere"),
+        facts={**FACTS, "seconds": 99.0, "total_seconds": 99.0, "took": 99.0},
+        command="y",
     )
     assert (later.path / "README.md").read_bytes() == (artifact.path / "README.md").read_bytes()
     assert later.id == artifact.id
@@ -105,20 +141,34 @@ def test_the_full_card_has_every_measurement_with_its_interval_and_commands(stor
         {"name": "padding", "verdict": "fail", "measured": 1.0, "bound": 0.0, "why": EVIL},
     ]
     measure(store, artifact, "audit", {"passed": False, "checks": checks})
-    measure(store, artifact, "sample", {"samples": [{"prompt": EVIL, "text": "```\n# out"}]}, prompts=[EVIL])
-    details = {kind: {"bits_per_byte": value} for kind, value in (("unigram", 4.0), ("bigram", 3.0), ("kn5", 2.0))}
+    measure(
+        store,
+        artifact,
+        "sample",
+        {"samples": [{"prompt": EVIL, "text": "```\n# out"}]},
+        prompts=[EVIL],
+    )
+    details = {
+        kind: {"bits_per_byte": value}
+        for kind, value in (("unigram", 4.0), ("bigram", 3.0), ("kn5", 2.0))
+    }
     measure(store, artifact, "floors", {"details": details}, split="test")
     said = card.full(artifact, store)
     for expected in (
-        "2.25 ... 2.75", "6 ... 8", "44 blocks", "A chip", "1 of 2 checks passed", "`padding`", "flyweight run x",
-        "flyweight eval x", "flyweight bench x", "5-gram (Kneser-Ney) reaches 2 bits/byte against its 2.5",
+        "2.25 ... 2.75", "6 ... 8", "44 blocks", "A chip", "1 of 2 checks "
+                                                           "passed", "`padding`", "flyweight run x",
+        "flyweight eval x", "flyweight bench x", "5-gram (Kneser-Ney) reaches 2 bits/byte "
+                                                 "against its 2.5",
         artifact.manifest["created"],
     ):  # fmt: skip
         assert expected in said, expected
     tokens = MarkdownIt("commonmark").enable("table").parse(said)
-    heads = [tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"]
+    heads = [
+        tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"
+    ]
     assert heads == [
-        artifact.id, "Model", "Data", "Budget and what was spent", "Metrics", "How it was made and measured", "Limits"
+        artifact.id, "Model", "Data", "Budget and what was "
+                                      "spent", "Metrics", "How it was made and measured", "Limits"
     ]  # fmt: skip
     assert not any(token.type == "html_block" for token in tokens)
     assert "Not measured: speed" not in said and "Not measured: the audit" not in said
@@ -146,7 +196,9 @@ def test_a_damaged_measurement_is_named_and_left_out(store):
     assert f"`{bench.path.name} is damaged`" in card.full(artifact, store)
 
 
-@pytest.mark.parametrize("metrics", [{}, {"metrics": 3}, {"metrics": {}}, {"metrics": {"forward_ms": [1]}}])
+@pytest.mark.parametrize(
+    "metrics", [{}, {"metrics": 3}, {"metrics": {}}, {"metrics": {"forward_ms": [1]}}]
+)
 def test_numbers_that_are_none_are_named(store, metrics):
     artifact = model(store)
     bench = measure(store, artifact, "bench", metrics, batch=1)
@@ -184,7 +236,9 @@ def replace_identity(store, old, value):
 
 def test_a_chosen_model_has_the_measurements_and_the_training_of_the_one_it_is(store):
     chosen = model(store)
-    other = model(store, seed=1, facts={**FACTS, "seconds": 5.0}, train={**TRAIN, "batch": 8}, weights=b"4567")
+    other = model(
+        store, seed=1, facts={**FACTS, "seconds": 5.0}, train={**TRAIN, "batch": 8}, weights=b"4567"
+    )
     evaluation(store, chosen)
     parents = {"among.0": other.id, "among.1": chosen.id}
     best = model(store, "select", facts={**FACTS, "chosen": "alone"}, train=None, **parents)
@@ -206,13 +260,20 @@ def test_a_chosen_model_has_the_measurements_and_the_training_of_the_one_it_is(s
     ],
 )
 def test_every_way_to_come_by_a_model_has_its_words(store, stage, facts, said):
-    artifact = model(store, stage, facts={**facts, "took": 1.0}, train=TRAIN if stage == "pretrain" else None)
+    artifact = model(
+        store, stage, facts={**facts, "took": 1.0}, train=TRAIN if stage == "pretrain" else None
+    )
     assert said in (artifact.path / "README.md").read_text()
     assert said in card.full(artifact, store)
 
 
 def test_an_export_has_front_matter_that_the_hub_reads(store):
-    source = model(store, "import", facts={"source": "hf:a/b@main", "model_type": "llama", "took": 1.0}, train=None)
+    source = model(
+        store,
+        "import",
+        facts={"source": "hf:a/b@main", "model_type": "llama", "took": 1.0},
+        train=None,
+    )
     artifact = model(store, seed=3, input=source.id, facts={**FACTS, "corpus": "corpus-00000001"})
     said = card.exported(artifact, store, "my | model", "transformers", "llama", ["a note"])
     _, matter, body = said.split("---\n", 2)

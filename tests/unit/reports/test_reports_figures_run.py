@@ -27,26 +27,43 @@ def texts(svg):
 
 def test_all_figures_are_drawn(drawings):
     keys = [each.key for each in drawings]
-    assert keys == ["ranking", "quality-disk", "quality-speed", "quality-flops", "curve-flops", "curve-seconds"]
+    assert keys == [
+        "ranking",
+        "quality-disk",
+        "quality-speed",
+        "quality-flops",
+        "curve-flops",
+        "curve-seconds",
+    ]
 
 
 def test_the_front_is_the_right_one(drawings):
     captions = {each.key: each.caption for each in drawings}
     assert captions["quality-disk"].startswith("On the front: nf4, int8 and student-compute.")
     assert captions["quality-speed"].startswith("On the front: student-compute.")
-    assert captions["quality-flops"].startswith("On the front: student-alone, teacher and student-compute.")
+    assert captions["quality-flops"].startswith(
+        "On the front: student-alone, teacher and student-compute."
+    )
 
 
 def marker(svg, gid):
     """Return the style of the marker drawn under a gid."""
-    (found,) = (each for each in ElementTree.fromstring(svg).iter("g") if each.get("id", "").endswith(f"-{gid}"))
+    (found,) = (
+        each
+        for each in ElementTree.fromstring(svg).iter("g")
+        if each.get("id", "").endswith(f"-{gid}")
+    )
     return next(found.iter("use")).get("style", "")
 
 
 def test_points_on_the_front_are_filled_and_others_hollow(drawings):
     disk = next(each for each in drawings if each.key == "quality-disk")
     order = ["teacher", "student", "student-alone", "student-compute", "int8", "nf4"]
-    hollow = {name for index, name in enumerate(order) if "fill: var(--paper)" in marker(disk.svg, f"p{index}")}
+    hollow = {
+        name
+        for index, name in enumerate(order)
+        if "fill: var(--paper)" in marker(disk.svg, f"p{index}")
+    }
     assert hollow == {"teacher", "student", "student-alone"}
 
 
@@ -78,7 +95,15 @@ def test_figures_take_the_colours_of_the_page_and_nothing_from_outside(drawings)
         assert not re.search(r"https?:|xmlns|#01fe|font-family|<style|<metadata", each.svg)
         # Whatever is coloured is so by a variable that the style sheet sets for both schemes.
         assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", each.svg)) <= {"none"} | {
-            f"var(--{role})" for role in ("ink", "muted", "grid", "paper", "front", *(f"series-{index}" for index in range(8)))
+            f"var(--{role})"
+            for role in (
+                "ink",
+                "muted",
+                "grid",
+                "paper",
+                "front",
+                *(f"series-{index}" for index in range(8)),
+            )
         }
 
 
@@ -92,14 +117,20 @@ def test_ids_are_unique_over_all_figures(drawings):
 
 def test_alternative_texts_tell_the_numbers(drawings):
     alt = ElementTree.fromstring(drawings[1].svg).get("aria-label")
-    assert alt and "nf4 1.549 at 1.32 MB" in alt and "Pareto front: nf4, int8 and student-compute" in alt
+    assert (
+        alt
+        and "nf4 1.549 at 1.32 MB" in alt
+        and "Pareto front: nf4, int8 and student-compute" in alt
+    )
     alt = ElementTree.fromstring(drawings[4].svg).get("aria-label")
     assert alt and "student reaches" in alt and "212 T" in alt
 
 
 def test_names_are_escaped_and_cannot_break_the_figure():
     hostile = "<b>&\x1b[31m\x00\u202e$x^2$"
-    drawn = plots.quality(group(models=(made.model(hostile, disk_bytes=1), made.model("b", 1.7)), comparisons=()))
+    drawn = plots.quality(
+        group(models=(made.model(hostile, disk_bytes=1), made.model("b", 1.7)), comparisons=())
+    )
     for each in drawn:
         assert "<b>" not in each.svg and "\x1b" not in each.svg and "\u202e" not in each.svg
         assert "<b>&\\x1b[31m\\x00\\u202e$x^2$" in texts(each.svg)
@@ -148,7 +179,10 @@ def test_ticks_are_few_round_and_inside(low, high, log):
     assert all(isinstance(mark, float) for mark in marks)  # numpy has no whole numbers above 1e19
     assert all(low <= mark <= high * (1 + 1e-12) for mark in marks)
     for mark in marks:
-        assert len(f"{mark:.6g}".rstrip("0").replace(".", "").lstrip("0").split("e")[0].rstrip("0")) <= 2
+        assert (
+            len(f"{mark:.6g}".rstrip("0").replace(".", "").lstrip("0").split("e")[0].rstrip("0"))
+            <= 2
+        )
 
 
 def test_the_users_settings_of_matplotlib_decide_nothing(monkeypatch):
@@ -158,6 +192,8 @@ def test_the_users_settings_of_matplotlib_decide_nothing(monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 33.0)
     with figure_style():
         assert not matplotlib.rcParams["text.usetex"]
-        assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+        assert (
+            matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+        )
         assert matplotlib.rcParams["svg.hashsalt"] == "flyweight"
     assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["lines.linewidth"] == 33.0

@@ -64,17 +64,24 @@ def test_a_tie_in_quality_is_said():
 def test_when_counting_beats_every_model_the_advice_says_so():
     found = advised(models=(made.model("a", 2.1), made.model("b", 2.4)), comparisons=())
     assert found.kind == "warning"
-    assert found.notes[1].startswith("No model here beats the 5-gram (Kneser-Ney) floor (1.862 bits/byte)")
+    assert found.notes[1].startswith(
+        "No model here beats the 5-gram (Kneser-Ney) floor (1.862 bits/byte)"
+    )
     close = advised(models=(made.model("a", 1.87), made.model("b", 2.4)), comparisons=())
     assert "is undecided" in close.notes[1] and "5-gram" in close.notes[1]
     assert not any("floor" in note for note in advised().notes)
 
 
 def test_a_model_that_is_best_in_everything_is_the_only_choice():
-    found = advised(models=(made.model("a", 1.7), made.model("b", 1.8, disk_bytes=9_000_000)), comparisons=())
+    found = advised(
+        models=(made.model("a", 1.7), made.model("b", 1.8, disk_bytes=9_000_000)), comparisons=()
+    )
     assert found.title.startswith("Take `a`: ")
     assert found.choices == ()
-    assert found.notes[0] == "It is the best, the smallest within 1\N{NO-BREAK SPACE}% and the fastest."
+    assert (
+        found.notes[0]
+        == "It is the best, the smallest within 1\N{NO-BREAK SPACE}% and the fastest."
+    )
 
 
 def test_one_model_is_no_choice():
@@ -90,7 +97,9 @@ def test_too_little_training_says_what_was_wrong_and_what_to_do():
     found = advised(models=models, comparisons=())
     assert found.kind == "warning"
     assert found.title == "No model here has learned enough yet: train longer."
-    assert found.notes[0] == ("`a`, 6 training steps: 3.100 bits per byte is no better than the unigram floor (2.931).")
+    assert found.notes[0] == (
+        "`a`, 6 training steps: 3.100 bits per byte is no better than the unigram floor (2.931)."
+    )
     assert found.notes[-1] == "Raise train.steps, or budget.time, and run the same command again."
 
 

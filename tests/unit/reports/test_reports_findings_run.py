@@ -18,21 +18,28 @@ def titled(findings, start):
 
 def pairs(**verdicts):
     """Return comparisons of `student` with other models: student minus other."""
-    return tuple(made.compare("student", other.replace("_", "-"), value) for other, value in verdicts.items())
+    return tuple(
+        made.compare("student", other.replace("_", "-"), value) for other, value in verdicts.items()
+    )
 
 
 def test_the_sketch_of_the_quickstart_is_said_plainly():
     first = said()[0]
     assert first.kind == "not paid"
     assert first.title == (
-        "Distillation did not pay here: trained alone for the same total compute, `student-compute` reaches 1.511 bits per"
+        "Distillation did not pay here: trained alone for the same total compute, "
+        "`student-compute` reaches 1.511 bits per"
         " byte; distilled, `student` reaches 1.960."
     )
     assert "worse by 0.449 (95 % interval 0.436 to 0.462)" in first.text
-    assert "A teacher pays only if you have it already: then the distilled one is better by 0.086" in first.text
     assert (
-        "`student-compute` even beats `teacher` (1.674), the teacher itself, which has 4.4 times its parameters" in first.text
+        "A teacher pays only if you have it already: then the distilled one is better by 0.086"
+        in first.text
     )
+    assert (
+        "`student-compute` even beats `teacher` (1.674), the teacher itself, which has 4.4 times "
+        "its parameters"
+    ) in first.text
 
 
 def test_distillation_that_paid_with_everything_counted():
@@ -52,8 +59,13 @@ def test_distillation_that_pays_not_even_with_the_teacher_for_free():
 def test_undecided_is_called_undecided():
     first = said(comparisons=pairs(student_compute=0.005, student_alone=-0.002))[0]
     assert first.kind == "undecided"
-    assert first.title.startswith("Whether distillation paid is undecided, its teacher's training included")
-    assert "undecided: the difference is +0.005 (95 % interval \N{MINUS SIGN}0.007 to +0.017)" in first.text
+    assert first.title.startswith(
+        "Whether distillation paid is undecided, its teacher's training included"
+    )
+    assert (
+        "undecided: the difference is +0.005 (95 % interval \N{MINUS SIGN}0.007 to +0.017)"
+        in first.text
+    )
     assert "better" not in first.text.replace("even beats", "")
 
 
@@ -64,14 +76,20 @@ def test_an_undecided_free_control_is_not_a_gain():
 
 
 def without(*names):
-    models = [each for each in made.quickstart_models() if each.name not in names and each.input not in names]
+    models = [
+        each
+        for each in made.quickstart_models()
+        if each.name not in names and each.input not in names
+    ]
     return {"models": tuple(models), "comparisons": ()}
 
 
 def test_with_the_free_control_alone_the_teacher_is_not_judged():
     first = said(**without("student-compute"))[0]
     assert first.kind == "paid"
-    assert first.title.startswith("Distillation paid, with the teacher for free: trained alone on the same tokens,")
+    assert first.title.startswith(
+        "Distillation paid, with the teacher for free: trained alone on the same tokens,"
+    )
     assert "no control for the same total compute" in first.text
     assert "unpaired" in first.text
 
@@ -90,7 +108,10 @@ def test_without_any_control_nothing_is_claimed():
 
 
 def test_a_collapsed_control_is_no_control():
-    models = [made.model("student-alone", 3.4) if each.name == "student-alone" else each for each in made.quickstart_models()]
+    models = [
+        made.model("student-alone", 3.4) if each.name == "student-alone" else each
+        for each in made.quickstart_models()
+    ]
     first = said(models=tuple(models))[0]
     assert "`student-alone` is collapsed and cannot serve as a control" in first.text
     assert "pays only if" not in first.text
@@ -108,10 +129,15 @@ def test_a_control_that_was_cut_short_is_told():
     def cut(each):
         if each.name != "student-compute":
             return each
-        return each.model_copy(update={"training": made.training(each, total_flops=1.3e14, stopped_by="time")})
+        return each.model_copy(
+            update={"training": made.training(each, total_flops=1.3e14, stopped_by="time")}
+        )
 
     first = said(models=tuple(map(cut, made.quickstart_models())))[0]
-    assert "stopped early by its limit (time), at 61 % of what it was due, and cannot serve as a control" in first.text
+    assert (
+        "stopped early by its limit (time), at 61 % of what it was due, and cannot serve as a "
+        "control"
+    ) in first.text
     assert "same total compute" not in first.title, "no verdict rests on it"
     assert first.title.startswith("Distillation paid, with the teacher for free")
     assert "stopped early" not in said()[0].text
@@ -127,11 +153,15 @@ def test_another_shape_is_no_control():
 
 def test_a_tied_control_of_another_shape_carries_a_caution():
     models = [
-        each.model_copy(update={"config_line": "9 x 512"}) if each.name == "student-compute" else each
+        each.model_copy(update={"config_line": "9 x 512"})
+        if each.name == "student-compute"
+        else each
         for each in made.quickstart_models()
     ]
     first = said(models=tuple(models))[0]
-    caution = "Caution: `student-compute` has another shape than `student` (9 x 512 against 4 x 128, "
+    caution = (
+        "Caution: `student-compute` has another shape than `student` (9 x 512 against 4 x 128, "
+    )
     assert caution in first.text and "not the teacher's alone" in first.text
     shown = page.render([made.quickstart(models=tuple(models))])
     assert shown.count("another shape than its student") == 1
@@ -148,20 +178,39 @@ def test_quantization_says_bytes_quality_and_speed():
 
 def quantized(**changes):
     base = made.model("base", 1.5)
-    fields = {"stage": "quantize", "input": "base", "training": None, "disk_bytes": 1_400_000, **changes}
+    fields = {
+        "stage": "quantize",
+        "input": "base",
+        "training": None,
+        "disk_bytes": 1_400_000,
+        **changes,
+    }
     return (base, made.model("int8", **{"bits": 1.51, **fields}))
 
 
 def test_faster_and_undecided_speed():
     fast = said(models=quantized(bench=made.speed(3.0, 1, 900, 1, 1)), comparisons=())
-    assert titled(fast, "and faster").text.count("Generation is faster: 900 tokens/s against 690, 1.3 times as fast.") == 1
-    same = titled(said(models=quantized(bench=made.speed(3.0, 1, 700, 1, 1)), comparisons=()), "times smaller")
-    assert "Whether generation became faster or slower is undecided: 700 tokens/s against 690." in same.text
+    assert (
+        titled(fast, "and faster").text.count(
+            "Generation is faster: 900 tokens/s against 690, 1.3 times as fast."
+        )
+        == 1
+    )
+    same = titled(
+        said(models=quantized(bench=made.speed(3.0, 1, 700, 1, 1)), comparisons=()), "times smaller"
+    )
+    assert (
+        "Whether generation became faster or slower is undecided: 700 tokens/s against 690."
+        in same.text
+    )
     assert "slower." not in same.title
 
 
 def test_a_quantized_model_that_is_not_smaller_did_not_pay():
-    found = titled(said(models=quantized(disk_bytes=6_000_000), comparisons=()), "`int8` is not smaller than `base`")
+    found = titled(
+        said(models=quantized(disk_bytes=6_000_000), comparisons=()),
+        "`int8` is not smaller than `base`",
+    )
     assert found.kind == "not paid"
 
 
@@ -173,7 +222,10 @@ def test_a_quantized_model_that_a_smaller_one_beats_did_not_pay():
 
 
 def test_collapsed_models_are_named_and_never_ranked():
-    findings = said(models=(*quantized(), made.model("nf4", 2.99, "quantize", input="base", training=None)), comparisons=())
+    findings = said(
+        models=(*quantized(), made.model("nf4", 2.99, "quantize", input="base", training=None)),
+        comparisons=(),
+    )
     found = titled(findings, "`nf4` collapsed and is not ranked.")
     assert found.kind == "warning"
     assert "2.990 bits per byte is no better than the unigram floor (2.931)" in found.text
@@ -184,54 +236,83 @@ def test_an_unbelievable_model_is_never_the_best():
     leaky = made.model("leaky", 0.4, audit=made.audit(0.4, causality="sees the future"))
     findings = said(models=(*quantized(), leaky), comparisons=())
     assert titled(findings, "The numbers of `leaky` cannot be believed").kind == "warning"
-    assert not any("`leaky`" in each.title for each in findings if "best" in each.title or "choice" in each.title)
+    assert not any(
+        "`leaky`" in each.title
+        for each in findings
+        if "best" in each.title or "choice" in each.title
+    )
 
 
 def test_the_best_model_stands_beside_the_strongest_floor():
     found = titled(said(), "is the best model here")
-    assert (
-        found.title
-        == "`student-compute` is the best model here: 1.511 bits per byte, 19 % below the 5-gram (Kneser-Ney) floor (1.862)."
+    assert found.title == (
+        "`student-compute` is the best model here: 1.511 bits per byte, 19 % below the 5-gram "
+        "(Kneser-Ney) floor (1.862)."
     )
 
 
 def test_one_model_above_the_strongest_floor_is_not_flattered():
     findings = said(models=(made.model("mine", 2.1),), comparisons=())
-    assert findings[0].title == "`mine` reaches 2.100 bits per byte, 13 % above the 5-gram (Kneser-Ney) floor (1.862)."
+    assert (
+        findings[0].title
+        == "`mine` reaches 2.100 bits per byte, 13 % above the 5-gram (Kneser-Ney) floor (1.862)."
+    )
     assert titled(findings, "Counting does better").kind == "warning"
 
 
 def test_a_model_alone_is_described():
     first = said(models=(made.model("mine", 1.8),), comparisons=())[0]
     assert first.text == (
-        "The 95 % interval on the test split of python-stdlib is 1.786 to 1.814. It was trained for 38 s on 3.28 M tokens."
+        "The 95 % interval on the test split of python-stdlib is 1.786 to 1.814. It was trained "
+        "for 38 s on 3.28 M tokens."
         " It has 1.33 M parameters and takes 5.64 MB."
     )
 
 
 def test_a_tie_is_undecided():
     findings = said(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
-    found = titled(findings, "Which model is best is undecided between `student-compute` (1.511) and `int8` (1.514).")
+    found = titled(
+        findings,
+        "Which model is best is undecided between `student-compute` (1.511) and `int8` (1.514).",
+    )
     assert found.kind == "undecided"
 
 
 def test_the_choice_by_bytes():
     found = titled(said(), "against bytes on disk")
-    assert "`nf4` (1.32 MB, 1.549), `int8` (1.7 MB, 1.514) or `student-compute` (5.64 MB, 1.511)" in found.title
-    assert "`teacher` (23.8 MB, 1.674), `student` (5.64 MB, 1.960) and `student-alone`" in found.text
+    assert (
+        "`nf4` (1.32 MB, 1.549), `int8` (1.7 MB, 1.514) or `student-compute` (5.64 MB, 1.511)"
+        in found.title
+    )
+    assert (
+        "`teacher` (23.8 MB, 1.674), `student` (5.64 MB, 1.960) and `student-alone`" in found.text
+    )
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.093, True), (0.002, False)])
 def test_overlap_is_warned_of(share, warned):
     findings = said(corpus=(made.corpus(overlap={"test": share}, overlap_unit="pieces"),))
-    title = "9.3 % of the test text of python-stdlib, in pieces of 50 characters, also stands in its training text."
+    title = (
+        "9.3 % of the test text of python-stdlib, in pieces of 50 characters, also stands in "
+        "its training text."
+    )
     assert any(each.title == title for each in findings) == warned
     lines = said(corpus=(made.corpus(overlap={"test": share}),))
-    assert any("9.3 % of the test lines of python-stdlib also" in each.title for each in lines) == warned
+    assert (
+        any("9.3 % of the test lines of python-stdlib also" in each.title for each in lines)
+        == warned
+    )
 
 
 def line(used: float, limit: float | None = 360.0):
-    return BudgetLine(name="time", unit="s", planned=284.0, used=used, limit=limit, ok=limit is None or used <= limit)
+    return BudgetLine(
+        name="time",
+        unit="s",
+        planned=284.0,
+        used=used,
+        limit=limit,
+        ok=limit is None or used <= limit,
+    )
 
 
 def test_budget():
@@ -267,7 +348,9 @@ def test_plain_lines_for_a_terminal():
 def test_a_mixture_is_told_with_what_it_brought_and_cost(bits, kind):
     network = made.model("network", 1.8)
     mixture = made.model("mixed", bits, stage="mix", input="network", disk_bytes=9_000_000)
-    found = said(models=(network, mixture), comparisons=(made.compare("mixed", "network", bits - 1.8),))
+    found = said(
+        models=(network, mixture), comparisons=(made.compare("mixed", "network", bits - 1.8),)
+    )
     (finding,) = [each for each in found if "counts and a pointer" in each.title]
     assert finding.kind == kind
     assert f"{bits:.3f}" in finding.text and "9 MB on disk" in finding.text

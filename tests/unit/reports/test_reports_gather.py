@@ -23,23 +23,42 @@ def test_a_report_decides_pairs_as_compare_does(tmp_path):
     for name, scores in {**models, "elsewhere": scored(0.0, 9, "another text")}.items():
         (tmp_path / name).mkdir()
         scores.save(tmp_path / name / UNITS)
-        sources.append(SimpleNamespace(name=name, measured={"evaluate": SimpleNamespace(path=tmp_path / name, facts={})}))
+        sources.append(
+            SimpleNamespace(
+                name=name, measured={"evaluate": SimpleNamespace(path=tmp_path / name, facts={})}
+            )
+        )
     found, stood = gather.comparisons(sources), table(models)
-    assert {(pair.a, pair.b): pair.verdict for pair in found} == {pair: stood.verdict(*pair) for pair in stood.pairs}
+    assert {(pair.a, pair.b): pair.verdict for pair in found} == {
+        pair: stood.verdict(*pair) for pair in stood.pairs
+    }
     assert {pair.comparisons for pair in found} == {15}
-    alone = [pair for pair in found if pair.verdict != paired(models[pair.a], models[pair.b]).verdict]
-    assert alone and all(pair.verdict == "undecided" and pair.p_corrected > pair.p for pair in alone)
+    alone = [
+        pair for pair in found if pair.verdict != paired(models[pair.a], models[pair.b]).verdict
+    ]
+    assert alone and all(
+        pair.verdict == "undecided" and pair.p_corrected > pair.p for pair in alone
+    )
     assert any(pair.verdict != "undecided" for pair in found)
 
 
 def role(of, limit, spent):
     train = {"same_as": {"stage": "student", "of": of}, **limit}
-    config = schema.Pretrain.model_validate({"stage": "pretrain", "data": {"corpus": "x"}, "train": train})
-    return gather._role(config, {"tokens": 0, "flops": 0, "seconds": 0.0, "total_flops": 9e9, **spent})
+    config = schema.Pretrain.model_validate(
+        {"stage": "pretrain", "data": {"corpus": "x"}, "train": train}
+    )
+    return gather._role(
+        config, {"tokens": 0, "flops": 0, "seconds": 0.0, "total_flops": 9e9, **spent}
+    )
 
 
 def test_a_control_that_ended_early_is_called_what_it_had():
     assert role("total_flops", {"flops": 1000}, {"flops": 1003}) == "alone, total FLOPs of student"
-    assert role("total_flops", {"flops": 1000}, {"flops": 180}) == "alone, 18 % of the total FLOPs of student"
-    assert role("tokens", {"tokens": 1000}, {"tokens": 940}) == "alone, 94 % of the tokens of student"
+    assert (
+        role("total_flops", {"flops": 1000}, {"flops": 180})
+        == "alone, 18 % of the total FLOPs of student"
+    )
+    assert (
+        role("tokens", {"tokens": 1000}, {"tokens": 940}) == "alone, 94 % of the tokens of student"
+    )
     assert role("seconds", {"time": "10s"}, {"seconds": 10.2}) == "alone, seconds of student"

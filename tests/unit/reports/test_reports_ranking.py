@@ -9,10 +9,21 @@ from flyweight.records.run_summary import AuditCheck
 from flyweight.reports.entries import entries, groups
 from flyweight.reports.findings.phrases import change
 from flyweight.reports.findings.run import across, findings, plain
-from flyweight.reports.ranking import AXES, contrast, decide, leaders, leaders_in, pareto, picks, strongest_floor
+from flyweight.reports.ranking import (
+    AXES,
+    contrast,
+    decide,
+    leaders,
+    leaders_in,
+    pareto,
+    picks,
+    strongest_floor,
+)
 from flyweight.reports.tables import run as tables
 
-POINTS = st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12)
+POINTS = st.lists(
+    st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), min_size=1, max_size=12
+)
 
 
 def entry(found, name):
@@ -27,7 +38,11 @@ def test_a_front_holds_exactly_what_nothing_beats(points, more_is_better):
     def beats(a, b):
         return cost(a)[0] <= cost(b)[0] and a[1] <= b[1] and cost(a) != cost(b)
 
-    expected = {index for index, point in enumerate(points) if not any(beats(other, point) for other in points)}
+    expected = {
+        index
+        for index, point in enumerate(points)
+        if not any(beats(other, point) for other in points)
+    }
     front = pareto(points, more_is_better)
     assert set(front) == expected
     assert [points[index][0] for index in front] == sorted(points[index][0] for index in front)
@@ -60,7 +75,10 @@ def test_a_contrast_turns_with_its_sides():
     assert gap.difference == pytest.approx(0.286)
 
 
-@pytest.mark.parametrize(("bits", "verdict"), [(1.50, "undecided"), (1.52, "undecided"), (1.60, "worse"), (1.40, "better")])
+@pytest.mark.parametrize(
+    ("bits", "verdict"),
+    [(1.50, "undecided"), (1.52, "undecided"), (1.60, "worse"), (1.40, "better")],
+)
 def test_without_a_pairing_intervals_must_lie_apart(bits, verdict):
     models = (made.model("a", bits), made.model("b", 1.5))
     found = entries([made.quickstart(models=models, comparisons=())])
@@ -72,18 +90,27 @@ def test_different_texts_are_never_compared():
     other = made.corpus(name="another", fingerprint="other")
     first = made.quickstart(models=(made.model("a"),), comparisons=(), corpus=(made.corpus(),))
     changed = made.evaluation(1.2).model_copy(update={"corpus": "other"})
-    second = made.quickstart(models=(made.model("a", evaluate=changed),), comparisons=(), corpus=(other,))
+    second = made.quickstart(
+        models=(made.model("a", evaluate=changed),), comparisons=(), corpus=(other,)
+    )
     found = entries([first, second])
     assert contrast(*found) is None
-    assert [(group.text.name, group.text.split) for group in groups(found)] == [("python-stdlib", "test"), ("another", "test")]
+    assert [(group.text.name, group.text.split) for group in groups(found)] == [
+        ("python-stdlib", "test"),
+        ("another", "test"),
+    ]
 
 
 def other_text(**changes):
     """Two runs of one model each; the second one's text differs in these fields of its corpus."""
-    first = made.quickstart(models=(made.model("a"),), comparisons=(), corpus=(made.corpus(source="5" * 64),))
+    first = made.quickstart(
+        models=(made.model("a"),), comparisons=(), corpus=(made.corpus(source="5" * 64),)
+    )
     evaluated = made.evaluation(1.2).model_copy(update={"corpus": "other"})
     corpus = made.corpus(**{"fingerprint": "other", "source": "5" * 64, **changes})
-    return first, made.quickstart(models=(made.model("a", evaluate=evaluated),), comparisons=(), corpus=(corpus,))
+    return first, made.quickstart(
+        models=(made.model("a", evaluate=evaluated),), comparisons=(), corpus=(corpus,)
+    )
 
 
 def test_texts_are_the_same_by_content_whatever_they_are_called():
@@ -91,14 +118,20 @@ def test_texts_are_the_same_by_content_whatever_they_are_called():
     assert len(groups(found)) == 1 and contrast(*found) is not None
     found = entries(other_text(source="6" * 64))
     assert contrast(*found) is None
-    assert [group.text.name for group in groups(found)] == ["python-stdlib (55555555)", "python-stdlib (66666666)"]
+    assert [group.text.name for group in groups(found)] == [
+        "python-stdlib (55555555)",
+        "python-stdlib (66666666)",
+    ]
     said = [each.title for each in across(other_text(source="6" * 64))]
     assert "Different texts are called python-stdlib." in said
 
 
 def test_summaries_without_a_source_tell_texts_by_name_and_sizes():
     old = made.corpus().splits
-    for splits, count in ((old, 1), ({**old, "test": old["test"].model_copy(update={"bytes": 5})}, 2)):
+    for splits, count in (
+        (old, 1),
+        ({**old, "test": old["test"].model_copy(update={"bytes": 5})}, 2),
+    ):
         runs = other_text(source=None, splits=splits)
         runs = (runs[0].model_copy(update={"corpus": (made.corpus(),)}), runs[1])
         assert len(groups(entries(runs))) == count
@@ -109,16 +142,24 @@ def test_a_lossy_tokenizer_can_lose_but_not_win_by_bits_per_byte():
     lossy = {**splits, "test": splits["test"].model_copy(update={"lost": 7})}
     found = entries(other_text(tokenizer="word (900)", splits=lossy))
     gap = contrast(*found)
-    assert gap and gap.high > gap.low > 0 and gap.verdict == "undecided" and "too good" in change(gap)
+    assert (
+        gap and gap.high > gap.low > 0 and gap.verdict == "undecided" and "too good" in change(gap)
+    )
     (group,) = groups(found)
     assert len(leaders(group.sound)) == 2
     assert group.flattered == {f"{name}, word (900)" for name in ("unigram", "bigram", "kn5")}
     turned = entries(
-        other_text(tokenizer="word (900)", splits=splits | {"test": splits["test"].model_copy(update={"lost": 0})})
+        other_text(
+            tokenizer="word (900)",
+            splits=splits | {"test": splits["test"].model_copy(update={"lost": 0})},
+        )
     )
     assert contrast(*turned).verdict == "worse"
     said = across(other_text(tokenizer="word (900)", splits=lossy))
-    assert any("do not give the text back" in each.title and "7 lines of the test split" in each.text for each in said)
+    assert any(
+        "do not give the text back" in each.title and "7 lines of the test split" in each.text
+        for each in said
+    )
 
 
 def test_what_many_comparisons_explain_is_undecided_and_says_so():
@@ -136,8 +177,8 @@ def test_leaders_are_what_cannot_be_told_from_the_best():
     assert [each.label for each in leaders(group.sound)] == ["student-compute", "int8"]
 
 
-# Generation speeds of a quickstart on a busy machine: median, least and most of five runs. The fastest
-# model had one slow run, so that its interval reaches below the slowest ones.
+# Generation speeds of a quickstart on a busy machine: median, least and most of five runs. The
+# fastest model had one slow run, so that its interval reaches below the slowest ones.
 NOISY = {
     "student": (2_355, 1_047, 2_453),
     "student-alone": (2_301, 2_180, 2_390),
@@ -185,10 +226,16 @@ def test_where_every_speed_is_noisy_nothing_is_called_faster():
 
 @pytest.mark.parametrize(
     ("first", "second", "verdict"),
-    [((5, 4, 6), (8, 7, 9), "worse"), ((8, 7, 9), (5, 4, 6), "better"), ((5, 4, 6), (6, 5, 7), "undecided")],
+    [
+        ((5, 4, 6), (8, 7, 9), "worse"),
+        ((8, 7, 9), (5, 4, 6), "better"),
+        ((5, 4, 6), (6, 5, 7), "undecided"),
+    ],
 )
 def test_a_quantity_is_decided_by_intervals_that_lie_apart(first, second, verdict):
-    one, other = (Metric(*numbers[:1], "tokens/s", "higher", 5, *numbers[1:]) for numbers in (first, second))
+    one, other = (
+        Metric(*numbers[:1], "tokens/s", "higher", 5, *numbers[1:]) for numbers in (first, second)
+    )
     assert decide(one, other) == verdict
     opposite = {"better": "worse", "worse": "better", "undecided": "undecided"}
     less = [Metric(m.value, "ms", "lower", 5, m.low, m.high) for m in (one, other)]
@@ -205,7 +252,9 @@ def test_the_front_leaves_out_what_is_dearer_and_no_better():
 
 def test_the_strongest_floor_is_judged_by_the_interval_of_the_best():
     def verdict(bits):
-        (group,) = groups(entries([made.quickstart(models=(made.model("a", bits),), comparisons=())]))
+        (group,) = groups(
+            entries([made.quickstart(models=(made.model("a", bits),), comparisons=())])
+        )
         return strongest_floor(group).verdict
 
     assert [verdict(bits) for bits in (1.80, 1.86, 1.90)] == ["better", "undecided", "worse"]
@@ -213,7 +262,9 @@ def test_the_strongest_floor_is_judged_by_the_interval_of_the_best():
 
 def test_standing():
     failing = made.audit(1.2, causality="logits change with the future")
-    sensitivity = AuditCheck(name="initial_token_sensitivity", measured=0.01, bound=0.2, verdict="fail")
+    sensitivity = AuditCheck(
+        name="initial_token_sensitivity", measured=0.01, bound=0.2, verdict="fail"
+    )
     overlap = AuditCheck(name="train_overlap", measured=0.7, bound=0.5, verdict="fail")
     sound = made.audit(1.9)
     models = (
@@ -221,8 +272,16 @@ def test_standing():
         made.model("above", 2.95),
         made.model("endless", math.inf),
         made.model("leaky", 1.2, audit=failing),
-        made.model("dull", audit=sound.model_copy(update={"checks": (*sound.checks, sensitivity), "passed": False})),
-        made.model("overlapping", audit=sound.model_copy(update={"checks": (*sound.checks, overlap), "passed": False})),
+        made.model(
+            "dull",
+            audit=sound.model_copy(
+                update={"checks": (*sound.checks, sensitivity), "passed": False}
+            ),
+        ),
+        made.model(
+            "overlapping",
+            audit=sound.model_copy(update={"checks": (*sound.checks, overlap), "passed": False}),
+        ),
         made.model("unmeasured", evaluate=None, audit=None),
     )
     found = entries([made.quickstart(models=models, comparisons=())])
@@ -240,9 +299,13 @@ def test_standing():
 
 def test_what_had_no_time_to_learn_is_too_short_and_not_collapsed():
     bad, falling = made.model("bad", 2.95), made.model("falling", 2.95)
-    few = bad.model_copy(update={"name": "few", "training": made.training(bad, steps=38, seconds=22.0)})
+    few = bad.model_copy(
+        update={"name": "few", "training": made.training(bad, steps=38, seconds=22.0)}
+    )
     losses = [each._replace(nll=9.0 - place) for place, each in enumerate(falling.curve.validation)]
-    falling = falling.model_copy(update={"curve": falling.curve.model_copy(update={"validation": tuple(losses)})})
+    falling = falling.model_copy(
+        update={"curve": falling.curve.model_copy(update={"validation": tuple(losses)})}
+    )
     summary = made.quickstart(models=(bad, few, falling), comparisons=())
     assert [each.standing for each in entries([summary])] == ["collapsed", "too short", "too short"]
     said = " ".join(plain(findings(summary)))

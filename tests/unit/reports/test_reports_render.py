@@ -57,7 +57,9 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside(html):
     checker = Checker(html)
     assert len(checker.ids) == len(set(checker.ids))
     for reference in checker.references:
-        assert reference == "data:," or (reference.startswith("#") and reference[1:] in checker.ids), reference
+        assert reference == "data:," or (
+            reference.startswith("#") and reference[1:] in checker.ids
+        ), reference
     assert not re.search(r"https?://|@import|url\((?!#)|<script", html)
     assert "default-src 'none'" in html
 
@@ -65,7 +67,10 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside(html):
 def test_the_headline_comes_first_and_every_part_is_there(html):
     text = " ".join(" ".join(Checker(html).text).split())
     advice = text.index("Take int8 : 1.7 MB, 1.514 bits/byte, 402 tokens/s")
-    paid, found = text.index("What paid and what did not"), text.index("Distillation did not pay here")
+    paid, found = (
+        text.index("What paid and what did not"),
+        text.index("Distillation did not pay here"),
+    )
     assert advice < paid < found < text.index("The models")
     for part in (
         "What quality costs",
@@ -88,10 +93,14 @@ def test_the_headline_comes_first_and_every_part_is_there(html):
 def test_everything_from_outside_is_escaped_and_made_visible():
     evil = "<script>alert(1)</script>&amp;\x00\x1b[2J\u202egpj.exe"
     models = made.quickstart_models()
-    models[0] = models[0].model_copy(update={"samples": (Sample(prompt=evil, text=evil),), "role": evil, "config_line": evil})
+    models[0] = models[0].model_copy(
+        update={"samples": (Sample(prompt=evil, text=evil),), "role": evil, "config_line": evil}
+    )
     audit = made.audit(1.9, causality=evil)
     models.append(made.model(evil, audit=audit))
-    html = page.render([made.quickstart(models=tuple(models), command=evil, corpus=(made.corpus(name=evil),))])
+    html = page.render(
+        [made.quickstart(models=tuple(models), command=evil, corpus=(made.corpus(name=evil),))]
+    )
     assert "<script" not in html
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
     shown = "<script>alert(1)</script>&amp;\\x00\\x1b[2J\\u202egpj.exe"
@@ -101,15 +110,35 @@ def test_everything_from_outside_is_escaped_and_made_visible():
 def test_what_is_visible_stays():
     text = 'def f():\n\treturn "\u00e9\u4e2d \U0001f469\u200d\U0001f4bb"'
     assert visible(text) == text
-    assert visible("a\r\nb\rc\x7f\x85\u2066\ufeff\ufffe") == "a\nb\\x0dc\\x7f\\x85\\u2066\\ufeff\\ufffe"
+    assert (
+        visible("a\r\nb\rc\x7f\x85\u2066\ufeff\ufffe")
+        == "a\nb\\x0dc\\x7f\\x85\\u2066\\ufeff\\ufffe"
+    )
 
 
 def test_missing_parts_leave_no_holes():
-    bare = made.model("only", evaluate=None, bench=None, audit=None, training=None, curve=None, samples=(), disk_bytes=None)
-    html = page.render([made.quickstart(models=(bare,), comparisons=(), budget=(), stages=(), corpus=())])
+    bare = made.model(
+        "only",
+        evaluate=None,
+        bench=None,
+        audit=None,
+        training=None,
+        curve=None,
+        samples=(),
+        disk_bytes=None,
+    )
+    html = page.render(
+        [made.quickstart(models=(bare,), comparisons=(), budget=(), stages=(), corpus=())]
+    )
     text = " ".join(Checker(html).text)
     assert "Nothing was measured in this run." in text
-    for absent in ("What quality costs", "How they learned", "What they write", "The audit", "Budget"):
+    for absent in (
+        "What quality costs",
+        "How they learned",
+        "What they write",
+        "The audit",
+        "Budget",
+    ):
         assert absent not in text
     assert 'href="#costs"' not in html
 
@@ -117,7 +146,12 @@ def test_missing_parts_leave_no_holes():
 def test_write_leaves_three_files(tmp_path):
     folder = made.write(tmp_path)
     assert page.write(folder) == folder / "report.html"
-    assert sorted(each.name for each in folder.iterdir()) == ["report.html", "summary.json", "table.csv", "table.md"]
+    assert sorted(each.name for each in folder.iterdir()) == [
+        "report.html",
+        "summary.json",
+        "table.csv",
+        "table.md",
+    ]
     before = (folder / "report.html").read_text()
     page.write(folder)
     assert (folder / "report.html").read_text() == before, "the same run gives another page"
@@ -149,7 +183,10 @@ def test_a_single_run_is_reported_where_one_wants(tmp_path):
     assert api.report(run, out=tmp_path / "page.html", session=session) == tmp_path / "page.html"
     assert "<html" in (tmp_path / "page.html").read_text()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["page.html", "runs"]
-    assert api.report(run, out=tmp_path / "folder", session=session) == tmp_path / "folder" / "report.html"
+    assert (
+        api.report(run, out=tmp_path / "folder", session=session)
+        == tmp_path / "folder" / "report.html"
+    )
     (tmp_path / "old.html").mkdir()
     with pytest.raises(RequestError, match="is a folder"):
         api.report(run, out=tmp_path / "old.html", session=session)
@@ -159,14 +196,19 @@ def test_several_runs_have_a_folder_and_studies_none_together(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     runs = [made.write(tmp_path / "runs"), made.write(tmp_path / "runs", name="other")]
     session = Session(runs=tmp_path / "runs")
-    assert api.report("quickstart", "other", session=session).resolve() == tmp_path / "report" / "report.html"
+    assert (
+        api.report("quickstart", "other", session=session).resolve()
+        == tmp_path / "report" / "report.html"
+    )
     (tmp_path / "runs" / "grid").mkdir()
     (tmp_path / "runs" / "grid" / "study.json").write_text("{}")
     with pytest.raises(RequestError, match=r"grid: a study has a page of its own"):
         api.report(runs[0], "grid", session=session)
 
 
-def test_a_run_is_found_by_its_name_whatever_it_ends_in_and_whatever_lies_around(tmp_path, monkeypatch):
+def test_a_run_is_found_by_its_name_whatever_it_ends_in_and_whatever_lies_around(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     session = Session(runs=tmp_path / "runs")
     for name in ("x.html", "table.htm"):
@@ -180,8 +222,16 @@ def test_a_run_is_found_by_its_name_whatever_it_ends_in_and_whatever_lies_around
 
 
 def test_importing_the_report_is_quick():
-    code = "import sys, flyweight.reports.pages.run; print([m for m in ('torch', 'matplotlib', 'jinja2', 'rich') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, flyweight.reports.pages.run; print([m for m in ('torch', 'matplotlib', "
+        "'jinja2', 'rich') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_a_page_sorts_its_models_once(monkeypatch):
@@ -198,7 +248,9 @@ def test_a_page_sorts_its_models_once(monkeypatch):
 
 
 def test_the_best_three_write_openly_and_the_rest_is_folded(html):
-    opened, folded = html[html.index('id="samples"') : html.index('id="audit"')].split("<details>", 1)
+    opened, folded = html[html.index('id="samples"') : html.index('id="audit"')].split(
+        "<details>", 1
+    )
     for label in ("student-compute", "int8", "nf4"):
         assert f"</span>{label}</h4>" in opened
     for label in ("teacher", "student", "student-alone"):
@@ -215,10 +267,19 @@ def test_learning_is_one_figure_with_a_switch_and_columns_are_explained(html):
 
 def test_documents_that_were_left_out_stand_on_the_page():
     left_out = ("notes/bad.md: not UTF-8 at byte 7", "notes/\x1b[31m.md: empty")
-    text = " ".join(page.render([made.quickstart(corpus=(made.corpus(skipped=5, left_out=left_out),))]).split())
-    assert "5 documents were left out:" in text and "<li>notes/bad.md: not UTF-8 at byte 7</li>" in text
+    text = " ".join(
+        page.render([made.quickstart(corpus=(made.corpus(skipped=5, left_out=left_out),))]).split()
+    )
+    assert (
+        "5 documents were left out:" in text
+        and "<li>notes/bad.md: not UTF-8 at byte 7</li>" in text
+    )
     assert "and 3 more" in text and "\x1b" not in text
-    one = " ".join(page.render([made.quickstart(corpus=(made.corpus(skipped=1, left_out=left_out[:1]),))]).split())
+    one = " ".join(
+        page.render(
+            [made.quickstart(corpus=(made.corpus(skipped=1, left_out=left_out[:1]),))]
+        ).split()
+    )
     assert "1 document was left out:" in one and "more</li>" not in one
 
 
@@ -226,6 +287,12 @@ def test_what_stands_in_the_training_text_is_told_in_its_own_unit():
     def said(**changes):
         return " ".join(page.render([made.quickstart(corpus=(made.corpus(**changes),))]).split())
 
-    assert "8.1 % of the validation lines and 9.3 % of the test lines also stand in the training text." in said()
+    assert (
+        "8.1 % of the validation lines and 9.3 % of the test lines also stand in the training text."
+        in said()
+    )
     pieces = said(overlap_unit="pieces", overlap={"test": 0.5})
-    assert "50 % of the test text also stands in the training text, in pieces of 50 characters." in pieces
+    assert (
+        "50 % of the test text also stands in the training text, in pieces of 50 characters."
+        in pieces
+    )

@@ -22,7 +22,12 @@ NOISY = [0.5, 3.0, 1.4]
 
 @pytest.mark.parametrize(
     ("a", "b", "verdict"),
-    [(LOW, HIGH, "confirmed"), (HIGH, LOW, "refuted"), (LOW, NOISY, "undecided"), (LOW, LOW, "undecided")],
+    [
+        (LOW, HIGH, "confirmed"),
+        (HIGH, LOW, "refuted"),
+        (LOW, NOISY, "undecided"),
+        (LOW, LOW, "undecided"),
+    ],
 )
 def test_one_comparison(a, b, verdict):
     found = judge(finding(), [cell("a", a), cell("b", b)], "nll")
@@ -32,13 +37,18 @@ def test_one_comparison(a, b, verdict):
 
 def test_the_test_is_paired_over_seeds():
     shift = [0.0, 1.0, 5.0]  # seeds differ far more than the models do
-    a, b = [1.0 + s for s in shift], [1.1 + s + e for s, e in zip(shift, (0.01, -0.01, 0.0), strict=True)]
+    a, b = (
+        [1.0 + s for s in shift],
+        [1.1 + s + e for s, e in zip(shift, (0.01, -0.01, 0.0), strict=True)],
+    )
     contest = judge(finding(), [cell("a", a), cell("b", b)], "nll").contests[0]
     assert contest.difference == pytest.approx(-0.1)
     assert contest.verdict == "confirmed"
     # t = 0.1 / (0.01 / sqrt(3)) = 17.32 with 2 degrees of freedom
     assert contest.p == pytest.approx(0.003317, rel=1e-3)
-    assert contest.high - contest.difference == pytest.approx(4.30265 * 0.01 / math.sqrt(3), rel=1e-4)
+    assert contest.high - contest.difference == pytest.approx(
+        4.30265 * 0.01 / math.sqrt(3), rel=1e-4
+    )
 
 
 def test_two_seeds_decide_nothing():
@@ -57,7 +67,11 @@ def test_a_collapsed_side_decides_nothing():
 
 def test_validation_chooses_who_speaks_and_test_decides():
     # The first of `a` is best on validation and worst on test.
-    cells = [cell("a-1", HIGH, validation=0.1), cell("a-2", LOW, validation=5.0), cell("b", NOISY, validation=1.0)]
+    cells = [
+        cell("a-1", HIGH, validation=0.1),
+        cell("a-2", LOW, validation=5.0),
+        cell("b", NOISY, validation=1.0),
+    ]
     cells += [cell("b-2", [1.5, 1.51, 1.52], validation=0.5)]
     found = judge(finding("a-*", "b*"), cells, "nll")
     assert found.contests[0].below.startswith("a-1")
@@ -66,16 +80,27 @@ def test_validation_chooses_who_speaks_and_test_decides():
 
 
 def blind(made):
-    return made.model_copy(update={"runs": tuple(run.model_copy(update={"validation": None}) for run in made.runs)})
+    return made.model_copy(
+        update={"runs": tuple(run.model_copy(update={"validation": None}) for run in made.runs)}
+    )
 
 
 def test_without_validation_nobody_is_chosen():
     several = [blind(cell("a-1", LOW)), blind(cell("a-2", HIGH))]
     (contest,) = judge(finding("a-*", "b"), [*several, blind(cell("b", NOISY))], "nll").contests
-    assert (contest.verdict, contest.difference, contest.why) == ("undecided", None, "no validation to choose by")
-    (contest,) = judge(finding("a-*", "b", compare="equal_flops"), [*several, cell("b", NOISY)], "nll").contests
+    assert (contest.verdict, contest.difference, contest.why) == (
+        "undecided",
+        None,
+        "no validation to choose by",
+    )
+    (contest,) = judge(
+        finding("a-*", "b", compare="equal_flops"), [*several, cell("b", NOISY)], "nll"
+    ).contests
     assert contest.why == "no validation to choose by"
-    assert judge(finding(), [blind(cell("a", LOW)), blind(cell("b", HIGH))], "nll").verdict == "confirmed"  # nothing to choose
+    assert (
+        judge(finding(), [blind(cell("a", LOW)), blind(cell("b", HIGH))], "nll").verdict
+        == "confirmed"
+    )  # nothing to choose
 
 
 @pytest.mark.parametrize(
@@ -92,12 +117,19 @@ def test_several_conditions(second, holds, verdict):
     cells = [cell("a", LOW), cell("b", HIGH)]
     cells += [cell("a", second[0], data="other"), cell("b", second[1], data="other")]
     found = judge(finding(holds=holds), cells, "nll")
-    assert [contest.where for contest in found.contests] == ["text, context 64, b", "other, context 64, b"]
+    assert [contest.where for contest in found.contests] == [
+        "text, context 64, b",
+        "other, context 64, b",
+    ]
     assert found.verdict == verdict
 
 
 def test_somewhere_falls_only_where_every_condition_is_against_it():
-    cells = [each for data in ("x", "y") for each in (cell("a", HIGH, data=data), cell("b", LOW, data=data))]
+    cells = [
+        each
+        for data in ("x", "y")
+        for each in (cell("a", HIGH, data=data), cell("b", LOW, data=data))
+    ]
     assert judge(finding(holds="somewhere"), cells, "nll").verdict == "refuted"
 
 
@@ -109,7 +141,10 @@ def test_one_of_many_conditions_is_corrected_for_their_number():
     cells = [
         each
         for place in range(20)
-        for each in (cell("a", [1, 1.1, 0.9], data=f"{place}"), cell("b", [1, 1, 1], data=f"{place}"))
+        for each in (
+            cell("a", [1, 1.1, 0.9], data=f"{place}"),
+            cell("b", [1, 1, 1], data=f"{place}"),
+        )
     ]
     cells += [cell("a", strong, data="last"), cell("b", [1.0] * 3, data="last")]
     assert judge(finding(holds="somewhere"), cells, "nll").verdict == "undecided"
@@ -121,7 +156,10 @@ def test_false_alarms_are_as_rare_as_the_level():
     def noise():
         return [draw.gauss(1, 0.1) for _ in range(4)]
 
-    verdicts = [judge(finding(), [cell("a", noise()), cell("b", noise())], "nll").verdict for _ in range(1000)]
+    verdicts = [
+        judge(finding(), [cell("a", noise()), cell("b", noise())], "nll").verdict
+        for _ in range(1000)
+    ]
     assert 0.03 < 1 - verdicts.count("undecided") / 1000 < 0.07
 
 
@@ -142,25 +180,44 @@ def test_a_field_is_an_axis_where_both_sides_have_it_and_free_elsewhere():
     assert len(free.contests) == 1
     assert free.contests[0].below.startswith("a {'position': 'rope'}")
     sides = finding({"fields": {"position": "rope"}}, {"fields": {"position": "learned"}})
-    assert [contest.where.split(", ")[1] for contest in judge(sides, cells, "nll").contests] == ["a", "b"]
+    assert [contest.where.split(", ")[1] for contest in judge(sides, cells, "nll").contests] == [
+        "a",
+        "b",
+    ]
 
 
 def test_nobody_is_dropped_from_a_claim():
     rope, learned = {"position": "rope"}, {"position": "learned"}
-    cells = [cell(model, values, fields=fields) for model, values in (("a", LOW), ("b", HIGH)) for fields in (rope, learned)]
-    (contest,) = judge(finding("*", "b"), [*cells, cell("c", NOISY, validation=0.1)], "nll").contests
+    cells = [
+        cell(model, values, fields=fields)
+        for model, values in (("a", LOW), ("b", HIGH))
+        for fields in (rope, learned)
+    ]
+    (contest,) = judge(
+        finding("*", "b"), [*cells, cell("c", NOISY, validation=0.1)], "nll"
+    ).contests
     assert contest.below.startswith("c")  # it has no such field, and validation prefers it
-    found = judge(finding(), [cell("a", HIGH, budget="long"), cell("a", LOW), cell("b", HIGH)], "nll")
-    assert [contest.why for contest in found.contests] == ["only below has cells there, above has none", ""]
+    found = judge(
+        finding(), [cell("a", HIGH, budget="long"), cell("a", LOW), cell("b", HIGH)], "nll"
+    )
+    assert [contest.why for contest in found.contests] == [
+        "only below has cells there, above has none",
+        "",
+    ]
     assert found.method.endswith("1 could not be tested.")
 
 
 def test_perplexities_are_compared_by_their_logarithms():
     cells = [cell("a", [1.0, 2.0, 6.0]), cell("b", [1.1, 2.11, 6.1])]
     plain, logs = judge(finding(), cells, "nll"), judge(finding(metric="perplexity"), cells, "nll")
-    assert (logs.verdict, logs.contests[0].p) == ("confirmed", pytest.approx(plain.contests[0].p, rel=1e-6))
+    assert (logs.verdict, logs.contests[0].p) == (
+        "confirmed",
+        pytest.approx(plain.contests[0].p, rel=1e-6),
+    )
     assert "by logarithms" in logs.method
-    assert judge(finding(metric="perplexity", factor=0.95), cells, "nll").verdict == "confirmed"  # exp(-0.1) is 0.905
+    assert (
+        judge(finding(metric="perplexity", factor=0.95), cells, "nll").verdict == "confirmed"
+    )  # exp(-0.1) is 0.905
     assert judge(finding(metric="perplexity", factor=0.85), cells, "nll").verdict == "refuted"
 
 
@@ -172,7 +229,9 @@ def test_a_factor_asks_for_more():
 
 
 def curve(model, points, **more):
-    return [cell(model, [v, v + 0.01, v - 0.01], flops=f, budget=f"{f:g}", **more) for f, v in points]
+    return [
+        cell(model, [v, v + 0.01, v - 0.01], flops=f, budget=f"{f:g}", **more) for f, v in points
+    ]
 
 
 def test_equal_flops_are_interpolated_in_their_logarithm():
@@ -210,11 +269,22 @@ def test_equal_flops_at_three_points_at_most_and_never_outside_a_curve():
 
 
 def test_selection():
-    cells = [cell("mlp-128", LOW), cell("mlp-256", LOW, budget="c"), cell("attention-1", LOW, fields={"x.y": "{kind: rope}"})]
-    group = finding({"model": "mlp-*"}, {"model": "attention-1", "fields": {"x.y": {"kind": "rope"}}})
+    cells = [
+        cell("mlp-128", LOW),
+        cell("mlp-256", LOW, budget="c"),
+        cell("attention-1", LOW, fields={"x.y": "{kind: rope}"}),
+    ]
+    group = finding(
+        {"model": "mlp-*"}, {"model": "attention-1", "fields": {"x.y": {"kind": "rope"}}}
+    )
     assert [each.model for each in select(group.below, cells)] == ["mlp-128", "mlp-256"]
     assert [each.model for each in select(group.above, cells)] == ["attention-1"]
-    assert (written(True), written(None), written(0.5), written([1, "a"])) == ("true", "null", "0.5", "[1, a]")
+    assert (written(True), written(None), written(0.5), written([1, "a"])) == (
+        "true",
+        "null",
+        "0.5",
+        "[1, a]",
+    )
 
 
 def test_spreads():
@@ -254,7 +324,10 @@ def test_the_table_shows_what_collapsed_and_no_mean_of_it(study):
 
 def test_the_front_is_of_the_metric_against_flops(study):
     (table,) = study_tables.tables(study)
-    assert {name.split(",")[0] + name.split(",")[-1] for name in table.front} == {"a-1  1e+11", "b-1  1e+12"}
+    assert {name.split(",")[0] + name.split(",")[-1] for name in table.front} == {
+        "a-1  1e+11",
+        "b-1  1e+12",
+    }
 
 
 def test_csv_has_every_run_and_every_mean(study):
@@ -275,7 +348,10 @@ def test_figures_and_page(study, tmp_path):
     assert not re.search(r'(src|href)="http', page)
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    assert {path.name for path in tmp_path.glob("*.svg")} == {"text-flops.svg", "text-parameters.svg"}
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "text-flops.svg",
+        "text-parameters.svg",
+    }
     alone = (tmp_path / "text-flops.svg").read_text()
     assert alone.startswith("<svg")
     assert "--series-0: #" in alone
@@ -285,8 +361,16 @@ def test_figures_and_page(study, tmp_path):
 def test_the_page_names_the_difference_that_it_prints(study, tmp_path):
     cells = [cell("a", [0.95, 0.951, 0.949]), cell("b", [1.0, 1.0, 1.0])]
     summary(cells, findings=(judge(finding(factor=0.9), cells, "nll"),)).write(tmp_path)
-    assert re.search(r"minus 0\.9 times b [^:]*: \+0\.0500 ", study_page.write(tmp_path).read_text())
-    assert (judge(finding(), [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)], "nll").contests[0].p) >= 0
+    assert re.search(
+        r"minus 0\.9 times b [^:]*: \+0\.0500 ", study_page.write(tmp_path).read_text()
+    )
+    assert (
+        judge(
+            finding(), [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)], "nll"
+        )
+        .contests[0]
+        .p
+    ) >= 0
 
 
 def test_a_claim_about_nobody_opens_nothing(study, tmp_path):
@@ -307,7 +391,15 @@ def test_no_figure_of_an_earlier_result_stays(study, tmp_path):
 
 
 def diverged(made, *seeds):
-    gone = {"id": None, "standing": "collapsed", "why": "diverged", "metrics": {}, "validation": None, "flops": 0, "seconds": 0}
+    gone = {
+        "id": None,
+        "standing": "collapsed",
+        "why": "diverged",
+        "metrics": {},
+        "validation": None,
+        "flops": 0,
+        "seconds": 0,
+    }
     runs = tuple(run.model_copy(update=gone) if run.seed in seeds else run for run in made.runs)
     return made.model_copy(update={"runs": runs})
 
@@ -318,13 +410,17 @@ def test_what_diverged_has_its_lines_and_counts_in_no_mean():
     made = summary([cell("a-1", LOW), some, every])
     lines = list(csv.DictReader(io.StringIO(study_tables.long_csv(made))))
     lost = [line for line in lines if line["model"] in ("b-1", "c") and not line["value"]]
-    assert [(line["model"], line["seed"], line["metric"]) for line in lost if line["metric"] == "nll"] == [
+    assert [
+        (line["model"], line["seed"], line["metric"]) for line in lost if line["metric"] == "nll"
+    ] == [
         ("b-1", "1", "nll"),
         ("c", "0", "nll"),
         ("c", "1", "nll"),
         ("c", "2", "nll"),
     ]
-    assert {(line["flops"], line["standing"], line["n"]) for line in lost} == {("", "collapsed", "0")}
+    assert {(line["flops"], line["standing"], line["n"]) for line in lost} == {
+        ("", "collapsed", "0")
+    }
     row = next(line for line in study_tables.markdown(made).splitlines() if line.startswith("| c "))
     assert " 0 " not in row
 

@@ -38,7 +38,9 @@ def test_a_narrow_terminal_drops_the_least_important_and_says_so(width):
     assert "bits/byte" in text.splitlines()[0]
     assert "1.511" in text
     flat = " ".join(text.split())
-    assert "Not shown at this width:" in flat and "time" in flat.split("Not shown at this width:")[1]
+    assert (
+        "Not shown at this width:" in flat and "time" in flat.split("Not shown at this width:")[1]
+    )
     if width == 80:
         assert "audit" in text.splitlines()[0]
 
@@ -51,7 +53,11 @@ def test_names_are_never_cut():
 
 
 def test_unsound_models_are_marked():
-    text = drawn(100, models=(made.model("bad", 5.0, audit=made.audit(5.0, below_unigram_floor="no")),), comparisons=())
+    text = drawn(
+        100,
+        models=(made.model("bad", 5.0, audit=made.audit(5.0, below_unigram_floor="no")),),
+        comparisons=(),
+    )
     assert "collapsed" in text and "1 fail" in text
 
 
@@ -59,13 +65,22 @@ def test_what_is_best_is_bold_with_what_cannot_be_told_from_it():
     best = tables.table(group()).best
     assert {label for label, key in best if key == "bits_per_byte"} == {"student-compute"}
     assert {label for label, key in best if key == "disk_bytes"} == {"nf4"}
-    assert {label for label, key in best if key == "decode_tokens_per_s"} == {"student", "student-alone", "student-compute"}
-    tied = tables.table(group(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))).best
+    assert {label for label, key in best if key == "decode_tokens_per_s"} == {
+        "student",
+        "student-alone",
+        "student-compute",
+    }
+    tied = tables.table(
+        group(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
+    ).best
     assert {label for label, key in tied if key == "bits_per_byte"} == {"student-compute", "int8"}
 
 
 def test_unsound_models_are_never_best():
-    models = (*made.quickstart_models(), made.model("leaky", 0.5, audit=made.audit(0.5, causality="no"), disk_bytes=10))
+    models = (
+        *made.quickstart_models(),
+        made.model("leaky", 0.5, audit=made.audit(0.5, causality="no"), disk_bytes=10),
+    )
     assert not any(label == "leaky" for label, _ in tables.table(group(models=models)).best)
 
 
@@ -101,12 +116,21 @@ def test_csv_is_long_and_complete():
         "model",
         "ok",
     )
-    assert (one["run"], one["seed"], one["processor"], one["torch"]) == ("quickstart", "0", "AMD EPYC 7B13", "2.13.0+cpu")
+    assert (one["run"], one["seed"], one["processor"], one["torch"]) == (
+        "quickstart",
+        "0",
+        "AMD EPYC 7B13",
+        "2.13.0+cpu",
+    )
     assert float(cells["nf4", "training_flops"]["value"]) == 0
     assert float(cells["nf4", "training_total_flops"]["value"]) == 2.12e14
     assert cells["kn5", "perplexity"]["kind"] == "floor"
-    assert {"nll", "word_perplexity", "prefill_tokens_per_s", "weight_bytes"} <= {row["metric"] for row in rows}
-    low, value, high = (float(cells["teacher", "bits_per_byte"][key]) for key in ("low", "value", "high"))
+    assert {"nll", "word_perplexity", "prefill_tokens_per_s", "weight_bytes"} <= {
+        row["metric"] for row in rows
+    }
+    low, value, high = (
+        float(cells["teacher", "bits_per_byte"][key]) for key in ("low", "value", "high")
+    )
     assert low < value < high
 
 
@@ -116,7 +140,9 @@ def test_the_legend_explains_a_sigma_only_where_one_stands():
     assert sigma not in tables.markdown(plain)
     assert sigma in tables.markdown(group())
     shown = tables.terminal(group(), 60)
-    assert "FLOPs" not in [column.header for column in shown.columns] and sigma not in str(shown.caption)
+    assert "FLOPs" not in [column.header for column in shown.columns] and sigma not in str(
+        shown.caption
+    )
 
 
 def test_the_legend_is_plain_text():

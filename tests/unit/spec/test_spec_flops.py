@@ -12,13 +12,22 @@ from flyweight.spec import flops
 
 
 def config(**fields: Any) -> ModelConfig:
-    return ModelConfig.model_validate({"vocab_size": 50, "context": 16, "dim": 24, "layers": 3, **fields})
+    return ModelConfig.model_validate(
+        {"vocab_size": 50, "context": 16, "dim": 24, "layers": 3, **fields}
+    )
 
 
 def test_parts_of_a_small_model_by_hand() -> None:
     found = flops.parameters(
         config(
-            attention={"heads": 4, "kv_heads": 2, "bias": True, "out_bias": False, "gain": True, "qk_norm": True},
+            attention={
+                "heads": 4,
+                "kv_heads": 2,
+                "bias": True,
+                "out_bias": False,
+                "gain": True,
+                "qk_norm": True,
+            },
             position="learned",
             mlp={"kind": "gelu", "hidden": 10, "bias": True},
             norm="layernorm",
@@ -57,7 +66,9 @@ def test_frozen_weights_save_their_gradients_product() -> None:
     dense, packed = config(), config(linears={"*": "int8"})
     attention = 3 * 4 * 24 * 9 * 9
     assert flops.forward_flops(packed, 9) == flops.forward_flops(dense, 9)
-    assert flops.training_flops(packed, 9) - 3 * attention == 2 * (flops.forward_flops(dense, 9) - attention)
+    assert flops.training_flops(packed, 9) - 3 * attention == 2 * (
+        flops.forward_flops(dense, 9) - attention
+    )
 
 
 def test_adamw_by_hand() -> None:
@@ -72,7 +83,9 @@ def test_adamw_by_hand() -> None:
 def test_muon_products_are_those_of_torchs_own_step() -> None:
     model = config(attention={"heads": 4, "kv_heads": 2}, mlp={"kind": "relu2", "hidden": 40})
     built = Decoder(model)
-    matrices = [p for name, p in built.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    matrices = [
+        p for name, p in built.named_parameters() if name.startswith("blocks.") and p.ndim == 2
+    ]
     for parameter in matrices:
         parameter.grad = torch.ones_like(parameter)
     with FlopCounterMode(display=False) as counter:
@@ -87,7 +100,11 @@ def test_muon_products_are_those_of_torchs_own_step() -> None:
 def test_the_optimizer_does_nothing_to_packed_weights() -> None:
     packed = config(linears={"*": "nf4"})
     norms = flops.parameters(packed).by_part["norms"]
-    assert flops.optimizer_flops(packed, Muon()) == flops.optimizer_flops(packed, AdamW()) == 13 * norms
+    assert (
+        flops.optimizer_flops(packed, Muon())
+        == flops.optimizer_flops(packed, AdamW())
+        == 13 * norms
+    )
 
 
 def test_cache_bytes_are_those_of_a_cache() -> None:
@@ -99,11 +116,16 @@ def test_cache_bytes_are_those_of_a_cache() -> None:
 def test_weight_bytes_follow_the_dtype() -> None:
     for linears in ({}, {"blocks.*": {"kind": "nf4", "block": 10}, "*": "int8"}):
         built = Decoder(config(linears=linears)).bfloat16()
-        assert flops.weight_bytes(built.config, 2) == sum(tensor.nbytes for tensor in built.state_dict().values())
+        assert flops.weight_bytes(built.config, 2) == sum(
+            tensor.nbytes for tensor in built.state_dict().values()
+        )
 
 
 def test_costing_imports_no_torch() -> None:
-    code = "import sys, flyweight.spec.flops, flyweight.config.catalogue; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, flyweight.spec.flops, flyweight.config.catalogue; sys.exit('torch' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -35,11 +35,24 @@ def test_an_artifact_is_made_once(tmp_path):
     assert (reused, reused_again, len(calls)) == (False, True, 1)
     assert first.id == again.id == IDENTITY.id
     assert first.path.name.startswith("toy-")
-    assert sorted(p.name for p in first.path.iterdir()) == ["config.yaml", "events.jsonl", "manifest.json", "model"]
+    assert sorted(p.name for p in first.path.iterdir()) == [
+        "config.yaml",
+        "events.jsonl",
+        "manifest.json",
+        "model",
+    ]
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"config": {"a": 2}}, {"seed": 1}, {"threads": 2}, {"dtype": "bf16"}, {"parents": {"x": "y"}}]
+    "change",
+    [
+        {"version": 2},
+        {"config": {"a": 2}},
+        {"seed": 1},
+        {"threads": 2},
+        {"dtype": "bf16"},
+        {"parents": {"x": "y"}},
+    ],
 )
 def test_everything_in_an_identity_counts(change):
     assert replace(IDENTITY, **change).id != IDENTITY.id
@@ -165,7 +178,9 @@ def put_link(path, target):
 
 @pytest.mark.parametrize("name", [IDENTITY.id, f"{IDENTITY.id}.partial", ".locks"])
 @pytest.mark.parametrize("target", ["", "file", "nowhere"])
-def test_a_link_in_the_place_of_an_artifact_is_refused_and_not_followed(tmp_path, elsewhere, name, target):
+def test_a_link_in_the_place_of_an_artifact_is_refused_and_not_followed(
+    tmp_path, elsewhere, name, target
+):
     root = tmp_path / "runs"
     root.mkdir()
     (root / name).symlink_to(elsewhere / target)
@@ -189,7 +204,9 @@ def test_what_a_lock_file_holds_stays(tmp_path, elsewhere):
     store.obtain(IDENTITY, work)
 
 
-@pytest.mark.parametrize("name", ["state", "state/current.json", "state/step-00000001", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["state", "state/current.json", "state/step-00000001", "events.jsonl"]
+)
 def test_a_resume_point_is_not_followed_elsewhere(tmp_path, elsewhere, name):
     store = Store(tmp_path / "runs")
     with pytest.raises(FlyweightError, match="killed"):
@@ -251,7 +268,9 @@ def test_an_artifact_holds_its_files_itself(tmp_path, name):
     artifact, _ = store.obtain(IDENTITY, work)
     (artifact.path / name).rename(tmp_path / "moved")
     (artifact.path / name).symlink_to(tmp_path / "moved")
-    with pytest.raises(FlyweightError, match=f"{name}.* is (a symbolic link|not in the artifact's manifest)"):
+    with pytest.raises(
+        FlyweightError, match=f"{name}.* is (a symbolic link|not in the artifact's manifest)"
+    ):
         store.find(IDENTITY)
 
     def links(draft):
@@ -302,7 +321,9 @@ def test_files_and_folders_have_the_modes_of_the_umask(tmp_path, umask):
     finally:
         os.umask(before)
     for path in (store.root, *store.root.rglob("*"), copied.path, *copied.path.rglob("*")):
-        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, (
+            path
+        )
 
 
 def test_a_copy_shares_no_file(tmp_path):

@@ -9,13 +9,21 @@ from flyweight.store.budget import BudgetSpent, Meter
 
 
 def meter(shared=False, **limits):
-    return Meter(schema.Budget.model_validate({"over": "stop", **limits}), shared=shared, started=time.monotonic() - 5)
+    return Meter(
+        schema.Budget.model_validate({"over": "stop", **limits}),
+        shared=shared,
+        started=time.monotonic() - 5,
+    )
 
 
 def test_a_larger_limit_is_advised_only_where_it_goes_on():
-    with pytest.raises(BudgetSpent, match=r"a larger budget\.time and the same command go on from here"):
+    with pytest.raises(
+        BudgetSpent, match=r"a larger budget\.time and the same command go on from here"
+    ):
         meter(time="2s").observe("x")
-    with pytest.raises(BudgetSpent, match=r"budget\.over=warn and the same command go on.* begin again"):
+    with pytest.raises(
+        BudgetSpent, match=r"budget\.over=warn and the same command go on.* begin again"
+    ):
         meter(True, time="2s").observe("x")
     with pytest.raises(BudgetSpent, match=r"a larger budget\.flops and the same command"):
         meter(True, flops=10).observe("x", flops=11)

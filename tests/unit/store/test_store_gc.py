@@ -39,7 +39,10 @@ def recipe(store, name, **stages):
 
 @pytest.fixture
 def chain(store):
-    """A text, a model of it, its int8 with a measurement on another text, floors; and the same again that nothing refers to."""
+    """A text, a model of it, its int8 with a measurement on another text, floors.
+
+    And the same again that nothing refers to.
+    """
     ids = {}
     for seed, prefix in ((1, "kept"), (2, "gone")):
         text = made(store, "corpus", seed)
@@ -69,7 +72,9 @@ def test_parents_texts_and_measurements_of_what_a_recipe_needs_stay(store, chain
     assert found.bytes == sum(item.bytes for item in found.items) > 600
     done = gc.collect(store)
     assert done.removed and names(done) == names(found)
-    assert {path.name for path in store.root.glob("*-*")} == {chain[f"kept-{name}"] for name in CHAIN}
+    assert {path.name for path in store.root.glob("*-*")} == {
+        chain[f"kept-{name}"] for name in CHAIN
+    }
     assert not gc.find(store).items
     assert not list(store.root.glob(".*.trash"))
 
@@ -88,7 +93,9 @@ def test_what_is_young_stays_with_what_it_was_made_from(store, chain):
         content = {**json.loads(manifest.read_text()), **old}
         content.pop("digest")
         write_sealed(manifest, content)
-    assert names(gc.find(store, older_than=3600), "artifact") == set()  # a young model needs all three
+    assert (
+        names(gc.find(store, older_than=3600), "artifact") == set()
+    )  # a young model needs all three
     shutil.rmtree(store.root / chain["gone-floors"])
     shutil.rmtree(store.root / chain["gone-small"])
     gone = {chain["gone-other"], chain["gone-score"]}
@@ -108,13 +115,19 @@ def test_half_made_ones_go_unless_somebody_is_at_them(store):
     for name in ("pretrain-00000001", "pretrain-00000002"):
         (store.root / f"{name}{PARTIAL}" / "state").mkdir(parents=True)
     state = {"progress": {"step": 7}}
-    (store.root / f"pretrain-00000001{PARTIAL}" / "state" / "current.json").write_text(json.dumps(state))
+    (store.root / f"pretrain-00000001{PARTIAL}" / "state" / "current.json").write_text(
+        json.dumps(state)
+    )
     (store.root / f"mine{PARTIAL}").mkdir()  # not an artifact's name, so not ours
     with store.locked("pretrain-00000002"):
         (item,) = gc.find(store).items
         assert item.kind == "half-made" and "step 7" in item.why
         listed = {each["id"]: each for each in model_references.listed(store)["items"]}
-        assert listed["pretrain-00000001"]["state"] == listed["pretrain-00000002"]["state"] == "half-made"
+        assert (
+            listed["pretrain-00000001"]["state"]
+            == listed["pretrain-00000002"]["state"]
+            == "half-made"
+        )
         assert listed["pretrain-00000001"]["step"] == 7
         assert [listed[f"pretrain-0000000{n}"]["being_made"] for n in (1, 2)] == [False, True]
         gc.collect(store)
@@ -191,7 +204,9 @@ def test_trash_and_half_written_files_of_reports_go(store):
     assert not gc.find(store).items
 
 
-def test_a_kill_in_the_middle_leaves_nothing_that_looks_whole_and_the_next_one_finishes(store, chain, monkeypatch):
+def test_a_kill_in_the_middle_leaves_nothing_that_looks_whole_and_the_next_one_finishes(
+    store, chain, monkeypatch
+):
     def killed(path):
         next(file for file in sorted(path.rglob("*")) if file.is_file()).unlink()
         raise KeyboardInterrupt
@@ -203,7 +218,9 @@ def test_a_kill_in_the_middle_leaves_nothing_that_looks_whole_and_the_next_one_f
         Artifact.open(path)
     assert names(gc.find(store), "trash") == {f".{chain[f'gone-{name}']}.trash" for name in CHAIN}
     gc.collect(store)
-    assert {path.name for path in store.root.iterdir()} == {chain[f"kept-{name}"] for name in CHAIN} | {".locks", "mine"}
+    assert {path.name for path in store.root.iterdir()} == {
+        chain[f"kept-{name}"] for name in CHAIN
+    } | {".locks", "mine"}
 
 
 def test_a_root_that_is_not_there_has_nothing(store):
@@ -212,7 +229,10 @@ def test_a_root_that_is_not_there_has_nothing(store):
 
 
 def test_nothing_goes_while_a_process_works(store, chain):
-    with locks.working(store, "flyweight run other"), pytest.raises(FlyweightError, match="flyweight run other"):
+    with (
+        locks.working(store, "flyweight run other"),
+        pytest.raises(FlyweightError, match="flyweight run other"),
+    ):
         gc.collect(store)
     assert (store.root / chain["gone-model"]).exists()
 
@@ -223,7 +243,10 @@ def test_a_half_made_artifact_refers_to_nothing(store):
     child = made(store, "quantize", input=parent)
     (store.root / child).rename(store.root / f"{child}{PARTIAL}")
     assert references.read(store).users == {}
-    assert {item.path.name for item in gc.find(store).items if item.kind != "lock"} == {parent, f"{child}{PARTIAL}"}
+    assert {item.path.name for item in gc.find(store).items if item.kind != "lock"} == {
+        parent,
+        f"{child}{PARTIAL}",
+    }
 
 
 def test_collecting_follows_no_link(store, elsewhere):
@@ -256,4 +279,8 @@ def test_a_linked_folder_of_locks_is_refused(store, elsewhere):
 def test_the_size_of_a_linked_root_is_that_of_what_it_leads_to(store, tmp_path):
     made(store)
     (tmp_path / "link").symlink_to(store.root)
-    assert model_references.listed(Store(tmp_path / "link"))["bytes"] == model_references.listed(store)["bytes"] > 100
+    assert (
+        model_references.listed(Store(tmp_path / "link"))["bytes"]
+        == model_references.listed(store)["bytes"]
+        > 100
+    )

@@ -15,7 +15,11 @@ from flyweight.store.artifact import Store
 def test_nobody_removes_while_somebody_works(tmp_path):
     store = Store(tmp_path)
     mine = rf"{os.getpid()} \(flyweight run x\)"
-    with usage.working(store, "flyweight run x"), pytest.raises(FlyweightError, match=mine), usage.alone(store):
+    with (
+        usage.working(store, "flyweight run x"),
+        pytest.raises(FlyweightError, match=mine),
+        usage.alone(store),
+    ):
         raise AssertionError("it went on")
     with usage.alone(store):
         pass

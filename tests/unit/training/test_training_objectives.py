@@ -62,9 +62,17 @@ def plain_distillation(config, teacher, model, inputs, targets):
 def test_a_biased_or_factorised_head_equals_the_plain_version(monkeypatch, tied, softcap, rank):
     monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
-    model, (inputs, targets) = decoder(softcap=softcap, tied=tied, bias=True, rank=rank).double(), batch(True)
-    torch.nn.init.normal_(model.head_bias if tied else model.head.linear.bias, generator=torch.Generator().manual_seed(3))
-    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    model, (inputs, targets) = (
+        decoder(softcap=softcap, tied=tied, bias=True, rank=rank).double(),
+        batch(True),
+    )
+    torch.nn.init.normal_(
+        model.head_bias if tied else model.head.linear.bias,
+        generator=torch.Generator().manual_seed(3),
+    )
+    plain = F.cross_entropy(
+        model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum"
+    )
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
@@ -76,13 +84,16 @@ def test_a_biased_or_factorised_head_equals_the_plain_version(monkeypatch, tied,
 
 
 @pytest.mark.parametrize(
-    ("softcap", "masked", "chunk", "tied"), itertools.product([None, 3.0], [False, True], [1, 4 * VOCAB, 10**9], [True, False])
+    ("softcap", "masked", "chunk", "tied"),
+    itertools.product([None, 3.0], [False, True], [1, 4 * VOCAB, 10**9], [True, False]),
 )
 def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk, tied):
     monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", chunk)
     model, (inputs, targets) = decoder(softcap=softcap, tied=tied).double(), batch(masked)
-    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    plain = F.cross_entropy(
+        model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum"
+    )
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
@@ -101,7 +112,9 @@ def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk
 def test_distillation_equals_its_definition(monkeypatch, divergence, temperature, softcap, masked):
     monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
-    config = schema.Distillation(divergence=divergence, temperature=temperature, weight=0.7, beta=0.3)
+    config = schema.Distillation(
+        divergence=divergence, temperature=temperature, weight=0.7, beta=0.3
+    )
     teacher, model = decoder(seed=5, dim=28).double(), decoder(softcap=softcap).double()
     inputs, targets = batch(masked)
     plain = plain_distillation(config, teacher, model, inputs, targets)
@@ -110,7 +123,9 @@ def test_distillation_equals_its_definition(monkeypatch, divergence, temperature
     model.zero_grad()
     loss, nll = Distillation(config, teacher.requires_grad_(False))(model, inputs, targets)
     loss.backward()
-    ce = F.cross_entropy(model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum")
+    ce = F.cross_entropy(
+        model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum"
+    )
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     assert nll.item() == pytest.approx(ce.item(), rel=1e-5)
     for name, gradient in gradients(model).items():
@@ -141,7 +156,9 @@ def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", rows * VOCAB)
     seen = []
     original = objectives.capped
-    monkeypatch.setattr(objectives, "capped", lambda logits, cap: seen.append(logits.shape) or original(logits, cap))
+    monkeypatch.setattr(
+        objectives, "capped", lambda logits, cap: seen.append(logits.shape) or original(logits, cap)
+    )
     NextToken(schema.NextToken())(decoder(), *batch(False))
     assert sum(shape[0] for shape in seen) == BATCH * LENGTH
     assert max(shape[0] for shape in seen) <= rows
@@ -176,7 +193,10 @@ def test_the_heads_gradient_is_added_in_pieces_in_half_precision(monkeypatch, ro
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
 @pytest.mark.parametrize("student_rows", [VOCAB, VOCAB + 9])
 def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergence, student_rows):
-    """A padded teacher teaches as the same teacher without its padding does; so does a padded student learn."""
+    """A padded teacher teaches as the same teacher without its padding does.
+
+    So does a padded student learn.
+    """
     monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 4 * VOCAB)
     config = schema.Distillation(divergence=divergence, temperature=2.0, weight=0.7)
@@ -184,21 +204,35 @@ def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergen
 
     def padded(model, rows):
         wide = Decoder(model.config.model_copy(update={"vocab_size": rows}), seed=9)
-        state = {name: tensor for name, tensor in model.state_dict().items() if name != "embedding.tokens.weight"}
-        table = torch.cat((model.embedding.tokens.weight, torch.full((rows - VOCAB, model.config.dim), 3.0)))
+        state = {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name != "embedding.tokens.weight"
+        }
+        table = torch.cat(
+            (model.embedding.tokens.weight, torch.full((rows - VOCAB, model.config.dim), 3.0))
+        )
         wide.load_state_dict({**state, "embedding.tokens.weight": table.detach()})
         return wide
 
     teacher, student = decoder(seed=5), decoder()
-    expected, expected_nll = Distillation(config, teacher.requires_grad_(False))(student, inputs, targets)
+    expected, expected_nll = Distillation(config, teacher.requires_grad_(False))(
+        student, inputs, targets
+    )
     expected.backward()
     model = padded(student, student_rows)
-    loss, nll = Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB)(model, inputs, targets)
+    loss, nll = Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB)(
+        model, inputs, targets
+    )
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert nll.item() == pytest.approx(expected_nll.item(), rel=1e-5)
     gradient = model.embedding.tokens.weight.grad
-    torch.testing.assert_close(gradient[:VOCAB], student.embedding.tokens.weight.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        gradient[:VOCAB], student.embedding.tokens.weight.grad, rtol=1e-4, atol=1e-5
+    )
     assert (gradient[VOCAB:] == 0).all()
     plain, _ = NextToken(schema.NextToken())(student, inputs, targets)
-    assert NextToken(schema.NextToken(), VOCAB)(model, inputs, targets)[0].item() == pytest.approx(plain.item(), rel=1e-5)
+    assert NextToken(schema.NextToken(), VOCAB)(model, inputs, targets)[0].item() == pytest.approx(
+        plain.item(), rel=1e-5
+    )

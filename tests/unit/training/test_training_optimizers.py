@@ -17,7 +17,12 @@ def decoder(layers=2):
 @pytest.mark.parametrize("config", [schema.AdamW(), schema.Muon()])
 def test_every_parameter_is_moved_by_exactly_one_group(config, layers):
     model = decoder(layers)
-    moved = [id(p) for o in optim.build(model, config, "fp32") for group in o.param_groups for p in group["params"]]
+    moved = [
+        id(p)
+        for o in optim.build(model, config, "fp32")
+        for group in o.param_groups
+        for p in group["params"]
+    ]
     assert sorted(moved) == sorted(id(p) for p in model.parameters())
 
 
@@ -34,7 +39,10 @@ def test_muon_is_torchs_muon_in_bfloat16():
     start = [torch.randn(24, 16), torch.randn(16, 40), torch.randn(24, 16)]
     options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    mine, reference = optim.Muon(ours, dtype=torch.bfloat16, **options), torch.optim.Muon(theirs, **options)
+    mine, reference = (
+        optim.Muon(ours, dtype=torch.bfloat16, **options),
+        torch.optim.Muon(theirs, **options),
+    )
     for _ in range(5):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn_like(a)
@@ -42,14 +50,18 @@ def test_muon_is_torchs_muon_in_bfloat16():
         mine.step()
         reference.step()
     for a, b, s in zip(ours, theirs, start, strict=True):
-        assert (a - b).norm() < 0.03 * (b - s).norm()  # bfloat16 rounds batched products in another order
+        assert (a - b).norm() < 0.03 * (
+            b - s
+        ).norm()  # bfloat16 rounds batched products in another order
     exact = torch.optim.Muon([torch.nn.Parameter(start[0].clone())], **options)
     assert exact.defaults["nesterov"] is True
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
     matrices = torch.randn(3, 20, 12, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(optim.orthogonalised(matrices, (3.4445, -4.7750, 2.0315), 5, 1e-7, torch.float32))
+    values = torch.linalg.svdvals(
+        optim.orthogonalised(matrices, (3.4445, -4.7750, 2.0315), 5, 1e-7, torch.float32)
+    )
     assert values.min() > 0.5
     assert values.max() < 1.5
 

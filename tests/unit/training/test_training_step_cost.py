@@ -8,7 +8,9 @@ from flyweight.training.step_cost import StepFlops
 
 def looped(**fields):
     sharing = {"kind": "span", "span": [1, 2], "times": 3, "loop_from": 0.4}
-    return ModelConfig.model_validate({"vocab_size": 20, "context": 8, "dim": 16, "layers": 4, "sharing": sharing, **fields})
+    return ModelConfig.model_validate(
+        {"vocab_size": 20, "context": 8, "dim": 16, "layers": 4, "sharing": sharing, **fields}
+    )
 
 
 @pytest.mark.parametrize("switch", [0.1, 1 / 3, 0.4, 0.5, 0.7, 0.999])

@@ -32,16 +32,22 @@ FLOPS = StepFlops.constant(1000)
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     words = random.Random(0).choices(["small", "models", "under", "a", "budget"], k=1500)
-    (folder / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 1500, 10)))
+    (folder / "text.txt").write_text(
+        "\n".join(" ".join(words[i : i + 10]) for i in range(0, 1500, 10))
+    )
     data = schema.Data(corpus=str(folder / "text.txt"), tokenizer={"kind": "byte"}, context=CONTEXT)
     return pack(data, None, folder / "packed")
 
 
-def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, step_flops=FLOPS, **options):
+def trainer(
+    corpus, folder, model=None, limits=None, meter=None, validate=None, step_flops=FLOPS, **options
+):
     config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
     vocab = corpus.meta.vocab_size
     model = model or Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT))
-    train = schema.Train.model_validate({"steps": 12, "batch": 4, "validations": 3, "checkpoint": "1h", **options})
+    train = schema.Train.model_validate(
+        {"steps": 12, "batch": 4, "validations": 3, "checkpoint": "1h", **options}
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model,
@@ -49,7 +55,9 @@ def trainer(corpus, folder, model=None, limits=None, meter=None, validate=None, 
         windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
         validate=validate
         or (
-            lambda tokens: likelihood.quick(model, corpus.split("validation"), window=CONTEXT, tokens=min(tokens, 200), batch=4)
+            lambda tokens: likelihood.quick(
+                model, corpus.split("validation"), window=CONTEXT, tokens=min(tokens, 200), batch=4
+            )
         ),
         config=train,
         limits=limits or Limits.of(train, train.batch * CONTEXT, step_flops, "x"),
@@ -95,29 +103,37 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, optimizer,
         facts[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")
     ]
     keep = ("event", "step", "nll", "lr")
-    logs = [[{k: e.get(k) for k in keep} for e in read_events(tmp_path / x / "events.jsonl")] for x in "ab"]
+    logs = [
+        [{k: e.get(k) for k in keep} for e in read_events(tmp_path / x / "events.jsonl")]
+        for x in "ab"
+    ]
     assert logs[0] == logs[1]
 
 
 def test_training_learns(corpus, tmp_path):
     made = trainer(corpus, tmp_path, steps=60, optimizer={"kind": "adamw", "lr": 0.02})
     facts = made.train()
-    validations = [e["nll"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "validation"]
+    validations = [
+        e["nll"] for e in read_events(tmp_path / "events.jsonl") if e["event"] == "validation"
+    ]
     assert facts["best_nll"] < 3.0 < math.log(corpus.meta.vocab_size)
     assert validations[-1] < validations[0]
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_is_the_same_update_as_one_big_batch(corpus, tmp_path, accumulate):
-    config = ModelConfig.model_validate({"dim": 16, "layers": 1, "attention": {"heads": 2}}).resolved(
-        corpus.meta.vocab_size, CONTEXT
-    )
+    config = ModelConfig.model_validate(
+        {"dim": 16, "layers": 1, "attention": {"heads": 2}}
+    ).resolved(corpus.meta.vocab_size, CONTEXT)
     whole = trainer(corpus, tmp_path / "a", Decoder(config).double(), validations=0)
-    parts = trainer(corpus, tmp_path / "b", Decoder(config).double(), validations=0, accumulate=accumulate)
+    parts = trainer(
+        corpus, tmp_path / "b", Decoder(config).double(), validations=0, accumulate=accumulate
+    )
     whole.train(), parts.train()
     first, second = weights(whole), weights(parts)
     for name in first:
-        # The head's gradient is summed in float32: where it nearly cancels, AdamW makes a step of the rounding.
+        # The head's gradient is summed in float32: where it nearly cancels, AdamW makes a step of
+        # the rounding.
         torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
@@ -141,10 +157,19 @@ def test_a_time_limit_ends_with_a_decayed_rate(corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "steps"), [({"steps": 12}, 12), ({"tokens": 320}, 5), ({"flops": 7000}, 7), ({"steps": 9, "tokens": 128}, 2)]
+    ("limit", "steps"),
+    [
+        ({"steps": 12}, 12),
+        ({"tokens": 320}, 5),
+        ({"flops": 7000}, 7),
+        ({"steps": 9, "tokens": 128}, 2),
+    ],
 )
 def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
-    assert trainer(corpus, tmp_path, **{"steps": None, "validations": 0, **limit}).train()["steps"] == steps
+    assert (
+        trainer(corpus, tmp_path, **{"steps": None, "validations": 0, **limit}).train()["steps"]
+        == steps
+    )
 
 
 def test_no_limit_is_refused():
@@ -171,7 +196,9 @@ def test_out_of_memory_says_what_to_change(corpus, tmp_path):
     made = trainer(corpus, tmp_path)
 
     def breaks(model, x, y):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+        )
 
     made.objective = breaks
     with pytest.raises(FlyweightError, match=r"accumulate=2"):
@@ -190,7 +217,12 @@ def test_other_errors_are_not_disguised(corpus, tmp_path):
 
 
 def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path):
-    small = trainer(corpus, tmp_path, meter=Meter(schema.Budget.model_validate({"flops": 5000})), checkpoint="1ms")
+    small = trainer(
+        corpus,
+        tmp_path,
+        meter=Meter(schema.Budget.model_validate({"flops": 5000})),
+        checkpoint="1ms",
+    )
     small.progress = None
     import flyweight.training.trainer as module
 
@@ -241,10 +273,15 @@ def test_a_sealed_checkpoint_that_says_nonsense_is_named(corpus, tmp_path, chang
 def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
     nlls = iter([1.0, 2.0, 3.0])
     trainer(corpus, tmp_path, validate=lambda _: next(nlls), checkpoint="1ms").train()
-    assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == ["step-00000004", "step-00000012"]
+    assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == [
+        "step-00000004",
+        "step-00000012",
+    ]
 
 
-def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(corpus, tmp_path, monkeypatch):
+def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(
+    corpus, tmp_path, monkeypatch
+):
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -260,7 +297,9 @@ def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(corpus
     assert same(weights(again), kept)
     for _ in range(3):
         made._save()
-        assert len(list((tmp_path / "state").glob("step-*"))) == 1 + (made.progress.best_step != made.progress.step)
+        assert len(list((tmp_path / "state").glob("step-*"))) == 1 + (
+            made.progress.best_step != made.progress.step
+        )
         best = checkpoint.best_file(tmp_path / "state", made.progress)
         assert best is not None and best.is_file()
         assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
@@ -289,7 +328,9 @@ def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpu
 
     def slow(tokens):
         asked.append(tokens)
-        time.sleep(tokens * 1e-5)  # 20 ms for the one that is timed, 0.66 s for one of the size that was asked for
+        time.sleep(
+            tokens * 1e-5
+        )  # 20 ms for the one that is timed, 0.66 s for one of the size that was asked for
         return 3.0
 
     made = trainer(corpus, tmp_path, validate=slow, steps=None, time="2s", validations=10)
@@ -297,7 +338,10 @@ def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpu
     assert time.monotonic() - began < 2.6
     assert asked[0] == 2048 and len(set(asked[1:])) == 1
     assert sum(asked[1:]) * 1e-5 <= 0.1 * 2
-    assert made.progress.best_step == made.progress.step or made.progress.validated == made.progress.step
+    assert (
+        made.progress.best_step == made.progress.step
+        or made.progress.validated == made.progress.step
+    )
 
 
 def test_a_training_by_the_clock_ends_early_where_the_budget_leaves_less(corpus, tmp_path):
@@ -306,18 +350,30 @@ def test_a_training_by_the_clock_ends_early_where_the_budget_leaves_less(corpus,
     facts = trainer(corpus, tmp_path / "a", meter=meter, steps=None, time="1s").train()
     assert 0.5 < facts["seconds"] < 0.95 and facts["stopped_by"] == "time"
     meter.training_ends = 0.0
-    assert 0.45 < trainer(corpus, tmp_path / "b", meter=meter, steps=None, time="1s").train()["seconds"] < 0.95
+    assert (
+        0.45
+        < trainer(corpus, tmp_path / "b", meter=meter, steps=None, time="1s").train()["seconds"]
+        < 0.95
+    )
 
 
 def late_loop(corpus):
     sharing = {"kind": "span", "span": [1, 1], "times": 3, "loop_from": 0.5, "index": True}
-    config = {"dim": 16, "layers": 3, "attention": {"heads": 2}, "sharing": sharing, "thinking": {"passes": 1}}
+    config = {
+        "dim": 16,
+        "layers": 3,
+        "attention": {"heads": 2},
+        "sharing": sharing,
+        "thinking": {"passes": 1},
+    }
     return Decoder(ModelConfig.model_validate(config).resolved(corpus.meta.vocab_size, CONTEXT))
 
 
 def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, tmp_path):
     flops = StepFlops(before=3, after=10, switch=0.5)
-    made = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, steps=12, validations=4)
+    made = trainer(
+        corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, steps=12, validations=4
+    )
     seen, step = [], made._step
     made._step = lambda: (seen.append(len(made.model.visits)), step())[1]
     facts = made.train()
@@ -325,7 +381,11 @@ def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, 
     assert len(made.model.visits) == 10
     assert facts["flops"] == flops.total(12) == 6 * 3 + 6 * 10
     assert facts["best_step"] >= 6  # what was validated before is not the model that is kept
-    logged = {e["step"]: e["flops"] for e in read_events(tmp_path / "a" / "events.jsonl") if e["event"] == "validation"}
+    logged = {
+        e["step"]: e["flops"]
+        for e in read_events(tmp_path / "a" / "events.jsonl")
+        if e["event"] == "validation"
+    }
     assert logged[3] == 9 and logged[12] == 78
 
 

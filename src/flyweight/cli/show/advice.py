@@ -22,7 +22,9 @@ def lines(groups: Sequence[Group]) -> list[Any]:
 
 def _one(found: Advice) -> list[Any]:
     style = "bold yellow" if found.kind == "warning" else "bold green"
-    notes = [Text(_plain(note), "yellow" if found.kind == "warning" else "") for note in found.notes]
+    notes = [
+        Text(_plain(note), "yellow" if found.kind == "warning" else "") for note in found.notes
+    ]
     table = Table(box=None, show_header=False, pad_edge=False)
     for justify in ("left", "left", "right", "right", "right"):
         table.add_column(justify=justify)

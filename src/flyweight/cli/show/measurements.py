@@ -57,7 +57,8 @@ def bench(values: Mapping[str, Any], model: str) -> None:
         table.add_row(title, format_size(metrics[key]["value"]), "")
     runs = metrics["decode_tokens_per_s"]["n"]
     asked = (
-        f"batch {values['batch']}, {values['prompt']} prompt tokens, {values['new_tokens']} new ones,"
+        f"batch {values['batch']}, {values['prompt']} prompt tokens, {values['new_tokens']} new "
+        f"ones,"
         f" {runs} run{'s' * (runs != 1)}"
     )
     threads = values["threads"]

@@ -1,4 +1,7 @@
-"""Answers as people read them in a terminal; with `--json` the command line prints plain data instead."""
+"""Answers as people read them in a terminal.
+
+With `--json` the command line prints plain data instead.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,13 @@ def study(result: StudyRun) -> None:
     for table in study_tables.terminal(result.summary):
         say("", table)
     colours = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
-    say("", *(Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}") for each in result.summary.findings))
+    say(
+        "",
+        *(
+            Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}")
+            for each in result.summary.findings
+        ),
+    )
     say(*result.summary.left_out, "", f"report: {result.report}")
 
 
@@ -62,14 +71,24 @@ def floors(values: dict[str, Any]) -> None:
     """Print n-gram floors with what they cost."""
     table = Table(box=None, header_style="dim")
     for head in ("floor", "perplexity", "nats", "bits/byte", "n-grams", "training", "size", "peak"):
-        table.add_column(head, justify="left" if head == "floor" else "right", no_wrap=head == "floor")
+        table.add_column(
+            head, justify="left" if head == "floor" else "right", no_wrap=head == "floor"
+        )
     for name, floor in values["details"].items():
         numbers = [f"{floor[key]:{form}}" for key, form in _FLOOR_NUMBERS.items()]
-        costs = (format_time(floor["seconds"]), format_size(floor["bytes"]), format_size(floor["peak_bytes"]))
+        costs = (
+            format_time(floor["seconds"]),
+            format_size(floor["bytes"]),
+            format_size(floor["peak_bytes"]),
+        )
         table.add_row(floor_name(name).replace(" (", "\n("), *numbers, *costs)
     seen, there = values["train_tokens"], values["train_tokens_available"]
     part = "" if seen == there else f", the first of {there:,}"
-    say(table, f"{values['tokens']:,} tokens of {values['split']}, after {seen:,} tokens of train{part}", *_notes(values))
+    say(
+        table,
+        f"{values['tokens']:,} tokens of {values['split']}, after {seen:,} tokens of train{part}",
+        *_notes(values),
+    )
 
 
 def tasks(values: dict[str, Any]) -> None:
@@ -79,7 +98,10 @@ def tasks(values: dict[str, Any]) -> None:
         table.add_column(head, justify="left" if head in ("task", "metric") else "right")
     for task, found in values["tasks"].items():
         for name, metric in found.items():
-            numbers = ["" if metric[key] is None else f"{metric[key]:,.4g}" for key in ("value", "stderr", "n")]
+            numbers = [
+                "" if metric[key] is None else f"{metric[key]:,.4g}"
+                for key in ("value", "stderr", "n")
+            ]
             table.add_row(task, name, *numbers)
     say(table)
 
@@ -91,8 +113,12 @@ def checks(values: dict[str, Any]) -> None:
         table.add_column(head)
     colours = {"pass": "green", "fail": "red", "n/a": "dim"}
     for check in values["checks"]:
-        numbers = ["" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")]
-        table.add_row(check["name"], Text(check["verdict"], colours[check["verdict"]]), *numbers, check["why"])
+        numbers = [
+            "" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")
+        ]
+        table.add_row(
+            check["name"], Text(check["verdict"], colours[check["verdict"]]), *numbers, check["why"]
+        )
     say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
 
 
@@ -110,7 +136,10 @@ def _newest(items: list[Any], everything: bool) -> tuple[list[Any], list[Text]]:
 def models(items: list[dict[str, Any]], everything: bool) -> None:
     """Print models by the name to give as MODEL, with their size and newest quality."""
     if not items:
-        say("no models yet: `flyweight quickstart` trains some, `flyweight train FILE` one on your text")
+        say(
+            "no models yet: `flyweight quickstart` trains some, `flyweight train FILE` one on "
+            "your text"
+        )
         return
     shown, note = _newest(items, everything)
     table = _plain_table(("model", "bits/byte", "size", "measured on"), ("bits/byte", "size"))
@@ -127,32 +156,50 @@ def listing(found: dict[str, Any], everything: bool = False) -> None:
         say("nothing yet")
         return
     items, note = _newest(found["items"], everything)
-    table = _plain_table(("artifact", "made (UTC)", "took", "size", "used by"), right=("took", "size"))
+    table = _plain_table(
+        ("artifact", "made (UTC)", "took", "size", "used by"), right=("took", "size")
+    )
     for item in items:
         took = "" if item["seconds"] is None else format_time(item["seconds"])
         users = _shortly(item["used_by"]) if item["used_by"] else Text("no recipe", "dim")
         state = (
-            Text("damaged", "red") if item["damaged"] else _half_made(item) if item["state"] == "half-made" else item["created"]
+            Text("damaged", "red")
+            if item["damaged"]
+            else _half_made(item)
+            if item["state"] == "half-made"
+            else item["created"]
         )
         shown = users if item["state"] != "half-made" else ""
         table.add_row(item["id"], _minute(state), took, format_size(item["bytes"]), shown)
     say(*note, table)
     recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
     for recipe in found["recipes"]:
-        state = Text("damaged", "red") if recipe["damaged"] else recipe["created"] or Text("unfinished", "yellow")
-        recipes.add_row(recipe["name"], _minute(state), str(recipe["stages"]), format_size(recipe["bytes"]))
+        state = (
+            Text("damaged", "red")
+            if recipe["damaged"]
+            else recipe["created"] or Text("unfinished", "yellow")
+        )
+        recipes.add_row(
+            recipe["name"], _minute(state), str(recipe["stages"]), format_size(recipe["bytes"])
+        )
     say(*(("", recipes) if found["recipes"] else ()))
     for recipe in found["recipes"]:
         unfinished = len(recipe["unfinished"]) if recipe["created"] else 0
         counts = (("unfinished", unfinished), ("earlier", len(recipe["earlier"])))
-        runs = " and ".join(f"{count} {kind} run{'s' * (count != 1)}" for kind, count in counts if count)
+        runs = " and ".join(
+            f"{count} {kind} run{'s' * (count != 1)}" for kind, count in counts if count
+        )
         if runs:
-            say(f"{recipe['name']}: results of {runs} are kept as well; see `flyweight gc --dry-run`")
+            say(
+                f"{recipe['name']}: results of {runs} are kept as well; see `flyweight gc "
+                f"--dry-run`"
+            )
     harmed = [each["damaged"] for each in (*found["items"], *found["recipes"]) if each["damaged"]]
     say("", *harmed, *([""] if harmed else []))
     artifacts = f"{len(found['items'])} artifact{'s' * (len(found['items']) != 1)}"
     say(
-        f"{artifacts}, {len(found['recipes'])} recipe{'s' * (len(found['recipes']) != 1)}, {format_size(found['bytes'])} in all"
+        f"{artifacts}, {len(found['recipes'])} recipe{'s' * (len(found['recipes']) != 1)}, "
+        f"{format_size(found['bytes'])} in all"
     )
 
 
@@ -166,7 +213,11 @@ def garbage(found: Any) -> None:
     say(*((table,) if len(locks) < len(found.items) else ()), *found.kept)
     if locks:
         say(f"and {len(locks)} lock file{'s' * (len(locks) != 1)} that nobody holds")
-    say(f"{format_size(found.bytes)} in all" if found.items else "nothing to remove: recipes refer to everything here")
+    say(
+        f"{format_size(found.bytes)} in all"
+        if found.items
+        else "nothing to remove: recipes refer to everything here"
+    )
 
 
 def removed(done: Any) -> None:
@@ -184,7 +235,9 @@ def _plain_table(heads: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for head in heads:
         last = head == heads[-1]
-        table.add_column(head, justify="right" if head in right else "left", no_wrap=not last, overflow="fold")
+        table.add_column(
+            head, justify="right" if head in right else "left", no_wrap=not last, overflow="fold"
+        )
     return table
 
 
@@ -194,7 +247,9 @@ def _minute(date: str | Text) -> str | Text:
 
 def _half_made(item: dict[str, Any]) -> Text:
     at = "" if item["step"] is None else f", step {item['step']}"
-    return Text(f"being made{at}", "cyan") if item["being_made"] else Text(f"half-made{at}", "yellow")
+    return (
+        Text(f"being made{at}", "cyan") if item["being_made"] else Text(f"half-made{at}", "yellow")
+    )
 
 
 def _shortly(users: list[str]) -> str:

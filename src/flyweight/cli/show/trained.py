@@ -29,7 +29,10 @@ def trained(result: Run, words: Sequence[str]) -> None:
 
 
 def commands(name: str, prompt: str, words: Sequence[str]) -> list[str]:
-    """Return commands that take a trained model further; `words` are those that `train` was given."""
+    """Return commands that take a trained model further.
+
+    `words` are those that `train` was given.
+    """
     kept = [word for word in words if not word.startswith("budget.time=")]
     longer = " ".join(map(shlex.quote, kept))
     return [

@@ -17,14 +17,25 @@ COLOURS = {
 }
 
 
-DISPENSABLE = ("bits/byte", "95 % interval", "bytes", "parameters", "nats/token", "FLOPs/token", "FLOPs to make")
+DISPENSABLE = (
+    "bits/byte",
+    "95 % interval",
+    "bytes",
+    "parameters",
+    "nats/token",
+    "FLOPs/token",
+    "FLOPs to make",
+)
 """Columns of a comparison that a narrow terminal may do without; the last go first."""
 LONGEST_NAME = 28
 """Columns that a model's name may take before it is broken."""
 
 
 def comparison(found: Any) -> None:
-    """Print a comparison, best first, and what it means; columns that do not fit are left out and named."""
+    """Print a comparison, best first, and what it means.
+
+    Columns that do not fit are left out and named.
+    """
     reference = found.comparison.reference
     rows = [_cells(found, row) for row in found]
     left: list[str] = []
@@ -38,9 +49,20 @@ def comparison(found: Any) -> None:
         table.add_column(head, justify=justify, no_wrap=head != "model", overflow="fold")
     for row in rows:
         table.add_row(*(row[head] for head in heads))
-    missing = [Text(f"Not shown at this width: {', '.join(head for head in rows[0] if head in left)}.", "dim")] if left else []
+    missing = (
+        [
+            Text(
+                f"Not shown at this width: {', '.join(head for head in rows[0] if head in left)}.",
+                "dim",
+            )
+        ]
+        if left
+        else []
+    )
     say(table, *missing, "")
-    for row, sentence in zip((row for row in found if row.name != reference), found.verdicts(), strict=True):
+    for row, sentence in zip(
+        (row for row in found if row.name != reference), found.verdicts(), strict=True
+    ):
         say(Text.assemble(("● ", COLOURS[row.verdict]), sentence))
     say(*(Text(f"note: {note}", "dim") for note in found.notes()))
 
@@ -64,7 +86,12 @@ def doctor(found: Any) -> None:
     """Print what a machine can do, group by group, and what to do about what it cannot."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name in ("what", "verdict", "measured", "do"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("what", "verdict"), ratio=None if name != "measured" else 1)
+        table.add_column(
+            name,
+            overflow="fold",
+            no_wrap=name in ("what", "verdict"),
+            ratio=None if name != "measured" else 1,
+        )
     for group, lines in groupby(found.lines, key=lambda line: line.group):
         table.add_row(Text(group, "bold"))
         for line in lines:
@@ -73,5 +100,13 @@ def doctor(found: Any) -> None:
                 told.append(f"\n→ {line.remedy}", "cyan")
             table.add_row(f"  {line.name}", Text(line.verdict, COLOURS[line.verdict]), told)
     broken = [line for line in found.lines if line.verdict == "broken"]
-    end = ("everything needed works", "green") if found.ok else ("something needed is broken", "red")
-    say(table, "", Text.assemble(end, (f"; {len(broken)} broken in all, measured in {found.seconds:.1f} s", "dim")))
+    end = (
+        ("everything needed works", "green") if found.ok else ("something needed is broken", "red")
+    )
+    say(
+        table,
+        "",
+        Text.assemble(
+            end, (f"; {len(broken)} broken in all, measured in {found.seconds:.1f} s", "dim")
+        ),
+    )

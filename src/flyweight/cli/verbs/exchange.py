@@ -12,8 +12,13 @@ from flyweight.cli.options import MACHINE, ModelName, Shared, verb
 
 def import_(
     shared: Shared,
-    model: Annotated[str, typer.Argument(metavar="HF", help="A Hugging Face folder, or hf:owner/name[@revision].")],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for it, besides the runs root.")] = None,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="HF", help="A Hugging Face folder, or hf:owner/name[@revision]."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder for it, besides the runs root.")
+    ] = None,
 ) -> None:
     """Make a GPT-2, Llama or Qwen3 model one of flyweight's own."""
     from flyweight import api
@@ -30,9 +35,15 @@ def import_(
 def export(
     shared: Shared,
     model: ModelName,
-    out: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Where it goes; it must not exist yet.")],
-    to: Annotated[str | None, typer.Option(help="hf or gguf [gguf for FILE.gguf, else hf].")] = None,
-    type: Annotated[str | None, typer.Option(help="Of a GGUF file's matrices: f32, f16, q8_0 or q4_0 [f16].")] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR|FILE", help="Where it goes; it must not exist yet.")
+    ],
+    to: Annotated[
+        str | None, typer.Option(help="hf or gguf [gguf for FILE.gguf, else hf].")
+    ] = None,
+    type: Annotated[
+        str | None, typer.Option(help="Of a GGUF file's matrices: f32, f16, q8_0 or q4_0 [f16].")
+    ] = None,
 ) -> None:
     """Write MODEL for other programs: a Hugging Face folder or a GGUF file."""
     from flyweight import api

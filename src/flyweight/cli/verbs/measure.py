@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import MACHINE, WORK, AnyModel, Data, ModelName, Separator, Shared, Split, verb
+from flyweight.cli.options import (
+    MACHINE,
+    WORK,
+    AnyModel,
+    Data,
+    ModelName,
+    Separator,
+    Shared,
+    Split,
+    verb,
+)
 from flyweight.errors import RequestError
 
 
@@ -16,11 +26,19 @@ def evaluate(
     model: ModelName,
     data: Data = None,
     split: Split = "test",
-    window: Annotated[int | None, typer.Option(help="Tokens read at once [the model's context].")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens read at once [the model's context].")
+    ] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="lm-eval tasks instead of a text.")] = None,
-    task_path: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of task files of your own.")] = None,
-    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the task's].")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="lm-eval tasks instead of a text.")
+    ] = None,
+    task_path: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of task files of your own.")
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each question [the task's].")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
     separator: Separator = None,
 ) -> None:
@@ -30,7 +48,10 @@ def evaluate(
     from flyweight.reports import gather
 
     if tasks is not None and (data or separator or window or stride):
-        raise RequestError("--tasks: lm-eval brings its own texts; leave --data, --separator, --window and --stride out")
+        raise RequestError(
+            "--tasks: lm-eval brings its own texts; leave --data, --separator, --window and "
+            "--stride out"
+        )
     if tasks is None and (task_path or few_shot is not None or limit):
         raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
     if tasks is not None:
@@ -40,7 +61,15 @@ def evaluate(
         shared.answer(found, results.tasks)
         return
     with shared.session() as session:
-        result = api.evaluate(model, data=data, split=split, window=window, stride=stride, separator=separator, session=session)
+        result = api.evaluate(
+            model,
+            data=data,
+            split=split,
+            window=window,
+            stride=stride,
+            separator=separator,
+            session=session,
+        )
         text = gather.corpus_name(result.artifact) or data or "its own text"
     shared.answer(result.json(), lambda values: measurements.evaluation(values, model, text))
 
@@ -49,7 +78,9 @@ def floors(
     shared: Shared,
     data: Annotated[str, typer.Argument(metavar="DATA")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    tokenizer: Annotated[str | None, typer.Option(help="word, char, byte, bpe, or {kind: bpe, vocab: 1024}.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="word, char, byte, bpe, or {kind: bpe, vocab: 1024}.")
+    ] = None,
     separator: Separator = None,
 ) -> None:
     """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram, of DATA's own tokens unless told otherwise."""
@@ -57,7 +88,9 @@ def floors(
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        result = api.floors(data, split=split, tokenizer=tokenizer, separator=separator, session=session)
+        result = api.floors(
+            data, split=split, tokenizer=tokenizer, separator=separator, session=session
+        )
     shared.answer(result.json(), results.floors)
 
 
@@ -67,14 +100,23 @@ def bench(
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     new_tokens: Annotated[int | None, typer.Option(help="Tokens generated [64].")] = None,
     prompt: Annotated[int | None, typer.Option(help="Tokens of the prompt [64].")] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Timed runs [5 to 15, as fits 2 s].")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Timed runs [5 to 15, as fits 2 s].")
+    ] = None,
 ) -> None:
     """Measure speed and memory in a fresh process."""
     from flyweight import api
     from flyweight.cli.show import measurements
 
     with shared.session() as session:
-        result = api.bench(model, batch=batch, new_tokens=new_tokens, prompt=prompt, repeats=repeats, session=session)
+        result = api.bench(
+            model,
+            batch=batch,
+            new_tokens=new_tokens,
+            prompt=prompt,
+            repeats=repeats,
+            session=session,
+        )
     shared.answer(result.json(), lambda values: measurements.bench(values, model))
 
 
@@ -83,7 +125,10 @@ def audit(
     model: AnyModel,
     data: Data = None,
 ) -> None:
-    """Check what makes numbers worthless: leaks, padding, caches, sizes. Exit status 1: a check failed."""
+    """Check what makes numbers worthless: leaks, padding, caches, sizes.
+
+    Exit status 1: a check failed.
+    """
     from flyweight import api
     from flyweight.cli.show import results
 
@@ -98,9 +143,16 @@ def compare(
     shared: Shared,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL ...")],
     data: Data = None,
-    split: Annotated[str, typer.Option(help="train, validation, test or validation+test.")] = "test",
-    against: Annotated[str | None, typer.Option(metavar="MODEL", help="Which one the others stand against [the best].")] = None,
-    window: Annotated[int | None, typer.Option(help="Tokens read at once [each model's context].")] = None,
+    split: Annotated[
+        str, typer.Option(help="train, validation, test or validation+test.")
+    ] = "test",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Which one the others stand against [the best]."),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens read at once [each model's context].")
+    ] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
     separator: Separator = None,
 ) -> None:
@@ -116,9 +168,14 @@ def compare(
 
 def doctor(
     shared: Shared,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out libraries that take seconds to import.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out libraries that take seconds to import.")
+    ] = False,
 ) -> None:
-    """Measure what this machine can do, and say how to get what is missing. Exit status 1: something needed is broken."""
+    """Measure what this machine can do, and say how to get what is missing.
+
+    Exit status 1: something needed is broken.
+    """
     from flyweight import api
     from flyweight.cli.show import verdicts
 

@@ -20,13 +20,21 @@ def quickstart(
     without: Without = None,
     fresh: Fresh = False,
 ) -> None:
-    """Run the shipped recipe: teacher, students, quantized; print the table and where the report is."""
+    """Run the shipped recipe: teacher, students, quantized.
+
+    Print the table and where the report is.
+    """
     _run(shared, "quickstart", overrides, without, fresh)
 
 
 def run(
     shared: Shared,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped name (flyweight ls --recipes).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A YAML file or a shipped name (flyweight ls --recipes)."
+        ),
+    ],
     overrides: Overrides = None,
     without: Without = None,
     fresh: Fresh = False,
@@ -37,11 +45,21 @@ def run(
 
 def study(
     shared: Shared,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or a shipped name (flyweight ls --studies).")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="A YAML file or a shipped name (flyweight ls --studies)."
+        ),
+    ],
     overrides: Overrides = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Start a grid that is over its limit.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start a grid that is over its limit.")
+    ] = False,
 ) -> None:
-    """Run a grid of models under one protocol: table, plots, findings; what is finished is not done again."""
+    """Run a grid of models under one protocol: table, plots, findings.
+
+    What is finished is not done again.
+    """
     from flyweight import api
     from flyweight.cli.show import results
 
@@ -53,11 +71,15 @@ def study(
         results.study(result)
 
 
-def _run(shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None, fresh: bool) -> None:
+def _run(
+    shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None, fresh: bool
+) -> None:
     from flyweight import api
 
     with shared.session() as session:
-        result = api.run(recipe, *(overrides or ()), without=without or (), fresh=fresh, session=session)
+        result = api.run(
+            recipe, *(overrides or ()), without=without or (), fresh=fresh, session=session
+        )
     shared.answer_run(result)
 
 
@@ -65,7 +87,10 @@ def train(
     shared: Shared,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="DATA ... [path=value ...]", help="Text files, folders, globs or a corpus name; then fields."),
+        typer.Argument(
+            metavar="DATA ... [path=value ...]",
+            help="Text files, folders, globs or a corpus name; then fields.",
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the run [train-<file>].")] = None,
     fresh: Fresh = False,
@@ -85,23 +110,38 @@ def train(
 
 
 def _apart(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the texts and the path=value words of a command; raise RequestError where no text is named."""
+    """Return the texts and the path=value words of a command.
+
+    Raises RequestError where no text is named.
+    """
     texts = [word for word in words if "=" not in word or Path(word).exists()]
     overrides = [word for word in words if word not in texts]
     if not texts:
-        raise RequestError(f"{' '.join(words)}: no text is named; for example flyweight train notes.txt {overrides[0]}")
+        raise RequestError(
+            f"{' '.join(words)}: no text is named; for example flyweight train notes.txt "
+            f"{overrides[0]}"
+        )
     return texts, overrides
 
 
 def plan(
     shared: Shared,
-    target: Annotated[str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL|TEXT", help="What to plan.")],
+    target: Annotated[
+        str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL|TEXT", help="What to plan.")
+    ],
     overrides: Overrides = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit, for example 6GB.")] = None,
     time: Annotated[str | None, typer.Option(help="Time limit, for example 10min.")] = None,
-    flops: Annotated[str | None, typer.Option(help="Limit of training FLOPs, for example 1e15.")] = None,
-    parameters: Annotated[str | None, typer.Option(help="Limit of the smallest model's parameters, for example 5M.")] = None,
-    size: Annotated[str | None, typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB.")] = None,
+    flops: Annotated[
+        str | None, typer.Option(help="Limit of training FLOPs, for example 1e15.")
+    ] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="Limit of the smallest model's parameters, for example 5M.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB."),
+    ] = None,
 ) -> None:
     """Say what a recipe, study, config or model needs, or what `train` would choose for a text, before anything runs.
 
@@ -112,7 +152,13 @@ def plan(
     from flyweight.planning import lines
     from flyweight.planning.grid import GridPlan
 
-    limits = {"memory": memory, "time": time, "flops": flops, "parameters": parameters, "bytes": size}
+    limits = {
+        "memory": memory,
+        "time": time,
+        "flops": flops,
+        "parameters": parameters,
+        "bytes": size,
+    }
     chosen: tuple[str, ...] = ()
     with shared.session(quiet=True) as session:
         if api.is_text(target, session):
@@ -123,7 +169,9 @@ def plan(
         else:
             result = api.plan(target, *(overrides or ()), **limits, session=session)
     answer = {**result.json(), "chosen": chosen} if chosen else result.json()
-    shared.answer(answer, lambda _: results.say(*chosen, *([""] if chosen else []), *lines.lines(result)))
+    shared.answer(
+        answer, lambda _: results.say(*chosen, *([""] if chosen else []), *lines.lines(result))
+    )
     # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)

@@ -35,7 +35,9 @@ def quantize(
     from flyweight import api
 
     with shared.session() as session:
-        result = api.quantize(model, *(overrides or ()), kind=kind, data=data, name=name, session=session)
+        result = api.quantize(
+            model, *(overrides or ()), kind=kind, data=data, name=name, session=session
+        )
     shared.answer_run(result)
 
 

@@ -20,7 +20,9 @@ def generate(
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text (may be repeated).")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text (may be repeated).")
+    ] = None,
 ) -> None:
     """Continue a text."""
     from flyweight import api
@@ -51,14 +53,21 @@ def generate(
 
 def chat(
     shared: Shared,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")],
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="Instructions, for a model with a chat template.")] = None,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")
+    ],
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Instructions, for a model with a chat template."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End answers before this text (may be repeated).")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End answers before this text (may be repeated).")
+    ] = None,
 ) -> None:
     """Talk with a model, a line a turn, typed or piped: in its chat template where it has one, else as one running text."""
     from flyweight import api

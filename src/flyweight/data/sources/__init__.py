@@ -9,7 +9,15 @@ from pathlib import Path
 from flyweight.config import schema
 from flyweight.core.files import reason
 from flyweight.data.document import HeldOut, Source
-from flyweight.data.sources import hub, ptb, python_stdlib, site_packages, text, tiny_shakespeare, wikitext
+from flyweight.data.sources import (
+    hub,
+    ptb,
+    python_stdlib,
+    site_packages,
+    text,
+    tiny_shakespeare,
+    wikitext,
+)
 from flyweight.data.sources.separated import Separated
 from flyweight.errors import RequestError
 
@@ -22,8 +30,9 @@ def resolve(
 ) -> Source:
     """Return the source that `corpus` names: a registered name, `hf:owner/name[:config]`, a file, a folder or a glob.
 
-    Several files, folders and globs are one corpus. A registered name wins over a file of that name (write `./ptb` for the
-    file). `column` is the column of text in files of rows. Raises RequestError with the nearest name.
+    Several files, folders and globs are one corpus. A registered name wins over a file of that name
+    (write `./ptb` for the file). `column` is the column of text in files of rows. Raises
+    RequestError with the nearest name.
     """
     held_out = held_out or HeldOut()
     if not isinstance(corpus, str):
@@ -46,7 +55,10 @@ def resolve(
     names = ", ".join(sorted(SOURCES))
     ways = f"give a text file, a folder, a glob, hf:owner/name[:config], or one of {names}"
     if "/" in corpus or "\\" in corpus or path.suffix:
-        raise RequestError(f"{corpus!r} does not exist (looked from {Path.cwd()}) and is not the name of a corpus; {ways}")
+        raise RequestError(
+            f"{corpus!r} does not exist (looked from {Path.cwd()}) and is not the name of a "
+            f"corpus; {ways}"
+        )
     near = difflib.get_close_matches(corpus, SOURCES, 1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     start = f"{ways[0].upper()}{ways[1:]}" if near else ways
@@ -54,17 +66,26 @@ def resolve(
 
 
 def source_of(data: schema.Data, data_dir: Path | None = None) -> Source:
-    """Return the source of a data config; raise RequestError as `resolve` does, and for a separator that has no place."""
+    """Return the source of a data config.
+
+    Raises RequestError as `resolve` does, and for a separator that has no place.
+    """
     source = resolve(data.corpus, data_dir, HeldOut(data.validation, data.test), data.column)
     if data.separator is None:
         return source
     if isinstance(data.corpus, str) and (data.corpus in SOURCES or data.corpus.startswith("hf:")):
-        raise RequestError(f"data.separator: {data.corpus} has documents of its own; a separator cuts text files into some")
+        raise RequestError(
+            f"data.separator: {data.corpus} has documents of its own; a separator cuts text "
+            f"files into some"
+        )
     return Separated(source, data.separator)
 
 
 def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Data:
-    """Return the data config with its corpus' own default tokenizer written out; raise RequestError as `resolve` does."""
+    """Return the data config with its corpus' own default tokenizer written out.
+
+    Raises RequestError as `resolve` does.
+    """
     if data.tokenizer is not None:
         return data
     return data.model_copy(update={"tokenizer": source_of(data, data_dir).about.tokenizer})

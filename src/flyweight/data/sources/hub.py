@@ -26,7 +26,10 @@ _URL = "hf://datasets/{repository}@{revision}/{path}"
 
 
 def _load(what: str, *arguments: Any, **options: Any) -> Any:
-    """Call `datasets.load_dataset`; raise RequestError where the library, the network or the dataset is missing."""
+    """Call `datasets.load_dataset`.
+
+    Raises RequestError where the library, the network or the dataset is missing.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -37,12 +40,17 @@ def _load(what: str, *arguments: Any, **options: Any) -> Any:
     try:
         return datasets.load_dataset(*arguments, **options)
     except Exception as error:
-        # A missing repository, config or file and refused scripts come as the first three; without a network, the HTTP
-        # library's own errors come through, and which library that is changes with the version.
-        if not isinstance(error, OSError | ValueError | RuntimeError) and type(error).__module__.split(".")[0] not in _NETWORK:
+        # A missing repository, config or file and refused scripts come as the first three; without
+        # a network, the HTTP library's own errors come through, and which library that is changes
+        # with the version.
+        if (
+            not isinstance(error, OSError | ValueError | RuntimeError)
+            and type(error).__module__.split(".")[0] not in _NETWORK
+        ):
             raise
         raise RequestError(
-            f"{what} could not be read from the hub ({type(error).__name__}: {error}); check the name and the network, or put"
+            f"{what} could not be read from the hub ({type(error).__name__}: {error}); check the "
+            f"name and the network, or put"
             f" a local copy in a folder and name it with --data-dir or {VARIABLE}"
         ) from error
 
@@ -64,10 +72,17 @@ class Parquet:
     def rows(self, corpus: str, split: SplitName) -> Iterator[str]:
         """Yield the text column of one split, row by row."""
         path = self.files.format(split=split)
-        url = _URL.format(repository=self.repository, revision=self.revision.replace("/", "%2F"), path=path)
-        table = _load(f"{corpus} (hf:{self.repository})", "parquet", data_files={split: url}, split=split)
+        url = _URL.format(
+            repository=self.repository, revision=self.revision.replace("/", "%2F"), path=path
+        )
+        table = _load(
+            f"{corpus} (hf:{self.repository})", "parquet", data_files={split: url}, split=split
+        )
         if self.column not in table.column_names:
-            raise RequestError(f"{corpus}: {url} has no column {self.column!r}, only {', '.join(table.column_names)}")
+            raise RequestError(
+                f"{corpus}: {url} has no column {self.column!r}, only "
+                f"{', '.join(table.column_names)}"
+            )
         yield from _texts(table, self.column)
 
 
@@ -91,9 +106,12 @@ def joined(rows: Iterable[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class HubText:
-    """Any dataset with a text column, each row a document; splits that it does not have are taken from its train rows.
+    """Any dataset with a text column, each row a document.
 
-    A missing split is taken by a hash of the row's number; with under 100 rows, from the end of every row's text.
+    Splits that it does not have are taken from its train rows.
+
+    A missing split is taken by a hash of the row's number; with under 100 rows, from the end of
+    every row's text.
     """
 
     repository: str
@@ -114,7 +132,9 @@ class HubText:
     @cached_property
     def _tables(self) -> Mapping[SplitName, Any]:
         loaded = _load(self.name, self.repository, self.config)
-        tables: dict[SplitName, Any] = {_NAMES[split]: table for split, table in loaded.items() if split in _NAMES}
+        tables: dict[SplitName, Any] = {
+            _NAMES[split]: table for split, table in loaded.items() if split in _NAMES
+        }
         if "train" not in tables:
             raise RequestError(f"{self.name} has no train split, only {', '.join(loaded)}")
         return tables
@@ -122,8 +142,14 @@ class HubText:
     @cached_property
     def _column(self) -> str:
         features: Mapping[str, Any] = self._tables["train"].features
-        dtypes = {name: getattr(kind, "dtype", None) or type(kind).__name__ for name, kind in features.items()}
-        kinds = {name: None if kind in ("string", "large_string") else kind for name, kind in dtypes.items()}
+        dtypes = {
+            name: getattr(kind, "dtype", None) or type(kind).__name__
+            for name, kind in features.items()
+        }
+        kinds = {
+            name: None if kind in ("string", "large_string") else kind
+            for name, kind in dtypes.items()
+        }
         return choose_column(self.name, kinds, self.column)
 
     def documents(self, split: SplitName) -> Iterator[Document]:
@@ -148,8 +174,13 @@ class HubText:
 
 
 def open_dataset(name: str, held_out: HeldOut, column: str | None = None) -> HubText:
-    """Return `hf:owner/name[:config]` as a corpus; raise RequestError where it is not written so."""
+    """Return `hf:owner/name[:config]` as a corpus.
+
+    Raises RequestError where it is not written so.
+    """
     repository, _, config = name.removeprefix("hf:").partition(":")
     if repository.count("/") != 1 or not all(repository.split("/")):
-        raise RequestError(f"{name!r} does not name a dataset; write hf:owner/name or hf:owner/name:config")
+        raise RequestError(
+            f"{name!r} does not name a dataset; write hf:owner/name or hf:owner/name:config"
+        )
     return HubText(repository, config or None, held_out, column)

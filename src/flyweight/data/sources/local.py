@@ -13,21 +13,32 @@ VARIABLE = "FLYWEIGHT_DATA"
 
 
 def data_folder(option: Path | str | None) -> Path | None:
-    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None; RequestError if it is none to use."""
+    """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None.
+
+    RequestError if it is none to use.
+    """
     name = str(option or os.environ.get(VARIABLE, ""))
     if not name:
         return None
     folder = Path(name).expanduser()
     if not folder.is_dir():
         given = "--data-dir" if option else VARIABLE
-        raise RequestError(f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or leave it out")
+        raise RequestError(
+            f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or "
+            f"leave it out"
+        )
     return utf8_name(folder, "--data-dir" if option else VARIABLE)
 
 
-def local_files(data_dir: Path | None, corpus: str, files: Sequence[Sequence[str]]) -> tuple[Path, ...] | None:
-    """Return the corpus' files, each under the first of its usual names that is there; None where there is no folder for it.
+def local_files(
+    data_dir: Path | None, corpus: str, files: Sequence[Sequence[str]]
+) -> tuple[Path, ...] | None:
+    """Return the corpus' files, each under the first of its usual names that is there.
 
-    Raises RequestError naming the first missing file: a folder with half a corpus is never quietly replaced by a download.
+    None where there is no folder for it.
+
+    Raises RequestError naming the first missing file: a folder with half a corpus is never quietly
+    replaced by a download.
     """
     if data_dir is None or not (folder := data_dir / corpus).is_dir():
         return None
@@ -35,7 +46,9 @@ def local_files(data_dir: Path | None, corpus: str, files: Sequence[Sequence[str
     for names in files:
         path = next((folder / name for name in names if (folder / name).exists()), None)
         if path is None:
-            raise RequestError(f"{corpus}: {folder / names[0]} is missing; {remedies(corpus, folder / names[0])}")
+            raise RequestError(
+                f"{corpus}: {folder / names[0]} is missing; {remedies(corpus, folder / names[0])}"
+            )
         found.append(path)
     return tuple(found)
 

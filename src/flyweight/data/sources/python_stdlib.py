@@ -15,23 +15,60 @@ from flyweight.data.reading import read_python
 from flyweight.data.splitting import split_of
 from flyweight.errors import RequestError
 
-# fmt: off
-# Tests and demonstrations; generated tables and topics, one of which can be most of a split; what is not the library.
-_FOLDERS = frozenset((
-    "test", "tests", "idle_test", "idlelib", "turtledemo", "encodings", "pydoc_data", "lib2to3", "ensurepip",
-    "site-packages", "dist-packages", "lib-dynload", "__pycache__", "__phello__",
-))
+# fmt: off Tests and demonstrations; generated tables and topics, one of which can be most of a
+# split; what is not the library.
+_FOLDERS = frozenset(
+    (
+        "test",
+        "tests",
+        "idle_test",
+        "idlelib",
+        "turtledemo",
+        "encodings",
+        "pydoc_data",
+        "lib2to3",
+        "ensurepip",
+        "site-packages",
+        "dist-packages",
+        "lib-dynload",
+        "__pycache__",
+        "__phello__",
+    )
+)
 # Gone from 3.12, 3.13 or 3.14: without them the supported Pythons give nearly the same corpus.
-_REMOVED = frozenset((
-    "asynchat", "asyncore", "distutils", "imp", "smtpd", "aifc", "cgi", "cgitb", "chunk", "crypt", "imghdr", "mailcap",
-    "msilib", "nntplib", "pipes", "sndhdr", "sunau", "telnetlib", "uu", "xdrlib",
-))
+_REMOVED = frozenset(
+    (
+        "asynchat",
+        "asyncore",
+        "distutils",
+        "imp",
+        "smtpd",
+        "aifc",
+        "cgi",
+        "cgitb",
+        "chunk",
+        "crypt",
+        "imghdr",
+        "mailcap",
+        "msilib",
+        "nntplib",
+        "pipes",
+        "sndhdr",
+        "sunau",
+        "telnetlib",
+        "uu",
+        "xdrlib",
+    )
+)
 # fmt: on
 
 
 @dataclass(frozen=True)
 class PythonStdlib:
-    """Every .py file of the standard library but tests, tables and removed modules; split by a hash of its path."""
+    """Every .py file of the standard library but tests, tables and removed modules.
+
+    Split by a hash of its path.
+    """
 
     held_out: HeldOut
     root: Path | None = None
@@ -44,19 +81,26 @@ class PythonStdlib:
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """The chosen files' paths under the library, sorted; raise RequestError where the sources are not there."""
+        """The chosen files' paths under the library, sorted.
+
+        Raises RequestError where the sources are not there.
+        """
         root = self._root()
         found: list[str] = []
         for folder, names, files in os.walk(root):
-            # config-3.x-<platform> holds what the build wrote: the paths of the machine that built this Python.
-            names[:] = [name for name in names if name not in _FOLDERS and not name.startswith("config-")]
+            # config-3.x-<platform> holds what the build wrote: the paths of the machine that built
+            # this Python.
+            names[:] = [
+                name for name in names if name not in _FOLDERS and not name.startswith("config-")
+            ]
             for file in files:
                 relative = (Path(folder) / file).relative_to(root).as_posix()
                 if file.endswith(".py") and not _left_out(relative):
                     found.append(relative)
         if not found:
             raise RequestError(
-                f"python-stdlib: {root} holds no .py files (a zipped or stripped Python); use an ordinary installation of"
+                f"python-stdlib: {root} holds no .py files (a zipped or stripped Python); use an "
+                f"ordinary installation of"
                 " Python, or another corpus such as a text file"
             )
         return tuple(sorted(found))

@@ -22,9 +22,12 @@ MANY = 10_000
 
 @dataclass(frozen=True)
 class RowFile:
-    """Rows of one file: each is in one split, by a hash of its number; few or uneven rows are each cut in three instead.
+    """Rows of one file: each is in one split, by a hash of its number.
 
-    `column` is the column of text, found where None; `name` stands before the row's number where the file is one of several.
+    Few or uneven rows are each cut in three instead.
+
+    `column` is the column of text, found where None; `name` stands before the row's number where
+    the file is one of several.
     """
 
     path: Path
@@ -48,7 +51,9 @@ class RowFile:
     @cached_property
     def _cut(self) -> bool:
         """Whether rows are cut in three, because whole rows would leave a split under half its share."""
-        rows = list(itertools.islice(((name, len(text or "")) for name, text in self._rows()), MANY + 1))
+        rows = list(
+            itertools.islice(((name, len(text or "")) for name, text in self._rows()), MANY + 1)
+        )
         if not any(length for _, length in rows):
             raise RequestError(f"{self.path} has no row with text; a corpus needs text")
         return len(rows) <= MANY and split_whole(dict(rows), self.held_out) is None
@@ -60,7 +65,10 @@ class RowFile:
         _ = self._cut
 
     def documents(self, split: SplitName) -> Iterator[Document | Skipped]:
-        """Yield the split's rows, or its part of every row; rows without text are left out of train."""
+        """Yield the split's rows, or its part of every row.
+
+        Rows without text are left out of train.
+        """
         for name, text in self._rows():
             if text is None:
                 if split == "train":

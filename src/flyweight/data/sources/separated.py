@@ -13,7 +13,9 @@ _Placed = tuple[SplitName, Document | Skipped]
 
 @dataclass(frozen=True)
 class Separated:
-    """Another source's text, cut into documents at a separator; white space around it belongs to no document.
+    """Another source's text, cut into documents at a separator.
+
+    White space around it belongs to no document.
 
     In a text that is one from train to test, a document is in the split that it starts in.
     """
@@ -33,7 +35,10 @@ class Separated:
                 yield document
 
     def _placed(self, split: SplitName) -> Iterator[_Placed]:
-        """Yield the other source's documents with their splits; all splits as one document where they adjoin."""
+        """Yield the other source's documents with their splits.
+
+        All splits as one document where they adjoin.
+        """
         if not self.source.about.contiguous:
             for document in self.source.documents(split):
                 yield split, document
@@ -42,7 +47,10 @@ class Separated:
         for place in SPLITS:
             for document in self.source.documents(place):
                 if isinstance(document, Document):
-                    document, started = replace(document, continues=document.continues or started), True
+                    document, started = (
+                        replace(document, continues=document.continues or started),
+                        True,
+                    )
                 yield place, document
 
 
@@ -78,7 +86,12 @@ class _Cutter:
             rest = self._text[at + len(self._separator) :]
             self._text = self._text[:at]
             yield from self._next(self._text.rstrip())
-            self._number, self._text, self._started, self._place = self._number + 1, rest, False, None
+            self._number, self._text, self._started, self._place = (
+                self._number + 1,
+                rest,
+                False,
+                None,
+            )
         if not self._started:
             self._text = self._text.lstrip()
         if self._text and self._place is None:

@@ -18,7 +18,10 @@ from flyweight.errors import RequestError
 
 @dataclass(frozen=True)
 class SitePackages:
-    """All .py files of site-packages; the files of one package folder stay together, split by a hash of its path."""
+    """All .py files of site-packages.
+
+    The files of one package folder stay together, split by a hash of its path.
+    """
 
     held_out: HeldOut
     roots: tuple[Path, ...] = ()
@@ -27,12 +30,19 @@ class SitePackages:
     def about(self) -> About:
         """A document a file, with a separator after each."""
         origin = "the packages installed in the running environment"
-        return About("installed-packages", origin, schema.BpeTokenizer(), separated=True, published=True)
+        return About(
+            "installed-packages", origin, schema.BpeTokenizer(), separated=True, published=True
+        )
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """Every file by its path under site-packages, sorted; raise RequestError where there is none."""
-        roots = self.roots or tuple(dict.fromkeys(Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")))
+        """Every file by its path under site-packages, sorted.
+
+        Raises RequestError where there is none.
+        """
+        roots = self.roots or tuple(
+            dict.fromkeys(Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+        )
         found: dict[str, Path] = {}
         for root in roots:
             for folder, names, files in os.walk(root):
@@ -42,7 +52,10 @@ class SitePackages:
                     if file.endswith(".py") and path.is_file():
                         found.setdefault(path.relative_to(root).as_posix(), path)
         if not found:
-            raise RequestError(f"installed-packages: no .py files under {', '.join(map(str, roots))}; use another corpus")
+            raise RequestError(
+                f"installed-packages: no .py files under {', '.join(map(str, roots))}; use "
+                f"another corpus"
+            )
         return dict(sorted(found.items()))
 
     def documents(self, split: SplitName) -> Iterator[Document | Skipped]:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from flyweight.config import schema
 from flyweight.data.document import SPLITS, About, Document, HeldOut, Skipped, SplitName
-from flyweight.data.file_kinds import ROWS, SUFFIXES, FileKind, in_folder, kind_of, left_out, open_bytes
+from flyweight.data.file_kinds import (
+    ROWS,
+    SUFFIXES,
+    FileKind,
+    in_folder,
+    kind_of,
+    left_out,
+    open_bytes,
+)
 from flyweight.data.html_text import html_text
 from flyweight.data.reading import (
     cut_blocks,
@@ -46,7 +54,9 @@ class TextFile:
     def about(self) -> About:
         """One document, so nothing separates."""
         name = self.path.name
-        return About(name, f"the file {name}", schema.BpeTokenizer(), separated=False, contiguous=True)
+        return About(
+            name, f"the file {name}", schema.BpeTokenizer(), separated=False, contiguous=True
+        )
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's part of the file."""
@@ -76,7 +86,11 @@ class TextFile:
     def _part(self, split: SplitName) -> Iterator[str]:
         if self.kind == PLAIN:
             first, second = cut_file(self.path, self._fractions)
-            start, stop = {"train": (0, first), "validation": (first, second), "test": (second, None)}[split]
+            start, stop = {
+                "train": (0, first),
+                "validation": (first, second),
+                "test": (second, None),
+            }[split]
             yield from read_pieces(self.path, start, stop)
             return
         number = SPLITS.index(split)
@@ -93,10 +107,12 @@ class TextFile:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """Many files: each is in one split, by a hash of its path; few or uneven files are each cut in three instead.
+    """Many files: each is in one split, by a hash of its path.
 
-    Files are cut where whole files would give a held-out split less than half its share of the bytes. Rows are documents
-    of their own, and files that cannot be read are left out.
+    Few or uneven files are each cut in three instead.
+
+    Files are cut where whole files would give a held-out split less than half its share of the
+    bytes. Rows are documents of their own, and files that cannot be read are left out.
     """
 
     name: str
@@ -107,7 +123,12 @@ class TextFiles:
     @property
     def about(self) -> About:
         """A document a file or row, with a separator after each."""
-        return About(self.name, f"{len(self.files)} files of {self.name}", schema.BpeTokenizer(), separated=True)
+        return About(
+            self.name,
+            f"{len(self.files)} files of {self.name}",
+            schema.BpeTokenizer(),
+            separated=True,
+        )
 
     @cached_property
     def _checked(self) -> tuple[list[TextFile | RowFile], list[Skipped]]:
@@ -141,8 +162,13 @@ class TextFiles:
                 yield from file.whole()
 
 
-def open_path(path: Path, held_out: HeldOut, column: str | None = None) -> TextFile | RowFile | TextFiles:
-    """Return a file or a folder as a corpus; raise RequestError where it is missing, empty or without text."""
+def open_path(
+    path: Path, held_out: HeldOut, column: str | None = None
+) -> TextFile | RowFile | TextFiles:
+    """Return a file or a folder as a corpus.
+
+    Raises RequestError where it is missing, empty or without text.
+    """
     if path.is_dir():
         folder = _search(path)
         if not folder.files:
@@ -156,13 +182,20 @@ def open_path(path: Path, held_out: HeldOut, column: str | None = None) -> TextF
     return _one(path, held_out, column)
 
 
-def open_glob(pattern: str, held_out: HeldOut, column: str | None = None) -> TextFile | RowFile | TextFiles:
-    """Return the files that match a glob (`**` crosses folders) as a corpus; raise RequestError where none does."""
+def open_glob(
+    pattern: str, held_out: HeldOut, column: str | None = None
+) -> TextFile | RowFile | TextFiles:
+    """Return the files that match a glob (`**` crosses folders) as a corpus.
+
+    Raises RequestError where none does.
+    """
     paths = _matching(pattern)
     return _many(pattern, _root(paths), paths, {}, held_out, column)
 
 
-def open_list(names: Sequence[str], held_out: HeldOut, column: str | None = None) -> TextFile | RowFile | TextFiles:
+def open_list(
+    names: Sequence[str], held_out: HeldOut, column: str | None = None
+) -> TextFile | RowFile | TextFiles:
     """Return several files, folders and globs as one corpus, each file once, in the order of their paths.
 
     Raises RequestError naming the first that is missing or matches nothing.
@@ -182,7 +215,9 @@ def open_list(names: Sequence[str], held_out: HeldOut, column: str | None = None
         else:
             raise RequestError(f"{name!r} does not exist (looked from {Path.cwd()})")
     if not paths:
-        raise RequestError(f"there are no text files in {', '.join(names)}; looked for {' '.join(SUFFIXES)}")
+        raise RequestError(
+            f"there are no text files in {', '.join(names)}; looked for {' '.join(SUFFIXES)}"
+        )
     files = sorted({path.absolute(): path for path in reversed(paths)})
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     skipped = {path.absolute(): why for path, why in skipped.items()}
@@ -193,7 +228,10 @@ def _matching(pattern: str) -> list[Path]:
     paths = map(Path, globbing.glob(os.path.expanduser(pattern), recursive=True))
     files = sorted(path for path in paths if path.is_file())
     if not files:
-        raise RequestError(f"no file matches {pattern!r} (looked from {Path.cwd()}); quote a glob, so that the shell leaves it")
+        raise RequestError(
+            f"no file matches {pattern!r} (looked from {Path.cwd()}); quote a glob, so that the "
+            f"shell leaves it"
+        )
     return files
 
 
@@ -230,14 +268,21 @@ def _without_text(path: Path, folder: _Folder) -> RequestError:
     if folder.documents:
         file, why = min(folder.documents.items())
         return RequestError(f"{path} has no text files: {file.name} is {why}")
-    held = f"it holds only {', '.join(sorted(folder.others)[:8])}" if folder.others else "it is empty"
-    return RequestError(f"{path} has no text files: {held}; looked for {' '.join(SUFFIXES)}; a glob takes any ending")
+    held = (
+        f"it holds only {', '.join(sorted(folder.others)[:8])}" if folder.others else "it is empty"
+    )
+    return RequestError(
+        f"{path} has no text files: {held}; looked for {' '.join(SUFFIXES)}; a glob takes any "
+        f"ending"
+    )
 
 
 def _none_readable(name: str, skipped: Sequence[Skipped]) -> RequestError:
     first = skipped[0]
     others = f" ({len(skipped) - 1} more cannot be read either)" if len(skipped) > 1 else ""
-    return RequestError(f"{name} has no file that can be read: {first.name}: {first.reason}{others}")
+    return RequestError(
+        f"{name} has no file that can be read: {first.name}: {first.reason}{others}"
+    )
 
 
 def _unreadable(error: OSError) -> None:
@@ -275,9 +320,15 @@ def _many(
         except RequestError as error:
             skipped.append(Skipped(within, str(error)))
             continue
-        file = RowFile(path, held_out, kind, column) if kind.format in ROWS else TextFile(path, held_out, kind)
+        file = (
+            RowFile(path, held_out, kind, column)
+            if kind.format in ROWS
+            else TextFile(path, held_out, kind)
+        )
         files.append(replace(file, name=within))
-    skipped += [Skipped(path.relative_to(root).as_posix(), why) for path, why in sorted(documents.items())]
+    skipped += [
+        Skipped(path.relative_to(root).as_posix(), why) for path, why in sorted(documents.items())
+    ]
     if not files:
         raise _none_readable(name, skipped)
     if column is not None and not any(isinstance(file, RowFile) for file in files):

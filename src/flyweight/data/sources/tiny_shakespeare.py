@@ -13,7 +13,10 @@ from flyweight.data.sources.hub import Parquet
 from flyweight.data.sources.local import local_files
 
 HUB = Parquet(
-    "karpathy/tiny_shakespeare", "fe12e06d82fe3af4291b90426557387520d81385", "data/{split}-00000-of-00001.parquet", "text"
+    "karpathy/tiny_shakespeare",
+    "fe12e06d82fe3af4291b90426557387520d81385",
+    "data/{split}-00000-of-00001.parquet",
+    "text",
 )
 FILES = (("input.txt",),)
 _NAME = "tiny-shakespeare"
@@ -29,17 +32,28 @@ class TinyShakespeare:
     def about(self) -> About:
         """One text of characters."""
         origin = "a local file" if self.file else HUB.address
-        return About(_NAME, origin, schema.CharTokenizer(), separated=False, contiguous=True, published=True)
+        return About(
+            _NAME, origin, schema.CharTokenizer(), separated=False, contiguous=True, published=True
+        )
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's part of the text."""
-        text = "".join(read_pieces(self.file) if self.file else (row for part in SPLITS for row in HUB.rows(_NAME, part)))
+        text = "".join(
+            read_pieces(self.file)
+            if self.file
+            else (row for part in SPLITS for row in HUB.rows(_NAME, part))
+        )
         first, second = int(len(text) * 0.9), int(len(text) * 0.95)
-        part = {"train": text[:first], "validation": text[first:second], "test": text[second:]}[split]
+        part = {"train": text[:first], "validation": text[first:second], "test": text[second:]}[
+            split
+        ]
         yield from pieces("input.txt", split_text(part))
 
 
 def open_source(data_dir: Path | None, held_out: HeldOut) -> TinyShakespeare:
-    """Return the corpus from `data_dir/tiny-shakespeare`, else from the hub; its split is standard."""
+    """Return the corpus from `data_dir/tiny-shakespeare`, else from the hub.
+
+    Its split is standard.
+    """
     found = local_files(data_dir, _NAME, FILES)
     return TinyShakespeare(found[0] if found else None)

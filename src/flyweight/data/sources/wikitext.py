@@ -37,7 +37,14 @@ class WikiText:
     def about(self) -> About:
         """Words, line ends counted among them."""
         origin = "local files" if self.files else hub(self.name).address
-        return About(self.name, origin, self.tokenizer, separated=False, line_ends_are_words=True, published=True)
+        return About(
+            self.name,
+            origin,
+            self.tokenizer,
+            separated=False,
+            line_ends_are_words=True,
+            published=True,
+        )
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's articles."""
@@ -45,7 +52,9 @@ class WikiText:
             yield from articles(read_pieces(self.files[SPLITS.index(split)]))
         else:
             # The rows are lines; blank ones, " \n" in the standard files, are empty strings there.
-            yield from articles(joined(row or " \n" for row in hub(self.name).rows(self.name, split)))
+            yield from articles(
+                joined(row or " \n" for row in hub(self.name).rows(self.name, split))
+            )
 
 
 def articles(parts: Iterator[str]) -> Iterator[Document]:
@@ -68,7 +77,10 @@ def articles(parts: Iterator[str]) -> Iterator[Document]:
 
 def _opener(name: str, tokenizer: schema.Tokenizer) -> Callable[[Path | None, HeldOut], WikiText]:
     endings = ("raw",) if name.endswith("raw") else ("tokens",)
-    files = [(f"{short}.txt", *(f"wiki.{short}.{ending}" for ending in endings)) for short in ("train", "valid", "test")]
+    files = [
+        (f"{short}.txt", *(f"wiki.{short}.{ending}" for ending in endings))
+        for short in ("train", "valid", "test")
+    ]
 
     def open_source(data_dir: Path | None, held_out: HeldOut) -> WikiText:
         return WikiText(name, tokenizer, local_files(data_dir, name, files))

@@ -1,8 +1,9 @@
 """Model cards in Markdown: what a model is, what it was made of, what that took, what was measured and what was not.
 
-Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is published, from what is known then,
-so it has no measurements; and no times either, so that the same work gives the same bytes. `full` is the card beside a model:
-a finished recipe writes one for each of its models, and every export has one, with whatever the runs root knows by then.
+Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is
+published, from what is known then, so it has no measurements; and no times either, so that the same
+work gives the same bytes. `full` is the card beside a model: a finished recipe writes one for each
+of its models, and every export has one, with whatever the runs root knows by then.
 """
 
 from __future__ import annotations
@@ -45,8 +46,13 @@ class Subject:
     def of(cls, artifact: Artifact, store: Store) -> Subject:
         """Return a finished artifact with those of its parents that are still under the runs root."""
         parents = {}
-        corpus = artifact.facts.get("corpus")  # a model made from a trained one was not given its text, but knows it
-        for role, name in {**({"corpus": corpus} if corpus else {}), **artifact.identity["parents"]}.items():
+        corpus = artifact.facts.get(
+            "corpus"
+        )  # a model made from a trained one was not given its text, but knows it
+        for role, name in {
+            **({"corpus": corpus} if corpus else {}),
+            **artifact.identity["parents"],
+        }.items():
             try:
                 parents[role] = Artifact.glance(store.root / name)
             except FlyweightError:
@@ -68,7 +74,11 @@ class Subject:
         """The identity of the training whose weights these are: that of the one that `select` chose, else its own."""
         if self.stage != "select":
             return self.identity
-        same = [each for each in self.parents.values() if each.facts.get("seconds") == self.facts.get("seconds")]
+        same = [
+            each
+            for each in self.parents.values()
+            if each.facts.get("seconds") == self.facts.get("seconds")
+        ]
         return same[0].identity if same else self.identity
 
     def config(self) -> schema.Architecture | None:
@@ -76,7 +86,9 @@ class Subject:
         if is_checkpoint(self.folder):
             return None
         where = str(self.folder / "config.json")
-        return load.resolved(load.model_config(read_json(self.folder / "config.json"), where), where)
+        return load.resolved(
+            load.model_config(read_json(self.folder / "config.json"), where), where
+        )
 
 
 def birth(subject: Subject) -> str:
@@ -88,15 +100,20 @@ def birth(subject: Subject) -> str:
         *_training(subject, times=False),
         "## Metrics",
         "",
-        "This card was written with the model, before anything was measured. Measurements are artifacts of their own, made by",
+        "This card was written with the model, before anything was measured. Measurements are "
+        "artifacts of their own, made by",
         "",
-        *block("\n".join(f"flyweight {words} {subject.id}" for words in ("eval", "bench", "audit"))),
+        *block(
+            "\n".join(f"flyweight {words} {subject.id}" for words in ("eval", "bench", "audit"))
+        ),
         "",
-        f"`flyweight export {subject.id} --to hf --out DIR` writes those that there are into the card of what it exports.",
+        f"`flyweight export {subject.id} --to hf --out DIR` writes those that there are into the "
+        f"card of what it exports.",
         "",
         "## How it was made",
         "",
-        "`manifest.json` beside this card has the command, the date, the seconds and the checksum of every file;"
+        "`manifest.json` beside this card has the command, the date, the seconds and the "
+        "checksum of every file;"
         " `config.yaml` has every setting.",
         "",
         *_limits(subject, None),
@@ -104,7 +121,9 @@ def birth(subject: Subject) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(draft: Draft, facts: Mapping[str, Any], parents: Mapping[str, Artifact] | None = None) -> None:
+def write(
+    draft: Draft, facts: Mapping[str, Any], parents: Mapping[str, Artifact] | None = None
+) -> None:
     """Write the card of a model into the draft that holds it; a draft without a model has none."""
     folder = draft.path / "model"
     if folder.is_dir():
@@ -121,7 +140,10 @@ def write_beside(folder: Path, store: Store) -> None:
         except FlyweightError:
             continue  # the card of an earlier day stays, and says of which model it is
         if (artifact.path / "model").is_dir():
-            write_text(folder / f"card-{made.name}.md", full(artifact, store, f"{folder.name}:{made.name}", entries=entries))
+            write_text(
+                folder / f"card-{made.name}.md",
+                full(artifact, store, f"{folder.name}:{made.name}", entries=entries),
+            )
 
 
 def full(
@@ -134,10 +156,13 @@ def full(
 ) -> str:
     """Return the card that stands beside a model, with every measurement of it under the runs root.
 
-    `written_as` is what an export is (a family of transformers, `gguf ...`), `notes` what is not as one may expect of it.
-    `entries` are the root's, where they have been read already.
+    `written_as` is what an export is (a family of transformers, `gguf ...`), `notes` what is not as
+    one may expect of it. `entries` are the root's, where they have been read already.
     """
-    subject, found = Subject.of(artifact, store), measurements.of(artifact, store.entries() if entries is None else entries)
+    subject, found = (
+        Subject.of(artifact, store),
+        measurements.of(artifact, store.entries() if entries is None else entries),
+    )
     lines = [
         *_head(subject, title),
         *_model(subject, written_as, notes),
@@ -150,7 +175,14 @@ def full(
     return "\n".join(lines) + "\n"
 
 
-def exported(artifact: Artifact, store: Store, title: str, library: str, written_as: str, notes: Sequence[str]) -> str:
+def exported(
+    artifact: Artifact,
+    store: Store,
+    title: str,
+    library: str,
+    written_as: str,
+    notes: Sequence[str],
+) -> str:
     """Return the card of an export: `full` with the front matter that the Hugging Face hub reads.
 
     `library` is what opens the files, transformers or gguf; our own type needs flyweight besides.
@@ -159,17 +191,35 @@ def exported(artifact: Artifact, store: Store, title: str, library: str, written
     matter: dict[str, Any] = {
         "library_name": library,
         "pipeline_tag": "text-generation",
-        "tags": list(dict.fromkeys(["flyweight", artifact.stage, *(["gguf"] if library == "gguf" else [])])),
+        "tags": list(
+            dict.fromkeys(["flyweight", artifact.stage, *(["gguf"] if library == "gguf" else [])])
+        ),
     }
     subject = Subject.of(artifact, store)
-    sources = [each.facts.get("source", "") for each in (artifact, *subject.parents.values()) if each.stage == "import"]
-    if bases := [source.removeprefix("hf:").partition("@")[0] for source in sources if source.startswith("hf:")]:
+    sources = [
+        each.facts.get("source", "")
+        for each in (artifact, *subject.parents.values())
+        if each.stage == "import"
+    ]
+    if bases := [
+        source.removeprefix("hf:").partition("@")[0]
+        for source in sources
+        if source.startswith("hf:")
+    ]:
         matter["base_model"] = bases
     if corpus := subject.corpus:
         name = corpus_label(corpus.identity["config"]["corpus"])
-        matter |= {"datasets": [name.removeprefix("hf:").partition(":")[0]]} if name.startswith("hf:") else {}
+        matter |= (
+            {"datasets": [name.removeprefix("hf:").partition(":")[0]]}
+            if name.startswith("hf:")
+            else {}
+        )
     remark = "license: yours to choose; that of the texts and models it was made from matters"
-    return "\n".join(front_matter(matter, remark)) + "\n" + full(artifact, store, title, written_as, notes)
+    return (
+        "\n".join(front_matter(matter, remark))
+        + "\n"
+        + full(artifact, store, title, written_as, notes)
+    )
 
 
 # --- sections ---
@@ -177,7 +227,11 @@ def exported(artifact: Artifact, store: Store, title: str, library: str, written
 
 def _head(subject: Subject, title: str = "") -> list[str]:
     config = subject.config()
-    size = "A language model" if config is None else f"A language model of {flops.parameters(config).unique:,} parameters"
+    size = (
+        "A language model"
+        if config is None
+        else f"A language model of {flops.parameters(config).unique:,} parameters"
+    )
     return [
         f"# {text(title or subject.id)}",
         "",
@@ -197,9 +251,15 @@ def _made(subject: Subject) -> str:
         parts = " and ".join(_experts(identity["config"]))
         return f"{code(source)} mixed with {parts}, its gates fitted on validation text"
     if subject.stage == "select":
-        return f"the one of {len(identity['parents'])} with the best validation likelihood: {code(facts['chosen'])}"
+        return (
+            f"the one of {len(identity['parents'])} with the best validation likelihood: "
+            f"{code(facts['chosen'])}"
+        )
     if subject.stage == "import":
-        return f"imported from {code(facts['source'])} ({code(facts['model_type'])}){_tokenizer(facts)}"
+        return (
+            f"imported from {code(facts['source'])} "
+            f"({code(facts['model_type'])}){_tokenizer(facts)}"
+        )
     if subject.stage == "init":
         return "with random weights, not trained"
     if "train" not in identity["config"]:
@@ -209,7 +269,10 @@ def _made(subject: Subject) -> str:
 
 
 def _tokenizer(facts: Mapping[str, Any]) -> str:
-    """Return what is known of an imported model's tokenizer; artifacts of older versions say nothing of it."""
+    """Return what is known of an imported model's tokenizer.
+
+    Artifacts of older versions say nothing of it.
+    """
     if "tokenizer" not in facts:
         return ""
     known = facts["tokenizer"]
@@ -219,7 +282,10 @@ def _tokenizer(facts: Mapping[str, Any]) -> str:
         return ", with its tokenizer.json as it came"
     rebuilt = f", which replaces its {', '.join(known['rebuilt'])}" if known["rebuilt"] else ""
     built = f"{code(known['class'])}{rebuilt}"
-    return f", with its tokenizer as transformers builds it ({built}), compared on {known['compared']} texts"
+    return (
+        f", with its tokenizer as transformers builds it ({built}), compared on "
+        f"{known['compared']} texts"
+    )
 
 
 def _experts(config: Mapping[str, Any]) -> list[str]:
@@ -237,25 +303,51 @@ def _kind(kind: Any) -> str:
 
 def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
     config = subject.config()
-    rows = [("artifact", code(subject.id)), ("stage", f"{code(subject.stage)}, version {subject.identity['version']}")]
-    rows += [(f"made from ({text(role)})", code(name)) for role, name in subject.identity["parents"].items()]
+    rows = [
+        ("artifact", code(subject.id)),
+        ("stage", f"{code(subject.stage)}, version {subject.identity['version']}"),
+    ]
+    rows += [
+        (f"made from ({text(role)})", code(name))
+        for role, name in subject.identity["parents"].items()
+    ]
     if config is None:
         raw = read_json(subject.folder / "config.json")
-        rows += [("architecture", f"{code(raw['model_type'])} of transformers, behind an adapter; parameters are not counted")]
+        rows += [
+            (
+                "architecture",
+                f"{code(raw['model_type'])} of transformers, behind an adapter; parameters are "
+                f"not counted",
+            )
+        ]
     else:
         counts, context = flops.parameters(config), config.context
         assert context  # resolved: what is in a model's folder has all its sizes
         is_decoder = isinstance(config, schema.ModelConfig)
         rows += [
             ("architecture", text(gather.config_line(config))),
-            *([("position, norm", text(f"{config.position.kind}, {config.norm.kind}"))] if is_decoder else []),
-            ("parameters", f"{counts.unique:,} stored, {counts.total:,} as used (a shared layer counts at every use)"),
+            *(
+                [("position, norm", text(f"{config.position.kind}, {config.norm.kind}"))]
+                if is_decoder
+                else []
+            ),
+            (
+                "parameters",
+                f"{counts.unique:,} stored, {counts.total:,} as used (a shared layer counts at "
+                f"every use)",
+            ),
             ("vocabulary", f"{config.vocab_size or 0:,} tokens"),
             ("context", f"{context:,} tokens"),
-            ("forward pass", f"{format_count(flops.forward_flops(config, context) / context)} FLOPs/token at full context"),
+            (
+                "forward pass",
+                f"{format_count(flops.forward_flops(config, context) / context)} FLOPs/token at "
+                f"full context",
+            ),
         ]
     if unread := subject.facts.get("unread"):
-        rows.append(("weights beside it that were not read", ", ".join(code(name) for name in unread)))
+        rows.append(
+            ("weights beside it that were not read", ", ".join(code(name) for name in unread))
+        )
     if written_as:
         rows.append(("written as", text(written_as)))
     size = sum(file.stat().st_size for file in sorted(subject.folder.rglob("*")) if file.is_file())
@@ -269,18 +361,30 @@ def _data(subject: Subject) -> list[str]:
     if subject.corpus is None:
         known = subject.facts.get("corpus") or subject.identity["parents"].get("corpus")
         why = {"import": "It came without its training text.", "init": "None: it was not trained."}
-        named = f"Packed as {code(known)}; that artifact has the details." if known else "Its training text is not known."
+        named = (
+            f"Packed as {code(known)}; that artifact has the details."
+            if known
+            else "Its training text is not known."
+        )
         return [*lines, why.get(subject.stage, named), ""]
     found = gather.corpus(subject.corpus, 1, None)
     sizes = [
-        (name, f"{split.tokens:,}", f"{split.bytes:,}", f"{split.documents:,}", numbers.share(found.overlap.get(name)))
+        (
+            name,
+            f"{split.tokens:,}",
+            f"{split.bytes:,}",
+            f"{split.documents:,}",
+            numbers.share(found.overlap.get(name)),
+        )
         for name, split in found.splits.items()
     ]
     head = ("split", "tokens", "bytes", "documents", f"{found.overlap_unit} also in train")
     return [
         *lines,
-        f"{code(found.name)}, tokenizer {text(found.tokenizer)}, packed as {code(subject.corpus.id)} (fingerprint"
-        f" {code(found.fingerprint[:16])}). Trained on train; validation chooses, test only reports.",
+        f"{code(found.name)}, tokenizer {text(found.tokenizer)}, packed as "
+        f"{code(subject.corpus.id)} (fingerprint"
+        f" {code(found.fingerprint[:16])}). Trained on train; validation chooses, test only "
+        f"reports.",
         "",
         *table(head, sizes, right=head[1:]),
         "",
@@ -295,29 +399,71 @@ def _training(subject: Subject, times: bool) -> list[str]:
     if train is None:
         if "total_flops" not in facts:
             return [*lines, "Nothing was trained here.", ""]
-        before = f"Nothing was trained here. What it was made from had taken {format_count(facts['total_flops'])} FLOPs"
-        return [*lines, before + (f" and {format_time(facts['total_seconds'])}." if times else "."), ""]
-    spent = {"steps": f"{facts['steps']:,}", "tokens": f"{facts['tokens']:,}", "flops": format_count(facts["flops"])}
+        before = (
+            f"Nothing was trained here. What it was made from had taken "
+            f"{format_count(facts['total_flops'])} FLOPs"
+        )
+        return [
+            *lines,
+            before + (f" and {format_time(facts['total_seconds'])}." if times else "."),
+            "",
+        ]
+    spent = {
+        "steps": f"{facts['steps']:,}",
+        "tokens": f"{facts['tokens']:,}",
+        "flops": format_count(facts["flops"]),
+    }
     rows = [(name, _limit(name, train.get(name)), value) for name, value in spent.items()]
-    rows.append(("seconds", _limit("time", train.get("time")), f"{facts['seconds']:,.1f}" if times else "see `manifest.json`"))
+    rows.append(
+        (
+            "seconds",
+            _limit("time", train.get("time")),
+            f"{facts['seconds']:,.1f}" if times else "see `manifest.json`",
+        )
+    )
     rows.append(("flops, with teachers and parents", "", format_count(facts["total_flops"])))
     if times:
         rows.append(("seconds, with teachers and parents", "", f"{facts['total_seconds']:,.1f}"))
     optimizer = train["optimizer"]
     said = (
-        f"{train['batch']} windows a step, {optimizer['kind']} at {optimizer['lr']:g}, precision {identity['dtype']},"
-        f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended by {facts['stopped_by']}."
+        f"{train['batch']} windows a step, {optimizer['kind']} at {optimizer['lr']:g}, precision "
+        f"{identity['dtype']},"
+        f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
+        f"by {facts['stopped_by']}."
     )
     best = facts.get("best_nll")
-    kept = "" if best is None else f" Best validation during training: {best:.4f} nats/token at step {facts['best_step']:,}"
-    kept += f" (on at most {train['validation_tokens']:,} tokens); kept: the {train['keep']} weights." if kept else ""
-    return [*lines, *table(("", "limit", "spent"), rows, right=("limit", "spent")), "", text(said + kept), ""]
+    kept = (
+        ""
+        if best is None
+        else (
+            f" Best validation during training: {best:.4f} nats/token at step "
+            f"{facts['best_step']:,}"
+        )
+    )
+    kept += (
+        f" (on at most {train['validation_tokens']:,} tokens); kept: the {train['keep']} weights."
+        if kept
+        else ""
+    )
+    return [
+        *lines,
+        *table(("", "limit", "spent"), rows, right=("limit", "spent")),
+        "",
+        text(said + kept),
+        "",
+    ]
 
 
 def _limit(name: str, value: float | None) -> str:
     if value is None:
         return "none"
-    return format_time(value) if name == "time" else format_count(value) if name == "flops" else f"{value:,}"
+    return (
+        format_time(value)
+        if name == "time"
+        else format_count(value)
+        if name == "flops"
+        else f"{value:,}"
+    )
 
 
 def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
@@ -329,7 +475,12 @@ def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
     if measured_by := [command for command in others if command and command != made]:
         lines += ["", "Measured by:", "", *block("\n".join(measured_by), "sh")]
     elif any(found.all()):
-        lines += ["", "The same command measured it." if others == {made: None} else "Measured by the Python interface."]
+        lines += [
+            "",
+            "The same command measured it."
+            if others == {made: None}
+            else "Measured by the Python interface.",
+        ]
     return [*lines, ""]
 
 
@@ -338,10 +489,12 @@ def _limits(subject: Subject, found: measurements.Measured | None) -> list[str]:
     lines = [] if found is None else numbers.missing(found)
     if subject.stage not in ("import", "init"):
         lines.append(
-            f"One training with one seed ({subject.identity['seed']}): intervals do not cover what another would give."
+            f"One training with one seed ({subject.identity['seed']}): intervals do not cover "
+            f"what another would give."
         )
     lines += [
-        "A base model: it continues text as its training text went on. It follows no instructions, and nothing was done or"
+        "A base model: it continues text as its training text went on. It follows no "
+        "instructions, and nothing was done or"
         " measured about false, private or harmful output.",
         "Its license is not set here; those of the texts and models it was made from matter.",
     ]

@@ -50,7 +50,8 @@ def _readable(artifact: Artifact) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FlyweightError(
-            f"{artifact.path / 'metrics.json'}: not the numbers of {artifact.stage} ({type(error).__name__}: {error});"
+            f"{artifact.path / 'metrics.json'}: not the numbers of {artifact.stage} "
+            f"({type(error).__name__}: {error});"
             f" delete {artifact.path} and measure again"
         ) from error
 
@@ -58,7 +59,12 @@ def _readable(artifact: Artifact) -> Iterator[None]:
 def _continuations(artifact: Artifact) -> list[str]:
     lines = []
     for said in artifact.metrics()["samples"]:
-        lines += [f"Its continuation of {code(said['prompt'])}, one draw, not chosen:", "", *block(said["text"]), ""]
+        lines += [
+            f"Its continuation of {code(said['prompt'])}, one draw, not chosen:",
+            "",
+            *block(said["text"]),
+            "",
+        ]
     return lines
 
 
@@ -69,18 +75,27 @@ def missing(found: Measured) -> list[str]:
     if not found.evaluations:
         lines.append("Not measured: likelihood on any text (`flyweight eval`).")
     elif not splits & {"test", "validation+test"}:
-        lines.append(f"Not measured: likelihood on a test split; the figures above are of {', '.join(sorted(splits))}.")
+        lines.append(
+            f"Not measured: likelihood on a test split; the figures above are of "
+            f"{', '.join(sorted(splits))}."
+        )
     if found.evaluations and not found.floors:
-        lines.append("Not measured: what n-gram models reach on the same text (`flyweight floors`).")
+        lines.append(
+            "Not measured: what n-gram models reach on the same text (`flyweight floors`)."
+        )
     if not found.benches:
         lines.append("Not measured: speed and memory (`flyweight bench`).")
     if not found.audits:
-        lines.append("Not measured: the audit for leaks, padding, caches and sizes (`flyweight audit`).")
+        lines.append(
+            "Not measured: the audit for leaks, padding, caches and sizes (`flyweight audit`)."
+        )
     lines += [f"Left out: {code(each)}." for each in found.damaged]
     for audit in found.audits:
         lines += [f"It fails the audit's check {code(name)}." for name in _named(audit, "fail")]
     lines += _below_floors(found)
-    lines.append("Not measured: tasks, other texts than those named, and other machines than those named.")
+    lines.append(
+        "Not measured: tasks, other texts than those named, and other machines than those named."
+    )
     return lines
 
 
@@ -90,14 +105,19 @@ def _likelihood(artifact: Artifact, name: str, found: Measured) -> list[str]:
     rows = []
     for key in LIKELIHOOD:
         if (metric := getattr(result, key)) is not None:
-            rows.append((key, _number(metric.value), _interval(metric), text(metric.unit), f"{metric.n:,}"))
+            rows.append(
+                (key, _number(metric.value), _interval(metric), text(metric.unit), f"{metric.n:,}")
+            )
     for kind, value in _floors(artifact, found).items():
-        rows.append((f"bits_per_byte of {code(kind)}, a floor", _number(value), "", "bits/byte", ""))
+        rows.append(
+            (f"bits_per_byte of {code(kind)}, a floor", _number(value), "", "bits/byte", "")
+        )
     head = ("metric", "value", f"{interval['level']:.0%} interval", "unit", "n")
     over = f"{interval['units']:,} {interval['over']}s"
     losses = gather.losses(artifact)
     return [
-        f"Likelihood on the {result.split} split of {code(name)}, window {result.window:,}, stride {result.stride:,}; intervals"
+        f"Likelihood on the {result.split} split of {code(name)}, window {result.window:,}, "
+        f"stride {result.stride:,}; intervals"
         f" by bootstrap over {over} ({code(artifact.id)}):",
         "",
         *table(head, rows, right=("value", head[2], "n")),
@@ -112,7 +132,9 @@ def _floors(evaluation: Artifact, found: Measured) -> dict[str, float]:
     for each in found.floors:
         if _text(each) == _text(evaluation) and _split(each) == _split(evaluation):
             details = each.metrics()["details"]
-            values |= {kind: float(details[kind]["bits_per_byte"]) for kind in ("unigram", "bigram", "kn5")}
+            values |= {
+                kind: float(details[kind]["bits_per_byte"]) for kind in ("unigram", "bigram", "kn5")
+            }
     return values
 
 
@@ -124,9 +146,14 @@ def _below_floors(found: Measured) -> list[str]:
         floors = _floors(evaluation, found)
         if result and floors and min(floors.values()) <= result.bits_per_byte.value:
             kind = min(floors, key=lambda name: floors[name])
-            reached = f"{_number(floors[kind])} bits/byte against its {_number(result.bits_per_byte.value)}"
+            reached = (
+                f"{_number(floors[kind])} bits/byte against its "
+                f"{_number(result.bits_per_byte.value)}"
+            )
             floor = text(floor_name(kind))
-            lines.append(f"Counting does better on the {result.split} split: {floor} reaches {reached}.")
+            lines.append(
+                f"Counting does better on the {result.split} split: {floor} reaches {reached}."
+            )
     return lines
 
 
@@ -158,7 +185,9 @@ def _audit(artifact: Artifact) -> list[str]:
     others = f", {rest} {verb} not apply" if rest else ""
     lines = [f"Audit: {passed} of {apply} checks passed{others} ({code(artifact.id)}).", ""]
     told = [
-        f"- {check['verdict']}: {code(check['name'])}: {text(check['why'])}" for check in checks if check["verdict"] != "pass"
+        f"- {check['verdict']}: {code(check['name'])}: {text(check['why'])}"
+        for check in checks
+        if check["verdict"] != "pass"
     ]
     return [*lines, *told, ""] if told else lines
 

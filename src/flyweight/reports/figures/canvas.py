@@ -46,13 +46,28 @@ class Canvas:
         """Write at a place in figure units."""
         from matplotlib.transforms import IdentityTransform
 
-        self.axes.text(x, y, visible(text), transform=IdentityTransform(), clip_on=False, **{"size": SMALL, **style})
+        self.axes.text(
+            x,
+            y,
+            visible(text),
+            transform=IdentityTransform(),
+            clip_on=False,
+            **{"size": SMALL, **style},
+        )
 
 
 def canvas(
-    width: float = WIDTH, height: float = HEIGHT, left: float = 46, right: float = 14, top: float = 36, bottom: float = 44
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    left: float = 46,
+    right: float = 14,
+    top: float = 36,
+    bottom: float = 44,
 ):
-    """Return an empty canvas in units of one CSS pixel at full width; margins are around the axes."""
+    """Return an empty canvas in units of one CSS pixel at full width.
+
+    Margins are around the axes.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -73,11 +88,20 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
     """Return three to seven round numbers within a range."""
     if not log:
         step = 10.0 ** math.floor(math.log10((high - low) / 2))
-        step = next(step * factor for factor in (0.1, 0.2, 0.5, 1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+        step = next(
+            step * factor
+            for factor in (0.1, 0.2, 0.5, 1, 2, 5, 10)
+            if (high - low) / (step * factor) <= 6
+        )
         return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        made = [factor * 10.0**decade for decade in decades for factor in factors if low <= factor * 10.0**decade <= high]
+        made = [
+            factor * 10.0**decade
+            for decade in decades
+            for factor in factors
+            if low <= factor * 10.0**decade <= high
+        ]
         if len(made) <= 6:
             return made
     return made[:: math.ceil(len(made) / 6)]
@@ -120,7 +144,10 @@ def vertical(made: Canvas, low: float, high: float, title: str) -> None:
 
 
 def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
-    """Draw floors as dashed lines, named at the end that covers less; those out of range are named at the edge."""
+    """Draw floors as dashed lines, named at the end that covers less.
+
+    Those out of range are named at the edge.
+    """
     low, high = made.axes.get_ylim()
     box = made.axes.get_window_extent()
     above, below = [], []
@@ -129,21 +156,31 @@ def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
         if not low <= value <= high:
             (above if value > high else below).append(text)
             continue
-        made.axes.axhline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9)
+        made.axes.axhline(
+            value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9
+        )
         y, width = made.display(made.axes.get_xlim()[0], value)[1], labels.extent(text, SMALL)[0]
         sides = {
             "right": labels.Box(box.x1 - width, y + 1, box.x1, y + 13),
             "left": labels.Box(box.x0 + 3, y + 1, box.x0 + 3 + width, y + 13),
         }
         end = min(sides, key=lambda side: sum(sides[side].covered(each) for each in made.obstacles))
-        made.text(sides[end].right if end == "right" else sides[end].left, y + 3.5, text, ha=end, color=COLOURS["muted"])
+        made.text(
+            sides[end].right if end == "right" else sides[end].left,
+            y + 3.5,
+            text,
+            ha=end,
+            color=COLOURS["muted"],
+        )
         made.obstacles += [sides[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
     ends = (("\N{UPWARDS ARROW}", above[:2]), ("\N{DOWNWARDS ARROW}", below[-2:]))
     if note := "   ".join(f"{arrow} {', '.join(texts)}" for arrow, texts in ends if texts):
         made.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
 
 
-def draw_front(made: Canvas, corners: Sequence[tuple[float, float]], better: Literal["lower", "higher"]) -> None:
+def draw_front(
+    made: Canvas, corners: Sequence[tuple[float, float]], better: Literal["lower", "higher"]
+) -> None:
     """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure."""
     if not corners:
         return
@@ -155,12 +192,26 @@ def draw_front(made: Canvas, corners: Sequence[tuple[float, float]], better: Lit
     line: list[tuple[float, float]] = [corners[0]]
     for (x0, y0), (x1, y1) in pairwise(corners):
         line += [(x1, y0) if steps == "post" else (x0, y1), (x1, y1)]
-    made.axes.plot(*zip(*line, strict=True), color=COLOURS["front"], linewidth=1.4, alpha=0.55, solid_joinstyle="miter")
+    made.axes.plot(
+        *zip(*line, strict=True),
+        color=COLOURS["front"],
+        linewidth=1.4,
+        alpha=0.55,
+        solid_joinstyle="miter",
+    )
     made.obstacles += labels.along([made.display(*corner) for corner in line], 3.0)
 
 
-def name_points(made: Canvas, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
-    """Write the names of points (figure units), in their colours, where they cover nothing; far ones get a line to theirs."""
+def name_points(
+    made: Canvas,
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    colours: Sequence[str],
+) -> None:
+    """Write the names of points (figure units), in their colours, where they cover nothing.
+
+    Far ones get a line to theirs.
+    """
     sizes = [labels.extent(name, NORMAL) for name in names]
     markers = [labels.Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     places = labels.place(points, sizes, [*markers, *made.obstacles], made.bounds())
@@ -175,9 +226,21 @@ def name_points(made: Canvas, points: Sequence[tuple[float, float]], names: Sequ
         made.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
 
 
-def _leader(made: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+def _leader(
+    made: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str
+) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
 
     xs, ys = zip(start, end, strict=True)
-    made.axes.add_line(Line2D(xs, ys, color=colour, linewidth=0.7, transform=IdentityTransform(), clip_on=False, zorder=1))
+    made.axes.add_line(
+        Line2D(
+            xs,
+            ys,
+            color=colour,
+            linewidth=0.7,
+            transform=IdentityTransform(),
+            clip_on=False,
+            zorder=1,
+        )
+    )

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-# The widest common interface fonts need about 0.6 em a character; the reader's own font is not known here.
+# The widest common interface fonts need about 0.6 em a character; the reader's own font is not
+# known here.
 EM = 0.6
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in figure units; `weight` is what covering one unit of its area costs, infinite for what must stay free."""
+    """A rectangle in figure units.
+
+    `weight` is what covering one unit of its area costs, infinite for what must stay free.
+    """
 
     left: float
     bottom: float
@@ -29,7 +33,12 @@ class Box:
 
     def holds(self, other: Box) -> bool:
         """Whether `other` lies inside."""
-        return self.left <= other.left and other.right <= self.right and self.bottom <= other.bottom and other.top <= self.top
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.bottom <= other.bottom
+            and other.top <= self.top
+        )
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,12 @@ def place(
     bounds: Box,
     clearance: float = 6.0,
 ) -> list[Placed | None]:
-    """Return a place for the label of every point, or None for one that fits nowhere; earlier points choose first.
+    """Return a place for the label of every point, or None for one that fits nowhere.
 
-    Every label stays inside `bounds`. A second round lets each choose again, now that all others stand.
+    Earlier points choose first.
+
+    Every label stays inside `bounds`. A second round lets each choose again, now that all others
+    stand.
     """
     found: list[Placed | None] = [None] * len(points)
     for _ in range(2):
@@ -82,7 +94,11 @@ def place(
 
 
 def _choose(
-    point: tuple[float, float], size: tuple[float, float], obstacles: Sequence[Box], bounds: Box, clearance: float
+    point: tuple[float, float],
+    size: tuple[float, float],
+    obstacles: Sequence[Box],
+    bounds: Box,
+    clearance: float,
 ) -> Placed | None:
     best, least = None, math.inf
     for far, penalty, box in _candidates(point, size, clearance):
@@ -99,7 +115,9 @@ def _choose(
     return best
 
 
-def _candidates(point: tuple[float, float], size: tuple[float, float], clearance: float) -> list[tuple[bool, float, Box]]:
+def _candidates(
+    point: tuple[float, float], size: tuple[float, float], clearance: float
+) -> list[tuple[bool, float, Box]]:
     """Return boxes around a point, the nearest and most natural first, each with its price."""
     (x, y), (width, height) = point, size
     made = []

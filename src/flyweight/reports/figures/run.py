@@ -1,7 +1,8 @@
 """Figures of a report as inline SVG: the ranking, quality against its costs with the Pareto front, and training curves.
 
-Quality is bits per byte with its 95 % interval. Models that may not be ranked are drawn as crosses and take no part in a front.
-matplotlib takes a second to import, so it is imported where a figure is drawn.
+Quality is bits per byte with its 95 % interval. Models that may not be ranked are drawn as crosses
+and take no part in a front. matplotlib takes a second to import, so it is imported where a figure
+is drawn.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from flyweight.reports.ranking import AXES, Axis
 from flyweight.reports.tables.run import short_time
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">")
-# A floor farther from the models than this share of their spread is named at the edge instead of squeezing them together.
+# A floor farther from the models than this share of their spread is named at the edge instead of
+# squeezing them together.
 _REACH = 0.5
 
 
@@ -53,13 +55,19 @@ class Drawing:
 
 def span(group: Group) -> tuple[float, float]:
     """Return the range of bits per byte that shows the sound models with their intervals, and the floors close to them."""
-    metrics = [each.bits for each in group.sound if each.bits] or [each.bits for each in group.entries if each.bits]
+    metrics = [each.bits for each in group.sound if each.bits] or [
+        each.bits for each in group.entries if each.bits
+    ]
     finite = [each for each in metrics if math.isfinite(each.low) and math.isfinite(each.high)]
     if not finite:
         return 0.0, 1.0
     low, high = min(each.low for each in finite), max(each.high for each in finite)
     room = max(high - low, 0.1 * low)
-    near = [f.bits_per_byte for f in group.floors.values() if low - _REACH * room <= f.bits_per_byte <= high + _REACH * room]
+    near = [
+        f.bits_per_byte
+        for f in group.floors.values()
+        if low - _REACH * room <= f.bits_per_byte <= high + _REACH * room
+    ]
     low, high = min([low, *near]), max([high, *near])
     pad = 0.08 * max(high - low, room)
     return low - pad, high + pad
@@ -67,7 +75,11 @@ def span(group: Group) -> tuple[float, float]:
 
 # --- quality against its costs ---
 
-_FORMS: dict[str, Callable[[float], str]] = {"disk": format_size, "speed": format_rate, "flops": format_count}
+_FORMS: dict[str, Callable[[float], str]] = {
+    "disk": format_size,
+    "speed": format_rate,
+    "flops": format_count,
+}
 _TITLES = {
     "disk": "Quality against bytes on disk",
     "speed": "Quality against generation speed",
@@ -77,12 +89,20 @@ _TITLES = {
 
 def quality(group: Group, prefix: str = "") -> list[Drawing]:
     """Return the figures of quality against bytes, speed and training FLOPs that can be drawn for a group."""
-    return [drawn for axis in AXES.values() if (drawn := _scatter(group, axis, f"{prefix}quality-{axis.key}"))]
+    return [
+        drawn
+        for axis in AXES.values()
+        if (drawn := _scatter(group, axis, f"{prefix}quality-{axis.key}"))
+    ]
 
 
 def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
     """Return one scatter plot, or None where fewer than two models have both numbers."""
-    placed = [(each, value) for each in group.entries if each.bits and (value := axis.metric(each)) and value.value > 0]
+    placed = [
+        (each, value)
+        for each in group.entries
+        if each.bits and (value := axis.metric(each)) and value.value > 0
+    ]
     if len(placed) < 2:
         return None
     form, front = _FORMS[axis.key], axis.front(group.sound)
@@ -94,7 +114,10 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
         arrow = "\N{LEFTWARDS ARROW} " if axis.better == "lower" else "\N{RIGHTWARDS ARROW} "
         made.text(46, 8, f"{axis.title}  {arrow}{way}", size=NORMAL, color=COLOURS["muted"])
         _front(made, axis, front)
-        points = [_point(made, each, value, f"p{index}", each in front, form) for index, (each, value) in enumerate(placed)]
+        points = [
+            _point(made, each, value, f"p{index}", each in front, form)
+            for index, (each, value) in enumerate(placed)
+        ]
         draw_floors(
             made,
             ((short_floor_name(key), floor.bits_per_byte) for key, floor in group.floors.items()),
@@ -102,13 +125,24 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
         # Names of the front first: where there is room for some only, these matter.
         order = sorted(range(len(placed)), key=lambda index: placed[index][0] not in front)
         names = [_point_name(placed[index][0], made.axes.get_ylim()) for index in order]
-        name_points(made, [points[index] for index in order], names, [series(placed[index][0].colour) for index in order])
+        name_points(
+            made,
+            [points[index] for index in order],
+            names,
+            [series(placed[index][0].colour) for index in order],
+        )
         named = and_list([each.label for each in front]) if front else "no model"
-        stated = "; ".join(f"{each.label} {_bits(each)} at {form(value.value)}" for each, value in placed)
-        alt = f"Scatter plot of bits per byte against {axis.title}. {stated}. On the Pareto front: {named}."
+        stated = "; ".join(
+            f"{each.label} {_bits(each)} at {form(value.value)}" for each, value in placed
+        )
+        alt = (
+            f"Scatter plot of bits per byte against {axis.title}. {stated}. On the Pareto "
+            f"front: {named}."
+        )
         total = " Total: with every teacher and parent." if axis.key == "flops" else ""
         caption = (
-            f"On the front: {named}. Hollow: another is better on one count and not significantly worse on the other.{total}"
+            f"On the front: {named}. Hollow: another is better on one count and not "
+            f"significantly worse on the other.{total}"
         )
         return Drawing(key, _TITLES[axis.key], caption, inline(made.figure, key, alt, made.tips))
 
@@ -122,7 +156,13 @@ def _point_name(entry: Entry, span: tuple[float, float]) -> str:
     name = labels.short(entry.label)
     if entry.standing == "ok" or entry.bits is None:
         return name
-    arrow = "\N{UPWARDS ARROW}" if entry.bits.value > span[1] else "\N{DOWNWARDS ARROW}" if entry.bits.value < span[0] else ""
+    arrow = (
+        "\N{UPWARDS ARROW}"
+        if entry.bits.value > span[1]
+        else "\N{DOWNWARDS ARROW}"
+        if entry.bits.value < span[0]
+        else ""
+    )
     return f"{name} ({entry.standing}{f' {arrow} {entry.bits.value:.2f}' if arrow else ''})"
 
 
@@ -130,25 +170,49 @@ def _front(made: Canvas, axis: Axis, front: Sequence[Entry]) -> None:
     draw_front(made, axis.staircase(front), axis.better)
 
 
-def _point(made: Canvas, entry: Entry, value: Any, gid: str, filled: bool, form: Callable[[float], str]) -> tuple[float, float]:
+def _point(
+    made: Canvas, entry: Entry, value: Any, gid: str, filled: bool, form: Callable[[float], str]
+) -> tuple[float, float]:
     """Draw one model with its intervals and return its place in figure units."""
     assert entry.bits is not None
-    sound, colour, (bottom, top) = entry.standing == "ok", series(entry.colour), made.axes.get_ylim()
+    sound, colour, (bottom, top) = (
+        entry.standing == "ok",
+        series(entry.colour),
+        made.axes.get_ylim(),
+    )
     y = max(min(entry.bits.value, top), bottom) if math.isfinite(entry.bits.value) else top
-    style = {"marker": SHAPES[entry.shape % len(SHAPES)] if sound else "x", "markersize": 8, "markeredgewidth": 1.6}
+    style = {
+        "marker": SHAPES[entry.shape % len(SHAPES)] if sound else "x",
+        "markersize": 8,
+        "markeredgewidth": 1.6,
+    }
     if sound:
-        made.axes.plot([value.value] * 2, [entry.bits.low, entry.bits.high], color=colour, linewidth=1.2)
+        made.axes.plot(
+            [value.value] * 2, [entry.bits.low, entry.bits.high], color=colour, linewidth=1.2
+        )
         if value.low < value.high:
             made.axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.2)
-        for ends in (((value.value, entry.bits.low), (value.value, entry.bits.high)), ((value.low, y), (value.high, y))):
+        for ends in (
+            ((value.value, entry.bits.low), (value.value, entry.bits.high)),
+            ((value.low, y), (value.high, y)),
+        ):
             made.obstacles += labels.along([made.display(*end) for end in ends], 6.0)
     face = colour if filled else COLOURS["paper"]
     colour = colour if sound else COLOURS["muted"]
     made.axes.plot(
-        [value.value], [y], color=colour, markerfacecolor=face, gid=gid, clip_on=False, zorder=6 if filled else 5, **style
+        [value.value],
+        [y],
+        color=colour,
+        markerfacecolor=face,
+        gid=gid,
+        clip_on=False,
+        zorder=6 if filled else 5,
+        **style,
     )
     interval = f"{entry.bits.low:.3f} to {entry.bits.high:.3f}"
-    made.tips[gid] = f"{entry.label}: {_bits(entry)} bits per byte ({interval}) at {form(value.value)}"
+    made.tips[gid] = (
+        f"{entry.label}: {_bits(entry)} bits per byte ({interval}) at {form(value.value)}"
+    )
     return made.display(value.value, y)
 
 
@@ -160,7 +224,10 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
     ranked = group.sound
     if not ranked:
         return None
-    rows, left = len(ranked), 14 + max(labels.extent(labels.short(each.label), NORMAL)[0] for each in ranked)
+    rows, left = (
+        len(ranked),
+        14 + max(labels.extent(labels.short(each.label), NORMAL)[0] for each in ranked),
+    )
     left, height = min(left, 210.0), 74.0 + 25.0 * rows
     with figure_style():
         made = canvas(height=height, left=left, right=50, top=30, bottom=40)
@@ -173,30 +240,58 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
         set_ticks(axes.xaxis, marks, decimals(marks))
         set_ticks(axes.yaxis, [], str)
         axes.grid(axis="x", color=COLOURS["grid"], linewidth=0.8)
-        made.text(4, 8, "bits per byte, lower is better; bars are 95 % intervals", color=COLOURS["muted"])
+        made.text(
+            4, 8, "bits per byte, lower is better; bars are 95 % intervals", color=COLOURS["muted"]
+        )
         _upright_floors(made, group)
         for row, each in enumerate(ranked):
             assert each.bits is not None
             colour, gid = series(each.colour), f"r{row}"
-            axes.plot([each.bits.low, each.bits.high], [row, row], color=colour, linewidth=9, alpha=0.3, solid_capstyle="butt")
+            axes.plot(
+                [each.bits.low, each.bits.high],
+                [row, row],
+                color=colour,
+                linewidth=9,
+                alpha=0.3,
+                solid_capstyle="butt",
+            )
             shape = SHAPES[each.shape % len(SHAPES)]
-            axes.plot([each.bits.value], [row], color=colour, marker=shape, markersize=6.5, gid=gid, clip_on=False)
+            axes.plot(
+                [each.bits.value],
+                [row],
+                color=colour,
+                marker=shape,
+                markersize=6.5,
+                gid=gid,
+                clip_on=False,
+            )
             y = made.display(low, row)[1] - 3.6
             made.text(4, y, labels.short(each.label), size=NORMAL)
             made.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
-            made.tips[gid] = f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
+            made.tips[gid] = (
+                f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
+            )
         stated = "; ".join(f"{each.label} {_bits(each)}" for each in ranked)
-        floors = ", ".join(f"{floor_name(key)} {floor.bits_per_byte:.3f}" for key, floor in group.floors.items())
-        alt = f"Bits per byte of every sound model, best first: {stated}. Floors: {floors or 'none'}."
+        floors = ", ".join(
+            f"{floor_name(key)} {floor.bits_per_byte:.3f}" for key, floor in group.floors.items()
+        )
+        alt = (
+            f"Bits per byte of every sound model, best first: {stated}. Floors: {floors or 'none'}."
+        )
         svg = inline(made.figure, f"{prefix}ranking", alt, made.tips)
     return Drawing(f"{prefix}ranking", "Quality", "", svg)
 
 
 def _upright_floors(made: Canvas, group: Group) -> None:
-    """Draw floors as dashed upright lines named above; names that would touch are left to the lines farther off."""
+    """Draw floors as dashed upright lines named above.
+
+    Names that would touch are left to the lines farther off.
+    """
     low, high = made.axes.get_xlim()
     box, free = made.axes.get_window_extent(), -math.inf
-    values = sorted((floor.bits_per_byte, short_floor_name(key)) for key, floor in group.floors.items())
+    values = sorted(
+        (floor.bits_per_byte, short_floor_name(key)) for key, floor in group.floors.items()
+    )
     for value, name in values:
         if low <= value <= high:
             made.axes.axvline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)))
@@ -205,7 +300,11 @@ def _upright_floors(made: Canvas, group: Group) -> None:
                 made.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
                 free = x + half
     below = [f"\N{LEFTWARDS ARROW} {name} {value:.2f}" for value, name in values if value < low]
-    starts = [made.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2 for value, name in values if low <= value <= high]
+    starts = [
+        made.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2
+        for value, name in values
+        if low <= value <= high
+    ]
     if below and 8 + labels.extent(below[-1], SMALL)[0] < min([*starts, WIDTH]):
         made.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
     beyond = [f"{name} {value:.2f}" for value, name in values if value > high]
@@ -226,9 +325,14 @@ _SPENT: dict[Spent, tuple[str, str, Callable[[float], str]]] = {
 
 
 def curves(group: Group, prefix: str = "") -> list[Drawing]:
-    """Return validation loss against total FLOPs and seconds; only models with one tokenizer share a figure."""
+    """Return validation loss against total FLOPs and seconds.
+
+    Only models with one tokenizer share a figure.
+    """
     drawn = []
-    prints = dict.fromkeys(each.model.evaluate.corpus if each.model.evaluate else "" for each in group.entries)
+    prints = dict.fromkeys(
+        each.model.evaluate.corpus if each.model.evaluate else "" for each in group.entries
+    )
     for number, fingerprint in enumerate(prints):
         trained = [
             each
@@ -238,16 +342,23 @@ def curves(group: Group, prefix: str = "") -> list[Drawing]:
             and (each.model.evaluate.corpus if each.model.evaluate else "") == fingerprint
         ]
         if any(each.model.curve and len(each.model.curve.validation) > 1 for each in trained):
-            drawn += [_curves(trained, spent, f"{prefix}curve-{spent}{number or ''}") for spent in _SPENT]
+            drawn += [
+                _curves(trained, spent, f"{prefix}curve-{spent}{number or ''}") for spent in _SPENT
+            ]
     return drawn
 
 
 def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
-    """Draw validation loss with training loss faint behind it; every line starts where its teachers' training ended."""
+    """Draw validation loss with training loss faint behind it.
+
+    Every line starts where its teachers' training ended.
+    """
     title, x_title, form = _SPENT[spent]
     with figure_style():
         made = canvas()
-        lines = [(each, _validation(each.model.curve, each.model.training, spent)) for each in trained]
+        lines = [
+            (each, _validation(each.model.curve, each.model.training, spent)) for each in trained
+        ]
         lines = [(each, line) for each, line in lines if line]
         made.axes.set_xlim(0, 1.02 * max(x for _, line in lines for x, _ in line))
         set_ticks(made.axes.xaxis, ticks(*made.axes.get_xlim(), log=False), form)
@@ -260,27 +371,54 @@ def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
             shape = SHAPES[each.shape % len(SHAPES)]
             faint = _training(each.model.curve, each.model.training, spent)
             made.axes.plot(*zip(*faint, strict=True), color=colour, linewidth=0.8, alpha=0.25)
-            made.axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.6, marker=shape, markersize=4, gid=gid)
-            made.tips[gid] = f"{each.label}: {line[-1][1]:.3f} nats per token after {form(line[-1][0])}"
-            made.obstacles += labels.along([made.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2)
+            made.axes.plot(
+                *zip(*line, strict=True),
+                color=colour,
+                linewidth=1.6,
+                marker=shape,
+                markersize=4,
+                gid=gid,
+            )
+            made.tips[gid] = (
+                f"{each.label}: {line[-1][1]:.3f} nats per token after {form(line[-1][0])}"
+            )
+            made.obstacles += labels.along(
+                [made.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2
+            )
         floors = corpus.floors if corpus else {}
         draw_floors(made, ((short_floor_name(key), floor.nll) for key, floor in floors.items()))
         ends = [made.display(*line[-1]) for _, line in lines]
-        name_points(made, ends, [labels.short(each.label) for each, _ in lines], [series(each.colour) for each, _ in lines])
-        stated = "; ".join(f"{each.label} reaches {line[-1][1]:.3f} after {form(line[-1][0])}" for each, line in lines)
+        name_points(
+            made,
+            ends,
+            [labels.short(each.label) for each, _ in lines],
+            [series(each.colour) for each, _ in lines],
+        )
+        stated = "; ".join(
+            f"{each.label} reaches {line[-1][1]:.3f} after {form(line[-1][0])}"
+            for each, line in lines
+        )
         alt = f"Validation loss in nats per token against {x_title}. {stated}."
         return Drawing(key, title, "", inline(made.figure, key, alt, made.tips))
 
 
-def _validation(curve: Curve | None, training: Training | None, spent: Spent) -> list[tuple[float, float]]:
+def _validation(
+    curve: Curve | None, training: Training | None, spent: Spent
+) -> list[tuple[float, float]]:
     """Return (what had been spent in all, validation NLL) for every finite validation."""
     if curve is None or training is None:
         return []
     before = getattr(training, f"total_{spent}") - getattr(training, spent)
-    return [(before + getattr(each, spent), each.nll) for each in curve.validation if math.isfinite(each.nll)]
+    return [
+        (before + getattr(each, spent), each.nll)
+        for each in curve.validation
+        if math.isfinite(each.nll)
+    ]
 
 
-def _training(curve: Curve | None, training: Training | None, spent: Spent) -> list[tuple[float, float]]:
+def _training(
+    curve: Curve | None, training: Training | None, spent: Spent
+) -> list[tuple[float, float]]:
     """Return the training losses, placed between the validations by their steps."""
     if curve is None or training is None:
         return [(math.nan, math.nan)]

@@ -1,8 +1,8 @@
 """Figures of a study: a metric against training FLOPs and against parameters, with intervals over seeds and the Pareto front.
 
-A colour is a family of models; a marker is a variant of it: the values of its grid's fields and its context, which is
-what claims set against each other. A line joins the budgets of one model, dashed in every variant but the first. What is no
-result is a cross and takes part in no front.
+A colour is a family of models; a marker is a variant of it: the values of its grid's fields and its
+context, which is what claims set against each other. A line joins the budgets of one model, dashed
+in every variant but the first. What is no result is a cross and takes part in no front.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class Mark:
 
 def families(summary: StudySummary) -> dict[str, int]:
     """Return the families of a study's models with the number of their colour."""
-    return {name: place for place, name in enumerate(dict.fromkeys(cell.family for cell in summary.cells))}
+    return {
+        name: place
+        for place, name in enumerate(dict.fromkeys(cell.family for cell in summary.cells))
+    }
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ def variant(cell: CellSummary, contexts: bool) -> str:
 
 
 def variants(summary: StudySummary) -> dict[str, int]:
-    """Return the variants of a study's models with the number of their marker; one alone where models have none.
+    """Return the variants of a study's models with the number of their marker.
+
+    One alone where models have none.
 
     The plain models, without fields, come first.
     """
@@ -99,7 +104,10 @@ def variants(summary: StudySummary) -> dict[str, int]:
 
 
 class Styles:
-    """The colours of a study's families and the markers of its variants; of its families where it has no variants."""
+    """The colours of a study's families and the markers of its variants.
+
+    Of its families where it has no variants.
+    """
 
     def __init__(self, summary: StudySummary) -> None:
         self.families, self.variants = families(summary), variants(summary)
@@ -114,29 +122,46 @@ class Styles:
         return Style(family, SHAPES[place % len(SHAPES)], LINES[place % len(LINES)])
 
     def key(self) -> list[tuple[str, str, str]]:
-        """Return what a figure's key says: (text, marker or nothing, colour); families, then variants."""
+        """Return what a figure's key says: (text, marker or nothing, colour).
+
+        Families, then variants.
+        """
         if len(self.variants) == 1:
-            return [(name, SHAPES[place % len(SHAPES)], series(place)) for name, place in self.families.items()]
+            return [
+                (name, SHAPES[place % len(SHAPES)], series(place))
+                for name, place in self.families.items()
+            ]
         named = [(name, "", series(place)) for name, place in self.families.items()]
         return named + [
-            (name or "no variant", SHAPES[place % len(SHAPES)], COLOURS["muted"]) for name, place in self.variants.items()
+            (name or "no variant", SHAPES[place % len(SHAPES)], COLOURS["muted"])
+            for name, place in self.variants.items()
         ]
 
 
 def drawings(summary: StudySummary, data: str, prefix: str) -> list[Drawing]:
     """Return the figures of one text that can be drawn: those with two sound cells at least."""
     cells = [cell for cell in summary.cells if cell.data == data]
-    return [made for axis in AXES if (made := _scatter(summary, data, cells, axis, f"{prefix}{axis}"))]
+    return [
+        made for axis in AXES if (made := _scatter(summary, data, cells, axis, f"{prefix}{axis}"))
+    ]
 
 
-def _scatter(summary: StudySummary, data: str, cells: Sequence[CellSummary], axis: str, key: str) -> Drawing | None:
+def _scatter(
+    summary: StudySummary, data: str, cells: Sequence[CellSummary], axis: str, key: str
+) -> Drawing | None:
     title, value = AXES[axis]
     metric = summary.metrics[0]
-    marks = [Mark(cell, value(cell), spread) for cell in cells if (spread := cell.spread(metric)) and value(cell) > 0]
+    marks = [
+        Mark(cell, value(cell), spread)
+        for cell in cells
+        if (spread := cell.spread(metric)) and value(cell) > 0
+    ]
     if len(marks) < 2:
         return None
     on_front = [marks[index] for index in pareto([(mark.x, mark.spread.mean) for mark in marks])]
-    floors = {name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()}
+    floors = {
+        name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()
+    }
     styles = Styles(summary)
     rows = _key_rows(styles.key())
     height = KEY_ROW * len(rows) + 4
@@ -145,14 +170,24 @@ def _scatter(summary: StudySummary, data: str, cells: Sequence[CellSummary], axi
         _draw_key(made, rows)
         scale_x(made.axes, [mark.x for mark in marks], format_count)
         vertical(
-            made, *_span(marks, [each for each in floors.values() if each]), ABOUT[metric].replace(" of the test split", "")
+            made,
+            *_span(marks, [each for each in floors.values() if each]),
+            ABOUT[metric].replace(" of the test split", ""),
         )
-        made.text(46, 8 + height, f"{title}  \N{LEFTWARDS ARROW} smaller is better", size=NORMAL_TEXT, color=COLOURS["muted"])
+        made.text(
+            46,
+            8 + height,
+            f"{title}  \N{LEFTWARDS ARROW} smaller is better",
+            size=NORMAL_TEXT,
+            color=COLOURS["muted"],
+        )
         draw_front(made, [(mark.x, mark.spread.mean) for mark in on_front], "lower")
         if axis == "flops":
             _join(made, marks, styles)
         placed = [
-            _point(made, mark, f"p{place}", mark in on_front, len(marks) <= BARS, styles.of(mark.cell))
+            _point(
+                made, mark, f"p{place}", mark in on_front, len(marks) <= BARS, styles.of(mark.cell)
+            )
             for place, mark in enumerate(marks)
         ]
         _crosses(made, cells, value, metric)
@@ -165,12 +200,23 @@ def _scatter(summary: StudySummary, data: str, cells: Sequence[CellSummary], axi
             [series(styles.of(mark.cell).colour) for mark in named],
         )
         ends = and_list([label(mark.cell) for mark in on_front])
-        stated = "; ".join(f"{mark.cell.name} {mark.spread.mean:.3f} at {format_count(mark.x)}" for mark in on_front)
-        alt = f"Scatter plot of {TITLES[metric]} against {title} on {data}, {len(marks)} cells. On the Pareto front: {stated}."
+        stated = "; ".join(
+            f"{mark.cell.name} {mark.spread.mean:.3f} at {format_count(mark.x)}"
+            for mark in on_front
+        )
+        alt = (
+            f"Scatter plot of {TITLES[metric]} against {title} on {data}, {len(marks)} cells. "
+            f"On the Pareto front: {stated}."
+        )
         caption = f"On the front: {ends}. Bars: 95 % over seeds."
         if axis == "flops":
             caption += " Thin lines join the budgets of one model."
-        return Drawing(key, f"{TITLES[metric]} against {title}", caption, inline(made.figure, key, alt, made.tips))
+        return Drawing(
+            key,
+            f"{TITLES[metric]} against {title}",
+            caption,
+            inline(made.figure, key, alt, made.tips),
+        )
 
 
 KEY_ROW = 15.0
@@ -207,7 +253,11 @@ def _draw_key(made: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> N
             text, marker, colour = entry
             if marker:
                 style = {"marker": marker, "markersize": 5.5, "color": colour, "linestyle": ""}
-                made.axes.add_line(Line2D([x + 4], [y + 3.5], transform=IdentityTransform(), clip_on=False, **style))
+                made.axes.add_line(
+                    Line2D(
+                        [x + 4], [y + 3.5], transform=IdentityTransform(), clip_on=False, **style
+                    )
+                )
             made.text(x + (14 if marker else 0), y, text, color=colour)
             x += _key_width(entry)
 
@@ -251,7 +301,9 @@ def _join(made: Canvas, marks: Sequence[Mark], styles: Styles) -> None:
             made.obstacles += labels.along([made.display(*end) for end in line], 2.0)
 
 
-def _point(made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, style: Style) -> tuple[float, float]:
+def _point(
+    made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, style: Style
+) -> tuple[float, float]:
     """Draw one cell with its interval and return its place in figure units."""
     (bottom, top), colour, y = made.axes.get_ylim(), series(style.colour), mark.spread.mean
     if bars or filled:
@@ -277,14 +329,29 @@ def _point(made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, style: 
     return at
 
 
-def _crosses(made: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str) -> None:
-    """Draw what is no result as crosses, at the edge where it lies beyond it; what diverged is at the top."""
+def _crosses(
+    made: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str
+) -> None:
+    """Draw what is no result as crosses, at the edge where it lies beyond it.
+
+    What diverged is at the top.
+    """
     bottom, top = made.axes.get_ylim()
     for place, cell in enumerate(cell for cell in cells if cell.standing != "ok"):
-        values = [run.metrics[metric] for run in cell.tested if math.isfinite(run.metrics.get(metric, math.inf))]
+        values = [
+            run.metrics[metric]
+            for run in cell.tested
+            if math.isfinite(run.metrics.get(metric, math.inf))
+        ]
         left, right = made.axes.get_xlim()
         x = max(left, min(right, value(cell)))
         y = max(bottom, min(top, sum(values) / len(values))) if values else top
-        style = {"marker": "x", "markersize": 6.5, "markeredgewidth": 1.5, "clip_on": False, "zorder": 4}
+        style = {
+            "marker": "x",
+            "markersize": 6.5,
+            "markeredgewidth": 1.5,
+            "clip_on": False,
+            "zorder": 4,
+        }
         made.axes.plot([x], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
         made.tips[f"x{place}"] = f"{cell.name}: {cell.standing}; {cell.why}"

@@ -1,7 +1,8 @@
 """From a matplotlib figure to an SVG that belongs to the page: colours of the page's scheme, ids that clash with no other.
 
-Figures are drawn in placeholder colours, one per role; here each becomes a CSS variable (`--ink`, `--series-0`, ...), so that
-light and dark schemes are the style sheet's business. Text stays text, in the page's own font.
+Figures are drawn in placeholder colours, one per role; here each becomes a CSS variable (`--ink`,
+`--series-0`, ...), so that light and dark schemes are the style sheet's business. Text stays text,
+in the page's own font.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 SERIES = 8
 
-# Placeholders that no figure would use by chance; matplotlib writes colours as six lower-case hexadecimal digits.
+# Placeholders that no figure would use by chance; matplotlib writes colours as six lower-case
+# hexadecimal digits.
 _ROLES = ("ink", "muted", "grid", "paper", "front", *(f"series-{index}" for index in range(SERIES)))
 COLOURS = {role: f"#01fe{index:02x}" for index, role in enumerate(_ROLES)}
 
@@ -43,7 +45,8 @@ _STYLE: Any = {
 def figure_style() -> Iterator[None]:
     """Draw and save figures within this: matplotlib's settings for them, put back afterwards.
 
-    A `matplotlibrc`, as one that lies in the working folder, decides nothing: it could ask for programs to be run.
+    A `matplotlibrc`, as one that lies in the working folder, decides nothing: it could ask for
+    programs to be run.
     """
     import matplotlib
 
@@ -54,18 +57,25 @@ def figure_style() -> Iterator[None]:
 
 
 def series(index: int) -> str:
-    """Return the placeholder colour of a lineage; they repeat after eight, where shapes tell them apart."""
+    """Return the placeholder colour of a lineage.
+
+    They repeat after eight, where shapes tell them apart.
+    """
     return COLOURS[f"series-{index % SERIES}"]
 
 
 def inline(figure: Figure, key: str, alt: str, tips: Mapping[str, str]) -> str:
     """Return a figure as an `<svg>` element for an HTML page.
 
-    `key` is unique on the page; `alt` says what the figure shows; `tips` are the texts shown over artists, by their gid.
+    `key` is unique on the page; `alt` says what the figure shows; `tips` are the texts shown over
+    artists, by their gid.
     """
     buffer = io.BytesIO()
     figure.savefig(
-        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
     )
     root = ElementTree.fromstring(buffer.getvalue())
     _without_namespaces(root)
@@ -78,8 +88,15 @@ def inline(figure: Figure, key: str, alt: str, tips: Mapping[str, str]) -> str:
             title = ElementTree.Element("title")
             title.text = visible(text)
             element.insert(0, title)
-        element.attrib = {name: _attribute(name, value, key) for name, value in element.attrib.items()}
-    root.attrib = {"viewBox": root.attrib["viewBox"], "class": "figure", "role": "img", "aria-label": visible(alt)}
+        element.attrib = {
+            name: _attribute(name, value, key) for name, value in element.attrib.items()
+        }
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "class": "figure",
+        "role": "img",
+        "aria-label": visible(alt),
+    }
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -101,4 +118,6 @@ def _attribute(name: str, value: str, key: str) -> str:
         return value
     if name == "clip-path":
         return value.replace("url(#", f"url(#{key}-")
-    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
+    return re.sub(
+        r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value
+    )

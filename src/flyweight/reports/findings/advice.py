@@ -16,7 +16,10 @@ BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f}\N{NO-BREAK
 
 @dataclass(frozen=True)
 class Choice:
-    """One model to take: what for, and its figures as text; a figure that was not measured is empty."""
+    """One model to take: what for, and its figures as text.
+
+    A figure that was not measured is empty.
+    """
 
     entry: Entry
     roles: tuple[str, ...]
@@ -82,7 +85,11 @@ def advise(groups: Sequence[Group]) -> list[Advice]:
 def _choices(picked: Picks) -> tuple[Choice, ...]:
     """Return the models to take, one line a model: whoever is best in two things has both roles."""
     roles: dict[str, tuple[Entry, list[str]]] = {}
-    for role, entry in ((BEST, picked.best), (SMALLEST, picked.smallest), (FASTEST, picked.fastest)):
+    for role, entry in (
+        (BEST, picked.best),
+        (SMALLEST, picked.smallest),
+        (FASTEST, picked.fastest),
+    ):
         if entry is not None:
             roles.setdefault(entry.label, (entry, []))[1].append(role)
     return tuple(Choice.of(entry, *held) for entry, held in roles.values())
@@ -128,10 +135,17 @@ def _none_sound(measured: Sequence[Entry]) -> Advice:
     else:
         title = "No model here has learned enough yet: train longer."
         doing = "Raise train.steps, or budget.time, and run the same command again."
-    notes = [f"{name(each)}{_steps(each)}: {and_list([f.text for f in each.faults])}." for each in measured]
+    notes = [
+        f"{name(each)}{_steps(each)}: {and_list([f.text for f in each.faults])}."
+        for each in measured
+    ]
     return Advice("warning", title, (), (*notes, doing))
 
 
 def _steps(entry: Entry) -> str:
     training = entry.training
-    return "" if training is None else f", {training.steps:,} training step{'s' * (training.steps != 1)}"
+    return (
+        ""
+        if training is None
+        else f", {training.steps:,} training step{'s' * (training.steps != 1)}"
+    )

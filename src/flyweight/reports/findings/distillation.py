@@ -13,8 +13,8 @@ from flyweight.reports.ranking import Contrast, contrast
 
 Quantity = Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
 
-# What a student trained alone has to be given for a fair comparison: where the teacher is there anyway, and where it had to be
-# trained for this. The first that a run has is its main control.
+# What a student trained alone has to be given for a fair comparison: where the teacher is there
+# anyway, and where it had to be trained for this. The first that a run has is its main control.
 _FREE: dict[Quantity, str] = {
     "tokens": "on the same tokens",
     "flops": "for the same compute, the teacher's training not counted",
@@ -24,7 +24,8 @@ _FULL: dict[Quantity, str] = {
     "total_flops": "for the same total compute",
     "total_seconds": "in the same total time",
 }
-# How far apart two trainings may be and still count as equal, where the recipe does not tie them to each other.
+# How far apart two trainings may be and still count as equal, where the recipe does not tie them to
+# each other.
 _EQUAL: dict[Quantity, float] = {"tokens": 0.01, "total_flops": 0.03}
 SHORT = 0.95
 """The least share of what it is due with which a control still counts."""
@@ -49,20 +50,29 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
     if student.standing != "ok":
         reasons = "; ".join(fault.text for fault in student.faults) or "it was not evaluated"
         return Finding(
-            "warning", "Whether distillation paid cannot be said.", f"{name(student)} is no measure of it: {reasons}."
+            "warning",
+            "Whether distillation paid cannot be said.",
+            f"{name(student)} is no measure of it: {reasons}.",
         )
     free, not_free = _controls(student, found, _FREE)
     full, not_full = _controls(student, found, _FULL)
     text = [*_text(free, full), *_other_shapes(student, [*full, *free]), *not_full, *not_free]
     text += _teacher(student, [*full, *free], found)
     if not (free or full):
-        why = "The run has no sound control: the same student trained alone, on the same tokens or for the same total compute."
-        return Finding("undecided", "Whether distillation paid cannot be said.", " ".join([why, *text]))
+        why = (
+            "The run has no sound control: the same student trained alone, on the same tokens "
+            "or for the same total compute."
+        )
+        return Finding(
+            "undecided", "Whether distillation paid cannot be said.", " ".join([why, *text])
+        )
     kind, title = _title(student, free, full)
     return Finding(kind, title, " ".join(text))
 
 
-def _controls(student: Entry, found: Sequence[Entry], given: dict[Quantity, str]) -> tuple[list[Control], list[str]]:
+def _controls(
+    student: Entry, found: Sequence[Entry], given: dict[Quantity, str]
+) -> tuple[list[Control], list[str]]:
     """Return the sound controls of one family, the main one first, and why the others are none."""
     sound, unsound = [], []
     for quantity, phrase in given.items():
@@ -71,7 +81,9 @@ def _controls(student: Entry, found: Sequence[Entry], given: dict[Quantity, str]
             if each.standing != "ok" or gap is None:
                 unsound.append(f"{name(each)} is {each.standing} and cannot serve as a control.")
             elif short := _shortfall(each, student, quantity):
-                unsound.append(f"{name(each)}, alone {phrase}, {short} and cannot serve as a control.")
+                unsound.append(
+                    f"{name(each)}, alone {phrase}, {short} and cannot serve as a control."
+                )
             else:
                 sound.append(Control(each, quantity, phrase, gap))
     return sound, unsound
@@ -80,20 +92,34 @@ def _controls(student: Entry, found: Sequence[Entry], given: dict[Quantity, str]
 def _is_control(other: Entry, student: Entry, quantity: Quantity) -> bool:
     """Whether `other` was trained alone with as much of `quantity` as the student: tied by the recipe, or equal as measured."""
     alone, distilled = other.model.training, student.model.training
-    if other is student or alone is None or distilled is None or other.model.teacher or other.model.stage != "pretrain":
+    if (
+        other is student
+        or alone is None
+        or distilled is None
+        or other.model.teacher
+        or other.model.stage != "pretrain"
+    ):
         return False
     if alone.same_as is not None:
         return (alone.same_as.stage, alone.same_as.of) == (student.model.name, quantity)
-    if quantity not in _EQUAL or other.model.config_line != student.model.config_line or other.model.input:
+    if (
+        quantity not in _EQUAL
+        or other.model.config_line != student.model.config_line
+        or other.model.input
+    ):
         return False
-    return math.isclose(getattr(alone, quantity), getattr(distilled, quantity), rel_tol=_EQUAL[quantity])
+    return math.isclose(
+        getattr(alone, quantity), getattr(distilled, quantity), rel_tol=_EQUAL[quantity]
+    )
 
 
 def _title(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> tuple[Kind, str]:
     """Return the verdict: with the teacher's training counted where that was tried, else with the teacher for free."""
     main = (full or free)[0]
     counted = ", its teacher's training included" if full else ", with the teacher for free"
-    alone = f"trained alone {main.given}, {name(main.entry)} reaches {bits(main.entry)} bits per byte"
+    alone = (
+        f"trained alone {main.given}, {name(main.entry)} reaches {bits(main.entry)} bits per byte"
+    )
     distilled = f"distilled, {name(student)} reaches {bits(student)}"
     if main.gap.verdict == "better":
         return "paid", f"Distillation paid{counted}: {alone}; {distilled}."
@@ -106,7 +132,11 @@ def _title(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> 
 def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
     said = []
     for index, control in enumerate(full):
-        start = "The distilled one" if index == 0 else f"Against {name(control.entry)}, alone {control.given}, it"
+        start = (
+            "The distilled one"
+            if index == 0
+            else f"Against {name(control.entry)}, alone {control.given}, it"
+        )
         said.append(f"{start} is {change(control.gap)}.")
     for index, control in enumerate(free):
         verdict, charged = control.gap.verdict, full[0].gap.verdict if full else None
@@ -115,12 +145,21 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
             lead = "A teacher pays only if you have it already: then"
         elif index == 0 and verdict == "worse" and charged == "worse":
             lead = "Not even a teacher that is there already pays:"
-        against = f"{lead} the distilled one is {change(control.gap)} against {name(control.entry)} ({bits(control.entry)})"
+        against = (
+            f"{lead} the distilled one is {change(control.gap)} against "
+            f"{name(control.entry)} ({bits(control.entry)})"
+        )
         said.append(f"{against}, trained alone {control.given}.")
     if full and not free:
-        said.append("There is no control on the same tokens, so what a teacher that is there already would bring is not known.")
+        said.append(
+            "There is no control on the same tokens, so what a teacher that is there already "
+            "would bring is not known."
+        )
     if free and not full:
-        said.append("There is no control for the same total compute, so the teacher's own training is not judged here.")
+        said.append(
+            "There is no control for the same total compute, so the teacher's own training is "
+            "not judged here."
+        )
     return said
 
 
@@ -130,7 +169,9 @@ def other_shape(control: Entry, found: Sequence[Entry]) -> bool:
     if training is None or training.same_as is None:
         return False
     tied_to = training.same_as.stage
-    student = next((e for e in found if e.summary is control.summary and e.model.name == tied_to), None)
+    student = next(
+        (e for e in found if e.summary is control.summary and e.model.name == tied_to), None
+    )
     return student is not None and student.model.config_line != control.model.config_line
 
 
@@ -156,7 +197,10 @@ def _shortfall(other: Entry, student: Entry, quantity: Quantity) -> str:
     return (
         ""
         if share >= SHORT
-        else f"was stopped early by its limit ({alone.stopped_by}), at {percent(share)} of what it was due,"
+        else (
+            f"was stopped early by its limit ({alone.stopped_by}), at {percent(share)} of what "
+            f"it was due,"
+        )
     )
 
 
@@ -164,11 +208,17 @@ def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]
     """Set the teacher beside the students: alone, one may even beat it."""
     teacher = next((each for each in found if each.model.name == student.model.teacher), None)
     if teacher is None or teacher.standing != "ok":
-        return [f"The teacher {name(teacher)} is itself {teacher.standing}."] if teacher and teacher.faults else []
+        return (
+            [f"The teacher {name(teacher)} is itself {teacher.standing}."]
+            if teacher and teacher.faults
+            else []
+        )
     for control in controls:
         gap = contrast(control.entry, teacher)
         if gap and gap.verdict == "better":
             ratio = times(teacher.model.parameters.total / control.entry.model.parameters.total)
-            beats = f"Trained alone, {name(control.entry)} even beats {name(teacher)} ({bits(teacher)})"
+            beats = (
+                f"Trained alone, {name(control.entry)} even beats {name(teacher)} ({bits(teacher)})"
+            )
             return [f"{beats}, the teacher itself, which has {ratio} its parameters."]
     return [f"{name(teacher)}, the teacher, reaches {bits(teacher)}."]

@@ -11,12 +11,21 @@ from flyweight.reports.ranking import Contrast
 
 Kind = Literal["paid", "not paid", "undecided", "warning", "note"]
 
-MARKS: dict[Kind, str] = {"paid": "+", "not paid": "-", "undecided": "?", "warning": "!", "note": "·"}
+MARKS: dict[Kind, str] = {
+    "paid": "+",
+    "not paid": "-",
+    "undecided": "?",
+    "warning": "!",
+    "note": "·",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth saying: a sentence, and the sentences that support it. Names of models stand in backticks."""
+    """One thing worth saying: a sentence, and the sentences that support it.
+
+    Names of models stand in backticks.
+    """
 
     kind: Kind
     title: str
@@ -32,13 +41,17 @@ FLOORS = {"kn5": "5-gram (Kneser-Ney)"}
 """Names of floors as people read them, where they are not the key itself."""
 
 FLOOR = (
-    "A floor is what counting reaches: how often each token follows the few before it in the training"
+    "A floor is what counting reaches: how often each token follows the few before it in the "
+    "training"
     " text. Any model has to beat it."
 )
 
 
 def floor_name(key: str) -> str:
-    """Return a floor's name in sentences and tables; keys may end in their tokenizer: `kn5, bpe (4,096)`."""
+    """Return a floor's name in sentences and tables.
+
+    Keys may end in their tokenizer: `kn5, bpe (4,096)`.
+    """
     kind, comma, tokenizer = key.partition(", ")
     return f"{FLOORS.get(kind, kind)}{comma}{tokenizer}"
 
@@ -77,7 +90,10 @@ def change(gap: Contrast) -> str:
     source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
     if gap.verdict == "undecided":
         why = f"; {gap.why}" if gap.why else ""
-        return f"undecided: the difference is {signed(gap.difference)} ({source} {signed(gap.low)} to {signed(gap.high)}{why})"
+        return (
+            f"undecided: the difference is {signed(gap.difference)} ({source} "
+            f"{signed(gap.low)} to {signed(gap.high)}{why})"
+        )
     low, high = sorted((abs(gap.low), abs(gap.high)))
     return f"{gap.verdict} by {size(gap.difference)} ({source} {size(low)} to {size(high)})"
 

@@ -1,8 +1,8 @@
 """What paid and what did not, in plain words, from a run's numbers.
 
-Names of models stand in backticks. A difference is called better or worse only where its 95 % interval excludes 0 and
-the number of comparisons does not explain it; anything else is called undecided. Models that collapsed, or whose audit fails,
-are named and never ranked.
+Names of models stand in backticks. A difference is called better or worse only where its 95 %
+interval excludes 0 and the number of comparisons does not explain it; anything else is called
+undecided. Models that collapsed, or whose audit fails, are named and never ranked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from flyweight.records.metric import Metric
 from flyweight.records.run_summary import BudgetLine, Summary
 from flyweight.reports.entries import Entry, Group, entries, groups
 from flyweight.reports.findings.distillation import distillations
-from flyweight.reports.findings.phrases import FLOOR, Finding, and_list, bits, change, floor_name, name, percent, times
+from flyweight.reports.findings.phrases import (
+    FLOOR,
+    Finding,
+    and_list,
+    bits,
+    change,
+    floor_name,
+    name,
+    percent,
+    times,
+)
 from flyweight.reports.ranking import AXES, contrast, decide, leaders, strongest_floor
 
 __all__ = ["Finding", "across", "budget_line", "findings", "plain"]
@@ -40,7 +50,9 @@ def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[
     return tuple(said)
 
 
-def across(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None) -> tuple[Finding, ...]:
+def across(
+    summaries: Sequence[Summary], grouped: Sequence[Group] | None = None
+) -> tuple[Finding, ...]:
     """Return what can be said about several runs together."""
     said: list[Finding] = []
     grouped = groups(entries(summaries)) if grouped is None else grouped
@@ -66,7 +78,9 @@ def _quantizations(found: Sequence[Entry]) -> list[Finding]:
     return [
         _quantization(each, known[each.model.input], found)
         for each in found
-        if each.model.stage == "quantize" and each.model.input and each.standing in ("ok", "unmeasured")
+        if each.model.stage == "quantize"
+        and each.model.input
+        and each.standing in ("ok", "unmeasured")
     ]
 
 
@@ -77,7 +91,11 @@ def _quantization(entry: Entry, base: Entry, found: Sequence[Entry]) -> Finding:
     text = []
     if after is not None and before is not None:
         smaller = after < before
-        size = f"{times(before / after)} smaller than {name(base)}" if smaller else f"not smaller than {name(base)}"
+        size = (
+            f"{times(before / after)} smaller than {name(base)}"
+            if smaller
+            else f"not smaller than {name(base)}"
+        )
         text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
     gap = contrast(entry, base) if base.standing == "ok" else None
     if gap is not None:
@@ -105,14 +123,21 @@ def _mixtures(found: Sequence[Entry]) -> list[Finding]:
 
 def _mixture(entry: Entry, base: Entry) -> Finding:
     gap = contrast(entry, base)
-    text = [] if gap is None else [f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}."]
+    text = (
+        []
+        if gap is None
+        else [f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}."]
+    )
     after, before = entry.model.disk_bytes, base.model.disk_bytes
     if after is not None and before is not None:
         text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
     _, sentence = _speed(entry, base)
     text += [sentence] if sentence else []
     paid = gap is not None and gap.verdict == "better"
-    title = f"Mixing {name(base)} with counts and a pointer {'paid' if paid else 'did not pay'}: {name(entry)}."
+    title = (
+        f"Mixing {name(base)} with counts and a pointer {'paid' if paid else 'did not pay'}: "
+        f"{name(entry)}."
+    )
     return Finding("paid" if paid else "not paid", title, " ".join(text))
 
 
@@ -137,7 +162,13 @@ def _beaten_on_disk(entry: Entry, found: Sequence[Entry]) -> Entry | None:
     size = entry.model.disk_bytes
     for other in found:
         gap = contrast(other, entry) if other is not entry and other.standing == "ok" else None
-        if gap and gap.verdict == "better" and size and other.model.disk_bytes and other.model.disk_bytes <= size:
+        if (
+            gap
+            and gap.verdict == "better"
+            and size
+            and other.model.disk_bytes
+            and other.model.disk_bytes <= size
+        ):
             return other
     return None
 
@@ -160,23 +191,45 @@ def _best(group: Group) -> list[Finding]:
     where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
     if len(tied) > 1:
         names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
-        text = f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
+        text = (
+            f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
+        )
         return [Finding("undecided", f"Which model is best is undecided between {names}.", text)]
     if len(sound) == 1:
-        return [Finding("note", f"{name(first)} reaches {bits(first)} bits per byte{below}.", _alone(first, where))]
+        return [
+            Finding(
+                "note",
+                f"{name(first)} reaches {bits(first)} bits per byte{below}.",
+                _alone(first, where),
+            )
+        ]
     gap = contrast(first, sound[1])
     text = f"Next is {name(sound[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
-    return [Finding("note", f"{name(first)} is the best model here: {bits(first)} bits per byte{below}.", text)]
+    return [
+        Finding(
+            "note",
+            f"{name(first)} is the best model here: {bits(first)} bits per byte{below}.",
+            text,
+        )
+    ]
 
 
 def _alone(entry: Entry, where: str) -> str:
     """Describe a model that stands alone: its interval, and what it took."""
-    text = [f"The 95 % interval{where} is {entry.bits.low:.3f} to {entry.bits.high:.3f}." if entry.bits else ""]
+    text = [
+        f"The 95 % interval{where} is {entry.bits.low:.3f} to {entry.bits.high:.3f}."
+        if entry.bits
+        else ""
+    ]
     if (training := entry.model.training) is not None:
-        text.append(f"It was trained for {format_time(training.seconds)} on {format_count(training.tokens)} tokens.")
+        text.append(
+            f"It was trained for {format_time(training.seconds)} on "
+            f"{format_count(training.tokens)} tokens."
+        )
     if entry.model.disk_bytes is not None:
         text.append(
-            f"It has {format_count(entry.model.parameters.unique)} parameters and takes {format_size(entry.model.disk_bytes)}."
+            f"It has {format_count(entry.model.parameters.unique)} parameters and takes "
+            f"{format_size(entry.model.disk_bytes)}."
         )
     return " ".join(text)
 
@@ -216,7 +269,9 @@ def _broken(members: Sequence[Entry]) -> list[Finding]:
         "invalid": "The numbers of {} cannot be believed and are not ranked.",
     }
     return [
-        Finding("warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}.")
+        Finding(
+            "warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}."
+        )
         for each in members
         if each.standing in titles
     ]
@@ -228,7 +283,9 @@ def _reason(entry: Entry) -> str:
     training = entry.training
     if entry.standing != "too short" or training is None:
         return reasons
-    took = f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
+    took = (
+        f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
+    )
     return f"{reasons}, after {took}. Give it more time or steps, or a smaller model"
 
 
@@ -252,7 +309,11 @@ def _namesakes(found: Sequence[Entry]) -> list[Finding]:
     names = [name for name, _ in texts]
     title = "Different texts are called {}."
     text = "Models that were measured on one of them are not compared with those of another."
-    return [Finding("warning", title.format(each), text) for each in dict.fromkeys(names) if names.count(each) > 1]
+    return [
+        Finding("warning", title.format(each), text)
+        for each in dict.fromkeys(names)
+        if names.count(each) > 1
+    ]
 
 
 def _losses(summary: Summary) -> list[Finding]:
@@ -260,13 +321,18 @@ def _losses(summary: Summary) -> list[Finding]:
     said = []
     for corpus in summary.corpus:
         splits = dict.fromkeys(
-            m.evaluate.split for m in summary.models if m.evaluate and m.evaluate.corpus == corpus.fingerprint
+            m.evaluate.split
+            for m in summary.models
+            if m.evaluate and m.evaluate.corpus == corpus.fingerprint
         )
         for split in (split for split in splits if corpus.lossy(split)):
             lost = sum(size.lost or 0 for size in corpus.parts(split))
             title = f"The tokens of {corpus.name}, {corpus.tokenizer}, do not give the text back."
             lines = f"{lost:,} line{'s' * (lost != 1)}" if lost else "Lines"
-            end = "come back changed: bits per byte are too good, and rank models of this tokenizer alone."
+            end = (
+                "come back changed: bits per byte are too good, and rank models of this "
+                "tokenizer alone."
+            )
             text = f"{lines} of the {split} split {end}"
             said.append(Finding("warning", title, text))
     return said
@@ -277,18 +343,26 @@ def _overlaps(summary: Summary) -> list[Finding]:
     for corpus in summary.corpus:
         share = corpus.overlap.get("test", 0.0)
         if share >= _OVERLAP:
-            unit = {"pieces": "test text of {}, in pieces of 50 characters,", "lines": "test lines of {}"}
+            unit = {
+                "pieces": "test text of {}, in pieces of 50 characters,",
+                "lines": "test lines of {}",
+            }
             also = {"pieces": "also stands", "lines": "also stand"}[corpus.overlap_unit]
             of = unit[corpus.overlap_unit].format(corpus.name)
             title = f"{percent(share)} of the {of} {also} in its training text."
-            text = "All figures on it are flattered by that: compare models with each other here, not with other texts."
+            text = (
+                "All figures on it are flattered by that: compare models with each other "
+                "here, not with other texts."
+            )
             said.append(Finding("warning", title, text))
     return said
 
 
 def budget_line(line: BudgetLine) -> str:
     """Return one line of the budget as a clause: used, limit, planned."""
-    form = {"s": format_time, "bytes": format_size}.get(line.unit, lambda value: f"{format_count(value)} {line.unit}".strip())
+    form = {"s": format_time, "bytes": format_size}.get(
+        line.unit, lambda value: f"{format_count(value)} {line.unit}".strip()
+    )
     used = "not measured" if line.used is None else f"{form(line.used)} used"
     limit = "no limit" if line.limit is None else f"of {form(line.limit)}"
     planned = "" if line.planned is None else f" (planned {form(line.planned)})"
@@ -298,10 +372,18 @@ def budget_line(line: BudgetLine) -> str:
 def _budget(summary: Summary) -> list[Finding]:
     over = [line for line in summary.budget if not line.ok]
     if over:
-        return [Finding("warning", "The budget was exceeded.", _sentence([budget_line(line) for line in over]))]
+        return [
+            Finding(
+                "warning",
+                "The budget was exceeded.",
+                _sentence([budget_line(line) for line in over]),
+            )
+        ]
     held = [line for line in summary.budget if line.limit is not None]
     if held:
-        return [Finding("note", "The budget was kept.", _sentence([budget_line(line) for line in held]))]
+        return [
+            Finding("note", "The budget was kept.", _sentence([budget_line(line) for line in held]))
+        ]
     return []
 
 

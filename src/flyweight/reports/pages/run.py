@@ -1,7 +1,8 @@
 """The report of finished runs as one self-contained HTML page, with its table in Markdown and CSV beside it.
 
-The page has no script and refers to nothing outside itself; its own content policy forbids it to load anything. Text is escaped
-by the template engine, after what is invisible in it has been made visible.
+The page has no script and refers to nothing outside itself; its own content policy forbids it to
+load anything. Text is escaped by the template engine, after what is invisible in it has been made
+visible.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ if TYPE_CHECKING:
 PAGE, MARKDOWN, CSV = "report.html", "table.md", "table.csv"
 
 GLYPHS: dict[str, str] = dict(zip(plots.SHAPES, "●■▲◆▼✚✖⬟★⬢◀▶", strict=True))
-_CHIPS = {"paid": "paid", "not paid": "did not pay", "undecided": "undecided", "warning": "caution", "note": "note"}
+_CHIPS = {
+    "paid": "paid",
+    "not paid": "did not pay",
+    "undecided": "undecided",
+    "warning": "caution",
+    "note": "note",
+}
 
 
 def write(run_folder: Path) -> Path:
     """Write `report.html`, `table.md` and `table.csv` into a finished run's folder and return the page's path.
 
-    Raises RequestError where the folder has no summary, FlyweightError where it is damaged or the files cannot be written.
+    Raises RequestError where the folder has no summary, FlyweightError where it is damaged or the
+    files cannot be written.
     """
     return _write_folder([Summary.read(run_folder)], run_folder)
 
@@ -51,7 +59,9 @@ def write_many(run_folders: Sequence[Path], out: Path) -> Path:
     """
     folders = list({folder.resolve(): folder for folder in run_folders}.values())
     if not folders:
-        raise RequestError("a report needs at least one run: name a finished run's folder, such as runs/quickstart")
+        raise RequestError(
+            "a report needs at least one run: name a finished run's folder, such as runs/quickstart"
+        )
     refuse_place(out)
     summaries = [Summary.read(folder) for folder in folders]
     if not is_page(out):
@@ -69,10 +79,14 @@ def refuse_place(out: Path) -> None:
     """Raise RequestError where no report can be written: a page that is a folder already, a folder that is a file."""
     if is_page(out) and out.is_dir():
         raise RequestError(
-            f"--out {out}: this is a folder; name a file for the page, or a folder that does not end in {out.suffix}"
+            f"--out {out}: this is a folder; name a file for the page, or a folder that does not "
+            f"end in {out.suffix}"
         )
     if not is_page(out) and out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out}: this is a file; name a folder for the report, or a page that ends in .html")
+        raise RequestError(
+            f"--out {out}: this is a file; name a folder for the report, or a page that ends in "
+            f".html"
+        )
 
 
 def _write_folder(summaries: Sequence[Summary], out: Path) -> Path:
@@ -101,7 +115,10 @@ class Section:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One check over all models, in their order; None where a model was not audited or lacks the check."""
+    """One check over all models, in their order.
+
+    None where a model was not audited or lacks the check.
+    """
 
     name: str
     bound: float | None
@@ -119,7 +136,10 @@ class Bar:
 
 
 def render(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None) -> str:
-    """Return the page about one or several runs; `grouped` are their models, where known already."""
+    """Return the page about one or several runs.
+
+    `grouped` are their models, where known already.
+    """
     grouped = groups(entries(summaries)) if grouped is None else grouped
     found = [each for group in grouped for each in group.entries]
     single = len(summaries) == 1
@@ -131,10 +151,13 @@ def render(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None)
         .from_string(resource("page.html"))
         .render(
             css=markup(resource("page.css")),
-            title=" and ".join(summary.name for summary in summaries[:3]) + (" and others" if len(summaries) > 3 else ""),
+            title=" and ".join(summary.name for summary in summaries[:3])
+            + (" and others" if len(summaries) > 3 else ""),
             summaries=summaries,
             single=single,
-            findings=words.findings(summaries[0], grouped) if single else words.across(summaries, grouped),
+            findings=words.findings(summaries[0], grouped)
+            if single
+            else words.across(summaries, grouped),
             sections=sections,
             other_shapes={each.label for each in found if other_shape(each, found)},
             samples=_samples(grouped),
@@ -143,7 +166,9 @@ def render(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None)
             reasons=_reasons(audited),
             bars=[[_bar(line) for line in summary.budget] for summary in summaries],
             headlines=[[] if single else _headlines(part) for part in parts],
-            commands=[_commands(summary, part) for summary, part in zip(summaries, parts, strict=True)],
+            commands=[
+                _commands(summary, part) for summary, part in zip(summaries, parts, strict=True)
+            ],
             legend=list(dict.fromkeys(text for s in sections for text in tables.legend(s.table))),
             glossary=dict(line for s in sections for line in tables.glossary(s.table)),
             chips=_CHIPS,
@@ -184,11 +209,17 @@ def _samples(grouped: Sequence[Group]) -> list[Samples]:
         for each in (*group.sound, *unranked):
             for sample in each.model.samples:
                 by_prompt.setdefault(sample.prompt, []).append((each, sample))
-    return [Samples(prompt, texts[:SHOWN_SAMPLES], texts[SHOWN_SAMPLES:]) for prompt, texts in by_prompt.items()]
+    return [
+        Samples(prompt, texts[:SHOWN_SAMPLES], texts[SHOWN_SAMPLES:])
+        for prompt, texts in by_prompt.items()
+    ]
 
 
 def _audit(audited: Sequence[Entry]) -> list[AuditRow]:
-    checks = [{check.name: check for check in each.model.audit.checks} if each.model.audit else {} for each in audited]
+    checks = [
+        {check.name: check for check in each.model.audit.checks} if each.model.audit else {}
+        for each in audited
+    ]
     rows = []
     for name in dict.fromkeys(name for one in checks for name in one):
         cells = tuple(one.get(name) for one in checks)
@@ -204,7 +235,9 @@ def _reasons(audited: Sequence[Entry]) -> list[tuple[str, str, str, list[str]]]:
         for check in each.model.audit.checks if each.model.audit else ():
             if check.verdict != "pass":
                 found.setdefault((check.verdict, check.name, check.why), []).append(each.label)
-    return [(*key, names) for key, names in sorted(found.items(), key=lambda item: item[0][0] != "fail")]
+    return [
+        (*key, names) for key, names in sorted(found.items(), key=lambda item: item[0][0] != "fail")
+    ]
 
 
 def _commands(summary: Summary, part: Sequence[Group]) -> list[str]:
@@ -212,13 +245,21 @@ def _commands(summary: Summary, part: Sequence[Group]) -> list[str]:
     ranked = [each for group in part for each in group.sound]
     model = ranked[0].model if ranked else summary.models[0]
     prompt = model.samples[0].prompt if model.samples else "Once"
-    return [summary.command, f"flyweight generate {summary.name}:{model.name} {shlex.quote(prompt)}"]
+    return [
+        summary.command,
+        f"flyweight generate {summary.name}:{model.name} {shlex.quote(prompt)}",
+    ]
 
 
 def _bar(line: BudgetLine) -> Bar:
     whole = line.limit or max(line.used or 0.0, line.planned or 0.0) or 1.0
     planned = None if line.planned is None else min(100.0, 100 * line.planned / whole)
-    return Bar(line, min(100.0, 100 * (line.used or 0.0) / whole), planned, words.budget_line(line).partition(": ")[2])
+    return Bar(
+        line,
+        min(100.0, 100 * (line.used or 0.0) / whole),
+        planned,
+        words.budget_line(line).partition(": ")[2],
+    )
 
 
 # --- the template's tools ---
@@ -241,7 +282,10 @@ def _measured(value: float | None) -> str:
 
 
 def environment(colours: Mapping[str, int]) -> Environment:
-    """Return the template engine: it escapes everything, and undefined names are errors; `colours` are those of names."""
+    """Return the template engine: it escapes everything, and undefined names are errors.
+
+    `colours` are those of names.
+    """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -253,10 +297,20 @@ def environment(colours: Mapping[str, int]) -> Environment:
         return match[1] if colour is None else f'<span class="name s{colour}">{match[1]}</span>'
 
     def prose(text: str) -> Markup:
-        text = re.sub(r"(?<=\d) (?=%|[kMGT]?B\b|ms\b|s\b|min\b|h\b|times\b)", "\N{NO-BREAK SPACE}", visible(text))
+        text = re.sub(
+            r"(?<=\d) (?=%|[kMGT]?B\b|ms\b|s\b|min\b|h\b|times\b)",
+            "\N{NO-BREAK SPACE}",
+            visible(text),
+        )
         return Markup(re.sub(r"`([^`]*)`", name, str(escape(text))))
 
-    made = Environment(autoescape=True, undefined=StrictUndefined, finalize=seen, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=seen,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= {
         "prose": prose,
         "svg": lambda drawing: markup(drawing.svg),

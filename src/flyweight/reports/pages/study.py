@@ -12,7 +12,17 @@ from flyweight.records.study_summary import CellSummary, FindingSummary, StudySu
 from flyweight.reports.figures import study as study_plots
 from flyweight.reports.figures.run import Drawing
 from flyweight.reports.findings.phrases import FLOOR
-from flyweight.reports.pages.run import CSV, GLYPHS, MARKDOWN, PAGE, environment, is_page, markup, refuse_place, resource
+from flyweight.reports.pages.run import (
+    CSV,
+    GLYPHS,
+    MARKDOWN,
+    PAGE,
+    environment,
+    is_page,
+    markup,
+    refuse_place,
+    resource,
+)
 from flyweight.reports.tables import study as study_tables
 
 CHIPS = {"confirmed": "paid", "refuted": "not-paid", "undecided": "undecided"}
@@ -30,8 +40,9 @@ class Section:
 def write(folder: Path, out: Path | None = None) -> Path:
     """Write `report.html`, `table.md`, `table.csv` and the figures as SVG into a finished study's folder; return the page.
 
-    `out` is another folder for them, or the page alone where it ends in `.html`. Raises RequestError where the folder has no
-    study, FlyweightError where it is damaged or the files cannot be written.
+    `out` is another folder for them, or the page alone where it ends in `.html`. Raises
+    RequestError where the folder has no study, FlyweightError where it is damaged or the files
+    cannot be written.
     """
     summary = StudySummary.read(folder)
     if out is not None:
@@ -66,7 +77,9 @@ def _sections(summary: StudySummary) -> list[Section]:
 
 def _standalone(drawing: Drawing, css: str) -> str:
     """Return a figure as a file of its own: with the page's colours, which it otherwise takes from the style sheet."""
-    colours = css.partition(".s0 ")[0]  # the schemes of colours, light and dark, stand before everything else
+    colours = css.partition(".s0 ")[
+        0
+    ]  # the schemes of colours, light and dark, stand before everything else
     style = f"<style>{colours} svg {{ font-family: var(--sans); background: var(--paper) }}</style>"
     head, _, body = drawing.svg.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'
@@ -75,7 +88,9 @@ def _standalone(drawing: Drawing, css: str) -> str:
 def render(summary: StudySummary, sections: list[Section] | None = None) -> str:
     """Return the page of a study."""
     styles = study_plots.Styles(summary)
-    counts = {verdict: sum(each.verdict == verdict for each in summary.findings) for verdict in CHIPS}
+    counts = {
+        verdict: sum(each.verdict == verdict for each in summary.findings) for verdict in CHIPS
+    }
     bad = [cell for cell in summary.cells if cell.standing != "ok"]
     made = environment({})
     made.filters["lines"] = _lines
@@ -99,9 +114,16 @@ def _headline(summary: StudySummary, counts: dict[str, int], bad: list[CellSumma
     """Return what the study says in one sentence."""
     if summary.findings:
         parts = [f"{count} {verdict}" for verdict, count in counts.items() if count]
-        return f"{len(summary.findings)} claim{'' if len(summary.findings) == 1 else 's'}: {', '.join(parts)}."
+        return (
+            f"{len(summary.findings)} claim{'' if len(summary.findings) == 1 else 's'}: "
+            f"{', '.join(parts)}."
+        )
     sound = len(summary.cells) - len(bad)
-    return f"{sound} of {len(summary.cells)} cells are results." if bad else f"{sound} cells under one protocol."
+    return (
+        f"{sound} of {len(summary.cells)} cells are results."
+        if bad
+        else f"{sound} cells under one protocol."
+    )
 
 
 def _lines(finding: FindingSummary) -> list[str]:
@@ -114,11 +136,20 @@ def _lines(finding: FindingSummary) -> list[str]:
             continue
         numbers = f"{contest.difference:+.4f}"
         if contest.low is not None and contest.high is not None:
-            p = "p < 1e-12" if contest.p is not None and contest.p < 1e-12 else f"p = {contest.p:.2g}"
+            p = (
+                "p < 1e-12"
+                if contest.p is not None and contest.p < 1e-12
+                else f"p = {contest.p:.2g}"
+            )
             numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, {p})"
         spent = [format_count(flops) for flops in (contest.below_flops, contest.above_flops)]
-        how = f" at {' and '.join(dict.fromkeys(spent))} FLOPs{'' if contest.how == 'measured' else f', {contest.how}'}"
+        how = (
+            f" at {' and '.join(dict.fromkeys(spent))} "
+            f"FLOPs{'' if contest.how == 'measured' else f', {contest.how}'}"
+        )
         why = f"; {contest.why}" if contest.why else ""
-        other = contest.above if contest.factor == 1 else f"{contest.factor:g} times {contest.above}"
+        other = (
+            contest.above if contest.factor == 1 else f"{contest.factor:g} times {contest.above}"
+        )
         said.append(f"{where}{contest.below} minus {other}: {numbers}{how}; {contest.verdict}{why}")
     return said

@@ -20,10 +20,18 @@ def of_run(summary: Summary) -> str:
 def _group(group: Group) -> str:
     table = tables.table(group)
     rows = [
-        [escape(row.label), *(_cell(column.cell(row), (row.label, column.key) in table.best) for column in table.columns)]
+        [
+            escape(row.label),
+            *(
+                _cell(column.cell(row), (row.label, column.key) in table.best)
+                for column in table.columns
+            ),
+        ]
         for row in table.rows
     ]
-    return html_table(["model", *(column.title for column in table.columns)], rows, tables.legend(table))
+    return html_table(
+        ["model", *(column.title for column in table.columns)], rows, tables.legend(table)
+    )
 
 
 def of_study(summary: StudySummary) -> str:
@@ -34,7 +42,9 @@ def of_study(summary: StudySummary) -> str:
             [
                 escape(row.label),
                 *(
-                    _cell(column.text(row), column.key == summary.metrics[0] and _in_front(row, table))
+                    _cell(
+                        column.text(row), column.key == summary.metrics[0] and _in_front(row, table)
+                    )
                     for column in table.columns
                 ),
             ]

@@ -11,7 +11,9 @@ import yaml
 from flyweight.visible import visible
 
 _PLAIN = re.compile(r"[^`|]+")
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~&$@!^]|(?<=:)/|(?<=www)\.")  # the last two would make links
+_SPECIAL = re.compile(
+    r"[\\`*_{}\[\]<>#|~&$@!^]|(?<=:)/|(?<=www)\."
+)  # the last two would make links
 
 
 def text(value: Any) -> str:
@@ -39,13 +41,24 @@ def block(value: str, language: str = "") -> list[str]:
     return [f"{fence}{language}", *shown.split("\n"), fence]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
-    """Return a table; the columns named in `right` are set to the right. Cells are Markdown already."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---:" if name in right else ":---" for name in head) + "|"]
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()
+) -> list[str]:
+    """Return a table; the columns named in `right` are set to the right.
+
+    Cells are Markdown already.
+    """
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join("---:" if name in right else ":---" for name in head) + "|",
+    ]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def front_matter(fields: Mapping[str, Any], *remarks: str) -> list[str]:
-    """Return YAML front matter, as the Hugging Face hub reads it at the head of a README; remarks are comments in it."""
+    """Return YAML front matter, as the Hugging Face hub reads it at the head of a README.
+
+    Remarks are comments in it.
+    """
     plain = yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=False)
     return ["---", *(f"# {remark}" for remark in remarks), *plain.splitlines(), "---", ""]

@@ -49,7 +49,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `priority` 0 stands in CSV only; where a terminal is too narrow, the highest priorities go first."""
+    """One column. `priority` 0 stands in CSV only.
+
+    Where a terminal is too narrow, the highest priorities go first.
+    """
 
     key: str
     title: str
@@ -75,7 +78,9 @@ class Table:
     @property
     def columns(self) -> list[Column]:
         """The columns that are shown: those in which anything stands."""
-        return [each for each in COLUMNS if each.priority and any(each.cell(row) for row in self.rows)]
+        return [
+            each for each in COLUMNS if each.priority and any(each.cell(row) for row in self.rows)
+        ]
 
 
 def table(group: Group) -> Table:
@@ -120,14 +125,19 @@ def _range(metric: Metric) -> str:
 
 def _bits_per_byte(row: Row) -> Cell | None:
     if row.floor:
-        return Cell(f"{row.floor.bits_per_byte:.3f}", metric=Metric.exact(row.floor.bits_per_byte, "bits/byte"))
+        return Cell(
+            f"{row.floor.bits_per_byte:.3f}",
+            metric=Metric.exact(row.floor.bits_per_byte, "bits/byte"),
+        )
     metric = row.entry.bits if row.entry else None
     return metric and Cell(f"{metric.value:.3f}", _range(metric), metric)
 
 
 def _perplexity(row: Row) -> Cell | None:
     if row.floor:
-        return Cell(_ppl(row.floor.perplexity), metric=Metric.exact(row.floor.perplexity, "1/token"))
+        return Cell(
+            _ppl(row.floor.perplexity), metric=Metric.exact(row.floor.perplexity, "1/token")
+        )
     evaluate = row.entry.model.evaluate if row.entry else None
     return evaluate and Cell(_ppl(evaluate.perplexity.value), metric=evaluate.perplexity)
 
@@ -142,7 +152,11 @@ def _evaluated(name: str) -> Callable[[Row], Cell | None]:
     def cell(row: Row) -> Cell | None:
         if row.floor and name == "nll":
             return Cell(f"{row.floor.nll:.3f}", metric=Metric.exact(row.floor.nll, "nats/token"))
-        metric = getattr(row.entry.model.evaluate, name) if row.entry and row.entry.model.evaluate else None
+        metric = (
+            getattr(row.entry.model.evaluate, name)
+            if row.entry and row.entry.model.evaluate
+            else None
+        )
         return metric and Cell(f"{metric.value:.4g}", metric=metric)
 
     return cell
@@ -150,7 +164,11 @@ def _evaluated(name: str) -> Callable[[Row], Cell | None]:
 
 def _parameters(row: Row) -> Cell | None:
     count = row.entry and row.entry.model.parameters.unique
-    return Cell(format_count(count), metric=Metric.exact(count, "parameters")) if count is not None else None
+    return (
+        Cell(format_count(count), metric=Metric.exact(count, "parameters"))
+        if count is not None
+        else None
+    )
 
 
 def _disk(row: Row) -> Cell | None:
@@ -160,14 +178,19 @@ def _disk(row: Row) -> Cell | None:
 
 def _measured(name: str, form: Callable[[float], str]) -> Callable[[Row], Cell | None]:
     def cell(row: Row) -> Cell | None:
-        metric = getattr(row.entry.model.bench, name) if row.entry and row.entry.model.bench else None
+        metric = (
+            getattr(row.entry.model.bench, name) if row.entry and row.entry.model.bench else None
+        )
         return metric and Cell(form(metric.value), metric=metric)
 
     return cell
 
 
 def _trained(own: str, unit: str, form: Callable[[float], str]) -> Callable[[Row], Cell | None]:
-    """Return a cell with a training's own cost over the total one; a model made without training cost nothing itself."""
+    """Return a cell with a training's own cost over the total one.
+
+    A model made without training cost nothing itself.
+    """
 
     def cell(row: Row) -> Cell | None:
         training = row.entry.training if row.entry else None
@@ -184,7 +207,11 @@ def _total(own: str, unit: str) -> Callable[[Row], Cell | None]:
     def cell(row: Row) -> Cell | None:
         training = row.entry.training if row.entry else None
         value = training and getattr(training, f"total_{own}")
-        return Cell(format_count(value), metric=Metric.exact(value, unit)) if value is not None else None
+        return (
+            Cell(format_count(value), metric=Metric.exact(value, unit))
+            if value is not None
+            else None
+        )
 
     return cell
 
@@ -215,7 +242,10 @@ def _audit(row: Row) -> Cell | None:
 
 
 def terminal(group: Group, width: int = 100) -> RichTable:
-    """Return the table for a terminal of `width` columns; what does not fit is left out and named below it."""
+    """Return the table for a terminal of `width` columns.
+
+    What does not fit is left out and named below it.
+    """
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -238,12 +268,16 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         drawn.add_column(column.title, justify="right", no_wrap=True)
     for row in made.rows:
         standing = row.entry.standing if row.entry else "floor"
-        style = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}.get(standing, "")
+        style = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}.get(
+            standing, ""
+        )
         name = Text(row.label, style=style)
         if standing in UNRANKED:
             name.append(f"\n{standing}", style="red")
         drawn.add_row(
-            name, *(_rich(made, row, column) for column in columns), end_section=row is made.rows[len(group.entries) - 1]
+            name,
+            *(_rich(made, row, column) for column in columns),
+            end_section=row is made.rows[len(group.entries) - 1],
         )
     return drawn
 
@@ -260,7 +294,9 @@ def _rich(made: Table, row: Row, column: Column):
     cell = column.cell(row)
     if cell is None:
         return Text("\N{MIDDLE DOT}", style="dim")
-    style = {"pass": "green", "fail": "bold red"}.get(cell.tone, "bold" if (row.label, column.key) in made.best else "")
+    style = {"pass": "green", "fail": "bold red"}.get(
+        cell.tone, "bold" if (row.label, column.key) in made.best else ""
+    )
     text = Text(cell.text, style=style or ("" if row.entry else "dim"))
     return text.append(f"\n{cell.sub}", style="dim not bold") if cell.sub else text
 
@@ -274,7 +310,9 @@ def _fit(made: Table, width: int) -> tuple[list[Column], int]:
         for gap in (2, 1):
             if needed + gap * len(columns) <= width or len(columns) == 1:
                 return columns, gap
-        columns = [each for each in columns if each.priority < max(column.priority for column in columns)]
+        columns = [
+            each for each in columns if each.priority < max(column.priority for column in columns)
+        ]
 
 
 def _width(made: Table, column: Column) -> int:
@@ -290,7 +328,9 @@ def markdown(group: Group) -> str:
         "|:---|" + "---:|" * len(made.columns),
     ]
     for row in made.rows:
-        standing = f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
+        standing = (
+            f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
+        )
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
     return visible("\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n")
@@ -312,7 +352,23 @@ def long_csv(groups: Sequence[Group]) -> str:
     """Return every number of every column in long form: one line per run, model and metric, with machine and versions."""
     rows: list[list[Any]] = []
     run = ("run", "seed", "created", "processor", "device", "threads", "flyweight", "torch")
-    rows.append([*run, "corpus", "split", "row", "kind", "standing", "metric", "value", "low", "high", "n", "unit", "better"])
+    rows.append(
+        [
+            *run,
+            "corpus",
+            "split",
+            "row",
+            "kind",
+            "standing",
+            "metric",
+            "value",
+            "low",
+            "high",
+            "n",
+            "unit",
+            "better",
+        ]
+    )
     for group in groups:
         for row in table(group).rows:
             summary = row.entry.summary if row.entry else group.entries[0].summary
@@ -320,10 +376,22 @@ def long_csv(groups: Sequence[Group]) -> str:
             for column in COLUMNS:
                 cell = column.cell(row)
                 if cell and (metric := cell.metric):
-                    numbers = [f"{number:.10g}" for number in (metric.value, metric.low, metric.high)]
+                    numbers = [
+                        f"{number:.10g}" for number in (metric.value, metric.low, metric.high)
+                    ]
                     numbers += [str(metric.n), metric.unit, metric.better]
                     where = (group.text.name, group.text.split) if group.text else ("", "")
-                    rows.append([*_machine(summary), *where, row.key or row.label, kind, standing, column.key, *numbers])
+                    rows.append(
+                        [
+                            *_machine(summary),
+                            *where,
+                            row.key or row.label,
+                            kind,
+                            standing,
+                            column.key,
+                            *numbers,
+                        ]
+                    )
     return csv_text(rows)
 
 
@@ -338,17 +406,39 @@ def _ms(value: float) -> str:
 
 
 COLUMNS = (
-    Column("bits_per_byte", "bits/byte", "bits to code a byte of the text, lower is better", 1, _bits_per_byte),
-    Column("perplexity", "ppl", "perplexity per token, lower is better", 4, _perplexity, ranked=False),
+    Column(
+        "bits_per_byte",
+        "bits/byte",
+        "bits to code a byte of the text, lower is better",
+        1,
+        _bits_per_byte,
+    ),
+    Column(
+        "perplexity", "ppl", "perplexity per token, lower is better", 4, _perplexity, ranked=False
+    ),
     Column("parameters", "params", "parameters stored", 5, _parameters, ranked=False),
     Column("disk_bytes", "on disk", "size of the model's files", 2, _disk),
     Column(
-        "forward_ms", "fwd ms", "milliseconds of a forward pass over the whole context, median", 9, _measured("forward_ms", _ms)
+        "forward_ms",
+        "fwd ms",
+        "milliseconds of a forward pass over the whole context, median",
+        9,
+        _measured("forward_ms", _ms),
     ),
     Column(
-        "decode_tokens_per_s", "tok/s", "tokens generated per second, median", 3, _measured("decode_tokens_per_s", format_rate)
+        "decode_tokens_per_s",
+        "tok/s",
+        "tokens generated per second, median",
+        3,
+        _measured("decode_tokens_per_s", format_rate),
     ),
-    Column("peak_bytes", "memory", "peak memory in use, beside Python's own", 8, _measured("peak_bytes", format_size)),
+    Column(
+        "peak_bytes",
+        "memory",
+        "peak memory in use, beside Python's own",
+        8,
+        _measured("peak_bytes", format_size),
+    ),
     Column(
         "training_flops",
         "FLOPs",
@@ -357,14 +447,49 @@ COLUMNS = (
         _trained("flops", "FLOPs", format_count),
         ranked=False,
     ),
-    Column("training_seconds", "time", "training time", 10, _trained("seconds", "s", short_time), ranked=False),
+    Column(
+        "training_seconds",
+        "time",
+        "training time",
+        10,
+        _trained("seconds", "s", short_time),
+        ranked=False,
+    ),
     Column("audit", "audit", "checks passed", 6, _audit, ranked=False),
     Column("nll", "NLL", "nats per token", 0, _evaluated("nll")),
-    Column("word_perplexity", "word ppl", "perplexity per word of the corpus", 0, _evaluated("word_perplexity")),
     Column(
-        "prefill_tokens_per_s", "prefill", "prompt tokens read per second", 0, _measured("prefill_tokens_per_s", format_rate)
+        "word_perplexity",
+        "word ppl",
+        "perplexity per word of the corpus",
+        0,
+        _evaluated("word_perplexity"),
     ),
-    Column("weight_bytes", "weights", "bytes of the weights in memory", 0, _measured("weight_bytes", format_size)),
-    Column("training_total_flops", "total FLOPs", "training FLOPs with teachers and parents", 0, _total("flops", "FLOPs")),
-    Column("training_total_seconds", "total time", "training seconds with teachers and parents", 0, _total("seconds", "s")),
+    Column(
+        "prefill_tokens_per_s",
+        "prefill",
+        "prompt tokens read per second",
+        0,
+        _measured("prefill_tokens_per_s", format_rate),
+    ),
+    Column(
+        "weight_bytes",
+        "weights",
+        "bytes of the weights in memory",
+        0,
+        _measured("weight_bytes", format_size),
+    ),
+    Column(
+        "training_total_flops",
+        "total FLOPs",
+        "training FLOPs with teachers and parents",
+        0,
+        _total("flops", "FLOPs"),
+    ),
+    Column(
+        "training_total_seconds",
+        "total time",
+        "training seconds with teachers and parents",
+        0,
+        _total("seconds", "s"),
+    ),
 )

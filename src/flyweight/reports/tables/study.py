@@ -19,7 +19,12 @@ from flyweight.visible import visible
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-TITLES = {"nll": "NLL", "bits_per_byte": "bits/byte", "perplexity": "ppl", "word_perplexity": "word ppl"}
+TITLES = {
+    "nll": "NLL",
+    "bits_per_byte": "bits/byte",
+    "perplexity": "ppl",
+    "word_perplexity": "word ppl",
+}
 ABOUT = {
     "nll": "nats per token of the test split, lower is better",
     "bits_per_byte": "bits per byte of raw text, lower is better",
@@ -27,8 +32,10 @@ ABOUT = {
     "word_perplexity": "perplexity per word, lower is better",
 }
 LEGEND = (
-    "Means over seeds on the test split; ranges are 95 % Student t intervals over at least three seeds: of the training, not of"
-    " the text (perplexities by their logarithm). Bold: on the Pareto front of its metric against training FLOPs."
+    "Means over seeds on the test split; ranges are 95 % Student t intervals over at least three "
+    "seeds: of the training, not of"
+    " the text (perplexities by their logarithm). Bold: on the Pareto front of its metric "
+    "against training FLOPs."
 )
 
 
@@ -53,7 +60,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of one text and its floors; `front` holds the names of cells on the Pareto front of metric and FLOPs."""
+    """The cells of one text and its floors.
+
+    `front` holds the names of cells on the Pareto front of metric and FLOPs.
+    """
 
     data: str
     rows: tuple[Row, ...]
@@ -68,8 +78,17 @@ def tables(summary: StudySummary) -> list[Table]:
         cells = [cell for cell in summary.cells if cell.data == data]
         floors = [Row(floor_name(name), floor=floor) for name, floor in corpus.floors.items()]
         rows = (*(Row(label(cell), cell=cell) for cell in cells), *floors)
-        columns = tuple(column for column in _columns(summary) if any(column.text(row) for row in rows))
-        found.append(Table(data, rows, columns, frozenset(cell.name for cell in front(cells, summary.metrics[0]))))
+        columns = tuple(
+            column for column in _columns(summary) if any(column.text(row) for row in rows)
+        )
+        found.append(
+            Table(
+                data,
+                rows,
+                columns,
+                frozenset(cell.name for cell in front(cells, summary.metrics[0])),
+            )
+        )
     return found
 
 
@@ -86,15 +105,53 @@ def front(cells: Sequence[CellSummary], metric: str) -> list[CellSummary]:
 
 def _columns(summary: StudySummary) -> list[Column]:
     return [
-        Column("context", "context", "tokens of a window", lambda row: row.cell and Cell(f"{row.cell.context}")),
-        Column("budget", "budget", "the study's name for how long it trained", lambda row: row.cell and Cell(row.cell.budget)),
+        Column(
+            "context",
+            "context",
+            "tokens of a window",
+            lambda row: row.cell and Cell(f"{row.cell.context}"),
+        ),
+        Column(
+            "budget",
+            "budget",
+            "the study's name for how long it trained",
+            lambda row: row.cell and Cell(row.cell.budget),
+        ),
         Column("lr", "lr", "learning rate", _rate),
-        Column("parameters", "params", "parameters stored", lambda row: row.cell and Cell(format_count(row.cell.parameters))),
-        Column("flops", "FLOPs", "training FLOPs of a run", _spent(lambda cell: format_count(cell.flops))),
-        Column("seconds", "time", "training time of a run", _spent(lambda cell: short_time(cell.seconds))),
-        *(Column(metric, TITLES[metric], ABOUT[metric], _metric(metric)) for metric in summary.metrics),
-        Column("validation", "valid.", "mean of the best validation NLL in training, by which is chosen", _validation),
-        Column("seeds", "runs", "runs that count", lambda row: row.cell and Cell(f"{len(row.cell.tested)}")),
+        Column(
+            "parameters",
+            "params",
+            "parameters stored",
+            lambda row: row.cell and Cell(format_count(row.cell.parameters)),
+        ),
+        Column(
+            "flops",
+            "FLOPs",
+            "training FLOPs of a run",
+            _spent(lambda cell: format_count(cell.flops)),
+        ),
+        Column(
+            "seconds",
+            "time",
+            "training time of a run",
+            _spent(lambda cell: short_time(cell.seconds)),
+        ),
+        *(
+            Column(metric, TITLES[metric], ABOUT[metric], _metric(metric))
+            for metric in summary.metrics
+        ),
+        Column(
+            "validation",
+            "valid.",
+            "mean of the best validation NLL in training, by which is chosen",
+            _validation,
+        ),
+        Column(
+            "seeds",
+            "runs",
+            "runs that count",
+            lambda row: row.cell and Cell(f"{len(row.cell.tested)}"),
+        ),
     ]
 
 
@@ -147,15 +204,27 @@ def markdown(summary: StudySummary) -> str:
         lines += [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(table.columns)}"]
         for row in table.rows:
             bold = row.cell is not None and row.cell.name in table.front
-            cells = [_flat(column.text(row), bold and column.key == summary.metrics[0]) for column in table.columns]
-            lines.append("| " + " | ".join(part.replace("|", "\\|") for part in (row.label, *cells)) + " |")
+            cells = [
+                _flat(column.text(row), bold and column.key == summary.metrics[0])
+                for column in table.columns
+            ]
+            lines.append(
+                "| " + " | ".join(part.replace("|", "\\|") for part in (row.label, *cells)) + " |"
+            )
         bad = [row.cell for row in table.rows if row.cell and row.cell.standing != "ok"]
-        lines += ["", *(f"- {cell.name}: {cell.standing}; {cell.why}" for cell in bad), *([""] if bad else [])]
+        lines += [
+            "",
+            *(f"- {cell.name}: {cell.standing}; {cell.why}" for cell in bad),
+            *([""] if bad else []),
+        ]
     notes = [f"Protocol {summary.protocol}: {summary.protocol_line}.", LEGEND, *summary.left_out]
     lines += ["\n\n".join(notes), ""]
     if summary.findings:
         lines += ["## Findings", ""]
-        lines += [f"- **{each.verdict}**: {each.claim} ({each.metric}). {each.method}" for each in summary.findings]
+        lines += [
+            f"- **{each.verdict}**: {each.claim} ({each.metric}). {each.method}"
+            for each in summary.findings
+        ]
     return visible("\n".join(lines) + "\n")
 
 
@@ -173,10 +242,41 @@ def long_csv(summary: StudySummary) -> str:
     """
     rows: list[list[Any]] = []
     here = summary.environment
-    fixed = [summary.name, summary.protocol, summary.created.isoformat(), here.processor, here.device, here.threads]
+    fixed = [
+        summary.name,
+        summary.protocol,
+        summary.created.isoformat(),
+        here.processor,
+        here.device,
+        here.threads,
+    ]
     fixed += [here.flyweight, here.torch]
-    heads = ["study", "protocol", "created", "processor", "device", "threads", "flyweight", "torch", "data", "model", "fields"]
-    heads += ["context", "budget", "seed", "lr", "chosen", "parameters", "flops", "seconds", "standing", "metric", "value"]
+    heads = [
+        "study",
+        "protocol",
+        "created",
+        "processor",
+        "device",
+        "threads",
+        "flyweight",
+        "torch",
+        "data",
+        "model",
+        "fields",
+    ]
+    heads += [
+        "context",
+        "budget",
+        "seed",
+        "lr",
+        "chosen",
+        "parameters",
+        "flops",
+        "seconds",
+        "standing",
+        "metric",
+        "value",
+    ]
     rows.append([*heads, "low", "high", "n"])
     for cell in summary.cells:
         fields = " ".join(f"{path}={value}" for path, value in cell.fields.items())
@@ -184,7 +284,9 @@ def long_csv(summary: StudySummary) -> str:
         for run in cell.runs:
             spent = ["", ""] if run.id is None else [f"{run.flops:.10g}", f"{run.seconds:.6g}"]
             what = [run.seed, run.lr or cell.lr, run.chosen, cell.parameters, *spent]
-            found = run.metrics | ({} if run.validation is None else {"validation_nll": run.validation})
+            found = run.metrics | (
+                {} if run.validation is None else {"validation_nll": run.validation}
+            )
             values = {metric: (f"{value:.10g}", 1) for metric, value in found.items()}
             if run.id is None:
                 values = dict.fromkeys(summary.metrics, ("", 0))
@@ -194,12 +296,35 @@ def long_csv(summary: StudySummary) -> str:
         for metric in summary.metrics:
             if spread := cell.spread(metric):
                 ends = ["" if end is None else f"{end:.10g}" for end in (spread.low, spread.high)]
-                rows.append([*fixed, *where, *what, cell.standing, metric, f"{spread.mean:.10g}", *ends, spread.n])
+                rows.append(
+                    [
+                        *fixed,
+                        *where,
+                        *what,
+                        cell.standing,
+                        metric,
+                        f"{spread.mean:.10g}",
+                        *ends,
+                        spread.n,
+                    ]
+                )
     for data, corpus in summary.corpus.items():
         for name, floor in corpus.floors.items():
             for metric in summary.metrics:
                 if (value := getattr(floor, metric, None)) is not None:
-                    blank = [data, name, "", "", "", "", "", "", floor.stored, "", f"{floor.seconds:.6g}"]
+                    blank = [
+                        data,
+                        name,
+                        "",
+                        "",
+                        "",
+                        "",
+                        "",
+                        "",
+                        floor.stored,
+                        "",
+                        f"{floor.seconds:.6g}",
+                    ]
                     rows.append([*fixed, *blank, "floor", metric, f"{value:.10g}", "", "", 1])
     return csv_text(rows)
 
@@ -213,19 +338,40 @@ def terminal(summary: StudySummary) -> list[RichTable]:
     found = []
     for table in tables(summary):
         contexts = {cell.context for cell in summary.cells}
-        wanted = [*(["context"] if len(contexts) > 1 else []), "budget", "lr", "parameters", "flops", summary.metrics[0]]
+        wanted = [
+            *(["context"] if len(contexts) > 1 else []),
+            "budget",
+            "lr",
+            "parameters",
+            "flops",
+            summary.metrics[0],
+        ]
         shown = [column for column in table.columns if column.key in wanted]
-        drawn = RichTable(box=box.SIMPLE_HEAD, title=table.data, title_justify="left", show_edge=False, pad_edge=False)
+        drawn = RichTable(
+            box=box.SIMPLE_HEAD,
+            title=table.data,
+            title_justify="left",
+            show_edge=False,
+            pad_edge=False,
+        )
         drawn.add_column("model", overflow="fold")
         for column in shown:
             drawn.add_column(column.title, justify="right", no_wrap=True)
         for row in table.rows:
-            bold = "bold" if row.cell and row.cell.name in table.front else "dim" if row.floor else ""
+            bold = (
+                "bold" if row.cell and row.cell.name in table.front else "dim" if row.floor else ""
+            )
             texts = []
             for column in shown:
                 cell = column.text(row)
-                text = Text(cell.text if cell else "", style="red" if cell and cell.tone == "fail" else bold)
-                texts.append(text.append(f"\n{cell.sub}", style="dim not bold") if cell and cell.sub else text)
+                text = Text(
+                    cell.text if cell else "", style="red" if cell and cell.tone == "fail" else bold
+                )
+                texts.append(
+                    text.append(f"\n{cell.sub}", style="dim not bold")
+                    if cell and cell.sub
+                    else text
+                )
             drawn.add_row(Text(row.label, style=bold), *texts)
         found.append(drawn)
     return found
