@@ -109,7 +109,7 @@ def _training_line(fields: dict[str, Any]) -> str:
     )
 
 
-ALWAYS = ("unknown",)
+ALWAYS = ("unknown", "drawing")
 """Events that are told where progress is not."""
 
 NOTES = {
@@ -122,6 +122,7 @@ NOTES = {
     "measuring": ("", "", "measuring this machine, once ({what})"),
     "late": ("over", "yellow", "budget.time: {limit} had passed after {name}; what is left is measured all the same"),
     "unknown": ("note", "yellow", "{note}"),
+    "drawing": ("note", "dim", "{note}"),
     "unscored": (
         "note",
         "yellow",

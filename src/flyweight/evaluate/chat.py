@@ -9,29 +9,33 @@ from typing import Any, Literal
 
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluate import drawing
 from flyweight.evaluate.continuation import Spoken, encoded, text_of, tokenizer_of
+from flyweight.evaluate.drawing import Drawing
 from flyweight.hub import models, template
 from flyweight.hub.template import Message
-from flyweight.model.generate import Sampling
 from flyweight.model.running import Ended, RunningText
 
 
 @dataclass(frozen=True)
 class Options:
-    """How answers are made: see `flyweight.model.generate.Sampling`; `stop` ends an answer before one of these texts."""
+    """How answers are made: see `flyweight.model.generate.Sampling`; `stop` ends an answer before one of these texts.
+
+    What is None is as the model's own files have it, see `flyweight.evaluate.drawing`.
+    """
 
     max_new_tokens: int = 256
-    temperature: float = 0.8
+    temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     seed: int = 0
     stop: Sequence[str] = ()
 
-    @property
-    def sampling(self) -> Sampling:
-        """How the next token is chosen; raises RequestError for options that make no sense."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+    def drawing(self, folder: Path) -> Drawing:
+        """Return how the model in a folder chooses tokens; raises RequestError for options that make no sense."""
+        given = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+        return drawing.of(folder, **given)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Chat:
     turns: list[Turn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._sampling = self.options.sampling
+        self.drawing = self.options.drawing(self.folder)
         if self.options.max_new_tokens < 1:
             raise RequestError(f"max_new_tokens: {self.options.max_new_tokens} leaves no answer; give at least 1")
         self.tokenizer = tokenizer_of(self.folder)
@@ -128,7 +132,12 @@ class Chat:
         known = 0
         try:
             made = self.running.go_on(
-                window.tokens, self._sampling, self.options.seed + len(self.turns), self.options.max_new_tokens, self.ends, stop
+                window.tokens,
+                self.drawing.sampling,
+                self.options.seed + len(self.turns),
+                self.options.max_new_tokens,
+                self.ends,
+                stop,
             )
             new, ended, read, known = made.tokens, made.ended, made.read, made.known
         except KeyboardInterrupt:
@@ -153,6 +162,7 @@ class Chat:
             "template": self.template is not None,
             "system": self.system,
             "context": self.context,
+            "sampling": self.drawing.json(),
             "turns": [asdict(turn) for turn in self.turns],
         }
 
