@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -210,11 +210,12 @@ _ADDS = ("add_bos_token", "add_eos_token")
 # --- the comparison ---
 
 
-def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
+def compare(ours: Tokenizer, theirs: Any, where: Path, named: Sequence[str] = ("bos", "eos", "pad")) -> int:
     """Return on how many texts both tokenizers give the same ids and decode them alike; raise FlyweightError for a difference.
 
     Text is text here (`encode_special_tokens`), so special tokens' own texts are split on both sides; as a chat template writes
-    them, they are tokens on both sides. transformers may tidy spaces up after decoding; that is left out.
+    them, they are tokens on both sides. transformers may tidy spaces up after decoding; that is left out. The tokens `named`
+    have to be the same ones.
     """
     before, after = ours.around
     words = sorted({*ours.specials, *(str(token) for token in theirs.added_tokens_decoder.values())})[:24]
@@ -240,7 +241,7 @@ def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
                 lambda ids=ids, skip=skip: theirs.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
                 where,
             )
-    for key in ("bos", "eos", "pad"):
+    for key in named:
         wanted = getattr(theirs, f"{key}_token_id")
         found = getattr(ours.declared, key) if key != "eos" else next(iter(ours.declared.ends), None)
         if wanted is not None and found != wanted:
