@@ -23,9 +23,9 @@ from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
 from flyweight.data.tokenizer import Tokenizer
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluate import stages as evaluate_stages
-from flyweight.hub import models
+from flyweight.hub import models, tokenizer_files
 from flyweight.plan.budget import shared_time
 from flyweight.report import card
 from flyweight.train import stages as train_stages
@@ -178,6 +178,11 @@ def _tokenizer_file(data: schema.Data) -> str | None:
         content = sha256(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"data.tokenizer.path: {file} cannot be read ({reason(error)})") from error
+    if path.is_dir():
+        try:
+            tokenizer_files.check_folder(path)
+        except FlyweightError as error:
+            raise RequestError(f"data.tokenizer.path: {error}") from error
     return Tokenizer.load(file).identity(content)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def imported(
         began, reasons = time.monotonic(), _reasons(source)
         out = draft.path / "model"
         if reasons:
+            _refuse_without_transformers(source, reasons)
             foreign.config_of(source)
             _refuse_nan(source)
             proved = proof.of_foreign(source)
@@ -79,6 +81,15 @@ def _reasons(source: Checkpoint) -> list[str]:
     return []
 
 
+def _refuse_without_transformers(source: Checkpoint, reasons: list[str]) -> None:
+    """Raise RequestError where a model that cannot become ours has no library behind which it could go."""
+    if find_spec("transformers") is None:
+        raise RequestError(
+            f"{source.path}: this {source.model_type} model cannot become one of flyweight's own ({'; '.join(reasons)}); as it"
+            " is, it needs the transformers library: pip install 'flyweight[hub]'"
+        )
+
+
 def _refuse_nan(source: Checkpoint) -> None:
     """Read every tensor once; raise FlyweightError for one with NaN in it (infinity stands in some families' masks)."""
     for name, tensor in source.tensors():
@@ -91,6 +102,7 @@ def _copy(source: Checkpoint, out: Path) -> None:
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in source.files:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             copy_file(source.path / name, out / name)
 
 
@@ -103,6 +115,7 @@ def download(repository: str) -> Path:
         raise RequestError(f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'") from error
     name, _, revision = repository.partition("@")
     wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
+    wanted.append(f"{checkpoint.TEMPLATES}/*.jinja")
     if checkpoint.trusted():
         wanted.append("*.py")
     try:

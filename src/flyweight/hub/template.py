@@ -18,6 +18,7 @@ from flyweight.core.helper import Helper, TooMuchError
 from flyweight.data.special import content, json_object
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.hub.checkpoint import TEMPLATES
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 
@@ -106,31 +107,39 @@ def _written(tokenizer: Tokenizer) -> list[str]:
 
 def sources(folder: Path) -> dict[str, str]:
     """Return the texts of the chat templates in a model folder by name, the one for talking as `default`."""
-    default, listed = of(folder), json_object(folder / CONFIG).get("chat_template")
-    found = {} if default is None else {"default": default.source}
-    for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str) and isinstance(entry.get("template"), str):
-            found.setdefault(name, entry["template"])
-    return found
+    return {name: text for name, (text, _) in _found(folder).items() if isinstance(text, str)}
 
 
 def of(folder: Path) -> ChatTemplate | None:
     """Return the chat template in a model folder, or None; raise FlyweightError where its files are damaged."""
-    fields = json_object(folder / CONFIG)
-    found: Any = fields.get("chat_template")
-    where = folder / CONFIG
-    if (folder / TEMPLATE).is_file():
-        where = folder / TEMPLATE
-        try:
-            found = where.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise FlyweightError(f"{where}: cannot be read ({reason(error)}); copy the model again") from error
-    if isinstance(found, list):  # several under names, of which the default one is for talking
-        named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"]
-        found = named[-1].get("template") if named else None
-    if found is None:
+    text, where = _found(folder).get("default", (None, folder))
+    if text is None:
         return None
-    if not isinstance(found, str):
+    if not isinstance(text, str):
         raise FlyweightError(f"{where}: its chat_template is not a text; copy the model again")
-    special = {name: text for name, value in fields.items() if name.endswith("_token") and (text := content(value))}
-    return ChatTemplate(found, where, special)
+    fields = json_object(folder / CONFIG)
+    special = {name: word for name, value in fields.items() if name.endswith("_token") and (word := content(value))}
+    return ChatTemplate(text, where, special)
+
+
+def _found(folder: Path) -> dict[str, tuple[Any, Path]]:
+    """Return what stands for each template, and where: as in transformers, files of their own replace those of the config."""
+    files = {"default": folder / TEMPLATE} if (folder / TEMPLATE).is_file() else {}
+    files |= {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja")) if file.is_file()}
+    if files:
+        return {name: (_text(file), file) for name, file in files.items()}
+    where = folder / CONFIG
+    found: Any = json_object(where).get("chat_template")
+    if isinstance(found, list):
+        entries = [entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+        found = {entry["name"]: entry.get("template") for entry in entries}
+    if not isinstance(found, dict):
+        found = {} if found is None else {"default": found}
+    return {name: (text, where) for name, text in found.items()}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise FlyweightError(f"{file}: cannot be read ({reason(error)}); copy the model again") from error

@@ -21,9 +21,10 @@ from flyweight.data.patterns import StoppedError
 from flyweight.data.special import WORDS, json_object
 from flyweight.data.tokenizer import Tokenizer, panicked
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import strict_tokenizer
+from flyweight.hub import checkpoint, sentencepiece_model, strict_tokenizer, template
 from flyweight.hub.attributes import quiet
-from flyweight.hub.checkpoint import CONFIG, INDEX, VOCABULARIES, Checkpoint
+from flyweight.hub.checkpoint import CONFIG, INDEX, TEMPLATES, VOCABULARIES, Checkpoint
+from flyweight.hub.own import OWN
 
 FILE, GENERATION, TEMPLATE = "tokenizer.json", special.IDS[0], "chat_template.jinja"
 PLAIN = "PreTrainedTokenizerFast"
@@ -59,11 +60,14 @@ def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
         return None
     if importlib.util.find_spec("transformers") is None:
         text, names, vocab = strict_tokenizer.read(source)
+        _refuse_chance(source, text)
         _write(source, out, text, names, vocab)
         return {"compared": 0, "why": "transformers is not installed"}
     with TemporaryDirectory(dir=out.parent, prefix="tokenizer-") as place, quiet():
         theirs = _built(source, Path(place))
         text, rebuilt = _preferred(source, theirs.backend_tokenizer)
+        _refuse_chance(source, text)
+        sentencepiece_model.compare(source.path, theirs, _without(source))
         names = {key: str(word) for key, word in theirs.special_tokens_map.items() if isinstance(word, str)}
         _write(source, out, text, names, theirs.get_vocab())
         compared = compare(Tokenizer.load(out), theirs, source.path)
@@ -84,6 +88,42 @@ def keep_generation(source: Checkpoint, out: Path) -> None:
         write_text(out / GENERATION, json.dumps({**kept, **added}, indent=2) + "\n")
 
 
+def check_folder(folder: Path) -> None:
+    """Raise RequestError where a folder's other files change what its `tokenizer.json` says: an import would keep another one.
+
+    A folder of ours, or one that holds nothing else, is as its `tokenizer.json` says.
+    """
+    names = checkpoint.tokenizer_names(folder)
+    if FILE not in names or not set(names) & {WORDS, "special_tokens_map.json", "added_tokens.json"}:
+        return
+    raw = json_object(folder / CONFIG)
+    source = Checkpoint(folder, {"model_type": OWN, **raw}, (), tuple(names))
+    with TemporaryDirectory(prefix="flyweight-tokenizer-") as place:
+        out = Path(place) / "kept"
+        out.mkdir()
+        try:
+            text, named, vocab = strict_tokenizer.read(source)
+            _refuse_chance(source, text)
+            _write(source, out, text, named, vocab)
+            rebuilt = []
+        except RequestError:
+            if importlib.util.find_spec("transformers") is None:
+                raise
+            rebuilt = (keep(source, out) or {})["rebuilt"]
+        keep_generation(source, out)
+        read, kept = Tokenizer.load(folder), Tokenizer.load(out)
+    if read.around != kept.around:
+        rebuilt.append(f"the tokens around a text, {read.around} for {kept.around}")
+    for name in ("bos", "ends", "pad"):
+        if getattr(read.special, name) != getattr(kept.special, name):
+            rebuilt.append(f"{name}, {getattr(read.special, name)} for {getattr(kept.special, name)}")
+    if rebuilt:
+        raise RequestError(
+            f"{folder}: other files there change what its {FILE} says ({'; '.join(rebuilt)}). Import the model that it belongs"
+            f" to and name the import's model folder, or name {folder / FILE} itself to have that file as it is"
+        )
+
+
 # --- what transformers builds ---
 
 
@@ -95,7 +135,8 @@ def _built(source: Checkpoint, place: Path) -> Any:
     _check_class(source, fields)
     with disk_errors(place):
         for name in (CONFIG, *source.others):
-            if name not in (INDEX, WORDS):
+            if name not in (INDEX, WORDS) and (source.path / name).is_file():
+                (place / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source.path / name, place / name)
         if fields:
             clean = {key: value for key, value in fields.items() if not key.endswith(("_file", "_files"))}
@@ -158,6 +199,15 @@ def _failure(source: Checkpoint, fields: Mapping[str, Any], why: str) -> str:
     return f"{source.path}: transformers could not build its tokenizer ({first}); copy the model again, or {_without(source)}"
 
 
+def _refuse_chance(source: Checkpoint, text: str) -> None:
+    """Raise RequestError for a tokenizer whose ids are drawn anew each time."""
+    if rate := json.loads(text)["model"].get("dropout"):
+        raise RequestError(
+            f"{source.path}: its tokenizer drops merges by chance (dropout: {rate}), so that a text has no ids of its own; set"
+            f" dropout to null in its {FILE}"
+        )
+
+
 def _without(source: Checkpoint) -> str:
     files = " and ".join(name for name in VOCABULARIES if (source.path / name).is_file())
     return f"move {files} away to have the model without a tokenizer"
@@ -196,12 +246,19 @@ def _write(source: Checkpoint, out: Path, text: str, names: Mapping[str, str], v
     begin, end = (vocab.get(names.get(key, "")) for key in ("bos_token", "eos_token"))
     if before in ((), (begin,)) and after in ((), (end,)):
         fields |= dict(zip(_ADDS, (bool(before), bool(after)), strict=True))
-    write_text(out / WORDS, json.dumps(fields, indent=2) + "\n")
-    if (source.path / TEMPLATE).is_file():
+    if any(name.startswith(f"{TEMPLATES}/") for name in source.others):
+        # They count instead of those of the config, and all have one place there.
+        texts = template.sources(source.path)
+        fields["chat_template"] = [{"name": name, "template": text} for name, text in texts.items()]
         with disk_errors(out):
-            template = (source.path / TEMPLATE).read_bytes()
+            (out / TEMPLATE).unlink(missing_ok=True)
+            shutil.rmtree(out / TEMPLATES, ignore_errors=True)
+    elif (source.path / TEMPLATE).is_file():
+        with disk_errors(out):
+            written = (source.path / TEMPLATE).read_bytes()
         (out / TEMPLATE).unlink(missing_ok=True)
-        (out / TEMPLATE).write_bytes(template)
+        (out / TEMPLATE).write_bytes(written)
+    write_text(out / WORDS, json.dumps(fields, indent=2) + "\n")
 
 
 _ADDS = ("add_bos_token", "add_eos_token")

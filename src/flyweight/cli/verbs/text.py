@@ -21,7 +21,8 @@ TopP = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that make up P [the model's own, else 1].")
 ]
 MinP = Annotated[
-    float | None, typer.Option(min=0.0, max=1.0, help="Draw from what is at least P times as likely as the likeliest [its own, else 0].")
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Leave out what is less than P times as likely as the likeliest [its own]."),
 ]
 
 
