@@ -29,8 +29,7 @@ def compare(folder: Path, theirs: Any, instead: str) -> None:
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None or (folder / "tokenizer.json").is_file() or importlib.util.find_spec("sentencepiece") is None:
         return
-    import sentencepiece
-
+    sentencepiece: Any = importlib.import_module("sentencepiece")
     try:
         model: Any = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError, ValueError) as error:
