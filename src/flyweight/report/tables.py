@@ -10,10 +10,10 @@ from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.core.metric import Metric
 from flyweight.report.csv_text import csv_text
 from flyweight.report.entries import UNRANKED, Entry, Group
+from flyweight.report.markdown import text as plain
 from flyweight.report.phrases import FLOOR, floor_name
 from flyweight.report.ranking import AXES, bold
 from flyweight.report.summary import Floor, Summary, Training
-from flyweight.report.markdown import text as plain
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -103,7 +103,9 @@ def test_a_folder_of_our_own(tmp_path: Path, elsewhere: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
-@pytest.mark.parametrize("read", [read_bytes, sha256, read_json, read_sealed, lambda path: copy_file(path, path.with_name("new"))])
+@pytest.mark.parametrize(
+    "read", [read_bytes, sha256, read_json, read_sealed, lambda path: copy_file(path, path.with_name("new"))]
+)
 def test_a_pipe_or_device_where_a_file_belongs_is_not_waited_for(tmp_path: Path, read):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
