@@ -134,7 +134,7 @@ def _two_files(folder: Path) -> None:
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, folder / "model.fp16.safetensors", {"format": "pt"})
 
 
-def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], Any]:
     def edit(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
@@ -145,7 +145,7 @@ def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path
     return edit
 
 
-def _to(dtype: torch.dtype) -> Callable[[Path], None]:
+def _to(dtype: torch.dtype) -> Callable[[Path], Any]:
     return _changed(lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()}))
 
 
@@ -180,15 +180,15 @@ def _bare(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name.removeprefix("model.")] = tensors.pop(name)
 
 
-def _renamed(change: Callable[[str], str]) -> Callable[[Path], None]:
+def _renamed(change: Callable[[str], str]) -> Callable[[Path], Any]:
     return _changed(lambda t: [t.update({change(name): t.pop(name)}) for name in list(t)])
 
 
-def _more(**tensors: torch.Tensor) -> Callable[[Path], None]:
+def _more(**tensors: torch.Tensor) -> Callable[[Path], Any]:
     return _changed(lambda t: t.update({name.replace("__", "."): tensor for name, tensor in tensors.items()}))
 
 
-def _head(plus: float | None) -> Callable[[Path], None]:
+def _head(plus: float | None) -> Callable[[Path], Any]:
     """Save a head beside the table that it is tied to, or with None in its place."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
@@ -213,7 +213,7 @@ Shards = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]
 
 def _shards(
     change: Callable[[Shards], Any] = lambda _: None, after: Callable[[Path], Any] = lambda _: None
-) -> Callable[[Path], None]:
+) -> Callable[[Path], Any]:
     """Split the weights in two, with an index; `change` gets both parts and the index's map, `after` the folder."""
 
     def edit(folder: Path) -> None:
@@ -232,7 +232,7 @@ def _shards(
     return edit
 
 
-def _placed(file: Any) -> Callable[[Path], None]:
+def _placed(file: Any) -> Callable[[Path], Any]:
     return _shards(lambda shards: shards[2].update({"model.norm.weight": file}))
 
 
@@ -243,15 +243,15 @@ def _swapped(folder: Path) -> None:
     (folder / "x").rename(two)
 
 
-def _described(metadata: dict[str, str] | None) -> Callable[[Path], None]:
+def _described(metadata: dict[str, str] | None) -> Callable[[Path], Any]:
     return lambda folder: save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata)
 
 
-def _beside(name: str, content: Any) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(json.dumps(content)) and None
+def _beside(name: str, content: Any) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text(json.dumps(content))
 
 
-def _instead(name: str, kind: str) -> Callable[[Path], None]:
+def _instead(name: str, kind: str) -> Callable[[Path], Any]:
     def edit(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
         if kind == "folder":
@@ -266,7 +266,7 @@ def _instead(name: str, kind: str) -> Callable[[Path], None]:
     return edit
 
 
-def _without_weights(index: Any) -> Callable[[Path], None]:
+def _without_weights(index: Any) -> Callable[[Path], Any]:
     def edit(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         (folder / INDEX).write_text(json.dumps(index))
@@ -274,7 +274,7 @@ def _without_weights(index: Any) -> Callable[[Path], None]:
     return edit
 
 
-def _says(change: Callable[[Path], None], **fields: Any) -> Callable[[Path], None]:
+def _says(change: Callable[[Path], Any], **fields: Any) -> Callable[[Path], Any]:
     """Change the files, and what the config says; with `hidden_act: relu` a Llama goes behind the adapter."""
 
     def edit(folder: Path) -> None:
@@ -292,7 +292,7 @@ def _pickled_index(folder: Path) -> None:
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
-def _norm(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+def _norm(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], Any]:
     return _changed(lambda t: t.update({"model.norm.weight": change(t["model.norm.weight"])}))
 
 
@@ -302,7 +302,7 @@ def _nothing(folder: Path) -> None:
 
 INDEX = "model.safetensors.index.json"
 HALF_HEAD = _changed(lambda t: t.update({"lm_head.weight": t["lm_head.weight"].bfloat16()}))
-MORE_FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
+MORE_FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "shards": ("llama", _shards()),
     "shards, one missing": ("llama", _shards(after=lambda folder: next(folder.glob("model-*")).unlink())),
     "shards, swapped": ("llama", _shards(after=_swapped)),
@@ -394,7 +394,7 @@ MORE_FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a head in bfloat16, no dtype, adapter": ("llama", _says(HALF_HEAD, dtype=None, hidden_act="relu")),
 }
 
-FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
+FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a variant alone, fp16": ("llama", _another_name),
     "a variant beside the weights": ("llama", _two_files),
     "an adapter beside its base": ("llama", _adapter),
@@ -423,7 +423,7 @@ class Case:
 
     group: str
     name: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], Any]
 
 
 def cases() -> Iterator[Case]:
@@ -449,7 +449,7 @@ def _edited(folder: Path, base: str, edit: Edit) -> None:
     path.write_text(json.dumps(raw))
 
 
-def _filed(folder: Path, base: str, change: Callable[[Path], None]) -> None:
+def _filed(folder: Path, base: str, change: Callable[[Path], Any]) -> None:
     hub_fixture.save(base, folder)
     change(folder)
 

@@ -105,7 +105,9 @@ def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
 def float_type(path: Path, names: tuple[str, ...]) -> str:
     """Return the float type, as torch names it, that holds every weight in these files: at most float32."""
     kinds = {kind for name, kind, _ in _headers(path, names) if kind in _FLOATS and not name.endswith(_BUFFERS)}
-    return {("BF16",): "bfloat16", ("F16",): "float16"}.get(tuple(kinds), "float32")
+    if kinds == {"BF16"}:
+        return "bfloat16"
+    return "float16" if kinds == {"F16"} else "float32"
 
 
 def elements(path: Path, names: tuple[str, ...]) -> tuple[int, int]:

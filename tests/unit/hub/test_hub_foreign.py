@@ -271,20 +271,18 @@ def test_what_is_published_is_what_was_read_though_the_files_change_meanwhile(na
     else:
         hub_fixture.save(name, source)
     expected = models.load(fetch.imported(str(source), runs, lambda draft, facts: None).path / "model")
-
-    def changing(taken, *rest, real=fetch.checkpoint.read):
-        for file in source.iterdir():  # after the copy was made
-            file.write_bytes(b"changed")
-        return real(taken, *rest)
-
-    again = tmp_path / "again"
-    shutil.copytree(source, again)
-    source, runs = again, Store(tmp_path / "others")
     read = checkpoint.read
-    monkeypatch.setattr(fetch.checkpoint, "read", lambda path: read(path) if path == again else changing(path, real=read))
-    artifact = fetch.imported(str(again), runs, lambda draft, facts: None)
+
+    def read_and_change(path):
+        if path != source:  # the copy was made
+            for file in source.iterdir():
+                file.write_bytes(b"changed")
+        return read(path)
+
+    monkeypatch.setattr(fetch.checkpoint, "read", read_and_change)
+    artifact = fetch.imported(str(source), Store(tmp_path / "others"), lambda draft, facts: None)
     monkeypatch.undo()
-    assert (again / "config.json").read_bytes() == b"changed"
+    assert (source / "config.json").read_bytes() == b"changed"
     found, tokens = models.load(artifact.path / "model"), torch.arange(9)[None]
     assert torch.equal(found(tokens), expected(tokens))
     assert not (artifact.path / "source").exists()
