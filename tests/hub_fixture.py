@@ -126,7 +126,11 @@ def save(name: str, folder: Path, seed: int = 0, shard: str = "5GB") -> Any:
 
 def save_family(name: str, folder: Path) -> Any:
     """Write a model of another family and a byte-level tokenizer into `folder`; return the model."""
-    kind, fields = FAMILIES[name]
+    return save_kind(*FAMILIES[name], folder)
+
+
+def save_kind(kind: str, fields: dict[str, Any], folder: Path) -> Any:
+    """Write a model of a class of transformers and a byte-level tokenizer into `folder`; return the model."""
     torch.manual_seed(0)
     made = getattr(transformers, kind)
     model = made(made.config_class(**fields))

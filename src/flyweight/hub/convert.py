@@ -57,7 +57,7 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
     found = {_named(name, family): tensor for name, tensor in _finite(checkpoint, real)}
     if config.embedding.tied and (head := found.pop("lm_head.weight", None)) is not None:
         table = next(part.theirs for part in family.parts(config) if part.ours == ("embedding.tokens.weight",))
-        if table in found and not torch.equal(head, found[table]):
+        if not torch.equal(head, found.setdefault(table, head)):  # of two names of one tensor, the other may be kept
             raise FlyweightError(f"{checkpoint.path}: it says that its head is its embedding, but has a head of its own")
     state: dict[str, Tensor] = {}
     missing = []
@@ -70,6 +70,8 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         what = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in sorted(found)]
         more = f"; and {len(what) - 20} more" if len(what) > 20 else ""
         raise FlyweightError(f"{checkpoint.path}: its tensors are not those of its config: {'; '.join(what[:20])}{more}")
+    if odd := sorted(name for name, tensor in state.items() if not tensor.is_floating_point()):
+        raise FlyweightError(f"{checkpoint.path}: weights that are no floats: {', '.join(odd[:20])}; save the model anew")
     folder.check(config, state := _one_dtype(state), checkpoint.path)
     return config, state
 

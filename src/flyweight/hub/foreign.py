@@ -13,11 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.hub import checkpoint, refusals
+from flyweight.hub import checkpoint, refusals, weights
 from flyweight.hub.attributes import auto_config, first_line, quiet
 from flyweight.hub.checkpoint import Checkpoint
 
-_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "model_max_length")
+_CONTEXTS = (
+    "max_target_positions",
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "model_max_length",
+)
+
+_OFFSET = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
+"""Types of models whose first token stands behind the position of their padding, and so many fewer tokens fit."""
 
 SLACK = 2**28
 """Numbers that a model may have beyond twice those in its files: constants such as masks and tables of sines."""
@@ -25,11 +36,15 @@ SLACK = 2**28
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """What there is to know of a foreign model before it is built; `context` is None where its config names no limit."""
+    """What there is to know of a foreign model before it is built; `context` is None where its config names no limit.
+
+    `first` is the number of the first token's position.
+    """
 
     model_type: str
     vocab_size: int
     context: int | None
+    first: int = 0
 
 
 class ForeignCache:
@@ -128,7 +143,8 @@ class Foreign(nn.Module):
         if mask is not None:
             options["attention_mask"] = mask.long()
             if self._takes_positions:
-                options["position_ids"] = (mask.long().cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
+                positions = (mask.long().cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
+                options["position_ids"] = positions + self.config.first
         found = module(input_ids=tokens, **options)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -176,10 +192,11 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype="auto",
+                dtype=weights.float_type(folder, source.weights),  # a config may say a narrower one than the files have
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=source.code,
+                ignore_mismatched_sizes=True,  # they are told below
                 output_loading_info=True,
             )
         model, told = loaded
@@ -199,8 +216,13 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
 
 
 def _some(names: Iterable[Any]) -> str:
-    listed = sorted(map(str, names))
+    """Return names, or (name, shape in the file, shape of the model), as one line."""
+    listed = sorted(_shapes(*name) if isinstance(name, tuple) else str(name) for name in names)
     return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+
+
+def _shapes(name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
+    return f"{name} {tuple(found)} instead of {tuple(wanted)}"
 
 
 def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
@@ -279,4 +301,12 @@ def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
     if type(vocab) is not int or vocab < 1:
         raise RequestError(f"{source.path}: vocab_size is {vocab!r:.80}, not a number of tokens")
     context = next((value for name in _CONTEXTS if type(value := getattr(text, name, None)) is int and value > 0), None)
-    return ForeignConfig(source.model_type, vocab, context)
+    if source.model_type not in _OFFSET:
+        return ForeignConfig(source.model_type, vocab, context)
+    first, rows = getattr(text, "pad_token_id", None), context
+    if type(first) is not int or rows is None or not 0 <= first < rows - 1:
+        raise RequestError(
+            f"{source.path}: pad_token_id is {first!r:.80}, but says where positions of this {source.model_type} model begin."
+            " Make it a whole number that leaves room for tokens in max_position_embeddings"
+        )
+    return ForeignConfig(source.model_type, vocab, rows - first - 1, first + 1)

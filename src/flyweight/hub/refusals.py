@@ -44,7 +44,7 @@ _FLOATS = ("float32", "float16", "bfloat16", "float64", "auto")
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
 UNPACKED = "take the model it was made from, in float32, float16 or bfloat16, and quantize it here (flyweight quantize)"
 
-_OTHER_FILES = ("transformers_weights", "fusion_config")
+_OTHER_FILES = ("transformers_weights", "fusion_config", "configuration_files")
 _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
