@@ -22,6 +22,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's library is imported
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import elsewhere_more
 import hub_fixture
 import torch
 import transformers
@@ -159,6 +160,7 @@ CONFIGS: dict[str, tuple[str, Edit]] = {
     "gpt2, layer_norm_epsilon": ("gpt2", {"layer_norm_epsilon": 0.3}),
     "gpt2, add_cross_attention": ("gpt2", {"add_cross_attention": True}),
     "gpt2, is_causal false": ("gpt2", {"is_causal": False}),
+    **elsewhere_more.CONFIGS,
 }
 
 
@@ -175,7 +177,7 @@ def _two_files(folder: Path) -> None:
     )
 
 
-def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], Any]:
     def edit(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
@@ -188,7 +190,7 @@ def _changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path
     return edit
 
 
-def _to(dtype: torch.dtype) -> Callable[[Path], None]:
+def _to(dtype: torch.dtype) -> Callable[[Path], Any]:
     return _changed(
         lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()})
     )
@@ -227,7 +229,317 @@ def _bare(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name.removeprefix("model.")] = tensors.pop(name)
 
 
-FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
+def _renamed(change: Callable[[str], str]) -> Callable[[Path], Any]:
+    return _changed(lambda t: [t.update({change(name): t.pop(name)}) for name in list(t)])
+
+
+def _more(**tensors: torch.Tensor) -> Callable[[Path], Any]:
+    return _changed(
+        lambda t: t.update({name.replace("__", "."): tensor for name, tensor in tensors.items()})
+    )
+
+
+def _head(plus: float | None) -> Callable[[Path], Any]:
+    """Save a head beside the table that it is tied to, or with None in its place."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        table = next(
+            name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight"))
+        )
+        tensors["lm_head.weight"] = tensors.pop(table) if plus is None else tensors[table] + plus
+
+    return _changed(change)
+
+
+def _masks(tensors: dict[str, torch.Tensor]) -> None:
+    for layer in range(3):
+        tensors[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 32, 32, dtype=torch.uint8)
+        tensors[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+
+
+def _frequencies(tensors: dict[str, torch.Tensor]) -> None:
+    tensors.update(
+        {
+            f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.full((5,), 0.1)
+            for layer in range(3)
+        }
+    )
+
+
+Shards = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]
+
+
+def _shards(
+    change: Callable[[Shards], Any] = lambda _: None, after: Callable[[Path], Any] = lambda _: None
+) -> Callable[[Path], Any]:
+    """Split the weights in two, with an index.
+
+    `change` gets both parts and the index's map, `after` the folder.
+    """
+
+    def edit(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names, files = sorted(tensors), [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+        halves = names[: len(names) // 2], names[len(names) // 2 :]
+        first, second = ({name: tensors[name] for name in half} for half in halves)
+        places: dict[str, Any] = {
+            name: file for half, file in zip(halves, files, strict=True) for name in half
+        }
+        change((first, second, places))
+        for file, part in zip(files, (first, second), strict=True):
+            save_file(part, folder / file, {"format": "pt"})
+        (folder / INDEX).write_text(
+            json.dumps({"metadata": {"total_size": 1}, "weight_map": places})
+        )
+        after(folder)
+
+    return edit
+
+
+def _placed(file: Any) -> Callable[[Path], Any]:
+    return _shards(lambda shards: shards[2].update({"model.norm.weight": file}))
+
+
+def _swapped(folder: Path) -> None:
+    one, two = sorted(folder.glob("model-*.safetensors"))
+    one.rename(folder / "x")
+    two.rename(one)
+    (folder / "x").rename(two)
+
+
+def _described(metadata: dict[str, str] | None) -> Callable[[Path], Any]:
+    return lambda folder: save_file(
+        load_file(folder / "model.safetensors"), folder / "model.safetensors", metadata
+    )
+
+
+def _beside(name: str, content: Any) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text(json.dumps(content))
+
+
+def _instead(name: str, kind: str) -> Callable[[Path], Any]:
+    def edit(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        if kind == "folder":
+            (folder / name).mkdir()
+        elif kind == "pipe":
+            os.mkfifo(folder / name)
+        elif kind == "empty":
+            (folder / name).touch()
+        else:
+            (folder / name).symlink_to(kind)
+
+    return edit
+
+
+def _without_weights(index: Any) -> Callable[[Path], Any]:
+    def edit(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / INDEX).write_text(json.dumps(index))
+
+    return edit
+
+
+def _says(change: Callable[[Path], Any], **fields: Any) -> Callable[[Path], Any]:
+    """Change the files, and what the config says.
+
+    With `hidden_act: relu` a Llama goes behind the adapter.
+    """
+
+    def edit(folder: Path) -> None:
+        change(folder)
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return edit
+
+
+def _pickled_index(folder: Path) -> None:
+    names = list(load_file(folder / "model.safetensors"))
+    _pickled(folder)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "pytorch_model.bin")}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def _norm(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], Any]:
+    return _changed(lambda t: t.update({"model.norm.weight": change(t["model.norm.weight"])}))
+
+
+def _nothing(folder: Path) -> None:
+    pass
+
+
+INDEX = "model.safetensors.index.json"
+HALF_HEAD = _changed(lambda t: t.update({"lm_head.weight": t["lm_head.weight"].bfloat16()}))
+MORE_FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "shards": ("llama", _shards()),
+    "shards, one missing": (
+        "llama",
+        _shards(after=lambda folder: next(folder.glob("model-*")).unlink()),
+    ),
+    "shards, swapped": ("llama", _shards(after=_swapped)),
+    "shards that overlap": (
+        "llama",
+        _shards(lambda s: s[1].update({k: v + 1 for k, v in list(s[0].items())[:1]})),
+    ),
+    "shards, a tensor that the index lacks": (
+        "llama",
+        _shards(lambda s: s[0].update({"model.x": torch.ones(2)})),
+    ),
+    "shards, a tensor taken out of the index": (
+        "llama",
+        _shards(lambda s: s[2].pop("lm_head.weight")),
+    ),
+    "index, another shard": ("llama", _placed("other.safetensors")),
+    "index, a shard outside": ("llama", _placed("../outside.safetensors")),
+    "index, an absolute path": ("llama", _placed("/etc/passwd")),
+    "index, a shard in a folder": ("llama", _placed("a/b.safetensors")),
+    "index, null": ("llama", _placed(None)),
+    "index, no name": ("llama", _placed("")),
+    "index, a dot": ("llama", _placed(".")),
+    "index, the config": ("llama", _placed("config.json")),
+    "index beside the whole file": (
+        "llama",
+        _beside(INDEX, {"weight_map": {"a": "b.safetensors"}}),
+    ),
+    "index alone, a list": ("llama", _without_weights([])),
+    "index alone, empty": ("llama", _without_weights({"weight_map": {}})),
+    "index alone, without a map": ("llama", _without_weights({"metadata": {}})),
+    "index of pickles": ("llama", _pickled_index),
+    "index of pickles beside": (
+        "llama",
+        _beside("pytorch_model.bin.index.json", {"weight_map": {"a": "b.bin"}}),
+    ),
+    "names with model. twice": ("llama", _renamed("model.{}".format)),
+    "names with model. twice, adapter": (
+        "llama",
+        _says(_renamed("model.{}".format), hidden_act="relu"),
+    ),
+    "names with module.": ("llama", _renamed("module.{}".format)),
+    "names with _orig_mod.": ("llama", _renamed("_orig_mod.{}".format)),
+    "names with base_model.model.": ("llama", _renamed("base_model.model.{}".format)),
+    "names without transformer., gpt2": (
+        "gpt2",
+        _renamed(lambda name: name.removeprefix("transformer.")),
+    ),
+    "names with gamma and beta": (
+        "gpt2",
+        _renamed(lambda name: name.replace("ln_f.weight", "ln_f.gamma")),
+    ),
+    "names with layers.01": (
+        "llama",
+        _renamed(lambda name: name.replace("layers.1.", "layers.01.")),
+    ),
+    "no metadata": ("llama", _described(None)),
+    "metadata of tf": ("llama", _described({"format": "tf"})),
+    "metadata of nobody": ("llama", _described({"format": "wavy"})),
+    "a tensor without dimensions": ("llama", _norm(lambda norm: norm[0])),
+    "a tensor with one dimension more": ("llama", _norm(lambda norm: norm[None])),
+    "an empty tensor": ("llama", _norm(lambda norm: norm[:0])),
+    "an empty tensor more": ("llama", _more(model__empty=torch.zeros(0))),
+    "a norm in bool": ("llama", _norm(torch.Tensor.bool)),
+    "a norm in bool, adapter": ("llama", _says(_norm(torch.Tensor.bool), hidden_act="relu")),
+    "a norm in int64": ("llama", _norm(torch.Tensor.long)),
+    "a norm in complex64": ("llama", _norm(lambda norm: norm.to(torch.complex64))),
+    "a norm in float64": ("llama", _norm(torch.Tensor.double)),
+    "a norm in float16": ("llama", _norm(torch.Tensor.half)),
+    "a norm in float16, adapter": ("llama", _says(_norm(torch.Tensor.half), hidden_act="relu")),
+    "a norm of 1e38": ("llama", _norm(lambda norm: norm.fill_(1e38))),
+    "no tensors": (
+        "llama",
+        lambda folder: save_file({}, folder / "model.safetensors", {"format": "pt"}),
+    ),
+    "a tied head twice": ("llama-head-dim-tied", _head(0.0)),
+    "a tied head twice, unequal": ("llama-head-dim-tied", _head(1.0)),
+    "a tied head twice, unequal, adapter": (
+        "llama-head-dim-tied",
+        _says(_head(1.0), hidden_act="relu"),
+    ),
+    "a tied head twice, unequal, gpt2": ("gpt2", _head(1.0)),
+    "a tied head in place of the table": ("llama-head-dim-tied", _head(None)),
+    "a tied head in place of the table, gpt2": ("gpt2", _head(None)),
+    "a tied head in place of the table, qwen3": ("qwen3-tied", _head(None)),
+    "inv_freq of other values": ("llama", _changed(_frequencies)),
+    "inv_freq of other values, adapter": (
+        "llama",
+        _says(_changed(_frequencies), hidden_act="relu"),
+    ),
+    "masks, gpt2": ("gpt2", _changed(_masks)),
+    "cos_cached": (
+        "llama",
+        _more(model__layers__0__self_attn__rotary_emb__cos_cached=torch.ones(4, 5)),
+    ),
+    "a bias of the head": ("llama", _more(lm_head__bias=torch.ones(97))),
+    "a q_norm in a llama": (
+        "llama",
+        _more(model__layers__0__self_attn__q_norm__weight=torch.ones(10)),
+    ),
+    "a value head": ("llama", _more(v_head__summary__weight=torch.ones(1, 40))),
+    "a layer too few": (
+        "llama",
+        _changed(lambda t: [t.pop(name) for name in list(t) if ".layers.2." in name]),
+    ),
+    "a LoRA in the weights": (
+        "llama",
+        _more(model__layers__0__self_attn__q_proj__lora_A__weight=torch.ones(2, 40)),
+    ),
+    "a scale of quantized weights": (
+        "llama",
+        _more(model__layers__0__mlp__up_proj__weight_scale=torch.ones(1)),
+    ),
+    "a tensor without a name": ("llama", _changed(lambda t: t.update({"": torch.ones(2)}))),
+    "a matrix transposed": (
+        "llama",
+        _changed(lambda t: t.update({"lm_head.weight": t["lm_head.weight"].T})),
+    ),
+    "an empty file": ("llama", _instead("model.safetensors", "empty")),
+    "a folder for weights": ("llama", _instead("model.safetensors", "folder")),
+    "a pipe for weights": ("llama", _instead("model.safetensors", "pipe")),
+    "a link to itself for weights": ("llama", _instead("model.safetensors", "model.safetensors")),
+    "a dangling link for weights": ("llama", _instead("model.safetensors", "nowhere")),
+    "a pipe for the tokenizer": ("llama", _instead("tokenizer.json", "pipe")),
+    "an empty generation_config.json": ("llama", _instead("generation_config.json", "empty")),
+    "a list for generation_config.json": ("llama", _beside("generation_config.json", [1])),
+    "generation_config.json with other fields": (
+        "llama",
+        _beside("generation_config.json", {"tie_word_embeddings": True}),
+    ),
+    "generation_config.json, code of a repository": (
+        "llama",
+        _beside("generation_config.json", {"custom_generate": "o/r"}),
+    ),
+    "quantize_config.json beside": ("llama", _beside("quantize_config.json", {"bits": 4})),
+    "quant_config.json beside": ("llama", _beside("quant_config.json", {"w_bit": 4})),
+    "modeling_llama.py beside": ("llama", _beside("modeling_llama.py", 1)),
+    "adapter weights without a config": (
+        "llama",
+        lambda f: save_file({"x": torch.ones(2)}, f / "adapter_model.safetensors"),
+    ),
+    "a config in UTF-16": (
+        "llama",
+        lambda f: (f / "config.json").write_bytes((f / "config.json").read_text().encode("utf-16")),
+    ),
+    "weights in bfloat16, a config of float32": (
+        "llama",
+        _says(_to(torch.bfloat16), dtype="float32"),
+    ),
+    "weights in float32, a config of bfloat16": ("llama", _says(_nothing, dtype="bfloat16")),
+    "weights in float32, a config of bfloat16, adapter": (
+        "llama",
+        _says(_nothing, dtype="bfloat16", hidden_act="relu"),
+    ),
+    "weights in float64, a config of float16, adapter": (
+        "llama",
+        _says(_to(torch.float64), dtype="float16", hidden_act="relu"),
+    ),
+    "a head in bfloat16, no dtype, adapter": (
+        "llama",
+        _says(HALF_HEAD, dtype=None, hidden_act="relu"),
+    ),
+}
+
+FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a variant alone, fp16": ("llama", _another_name),
     "a variant beside the weights": ("llama", _two_files),
     "an adapter beside its base": ("llama", _adapter),
@@ -255,6 +567,7 @@ FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "pickled weights": ("llama", _pickled),
     "weights linked from outside": ("llama", _linked),
     "weights cut off": ("llama", _truncated),
+    **MORE_FILES,
 }
 
 
@@ -264,7 +577,7 @@ class Case:
 
     group: str
     name: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], Any]
 
 
 def cases() -> Iterator[Case]:
@@ -276,6 +589,12 @@ def cases() -> Iterator[Case]:
     for name in hub_fixture.FAMILIES:
         yield Case(
             "family", name, lambda folder, name=name: hub_fixture.save_family(name, folder) and None
+        )
+    for name, (kind, fields) in elsewhere_more.FAMILIES.items():
+        yield Case(
+            "family",
+            name,
+            lambda f, kind=kind, fields=fields: hub_fixture.save_kind(kind, fields, f) and None,
         )
     for name, (base, edit) in CONFIGS.items():
         yield Case("config", name, lambda folder, base=base, edit=edit: _edited(folder, base, edit))
@@ -294,7 +613,7 @@ def _edited(folder: Path, base: str, edit: Edit) -> None:
     path.write_text(json.dumps(raw))
 
 
-def _filed(folder: Path, base: str, change: Callable[[Path], None]) -> None:
+def _filed(folder: Path, base: str, change: Callable[[Path], Any]) -> None:
     hub_fixture.save(base, folder)
     change(folder)
 
@@ -306,6 +625,8 @@ def judged(folder: Path, runs: Path) -> tuple[str, str]:
         ours = hub.load(found.path / "model").float().eval()
     except FlyweightError as error:
         return "refused", str(error).replace(str(folder), "MODEL").replace(str(runs), "RUNS")
+    except Exception as error:  # what the command line would show as a traceback
+        return "TRACEBACK", f"{type(error).__name__}: {str(error)[:160]}"
     try:
         theirs = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True

@@ -179,7 +179,14 @@ def save_family(name: str, folder: Path) -> Any:
 
     Return the model.
     """
-    kind, fields = FAMILIES[name]
+    return save_kind(*FAMILIES[name], folder)
+
+
+def save_kind(kind: str, fields: dict[str, Any], folder: Path) -> Any:
+    """Write a model of a class of transformers and a byte-level tokenizer into `folder`.
+
+    Return the model.
+    """
     torch.manual_seed(0)
     made = getattr(transformers, kind)
     model = made(made.config_class(**fields))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from flyweight.studies import cells as studies
 
 if TYPE_CHECKING:
     from flyweight.decode.chat import Chat
+    from flyweight.decode.drawing import Drawing
     from flyweight.diagnosis.examine import Health
     from flyweight.formats.exported import Exported
 
@@ -53,38 +54,38 @@ def generate(
     model: Model,
     prompt: str,
     max_new_tokens: int = 128,
-    temperature: float = 0.8,
+    temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     seed: int = 0,
     stop: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
+    on_drawing: Callable[[Drawing], None] | None = None,
     session: Session = DEFAULT,
 ) -> str:
     """Return the model's continuation of `prompt`, without the prompt.
 
     `temperature` 0 is greedy; `top_k`, `top_p` and `min_p` narrow what is drawn from, with `seed`.
-    The text ends before the first of the `stop` strings. `on_text` hears each new piece at once.
+    What is None is as the model's own files have it (generation_config.json), else temperature 0.8.
+    The text ends before the first of the `stop` strings. `on_text` hears each new piece at once,
+    `on_drawing` first how tokens are chosen.
     """
-    from flyweight.decode import stream
+    from flyweight.decode import drawing, stream
 
     _refuse_other_encodings(prompt)
     artifact = model_references.find(model, session.store, watch=session.watch)
-    options = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "seed": seed,
-    }
+    folder = artifact.path / "model"
+    drawn = drawing.of(folder, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     device = session.runtime().device
-    tokenizer = stream.tokenizer_of(artifact.path / "model")
+    tokenizer = stream.tokenizer_of(folder)
     if note := stream.unknown_note(tokenizer.unknown_words(stream.text_of(prompt))):
         session.watch("unknown", {"note": note})
-    return stream.text(
-        artifact.path / "model", prompt, max_new_tokens, stop, on_text, device, options
-    )
+    _tell(drawn, session)
+    if on_drawing is not None:
+        on_drawing(drawn)
+    options = {**asdict(drawn.sampling), "seed": seed}
+    return stream.text(folder, prompt, max_new_tokens, stop, on_text, device, options)
 
 
 @in_use
@@ -92,7 +93,7 @@ def chat(
     model: Model,
     system: str | None = None,
     max_new_tokens: int = 256,
-    temperature: float = 0.8,
+    temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
@@ -103,13 +104,22 @@ def chat(
     """Return a conversation with a model: `chat(...).say("Hello")` answers, its `turns` keep what was said.
 
     A model whose files bring a chat template is talked to in it, after `system`; any other goes on
-    with one running text.
+    with one running text. `temperature`, `top_k`, `top_p` and `min_p` that are None are the model's
+    own, as in `generate`.
     """
     from flyweight.decode.chat import Chat, Options
 
     artifact = model_references.find(model, session.store, watch=session.watch)
     options = Options(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
-    return Chat(artifact.path / "model", session.runtime().device, system, options)
+    made = Chat(artifact.path / "model", session.runtime().device, system, options)
+    _tell(made.drawing, session)
+    return made
+
+
+def _tell(drawn: Drawing, session: Session) -> None:
+    """Tell which defaults come from the model's own files."""
+    if drawn.note:
+        session.watch("drawing", {"note": drawn.note})
 
 
 def _refuse_other_encodings(prompt: str) -> None:

@@ -133,7 +133,7 @@ def _training_line(fields: dict[str, Any]) -> str:
     )
 
 
-ALWAYS = ("unknown",)
+ALWAYS = ("unknown", "drawing")
 """Events that are told where progress is not."""
 
 NOTES = {
@@ -150,6 +150,7 @@ NOTES = {
         "budget.time: {limit} had passed after {name}; what is left is measured all the same",
     ),
     "unknown": ("note", "yellow", "{note}"),
+    "drawing": ("note", "dim", "{note}"),
     "unscored": (
         "note",
         "yellow",

@@ -42,6 +42,9 @@ TOKENIZER = (
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "generation_config.json"),
 )
+TEMPLATES = "additional_chat_templates"
+"""A folder with more chat templates."""
+
 TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
 """Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes
 see it."""
@@ -167,7 +170,7 @@ def read(path: Path) -> Checkpoint:
     if raw["model_type"] != OWN:
         refusals.refuse(path, raw)
     weights, places = weight_files.files(path)
-    others = [name for name in TOKENIZER if (path / name).is_file()]
+    others = tokenizer_names(path)
     if places is not None:
         others.insert(0, INDEX)
     if asks:
@@ -178,6 +181,15 @@ def read(path: Path) -> Checkpoint:
     if found.model_type != OWN:
         weight_files.refuse_packed(path, weights)
     return found
+
+
+def tokenizer_names(path: Path) -> list[str]:
+    """Return the files of a folder that make its tokenizer, its chat templates and its defaults of generation."""
+    more = sorted(file.name for file in (path / TEMPLATES).glob("*.jinja") if file.is_file())
+    return [
+        *(name for name in TOKENIZER if (path / name).is_file()),
+        *(f"{TEMPLATES}/{name}" for name in more),
+    ]
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
             for part in family.parts(config)
             if part.ours == ("embedding.tokens.weight",)
         )
-        if table in found and not torch.equal(head, found[table]):
+        if not torch.equal(
+            head, found.setdefault(table, head)
+        ):  # of two names of one tensor, the other may be kept
             raise FlyweightError(
                 f"{checkpoint.path}: it says that its head is its embedding, but has a head of "
                 f"its own"
@@ -92,6 +94,11 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise FlyweightError(
             f"{checkpoint.path}: its tensors are not those of its config: "
             f"{'; '.join(what[:20])}{more}"
+        )
+    if odd := sorted(name for name, tensor in state.items() if not tensor.is_floating_point()):
+        raise FlyweightError(
+            f"{checkpoint.path}: weights that are no floats: {', '.join(odd[:20])}; save the "
+            f"model anew"
         )
     folder.check(config, state := _one_dtype(state), checkpoint.path)
     return config, state

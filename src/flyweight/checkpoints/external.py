@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from flyweight.checkpoints import checkpoint, refusals
+from flyweight.checkpoints import checkpoint, refusals, weights
 from flyweight.checkpoints.attributes import auto_config, first_line, quiet
 from flyweight.checkpoints.checkpoint import Checkpoint
 from flyweight.errors import FlyweightError, RequestError
 
 _CONTEXTS = (
+    "max_target_positions",
     "max_position_embeddings",
     "n_positions",
     "max_seq_len",
@@ -25,6 +26,17 @@ _CONTEXTS = (
     "seq_length",
     "model_max_length",
 )
+
+_OFFSET = (
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Types of models whose first token stands behind the position of their padding, and so many fewer tokens fit."""
 
 SLACK = 2**28
 """Numbers that a model may have beyond twice those in its files: constants such as masks and tables of sines."""
@@ -35,11 +47,14 @@ class ForeignConfig:
     """What there is to know of a foreign model before it is built.
 
     `context` is None where its config names no limit.
+
+    `first` is the number of the first token's position.
     """
 
     model_type: str
     vocab_size: int
     context: int | None
+    first: int = 0
 
 
 class ForeignCache:
@@ -163,9 +178,8 @@ class Foreign(nn.Module):
         if mask is not None:
             options["attention_mask"] = mask.long()
             if self._takes_positions:
-                options["position_ids"] = (mask.long().cumsum(1)[:, start:] - 1).clamp(
-                    min=0
-                )  # (B, T)
+                positions = (mask.long().cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
+                options["position_ids"] = positions + self.config.first
         found = module(input_ids=tokens, **options)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -221,10 +235,13 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype="auto",
+                dtype=weights.float_type(
+                    folder, source.weights
+                ),  # a config may say a narrower one than the files have
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=source.code,
+                ignore_mismatched_sizes=True,  # they are told below
                 output_loading_info=True,
             )
         model, told = loaded
@@ -255,8 +272,13 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
 
 
 def _some(names: Iterable[Any]) -> str:
-    listed = sorted(map(str, names))
+    """Return names, or (name, shape in the file, shape of the model), as one line."""
+    listed = sorted(_shapes(*name) if isinstance(name, tuple) else str(name) for name in names)
     return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+
+
+def _shapes(name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
+    return f"{name} {tuple(found)} instead of {tuple(wanted)}"
 
 
 def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
@@ -362,4 +384,13 @@ def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
         ),
         None,
     )
-    return ForeignConfig(source.model_type, vocab, context)
+    if source.model_type not in _OFFSET:
+        return ForeignConfig(source.model_type, vocab, context)
+    first, rows = getattr(text, "pad_token_id", None), context
+    if type(first) is not int or rows is None or not 0 <= first < rows - 1:
+        raise RequestError(
+            f"{source.path}: pad_token_id is {first!r:.80}, but says where positions of this "
+            f"{source.model_type} model begin."
+            " Make it a whole number that leaves room for tokens in max_position_embeddings"
+        )
+    return ForeignConfig(source.model_type, vocab, rows - first - 1, first + 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +50,25 @@ def imported(
             f"is, it can teach, and be"
             " evaluated, timed, audited and listened to: name it where a command takes MODEL"
         )
-    identity = Identity(
-        stage="import", version=VERSION, config={}, parents={"files": source.fingerprint()}
-    )
+    sums = source.fingerprint()
+    identity = Identity(stage="import", version=VERSION, config={}, parents={"files": sums})
 
     def work(draft: Draft) -> dict[str, Any]:
-        began, reasons = time.monotonic(), _reasons(source)
-        out = draft.path / "model"
-        if reasons:
-            external.config_of(source)
-            _refuse_nan(source)
-            proved = proof.of_foreign(source)
-            _copy(source, out)
-        else:
-            config, state = convert.decoder(source)
-            proved = proof.of_ours(source, config, state)
-            folder.write(config, state, out)
-            tokenizer_files.keep_generation(source, out)
-        tokenizer = tokenizer_files.keep(source, out)
+        began, out = time.monotonic(), draft.path / "model"
+        with _taken(source, draft.path / "source", sums) as taken:
+            reasons = _reasons(taken)
+            if reasons:
+                _refuse_without_transformers(taken, reasons)
+                external.config_of(taken)
+                _refuse_nan(taken)
+                proved = proof.of_foreign(taken)
+                _keep(taken, out)
+            else:
+                config, state = convert.decoder(taken)
+                proved = proof.of_ours(taken, config, state)
+                folder.write(config, state, out)
+                tokenizer_files.keep_generation(taken, out)
+            tokenizer = tokenizer_files.keep(taken, out)
         facts = {
             "source": reference,
             "model_type": source.model_type,
@@ -88,6 +92,16 @@ def _reasons(source: Checkpoint) -> list[str]:
     return []
 
 
+def _refuse_without_transformers(source: Checkpoint, reasons: list[str]) -> None:
+    """Raise RequestError where a model that cannot become ours has no library behind which it could go."""
+    if find_spec("transformers") is None:
+        raise RequestError(
+            f"{source.path}: this {source.model_type} model cannot become one of flyweight's own "
+            f"({'; '.join(reasons)}); as it"
+            " is, it needs the transformers library: pip install 'flyweight[hub]'"
+        )
+
+
 def _refuse_nan(source: Checkpoint) -> None:
     """Read every tensor once.
 
@@ -100,12 +114,44 @@ def _refuse_nan(source: Checkpoint) -> None:
             )
 
 
-def _copy(source: Checkpoint, out: Path) -> None:
-    """Copy a checkpoint's files into `out`: what is done to the originals later leaves the artifact as it is."""
+@contextmanager
+def _taken(source: Checkpoint, place: Path, sums: str) -> Iterator[Checkpoint]:
+    """Yield a copy of a checkpoint in the new folder `place`, which is gone in the end.
+
+    Errors name the original.
+
+    What is looked at, proved and published is this copy: the originals may change at any time.
+    Raises FlyweightError where they are no longer those of the fingerprint `sums`.
+    """
+    try:
+        with disk_errors(place):
+            place.mkdir()
+            for name in source.files:
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                copy_file(source.path / name, place / name)
+        taken = checkpoint.read(place)
+        if taken.fingerprint() != sums:
+            raise FlyweightError(
+                f"{source.path}: its files changed while they were read; run the same command again"
+            )
+        yield taken
+    except FlyweightError as error:
+        error.args = tuple(str(part).replace(str(place), str(source.path)) for part in error.args)
+        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _keep(taken: Checkpoint, out: Path) -> None:
+    """Move the weights of a copy into the folder `out`, and copy its other files, which are still to be read."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in source.files:
-            copy_file(source.path / name, out / name)
+        for name in taken.files:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            if name in taken.weights:
+                (taken.path / name).rename(out / name)
+            else:
+                copy_file(taken.path / name, out / name)
 
 
 def download(repository: str) -> Path:
@@ -119,6 +165,7 @@ def download(repository: str) -> Path:
         ) from error
     name, _, revision = repository.partition("@")
     wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
+    wanted.append(f"{checkpoint.TEMPLATES}/*.jinja")
     if checkpoint.trusted():
         wanted.append("*.py")
     try:

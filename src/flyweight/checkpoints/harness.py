@@ -38,19 +38,32 @@ def transformers_model(folder: Path, device: str) -> Any:
 
 
 def transformers_tokenizer(folder: Path, context: int | None) -> Any:
-    """Return the tokenizer in an artifact's `model/` folder as a transformers tokenizer."""
+    """Return the tokenizer in an artifact's `model/` folder as a transformers tokenizer, compared with it.
+
+    Raises RequestError for one with regular expressions that may never end: nothing would stop them
+    in lm-eval.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    from flyweight.data import special
+    from flyweight.checkpoints import tokenizer_files
+    from flyweight.data import patterns, special
     from flyweight.data.tokenizer import Tokenizer
 
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise RequestError(f"{folder} has no tokenizer.json: it cannot read text")
     own = Tokenizer.load(file)
+    if patterns.foreign(own.text):
+        raise RequestError(
+            f"--tasks: the tokenizer in {folder} splits text by a regular expression that may "
+            f"take for ever, and lm-eval would"
+            " run it where nothing stops it; measure this model with --data"
+        )
     words = {**own.words, "pad": own.words["pad"] or own.words["eos"]}
     fields = special.config(words, own.adds, context or 2**31)
-    return PreTrainedTokenizerFast(tokenizer_file=str(file), **fields)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(file), **fields)
+    tokenizer_files.compare(own, theirs, folder, named=())  # their names are given here
+    return theirs
 
 
 def evaluate(
@@ -87,7 +100,8 @@ def evaluate(
             f"--task-path"
         )
     context = load_any.config(folder).context
-    if not transformers_tokenizer(folder, context).eos_token:
+    tokenizer = transformers_tokenizer(folder, context)
+    if not tokenizer.eos_token:
         raise RequestError(
             f"--tasks: the tokenizer in {folder} has no end-of-text token, which lm-eval starts "
             f"texts with"
@@ -96,7 +110,7 @@ def evaluate(
     wrapper: Any = huggingface.HFLM
     harness = wrapper(
         pretrained=transformers_model(folder, device),
-        tokenizer=transformers_tokenizer(folder, context),
+        tokenizer=tokenizer,
         max_length=context or load_any.WINDOW,
         batch_size=batch,
         device=device,

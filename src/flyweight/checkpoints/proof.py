@@ -73,7 +73,7 @@ def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]
     layers = LAYERS if _bytes(state) > WHOLE_BYTES and config.layers > LAYERS else None
     ours = _decoder(config, state, layers)
     tokens = _tokens(config.vocab_size or 1, config.context)
-    found = _logits(ours, tokens)
+    found = _logits(source.path, ours, tokens)
     _finite(source.path, found)
     theirs = (
         None
@@ -82,7 +82,7 @@ def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]
     )
     difference = None
     if theirs is not None:
-        difference = _largest(found - _logits(theirs, tokens)) / _largest(found)
+        difference = _share(found - _logits(source.path, theirs, tokens), found)
         if not difference <= BOUND:
             raise RequestError(
                 f"{source.path}: transformers' {source.model_type} model and ours differ in "
@@ -106,9 +106,9 @@ def of_foreign(source: Checkpoint) -> Proof:
     """
     model, layers = _foreign(source)
     tokens = _tokens(model.config.vocab_size, model.config.context)
-    found = _logits(model, tokens)
+    found = _logits(source.path, model, tokens)
     _finite(source.path, found)
-    difference = _largest(found - _logits(model.model, tokens)) / _largest(found)
+    difference = _share(found - _logits(source.path, model.model, tokens), found)
     if not difference <= BOUND:
         raise RequestError(
             f"{source.path}: this {source.model_type} model behind the adapter differs from "
@@ -140,9 +140,8 @@ def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
         return 0.0
     other = tokens.clone()
     other[:, half:] = other[:, half:].roll(1, 1).roll(1, 0).add(1).remainder(int(tokens.max()) + 1)
-    with torch.no_grad():
-        changed = _of(model(other)).float()[:, :half]
-    leak = _largest(changed - found[:, :half]) / _largest(found)
+    changed = _logits(path, model, other)[:, :half]
+    leak = _share(changed - found[:, :half], found)
     if not leak <= LEAK.get(next(model.parameters()).dtype, LEAK[torch.float32]):
         raise RequestError(
             f"{path}: later tokens change its logits of earlier ones (by {leak:.1e} of the "
@@ -208,17 +207,27 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
     return model.eval()
 
 
-def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        return _of(model(tokens)).float()
+def _logits(path: Path, model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return a model's logits.
+
+    Raises RequestError where it cannot be run, as of configs that nothing else contradicts.
+    """
+    try:
+        with torch.no_grad():
+            return _of(model(tokens)).float()
+    except Exception as error:  # configs of other people's models fail in every way
+        raise RequestError(
+            f"{path}: it cannot read {tokens.shape[1]} tokens: {first_line(error)}"
+        ) from error
 
 
 def _of(found: Any) -> Tensor:
     return found if isinstance(found, Tensor) else found.logits
 
 
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) or math.ulp(0.0)
+def _share(difference: Tensor, logits: Tensor) -> float:
+    """Return the largest difference as a share of the largest logit, also where all logits are zero."""
+    return float(difference.abs().max()) / (float(logits.abs().max()) or math.ulp(0.0))
 
 
 def _bytes(state: Mapping[str, Tensor]) -> int:

@@ -94,7 +94,7 @@ UNPACKED = (
     "here (flyweight quantize)"
 )
 
-_OTHER_FILES = ("transformers_weights", "fusion_config")
+_OTHER_FILES = ("transformers_weights", "fusion_config", "configuration_files")
 _IMPLEMENTATIONS = (
     "attn_implementation",
     "_attn_implementation",

@@ -136,6 +136,14 @@ def _class(source: Checkpoint, fields: Mapping[str, Any]) -> str | None:
     return kind
 
 
+def _unread(source: Checkpoint, fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the special tokens that the files name by what is no token: transformers refuses them."""
+    both = {**json_object(source.path / "special_tokens_map.json"), **fields}
+    kinds = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+    named = [(key, both.get(key)) for key in (f"{kind}_token" for kind in kinds)]
+    return [(key, value) for key, value in named if value is not None and not content(value)]
+
+
 def _named(source: Checkpoint, fields: Mapping[str, Any]) -> dict[str, str]:
     """Return the special tokens by name, as transformers reads them: the older file counts where the newer list is missing."""
     older = (
@@ -156,6 +164,7 @@ def _missing(
 ) -> list[str]:
     """Return the tokens that other files add or make special."""
     reasons = [f"{key} {text!r}" for key, text in names.items() if text not in tokenizer.specials]
+    reasons += [f"{key} {str(value)[:40]!r}" for key, value in _unread(source, fields)]
     listed = json_object(source.path / "added_tokens.json")
     decoder = fields.get("added_tokens_decoder") or {}
     known = {token["id"]: token for token in json.loads(tokenizer.normal_text)["added_tokens"]}
@@ -177,6 +186,9 @@ def _missing(
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = fields.get(key) or []
         texts = more.values() if isinstance(more, dict) else more
+        if not isinstance(more, dict | list):
+            reasons.append(f"{key} {str(more)[:40]!r}")
+            continue
         reasons += [
             f"{key} {content(text)!r}" for text in texts if content(text) not in tokenizer.specials
         ]

@@ -11,14 +11,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flyweight.checkpoints import strict_tokenizer
+from flyweight.checkpoints import checkpoint, sentencepiece_model, strict_tokenizer, template_files
 from flyweight.checkpoints.attributes import quiet
-from flyweight.checkpoints.checkpoint import CONFIG, INDEX, VOCABULARIES, Checkpoint
+from flyweight.checkpoints.checkpoint import CONFIG, INDEX, TEMPLATES, VOCABULARIES, Checkpoint
+from flyweight.checkpoints.flyweight_type import OWN
 from flyweight.core.files import disk_errors, reason, write_text
 from flyweight.data import special
 from flyweight.data.patterns import StoppedError
@@ -124,11 +125,14 @@ def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
         return None
     if importlib.util.find_spec("transformers") is None:
         text, names, vocab = strict_tokenizer.read(source)
+        _refuse_chance(source, text)
         _write(source, out, text, names, vocab)
         return {"compared": 0, "why": "transformers is not installed"}
     with TemporaryDirectory(dir=out.parent, prefix="tokenizer-") as place, quiet():
         theirs = _built(source, Path(place))
         text, rebuilt = _preferred(source, theirs.backend_tokenizer)
+        _refuse_chance(source, text)
+        sentencepiece_model.compare(source.path, theirs, _without(source))
         names = {
             key: str(word)
             for key, word in theirs.special_tokens_map.items()
@@ -157,6 +161,50 @@ def keep_generation(source: Checkpoint, out: Path) -> None:
         write_text(out / GENERATION, json.dumps({**kept, **added}, indent=2) + "\n")
 
 
+def check_folder(folder: Path) -> None:
+    """Raise RequestError where a folder's other files change what its `tokenizer.json` says: an import would keep another one.
+
+    A folder of ours, or one that holds nothing else, is as its `tokenizer.json` says.
+    """
+    names = checkpoint.tokenizer_names(folder)
+    if FILE not in names or not set(names) & {
+        WORDS,
+        "special_tokens_map.json",
+        "added_tokens.json",
+    }:
+        return
+    raw = json_object(folder / CONFIG)
+    source = Checkpoint(folder, {"model_type": OWN, **raw}, (), tuple(names))
+    with TemporaryDirectory(prefix="flyweight-tokenizer-") as place:
+        out = Path(place) / "kept"
+        out.mkdir()
+        try:
+            text, named, vocab = strict_tokenizer.read(source)
+            _refuse_chance(source, text)
+            _write(source, out, text, named, vocab)
+            rebuilt = []
+        except RequestError:
+            if importlib.util.find_spec("transformers") is None:
+                raise
+            rebuilt = (keep(source, out) or {})["rebuilt"]
+        keep_generation(source, out)
+        read, kept = Tokenizer.load(folder), Tokenizer.load(out)
+    if read.around != kept.around:
+        rebuilt.append(f"the tokens around a text, {read.around} for {kept.around}")
+    for name in ("bos", "ends", "pad"):
+        if getattr(read.special, name) != getattr(kept.special, name):
+            rebuilt.append(
+                f"{name}, {getattr(read.special, name)} for {getattr(kept.special, name)}"
+            )
+    if rebuilt:
+        raise RequestError(
+            f"{folder}: other files there change what its {FILE} says ({'; '.join(rebuilt)}). "
+            f"Import the model that it belongs"
+            f" to and name the import's model folder, or name {folder / FILE} itself to have "
+            f"that file as it is"
+        )
+
+
 # --- what transformers builds ---
 
 
@@ -168,7 +216,8 @@ def _built(source: Checkpoint, place: Path) -> Any:
     _check_class(source, fields)
     with disk_errors(place):
         for name in (CONFIG, *source.others):
-            if name not in (INDEX, WORDS):
+            if name not in (INDEX, WORDS) and (source.path / name).is_file():
+                (place / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source.path / name, place / name)
         if fields:
             clean = {
@@ -262,6 +311,16 @@ def _failure(source: Checkpoint, fields: Mapping[str, Any], why: str) -> str:
     )
 
 
+def _refuse_chance(source: Checkpoint, text: str) -> None:
+    """Raise RequestError for a tokenizer whose ids are drawn anew each time."""
+    if rate := json.loads(text)["model"].get("dropout"):
+        raise RequestError(
+            f"{source.path}: its tokenizer drops merges by chance (dropout: {rate}), so that a "
+            f"text has no ids of its own; set"
+            f" dropout to null in its {FILE}"
+        )
+
+
 def _without(source: Checkpoint) -> str:
     files = " and ".join(name for name in VOCABULARIES if (source.path / name).is_file())
     return f"move {files} away to have the model without a tokenizer"
@@ -315,12 +374,19 @@ def _write(
     begin, end = (vocab.get(names.get(key, "")) for key in ("bos_token", "eos_token"))
     if before in ((), (begin,)) and after in ((), (end,)):
         fields |= dict(zip(_ADDS, (bool(before), bool(after)), strict=True))
-    write_text(out / WORDS, json.dumps(fields, indent=2) + "\n")
-    if (source.path / TEMPLATE).is_file():
+    if any(name.startswith(f"{TEMPLATES}/") for name in source.others):
+        # They count instead of those of the config, and all have one place there.
+        texts = template_files.sources(source.path)
+        fields["chat_template"] = [{"name": name, "template": text} for name, text in texts.items()]
         with disk_errors(out):
-            template = (source.path / TEMPLATE).read_bytes()
+            (out / TEMPLATE).unlink(missing_ok=True)
+            shutil.rmtree(out / TEMPLATES, ignore_errors=True)
+    elif (source.path / TEMPLATE).is_file():
+        with disk_errors(out):
+            written = (source.path / TEMPLATE).read_bytes()
         (out / TEMPLATE).unlink(missing_ok=True)
-        (out / TEMPLATE).write_bytes(template)
+        (out / TEMPLATE).write_bytes(written)
+    write_text(out / WORDS, json.dumps(fields, indent=2) + "\n")
 
 
 _ADDS = ("add_bos_token", "add_eos_token")
@@ -329,14 +395,16 @@ _ADDS = ("add_bos_token", "add_eos_token")
 # --- the comparison ---
 
 
-def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
+def compare(
+    ours: Tokenizer, theirs: Any, where: Path, named: Sequence[str] = ("bos", "eos", "pad")
+) -> int:
     """Return on how many texts both tokenizers give the same ids and decode them alike.
 
     Raises FlyweightError for a difference.
 
     Text is text here (`encode_special_tokens`), so special tokens' own texts are split on both
     sides; as a chat template writes them, they are tokens on both sides. transformers may tidy
-    spaces up after decoding; that is left out.
+    spaces up after decoding; that is left out. The tokens `named` have to be the same ones.
     """
     before, after = ours.around
     words = sorted(
@@ -368,7 +436,7 @@ def compare(ours: Tokenizer, theirs: Any, where: Path) -> int:
                 ),
                 where,
             )
-    for key in ("bos", "eos", "pad"):
+    for key in named:
         wanted = getattr(theirs, f"{key}_token_id")
         found = (
             getattr(ours.declared, key) if key != "eos" else next(iter(ours.declared.ends), None)

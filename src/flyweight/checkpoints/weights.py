@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,14 +36,17 @@ _PACKED = {
 """How tensors end that only a format of quantized weights has."""
 
 _BUFFERS = (
-    "attn.bias",
-    "attention.bias",
-    "masked_bias",
-    "causal_mask",
-    "position_ids",
-    "token_type_ids",
+    *(
+        "attn.bias",
+        "attention.bias",
+        "masked_bias",
+        "causal_mask",
+        "position_ids",
+        "token_type_ids",
+    ),
+    "rotary_emb.inv_freq",
 )
-"""How constants end that old checkpoints keep beside their weights, as whole numbers."""
+"""How constants end that old checkpoints keep beside their weights, many of them as whole numbers."""
 
 
 def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
@@ -59,8 +63,16 @@ def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
     if places is None:
         raise RequestError(_instead(path))
     for name in places.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise RequestError(f"{path / INDEX}: {name!r} is not the name of a file beside it")
+        if not isinstance(name, str) or not name or Path(name).name != name:
+            raise RequestError(
+                f"{path / INDEX}: {name!r:.80} is not the name of a file beside it; copy the "
+                f"model again"
+            )
+        if not name.endswith(".safetensors"):
+            raise RequestError(
+                f"{path / INDEX}: {name!r:.80} is not a safetensors file, and nothing else is "
+                f"read here"
+            )
         if not (path / name).is_file():
             raise FlyweightError(
                 f"{path / name} is missing, {INDEX} names it; copy the model again"
@@ -113,6 +125,18 @@ def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
         )
 
 
+def float_type(path: Path, names: tuple[str, ...]) -> str:
+    """Return the float type, as torch names it, that holds every weight in these files: at most float32."""
+    kinds = {
+        kind
+        for name, kind, _ in _headers(path, names)
+        if kind in _FLOATS and not name.endswith(_BUFFERS)
+    }
+    if kinds == {"BF16"}:
+        return "bfloat16"
+    return "float16" if kinds == {"F16"} else "float32"
+
+
 def elements(path: Path, names: tuple[str, ...]) -> tuple[int, int]:
     """Return how many numbers are in these files, and in how many tensors."""
     shapes = [shape for _, _, shape in _headers(path, names)]
@@ -149,6 +173,12 @@ def pickled(path: Path) -> list[Path]:
 
 def _instead(path: Path) -> str:
     """Return what there is in a folder that has neither `model.safetensors` nor an index."""
+    for name in (WEIGHTS, INDEX):
+        if os.path.lexists(path / name):
+            return (
+                f"{path / name} is not a file (a folder, a pipe or a link that leads "
+                f"nowhere); copy the model again"
+            )
     if pickles := pickled(path):
         return (
             f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading "

@@ -96,7 +96,7 @@ from flyweight.config.training import (
     Schedule as Schedule,
     Train as Train,
 )
-from flyweight.config.units import Count, Seconds, Size
+from flyweight.config.units import Count, Seconds, Size, Tokens
 
 # --- data ---
 
@@ -242,7 +242,7 @@ class Mix(Strict):
     data: Data | None = None
     counts: Counts | None = Counts()
     pointer: Pointer | None = Pointer()
-    validation_tokens: Annotated[Count, Field(gt=0)] = 65_536
+    validation_tokens: Tokens = 65_536
 
     @model_validator(mode="after")
     def _something(self) -> Mix:

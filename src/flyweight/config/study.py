@@ -25,6 +25,7 @@ from flyweight.config.schema import (
     Tokenizer,
 )
 from flyweight.config.seeds import Seeds
+from flyweight.config.units import Steps, Tokens
 from flyweight.errors import RequestError
 
 METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
@@ -77,10 +78,10 @@ Some = Field(min_length=1)
 class RunBudget(Strict):
     """How long every run trains: exactly one of tokens, FLOPs, seconds and steps."""
 
-    tokens: Annotated[Count, Field(gt=0)] | None = None
+    tokens: Tokens | None = None
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
-    steps: Annotated[Count, Field(gt=0)] | None = None
+    steps: Steps | None = None
 
     def limit(self) -> dict[str, Any]:
         """Return the one limit as a field of `train`, written as its user would."""

@@ -15,7 +15,7 @@ from flyweight.config.base import (
     Strict,
     choice,
 )
-from flyweight.config.units import Count, Seconds
+from flyweight.config.units import Count, Seconds, Steps, Tokens
 
 
 class AdamW(Strict):
@@ -68,8 +68,8 @@ class Train(Strict):
     The schedule follows it.
     """
 
-    steps: Annotated[Count, Field(gt=0)] | None = None
-    tokens: Annotated[Count, Field(gt=0)] | None = None
+    steps: Steps | None = None
+    tokens: Tokens | None = None
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
     same_as: SameAs | None = None
@@ -79,8 +79,8 @@ class Train(Strict):
     schedule: Schedule = Schedule()
     clip: Annotated[float, Field(ge=0)] = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    validations: Annotated[int, Field(ge=0)] = 8
-    validation_tokens: Annotated[Count, Field(gt=0)] = 65_536
+    validations: Annotated[int, Field(ge=0, lt=2**31)] = 8
+    validation_tokens: Tokens = 65_536
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 MOST = 1e30
 """The largest quantity: all the computing there has ever been is some 1e28 operations."""
@@ -128,6 +128,10 @@ def _resolved(parse: Any) -> Any:
 Count = Annotated[
     int, BeforeValidator(parse_count), WithJsonSchema({"type": ["integer", "number", "string"]})
 ]
+Steps = Annotated[Count, Field(gt=0, le=10**12)]
+"""Updates of a training: the most would take a hundred years at 3 ms each."""
+Tokens = Annotated[Count, Field(gt=0, le=10**18)]
+"""Tokens to read: all that was ever written is some 1e15."""
 Size = Annotated[
     int,
     BeforeValidator(_resolved(parse_size)),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flyweight.core.files import disk_errors, sync_file
+from flyweight.core.files import disk_errors, read_bytes, sync_file
 from flyweight.errors import FlyweightError
 
 Watcher = Callable[[str, dict[str, Any]], None]
@@ -46,7 +46,7 @@ class Events:
             return 0, hashlib.sha256().hexdigest()
         with disk_errors(self.path):
             sync_file(self.path)
-            content = self.path.read_bytes()
+            content = read_bytes(self.path)
         return len(content), hashlib.sha256(content).hexdigest()
 
     def rewind(self, length: int, checksum: str) -> None:
@@ -56,7 +56,7 @@ class Events:
         """
         if not self.path.exists() and not length:
             return
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = read_bytes(self.path) if self.path.exists() else b""
         if len(content) < length or (
             length and hashlib.sha256(content[:length]).hexdigest() != checksum
         ):
@@ -70,7 +70,7 @@ class Events:
 
 
 def _not_through_a_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     Raises FlyweightError when a line is broken or holds a number that is none.
     """
     events = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:
             events.append(json.loads(line))
         except (ValueError, RecursionError) as error:

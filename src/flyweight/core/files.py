@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flyweight.errors import FlyweightError, RequestError
 
@@ -140,8 +140,13 @@ def copy_file(source: Path, target: Path) -> None:
 
     It is never a hard link, through which a change of the one would be a change of the other.
     """
-    target.unlink(missing_ok=True)
-    with open(source, "rb", buffering=0) as content, open(target, "xb") as copy:
+    with open(source, "rb", buffering=0, opener=_opened) as content:
+        target.unlink(missing_ok=True)
+        _copy(content, target)
+
+
+def _copy(content: BinaryIO, target: Path) -> None:
+    with open(target, "xb") as copy:
         if hasattr(os, "copy_file_range"):
             with suppress(
                 OSError
@@ -239,13 +244,31 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises OSError also for a pipe, a socket or a device, which would be waited for without end.
+    """
+    with open(path, "rb", opener=_opened) as file:
+        return file.read()
+
+
+def _opened(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # a folder has an error of its own
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "this is a pipe or a device, not a file", path)
+
+
 def read_json(path: Path) -> Any:
     """Return a JSON file's value.
 
     Raises FlyweightError that names the file when it is missing or broken.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise FlyweightError(f"{path} is missing") from error
     except (ValueError, OSError, RecursionError) as error:
@@ -256,7 +279,7 @@ def read_json(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal, reading it in pieces."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_opened) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -281,7 +304,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises FlyweightError that names the file where it is missing or any byte differs.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or not _intact(value, path.read_bytes()):
+    if not isinstance(value, dict) or not _intact(value, read_bytes(path)):
         raise FlyweightError(f"{path} was changed after it was written: its digest is another")
     return value
 

@@ -79,14 +79,15 @@ def load(text: str) -> tokenizers.Tokenizer:
     """
     import tokenizers
 
-    if not _foreign(text):
+    if not foreign(text):
         return tokenizers.Tokenizer.from_str(text)
     remote = _Remote(text)
     remote.start()
     return cast("tokenizers.Tokenizer", remote)
 
 
-def _foreign(text: str) -> bool:
+def foreign(text: str) -> bool:
+    """Return whether a `tokenizer.json` has a pattern that is not known to take linear time."""
     try:
         waiting: list[Any] = [json.loads(text)]
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyweight.core.files import digest, reason, write_text
+from flyweight.core.files import digest, read_bytes, reason, write_text
 from flyweight.data import patterns, special
 from flyweight.data.special import Special
 from flyweight.errors import FlyweightError, RequestError
@@ -66,7 +66,7 @@ class Tokenizer:
         """
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            tokenizer = cls(file.read_text(encoding="utf-8"))
+            tokenizer = cls(read_bytes(file).decode("utf-8"))
         except (OSError, ValueError) as error:
             raise RequestError(
                 f"{file} is not a readable tokenizer.json of the tokenizers library "

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from flyweight.checkpoints import load_any
 from flyweight.data.tokenizer import Tokenizer
-from flyweight.decode import chat_template
+from flyweight.decode import chat_template, drawing
 from flyweight.decode.chat_template import Message
-from flyweight.decode.generate import Sampling
+from flyweight.decode.drawing import Drawing
 from flyweight.decode.incremental import Ended, RunningText
 from flyweight.decode.stream import Spoken, encoded, text_of, tokenizer_of
 from flyweight.errors import FlyweightError, RequestError
@@ -22,20 +22,30 @@ class Options:
     """How answers are made: see `flyweight.decode.generate.Sampling`.
 
     `stop` ends an answer before one of these texts.
+
+    What is None is as the model's own files have it, see `flyweight.decode.drawing`.
     """
 
     max_new_tokens: int = 256
-    temperature: float = 0.8
+    temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     seed: int = 0
     stop: Sequence[str] = ()
 
-    @property
-    def sampling(self) -> Sampling:
-        """How the next token is chosen; raises RequestError for options that make no sense."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+    def drawing(self, folder: Path) -> Drawing:
+        """Return how the model in a folder chooses tokens.
+
+        Raises RequestError for options that make no sense.
+        """
+        given = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+        }
+        return drawing.of(folder, **given)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Chat:
     turns: list[Turn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._sampling = self.options.sampling
+        self.drawing = self.options.drawing(self.folder)
         if self.options.max_new_tokens < 1:
             raise RequestError(
                 f"max_new_tokens: {self.options.max_new_tokens} leaves no answer; give at least 1"
@@ -144,7 +154,7 @@ class Chat:
         try:
             made = self.running.go_on(
                 window.tokens,
-                self._sampling,
+                self.drawing.sampling,
                 self.options.seed + len(self.turns),
                 self.options.max_new_tokens,
                 self.ends,
@@ -178,6 +188,7 @@ class Chat:
             "template": self.template is not None,
             "system": self.system,
             "context": self.context,
+            "sampling": self.drawing.json(),
             "turns": [asdict(turn) for turn in self.turns],
         }
 

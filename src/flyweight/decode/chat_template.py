@@ -11,15 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from flyweight.core.files import reason
+from flyweight.checkpoints import template_files
 from flyweight.core.helper import Helper, TooMuchError
 from flyweight.data.special import content, json_object
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
-
-TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 
 WORKER = "flyweight.decode.chat_template_worker"
 SECONDS, MEGABYTES = 10.0, 512
@@ -120,48 +117,20 @@ def _written(tokenizer: Tokenizer) -> list[str]:
     return [MARK, *sorted(tokenizer.specials, key=lambda text: (-len(text), text))]
 
 
-def sources(folder: Path) -> dict[str, str]:
-    """Return the texts of the chat templates in a model folder by name, the one for talking as `default`."""
-    default, listed = of(folder), json_object(folder / CONFIG).get("chat_template")
-    found = {} if default is None else {"default": default.source}
-    for entry in listed if isinstance(listed, list) else []:
-        if (
-            isinstance(entry, dict)
-            and isinstance(name := entry.get("name"), str)
-            and isinstance(entry.get("template"), str)
-        ):
-            found.setdefault(name, entry["template"])
-    return found
-
-
 def of(folder: Path) -> ChatTemplate | None:
     """Return the chat template in a model folder, or None.
 
     Raises FlyweightError where its files are damaged.
     """
-    fields = json_object(folder / CONFIG)
-    found: Any = fields.get("chat_template")
-    where = folder / CONFIG
-    if (folder / TEMPLATE).is_file():
-        where = folder / TEMPLATE
-        try:
-            found = where.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise FlyweightError(
-                f"{where}: cannot be read ({reason(error)}); copy the model again"
-            ) from error
-    if isinstance(found, list):  # several under names, of which the default one is for talking
-        named = [
-            entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"
-        ]
-        found = named[-1].get("template") if named else None
-    if found is None:
+    text, where = template_files.by_name(folder).get("default", (None, folder))
+    if text is None:
         return None
-    if not isinstance(found, str):
+    if not isinstance(text, str):
         raise FlyweightError(f"{where}: its chat_template is not a text; copy the model again")
+    fields = json_object(folder / template_files.CONFIG)
     special = {
-        name: text
+        name: word
         for name, value in fields.items()
-        if name.endswith("_token") and (text := content(value))
+        if name.endswith("_token") and (word := content(value))
     }
-    return ChatTemplate(found, where, special)
+    return ChatTemplate(text, where, special)

@@ -15,6 +15,9 @@ from flyweight.errors import RequestError
 UNLIMITED = 2**31
 """The context of a model whose config names none."""
 
+FIRST = 4096
+"""New tokens that the first cache has room for: it grows by doubling, as what is asked for can be more than memory holds."""
+
 Stop = Callable[[int, list[int]], bool]
 OnToken = Callable[[int, int], None]
 
@@ -43,7 +46,7 @@ class Speaker(Protocol):
         ...
 
     def new_cache(self, batch: int, length: int) -> Any:
-        """Return an empty cache with `length`, `capacity` and `select`."""
+        """Return an empty cache with `length`, `capacity`, `select` and `resize`."""
         ...
 
     def train(self, mode: bool = True) -> Any:
@@ -205,7 +208,8 @@ def _round(
     device = model.device
     width = max(len(row.window) for row in rows)
     remaining = limit - min(len(row.new) for row in rows)
-    cache = model.new_cache(len(rows), min(context, width + remaining))
+    most = min(context, width + remaining)
+    cache = model.new_cache(len(rows), min(most, width + FIRST))
     tokens, mask = _padded([row.window for row in rows], width, device)
     while True:
         hidden = model.hidden(tokens, cache, mask)[:, -1]  # (B, dim)
@@ -226,8 +230,10 @@ def _round(
             rows = [rows[place] for place in going]
             if rows:
                 mask = _keep(cache, mask, torch.tensor(going, device=device))
-        if not rows or cache.length == cache.capacity:
+        if not rows or cache.length == most:
             return rows
+        if cache.length == cache.capacity:
+            cache.resize(min(most, 2 * cache.capacity))
         tokens = torch.tensor([row.window[-1:] for row in rows], device=device)  # (B, 1)
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(len(rows), 1)), 1)  # (B, S)

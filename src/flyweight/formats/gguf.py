@@ -17,13 +17,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyweight.checkpoints import load_any
+from flyweight.checkpoints import load_any, template_files
 from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_size
 from flyweight.core.files import appearing, disk_errors, new_file, refuse_existing
 from flyweight.data import special
-from flyweight.decode import chat_template
 from flyweight.errors import RequestError
 from flyweight.formats import vocabulary
 from flyweight.formats.exported import Exported
@@ -406,7 +405,7 @@ def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
     """Put the chat template and the defaults of sampling into the header, where the model came with some."""
     templates = {
         re.sub("[^A-Za-z0-9]", "_", name): source
-        for name, source in chat_template.sources(folder).items()
+        for name, source in template_files.sources(folder).items()
     }
     try:
         "".join(templates.values()).encode("utf-8")

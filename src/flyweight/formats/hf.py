@@ -69,7 +69,7 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
     if convert.copy_tokenizer(source, out):
         config, state, added = special_tokens.complete(source, out, config, state, notes)
         ends = _describe(out, config.context)
-        drawn = {"do_sample": False, **special.json_object(out / "generation_config.json"), **ends}
+        drawn = {**special.json_object(out / "generation_config.json"), **ends}
         if added:  # the model never saw them
             drawn["suppress_tokens"] = added
         write_text(out / "generation_config.json", json.dumps(drawn, indent=2) + "\n")

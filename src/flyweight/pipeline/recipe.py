@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import load_any
+from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.compression import stages as compress_stages
 from flyweight.config import load, schema
 from flyweight.config.units import format_time
@@ -21,7 +21,7 @@ from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
 from flyweight.data.tokenizer import Tokenizer
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import stages as evaluate_stages
 from flyweight.planning.budget import shared_time
 from flyweight.reports.cards import card
@@ -227,6 +227,11 @@ def _tokenizer_file(data: schema.Data) -> str | None:
         raise RequestError(
             f"data.tokenizer.path: {file} cannot be read ({reason(error)})"
         ) from error
+    if path.is_dir():
+        try:
+            tokenizer_files.check_folder(path)
+        except FlyweightError as error:
+            raise RequestError(f"data.tokenizer.path: {error}") from error
     return Tokenizer.load(file).identity(content)
 
 

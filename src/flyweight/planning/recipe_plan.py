@@ -344,11 +344,13 @@ def _stage(
     if train.same_as is not None:
         train = _same_as(train, stage, found, recipe)
     validated = train.validation_tokens if validation_tokens is None else validation_tokens
-    validating = time.validation_seconds(config, train, validated, speed)
     each = time.step_seconds(config, train, context, flops.mean, speed)
     steps, seconds = None, train.time
     if train.steps or train.tokens or train.flops:
         steps = Limits.of(train, train.batch * context, flops, name).steps
+    if steps is not None:  # no weights are validated twice
+        train = train.model_copy(update={"validations": min(train.validations, steps)})
+    validating = time.validation_seconds(config, train, validated, speed)
     if steps is not None:
         by_steps = steps * each + validating
         if seconds is not None and by_steps > seconds:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flyweight.config.schema import SameAs
-from flyweight.core.files import read_sealed, reason, write_sealed
+from flyweight.core.files import read_bytes, read_sealed, reason, write_sealed
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.metric import Metric
 
@@ -377,7 +377,7 @@ class Summary(Record):
         path = run_folder / FILE
         again = "run the recipe again, which writes it anew"
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_bytes(path))
             if isinstance(content, dict):
                 content.pop("digest", None)
             summary = cls.model_validate_json(json.dumps(content))

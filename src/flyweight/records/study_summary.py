@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from flyweight.core.files import read_sealed, reason, write_sealed
+from flyweight.core.files import read_bytes, read_sealed, reason, write_sealed
 from flyweight.core.student import student
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.run_summary import CorpusSummary, Environment, Record
@@ -210,7 +210,7 @@ class StudySummary(Record):
         """
         path, again = folder / FILE, "run the study again, which writes it anew"
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_bytes(path))
             if isinstance(content, dict):
                 content.pop("digest", None)
             summary = cls.model_validate_json(json.dumps(content))

@@ -444,7 +444,7 @@ def _leave_only_the_resume_point(partial: Path) -> Path | None:
     whole = (partial / STATE / "current.json").exists()
     lost = None if whole else next(partial.glob(f"{STATE}/step-*"), None)
     for path in partial.iterdir():
-        if not (whole and path.name in (STATE, EVENTS)):
+        if not (whole and (path.name == STATE or (path == events and path.is_file()))):
             remove(path)
     if events.exists():
         own = partial / f".{EVENTS}{PARTIAL}"

@@ -127,7 +127,7 @@ def held(lock: Path) -> bool:
 
 def _opened(path: Path, flags: int) -> TextIO:
     """Open a lock file as it is; a link is not followed."""
-    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     return os.fdopen(
         descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8", errors="replace"
     )

@@ -25,6 +25,7 @@ from flyweight.core.files import (
     disk_errors,
     new_file,
     own_folder,
+    read_bytes,
     read_sealed,
     reason,
     refuse_link,
@@ -167,7 +168,7 @@ def load(
     advice = f"this run cannot go on from its checkpoint. Delete {state.parent} to start it again"
     try:
         read_sealed(pointer)
-        current = _Current.model_validate_json(pointer.read_bytes())
+        current = _Current.model_validate_json(read_bytes(pointer))
     except FlyweightError as error:
         raise FlyweightError(f"{error}; {advice}") from error
     except ValidationError as error:

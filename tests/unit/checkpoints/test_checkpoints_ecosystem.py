@@ -228,3 +228,36 @@ def test_metrics_that_differ_in_their_filter_alone_are_all_kept():
         "exact_match,flexible-extract": {"value": 0.3, "stderr": 0.02, "n": 20},
         "acc": {"value": 0.5, "stderr": None, "n": 20},
     }
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe"])
+@pytest.mark.parametrize("separated", [True, False])
+def test_lm_eval_gets_the_tokenizer_that_the_model_has(kind, separated, tmp_path):
+    from flyweight.config import schema
+    from flyweight.data.tokenizer import Tokenizer
+    from flyweight.data.tokenizer_training import train
+
+    kinds = {"byte": schema.ByteTokenizer(), "char": schema.CharTokenizer()}
+    kinds |= {"word": schema.WordTokenizer(), "bpe": schema.BpeTokenizer(vocab=300)}
+    text = lambda: iter(["the cat sat on the mat\nthe dog sat\n"])  # noqa: E731
+    train(kinds[kind], text, text, 1 << 20, separated).save(tmp_path / "tokenizer.json")
+    theirs, ours = harness.transformers_tokenizer(tmp_path, 64), Tokenizer.load(tmp_path)
+    assert theirs("the cat sat")["input_ids"] == ours.encode("the cat sat")
+
+
+def test_lm_eval_gets_no_pattern_that_may_never_end(tmp_path):
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "b"}
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "pre_tokenizer": split, "model": model})
+    )
+    with pytest.raises(
+        RequestError,
+        match="lm-eval would run it where nothing stops it; measure this model with --data",
+    ):
+        harness.transformers_tokenizer(tmp_path, 64)

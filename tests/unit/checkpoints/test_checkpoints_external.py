@@ -5,6 +5,7 @@ import hub_fixture
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from flyweight.checkpoints import checkpoint, convert, external, fetch, load_any
 from flyweight.decode.generate import generate
@@ -268,3 +269,114 @@ def test_what_transformers_cannot_run_is_said(tmp_path):
     )
     with pytest.raises(FlyweightError, match=r"transformers could not run it: .*sliding_window"):
         load_any.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "Camembert"])
+def test_positions_that_begin_behind_the_padding_count_as_transformers_counts_them(kind, tmp_path):
+    fields = {
+        **SMALL,
+        **LIMITS,
+        "intermediate_size": 48,
+        "is_decoder": True,
+        "pad_token_id": 1,
+        "max_position_embeddings": 34,
+    }
+    theirs = hub_fixture.save_kind(f"{kind}ForCausalLM", fields, tmp_path)
+    model = load_any.load(tmp_path)
+    assert (
+        model.config.context == load_any.config(tmp_path).context == 32
+    )  # 34 rows, of which two are never looked up
+    tokens = torch.randint(2, VOCAB, (1, 32), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(1, 32, dtype=torch.bool)
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        torch.testing.assert_close(model(tokens), expected)
+        torch.testing.assert_close(model(tokens, mask=mask), expected)
+
+
+@pytest.mark.parametrize("pad", [None, 33, -1])
+def test_positions_without_a_beginning_are_refused(pad, tmp_path):
+    fields = {
+        **SMALL,
+        **LIMITS,
+        "intermediate_size": 48,
+        "is_decoder": True,
+        "pad_token_id": 1,
+        "max_position_embeddings": 34,
+    }
+    hub_fixture.save_kind("RobertaForCausalLM", fields, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": pad}))
+    with pytest.raises(RequestError, match="pad_token_id"):
+        load_any.config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "stored, says, kept",
+    [
+        ((torch.float32,), "bfloat16", torch.float32),
+        ((torch.bfloat16,), "float32", torch.bfloat16),
+        ((torch.float16,), None, torch.float16),
+        ((torch.bfloat16, torch.float32), None, torch.float32),
+        ((torch.bfloat16, torch.float16), "float16", torch.float32),
+        ((torch.float64,), "float16", torch.float32),
+    ],
+)
+def test_weights_are_never_narrower_than_in_their_files(stored, says, kept, tmp_path):
+    place = edited(tmp_path, dtype=says)
+    tensors = load_file(place / "model.safetensors")
+    cast = {
+        name: tensor.to(stored[at % len(stored)])
+        for at, (name, tensor) in enumerate(sorted(tensors.items()))
+    }
+    save_file(cast, place / "model.safetensors", {"format": "pt"})
+    assert load_any.load(place).dtype == kept
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama"])
+def test_what_is_published_is_what_was_read_though_the_files_change_meanwhile(
+    name, folders, tmp_path, monkeypatch
+):
+    source, runs = tmp_path / "source", Store(tmp_path / "runs")
+    if name in folders:
+        shutil.copytree(folders[name], source)
+    else:
+        hub_fixture.save(name, source)
+    expected = load_any.load(
+        fetch.imported(str(source), runs, lambda draft, facts: None).path / "model"
+    )
+    read = checkpoint.read
+
+    def read_and_change(path):
+        if path != source:  # the copy was made
+            for file in source.iterdir():
+                file.write_bytes(b"changed")
+        return read(path)
+
+    monkeypatch.setattr(fetch.checkpoint, "read", read_and_change)
+    artifact = fetch.imported(str(source), Store(tmp_path / "others"), lambda draft, facts: None)
+    monkeypatch.undo()
+    assert (source / "config.json").read_bytes() == b"changed"
+    found, tokens = load_any.load(artifact.path / "model"), torch.arange(9)[None]
+    assert torch.equal(found(tokens), expected(tokens))
+    assert not (artifact.path / "source").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_files_that_change_while_they_are_copied_are_not_published(
+    name, folders, tmp_path, monkeypatch
+):
+    source = tmp_path / "source"
+    shutil.copytree(folders["mistral"], source)
+    real, store = fetch.copy_file, Store(tmp_path / "runs")
+
+    def changed_first(path, target):
+        path.write_bytes(
+            path.read_bytes().replace(b"{", b"{ ", 1) if path.name == name else path.read_bytes()
+        )
+        real(path, target)
+
+    monkeypatch.setattr(fetch, "copy_file", changed_first)
+    with pytest.raises(FlyweightError, match=str(source)):
+        fetch.imported(str(source), store, lambda draft, facts: None)
+    assert not store.artifacts() and not list((tmp_path / "runs").glob("*/source"))

@@ -129,3 +129,21 @@ def test_a_config_that_asks_for_tuples_is_compared_all_the_same(name, tmp_path):
     path = tmp_path / "hf" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "return_dict": False}))
     assert imported(tmp_path / "hf", tmp_path)["difference"] <= proof.BOUND
+
+
+def test_a_model_that_cannot_be_run_is_refused(tmp_path):
+    hub_fixture.save("qwen3", tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    window = {
+        "use_sliding_window": True,
+        "sliding_window": -1,
+        "layer_types": ["sliding_attention"] * 3,
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), **window}))
+    with pytest.raises(RequestError, match="it cannot read 64 tokens: "):
+        imported(tmp_path / "hf", tmp_path)
+
+
+def test_logits_that_are_all_zero_are_equal():
+    zeros = torch.zeros(2, 3)
+    assert proof._share(zeros - zeros, zeros) == 0 and proof._share(zeros + 1, zeros) > 1

@@ -155,3 +155,10 @@ def test_a_config_that_is_deep_is_looked_at_to_the_bottom(tmp_path):
     for _ in range(3000):
         deep = {"a": deep}
     assert "hidden_size is -1" in said(tmp_path, {**LLAMA, "deep": deep})
+
+
+@pytest.mark.parametrize("field", ["transformers_weights", "fusion_config", "configuration_files"])
+def test_other_files_that_transformers_would_read_are_refused(field, tmp_path):
+    assert f"{field} is ['other.json'], which flyweight does not follow" in said(
+        tmp_path, {**LLAMA, field: ["other.json"]}
+    )

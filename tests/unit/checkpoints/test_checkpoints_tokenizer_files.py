@@ -13,12 +13,14 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-from flyweight.checkpoints import checkpoint, tokenizer_files
+from flyweight.checkpoints import checkpoint, template_files, tokenizer_files
 from flyweight.checkpoints.fetch import imported
+from flyweight.config import schema
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.decode import chat_template
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.formats import hf
+from flyweight.pipeline import recipe
 from flyweight.store.artifact import Artifact, Store
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -302,6 +304,125 @@ def test_files_that_a_config_names_elsewhere_are_not_read(tmp_path: Path) -> Non
     assert "secret" not in (tmp_path / "out" / "tokenizer_config.json").read_text()
 
 
+@pytest.mark.parametrize("hidden", ["transformers", "nothing"])
+def test_merges_that_are_dropped_by_chance_are_refused(
+    hidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, hidden)
+    model = {**raw()["model"], "dropout": 1e-9}
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    message = refusal(
+        tmp_path, {"tokenizer.json": raw(model=model), "tokenizer_config.json": fields}
+    )
+    assert "drops merges by chance (dropout: 1e-09)" in message
+
+
+# --- chat templates ---
+
+TEMPLATES = {
+    "several in the config": {
+        "chat_template": [{"name": "default", "template": CHAT}, {"name": "tool", "template": "T"}]
+    },
+    "a mapping in the config": {"chat_template": {"default": CHAT, "tool": "T"}},
+    "no default": {"chat_template": [{"name": "tool", "template": "T"}]},
+}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"tool-2": "T2"}, {"default": "D{{ eos_token }}", "rag": "R"}], ids=len
+)
+@pytest.mark.parametrize("own", ["", "N{{ eos_token }}"], ids=["", "a file"])
+@pytest.mark.parametrize("config", TEMPLATES)
+def test_templates_are_those_that_transformers_reads(
+    config: str, own: str, more: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "additional_chat_templates").mkdir(parents=True)
+    for name, text in more.items():
+        (tmp_path / "in" / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+    fields = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<e>",
+        "bos_token": "<e>",
+        **TEMPLATES[config],
+    }
+    files = {"tokenizer.json": raw("<e>"), "tokenizer_config.json": fields}
+    _, _, theirs = kept(tmp_path, {**files, **({"chat_template.jinja": own} if own else {})})
+    wanted = (
+        theirs.chat_template
+        if isinstance(theirs.chat_template, dict)
+        else {"default": theirs.chat_template}
+    )
+    assert (
+        template_files.sources(tmp_path / "out")
+        == template_files.sources(tmp_path / "in")
+        == wanted
+    )
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again.chat_template == theirs.chat_template
+    chat = chat_template.of(tmp_path / "out")
+    assert (chat and chat.source) == wanted.get("default")
+
+
+def test_more_templates_are_part_of_a_checkpoint(tmp_path: Path) -> None:
+    before = write(tmp_path / "in", {"tokenizer.json": raw("<e>")}).fingerprint()
+    (tmp_path / "in" / "additional_chat_templates").mkdir()
+    (tmp_path / "in" / "additional_chat_templates" / "rag.jinja").write_text("R")
+    assert checkpoint.read(tmp_path / "in").fingerprint() != before
+    (tmp_path / "in" / "additional_chat_templates" / "out.jinja").symlink_to("/etc/hostname")
+    with pytest.raises(RequestError, match=r"additional_chat_templates/out.jinja is a link"):
+        checkpoint.read(tmp_path / "in")
+
+
+# --- a folder as data.tokenizer.path ---
+
+
+@pytest.mark.parametrize("hidden", ["transformers", "nothing"])
+def test_a_folder_that_says_the_same_is_a_tokenizer(
+    hidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, hidden)
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<e>"}
+    write(tmp_path / "in", {"tokenizer.json": raw("<e>"), "tokenizer_config.json": fields})
+    tokenizer_files.check_folder(tmp_path / "in")
+    (tmp_path / "in" / "config.json").unlink()
+    tokenizer_files.check_folder(tmp_path / "in")
+    (tmp_path / "in" / "tokenizer_config.json").unlink()
+    tokenizer_files.check_folder(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"}},
+            "normalizer; pre_tokenizer",
+        ),
+        (
+            {"special_tokens_map.json": {"eos_token": "<f>"}},
+            r"added_tokens; ends, \(262,\) for \(263,\)",
+        ),
+        (
+            {"tokenizer_config.json": {"add_eos_token": True, "eos_token": "<e>"}},
+            "the tokens around a text",
+        ),
+    ],
+)
+def test_a_folder_whose_other_files_change_it_is_refused(
+    files: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    write(
+        tmp_path / "in",
+        {"tokenizer.json": raw("<e>"), "tokenizer_config.json": {"eos_token": "<e>"}, **files},
+    )
+    data = {"corpus": "x.txt", "tokenizer": {"kind": "file", "path": str(tmp_path / "in")}}
+    with pytest.raises(
+        RequestError, match=f"data.tokenizer.path: .*{words}.*name .*tokenizer.json itself"
+    ):
+        recipe._tokenizer_file(schema.Data.model_validate(data))
+    data["tokenizer"]["path"] += "/tokenizer.json"
+    assert recipe._tokenizer_file(schema.Data.model_validate(data))
+
+
 # --- the comparison ---
 
 
@@ -409,6 +530,8 @@ def test_parts_that_are_the_class_own_need_no_transformers(
         ),
         ({"added_tokens.json": {"<e>": SIZE + 1}}, "'<e>' of added_tokens.json"),
         ({"special_tokens_map.json": {"bos_token": {"content": "<e>"}}}, "bos_token '<e>'"),
+        ({"tokenizer_config.json": {"extra_special_tokens": 5}}, "extra_special_tokens '5'"),
+        ({"special_tokens_map.json": {"eos_token": 5}}, "eos_token '5'"),
         ({"config.json": {"model_type": "opt"}}, "the tokenizer of a opt model"),
         ({"config.json": {"model_type": "gpt2"}}, "unk_token '<|endoftext|>'"),
     ],

@@ -153,3 +153,49 @@ def test_a_model_that_is_not_in_its_files_is_not_built(fields, mistral):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(RequestError, match=r"its files hold \d"):
         external.load(mistral)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-head-dim-tied", "qwen3-tied"])
+def test_a_table_may_be_kept_under_the_name_of_the_head_that_it_is_tied_to(name, tmp_path):
+    hub_fixture.save(name, tmp_path)
+    expected = convert.decoder(checkpoint.read(tmp_path))[1]["embedding.tokens.weight"]
+    table = "transformer.wte.weight" if name == "gpt2" else "model.embed_tokens.weight"
+    changed(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors.pop(table)}))
+    assert torch.equal(
+        convert.decoder(checkpoint.read(tmp_path))[1]["embedding.tokens.weight"], expected
+    )
+
+
+def test_a_weight_of_booleans_is_refused(folder):
+    changed(
+        folder,
+        lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].bool()}),
+    )
+    with pytest.raises(FlyweightError, match=r"weights that are no floats: norm\.weight"):
+        convert.decoder(checkpoint.read(folder))
+
+
+@pytest.mark.parametrize(
+    "named", ["", ".", "..", "../x.safetensors", "/etc/passwd", "a/b.safetensors", None, 3, ["x"]]
+)
+def test_an_index_names_files_beside_it_alone(named, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": {"x": named}}))
+    with pytest.raises(
+        RequestError, match=r"is not (the name of a file beside it|a safetensors file)"
+    ):
+        checkpoint.read(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling", "itself"])
+def test_weights_that_are_no_file_are_said_to_be_none(kind, folder):
+    place = folder / "model.safetensors"
+    place.unlink()
+    if kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("nowhere" if kind == "dangling" else place.name)
+    with pytest.raises(
+        RequestError, match=r"model\.safetensors is not a file \(a folder, a pipe or a link"
+    ):
+        checkpoint.read(folder)

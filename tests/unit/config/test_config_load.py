@@ -128,6 +128,22 @@ def test_all_faults_are_told_at_once_each_with_the_nearest_name():
             "stages.teacher.train.optimizer.lr=1e38",
             "stages.teacher.train.optimizer.lr: has to be at most 1000",
         ),
+        (
+            "stages.teacher.train.steps=1e30",
+            "stages.teacher.train.steps: has to be at most 1e+12, and is 1e+30",
+        ),
+        (
+            "stages.teacher.train.tokens=1e30",
+            "stages.teacher.train.tokens: has to be at most 1e+18",
+        ),
+        (
+            "stages.teacher.train.validations=99999999999",
+            "validations: has to be less than 2.14748e+09",
+        ),
+        (
+            "stages.teacher.train.validation_tokens=1e30",
+            "validation_tokens: has to be at most 1e+18",
+        ),
         ("time=60s", "time: unknown name (did you mean budget.time or train.time?)"),
         ("steps=60", "steps: unknown name (did you mean train.steps?)"),
         ("heads=4", "did you mean model.attention.heads?"),

@@ -11,11 +11,15 @@ from flyweight.core.files import (
     copy_folder,
     new_file,
     own_folder,
+    read_bytes,
+    read_json,
+    read_sealed,
     reason,
     remove,
+    sha256,
     write_text,
 )
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 
 
 def test_the_system_refuses_in_words(tmp_path: Path):
@@ -106,3 +110,23 @@ def test_a_folder_of_our_own(tmp_path: Path, elsewhere: Path):
         (tmp_path / "link").unlink()
     with pytest.raises(RequestError, match="not a folder"):
         own_folder(elsewhere / "file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_bytes,
+        sha256,
+        read_json,
+        read_sealed,
+        lambda path: copy_file(path, path.with_name("new")),
+    ],
+)
+def test_a_pipe_or_device_where_a_file_belongs_is_not_waited_for(tmp_path: Path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises((OSError, FlyweightError), match="pipe or a device"):
+            read(tmp_path / name)
+    assert not (tmp_path / "new").exists()

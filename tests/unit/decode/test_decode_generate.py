@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flyweight.config.schema import ModelConfig
+from flyweight.decode import generate as generation
 from flyweight.decode.generate import Sampling, generate
 from flyweight.errors import RequestError
 from flyweight.model.decoder import Decoder
@@ -53,6 +54,22 @@ def test_a_batch_gives_each_row_what_it_gets_alone(fields: dict[str, Any], conte
     assert generate(model, PROMPTS, max_new_tokens=20) == expected
     assert [generate(model, [prompt], max_new_tokens=20)[0] for prompt in PROMPTS] == expected
     assert len({tuple(new) for new in expected}) > 1
+
+
+@pytest.mark.parametrize("fields", VARIETIES)
+def test_a_cache_that_grows_on_the_way_changes_nothing(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = decoder(**fields)
+    expected = generate(model, PROMPTS, max_new_tokens=40, temperature=1.0)
+    monkeypatch.setattr(generation, "FIRST", 2)
+    assert generate(model, PROMPTS, max_new_tokens=40, temperature=1.0) == expected
+
+
+def test_as_many_tokens_as_one_likes_may_be_asked_for() -> None:
+    model = decoder(10**9)
+    ends = {"stop": lambda row, new: len(new) == 5}
+    assert len(generate(model, [[1]], max_new_tokens=10**30, seed=-(10**30), **ends)[0]) == 5
 
 
 def test_rows_that_end_early_leave_the_others_alone() -> None:

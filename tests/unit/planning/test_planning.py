@@ -73,6 +73,16 @@ def test_a_stage_has_its_validations_in_its_seconds_and_the_rows_tell_them_apart
     assert "validating" not in {row.name for row in without.rows}
 
 
+def test_no_weights_are_validated_twice():
+    seconds = []
+    for validations in (10, 10_000_000):
+        found = recipe_plan.plan(
+            recipe(train={"steps": 10, "batch": 4, "validations": validations}), CPU
+        )
+        seconds.append(next(stage.validating for stage in found.stages if stage.name == "teacher"))
+    assert seconds[0] == seconds[1]
+
+
 def test_every_part_of_a_stages_memory_is_in_its_total_and_is_printed():
     found = recipe_plan.plan(recipe(), CPU)
     memory_of = found.json()["stages"]["student"]["memory"]

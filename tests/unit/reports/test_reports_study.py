@@ -7,6 +7,7 @@ import random
 import re
 
 import pytest
+from markdown_it import MarkdownIt
 from study_fixture import cell, finding, summary
 
 from flyweight.errors import FlyweightError, RequestError
@@ -320,6 +321,33 @@ def test_the_table_shows_what_collapsed_and_no_mean_of_it(study):
     assert "| unigram |" in text
     assert "wikitext-2 is left out" in text
     assert row.count(" | ") == text.splitlines()[2].count(" | ")
+
+
+def test_no_name_or_reason_means_anything_to_markdown(study):
+    evil = "<script>x</script> ![p](http://x) **b** a|b \x1b[31m"
+    cells = [
+        cell("c", [9.0, 2.0, 2.0], bad=(0, "collapsed", evil)),
+        *curve(evil, [(1e11, 2.0), (1e12, 1.8)]),
+    ]
+    cells = [each.model_copy(update={"data": evil}) for each in cells]
+    corpus = {evil: next(iter(study.corpus.values()))}
+    found = study.findings[0].model_copy(update={"claim": evil})
+    changed = {"cells": tuple(cells), "corpus": corpus, "left_out": (evil,), "findings": (found,)}
+    written = study_tables.markdown(study.model_copy(update=changed))
+    assert not set("<[\x1b") & set(written)
+    assert written.count("**b**") == 0
+    inner = [
+        child
+        for token in MarkdownIt("commonmark").enable("table").parse(written)
+        for child in token.children or ()
+    ]
+    assert {child.type for child in inner} <= {
+        "text",
+        "text_special",
+        "strong_open",
+        "strong_close",
+        "softbreak",
+    }
 
 
 def test_the_front_is_of_the_metric_against_flops(study):

@@ -53,6 +53,11 @@ def test_text_and_code_are_seen_as_they_stand_in_a_sentence_and_in_a_cell(nasty)
             assert set(tags) <= {"<code>", "</code>"}
 
 
+def test_a_name_of_ours_is_written_as_it_is():
+    assert text("weight_decay=0.1 a_b_c") == "weight_decay=0.1 a_b_c"
+    assert text("_a_ b__c") == "&#95;a&#95; b&#95;&#95;c"
+
+
 def test_line_ends_and_what_is_invisible_do_not_leave_the_line():
     for written in (text("a\nb\t\x1b\u202e"), code("a\nb\t\x1b\u202e")):
         assert "\n" not in written and "\x1b" not in written and "\u202e" not in written

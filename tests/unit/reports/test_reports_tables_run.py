@@ -4,10 +4,12 @@ import json
 
 import pytest
 import report_fixture as made
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from flyweight.reports.entries import entries, groups
 from flyweight.reports.tables import run as tables
+from flyweight.visible import visible
 
 
 def group(**changes):
@@ -100,9 +102,22 @@ def test_markdown_holds_the_same_cells():
     assert "| bigram | 2.244 | 204 |" in text
 
 
-def test_markdown_is_not_broken_by_a_name():
-    lines = tables.markdown(group(models=(made.model("a|b"),), comparisons=())).splitlines()
-    assert "a\\|b" in lines[2]
+@pytest.mark.parametrize(
+    "name",
+    ["a|b", "<script>alert(1)</script>", "![x](http://x)", "**a** `b`", "a_b _c_ d__e", "a\nb"],
+)
+def test_markdown_is_not_broken_by_a_name(name):
+    written = tables.markdown(group(models=(made.model(name),), comparisons=()))
+    tokens = MarkdownIt("commonmark").enable("table").parse(written)
+    cell = next(
+        token
+        for token, _ in zip(tokens, range(1000), strict=False)
+        if token.content and token.map == [2, 3]
+    )
+    assert {child.type for child in cell.children or ()} <= {"text", "text_special"}
+    assert "".join(child.content for child in cell.children or ()) == visible(name).replace(
+        "\n", "\\n"
+    )
 
 
 def test_csv_is_long_and_complete():

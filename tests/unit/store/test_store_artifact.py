@@ -11,7 +11,7 @@ import pytest
 from flyweight.core.events import Events
 from flyweight.core.files import new_file
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.store.artifact import Artifact, Identity, Store
+from flyweight.store.artifact import Artifact, Damaged, Identity, Store
 
 IDENTITY = Identity(stage="toy", version=1, config={"a": 1})
 
@@ -213,6 +213,32 @@ def test_a_resume_point_is_not_followed_elsewhere(tmp_path, elsewhere, name):
         store.obtain(IDENTITY, stopped)
     put_link(store.root / f"{IDENTITY.id}.partial" / name, elsewhere / name)
     with pytest.raises(RequestError, match=f"{name} is a symbolic link"):
+        store.obtain(IDENTITY, work)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize(
+    "name", ["events.jsonl", "state/current.json", "config.yaml", "manifest.json"]
+)
+def test_a_pipe_among_what_a_killed_attempt_left_is_not_waited_for(tmp_path, name):
+    store = Store(tmp_path / "runs")
+    with pytest.raises(FlyweightError, match="killed"):
+        store.obtain(IDENTITY, stopped)
+    pipe = store.root / f"{IDENTITY.id}.partial" / name
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    artifact, _ = store.obtain(IDENTITY, work)
+    assert all(path.is_dir() or path.is_file() for path in artifact.path.rglob("*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_the_place_of_a_manifest_is_damage(tmp_path):
+    store = Store(tmp_path / "runs")
+    artifact, _ = store.obtain(IDENTITY, work)
+    (artifact.path / "manifest.json").unlink()
+    os.mkfifo(artifact.path / "manifest.json")
+    assert [isinstance(entry, Damaged) for entry in store.entries()] == [True]
+    with pytest.raises(FlyweightError, match="pipe or a device"):
         store.obtain(IDENTITY, work)
 
 

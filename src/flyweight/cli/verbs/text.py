@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flyweight.cli.options import MACHINE, ModelName, Shared, verb
 from flyweight.core.terminal import Speech
+
+if TYPE_CHECKING:
+    from flyweight.decode.drawing import Drawing
+
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="0 is greedy [the model's own generation_config.json, else 0.8]."),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=1, help="Draw from the likeliest K [the model's own, else all].")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="Draw from the likeliest that make up P [the model's own, else 1]."
+    ),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Leave out what is less than P times as likely as the likeliest [its own].",
+    ),
+]
 
 
 def generate(
@@ -16,15 +41,19 @@ def generate(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(metavar="TEXT")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text (may be repeated).")
     ] = None,
 ) -> None:
-    """Continue a text."""
+    """Continue a text.
+
+    Tokens are drawn as the model's own files say (generation_config.json), and that is told.
+    Options count first.
+    """
     from flyweight import api
 
     speech = Speech(sys.stdout)
@@ -34,6 +63,7 @@ def generate(
         speech.say("".join([*unsaid, piece]))
         unsaid.clear()
 
+    drawn: list[Drawing] = []
     with shared.session(quiet=True) as session:
         text = api.generate(
             model,
@@ -46,9 +76,12 @@ def generate(
             seed=shared.seed,
             stop=stop or (),
             on_text=None if shared.as_json else speak,
+            on_drawing=drawn.append,
             session=session,
         )
-    shared.answer({"prompt": prompt, "text": text}, lambda _: speak("\n"))
+    shared.answer(
+        {"prompt": prompt, "text": text, "sampling": drawn[0].json()}, lambda _: speak("\n")
+    )
 
 
 def chat(
@@ -61,10 +94,10 @@ def chat(
         typer.Option(metavar="TEXT", help="Instructions, for a model with a chat template."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End answers before this text (may be repeated).")
     ] = None,

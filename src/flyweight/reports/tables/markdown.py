@@ -12,8 +12,9 @@ from flyweight.visible import visible
 
 _PLAIN = re.compile(r"[^`|]+")
 _SPECIAL = re.compile(
-    r"[\\`*_{}\[\]<>#|~&$@!^]|(?<=:)/|(?<=www)\."
-)  # the last two would make links
+    r"[\\`*{}\[\]<>#|~&$@!^]|(?<!\w)_|_(?!\w)|(?<=_)_|_(?=_)|(?<=:)/|(?<=www)\.", re.ASCII
+)
+"""Signs with a meaning; a `_` has none inside a word, and the last two parts would make links."""
 
 
 def text(value: Any) -> str:

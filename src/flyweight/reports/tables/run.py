@@ -13,7 +13,7 @@ from flyweight.reports.entries import UNRANKED, Entry, Group
 from flyweight.reports.findings.phrases import FLOOR, floor_name
 from flyweight.reports.ranking import AXES, bold
 from flyweight.reports.tables.csv_text import csv_text
-from flyweight.visible import visible
+from flyweight.reports.tables.markdown import text as plain
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -332,20 +332,16 @@ def markdown(group: Group) -> str:
             f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
         )
         cells = [_flat(made, row, column) for column in made.columns]
-        lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
-    return visible("\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n")
+        lines.append(f"| {plain(row.label)}{standing} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", " ".join(legend(made)), "", _explained(made)]) + "\n"
 
 
 def _flat(made: Table, row: Row, column: Column) -> str:
     cell = column.cell(row)
     if cell is None:
         return ""
-    text = f"**{cell.text}**" if (row.label, column.key) in made.best else cell.text
-    return _pipe(f"{text} ({cell.sub})" if cell.sub else text)
-
-
-def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
+    shown = f"**{plain(cell.text)}**" if (row.label, column.key) in made.best else plain(cell.text)
+    return f"{shown} ({plain(cell.sub)})" if cell.sub else shown
 
 
 def long_csv(groups: Sequence[Group]) -> str:

@@ -13,8 +13,8 @@ from flyweight.records.study_summary import CellSummary, Spread, StudySummary
 from flyweight.reports.findings.phrases import floor_name
 from flyweight.reports.ranking import pareto
 from flyweight.reports.tables.csv_text import csv_text
+from flyweight.reports.tables.markdown import text as plain
 from flyweight.reports.tables.run import Cell, short_time
-from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -199,7 +199,7 @@ def markdown(summary: StudySummary) -> str:
     """Return the tables in Markdown, intervals in brackets, with what is no result and why below each."""
     lines = []
     for table in tables(summary):
-        lines += [f"## {table.data}", ""]
+        lines += [f"## {plain(table.data)}", ""]
         heads = ["model", *(column.title for column in table.columns)]
         lines += [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(table.columns)}"]
         for row in table.rows:
@@ -208,31 +208,33 @@ def markdown(summary: StudySummary) -> str:
                 _flat(column.text(row), bold and column.key == summary.metrics[0])
                 for column in table.columns
             ]
-            lines.append(
-                "| " + " | ".join(part.replace("|", "\\|") for part in (row.label, *cells)) + " |"
-            )
+            lines.append("| " + " | ".join((plain(row.label), *cells)) + " |")
         bad = [row.cell for row in table.rows if row.cell and row.cell.standing != "ok"]
         lines += [
             "",
-            *(f"- {cell.name}: {cell.standing}; {cell.why}" for cell in bad),
+            *(f"- {plain(f'{cell.name}: {cell.standing}; {cell.why}')}" for cell in bad),
             *([""] if bad else []),
         ]
-    notes = [f"Protocol {summary.protocol}: {summary.protocol_line}.", LEGEND, *summary.left_out]
+    notes = [
+        plain(f"Protocol {summary.protocol}: {summary.protocol_line}."),
+        LEGEND,
+        *map(plain, summary.left_out),
+    ]
     lines += ["\n\n".join(notes), ""]
     if summary.findings:
         lines += ["## Findings", ""]
-        lines += [
-            f"- **{each.verdict}**: {each.claim} ({each.metric}). {each.method}"
-            for each in summary.findings
-        ]
-    return visible("\n".join(lines) + "\n")
+        for each in summary.findings:
+            lines.append(
+                f"- **{each.verdict}**: {plain(f'{each.claim} ({each.metric}). {each.method}')}"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _flat(cell: Cell | None, bold: bool) -> str:
     if cell is None:
         return ""
-    text = f"**{cell.text}**" if bold else cell.text
-    return f"{text} ({cell.sub})" if cell.sub else text
+    shown = f"**{plain(cell.text)}**" if bold else plain(cell.text)
+    return f"{shown} ({plain(cell.sub)})" if cell.sub else shown
 
 
 def long_csv(summary: StudySummary) -> str:

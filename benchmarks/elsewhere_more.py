@@ -1,0 +1,605 @@
+"""More families and config variants for `elsewhere.py`: mistakes, odd types, and models that are not quite decoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hub_fixture
+
+# name: (model class, config fields)
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": (
+        "MambaForCausalLM",
+        {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    ),
+    "rwkv": (
+        "RwkvForCausalLM",
+        {
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "context_length": 64,
+            "attention_hidden_size": 32,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+    ),
+    "recurrent_gemma": (
+        "RecurrentGemmaForCausalLM",
+        {
+            **hub_fixture.WIDE,
+            "num_hidden_layers": 3,
+            "lru_width": 32,
+            "attention_window_size": 16,
+            "head_dim": 8,
+        },
+    ),
+    "olmoe": ("OlmoeForCausalLM", {**hub_fixture.MOE}),
+    "olmo3": ("Olmo3ForCausalLM", {**hub_fixture.WIDE, "sliding_window": 16}),
+    "persimmon": ("PersimmonForCausalLM", {**hub_fixture.SMALL, "intermediate_size": 48}),
+    "exaone4": (
+        "Exaone4ForCausalLM",
+        {**hub_fixture.WIDE, "sliding_window": 16, "sliding_window_pattern": 2},
+    ),
+    "ernie4_5": ("Ernie4_5ForCausalLM", {**hub_fixture.WIDE, "head_dim": 8}),
+    "xlnet": (
+        "XLNetLMHeadModel",
+        {"vocab_size": 97, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    ),
+    "xlm": (
+        "XLMWithLMHeadModel",
+        {
+            "vocab_size": 97,
+            "emb_dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "xlm, causal": (
+        "XLMWithLMHeadModel",
+        {
+            "vocab_size": 97,
+            "emb_dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": 64,
+            "causal": True,
+        },
+    ),
+    "reformer": (
+        "ReformerModelWithLMHead",
+        {
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "attention_head_size": 8,
+            "feed_forward_size": 48,
+            "attn_layers": ["local", "local"],
+            "axial_pos_embds": False,
+            "max_position_embeddings": 64,
+            "is_decoder": True,
+            "local_attn_chunk_length": 8,
+            "hash_seed": 0,
+        },
+    ),
+    "bert-generation": (
+        "BertGenerationDecoder",
+        {**hub_fixture.SMALL, "intermediate_size": 48, "is_decoder": True},
+    ),
+    "bert-generation, not a decoder": (
+        "BertGenerationDecoder",
+        {**hub_fixture.SMALL, "intermediate_size": 48},
+    ),
+    "roberta, as a decoder": (
+        "RobertaForCausalLM",
+        {
+            **hub_fixture.SMALL,
+            "pad_token_id": 1,
+            "max_position_embeddings": 66,
+            "intermediate_size": 48,
+            "is_decoder": True,
+        },
+    ),
+    "roberta": (
+        "RobertaForCausalLM",
+        {
+            **hub_fixture.SMALL,
+            "pad_token_id": 1,
+            "max_position_embeddings": 66,
+            "intermediate_size": 48,
+        },
+    ),
+    "camembert, as a decoder": (
+        "CamembertForCausalLM",
+        {
+            **hub_fixture.SMALL,
+            "pad_token_id": 1,
+            "max_position_embeddings": 66,
+            "intermediate_size": 48,
+            "is_decoder": True,
+        },
+    ),
+    "electra, as a decoder": (
+        "ElectraForCausalLM",
+        {**hub_fixture.SMALL, "intermediate_size": 48, "embedding_size": 32, "is_decoder": True},
+    ),
+    "electra": (
+        "ElectraForCausalLM",
+        {**hub_fixture.SMALL, "intermediate_size": 48, "embedding_size": 32},
+    ),
+    "marian": (
+        "MarianForCausalLM",
+        {
+            "vocab_size": 97,
+            "decoder_vocab_size": 97,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "encoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "encoder_attention_heads": 4,
+            "decoder_ffn_dim": 48,
+            "encoder_ffn_dim": 48,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+        },
+    ),
+    "bart": (
+        "BartForCausalLM",
+        {
+            "vocab_size": 97,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "encoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "encoder_attention_heads": 4,
+            "decoder_ffn_dim": 48,
+            "encoder_ffn_dim": 48,
+            "max_position_embeddings": 64,
+            "pad_token_id": 1,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+            "decoder_start_token_id": 0,
+        },
+    ),
+    "bart, both halves": (
+        "BartForConditionalGeneration",
+        {
+            "vocab_size": 97,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "encoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "encoder_attention_heads": 4,
+            "decoder_ffn_dim": 48,
+            "encoder_ffn_dim": 48,
+            "max_position_embeddings": 64,
+            "pad_token_id": 1,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+            "decoder_start_token_id": 0,
+        },
+    ),
+    "whisper": (
+        "WhisperForCausalLM",
+        {
+            "vocab_size": 97,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "encoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "encoder_attention_heads": 4,
+            "decoder_ffn_dim": 48,
+            "encoder_ffn_dim": 48,
+            "max_target_positions": 64,
+            "max_source_positions": 16,
+            "num_mel_bins": 8,
+            "pad_token_id": 0,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+            "decoder_start_token_id": 0,
+        },
+    ),
+    "whisper, both halves": (
+        "WhisperForConditionalGeneration",
+        {
+            "vocab_size": 97,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "encoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "encoder_attention_heads": 4,
+            "decoder_ffn_dim": 48,
+            "encoder_ffn_dim": 48,
+            "max_target_positions": 64,
+            "max_source_positions": 16,
+            "num_mel_bins": 8,
+            "pad_token_id": 0,
+            "eos_token_id": 0,
+            "bos_token_id": 0,
+            "decoder_start_token_id": 0,
+        },
+    ),
+    "arcee": ("ArceeForCausalLM", {**hub_fixture.WIDE}),
+    "nanochat": ("NanoChatForCausalLM", {**hub_fixture.WIDE}),
+    "opt, norms after": (
+        "OPTForCausalLM",
+        {
+            **hub_fixture.SMALL,
+            "ffn_dim": 48,
+            "word_embed_proj_dim": 16,
+            "do_layer_norm_before": False,
+        },
+    ),
+    "falcon, alibi": (
+        "FalconForCausalLM",
+        {**hub_fixture.SMALL, "alibi": True, "new_decoder_architecture": True, "num_kv_heads": 2},
+    ),
+    "llava": (
+        "LlavaForConditionalGeneration",
+        {
+            "text_config": {**hub_fixture.LLAMA, "model_type": "llama"},
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 16,
+                "patch_size": 8,
+            },
+            "image_token_index": 96,
+        },
+    ),
+    "distilbert, masked": (
+        "DistilBertForMaskedLM",
+        {
+            "vocab_size": 97,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "llama, a classifier": (
+        "LlamaForSequenceClassification",
+        {
+            **hub_fixture.WIDE,
+            "hidden_size": 40,
+            "intermediate_size": 52,
+            "num_hidden_layers": 3,
+            "num_labels": 2,
+        },
+    ),
+    "llama, the bare model": ("LlamaModel", {**hub_fixture.LLAMA}),
+    "gpt2, two heads": ("GPT2DoubleHeadsModel", {**hub_fixture.GPT2, "num_labels": 1}),
+    "mistral, the bare model": ("MistralModel", {**hub_fixture.WIDE, "sliding_window": None}),
+}
+
+# name: (a checkpoint of hub_fixture, what its config.json says instead; None is left out)
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "auto_map in a config within": (
+        "llama",
+        {"text_config": {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}},
+    ),
+    "auto_map a word": ("llama", {"auto_map": "modeling.Model"}),
+    "auto_map of a tokenizer alone": ("llama", {"auto_map": {"AutoTokenizer": ["tok.Tok", None]}}),
+    "use_kernels true": ("llama", {"use_kernels": True}),
+    "kernel_config of a repository": (
+        "llama",
+        {"kernel_config": {"kernel_mapping": {"RMSNorm": "owner/kernel:X"}}},
+    ),
+    "attn_implementation in a config within": (
+        "llama",
+        {"text_config": {"_attn_implementation": "owner/kernel"}},
+    ),
+    "experts_implementation of a repository": ("llama", {"experts_implementation": "o/k"}),
+    "text_config of another type": (
+        "llama",
+        {"text_config": {"model_type": "gpt2", "n_embd": 8, "vocab_size": 9}},
+    ),
+    "text_config a word": ("llama", {"text_config": "llama"}),
+    "decoder a group": ("llama", {"decoder": {"vocab_size": 9}}),
+    "rope_parameters by layer type": (
+        "llama",
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    ),
+    "rope_parameters by layer type, qwen3": (
+        "qwen3",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 7.0},
+            }
+        },
+    ),
+    "partial_rotary_factor within": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.4,
+            }
+        },
+    ),
+    "partial_rotary_factor 1": ("llama", {"partial_rotary_factor": 1.0}),
+    "rope_theta text": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": "10000"}},
+    ),
+    "rope_theta 0": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 0}}),
+    "rope_theta negative": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}},
+    ),
+    "rope_theta infinite": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}},
+    ),
+    "rope_theta null": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": None}}),
+    "rope_parameters a list": ("llama", {"rope_parameters": [1]}),
+    "rope_parameters a word": ("llama", {"rope_parameters": "default"}),
+    "rope_scaling mrope": (
+        "qwen3",
+        {"rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]}},
+    ),
+    "rope linear, factor 0": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 0, "rope_theta": 10000.0}},
+    ),
+    "rope linear, factor missing": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0}},
+    ),
+    "rope linear, attention_factor": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "linear",
+                "factor": 2.0,
+                "rope_theta": 10000.0,
+                "attention_factor": 3.0,
+            }
+        },
+    ),
+    "rope llama3, factors crossed": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "low_freq_factor": 4.0,
+                "high_freq_factor": 1.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "rope llama3, original float": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16.0,
+            }
+        },
+    ),
+    "rope yarn, truncate and mscale": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 16,
+                "mscale": 0.7,
+                "mscale_all_dim": 0.3,
+                "truncate": False,
+            }
+        },
+    ),
+    "rope yarn, attention_factor": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 16,
+                "attention_factor": 0.5,
+                "beta_fast": 16,
+                "beta_slow": 2,
+            }
+        },
+    ),
+    "rope dynamic, no factor": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0}},
+    ),
+    "rope longrope, original 16": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "factor": 4.0,
+                "short_factor": [1.5, 1.5, 1.5, 1.5, 1.5],
+                "long_factor": [2.0, 2.0, 2.0, 2.0, 2.0],
+                "rope_theta": 10000.0,
+            },
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    "kv heads more than heads": ("llama", {"num_key_value_heads": 8}),
+    "kv heads 3 of 4": ("llama", {"num_key_value_heads": 3}),
+    "kv heads 0": ("llama", {"num_key_value_heads": 0}),
+    "heads 0": ("llama", {"num_attention_heads": 0}),
+    "heads 3": ("llama", {"num_attention_heads": 3}),
+    "head_dim odd": ("llama", {"head_dim": 9}),
+    "head_dim 0": ("llama", {"head_dim": 0}),
+    "head_dim text": ("llama", {"head_dim": "10"}),
+    "intermediate_size 0": ("llama", {"intermediate_size": 0}),
+    "intermediate_size -1": ("llama", {"intermediate_size": -1}),
+    "intermediate_size list": ("llama", {"intermediate_size": [52, 52, 52]}),
+    "layers 0": ("llama", {"num_hidden_layers": 0}),
+    "layers 2 of 3": ("llama", {"num_hidden_layers": 2}),
+    "layers 4 of 3": ("llama", {"num_hidden_layers": 4}),
+    "layers text": ("llama", {"num_hidden_layers": "3"}),
+    "layers missing": ("llama", {"num_hidden_layers": None}),
+    "hidden_size missing": ("llama", {"hidden_size": None}),
+    "vocab_size larger": ("llama", {"vocab_size": 120}),
+    "vocab_size smaller": ("llama", {"vocab_size": 50}),
+    "max_position_embeddings 16": ("llama", {"max_position_embeddings": 16}),
+    "max_position_embeddings 0": ("llama", {"max_position_embeddings": 0}),
+    "max_position_embeddings float": ("llama", {"max_position_embeddings": 64.0}),
+    "layer_types mixed, qwen3": (
+        "qwen3",
+        {
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "sliding_window": 8,
+            "use_sliding_window": True,
+        },
+    ),
+    "layer_types too few, qwen3": ("qwen3", {"layer_types": ["full_attention"]}),
+    "layer_types unknown": ("qwen3", {"layer_types": ["wavy", "wavy", "wavy"]}),
+    "layer_types chunked": (
+        "qwen3",
+        {
+            "layer_types": ["chunked_attention", "chunked_attention", "chunked_attention"],
+            "attention_chunk_size": 8,
+        },
+    ),
+    "layer_types linear": (
+        "llama",
+        {"layer_types": ["linear_attention", "linear_attention", "linear_attention"]},
+    ),
+    "use_sliding_window text": ("qwen3", {"use_sliding_window": "false"}),
+    "sliding_window 0, qwen3": (
+        "qwen3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 0,
+            "max_window_layers": 0,
+            "layer_types": None,
+        },
+    ),
+    "sliding_window -1, qwen3": (
+        "qwen3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": -1,
+            "max_window_layers": 0,
+            "layer_types": None,
+        },
+    ),
+    "max_window_layers -3": ("qwen3", {"max_window_layers": -3}),
+    "mlp_bias without biases": ("llama", {"mlp_bias": True}),
+    "attention_bias without biases": ("llama", {"attention_bias": True}),
+    "attention_bias off with biases": ("llama-biases-mha", {"attention_bias": False}),
+    "attention_bias 1": ("llama", {"attention_bias": 1}),
+    "tie_word_embeddings in text_config": ("llama", {"text_config": {"tie_word_embeddings": True}}),
+    "tie_word_embeddings false with one table": (
+        "llama-head-dim-tied",
+        {"tie_word_embeddings": False},
+    ),
+    "tie_word_embeddings missing, tied": ("llama-head-dim-tied", {"tie_word_embeddings": None}),
+    "tie_word_embeddings missing, gpt2": ("gpt2-untied-wide", {"tie_word_embeddings": None}),
+    "tie_word_embeddings text": ("llama", {"tie_word_embeddings": "false"}),
+    "dtype odd": ("llama", {"dtype": "float8_e4m3fn"}),
+    "dtype torch.float16": ("llama", {"dtype": "torch.float16"}),
+    "dtype int": ("llama", {"dtype": 16}),
+    "dtype a group": ("llama", {"dtype": {"": "float32"}}),
+    "architectures reward": ("llama", {"architectures": ["LlamaForRewardModel"]}),
+    "is_decoder true": ("llama", {"is_decoder": True}),
+    "pruned_heads": ("gpt2", {"pruned_heads": {"0": [1]}}),
+    "initializer_range negative": ("llama", {"initializer_range": -1.0}),
+    "rms_norm_eps 0": ("llama", {"rms_norm_eps": 0.0}),
+    "rms_norm_eps int 0": ("llama", {"rms_norm_eps": 0}),
+    "rms_norm_eps text": ("llama", {"rms_norm_eps": "1e-6"}),
+    "rms_norm_eps true": ("llama", {"rms_norm_eps": True}),
+    "hidden_act swish": ("llama", {"hidden_act": "swish"}),
+    "hidden_act SiLU": ("llama", {"hidden_act": "SiLU"}),
+    "hidden_act gelu_pytorch_tanh": ("qwen3", {"hidden_act": "gelu_pytorch_tanh"}),
+    "hidden_act a list": ("llama", {"hidden_act": ["silu"]}),
+    "eos_token_id text": ("llama", {"eos_token_id": "2"}),
+    "pad_token_id 1000": ("llama", {"pad_token_id": 1000}),
+    "num_nextn_predict_layers": ("llama", {"num_nextn_predict_layers": 1}),
+    "model_type mistral": ("llama", {"model_type": "mistral"}),
+    "model_type qwen2": ("llama", {"model_type": "qwen2"}),
+    "model_type qwen3 of a llama": ("llama", {"model_type": "qwen3"}),
+    "model_type llama of a qwen3": ("qwen3", {"model_type": "llama"}),
+    "model_type gpt2 of a llama": ("llama", {"model_type": "gpt2"}),
+    "model_type unknown": ("llama", {"model_type": "wavy"}),
+    "model_type with a path": ("llama", {"model_type": "../llama"}),
+    "model_type gemma": ("llama", {"model_type": "gemma"}),
+    "model_type granite, scales": (
+        "llama",
+        {"model_type": "granite", "embedding_multiplier": 3.0, "attention_multiplier": 0.1},
+    ),
+    "per_layer_config": ("llama", {"per_layer_config": {"0": {"hidden_size": 3}}}),
+    "a method's name": ("llama", {"to_dict": 3}),
+    "attribute_map": ("llama", {"attribute_map": {"hidden_size": "n_embd"}}),
+    "sub_configs": ("llama", {"sub_configs": {"text_config": "x"}}),
+    "max_length 3": ("llama", {"max_length": 3, "temperature": 0.5, "do_sample": True}),
+    "gpt2, n_inner 0": ("gpt2", {"n_inner": 0}),
+    "gpt2, n_positions 16 of 32": ("gpt2", {"n_positions": 16}),
+    "gpt2, n_head 5": ("gpt2", {"n_head": 5}),
+    "gpt2, gelu_pytorch_tanh": ("gpt2", {"activation_function": "gelu_pytorch_tanh"}),
+    "gpt2, gelu_accurate": ("gpt2", {"activation_function": "gelu_accurate"}),
+    "gpt2, unknown activation": ("gpt2", {"activation_function": "wavy"}),
+    "gpt2, aliases contradict": ("gpt2", {"hidden_size": 72}),
+    "gpt2, aliases agree": ("gpt2", {"hidden_size": 36, "num_hidden_layers": 3}),
+    "gpt2, resid_pdrop text": ("gpt2", {"resid_pdrop": "0.1"}),
+    "gpt2, tie false, no head": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt2, eps 0": ("gpt2", {"layer_norm_epsilon": 0}),
+    "gpt2, eps negative": ("gpt2", {"layer_norm_epsilon": -1.0}),
+    "gpt2, scale 1": ("gpt2", {"scale_attn_weights": 1}),
+    "quantization awq": ("llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}),
+    "quantization compressed-tensors": (
+        "llama",
+        {"quantization_config": {"quant_method": "compressed-tensors", "format": "dense"}},
+    ),
+    "quantization bitsandbytes 4": ("llama", {"quantization_config": {"load_in_4bit": True}}),
+    "quantization bitsandbytes off": (
+        "llama",
+        {
+            "quantization_config": {
+                "load_in_4bit": False,
+                "load_in_8bit": False,
+                "quant_method": "bitsandbytes",
+            }
+        },
+    ),
+    "quantization torchao": (
+        "llama",
+        {"quantization_config": {"quant_method": "torchao", "quant_type": "int8_weight_only"}},
+    ),
+    "quantization hqq": ("llama", {"quantization_config": {"quant_method": "hqq"}}),
+    "quantization quanto": (
+        "llama",
+        {"quantization_config": {"quant_method": "quanto", "weights": "int8"}},
+    ),
+    "quantization mxfp4": ("llama", {"quantization_config": {"quant_method": "mxfp4"}}),
+    "quantization eetq": ("llama", {"quantization_config": {"quant_method": "eetq"}}),
+    "quantization empty": ("llama", {"quantization_config": {}}),
+    "quantization in text_config": (
+        "llama",
+        {"text_config": {"quantization_config": {"quant_method": "fp8"}}},
+    ),
+    "transformers_weights": ("llama", {"transformers_weights": "other.safetensors"}),
+    "configuration_files": ("llama", {"configuration_files": ["config.4.0.0.json"]}),
+    "nested nulls": ("llama", {"rope_scaling": {"type": None, "factor": None}}),
+    "vocab_size text": ("llama", {"vocab_size": "97"}),
+    "hidden_size list": ("llama", {"hidden_size": [40]}),
+    "hidden_size group": ("llama", {"hidden_size": {"a": 1}}),
+    "n_embd beside hidden_size": ("llama", {"n_embd": 80}),
+    "tokenizer_class odd": ("llama", {"tokenizer_class": "LlamaModel"}),
+    "tokenizer_class number": ("llama", {"tokenizer_class": 3}),
+}

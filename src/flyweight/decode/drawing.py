@@ -1,0 +1,166 @@
+"""How the next token is chosen where nobody says it: as the model's own files have it, else at temperature 0.8.
+
+As in transformers, a model that says `do_sample: false` is greedy, and one that draws does so at
+temperature 1 among the 50 likeliest tokens where its files name nothing else. Files that name a
+temperature, top_k, top_p or min_p, but no `do_sample`, mean to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.data.special import IDS, json_object
+from flyweight.decode.generate import Sampling
+from flyweight.errors import RequestError
+
+TEMPERATURE = 0.8
+"""That of a model whose files do not say how it is drawn from."""
+
+_NAMES = ("temperature", "top_k", "top_p", "min_p")
+_DRAWN = {"temperature": 1.0, "top_k": 50}
+
+# What transformers would apply as well and is not done here, with the value at which it does
+# nothing.
+_OTHERS: dict[str, Any] = {
+    **{
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "typical_p": 1.0,
+        "epsilon_cutoff": 0.0,
+        "eta_cutoff": 0.0,
+    },
+    **{
+        "num_beams": 1,
+        "min_length": 0,
+        "min_new_tokens": 0,
+        "penalty_alpha": 0.0,
+        "guidance_scale": 1.0,
+    },
+    **dict.fromkeys(
+        (
+            "suppress_tokens",
+            "begin_suppress_tokens",
+            "bad_words_ids",
+            "sequence_bias",
+            "forced_bos_token_id",
+        )
+    ),
+    **dict.fromkeys(("forced_eos_token_id", "exponential_decay_length_penalty", "top_h")),
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are chosen.
+
+    `own` are the options that the model's file `file` decided, `unused` what else it says of them.
+    """
+
+    sampling: Sampling
+    own: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    file: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            **asdict(self.sampling),
+            "from_model": list(self.own),
+            "not_used": list(self.unused),
+        }
+
+    @property
+    def note(self) -> str:
+        """What the user should know of the model's own defaults; empty where there are none."""
+        said = []
+        if self.own and not self.sampling.temperature:
+            said.append("the likeliest token each time")
+        elif self.own:
+            values = ((name, getattr(self.sampling, name)) for name in self.own)
+            said += [
+                f"{name} {'off' if value is None else format(value, 'g')}" for name, value in values
+            ]
+        parts = [f"the model's own defaults are used: {', '.join(said)}"] if said else []
+        parts += [f"its {', '.join(self.unused)} not used here"] if self.unused else []
+        return f"{'; '.join(parts)} ({self.file})" if parts else ""
+
+
+def of(folder: Path, **given: float | None) -> Drawing:
+    """Return how tokens are chosen with the model in a folder.
+
+    What is `given` (temperature, top_k, ...) counts first.
+
+    A filter that is given asks for drawing, from a greedy model too. Raises RequestError for
+    options that make no sense.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    fields, file = _fields(folder)
+    unused = tuple(
+        f"{key} {_shown(fields[key])}"
+        for key, off in _OTHERS.items()
+        if fields.get(key) not in (None, off, [], {}, False)
+    )
+    Sampling(**_whole(said))  # what is given is at fault, before what the model's files say
+    own = {} if said.get("temperature") == 0 else _own(fields, said)
+    _check(own, file)
+    chosen = {"temperature": TEMPERATURE if said or not own else 0.0, **own, **said}
+    return Drawing(Sampling(**_whole(chosen)), tuple(own), unused, file.name)
+
+
+def _fields(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Return what a model's files say of generation, and which: older ones say it in their config."""
+    file = next((folder / name for name in IDS if (folder / name).is_file()), folder / IDS[0])
+    return json_object(file), file
+
+
+def _own(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that the model's files decide."""
+    draws = fields.get("do_sample")
+    named = {name: fields[name] for name in _NAMES if fields.get(name) is not None}
+    if draws is False:
+        return {} if said else {"temperature": 0.0}
+    if draws is None and not named:
+        return {}
+    return {name: value for name, value in {**_DRAWN, **named}.items() if name not in said}
+
+
+def _check(own: dict[str, Any], file: Path) -> None:
+    """Raise RequestError for a value that is none.
+
+    A `top_k` of 0 becomes None, which is no filter either.
+    """
+    for name, value in own.items():
+        if not _is_number(value, whole=name == "top_k"):
+            option = f"--{name.replace('_', '-')}"
+            raise RequestError(
+                f"{file}: {name} is {_shown(value)}, not such a number; say {option} yourself"
+            )
+        if name == "top_k" and value == 0:
+            own[name] = None
+    try:
+        Sampling(**_whole(own))
+    except RequestError as error:
+        raise RequestError(
+            f"{file}: {error}; say --{' or --'.join(own).replace('_', '-')} yourself"
+        ) from error
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(value, int):
+        return whole or abs(value) < 2**53
+    return value.is_integer() or not whole
+
+
+def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
+    top_k = options.get("top_k")
+    return {**options, "top_k": top_k if top_k is None else int(top_k)}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
