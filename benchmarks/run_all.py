@@ -86,10 +86,10 @@ def _crash(rows: Rows) -> str:
 
 
 def _fuzz(rows: Rows) -> str:
-    return (
-        f"{_all(rows, 'refused_with_a_message'):,.0f} of {_all(rows, 'malformed'):,.0f} malformed inputs ended with"
-        " a message; the others would have been a traceback, a hang or a stray write."
-    )
+    malformed = [row for row in rows if row["metric"] == "malformed"]
+    tried = sum(float(row["value"]) for row in malformed if "status" not in row["setting"])
+    refused = _all(rows, "refused_with_a_message")
+    return f"{refused:,.0f} of {tried:,.0f} malformed inputs ended with a message."
 
 
 def _within_bounds(rows: Rows) -> int:
