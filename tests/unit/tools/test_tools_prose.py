@@ -20,7 +20,7 @@ def tool(name):
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        (f'"""{"word " * 36}."""\n', "36 words"),
+        (f'"""{"word " * 35}end."""\n', "36 words"),
         ('"""This is no sentence."""\n', "is no"),
         (f'raise ValueError("{"x" * 201}")\n', "201 characters"),
         (f'raise ValueError(f"{{name}} {"word " * 40}")\n', "words"),
