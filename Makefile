@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: quickstart test check bench gpu wheels crash corrupt fuzz clean
+.PHONY: quickstart test check docs prose bench gpu wheels crash corrupt fuzz clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/flyweight quickstart
 
-test: check
+test: check docs
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.tools
@@ -17,6 +17,14 @@ check: $(VENV)/.tools
 	$(BIN)/ruff check src tests benchmarks examples tools
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The documentation site, in build/site; a dead link is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
+# Sentences over 35 words, messages over 200 characters.
+prose:
+	$(PYTHON) tools/prose.py
 
 # Figures: long-form CSV in results/, tables in docs/. Run it on an idle machine (an hour and a half on two cores).
 bench: $(VENV)/.tools
@@ -58,4 +66,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.tools: $(VENV)/.installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	touch $@

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from rows import ROOT
@@ -41,43 +42,186 @@ BENCHMARKS = {
 }
 
 
+Rows = list[dict[str, str]]
+
+
+def _values(rows: Rows, metric: str, who: str = "", setting: str = "") -> list[float]:
+    """Return the medians of a metric by setting and contestant; `who` and `setting` are parts."""
+    groups: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["metric"] == metric and who in row["contestant"] and setting in row["setting"]:
+            groups[row["setting"], row["contestant"]].append(float(row["value"]))
+    return [statistics.median(values) for values in groups.values()]
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.3g} to {max(values):.3g}"
+
+
+def _linear_quant(rows: Rows) -> str:
+    weights = {who: _values(rows, "weight", who) for who in ("dense", "int8", "nf4")}
+    times = {who: _values(rows, "time", who) for who in ("dense", "int8, chosen", "nf4, chosen")}
+    ratios = {
+        who: statistics.median(times[who]) / statistics.median(times["dense"])
+        for who in ("int8, chosen", "nf4, chosen")
+    }
+    saved = sum(weights["dense"]) / len(weights["dense"])
+    nf4 = sum(weights["nf4"]) / len(weights["nf4"])
+    return (
+        f"NF4 takes {nf4 / saved:.2f} of the dense bytes. Median times over all settings are"
+        f" {ratios['int8, chosen']:.2f} of dense in int8 and {ratios['nf4, chosen']:.2f} in NF4."
+    )
+
+
+def _all(rows: Rows, metric: str) -> float:
+    """Return a harness's total of a metric."""
+    return next(float(r["value"]) for r in rows if (r["setting"], r["metric"]) == ("all", metric))
+
+
+def _crash(rows: Rows) -> str:
+    return (
+        f"{_all(rows, 'kills'):.0f} kills, {_all(rows, 'compared_files'):,.0f} files compared:"
+        f" {_all(rows, 'faults'):.0f} differ, are half-written or were made twice."
+    )
+
+
+def _fuzz(rows: Rows) -> str:
+    malformed = [row for row in rows if row["metric"] == "malformed"]
+    tried = sum(float(row["value"]) for row in malformed if "status" not in row["setting"])
+    refused = _all(rows, "refused_with_a_message")
+    return f"{refused:,.0f} of {tried:,.0f} malformed inputs ended with a message."
+
+
+def _within_bounds(rows: Rows) -> int:
+    pairs = zip(_values(rows, "largest violation"), _values(rows, "bound"), strict=True)
+    return sum(violation <= bound for violation, bound in pairs)
+
+
+def _won_texts(rows: Rows) -> list[str]:
+    """Return the texts on which flyweight's worst seed is below the others' best."""
+    scores: defaultdict[tuple[str, bool], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["metric"].startswith("bits_per_byte"):
+            ours = row["contestant"] == "flyweight train"
+            scores[row["setting"], ours].append(float(row["value"]))
+    texts = {text for text, _ in scores}
+    return [text for text in texts if max(scores[text, True]) < min(scores[text, False])]
+
+
+SAYS: dict[str, Callable[[Rows], str]] = {
+    "collapse": lambda rows: (
+        "Sinusoidal positions drown a small token table: initial sensitivity is"
+        f" {_values(rows, 'initial sensitivity', 'small', 'as published')[0]:.2f} as published,"
+        f" {_values(rows, 'initial sensitivity', 'small', 'embedding std 1')[0]:.2f} with an"
+        f" embedding of standard deviation 1, {_values(rows, 'initial sensitivity', 'small', 'RoPE')[0]:.2f} with"
+        " rotary positions."
+    ),
+    "corruption": lambda rows: (
+        f"{_all(rows, 'found_and_named'):,.0f} of {_all(rows, 'damages'):,.0f} commands found the"
+        " damage and named it."
+    ),
+    "crash": _crash,
+    "crash-quickstart": _crash,
+    "elsewhere": lambda rows: (
+        f"{len([row for row in rows if row['metric'] == 'equal'])} models from elsewhere equal"
+        f" transformers, {len([row for row in rows if row['metric'] == 'refused'])} are refused"
+        f" with a reason, {len([row for row in rows if row['metric'] == 'different'])} differ."
+    ),
+    "fuzz": _fuzz,
+    "fuzz-templates-and-links": _fuzz,
+    "gguf": lambda rows: (
+        "llama.cpp computes what flyweight does: the relative error of logits in f32 is at most"
+        f" {max(_values(rows, 'relative logit error', setting=': f32')):.2g}."
+    ),
+    "hub": lambda rows: (
+        "Imports compute what transformers does (relative error at most"
+        f" {max(_values(rows, 'relative logit error')):.2g}) and come back unchanged:"
+        f" {max(_values(rows, 'tensors changed')):.0f} tensors differ after a round trip."
+    ),
+    "identities": lambda rows: (
+        f"{_within_bounds(rows)} of {len(_values(rows, 'bound'))} identities of counted and built"
+        " models hold within their bound."
+    ),
+    "linear_quant": _linear_quant,
+    "objectives": lambda rows: (
+        "The chunked head takes"
+        f" {_range(_values(rows, 'ratio of extra_bytes'))} of the plain head's extra memory, in"
+        f" {_range(_values(rows, 'ratio of seconds'))} of its time."
+    ),
+    "pack": lambda rows: (
+        f"Packing reads {_range(_values(rows, 'pack_mb_per_s'))} MB/s in"
+        f" {_range(_values(rows, 'peak_mb_over_imports'))} MB of memory."
+    ),
+    "plan_memory": lambda rows: (
+        f"Planned memory is {_range(_values(rows, 'ratio'))} times what was used, median"
+        f" {statistics.median(_values(rows, 'ratio')):.2f}."
+    ),
+    "shakespeare": lambda rows: (
+        f"{_values(rows, 'last 10 %')[0]:.3f} nats per character on nanoGPT's last 10 %."
+    ),
+    "shared": lambda rows: (
+        f"Shared models generate {_range(_values(rows, 'ratio', setting=''))} times as fast as"
+        " plain ones of equal depth."
+    ),
+    "startup": lambda rows: (
+        f"`import flyweight` takes {_values(rows, 'seconds', setting='import flyweight')[0]:.2f} s,"
+        f" Python alone {_values(rows, 'seconds', setting='python alone')[0]:.2f} s."
+    ),
+    "train_default": lambda rows: (
+        f"`flyweight train` beats Kneser-Ney counts and nanoGPT's CPU settings on"
+        f" {len(_won_texts(rows))} of {len(_values(rows, 'bits_per_byte', 'Kneser-Ney'))} texts,"
+        " its worst seed against their best."
+    ),
+    "training": lambda rows: (
+        f"Training is {_range(_values(rows, 'ratio'))} times as fast as transformers' Trainer."
+    ),
+}
+SAYS["shakespeare-distilled"] = SAYS["shakespeare-alone"] = SAYS["shakespeare"]
+
+FOLDED_ROWS = 24
+"""A table with more rows than this is folded on the page."""
+
+
 def tables() -> str:
-    """Return docs/benchmarks.md from the CSV files that are there: the median and the range of every setting."""
+    """Return docs/benchmarks.md from the CSV files: what each says, then medians and ranges."""
     parts = [
         "# Benchmarks",
-        "Made by `make bench` from the CSV files in `results/`, which hold every single "
-        "measurement with machine, versions and"
-        " time. Each line is the median of its repeats, with the lowest and the highest.",
+        "Made by `make bench` from the CSV files in `results/`, which hold every single measurement"
+        " with machine, versions and time. Each line is the median of its repeats, with the lowest"
+        " and the highest.",
     ]
     for path in sorted((ROOT / "results").glob("*.csv")):
-        groups: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         with open(path, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        if not rows or "contestant" not in rows[0]:
-            continue
-        for row in rows:
-            groups[row["setting"], row["contestant"], row["metric"], row["unit"]].append(
-                float(row["value"])
-            )
-        if rows[0]["benchmark"] in ("crash", "corruption", "fuzz"):
-            groups = defaultdict(
-                list, {key: values for key, values in groups.items() if key[0] == "all"}
-            )
-        first = rows[0]
-        parts.append(f"## {path.stem}")
-        parts.append(
-            f"{first['machine']}, {first['cores']} cores, torch {first['torch']}, "
-            f"{rows[-1]['time'][:10]}"
-        )
-        lines = ["| setting | who | metric | median | range | n |", "|---|---|---|---:|---:|---:|"]
-        for (setting, who, metric, unit), values in groups.items():
-            middle, low, high = statistics.median(values), min(values), max(values)
-            lines.append(
-                f"| {setting} | {who} | {metric} | {middle:,.4g} {unit} | {low:,.4g} ... "
-                f"{high:,.4g} | {len(values)} |"
-            )
-        parts.append("\n".join(lines))
+        if rows and "contestant" in rows[0]:
+            parts += _section(path.stem, rows)
     return "\n\n".join(parts) + "\n"
+
+
+def _section(name: str, rows: Rows) -> list[str]:
+    """Return the heading, what the table says, where it was measured, and the table."""
+    groups: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+    for row in rows:
+        key = (row["setting"], row["contestant"], row["metric"], row["unit"])
+        groups[key].append(float(row["value"]))
+    first = rows[0]
+    if first["benchmark"] in ("crash", "corruption", "fuzz"):
+        totals = {key: values for key, values in groups.items() if key[0] == "all"}
+        groups = defaultdict(list, totals)
+    lines = ["| setting | who | metric | median | range | n |", "|---|---|---|---:|---:|---:|"]
+    for (setting, who, metric, unit), values in groups.items():
+        middle, low, high = statistics.median(values), min(values), max(values)
+        lines.append(
+            f"| {setting} | {who} | {metric} | {middle:,.4g} {unit} |"
+            f" {low:,.4g} ... {high:,.4g} | {len(values)} |"
+        )
+    table = ["\n".join(lines)]
+    if len(groups) > FOLDED_ROWS:
+        folded = f"<details><summary>All {len(groups)} rows</summary>"
+        table = [folded, *table, "</details>"]
+    where = f"{first['machine']}, {first['cores']} cores, torch {first['torch']}"
+    says = [f"**{SAYS[name](rows)}**"] if name in SAYS else []
+    return [f"## {name}", *says, f"{where}, {rows[-1]['time'][:10]}", *table]
 
 
 def main() -> None:

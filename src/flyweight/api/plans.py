@@ -34,7 +34,7 @@ def plan(
 ) -> Plan | GridPlan | ModelPlan:
     """Return what a recipe, study, text, config or model needs; no model is built.
 
-    `target` is a name, a file, the fields of a recipe, what `load` returned, a text for `train`, or
+    `target` is a name, a file, the fields of a recipe or study, what `load` returned, a text for `train`, or
     a MODEL. `overrides` are `path=value` words. Limits, each as in a recipe's budget:
     `memory="6GB"`, `time="10min"` (the only one of a study), `flops`, `parameters` and `bytes` of
     the smallest model. `print(plan)` shows its table; `plan.totals` has the sums and `plan.faults`
@@ -51,8 +51,7 @@ def plan(
     if isinstance(target, str | Path):
         return runs.plan(_named(str(target), overrides, limits, session), session)
     if isinstance(target, Mapping):
-        words = [f"budget.{name}={value}" for name, value in limits.items()]
-        return runs.plan(runs.load(target, *overrides, *words), session)
+        return runs.plan(runs.planned_fields(target, overrides, limits), session)
     if overrides or limits:
         what = "an artifact" if isinstance(target, Artifact) else "checked already"
         raise RequestError(

@@ -117,21 +117,35 @@ def planned(
             target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items())
         )
     if studies.is_study(target):
-        if unknown := [f"--{name}" for name in limits if name != "time"]:
-            raise RequestError(
-                f"{' and '.join(unknown)}: {target} is a study, of which only the --time can be "
-                f"limited; its runs train for its"
-                " own budgets"
-            )
-        words = [f"limit.time={value}" for value in limits.values()]
-        return studies.load(
-            target, *overrides, *words, yes=True
-        )  # planning a large grid is how one learns of its size
+        return _planned_study(target, target, overrides, limits)
     if overrides or limits:
         raise RequestError(
             f"{target}: limits and path=value words are for recipes; this is a single model"
         )
     return target
+
+
+def planned_fields(
+    target: Mapping[str, Any], overrides: Sequence[str], limits: Mapping[str, str]
+) -> schema.Recipe | study_config.Study:
+    """Return what `plan` takes for the fields of a recipe or of a study."""
+    if "models" in target and "stages" not in target:
+        name = str(target.get("name", "the study"))
+        return _planned_study(target, name, overrides, limits)
+    return load(target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items()))
+
+
+def _planned_study(
+    target: str | Mapping[str, Any], name: str, overrides: Sequence[str], limits: Mapping[str, str]
+) -> study_config.Study:
+    if unknown := [f"--{limit}" for limit in limits if limit != "time"]:
+        raise RequestError(
+            f"{' and '.join(unknown)}: {name} is a study, of which only the --time can be limited;"
+            " its runs train for its own budgets"
+        )
+    words = [f"limit.time={value}" for value in limits.values()]
+    # Planning a large grid is how one learns of its size.
+    return studies.load(target, *overrides, *words, yes=True)
 
 
 def _is_recipe(path: Any) -> bool:
@@ -344,13 +358,14 @@ def _summarise(
 
 
 def study(
-    target: study_config.Study | str | Path,
+    target: study_config.Study | str | Path | Mapping[str, Any],
     *overrides: str,
     yes: bool = False,
     session: Session = DEFAULT,
 ) -> StudyRun:
-    """Run a study, a shipped name or a YAML file: every cell of its grid once for each seed, then tables, plots and findings.
+    """Run a study: every cell of its grid once for each seed, then tables, plots and findings.
 
+    `target` is a shipped name, a YAML file, the fields of a study, or a checked study.
     Raises RequestError before anything is trained for a study that contradicts itself or its texts,
     and for a grid over its `limit` unless `yes`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -88,37 +89,44 @@ def is_study(target: str) -> bool:
 
 
 def load(
-    name: str | Path, *overrides: str, yes: bool = False, over: Over | None = None
+    study: str | Path | Mapping[str, Any],
+    *overrides: str,
+    yes: bool = False,
+    over: Over | None = None,
 ) -> config.Study:
-    """Return a checked study: a shipped name or a YAML file, with `path=value` words applied.
+    """Return a checked study, with `path=value` words applied.
 
-    Raises RequestError with every fault, a grid over its limit of runs among them unless `yes`, and
-    then what `over` says too.
+    `study` is a shipped name, a YAML file, or a mapping with the fields of one. Raises RequestError
+    with every fault, a grid over its limit of runs among them unless `yes`, and then what `over`
+    says too.
     """
-    text = str(name)
-    if text in shipped():
-        source = (resources.files("flyweight") / "assets" / "studies" / f"{text}.yaml").read_text(
-            encoding="utf-8"
-        )
-        raw = config_load.parse_yaml(source, text)
-    elif Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
-        raw = config_load.read_yaml(Path(name))
-    elif (resources.files("flyweight") / "assets" / "recipes" / f"{text}.yaml").is_file():
-        raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
+    if isinstance(study, Mapping):
+        text, raw = str(study.get("name", "the study")), copy.deepcopy(dict(study))
     else:
-        raise RequestError(
-            f"there is no study {text!r}{config_load.nearest(text, shipped())}; or name a YAML file"
-        )
+        text, raw = str(study), _read(study)
     if "stages" in raw and "models" not in raw:
         raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
     raw = config_load.override(config.longhand(raw), overrides)
     try:
-        study = config.parse(raw, text)
+        parsed = config.parse(raw, text)
     except RequestError as error:
-        raise RequestError(
-            "\n".join([str(error), *(f"  {fault}" for fault in _others(raw, yes))])
-        ) from error
-    return checked(study, text, yes, over)
+        faults = [str(error), *(f"  {fault}" for fault in _others(raw, yes))]
+        raise RequestError("\n".join(faults)) from error
+    return checked(parsed, text, yes, over)
+
+
+def _read(study: str | Path) -> dict[str, Any]:
+    """Return the raw study of a name or file; raise RequestError where there is none."""
+    name, assets = str(study), resources.files("flyweight") / "assets"
+    if name in shipped():
+        source = (assets / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
+        return config_load.parse_yaml(source, name)
+    if Path(study).exists() or Path(study).suffix in (".yaml", ".yml"):
+        return config_load.read_yaml(Path(study))
+    if (assets / "recipes" / f"{name}.yaml").is_file():
+        raise RequestError(f"{name} is a recipe, not a study: flyweight run {name}")
+    near = config_load.nearest(name, shipped())
+    raise RequestError(f"there is no study {name!r}{near}; or name a YAML file")
 
 
 def checked(
