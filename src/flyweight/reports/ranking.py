@@ -13,13 +13,13 @@ from typing import Literal
 from flyweight.evaluation.compare import LEVEL, honest
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Comparison, Verdict
-from flyweight.reports.entries import Entry, Group, bits_or_infinity
+from flyweight.reports.models import Group, RankedModel, bits_or_infinity
 
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairedDifference:
     """The difference in bits per byte of one model minus another's, with its 95 % bounds.
 
     `verdict` is about the first.
@@ -37,17 +37,21 @@ class Contrast:
     """Why it is undecided although the bounds leave out 0, as a clause."""
 
 
-def contrast(first: Entry, second: Entry) -> Contrast | None:
+def paired_difference(first: RankedModel, second: RankedModel) -> PairedDifference | None:
     """Return the difference in bits per byte, or None where the two were not measured on the same text."""
     if first.summary is second.summary:
         pair = first.pairs.get((first.model.name, second.model.name))
         if pair is not None:
             gap = pair.bits_per_byte
-            return Contrast(gap.value, gap.low, gap.high, pair.verdict, True, _undecided(pair))
+            return PairedDifference(
+                gap.value, gap.low, gap.high, pair.verdict, True, _undecided(pair)
+            )
         pair = first.pairs.get((second.model.name, first.model.name))
         if pair is not None:
             gap, verdict = pair.bits_per_byte, _OPPOSITE[pair.verdict]
-            return Contrast(-gap.value, -gap.high, -gap.low, verdict, True, _undecided(pair))
+            return PairedDifference(
+                -gap.value, -gap.high, -gap.low, verdict, True, _undecided(pair)
+            )
     a, b = first.bits, second.bits
     if a is None or b is None or first.text != second.text:
         return None
@@ -63,7 +67,7 @@ def contrast(first: Entry, second: Entry) -> Contrast | None:
         and first.model.evaluate.corpus == second.model.evaluate.corpus
     )
     verdict = apart if same else honest(apart, first.lossy, second.lossy)
-    return Contrast(
+    return PairedDifference(
         a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else ""
     )
 
@@ -83,14 +87,14 @@ def _undecided(pair: Comparison) -> str:
     )
 
 
-def leaders(sound: Sequence[Entry]) -> list[Entry]:
-    """Return the entries that no other beats decidedly in bits per byte, in the order given."""
+def tied_best(rankable: Sequence[RankedModel]) -> list[RankedModel]:
+    """Return the models that no other beats decidedly in bits per byte, in the order given."""
 
-    def beaten(entry: Entry, other: Entry) -> bool:
-        gap = contrast(entry, other)
+    def beaten(ranked: RankedModel, other: RankedModel) -> bool:
+        gap = paired_difference(ranked, other)
         return gap is not None and gap.verdict == "worse"
 
-    return _unbeaten(sound, beaten)
+    return _unbeaten(rankable, beaten)
 
 
 def decide(first: Metric, second: Metric) -> Verdict:
@@ -101,39 +105,43 @@ def decide(first: Metric, second: Metric) -> Verdict:
     return "better" if higher == (first.better == "higher") else "worse"
 
 
-def leaders_in(sound: Sequence[Entry], metric: Callable[[Entry], Metric | None]) -> list[Entry]:
-    """Return the entries that no other beats decidedly in a measured quantity.
+def tied_best_in(
+    rankable: Sequence[RankedModel], metric: Callable[[RankedModel], Metric | None]
+) -> list[RankedModel]:
+    """Return the models that no other beats decidedly in a measured quantity.
 
     The unmeasured are left out.
 
     One noisy measurement of the fastest model does not lift the slow ones: a steadier model still
     beats those.
     """
-    values = {each.label: value for each in sound if (value := metric(each)) is not None}
-    measured = [each for each in sound if each.label in values]
+    values = {each.label: value for each in rankable if (value := metric(each)) is not None}
+    measured = [each for each in rankable if each.label in values]
     return _unbeaten(
-        measured, lambda entry, other: decide(values[entry.label], values[other.label]) == "worse"
+        measured, lambda ranked, other: decide(values[ranked.label], values[other.label]) == "worse"
     )
 
 
-def _unbeaten(sound: Sequence[Entry], beaten: Callable[[Entry, Entry], bool]) -> list[Entry]:
+def _unbeaten(
+    rankable: Sequence[RankedModel], beaten: Callable[[RankedModel, RankedModel], bool]
+) -> list[RankedModel]:
     return [
         each
-        for each in sound
-        if not any(other is not each and beaten(each, other) for other in sound)
+        for each in rankable
+        if not any(other is not each and beaten(each, other) for other in rankable)
     ]
 
 
 def bold(
-    sound: Sequence[Entry], metric: Callable[[Entry], Metric | None] | None = None
-) -> list[Entry]:
-    """Return the entries whose figure is bold: the best, and those not significantly worse.
+    rankable: Sequence[RankedModel], metric: Callable[[RankedModel], Metric | None] | None = None
+) -> list[RankedModel]:
+    """Return the models whose figure is bold: the best, and those not significantly worse.
 
     `metric` is None for bits per byte. None is bold where one model alone has a figure or all are
     alike.
     """
-    measured = [each for each in sound if metric is None or metric(each) is not None]
-    best = leaders(measured) if metric is None else leaders_in(measured, metric)
+    measured = [each for each in rankable if metric is None or metric(each) is not None]
+    best = tied_best(measured) if metric is None else tied_best_in(measured, metric)
     return best if len(best) < len(measured) else []
 
 
@@ -163,41 +171,45 @@ class Axis:
     key: str
     title: str
     better: Literal["lower", "higher"]
-    metric: Callable[[Entry], Metric | None]
+    metric: Callable[[RankedModel], Metric | None]
 
-    def front(self, sound: Sequence[Entry]) -> list[Entry]:
-        """Return the entries worth having at their cost, ordered along the axis.
+    def front(self, rankable: Sequence[RankedModel]) -> list[RankedModel]:
+        """Return the models worth having at their cost, ordered along the axis.
 
-        Left out is an entry that another beats decidedly in quality or in this axis, without being
+        Left out is an ranked that another beats decidedly in quality or in this axis, without being
         decidedly worse in the other.
         """
-        values = {each.label: value for each in sound if (value := self.metric(each)) is not None}
-        measured = [each for each in sound if each.label in values and each.bits is not None]
+        values = {
+            each.label: value for each in rankable if (value := self.metric(each)) is not None
+        }
+        measured = [each for each in rankable if each.label in values and each.bits is not None]
 
-        def beaten(entry: Entry, other: Entry) -> bool:
-            gap = contrast(other, entry)
+        def beaten(ranked: RankedModel, other: RankedModel) -> bool:
+            gap = paired_difference(other, ranked)
             quality = "undecided" if gap is None else gap.verdict
-            verdicts = (quality, decide(values[other.label], values[entry.label]))
+            verdicts = (quality, decide(values[other.label], values[ranked.label]))
             return "better" in verdicts and "worse" not in verdicts
 
         return sorted(_unbeaten(measured, beaten), key=lambda each: values[each.label].value)
 
-    def staircase(self, front: Sequence[Entry]) -> list[tuple[float, float]]:
+    def staircase(self, front: Sequence[RankedModel]) -> list[tuple[float, float]]:
         """Return the corners (value, bits per byte) of the line through a front, ordered along it."""
         points = [(m.value, bits_or_infinity(each)) for each in front if (m := self.metric(each))]
         return [points[index] for index in pareto(points, self.better == "higher")]
 
 
-def _disk(entry: Entry) -> Metric | None:
-    return None if entry.model.disk_bytes is None else Metric.exact(entry.model.disk_bytes, "bytes")
+def _disk(ranked: RankedModel) -> Metric | None:
+    return (
+        None if ranked.model.disk_bytes is None else Metric.exact(ranked.model.disk_bytes, "bytes")
+    )
 
 
-def _decode(entry: Entry) -> Metric | None:
-    return entry.model.bench.decode_tokens_per_s if entry.model.bench else None
+def _decode(ranked: RankedModel) -> Metric | None:
+    return ranked.model.bench.decode_tokens_per_s if ranked.model.bench else None
 
 
-def _flops(entry: Entry) -> Metric | None:
-    return Metric.exact(entry.training.total_flops, "FLOPs") if entry.training else None
+def _flops(ranked: RankedModel) -> Metric | None:
+    return Metric.exact(ranked.training.total_flops, "FLOPs") if ranked.training else None
 
 
 AXES = {
@@ -223,13 +235,13 @@ class StrongestFloor:
 def strongest_floor(group: Group) -> StrongestFloor | None:
     """Return the strongest floor of a group beside its best model.
 
-    None without floors or sound models.
+    None without floors or rankable models.
     """
     floors = {name: floor for name, floor in group.floors.items() if name not in group.flattered}
-    if not floors or not group.sound:
+    if not floors or not group.rankable:
         return None
     name = min(floors, key=lambda name: floors[name].bits_per_byte)
-    value, best = floors[name].bits_per_byte, group.sound[0].bits
+    value, best = floors[name].bits_per_byte, group.rankable[0].bits
     if best is None:
         return None
     return StrongestFloor(name, value, decide(best, Metric.exact(value, "bits/byte")))
@@ -249,37 +261,39 @@ class Picks:
     than the `fastest`; both leave out the model itself.
     """
 
-    best: Entry
-    tied: tuple[Entry, ...]
-    smallest: Entry | None
-    fastest: Entry | None
-    alike: tuple[Entry, ...]
+    best: RankedModel
+    tied: tuple[RankedModel, ...]
+    smallest: RankedModel | None
+    fastest: RankedModel | None
+    alike: tuple[RankedModel, ...]
 
 
 def picks(group: Group) -> Picks | None:
-    """Return the models to take, or None where no model is sound."""
-    sound = group.sound
-    if not sound:
+    """Return the models to take, or None where no model is rankable."""
+    rankable = group.rankable
+    if not rankable:
         return None
-    best = sound[0]
-    tied = tuple(each for each in leaders(sound) if each is not best)
-    fast = leaders_in(sound, AXES["speed"].metric)
+    best = rankable[0]
+    tied = tuple(each for each in tied_best(rankable) if each is not best)
+    fast = tied_best_in(rankable, AXES["speed"].metric)
     fastest = fast[0] if fast else None  # of those that are equally fast, the one of best quality
-    return Picks(best, tied, _smallest(sound), fastest, tuple(fast[1:]))
+    return Picks(best, tied, _smallest(rankable), fastest, tuple(fast[1:]))
 
 
-def _smallest(sound: Sequence[Entry]) -> Entry | None:
-    """Return the smallest entry that is surely within `CLOSE` of the best.
+def _smallest(rankable: Sequence[RankedModel]) -> RankedModel | None:
+    """Return the smallest ranked that is surely within `CLOSE` of the best.
 
     Equal sizes go to the better one.
     """
-    sized = [each for each in sound if each.model.disk_bytes is not None and within(each, sound[0])]
+    sized = [
+        each for each in rankable if each.model.disk_bytes is not None and within(each, rankable[0])
+    ]
     return min(sized, key=lambda each: each.model.disk_bytes or 0) if sized else None
 
 
-def within(entry: Entry, best: Entry, share: float = CLOSE) -> bool:
-    """Return whether an entry is at most this share worse than the best, its whole 95 % interval."""
-    if entry is best:
+def within(ranked: RankedModel, best: RankedModel, share: float = CLOSE) -> bool:
+    """Return whether an ranked is at most this share worse than the best, its whole 95 % interval."""
+    if ranked is best:
         return True
-    gap = contrast(entry, best)
+    gap = paired_difference(ranked, best)
     return gap is not None and best.bits is not None and gap.high <= share * best.bits.value

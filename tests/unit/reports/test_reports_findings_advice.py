@@ -3,17 +3,17 @@ import math
 import report_fixture as made
 
 from flyweight.records.metric import Metric
-from flyweight.reports.entries import entries, groups
 from flyweight.reports.findings.advice import advice
+from flyweight.reports.models import groups, ranked_models
 
 
 def advised(**changes):
-    (group,) = groups(entries([made.quickstart(**changes)]))
+    (group,) = groups(ranked_models([made.quickstart(**changes)]))
     return advice(group)
 
 
 def chosen(found):
-    return {role: choice.entry.label for choice in found.choices for role in choice.roles}
+    return {role: choice.ranked.label for choice in found.choices for role in choice.roles}
 
 
 def decoding(name, bits, value, low, high, **changes):

@@ -10,8 +10,8 @@ from flyweight import api
 from flyweight.api.session import Session
 from flyweight.errors import RequestError
 from flyweight.records.run_summary import Sample
-from flyweight.reports.entries import entries
 from flyweight.reports.findings import run as words
+from flyweight.reports.models import ranked_models
 from flyweight.reports.pages import run as page
 from flyweight.visible import visible
 
@@ -239,10 +239,10 @@ def test_a_page_sorts_its_models_once(monkeypatch):
 
     def counted(summaries):
         calls.append(len(summaries))
-        return entries(summaries)
+        return ranked_models(summaries)
 
-    monkeypatch.setattr(page, "entries", counted)
-    monkeypatch.setattr(words, "entries", counted)
+    monkeypatch.setattr(page, "ranked_models", counted)
+    monkeypatch.setattr(words, "ranked_models", counted)
     page.render([made.quickstart()])
     assert calls == [1]
 

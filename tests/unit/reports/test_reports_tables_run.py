@@ -6,12 +6,12 @@ import pytest
 import report_fixture as made
 from rich.console import Console
 
-from flyweight.reports.entries import entries, groups
+from flyweight.reports.models import groups, ranked_models
 from flyweight.reports.tables import run as tables
 
 
 def group(**changes):
-    return groups(entries([made.quickstart(**changes)]))[0]
+    return groups(ranked_models([made.quickstart(**changes)]))[0]
 
 
 def drawn(width, **changes):

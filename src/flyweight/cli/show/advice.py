@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.reports.entries import Group
 from flyweight.reports.findings.advice import Advice, advise
+from flyweight.reports.models import Group
 
 
 def lines(groups: Sequence[Group]) -> list[Any]:
@@ -30,7 +30,7 @@ def _one(found: Advice) -> list[Any]:
         table.add_column(justify=justify)
     for choice in found.choices:
         role = Text(", ".join(choice.roles), "dim")
-        table.add_row(role, choice.entry.label, choice.size, choice.bits, choice.speed)
+        table.add_row(role, choice.ranked.label, choice.size, choice.bits, choice.speed)
     choices = [table] if found.choices else []
     return [Text(_plain(found.title), style), *choices, *notes]
 

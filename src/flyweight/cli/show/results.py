@@ -14,9 +14,9 @@ from flyweight.api import Run, StudyRun
 from flyweight.cli.show import advice
 from flyweight.config.units import format_size, format_time
 from flyweight.core.console import Terminal
-from flyweight.reports.entries import entries, groups
 from flyweight.reports.findings import run as words
 from flyweight.reports.findings.phrases import floor_name
+from flyweight.reports.models import groups, ranked_models
 from flyweight.reports.tables import run as tables, study as study_tables
 
 
@@ -29,7 +29,7 @@ def say(*lines: Any) -> None:
 
 def run(result: Run) -> None:
     """Print a finished run: which model to take, its table, its findings, where the report is."""
-    grouped = groups(entries([result.summary]))
+    grouped = groups(ranked_models([result.summary]))
     say(*advice.lines(grouped))
     for group in grouped:
         say("", tables.terminal(group, Terminal().width))

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.records.run_summary import Curve, Training
-from flyweight.reports.entries import Entry, Group
 from flyweight.reports.figures import labels
 from flyweight.reports.figures.canvas import (
     NORMAL,
@@ -34,6 +33,7 @@ from flyweight.reports.figures.canvas import (
 )
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, floor_name, short_floor_name
+from flyweight.reports.models import Group, RankedModel
 from flyweight.reports.ranking import AXES, Axis
 from flyweight.reports.tables.run import short_time
 
@@ -54,9 +54,9 @@ class Drawing:
 
 
 def span(group: Group) -> tuple[float, float]:
-    """Return the range of bits per byte that shows the sound models with their intervals, and the floors close to them."""
-    metrics = [each.bits for each in group.sound if each.bits] or [
-        each.bits for each in group.entries if each.bits
+    """Return the range of bits per byte that shows the rankable models with their intervals, and the floors close to them."""
+    metrics = [each.bits for each in group.rankable if each.bits] or [
+        each.bits for each in group.models if each.bits
     ]
     finite = [each for each in metrics if math.isfinite(each.low) and math.isfinite(each.high)]
     if not finite:
@@ -100,12 +100,12 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
     """Return one scatter plot, or None where fewer than two models have both numbers."""
     placed = [
         (each, value)
-        for each in group.entries
+        for each in group.models
         if each.bits and (value := axis.metric(each)) and value.value > 0
     ]
     if len(placed) < 2:
         return None
-    form, front = _FORMS[axis.key], axis.front(group.sound)
+    form, front = _FORMS[axis.key], axis.front(group.rankable)
     with figure_style():
         made = canvas()
         scale_x(made.axes, [value.value for _, value in placed], form)
@@ -147,58 +147,63 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
         return Drawing(key, _TITLES[axis.key], caption, inline(made.figure, key, alt, made.tips))
 
 
-def _bits(entry: Entry) -> str:
-    return f"{entry.bits.value:.3f}" if entry.bits else ""
+def _bits(ranked: RankedModel) -> str:
+    return f"{ranked.bits.value:.3f}" if ranked.bits else ""
 
 
-def _point_name(entry: Entry, span: tuple[float, float]) -> str:
+def _point_name(ranked: RankedModel, span: tuple[float, float]) -> str:
     """Return a model's label, with its standing where it may not be ranked, and its quality where that is out of range."""
-    name = labels.short(entry.label)
-    if entry.standing == "ok" or entry.bits is None:
+    name = labels.short(ranked.label)
+    if ranked.standing == "ok" or ranked.bits is None:
         return name
     arrow = (
         "\N{UPWARDS ARROW}"
-        if entry.bits.value > span[1]
+        if ranked.bits.value > span[1]
         else "\N{DOWNWARDS ARROW}"
-        if entry.bits.value < span[0]
+        if ranked.bits.value < span[0]
         else ""
     )
-    return f"{name} ({entry.standing}{f' {arrow} {entry.bits.value:.2f}' if arrow else ''})"
+    return f"{name} ({ranked.standing}{f' {arrow} {ranked.bits.value:.2f}' if arrow else ''})"
 
 
-def _front(made: Canvas, axis: Axis, front: Sequence[Entry]) -> None:
+def _front(made: Canvas, axis: Axis, front: Sequence[RankedModel]) -> None:
     draw_front(made, axis.staircase(front), axis.better)
 
 
 def _point(
-    made: Canvas, entry: Entry, value: Any, gid: str, filled: bool, form: Callable[[float], str]
+    made: Canvas,
+    ranked: RankedModel,
+    value: Any,
+    gid: str,
+    filled: bool,
+    form: Callable[[float], str],
 ) -> tuple[float, float]:
     """Draw one model with its intervals and return its place in figure units."""
-    assert entry.bits is not None
-    sound, colour, (bottom, top) = (
-        entry.standing == "ok",
-        series(entry.colour),
+    assert ranked.bits is not None
+    rankable, colour, (bottom, top) = (
+        ranked.standing == "ok",
+        series(ranked.colour),
         made.axes.get_ylim(),
     )
-    y = max(min(entry.bits.value, top), bottom) if math.isfinite(entry.bits.value) else top
+    y = max(min(ranked.bits.value, top), bottom) if math.isfinite(ranked.bits.value) else top
     style = {
-        "marker": SHAPES[entry.shape % len(SHAPES)] if sound else "x",
+        "marker": SHAPES[ranked.shape % len(SHAPES)] if rankable else "x",
         "markersize": 8,
         "markeredgewidth": 1.6,
     }
-    if sound:
+    if rankable:
         made.axes.plot(
-            [value.value] * 2, [entry.bits.low, entry.bits.high], color=colour, linewidth=1.2
+            [value.value] * 2, [ranked.bits.low, ranked.bits.high], color=colour, linewidth=1.2
         )
         if value.low < value.high:
             made.axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.2)
         for ends in (
-            ((value.value, entry.bits.low), (value.value, entry.bits.high)),
+            ((value.value, ranked.bits.low), (value.value, ranked.bits.high)),
             ((value.low, y), (value.high, y)),
         ):
             made.obstacles += labels.along([made.display(*end) for end in ends], 6.0)
     face = colour if filled else COLOURS["paper"]
-    colour = colour if sound else COLOURS["muted"]
+    colour = colour if rankable else COLOURS["muted"]
     made.axes.plot(
         [value.value],
         [y],
@@ -209,9 +214,9 @@ def _point(
         zorder=6 if filled else 5,
         **style,
     )
-    interval = f"{entry.bits.low:.3f} to {entry.bits.high:.3f}"
+    interval = f"{ranked.bits.low:.3f} to {ranked.bits.high:.3f}"
     made.tips[gid] = (
-        f"{entry.label}: {_bits(entry)} bits per byte ({interval}) at {form(value.value)}"
+        f"{ranked.label}: {_bits(ranked)} bits per byte ({interval}) at {form(value.value)}"
     )
     return made.display(value.value, y)
 
@@ -221,7 +226,7 @@ def _point(
 
 def ranking(group: Group, prefix: str = "") -> Drawing | None:
     """Return the models' bits per byte in order, each with its interval, between the floors."""
-    ranked = group.sound
+    ranked = group.rankable
     if not ranked:
         return None
     rows, left = (
@@ -331,12 +336,12 @@ def curves(group: Group, prefix: str = "") -> list[Drawing]:
     """
     drawn = []
     prints = dict.fromkeys(
-        each.model.evaluate.corpus if each.model.evaluate else "" for each in group.entries
+        each.model.evaluate.corpus if each.model.evaluate else "" for each in group.models
     )
     for number, fingerprint in enumerate(prints):
         trained = [
             each
-            for each in group.entries
+            for each in group.models
             if each.model.curve
             and each.model.training
             and (each.model.evaluate.corpus if each.model.evaluate else "") == fingerprint
@@ -348,7 +353,7 @@ def curves(group: Group, prefix: str = "") -> list[Drawing]:
     return drawn
 
 
-def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
+def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
     """Draw validation loss with training loss faint behind it.
 
     Every line starts where its teachers' training ended.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flyweight.config.units import format_rate, format_size
-from flyweight.reports.entries import Entry, Group
 from flyweight.reports.findings.phrases import Kind, and_list, bits, floor_name, name
+from flyweight.reports.models import Group, RankedModel
 from flyweight.reports.ranking import AXES, CLOSE, Picks, StrongestFloor, picks, strongest_floor
 
 BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f}\N{NO-BREAK SPACE}%", "fastest"
@@ -21,20 +21,20 @@ class Choice:
     A figure that was not measured is empty.
     """
 
-    entry: Entry
+    ranked: RankedModel
     roles: tuple[str, ...]
     bits: str
     size: str
     speed: str
 
     @classmethod
-    def of(cls, entry: Entry, *roles: str) -> Choice:
-        """Return an entry as a choice for these roles."""
-        disk, rate = entry.model.disk_bytes, AXES["speed"].metric(entry)
+    def of(cls, ranked: RankedModel, *roles: str) -> Choice:
+        """Return an ranked as a choice for these roles."""
+        disk, rate = ranked.model.disk_bytes, AXES["speed"].metric(ranked)
         return cls(
-            entry,
+            ranked,
             roles,
-            f"{bits(entry)} bits/byte",
+            f"{bits(ranked)} bits/byte",
             "" if disk is None else format_size(disk),
             "" if rate is None else f"{format_rate(rate.value)} tokens/s",
         )
@@ -49,7 +49,7 @@ class Choice:
 class Advice:
     """What to take from one group of models. Names of models stand in backticks.
 
-    `choices` is empty where there is no choice: one sound model, or one that is best in everything.
+    `choices` is empty where there is no choice: one rankable model, or one that is best in everything.
     """
 
     kind: Kind
@@ -60,18 +60,18 @@ class Advice:
 
 def advice(group: Group) -> Advice | None:
     """Return which model to take from a group, or why none; None where nothing was measured."""
-    if not any(each.bits for each in group.entries):
+    if not any(each.bits for each in group.models):
         return None
     picked = picks(group)
     if picked is None:
-        return _none_sound([each for each in group.entries if each.bits])
+        return _none_sound([each for each in group.models if each.bits])
     choices = _choices(picked)
     taken = Choice.of(picked.smallest or picked.best)
-    start = f"Take {name(taken.entry)}" if len(group.entries) > 1 else name(taken.entry)
+    start = f"Take {name(taken.ranked)}" if len(group.models) > 1 else name(taken.ranked)
     floor = strongest_floor(group)
     kind: Kind = "warning" if floor and floor.verdict == "worse" else "note"
     notes = [*_floor(floor), *_ties(picked)]
-    if len(choices) == 1 and len(group.sound) > 1:
+    if len(choices) == 1 and len(group.rankable) > 1:
         notes.insert(0, f"It is {and_list([f'the {role}' for role in choices[0].roles])}.")
     shown = choices if len(choices) > 1 else ()
     return Advice(kind, f"{start}: {taken.figures}", shown, tuple(notes))
@@ -84,15 +84,15 @@ def advise(groups: Sequence[Group]) -> list[Advice]:
 
 def _choices(picked: Picks) -> tuple[Choice, ...]:
     """Return the models to take, one line a model: whoever is best in two things has both roles."""
-    roles: dict[str, tuple[Entry, list[str]]] = {}
-    for role, entry in (
+    roles: dict[str, tuple[RankedModel, list[str]]] = {}
+    for role, ranked in (
         (BEST, picked.best),
         (SMALLEST, picked.smallest),
         (FASTEST, picked.fastest),
     ):
-        if entry is not None:
-            roles.setdefault(entry.label, (entry, []))[1].append(role)
-    return tuple(Choice.of(entry, *held) for entry, held in roles.values())
+        if ranked is not None:
+            roles.setdefault(ranked.label, (ranked, []))[1].append(role)
+    return tuple(Choice.of(ranked, *held) for ranked, held in roles.values())
 
 
 def _ties(picked: Picks) -> list[str]:
@@ -120,10 +120,10 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
     ]
 
 
-# --- nothing sound ---
+# --- nothing rankable ---
 
 
-def _none_sound(measured: Sequence[Entry]) -> Advice:
+def _none_sound(measured: Sequence[RankedModel]) -> Advice:
     """Say why no model may be taken, and what to do about it."""
     unlearned = [each for each in measured if each.standing in ("collapsed", "too short")]
     if len(unlearned) < len(measured):
@@ -142,8 +142,8 @@ def _none_sound(measured: Sequence[Entry]) -> Advice:
     return Advice("warning", title, (), (*notes, doing))
 
 
-def _steps(entry: Entry) -> str:
-    training = entry.training
+def _steps(ranked: RankedModel) -> str:
+    training = ranked.training
     return (
         ""
         if training is None

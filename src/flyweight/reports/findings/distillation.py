@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flyweight.reports.entries import Entry
 from flyweight.reports.findings.phrases import Finding, Kind, bits, change, name, percent, times
-from flyweight.reports.ranking import Contrast, contrast
+from flyweight.reports.models import RankedModel
+from flyweight.reports.ranking import PairedDifference, paired_difference
 
 Quantity = Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
 
@@ -35,18 +35,18 @@ SHORT = 0.95
 class Control:
     """A student trained alone, what it was given as much of as the distilled one, and how the distilled one compares."""
 
-    entry: Entry
+    ranked: RankedModel
     quantity: Quantity
     given: str
-    gap: Contrast
+    gap: PairedDifference
 
 
-def distillations(found: Sequence[Entry]) -> list[Finding]:
+def distillations(found: Sequence[RankedModel]) -> list[Finding]:
     """Return one finding for every distilled model of a run."""
     return [_distillation(each, found) for each in found if each.model.stage == "distill"]
 
 
-def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
+def _distillation(student: RankedModel, found: Sequence[RankedModel]) -> Finding:
     if student.standing != "ok":
         reasons = "; ".join(fault.text for fault in student.faults) or "it was not evaluated"
         return Finding(
@@ -71,13 +71,13 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
 
 
 def _controls(
-    student: Entry, found: Sequence[Entry], given: dict[Quantity, str]
+    student: RankedModel, found: Sequence[RankedModel], given: dict[Quantity, str]
 ) -> tuple[list[Control], list[str]]:
-    """Return the sound controls of one family, the main one first, and why the others are none."""
-    sound, unsound = [], []
+    """Return the rankable controls of one family, the main one first, and why the others are none."""
+    rankable, unsound = [], []
     for quantity, phrase in given.items():
         for each in (each for each in found if _is_control(each, student, quantity)):
-            gap = contrast(student, each)
+            gap = paired_difference(student, each)
             if each.standing != "ok" or gap is None:
                 unsound.append(f"{name(each)} is {each.standing} and cannot serve as a control.")
             elif short := _shortfall(each, student, quantity):
@@ -85,11 +85,11 @@ def _controls(
                     f"{name(each)}, alone {phrase}, {short} and cannot serve as a control."
                 )
             else:
-                sound.append(Control(each, quantity, phrase, gap))
-    return sound, unsound
+                rankable.append(Control(each, quantity, phrase, gap))
+    return rankable, unsound
 
 
-def _is_control(other: Entry, student: Entry, quantity: Quantity) -> bool:
+def _is_control(other: RankedModel, student: RankedModel, quantity: Quantity) -> bool:
     """Whether `other` was trained alone with as much of `quantity` as the student: tied by the recipe, or equal as measured."""
     alone, distilled = other.model.training, student.model.training
     if (
@@ -113,12 +113,14 @@ def _is_control(other: Entry, student: Entry, quantity: Quantity) -> bool:
     )
 
 
-def _title(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> tuple[Kind, str]:
+def _title(
+    student: RankedModel, free: Sequence[Control], full: Sequence[Control]
+) -> tuple[Kind, str]:
     """Return the verdict: with the teacher's training counted where that was tried, else with the teacher for free."""
     main = (full or free)[0]
     counted = ", its teacher's training included" if full else ", with the teacher for free"
     alone = (
-        f"trained alone {main.given}, {name(main.entry)} reaches {bits(main.entry)} bits per byte"
+        f"trained alone {main.given}, {name(main.ranked)} reaches {bits(main.ranked)} bits per byte"
     )
     distilled = f"distilled, {name(student)} reaches {bits(student)}"
     if main.gap.verdict == "better":
@@ -135,7 +137,7 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
         start = (
             "The distilled one"
             if index == 0
-            else f"Against {name(control.entry)}, alone {control.given}, it"
+            else f"Against {name(control.ranked)}, alone {control.given}, it"
         )
         said.append(f"{start} is {change(control.gap)}.")
     for index, control in enumerate(free):
@@ -147,7 +149,7 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
             lead = "Not even a teacher that is there already pays:"
         against = (
             f"{lead} the distilled one is {change(control.gap)} against "
-            f"{name(control.entry)} ({bits(control.entry)})"
+            f"{name(control.ranked)} ({bits(control.ranked)})"
         )
         said.append(f"{against}, trained alone {control.given}.")
     if full and not free:
@@ -163,7 +165,7 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
     return said
 
 
-def other_shape(control: Entry, found: Sequence[Entry]) -> bool:
+def other_shape(control: RankedModel, found: Sequence[RankedModel]) -> bool:
     """Whether a model is a control that the recipe ties to a student of another shape."""
     training = control.model.training
     if training is None or training.same_as is None:
@@ -175,20 +177,20 @@ def other_shape(control: Entry, found: Sequence[Entry]) -> bool:
     return student is not None and student.model.config_line != control.model.config_line
 
 
-def _other_shapes(student: Entry, controls: Sequence[Control]) -> list[str]:
+def _other_shapes(student: RankedModel, controls: Sequence[Control]) -> list[str]:
     """Caution where a control is not the student's shape: the difference is then not the teacher's alone."""
     said = []
-    for entry in (control.entry for control in controls):
-        if entry.model.config_line != student.model.config_line:
-            shapes = f"{entry.model.config_line} against {student.model.config_line}"
+    for ranked in (control.ranked for control in controls):
+        if ranked.model.config_line != student.model.config_line:
+            shapes = f"{ranked.model.config_line} against {student.model.config_line}"
             said.append(
-                f"Caution: {name(entry)} has another shape than {name(student)} ({shapes}), so the"
+                f"Caution: {name(ranked)} has another shape than {name(student)} ({shapes}), so the"
                 " difference is not the teacher's alone."
             )
     return said
 
 
-def _shortfall(other: Entry, student: Entry, quantity: Quantity) -> str:
+def _shortfall(other: RankedModel, student: RankedModel, quantity: Quantity) -> str:
     """Say so where a control ended before it had spent what the distilled student did."""
     alone, distilled = other.model.training, student.model.training
     if alone is None or distilled is None:
@@ -204,7 +206,9 @@ def _shortfall(other: Entry, student: Entry, quantity: Quantity) -> str:
     )
 
 
-def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]) -> list[str]:
+def _teacher(
+    student: RankedModel, controls: Sequence[Control], found: Sequence[RankedModel]
+) -> list[str]:
     """Set the teacher beside the students: alone, one may even beat it."""
     teacher = next((each for each in found if each.model.name == student.model.teacher), None)
     if teacher is None or teacher.standing != "ok":
@@ -214,11 +218,9 @@ def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]
             else []
         )
     for control in controls:
-        gap = contrast(control.entry, teacher)
+        gap = paired_difference(control.ranked, teacher)
         if gap and gap.verdict == "better":
-            ratio = times(teacher.model.parameters.total / control.entry.model.parameters.total)
-            beats = (
-                f"Trained alone, {name(control.entry)} even beats {name(teacher)} ({bits(teacher)})"
-            )
+            ratio = times(teacher.model.parameters.total / control.ranked.model.parameters.total)
+            beats = f"Trained alone, {name(control.ranked)} even beats {name(teacher)} ({bits(teacher)})"
             return [f"{beats}, the teacher itself, which has {ratio} its parameters."]
     return [f"{name(teacher)}, the teacher, reaches {bits(teacher)}."]

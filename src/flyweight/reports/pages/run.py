@@ -19,11 +19,11 @@ from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.files import write_text
 from flyweight.errors import RequestError
 from flyweight.records.run_summary import AuditCheck, BudgetLine, Sample, Summary
-from flyweight.reports.entries import Entry, Group, entries, groups
 from flyweight.reports.figures import run as plots
 from flyweight.reports.findings import run as words
 from flyweight.reports.findings.advice import Advice, advice
 from flyweight.reports.findings.distillation import other_shape
+from flyweight.reports.models import Group, RankedModel, groups, ranked_models
 from flyweight.reports.tables import run as tables
 from flyweight.visible import visible
 
@@ -90,7 +90,7 @@ def refuse_place(out: Path) -> None:
 
 
 def _write_folder(summaries: Sequence[Summary], out: Path) -> Path:
-    grouped = groups(entries(summaries))
+    grouped = groups(ranked_models(summaries))
     write_text(out / MARKDOWN, "\n".join(tables.markdown(group) for group in grouped))
     write_text(out / CSV, tables.long_csv(grouped))
     write_text(out / PAGE, render(summaries, grouped))
@@ -140,12 +140,12 @@ def render(summaries: Sequence[Summary], grouped: Sequence[Group] | None = None)
 
     `grouped` are their models, where known already.
     """
-    grouped = groups(entries(summaries)) if grouped is None else grouped
-    found = [each for group in grouped for each in group.entries]
+    grouped = groups(ranked_models(summaries)) if grouped is None else grouped
+    found = [each for group in grouped for each in group.models]
     single = len(summaries) == 1
     sections = [_section(group, f"g{index}-") for index, group in enumerate(grouped)]
     audited = [each for each in found if each.model.audit]
-    parts = [grouped] if single else [groups(entries([summary])) for summary in summaries]
+    parts = [grouped] if single else [groups(ranked_models([summary])) for summary in summaries]
     return (
         environment({each.label: each.colour % 8 for each in found})
         .from_string(resource("page.html"))
@@ -197,16 +197,16 @@ class Samples:
     """Continuations of one prompt: those of the best models, and those of all others."""
 
     prompt: str
-    best: list[tuple[Entry, Sample]]
-    rest: list[tuple[Entry, Sample]]
+    best: list[tuple[RankedModel, Sample]]
+    rest: list[tuple[RankedModel, Sample]]
 
 
 def _samples(grouped: Sequence[Group]) -> list[Samples]:
     """Return the continuations of every prompt, best model first; the unranked come last."""
-    by_prompt: dict[str, list[tuple[Entry, Sample]]] = {}
+    by_prompt: dict[str, list[tuple[RankedModel, Sample]]] = {}
     for group in grouped:
-        unranked = [each for each in group.entries if each.standing != "ok"]
-        for each in (*group.sound, *unranked):
+        unranked = [each for each in group.models if each.standing != "ok"]
+        for each in (*group.rankable, *unranked):
             for sample in each.model.samples:
                 by_prompt.setdefault(sample.prompt, []).append((each, sample))
     return [
@@ -215,7 +215,7 @@ def _samples(grouped: Sequence[Group]) -> list[Samples]:
     ]
 
 
-def _audit(audited: Sequence[Entry]) -> list[AuditRow]:
+def _audit(audited: Sequence[RankedModel]) -> list[AuditRow]:
     checks = [
         {check.name: check for check in each.model.audit.checks} if each.model.audit else {}
         for each in audited
@@ -228,7 +228,7 @@ def _audit(audited: Sequence[Entry]) -> list[AuditRow]:
     return rows
 
 
-def _reasons(audited: Sequence[Entry]) -> list[tuple[str, str, str, list[str]]]:
+def _reasons(audited: Sequence[RankedModel]) -> list[tuple[str, str, str, list[str]]]:
     """Return (verdict, check, reason, models) for every check that failed or did not apply, alike ones together."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for each in audited:
@@ -242,7 +242,7 @@ def _reasons(audited: Sequence[Entry]) -> list[tuple[str, str, str, list[str]]]:
 
 def _commands(summary: Summary, part: Sequence[Group]) -> list[str]:
     """Return what made this run, and how to try its best model."""
-    ranked = [each for group in part for each in group.sound]
+    ranked = [each for group in part for each in group.rankable]
     model = ranked[0].model if ranked else summary.models[0]
     prompt = model.samples[0].prompt if model.samples else "Once"
     return [
@@ -317,8 +317,8 @@ def environment(colours: Mapping[str, int]) -> Environment:
         "size": format_size,
         "count": format_count,
         "time": format_time,
-        "glyph": lambda entry: GLYPHS[plots.SHAPES[entry.shape % len(plots.SHAPES)]],
-        "colour": lambda entry: entry.colour % 8,
+        "glyph": lambda ranked: GLYPHS[plots.SHAPES[ranked.shape % len(plots.SHAPES)]],
+        "colour": lambda ranked: ranked.colour % 8,
         "measured": _measured,
         "percent": words.percent,
     }

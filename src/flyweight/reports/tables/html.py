@@ -7,14 +7,14 @@ from html import escape
 from flyweight.core.notebook import html_table
 from flyweight.records.run_summary import Summary
 from flyweight.records.study_summary import StudySummary
-from flyweight.reports.entries import Group, entries, groups
+from flyweight.reports.models import Group, groups, ranked_models
 from flyweight.reports.tables import run as tables, study as study_tables
 from flyweight.reports.tables.run import Cell
 
 
 def of_run(summary: Summary) -> str:
     """Return a run's tables of models, one for each text that they were measured on."""
-    return "".join(_group(group) for group in groups(entries([summary])))
+    return "".join(_group(group) for group in groups(ranked_models([summary])))
 
 
 def _group(group: Group) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Floor, Summary, Training
-from flyweight.reports.entries import UNRANKED, Entry, Group
 from flyweight.reports.findings.phrases import FLOOR, floor_name
+from flyweight.reports.models import UNRANKED, Group, RankedModel
 from flyweight.reports.ranking import AXES, bold
 from flyweight.reports.tables.csv_text import csv_text
 from flyweight.visible import visible
@@ -32,7 +32,7 @@ class Row:
     """One line of the table: a model, or a floor; `key` is what it is called in CSV."""
 
     label: str
-    entry: Entry | None = None
+    ranked: RankedModel | None = None
     floor: Floor | None = None
     key: str = ""
 
@@ -61,9 +61,9 @@ class Column:
     cell: Callable[[Row], Cell | None]
     ranked: bool = True
 
-    def metric(self, entry: Entry) -> Metric | None:
-        """Return the number that an entry has in this column."""
-        cell = self.cell(Row(entry.label, entry=entry))
+    def metric(self, ranked: RankedModel) -> Metric | None:
+        """Return the number that an ranked has in this column."""
+        cell = self.cell(Row(ranked.label, ranked=ranked))
         return cell.metric if cell else None
 
 
@@ -85,13 +85,13 @@ class Table:
 
 def table(group: Group) -> Table:
     """Return the table of a group: its models in the recipe's order, then its floors."""
-    models = [Row(each.label, entry=each) for each in group.entries]
+    models = [Row(each.label, ranked=each) for each in group.models]
     floors = [Row(floor_name(key), floor=floor, key=key) for key, floor in group.floors.items()]
     best = {
         (each.label, column.key)
         for column in COLUMNS
         if column.ranked
-        for each in bold(group.sound, None if column.key == "bits_per_byte" else column.metric)
+        for each in bold(group.rankable, None if column.key == "bits_per_byte" else column.metric)
     }
     return Table(group, (*models, *floors), frozenset(best))
 
@@ -129,7 +129,7 @@ def _bits_per_byte(row: Row) -> Cell | None:
             f"{row.floor.bits_per_byte:.3f}",
             metric=Metric.exact(row.floor.bits_per_byte, "bits/byte"),
         )
-    metric = row.entry.bits if row.entry else None
+    metric = row.ranked.bits if row.ranked else None
     return metric and Cell(f"{metric.value:.3f}", _range(metric), metric)
 
 
@@ -138,7 +138,7 @@ def _perplexity(row: Row) -> Cell | None:
         return Cell(
             _ppl(row.floor.perplexity), metric=Metric.exact(row.floor.perplexity, "1/token")
         )
-    evaluate = row.entry.model.evaluate if row.entry else None
+    evaluate = row.ranked.model.evaluate if row.ranked else None
     return evaluate and Cell(_ppl(evaluate.perplexity.value), metric=evaluate.perplexity)
 
 
@@ -153,8 +153,8 @@ def _evaluated(name: str) -> Callable[[Row], Cell | None]:
         if row.floor and name == "nll":
             return Cell(f"{row.floor.nll:.3f}", metric=Metric.exact(row.floor.nll, "nats/token"))
         metric = (
-            getattr(row.entry.model.evaluate, name)
-            if row.entry and row.entry.model.evaluate
+            getattr(row.ranked.model.evaluate, name)
+            if row.ranked and row.ranked.model.evaluate
             else None
         )
         return metric and Cell(f"{metric.value:.4g}", metric=metric)
@@ -163,7 +163,7 @@ def _evaluated(name: str) -> Callable[[Row], Cell | None]:
 
 
 def _parameters(row: Row) -> Cell | None:
-    count = row.entry and row.entry.model.parameters.unique
+    count = row.ranked and row.ranked.model.parameters.unique
     return (
         Cell(format_count(count), metric=Metric.exact(count, "parameters"))
         if count is not None
@@ -172,14 +172,14 @@ def _parameters(row: Row) -> Cell | None:
 
 
 def _disk(row: Row) -> Cell | None:
-    metric = AXES["disk"].metric(row.entry) if row.entry else None
+    metric = AXES["disk"].metric(row.ranked) if row.ranked else None
     return metric and Cell(format_size(metric.value), metric=metric)
 
 
 def _measured(name: str, form: Callable[[float], str]) -> Callable[[Row], Cell | None]:
     def cell(row: Row) -> Cell | None:
         metric = (
-            getattr(row.entry.model.bench, name) if row.entry and row.entry.model.bench else None
+            getattr(row.ranked.model.bench, name) if row.ranked and row.ranked.model.bench else None
         )
         return metric and Cell(form(metric.value), metric=metric)
 
@@ -193,10 +193,10 @@ def _trained(own: str, unit: str, form: Callable[[float], str]) -> Callable[[Row
     """
 
     def cell(row: Row) -> Cell | None:
-        training = row.entry.training if row.entry else None
-        if row.entry is None or training is None:
+        training = row.ranked.training if row.ranked else None
+        if row.ranked is None or training is None:
             return None
-        mine, total = _own(row.entry, training, own), getattr(training, f"total_{own}")
+        mine, total = _own(row.ranked, training, own), getattr(training, f"total_{own}")
         sub = "" if total == mine else f"{SIGMA} {form(total)}"
         return Cell(form(mine) if mine else "none", sub, Metric.exact(mine, unit))
 
@@ -205,7 +205,7 @@ def _trained(own: str, unit: str, form: Callable[[float], str]) -> Callable[[Row
 
 def _total(own: str, unit: str) -> Callable[[Row], Cell | None]:
     def cell(row: Row) -> Cell | None:
-        training = row.entry.training if row.entry else None
+        training = row.ranked.training if row.ranked else None
         value = training and getattr(training, f"total_{own}")
         return (
             Cell(format_count(value), metric=Metric.exact(value, unit))
@@ -216,8 +216,8 @@ def _total(own: str, unit: str) -> Callable[[Row], Cell | None]:
     return cell
 
 
-def _own(entry: Entry, training: Training, what: str) -> float:
-    return 0.0 if entry.model.training is None else getattr(training, what)
+def _own(ranked: RankedModel, training: Training, what: str) -> float:
+    return 0.0 if ranked.model.training is None else getattr(training, what)
 
 
 def short_time(seconds: float) -> str:
@@ -228,7 +228,7 @@ def short_time(seconds: float) -> str:
 
 
 def _audit(row: Row) -> Cell | None:
-    audit = row.entry.model.audit if row.entry else None
+    audit = row.ranked.model.audit if row.ranked else None
     if audit is None:
         return None
     failed = sum(check.verdict == "fail" for check in audit.checks)
@@ -267,7 +267,7 @@ def terminal(group: Group, width: int = 100) -> RichTable:
     for column in columns:
         drawn.add_column(column.title, justify="right", no_wrap=True)
     for row in made.rows:
-        standing = row.entry.standing if row.entry else "floor"
+        standing = row.ranked.standing if row.ranked else "floor"
         style = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}.get(
             standing, ""
         )
@@ -277,7 +277,7 @@ def terminal(group: Group, width: int = 100) -> RichTable:
         drawn.add_row(
             name,
             *(_rich(made, row, column) for column in columns),
-            end_section=row is made.rows[len(group.entries) - 1],
+            end_section=row is made.rows[len(group.models) - 1],
         )
     return drawn
 
@@ -297,7 +297,7 @@ def _rich(made: Table, row: Row, column: Column):
     style = {"pass": "green", "fail": "bold red"}.get(
         cell.tone, "bold" if (row.label, column.key) in made.best else ""
     )
-    text = Text(cell.text, style=style or ("" if row.entry else "dim"))
+    text = Text(cell.text, style=style or ("" if row.ranked else "dim"))
     return text.append(f"\n{cell.sub}", style="dim not bold") if cell.sub else text
 
 
@@ -329,7 +329,7 @@ def markdown(group: Group) -> str:
     ]
     for row in made.rows:
         standing = (
-            f" ({row.entry.standing})" if row.entry and row.entry.standing in UNRANKED else ""
+            f" ({row.ranked.standing})" if row.ranked and row.ranked.standing in UNRANKED else ""
         )
         cells = [_flat(made, row, column) for column in made.columns]
         lines.append(f"| {_pipe(row.label)}{standing} | " + " | ".join(cells) + " |")
@@ -371,8 +371,8 @@ def long_csv(groups: Sequence[Group]) -> str:
     )
     for group in groups:
         for row in table(group).rows:
-            summary = row.entry.summary if row.entry else group.entries[0].summary
-            kind, standing = ("model", row.entry.standing) if row.entry else ("floor", "")
+            summary = row.ranked.summary if row.ranked else group.models[0].summary
+            kind, standing = ("model", row.ranked.standing) if row.ranked else ("floor", "")
             for column in COLUMNS:
                 cell = column.cell(row)
                 if cell and (metric := cell.metric):

@@ -72,7 +72,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RankedModel:
     """One model on a report: `label` is unique there.
 
     `colour` is its lineage's number, `shape` its place in the lineage.
@@ -130,7 +130,7 @@ class Entry:
 
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
-        """Why its numbers may not be ranked; empty for a sound model."""
+        """Why its numbers may not be ranked; empty for a rankable model."""
         faults: list[Fault] = []
         nothing: Literal["collapsed", "too short"] = "too short" if self.short else "collapsed"
         corpus, bits = self.summary.corpus_of(self.model), self.bits
@@ -177,26 +177,24 @@ class Group:
     """
 
     text: Text | None
-    entries: tuple[Entry, ...]
+    models: tuple[RankedModel, ...]
     floors: dict[str, Floor]
     flattered: frozenset[str] = frozenset()
 
     @cached_property
-    def sound(self) -> list[Entry]:
-        """The entries that may be ranked, best quality first."""
-        return sorted(
-            (each for each in self.entries if each.standing == "ok"), key=bits_or_infinity
-        )
+    def rankable(self) -> list[RankedModel]:
+        """The models that may be ranked, best quality first."""
+        return sorted((each for each in self.models if each.standing == "ok"), key=bits_or_infinity)
 
 
-def bits_or_infinity(entry: Entry) -> float:
-    """Return an entry's bits per byte, infinite where unmeasured."""
-    return entry.bits.value if entry.bits else math.inf
+def bits_or_infinity(ranked: RankedModel) -> float:
+    """Return an ranked's bits per byte, infinite where unmeasured."""
+    return ranked.bits.value if ranked.bits else math.inf
 
 
-def entries(summaries: Sequence[Summary]) -> tuple[Entry, ...]:
+def ranked_models(summaries: Sequence[Summary]) -> tuple[RankedModel, ...]:
     """Return all models of some runs; with several runs, labels are `run:model`."""
-    found: list[Entry] = []
+    found: list[RankedModel] = []
     names = [summary.name for summary in summaries]
     lineages: dict[tuple[int, str], int] = {}
     members: dict[int, int] = {}
@@ -206,7 +204,7 @@ def entries(summaries: Sequence[Summary]) -> tuple[Entry, ...]:
         for model in summary.models:
             colour = lineages.setdefault((run, _root(summary, model)), len(lineages))
             shape = members[colour] = members.get(colour, -1) + 1
-            found.append(Entry(summary, model, prefix + visible(model.name), colour, shape))
+            found.append(RankedModel(summary, model, prefix + visible(model.name), colour, shape))
     return tuple(found)
 
 
@@ -218,8 +216,8 @@ def _root(summary: Summary, model: ModelSummary) -> str:
     return model.name
 
 
-def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
-    """Return the entries by the text they were evaluated on, in order of appearance.
+def groups(found: Sequence[RankedModel]) -> tuple[Group, ...]:
+    """Return the models by the text they were evaluated on, in order of appearance.
 
     Unmeasured ones join the first group.
 
@@ -238,7 +236,7 @@ def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
     return tuple(made)
 
 
-def _floors(members: Sequence[Entry]) -> tuple[dict[str, Floor], frozenset[str]]:
+def _floors(members: Sequence[RankedModel]) -> tuple[dict[str, Floor], frozenset[str]]:
     """Return a group's floors and which are flattered.
 
     Where several tokenizers give several, they stand in the names.
