@@ -26,9 +26,6 @@ from flyweight.visible import visible
 
 Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured"]
 
-UNRANKED: tuple[Standing, ...] = ("collapsed", "too short", "invalid")
-"""Standings of models that were measured and may not be ranked."""
-
 # A model that fails one of these learned nothing; the numbers of one that fails any other cannot be
 # believed, unless that check is about the text, which is the same for all models.
 _COLLAPSE = ("below_unigram_floor", "initial_token_sensitivity")

@@ -1,6 +1,7 @@
 """How models compare: which is best, what is decided, what lies on a Pareto front, which to take.
 
-The verdict, the table's bold figures, the plots and the words all take their judgements from here.
+The verdict box, the tables' bold figures, the plots and the findings all take their judgements from
+here; studies too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flyweight.core.student import student
 from flyweight.evaluation.compare import LEVEL, honest
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Comparison, Verdict
+from flyweight.records.study_summary import LEAST_SEEDS, CellSummary
 from flyweight.reports.models import Group, RankedModel, bits_or_infinity
+
+Direction = Literal["lower", "higher"]
+"""Which direction of a number is better."""
 
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "undecided": "undecided"}
 
@@ -137,12 +143,45 @@ def bold(
 ) -> list[RankedModel]:
     """Return the models whose figure is bold: the best, and those not significantly worse.
 
-    `metric` is None for bits per byte. None is bold where one model alone has a figure or all are
-    alike.
+    `metric` is None for bits per byte. Of noisy measurements only the `winner_in` is bold, and what
+    measured exactly the same. None is bold where one model alone has a figure or all are alike.
     """
     measured = [each for each in rankable if metric is None or metric(each) is not None]
-    best = tied_best(measured) if metric is None else tied_best_in(measured, metric)
+    if metric is None:
+        best = tied_best(measured)
+    elif any(value.low < value.high for each in measured if (value := metric(each))):
+        winner = winner_in(measured, metric)
+        best = [each for each in measured if winner and metric(each) == metric(winner)]
+    else:
+        best = tied_best_in(measured, metric)
     return best if len(best) < len(measured) else []
+
+
+def winner_in(
+    rankable: Sequence[RankedModel], metric: Callable[[RankedModel], Metric | None]
+) -> RankedModel | None:
+    """Return the best model in a noisy quantity, or None where nothing is decided.
+
+    Of several that cannot be told apart it is the one with the tightest interval, if it beats
+    every model outside the tie decidedly. Equal intervals go to the first in the order given.
+    """
+    values = {each.label: value for each in rankable if (value := metric(each)) is not None}
+    tied = tied_best_in(rankable, metric)
+    names = {each.label for each in tied}
+    rest = [value for label, value in values.items() if label not in names]
+    if not rest:
+        return None
+    winners = [
+        each
+        for each in tied
+        if all(decide(values[each.label], other) == "better" for other in rest)
+    ]
+
+    def width(model: RankedModel) -> float:
+        value = values[model.label]
+        return (value.high - value.low) / abs(value.value) if value.value else math.inf
+
+    return min(winners, key=width, default=None)
 
 
 def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) -> list[int]:
@@ -219,6 +258,89 @@ AXES = {
 }
 
 
+# --- cells of a study ---
+
+
+def cell_difference(
+    first: CellSummary, second: CellSummary, metric: str
+) -> tuple[float, float, float] | None:
+    """Return first minus second over the seeds that both have: mean, low and high.
+
+    Bounds are of Student's t at 95 %; perplexities are compared by their logarithms. None for fewer
+    than three common seeds or values that are not finite.
+    """
+    by_seed = [
+        {run.seed: run.metrics[metric] for run in cell.tested if metric in run.metrics}
+        for cell in (first, second)
+    ]
+    pairs = [(value, by_seed[1][seed]) for seed, value in by_seed[0].items() if seed in by_seed[1]]
+    if len(pairs) < LEAST_SEEDS or not all(
+        map(math.isfinite, (end for pair in pairs for end in pair))
+    ):
+        return None
+    if metric.endswith("perplexity"):
+        pairs = [(math.log(a), math.log(b)) for a, b in pairs]
+    return student([a - b for a, b in pairs])
+
+
+def ranked_cells(
+    cells: Sequence[CellSummary], metric: str, better: Direction = "lower"
+) -> list[CellSummary]:
+    """Return the cells that are results, the best mean first."""
+    sign = 1 if better == "lower" else -1
+    means = [(cell, spread.mean) for cell in cells if (spread := cell.spread(metric))]
+    finite = [(cell, mean) for cell, mean in means if math.isfinite(mean)]
+    return [cell for cell, _ in sorted(finite, key=lambda pair: sign * pair[1])]
+
+
+def tied_best_cells(
+    cells: Sequence[CellSummary], metric: str, better: Direction = "lower"
+) -> list[CellSummary]:
+    """Return the cell of best mean, and those not significantly worse than it seed by seed."""
+    ranked = ranked_cells(cells, metric, better)
+    if not ranked:
+        return []
+    best, *others = ranked
+    return [best, *(cell for cell in others if not _worse(cell, best, metric, better))]
+
+
+def _worse(cell: CellSummary, best: CellSummary, metric: str, better: Direction) -> bool:
+    gap = cell_difference(cell, best, metric)
+    if gap is None:
+        return False
+    _, low, high = gap
+    return low > 0 if better == "lower" else high < 0
+
+
+def bold_cells(
+    cells: Sequence[CellSummary], metric: str, better: Direction = "lower"
+) -> list[CellSummary]:
+    """Return the cells whose figure is bold: as `bold`, none where all are alike."""
+    tied = tied_best_cells(cells, metric, better)
+    return tied if len(tied) < len(ranked_cells(cells, metric, better)) else []
+
+
+def training_flops(cell: CellSummary) -> float:
+    """Return the mean training FLOPs of a cell's runs."""
+    return cell.flops
+
+
+def front_cells(
+    cells: Sequence[CellSummary],
+    metric: str,
+    better: Direction = "lower",
+    cost: Callable[[CellSummary], float] = training_flops,
+) -> list[CellSummary]:
+    """Return the cells on the Pareto front of a metric's mean against a cost, by cost."""
+    sign = 1 if better == "lower" else -1
+    points = [
+        (cell, (cost(cell), sign * spread.mean))
+        for cell in cells
+        if (spread := cell.spread(metric))
+    ]
+    return [points[index][0] for index in pareto([point for _, point in points])]
+
+
 # --- floors ---
 
 
@@ -257,8 +379,8 @@ CLOSE = 0.01
 class Picks:
     """Which models to take from a group, by what matters.
 
-    `tied` are not significantly worse in quality than the `best`, `alike` not significantly slower
-    than the `fastest`; both leave out the model itself.
+    `tied` are not significantly worse in quality than the `best`. `fastest` is None where speed is
+    not decided; `alike` are not significantly slower than it. Both leave out the model itself.
     """
 
     best: RankedModel
@@ -275,9 +397,11 @@ def picks(group: Group) -> Picks | None:
         return None
     best = rankable[0]
     tied = tuple(each for each in tied_best(rankable) if each is not best)
-    fast = tied_best_in(rankable, AXES["speed"].metric)
-    fastest = fast[0] if fast else None  # of those that are equally fast, the one of best quality
-    return Picks(best, tied, _smallest(rankable), fastest, tuple(fast[1:]))
+    speed = AXES["speed"].metric
+    fastest = winner_in(rankable, speed)
+    fast = tied_best_in(rankable, speed) if fastest else []
+    alike = tuple(each for each in fast if each is not fastest)
+    return Picks(best, tied, _smallest(rankable), fastest, alike)
 
 
 def _smallest(rankable: Sequence[RankedModel]) -> RankedModel | None:

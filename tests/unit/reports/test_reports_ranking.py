@@ -210,11 +210,12 @@ def test_one_noisy_measurement_does_not_make_slow_models_fast():
     fast = {"student", "student-alone", "student-compute"}
     assert {each.label for each in tied_best_in(group.rankable, speed)} == fast
     best = tables.table(group).best
-    assert {label for label, key in best if key == "decode_tokens_per_s"} == fast
+    bold = {label for label, key in best if key == "decode_tokens_per_s"}
+    assert bold == {"student-compute"}, "the steadiest of the fast ones, of the verdict too"
     titles = [each.title for each in findings(summary)]
     assert any("`int8`" in title and "and slower" in title for title in titles)
     picked = picks(group)
-    assert picked.fastest.label == "student-compute", "the best of the equally fast"
+    assert picked.fastest.label == "student-compute", "the steadiest of the equally fast"
     assert {each.label for each in picked.alike} == fast - {"student-compute"}
     assert [each.label for each in AXES["speed"].front(group.rankable)] == ["student-compute"]
 

@@ -10,6 +10,7 @@ from flyweight import api
 from flyweight.api.session import Session
 from flyweight.errors import RequestError
 from flyweight.records.run_summary import Sample
+from flyweight.reports import report
 from flyweight.reports.findings import run as words
 from flyweight.reports.models import ranked_models
 from flyweight.reports.pages import run as page
@@ -71,9 +72,9 @@ def test_the_headline_comes_first_and_every_part_is_there(html):
         text.index("What paid and what did not"),
         text.index("Distillation did not pay here"),
     )
-    assert advice < paid < found < text.index("The models")
+    assert advice < text.index("The models") < text.index("Quality against") < paid < found
     for part in (
-        "What quality costs",
+        "Quality, and what it costs",
         "How they learned",
         "What they write",
         "The audit",
@@ -133,7 +134,7 @@ def test_missing_parts_leave_no_holes():
     text = " ".join(Checker(html).text)
     assert "Nothing was measured in this run." in text
     for absent in (
-        "What quality costs",
+        "Quality, and what it costs",
         "How they learned",
         "What they write",
         "The audit",
@@ -241,7 +242,7 @@ def test_a_page_sorts_its_models_once(monkeypatch):
         calls.append(len(summaries))
         return ranked_models(summaries)
 
-    monkeypatch.setattr(page, "ranked_models", counted)
+    monkeypatch.setattr(report, "ranked_models", counted)
     monkeypatch.setattr(words, "ranked_models", counted)
     page.render([made.quickstart()])
     assert calls == [1]

@@ -147,6 +147,3 @@ def test_the_legend_explains_a_sigma_only_where_one_stands():
 
 def test_the_legend_is_plain_text():
     json.dumps(tables.LEGEND)
-    assert tables.short_time(131.4) == "131 s"
-    assert tables.short_time(2100) == "35 min"
-    assert tables.short_time(7560) == "2.1 h"

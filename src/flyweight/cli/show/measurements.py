@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.cli.show.results import say
+from flyweight.cli.show.console import say
 from flyweight.config.units import format_count, format_rate, format_size
 
 _LIKELIHOOD = {

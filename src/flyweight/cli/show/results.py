@@ -12,46 +12,42 @@ from rich.text import Text
 
 from flyweight.api import Run, StudyRun
 from flyweight.cli.show import advice
+from flyweight.cli.show.console import prose, say
 from flyweight.config.units import format_size, format_time
 from flyweight.core.console import Terminal
-from flyweight.reports.findings import run as words
 from flyweight.reports.findings.phrases import floor_name
-from flyweight.reports.models import groups, ranked_models
-from flyweight.reports.tables import run as tables, study as study_tables
-
-
-def say(*lines: Any) -> None:
-    """Print text lines and tables on standard output."""
-    console = Terminal()
-    for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str | Text))
+from flyweight.reports.findings.run import plain
+from flyweight.reports.findings.study import study_advice
+from flyweight.reports.report import RunReport
+from flyweight.reports.tables import run as run_tables, study as study_tables
 
 
 def run(result: Run) -> None:
     """Print a finished run: which model to take, its table, its findings, where the report is."""
-    grouped = groups(ranked_models([result.summary]))
-    say(*advice.lines(grouped))
-    for group in grouped:
-        say("", tables.terminal(group, Terminal().width))
+    report = RunReport((result.summary,))
+    advice.show(report.advice)
+    for group in report.groups:
+        say("", run_tables.terminal(group, Terminal().width))
     for stage in result.summary.stages:
         if stage.evaluate is not None:
             say(f"{stage.name}: {_in_words(stage.evaluate)}")
-    say("", *words.plain(words.findings(result.summary, grouped)), "", f"report: {result.report}")
+    prose("", *plain(report.findings))
+    say("", f"report: {result.report}")
 
 
 def study(result: StudyRun) -> None:
-    """Print a finished study: its tables, its findings, and where the report is."""
-    for table in study_tables.terminal(result.summary):
-        say("", table)
+    """Print a finished study: its verdict, its claims, its tables, and where the report is."""
+    advice.show([study_advice(result.summary)])
     colours = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
-    say(
-        "",
-        *(
-            Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}")
-            for each in result.summary.findings
-        ),
-    )
-    say(*result.summary.left_out, "", f"report: {result.report}")
+    claims = [
+        Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}")
+        for each in result.summary.findings
+    ]
+    prose(*(["", *claims] if claims else []))
+    for table in study_tables.terminal(result.summary, Terminal().width):
+        say("", table)
+    prose(*result.summary.left_out)
+    say("", f"report: {result.report}")
 
 
 def _in_words(evaluation: Any) -> str:

@@ -179,16 +179,24 @@ def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
 
 
 def draw_front(
-    made: Canvas, corners: Sequence[tuple[float, float]], better: Literal["lower", "higher"]
+    made: Canvas,
+    corners: Sequence[tuple[float, float]],
+    better: Literal["lower", "higher"],
+    better_y: Literal["lower", "higher"] = "lower",
 ) -> None:
-    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure."""
+    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure.
+
+    `better` is the direction of x, `better_y` that of y.
+    """
     if not corners:
         return
-    (left, right), top = made.axes.get_xlim(), made.axes.get_ylim()[1]
+    left, right = made.axes.get_xlim()
+    bottom, top = made.axes.get_ylim()
+    edge = top if better_y == "lower" else bottom
     if better == "higher":
-        corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], top)], "pre"
+        corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], edge)], "pre"
     else:
-        corners, steps = [(corners[0][0], top), *corners, (right, corners[-1][1])], "post"
+        corners, steps = [(corners[0][0], edge), *corners, (right, corners[-1][1])], "post"
     line: list[tuple[float, float]] = [corners[0]]
     for (x0, y0), (x1, y1) in pairwise(corners):
         line += [(x1, y0) if steps == "post" else (x0, y1), (x1, y1)]

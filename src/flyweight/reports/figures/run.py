@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flyweight.config.units import format_count, format_rate, format_size
+from flyweight.config.units import format_count, format_rate, format_short_time, format_size
 from flyweight.records.run_summary import Curve, Training
 from flyweight.reports.figures import labels
 from flyweight.reports.figures.canvas import (
@@ -35,7 +35,6 @@ from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, floor_name, short_floor_name
 from flyweight.reports.models import Group, RankedModel
 from flyweight.reports.ranking import AXES, Axis
-from flyweight.reports.tables.run import short_time
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">")
 # A floor farther from the models than this share of their spread is named at the edge instead of
@@ -325,7 +324,7 @@ Spent = Literal["flops", "seconds"]
 
 _SPENT: dict[Spent, tuple[str, str, Callable[[float], str]]] = {
     "flops": ("Against training compute", "total training FLOPs", format_count),
-    "seconds": ("Against training time", "total training time", short_time),
+    "seconds": ("Against training time", "total training time", format_short_time),
 }
 
 

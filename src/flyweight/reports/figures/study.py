@@ -31,8 +31,8 @@ from flyweight.reports.figures.canvas import (
 from flyweight.reports.figures.run import SHAPES, Drawing
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, short_floor_name
-from flyweight.reports.ranking import pareto
-from flyweight.reports.tables.study import ABOUT, TITLES, label
+from flyweight.reports.ranking import front_cells
+from flyweight.reports.tables.study import METRICS, label, main_metric
 
 NAMED = 8
 """Models of a front that are named; the page's table names them all."""
@@ -150,7 +150,8 @@ def _scatter(
     summary: StudySummary, data: str, cells: Sequence[CellSummary], axis: str, key: str
 ) -> Drawing | None:
     title, value = AXES[axis]
-    metric = summary.metrics[0]
+    metric, better = main_metric(summary)
+    wording = METRICS[metric]
     marks = [
         Mark(cell, value(cell), spread)
         for cell in cells
@@ -158,7 +159,9 @@ def _scatter(
     ]
     if len(marks) < 2:
         return None
-    on_front = [marks[index] for index in pareto([(mark.x, mark.spread.mean) for mark in marks])]
+    by_name = {mark.cell.name: mark for mark in marks}
+    front = front_cells([mark.cell for mark in marks], metric, better, value)
+    on_front = [by_name[cell.name] for cell in front]
     floors = {
         name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()
     }
@@ -172,7 +175,7 @@ def _scatter(
         vertical(
             made,
             *_span(marks, [each for each in floors.values() if each]),
-            ABOUT[metric].replace(" of the test split", ""),
+            wording.axis,
         )
         made.text(
             46,
@@ -181,7 +184,7 @@ def _scatter(
             size=NORMAL_TEXT,
             color=COLOURS["muted"],
         )
-        draw_front(made, [(mark.x, mark.spread.mean) for mark in on_front], "lower")
+        draw_front(made, [(mark.x, mark.spread.mean) for mark in on_front], "lower", better)
         if axis == "flops":
             _join(made, marks, styles)
         placed = [
@@ -199,13 +202,13 @@ def _scatter(
             [labels.short(label(mark.cell)) for mark in named],
             [series(styles.of(mark.cell).colour) for mark in named],
         )
-        ends = and_list([label(mark.cell) for mark in on_front])
+        ends = and_list([f"{label(mark.cell)} {mark.cell.budget}" for mark in on_front])
         stated = "; ".join(
             f"{mark.cell.name} {mark.spread.mean:.3f} at {format_count(mark.x)}"
             for mark in on_front
         )
         alt = (
-            f"Scatter plot of {TITLES[metric]} against {title} on {data}, {len(marks)} cells. "
+            f"Scatter plot of {wording.title} against {title} on {data}, {len(marks)} cells. "
             f"On the Pareto front: {stated}."
         )
         caption = f"On the front: {ends}. Bars: 95 % over seeds."
@@ -213,7 +216,7 @@ def _scatter(
             caption += " Thin lines join the budgets of one model."
         return Drawing(
             key,
-            f"{TITLES[metric]} against {title}",
+            f"{wording.title} against {title}",
             caption,
             inline(made.figure, key, alt, made.tips),
         )

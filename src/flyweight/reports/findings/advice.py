@@ -1,55 +1,67 @@
-"""Which model to take, first on every page and in every terminal: the best, the smallest close to it, the fastest."""
+"""The verdict of a report: which model to take, the same on pages, in terminals and on cards.
+
+The best, the smallest close to it, and the fastest where speed is decided.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flyweight.config.units import format_rate, format_size
+from flyweight.records.metric import Metric
 from flyweight.reports.findings.phrases import Kind, and_list, bits, floor_name, name
 from flyweight.reports.models import Group, RankedModel
 from flyweight.reports.ranking import AXES, CLOSE, Picks, StrongestFloor, picks, strongest_floor
 
 BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f}\N{NO-BREAK SPACE}%", "fastest"
+ALONE = "the only model"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a choice with its unit, and its 95 % interval; both empty where unmeasured."""
+
+    text: str
+    interval: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The figure with its interval in brackets: `1.855 bits/byte (1.841-1.869)`."""
+        return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One model to take: what for, and its figures as text.
+    """One model to take: what for, its figures, and the command that uses it.
 
-    A figure that was not measured is empty.
+    `key` is that of its row in the table.
     """
 
-    ranked: RankedModel
+    key: str
+    label: str
     roles: tuple[str, ...]
-    bits: str
-    size: str
-    speed: str
-
-    @classmethod
-    def of(cls, ranked: RankedModel, *roles: str) -> Choice:
-        """Return an ranked as a choice for these roles."""
-        disk, rate = ranked.model.disk_bytes, AXES["speed"].metric(ranked)
-        return cls(
-            ranked,
-            roles,
-            f"{bits(ranked)} bits/byte",
-            "" if disk is None else format_size(disk),
-            "" if rate is None else f"{format_rate(rate.value)} tokens/s",
-        )
+    figures: tuple[Figure, ...]
+    command: str
 
     @property
-    def figures(self) -> str:
+    def line(self) -> str:
         """Its figures in one line: `436 kB, 1.855 bits/byte, 1,174 tokens/s`."""
-        return ", ".join(figure for figure in (self.size, self.bits, self.speed) if figure)
+        return ", ".join(figure.text for figure in self.figures if figure.text)
+
+    @property
+    def details(self) -> str:
+        """Its figures with their intervals in one line."""
+        return ", ".join(figure.whole for figure in self.figures if figure.text)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to take from one group of models. Names of models stand in backticks.
+    """A verdict. Names of models stand in backticks.
 
-    `choices` is empty where there is no choice: one rankable model, or one that is best in everything.
+    `choices` is empty where no model may be taken.
     """
 
     kind: Kind
@@ -64,17 +76,15 @@ def advice(group: Group) -> Advice | None:
         return None
     picked = picks(group)
     if picked is None:
-        return _none_sound([each for each in group.models if each.bits])
-    choices = _choices(picked)
-    taken = Choice.of(picked.smallest or picked.best)
-    start = f"Take {name(taken.ranked)}" if len(group.models) > 1 else name(taken.ranked)
+        return _none_rankable([each for each in group.models if each.bits])
+    taken = picked.smallest or picked.best
+    several = len(group.models) > 1
+    start = f"Take {name(taken)}" if several else name(taken)
+    choices = _choices(picked) if several else (choice(picked.best, ALONE),)
     floor = strongest_floor(group)
     kind: Kind = "warning" if floor and floor.verdict == "worse" else "note"
-    notes = [*_floor(floor), *_ties(picked)]
-    if len(choices) == 1 and len(group.rankable) > 1:
-        notes.insert(0, f"It is {and_list([f'the {role}' for role in choices[0].roles])}.")
-    shown = choices if len(choices) > 1 else ()
-    return Advice(kind, f"{start}: {taken.figures}", shown, tuple(notes))
+    notes = (*_floor(floor), *_ties(picked))
+    return Advice(kind, f"{start}: {choice(taken).line}", choices, notes)
 
 
 def advise(groups: Sequence[Group]) -> list[Advice]:
@@ -82,17 +92,45 @@ def advise(groups: Sequence[Group]) -> list[Advice]:
     return [found for group in groups if (found := advice(group)) is not None]
 
 
+def choice(model: RankedModel, *roles: str) -> Choice:
+    """Return a model as a choice for these roles."""
+    disk, rate = model.model.disk_bytes, AXES["speed"].metric(model)
+    figures = (
+        Figure("" if disk is None else format_size(disk)),
+        Figure(f"{bits(model)} bits/byte", _interval(model.bits, "{:.3f}".format)),
+        Figure(
+            "" if rate is None else f"{format_rate(rate.value)} tokens/s",
+            _interval(rate, format_rate),
+        ),
+    )
+    return Choice(model.label, model.label, roles, figures, command(model))
+
+
+def command(model: RankedModel) -> str:
+    """Return the command that lets a model go on with the first prompt of its samples."""
+    samples = model.model.samples
+    prompt = samples[0].prompt if samples else "Once"
+    reference = f"{model.summary.name}:{model.model.name}"
+    return f"flyweight generate {shlex.quote(reference)} {shlex.quote(prompt)}"
+
+
+def _interval(metric: Metric | None, form: Callable[[float], str]) -> str:
+    if metric is None or metric.low == metric.high:
+        return ""
+    return f"{form(metric.low)}\N{EN DASH}{form(metric.high)}"
+
+
 def _choices(picked: Picks) -> tuple[Choice, ...]:
     """Return the models to take, one line a model: whoever is best in two things has both roles."""
     roles: dict[str, tuple[RankedModel, list[str]]] = {}
-    for role, ranked in (
+    for role, model in (
         (BEST, picked.best),
         (SMALLEST, picked.smallest),
         (FASTEST, picked.fastest),
     ):
-        if ranked is not None:
-            roles.setdefault(ranked.label, (ranked, []))[1].append(role)
-    return tuple(Choice.of(ranked, *held) for ranked, held in roles.values())
+        if model is not None:
+            roles.setdefault(model.label, (model, []))[1].append(role)
+    return tuple(choice(model, *names) for model, names in roles.values())
 
 
 def _ties(picked: Picks) -> list[str]:
@@ -123,7 +161,7 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
 # --- nothing rankable ---
 
 
-def _none_sound(measured: Sequence[RankedModel]) -> Advice:
+def _none_rankable(measured: Sequence[RankedModel]) -> Advice:
     """Say why no model may be taken, and what to do about it."""
     unlearned = [each for each in measured if each.standing in ("collapsed", "too short")]
     if len(unlearned) < len(measured):
@@ -142,8 +180,8 @@ def _none_sound(measured: Sequence[RankedModel]) -> Advice:
     return Advice("warning", title, (), (*notes, doing))
 
 
-def _steps(ranked: RankedModel) -> str:
-    training = ranked.training
+def _steps(model: RankedModel) -> str:
+    training = model.training
     return (
         ""
         if training is None
