@@ -23,7 +23,7 @@ from flyweight.data.document import corpus_label
 from flyweight.errors import FlyweightError
 from flyweight.records.run_summary import Summary
 from flyweight.reports import gather
-from flyweight.reports.cards import metrics as numbers
+from flyweight.reports.cards import metrics as numbers, verdict
 from flyweight.reports.tables.markdown import block, code, front_matter, table, text
 from flyweight.spec import flops
 from flyweight.store import measurements
@@ -133,17 +133,22 @@ def write(
 
 def write_beside(folder: Path, store: Store) -> None:
     """Write `card-<stage>.md` into a finished recipe's folder for each of its models that is still there, whole."""
-    entries = store.entries()
-    for made in Summary.read(folder).stages:
+    entries, summary = store.entries(), Summary.read(folder)
+    verdicts = verdict.sections(summary)
+    for stage in summary.stages:
         try:
-            artifact = Artifact.open(store.root / made.id)
+            artifact = Artifact.open(store.root / stage.id)
         except FlyweightError:
             continue  # the card of an earlier day stays, and says of which model it is
         if (artifact.path / "model").is_dir():
-            write_text(
-                folder / f"card-{made.name}.md",
-                full(artifact, store, f"{folder.name}:{made.name}", entries=entries),
+            card = full(
+                artifact,
+                store,
+                f"{folder.name}:{stage.name}",
+                entries=entries,
+                verdict_lines=verdicts.get(stage.name, ()),
             )
+            write_text(folder / f"card-{stage.name}.md", card)
 
 
 def full(
@@ -153,11 +158,13 @@ def full(
     written_as: str = "",
     notes: Sequence[str] = (),
     entries: Sequence[Artifact | Damaged] | None = None,
+    verdict_lines: Sequence[str] = (),
 ) -> str:
     """Return the card that stands beside a model, with every measurement of it under the runs root.
 
     `written_as` is what an export is (a family of transformers, `gguf ...`), `notes` what is not as
     one may expect of it. `entries` are the root's, where they have been read already.
+    `verdict_lines` are what the run that made it says about it.
     """
     subject, found = (
         Subject.of(artifact, store),
@@ -165,6 +172,7 @@ def full(
     )
     lines = [
         *_head(subject, title),
+        *verdict_lines,
         *_model(subject, written_as, notes),
         *_data(subject),
         *_training(subject, times=True),

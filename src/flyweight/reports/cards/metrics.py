@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from flyweight.config.units import format_size
+from flyweight.config.units import format_number, format_size
 from flyweight.errors import FlyweightError
 from flyweight.records.metric import Metric
 from flyweight.reports import gather
@@ -106,11 +106,17 @@ def _likelihood(artifact: Artifact, name: str, found: Measured) -> list[str]:
     for key in LIKELIHOOD:
         if (metric := getattr(result, key)) is not None:
             rows.append(
-                (key, _number(metric.value), _interval(metric), text(metric.unit), f"{metric.n:,}")
+                (
+                    key,
+                    format_number(metric.value),
+                    _interval(metric),
+                    text(metric.unit),
+                    f"{metric.n:,}",
+                )
             )
     for kind, value in _floors(artifact, found).items():
         rows.append(
-            (f"bits_per_byte of {code(kind)}, a floor", _number(value), "", "bits/byte", "")
+            (f"bits_per_byte of {code(kind)}, a floor", format_number(value), "", "bits/byte", "")
         )
     head = ("metric", "value", f"{interval['level']:.0%} interval", "unit", "n")
     over = f"{interval['units']:,} {interval['over']}s"
@@ -147,8 +153,8 @@ def _below_floors(found: Measured) -> list[str]:
         if result and floors and min(floors.values()) <= result.bits_per_byte.value:
             kind = min(floors, key=lambda name: floors[name])
             reached = (
-                f"{_number(floors[kind])} bits/byte against its "
-                f"{_number(result.bits_per_byte.value)}"
+                f"{format_number(floors[kind])} bits/byte against its "
+                f"{format_number(result.bits_per_byte.value)}"
             )
             floor = text(floor_name(kind))
             lines.append(
@@ -162,7 +168,7 @@ def _speed(artifact: Artifact) -> list[str]:
     rows = []
     for key in SPEED:
         metric = Metric(**raw[key])
-        show = format_size if metric.unit == "bytes" else _number
+        show = format_size if metric.unit == "bytes" else format_number
         apart = "" if metric.low == metric.high else f"{show(metric.low)} ... {show(metric.high)}"
         rows.append((key, show(metric.value), apart, text(metric.unit), f"{metric.n:,}"))
     head = ("metric", "value", "95% interval", "unit", "n")
@@ -204,9 +210,9 @@ def _split(artifact: Artifact) -> str:
     return artifact.identity["config"]["split"]
 
 
-def _number(value: float) -> str:
-    return f"{value:,.5g}"
-
-
 def _interval(metric: Metric) -> str:
-    return "" if metric.low == metric.high else f"{_number(metric.low)} ... {_number(metric.high)}"
+    return (
+        ""
+        if metric.low == metric.high
+        else f"{format_number(metric.low)} ... {format_number(metric.high)}"
+    )
