@@ -1,4 +1,4 @@
-"""From a finished recipe's artifacts to its summary: nothing is computed here that an artifact does not hold."""
+"""From a finished recipe's artifacts to its summary: it holds what the artifacts hold."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source:
     artifact: Artifact
     measured: Mapping[str, Artifact]
     chosen: Mapping[str, str] = field(default_factory=dict)
-    """What every `select` stage of the recipe chose: a model made from it was made from that one."""
+    """What every `select` stage of the recipe chose: models made from it were made from that."""
 
 
 def models(
@@ -102,7 +102,10 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
 
 
 def _role(config: Any, facts: Mapping[str, Any]) -> str:
-    """Return what a model is in its recipe, in a few words: of a control that ended early, how much of its due it had."""
+    """Return what a model is in its recipe, in a few words.
+
+    For a control that stopped early that is also the share of its budget that it used.
+    """
     if isinstance(config, schema.Distill):
         return f"distilled from {config.teacher}"
     train = getattr(config, "train", None)
@@ -139,7 +142,7 @@ def _audit(metrics: Mapping[str, Any]) -> run_summary.Audit:
 
 
 def config_line(config: schema.Architecture) -> str:
-    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied` or `mlp, last 64 x 128, 2 x 256`."""
+    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied`."""
     if not isinstance(config, schema.ModelConfig):
         return _baseline_line(config)
     heads = f"{config.attention.heads} head{'s' * (config.attention.heads != 1)}"
@@ -274,7 +277,7 @@ def corpus_name(measurement: Artifact) -> str:
 
 
 def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]:
-    """Return every pair of models that were scored on the same text, with the verdicts of `flyweight compare`."""
+    """Return every pair of models scored on the same text, with the verdicts of `compare`."""
     found = []
     for family in families(
         {
@@ -284,7 +287,7 @@ def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]
         }
     ):
         if len(family) < 2:
-            continue  # other text or other units than all others: no line claims how it stands to them
+            continue  # of another text or other units than all others: it has no pair
         stood = table(family)
         for (a, b), pair in stood.pairs.items():
             numbers = {

@@ -34,7 +34,10 @@ _TEXT = ("train_overlap",)
 FEW_STEPS = 100
 """Steps below which a model that learned nothing was trained too shortly; it has not collapsed."""
 FALLING = 0.01
-"""Part of its validation loss that a model still gains between its last two validations where more steps would help."""
+"""Share of its validation loss that a model still gains between its last two validations.
+
+From here on more steps would help.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class RankedModel:
 
     @property
     def training(self) -> Training | None:
-        """What training took, inherited from the model it was made from where it was not trained itself."""
+        """What training took: its own, or that of the model it was made from."""
         model, seen = self.model, set()
         while model.training is None and model.input is not None and model.name not in seen:
             seen.add(model.name)
@@ -116,7 +119,7 @@ class RankedModel:
 
     @property
     def short(self) -> bool:
-        """Whether its training ended before it could learn: after few steps, or while the validation loss still fell."""
+        """Whether its training ended too early: after few steps, or while validation loss fell."""
         training, curve = self.training, self.model.curve
         if training is None:
             return False
@@ -185,7 +188,7 @@ class Group:
 
 
 def bits_or_infinity(ranked: RankedModel) -> float:
-    """Return an ranked's bits per byte, infinite where unmeasured."""
+    """Return a model's bits per byte, infinite where unmeasured."""
     return ranked.bits.value if ranked.bits else math.inf
 
 
@@ -197,7 +200,8 @@ def ranked_models(summaries: Sequence[Summary]) -> tuple[RankedModel, ...]:
     members: dict[int, int] = {}
     for run, summary in enumerate(summaries):
         again = names[:run].count(summary.name)
-        prefix = "" if len(summaries) == 1 else f"{summary.name}{f'#{again + 1}' if again else ''}:"
+        number = f"#{again + 1}" if again else ""
+        prefix = "" if len(summaries) == 1 else f"{summary.name}{number}:"
         for model in summary.models:
             colour = lineages.setdefault((run, _root(summary, model)), len(lineages))
             shape = members[colour] = members.get(colour, -1) + 1

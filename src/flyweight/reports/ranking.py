@@ -44,7 +44,7 @@ class PairedDifference:
 
 
 def paired_difference(first: RankedModel, second: RankedModel) -> PairedDifference | None:
-    """Return the difference in bits per byte, or None where the two were not measured on the same text."""
+    """Return the difference in bits per byte, or None where the texts measured on differ."""
     if first.summary is second.summary:
         pair = first.pairs.get((first.model.name, second.model.name))
         if pair is not None:
@@ -104,7 +104,7 @@ def tied_best(rankable: Sequence[RankedModel]) -> list[RankedModel]:
 
 
 def decide(first: Metric, second: Metric) -> Verdict:
-    """Compare two measurements of one quantity by their intervals: `first` is better, worse, or undecided."""
+    """Compare two measurements of one quantity by their intervals, from the side of `first`."""
     higher, lower = first.low > second.high, first.high < second.low
     if not (higher or lower):
         return "undecided"
@@ -205,7 +205,7 @@ def pareto(points: Sequence[tuple[float, float]], more_is_better: bool = False) 
 
 @dataclass(frozen=True)
 class Axis:
-    """What quality is set against: a value per model, how it is written, and which direction is better."""
+    """What quality is set against: a value per model, and which direction is better."""
 
     key: str
     title: str
@@ -215,7 +215,7 @@ class Axis:
     def front(self, rankable: Sequence[RankedModel]) -> list[RankedModel]:
         """Return the models worth having at their cost, ordered along the axis.
 
-        Left out is an ranked that another beats decidedly in quality or in this axis, without being
+        Left out is a model that another beats decidedly in quality or in this axis, without being
         decidedly worse in the other.
         """
         values = {
@@ -232,7 +232,7 @@ class Axis:
         return sorted(_unbeaten(measured, beaten), key=lambda each: values[each.label].value)
 
     def staircase(self, front: Sequence[RankedModel]) -> list[tuple[float, float]]:
-        """Return the corners (value, bits per byte) of the line through a front, ordered along it."""
+        """Return the corners (value, bits per byte) of the line through a front, in order."""
         points = [(m.value, bits_or_infinity(each)) for each in front if (m := self.metric(each))]
         return [points[index] for index in pareto(points, self.better == "higher")]
 
@@ -405,7 +405,7 @@ def picks(group: Group) -> Picks | None:
 
 
 def _smallest(rankable: Sequence[RankedModel]) -> RankedModel | None:
-    """Return the smallest ranked that is surely within `CLOSE` of the best.
+    """Return the smallest model that is surely within `CLOSE` of the best.
 
     Equal sizes go to the better one.
     """
@@ -416,7 +416,7 @@ def _smallest(rankable: Sequence[RankedModel]) -> RankedModel | None:
 
 
 def within(ranked: RankedModel, best: RankedModel, share: float = CLOSE) -> bool:
-    """Return whether an ranked is at most this share worse than the best, its whole 95 % interval."""
+    """Return whether a model is at most this share worse than the best, its whole interval."""
     if ranked is best:
         return True
     gap = paired_difference(ranked, best)

@@ -158,15 +158,8 @@ def listing(found: dict[str, Any], everything: bool = False) -> None:
     for item in items:
         took = "" if item["seconds"] is None else format_time(item["seconds"])
         users = _shortly(item["used_by"]) if item["used_by"] else Text("no recipe", "dim")
-        state = (
-            Text("damaged", "red")
-            if item["damaged"]
-            else _half_made(item)
-            if item["state"] == "half-made"
-            else item["created"]
-        )
         shown = users if item["state"] != "half-made" else ""
-        table.add_row(item["id"], _minute(state), took, format_size(item["bytes"]), shown)
+        table.add_row(item["id"], _minute(_state(item)), took, format_size(item["bytes"]), shown)
     say(*note, table)
     recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
     for recipe in found["recipes"]:
@@ -241,6 +234,13 @@ def _minute(date: str | Text) -> str | Text:
     return date if isinstance(date, Text) else date[:16].replace("T", " ")
 
 
+def _state(item: dict[str, Any]) -> str | Text:
+    """Return when an artifact was made, or why it is not one yet."""
+    if item["damaged"]:
+        return Text("damaged", "red")
+    return _half_made(item) if item["state"] == "half-made" else item["created"]
+
+
 def _half_made(item: dict[str, Any]) -> Text:
     at = "" if item["step"] is None else f", step {item['step']}"
     return (
@@ -249,5 +249,5 @@ def _half_made(item: dict[str, Any]) -> Text:
 
 
 def _shortly(users: list[str]) -> str:
-    """Return the users of an artifact, the stages of a recipe together: `quickstart:teacher, quickstart`."""
+    """Return the first users of an artifact: `quickstart:teacher, quickstart`."""
     return ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")

@@ -1,4 +1,4 @@
-"""Model cards in Markdown: what a model is, what it was made of, what that took, what was measured and what was not.
+"""Model cards in Markdown: what a model is, was made of, and took; what was measured and what not.
 
 Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is
 published, from what is known then, so it has no measurements; and no times either, so that the same
@@ -34,7 +34,10 @@ FILE = "README.md"
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be described, finished or about to be: `parents` are the artifacts it was made from, by role."""
+    """A model to be described, finished or about to be.
+
+    `parents` are the artifacts that it was made from, by role.
+    """
 
     id: str
     identity: Mapping[str, Any]
@@ -44,7 +47,7 @@ class Subject:
 
     @classmethod
     def of(cls, artifact: Artifact, store: Store) -> Subject:
-        """Return a finished artifact with those of its parents that are still under the runs root."""
+        """Return a finished artifact with those of its parents that are under the runs root."""
         parents = {}
         corpus = artifact.facts.get(
             "corpus"
@@ -71,7 +74,10 @@ class Subject:
 
     @property
     def trained(self) -> Mapping[str, Any]:
-        """The identity of the training whose weights these are: that of the one that `select` chose, else its own."""
+        """The identity of the training whose weights these are.
+
+        That is the training that `select` chose, else its own.
+        """
         if self.stage != "select":
             return self.identity
         same = [
@@ -92,7 +98,7 @@ class Subject:
 
 
 def birth(subject: Subject) -> str:
-    """Return the card that goes into an artifact: the same bytes whenever, wherever and however often it is made."""
+    """Return the card that goes into an artifact: the same bytes whenever it is made."""
     lines = [
         *_head(subject),
         *_model(subject),
@@ -132,14 +138,17 @@ def write(
 
 
 def write_beside(folder: Path, store: Store) -> None:
-    """Write `card-<stage>.md` into a finished recipe's folder for each of its models that is still there, whole."""
+    """Write `card-<stage>.md` into a finished recipe's folder for each of its models.
+
+    A model that is gone or damaged keeps the card of an earlier day.
+    """
     entries, summary = store.entries(), Summary.read(folder)
     verdicts = verdict.sections(summary)
     for stage in summary.stages:
         try:
             artifact = Artifact.open(store.root / stage.id)
         except FlyweightError:
-            continue  # the card of an earlier day stays, and says of which model it is
+            continue
         if (artifact.path / "model").is_dir():
             card = full(
                 artifact,
@@ -465,13 +474,9 @@ def _training(subject: Subject, times: bool) -> list[str]:
 def _limit(name: str, value: float | None) -> str:
     if value is None:
         return "none"
-    return (
-        format_time(value)
-        if name == "time"
-        else format_count(value)
-        if name == "flops"
-        else f"{value:,}"
-    )
+    if name == "time":
+        return format_time(value)
+    return format_count(value) if name == "flops" else f"{value:,}"
 
 
 def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:

@@ -45,7 +45,7 @@ def section(found: Measured, texts: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def _readable(artifact: Artifact) -> Iterator[None]:
-    """Turn numbers that are not those of a measurement, whatever their checksum says, into a FlyweightError that names them."""
+    """Raise FlyweightError where an artifact's numbers are not those of its measurement."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

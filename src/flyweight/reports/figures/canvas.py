@@ -1,4 +1,4 @@
-"""The sheet that figures are drawn on: axes without a frame, round ticks, dashed floors, names that cover nothing.
+"""The sheet that figures are drawn on: axes, round ticks, dashed floors, names that cover nothing.
 
 matplotlib takes a second to import, so it is imported where a figure is drawn.
 """
@@ -25,7 +25,7 @@ SMALL, NORMAL = 10.5, 11.5
 
 @dataclass
 class Canvas:
-    """A figure in the making: its axes, what labels must keep clear of, and the texts shown over its artists."""
+    """A figure in the making: its axes, its obstacles for labels, the tips of its artists."""
 
     figure: Figure
     axes: Axes
@@ -108,7 +108,10 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
 
 
 def scale_x(axes: Axes, values: Sequence[float], form: Callable[[float], str]) -> None:
-    """Set the horizontal range around positive values, logarithmic where they span more than a factor of three."""
+    """Set the horizontal range around positive values.
+
+    It is logarithmic where they span more than a factor of three.
+    """
     low, high = min(values), max(values)
     log = low > 0 and high / low > 3
     if log:
@@ -227,11 +230,18 @@ def name_points(
         if place is None:
             continue
         box = place.box
-        align = "left" if box.left >= x else "right" if box.right <= x else "center"
+        align = _alignment(box, x)
         at = {"left": box.left, "right": box.right, "center": (box.left + box.right) / 2}[align]
         if place.far:
             _leader(made, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
         made.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
+
+
+def _alignment(box: labels.Box, x: float) -> Literal["left", "right", "center"]:
+    """Return how a label is set that lies right of its point, left of it, or over it."""
+    if box.left >= x:
+        return "left"
+    return "right" if box.right <= x else "center"
 
 
 def _leader(

@@ -1,4 +1,4 @@
-"""Where to write the names of points so that no name covers a point, a line of the figure or another name."""
+"""Where to write the names of points: no name covers a point, a line or another name."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def extent(text: str, size: float) -> tuple[float, float]:
 
 
 def short(name: str, letters: int = 28) -> str:
-    """Return a name with its middle left out where it is too long for a figure: its ends tell names apart."""
+    """Return a name without its middle where it is too long for a figure: ends tell names apart."""
     half = (letters - 1) // 2
     return name if len(name) <= letters else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 

@@ -1,4 +1,4 @@
-"""Figures of a report as inline SVG: the ranking, quality against its costs with the Pareto front, and training curves.
+"""Figures of a run as inline SVG: the ranking, quality against its costs, training curves.
 
 Quality is bits per byte with its 95 % interval. Models that may not be ranked are drawn as crosses
 and take no part in a front. matplotlib takes a second to import, so it is imported where a figure
@@ -53,7 +53,7 @@ class Drawing:
 
 
 def span(group: Group) -> tuple[float, float]:
-    """Return the range of bits per byte that shows the rankable models with their intervals, and the floors close to them."""
+    """Return the range of bits per byte of the rankable models, with intervals and near floors."""
     metrics = [each.bits for each in group.rankable if each.bits] or [
         each.bits for each in group.models if each.bits
     ]
@@ -87,7 +87,7 @@ _TITLES = {
 
 
 def quality(group: Group, prefix: str = "") -> list[Drawing]:
-    """Return the figures of quality against bytes, speed and training FLOPs that can be drawn for a group."""
+    """Return the figures of quality against bytes, speed and training FLOPs that can be drawn."""
     return [
         drawn
         for axis in AXES.values()
@@ -151,18 +151,19 @@ def _bits(ranked: RankedModel) -> str:
 
 
 def _point_name(ranked: RankedModel, span: tuple[float, float]) -> str:
-    """Return a model's label, with its standing where it may not be ranked, and its quality where that is out of range."""
+    """Return a model's label.
+
+    One that may not be ranked has its standing, and its quality where that is out of range.
+    """
     name = labels.short(ranked.label)
     if ranked.standing == "ok" or ranked.bits is None:
         return name
-    arrow = (
-        "\N{UPWARDS ARROW}"
-        if ranked.bits.value > span[1]
-        else "\N{DOWNWARDS ARROW}"
-        if ranked.bits.value < span[0]
-        else ""
-    )
-    return f"{name} ({ranked.standing}{f' {arrow} {ranked.bits.value:.2f}' if arrow else ''})"
+    value = ranked.bits.value
+    if value > span[1]:
+        return f"{name} ({ranked.standing} \N{UPWARDS ARROW} {value:.2f})"
+    if value < span[0]:
+        return f"{name} ({ranked.standing} \N{DOWNWARDS ARROW} {value:.2f})"
+    return f"{name} ({ranked.standing})"
 
 
 def _front(made: Canvas, axis: Axis, front: Sequence[RankedModel]) -> None:
@@ -436,7 +437,7 @@ def _training(
 
 
 def _loss_range(lines: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float]:
-    """Return a range that shows how the lines end: the first validation of each, far above, may lie outside."""
+    """Return a range that shows how the lines end; the first validation of each may lie outside."""
     low = min(y for line in lines for _, y in line)
     high = max(line[min(1, len(line) - 1)][1] for line in lines)
     pad = 0.08 * max(high - low, 0.05 * abs(low), 1e-6)

@@ -1,4 +1,4 @@
-"""Figures of a study: a metric against training FLOPs and against parameters, with intervals over seeds and the Pareto front.
+"""Figures of a study: a metric against training FLOPs and against parameters, with Pareto fronts.
 
 A colour is a family of models; a marker is a variant of it: the values of its grid's fields and its
 context, which is what claims set against each other. A line joins the budgets of one model, dashed
@@ -86,7 +86,10 @@ LINES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
 
 def variant(cell: CellSummary, contexts: bool) -> str:
-    """Return what tells a cell from others of its family, empty where nothing does: fields of a grid, the context."""
+    """Return what tells a cell from others of its family: fields of a grid, the context.
+
+    It is empty where nothing does.
+    """
     parts = [f"{path}={value}" for path, value in cell.fields.items()]
     return ", ".join([*parts, *([f"context {cell.context}"] if contexts else [])])
 
@@ -266,7 +269,7 @@ def _draw_key(made: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> N
 
 
 def _named(front: Sequence[Mark]) -> list[Mark]:
-    """Return the points of a front that are named: of every model its best, and at most eight, the ends among them."""
+    """Return the points of a front that are named: the best of every model, at most eight."""
     best = list({label(mark.cell): mark for mark in front}.values())
     if len(best) <= NAMED:
         return best
@@ -274,7 +277,10 @@ def _named(front: Sequence[Mark]) -> list[Mark]:
 
 
 def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]:
-    """Return the range that shows every mean with its interval, but for intervals wider than all means, and near floors."""
+    """Return the range that shows every mean, its interval and near floors.
+
+    Intervals that are wider than the range of all means are cut.
+    """
     means = [mark.spread.mean for mark in marks]
     room = max(max(means) - min(means), 0.02 * abs(min(means)))
     low = max(min(mark.low for mark in marks), min(means) - 0.5 * room)

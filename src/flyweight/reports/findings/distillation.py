@@ -1,4 +1,4 @@
-"""Whether a teacher paid, against the two controls that can tell: with the teacher for free, and with its training counted."""
+"""Whether a teacher paid, against two controls: its training free, and its training counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHORT = 0.95
 
 @dataclass(frozen=True)
 class Control:
-    """A student trained alone, what it was given as much of as the distilled one, and how the distilled one compares."""
+    """A student trained alone, what it was given as much of, and how the distilled one compares."""
 
     ranked: RankedModel
     quantity: Quantity
@@ -73,7 +73,7 @@ def _distillation(student: RankedModel, found: Sequence[RankedModel]) -> Finding
 def _controls(
     student: RankedModel, found: Sequence[RankedModel], given: dict[Quantity, str]
 ) -> tuple[list[Control], list[str]]:
-    """Return the rankable controls of one family, the main one first, and why the others are none."""
+    """Return the rankable controls of one family, the main one first, and the other controls."""
     rankable, unsound = [], []
     for quantity, phrase in given.items():
         for each in (each for each in found if _is_control(each, student, quantity)):
@@ -90,7 +90,10 @@ def _controls(
 
 
 def _is_control(other: RankedModel, student: RankedModel, quantity: Quantity) -> bool:
-    """Whether `other` was trained alone with as much of `quantity` as the student: tied by the recipe, or equal as measured."""
+    """Whether `other` was trained alone with as much of `quantity` as the student.
+
+    The recipe ties them, or they are equal as measured.
+    """
     alone, distilled = other.model.training, student.model.training
     if (
         other is student
@@ -116,7 +119,7 @@ def _is_control(other: RankedModel, student: RankedModel, quantity: Quantity) ->
 def _title(
     student: RankedModel, free: Sequence[Control], full: Sequence[Control]
 ) -> tuple[Kind, str]:
-    """Return the verdict: with the teacher's training counted where that was tried, else with the teacher for free."""
+    """Return the verdict, against the control that counts the teacher's training if any."""
     main = (full or free)[0]
     counted = ", its teacher's training included" if full else ", with the teacher for free"
     alone = (
@@ -178,7 +181,7 @@ def other_shape(control: RankedModel, found: Sequence[RankedModel]) -> bool:
 
 
 def _other_shapes(student: RankedModel, controls: Sequence[Control]) -> list[str]:
-    """Caution where a control is not the student's shape: the difference is then not the teacher's alone."""
+    """Caution where a control has another shape: the difference is then not the teacher's alone."""
     said = []
     for ranked in (control.ranked for control in controls):
         if ranked.model.config_line != student.model.config_line:
@@ -221,6 +224,7 @@ def _teacher(
         gap = paired_difference(control.ranked, teacher)
         if gap and gap.verdict == "better":
             ratio = times(teacher.model.parameters.total / control.ranked.model.parameters.total)
-            beats = f"Trained alone, {name(control.ranked)} even beats {name(teacher)} ({bits(teacher)})"
+            own = f"{name(teacher)} ({bits(teacher)})"
+            beats = f"Trained alone, {name(control.ranked)} even beats {own}"
             return [f"{beats}, the teacher itself, which has {ratio} its parameters."]
     return [f"{name(teacher)}, the teacher, reaches {bits(teacher)}."]

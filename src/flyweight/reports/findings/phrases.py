@@ -80,13 +80,13 @@ def signed(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Return a difference without its sign: three decimals, or five where those would be nothing."""
+    """Return a difference without its sign: three decimals, or five where three would be zeros."""
     value = abs(value)
     return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.5f}"
 
 
 def change(gap: PairedDifference) -> str:
-    """Return a difference about its first model: better or worse by how much, or undecided, with the interval."""
+    """Return a difference about its first model, with the interval: better, worse or undecided."""
     source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
     if gap.verdict == "undecided":
         why = f"; {gap.why}" if gap.why else ""

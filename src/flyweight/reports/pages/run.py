@@ -209,7 +209,7 @@ def _audit(audited: Sequence[RankedModel]) -> list[AuditRow]:
 
 
 def _reasons(audited: Sequence[RankedModel]) -> list[tuple[str, str, str, list[str]]]:
-    """Return (verdict, check, reason, models) for every check that failed or did not apply, alike ones together."""
+    """Return (verdict, check, reason, models) for every check that failed or did not apply."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for each in audited:
         for check in each.model.audit.checks if each.model.audit else ():

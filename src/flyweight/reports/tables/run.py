@@ -1,4 +1,4 @@
-"""The table of a run's models: its columns, for every writer of `engine`, and its numbers as CSV."""
+"""The table of a run's models: its columns for every writer of `engine`, and its numbers as CSV."""
 
 from __future__ import annotations
 

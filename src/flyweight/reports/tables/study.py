@@ -1,4 +1,4 @@
-"""The table of a study's cells: its columns, for every writer of `engine`, and its numbers as CSV."""
+"""The table of a study's cells: its columns for all writers of `engine`, and its numbers as CSV."""
 
 from __future__ import annotations
 
