@@ -212,7 +212,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     """Return one packed corpus, with the n-gram floors measured on it."""
     meta = Corpus.open(artifact.path / "corpus", verify=False).meta
     config = artifact.identity["config"]
-    found = (
+    details = (
         {}
         if floors is None
         else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
@@ -236,7 +236,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
         overlap_unit=meta.overlap_unit,
         floors={
             name: run_summary.Floor(**{key: floor.get(key) for key in keys})
-            for name, floor in found.items()
+            for name, floor in details.items()
         },
         floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
         megabytes_per_second=meta.megabytes_per_second,
@@ -260,8 +260,8 @@ def losses(measurement: Artifact) -> str | None:
 
 def scores(evaluation: Artifact) -> UnitScores:
     """Return what an evaluation holds for paired comparison, with the name of its text."""
-    found = UnitScores.load(evaluation.path / UNITS)
-    return replace(found, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
+    scores = UnitScores.load(evaluation.path / UNITS)
+    return replace(scores, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
 
 
 def corpus_name(measurement: Artifact) -> str:
@@ -278,7 +278,7 @@ def corpus_name(measurement: Artifact) -> str:
 
 def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]:
     """Return every pair of models scored on the same text, with the verdicts of `compare`."""
-    found = []
+    pairs = []
     for family in families(
         {
             each.name: scores(each.measured["evaluate"])
@@ -296,8 +296,8 @@ def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]
                 "p": pair.p,
                 "p_corrected": stood.corrected[a, b],
             }
-            found.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
-    return tuple(found)
+            pairs.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
+    return tuple(pairs)
 
 
 def budget(

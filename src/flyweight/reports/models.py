@@ -194,7 +194,7 @@ def bits_or_infinity(ranked: RankedModel) -> float:
 
 def ranked_models(summaries: Sequence[Summary]) -> tuple[RankedModel, ...]:
     """Return all models of some runs; with several runs, labels are `run:model`."""
-    found: list[RankedModel] = []
+    models: list[RankedModel] = []
     names = [summary.name for summary in summaries]
     lineages: dict[tuple[int, str], int] = {}
     members: dict[int, int] = {}
@@ -205,8 +205,8 @@ def ranked_models(summaries: Sequence[Summary]) -> tuple[RankedModel, ...]:
         for model in summary.models:
             colour = lineages.setdefault((run, _root(summary, model)), len(lineages))
             shape = members[colour] = members.get(colour, -1) + 1
-            found.append(RankedModel(summary, model, prefix + visible(model.name), colour, shape))
-    return tuple(found)
+            models.append(RankedModel(summary, model, prefix + visible(model.name), colour, shape))
+    return tuple(models)
 
 
 def _root(summary: Summary, model: ModelSummary) -> str:
@@ -217,24 +217,24 @@ def _root(summary: Summary, model: ModelSummary) -> str:
     return model.name
 
 
-def groups(found: Sequence[RankedModel]) -> tuple[Group, ...]:
+def groups(models: Sequence[RankedModel]) -> tuple[Group, ...]:
     """Return the models by the text they were evaluated on, in order of appearance.
 
     Unmeasured ones join the first group.
 
     Different texts of one name have the beginning of their fingerprint in it.
     """
-    texts = list(dict.fromkeys(each.text for each in found if each.text)) or [None]
+    texts = list(dict.fromkeys(each.text for each in models if each.text)) or [None]
     called = [(text.name, text.split) for text in texts if text]
-    made = []
+    grouped = []
     for index, text in enumerate(texts):
         members = tuple(
-            each for each in found if each.text == text or (each.text is None and index == 0)
+            each for each in models if each.text == text or (each.text is None and index == 0)
         )
         if text and called.count((text.name, text.split)) > 1:
             text = replace(text, name=f"{text.name} ({text.content[:8]})")
-        made.append(Group(text, members, *_floors(members)))
-    return tuple(made)
+        grouped.append(Group(text, members, *_floors(members)))
+    return tuple(grouped)
 
 
 def _floors(members: Sequence[RankedModel]) -> tuple[dict[str, Floor], frozenset[str]]:

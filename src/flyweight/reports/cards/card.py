@@ -175,7 +175,7 @@ def full(
     one may expect of it. `entries` are the root's, where they have been read already.
     `verdict_lines` are what the run that made it says about it.
     """
-    subject, found = (
+    subject, measured = (
         Subject.of(artifact, store),
         measurements.of(artifact, store.entries() if entries is None else entries),
     )
@@ -185,9 +185,9 @@ def full(
         *_model(subject, written_as, notes),
         *_data(subject),
         *_training(subject, times=True),
-        *numbers.section(found, {each.id: _known(store, each) for each in found.evaluations}),
-        *_commands(artifact, found),
-        *_limits(subject, found),
+        *numbers.section(measured, {each.id: _known(store, each) for each in measured.evaluations}),
+        *_commands(artifact, measured),
+        *_limits(subject, measured),
     ]
     return "\n".join(lines) + "\n"
 
@@ -384,23 +384,23 @@ def _data(subject: Subject) -> list[str]:
             else "Its training text is not known."
         )
         return [*lines, why.get(subject.stage, named), ""]
-    found = gather.corpus(subject.corpus, 1, None)
+    corpus = gather.corpus(subject.corpus, 1, None)
     sizes = [
         (
             name,
             f"{split.tokens:,}",
             f"{split.bytes:,}",
             f"{split.documents:,}",
-            numbers.share(found.overlap.get(name)),
+            numbers.share(corpus.overlap.get(name)),
         )
-        for name, split in found.splits.items()
+        for name, split in corpus.splits.items()
     ]
-    head = ("split", "tokens", "bytes", "documents", f"{found.overlap_unit} also in train")
+    head = ("split", "tokens", "bytes", "documents", f"{corpus.overlap_unit} also in train")
     return [
         *lines,
-        f"{code(found.name)}, tokenizer {text(found.tokenizer)}, packed as "
+        f"{code(corpus.name)}, tokenizer {text(corpus.tokenizer)}, packed as "
         f"{code(subject.corpus.id)} (fingerprint"
-        f" {code(found.fingerprint[:16])}). Trained on train; validation chooses, test only "
+        f" {code(corpus.fingerprint[:16])}). Trained on train; validation chooses, test only "
         f"reports.",
         "",
         *table(head, sizes, right=head[1:]),
@@ -442,7 +442,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
     if times:
         rows.append(("seconds, with teachers and parents", "", f"{facts['total_seconds']:,.1f}"))
     optimizer = train["optimizer"]
-    said = (
+    settings = (
         f"{train['batch']} windows a step, {optimizer['kind']} at {optimizer['lr']:g}, precision "
         f"{identity['dtype']},"
         f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
@@ -466,7 +466,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
         *lines,
         *table(("", "limit", "spent"), rows, right=("limit", "spent")),
         "",
-        text(said + kept),
+        text(settings + kept),
         "",
     ]
 
@@ -479,15 +479,15 @@ def _limit(name: str, value: float | None) -> str:
     return format_count(value) if name == "flops" else f"{value:,}"
 
 
-def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
+def _commands(artifact: Artifact, measured: measurements.Measured) -> list[str]:
     """Return the commands that made and measured the model, each once."""
     made = artifact.manifest["command"]
     lines = ["## How it was made and measured", "", f"Made {artifact.manifest['created']}:", ""]
     lines += block(made, "sh") if made else ["By the Python interface, without a command."]
-    others = dict.fromkeys(each.manifest["command"] for each in found.all())
+    others = dict.fromkeys(each.manifest["command"] for each in measured.all())
     if measured_by := [command for command in others if command and command != made]:
         lines += ["", "Measured by:", "", *block("\n".join(measured_by), "sh")]
-    elif any(found.all()):
+    elif any(measured.all()):
         lines += [
             "",
             "The same command measured it."
@@ -497,9 +497,9 @@ def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
     return [*lines, ""]
 
 
-def _limits(subject: Subject, found: measurements.Measured | None) -> list[str]:
+def _limits(subject: Subject, measured: measurements.Measured | None) -> list[str]:
     """Return what the numbers do not say, what is missing first."""
-    lines = [] if found is None else numbers.missing(found)
+    lines = [] if measured is None else numbers.missing(measured)
     if subject.stage not in ("import", "init"):
         lines.append(
             f"One training with one seed ({subject.identity['seed']}): intervals do not cover "

@@ -96,15 +96,15 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
         return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        made = [
+        marks = [
             factor * 10.0**decade
             for decade in decades
             for factor in factors
             if low <= factor * 10.0**decade <= high
         ]
-        if len(made) <= 6:
-            return made
-    return made[:: math.ceil(len(made) / 6)]
+        if len(marks) <= 6:
+            return marks
+    return marks[:: math.ceil(len(marks) / 6)]
 
 
 def scale_x(axes: Axes, values: Sequence[float], form: Callable[[float], str]) -> None:
@@ -137,52 +137,54 @@ def decimals(marks: Sequence[float]) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
 
 
-def vertical(made: Canvas, low: float, high: float, title: str) -> None:
+def vertical(sheet: Canvas, low: float, high: float, title: str) -> None:
     """Set the vertical range, with its title above the axis instead of beside it."""
-    made.axes.set_ylim(low, high)
+    sheet.axes.set_ylim(low, high)
     marks = ticks(low, high, log=False)
-    set_ticks(made.axes.yaxis, marks, decimals(marks))
-    box = made.axes.get_window_extent()
-    made.text(4, box.y1 + 14, title, size=NORMAL, color=COLOURS["muted"])
+    set_ticks(sheet.axes.yaxis, marks, decimals(marks))
+    box = sheet.axes.get_window_extent()
+    sheet.text(4, box.y1 + 14, title, size=NORMAL, color=COLOURS["muted"])
 
 
-def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
+def draw_floors(sheet: Canvas, floors: Iterable[tuple[str, float]]) -> None:
     """Draw floors as dashed lines, named at the end that covers less.
 
     Those out of range are named at the edge.
     """
-    low, high = made.axes.get_ylim()
-    box = made.axes.get_window_extent()
+    low, high = sheet.axes.get_ylim()
+    box = sheet.axes.get_window_extent()
     above, below = [], []
     for name, value in sorted(floors, key=lambda item: item[1]):
         text = f"{name} {value:.3f}"
         if not low <= value <= high:
             (above if value > high else below).append(text)
             continue
-        made.axes.axhline(
+        sheet.axes.axhline(
             value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9
         )
-        y, width = made.display(made.axes.get_xlim()[0], value)[1], labels.extent(text, SMALL)[0]
+        y, width = sheet.display(sheet.axes.get_xlim()[0], value)[1], labels.extent(text, SMALL)[0]
         sides = {
             "right": labels.Box(box.x1 - width, y + 1, box.x1, y + 13),
             "left": labels.Box(box.x0 + 3, y + 1, box.x0 + 3 + width, y + 13),
         }
-        end = min(sides, key=lambda side: sum(sides[side].covered(each) for each in made.obstacles))
-        made.text(
+        end = min(
+            sides, key=lambda side: sum(sides[side].covered(each) for each in sheet.obstacles)
+        )
+        sheet.text(
             sides[end].right if end == "right" else sides[end].left,
             y + 3.5,
             text,
             ha=end,
             color=COLOURS["muted"],
         )
-        made.obstacles += [sides[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
+        sheet.obstacles += [sides[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
     ends = (("\N{UPWARDS ARROW}", above[:2]), ("\N{DOWNWARDS ARROW}", below[-2:]))
     if note := "   ".join(f"{arrow} {', '.join(texts)}" for arrow, texts in ends if texts):
-        made.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
+        sheet.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
 
 
 def draw_front(
-    made: Canvas,
+    sheet: Canvas,
     corners: Sequence[tuple[float, float]],
     better: Literal["lower", "higher"],
     better_y: Literal["lower", "higher"] = "lower",
@@ -193,8 +195,8 @@ def draw_front(
     """
     if not corners:
         return
-    left, right = made.axes.get_xlim()
-    bottom, top = made.axes.get_ylim()
+    left, right = sheet.axes.get_xlim()
+    bottom, top = sheet.axes.get_ylim()
     edge = top if better_y == "lower" else bottom
     if better == "higher":
         corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], edge)], "pre"
@@ -203,18 +205,18 @@ def draw_front(
     line: list[tuple[float, float]] = [corners[0]]
     for (x0, y0), (x1, y1) in pairwise(corners):
         line += [(x1, y0) if steps == "post" else (x0, y1), (x1, y1)]
-    made.axes.plot(
+    sheet.axes.plot(
         *zip(*line, strict=True),
         color=COLOURS["front"],
         linewidth=1.4,
         alpha=0.55,
         solid_joinstyle="miter",
     )
-    made.obstacles += labels.along([made.display(*corner) for corner in line], 3.0)
+    sheet.obstacles += labels.along([sheet.display(*corner) for corner in line], 3.0)
 
 
 def name_points(
-    made: Canvas,
+    sheet: Canvas,
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
     colours: Sequence[str],
@@ -225,7 +227,7 @@ def name_points(
     """
     sizes = [labels.extent(name, NORMAL) for name in names]
     markers = [labels.Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    places = labels.place(points, sizes, [*markers, *made.obstacles], made.bounds())
+    places = labels.place(points, sizes, [*markers, *sheet.obstacles], sheet.bounds())
     for (x, y), place, name, colour in zip(points, places, names, colours, strict=True):
         if place is None:
             continue
@@ -233,8 +235,8 @@ def name_points(
         align = _alignment(box, x)
         at = {"left": box.left, "right": box.right, "center": (box.left + box.right) / 2}[align]
         if place.far:
-            _leader(made, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
-        made.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
+            _leader(sheet, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
+        sheet.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
 
 
 def _alignment(box: labels.Box, x: float) -> Literal["left", "right", "center"]:
@@ -245,13 +247,13 @@ def _alignment(box: labels.Box, x: float) -> Literal["left", "right", "center"]:
 
 
 def _leader(
-    made: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str
+    sheet: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str
 ) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
 
     xs, ys = zip(start, end, strict=True)
-    made.axes.add_line(
+    sheet.axes.add_line(
         Line2D(
             xs,
             ys,

@@ -106,26 +106,26 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
         return None
     form, front = _FORMS[axis.key], axis.front(group.rankable)
     with figure_style():
-        made = canvas()
-        scale_x(made.axes, [value.value for _, value in placed], form)
-        vertical(made, *span(group), "bits per byte, lower is better")
+        sheet = canvas()
+        scale_x(sheet.axes, [value.value for _, value in placed], form)
+        vertical(sheet, *span(group), "bits per byte, lower is better")
         way = "smaller is better" if axis.better == "lower" else "more is better"
         arrow = "\N{LEFTWARDS ARROW} " if axis.better == "lower" else "\N{RIGHTWARDS ARROW} "
-        made.text(46, 8, f"{axis.title}  {arrow}{way}", size=NORMAL, color=COLOURS["muted"])
-        _front(made, axis, front)
+        sheet.text(46, 8, f"{axis.title}  {arrow}{way}", size=NORMAL, color=COLOURS["muted"])
+        _front(sheet, axis, front)
         points = [
-            _point(made, each, value, f"p{index}", each in front, form)
+            _point(sheet, each, value, f"p{index}", each in front, form)
             for index, (each, value) in enumerate(placed)
         ]
         draw_floors(
-            made,
+            sheet,
             ((short_floor_name(key), floor.bits_per_byte) for key, floor in group.floors.items()),
         )
         # Names of the front first: where there is room for some only, these matter.
         order = sorted(range(len(placed)), key=lambda index: placed[index][0] not in front)
-        names = [_point_name(placed[index][0], made.axes.get_ylim()) for index in order]
+        names = [_point_name(placed[index][0], sheet.axes.get_ylim()) for index in order]
         name_points(
-            made,
+            sheet,
             [points[index] for index in order],
             names,
             [series(placed[index][0].colour) for index in order],
@@ -143,7 +143,7 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
             f"On the front: {named}. Hollow: another is better on one count and not "
             f"significantly worse on the other.{total}"
         )
-        return Drawing(key, _TITLES[axis.key], caption, inline(made.figure, key, alt, made.tips))
+        return Drawing(key, _TITLES[axis.key], caption, inline(sheet.figure, key, alt, sheet.tips))
 
 
 def _bits(ranked: RankedModel) -> str:
@@ -166,12 +166,12 @@ def _point_name(ranked: RankedModel, span: tuple[float, float]) -> str:
     return f"{name} ({ranked.standing})"
 
 
-def _front(made: Canvas, axis: Axis, front: Sequence[RankedModel]) -> None:
-    draw_front(made, axis.staircase(front), axis.better)
+def _front(sheet: Canvas, axis: Axis, front: Sequence[RankedModel]) -> None:
+    draw_front(sheet, axis.staircase(front), axis.better)
 
 
 def _point(
-    made: Canvas,
+    sheet: Canvas,
     ranked: RankedModel,
     value: Any,
     gid: str,
@@ -183,7 +183,7 @@ def _point(
     rankable, colour, (bottom, top) = (
         ranked.standing == "ok",
         series(ranked.colour),
-        made.axes.get_ylim(),
+        sheet.axes.get_ylim(),
     )
     y = max(min(ranked.bits.value, top), bottom) if math.isfinite(ranked.bits.value) else top
     style = {
@@ -192,19 +192,19 @@ def _point(
         "markeredgewidth": 1.6,
     }
     if rankable:
-        made.axes.plot(
+        sheet.axes.plot(
             [value.value] * 2, [ranked.bits.low, ranked.bits.high], color=colour, linewidth=1.2
         )
         if value.low < value.high:
-            made.axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.2)
+            sheet.axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.2)
         for ends in (
             ((value.value, ranked.bits.low), (value.value, ranked.bits.high)),
             ((value.low, y), (value.high, y)),
         ):
-            made.obstacles += labels.along([made.display(*end) for end in ends], 6.0)
+            sheet.obstacles += labels.along([sheet.display(*end) for end in ends], 6.0)
     face = colour if filled else COLOURS["paper"]
     colour = colour if rankable else COLOURS["muted"]
-    made.axes.plot(
+    sheet.axes.plot(
         [value.value],
         [y],
         color=colour,
@@ -215,10 +215,10 @@ def _point(
         **style,
     )
     interval = f"{ranked.bits.low:.3f} to {ranked.bits.high:.3f}"
-    made.tips[gid] = (
+    sheet.tips[gid] = (
         f"{ranked.label}: {_bits(ranked)} bits per byte ({interval}) at {form(value.value)}"
     )
-    return made.display(value.value, y)
+    return sheet.display(value.value, y)
 
 
 # --- ranking ---
@@ -235,8 +235,8 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
     )
     left, height = min(left, 210.0), 74.0 + 25.0 * rows
     with figure_style():
-        made = canvas(height=height, left=left, right=50, top=30, bottom=40)
-        axes, (low, high) = made.axes, span(group)
+        sheet = canvas(height=height, left=left, right=50, top=30, bottom=40)
+        axes, (low, high) = sheet.axes, span(group)
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         axes.set_xlim(low, high)
@@ -245,10 +245,10 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
         set_ticks(axes.xaxis, marks, decimals(marks))
         set_ticks(axes.yaxis, [], str)
         axes.grid(axis="x", color=COLOURS["grid"], linewidth=0.8)
-        made.text(
+        sheet.text(
             4, 8, "bits per byte, lower is better; bars are 95 % intervals", color=COLOURS["muted"]
         )
-        _upright_floors(made, group)
+        _upright_floors(sheet, group)
         for row, each in enumerate(ranked):
             assert each.bits is not None
             colour, gid = series(each.colour), f"r{row}"
@@ -270,10 +270,10 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
                 gid=gid,
                 clip_on=False,
             )
-            y = made.display(low, row)[1] - 3.6
-            made.text(4, y, labels.short(each.label), size=NORMAL)
-            made.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
-            made.tips[gid] = (
+            y = sheet.display(low, row)[1] - 3.6
+            sheet.text(4, y, labels.short(each.label), size=NORMAL)
+            sheet.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
+            sheet.tips[gid] = (
                 f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
             )
         stated = "; ".join(f"{each.label} {_bits(each)}" for each in ranked)
@@ -283,40 +283,40 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
         alt = (
             f"Bits per byte of every sound model, best first: {stated}. Floors: {floors or 'none'}."
         )
-        svg = inline(made.figure, f"{prefix}ranking", alt, made.tips)
+        svg = inline(sheet.figure, f"{prefix}ranking", alt, sheet.tips)
     return Drawing(f"{prefix}ranking", "Quality", "", svg)
 
 
-def _upright_floors(made: Canvas, group: Group) -> None:
+def _upright_floors(sheet: Canvas, group: Group) -> None:
     """Draw floors as dashed upright lines named above.
 
     Names that would touch are left to the lines farther off.
     """
-    low, high = made.axes.get_xlim()
-    box, free = made.axes.get_window_extent(), -math.inf
+    low, high = sheet.axes.get_xlim()
+    box, free = sheet.axes.get_window_extent(), -math.inf
     values = sorted(
         (floor.bits_per_byte, short_floor_name(key)) for key, floor in group.floors.items()
     )
     for value, name in values:
         if low <= value <= high:
-            made.axes.axvline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)))
-            x, half = made.display(value, 0)[0], labels.extent(name, SMALL)[0] / 2
+            sheet.axes.axvline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)))
+            x, half = sheet.display(value, 0)[0], labels.extent(name, SMALL)[0] / 2
             if x - half > free:
-                made.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
+                sheet.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
                 free = x + half
     below = [f"\N{LEFTWARDS ARROW} {name} {value:.2f}" for value, name in values if value < low]
     starts = [
-        made.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2
+        sheet.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2
         for value, name in values
         if low <= value <= high
     ]
     if below and 8 + labels.extent(below[-1], SMALL)[0] < min([*starts, WIDTH]):
-        made.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
+        sheet.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
     beyond = [f"{name} {value:.2f}" for value, name in values if value > high]
     if beyond:
         text = f"{beyond[0]} \N{RIGHTWARDS ARROW}"
         if WIDTH - 4 - labels.extent(text, SMALL)[0] > free:
-            made.text(WIDTH - 4, box.y1 + 6, text, ha="right", color=COLOURS["muted"])
+            sheet.text(WIDTH - 4, box.y1 + 6, text, ha="right", color=COLOURS["muted"])
 
 
 # --- training curves ---
@@ -360,23 +360,23 @@ def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
     """
     title, x_title, form = _SPENT[spent]
     with figure_style():
-        made = canvas()
+        sheet = canvas()
         lines = [
             (each, _validation(each.model.curve, each.model.training, spent)) for each in trained
         ]
         lines = [(each, line) for each, line in lines if line]
-        made.axes.set_xlim(0, 1.02 * max(x for _, line in lines for x, _ in line))
-        set_ticks(made.axes.xaxis, ticks(*made.axes.get_xlim(), log=False), form)
+        sheet.axes.set_xlim(0, 1.02 * max(x for _, line in lines for x, _ in line))
+        set_ticks(sheet.axes.xaxis, ticks(*sheet.axes.get_xlim(), log=False), form)
         low, high = _loss_range([line for _, line in lines])
-        vertical(made, low, high, "validation loss, nats per token")
-        made.text(46, 8, x_title, size=NORMAL, color=COLOURS["muted"])
+        vertical(sheet, low, high, "validation loss, nats per token")
+        sheet.text(46, 8, x_title, size=NORMAL, color=COLOURS["muted"])
         corpus = trained[0].summary.corpus_of(trained[0].model)
         for index, (each, line) in enumerate(lines):
             gid, colour = f"c{index}", series(each.colour)
             shape = SHAPES[each.shape % len(SHAPES)]
             faint = _training(each.model.curve, each.model.training, spent)
-            made.axes.plot(*zip(*faint, strict=True), color=colour, linewidth=0.8, alpha=0.25)
-            made.axes.plot(
+            sheet.axes.plot(*zip(*faint, strict=True), color=colour, linewidth=0.8, alpha=0.25)
+            sheet.axes.plot(
                 *zip(*line, strict=True),
                 color=colour,
                 linewidth=1.6,
@@ -384,17 +384,17 @@ def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
                 markersize=4,
                 gid=gid,
             )
-            made.tips[gid] = (
+            sheet.tips[gid] = (
                 f"{each.label}: {line[-1][1]:.3f} nats per token after {form(line[-1][0])}"
             )
-            made.obstacles += labels.along(
-                [made.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2
+            sheet.obstacles += labels.along(
+                [sheet.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2
             )
         floors = corpus.floors if corpus else {}
-        draw_floors(made, ((short_floor_name(key), floor.nll) for key, floor in floors.items()))
-        ends = [made.display(*line[-1]) for _, line in lines]
+        draw_floors(sheet, ((short_floor_name(key), floor.nll) for key, floor in floors.items()))
+        ends = [sheet.display(*line[-1]) for _, line in lines]
         name_points(
-            made,
+            sheet,
             ends,
             [labels.short(each.label) for each, _ in lines],
             [series(each.colour) for each, _ in lines],
@@ -404,7 +404,7 @@ def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
             for each, line in lines
         )
         alt = f"Validation loss in nats per token against {x_title}. {stated}."
-        return Drawing(key, title, "", inline(made.figure, key, alt, made.tips))
+        return Drawing(key, title, "", inline(sheet.figure, key, alt, sheet.tips))
 
 
 def _validation(

@@ -89,7 +89,7 @@ def advice(group: Group) -> Advice | None:
 
 def advise(groups: Sequence[Group]) -> list[Advice]:
     """Return the advice of every group of a report that has some."""
-    return [found for group in groups if (found := advice(group)) is not None]
+    return [each for group in groups if (each := advice(group)) is not None]
 
 
 def choice(model: RankedModel, *roles: str) -> Choice:

@@ -41,12 +41,12 @@ class Control:
     gap: PairedDifference
 
 
-def distillations(found: Sequence[RankedModel]) -> list[Finding]:
+def distillations(models: Sequence[RankedModel]) -> list[Finding]:
     """Return one finding for every distilled model of a run."""
-    return [_distillation(each, found) for each in found if each.model.stage == "distill"]
+    return [_distillation(each, models) for each in models if each.model.stage == "distill"]
 
 
-def _distillation(student: RankedModel, found: Sequence[RankedModel]) -> Finding:
+def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> Finding:
     if student.standing != "ok":
         reasons = "; ".join(fault.text for fault in student.faults) or "it was not evaluated"
         return Finding(
@@ -54,10 +54,10 @@ def _distillation(student: RankedModel, found: Sequence[RankedModel]) -> Finding
             "Whether distillation paid cannot be said.",
             f"{name(student)} is no measure of it: {reasons}.",
         )
-    free, not_free = _controls(student, found, _FREE)
-    full, not_full = _controls(student, found, _FULL)
+    free, not_free = _controls(student, models, _FREE)
+    full, not_full = _controls(student, models, _FULL)
     text = [*_text(free, full), *_other_shapes(student, [*full, *free]), *not_full, *not_free]
-    text += _teacher(student, [*full, *free], found)
+    text += _teacher(student, [*full, *free], models)
     if not (free or full):
         why = (
             "The run has no sound control: the same student trained alone, on the same tokens "
@@ -71,12 +71,12 @@ def _distillation(student: RankedModel, found: Sequence[RankedModel]) -> Finding
 
 
 def _controls(
-    student: RankedModel, found: Sequence[RankedModel], given: dict[Quantity, str]
+    student: RankedModel, models: Sequence[RankedModel], given: dict[Quantity, str]
 ) -> tuple[list[Control], list[str]]:
     """Return the rankable controls of one family, the main one first, and the other controls."""
     rankable, unsound = [], []
     for quantity, phrase in given.items():
-        for each in (each for each in found if _is_control(each, student, quantity)):
+        for each in (each for each in models if _is_control(each, student, quantity)):
             gap = paired_difference(student, each)
             if each.standing != "ok" or gap is None:
                 unsound.append(f"{name(each)} is {each.standing} and cannot serve as a control.")
@@ -135,14 +135,14 @@ def _title(
 
 
 def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
-    said = []
+    sentences = []
     for index, control in enumerate(full):
         start = (
             "The distilled one"
             if index == 0
             else f"Against {name(control.ranked)}, alone {control.given}, it"
         )
-        said.append(f"{start} is {change(control.gap)}.")
+        sentences.append(f"{start} is {change(control.gap)}.")
     for index, control in enumerate(free):
         verdict, charged = control.gap.verdict, full[0].gap.verdict if full else None
         lead = "With a teacher that is there already"
@@ -154,43 +154,43 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
             f"{lead} the distilled one is {change(control.gap)} against "
             f"{name(control.ranked)} ({bits(control.ranked)})"
         )
-        said.append(f"{against}, trained alone {control.given}.")
+        sentences.append(f"{against}, trained alone {control.given}.")
     if full and not free:
-        said.append(
+        sentences.append(
             "There is no control on the same tokens, so what a teacher that is there already "
             "would bring is not known."
         )
     if free and not full:
-        said.append(
+        sentences.append(
             "There is no control for the same total compute, so the teacher's own training is "
             "not judged here."
         )
-    return said
+    return sentences
 
 
-def other_shape(control: RankedModel, found: Sequence[RankedModel]) -> bool:
+def other_shape(control: RankedModel, models: Sequence[RankedModel]) -> bool:
     """Whether a model is a control that the recipe ties to a student of another shape."""
     training = control.model.training
     if training is None or training.same_as is None:
         return False
     tied_to = training.same_as.stage
     student = next(
-        (e for e in found if e.summary is control.summary and e.model.name == tied_to), None
+        (e for e in models if e.summary is control.summary and e.model.name == tied_to), None
     )
     return student is not None and student.model.config_line != control.model.config_line
 
 
 def _other_shapes(student: RankedModel, controls: Sequence[Control]) -> list[str]:
     """Caution where a control has another shape: the difference is then not the teacher's alone."""
-    said = []
+    sentences = []
     for ranked in (control.ranked for control in controls):
         if ranked.model.config_line != student.model.config_line:
             shapes = f"{ranked.model.config_line} against {student.model.config_line}"
-            said.append(
+            sentences.append(
                 f"Caution: {name(ranked)} has another shape than {name(student)} ({shapes}), so the"
                 " difference is not the teacher's alone."
             )
-    return said
+    return sentences
 
 
 def _shortfall(other: RankedModel, student: RankedModel, quantity: Quantity) -> str:
@@ -210,10 +210,10 @@ def _shortfall(other: RankedModel, student: RankedModel, quantity: Quantity) -> 
 
 
 def _teacher(
-    student: RankedModel, controls: Sequence[Control], found: Sequence[RankedModel]
+    student: RankedModel, controls: Sequence[Control], models: Sequence[RankedModel]
 ) -> list[str]:
     """Set the teacher beside the students: alone, one may even beat it."""
-    teacher = next((each for each in found if each.model.name == student.model.teacher), None)
+    teacher = next((each for each in models if each.model.name == student.model.teacher), None)
     if teacher is None or teacher.standing != "ok":
         return (
             [f"The teacher {name(teacher)} is itself {teacher.standing}."]

@@ -40,51 +40,51 @@ def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[
     `grouped` are the run's models by text, where they are there already.
     """
     grouped = groups(ranked_models([summary])) if grouped is None else grouped
-    found = [each for group in grouped for each in group.models]
-    said = [*distillations(found), *_mixtures(found), *_quantizations(found)]
+    models = [each for group in grouped for each in group.models]
+    results = [*distillations(models), *_mixtures(models), *_quantizations(models)]
     for group in grouped:
-        said += [*_best(group), *_worth(group)]
+        results += [*_best(group), *_worth(group)]
     for group in grouped:
-        said += [*_broken(group.models), *_below_floor(group)]
-    said += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
-    return tuple(said)
+        results += [*_broken(group.models), *_below_floor(group)]
+    results += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
+    return tuple(results)
 
 
 def across(
     summaries: Sequence[Summary], grouped: Sequence[Group] | None = None
 ) -> tuple[Finding, ...]:
     """Return what can be said about several runs together."""
-    said: list[Finding] = []
+    results: list[Finding] = []
     grouped = groups(ranked_models(summaries)) if grouped is None else grouped
-    found = [each for group in grouped for each in group.models]
+    models = [each for group in grouped for each in group.models]
     for group in grouped:
-        said += [*_best(group), *_worth(group), *_broken(group.models), *_below_floor(group)]
-    said += _namesakes(found)
+        results += [*_best(group), *_worth(group), *_broken(group.models), *_below_floor(group)]
+    results += _namesakes(models)
     for summary in summaries:
-        said += [*_losses(summary), *_overlaps(summary)]
-    return tuple(dict.fromkeys(said))
+        results += [*_losses(summary), *_overlaps(summary)]
+    return tuple(dict.fromkeys(results))
 
 
-def plain(said: Sequence[Finding]) -> list[str]:
+def plain(results: Sequence[Finding]) -> list[str]:
     """Return findings as lines for a terminal."""
-    return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in said]
+    return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in results]
 
 
 # --- quantization ---
 
 
-def _quantizations(found: Sequence[RankedModel]) -> list[Finding]:
-    known = {each.model.name: each for each in found}
+def _quantizations(models: Sequence[RankedModel]) -> list[Finding]:
+    known = {each.model.name: each for each in models}
     return [
-        _quantization(each, known[each.model.input], found)
-        for each in found
+        _quantization(each, known[each.model.input], models)
+        for each in models
         if each.model.stage == "quantize"
         and each.model.input
         and each.standing in ("ok", "unmeasured")
     ]
 
 
-def _quantization(ranked: RankedModel, base: RankedModel, found: Sequence[RankedModel]) -> Finding:
+def _quantization(ranked: RankedModel, base: RankedModel, models: Sequence[RankedModel]) -> Finding:
     """Say what a quantized model saves and what it costs, each with its interval."""
     after, before = ranked.model.disk_bytes, base.model.disk_bytes
     size, smaller = "of unmeasured size", False
@@ -104,19 +104,19 @@ def _quantization(ranked: RankedModel, base: RankedModel, found: Sequence[Ranked
         text.append(f"What that costs in quality cannot be said: {name(base)} is {base.standing}.")
     speed, sentence = _speed(ranked, base)
     text += [sentence] if sentence else []
-    better = _beaten_on_disk(ranked, found)
+    better = _beaten_on_disk(ranked, models)
     if better is not None:
         text.append(f"It is not worth having: {name(better)} is both smaller and better.")
     kind: Literal["paid", "not paid"] = "paid" if smaller and better is None else "not paid"
     return Finding(kind, f"{name(ranked)} is {size}{speed}.", " ".join(text))
 
 
-def _mixtures(found: Sequence[RankedModel]) -> list[Finding]:
+def _mixtures(models: Sequence[RankedModel]) -> list[Finding]:
     """Say of every mixture what counts and pointer brought to its network, and what they cost."""
-    known = {each.model.name: each for each in found if each.standing == "ok"}
+    known = {each.model.name: each for each in models if each.standing == "ok"}
     return [
         _mixture(each, known[each.model.input])
-        for each in found
+        for each in models
         if each.model.stage == "mix" and each.model.input in known and each.standing == "ok"
     ]
 
@@ -157,10 +157,10 @@ def _speed(ranked: RankedModel, base: RankedModel) -> tuple[str, str]:
     return "", f"Whether generation became faster or slower is undecided: {figures}."
 
 
-def _beaten_on_disk(ranked: RankedModel, found: Sequence[RankedModel]) -> RankedModel | None:
+def _beaten_on_disk(ranked: RankedModel, models: Sequence[RankedModel]) -> RankedModel | None:
     """Return a model that is smaller on disk and decidedly better, if there is one."""
     size = ranked.model.disk_bytes
-    for other in found:
+    for other in models:
         gap = (
             paired_difference(other, ranked)
             if other is not ranked and other.standing == "ok"
@@ -307,9 +307,9 @@ def _below_floor(group: Group) -> list[Finding]:
     return [Finding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
 
 
-def _namesakes(found: Sequence[RankedModel]) -> list[Finding]:
+def _namesakes(models: Sequence[RankedModel]) -> list[Finding]:
     """Name the texts of several runs that are called the same and are not."""
-    texts = dict.fromkeys((each.text.name, each.text.content) for each in found if each.text)
+    texts = dict.fromkeys((each.text.name, each.text.content) for each in models if each.text)
     names = [name for name, _ in texts]
     title = "Different texts are called {}."
     text = "Models that were measured on one of them are not compared with those of another."
@@ -322,7 +322,7 @@ def _namesakes(found: Sequence[RankedModel]) -> list[Finding]:
 
 def _losses(summary: Summary) -> list[Finding]:
     """Name the tokenizers under which bits per byte are too good."""
-    said = []
+    results = []
     for corpus in summary.corpus:
         splits = dict.fromkeys(
             m.evaluate.split
@@ -338,12 +338,12 @@ def _losses(summary: Summary) -> list[Finding]:
                 "tokenizer alone."
             )
             text = f"{lines} of the {split} split {end}"
-            said.append(Finding("warning", title, text))
-    return said
+            results.append(Finding("warning", title, text))
+    return results
 
 
 def _overlaps(summary: Summary) -> list[Finding]:
-    said = []
+    results = []
     for corpus in summary.corpus:
         share = corpus.overlap.get("test", 0.0)
         if share >= _OVERLAP:
@@ -358,8 +358,8 @@ def _overlaps(summary: Summary) -> list[Finding]:
                 "All figures on it are flattered by that: compare models with each other "
                 "here, not with other texts."
             )
-            said.append(Finding("warning", title, text))
-    return said
+            results.append(Finding("warning", title, text))
+    return results
 
 
 def budget_line(line: BudgetLine) -> str:

@@ -210,13 +210,14 @@ def _audit(audited: Sequence[RankedModel]) -> list[AuditRow]:
 
 def _reasons(audited: Sequence[RankedModel]) -> list[tuple[str, str, str, list[str]]]:
     """Return (verdict, check, reason, models) for every check that failed or did not apply."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for each in audited:
         for check in each.model.audit.checks if each.model.audit else ():
             if check.verdict != "pass":
-                found.setdefault((check.verdict, check.name, check.why), []).append(each.label)
+                reasons.setdefault((check.verdict, check.name, check.why), []).append(each.label)
     return [
-        (*key, names) for key, names in sorted(found.items(), key=lambda item: item[0][0] != "fail")
+        (*key, names)
+        for key, names in sorted(reasons.items(), key=lambda item: item[0][0] != "fail")
     ]
 
 

@@ -80,10 +80,10 @@ def render(
     `marks` are by the keys of rows, `names` by what backticks in prose name. Undefined names in a
     template are errors.
     """
-    made = _environment(names or {})
-    made.filters |= filters or {}
+    engine = _environment(names or {})
+    engine.filters |= filters or {}
     anchors = {row.key: table.anchor(row.key) for table in tables for row in table.rows}
-    return made.get_template(template).render(
+    return engine.get_template(template).render(
         css=markup(resource("page.css")),
         title=title,
         marks=marks,
