@@ -7,14 +7,14 @@ here; studies too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from flyweight.core.student import student
 from flyweight.evaluation.compare import LEVEL, honest
 from flyweight.records.metric import Metric
-from flyweight.records.run_summary import Comparison, Verdict
+from flyweight.records.run_summary import Comparison, Floor, Verdict
 from flyweight.records.study_summary import LEAST_SEEDS, CellSummary
 from flyweight.reports.models import Group, RankedModel, bits_or_infinity
 
@@ -258,6 +258,37 @@ AXES = {
 }
 
 
+# --- floors ---
+
+
+@dataclass(frozen=True)
+class StrongestFloor:
+    """The n-gram floor that is hardest to beat, and how the best model or cell compares with it.
+
+    `value` is bits per byte for models, the study's metric for cells.
+    """
+
+    name: str
+    value: float
+    verdict: Verdict
+    """About the best: `better` where its whole interval lies on the good side of the floor."""
+
+
+def strongest_floor(group: Group) -> StrongestFloor | None:
+    """Return the strongest floor of a group beside its best model.
+
+    None without floors or rankable models.
+    """
+    floors = {name: floor for name, floor in group.floors.items() if name not in group.flattered}
+    if not floors or not group.rankable:
+        return None
+    name = min(floors, key=lambda name: floors[name].bits_per_byte)
+    value, best = floors[name].bits_per_byte, group.rankable[0].bits
+    if best is None:
+        return None
+    return StrongestFloor(name, value, decide(best, Metric.exact(value, "bits/byte")))
+
+
 # --- cells of a study ---
 
 
@@ -320,6 +351,28 @@ def bold_cells(
     return tied if len(tied) < len(ranked_cells(cells, metric, better)) else []
 
 
+def strongest_cell_floor(
+    best: CellSummary, floors: Mapping[str, Floor], metric: str, better: Direction = "lower"
+) -> StrongestFloor | None:
+    """Return the strongest floor of a text by one metric, and how the best cell compares with it.
+
+    None where floors do not have the metric. Without an interval nothing is decided.
+    """
+    values = {name: getattr(floor, metric, None) for name, floor in floors.items()}
+    known = {name: value for name, value in values.items() if value is not None}
+    spread = best.spread(metric)
+    if not known or spread is None:
+        return None
+    pick = min if better == "lower" else max
+    name = pick(known, key=lambda floor: known[floor])
+    if spread.low is None or spread.high is None:
+        return StrongestFloor(name, known[name], "undecided")
+    cell = Metric(spread.mean, metric, better, spread.n, spread.low, spread.high)
+    return StrongestFloor(
+        name, known[name], decide(cell, Metric.exact(known[name], metric, better))
+    )
+
+
 def training_flops(cell: CellSummary) -> float:
     """Return the mean training FLOPs of a cell's runs."""
     return cell.flops
@@ -339,34 +392,6 @@ def front_cells(
         if (spread := cell.spread(metric))
     ]
     return [points[index][0] for index in pareto([point for _, point in points])]
-
-
-# --- floors ---
-
-
-@dataclass(frozen=True)
-class StrongestFloor:
-    """The n-gram floor with the fewest bits per byte, and how the best model compares with it."""
-
-    name: str
-    bits: float
-    verdict: Verdict
-    """About the best model: `better` where its whole interval lies below the floor."""
-
-
-def strongest_floor(group: Group) -> StrongestFloor | None:
-    """Return the strongest floor of a group beside its best model.
-
-    None without floors or rankable models.
-    """
-    floors = {name: floor for name, floor in group.floors.items() if name not in group.flattered}
-    if not floors or not group.rankable:
-        return None
-    name = min(floors, key=lambda name: floors[name].bits_per_byte)
-    value, best = floors[name].bits_per_byte, group.rankable[0].bits
-    if best is None:
-        return None
-    return StrongestFloor(name, value, decide(best, Metric.exact(value, "bits/byte")))
 
 
 # --- which model to take ---

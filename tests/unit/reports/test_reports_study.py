@@ -373,8 +373,9 @@ def test_the_verdict_counts_claims_and_names_the_best_cell(study):
     plain = study_advice(study.model_copy(update={"findings": ()}))
     assert plain.title == f"Take `b-1, 1e+12`: {best.line}"
     few = study_advice(summary([cell("a", LOW[:1]), cell("b", HIGH[:1])], findings=()))
-    assert few.notes == (
-        "Which cell is best is not decided: fewer than three seeds give no interval.",
+    assert (
+        few.notes[-1]
+        == "Which cell is best is not decided: fewer than three seeds give no interval."
     )
     bad = cell("a", LOW, bad=(0, "collapsed", "no better than unigrams"))
     none = study_advice(summary([bad], findings=()))
@@ -394,6 +395,16 @@ def test_the_cheapest_of_a_tie_is_a_choice_of_its_own():
         ("near, b", "cheapest of those not significantly worse"),
     ]
     assert advice.notes == ("Not significantly worse than `best, b`: `near, b`.",)
+
+
+def test_a_study_says_so_when_counting_beats_every_cell():
+    def notes(*values):
+        return study_advice(summary([cell("a", list(values))], findings=())).notes
+
+    (worse,) = notes(1.8, 1.81, 1.82)
+    assert worse.startswith("No cell here beats the 5-gram (Kneser-Ney) floor (1.500 nats/token)")
+    assert "is undecided" in notes(1.4, 1.5, 1.6)[0] and "is undecided" in notes(1.4)[0]
+    assert notes(1.1, 1.11, 1.12) == ()
 
 
 def test_the_page_begins_with_the_verdict_then_the_table_then_figures(study):

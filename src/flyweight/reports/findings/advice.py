@@ -149,13 +149,18 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
     """Say so where no model beats counting."""
     if floor is None or floor.verdict == "better":
         return []
-    named = f"the {floor_name(floor.name)} floor ({floor.bits:.3f} bits/byte)"
+    return [floor_note(floor, "model", "bits/byte")]
+
+
+def floor_note(floor: StrongestFloor, thing: str, unit: str) -> str:
+    """Say that nothing of a kind beats a floor decidedly, and what to do about it."""
+    named = f"the {floor_name(floor.name)} floor ({floor.value:.3f} {unit})"
     if floor.verdict == "undecided":
-        return [f"Whether any model here beats {named}, which only counts, is undecided."]
-    return [
-        f"No model here beats {named}, which only counts which tokens follow which."
+        return f"Whether any {thing} here beats {named}, which only counts, is undecided."
+    return (
+        f"No {thing} here beats {named}, which only counts which tokens follow which."
         " Train longer, on more text, or a larger model."
-    ]
+    )
 
 
 # --- nothing rankable ---

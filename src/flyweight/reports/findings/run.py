@@ -189,9 +189,9 @@ def _best(group: Group) -> list[Finding]:
     floor = strongest_floor(group)
     below = ""
     if floor is not None and first.bits is not None:
-        share = 1 - first.bits.value / floor.bits
+        share = 1 - first.bits.value / floor.value
         way = f"{percent(abs(share))} {'below' if share > 0 else 'above'}"
-        below = f", {way} the {floor_name(floor.name)} floor ({floor.bits:.3f})"
+        below = f", {way} the {floor_name(floor.name)} floor ({floor.value:.3f})"
     where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
     if len(tied) > 1:
         names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
@@ -298,12 +298,12 @@ def _below_floor(group: Group) -> list[Finding]:
     floor = strongest_floor(group)
     if floor is None:
         return []
-    limit = Metric.exact(floor.bits, "bits/byte")
+    limit = Metric.exact(floor.value, "bits/byte")
     beaten = [each for each in group.rankable if each.bits and decide(each.bits, limit) == "worse"]
     if not beaten:
         return []
     names = and_list([f"{name(each)} ({bits(each)})" for each in beaten])
-    floor_text = f"the {floor_name(floor.name)} floor ({floor.bits:.3f} bits per byte)"
+    floor_text = f"the {floor_name(floor.name)} floor ({floor.value:.3f} bits per byte)"
     return [Finding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
 
 

@@ -8,9 +8,14 @@ from collections.abc import Sequence
 
 from flyweight.config.units import format_count
 from flyweight.records.study_summary import CellSummary, StudySummary
-from flyweight.reports.findings.advice import Advice, Choice, Figure
+from flyweight.reports.findings.advice import Advice, Choice, Figure, floor_note
 from flyweight.reports.findings.phrases import and_list
-from flyweight.reports.ranking import cell_difference, ranked_cells, tied_best_cells
+from flyweight.reports.ranking import (
+    cell_difference,
+    ranked_cells,
+    strongest_cell_floor,
+    tied_best_cells,
+)
 from flyweight.reports.tables.study import METRICS, interval, label, main_metric
 
 CHEAPEST = "cheapest of those not significantly worse"
@@ -25,7 +30,7 @@ def study_advice(summary: StudySummary) -> Advice:
     for data in summary.corpus:
         cells = [cell for cell in summary.cells if cell.data == data]
         choices += _choices(summary, cells, data)
-        notes += _notes(summary, cells)
+        notes += [*_floor(summary, cells, data), *_notes(summary, cells)]
     if not choices:
         reasons = [f"{cell.name}: {cell.why}." for cell in summary.cells if cell.why]
         title = _claims(summary) or "No cell of this study is a result."
@@ -83,6 +88,17 @@ def _command(cell: CellSummary) -> str:
 
     runs = [(run.id, run.validation) for run in cell.finished if run.id is not None]
     return f"flyweight generate {min(runs, key=validation)[0]} Once" if runs else ""
+
+
+def _floor(summary: StudySummary, cells: Sequence[CellSummary], data: str) -> list[str]:
+    """Say so where no cell beats counting."""
+    metric, better = main_metric(summary)
+    ranked = ranked_cells(cells, metric, better)
+    floors = summary.corpus[data].floors
+    floor = strongest_cell_floor(ranked[0], floors, metric, better) if ranked else None
+    if floor is None or floor.verdict == "better":
+        return []
+    return [floor_note(floor, "cell", METRICS[metric].unit)]
 
 
 def _notes(summary: StudySummary, cells: Sequence[CellSummary]) -> list[str]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured", "floor"]
 
+Tone = Literal["", "pass", "fail", "open"]
+TONES: dict[Tone, str] = {"pass": "green", "fail": "bold red", "open": "yellow"}
+"""Terminal styles of cells by tone; `open` is what is undecided."""
 UNRANKED: tuple[Standing, ...] = ("collapsed", "too short", "invalid")
 """Standings that are shown beside a name: the row was measured and may not be ranked."""
 STYLES = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}
@@ -37,7 +40,7 @@ class Cell:
     text: str
     sub: str = ""
     metric: Metric | None = None
-    tone: Literal["", "pass", "fail"] = ""
+    tone: Tone = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def _rich_cell(table: Table[Any], row: Row[Any], column: Column[Any]) -> Text:
 
 def _style(table: Table[Any], row: Row[Any], column: Column[Any], cell: Cell) -> str:
     if cell.tone:
-        return {"pass": "green", "fail": "bold red"}[cell.tone]
+        return TONES[cell.tone]
     if table.bold(row, column):
         return "bold"
     return "dim" if row.standing == "floor" else ""
