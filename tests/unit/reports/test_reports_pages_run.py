@@ -91,6 +91,30 @@ def test_the_headline_comes_first_and_every_part_is_there(html):
         assert part in text, part
 
 
+def test_the_verdict_box_has_intervals_links_and_commands(html):
+    text = " ".join(" ".join(Checker(html).text).split()).replace("\N{NO-BREAK SPACE}", " ")
+    dash = "\N{EN DASH}"
+    assert (
+        f"best, fastest student-compute 5.64 MB 1.511 bits/byte 1.497{dash}1.525 "
+        f"690 tokens/s 662{dash}718 flyweight generate quickstart:student-compute 'def '"
+    ) in text.replace("● ", "")
+    for anchor, label in re.findall(r'<a href="#(g0-models-row-\d+)">.*?</span>([^<]+)</a>', html):
+        row = html[html.index(f'<tr id="{anchor}"') :]
+        assert label in row[: row.index("</th>")]
+    assert len(re.findall(r'<a href="#g0-models-row-', html)) == 2
+
+
+def test_every_column_is_explained_on_hover_to_the_keyboard_and_in_the_legend(html):
+    heads = re.findall(
+        r'<th scope="col"><span class="term" tabindex="0" title="([^"]+)">([^<]+)</span></th>', html
+    )
+    assert len(heads) == 10
+    glossary = html[html.index('<details class="glossary">') :]
+    for about, title in heads:
+        assert f"<dt>{title}</dt><dd>{about}</dd>" in glossary
+    assert ".term:focus-visible::after { content: attr(title)" in html
+
+
 def test_everything_from_outside_is_escaped_and_made_visible():
     evil = "<script>alert(1)</script>&amp;\x00\x1b[2J\u202egpj.exe"
     models = made.quickstart_models()

@@ -11,6 +11,7 @@ from flyweight.reports.findings.run import across, findings, plain
 from flyweight.reports.models import groups, ranked_models
 from flyweight.reports.ranking import (
     AXES,
+    bold,
     decide,
     paired_difference,
     pareto,
@@ -18,6 +19,7 @@ from flyweight.reports.ranking import (
     strongest_floor,
     tied_best,
     tied_best_in,
+    winner_in,
 )
 from flyweight.reports.tables import run as tables
 
@@ -218,6 +220,33 @@ def test_one_noisy_measurement_does_not_make_slow_models_fast():
     assert picked.fastest.label == "student-compute", "the steadiest of the equally fast"
     assert {each.label for each in picked.alike} == fast - {"student-compute"}
     assert [each.label for each in AXES["speed"].front(group.rankable)] == ["student-compute"]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "fastest"),
+    [
+        ({"teacher": (100, 50, 300), "int8": (120, 118, 122), "nf4": (90, 85, 95)}, "int8"),
+        ({"teacher": (100, 50, 300), "int8": (120, 40, 122), "nf4": (90, 45, 95)}, None),
+        ({"teacher": (200, 130, 300), "int8": (150, 90, 160), "nf4": (110, 100, 120)}, "teacher"),
+        ({"teacher": (200, 190, 210)}, None),
+    ],
+    ids=["the steadiest of a tie", "all overlap", "it has to beat the rest", "one alone"],
+)
+def test_the_fastest_is_the_steadiest_that_wins_or_none(speeds, fastest):
+    absent = {each.name for each in made.quickstart_models()} - set(speeds)
+    _, group = noisy(speeds)
+    measured = [each for each in group.rankable if each.label not in absent]
+    winner = winner_in(measured, AXES["speed"].metric)
+    assert (winner and winner.label) == fastest
+
+
+def test_what_measured_exactly_the_same_is_bold_together():
+    bench = made.speed(5.9, 11_200, 690, 19_400_000, 5_313_024)
+    slow = made.speed(9.9, 11_200, 90, 19_400_000, 5_313_024)
+    models = [made.model(name, bits, bench=bench) for name, bits in (("a", 1.5), ("b", 1.6))]
+    models.append(made.model("slow", 1.7, bench=slow))
+    (group,) = groups(ranked_models([made.quickstart(models=tuple(models), comparisons=())]))
+    assert {each.label for each in bold(group.rankable, AXES["speed"].metric)} == {"a", "b"}
 
 
 def test_where_every_speed_is_noisy_nothing_is_called_faster():

@@ -1,4 +1,4 @@
-"""The tables of runs and studies as HTML, for notebooks."""
+"""The verdicts and tables of runs and studies as HTML, for notebooks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,33 @@ from html import escape
 
 from flyweight.records.run_summary import Summary
 from flyweight.records.study_summary import StudySummary
-from flyweight.reports.models import groups, ranked_models
+from flyweight.reports.findings.advice import Advice
+from flyweight.reports.findings.study import study_advice
+from flyweight.reports.report import RunReport
 from flyweight.reports.tables import engine, run as run_tables, study as study_tables
+from flyweight.visible import visible
 
 
 def of_run(summary: Summary) -> str:
-    """Return a run's tables of models, one for each text that they were measured on."""
-    grouped = groups(ranked_models([summary]))
-    return "".join(engine.html(run_tables.table(group)) for group in grouped)
+    """Return a run's verdicts and tables, one of each for every text that was measured on."""
+    report = RunReport((summary,))
+    parts = zip(report.groups, report.advice, strict=True)
+    return "".join(
+        _verdict(advice) + engine.html(run_tables.table(group)) for group, advice in parts
+    )
 
 
 def of_study(summary: StudySummary) -> str:
-    """Return a study's tables, one for each text, and the verdicts on its claims."""
-    parts = [engine.html(table, data) for data, table in study_tables.tables(summary).items()]
+    """Return a study's verdict, the verdicts on its claims, and its tables, one for each text."""
     claims = [f"{finding.verdict}: {finding.claim}" for finding in summary.findings]
-    return "".join([*parts, *(f"<p>{escape(claim)}</p>" for claim in claims)])
+    parts = [engine.html(table, data) for data, table in study_tables.tables(summary).items()]
+    verdict = _verdict(study_advice(summary))
+    return "".join([verdict, *(f"<p>{_text(claim)}</p>" for claim in claims), *parts])
+
+
+def _verdict(advice: Advice | None) -> str:
+    return "" if advice is None else f"<p><b>{_text(advice.title.replace('`', ''))}</b></p>"
+
+
+def _text(text: str) -> str:
+    return escape(visible(text))
