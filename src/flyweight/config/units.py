@@ -6,6 +6,7 @@ times need their unit; a count may be a bare number.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -98,6 +99,24 @@ def format_count(count: float) -> str:
 def format_rate(per_second: float) -> str:
     """Return a rate in full down to units, or with three digits below 100: 1174.3 -> `1,174`."""
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
+def format_short_time(seconds: float) -> str:
+    """Return seconds in one unit, for narrow columns: `131 s`, `35 min`, `2.1 h`."""
+    if seconds < 10:
+        return f"{seconds:.3g} s"
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def format_number(value: float) -> str:
+    """Return a measured number with five digits, never with an exponent: 1.8551, 12,346, `1.2 M`."""
+    if not math.isfinite(value):
+        return f"{value}"
+    if abs(value) >= 1e5:
+        return format_count(value)
+    return f"{value:,.5g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2g}"
 
 
 def format_time(seconds: float) -> str:

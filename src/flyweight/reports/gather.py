@@ -1,4 +1,4 @@
-"""From a finished recipe's artifacts to its summary: nothing is computed here that an artifact does not hold."""
+"""From a finished recipe's artifacts to its summary: it holds what the artifacts hold."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source:
     artifact: Artifact
     measured: Mapping[str, Artifact]
     chosen: Mapping[str, str] = field(default_factory=dict)
-    """What every `select` stage of the recipe chose: a model made from it was made from that one."""
+    """What every `select` stage of the recipe chose: models made from it were made from that."""
 
 
 def models(
@@ -102,7 +102,10 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
 
 
 def _role(config: Any, facts: Mapping[str, Any]) -> str:
-    """Return what a model is in its recipe, in a few words: of a control that ended early, how much of its due it had."""
+    """Return what a model is in its recipe, in a few words.
+
+    For a control that stopped early that is also the share of its budget that it used.
+    """
     if isinstance(config, schema.Distill):
         return f"distilled from {config.teacher}"
     train = getattr(config, "train", None)
@@ -139,7 +142,7 @@ def _audit(metrics: Mapping[str, Any]) -> run_summary.Audit:
 
 
 def config_line(config: schema.Architecture) -> str:
-    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied` or `mlp, last 64 x 128, 2 x 256`."""
+    """Return a model's shape in one line: `4 x 128, 4 heads, swiglu 352, tied`."""
     if not isinstance(config, schema.ModelConfig):
         return _baseline_line(config)
     heads = f"{config.attention.heads} head{'s' * (config.attention.heads != 1)}"
@@ -209,7 +212,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     """Return one packed corpus, with the n-gram floors measured on it."""
     meta = Corpus.open(artifact.path / "corpus", verify=False).meta
     config = artifact.identity["config"]
-    found = (
+    details = (
         {}
         if floors is None
         else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
@@ -233,7 +236,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
         overlap_unit=meta.overlap_unit,
         floors={
             name: run_summary.Floor(**{key: floor.get(key) for key in keys})
-            for name, floor in found.items()
+            for name, floor in details.items()
         },
         floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
         megabytes_per_second=meta.megabytes_per_second,
@@ -257,8 +260,8 @@ def losses(measurement: Artifact) -> str | None:
 
 def scores(evaluation: Artifact) -> UnitScores:
     """Return what an evaluation holds for paired comparison, with the name of its text."""
-    found = UnitScores.load(evaluation.path / UNITS)
-    return replace(found, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
+    scores = UnitScores.load(evaluation.path / UNITS)
+    return replace(scores, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
 
 
 def corpus_name(measurement: Artifact) -> str:
@@ -274,8 +277,8 @@ def corpus_name(measurement: Artifact) -> str:
 
 
 def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]:
-    """Return every pair of models that were scored on the same text, with the verdicts of `flyweight compare`."""
-    found = []
+    """Return every pair of models scored on the same text, with the verdicts of `compare`."""
+    pairs = []
     for family in families(
         {
             each.name: scores(each.measured["evaluate"])
@@ -284,7 +287,7 @@ def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]
         }
     ):
         if len(family) < 2:
-            continue  # other text or other units than all others: no line claims how it stands to them
+            continue  # of another text or other units than all others: it has no pair
         stood = table(family)
         for (a, b), pair in stood.pairs.items():
             numbers = {
@@ -293,8 +296,8 @@ def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]
                 "p": pair.p,
                 "p_corrected": stood.corrected[a, b],
             }
-            found.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
-    return tuple(found)
+            pairs.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
+    return tuple(pairs)
 
 
 def budget(

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import report_fixture as made
+import study_fixture
 from rich.console import Console
 
 from flyweight.cli.show import results
+from flyweight.cli.show.console import prose
 
 
 def printed(capsys, **changes):
@@ -30,7 +32,12 @@ def test_which_model_to_take_comes_first(monkeypatch, capsys):
         "690",
         "tokens/s",
     ]
-    assert lines[2].startswith("smallest within 1\N{NO-BREAK SPACE}%  int8")
+    assert lines[2].split() == ["1.497\N{EN DASH}1.525", "662\N{EN DASH}718"]
+    assert lines[3].startswith("smallest within 1\N{NO-BREAK SPACE}%  int8")
+    assert lines[5:7] == [
+        "  flyweight generate quickstart:student-compute 'def '",
+        "  flyweight generate quickstart:int8 'def '",
+    ]
     text = " ".join(" ".join(lines).split())
     assert "5-gram (Kneser-Ney)" in text and "kn5" not in text
     assert (
@@ -43,6 +50,27 @@ def test_a_run_without_a_sound_model_says_what_to_do(capsys):
     text = " ".join(printed(capsys, models=(made.model("a", 3.1),), comparisons=()).split())
     assert text.startswith("No model here has learned enough yet: train longer.")
     assert "Raise train.steps" in text and "Nothing here can be ranked" not in text
+
+
+def test_a_study_begins_with_its_verdict_and_fits_eighty_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    values = {"a": [1.0, 1.1, 1.2], "b": [2.0, 2.1, 2.2]}
+    summary = study_fixture.summary([study_fixture.cell(*item) for item in values.items()])
+    results.study(SimpleNamespace(summary=summary, report="runs/grid/report.html"))
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line) == "1 claim: 1 confirmed."
+    assert "best  a, b  1.100 nats/token" in lines[2] and "confirmed a below b" in lines
+    assert max(len(line) for line in lines) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "5-gram (Kneser-Ney)" in text and "Not shown at this width:" in text
+
+
+def test_a_terminal_breaks_sentences_between_words(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(Console, "is_terminal", True)
+    prose("word " * 40)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and {word for line in lines for word in line.split()} == {"word"}
 
 
 def item(number):

@@ -69,6 +69,27 @@ def test_times_as_people_read_them(seconds, text):
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"), [(9.87, "9.87 s"), (131.4, "131 s"), (2100, "35 min"), (7560, "2.1 h")]
+)
+def test_short_times_have_one_unit(seconds, text):
+    assert units.format_short_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.85512, "1.8551"),
+        (12_345.6, "12,346"),
+        (1_234_567.0, "1.23 M"),
+        (0.0, "0"),
+        (3e-7, "3e-07"),
+    ],
+)
+def test_numbers_have_five_digits_and_suffixes_for_large_ones(value, text):
+    assert units.format_number(value) == text
+
+
+@pytest.mark.parametrize(
     ("count", "text"),
     [
         (343.885, "344"),

@@ -4,13 +4,13 @@ from xml.etree import ElementTree
 import pytest
 import report_fixture as made
 
-from flyweight.reports.entries import entries, groups
 from flyweight.reports.figures import canvas, run as plots
 from flyweight.reports.figures.svg import figure_style, inline
+from flyweight.reports.models import groups, ranked_models
 
 
 def group(**changes):
-    return groups(entries([made.quickstart(**changes)]))[0]
+    return groups(ranked_models([made.quickstart(**changes)]))[0]
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +152,11 @@ def test_fewer_than_two_points_are_no_plot():
 
 
 def test_a_distilled_curve_starts_where_its_teacher_ended():
-    entry = next(each for each in group().entries if each.label == "student")
-    line = plots._validation(entry.model.curve, entry.model.training, "flops")
+    ranked = next(each for each in group().models if each.label == "student")
+    line = plots._validation(ranked.model.curve, ranked.model.training, "flops")
     assert line[0][0] == pytest.approx(1.41e14 + 7.1e13 / 8)
     assert line[-1][0] == pytest.approx(2.12e14)
-    faint = plots._training(entry.model.curve, entry.model.training, "flops")
+    faint = plots._training(ranked.model.curve, ranked.model.training, "flops")
     assert faint[0][0] == pytest.approx(1.41e14)
     assert faint[-1][0] == pytest.approx(2.12e14)
 

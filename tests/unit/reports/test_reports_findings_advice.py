@@ -3,17 +3,17 @@ import math
 import report_fixture as made
 
 from flyweight.records.metric import Metric
-from flyweight.reports.entries import entries, groups
 from flyweight.reports.findings.advice import advice
+from flyweight.reports.models import groups, ranked_models
 
 
 def advised(**changes):
-    (group,) = groups(entries([made.quickstart(**changes)]))
+    (group,) = groups(ranked_models([made.quickstart(**changes)]))
     return advice(group)
 
 
 def chosen(found):
-    return {role: choice.entry.label for choice in found.choices for role in choice.roles}
+    return {role: choice.label for choice in found.choices for role in choice.roles}
 
 
 def decoding(name, bits, value, low, high, **changes):
@@ -33,7 +33,11 @@ def test_the_smallest_close_to_the_best_is_to_be_taken():
     }
     best = found.choices[0]
     assert best.roles == ("best", "fastest")
-    assert best.figures == "5.64 MB, 1.511 bits/byte, 690 tokens/s"
+    assert best.line == "5.64 MB, 1.511 bits/byte, 690 tokens/s"
+    assert best.details == (
+        "5.64 MB, 1.511 bits/byte (1.497\N{EN DASH}1.525), 690 tokens/s (662\N{EN DASH}718)"
+    )
+    assert best.command == "flyweight generate quickstart:student-compute 'def '"
 
 
 def test_within_one_percent_the_whole_interval_counts():
@@ -52,8 +56,14 @@ def test_of_equally_fast_models_the_best_is_the_fastest_and_the_others_are_named
         decoding("small", 1.6, 1_174, 1_100, 1_250, disk_bytes=400_000),
     )
     found = advised(models=models, comparisons=())
-    assert found.title.startswith("Take `good`") and "and the fastest." in found.notes[0]
+    assert found.title.startswith("Take `good`") and chosen(found)["fastest"] == "good"
     assert "Not significantly slower than `good`: `poor`." in found.notes
+
+
+def test_no_model_is_the_fastest_where_all_speeds_overlap():
+    models = (decoding("a", 1.5, 2_300, 1_900, 2_350), decoding("b", 1.9, 2_355, 1_847, 2_453))
+    found = advised(models=models, comparisons=())
+    assert "fastest" not in chosen(found) and not any("slower" in note for note in found.notes)
 
 
 def test_a_tie_in_quality_is_said():
@@ -64,11 +74,11 @@ def test_a_tie_in_quality_is_said():
 def test_when_counting_beats_every_model_the_advice_says_so():
     found = advised(models=(made.model("a", 2.1), made.model("b", 2.4)), comparisons=())
     assert found.kind == "warning"
-    assert found.notes[1].startswith(
+    assert found.notes[0].startswith(
         "No model here beats the 5-gram (Kneser-Ney) floor (1.862 bits/byte)"
     )
     close = advised(models=(made.model("a", 1.87), made.model("b", 2.4)), comparisons=())
-    assert "is undecided" in close.notes[1] and "5-gram" in close.notes[1]
+    assert "is undecided" in close.notes[0] and "5-gram" in close.notes[0]
     assert not any("floor" in note for note in advised().notes)
 
 
@@ -77,17 +87,14 @@ def test_a_model_that_is_best_in_everything_is_the_only_choice():
         models=(made.model("a", 1.7), made.model("b", 1.8, disk_bytes=9_000_000)), comparisons=()
     )
     assert found.title.startswith("Take `a`: ")
-    assert found.choices == ()
-    assert (
-        found.notes[0]
-        == "It is the best, the smallest within 1\N{NO-BREAK SPACE}% and the fastest."
-    )
+    (only,) = found.choices
+    assert (only.label, only.roles) == ("a", ("best", "smallest within 1\N{NO-BREAK SPACE}%"))
 
 
 def test_one_model_is_no_choice():
     found = advised(models=(made.model("mine", 1.8),), comparisons=())
     assert found.title == "`mine`: 5.64 MB, 1.800 bits/byte, 690 tokens/s"
-    assert found.choices == ()
+    assert [choice.roles for choice in found.choices] == [("the only model",)]
 
 
 def test_too_little_training_says_what_was_wrong_and_what_to_do():

@@ -6,18 +6,20 @@ from hypothesis import given, strategies as st
 
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import AuditCheck
-from flyweight.reports.entries import entries, groups
 from flyweight.reports.findings.phrases import change
 from flyweight.reports.findings.run import across, findings, plain
+from flyweight.reports.models import groups, ranked_models
 from flyweight.reports.ranking import (
     AXES,
-    contrast,
+    bold,
     decide,
-    leaders,
-    leaders_in,
+    paired_difference,
     pareto,
     picks,
     strongest_floor,
+    tied_best,
+    tied_best_in,
+    winner_in,
 )
 from flyweight.reports.tables import run as tables
 
@@ -26,7 +28,7 @@ POINTS = st.lists(
 )
 
 
-def entry(found, name):
+def ranked(found, name):
     return next(each for each in found if each.label == name)
 
 
@@ -56,8 +58,10 @@ def test_a_front_knows_its_direction():
 
 
 def test_the_quickstart_fronts():
-    group = groups(entries([made.quickstart()]))[0]
-    fronts = {key: [each.label for each in axis.front(group.sound)] for key, axis in AXES.items()}
+    group = groups(ranked_models([made.quickstart()]))[0]
+    fronts = {
+        key: [each.label for each in axis.front(group.rankable)] for key, axis in AXES.items()
+    }
     assert fronts == {
         "disk": ["nf4", "int8", "student-compute"],
         "speed": ["student-compute"],
@@ -66,9 +70,9 @@ def test_the_quickstart_fronts():
 
 
 def test_a_contrast_turns_with_its_sides():
-    found = entries([made.quickstart()])
-    gap = contrast(entry(found, "student"), entry(found, "teacher"))
-    back = contrast(entry(found, "teacher"), entry(found, "student"))
+    found = ranked_models([made.quickstart()])
+    gap = paired_difference(ranked(found, "student"), ranked(found, "teacher"))
+    back = paired_difference(ranked(found, "teacher"), ranked(found, "student"))
     assert gap and back and gap.paired
     assert (gap.verdict, back.verdict) == ("worse", "better")
     assert (gap.low, gap.high) == pytest.approx((-back.high, -back.low))
@@ -81,8 +85,8 @@ def test_a_contrast_turns_with_its_sides():
 )
 def test_without_a_pairing_intervals_must_lie_apart(bits, verdict):
     models = (made.model("a", bits), made.model("b", 1.5))
-    found = entries([made.quickstart(models=models, comparisons=())])
-    gap = contrast(*found)
+    found = ranked_models([made.quickstart(models=models, comparisons=())])
+    gap = paired_difference(*found)
     assert gap and gap.verdict == verdict and not gap.paired
 
 
@@ -93,8 +97,8 @@ def test_different_texts_are_never_compared():
     second = made.quickstart(
         models=(made.model("a", evaluate=changed),), comparisons=(), corpus=(other,)
     )
-    found = entries([first, second])
-    assert contrast(*found) is None
+    found = ranked_models([first, second])
+    assert paired_difference(*found) is None
     assert [(group.text.name, group.text.split) for group in groups(found)] == [
         ("python-stdlib", "test"),
         ("another", "test"),
@@ -114,10 +118,10 @@ def other_text(**changes):
 
 
 def test_texts_are_the_same_by_content_whatever_they_are_called():
-    found = entries(other_text(name="a copy of it"))
-    assert len(groups(found)) == 1 and contrast(*found) is not None
-    found = entries(other_text(source="6" * 64))
-    assert contrast(*found) is None
+    found = ranked_models(other_text(name="a copy of it"))
+    assert len(groups(found)) == 1 and paired_difference(*found) is not None
+    found = ranked_models(other_text(source="6" * 64))
+    assert paired_difference(*found) is None
     assert [group.text.name for group in groups(found)] == [
         "python-stdlib (55555555)",
         "python-stdlib (66666666)",
@@ -134,27 +138,27 @@ def test_summaries_without_a_source_tell_texts_by_name_and_sizes():
     ):
         runs = other_text(source=None, splits=splits)
         runs = (runs[0].model_copy(update={"corpus": (made.corpus(),)}), runs[1])
-        assert len(groups(entries(runs))) == count
+        assert len(groups(ranked_models(runs))) == count
 
 
 def test_a_lossy_tokenizer_can_lose_but_not_win_by_bits_per_byte():
     splits = made.corpus().splits
     lossy = {**splits, "test": splits["test"].model_copy(update={"lost": 7})}
-    found = entries(other_text(tokenizer="word (900)", splits=lossy))
-    gap = contrast(*found)
+    found = ranked_models(other_text(tokenizer="word (900)", splits=lossy))
+    gap = paired_difference(*found)
     assert (
         gap and gap.high > gap.low > 0 and gap.verdict == "undecided" and "too good" in change(gap)
     )
     (group,) = groups(found)
-    assert len(leaders(group.sound)) == 2
+    assert len(tied_best(group.rankable)) == 2
     assert group.flattered == {f"{name}, word (900)" for name in ("unigram", "bigram", "kn5")}
-    turned = entries(
+    turned = ranked_models(
         other_text(
             tokenizer="word (900)",
             splits=splits | {"test": splits["test"].model_copy(update={"lost": 0})},
         )
     )
-    assert contrast(*turned).verdict == "worse"
+    assert paired_difference(*turned).verdict == "worse"
     said = across(other_text(tokenizer="word (900)", splits=lossy))
     assert any(
         "do not give the text back" in each.title and "7 lines of the test split" in each.text
@@ -166,15 +170,15 @@ def test_what_many_comparisons_explain_is_undecided_and_says_so():
     pair = made.compare("teacher", "student", -0.1, 0.05).model_copy(
         update={"verdict": "undecided", "p": 0.02, "p_corrected": 0.2, "comparisons": 10}
     )
-    found = entries([made.quickstart(comparisons=(pair,))])
-    gap = contrast(entry(found, "student"), entry(found, "teacher"))
+    found = ranked_models([made.quickstart(comparisons=(pair,))])
+    gap = paired_difference(ranked(found, "student"), ranked(found, "teacher"))
     assert gap.verdict == "undecided" and "10 comparisons" in change(gap)
 
 
 def test_leaders_are_what_cannot_be_told_from_the_best():
     summary = made.quickstart(comparisons=(made.compare("student-compute", "int8", -0.001, 0.002),))
-    group = groups(entries([summary]))[0]
-    assert [each.label for each in leaders(group.sound)] == ["student-compute", "int8"]
+    group = groups(ranked_models([summary]))[0]
+    assert [each.label for each in tied_best(group.rankable)] == ["student-compute", "int8"]
 
 
 # Generation speeds of a quickstart on a busy machine: median, least and most of five runs. The
@@ -199,22 +203,50 @@ def noisy(speeds):
         return each.model_copy(update={"bench": bench})
 
     summary = made.quickstart(models=tuple(map(rated, made.quickstart_models())))
-    return summary, groups(entries([summary]))[0]
+    return summary, groups(ranked_models([summary]))[0]
 
 
 def test_one_noisy_measurement_does_not_make_slow_models_fast():
     summary, group = noisy(NOISY)
     speed = AXES["speed"].metric
     fast = {"student", "student-alone", "student-compute"}
-    assert {each.label for each in leaders_in(group.sound, speed)} == fast
+    assert {each.label for each in tied_best_in(group.rankable, speed)} == fast
     best = tables.table(group).best
-    assert {label for label, key in best if key == "decode_tokens_per_s"} == fast
+    bold = {label for label, key in best if key == "decode_tokens_per_s"}
+    assert bold == {"student-compute"}, "the steadiest of the fast ones, of the verdict too"
     titles = [each.title for each in findings(summary)]
     assert any("`int8`" in title and "and slower" in title for title in titles)
     picked = picks(group)
-    assert picked.fastest.label == "student-compute", "the best of the equally fast"
+    assert picked.fastest.label == "student-compute", "the steadiest of the equally fast"
     assert {each.label for each in picked.alike} == fast - {"student-compute"}
-    assert [each.label for each in AXES["speed"].front(group.sound)] == ["student-compute"]
+    assert [each.label for each in AXES["speed"].front(group.rankable)] == ["student-compute"]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "fastest"),
+    [
+        ({"teacher": (100, 50, 300), "int8": (120, 118, 122), "nf4": (90, 85, 95)}, "int8"),
+        ({"teacher": (100, 50, 300), "int8": (120, 40, 122), "nf4": (90, 45, 95)}, None),
+        ({"teacher": (200, 130, 300), "int8": (150, 90, 160), "nf4": (110, 100, 120)}, "teacher"),
+        ({"teacher": (200, 190, 210)}, None),
+    ],
+    ids=["the steadiest of a tie", "all overlap", "it has to beat the rest", "one alone"],
+)
+def test_the_fastest_is_the_steadiest_that_wins_or_none(speeds, fastest):
+    absent = {each.name for each in made.quickstart_models()} - set(speeds)
+    _, group = noisy(speeds)
+    measured = [each for each in group.rankable if each.label not in absent]
+    winner = winner_in(measured, AXES["speed"].metric)
+    assert (winner and winner.label) == fastest
+
+
+def test_what_measured_exactly_the_same_is_bold_together():
+    bench = made.speed(5.9, 11_200, 690, 19_400_000, 5_313_024)
+    slow = made.speed(9.9, 11_200, 90, 19_400_000, 5_313_024)
+    models = [made.model(name, bits, bench=bench) for name, bits in (("a", 1.5), ("b", 1.6))]
+    models.append(made.model("slow", 1.7, bench=slow))
+    (group,) = groups(ranked_models([made.quickstart(models=tuple(models), comparisons=())]))
+    assert {each.label for each in bold(group.rankable, AXES["speed"].metric)} == {"a", "b"}
 
 
 def test_where_every_speed_is_noisy_nothing_is_called_faster():
@@ -245,15 +277,15 @@ def test_a_quantity_is_decided_by_intervals_that_lie_apart(first, second, verdic
 def test_the_front_leaves_out_what_is_dearer_and_no_better():
     pair = made.compare("base", "int8", -0.0001, 0.002)
     models = (made.model("base", 1.5), made.model("int8", 1.5001, disk_bytes=1_400_000))
-    (group,) = groups(entries([made.quickstart(models=models, comparisons=(pair,))]))
-    assert [each.label for each in AXES["disk"].front(group.sound)] == ["int8"]
-    assert [each.label for each in leaders(group.sound)] == ["base", "int8"]
+    (group,) = groups(ranked_models([made.quickstart(models=models, comparisons=(pair,))]))
+    assert [each.label for each in AXES["disk"].front(group.rankable)] == ["int8"]
+    assert [each.label for each in tied_best(group.rankable)] == ["base", "int8"]
 
 
 def test_the_strongest_floor_is_judged_by_the_interval_of_the_best():
     def verdict(bits):
         (group,) = groups(
-            entries([made.quickstart(models=(made.model("a", bits),), comparisons=())])
+            ranked_models([made.quickstart(models=(made.model("a", bits),), comparisons=())])
         )
         return strongest_floor(group).verdict
 
@@ -284,7 +316,7 @@ def test_standing():
         ),
         made.model("unmeasured", evaluate=None, audit=None),
     )
-    found = entries([made.quickstart(models=models, comparisons=())])
+    found = ranked_models([made.quickstart(models=models, comparisons=())])
     assert {each.label: each.standing for each in found} == {
         "good": "ok",
         "above": "collapsed",
@@ -294,7 +326,7 @@ def test_standing():
         "overlapping": "ok",
         "unmeasured": "unmeasured",
     }
-    assert [each.label for each in groups(found)[0].sound] == ["good", "overlapping"]
+    assert [each.label for each in groups(found)[0].rankable] == ["good", "overlapping"]
 
 
 def test_what_had_no_time_to_learn_is_too_short_and_not_collapsed():
@@ -307,14 +339,18 @@ def test_what_had_no_time_to_learn_is_too_short_and_not_collapsed():
         update={"curve": falling.curve.model_copy(update={"validation": tuple(losses)})}
     )
     summary = made.quickstart(models=(bad, few, falling), comparisons=())
-    assert [each.standing for each in entries([summary])] == ["collapsed", "too short", "too short"]
+    assert [each.standing for each in ranked_models([summary])] == [
+        "collapsed",
+        "too short",
+        "too short",
+    ]
     said = " ".join(plain(findings(summary)))
     assert "few was trained too shortly to be ranked" in said
     assert "after 38 steps in 22 s. Give it more time" in said
 
 
 def test_lineages_share_a_colour_and_differ_in_shape():
-    found = entries([made.quickstart()])
+    found = ranked_models([made.quickstart()])
     marks = {each.label: (each.colour, each.shape) for each in found}
     assert marks["int8"][0] == marks["nf4"][0] == marks["student-compute"][0]
     assert len(set(marks.values())) == len(marks)
@@ -322,13 +358,13 @@ def test_lineages_share_a_colour_and_differ_in_shape():
 
 
 def test_labels_of_several_runs_are_unique():
-    found = entries([made.quickstart(), made.quickstart(), made.quickstart(name="other")])
+    found = ranked_models([made.quickstart(), made.quickstart(), made.quickstart(name="other")])
     labels = [each.label for each in found]
     assert len(set(labels)) == len(labels)
     assert {"quickstart:int8", "quickstart#2:int8", "other:int8"} <= set(labels)
 
 
 def test_a_quantized_model_inherits_what_training_took():
-    found = entries([made.quickstart()])
-    training = entry(found, "nf4").training
+    found = ranked_models([made.quickstart()])
+    training = ranked(found, "nf4").training
     assert training is not None and training.total_flops == 2.12e14

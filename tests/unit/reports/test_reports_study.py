@@ -1,6 +1,7 @@
 """Findings on made-up numbers, whose verdicts are known, and the tables, figures and page of a study."""
 
 import csv
+import dataclasses
 import io
 import math
 import random
@@ -13,6 +14,7 @@ from study_fixture import cell, finding, summary
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.study_summary import Spread, StudySummary
 from flyweight.reports.figures import study as study_plots
+from flyweight.reports.findings.study import study_advice
 from flyweight.reports.pages import study as study_page
 from flyweight.reports.tables import study as study_tables
 from flyweight.studies.claims import judge, select, written
@@ -314,7 +316,7 @@ def study():
 def test_the_table_shows_what_collapsed_and_no_mean_of_it(study):
     text = study_tables.markdown(study)
     row = next(line for line in text.splitlines() if line.startswith("| c"))
-    assert row.count("collapsed") == 2
+    assert row.startswith("| c&#124;x (collapsed) |") and row.count("collapsed") == 1
     assert "4.33" not in text  # the mean of 9, 2 and 2
     assert "1 of 3 runs: worse than unigrams" in text
     assert "**1.700** (1.675" in text
@@ -351,11 +353,98 @@ def test_no_name_or_reason_means_anything_to_markdown(study):
 
 
 def test_the_front_is_of_the_metric_against_flops(study):
-    (table,) = study_tables.tables(study)
-    assert {name.split(",")[0] + name.split(",")[-1] for name in table.front} == {
+    (table,) = study_tables.tables(study).values()
+    (column,) = [column for column in table.columns if column.key == "front"]
+    on_front = [row.key for row in table.rows if column.cell(row.of)]
+    assert {name.split(",")[0] + name.split(",")[-1] for name in on_front} == {
         "a-1  1e+11",
         "b-1  1e+12",
     }
+
+
+def bold(cells, metric="nll", **more):
+    (table,) = study_tables.tables(summary(cells, **more)).values()
+    return {key.split()[0] for key, column in table.best if column == metric}
+
+
+def test_bold_is_the_best_mean_and_what_is_not_significantly_worse():
+    steady = [1.0, 1.1, 1.2]
+    near, far = [1.2, 0.9, 1.3], [1.3, 1.4, 1.5]
+    cells = [cell("best", steady), cell("near", near), cell("far", far)]
+    assert bold(cells) == {"best", "near"}, "paired by seed, far is worse by 0.3 every time"
+    assert bold(cells, "perplexity") == {"best", "near"}
+    assert bold([cell("a", steady[:2]), cell("b", far[:2])]) == set(), "two seeds decide nothing"
+    assert bold([cell("alone", steady)]) == set()
+
+
+def test_a_metric_of_which_more_is_better_turns_every_judgement(monkeypatch):
+    more = dataclasses.replace(study_tables.METRICS["nll"], better="higher")
+    cells = [cell("low", LOW, flops=2e11), cell("high", HIGH, flops=1e11)]
+    assert bold(cells) == {"low"}
+    monkeypatch.setitem(study_tables.METRICS, "nll", more)
+    assert bold(cells) == {"high"}
+    (best, *_) = study_advice(summary(cells)).choices
+    assert best.label == "high, b"
+    (table,) = study_tables.tables(summary(cells)).values()
+    (column,) = [column for column in table.columns if column.key == "front"]
+    assert [row.label for row in table.rows if column.cell(row.of)] == ["high"]
+    assert ("NLL", "nats per token of the test split, higher is better") in table.glossary()
+
+
+def test_the_verdict_counts_claims_and_names_the_best_cell(study):
+    advice = study_advice(study)
+    assert advice.title == "1 claim: 1 refuted."
+    best, *others = advice.choices
+    assert (best.label, best.roles) == ("b-1, 1e+12", ("best",)) and not others
+    assert best.line == "1.700 nats/token, 1 T FLOPs, 1 k parameters"
+    assert best.command == "flyweight generate pretrain-00000002 Once"
+    plain = study_advice(study.model_copy(update={"findings": ()}))
+    assert plain.title == f"Take `b-1, 1e+12`: {best.line}"
+    few = study_advice(summary([cell("a", LOW[:1]), cell("b", HIGH[:1])], findings=()))
+    assert (
+        few.notes[-1]
+        == "Which cell is best is not decided: fewer than three seeds give no interval."
+    )
+    bad = cell("a", LOW, bad=(0, "collapsed", "no better than unigrams"))
+    none = study_advice(summary([bad], findings=()))
+    assert (none.kind, none.choices) == ("warning", ())
+    assert "No cell of this study is a result" in none.title and "unigrams" in none.notes[0]
+
+
+def test_the_cheapest_of_a_tie_is_a_choice_of_its_own():
+    cells = [
+        cell("best", [1.0, 1.1, 1.2], flops=1e13),
+        cell("near", [1.2, 0.9, 1.3], flops=1e11),
+        cell("far", [2.0, 2.1, 2.2], flops=1e10),
+    ]
+    advice = study_advice(summary(cells))
+    assert [(each.label, *each.roles) for each in advice.choices] == [
+        ("best, b", "best"),
+        ("near, b", "cheapest of those not significantly worse"),
+    ]
+    assert advice.notes == ("Not significantly worse than `best, b`: `near, b`.",)
+
+
+def test_a_study_says_so_when_counting_beats_every_cell():
+    def notes(*values):
+        return study_advice(summary([cell("a", list(values))], findings=())).notes
+
+    (worse,) = notes(1.8, 1.81, 1.82)
+    assert worse.startswith("No cell here beats the 5-gram (Kneser-Ney) floor (1.500 nats/token)")
+    assert "is undecided" in notes(1.4, 1.5, 1.6)[0] and "is undecided" in notes(1.4)[0]
+    assert notes(1.1, 1.11, 1.12) == ()
+
+
+def test_the_page_begins_with_the_verdict_then_the_table_then_figures(study):
+    page = study_page.render(study)
+    order = ["1 claim: 1 refuted.", "b-1, 1e+12</a>", 'class="models"', "<svg", 'id="findings"']
+    places = [page.index(part) for part in order]
+    assert places == sorted(places)
+    assert page.count('href="#claim-1"') == 1 and page.count('id="claim-1"') == 1
+    for target in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{target}"' in page, target
+    assert 'title="training FLOPs of a run' in page and "What the columns mean" in page
+    assert page.count('type="radio"') == 2, "one figure with a switch of its x axis"
 
 
 def test_csv_has_every_run_and_every_mean(study):
@@ -392,13 +481,8 @@ def test_the_page_names_the_difference_that_it_prints(study, tmp_path):
     assert re.search(
         r"minus 0\.9 times b [^:]*: \+0\.0500 ", study_page.write(tmp_path).read_text()
     )
-    assert (
-        judge(
-            finding(), [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)], "nll"
-        )
-        .contests[0]
-        .p
-    ) >= 0
+    certain = [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)]
+    assert 0 <= judge(finding(), certain, "nll").contests[0].p < 1e-12
 
 
 def test_a_claim_about_nobody_opens_nothing(study, tmp_path):

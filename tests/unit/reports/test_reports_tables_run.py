@@ -7,13 +7,13 @@ import report_fixture as made
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from flyweight.reports.entries import entries, groups
+from flyweight.reports.models import groups, ranked_models
 from flyweight.reports.tables import run as tables
 from flyweight.visible import visible
 
 
 def group(**changes):
-    return groups(entries([made.quickstart(**changes)]))[0]
+    return groups(ranked_models([made.quickstart(**changes)]))[0]
 
 
 def drawn(width, **changes):
@@ -162,6 +162,3 @@ def test_the_legend_explains_a_sigma_only_where_one_stands():
 
 def test_the_legend_is_plain_text():
     json.dumps(tables.LEGEND)
-    assert tables.short_time(131.4) == "131 s"
-    assert tables.short_time(2100) == "35 min"
-    assert tables.short_time(7560) == "2.1 h"

@@ -1,38 +1,46 @@
-"""Which model to take, as lines for a terminal: first in every answer about a run."""
+"""The verdict in a terminal: first in every answer about a run or a study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.reports.entries import Group
-from flyweight.reports.findings.advice import Advice, advise
+from flyweight.cli.show.console import prose, say
+from flyweight.reports.findings.advice import Advice, Choice
 
 
-def lines(groups: Sequence[Group]) -> list[Any]:
-    """Return a run's advice: for every text which model to take, the other choices, what to know."""
-    shown: list[Any] = []
-    for found in advise(groups):
-        shown += ["", *_one(found)]
-    return shown
+def show(advices: Sequence[Advice | None]) -> None:
+    """Print verdicts: for each what to take, the choices, how to use them, what to know."""
+    for advice in advices:
+        if advice is not None:
+            _one(advice)
 
 
-def _one(found: Advice) -> list[Any]:
-    style = "bold yellow" if found.kind == "warning" else "bold green"
-    notes = [
-        Text(_plain(note), "yellow" if found.kind == "warning" else "") for note in found.notes
-    ]
+def _one(advice: Advice) -> None:
+    warning = advice.kind == "warning"
+    prose("", Text(_plain(advice.title), "bold yellow" if warning else "bold green"))
+    if advice.choices:
+        say(_figures(advice.choices))
+        say(*(Text(f"  {each.command}", "cyan") for each in advice.choices if each.command))
+    prose(*(Text(_plain(note), "yellow" if warning else "") for note in advice.notes))
+
+
+def _figures(choices: Sequence[Choice]) -> Table:
+    """Return a line for each choice, each figure over its interval."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    for justify in ("left", "left", "right", "right", "right"):
-        table.add_column(justify=justify)
-    for choice in found.choices:
-        role = Text(", ".join(choice.roles), "dim")
-        table.add_row(role, choice.entry.label, choice.size, choice.bits, choice.speed)
-    choices = [table] if found.choices else []
-    return [Text(_plain(found.title), style), *choices, *notes]
+    for _ in ("roles", "label"):
+        table.add_column(overflow="fold")
+    for _ in choices[0].figures:
+        table.add_column(justify="right", no_wrap=True)
+    for choice in choices:
+        figures = [Text(figure.text) for figure in choice.figures]
+        for text, figure in zip(figures, choice.figures, strict=True):
+            if figure.interval:
+                text.append(f"\n{figure.interval}", "dim")
+        table.add_row(Text(", ".join(choice.roles), "dim"), choice.label, *figures)
+    return table
 
 
 def _plain(text: str) -> str:

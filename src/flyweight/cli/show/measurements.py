@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.cli.show.results import say
-from flyweight.config.units import format_count, format_rate, format_size
+from flyweight.cli.show.console import say
+from flyweight.config.units import format_number, format_rate, format_size
 
 _LIKELIHOOD = {
     "bits_per_byte": "bits per byte",
@@ -26,8 +26,8 @@ def evaluation(values: Mapping[str, Any], model: str, corpus: str) -> None:
     for key, title in _LIKELIHOOD.items():
         metric = values.get(key)
         if metric is not None:
-            low, high = (_number(metric[end]) for end in ("low", "high"))
-            table.add_row(title, _number(metric["value"]), f"{low} to {high}")
+            low, high = (format_number(metric[end]) for end in ("low", "high"))
+            table.add_row(title, format_number(metric["value"]), f"{low} to {high}")
     units = values["interval"]
     over = f"intervals over {units['units']:,} {units['over']}s"
     note = f"window {values['window']}, stride {values['stride']} tokens; {over}; lower is better"
@@ -64,10 +64,6 @@ def bench(values: Mapping[str, Any], model: str) -> None:
     threads = values["threads"]
     machine = f"{values['device']}, {values['precision']}, {threads} thread{'s' * (threads != 1)}"
     say(table, Text(f"{asked}; {machine}, torch {values['torch']}", "dim"))
-
-
-def _number(value: float) -> str:
-    return f"{value:,.5g}" if value < 1e5 else format_count(value)
 
 
 def _timed(value: float, unit: str) -> str:

@@ -12,46 +12,42 @@ from rich.text import Text
 
 from flyweight.api import Run, StudyRun
 from flyweight.cli.show import advice
+from flyweight.cli.show.console import prose, say
 from flyweight.config.units import format_size, format_time
 from flyweight.core.console import Terminal
-from flyweight.reports.entries import entries, groups
-from flyweight.reports.findings import run as words
 from flyweight.reports.findings.phrases import floor_name
-from flyweight.reports.tables import run as tables, study as study_tables
-
-
-def say(*lines: Any) -> None:
-    """Print text lines and tables on standard output."""
-    console = Terminal()
-    for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str | Text))
+from flyweight.reports.findings.run import plain
+from flyweight.reports.findings.study import study_advice
+from flyweight.reports.report import RunReport
+from flyweight.reports.tables import run as run_tables, study as study_tables
 
 
 def run(result: Run) -> None:
     """Print a finished run: which model to take, its table, its findings, where the report is."""
-    grouped = groups(entries([result.summary]))
-    say(*advice.lines(grouped))
-    for group in grouped:
-        say("", tables.terminal(group, Terminal().width))
+    report = RunReport((result.summary,))
+    advice.show(report.advice)
+    for group in report.groups:
+        say("", run_tables.terminal(group, Terminal().width))
     for stage in result.summary.stages:
         if stage.evaluate is not None:
             say(f"{stage.name}: {_in_words(stage.evaluate)}")
-    say("", *words.plain(words.findings(result.summary, grouped)), "", f"report: {result.report}")
+    prose("", *plain(report.findings))
+    say("", f"report: {result.report}")
 
 
 def study(result: StudyRun) -> None:
-    """Print a finished study: its tables, its findings, and where the report is."""
-    for table in study_tables.terminal(result.summary):
-        say("", table)
+    """Print a finished study: its verdict, its claims, its tables, and where the report is."""
+    advice.show([study_advice(result.summary)])
     colours = {"confirmed": "green", "refuted": "red", "undecided": "yellow"}
-    say(
-        "",
-        *(
-            Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}")
-            for each in result.summary.findings
-        ),
-    )
-    say(*result.summary.left_out, "", f"report: {result.report}")
+    claims = [
+        Text.assemble((each.verdict, colours[each.verdict]), f" {each.claim}")
+        for each in result.summary.findings
+    ]
+    prose(*(["", *claims] if claims else []))
+    for table in study_tables.terminal(result.summary, Terminal().width):
+        say("", table)
+    prose(*result.summary.left_out)
+    say("", f"report: {result.report}")
 
 
 def _in_words(evaluation: Any) -> str:
@@ -162,15 +158,8 @@ def listing(found: dict[str, Any], everything: bool = False) -> None:
     for item in items:
         took = "" if item["seconds"] is None else format_time(item["seconds"])
         users = _shortly(item["used_by"]) if item["used_by"] else Text("no recipe", "dim")
-        state = (
-            Text("damaged", "red")
-            if item["damaged"]
-            else _half_made(item)
-            if item["state"] == "half-made"
-            else item["created"]
-        )
         shown = users if item["state"] != "half-made" else ""
-        table.add_row(item["id"], _minute(state), took, format_size(item["bytes"]), shown)
+        table.add_row(item["id"], _minute(_state(item)), took, format_size(item["bytes"]), shown)
     say(*note, table)
     recipes = _plain_table(("recipe", "finished (UTC)", "stages", "size"), right=("stages", "size"))
     for recipe in found["recipes"]:
@@ -245,6 +234,13 @@ def _minute(date: str | Text) -> str | Text:
     return date if isinstance(date, Text) else date[:16].replace("T", " ")
 
 
+def _state(item: dict[str, Any]) -> str | Text:
+    """Return when an artifact was made, or why it is not one yet."""
+    if item["damaged"]:
+        return Text("damaged", "red")
+    return _half_made(item) if item["state"] == "half-made" else item["created"]
+
+
 def _half_made(item: dict[str, Any]) -> Text:
     at = "" if item["step"] is None else f", step {item['step']}"
     return (
@@ -253,5 +249,5 @@ def _half_made(item: dict[str, Any]) -> Text:
 
 
 def _shortly(users: list[str]) -> str:
-    """Return the users of an artifact, the stages of a recipe together: `quickstart:teacher, quickstart`."""
+    """Return the first users of an artifact: `quickstart:teacher, quickstart`."""
     return ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from flyweight.api import Run
 from flyweight.cli.show import results
-from flyweight.cli.show.results import say
+from flyweight.cli.show.console import say
 
 LONGEST_SAMPLE = 400
 """Characters of the sample that are shown."""

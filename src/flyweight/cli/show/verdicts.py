@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from flyweight.cli.show.results import say
+from flyweight.cli.show.console import prose, say
 from flyweight.core.console import Terminal
+from flyweight.reports.tables import engine
+from flyweight.reports.tables.engine import Cell, Column, Row, Table, Tone
 
 COLOURS = {
     **{"ok": "green", "missing": "yellow", "slow": "yellow", "broken": "red"},
@@ -17,18 +21,27 @@ COLOURS = {
 }
 
 
-DISPENSABLE = (
-    "bits/byte",
-    "95 % interval",
-    "bytes",
-    "parameters",
-    "nats/token",
-    "FLOPs/token",
-    "FLOPs to make",
-)
-"""Columns of a comparison that a narrow terminal may do without; the last go first."""
-LONGEST_NAME = 28
-"""Columns that a model's name may take before it is broken."""
+@dataclass(frozen=True)
+class Wording:
+    """What a column of a comparison means, and how soon a narrow terminal drops it."""
+
+    about: str
+    priority: int
+
+
+WORDINGS = {
+    "bits/byte": Wording("bits to code a byte of the text, lower is better", 2),
+    "nats/token": Wording("nats per token, lower is better", 6),
+    "difference": Wording("bits per byte minus those of the reference", 1),
+    "95 % interval": Wording("of the difference, resampled in pairs", 3),
+    "verdict": Wording("against the reference, corrected for all comparisons", 1),
+    "parameters": Wording("parameters stored", 5),
+    "bytes": Wording("size of the weights' files", 4),
+    "FLOPs/token": Wording("of a forward pass at full context", 7),
+    "FLOPs to make": Wording("of its whole training, teachers included", 8),
+}
+"""The columns of a comparison; those of the highest priority number are dropped first."""
+TONES: dict[str, Tone] = {"better": "pass", "worse": "fail", "undecided": "open"}
 
 
 def comparison(found: Any) -> None:
@@ -36,55 +49,39 @@ def comparison(found: Any) -> None:
 
     Columns that do not fit are left out and named.
     """
-    reference = found.comparison.reference
-    rows = [_cells(found, row) for row in found]
-    left: list[str] = []
-    for head in (head for head in reversed(DISPENSABLE) if head in rows[0]):
-        if not _fits(rows, left, Terminal().width):
-            left.append(head)
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    heads = [head for head in rows[0] if head not in left]
-    for head in heads:
-        justify = "left" if head in ("model", "verdict") else "right"
-        table.add_column(head, justify=justify, no_wrap=head != "model", overflow="fold")
-    for row in rows:
-        table.add_row(*(row[head] for head in heads))
-    missing = (
-        [
-            Text(
-                f"Not shown at this width: {', '.join(head for head in rows[0] if head in left)}.",
-                "dim",
-            )
-        ]
-        if left
-        else []
+    say(engine.terminal(_table(found), Terminal().width), "")
+    rows = (row for row in found if row.name != found.comparison.reference)
+    for row, sentence in zip(rows, found.verdicts(), strict=True):
+        prose(Text.assemble(("● ", COLOURS[row.verdict]), sentence))
+    prose(*(Text(f"note: {note}", "dim") for note in found.notes()))
+
+
+def _table(found: Any) -> Table[dict[str, str]]:
+    """Return a comparison as a table of the engine that reports use."""
+    rows = tuple(Row(row.name, row.name, found.cells(row)) for row in found)
+    columns = tuple(
+        Column(
+            key=head,
+            title=head,
+            about=WORDINGS[head].about,
+            value=partial(_cell, head),
+            priority=WORDINGS[head].priority,
+        )
+        for head in rows[0].of
+        if head != "model"
     )
-    say(table, *missing, "")
-    for row, sentence in zip(
-        (row for row in found if row.name != reference), found.verdicts(), strict=True
-    ):
-        say(Text.assemble(("● ", COLOURS[row.verdict]), sentence))
-    say(*(Text(f"note: {note}", "dim") for note in found.notes()))
+    return Table("comparison", columns, rows)
 
 
-def _cells(found: Any, row: Any) -> dict[str, Text]:
-    """Return a model's cells by their column, the verdict in its colour."""
-    cells = {head: Text(cell) for head, cell in found.cells(row).items()}
-    cells["verdict"].stylize("dim" if row.paired is None else COLOURS[row.verdict])
-    return cells
-
-
-def _fits(rows: list[dict[str, Text]], left: list[str], width: int) -> bool:
-    needed = 0
-    for head in (head for head in rows[0] if head not in left):
-        widest = max(len(head), *(row[head].cell_len for row in rows))
-        needed += (min(widest, LONGEST_NAME) if head == "model" else widest) + 2
-    return needed - 2 <= width
+def _cell(head: str, cells: dict[str, str]) -> Cell | None:
+    text = cells[head]
+    tone: Tone = TONES.get(text, "") if head == "verdict" else ""
+    return Cell(text, tone=tone) if text else None
 
 
 def doctor(found: Any) -> None:
     """Print what a machine can do, group by group, and what to do about what it cannot."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = RichTable(box=None, show_header=False, pad_edge=False)
     for name in ("what", "verdict", "measured", "do"):
         table.add_column(
             name,

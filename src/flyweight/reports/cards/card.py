@@ -1,4 +1,4 @@
-"""Model cards in Markdown: what a model is, what it was made of, what that took, what was measured and what was not.
+"""Model cards in Markdown: what a model is, was made of, and took; what was measured and what not.
 
 Two kinds. `birth` is the card inside of an artifact: it is written before the artifact is
 published, from what is known then, so it has no measurements; and no times either, so that the same
@@ -23,7 +23,7 @@ from flyweight.data.document import corpus_label
 from flyweight.errors import FlyweightError
 from flyweight.records.run_summary import Summary
 from flyweight.reports import gather
-from flyweight.reports.cards import metrics as numbers
+from flyweight.reports.cards import metrics as numbers, verdict
 from flyweight.reports.tables.markdown import block, code, front_matter, table, text
 from flyweight.spec import flops
 from flyweight.store import measurements
@@ -34,7 +34,10 @@ FILE = "README.md"
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be described, finished or about to be: `parents` are the artifacts it was made from, by role."""
+    """A model to be described, finished or about to be.
+
+    `parents` are the artifacts that it was made from, by role.
+    """
 
     id: str
     identity: Mapping[str, Any]
@@ -44,7 +47,7 @@ class Subject:
 
     @classmethod
     def of(cls, artifact: Artifact, store: Store) -> Subject:
-        """Return a finished artifact with those of its parents that are still under the runs root."""
+        """Return a finished artifact with those of its parents that are under the runs root."""
         parents = {}
         corpus = artifact.facts.get(
             "corpus"
@@ -71,7 +74,10 @@ class Subject:
 
     @property
     def trained(self) -> Mapping[str, Any]:
-        """The identity of the training whose weights these are: that of the one that `select` chose, else its own."""
+        """The identity of the training whose weights these are.
+
+        That is the training that `select` chose, else its own.
+        """
         if self.stage != "select":
             return self.identity
         same = [
@@ -92,7 +98,7 @@ class Subject:
 
 
 def birth(subject: Subject) -> str:
-    """Return the card that goes into an artifact: the same bytes whenever, wherever and however often it is made."""
+    """Return the card that goes into an artifact: the same bytes whenever it is made."""
     lines = [
         *_head(subject),
         *_model(subject),
@@ -132,18 +138,26 @@ def write(
 
 
 def write_beside(folder: Path, store: Store) -> None:
-    """Write `card-<stage>.md` into a finished recipe's folder for each of its models that is still there, whole."""
-    entries = store.entries()
-    for made in Summary.read(folder).stages:
+    """Write `card-<stage>.md` into a finished recipe's folder for each of its models.
+
+    A model that is gone or damaged keeps the card of an earlier day.
+    """
+    entries, summary = store.entries(), Summary.read(folder)
+    verdicts = verdict.sections(summary)
+    for stage in summary.stages:
         try:
-            artifact = Artifact.open(store.root / made.id)
+            artifact = Artifact.open(store.root / stage.id)
         except FlyweightError:
-            continue  # the card of an earlier day stays, and says of which model it is
+            continue
         if (artifact.path / "model").is_dir():
-            write_text(
-                folder / f"card-{made.name}.md",
-                full(artifact, store, f"{folder.name}:{made.name}", entries=entries),
+            card = full(
+                artifact,
+                store,
+                f"{folder.name}:{stage.name}",
+                entries=entries,
+                verdict_lines=verdicts.get(stage.name, ()),
             )
+            write_text(folder / f"card-{stage.name}.md", card)
 
 
 def full(
@@ -153,24 +167,27 @@ def full(
     written_as: str = "",
     notes: Sequence[str] = (),
     entries: Sequence[Artifact | Damaged] | None = None,
+    verdict_lines: Sequence[str] = (),
 ) -> str:
     """Return the card that stands beside a model, with every measurement of it under the runs root.
 
     `written_as` is what an export is (a family of transformers, `gguf ...`), `notes` what is not as
     one may expect of it. `entries` are the root's, where they have been read already.
+    `verdict_lines` are what the run that made it says about it.
     """
-    subject, found = (
+    subject, measured = (
         Subject.of(artifact, store),
         measurements.of(artifact, store.entries() if entries is None else entries),
     )
     lines = [
         *_head(subject, title),
+        *verdict_lines,
         *_model(subject, written_as, notes),
         *_data(subject),
         *_training(subject, times=True),
-        *numbers.section(found, {each.id: _known(store, each) for each in found.evaluations}),
-        *_commands(artifact, found),
-        *_limits(subject, found),
+        *numbers.section(measured, {each.id: _known(store, each) for each in measured.evaluations}),
+        *_commands(artifact, measured),
+        *_limits(subject, measured),
     ]
     return "\n".join(lines) + "\n"
 
@@ -367,23 +384,23 @@ def _data(subject: Subject) -> list[str]:
             else "Its training text is not known."
         )
         return [*lines, why.get(subject.stage, named), ""]
-    found = gather.corpus(subject.corpus, 1, None)
+    corpus = gather.corpus(subject.corpus, 1, None)
     sizes = [
         (
             name,
             f"{split.tokens:,}",
             f"{split.bytes:,}",
             f"{split.documents:,}",
-            numbers.share(found.overlap.get(name)),
+            numbers.share(corpus.overlap.get(name)),
         )
-        for name, split in found.splits.items()
+        for name, split in corpus.splits.items()
     ]
-    head = ("split", "tokens", "bytes", "documents", f"{found.overlap_unit} also in train")
+    head = ("split", "tokens", "bytes", "documents", f"{corpus.overlap_unit} also in train")
     return [
         *lines,
-        f"{code(found.name)}, tokenizer {text(found.tokenizer)}, packed as "
+        f"{code(corpus.name)}, tokenizer {text(corpus.tokenizer)}, packed as "
         f"{code(subject.corpus.id)} (fingerprint"
-        f" {code(found.fingerprint[:16])}). Trained on train; validation chooses, test only "
+        f" {code(corpus.fingerprint[:16])}). Trained on train; validation chooses, test only "
         f"reports.",
         "",
         *table(head, sizes, right=head[1:]),
@@ -425,7 +442,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
     if times:
         rows.append(("seconds, with teachers and parents", "", f"{facts['total_seconds']:,.1f}"))
     optimizer = train["optimizer"]
-    said = (
+    settings = (
         f"{train['batch']} windows a step, {optimizer['kind']} at {optimizer['lr']:g}, precision "
         f"{identity['dtype']},"
         f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
@@ -449,7 +466,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
         *lines,
         *table(("", "limit", "spent"), rows, right=("limit", "spent")),
         "",
-        text(said + kept),
+        text(settings + kept),
         "",
     ]
 
@@ -457,24 +474,20 @@ def _training(subject: Subject, times: bool) -> list[str]:
 def _limit(name: str, value: float | None) -> str:
     if value is None:
         return "none"
-    return (
-        format_time(value)
-        if name == "time"
-        else format_count(value)
-        if name == "flops"
-        else f"{value:,}"
-    )
+    if name == "time":
+        return format_time(value)
+    return format_count(value) if name == "flops" else f"{value:,}"
 
 
-def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
+def _commands(artifact: Artifact, measured: measurements.Measured) -> list[str]:
     """Return the commands that made and measured the model, each once."""
     made = artifact.manifest["command"]
     lines = ["## How it was made and measured", "", f"Made {artifact.manifest['created']}:", ""]
     lines += block(made, "sh") if made else ["By the Python interface, without a command."]
-    others = dict.fromkeys(each.manifest["command"] for each in found.all())
+    others = dict.fromkeys(each.manifest["command"] for each in measured.all())
     if measured_by := [command for command in others if command and command != made]:
         lines += ["", "Measured by:", "", *block("\n".join(measured_by), "sh")]
-    elif any(found.all()):
+    elif any(measured.all()):
         lines += [
             "",
             "The same command measured it."
@@ -484,9 +497,9 @@ def _commands(artifact: Artifact, found: measurements.Measured) -> list[str]:
     return [*lines, ""]
 
 
-def _limits(subject: Subject, found: measurements.Measured | None) -> list[str]:
+def _limits(subject: Subject, measured: measurements.Measured | None) -> list[str]:
     """Return what the numbers do not say, what is missing first."""
-    lines = [] if found is None else numbers.missing(found)
+    lines = [] if measured is None else numbers.missing(measured)
     if subject.stage not in ("import", "init"):
         lines.append(
             f"One training with one seed ({subject.identity['seed']}): intervals do not cover "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from flyweight.config.units import format_size
+from flyweight.config.units import format_number, format_size
 from flyweight.errors import FlyweightError
 from flyweight.records.metric import Metric
 from flyweight.reports import gather
@@ -23,21 +23,21 @@ def share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def section(found: Measured, texts: Mapping[str, str]) -> list[str]:
+def section(measured: Measured, texts: Mapping[str, str]) -> list[str]:
     """Return the section on metrics; `texts` names the text of each evaluation, by its id."""
     lines = ["## Metrics", ""]
-    if not any(found.all()):
+    if not any(measured.all()):
         return [*lines, "None: nothing was measured.", ""]
-    for evaluation in found.evaluations:
+    for evaluation in measured.evaluations:
         with _readable(evaluation):
-            lines += _likelihood(evaluation, texts[evaluation.id], found)
-    for bench in found.benches:
+            lines += _likelihood(evaluation, texts[evaluation.id], measured)
+    for bench in measured.benches:
         with _readable(bench):
             lines += _speed(bench)
-    for audit in found.audits:
+    for audit in measured.audits:
         with _readable(audit):
             lines += _audit(audit)
-    for sample in found.samples:
+    for sample in measured.samples:
         with _readable(sample):
             lines += _continuations(sample)
     return lines
@@ -45,7 +45,7 @@ def section(found: Measured, texts: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def _readable(artifact: Artifact) -> Iterator[None]:
-    """Turn numbers that are not those of a measurement, whatever their checksum says, into a FlyweightError that names them."""
+    """Raise FlyweightError where an artifact's numbers are not those of its measurement."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -58,59 +58,65 @@ def _readable(artifact: Artifact) -> Iterator[None]:
 
 def _continuations(artifact: Artifact) -> list[str]:
     lines = []
-    for said in artifact.metrics()["samples"]:
+    for continuation in artifact.metrics()["samples"]:
         lines += [
-            f"Its continuation of {code(said['prompt'])}, one draw, not chosen:",
+            f"Its continuation of {code(continuation['prompt'])}, one draw, not chosen:",
             "",
-            *block(said["text"]),
+            *block(continuation["text"]),
             "",
         ]
     return lines
 
 
-def missing(found: Measured) -> list[str]:
+def missing(measured: Measured) -> list[str]:
     """Return what was not measured, and what it showed that a reader must not miss."""
     lines = []
-    splits = {each.identity["config"]["split"] for each in found.evaluations}
-    if not found.evaluations:
+    splits = {each.identity["config"]["split"] for each in measured.evaluations}
+    if not measured.evaluations:
         lines.append("Not measured: likelihood on any text (`flyweight eval`).")
     elif not splits & {"test", "validation+test"}:
         lines.append(
             f"Not measured: likelihood on a test split; the figures above are of "
             f"{', '.join(sorted(splits))}."
         )
-    if found.evaluations and not found.floors:
+    if measured.evaluations and not measured.floors:
         lines.append(
             "Not measured: what n-gram models reach on the same text (`flyweight floors`)."
         )
-    if not found.benches:
+    if not measured.benches:
         lines.append("Not measured: speed and memory (`flyweight bench`).")
-    if not found.audits:
+    if not measured.audits:
         lines.append(
             "Not measured: the audit for leaks, padding, caches and sizes (`flyweight audit`)."
         )
-    lines += [f"Left out: {code(each)}." for each in found.damaged]
-    for audit in found.audits:
+    lines += [f"Left out: {code(each)}." for each in measured.damaged]
+    for audit in measured.audits:
         lines += [f"It fails the audit's check {code(name)}." for name in _named(audit, "fail")]
-    lines += _below_floors(found)
+    lines += _below_floors(measured)
     lines.append(
         "Not measured: tasks, other texts than those named, and other machines than those named."
     )
     return lines
 
 
-def _likelihood(artifact: Artifact, name: str, found: Measured) -> list[str]:
+def _likelihood(artifact: Artifact, name: str, measured: Measured) -> list[str]:
     result, interval = gather.evaluation(artifact), artifact.metrics()["interval"]
     assert result is not None
     rows = []
     for key in LIKELIHOOD:
         if (metric := getattr(result, key)) is not None:
             rows.append(
-                (key, _number(metric.value), _interval(metric), text(metric.unit), f"{metric.n:,}")
+                (
+                    key,
+                    format_number(metric.value),
+                    _interval(metric),
+                    text(metric.unit),
+                    f"{metric.n:,}",
+                )
             )
-    for kind, value in _floors(artifact, found).items():
+    for kind, value in _floors(artifact, measured).items():
         rows.append(
-            (f"bits_per_byte of {code(kind)}, a floor", _number(value), "", "bits/byte", "")
+            (f"bits_per_byte of {code(kind)}, a floor", format_number(value), "", "bits/byte", "")
         )
     head = ("metric", "value", f"{interval['level']:.0%} interval", "unit", "n")
     over = f"{interval['units']:,} {interval['over']}s"
@@ -126,10 +132,10 @@ def _likelihood(artifact: Artifact, name: str, found: Measured) -> list[str]:
     ]
 
 
-def _floors(evaluation: Artifact, found: Measured) -> dict[str, float]:
+def _floors(evaluation: Artifact, measured: Measured) -> dict[str, float]:
     """Return what n-gram models reach in bits per byte on the split of an evaluation."""
     values = {}
-    for each in found.floors:
+    for each in measured.floors:
         if _text(each) == _text(evaluation) and _split(each) == _split(evaluation):
             details = each.metrics()["details"]
             values |= {
@@ -138,17 +144,17 @@ def _floors(evaluation: Artifact, found: Measured) -> dict[str, float]:
     return values
 
 
-def _below_floors(found: Measured) -> list[str]:
+def _below_floors(measured: Measured) -> list[str]:
     """Return where counting n-grams does better than the model."""
     lines = []
-    for evaluation in found.evaluations:
+    for evaluation in measured.evaluations:
         result = gather.evaluation(evaluation)
-        floors = _floors(evaluation, found)
+        floors = _floors(evaluation, measured)
         if result and floors and min(floors.values()) <= result.bits_per_byte.value:
             kind = min(floors, key=lambda name: floors[name])
             reached = (
-                f"{_number(floors[kind])} bits/byte against its "
-                f"{_number(result.bits_per_byte.value)}"
+                f"{format_number(floors[kind])} bits/byte against its "
+                f"{format_number(result.bits_per_byte.value)}"
             )
             floor = text(floor_name(kind))
             lines.append(
@@ -162,7 +168,7 @@ def _speed(artifact: Artifact) -> list[str]:
     rows = []
     for key in SPEED:
         metric = Metric(**raw[key])
-        show = format_size if metric.unit == "bytes" else _number
+        show = format_size if metric.unit == "bytes" else format_number
         apart = "" if metric.low == metric.high else f"{show(metric.low)} ... {show(metric.high)}"
         rows.append((key, show(metric.value), apart, text(metric.unit), f"{metric.n:,}"))
     head = ("metric", "value", "95% interval", "unit", "n")
@@ -184,12 +190,12 @@ def _audit(artifact: Artifact) -> list[str]:
     verb = "does" if rest == 1 else "do"
     others = f", {rest} {verb} not apply" if rest else ""
     lines = [f"Audit: {passed} of {apply} checks passed{others} ({code(artifact.id)}).", ""]
-    told = [
+    reasons = [
         f"- {check['verdict']}: {code(check['name'])}: {text(check['why'])}"
         for check in checks
         if check["verdict"] != "pass"
     ]
-    return [*lines, *told, ""] if told else lines
+    return [*lines, *reasons, ""] if reasons else lines
 
 
 def _named(audit: Artifact, verdict: str) -> list[str]:
@@ -204,9 +210,9 @@ def _split(artifact: Artifact) -> str:
     return artifact.identity["config"]["split"]
 
 
-def _number(value: float) -> str:
-    return f"{value:,.5g}"
-
-
 def _interval(metric: Metric) -> str:
-    return "" if metric.low == metric.high else f"{_number(metric.low)} ... {_number(metric.high)}"
+    return (
+        ""
+        if metric.low == metric.high
+        else f"{format_number(metric.low)} ... {format_number(metric.high)}"
+    )

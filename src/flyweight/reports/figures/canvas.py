@@ -1,4 +1,4 @@
-"""The sheet that figures are drawn on: axes without a frame, round ticks, dashed floors, names that cover nothing.
+"""The sheet that figures are drawn on: axes, round ticks, dashed floors, names that cover nothing.
 
 matplotlib takes a second to import, so it is imported where a figure is drawn.
 """
@@ -25,7 +25,7 @@ SMALL, NORMAL = 10.5, 11.5
 
 @dataclass
 class Canvas:
-    """A figure in the making: its axes, what labels must keep clear of, and the texts shown over its artists."""
+    """A figure in the making: its axes, its obstacles for labels, the tips of its artists."""
 
     figure: Figure
     axes: Axes
@@ -96,19 +96,22 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
         return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        made = [
+        marks = [
             factor * 10.0**decade
             for decade in decades
             for factor in factors
             if low <= factor * 10.0**decade <= high
         ]
-        if len(made) <= 6:
-            return made
-    return made[:: math.ceil(len(made) / 6)]
+        if len(marks) <= 6:
+            return marks
+    return marks[:: math.ceil(len(marks) / 6)]
 
 
 def scale_x(axes: Axes, values: Sequence[float], form: Callable[[float], str]) -> None:
-    """Set the horizontal range around positive values, logarithmic where they span more than a factor of three."""
+    """Set the horizontal range around positive values.
+
+    It is logarithmic where they span more than a factor of three.
+    """
     low, high = min(values), max(values)
     log = low > 0 and high / low > 3
     if log:
@@ -134,76 +137,86 @@ def decimals(marks: Sequence[float]) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
 
 
-def vertical(made: Canvas, low: float, high: float, title: str) -> None:
+def vertical(sheet: Canvas, low: float, high: float, title: str) -> None:
     """Set the vertical range, with its title above the axis instead of beside it."""
-    made.axes.set_ylim(low, high)
+    sheet.axes.set_ylim(low, high)
     marks = ticks(low, high, log=False)
-    set_ticks(made.axes.yaxis, marks, decimals(marks))
-    box = made.axes.get_window_extent()
-    made.text(4, box.y1 + 14, title, size=NORMAL, color=COLOURS["muted"])
+    set_ticks(sheet.axes.yaxis, marks, decimals(marks))
+    box = sheet.axes.get_window_extent()
+    sheet.text(4, box.y1 + 14, title, size=NORMAL, color=COLOURS["muted"])
 
 
-def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
+def draw_floors(sheet: Canvas, floors: Iterable[tuple[str, float]]) -> None:
     """Draw floors as dashed lines, named at the end that covers less.
 
     Those out of range are named at the edge.
     """
-    low, high = made.axes.get_ylim()
-    box = made.axes.get_window_extent()
+    low, high = sheet.axes.get_ylim()
+    box = sheet.axes.get_window_extent()
     above, below = [], []
     for name, value in sorted(floors, key=lambda item: item[1]):
         text = f"{name} {value:.3f}"
         if not low <= value <= high:
             (above if value > high else below).append(text)
             continue
-        made.axes.axhline(
+        sheet.axes.axhline(
             value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0.9
         )
-        y, width = made.display(made.axes.get_xlim()[0], value)[1], labels.extent(text, SMALL)[0]
+        y, width = sheet.display(sheet.axes.get_xlim()[0], value)[1], labels.extent(text, SMALL)[0]
         sides = {
             "right": labels.Box(box.x1 - width, y + 1, box.x1, y + 13),
             "left": labels.Box(box.x0 + 3, y + 1, box.x0 + 3 + width, y + 13),
         }
-        end = min(sides, key=lambda side: sum(sides[side].covered(each) for each in made.obstacles))
-        made.text(
+        end = min(
+            sides, key=lambda side: sum(sides[side].covered(each) for each in sheet.obstacles)
+        )
+        sheet.text(
             sides[end].right if end == "right" else sides[end].left,
             y + 3.5,
             text,
             ha=end,
             color=COLOURS["muted"],
         )
-        made.obstacles += [sides[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
+        sheet.obstacles += [sides[end], *labels.along([(box.x0, y), (box.x1, y)], 2.0)]
     ends = (("\N{UPWARDS ARROW}", above[:2]), ("\N{DOWNWARDS ARROW}", below[-2:]))
     if note := "   ".join(f"{arrow} {', '.join(texts)}" for arrow, texts in ends if texts):
-        made.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
+        sheet.text(WIDTH - 4, box.y1 + 14, note, ha="right", color=COLOURS["muted"])
 
 
 def draw_front(
-    made: Canvas, corners: Sequence[tuple[float, float]], better: Literal["lower", "higher"]
+    sheet: Canvas,
+    corners: Sequence[tuple[float, float]],
+    better: Literal["lower", "higher"],
+    better_y: Literal["lower", "higher"] = "lower",
 ) -> None:
-    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure."""
+    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure.
+
+    `better` is the direction of x, `better_y` that of y.
+    """
     if not corners:
         return
-    (left, right), top = made.axes.get_xlim(), made.axes.get_ylim()[1]
+    left, right = sheet.axes.get_xlim()
+    bottom, top = sheet.axes.get_ylim()
+    edge = top if better_y == "lower" else bottom
     if better == "higher":
-        corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], top)], "pre"
+        corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], edge)], "pre"
     else:
-        corners, steps = [(corners[0][0], top), *corners, (right, corners[-1][1])], "post"
+        corners, steps = [(corners[0][0], edge), *corners, (right, corners[-1][1])], "post"
     line: list[tuple[float, float]] = [corners[0]]
     for (x0, y0), (x1, y1) in pairwise(corners):
         line += [(x1, y0) if steps == "post" else (x0, y1), (x1, y1)]
-    made.axes.plot(
+    sheet.axes.plot(
         *zip(*line, strict=True),
         color=COLOURS["front"],
         linewidth=1.4,
         alpha=0.55,
         solid_joinstyle="miter",
     )
-    made.obstacles += labels.along([made.display(*corner) for corner in line], 3.0)
+    sheet.obstacles += labels.along([sheet.display(*corner) for corner in line], 3.0)
 
 
 def name_points(
-    made: Canvas,
+    sheet: Canvas,
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
     colours: Sequence[str],
@@ -214,26 +227,33 @@ def name_points(
     """
     sizes = [labels.extent(name, NORMAL) for name in names]
     markers = [labels.Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    places = labels.place(points, sizes, [*markers, *made.obstacles], made.bounds())
+    places = labels.place(points, sizes, [*markers, *sheet.obstacles], sheet.bounds())
     for (x, y), place, name, colour in zip(points, places, names, colours, strict=True):
         if place is None:
             continue
         box = place.box
-        align = "left" if box.left >= x else "right" if box.right <= x else "center"
+        align = _alignment(box, x)
         at = {"left": box.left, "right": box.right, "center": (box.left + box.right) / 2}[align]
         if place.far:
-            _leader(made, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
-        made.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
+            _leader(sheet, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
+        sheet.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
+
+
+def _alignment(box: labels.Box, x: float) -> Literal["left", "right", "center"]:
+    """Return how a label is set that lies right of its point, left of it, or over it."""
+    if box.left >= x:
+        return "left"
+    return "right" if box.right <= x else "center"
 
 
 def _leader(
-    made: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str
+    sheet: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str
 ) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
 
     xs, ys = zip(start, end, strict=True)
-    made.axes.add_line(
+    sheet.axes.add_line(
         Line2D(
             xs,
             ys,

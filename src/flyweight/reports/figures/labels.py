@@ -1,4 +1,4 @@
-"""Where to write the names of points so that no name covers a point, a line of the figure or another name."""
+"""Where to write the names of points: no name covers a point, a line or another name."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def extent(text: str, size: float) -> tuple[float, float]:
 
 
 def short(name: str, letters: int = 28) -> str:
-    """Return a name with its middle left out where it is too long for a figure: its ends tell names apart."""
+    """Return a name without its middle where it is too long for a figure: ends tell names apart."""
     half = (letters - 1) // 2
     return name if len(name) <= letters else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
@@ -85,12 +85,12 @@ def place(
     Every label stays inside `bounds`. A second round lets each choose again, now that all others
     stand.
     """
-    found: list[Placed | None] = [None] * len(points)
+    places: list[Placed | None] = [None] * len(points)
     for _ in range(2):
         for index, (point, size) in enumerate(zip(points, sizes, strict=True)):
-            others = [each.box for place, each in enumerate(found) if each and place != index]
-            found[index] = _choose(point, size, [*obstacles, *others], bounds, clearance)
-    return found
+            others = [each.box for place, each in enumerate(places) if each and place != index]
+            places[index] = _choose(point, size, [*obstacles, *others], bounds, clearance)
+    return places
 
 
 def _choose(
@@ -120,7 +120,7 @@ def _candidates(
 ) -> list[tuple[bool, float, Box]]:
     """Return boxes around a point, the nearest and most natural first, each with its price."""
     (x, y), (width, height) = point, size
-    made = []
+    boxes = []
     for ring, reach in enumerate((clearance, 2.2 * clearance, 4 * clearance, 6 * clearance)):
         slant = 0.72 * reach
         spots = (
@@ -135,5 +135,5 @@ def _candidates(
         )
         for turn, (left, bottom) in enumerate(spots):
             box = Box(left, bottom, left + width, bottom + height)
-            made.append((ring > 1, 40.0 * ring + 2.0 * turn, box))
-    return made
+            boxes.append((ring > 1, 40.0 * ring + 2.0 * turn, box))
+    return boxes

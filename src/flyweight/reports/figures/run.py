@@ -1,4 +1,4 @@
-"""Figures of a report as inline SVG: the ranking, quality against its costs with the Pareto front, and training curves.
+"""Figures of a run as inline SVG: the ranking, quality against its costs, training curves.
 
 Quality is bits per byte with its 95 % interval. Models that may not be ranked are drawn as crosses
 and take no part in a front. matplotlib takes a second to import, so it is imported where a figure
@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flyweight.config.units import format_count, format_rate, format_size
+from flyweight.config.units import format_count, format_rate, format_short_time, format_size
 from flyweight.records.run_summary import Curve, Training
-from flyweight.reports.entries import Entry, Group
 from flyweight.reports.figures import labels
 from flyweight.reports.figures.canvas import (
     NORMAL,
@@ -34,8 +33,8 @@ from flyweight.reports.figures.canvas import (
 )
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, floor_name, short_floor_name
+from flyweight.reports.models import Group, RankedModel
 from flyweight.reports.ranking import AXES, Axis
-from flyweight.reports.tables.run import short_time
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">")
 # A floor farther from the models than this share of their spread is named at the edge instead of
@@ -54,9 +53,9 @@ class Drawing:
 
 
 def span(group: Group) -> tuple[float, float]:
-    """Return the range of bits per byte that shows the sound models with their intervals, and the floors close to them."""
-    metrics = [each.bits for each in group.sound if each.bits] or [
-        each.bits for each in group.entries if each.bits
+    """Return the range of bits per byte of the rankable models, with intervals and near floors."""
+    metrics = [each.bits for each in group.rankable if each.bits] or [
+        each.bits for each in group.models if each.bits
     ]
     finite = [each for each in metrics if math.isfinite(each.low) and math.isfinite(each.high)]
     if not finite:
@@ -88,7 +87,7 @@ _TITLES = {
 
 
 def quality(group: Group, prefix: str = "") -> list[Drawing]:
-    """Return the figures of quality against bytes, speed and training FLOPs that can be drawn for a group."""
+    """Return the figures of quality against bytes, speed and training FLOPs that can be drawn."""
     return [
         drawn
         for axis in AXES.values()
@@ -100,33 +99,33 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
     """Return one scatter plot, or None where fewer than two models have both numbers."""
     placed = [
         (each, value)
-        for each in group.entries
+        for each in group.models
         if each.bits and (value := axis.metric(each)) and value.value > 0
     ]
     if len(placed) < 2:
         return None
-    form, front = _FORMS[axis.key], axis.front(group.sound)
+    form, front = _FORMS[axis.key], axis.front(group.rankable)
     with figure_style():
-        made = canvas()
-        scale_x(made.axes, [value.value for _, value in placed], form)
-        vertical(made, *span(group), "bits per byte, lower is better")
+        sheet = canvas()
+        scale_x(sheet.axes, [value.value for _, value in placed], form)
+        vertical(sheet, *span(group), "bits per byte, lower is better")
         way = "smaller is better" if axis.better == "lower" else "more is better"
         arrow = "\N{LEFTWARDS ARROW} " if axis.better == "lower" else "\N{RIGHTWARDS ARROW} "
-        made.text(46, 8, f"{axis.title}  {arrow}{way}", size=NORMAL, color=COLOURS["muted"])
-        _front(made, axis, front)
+        sheet.text(46, 8, f"{axis.title}  {arrow}{way}", size=NORMAL, color=COLOURS["muted"])
+        _front(sheet, axis, front)
         points = [
-            _point(made, each, value, f"p{index}", each in front, form)
+            _point(sheet, each, value, f"p{index}", each in front, form)
             for index, (each, value) in enumerate(placed)
         ]
         draw_floors(
-            made,
+            sheet,
             ((short_floor_name(key), floor.bits_per_byte) for key, floor in group.floors.items()),
         )
         # Names of the front first: where there is room for some only, these matter.
         order = sorted(range(len(placed)), key=lambda index: placed[index][0] not in front)
-        names = [_point_name(placed[index][0], made.axes.get_ylim()) for index in order]
+        names = [_point_name(placed[index][0], sheet.axes.get_ylim()) for index in order]
         name_points(
-            made,
+            sheet,
             [points[index] for index in order],
             names,
             [series(placed[index][0].colour) for index in order],
@@ -144,62 +143,68 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
             f"On the front: {named}. Hollow: another is better on one count and not "
             f"significantly worse on the other.{total}"
         )
-        return Drawing(key, _TITLES[axis.key], caption, inline(made.figure, key, alt, made.tips))
+        return Drawing(key, _TITLES[axis.key], caption, inline(sheet.figure, key, alt, sheet.tips))
 
 
-def _bits(entry: Entry) -> str:
-    return f"{entry.bits.value:.3f}" if entry.bits else ""
+def _bits(ranked: RankedModel) -> str:
+    return f"{ranked.bits.value:.3f}" if ranked.bits else ""
 
 
-def _point_name(entry: Entry, span: tuple[float, float]) -> str:
-    """Return a model's label, with its standing where it may not be ranked, and its quality where that is out of range."""
-    name = labels.short(entry.label)
-    if entry.standing == "ok" or entry.bits is None:
+def _point_name(ranked: RankedModel, span: tuple[float, float]) -> str:
+    """Return a model's label.
+
+    One that may not be ranked has its standing, and its quality where that is out of range.
+    """
+    name = labels.short(ranked.label)
+    if ranked.standing == "ok" or ranked.bits is None:
         return name
-    arrow = (
-        "\N{UPWARDS ARROW}"
-        if entry.bits.value > span[1]
-        else "\N{DOWNWARDS ARROW}"
-        if entry.bits.value < span[0]
-        else ""
-    )
-    return f"{name} ({entry.standing}{f' {arrow} {entry.bits.value:.2f}' if arrow else ''})"
+    value = ranked.bits.value
+    if value > span[1]:
+        return f"{name} ({ranked.standing} \N{UPWARDS ARROW} {value:.2f})"
+    if value < span[0]:
+        return f"{name} ({ranked.standing} \N{DOWNWARDS ARROW} {value:.2f})"
+    return f"{name} ({ranked.standing})"
 
 
-def _front(made: Canvas, axis: Axis, front: Sequence[Entry]) -> None:
-    draw_front(made, axis.staircase(front), axis.better)
+def _front(sheet: Canvas, axis: Axis, front: Sequence[RankedModel]) -> None:
+    draw_front(sheet, axis.staircase(front), axis.better)
 
 
 def _point(
-    made: Canvas, entry: Entry, value: Any, gid: str, filled: bool, form: Callable[[float], str]
+    sheet: Canvas,
+    ranked: RankedModel,
+    value: Any,
+    gid: str,
+    filled: bool,
+    form: Callable[[float], str],
 ) -> tuple[float, float]:
     """Draw one model with its intervals and return its place in figure units."""
-    assert entry.bits is not None
-    sound, colour, (bottom, top) = (
-        entry.standing == "ok",
-        series(entry.colour),
-        made.axes.get_ylim(),
+    assert ranked.bits is not None
+    rankable, colour, (bottom, top) = (
+        ranked.standing == "ok",
+        series(ranked.colour),
+        sheet.axes.get_ylim(),
     )
-    y = max(min(entry.bits.value, top), bottom) if math.isfinite(entry.bits.value) else top
+    y = max(min(ranked.bits.value, top), bottom) if math.isfinite(ranked.bits.value) else top
     style = {
-        "marker": SHAPES[entry.shape % len(SHAPES)] if sound else "x",
+        "marker": SHAPES[ranked.shape % len(SHAPES)] if rankable else "x",
         "markersize": 8,
         "markeredgewidth": 1.6,
     }
-    if sound:
-        made.axes.plot(
-            [value.value] * 2, [entry.bits.low, entry.bits.high], color=colour, linewidth=1.2
+    if rankable:
+        sheet.axes.plot(
+            [value.value] * 2, [ranked.bits.low, ranked.bits.high], color=colour, linewidth=1.2
         )
         if value.low < value.high:
-            made.axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.2)
+            sheet.axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.2)
         for ends in (
-            ((value.value, entry.bits.low), (value.value, entry.bits.high)),
+            ((value.value, ranked.bits.low), (value.value, ranked.bits.high)),
             ((value.low, y), (value.high, y)),
         ):
-            made.obstacles += labels.along([made.display(*end) for end in ends], 6.0)
+            sheet.obstacles += labels.along([sheet.display(*end) for end in ends], 6.0)
     face = colour if filled else COLOURS["paper"]
-    colour = colour if sound else COLOURS["muted"]
-    made.axes.plot(
+    colour = colour if rankable else COLOURS["muted"]
+    sheet.axes.plot(
         [value.value],
         [y],
         color=colour,
@@ -209,11 +214,11 @@ def _point(
         zorder=6 if filled else 5,
         **style,
     )
-    interval = f"{entry.bits.low:.3f} to {entry.bits.high:.3f}"
-    made.tips[gid] = (
-        f"{entry.label}: {_bits(entry)} bits per byte ({interval}) at {form(value.value)}"
+    interval = f"{ranked.bits.low:.3f} to {ranked.bits.high:.3f}"
+    sheet.tips[gid] = (
+        f"{ranked.label}: {_bits(ranked)} bits per byte ({interval}) at {form(value.value)}"
     )
-    return made.display(value.value, y)
+    return sheet.display(value.value, y)
 
 
 # --- ranking ---
@@ -221,7 +226,7 @@ def _point(
 
 def ranking(group: Group, prefix: str = "") -> Drawing | None:
     """Return the models' bits per byte in order, each with its interval, between the floors."""
-    ranked = group.sound
+    ranked = group.rankable
     if not ranked:
         return None
     rows, left = (
@@ -230,8 +235,8 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
     )
     left, height = min(left, 210.0), 74.0 + 25.0 * rows
     with figure_style():
-        made = canvas(height=height, left=left, right=50, top=30, bottom=40)
-        axes, (low, high) = made.axes, span(group)
+        sheet = canvas(height=height, left=left, right=50, top=30, bottom=40)
+        axes, (low, high) = sheet.axes, span(group)
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         axes.set_xlim(low, high)
@@ -240,10 +245,10 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
         set_ticks(axes.xaxis, marks, decimals(marks))
         set_ticks(axes.yaxis, [], str)
         axes.grid(axis="x", color=COLOURS["grid"], linewidth=0.8)
-        made.text(
+        sheet.text(
             4, 8, "bits per byte, lower is better; bars are 95 % intervals", color=COLOURS["muted"]
         )
-        _upright_floors(made, group)
+        _upright_floors(sheet, group)
         for row, each in enumerate(ranked):
             assert each.bits is not None
             colour, gid = series(each.colour), f"r{row}"
@@ -265,10 +270,10 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
                 gid=gid,
                 clip_on=False,
             )
-            y = made.display(low, row)[1] - 3.6
-            made.text(4, y, labels.short(each.label), size=NORMAL)
-            made.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
-            made.tips[gid] = (
+            y = sheet.display(low, row)[1] - 3.6
+            sheet.text(4, y, labels.short(each.label), size=NORMAL)
+            sheet.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
+            sheet.tips[gid] = (
                 f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
             )
         stated = "; ".join(f"{each.label} {_bits(each)}" for each in ranked)
@@ -278,40 +283,40 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
         alt = (
             f"Bits per byte of every sound model, best first: {stated}. Floors: {floors or 'none'}."
         )
-        svg = inline(made.figure, f"{prefix}ranking", alt, made.tips)
+        svg = inline(sheet.figure, f"{prefix}ranking", alt, sheet.tips)
     return Drawing(f"{prefix}ranking", "Quality", "", svg)
 
 
-def _upright_floors(made: Canvas, group: Group) -> None:
+def _upright_floors(sheet: Canvas, group: Group) -> None:
     """Draw floors as dashed upright lines named above.
 
     Names that would touch are left to the lines farther off.
     """
-    low, high = made.axes.get_xlim()
-    box, free = made.axes.get_window_extent(), -math.inf
+    low, high = sheet.axes.get_xlim()
+    box, free = sheet.axes.get_window_extent(), -math.inf
     values = sorted(
         (floor.bits_per_byte, short_floor_name(key)) for key, floor in group.floors.items()
     )
     for value, name in values:
         if low <= value <= high:
-            made.axes.axvline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)))
-            x, half = made.display(value, 0)[0], labels.extent(name, SMALL)[0] / 2
+            sheet.axes.axvline(value, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (4, 3)))
+            x, half = sheet.display(value, 0)[0], labels.extent(name, SMALL)[0] / 2
             if x - half > free:
-                made.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
+                sheet.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
                 free = x + half
     below = [f"\N{LEFTWARDS ARROW} {name} {value:.2f}" for value, name in values if value < low]
     starts = [
-        made.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2
+        sheet.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2
         for value, name in values
         if low <= value <= high
     ]
     if below and 8 + labels.extent(below[-1], SMALL)[0] < min([*starts, WIDTH]):
-        made.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
+        sheet.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
     beyond = [f"{name} {value:.2f}" for value, name in values if value > high]
     if beyond:
         text = f"{beyond[0]} \N{RIGHTWARDS ARROW}"
         if WIDTH - 4 - labels.extent(text, SMALL)[0] > free:
-            made.text(WIDTH - 4, box.y1 + 6, text, ha="right", color=COLOURS["muted"])
+            sheet.text(WIDTH - 4, box.y1 + 6, text, ha="right", color=COLOURS["muted"])
 
 
 # --- training curves ---
@@ -320,7 +325,7 @@ Spent = Literal["flops", "seconds"]
 
 _SPENT: dict[Spent, tuple[str, str, Callable[[float], str]]] = {
     "flops": ("Against training compute", "total training FLOPs", format_count),
-    "seconds": ("Against training time", "total training time", short_time),
+    "seconds": ("Against training time", "total training time", format_short_time),
 }
 
 
@@ -331,12 +336,12 @@ def curves(group: Group, prefix: str = "") -> list[Drawing]:
     """
     drawn = []
     prints = dict.fromkeys(
-        each.model.evaluate.corpus if each.model.evaluate else "" for each in group.entries
+        each.model.evaluate.corpus if each.model.evaluate else "" for each in group.models
     )
     for number, fingerprint in enumerate(prints):
         trained = [
             each
-            for each in group.entries
+            for each in group.models
             if each.model.curve
             and each.model.training
             and (each.model.evaluate.corpus if each.model.evaluate else "") == fingerprint
@@ -348,30 +353,30 @@ def curves(group: Group, prefix: str = "") -> list[Drawing]:
     return drawn
 
 
-def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
+def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
     """Draw validation loss with training loss faint behind it.
 
     Every line starts where its teachers' training ended.
     """
     title, x_title, form = _SPENT[spent]
     with figure_style():
-        made = canvas()
+        sheet = canvas()
         lines = [
             (each, _validation(each.model.curve, each.model.training, spent)) for each in trained
         ]
         lines = [(each, line) for each, line in lines if line]
-        made.axes.set_xlim(0, 1.02 * max(x for _, line in lines for x, _ in line))
-        set_ticks(made.axes.xaxis, ticks(*made.axes.get_xlim(), log=False), form)
+        sheet.axes.set_xlim(0, 1.02 * max(x for _, line in lines for x, _ in line))
+        set_ticks(sheet.axes.xaxis, ticks(*sheet.axes.get_xlim(), log=False), form)
         low, high = _loss_range([line for _, line in lines])
-        vertical(made, low, high, "validation loss, nats per token")
-        made.text(46, 8, x_title, size=NORMAL, color=COLOURS["muted"])
+        vertical(sheet, low, high, "validation loss, nats per token")
+        sheet.text(46, 8, x_title, size=NORMAL, color=COLOURS["muted"])
         corpus = trained[0].summary.corpus_of(trained[0].model)
         for index, (each, line) in enumerate(lines):
             gid, colour = f"c{index}", series(each.colour)
             shape = SHAPES[each.shape % len(SHAPES)]
             faint = _training(each.model.curve, each.model.training, spent)
-            made.axes.plot(*zip(*faint, strict=True), color=colour, linewidth=0.8, alpha=0.25)
-            made.axes.plot(
+            sheet.axes.plot(*zip(*faint, strict=True), color=colour, linewidth=0.8, alpha=0.25)
+            sheet.axes.plot(
                 *zip(*line, strict=True),
                 color=colour,
                 linewidth=1.6,
@@ -379,17 +384,17 @@ def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
                 markersize=4,
                 gid=gid,
             )
-            made.tips[gid] = (
+            sheet.tips[gid] = (
                 f"{each.label}: {line[-1][1]:.3f} nats per token after {form(line[-1][0])}"
             )
-            made.obstacles += labels.along(
-                [made.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2
+            sheet.obstacles += labels.along(
+                [sheet.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2
             )
         floors = corpus.floors if corpus else {}
-        draw_floors(made, ((short_floor_name(key), floor.nll) for key, floor in floors.items()))
-        ends = [made.display(*line[-1]) for _, line in lines]
+        draw_floors(sheet, ((short_floor_name(key), floor.nll) for key, floor in floors.items()))
+        ends = [sheet.display(*line[-1]) for _, line in lines]
         name_points(
-            made,
+            sheet,
             ends,
             [labels.short(each.label) for each, _ in lines],
             [series(each.colour) for each, _ in lines],
@@ -399,7 +404,7 @@ def _curves(trained: Sequence[Entry], spent: Spent, key: str) -> Drawing:
             for each, line in lines
         )
         alt = f"Validation loss in nats per token against {x_title}. {stated}."
-        return Drawing(key, title, "", inline(made.figure, key, alt, made.tips))
+        return Drawing(key, title, "", inline(sheet.figure, key, alt, sheet.tips))
 
 
 def _validation(
@@ -432,7 +437,7 @@ def _training(
 
 
 def _loss_range(lines: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float]:
-    """Return a range that shows how the lines end: the first validation of each, far above, may lie outside."""
+    """Return a range that shows how the lines end; the first validation of each may lie outside."""
     low = min(y for line in lines for _, y in line)
     high = max(line[min(1, len(line) - 1)][1] for line in lines)
     pad = 0.08 * max(high - low, 0.05 * abs(low), 1e-6)

@@ -1,4 +1,4 @@
-"""Figures of a study: a metric against training FLOPs and against parameters, with intervals over seeds and the Pareto front.
+"""Figures of a study: a metric against training FLOPs and against parameters, with Pareto fronts.
 
 A colour is a family of models; a marker is a variant of it: the values of its grid's fields and its
 context, which is what claims set against each other. A line joins the budgets of one model, dashed
@@ -31,8 +31,8 @@ from flyweight.reports.figures.canvas import (
 from flyweight.reports.figures.run import SHAPES, Drawing
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, short_floor_name
-from flyweight.reports.ranking import pareto
-from flyweight.reports.tables.study import ABOUT, TITLES, label
+from flyweight.reports.ranking import front_cells
+from flyweight.reports.tables.study import METRICS, label, main_metric
 
 NAMED = 8
 """Models of a front that are named; the page's table names them all."""
@@ -86,7 +86,10 @@ LINES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
 
 def variant(cell: CellSummary, contexts: bool) -> str:
-    """Return what tells a cell from others of its family, empty where nothing does: fields of a grid, the context."""
+    """Return what tells a cell from others of its family: fields of a grid, the context.
+
+    It is empty where nothing does.
+    """
     parts = [f"{path}={value}" for path, value in cell.fields.items()]
     return ", ".join([*parts, *([f"context {cell.context}"] if contexts else [])])
 
@@ -142,7 +145,9 @@ def drawings(summary: StudySummary, data: str, prefix: str) -> list[Drawing]:
     """Return the figures of one text that can be drawn: those with two sound cells at least."""
     cells = [cell for cell in summary.cells if cell.data == data]
     return [
-        made for axis in AXES if (made := _scatter(summary, data, cells, axis, f"{prefix}{axis}"))
+        drawing
+        for axis in AXES
+        if (drawing := _scatter(summary, data, cells, axis, f"{prefix}{axis}"))
     ]
 
 
@@ -150,7 +155,8 @@ def _scatter(
     summary: StudySummary, data: str, cells: Sequence[CellSummary], axis: str, key: str
 ) -> Drawing | None:
     title, value = AXES[axis]
-    metric = summary.metrics[0]
+    metric, better = main_metric(summary)
+    wording = METRICS[metric]
     marks = [
         Mark(cell, value(cell), spread)
         for cell in cells
@@ -158,7 +164,9 @@ def _scatter(
     ]
     if len(marks) < 2:
         return None
-    on_front = [marks[index] for index in pareto([(mark.x, mark.spread.mean) for mark in marks])]
+    by_name = {mark.cell.name: mark for mark in marks}
+    front = front_cells([mark.cell for mark in marks], metric, better, value)
+    on_front = [by_name[cell.name] for cell in front]
     floors = {
         name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()
     }
@@ -166,46 +174,48 @@ def _scatter(
     rows = _key_rows(styles.key())
     height = KEY_ROW * len(rows) + 4
     with figure_style():
-        made = canvas(height=HEIGHT + height, bottom=44 + height)
-        _draw_key(made, rows)
-        scale_x(made.axes, [mark.x for mark in marks], format_count)
+        sheet = canvas(height=HEIGHT + height, bottom=44 + height)
+        _draw_key(sheet, rows)
+        scale_x(sheet.axes, [mark.x for mark in marks], format_count)
         vertical(
-            made,
+            sheet,
             *_span(marks, [each for each in floors.values() if each]),
-            ABOUT[metric].replace(" of the test split", ""),
+            wording.axis,
         )
-        made.text(
+        sheet.text(
             46,
             8 + height,
             f"{title}  \N{LEFTWARDS ARROW} smaller is better",
             size=NORMAL_TEXT,
             color=COLOURS["muted"],
         )
-        draw_front(made, [(mark.x, mark.spread.mean) for mark in on_front], "lower")
+        draw_front(sheet, [(mark.x, mark.spread.mean) for mark in on_front], "lower", better)
         if axis == "flops":
-            _join(made, marks, styles)
+            _join(sheet, marks, styles)
         placed = [
             _point(
-                made, mark, f"p{place}", mark in on_front, len(marks) <= BARS, styles.of(mark.cell)
+                sheet, mark, f"p{place}", mark in on_front, len(marks) <= BARS, styles.of(mark.cell)
             )
             for place, mark in enumerate(marks)
         ]
-        _crosses(made, cells, value, metric)
-        draw_floors(made, [(short_floor_name(name), each) for name, each in floors.items() if each])
+        _crosses(sheet, cells, value, metric)
+        draw_floors(
+            sheet, [(short_floor_name(name), each) for name, each in floors.items() if each]
+        )
         named = _named(on_front)
         name_points(
-            made,
+            sheet,
             [placed[marks.index(mark)] for mark in named],
             [labels.short(label(mark.cell)) for mark in named],
             [series(styles.of(mark.cell).colour) for mark in named],
         )
-        ends = and_list([label(mark.cell) for mark in on_front])
+        ends = and_list([f"{label(mark.cell)} {mark.cell.budget}" for mark in on_front])
         stated = "; ".join(
             f"{mark.cell.name} {mark.spread.mean:.3f} at {format_count(mark.x)}"
             for mark in on_front
         )
         alt = (
-            f"Scatter plot of {TITLES[metric]} against {title} on {data}, {len(marks)} cells. "
+            f"Scatter plot of {wording.title} against {title} on {data}, {len(marks)} cells. "
             f"On the Pareto front: {stated}."
         )
         caption = f"On the front: {ends}. Bars: 95 % over seeds."
@@ -213,9 +223,9 @@ def _scatter(
             caption += " Thin lines join the budgets of one model."
         return Drawing(
             key,
-            f"{TITLES[metric]} against {title}",
+            f"{wording.title} against {title}",
             caption,
-            inline(made.figure, key, alt, made.tips),
+            inline(sheet.figure, key, alt, sheet.tips),
         )
 
 
@@ -242,7 +252,7 @@ def _key_width(entry: tuple[str, str, str]) -> float:
     return labels.extent(text, SMALL)[0] + (26.0 if marker else 12.0)
 
 
-def _draw_key(made: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> None:
+def _draw_key(sheet: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> None:
     """Write what colours and markers mean below the axis."""
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
@@ -253,17 +263,17 @@ def _draw_key(made: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> N
             text, marker, colour = entry
             if marker:
                 style = {"marker": marker, "markersize": 5.5, "color": colour, "linestyle": ""}
-                made.axes.add_line(
+                sheet.axes.add_line(
                     Line2D(
                         [x + 4], [y + 3.5], transform=IdentityTransform(), clip_on=False, **style
                     )
                 )
-            made.text(x + (14 if marker else 0), y, text, color=colour)
+            sheet.text(x + (14 if marker else 0), y, text, color=colour)
             x += _key_width(entry)
 
 
 def _named(front: Sequence[Mark]) -> list[Mark]:
-    """Return the points of a front that are named: of every model its best, and at most eight, the ends among them."""
+    """Return the points of a front that are named: the best of every model, at most eight."""
     best = list({label(mark.cell): mark for mark in front}.values())
     if len(best) <= NAMED:
         return best
@@ -271,7 +281,10 @@ def _named(front: Sequence[Mark]) -> list[Mark]:
 
 
 def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]:
-    """Return the range that shows every mean with its interval, but for intervals wider than all means, and near floors."""
+    """Return the range that shows every mean, its interval and near floors.
+
+    Intervals that are wider than the range of all means are cut.
+    """
     means = [mark.spread.mean for mark in marks]
     room = max(max(means) - min(means), 0.02 * abs(min(means)))
     low = max(min(mark.low for mark in marks), min(means) - 0.5 * room)
@@ -282,7 +295,7 @@ def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]
     return low - pad, high + pad
 
 
-def _join(made: Canvas, marks: Sequence[Mark], styles: Styles) -> None:
+def _join(sheet: Canvas, marks: Sequence[Mark], styles: Styles) -> None:
     """Draw a thin line through the budgets of every model."""
     curves: dict[tuple[str, int], list[Mark]] = {}
     for mark in marks:
@@ -291,26 +304,26 @@ def _join(made: Canvas, marks: Sequence[Mark], styles: Styles) -> None:
         if len(members) > 1:
             line = sorted((mark.x, mark.spread.mean) for mark in members)
             style = styles.of(members[0].cell)
-            made.axes.plot(
+            sheet.axes.plot(
                 *zip(*line, strict=True),
                 color=series(style.colour),
                 linewidth=0.9,
                 linestyle=style.line,
                 alpha=0.55,
             )
-            made.obstacles += labels.along([made.display(*end) for end in line], 2.0)
+            sheet.obstacles += labels.along([sheet.display(*end) for end in line], 2.0)
 
 
 def _point(
-    made: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, style: Style
+    sheet: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, style: Style
 ) -> tuple[float, float]:
     """Draw one cell with its interval and return its place in figure units."""
-    (bottom, top), colour, y = made.axes.get_ylim(), series(style.colour), mark.spread.mean
+    (bottom, top), colour, y = sheet.axes.get_ylim(), series(style.colour), mark.spread.mean
     if bars or filled:
         ends = (max(mark.low, bottom), min(mark.high, top))
-        made.axes.plot([mark.x, mark.x], ends, color=colour, linewidth=1.1, alpha=0.8)
-        made.obstacles += labels.along([made.display(mark.x, end) for end in ends], 4.0)
-    made.axes.plot(
+        sheet.axes.plot([mark.x, mark.x], ends, color=colour, linewidth=1.1, alpha=0.8)
+        sheet.obstacles += labels.along([sheet.display(mark.x, end) for end in ends], 4.0)
+    sheet.axes.plot(
         [mark.x],
         [y],
         color=colour,
@@ -323,27 +336,27 @@ def _point(
         zorder=6 if filled else 5,
     )
     range_ = "" if mark.spread.low is None else f" ({mark.low:.3f} to {mark.high:.3f})"
-    made.tips[gid] = f"{mark.cell.name}: {y:.3f}{range_} at {format_count(mark.x)}"
-    at = made.display(mark.x, y)
-    made.obstacles.append(labels.Box(at[0] - 4, at[1] - 4, at[0] + 4, at[1] + 4, 8.0))
+    sheet.tips[gid] = f"{mark.cell.name}: {y:.3f}{range_} at {format_count(mark.x)}"
+    at = sheet.display(mark.x, y)
+    sheet.obstacles.append(labels.Box(at[0] - 4, at[1] - 4, at[0] + 4, at[1] + 4, 8.0))
     return at
 
 
 def _crosses(
-    made: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str
+    sheet: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str
 ) -> None:
     """Draw what is no result as crosses, at the edge where it lies beyond it.
 
     What diverged is at the top.
     """
-    bottom, top = made.axes.get_ylim()
+    bottom, top = sheet.axes.get_ylim()
     for place, cell in enumerate(cell for cell in cells if cell.standing != "ok"):
         values = [
             run.metrics[metric]
             for run in cell.tested
             if math.isfinite(run.metrics.get(metric, math.inf))
         ]
-        left, right = made.axes.get_xlim()
+        left, right = sheet.axes.get_xlim()
         x = max(left, min(right, value(cell)))
         y = max(bottom, min(top, sum(values) / len(values))) if values else top
         style = {
@@ -353,5 +366,5 @@ def _crosses(
             "clip_on": False,
             "zorder": 4,
         }
-        made.axes.plot([x], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
-        made.tips[f"x{place}"] = f"{cell.name}: {cell.standing}; {cell.why}"
+        sheet.axes.plot([x], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
+        sheet.tips[f"x{place}"] = f"{cell.name}: {cell.standing}; {cell.why}"

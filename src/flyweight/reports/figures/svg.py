@@ -1,4 +1,4 @@
-"""From a matplotlib figure to an SVG that belongs to the page: colours of the page's scheme, ids that clash with no other.
+"""From a matplotlib figure to an SVG of the page: the colours of its scheme, ids of its own.
 
 Figures are drawn in placeholder colours, one per role; here each becomes a CSS variable (`--ink`,
 `--series-0`, ...), so that light and dark schemes are the style sheet's business. Text stays text,

@@ -1,55 +1,67 @@
-"""Which model to take, first on every page and in every terminal: the best, the smallest close to it, the fastest."""
+"""The verdict of a report: which model to take, the same on pages, in terminals and on cards.
+
+The best, the smallest close to it, and the fastest where speed is decided.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flyweight.config.units import format_rate, format_size
-from flyweight.reports.entries import Entry, Group
+from flyweight.records.metric import Metric
 from flyweight.reports.findings.phrases import Kind, and_list, bits, floor_name, name
+from flyweight.reports.models import Group, RankedModel
 from flyweight.reports.ranking import AXES, CLOSE, Picks, StrongestFloor, picks, strongest_floor
 
 BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f}\N{NO-BREAK SPACE}%", "fastest"
+ALONE = "the only model"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a choice with its unit, and its 95 % interval; both empty where unmeasured."""
+
+    text: str
+    interval: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The figure with its interval in brackets: `1.855 bits/byte (1.841-1.869)`."""
+        return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One model to take: what for, and its figures as text.
+    """One model to take: what for, its figures, and the command that uses it.
 
-    A figure that was not measured is empty.
+    `key` is that of its row in the table.
     """
 
-    entry: Entry
+    key: str
+    label: str
     roles: tuple[str, ...]
-    bits: str
-    size: str
-    speed: str
-
-    @classmethod
-    def of(cls, entry: Entry, *roles: str) -> Choice:
-        """Return an entry as a choice for these roles."""
-        disk, rate = entry.model.disk_bytes, AXES["speed"].metric(entry)
-        return cls(
-            entry,
-            roles,
-            f"{bits(entry)} bits/byte",
-            "" if disk is None else format_size(disk),
-            "" if rate is None else f"{format_rate(rate.value)} tokens/s",
-        )
+    figures: tuple[Figure, ...]
+    command: str
 
     @property
-    def figures(self) -> str:
+    def line(self) -> str:
         """Its figures in one line: `436 kB, 1.855 bits/byte, 1,174 tokens/s`."""
-        return ", ".join(figure for figure in (self.size, self.bits, self.speed) if figure)
+        return ", ".join(figure.text for figure in self.figures if figure.text)
+
+    @property
+    def details(self) -> str:
+        """Its figures with their intervals in one line."""
+        return ", ".join(figure.whole for figure in self.figures if figure.text)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to take from one group of models. Names of models stand in backticks.
+    """A verdict. Names of models stand in backticks.
 
-    `choices` is empty where there is no choice: one sound model, or one that is best in everything.
+    `choices` is empty where no model may be taken.
     """
 
     kind: Kind
@@ -60,39 +72,65 @@ class Advice:
 
 def advice(group: Group) -> Advice | None:
     """Return which model to take from a group, or why none; None where nothing was measured."""
-    if not any(each.bits for each in group.entries):
+    if not any(each.bits for each in group.models):
         return None
     picked = picks(group)
     if picked is None:
-        return _none_sound([each for each in group.entries if each.bits])
-    choices = _choices(picked)
-    taken = Choice.of(picked.smallest or picked.best)
-    start = f"Take {name(taken.entry)}" if len(group.entries) > 1 else name(taken.entry)
+        return _none_rankable([each for each in group.models if each.bits])
+    taken = picked.smallest or picked.best
+    several = len(group.models) > 1
+    start = f"Take {name(taken)}" if several else name(taken)
+    choices = _choices(picked) if several else (choice(picked.best, ALONE),)
     floor = strongest_floor(group)
     kind: Kind = "warning" if floor and floor.verdict == "worse" else "note"
-    notes = [*_floor(floor), *_ties(picked)]
-    if len(choices) == 1 and len(group.sound) > 1:
-        notes.insert(0, f"It is {and_list([f'the {role}' for role in choices[0].roles])}.")
-    shown = choices if len(choices) > 1 else ()
-    return Advice(kind, f"{start}: {taken.figures}", shown, tuple(notes))
+    notes = (*_floor(floor), *_ties(picked))
+    return Advice(kind, f"{start}: {choice(taken).line}", choices, notes)
 
 
 def advise(groups: Sequence[Group]) -> list[Advice]:
     """Return the advice of every group of a report that has some."""
-    return [found for group in groups if (found := advice(group)) is not None]
+    return [each for group in groups if (each := advice(group)) is not None]
+
+
+def choice(model: RankedModel, *roles: str) -> Choice:
+    """Return a model as a choice for these roles."""
+    disk, rate = model.model.disk_bytes, AXES["speed"].metric(model)
+    figures = (
+        Figure("" if disk is None else format_size(disk)),
+        Figure(f"{bits(model)} bits/byte", _interval(model.bits, "{:.3f}".format)),
+        Figure(
+            "" if rate is None else f"{format_rate(rate.value)} tokens/s",
+            _interval(rate, format_rate),
+        ),
+    )
+    return Choice(model.label, model.label, roles, figures, command(model))
+
+
+def command(model: RankedModel) -> str:
+    """Return the command that lets a model go on with the first prompt of its samples."""
+    samples = model.model.samples
+    prompt = samples[0].prompt if samples else "Once"
+    reference = f"{model.summary.name}:{model.model.name}"
+    return f"flyweight generate {shlex.quote(reference)} {shlex.quote(prompt)}"
+
+
+def _interval(metric: Metric | None, form: Callable[[float], str]) -> str:
+    if metric is None or metric.low == metric.high:
+        return ""
+    return f"{form(metric.low)}\N{EN DASH}{form(metric.high)}"
 
 
 def _choices(picked: Picks) -> tuple[Choice, ...]:
     """Return the models to take, one line a model: whoever is best in two things has both roles."""
-    roles: dict[str, tuple[Entry, list[str]]] = {}
-    for role, entry in (
+    roles: dict[str, tuple[RankedModel, list[str]]] = {}
+    for role, model in (
         (BEST, picked.best),
         (SMALLEST, picked.smallest),
         (FASTEST, picked.fastest),
     ):
-        if entry is not None:
-            roles.setdefault(entry.label, (entry, []))[1].append(role)
-    return tuple(Choice.of(entry, *held) for entry, held in roles.values())
+        if model is not None:
+            roles.setdefault(model.label, (model, []))[1].append(role)
+    return tuple(choice(model, *names) for model, names in roles.values())
 
 
 def _ties(picked: Picks) -> list[str]:
@@ -111,19 +149,24 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
     """Say so where no model beats counting."""
     if floor is None or floor.verdict == "better":
         return []
-    named = f"the {floor_name(floor.name)} floor ({floor.bits:.3f} bits/byte)"
+    return [floor_note(floor, "model", "bits/byte")]
+
+
+def floor_note(floor: StrongestFloor, thing: str, unit: str) -> str:
+    """Say that nothing of a kind beats a floor decidedly, and what to do about it."""
+    named = f"the {floor_name(floor.name)} floor ({floor.value:.3f} {unit})"
     if floor.verdict == "undecided":
-        return [f"Whether any model here beats {named}, which only counts, is undecided."]
-    return [
-        f"No model here beats {named}, which only counts which tokens follow which."
+        return f"Whether any {thing} here beats {named}, which only counts, is undecided."
+    return (
+        f"No {thing} here beats {named}, which only counts which tokens follow which."
         " Train longer, on more text, or a larger model."
-    ]
+    )
 
 
-# --- nothing sound ---
+# --- nothing rankable ---
 
 
-def _none_sound(measured: Sequence[Entry]) -> Advice:
+def _none_rankable(measured: Sequence[RankedModel]) -> Advice:
     """Say why no model may be taken, and what to do about it."""
     unlearned = [each for each in measured if each.standing in ("collapsed", "too short")]
     if len(unlearned) < len(measured):
@@ -142,8 +185,8 @@ def _none_sound(measured: Sequence[Entry]) -> Advice:
     return Advice("warning", title, (), (*notes, doing))
 
 
-def _steps(entry: Entry) -> str:
-    training = entry.training
+def _steps(model: RankedModel) -> str:
+    training = model.training
     return (
         ""
         if training is None

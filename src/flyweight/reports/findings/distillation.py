@@ -1,4 +1,4 @@
-"""Whether a teacher paid, against the two controls that can tell: with the teacher for free, and with its training counted."""
+"""Whether a teacher paid, against two controls: its training free, and its training counted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flyweight.reports.entries import Entry
 from flyweight.reports.findings.phrases import Finding, Kind, bits, change, name, percent, times
-from flyweight.reports.ranking import Contrast, contrast
+from flyweight.reports.models import RankedModel
+from flyweight.reports.ranking import PairedDifference, paired_difference
 
 Quantity = Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
 
@@ -33,20 +33,20 @@ SHORT = 0.95
 
 @dataclass(frozen=True)
 class Control:
-    """A student trained alone, what it was given as much of as the distilled one, and how the distilled one compares."""
+    """A student trained alone, what it was given as much of, and how the distilled one compares."""
 
-    entry: Entry
+    ranked: RankedModel
     quantity: Quantity
     given: str
-    gap: Contrast
+    gap: PairedDifference
 
 
-def distillations(found: Sequence[Entry]) -> list[Finding]:
+def distillations(models: Sequence[RankedModel]) -> list[Finding]:
     """Return one finding for every distilled model of a run."""
-    return [_distillation(each, found) for each in found if each.model.stage == "distill"]
+    return [_distillation(each, models) for each in models if each.model.stage == "distill"]
 
 
-def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
+def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> Finding:
     if student.standing != "ok":
         reasons = "; ".join(fault.text for fault in student.faults) or "it was not evaluated"
         return Finding(
@@ -54,10 +54,10 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
             "Whether distillation paid cannot be said.",
             f"{name(student)} is no measure of it: {reasons}.",
         )
-    free, not_free = _controls(student, found, _FREE)
-    full, not_full = _controls(student, found, _FULL)
+    free, not_free = _controls(student, models, _FREE)
+    full, not_full = _controls(student, models, _FULL)
     text = [*_text(free, full), *_other_shapes(student, [*full, *free]), *not_full, *not_free]
-    text += _teacher(student, [*full, *free], found)
+    text += _teacher(student, [*full, *free], models)
     if not (free or full):
         why = (
             "The run has no sound control: the same student trained alone, on the same tokens "
@@ -71,13 +71,13 @@ def _distillation(student: Entry, found: Sequence[Entry]) -> Finding:
 
 
 def _controls(
-    student: Entry, found: Sequence[Entry], given: dict[Quantity, str]
+    student: RankedModel, models: Sequence[RankedModel], given: dict[Quantity, str]
 ) -> tuple[list[Control], list[str]]:
-    """Return the sound controls of one family, the main one first, and why the others are none."""
-    sound, unsound = [], []
+    """Return the rankable controls of one family, the main one first, and the other controls."""
+    rankable, unsound = [], []
     for quantity, phrase in given.items():
-        for each in (each for each in found if _is_control(each, student, quantity)):
-            gap = contrast(student, each)
+        for each in (each for each in models if _is_control(each, student, quantity)):
+            gap = paired_difference(student, each)
             if each.standing != "ok" or gap is None:
                 unsound.append(f"{name(each)} is {each.standing} and cannot serve as a control.")
             elif short := _shortfall(each, student, quantity):
@@ -85,12 +85,15 @@ def _controls(
                     f"{name(each)}, alone {phrase}, {short} and cannot serve as a control."
                 )
             else:
-                sound.append(Control(each, quantity, phrase, gap))
-    return sound, unsound
+                rankable.append(Control(each, quantity, phrase, gap))
+    return rankable, unsound
 
 
-def _is_control(other: Entry, student: Entry, quantity: Quantity) -> bool:
-    """Whether `other` was trained alone with as much of `quantity` as the student: tied by the recipe, or equal as measured."""
+def _is_control(other: RankedModel, student: RankedModel, quantity: Quantity) -> bool:
+    """Whether `other` was trained alone with as much of `quantity` as the student.
+
+    The recipe ties them, or they are equal as measured.
+    """
     alone, distilled = other.model.training, student.model.training
     if (
         other is student
@@ -113,12 +116,14 @@ def _is_control(other: Entry, student: Entry, quantity: Quantity) -> bool:
     )
 
 
-def _title(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> tuple[Kind, str]:
-    """Return the verdict: with the teacher's training counted where that was tried, else with the teacher for free."""
+def _title(
+    student: RankedModel, free: Sequence[Control], full: Sequence[Control]
+) -> tuple[Kind, str]:
+    """Return the verdict, against the control that counts the teacher's training if any."""
     main = (full or free)[0]
     counted = ", its teacher's training included" if full else ", with the teacher for free"
     alone = (
-        f"trained alone {main.given}, {name(main.entry)} reaches {bits(main.entry)} bits per byte"
+        f"trained alone {main.given}, {name(main.ranked)} reaches {bits(main.ranked)} bits per byte"
     )
     distilled = f"distilled, {name(student)} reaches {bits(student)}"
     if main.gap.verdict == "better":
@@ -130,14 +135,14 @@ def _title(student: Entry, free: Sequence[Control], full: Sequence[Control]) -> 
 
 
 def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
-    said = []
+    sentences = []
     for index, control in enumerate(full):
         start = (
             "The distilled one"
             if index == 0
-            else f"Against {name(control.entry)}, alone {control.given}, it"
+            else f"Against {name(control.ranked)}, alone {control.given}, it"
         )
-        said.append(f"{start} is {change(control.gap)}.")
+        sentences.append(f"{start} is {change(control.gap)}.")
     for index, control in enumerate(free):
         verdict, charged = control.gap.verdict, full[0].gap.verdict if full else None
         lead = "With a teacher that is there already"
@@ -147,48 +152,48 @@ def _text(free: Sequence[Control], full: Sequence[Control]) -> list[str]:
             lead = "Not even a teacher that is there already pays:"
         against = (
             f"{lead} the distilled one is {change(control.gap)} against "
-            f"{name(control.entry)} ({bits(control.entry)})"
+            f"{name(control.ranked)} ({bits(control.ranked)})"
         )
-        said.append(f"{against}, trained alone {control.given}.")
+        sentences.append(f"{against}, trained alone {control.given}.")
     if full and not free:
-        said.append(
+        sentences.append(
             "There is no control on the same tokens, so what a teacher that is there already "
             "would bring is not known."
         )
     if free and not full:
-        said.append(
+        sentences.append(
             "There is no control for the same total compute, so the teacher's own training is "
             "not judged here."
         )
-    return said
+    return sentences
 
 
-def other_shape(control: Entry, found: Sequence[Entry]) -> bool:
+def other_shape(control: RankedModel, models: Sequence[RankedModel]) -> bool:
     """Whether a model is a control that the recipe ties to a student of another shape."""
     training = control.model.training
     if training is None or training.same_as is None:
         return False
     tied_to = training.same_as.stage
     student = next(
-        (e for e in found if e.summary is control.summary and e.model.name == tied_to), None
+        (e for e in models if e.summary is control.summary and e.model.name == tied_to), None
     )
     return student is not None and student.model.config_line != control.model.config_line
 
 
-def _other_shapes(student: Entry, controls: Sequence[Control]) -> list[str]:
-    """Caution where a control is not the student's shape: the difference is then not the teacher's alone."""
-    said = []
-    for entry in (control.entry for control in controls):
-        if entry.model.config_line != student.model.config_line:
-            shapes = f"{entry.model.config_line} against {student.model.config_line}"
-            said.append(
-                f"Caution: {name(entry)} has another shape than {name(student)} ({shapes}), so the"
+def _other_shapes(student: RankedModel, controls: Sequence[Control]) -> list[str]:
+    """Caution where a control has another shape: the difference is then not the teacher's alone."""
+    sentences = []
+    for ranked in (control.ranked for control in controls):
+        if ranked.model.config_line != student.model.config_line:
+            shapes = f"{ranked.model.config_line} against {student.model.config_line}"
+            sentences.append(
+                f"Caution: {name(ranked)} has another shape than {name(student)} ({shapes}), so the"
                 " difference is not the teacher's alone."
             )
-    return said
+    return sentences
 
 
-def _shortfall(other: Entry, student: Entry, quantity: Quantity) -> str:
+def _shortfall(other: RankedModel, student: RankedModel, quantity: Quantity) -> str:
     """Say so where a control ended before it had spent what the distilled student did."""
     alone, distilled = other.model.training, student.model.training
     if alone is None or distilled is None:
@@ -204,9 +209,11 @@ def _shortfall(other: Entry, student: Entry, quantity: Quantity) -> str:
     )
 
 
-def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]) -> list[str]:
+def _teacher(
+    student: RankedModel, controls: Sequence[Control], models: Sequence[RankedModel]
+) -> list[str]:
     """Set the teacher beside the students: alone, one may even beat it."""
-    teacher = next((each for each in found if each.model.name == student.model.teacher), None)
+    teacher = next((each for each in models if each.model.name == student.model.teacher), None)
     if teacher is None or teacher.standing != "ok":
         return (
             [f"The teacher {name(teacher)} is itself {teacher.standing}."]
@@ -214,11 +221,10 @@ def _teacher(student: Entry, controls: Sequence[Control], found: Sequence[Entry]
             else []
         )
     for control in controls:
-        gap = contrast(control.entry, teacher)
+        gap = paired_difference(control.ranked, teacher)
         if gap and gap.verdict == "better":
-            ratio = times(teacher.model.parameters.total / control.entry.model.parameters.total)
-            beats = (
-                f"Trained alone, {name(control.entry)} even beats {name(teacher)} ({bits(teacher)})"
-            )
+            ratio = times(teacher.model.parameters.total / control.ranked.model.parameters.total)
+            own = f"{name(teacher)} ({bits(teacher)})"
+            beats = f"Trained alone, {name(control.ranked)} even beats {own}"
             return [f"{beats}, the teacher itself, which has {ratio} its parameters."]
     return [f"{name(teacher)}, the teacher, reaches {bits(teacher)}."]

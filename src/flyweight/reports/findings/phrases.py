@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flyweight.reports.entries import Entry
-from flyweight.reports.ranking import Contrast
+from flyweight.reports.models import RankedModel
+from flyweight.reports.ranking import PairedDifference
 
 Kind = Literal["paid", "not paid", "undecided", "warning", "note"]
 
@@ -64,14 +64,14 @@ def short_floor_name(key: str) -> str:
 MINUS = "\N{MINUS SIGN}"
 
 
-def name(entry: Entry) -> str:
+def name(ranked: RankedModel) -> str:
     """Return a model's name, marked as such."""
-    return f"`{entry.label}`"
+    return f"`{ranked.label}`"
 
 
-def bits(entry: Entry) -> str:
+def bits(ranked: RankedModel) -> str:
     """Return a model's bits per byte as it stands in every sentence and table."""
-    return f"{entry.bits.value:.3f}" if entry.bits else "unmeasured"
+    return f"{ranked.bits.value:.3f}" if ranked.bits else "unmeasured"
 
 
 def signed(value: float) -> str:
@@ -80,13 +80,13 @@ def signed(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Return a difference without its sign: three decimals, or five where those would be nothing."""
+    """Return a difference without its sign: three decimals, or five where three would be zeros."""
     value = abs(value)
     return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.5f}"
 
 
-def change(gap: Contrast) -> str:
-    """Return a difference about its first model: better or worse by how much, or undecided, with the interval."""
+def change(gap: PairedDifference) -> str:
+    """Return a difference about its first model, with the interval: better, worse or undecided."""
     source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
     if gap.verdict == "undecided":
         why = f"; {gap.why}" if gap.why else ""

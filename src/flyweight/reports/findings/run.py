@@ -13,7 +13,6 @@ from typing import Literal
 from flyweight.config.units import format_count, format_rate, format_size, format_time
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import BudgetLine, Summary
-from flyweight.reports.entries import Entry, Group, entries, groups
 from flyweight.reports.findings.distillation import distillations
 from flyweight.reports.findings.phrases import (
     FLOOR,
@@ -26,7 +25,8 @@ from flyweight.reports.findings.phrases import (
     percent,
     times,
 )
-from flyweight.reports.ranking import AXES, contrast, decide, leaders, strongest_floor
+from flyweight.reports.models import Group, RankedModel, groups, ranked_models
+from flyweight.reports.ranking import AXES, decide, paired_difference, strongest_floor, tied_best
 
 __all__ = ["Finding", "across", "budget_line", "findings", "plain"]
 
@@ -39,54 +39,54 @@ def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[
 
     `grouped` are the run's models by text, where they are there already.
     """
-    grouped = groups(entries([summary])) if grouped is None else grouped
-    found = [each for group in grouped for each in group.entries]
-    said = [*distillations(found), *_mixtures(found), *_quantizations(found)]
+    grouped = groups(ranked_models([summary])) if grouped is None else grouped
+    models = [each for group in grouped for each in group.models]
+    results = [*distillations(models), *_mixtures(models), *_quantizations(models)]
     for group in grouped:
-        said += [*_best(group), *_worth(group)]
+        results += [*_best(group), *_worth(group)]
     for group in grouped:
-        said += [*_broken(group.entries), *_below_floor(group)]
-    said += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
-    return tuple(said)
+        results += [*_broken(group.models), *_below_floor(group)]
+    results += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
+    return tuple(results)
 
 
 def across(
     summaries: Sequence[Summary], grouped: Sequence[Group] | None = None
 ) -> tuple[Finding, ...]:
     """Return what can be said about several runs together."""
-    said: list[Finding] = []
-    grouped = groups(entries(summaries)) if grouped is None else grouped
-    found = [each for group in grouped for each in group.entries]
+    results: list[Finding] = []
+    grouped = groups(ranked_models(summaries)) if grouped is None else grouped
+    models = [each for group in grouped for each in group.models]
     for group in grouped:
-        said += [*_best(group), *_worth(group), *_broken(group.entries), *_below_floor(group)]
-    said += _namesakes(found)
+        results += [*_best(group), *_worth(group), *_broken(group.models), *_below_floor(group)]
+    results += _namesakes(models)
     for summary in summaries:
-        said += [*_losses(summary), *_overlaps(summary)]
-    return tuple(dict.fromkeys(said))
+        results += [*_losses(summary), *_overlaps(summary)]
+    return tuple(dict.fromkeys(results))
 
 
-def plain(said: Sequence[Finding]) -> list[str]:
+def plain(results: Sequence[Finding]) -> list[str]:
     """Return findings as lines for a terminal."""
-    return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in said]
+    return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in results]
 
 
 # --- quantization ---
 
 
-def _quantizations(found: Sequence[Entry]) -> list[Finding]:
-    known = {each.model.name: each for each in found}
+def _quantizations(models: Sequence[RankedModel]) -> list[Finding]:
+    known = {each.model.name: each for each in models}
     return [
-        _quantization(each, known[each.model.input], found)
-        for each in found
+        _quantization(each, known[each.model.input], models)
+        for each in models
         if each.model.stage == "quantize"
         and each.model.input
         and each.standing in ("ok", "unmeasured")
     ]
 
 
-def _quantization(entry: Entry, base: Entry, found: Sequence[Entry]) -> Finding:
+def _quantization(ranked: RankedModel, base: RankedModel, models: Sequence[RankedModel]) -> Finding:
     """Say what a quantized model saves and what it costs, each with its interval."""
-    after, before = entry.model.disk_bytes, base.model.disk_bytes
+    after, before = ranked.model.disk_bytes, base.model.disk_bytes
     size, smaller = "of unmeasured size", False
     text = []
     if after is not None and before is not None:
@@ -97,54 +97,54 @@ def _quantization(entry: Entry, base: Entry, found: Sequence[Entry]) -> Finding:
             else f"not smaller than {name(base)}"
         )
         text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
-    gap = contrast(entry, base) if base.standing == "ok" else None
+    gap = paired_difference(ranked, base) if base.standing == "ok" else None
     if gap is not None:
-        text.append(f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}.")
+        text.append(f"Bits per byte: {bits(ranked)} against {bits(base)}, {change(gap)}.")
     elif base.standing != "ok":
         text.append(f"What that costs in quality cannot be said: {name(base)} is {base.standing}.")
-    speed, sentence = _speed(entry, base)
+    speed, sentence = _speed(ranked, base)
     text += [sentence] if sentence else []
-    better = _beaten_on_disk(entry, found)
+    better = _beaten_on_disk(ranked, models)
     if better is not None:
         text.append(f"It is not worth having: {name(better)} is both smaller and better.")
     kind: Literal["paid", "not paid"] = "paid" if smaller and better is None else "not paid"
-    return Finding(kind, f"{name(entry)} is {size}{speed}.", " ".join(text))
+    return Finding(kind, f"{name(ranked)} is {size}{speed}.", " ".join(text))
 
 
-def _mixtures(found: Sequence[Entry]) -> list[Finding]:
+def _mixtures(models: Sequence[RankedModel]) -> list[Finding]:
     """Say of every mixture what counts and pointer brought to its network, and what they cost."""
-    known = {each.model.name: each for each in found if each.standing == "ok"}
+    known = {each.model.name: each for each in models if each.standing == "ok"}
     return [
         _mixture(each, known[each.model.input])
-        for each in found
+        for each in models
         if each.model.stage == "mix" and each.model.input in known and each.standing == "ok"
     ]
 
 
-def _mixture(entry: Entry, base: Entry) -> Finding:
-    gap = contrast(entry, base)
+def _mixture(ranked: RankedModel, base: RankedModel) -> Finding:
+    gap = paired_difference(ranked, base)
     text = (
         []
         if gap is None
-        else [f"Bits per byte: {bits(entry)} against {bits(base)}, {change(gap)}."]
+        else [f"Bits per byte: {bits(ranked)} against {bits(base)}, {change(gap)}."]
     )
-    after, before = entry.model.disk_bytes, base.model.disk_bytes
+    after, before = ranked.model.disk_bytes, base.model.disk_bytes
     if after is not None and before is not None:
         text.append(f"{format_size(after)} on disk instead of {format_size(before)}.")
-    _, sentence = _speed(entry, base)
+    _, sentence = _speed(ranked, base)
     text += [sentence] if sentence else []
     paid = gap is not None and gap.verdict == "better"
     title = (
         f"Mixing {name(base)} with counts and a pointer {'paid' if paid else 'did not pay'}: "
-        f"{name(entry)}."
+        f"{name(ranked)}."
     )
     return Finding("paid" if paid else "not paid", title, " ".join(text))
 
 
-def _speed(entry: Entry, base: Entry) -> tuple[str, str]:
+def _speed(ranked: RankedModel, base: RankedModel) -> tuple[str, str]:
     """Return how generation changed, as a clause for a title and as a sentence."""
     metric = AXES["speed"].metric
-    after, before = metric(entry), metric(base)
+    after, before = metric(ranked), metric(base)
     if after is None or before is None or not before.value:
         return "", ""
     figures = f"{format_rate(after.value)} tokens/s against {format_rate(before.value)}"
@@ -157,11 +157,15 @@ def _speed(entry: Entry, base: Entry) -> tuple[str, str]:
     return "", f"Whether generation became faster or slower is undecided: {figures}."
 
 
-def _beaten_on_disk(entry: Entry, found: Sequence[Entry]) -> Entry | None:
+def _beaten_on_disk(ranked: RankedModel, models: Sequence[RankedModel]) -> RankedModel | None:
     """Return a model that is smaller on disk and decidedly better, if there is one."""
-    size = entry.model.disk_bytes
-    for other in found:
-        gap = contrast(other, entry) if other is not entry and other.standing == "ok" else None
+    size = ranked.model.disk_bytes
+    for other in models:
+        gap = (
+            paired_difference(other, ranked)
+            if other is not ranked and other.standing == "ok"
+            else None
+        )
         if (
             gap
             and gap.verdict == "better"
@@ -178,16 +182,16 @@ def _beaten_on_disk(entry: Entry, found: Sequence[Entry]) -> Entry | None:
 
 def _best(group: Group) -> list[Finding]:
     """Name the best model, or those that cannot be told apart, beside the strongest floor."""
-    sound = group.sound
-    if not sound:
+    rankable = group.rankable
+    if not rankable:
         return []
-    first, tied = sound[0], leaders(sound)
+    first, tied = rankable[0], tied_best(rankable)
     floor = strongest_floor(group)
     below = ""
     if floor is not None and first.bits is not None:
-        share = 1 - first.bits.value / floor.bits
+        share = 1 - first.bits.value / floor.value
         way = f"{percent(abs(share))} {'below' if share > 0 else 'above'}"
-        below = f", {way} the {floor_name(floor.name)} floor ({floor.bits:.3f})"
+        below = f", {way} the {floor_name(floor.name)} floor ({floor.value:.3f})"
     where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
     if len(tied) > 1:
         names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
@@ -195,7 +199,7 @@ def _best(group: Group) -> list[Finding]:
             f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
         )
         return [Finding("undecided", f"Which model is best is undecided between {names}.", text)]
-    if len(sound) == 1:
+    if len(rankable) == 1:
         return [
             Finding(
                 "note",
@@ -203,8 +207,8 @@ def _best(group: Group) -> list[Finding]:
                 _alone(first, where),
             )
         ]
-    gap = contrast(first, sound[1])
-    text = f"Next is {name(sound[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
+    gap = paired_difference(first, rankable[1])
+    text = f"Next is {name(rankable[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
     return [
         Finding(
             "note",
@@ -214,38 +218,38 @@ def _best(group: Group) -> list[Finding]:
     ]
 
 
-def _alone(entry: Entry, where: str) -> str:
+def _alone(ranked: RankedModel, where: str) -> str:
     """Describe a model that stands alone: its interval, and what it took."""
     text = [
-        f"The 95 % interval{where} is {entry.bits.low:.3f} to {entry.bits.high:.3f}."
-        if entry.bits
+        f"The 95 % interval{where} is {ranked.bits.low:.3f} to {ranked.bits.high:.3f}."
+        if ranked.bits
         else ""
     ]
-    if (training := entry.model.training) is not None:
+    if (training := ranked.model.training) is not None:
         text.append(
             f"It was trained for {format_time(training.seconds)} on "
             f"{format_count(training.tokens)} tokens."
         )
-    if entry.model.disk_bytes is not None:
+    if ranked.model.disk_bytes is not None:
         text.append(
-            f"It has {format_count(entry.model.parameters.unique)} parameters and takes "
-            f"{format_size(entry.model.disk_bytes)}."
+            f"It has {format_count(ranked.model.parameters.unique)} parameters and takes "
+            f"{format_size(ranked.model.disk_bytes)}."
         )
     return " ".join(text)
 
 
 def _worth(group: Group) -> list[Finding]:
     """Name the models on the Pareto fronts, and those that are beaten on disk."""
-    sound = [each for each in group.sound if each.model.disk_bytes is not None]
-    if len(sound) < 3:
+    rankable = [each for each in group.rankable if each.model.disk_bytes is not None]
+    if len(rankable) < 3:
         return []
-    front = AXES["disk"].front(sound)
+    front = AXES["disk"].front(rankable)
     text = []
-    if beaten := [_sized(each) for each in sound if each not in front]:
+    if beaten := [_sized(each) for each in rankable if each not in front]:
         verb = "is" if len(beaten) == 1 else "are each"
         doing = "beaten in size or quality by another that is not significantly worse in the other"
         text.append(f"{and_list(beaten)} {verb} {doing}.")
-    if fast := AXES["speed"].front(sound):
+    if fast := AXES["speed"].front(rankable):
         names = and_list([name(each) for each in fast], "or")
         text.append(f"Against generation speed it is {names}.")
     chosen = and_list([_sized(each) for each in front], "or")
@@ -253,15 +257,15 @@ def _worth(group: Group) -> list[Finding]:
     return [Finding("note", title, " ".join(text))]
 
 
-def _sized(entry: Entry) -> str:
+def _sized(ranked: RankedModel) -> str:
     """Return a model's name with its size and quality."""
-    return f"{name(entry)} ({format_size(entry.model.disk_bytes or 0)}, {bits(entry)})"
+    return f"{name(ranked)} ({format_size(ranked.model.disk_bytes or 0)}, {bits(ranked)})"
 
 
 # --- warnings ---
 
 
-def _broken(members: Sequence[Entry]) -> list[Finding]:
+def _broken(members: Sequence[RankedModel]) -> list[Finding]:
     """Name the models that may not be ranked, and why."""
     titles = {
         "collapsed": "{} collapsed and is not ranked.",
@@ -277,11 +281,11 @@ def _broken(members: Sequence[Entry]) -> list[Finding]:
     ]
 
 
-def _reason(entry: Entry) -> str:
+def _reason(ranked: RankedModel) -> str:
     """Return why a model is not ranked, and for one that was trained too shortly what to do."""
-    reasons = and_list([fault.text for fault in entry.faults])
-    training = entry.training
-    if entry.standing != "too short" or training is None:
+    reasons = and_list([fault.text for fault in ranked.faults])
+    training = ranked.training
+    if ranked.standing != "too short" or training is None:
         return reasons
     took = (
         f"{training.steps:,} step{'s' * (training.steps != 1)} in {format_time(training.seconds)}"
@@ -294,18 +298,18 @@ def _below_floor(group: Group) -> list[Finding]:
     floor = strongest_floor(group)
     if floor is None:
         return []
-    limit = Metric.exact(floor.bits, "bits/byte")
-    beaten = [each for each in group.sound if each.bits and decide(each.bits, limit) == "worse"]
+    limit = Metric.exact(floor.value, "bits/byte")
+    beaten = [each for each in group.rankable if each.bits and decide(each.bits, limit) == "worse"]
     if not beaten:
         return []
     names = and_list([f"{name(each)} ({bits(each)})" for each in beaten])
-    floor_text = f"the {floor_name(floor.name)} floor ({floor.bits:.3f} bits per byte)"
+    floor_text = f"the {floor_name(floor.name)} floor ({floor.value:.3f} bits per byte)"
     return [Finding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
 
 
-def _namesakes(found: Sequence[Entry]) -> list[Finding]:
+def _namesakes(models: Sequence[RankedModel]) -> list[Finding]:
     """Name the texts of several runs that are called the same and are not."""
-    texts = dict.fromkeys((each.text.name, each.text.content) for each in found if each.text)
+    texts = dict.fromkeys((each.text.name, each.text.content) for each in models if each.text)
     names = [name for name, _ in texts]
     title = "Different texts are called {}."
     text = "Models that were measured on one of them are not compared with those of another."
@@ -318,7 +322,7 @@ def _namesakes(found: Sequence[Entry]) -> list[Finding]:
 
 def _losses(summary: Summary) -> list[Finding]:
     """Name the tokenizers under which bits per byte are too good."""
-    said = []
+    results = []
     for corpus in summary.corpus:
         splits = dict.fromkeys(
             m.evaluate.split
@@ -334,12 +338,12 @@ def _losses(summary: Summary) -> list[Finding]:
                 "tokenizer alone."
             )
             text = f"{lines} of the {split} split {end}"
-            said.append(Finding("warning", title, text))
-    return said
+            results.append(Finding("warning", title, text))
+    return results
 
 
 def _overlaps(summary: Summary) -> list[Finding]:
-    said = []
+    results = []
     for corpus in summary.corpus:
         share = corpus.overlap.get("test", 0.0)
         if share >= _OVERLAP:
@@ -354,8 +358,8 @@ def _overlaps(summary: Summary) -> list[Finding]:
                 "All figures on it are flattered by that: compare models with each other "
                 "here, not with other texts."
             )
-            said.append(Finding("warning", title, text))
-    return said
+            results.append(Finding("warning", title, text))
+    return results
 
 
 def budget_line(line: BudgetLine) -> str:

@@ -1,4 +1,4 @@
-"""CSV whose cells are visible text, one row a line, and nothing that a spreadsheet would calculate."""
+"""CSV whose cells are visible text, one row a line, and no formulas of a spreadsheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as CSV; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Return rows as CSV; text that looks like a formula begins with an apostrophe."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
     return out.getvalue()

@@ -1,4 +1,7 @@
-"""Markdown that says what is meant: text of users and models can neither format, nor link, nor leave its table or its block."""
+"""Markdown that says what is meant.
+
+Text of users and models can neither format, nor link, nor leave its table or its block.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def code(value: Any) -> str:
     line = _line(value)
     if _PLAIN.fullmatch(line) and line == line.strip():
         return f"`{line}`"
-    return f"<code>{text(value)}</code>"  # a backtick or a bar inside of backticks has no spelling that every reader knows
+    # A backtick or a bar inside backticks has no spelling that every reader knows.
+    return f"<code>{text(value)}</code>"
 
 
 def _line(value: Any) -> str:

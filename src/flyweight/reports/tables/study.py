@@ -1,95 +1,102 @@
-"""The table of a study: one definition of its columns serves the terminal, Markdown, CSV and the page."""
+"""The table of a study's cells: its columns for all writers of `engine`, and its numbers as CSV."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flyweight.config.units import format_count
+from flyweight.config.units import format_count, format_short_time
 from flyweight.records.run_summary import Floor
-from flyweight.records.study_summary import CellSummary, Spread, StudySummary
-from flyweight.reports.findings.phrases import floor_name
-from flyweight.reports.ranking import pareto
+from flyweight.records.study_summary import CellSummary, RunSummary, Spread, StudySummary
+from flyweight.reports.findings.phrases import FLOOR, floor_name
+from flyweight.reports.ranking import Direction, bold_cells, front_cells
+from flyweight.reports.tables import engine
 from flyweight.reports.tables.csv_text import csv_text
+from flyweight.reports.tables.engine import Cell, Column, Row, Table, shown_columns
 from flyweight.reports.tables.markdown import text as plain
-from flyweight.reports.tables.run import Cell, short_time
+from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-TITLES = {
-    "nll": "NLL",
-    "bits_per_byte": "bits/byte",
-    "perplexity": "ppl",
-    "word_perplexity": "word ppl",
+
+@dataclass(frozen=True)
+class MetricText:
+    """How a metric of a study is called, what it means, and which direction is better."""
+
+    title: str
+    about: str
+    unit: str
+    better: Direction = "lower"
+    digits: int = 3
+
+    @property
+    def axis(self) -> str:
+        """The title of a figure's axis."""
+        return f"{self.about.replace(' of the test split', '')}, {self.better} is better"
+
+
+METRICS = {
+    "nll": MetricText("NLL", "nats per token of the test split", "nats/token"),
+    "bits_per_byte": MetricText("bits/byte", "bits per byte of raw text", "bits/byte"),
+    "perplexity": MetricText("ppl", "perplexity per token", "ppl", digits=1),
+    "word_perplexity": MetricText("word ppl", "perplexity per word", "word ppl", digits=1),
 }
-ABOUT = {
-    "nll": "nats per token of the test split, lower is better",
-    "bits_per_byte": "bits per byte of raw text, lower is better",
-    "perplexity": "perplexity per token, lower is better",
-    "word_perplexity": "perplexity per word, lower is better",
-}
-LEGEND = (
-    "Means over seeds on the test split; ranges are 95 % Student t intervals over at least three "
-    "seeds: of the training, not of"
-    " the text (perplexities by their logarithm). Bold: on the Pareto front of its metric "
-    "against training FLOPs."
+INTERVALS = (
+    "Means over seeds on the test split. Ranges are 95 % Student t intervals over at least three "
+    "seeds: how another training would have come out, not another text (perplexities by their "
+    "logarithm)."
+)
+BEST = (
+    "Bold: the best mean, or not significantly worse than it, seed by seed (none where all are "
+    "alike; not corrected for the number of cells)."
 )
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line: a cell, or a floor."""
+class Line:
+    """What one row is about: a cell, or a floor."""
 
-    label: str
     cell: CellSummary | None = None
     floor: Floor | None = None
+    on_front: bool = False
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: its title, what it means, and what stands in a row."""
-
-    key: str
-    title: str
-    about: str
-    text: Callable[[Row], Cell | None]
+def tables(summary: StudySummary) -> dict[str, Table[Line]]:
+    """Return a study's tables by the name of their text."""
+    return {data: table(summary, data) for data in summary.corpus}
 
 
-@dataclass(frozen=True)
-class Table:
-    """The cells of one text and its floors.
+def table(summary: StudySummary, data: str) -> Table[Line]:
+    """Return the table of one text: its cells in the study's order, then its floors."""
+    cells = [cell for cell in summary.cells if cell.data == data]
+    front = {cell.name for cell in front_cells(cells, *main_metric(summary))}
+    rows = [
+        Row(cell.name, label(cell), Line(cell, on_front=cell.name in front), cell.standing)
+        for cell in cells
+    ]
+    floors = summary.corpus[data].floors
+    rows += [
+        Row(f"floor:{name}", floor_name(name), Line(floor=floor), "floor")
+        for name, floor in floors.items()
+    ]
+    columns = _columns(summary)
+    best = frozenset(
+        (cell.name, metric)
+        for metric in summary.metrics
+        for cell in bold_cells(cells, metric, METRICS[metric].better)
+    )
+    about = [INTERVALS, *([BEST] if best else []), *([FLOOR] if floors else [])]
+    notes = tuple((note, frozenset[str]()) for note in about)
+    return Table(f"text-{data}", shown_columns(columns, rows), tuple(rows), best, notes)
 
-    `front` holds the names of cells on the Pareto front of metric and FLOPs.
-    """
 
-    data: str
-    rows: tuple[Row, ...]
-    columns: tuple[Column, ...]
-    front: frozenset[str] = field(default_factory=frozenset[str])
-
-
-def tables(summary: StudySummary) -> list[Table]:
-    """Return a study's tables, one for each text."""
-    found = []
-    for data, corpus in summary.corpus.items():
-        cells = [cell for cell in summary.cells if cell.data == data]
-        floors = [Row(floor_name(name), floor=floor) for name, floor in corpus.floors.items()]
-        rows = (*(Row(label(cell), cell=cell) for cell in cells), *floors)
-        columns = tuple(
-            column for column in _columns(summary) if any(column.text(row) for row in rows)
-        )
-        found.append(
-            Table(
-                data,
-                rows,
-                columns,
-                frozenset(cell.name for cell in front(cells, summary.metrics[0])),
-            )
-        )
-    return found
+def main_metric(summary: StudySummary) -> tuple[str, Direction]:
+    """Return the metric that a study's figures show, and which direction of it is better."""
+    metric = summary.metrics[0]
+    return metric, METRICS[metric].better
 
 
 def label(cell: CellSummary) -> str:
@@ -97,283 +104,222 @@ def label(cell: CellSummary) -> str:
     return " ".join([cell.model, *(f"{path}={value}" for path, value in cell.fields.items())])
 
 
-def front(cells: Sequence[CellSummary], metric: str) -> list[CellSummary]:
-    """Return the cells on the Pareto front of a metric against training FLOPs, in order of FLOPs."""
-    sound = [(cell, spread.mean) for cell in cells if (spread := cell.spread(metric))]
-    return [sound[index][0] for index in pareto([(cell.flops, mean) for cell, mean in sound])]
-
-
-def _columns(summary: StudySummary) -> list[Column]:
+def _columns(summary: StudySummary) -> list[Column[Line]]:
+    """Return the columns of a study; only contexts that differ are worth room in a terminal."""
+    several_contexts = len({cell.context for cell in summary.cells}) > 1
     return [
         Column(
-            "context",
-            "context",
-            "tokens of a window",
-            lambda row: row.cell and Cell(f"{row.cell.context}"),
+            key="context",
+            title="context",
+            about="tokens of a window",
+            value=_of_cell(lambda cell: f"{cell.context}"),
+            priority=2 if several_contexts else 11,
         ),
         Column(
-            "budget",
-            "budget",
-            "the study's name for how long it trained",
-            lambda row: row.cell and Cell(row.cell.budget),
-        ),
-        Column("lr", "lr", "learning rate", _rate),
-        Column(
-            "parameters",
-            "params",
-            "parameters stored",
-            lambda row: row.cell and Cell(format_count(row.cell.parameters)),
+            key="budget",
+            title="budget",
+            about="the study's name for how long it trained",
+            value=_of_cell(lambda cell: cell.budget),
+            priority=2,
         ),
         Column(
-            "flops",
-            "FLOPs",
-            "training FLOPs of a run",
-            _spent(lambda cell: format_count(cell.flops)),
+            key="lr",
+            title="lr",
+            about="learning rate",
+            value=_rate,
+            priority=5,
         ),
         Column(
-            "seconds",
-            "time",
-            "training time of a run",
-            _spent(lambda cell: short_time(cell.seconds)),
+            key="parameters",
+            title="params",
+            about="parameters stored",
+            value=_of_cell(lambda cell: format_count(cell.parameters)),
+            priority=4,
+        ),
+        Column(
+            key="flops",
+            title="FLOPs",
+            about="training FLOPs of a run (T: 10^12, P: 10^15)",
+            value=_of_finished(lambda cell: format_count(cell.flops)),
+            better="lower",
+            priority=3,
+        ),
+        Column(
+            key="seconds",
+            title="time",
+            about="training time of a run",
+            value=_of_finished(lambda cell: format_short_time(cell.seconds)),
+            priority=8,
         ),
         *(
-            Column(metric, TITLES[metric], ABOUT[metric], _metric(metric))
+            Column(
+                key=metric,
+                title=METRICS[metric].title,
+                about=METRICS[metric].about,
+                value=_metric(metric),
+                better=METRICS[metric].better,
+                ranked=True,
+                priority=1 if metric == summary.metrics[0] else 7,
+            )
             for metric in summary.metrics
         ),
         Column(
-            "validation",
-            "valid.",
-            "mean of the best validation NLL in training, by which is chosen",
-            _validation,
+            key="front",
+            title="front",
+            about="on the Pareto front: no other cell is better for fewer training FLOPs",
+            value=lambda line: Cell("yes") if line.on_front else None,
+            priority=6,
         ),
         Column(
-            "seeds",
-            "runs",
-            "runs that count",
-            lambda row: row.cell and Cell(f"{len(row.cell.tested)}"),
+            key="validation",
+            title="valid.",
+            about="mean of the best validation NLL in training, which chooses",
+            value=_validation,
+            better="lower",
+            priority=9,
+        ),
+        Column(
+            key="seeds",
+            title="runs",
+            about="runs that count",
+            value=_of_cell(lambda cell: f"{len(cell.tested)}"),
+            priority=10,
         ),
     ]
 
 
-def _rate(row: Row) -> Cell | None:
-    if row.cell is None or row.cell.lr is None:
+# --- values ---
+
+
+def _of_cell(text: Callable[[CellSummary], str]) -> Callable[[Line], Cell | None]:
+    return lambda line: Cell(text(line.cell)) if line.cell else None
+
+
+def _of_finished(text: Callable[[CellSummary], str]) -> Callable[[Line], Cell | None]:
+    return lambda line: Cell(text(line.cell)) if line.cell and line.cell.finished else None
+
+
+def _rate(line: Line) -> Cell | None:
+    if line.cell is None or line.cell.lr is None:
         return None
-    return Cell(f"{row.cell.lr:g}".replace("e-0", "e-"), "end of sweep" if row.cell.at_edge else "")
+    edge = "end of sweep" if line.cell.at_edge else ""
+    return Cell(f"{line.cell.lr:g}".replace("e-0", "e-"), edge)
 
 
-def _spent(text: Callable[[CellSummary], str]) -> Callable[[Row], Cell | None]:
-    return lambda row: Cell(text(row.cell)) if row.cell and row.cell.finished else None
+def _metric(metric: str) -> Callable[[Line], Cell | None]:
+    digits = METRICS[metric].digits
 
-
-def _metric(metric: str) -> Callable[[Row], Cell | None]:
-    digits = 1 if metric.endswith("perplexity") else 3
-
-    def cell(row: Row) -> Cell | None:
-        if row.floor:
-            value = getattr(row.floor, metric, None)
-            return None if value is None else Cell(f"{value:,.{digits}f}")
-        spread = row.cell.spread(metric) if row.cell else None
+    def value(line: Line) -> Cell | None:
+        if line.floor:
+            number = getattr(line.floor, metric, None)
+            return None if number is None else Cell(f"{number:,.{digits}f}")
+        spread = line.cell.spread(metric) if line.cell else None
         if spread is None:
-            return Cell(row.cell.standing, tone="fail") if row.cell else None
-        return Cell(f"{spread.mean:,.{digits}f}", _range(spread, digits))
+            return None
+        return Cell(f"{spread.mean:,.{digits}f}", interval(spread, digits))
 
-    return cell
+    return value
 
 
-def _range(spread: Spread, digits: int) -> str:
+def interval(spread: Spread, digits: int) -> str:
+    """Return the interval of a mean as text, empty where there is none."""
     if spread.low is None or spread.high is None:
         return ""
     return f"{spread.low:,.{digits}f}\N{EN DASH}{spread.high:,.{digits}f}"
 
 
-def _validation(row: Row) -> Cell | None:
-    if row.cell is None or not math.isfinite(row.cell.validation):
+def _validation(line: Line) -> Cell | None:
+    if line.cell is None or not math.isfinite(line.cell.validation):
         return None
-    return Cell(f"{row.cell.validation:.3f}")
+    return Cell(f"{line.cell.validation:.3f}")
 
 
 # --- writers ---
 
 
+def terminal(summary: StudySummary, width: int = 100) -> list[RichTable]:
+    """Return the tables for a terminal of `width` columns."""
+    return [engine.terminal(built, width, title=data) for data, built in tables(summary).items()]
+
+
 def markdown(summary: StudySummary) -> str:
-    """Return the tables in Markdown, intervals in brackets, with what is no result and why below each."""
-    lines = []
-    for table in tables(summary):
-        lines += [f"## {plain(table.data)}", ""]
-        heads = ["model", *(column.title for column in table.columns)]
-        lines += [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(table.columns)}"]
-        for row in table.rows:
-            bold = row.cell is not None and row.cell.name in table.front
-            cells = [
-                _flat(column.text(row), bold and column.key == summary.metrics[0])
-                for column in table.columns
-            ]
-            lines.append("| " + " | ".join((plain(row.label), *cells)) + " |")
-        bad = [row.cell for row in table.rows if row.cell and row.cell.standing != "ok"]
-        lines += [
-            "",
-            *(f"- {plain(f'{cell.name}: {cell.standing}; {cell.why}')}" for cell in bad),
-            *([""] if bad else []),
-        ]
-    notes = [
-        plain(f"Protocol {summary.protocol}: {summary.protocol_line}."),
-        LEGEND,
-        *map(plain, summary.left_out),
-    ]
-    lines += ["\n\n".join(notes), ""]
+    """Return the tables in Markdown, with what is not a result and why below each."""
+    lines, notes, words = [], {}, {}
+    for data, built in tables(summary).items():
+        bad = [row.of.cell for row in built.rows if row.of.cell and row.of.cell.standing != "ok"]
+        lines += [f"## {plain(data)}", "", *engine.markdown(built), ""]
+        lines += [f"- {plain(f'{cell.name}: {cell.standing}; {cell.why}')}" for cell in bad]
+        lines += [""] if bad else []
+        notes |= dict.fromkeys(built.legend())
+        words[engine.explained(built)] = None
+    protocol = plain(f"Protocol {summary.protocol}: {summary.protocol_line}.")
+    left_out = map(plain, summary.left_out)
+    lines += ["\n\n".join([protocol, " ".join(notes), *words, *left_out]), ""]
     if summary.findings:
         lines += ["## Findings", ""]
-        for each in summary.findings:
-            lines.append(
-                f"- **{each.verdict}**: {plain(f'{each.claim} ({each.metric}). {each.method}')}"
-            )
-    return "\n".join(lines) + "\n"
+        lines += [
+            f"- **{each.verdict}**: {plain(f'{each.claim} ({each.metric}). {each.method}')}"
+            for each in summary.findings
+        ]
+    return visible("\n".join(lines) + "\n")
 
 
-def _flat(cell: Cell | None, bold: bool) -> str:
-    if cell is None:
-        return ""
-    shown = f"**{plain(cell.text)}**" if bold else plain(cell.text)
-    return f"{shown} ({plain(cell.sub)})" if cell.sub else shown
+STUDY_HEAD = (
+    *("study", "protocol", "created", "processor", "device", "threads", "flyweight", "torch"),
+    *("data", "model", "fields", "context", "budget", "seed", "lr", "chosen"),
+    *("parameters", "flops", "seconds", "standing", "metric", "value", "low", "high", "n"),
+)
 
 
 def long_csv(summary: StudySummary) -> str:
-    """Return every number in long form: one line per run and metric, then one per cell and metric with its interval.
+    """Return every number in long form.
 
-    A run that diverged has its lines too, without values.
+    One line per run and metric, then one per cell and metric with its interval, then the floors. A
+    run that diverged has its lines too, without values.
     """
-    rows: list[list[Any]] = []
     here = summary.environment
-    fixed = [
-        summary.name,
-        summary.protocol,
-        summary.created.isoformat(),
-        here.processor,
-        here.device,
-        here.threads,
-    ]
-    fixed += [here.flyweight, here.torch]
-    heads = [
-        "study",
-        "protocol",
-        "created",
-        "processor",
-        "device",
-        "threads",
-        "flyweight",
-        "torch",
-        "data",
-        "model",
-        "fields",
-    ]
-    heads += [
-        "context",
-        "budget",
-        "seed",
-        "lr",
-        "chosen",
-        "parameters",
-        "flops",
-        "seconds",
-        "standing",
-        "metric",
-        "value",
-    ]
-    rows.append([*heads, "low", "high", "n"])
+    machine = (here.processor, here.device, here.threads, here.flyweight, here.torch)
+    fixed = (summary.name, summary.protocol, summary.created.isoformat(), *machine)
+    rows: list[Sequence[Any]] = [STUDY_HEAD]
     for cell in summary.cells:
-        fields = " ".join(f"{path}={value}" for path, value in cell.fields.items())
-        where = [cell.data, cell.model, fields, cell.context, cell.budget]
-        for run in cell.runs:
-            spent = ["", ""] if run.id is None else [f"{run.flops:.10g}", f"{run.seconds:.6g}"]
-            what = [run.seed, run.lr or cell.lr, run.chosen, cell.parameters, *spent]
-            found = run.metrics | (
-                {} if run.validation is None else {"validation_nll": run.validation}
-            )
-            values = {metric: (f"{value:.10g}", 1) for metric, value in found.items()}
-            if run.id is None:
-                values = dict.fromkeys(summary.metrics, ("", 0))
-            for metric, (value, count) in values.items():
-                rows.append([*fixed, *where, *what, run.standing, metric, value, "", "", count])
-        what = ["mean", cell.lr, True, cell.parameters, f"{cell.flops:.10g}", f"{cell.seconds:.6g}"]
-        for metric in summary.metrics:
-            if spread := cell.spread(metric):
-                ends = ["" if end is None else f"{end:.10g}" for end in (spread.low, spread.high)]
-                rows.append(
-                    [
-                        *fixed,
-                        *where,
-                        *what,
-                        cell.standing,
-                        metric,
-                        f"{spread.mean:.10g}",
-                        *ends,
-                        spread.n,
-                    ]
-                )
-    for data, corpus in summary.corpus.items():
-        for name, floor in corpus.floors.items():
-            for metric in summary.metrics:
-                if (value := getattr(floor, metric, None)) is not None:
-                    blank = [
-                        data,
-                        name,
-                        "",
-                        "",
-                        "",
-                        "",
-                        "",
-                        "",
-                        floor.stored,
-                        "",
-                        f"{floor.seconds:.6g}",
-                    ]
-                    rows.append([*fixed, *blank, "floor", metric, f"{value:.10g}", "", "", 1])
+        rows += [(*fixed, *line) for line in _csv_cell(cell, summary.metrics)]
+    rows += [(*fixed, *line) for line in _csv_floors(summary)]
     return csv_text(rows)
 
 
-def terminal(summary: StudySummary) -> list[RichTable]:
-    """Return the tables for a terminal: the front in bold, what is no result in red."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
+def _csv_cell(cell: CellSummary, metrics: Sequence[str]) -> Iterator[Sequence[Any]]:
+    fields = " ".join(f"{path}={value}" for path, value in cell.fields.items())
+    where = (cell.data, cell.model, fields, cell.context, cell.budget)
+    for run in cell.runs:
+        for line in _csv_run(cell, run, metrics):
+            yield (*where, *line)
+    spent = (f"{cell.flops:.10g}", f"{cell.seconds:.6g}")
+    mean = (*where, "mean", cell.lr, True, cell.parameters, *spent, cell.standing)
+    for metric in metrics:
+        if spread := cell.spread(metric):
+            ends = ["" if end is None else f"{end:.10g}" for end in (spread.low, spread.high)]
+            yield (*mean, metric, f"{spread.mean:.10g}", *ends, spread.n)
 
-    found = []
-    for table in tables(summary):
-        contexts = {cell.context for cell in summary.cells}
-        wanted = [
-            *(["context"] if len(contexts) > 1 else []),
-            "budget",
-            "lr",
-            "parameters",
-            "flops",
-            summary.metrics[0],
-        ]
-        shown = [column for column in table.columns if column.key in wanted]
-        drawn = RichTable(
-            box=box.SIMPLE_HEAD,
-            title=table.data,
-            title_justify="left",
-            show_edge=False,
-            pad_edge=False,
-        )
-        drawn.add_column("model", overflow="fold")
-        for column in shown:
-            drawn.add_column(column.title, justify="right", no_wrap=True)
-        for row in table.rows:
-            bold = (
-                "bold" if row.cell and row.cell.name in table.front else "dim" if row.floor else ""
-            )
-            texts = []
-            for column in shown:
-                cell = column.text(row)
-                text = Text(
-                    cell.text if cell else "", style="red" if cell and cell.tone == "fail" else bold
-                )
-                texts.append(
-                    text.append(f"\n{cell.sub}", style="dim not bold")
-                    if cell and cell.sub
-                    else text
-                )
-            drawn.add_row(Text(row.label, style=bold), *texts)
-        found.append(drawn)
-    return found
+
+def _csv_run(cell: CellSummary, run: RunSummary, metrics: Sequence[str]) -> Iterator[Sequence[Any]]:
+    diverged = run.id is None
+    spent = ("", "") if diverged else (f"{run.flops:.10g}", f"{run.seconds:.6g}")
+    fixed = (run.seed, run.lr or cell.lr, run.chosen, cell.parameters, *spent, run.standing)
+    if diverged:
+        for metric in metrics:
+            yield (*fixed, metric, "", "", "", 0)
+        return
+    values = dict(run.metrics)
+    if run.validation is not None:
+        values["validation_nll"] = run.validation
+    for metric, value in values.items():
+        yield (*fixed, metric, f"{value:.10g}", "", "", 1)
+
+
+def _csv_floors(summary: StudySummary) -> Iterator[Sequence[Any]]:
+    for data, corpus in summary.corpus.items():
+        for name, floor in corpus.floors.items():
+            blank = (data, name, "", "", "", "", "", "", floor.stored, "", f"{floor.seconds:.6g}")
+            for metric in summary.metrics:
+                if (value := getattr(floor, metric, None)) is not None:
+                    yield (*blank, "floor", metric, f"{value:.10g}", "", "", 1)

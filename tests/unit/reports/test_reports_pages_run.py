@@ -10,8 +10,9 @@ from flyweight import api
 from flyweight.api.session import Session
 from flyweight.errors import RequestError
 from flyweight.records.run_summary import Sample
-from flyweight.reports.entries import entries
+from flyweight.reports import report
 from flyweight.reports.findings import run as words
+from flyweight.reports.models import ranked_models
 from flyweight.reports.pages import run as page
 from flyweight.visible import visible
 
@@ -71,9 +72,9 @@ def test_the_headline_comes_first_and_every_part_is_there(html):
         text.index("What paid and what did not"),
         text.index("Distillation did not pay here"),
     )
-    assert advice < paid < found < text.index("The models")
+    assert advice < text.index("The models") < text.index("Quality against") < paid < found
     for part in (
-        "What quality costs",
+        "Quality, and what it costs",
         "How they learned",
         "What they write",
         "The audit",
@@ -88,6 +89,30 @@ def test_the_headline_comes_first_and_every_part_is_there(html):
         "quantized weights cannot be initialised again",
     ):
         assert part in text, part
+
+
+def test_the_verdict_box_has_intervals_links_and_commands(html):
+    text = " ".join(" ".join(Checker(html).text).split()).replace("\N{NO-BREAK SPACE}", " ")
+    dash = "\N{EN DASH}"
+    assert (
+        f"best, fastest student-compute 5.64 MB 1.511 bits/byte 1.497{dash}1.525 "
+        f"690 tokens/s 662{dash}718 flyweight generate quickstart:student-compute 'def '"
+    ) in text.replace("● ", "")
+    for anchor, label in re.findall(r'<a href="#(g0-models-row-\d+)">.*?</span>([^<]+)</a>', html):
+        row = html[html.index(f'<tr id="{anchor}"') :]
+        assert label in row[: row.index("</th>")]
+    assert len(re.findall(r'<a href="#g0-models-row-', html)) == 2
+
+
+def test_every_column_is_explained_on_hover_to_the_keyboard_and_in_the_legend(html):
+    heads = re.findall(
+        r'<th scope="col"><span class="term" tabindex="0" title="([^"]+)">([^<]+)</span></th>', html
+    )
+    assert len(heads) == 10
+    glossary = html[html.index('<details class="glossary">') :]
+    for about, title in heads:
+        assert f"<dt>{title}</dt><dd>{about}</dd>" in glossary
+    assert ".term:focus-visible::after { content: attr(title)" in html
 
 
 def test_everything_from_outside_is_escaped_and_made_visible():
@@ -133,7 +158,7 @@ def test_missing_parts_leave_no_holes():
     text = " ".join(Checker(html).text)
     assert "Nothing was measured in this run." in text
     for absent in (
-        "What quality costs",
+        "Quality, and what it costs",
         "How they learned",
         "What they write",
         "The audit",
@@ -239,10 +264,10 @@ def test_a_page_sorts_its_models_once(monkeypatch):
 
     def counted(summaries):
         calls.append(len(summaries))
-        return entries(summaries)
+        return ranked_models(summaries)
 
-    monkeypatch.setattr(page, "entries", counted)
-    monkeypatch.setattr(words, "entries", counted)
+    monkeypatch.setattr(report, "ranked_models", counted)
+    monkeypatch.setattr(words, "ranked_models", counted)
     page.render([made.quickstart()])
     assert calls == [1]
 

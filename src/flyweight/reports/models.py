@@ -26,9 +26,6 @@ from flyweight.visible import visible
 
 Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured"]
 
-UNRANKED: tuple[Standing, ...] = ("collapsed", "too short", "invalid")
-"""Standings of models that were measured and may not be ranked."""
-
 # A model that fails one of these learned nothing; the numbers of one that fails any other cannot be
 # believed, unless that check is about the text, which is the same for all models.
 _COLLAPSE = ("below_unigram_floor", "initial_token_sensitivity")
@@ -37,7 +34,10 @@ _TEXT = ("train_overlap",)
 FEW_STEPS = 100
 """Steps below which a model that learned nothing was trained too shortly; it has not collapsed."""
 FALLING = 0.01
-"""Part of its validation loss that a model still gains between its last two validations where more steps would help."""
+"""Share of its validation loss that a model still gains between its last two validations.
+
+From here on more steps would help.
+"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RankedModel:
     """One model on a report: `label` is unique there.
 
     `colour` is its lineage's number, `shape` its place in the lineage.
@@ -110,7 +110,7 @@ class Entry:
 
     @property
     def training(self) -> Training | None:
-        """What training took, inherited from the model it was made from where it was not trained itself."""
+        """What training took: its own, or that of the model it was made from."""
         model, seen = self.model, set()
         while model.training is None and model.input is not None and model.name not in seen:
             seen.add(model.name)
@@ -119,7 +119,7 @@ class Entry:
 
     @property
     def short(self) -> bool:
-        """Whether its training ended before it could learn: after few steps, or while the validation loss still fell."""
+        """Whether its training ended too early: after few steps, or while validation loss fell."""
         training, curve = self.training, self.model.curve
         if training is None:
             return False
@@ -130,7 +130,7 @@ class Entry:
 
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
-        """Why its numbers may not be ranked; empty for a sound model."""
+        """Why its numbers may not be ranked; empty for a rankable model."""
         faults: list[Fault] = []
         nothing: Literal["collapsed", "too short"] = "too short" if self.short else "collapsed"
         corpus, bits = self.summary.corpus_of(self.model), self.bits
@@ -177,37 +177,36 @@ class Group:
     """
 
     text: Text | None
-    entries: tuple[Entry, ...]
+    models: tuple[RankedModel, ...]
     floors: dict[str, Floor]
     flattered: frozenset[str] = frozenset()
 
     @cached_property
-    def sound(self) -> list[Entry]:
-        """The entries that may be ranked, best quality first."""
-        return sorted(
-            (each for each in self.entries if each.standing == "ok"), key=bits_or_infinity
-        )
+    def rankable(self) -> list[RankedModel]:
+        """The models that may be ranked, best quality first."""
+        return sorted((each for each in self.models if each.standing == "ok"), key=bits_or_infinity)
 
 
-def bits_or_infinity(entry: Entry) -> float:
-    """Return an entry's bits per byte, infinite where unmeasured."""
-    return entry.bits.value if entry.bits else math.inf
+def bits_or_infinity(ranked: RankedModel) -> float:
+    """Return a model's bits per byte, infinite where unmeasured."""
+    return ranked.bits.value if ranked.bits else math.inf
 
 
-def entries(summaries: Sequence[Summary]) -> tuple[Entry, ...]:
+def ranked_models(summaries: Sequence[Summary]) -> tuple[RankedModel, ...]:
     """Return all models of some runs; with several runs, labels are `run:model`."""
-    found: list[Entry] = []
+    models: list[RankedModel] = []
     names = [summary.name for summary in summaries]
     lineages: dict[tuple[int, str], int] = {}
     members: dict[int, int] = {}
     for run, summary in enumerate(summaries):
         again = names[:run].count(summary.name)
-        prefix = "" if len(summaries) == 1 else f"{summary.name}{f'#{again + 1}' if again else ''}:"
+        number = f"#{again + 1}" if again else ""
+        prefix = "" if len(summaries) == 1 else f"{summary.name}{number}:"
         for model in summary.models:
             colour = lineages.setdefault((run, _root(summary, model)), len(lineages))
             shape = members[colour] = members.get(colour, -1) + 1
-            found.append(Entry(summary, model, prefix + visible(model.name), colour, shape))
-    return tuple(found)
+            models.append(RankedModel(summary, model, prefix + visible(model.name), colour, shape))
+    return tuple(models)
 
 
 def _root(summary: Summary, model: ModelSummary) -> str:
@@ -218,27 +217,27 @@ def _root(summary: Summary, model: ModelSummary) -> str:
     return model.name
 
 
-def groups(found: Sequence[Entry]) -> tuple[Group, ...]:
-    """Return the entries by the text they were evaluated on, in order of appearance.
+def groups(models: Sequence[RankedModel]) -> tuple[Group, ...]:
+    """Return the models by the text they were evaluated on, in order of appearance.
 
     Unmeasured ones join the first group.
 
     Different texts of one name have the beginning of their fingerprint in it.
     """
-    texts = list(dict.fromkeys(each.text for each in found if each.text)) or [None]
+    texts = list(dict.fromkeys(each.text for each in models if each.text)) or [None]
     called = [(text.name, text.split) for text in texts if text]
-    made = []
+    grouped = []
     for index, text in enumerate(texts):
         members = tuple(
-            each for each in found if each.text == text or (each.text is None and index == 0)
+            each for each in models if each.text == text or (each.text is None and index == 0)
         )
         if text and called.count((text.name, text.split)) > 1:
             text = replace(text, name=f"{text.name} ({text.content[:8]})")
-        made.append(Group(text, members, *_floors(members)))
-    return tuple(made)
+        grouped.append(Group(text, members, *_floors(members)))
+    return tuple(grouped)
 
 
-def _floors(members: Sequence[Entry]) -> tuple[dict[str, Floor], frozenset[str]]:
+def _floors(members: Sequence[RankedModel]) -> tuple[dict[str, Floor], frozenset[str]]:
     """Return a group's floors and which are flattered.
 
     Where several tokenizers give several, they stand in the names.

@@ -1,0 +1,23 @@
+"""How answers reach standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+
+from flyweight.core.console import Terminal
+
+
+def say(*lines: Any) -> None:
+    """Print text lines as they are and tables on standard output."""
+    console = Terminal()
+    for line in lines:
+        console.print(line, soft_wrap=isinstance(line, str | Text))
+
+
+def prose(*lines: str | Text) -> None:
+    """Print sentences: a terminal breaks them between words, a file gets each on one line."""
+    console = Terminal()
+    for line in lines:
+        console.print(line, soft_wrap=not console.is_terminal)
