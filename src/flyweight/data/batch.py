@@ -32,15 +32,15 @@ class Batch:
     where the batch is made, because asking a GPU for it would wait for the GPU.
 
     `weights` (B, T) multiply the loss of each target, but not its share of the divisor: losses are
-    divided by the number of real targets. `positions` (B, T) are the places of the inputs within
-    their documents, from 0, where documents must not see each other.
+    divided by the number of real targets. `documents` (B, T), int64, are the ids of the inputs'
+    documents, where a token must not see another document.
     """
 
     inputs: Tensor
     targets: Tensor
     real_targets: int
     weights: Tensor | None = None
-    positions: Tensor | None = None
+    documents: Tensor | None = None
     teacher: TeacherRecord | None = None
 
     @classmethod
@@ -49,14 +49,14 @@ class Batch:
         inputs: Tensor,
         targets: Tensor,
         weights: Tensor | None = None,
-        positions: Tensor | None = None,
+        documents: Tensor | None = None,
         teacher: TeacherRecord | None = None,
     ) -> Batch:
         """Return a batch with its real targets counted.
 
-        Raises FlyweightError where the shapes of inputs, targets, weights and positions differ.
+        Raises FlyweightError where the shapes of inputs, targets, weights and documents differ.
         """
-        fields = {"targets": targets, "weights": weights, "positions": positions}
+        fields = {"targets": targets, "weights": weights, "documents": documents}
         for name, tensor in fields.items():
             if tensor is not None and tensor.shape != inputs.shape:
                 raise FlyweightError(
@@ -68,7 +68,7 @@ class Batch:
             targets=targets,
             real_targets=int(real_targets(targets, weights).sum()),
             weights=weights,
-            positions=positions,
+            documents=documents,
             teacher=teacher,
         )
 
@@ -87,7 +87,7 @@ class Batch:
             inputs=self.inputs.to(device),
             targets=self.targets.to(device),
             weights=None if self.weights is None else self.weights.to(device),
-            positions=None if self.positions is None else self.positions.to(device),
+            documents=None if self.documents is None else self.documents.to(device),
             teacher=teacher,
         )
 

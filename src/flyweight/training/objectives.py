@@ -194,15 +194,15 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
 
 def _hidden(model: LanguageModel, batch: Batch) -> Tensor:
     """Return a model's hidden states of all inputs of a batch, (N, D)."""
-    if batch.positions is not None:
-        raise FlyweightError("batch: positions are given, but models cannot keep documents apart")
+    if batch.documents is not None:
+        raise FlyweightError("batch: documents are given, but models cannot keep them apart")
     return model.hidden(batch.inputs).flatten(0, 1)
 
 
 def _sum_over_head(
     model: LanguageModel, batch: Batch, loss_of: ChunkLoss, tokens: int | None
 ) -> LossSum:
-    """Return the sums of `loss_of` over a batch under the rows of the head that stand for tokens."""
+    """Return the sums of `loss_of` over a batch; only the head's rows for `tokens` take part."""
     read, weight, bias = model.output(_hidden(model, batch))
     weight, bias = head_rows(weight, bias, tokens)
     loss, nll = chunked(read, weight, loss_of, bias)
@@ -389,7 +389,8 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]]
     "reverse_kl": _reverse_kl,
     "jsd": _jsd,
 }
-"""(teacher's and student's log-probabilities (n, V), beta) -> (divergence (n,), grad_logits (n, V)).
+"""(log_p (n, V), log_q (n, V), beta) -> (divergence (n,), grad_logits (n, V)).
 
-The divergence is by row; its gradient is by the student's logits.
+p is the teacher's distribution and q the student's. The divergence is by row; its gradient is by
+the student's logits.
 """

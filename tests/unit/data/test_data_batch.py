@@ -18,7 +18,7 @@ def test_a_target_is_real_unless_it_is_ignored_or_weighs_nothing():
     assert Batch.from_tensors(INPUTS, INPUTS).all_real
 
 
-@pytest.mark.parametrize("field", ["targets", "weights", "positions"])
+@pytest.mark.parametrize("field", ["targets", "weights", "documents"])
 def test_other_shapes_are_refused(field):
     fields = {"inputs": INPUTS, "targets": INPUTS, field: torch.zeros(2, 4)}
     with pytest.raises(FlyweightError, match=rf"{field} have the shape \(2, 4\)"):
@@ -28,7 +28,7 @@ def test_other_shapes_are_refused(field):
 def test_a_batch_moves_to_a_device_as_a_whole():
     record = TeacherRecord(torch.zeros(2, 3, 4))
     batch = Batch.from_tensors(INPUTS, INPUTS, torch.ones(2, 3), INPUTS, record).to("meta")
-    tensors = (batch.inputs, batch.targets, batch.weights, batch.positions, batch.teacher.hidden)
+    tensors = (batch.inputs, batch.targets, batch.weights, batch.documents, batch.teacher.hidden)
     assert all(tensor.is_meta for tensor in tensors)
     assert batch.real_targets == 6
 

@@ -321,5 +321,5 @@ def test_a_teachers_record_stands_in_for_running_its_body():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_documents_are_not_mixed_without_a_word(objective):
     inputs, targets = batch(False)
-    with pytest.raises(FlyweightError, match="positions are given"):
-        sums(OBJECTIVES[objective](), decoder(), inputs, targets, positions=inputs % 4)
+    with pytest.raises(FlyweightError, match="documents are given"):
+        sums(OBJECTIVES[objective](), decoder(), inputs, targets, documents=inputs % 4)
