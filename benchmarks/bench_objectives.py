@@ -19,7 +19,9 @@ from typing import Any
 from rows import Rows, spread, worker
 
 
-def plain(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, targets: Any) -> Any:
+def plain(
+    loss: str, hidden: Any, weight: Any, teacher_hidden: Any, teacher: Any, targets: Any
+) -> Any:
     """Return the loss from whole logits, as most code has it."""
     import torch.nn.functional as F
 
@@ -29,13 +31,16 @@ def plain(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, targets:
     import torch
 
     with torch.no_grad():
-        p = F.log_softmax((told @ teacher.T).float(), -1)
+        p = F.log_softmax((teacher_hidden @ teacher.T).float(), -1)
     return F.kl_div(F.log_softmax(logits.float(), -1), p, reduction="sum", log_target=True)
 
 
-def chunked(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, targets: Any) -> Any:
+def chunked(
+    loss: str, hidden: Any, weight: Any, teacher_hidden: Any, teacher: Any, targets: Any
+) -> Any:
     """Return the same loss by our objective."""
     from flyweight.config import schema
+    from flyweight.data.batch import Batch
     from flyweight.training.objectives import Distillation, NextToken
 
     class Model:
@@ -53,11 +58,12 @@ def chunked(loss: str, hidden: Any, weight: Any, told: Any, teacher: Any, target
         def logits(self, states: Any) -> Any:
             return states @ self.head.T
 
-    student, source = Model(hidden, weight), Model(told, teacher)
+    student, source = Model(hidden, weight), Model(teacher_hidden, teacher)
+    batch = Batch.from_tensors(targets.unsqueeze(0), targets.unsqueeze(0))
     if loss == "ce":
-        return NextToken(schema.NextToken())(student, targets.unsqueeze(0), targets.unsqueeze(0))[0]
+        return NextToken(schema.NextToken())(student, batch).loss
     config = schema.Distillation(weight=1.0)
-    return Distillation(config, source)(student, targets.unsqueeze(0), targets.unsqueeze(0))[0]
+    return Distillation(config, source)(student, batch).loss
 
 
 class Peak:
@@ -92,11 +98,10 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
         torch.manual_seed(0)
         hidden = torch.randn(tokens, job["dim"], device=device, requires_grad=True)
         weight = torch.randn(vocab, job["dim"], device=device).mul_(0.02).requires_grad_()
-        told, teacher = (
-            torch.randn(tokens, job["dim"], device=device),
-            torch.randn(vocab, job["dim"], device=device) * 0.02,
-        )
-        return [hidden, weight, told, teacher, torch.randint(vocab, (tokens,), device=device)]
+        teacher_hidden = torch.randn(tokens, job["dim"], device=device)
+        teacher = torch.randn(vocab, job["dim"], device=device) * 0.02
+        targets = torch.randint(vocab, (tokens,), device=device)
+        return [hidden, weight, teacher_hidden, teacher, targets]
 
     step(job["loss"], *tensors(8, 97)).backward()
     inputs = tensors(job["tokens"], job["vocab"])

@@ -37,9 +37,11 @@ def ours(job: dict[str, Any]) -> list[float]:
     from flyweight.model.decoder import Decoder
     from flyweight.store.artifact import Draft, Identity
     from flyweight.store.budget import Meter
+    from flyweight.training.limits import Limits
     from flyweight.training.objectives import NextToken
-    from flyweight.training.step_cost import StepFlops
-    from flyweight.training.trainer import Limits, Trainer
+    from flyweight.training.state import TrainerState
+    from flyweight.training.step_cost import StepCost
+    from flyweight.training.trainer import Trainer
 
     config = schema.ModelConfig.model_validate(
         {
@@ -65,36 +67,33 @@ def ours(job: dict[str, Any]) -> list[float]:
     )
     times: list[float] = []
 
+    class TimedTrainer(Trainer):
+        def _step(self, state: TrainerState) -> tuple[float, float]:
+            began = time.perf_counter()
+            result = super()._step(state)
+            times.append(time.perf_counter() - began)
+            return result
+
     class Text:
         name = "train"
         tokens = _Tokens(np.random.default_rng(0).integers(0, job["vocab"], 200_000))
 
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(Path(folder), Identity("bench", 1, {}), Events(Path(folder) / "events.jsonl"))
-        trainer = Trainer(
-            model,
-            NextToken(schema.NextToken()),
-            Windows(Text(), CONTEXT, BATCH, 0),
-            lambda: 0.0,
-            train,
-            Limits(steps, None),
-            StepFlops.constant(1),
-            runtime,
-            runtime.precision(train.precision, model.config.dim),
-            draft,
-            Meter(schema.Budget()),
-            "bench",
-        )
-        original = trainer._step
-
-        def timed() -> tuple[float, float]:
-            began = time.perf_counter()
-            result = original()
-            times.append(time.perf_counter() - began)
-            return result
-
-        trainer._step = timed
-        trainer.train()
+        TimedTrainer(
+            model=model,
+            objective=NextToken(schema.NextToken()),
+            source=Windows(Text(), CONTEXT, BATCH, 0),
+            validate=lambda tokens: 0.0,
+            config=train,
+            limits=Limits(steps, None),
+            cost=StepCost.constant(1),
+            runtime=runtime,
+            precision=runtime.precision(train.precision, model.config.dim),
+            draft=draft,
+            meter=Meter(schema.Budget()),
+            name="bench",
+        ).train()
     return times[WARM_UP:]
 
 

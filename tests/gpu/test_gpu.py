@@ -6,6 +6,7 @@ import torch
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
 from flyweight.core.runtime import Runtime
+from flyweight.data.batch import Batch
 from flyweight.model.decoder import Decoder
 from flyweight.training.objectives import NextToken
 
@@ -35,9 +36,11 @@ def test_logits_agree_with_the_cpu():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_loss_under_autocast_agrees_with_float32(dtype):
     model, tokens = decoder().cuda(), torch.randint(101, (4, 33), device="cuda")
-    exact, _ = NextToken(schema.NextToken())(model, tokens[:, :-1], tokens[:, 1:])
+    objective = NextToken(schema.NextToken())
+    batch = Batch.from_tensors(tokens[:, :-1], tokens[:, 1:])
+    exact = objective(model, batch).loss
     with torch.autocast("cuda", dtype):
-        loss, _ = NextToken(schema.NextToken())(model, tokens[:, :-1], tokens[:, 1:])
+        loss = objective(model, batch).loss
     loss.backward()
     assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
 
@@ -48,5 +51,6 @@ def test_a_full_vocabulary_step_needs_little_memory_for_its_logits():
     inputs = torch.randint(vocab, (1, tokens), device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    NextToken(schema.NextToken())(model, inputs, inputs)[0].backward()
+    batch = Batch.from_tensors(inputs, inputs)
+    NextToken(schema.NextToken())(model, batch).loss.backward()
     assert torch.cuda.max_memory_allocated() - before < 0.25 * 3 * 4 * tokens * vocab

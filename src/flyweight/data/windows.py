@@ -1,15 +1,17 @@
-"""Training batches: shuffled windows of a split, where any step can be computed from its number alone."""
+"""Shuffled windows of a split: a source of batches in which every target is real."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from flyweight.data.batch import Batch, rank_rows
 from flyweight.data.corpus import Split
 from flyweight.errors import RequestError
 
 
 class Windows:
-    """Windows of `context` tokens and their targets, in a new order and at a new phase in every epoch.
+    """Windows of `context` tokens and their targets, in a new order and phase in every epoch.
 
     The split is read as a ring: the token after its last target is its first. In epoch e the
     windows lie one after another from a random token on, so that every target is drawn equally
@@ -28,13 +30,16 @@ class Windows:
 
         Raises RequestError where the split is shorter than one window.
         """
-        self._tokens, self.context, self.size, self.seed = split.tokens, context, batch, seed
+        self._tokens = split.tokens
+        self.context = context
+        self.size = batch
+        self.seed = seed
         self.targets = len(split.tokens) - 1
         if self.targets < context:
             raise RequestError(
                 f"the {split.name} split has {len(split.tokens)} tokens, but one window of "
-                f"context {context} and its targets"
-                f" need {context + 1}; use more text or a smaller data.context"
+                f"context {context} and its targets need {context + 1}; use more text or a "
+                f"smaller data.context"
             )
         self.windows = self.targets // context
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
@@ -53,9 +58,15 @@ class Windows:
             )
         return self._orders[epoch]
 
-    def starts(self, step: int, rows: slice = slice(None)) -> np.ndarray:
-        """Return the offsets of the first tokens of a step's windows, (rows,) int64, each below the number of targets."""
-        numbers = step * self.size + np.arange(self.size, dtype=np.int64)[rows]  # (rows,)
+    def starts(
+        self, step: int, rows: slice = slice(None), rank: int = 0, world: int = 1
+    ) -> np.ndarray:
+        """Return the offsets of the first tokens of a step's windows, (rows,) int64.
+
+        Each is below the number of targets.
+        """
+        share = np.arange(self.size, dtype=np.int64)[rank_rows(self.size, rank, world)]
+        numbers = step * self.size + share[rows]  # (rows,)
         starts = np.empty_like(numbers)
         epochs = numbers // self.windows
         for epoch in np.unique(epochs):
@@ -64,17 +75,23 @@ class Windows:
             starts[chosen] = phase + order[numbers[chosen] % self.windows] * self.context
         return starts % self.targets
 
-    def batch(self, step: int, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inputs and targets of a step, or of some of its rows: two (rows, context) int64 arrays."""
-        starts = self.starts(step, rows)
+    def batch(self, step: int, rows: slice = slice(None), rank: int = 0, world: int = 1) -> Batch:
+        """Return the windows of a step that process `rank` of `world` reads, or some of them.
+
+        Raises RequestError where the processes cannot share the windows evenly.
+        """
+        starts = self.starts(step, rows, rank, world)
         within = np.minimum(starts, self.targets - self.context)
-        windows = self._tokens.gather(within, self.context + 1).astype(
-            np.int64
-        )  # (rows, context + 1)
+        windows = self._tokens.gather(within, self.context + 1)  # (rows, context + 1)
+        windows = windows.astype(np.int64)
         inputs, targets = windows[:, :-1].copy(), windows[:, 1:].copy()
         for row in np.flatnonzero(starts > within):  # over the end
             tail = self._tokens[int(starts[row]) : self.targets + 1]
             head = self._tokens[: self.context - len(tail) + 2]
             inputs[row] = np.concatenate([tail[:-1], head[:-1]])
             targets[row] = np.concatenate([tail[1:], head[1:]])
-        return inputs, targets
+        return Batch(
+            inputs=torch.from_numpy(inputs),
+            targets=torch.from_numpy(targets),
+            real_targets=targets.size,
+        )

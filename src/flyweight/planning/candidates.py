@@ -15,7 +15,7 @@ from flyweight.planning.rate import Rates
 from flyweight.planning.recipe_plan import vocabulary
 from flyweight.planning.surroundings import TextSize, bytes_per_token
 from flyweight.spec import flops as cost
-from flyweight.training.step_cost import StepFlops
+from flyweight.training.step_cost import StepCost
 
 TOKENS_PER_PARAMETER = 10
 """Tokens of training for each parameter of the blocks: half of the compute-optimal 20 (Hoffmann et al. 2022), which holds for
@@ -192,7 +192,7 @@ def _weighed(
     per_token = bytes_per_token(data.tokenizer)
     unique = max(1.0, setting.text.bytes["train"] / per_token)
     seconds, kinds = _time(setting, model, setting.text.bytes["test"] / per_token, unique)
-    flops = StepFlops.of(model, train, data.context)
+    flops = StepCost.of(model, train, data.context)
     step_tokens = train.batch * data.context
     tokens = seconds * setting.rate(model.dim) / flops.mean * step_tokens
     limits: dict[str, Any] = {} if setting.budget.time is None else {"time": seconds}
@@ -202,7 +202,7 @@ def _weighed(
             limits["tokens"] = round(most)
             tokens = min(tokens, most)
         if setting.budget.flops is not None:
-            limits["flops"] = max(1, round(setting.budget.flops - flops.after))
+            limits["flops"] = max(1, round(setting.budget.flops - flops.looped))
             tokens = min(tokens, limits["flops"] / flops.mean * step_tokens)
     else:
         counts = (
@@ -308,7 +308,7 @@ def _faults(
     budget = setting.budget
     share = mixing.NETWORK_SHARE
     needed = _planned_memory(setting, model, train, context)
-    step = StepFlops.of(model, train, context).after
+    step = StepCost.of(model, train, context).looped
     used = {
         "parameters": (
             cost.parameters(model).unique,

@@ -165,27 +165,29 @@ def _training(width: int, runtime: Runtime, precision: Precision) -> float:
     """Return the FLOPs per second of real steps of a small decoder, forward to optimizer."""
     import torch
 
+    from flyweight.data.batch import Batch
     from flyweight.evaluation.likelihood import autocast
     from flyweight.model.build import build
-    from flyweight.training import optimizers as optim
     from flyweight.training.objectives import NextToken
-    from flyweight.training.step_cost import StepFlops
+    from flyweight.training.optimizers import build_optimizers
+    from flyweight.training.step_cost import StepCost
 
     train = schema.Train(batch=4)
     context, vocabulary = 128, 1024
     model_config = schema.ModelConfig(dim=width, layers=2).resolved(vocabulary, context)
     model = build(model_config, seed=0).to(runtime.device)
-    optimizers = optim.build(model, train.optimizer, precision)
+    optimizers = build_optimizers(model, train.optimizer, precision)
     objective = NextToken(schema.NextToken())
     tokens = torch.randint(vocabulary, (train.batch, context + 1)).to(runtime.device)
+    batch = Batch.from_tensors(tokens[:, :-1], tokens[:, 1:])
 
     def step() -> float:
         began = time.perf_counter()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         with autocast(runtime.device, precision):
-            loss, _ = objective(model, tokens[:, :-1], tokens[:, 1:])
-        (loss / tokens.numel()).backward()
+            summed = objective(model, batch)
+        (summed.loss / summed.targets).backward()
         for optimizer in optimizers:
             optimizer.step()
         if runtime.device.startswith("cuda"):
@@ -196,7 +198,7 @@ def _training(width: int, runtime: Runtime, precision: Precision) -> float:
     end, seconds = time.perf_counter() + MEASURE_SECONDS, [step(), step()]
     while time.perf_counter() < end:
         seconds.append(step())
-    return StepFlops.of(model_config, train, context).mean / min(seconds)
+    return StepCost.of(model_config, train, context).mean / min(seconds)
 
 
 def _packing() -> float:

@@ -22,8 +22,8 @@ from flyweight.planning.time import Speed, TextSize
 from flyweight.spec import flops as cost, visits
 from flyweight.spec.linears import pattern_faults
 from flyweight.training import mix
-from flyweight.training.step_cost import StepFlops
-from flyweight.training.trainer import Limits
+from flyweight.training.limits import Limits
+from flyweight.training.step_cost import StepCost
 
 ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000}
 
@@ -61,7 +61,7 @@ class ModelPlan(Shown):
         return cls(
             parameters=cost.parameters(config),
             forward_per_token=cost.forward_flops(config, config.context) / config.context,
-            training_per_token=StepFlops.of(config, train, config.context).mean / tokens,
+            training_per_token=StepCost.of(config, train, config.context).mean / tokens,
             kv_bytes_per_token=cost.kv_bytes_per_token(config),
             weight_bytes=cost.weight_bytes(config),
             weights=_weights(config),
@@ -339,8 +339,8 @@ def _stage(
     train, context = stage.train, stage.data.context
     speed = Speed(runtime.device, runtime.threads, runtime.precision(train.precision, config.dim))
     teacher = models.get(stage.teacher) if isinstance(stage, schema.Distill) else None
-    told = 0 if teacher is None else cost.forward_flops(teacher, context)
-    flops = StepFlops.of(config, train, context, told, fresh=fresh)
+    teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
+    flops = StepCost.of(config, train, context, teacher_flops, fresh=fresh)
     if train.same_as is not None:
         train = _same_as(train, stage, found, recipe)
     validated = train.validation_tokens if validation_tokens is None else validation_tokens

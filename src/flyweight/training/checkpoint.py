@@ -1,8 +1,9 @@
-"""The resume point: weights, optimizer state and counters, written so that a kill at any instant leaves a whole one.
+"""The resume point: weights, optimizer state, counters. A kill at any instant leaves a whole one.
 
-    state/step-00000400/  model.safetensors  optimizer.safetensors (step-00000400-again where that step was saved before)
-    state/current.json    which folder is the newest whole one, its checksums, whose it is, and the counters, with a digest of
-                          all that: replaced by one rename
+    state/step-00000400/  model.safetensors  optimizer.safetensors
+                          (step-00000400-again where that step was saved before)
+    state/current.json    which folder is the newest whole one, its checksums, which artifact it
+                          belongs to, the counters, and a digest of all that; replaced by one rename
 
 No random state is stored: dropout is seeded by step and data order is a function of the step.
 """
@@ -78,12 +79,12 @@ MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 AGAIN = "-again"
 
 
-def _fresh(state: Path, step: int, held: Mapping[str, str]) -> Path:
-    """Return the folder for a checkpoint of this step: one that the current pointer does not name."""
+def _new_folder(state: Path, step: int, current_files: Mapping[str, str]) -> Path:
+    """Return the folder for a checkpoint of this step; the current pointer does not name it."""
     folder = state / f"step-{step:08d}"
-    return (
-        folder if _owner(held, step) != folder.name else folder.with_name(f"{folder.name}{AGAIN}")
-    )
+    if _owner(current_files, step) == folder.name:
+        return folder.with_name(f"{folder.name}{AGAIN}")
+    return folder
 
 
 def _owner(files: Mapping[str, str], step: int | None, name: str = MODEL) -> str | None:
@@ -91,18 +92,16 @@ def _owner(files: Mapping[str, str], step: int | None, name: str = MODEL) -> str
 
     None where none does.
     """
-    folders = [file.removesuffix(f"/{name}") for file in files if file.endswith(f"/{name}")]
-    return next(
-        (
-            each
-            for each in folders
-            if step is not None and each.removesuffix(AGAIN) == f"step-{step:08d}"
-        ),
-        None,
-    )
+    if step is None:
+        return None
+    for file in files:
+        folder = file.removesuffix(f"/{name}")
+        if folder != file and folder.removesuffix(AGAIN) == f"step-{step:08d}":
+            return folder
+    return None
 
 
-def _held(state: Path) -> dict[str, str]:
+def _current_files(state: Path) -> dict[str, str]:
     """Return the files that the current pointer names, with their checksums."""
     pointer = state / "current.json"
     return read_sealed(pointer)["files"] if pointer.exists() else {}
@@ -129,8 +128,8 @@ def save(
     Until then the one that was current is whole, even where it is of the same step.
     """
     own_folder(state)
-    held = _held(state)
-    folder = _fresh(state, progress.step, held)
+    current_files = _current_files(state)
+    folder = _new_folder(state, progress.step, current_files)
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -144,7 +143,9 @@ def save(
         for name in sums:
             sync_file(state / name)
         sync_folder(folder)
-        best = _owner(held, progress.best_step) if progress.best_step != progress.step else None
+        best = None
+        if progress.best_step != progress.step:
+            best = _owner(current_files, progress.best_step)
         if best is not None:
             sums[f"{best}/{MODEL}"] = sha256(state / best / MODEL)
         content = {"artifact": state.parent.name, "progress": asdict(progress), "files": sums}
@@ -157,9 +158,10 @@ def save(
 def load(
     state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Progress | None:
-    """Restore the current checkpoint into `model` and `optimizers` and return its counters, or None where there is none.
+    """Restore the current checkpoint into `model` and `optimizers` and return its counters.
 
-    Raises FlyweightError that names the file which is damaged, missing or another run's.
+    Returns None where there is no checkpoint. Raises FlyweightError that names the file which is
+    damaged, missing or another run's.
     """
     refuse_link(state)
     pointer = state / "current.json"
@@ -174,12 +176,11 @@ def load(
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise FlyweightError(
-            f"{pointer} does not say what a checkpoint says ({where}: "
-            f"{error.errors()[0]['msg']}); {advice}"
+            f"{pointer} is not a valid checkpoint ({where}: {error.errors()[0]['msg']}); {advice}"
         ) from error
     if current.artifact != state.parent.name:
         raise FlyweightError(
-            f"{pointer} is the checkpoint of {current.artifact}, which was put here; {advice}"
+            f"{pointer} is the checkpoint of another artifact, {current.artifact}; {advice}"
         )
     for name, expected in current.files.items():
         file = state / name
@@ -217,7 +218,7 @@ def restore(model: nn.Module, file: Path) -> None:
 
 def best_file(state: Path, progress: Progress) -> Path | None:
     """Return the weights of the best validation so far, or None where nothing was validated."""
-    folder = _owner(_held(state), progress.best_step)
+    folder = _owner(_current_files(state), progress.best_step)
     return None if folder is None else state / folder / MODEL
 
 

@@ -1,4 +1,7 @@
-"""Mixing a trained network with n-gram counts and a pointer: tables from training text, gates from validation text."""
+"""Mixing a trained network with n-gram counts and a pointer.
+
+Tables come from training text, gates from validation text.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,10 @@ LEAST_TARGETS = 64
 def count_tables(
     tokens: np.ndarray, vocab_size: int, config: schema.Counts
 ) -> tuple[schema.Counts, dict[str, Tensor]]:
-    """Return the config with its entries, and the tensors of `CountTables`, of a training text (N,).
+    """Return the config with its entries, and the tensors of `CountTables`.
 
-    An n-gram stays where it was counted `min_count` times or is the context of one that stays.
+    `tokens` (N,) are the training text. An n-gram stays where it was counted `min_count` times or
+    is the context of one that stays.
     """
     counted = KneserNey(tokens, vocab_size, config.order)
     if counted.order < config.order:
@@ -70,7 +74,10 @@ def count_tables(
 
 
 def _pruned(counted: KneserNey, config: schema.Counts) -> tuple[list[np.ndarray], schema.Counts]:
-    """Return which n-grams of each order stay, and the config with the `min_count` that the limit asks for."""
+    """Return which n-grams of each order stay, and the config with the `min_count` that was used.
+
+    It rises until the n-grams are within the limit.
+    """
     least = config.min_count
     while True:
         stays = _kept(counted, least)
@@ -85,7 +92,10 @@ def _pruned(counted: KneserNey, config: schema.Counts) -> tuple[list[np.ndarray]
 
 
 def planned(network: schema.ModelConfig, config: schema.Mix) -> schema.ModelConfig:
-    """Return the config of a mixture before its text is counted: with `limit` n-grams, else with hardly any."""
+    """Return the config of a mixture before its text is counted.
+
+    It has `limit` n-grams, or hardly any where there is no limit.
+    """
     counts = config.counts
     if counts is not None:
         vocab = network.vocab_size or 1
@@ -126,7 +136,11 @@ def _codes(share: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Evidence:
-    """What the gates are fitted on: targets' log-probabilities by expert (N, experts) and the gates' features."""
+    """What the gates are fitted on.
+
+    `scores` (N, experts) are the targets' log-probabilities by expert; `numbers`, `case` and
+    `speaks` are the gates' features.
+    """
 
     scores: Tensor
     numbers: Tensor
@@ -150,16 +164,18 @@ def collect(model: Decoder, tokens: np.ndarray | Tokens, context: int, batch: in
     parts: list[tuple[Tensor, ...]] = []
     for first in range(0, windows, batch):
         starts = range(first * context, min(windows, first + batch) * context, context)
-        rows = np.stack([np.asarray(tokens[at : at + context + 1], np.int64) for at in starts])
-        window = torch.from_numpy(rows).to(model.device)  # (B, T + 1)
+        windows_read = np.stack(
+            [np.asarray(tokens[start : start + context + 1], np.int64) for start in starts]
+        )
+        window = torch.from_numpy(windows_read).to(model.device)  # (B, T + 1)
         hidden = model.hidden(window[:, :-1]).flatten(0, 1)  # (B * T, dim + E)
         targets = window[:, 1:].flatten()
-        for some, wanted in zip(hidden.split(ROWS), targets.split(ROWS), strict=True):
-            experts = head.experts(some, model.network_logits(some))
-            picked = [expert.gather(1, wanted[:, None])[:, 0] for expert in experts]
+        for rows, row_targets in zip(hidden.split(ROWS), targets.split(ROWS), strict=True):
+            experts = head.experts(rows, model.network_logits(rows))
+            picked = [expert.gather(1, row_targets[:, None])[:, 0] for expert in experts]
             tiny = torch.finfo(torch.float32).tiny
             scores = [picked[0], *(value.clamp(min=tiny).log() for value in picked[1:])]
-            parts.append((torch.stack(scores, 1), *head.features(some, experts[0])))
+            parts.append((torch.stack(scores, 1), *head.features(rows, experts[0])))
     return Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -170,10 +186,11 @@ def mixed_nll(head: MixtureHead, evidence: Evidence) -> Tensor:
 
 
 def fit(head: MixtureHead, evidence: Evidence) -> None:
-    """Fit the gates to targets by L-BFGS: least summed NLL plus half the squared weights, a standard normal prior.
+    """Fit the gates to targets by L-BFGS.
 
-    Weights act on standardised features, and cases differ from a common bias; both are written into
-    the head's two tensors.
+    They minimise the summed NLL plus half the squared weights, a standard normal prior. Weights act
+    on standardised features, and cases differ from a common bias; both are written into the head's
+    two tensors.
     """
     mean, std = evidence.numbers.mean(0), evidence.numbers.std(0).clamp(min=1e-6)
     weight = torch.zeros_like(head.gate, requires_grad=True)
@@ -203,7 +220,7 @@ def fit(head: MixtureHead, evidence: Evidence) -> None:
 
 
 def crossfit_nll(head: MixtureHead, evidence: Evidence) -> float:
-    """Return the mean NLL of targets, each half scored by gates that were fitted on the other half."""
+    """Return the mean NLL of targets; gates fitted on one half score the other."""
     half, total = len(evidence.scores) // 2, 0.0
     halves = (slice(0, half), slice(half, None))
     for mine, other in (halves, halves[::-1]):
@@ -245,8 +262,7 @@ class Mix:
         if len(tokens) - 1 < LEAST_TARGETS:
             raise RequestError(
                 f"stages.{inputs.name}: the validation split has {len(validation)} tokens; the "
-                f"gates need"
-                f" {LEAST_TARGETS + 1} of them: use more text or a larger data.validation"
+                f"gates need {LEAST_TARGETS + 1} of them: use more text or a larger data.validation"
             )
         evidence = collect(model, tokens, window)
         assert model.mixture is not None

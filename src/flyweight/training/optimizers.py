@@ -1,4 +1,4 @@
-"""Optimizers by config: which parameters each one moves, and the learning rate's way through a run."""
+"""Optimizers by config: which parameters each one moves, and the learning rate over a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flyweight.core.runtime import Precision
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` (Jordan et al. 2024), all matrices of one shape at a time and in the run's own precision.
+    """`torch.optim.Muon` (Jordan et al. 2024), batched by shape and in the run's own precision.
 
     torch's own step always orthogonalises in bfloat16, which processors without bfloat16
     instructions emulate an order of magnitude slower than float32. The arithmetic is otherwise
@@ -27,7 +27,9 @@ class Muon(torch.optim.Muon):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], Any] | None = None
+    ) -> None:
         """Move every matrix that has a gradient."""
         for group in self.param_groups:
             shapes: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
@@ -35,9 +37,11 @@ class Muon(torch.optim.Muon):
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
-                self._move(shape, parameters, group)
+                self._update_group(shape, parameters, group)
 
-    def _move(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _update_group(
+        self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]
+    ) -> None:
         momentum = group["momentum"]
         updates = []
         for parameter in parameters:
@@ -49,7 +53,7 @@ class Muon(torch.optim.Muon):
             assert gradient is not None
             buffer.lerp_(gradient, 1 - momentum)
             updates.append(gradient.lerp(buffer, momentum) if group["nesterov"] else buffer.clone())
-        directions = orthogonalised(
+        directions = newton_schulz(
             torch.stack(updates),
             group["ns_coefficients"],
             group["ns_steps"],
@@ -62,7 +66,7 @@ class Muon(torch.optim.Muon):
             parameter.add_(direction.to(parameter.dtype), alpha=-rate)
 
 
-def orthogonalised(
+def newton_schulz(
     matrices: Tensor,
     coefficients: tuple[float, float, float],
     iterations: int,
@@ -84,7 +88,7 @@ def orthogonalised(
     return x.mT if tall else x
 
 
-def build(
+def build_optimizers(
     model: nn.Module, config: schema.AdamW | schema.Muon, precision: Precision
 ) -> Sequence[torch.optim.Optimizer]:
     """Return the optimizers that together move every trainable parameter of `model` exactly once.
@@ -126,17 +130,19 @@ def _adamw(parameters: Sequence[Tensor], config: schema.AdamW) -> torch.optim.Ad
     )
 
 
-def rate_factor(schedule: schema.Schedule, done: float) -> float:
-    """Return the learning rate's factor when the fraction `done` of the limit lies behind the step that follows."""
-    if done < schedule.warmup:
-        return done / schedule.warmup
-    start = (
-        schedule.warmup if schedule.tail_from is None else max(schedule.tail_from, schedule.warmup)
-    )
-    if schedule.tail == "none" or done <= start:
+def rate_factor(schedule: schema.Schedule, fraction: float) -> float:
+    """Return what the learning rate is multiplied by at this fraction of the limit."""
+    if fraction < schedule.warmup:
+        return fraction / schedule.warmup
+    start = max(schedule.tail_from or 0.0, schedule.warmup)
+    if schedule.tail == "none" or fraction <= start:
         return 1.0
-    way = min(1.0, (done - start) / (1 - start)) if start < 1 else 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * way)) if schedule.tail == "cosine" else 1 - way
+    tail_fraction = 1.0
+    if start < 1:
+        tail_fraction = min(1.0, (fraction - start) / (1 - start))
+    fall = 1 - tail_fraction
+    if schedule.tail == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * tail_fraction))
     return schedule.final + (1 - schedule.final) * fall
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.load_any import AnyModel
 from flyweight.config import schema
+from flyweight.core.events import Events
 from flyweight.core.files import copy_file, copy_folder, disk_errors
 from flyweight.data.corpus import Corpus
 from flyweight.data.tokenizer import Tokenizer, named_tokens
@@ -17,11 +19,12 @@ from flyweight.model import folder
 from flyweight.model.build import Model, build
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Stage
+from flyweight.training.limits import Limits
 from flyweight.training.mix import Mix
 from flyweight.training.objectives import Distillation, NextToken, Objective
-from flyweight.training.step_cost import StepFlops
+from flyweight.training.step_cost import StepCost
 from flyweight.training.trackers import tracked
-from flyweight.training.trainer import Limits, Trainer
+from flyweight.training.trainer import Trainer
 
 
 def _run(
@@ -33,17 +36,25 @@ def _run(
     context: Context,
     draft: Draft,
 ) -> dict[str, Any]:
-    """Train `model` by `objective` and write `model/` and the facts, with what its inputs had cost in the totals."""
+    """Train `model` by `objective`, write `model/` and return the facts.
+
+    Their totals hold what the inputs had cost as well.
+    """
     assert inputs.corpus is not None
     runtime, train = context.runtime, config.train
     precision = runtime.precision(train.precision, model.config.dim)
-    corpus = Corpus.open(
-        inputs.text(), verify=False
-    )  # opening the artifact has just compared every checksum
+    # Opening the artifact has just compared every checksum.
+    corpus = Corpus.open(inputs.text(), verify=False)
     windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
-    told = 0 if teacher is None else load_any.forward_flops(teacher, config.data.context)
-    flops = StepFlops.of(
-        model.config, train, config.data.context, told, fresh=config.model is not None
+    teacher_flops = 0
+    if teacher is not None:
+        teacher_flops = load_any.forward_flops(teacher, config.data.context)
+    cost = StepCost.of(
+        model.config,
+        train,
+        config.data.context,
+        teacher_flops,
+        fresh=config.model is not None,
     )
 
     def validate(tokens: int) -> float:
@@ -58,18 +69,18 @@ def _run(
             precision=precision,
         )
 
-    draft.events.watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
+    watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
     trainer = Trainer(
         model=model,
         objective=objective,
-        windows=windows,
+        source=windows,
         validate=validate,
         config=train,
-        limits=Limits.of(train, train.batch * config.data.context, flops, f"stages.{inputs.name}"),
-        flops=flops,
+        limits=Limits.of(train, train.batch * config.data.context, cost, f"stages.{inputs.name}"),
+        cost=cost,
         runtime=runtime,
         precision=precision,
-        draft=draft,
+        draft=replace(draft, events=Events(draft.events.path, watch)),
         meter=context.meter,
         name=inputs.name,
     )
@@ -97,22 +108,20 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
     mine, theirs = inputs.text() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
     if mine.read_bytes() != theirs.read_bytes():
         raise RequestError(
-            f"stages.{inputs.name}.{what}: its tokenizer is not that of the corpus, so its "
-            f"tokens mean other text;"
-            f" give this stage data.tokenizer={{kind: file, path: {theirs}}}"
+            f"stages.{inputs.name}.{what}: the {what} and the corpus use different tokenizers; "
+            f"give this stage data.tokenizer={{kind: file, path: {theirs}}}"
         )
     rows = model.config.vocab_size or 0
     if rowless := Tokenizer.load(theirs).rowless(rows):
         raise RequestError(
             f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for "
-            f"{named_tokens(rowless)} of its tokenizer;"
-            f" take such tokens out of {theirs}, or use another {what}"
+            f"{named_tokens(rowless)} of its tokenizer; take such tokens out of {theirs}, or use "
+            f"another {what}"
         )
     if model.config.context is not None and model.config.context < context:
         raise RequestError(
             f"stages.{inputs.name}.data.context: {context} is longer than the "
-            f"{model.config.context} tokens that"
-            f" the {what} reads at once"
+            f"{model.config.context} tokens that the {what} reads at once"
         )
 
 
@@ -162,7 +171,7 @@ class Select:
     def run(
         self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
-        """Copy the best model; its facts become this artifact's, and `chosen` says whose they are."""
+        """Copy the best model and return its facts; `chosen` is its name."""
         candidates = dict(zip(config.among, inputs.artifacts.values(), strict=True))
         for name, artifact in candidates.items():
             if artifact.facts.get("best_nll") is None:

@@ -1,4 +1,7 @@
-"""What a step costs, and how many steps a number of FLOPs buys, where the cost changes when a loop is switched on."""
+"""What a step costs, and how many steps a number of FLOPs buys.
+
+The cost changes once where a loop over a span of layers is switched on.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import math
 from dataclasses import dataclass
 
 from flyweight.config import schema
-from flyweight.spec import flops as cost
+from flyweight.spec import flops
 
 
 @dataclass(frozen=True)
-class StepFlops:
-    """FLOPs of one optimizer step: `before` until the fraction `switch` of the limit is done, `after` from then on."""
+class StepCost:
+    """FLOPs of one optimizer step, without the loop over a span of layers and with it.
 
-    before: int
-    after: int
-    switch: float = 0.0
+    The loop is switched on when the fraction `switch_at` of the limit is done.
+    """
+
+    unlooped: int
+    looped: int
+    switch_at: float = 0.0
 
     @classmethod
-    def constant(cls, flops: int) -> StepFlops:
+    def constant(cls, cost: int) -> StepCost:
         """Return a step that always costs the same."""
-        return cls(flops, flops)
+        return cls(cost, cost)
 
     @classmethod
     def of(
@@ -30,43 +36,47 @@ class StepFlops:
         context: int,
         teacher: int = 0,
         fresh: bool = True,
-    ) -> StepFlops:
-        """Return the FLOPs of a step with `train`'s batch and optimizer, `teacher` FLOPs a window included.
+    ) -> StepCost:
+        """Return the cost of a step with `train`'s batch and optimizer.
 
-        A model that goes on from finished weights (not `fresh`) has its loop on all the time.
+        `teacher` are the FLOPs that a teacher takes for each window. A model that begins with
+        trained weights (not `fresh`) has its loop on all the time.
         """
-        same = train.batch * teacher + cost.optimizer_flops(model, train.optimizer)
-        after = train.batch * cost.training_flops(model, context) + same
+        rest = train.batch * teacher + flops.optimizer_flops(model, train.optimizer)
+        looped = train.batch * flops.training_flops(model, context) + rest
         sharing = model.sharing if fresh and isinstance(model, schema.ModelConfig) else None
         if not (isinstance(sharing, schema.Span) and sharing.loop_from):
-            return cls.constant(after)
-        before = train.batch * cost.training_flops(model, context, looped=False) + same
-        return cls(before, after, sharing.loop_from)
+            return cls.constant(looped)
+        unlooped = train.batch * flops.training_flops(model, context, looped=False) + rest
+        return cls(unlooped, looped, sharing.loop_from)
 
-    def looped(self, done: float) -> bool:
-        """Return whether the loop is on in a step that begins when the fraction `done` of the limit lies behind."""
-        return done >= self.switch
+    def is_looped(self, fraction: float) -> bool:
+        """Return whether the loop is on in a step that begins at this fraction of the limit."""
+        return fraction >= self.switch_at
 
-    def at(self, done: float) -> int:
-        """Return the FLOPs of a step that begins when the fraction `done` of the limit lies behind."""
-        return self.after if self.looped(done) else self.before
+    def at(self, fraction: float) -> int:
+        """Return the FLOPs of a step that begins at this fraction of the limit."""
+        return self.looped if self.is_looped(fraction) else self.unlooped
 
     @property
     def mean(self) -> float:
         """FLOPs of a step on average over a long run."""
-        return self.switch * self.before + (1 - self.switch) * self.after
+        return self.switch_at * self.unlooped + (1 - self.switch_at) * self.looped
 
     def total(self, steps: int) -> int:
         """Return the FLOPs of a run that is limited by this number of steps."""
-        first = min(steps, max(0, math.floor(self.switch * steps) - 1))
-        while first < steps and not self.looped(first / steps):
+        first = min(steps, max(0, math.floor(self.switch_at * steps) - 1))
+        while first < steps and not self.is_looped(first / steps):
             first += 1
-        return first * self.before + (steps - first) * self.after
+        return first * self.unlooped + (steps - first) * self.looped
 
-    def steps(self, flops: float) -> int:
-        """Return how many steps a run takes that reaches `flops`, the last of which may go over it."""
-        low, high = 0, math.ceil(flops / min(self.before, self.after))
+    def steps(self, limit: float) -> int:
+        """Return the fewest steps whose total reaches `limit` FLOPs; the last may go over it."""
+        low, high = 0, math.ceil(limit / min(self.unlooped, self.looped))
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self.total(middle) >= flops else (middle + 1, high)
+            if self.total(middle) >= limit:
+                high = middle
+            else:
+                low = middle + 1
         return low

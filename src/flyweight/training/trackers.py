@@ -1,4 +1,4 @@
-"""Training curves to wandb, trackio or TensorBoard as well: watchers of the same events that go to `events.jsonl`."""
+"""Training curves for wandb, trackio or TensorBoard, from the events of `events.jsonl`."""
 
 from __future__ import annotations
 

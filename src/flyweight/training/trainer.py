@@ -1,12 +1,12 @@
-"""The only training loop: limits, schedule, accumulation, precision, validation, checkpoints, resume."""
+"""The only training loop: schedule, accumulation, precision, validation, checkpoints, resume."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,318 +14,363 @@ from torch import Tensor
 
 from flyweight.config import schema
 from flyweight.core.runtime import Precision, Runtime
-from flyweight.data.windows import Windows
+from flyweight.data.batch import Batch, BatchSource
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.evaluation.likelihood import autocast
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
-from flyweight.training import checkpoint, optimizers
+from flyweight.training import checkpoint
+from flyweight.training.limits import Limits
 from flyweight.training.objectives import Objective
-from flyweight.training.step_cost import StepFlops
+from flyweight.training.optimizers import build_optimizers, rate_factor, set_rates
+from flyweight.training.state import Clock, TrainerState
+from flyweight.training.step_cost import StepCost
+from flyweight.training.world import OneProcess, World
 
 LOGGED_STEPS = 400
+"""Steps that are logged in a whole training, evenly over its limit."""
+
 SHOWN_EVERY = 0.2
+"""Seconds between two looks at the budget, and between two updates of the display."""
 
 VALIDATING = 0.08
 """Share of a limit of time that validations may take."""
 
 TRIED_TOKENS = 2048
-"""Tokens of the validation that is timed to plan the others, and the fewest that a validation reads."""
+"""Tokens of the validation that is timed to plan the others, and the fewest that one reads."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where training ends: after `steps` (steps, token and FLOP limits all come down to that) or after `seconds`."""
-
-    steps: int | None
-    seconds: float | None
-
-    @classmethod
-    def of(cls, train: schema.Train, tokens_per_step: int, flops: StepFlops, name: str) -> Limits:
-        """Return the limits of a config; raise RequestError when it names none."""
-        counts = [
-            train.steps,
-            train.tokens and math.ceil(train.tokens / tokens_per_step),
-            train.flops and flops.steps(train.flops),
-        ]
-        steps = min((count for count in counts if count), default=None)
-        if steps is None and train.time is None:
-            raise RequestError(
-                f"{name}.train: no limit; give steps, tokens, flops, time or same_as (or a "
-                f"budget.time to share)"
-            )
-        return cls(steps, train.time)
-
-    def done(self, step: int, seconds: float) -> float:
-        """Return the fraction of the nearest limit that is used up, at most 1."""
-        by_steps = step / self.steps if self.steps else 0.0
-        by_time = seconds / self.seconds if self.seconds else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-    def reason(self, step: int) -> str:
-        """Return which kind of limit ended the run."""
-        return "steps" if self.steps and step >= self.steps else "time"
-
-
-@dataclass
 class Trainer:
-    """Everything one run of the loop needs.
-
-    `train` runs it to its limit, from wherever the draft's checkpoint stands.
+    """Everything that one training is given; what changes on the way is its TrainerState.
 
     `validate` returns the mean NLL in nats per token on so many tokens of the validation text.
-    `flops` of a step count model, teacher and optimizer, and say when a loop over a span of layers
-    is switched on; a validation before that chooses no weights, because the model that is kept has
-    its loop on.
+    `cost` counts the FLOPs of a step: model, teacher and optimizer. It also says when a loop over a
+    span of layers is switched on. A validation before that chooses no weights, because the model
+    that is kept has its loop on.
     """
 
     model: Model
     objective: Objective
-    windows: Windows
+    source: BatchSource
     validate: Callable[[int], float]
     config: schema.Train
     limits: Limits
-    flops: StepFlops
+    cost: StepCost
     runtime: Runtime
     precision: Precision
     draft: Draft
     meter: Meter
     name: str
+    world: World = field(default_factory=OneProcess)
 
     def train(self) -> dict[str, Any]:
-        """Train to the limit, leave the kept weights in the model, and return the facts: steps, tokens, flops, seconds."""
+        """Train to the limit, from wherever the draft's checkpoint stands, and return the facts.
+
+        The kept weights are left in the model. The facts are steps, tokens, flops, seconds and what
+        else the artifact records. Raises RequestError where the rows of a step cannot be shared,
+        DivergedError, BudgetSpent, and FlyweightError where memory runs out.
+        """
         with _memory_errors(self.name, self.config):
-            return self._train()
+            return self.run(self.start())
 
-    def _train(self) -> dict[str, Any]:
-        config, device = self.config, self.runtime.device.split(":")[0]
-        self.optimizers = optimizers.build(self.model, config.optimizer, self.precision)
-        self.scaler = torch.amp.GradScaler(device, enabled=self.precision == "fp16")
-        self.progress = (
-            checkpoint.load(self.draft.state, self.model, self.optimizers) or checkpoint.Progress()
+    def start(self) -> TrainerState:
+        """Return the state to train from: of the draft's checkpoint, or that of a new training."""
+        self._check_shares()
+        optimizers = build_optimizers(self.model, self.config.optimizer, self.precision)
+        progress = checkpoint.load(self.draft.state, self.model, optimizers)
+        if progress is None:
+            progress = checkpoint.Progress()
+        device = self.runtime.device.split(":")[0]
+        scaler = torch.amp.GradScaler(device, enabled=self.precision == "fp16")
+        if progress.scaler:
+            scaler.load_state_dict(progress.scaler)
+        self.draft.events.rewind(progress.events, progress.events_sha256)
+        if progress.step:
+            self.draft.events.watch("resumed", {"step": progress.step, "of": self.limits.steps})
+        self.meter.seconds_before += progress.seconds
+        state = TrainerState(
+            progress=progress,
+            optimizers=optimizers,
+            scaler=scaler,
+            clock=Clock(progress.seconds),
+            first_step=progress.step,
+            limits=self.limits,
+            validations=self.config.validations,
+            validation_tokens=self.config.validation_tokens,
         )
-        if self.progress.scaler:
-            self.scaler.load_state_dict(self.progress.scaler)
-        self.draft.events.rewind(self.progress.events, self.progress.events_sha256)
-        if self.progress.step:
-            self.draft.events.watch(
-                "resumed", {"step": self.progress.step, "of": self.limits.steps}
-            )
-        self.began, self.before = time.monotonic(), self.progress.seconds
-        self.saved = self.shown = self.began
-        self.steps_at_start = self.progress.step
-        self.meter.seconds_before += self.before
-        self._plan_time()
-        while (done := self.limits.done(self.progress.step, self._seconds())) < 1:
+        self._plan_time(state)
+        return state
+
+    def run(self, state: TrainerState) -> dict[str, Any]:
+        """Train from a state to the limit and return the facts."""
+        progress = state.progress
+        while (fraction := state.fraction_done()) < 1:
             self.model.train()
-            self._loop(self.flops.looped(done))
-            optimizers.set_rates(
-                self.optimizers, optimizers.rate_factor(config.schedule, self._ahead(done))
-            )
-            nll, norm = self._step()
-            self.progress.step += 1
-            self.progress.tokens += self._tokens_per_step
-            self.progress.flops += self.flops.at(done)
-            self._after(done, nll, norm)
-        self._loop(True)
-        if (
-            self.progress.validations < self.validations
-            and self.progress.validated != self.progress.step
-        ):
-            self._validate()
-            self._save()
-        return self._finish()
+            self._set_layer_loop(self.cost.is_looped(fraction))
+            position = self._schedule_position(state, fraction)
+            factor = rate_factor(self.config.schedule, position)
+            set_rates(state.optimizers, factor)
+            nll, norm = self._step(state)
+            progress.step += 1
+            progress.tokens += self._tokens_per_step
+            progress.flops += self.cost.at(fraction)
+            self._after_step(state, fraction, nll, norm)
+        self._set_layer_loop(True)
+        if progress.validations < state.validations and progress.validated != progress.step:
+            self._validate(state)
+            self._save(state)
+        return self._finish(state)
 
-    def _plan_time(self) -> None:
-        """Shorten a limit of time to what the run's budget leaves, and plan as many validations as that has room for."""
-        self.validations, self.validated_tokens = (
-            self.config.validations,
-            self.config.validation_tokens,
-        )
-        share = self.limits.seconds
+    def _check_shares(self) -> None:
+        """Raise RequestError where processes and their micro-batches cannot share a step evenly."""
+        batch, accumulate, processes = self.config.batch, self.config.accumulate, self.world.size
+        if batch % (accumulate * processes):
+            raise RequestError(
+                f"stages.{self.name}.train: batch {batch} cannot be cut into {accumulate} equal "
+                f"pieces for each of {processes} processes"
+            )
+
+    # --- the time that is left ---
+
+    def _plan_time(self, state: TrainerState) -> None:
+        """Shorten a limit of time to what the run's budget leaves.
+
+        As many validations are planned as that has room for.
+        """
+        progress, seconds_before = state.progress, state.clock.seconds_before_resume
+        share = state.limits.seconds
         if share is None:
             return
-        if share > self.before:
-            left = self.meter.training_left(share - self.before)
-            self.limits = replace(self.limits, seconds=self.before + left)
-        if self.validations and self.progress.validation_tokens is None:
-            self._plan_validations(self.limits.seconds or share)
-        self.validations = min(
-            self.validations, self.progress.validations_planned or self.validations
+        if share > seconds_before:
+            left = self.meter.training_left(share - seconds_before)
+            state.limits = replace(state.limits, seconds=seconds_before + left)
+        if state.validations and progress.validation_tokens is None:
+            self._plan_validations(state, state.limits.seconds or share)
+        state.validations = min(
+            state.validations, progress.validations_planned or state.validations
         )
-        self.validated_tokens = self.progress.validation_tokens or self.validated_tokens
+        state.validation_tokens = progress.validation_tokens or state.validation_tokens
 
-    def _plan_validations(self, seconds: float) -> None:
-        """Time one short validation, and make validations shorter, then fewer, until they take at most their share."""
-        tried = min(TRIED_TOKENS, self.validated_tokens)
+    def _plan_validations(self, state: TrainerState, seconds: float) -> None:
+        """Time one short validation and plan the others, so that all take at most their share.
+
+        They are made shorter first, then fewer.
+        """
+        tried = min(TRIED_TOKENS, state.validation_tokens)
         began = time.monotonic()
         self.validate(tried)
-        a_token = (time.monotonic() - began) / tried
-        affordable = VALIDATING * seconds / max(a_token, 1e-9)
-        tokens = min(self.validated_tokens, max(tried, int(affordable / self.validations)))
-        self.progress.validation_tokens = tokens
-        self.progress.validations_planned = max(1, min(self.validations, int(affordable / tokens)))
+        seconds_per_token = (time.monotonic() - began) / tried
+        affordable = VALIDATING * seconds / max(seconds_per_token, 1e-9)
+        tokens = min(state.validation_tokens, max(tried, int(affordable / state.validations)))
+        progress = state.progress
+        progress.validation_tokens = tokens
+        progress.validations_planned = max(1, min(state.validations, int(affordable / tokens)))
+
+    def _schedule_position(self, state: TrainerState, fraction: float) -> float:
+        """Return the fraction that the schedule reads for the next step.
+
+        A warm-up counts the step itself, so that the first one moves at all.
+        """
+        steps = state.limits.steps
+        if steps and fraction < self.config.schedule.warmup:
+            return fraction + 1 / steps
+        return max(fraction, 1e-6)
+
+    # --- one step ---
 
     @property
     def _tokens_per_step(self) -> int:
-        return self.config.batch * self.windows.context
+        return self.config.batch * self.source.context
 
-    def _seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
-
-    def _ahead(self, done: float) -> float:
-        """Count the step that is about to be made, so that the first one of a warm-up moves at all."""
-        return (
-            done + 1 / self.limits.steps
-            if self.limits.steps and done < self.config.schedule.warmup
-            else max(done, 1e-6)
-        )
-
-    def _loop(self, on: bool) -> None:
+    def _set_layer_loop(self, on: bool) -> None:
         """Switch a decoder's loop over a span of layers on or off; other models have none."""
         if isinstance(self.model, Decoder):
             self.model.loop(on)
 
-    def _step(self) -> tuple[float, float]:
-        """Make one update; return the mean training NLL and the gradient's norm before clipping."""
-        config, device = self.config, self.runtime.device
-        for optimizer in self.optimizers:
+    def _step(self, state: TrainerState) -> tuple[float, float]:
+        """Make one update.
+
+        Returns the mean training NLL of the step's real targets, and the gradient's norm before
+        clipping.
+        """
+        for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        size = config.batch // config.accumulate
-        losses: list[Tensor] = []
-        for micro in range(config.accumulate):
-            torch.manual_seed(
-                (self.runtime.seed * 1_000_003 + self.progress.step * config.accumulate + micro)
-                % 2**63
+        batches = self._micro_batches(state.progress.step)
+        targets = self._count_targets(batches, state.progress.step)
+        nll = self._add_gradients(state, batches, targets)
+        norm = self._clip(state)
+        finite = math.isfinite(norm) or self.precision == "fp16"  # whose scaler skips the step
+        if not (math.isfinite(nll) and finite):
+            self._refuse_divergence(state, nll, norm)
+        for optimizer in state.optimizers:
+            state.scaler.step(optimizer)
+        state.scaler.update()
+        return nll, norm
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        """Return what this process reads in a step, in `accumulate` pieces."""
+        size = self.config.batch // self.world.size // self.config.accumulate
+        return [
+            self.source.batch(
+                step, slice(micro * size, (micro + 1) * size), self.world.rank, self.world.size
             )
-            inputs, targets = self.windows.batch(
-                self.progress.step, rows=slice(micro * size, (micro + 1) * size)
-            )
-            x, y = (
-                torch.from_numpy(inputs).to(device),
-                torch.from_numpy(targets).to(device),
-            )  # (B, T) each
+            for micro in range(self.config.accumulate)
+        ]
+
+    def _count_targets(self, batches: Sequence[Batch], step: int) -> int:
+        """Return the number of real targets of a step, over all micro-batches and processes.
+
+        Raises FlyweightError where there are none.
+        """
+        targets = self.world.sum(sum(batch.real_targets for batch in batches))
+        if not targets:
+            raise FlyweightError(f"{self.name}: step {step + 1} has no target to learn from")
+        return targets
+
+    def _add_gradients(self, state: TrainerState, batches: Sequence[Batch], targets: int) -> float:
+        """Add up the gradients of all micro-batches; return the mean NLL over `targets`."""
+        device, sums = self.runtime.device, list[Tensor]()
+        for micro, batch in enumerate(batches):
+            torch.manual_seed(self._dropout_seed(state.progress.step, micro))
             with autocast(device, self.precision):
-                loss, nll = self.objective(self.model, x, y)
-            self.scaler.scale(loss / self._tokens_per_step).backward()
-            losses.append(nll.detach())
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
-        nll_value, norm_value = float(sum(losses)) / self._tokens_per_step, float(norm)
-        if not math.isfinite(nll_value) or (
-            self.precision != "fp16" and not math.isfinite(norm_value)
-        ):
-            self._diverged(nll_value, norm_value)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        return nll_value, norm_value
+                summed = self.objective(self.model, batch.to(device))
+            state.scaler.scale(summed.loss / targets).backward()
+            sums.append(summed.nll.detach())
+        self.world.sum_gradients(self._trainable())
+        return self.world.sum(float(sum(sums))) / targets
 
-    def _after(self, before: float, nll: float, norm: float) -> None:
-        """Log, show, hold to the budget, validate and save: whatever is due after a step."""
-        config, progress = self.config, self.progress
-        done = self.limits.done(progress.step, self._seconds())
-        if int(done * LOGGED_STEPS) > int(before * LOGGED_STEPS):
-            rate = self.optimizers[0].param_groups[0]["lr"]
-            fields = {
-                "step": progress.step,
-                "nll": round(nll, 6),
-                "norm": round(norm, 6),
-                "lr": rate,
-            }
-            self.draft.events.emit(
-                "step", **fields, seconds=round(self._seconds(), 3), flops=self.progress.flops
-            )
-        now = time.monotonic()
-        if now - self.shown > SHOWN_EVERY:
-            self.shown = now
-            self._show(done, nll)
-            memory, timed = accelerator_bytes(self.runtime.device), self.limits.seconds is not None
-            self.meter.observe(self.name, self.progress.flops, memory, ends_itself=timed)
-        due = self.validations and int(done * self.validations + 1e-9) > progress.validations
-        if due:
-            self._validate()
-        if due or now - self.saved > config.checkpoint:
-            self._save()
+    def _dropout_seed(self, step: int, micro: int) -> int:
+        """Return the seed of a micro-batch; it is the same in one process that accumulates more."""
+        pieces = self.config.accumulate * self.world.size
+        piece = self.world.rank * self.config.accumulate + micro
+        return (self.runtime.seed * 1_000_003 + step * pieces + piece) % 2**63
 
-    def _show(self, done: float, nll: float) -> None:
-        speed = (self.progress.step - self.steps_at_start) / max(
-            1e-9, time.monotonic() - self.began
+    def _trainable(self) -> list[Tensor]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _clip(self, state: TrainerState) -> float:
+        """Clip the gradient; return its norm before."""
+        for optimizer in state.optimizers:
+            state.scaler.unscale_(optimizer)
+        limit = self.config.clip or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self._trainable(), limit))
+
+    def _refuse_divergence(self, state: TrainerState, nll: float, norm: float) -> None:
+        where = "no checkpoint had been written yet"
+        if (self.draft.state / "current.json").exists():
+            where = f"the last good checkpoint is kept in {self.draft.state}"
+        raise DivergedError(
+            f"{self.name}: training diverged at step {state.progress.step + 1} (nll {nll:.4g}, "
+            f"gradient norm {norm:.4g}); {where}. Try a lower train.optimizer.lr, a longer "
+            f"train.schedule.warmup, or train.precision=fp32"
         )
-        left = (1 - done) * self._seconds() / done if done else math.nan
+
+    # --- after a step ---
+
+    def _after_step(
+        self, state: TrainerState, fraction_before: float, nll: float, norm: float
+    ) -> None:
+        """Log, show, hold to the budget, validate and save: whatever is due after a step."""
+        fraction, now = state.fraction_done(), time.monotonic()
+        if int(fraction * LOGGED_STEPS) > int(fraction_before * LOGGED_STEPS):
+            self._log(state, nll, norm)
+        if now - state.clock.shown > SHOWN_EVERY:
+            state.clock.shown = now
+            self._show(state, fraction, nll)
+            self._hold_to_budget(state)
+        planned = int(fraction * state.validations + 1e-9)
+        validation_due = bool(state.validations) and planned > state.progress.validations
+        if validation_due:
+            self._validate(state)
+        if validation_due or now - state.clock.saved > self.config.checkpoint:
+            self._save(state)
+
+    def _log(self, state: TrainerState, nll: float, norm: float) -> None:
+        self.draft.events.emit(
+            "step",
+            step=state.progress.step,
+            nll=round(nll, 6),
+            norm=round(norm, 6),
+            lr=state.optimizers[0].param_groups[0]["lr"],
+            seconds=round(state.clock.seconds(), 3),
+            flops=state.progress.flops,
+        )
+
+    def _show(self, state: TrainerState, fraction: float, nll: float) -> None:
+        steps = state.progress.step - state.first_step
+        speed = steps / max(1e-9, state.clock.seconds_since_resume())
+        eta = math.nan
+        if fraction:
+            eta = (1 - fraction) * state.clock.seconds() / fraction
         self.draft.events.watch(
             "training",
             {
-                "step": self.progress.step,
-                "of": self.limits.steps,
-                "done": done,
+                "step": state.progress.step,
+                "of": state.limits.steps,
+                "done": fraction,
                 "nll": nll,
                 "tokens_per_s": speed * self._tokens_per_step,
-                "eta": left,
+                "eta": eta,
                 "memory": self.meter.peak_bytes,
             },
         )
 
-    def _validate(self) -> None:
-        progress = self.progress
-        done = self.limits.done(progress.step, self._seconds())
-        looped = self.flops.looped(done)
-        self._loop(looped)
-        nll = self.validate(self.validated_tokens)
-        progress.validations = max(progress.validations + 1, int(done * self.validations + 1e-9))
+    def _hold_to_budget(self, state: TrainerState) -> None:
+        """Raise BudgetSpent where the run has spent its budget."""
+        self.meter.observe(
+            self.name,
+            state.progress.flops,
+            accelerator_bytes(self.runtime.device),
+            ends_itself=state.limits.seconds is not None,
+        )
+
+    def _validate(self, state: TrainerState) -> None:
+        progress, fraction = state.progress, state.fraction_done()
+        looped = self.cost.is_looped(fraction)
+        self._set_layer_loop(looped)
+        nll = self.validate(state.validation_tokens)
+        planned = int(fraction * state.validations + 1e-9)
+        progress.validations = max(progress.validations + 1, planned)
         progress.validated = progress.step if looped else None
         if looped and math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
-            progress.best_nll, progress.best_step = nll, progress.step
-        fields = {
-            "step": progress.step,
-            "nll": nll,
-            "seconds": round(self._seconds(), 3),
-            "flops": self.progress.flops,
-        }
-        self.draft.events.emit("validation", **fields)
+            progress.best_nll = nll
+            progress.best_step = progress.step
+        self.draft.events.emit(
+            "validation",
+            step=progress.step,
+            nll=nll,
+            seconds=round(state.clock.seconds(), 3),
+            flops=progress.flops,
+        )
 
-    def _save(self) -> None:
-        progress = self.progress
-        progress.seconds = self._seconds()
+    def _save(self, state: TrainerState) -> None:
+        progress = state.progress
+        progress.seconds = state.clock.seconds()
         progress.events, progress.events_sha256 = self.draft.events.mark()
-        progress.scaler = self.scaler.state_dict()
-        checkpoint.save(self.draft.state, progress, self.model, self.optimizers)
-        self.saved = time.monotonic()
+        progress.scaler = state.scaler.state_dict()
+        checkpoint.save(self.draft.state, progress, self.model, state.optimizers)
+        state.clock.saved = time.monotonic()
 
-    def _diverged(self, nll: float, norm: float) -> None:
-        kept = self.draft.state / "current.json"
-        where = (
-            f"the last good checkpoint is kept in {kept.parent}"
-            if kept.exists()
-            else "no checkpoint had been written yet"
-        )
-        raise DivergedError(
-            f"{self.name}: training diverged at step {self.progress.step + 1} (nll {nll:.4g}, "
-            f"gradient norm {norm:.4g});"
-            f" {where}. Try a lower train.optimizer.lr, a longer train.schedule.warmup, or "
-            f"train.precision=fp32"
-        )
-
-    def _finish(self) -> dict[str, Any]:
-        progress = self.progress
-        if self.config.keep == "best" and (
-            best := checkpoint.best_file(self.draft.state, progress)
-        ):
-            checkpoint.restore(self.model, best)
+    def _finish(self, state: TrainerState) -> dict[str, Any]:
+        """Leave the kept weights in the model and return the facts."""
+        progress = state.progress
+        if self.config.keep == "best":
+            best = checkpoint.best_file(self.draft.state, progress)
+            if best is not None:
+                checkpoint.restore(self.model, best)
         self.model.eval()
-        progress.seconds = self._seconds()
+        progress.seconds = state.clock.seconds()
         return {
             "steps": progress.step,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
             "best_step": progress.best_step,
             "best_nll": progress.best_nll,
-            "flops": self.progress.flops,
-            "stopped_by": self.limits.reason(progress.step),
+            "flops": progress.flops,
+            "stopped_by": state.limits.reason(progress.step),
             "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "precision": self.precision,
         }
@@ -357,7 +402,7 @@ def _memory_errors(name: str, config: schema.Train) -> Iterator[None]:
             config.batch,
         )
         raise FlyweightError(
-            f"{name}: out of memory. The same update in smaller pieces: train.accumulate={finer};"
-            f" otherwise a smaller train.batch (now {config.batch}), data.context or model. What "
-            f"was done is kept"
+            f"{name}: out of memory. Compute the same update in smaller pieces with "
+            f"train.accumulate={finer}, or choose a smaller train.batch (now {config.batch}), "
+            f"data.context or model. What was done is kept"
         ) from error

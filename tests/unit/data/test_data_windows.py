@@ -17,11 +17,17 @@ def split(length: int, parts: int = 3) -> Split:
     )
 
 
+def arrays(windows: Windows, step: int, *share) -> tuple[np.ndarray, np.ndarray]:
+    batch = windows.batch(step, *share)
+    assert batch.all_real and batch.real_targets == batch.targets.numel()
+    return batch.inputs.numpy(), batch.targets.numpy()
+
+
 def test_targets_are_the_next_tokens():
     windows = Windows(split(1000), 16, 4, seed=0)
     over_the_end = 0
     for step in range(40):
-        inputs, targets = windows.batch(step)
+        inputs, targets = arrays(windows, step)
         assert inputs.shape == targets.shape == (4, 16)
         assert inputs.dtype == targets.dtype == np.int64
         assert np.array_equal(targets, inputs + 1)
@@ -44,7 +50,7 @@ def test_an_epoch_draws_no_target_twice_and_leaves_less_than_a_window(
     windows = Windows(split(length), context, batch, seed)
     steps = -(-2 * windows.windows // batch)
     targets = np.concatenate(
-        [windows.batch(step)[1] for step in range(steps)]
+        [arrays(windows, step)[1] for step in range(steps)]
     )  # (windows, context)
     for epoch in range(2):
         drawn = targets[epoch * windows.windows : (epoch + 1) * windows.windows].ravel()
@@ -59,7 +65,8 @@ def test_every_target_is_drawn_about_equally_often(length: int):
     windows = Windows(split(length), context, size, seed=0)
     steps = 200 * -(-length // context)
     drawn = np.bincount(
-        np.concatenate([windows.batch(step)[1].ravel() for step in range(steps)]), minlength=length
+        np.concatenate([arrays(windows, step)[1].ravel() for step in range(steps)]),
+        minlength=length,
     )
     assert drawn[0] == 0
     expected = steps * size * context / (length - 1)
@@ -70,10 +77,10 @@ def test_every_target_is_drawn_about_equally_often(length: int):
 
 def test_any_step_stands_alone():
     going = Windows(split(5000), 16, 8, seed=3)
-    batches = [going.batch(step) for step in range(100)]
+    batches = [arrays(going, step) for step in range(100)]
     for step in (99, 0, 57, 38, 39):
         for ours, theirs in zip(
-            Windows(split(5000), 16, 8, seed=3).batch(step), batches[step], strict=True
+            arrays(Windows(split(5000), 16, 8, seed=3), step), batches[step], strict=True
         ):
             assert np.array_equal(ours, theirs)
     assert going.windows < 50 * going.size, "the steps above must cross an epoch"
@@ -81,11 +88,11 @@ def test_any_step_stands_alone():
 
 def test_rows_are_parts_of_the_batch():
     windows = Windows(split(2000), 16, 8, seed=0)
-    whole = windows.batch(20)[0]
+    whole = arrays(windows, 20)[0]
     assert np.array_equal(
-        np.concatenate([windows.batch(20, slice(at, at + 2))[0] for at in range(0, 8, 2)]), whole
+        np.concatenate([arrays(windows, 20, slice(at, at + 2))[0] for at in range(0, 8, 2)]), whole
     )
-    assert np.array_equal(windows.batch(20, slice(1, None, 2))[0], whole[1::2])
+    assert np.array_equal(arrays(windows, 20, slice(1, None, 2))[0], whole[1::2])
 
 
 def test_the_order_does_not_depend_on_the_batch_size():
@@ -99,7 +106,7 @@ def test_the_order_does_not_depend_on_the_batch_size():
 def test_a_batch_may_be_larger_than_the_split():
     windows = Windows(split(30), 16, 10, seed=0)
     assert windows.windows == 1
-    inputs, _ = windows.batch(0)
+    inputs, _ = arrays(windows, 0)
     assert inputs.shape == (10, 16)
     assert len(np.unique(windows.starts(0))) > 1, "every row is another epoch, at another phase"
 
@@ -122,4 +129,24 @@ def test_shuffled_by_seed_and_epoch():
 
 def test_one_shard_and_many_give_the_same():
     ours, theirs = Windows(split(999, 1), 8, 5, seed=1), Windows(split(999, 11), 8, 5, seed=1)
-    assert np.array_equal(ours.batch(7)[0], theirs.batch(7)[0])
+    assert np.array_equal(arrays(ours, 7)[0], arrays(theirs, 7)[0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_processes_share_a_step_as_micro_batches_do(world: int, accumulate: int):
+    windows = Windows(split(300), 16, 8, seed=0)
+    size = 8 // world // accumulate
+    pieces = [
+        arrays(windows, 7, slice(micro * size, (micro + 1) * size), rank, world)
+        for rank in range(world)
+        for micro in range(accumulate)
+    ]
+    whole = arrays(windows, 7)
+    assert np.array_equal(np.concatenate([inputs for inputs, _ in pieces]), whole[0])
+    assert np.array_equal(np.concatenate([targets for _, targets in pieces]), whole[1])
+
+
+def test_rows_that_cannot_be_shared_are_refused():
+    with pytest.raises(RequestError, match="8 rows cannot be shared by 3 processes"):
+        Windows(split(300), 16, 8, seed=0).batch(0, rank=1, world=3)

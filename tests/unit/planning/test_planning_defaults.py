@@ -10,7 +10,7 @@ from flyweight.errors import RequestError
 from flyweight.planning import defaults, recipe_plan
 from flyweight.planning.budget import rounded_down
 from flyweight.planning.rate import Kept, Rates
-from flyweight.training.step_cost import StepFlops
+from flyweight.training.step_cost import StepCost
 
 CPU = Runtime("cpu", 1)
 MODEL = {"model": {"stage": "pretrain"}}
@@ -99,7 +99,7 @@ def test_a_tiny_text_gets_a_small_model_and_a_short_run(tmp_path):
     assert isinstance(data.tokenizer, schema.ByteTokenizer)
     assert data.context < 0.1 * 2_000
     assert train.tokens and train.tokens <= 20 * 1_600
-    flops = StepFlops.of(model, train, data.context)
+    flops = StepCost.of(model, train, data.context)
     seconds = train.tokens / (train.batch * data.context) * flops.mean / FAST.rates.at(model.dim)
     assert seconds < 60
     assert any("20 times through the text" in line for line in choice.lines)
@@ -115,7 +115,7 @@ def test_the_test_of_a_long_text_is_no_longer_than_it_has_to_be(tmp_path):
 def test_validations_take_at_most_a_tenth_of_training(tmp_path, time):
     choice = chosen(words(tmp_path / "a.txt", 3_000_000), budget={"time": time})
     model, train, data = trained(choice)
-    tokens = train.time * FAST.rates.at(model.dim) / StepFlops.of(model, train, data.context).mean
+    tokens = train.time * FAST.rates.at(model.dim) / StepCost.of(model, train, data.context).mean
     tokens *= train.batch * data.context
     assert train.validations >= 1
     assert train.validations * train.validation_tokens / 3 <= 0.1 * tokens

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
+from flyweight.data.batch import IGNORE, Batch, TeacherRecord
+from flyweight.errors import FlyweightError
 from flyweight.model.decoder import Decoder
 from flyweight.training import objectives
-from flyweight.training.objectives import IGNORE, Distillation, NextToken
+from flyweight.training.objectives import Distillation, NextToken
 
 VOCAB, BATCH, LENGTH = 123, 5, 7
 
@@ -34,6 +36,13 @@ def batch(masked):
     return inputs, targets
 
 
+def sums(objective, model, inputs, targets, **fields):
+    """Return the loss and the NLL of a batch."""
+    summed = objective(model, Batch.from_tensors(inputs, targets, **fields))
+    assert summed.targets == int((targets != IGNORE).sum())
+    return summed.loss, summed.nll
+
+
 def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -47,13 +56,13 @@ def plain_distillation(config, teacher, model, inputs, targets):
     q = torch.softmax(student / config.temperature, -1)
     m = config.beta * p + (1 - config.beta) * q
     kl = lambda a, b: (a * (a.log() - b.log())).sum()  # noqa: E731
-    apart = {
+    divergence = {
         "forward_kl": kl(p, q),
         "reverse_kl": kl(q, p),
         "jsd": config.beta * kl(p, m) + (1 - config.beta) * kl(q, m),
     }[config.divergence]
     ce = F.cross_entropy(student, targets.reshape(-1)[keep], reduction="sum")
-    return config.weight * config.temperature**2 * apart + (1 - config.weight) * ce
+    return config.weight * config.temperature**2 * divergence + (1 - config.weight) * ce
 
 
 @pytest.mark.parametrize("rank", [None, 4])
@@ -76,7 +85,7 @@ def test_a_biased_or_factorised_head_equals_the_plain_version(monkeypatch, tied,
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    loss, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    loss, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
     (2 * loss).backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     for name, gradient in gradients(model).items():
@@ -97,7 +106,7 @@ def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    loss, nll = NextToken(schema.NextToken())(model, inputs, targets)
+    loss, nll = sums(NextToken(schema.NextToken()), model, inputs, targets)
     (loss * 1.0).backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     assert nll.item() == pytest.approx(plain.item(), rel=1e-6)
@@ -121,7 +130,7 @@ def test_distillation_equals_its_definition(monkeypatch, divergence, temperature
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    loss, nll = Distillation(config, teacher.requires_grad_(False))(model, inputs, targets)
+    loss, nll = sums(Distillation(config, teacher.requires_grad_(False)), model, inputs, targets)
     loss.backward()
     ce = F.cross_entropy(
         model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum"
@@ -135,7 +144,7 @@ def test_distillation_equals_its_definition(monkeypatch, divergence, temperature
 def test_distilling_a_model_from_itself_costs_nothing():
     model, (inputs, targets) = decoder(), batch(False)
     config = schema.Distillation(weight=1.0)
-    loss, _ = Distillation(config, decoder().requires_grad_(False))(model, inputs, targets)
+    loss, _ = sums(Distillation(config, decoder().requires_grad_(False)), model, inputs, targets)
     loss.backward()
     assert abs(loss.item()) < 1e-3
     assert max(g.abs().max().item() for g in gradients(model).values()) < 1e-4
@@ -145,8 +154,8 @@ def test_masked_targets_count_nowhere():
     model, (inputs, targets) = decoder(), batch(True)
     other = inputs.clone()
     other[3] = (other[3] + 1) % VOCAB  # a row whose targets are all masked
-    first, _ = NextToken(schema.NextToken())(model, inputs, targets)
-    second, _ = NextToken(schema.NextToken())(model, other, targets)
+    first, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
+    second, _ = sums(NextToken(schema.NextToken()), model, other, targets)
     assert first.item() == second.item()
 
 
@@ -159,7 +168,7 @@ def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
     monkeypatch.setattr(
         objectives, "capped", lambda logits, cap: seen.append(logits.shape) or original(logits, cap)
     )
-    NextToken(schema.NextToken())(decoder(), *batch(False))
+    sums(NextToken(schema.NextToken()), decoder(), *batch(False))
     assert sum(shape[0] for shape in seen) == BATCH * LENGTH
     assert max(shape[0] for shape in seen) <= rows
 
@@ -167,12 +176,12 @@ def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_autocast_agrees_with_float32(dtype):
     model, (inputs, targets) = decoder(), batch(False)
-    exact, _ = NextToken(schema.NextToken())(model, inputs, targets)
+    exact, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
     exact.backward()
     expected = gradients(model)
     model.zero_grad()
     with torch.autocast("cpu", dtype):
-        loss, _ = NextToken(schema.NextToken())(model, inputs, targets)
+        loss, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
@@ -184,10 +193,10 @@ def test_autocast_agrees_with_float32(dtype):
 @pytest.mark.parametrize("rows", [7, 50, 1000])
 def test_the_heads_gradient_is_added_in_pieces_in_half_precision(monkeypatch, rows):
     monkeypatch.setattr(objectives, "HEAD_ROWS", rows)
-    slope, hidden = torch.randn(9, VOCAB).bfloat16(), torch.randn(9, 20).bfloat16()
+    grad_logits, hidden = torch.randn(9, VOCAB).bfloat16(), torch.randn(9, 20).bfloat16()
     total = torch.ones(VOCAB, 20)
-    objectives._add_product(total, slope, hidden)
-    torch.testing.assert_close(total, 1 + (slope.T @ hidden).float())
+    objectives._add_product(total, grad_logits, hidden)
+    torch.testing.assert_close(total, 1 + (grad_logits.T @ hidden).float())
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
@@ -216,13 +225,16 @@ def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergen
         return wide
 
     teacher, student = decoder(seed=5), decoder()
-    expected, expected_nll = Distillation(config, teacher.requires_grad_(False))(
-        student, inputs, targets
+    expected, expected_nll = sums(
+        Distillation(config, teacher.requires_grad_(False)), student, inputs, targets
     )
     expected.backward()
     model = padded(student, student_rows)
-    loss, nll = Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB)(
-        model, inputs, targets
+    loss, nll = sums(
+        Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB),
+        model,
+        inputs,
+        targets,
     )
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -232,7 +244,82 @@ def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergen
         gradient[:VOCAB], student.embedding.tokens.weight.grad, rtol=1e-4, atol=1e-5
     )
     assert (gradient[VOCAB:] == 0).all()
-    plain, _ = NextToken(schema.NextToken())(student, inputs, targets)
-    assert NextToken(schema.NextToken(), VOCAB)(model, inputs, targets)[0].item() == pytest.approx(
-        plain.item(), rel=1e-5
+    plain, _ = sums(NextToken(schema.NextToken()), student, inputs, targets)
+    assert sums(NextToken(schema.NextToken(), VOCAB), model, inputs, targets)[
+        0
+    ].item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+OBJECTIVES = {
+    "next_token": lambda: NextToken(schema.NextToken()),
+    "distillation": lambda: Distillation(
+        schema.Distillation(divergence="jsd", temperature=2.0, weight=0.6),
+        decoder(seed=5).requires_grad_(False),
+    ),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_weights_multiply_the_loss_of_each_target_and_not_the_nll(objective):
+    inputs, targets = batch(True)
+    weights = torch.rand(BATCH, LENGTH, generator=torch.Generator().manual_seed(2)) + 0.5
+    model = decoder(softcap=3.0)
+    sums(OBJECTIVES[objective](), model, inputs, targets, weights=weights)[0].backward()
+    weighted = gradients(model)
+    model.zero_grad()
+    loss, nll = 0.0, 0.0
+    for row, column in itertools.product(range(BATCH), range(LENGTH)):
+        if targets[row, column] == IGNORE:
+            continue
+        alone = torch.full_like(targets, IGNORE)
+        alone[row, column] = targets[row, column]
+        one_loss, one_nll = sums(OBJECTIVES[objective](), model, inputs, alone)
+        (one_loss * weights[row, column]).backward()
+        loss += one_loss.item() * weights[row, column].item()
+        nll += one_nll.item()
+    summed = OBJECTIVES[objective]()(model, Batch.from_tensors(inputs, targets, weights=weights))
+    assert summed.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert summed.nll.item() == pytest.approx(nll, rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(weighted[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_weight_of_zero_is_a_target_that_counts_nowhere(objective, masked):
+    inputs, targets = batch(masked)
+    weights = torch.ones(BATCH, LENGTH)
+    weights[0, 3:] = 0
+    ignored = torch.where(weights == 0, IGNORE, targets)
+    model = decoder()
+    by_weight = OBJECTIVES[objective]()(model, Batch.from_tensors(inputs, targets, weights))
+    by_weight.loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    by_target = OBJECTIVES[objective]()(model, Batch.from_tensors(inputs, ignored))
+    by_target.loss.backward()
+    assert by_weight.targets == by_target.targets == int((ignored != IGNORE).sum())
+    assert (by_weight.loss.item(), by_weight.nll.item()) == (
+        by_target.loss.item(),
+        by_target.nll.item(),
     )
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+def test_a_teachers_record_stands_in_for_running_its_body():
+    inputs, targets = batch(True)
+    teacher, model = decoder(seed=5, dim=28).requires_grad_(False), decoder()
+    objective = Distillation(schema.Distillation(temperature=2.0), teacher)
+    running, _ = sums(objective, model, inputs, targets)
+    record = TeacherRecord(teacher.hidden(inputs))
+    teacher.hidden = None  # it is not called again
+    recorded, _ = sums(objective, model, inputs, targets, teacher=record)
+    assert recorded.item() == running.item()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_documents_are_not_mixed_without_a_word(objective):
+    inputs, targets = batch(False)
+    with pytest.raises(FlyweightError, match="documents are given"):
+        sums(OBJECTIVES[objective](), decoder(), inputs, targets, documents=inputs % 4)

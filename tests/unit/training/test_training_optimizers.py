@@ -6,7 +6,13 @@ import torch
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
 from flyweight.model.decoder import Decoder
-from flyweight.training import optimizers as optim
+from flyweight.training.optimizers import (
+    Muon,
+    build_optimizers,
+    newton_schulz,
+    rate_factor,
+    set_rates,
+)
 
 
 def decoder(layers=2):
@@ -19,7 +25,7 @@ def test_every_parameter_is_moved_by_exactly_one_group(config, layers):
     model = decoder(layers)
     moved = [
         id(p)
-        for o in optim.build(model, config, "fp32")
+        for o in build_optimizers(model, config, "fp32")
         for group in o.param_groups
         for p in group["params"]
     ]
@@ -28,7 +34,7 @@ def test_every_parameter_is_moved_by_exactly_one_group(config, layers):
 
 @pytest.mark.parametrize("config", [schema.AdamW(), schema.Muon()])
 def test_decay_acts_on_matrices_only(config):
-    for optimizer in optim.build(decoder(), config, "fp32"):
+    for optimizer in build_optimizers(decoder(), config, "fp32"):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 assert (group["weight_decay"] > 0) == (parameter.ndim >= 2)
@@ -40,7 +46,7 @@ def test_muon_is_torchs_muon_in_bfloat16():
     options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
     mine, reference = (
-        optim.Muon(ours, dtype=torch.bfloat16, **options),
+        Muon(ours, dtype=torch.bfloat16, **options),
         torch.optim.Muon(theirs, **options),
     )
     for _ in range(5):
@@ -57,10 +63,10 @@ def test_muon_is_torchs_muon_in_bfloat16():
     assert exact.defaults["nesterov"] is True
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one():
+def test_newton_schulz_gives_matrices_with_singular_values_near_one():
     matrices = torch.randn(3, 20, 12, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(
-        optim.orthogonalised(matrices, (3.4445, -4.7750, 2.0315), 5, 1e-7, torch.float32)
+        newton_schulz(matrices, (3.4445, -4.7750, 2.0315), 5, 1e-7, torch.float32)
     )
     assert values.min() > 0.5
     assert values.max() < 1.5
@@ -68,17 +74,19 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
 
 def test_schedule_warms_up_stays_and_falls():
     plan = schema.Schedule(warmup=0.1, tail="linear", tail_from=0.5, final=0.2)
-    assert optim.rate_factor(plan, 0.05) == pytest.approx(0.5)
-    assert optim.rate_factor(plan, 0.3) == 1.0
-    assert optim.rate_factor(plan, 0.75) == pytest.approx(0.6)
-    assert optim.rate_factor(plan, 1.0) == pytest.approx(0.2)
+    assert rate_factor(plan, 0.05) == pytest.approx(0.5)
+    assert rate_factor(plan, 0.3) == 1.0
+    assert rate_factor(plan, 0.75) == pytest.approx(0.6)
+    assert rate_factor(plan, 1.0) == pytest.approx(0.2)
     cosine = schema.Schedule(warmup=0.0, tail="cosine")
-    assert optim.rate_factor(cosine, 0.5) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
-    assert optim.rate_factor(schema.Schedule(tail="none"), 0.9) == 1.0
+    assert rate_factor(cosine, 0.5) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert rate_factor(schema.Schedule(tail="none"), 0.9) == 1.0
 
 
 def test_rates_keep_their_base():
-    optimizers = optim.build(decoder(), schema.Muon(lr=0.02, rest=schema.AdamW(lr=3e-3)), "fp32")
+    optimizers = build_optimizers(
+        decoder(), schema.Muon(lr=0.02, rest=schema.AdamW(lr=3e-3)), "fp32"
+    )
     for factor in (0.5, 0.1):
-        optim.set_rates(optimizers, factor)
+        set_rates(optimizers, factor)
     assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.002, 0.0003])

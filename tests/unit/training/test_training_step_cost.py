@@ -3,7 +3,7 @@ import pytest
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
 from flyweight.spec import flops as cost
-from flyweight.training.step_cost import StepFlops
+from flyweight.training.step_cost import StepCost
 
 
 def looped(**fields):
@@ -16,29 +16,29 @@ def looped(**fields):
 @pytest.mark.parametrize("switch", [0.1, 1 / 3, 0.4, 0.5, 0.7, 0.999])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 50, 1000])
 def test_a_total_is_the_sum_of_the_steps(switch, steps):
-    flops = StepFlops(before=3, after=10, switch=switch)
-    assert flops.total(steps) == sum(flops.at(step / steps) for step in range(steps))
+    step = StepCost(unlooped=3, looped=10, switch_at=switch)
+    assert step.total(steps) == sum(step.at(done / steps) for done in range(steps))
 
 
 @pytest.mark.parametrize("switch", [0.0, 0.3, 0.4])
 def test_steps_are_the_fewest_that_reach_a_number_of_flops(switch):
-    flops = StepFlops(before=3, after=10, switch=switch)
+    step = StepCost(unlooped=3, looped=10, switch_at=switch)
     for wanted in range(1, 300):
-        steps = flops.steps(wanted)
-        assert flops.total(steps) >= wanted
-        assert steps == 1 or flops.total(steps - 1) < wanted
+        steps = step.steps(wanted)
+        assert step.total(steps) >= wanted
+        assert steps == 1 or step.total(steps - 1) < wanted
 
 
 def test_a_step_costs_model_teacher_and_optimizer():
     model, train = looped(), schema.Train(batch=4)
-    found = StepFlops.of(model, train, 8, teacher=1000)
+    step = StepCost.of(model, train, 8, teacher=1000)
     same = 4 * 1000 + cost.optimizer_flops(model, train.optimizer)
-    assert found.after == 4 * cost.training_flops(model, 8) + same
-    assert found.before == 4 * cost.training_flops(looped(sharing="none"), 8) + same
-    assert found.switch == 0.4
-    assert found.mean == pytest.approx(found.total(1000) / 1000)
+    assert step.looped == 4 * cost.training_flops(model, 8) + same
+    assert step.unlooped == 4 * cost.training_flops(looped(sharing="none"), 8) + same
+    assert step.switch_at == 0.4
+    assert step.mean == pytest.approx(step.total(1000) / 1000)
 
 
 def test_finished_weights_keep_their_loop():
-    found = StepFlops.of(looped(), schema.Train(), 8, fresh=False)
-    assert found.before == found.after and found.looped(0.0)
+    step = StepCost.of(looped(), schema.Train(), 8, fresh=False)
+    assert step.unlooped == step.looped and step.is_looped(0.0)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -19,13 +20,17 @@ from flyweight.evaluation import likelihood
 from flyweight.model.decoder import Decoder
 from flyweight.store.artifact import Draft, Identity
 from flyweight.store.budget import BudgetSpent, Meter
-from flyweight.training import checkpoint, optimizers as optim
-from flyweight.training.objectives import NextToken
-from flyweight.training.step_cost import StepFlops
-from flyweight.training.trainer import Limits, Trainer
+from flyweight.training import checkpoint, trainer as trainer_module
+from flyweight.training.limits import Limits
+from flyweight.training.objectives import LossSum, NextToken
+from flyweight.training.optimizers import build_optimizers
+from flyweight.training.step_cost import StepCost
+from flyweight.training.trainer import Trainer
+from flyweight.training.world import OneProcess
 
 CONTEXT = 16
-FLOPS = StepFlops.constant(1000)
+COST = StepCost.constant(1000)
+PLAIN = NextToken(schema.NextToken())
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,34 @@ def corpus(tmp_path_factory):
     return pack(data, None, folder / "packed")
 
 
+class Interrupted:
+    """A source that ends the process, as far as a test can, when it is asked for a step."""
+
+    def __init__(self, source, step):
+        self.source, self.step, self.context = source, step, source.context
+
+    def batch(self, step, rows=slice(None), rank=0, world=1):
+        if step == self.step:
+            raise KeyboardInterrupt
+        return self.source.batch(step, rows, rank, world)
+
+
+def windows(corpus, batch=4):
+    return Windows(corpus.split("train"), CONTEXT, batch, 0)
+
+
 def trainer(
-    corpus, folder, model=None, limits=None, meter=None, validate=None, step_flops=FLOPS, **options
+    corpus,
+    folder,
+    model=None,
+    limits=None,
+    meter=None,
+    validate=None,
+    cost=COST,
+    objective=PLAIN,
+    source=None,
+    world=None,
+    **options,
 ):
     config = {"dim": 16, "layers": 1, "attention": {"heads": 2}, "dropout": 0.1}
     vocab = corpus.meta.vocab_size
@@ -51,8 +82,8 @@ def trainer(
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model,
-        objective=NextToken(schema.NextToken()),
-        windows=Windows(corpus.split("train"), CONTEXT, train.batch, 0),
+        objective=objective,
+        source=source or windows(corpus, train.batch),
         validate=validate
         or (
             lambda tokens: likelihood.quick(
@@ -60,13 +91,14 @@ def trainer(
             )
         ),
         config=train,
-        limits=limits or Limits.of(train, train.batch * CONTEXT, step_flops, "x"),
-        flops=step_flops,
+        limits=limits or Limits.of(train, train.batch * CONTEXT, cost, "x"),
+        cost=cost,
         runtime=Runtime("cpu", 1),
         precision="fp32",
         draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
         meter=meter or Meter(schema.Budget()),
         name="toy",
+        world=world or OneProcess(),
     )
 
 
@@ -84,20 +116,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, optimizer,
     options = {"optimizer": optimizer, "checkpoint": "1ms"}
     whole = trainer(corpus, tmp_path / "a", **options)
     facts = whole.train()
-    broken = trainer(corpus, tmp_path / "b", **options)
-    step = broken._step
-
-    def fails_later():
-        if broken.progress.step == stop:
-            raise KeyboardInterrupt
-        return step()
-
-    broken._step = fails_later
+    broken = trainer(corpus, tmp_path / "b", source=Interrupted(windows(corpus), stop), **options)
     with pytest.raises(KeyboardInterrupt):
         broken.train()
     again = trainer(corpus, tmp_path / "b", **options)
-    resumed = again.train()
-    assert again.steps_at_start in (stop, stop - 1)
+    state = again.start()
+    assert state.first_step in (stop, stop - 1)
+    resumed = again.run(state)
     assert same(weights(whole), weights(again))
     assert [resumed[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")] == [
         facts[k] for k in ("steps", "tokens", "flops", "best_nll", "best_step")
@@ -174,18 +199,19 @@ def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
 
 def test_no_limit_is_refused():
     with pytest.raises(RequestError, match="no limit"):
-        Limits.of(schema.Train(), 64, StepFlops.constant(1000), "stages.x")
+        Limits.of(schema.Train(), 64, COST, "stages.x")
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):
-    made = trainer(corpus, tmp_path, checkpoint="1ms")
-    original = made.objective
+    calls = itertools.count()
 
-    def breaks(model, x, y):
-        loss, nll = original(model, x, y)
-        return (loss * math.nan, nll * math.nan) if made.progress.step == 6 else (loss, nll)
+    def breaks(model, batch):
+        summed = PLAIN(model, batch)
+        if next(calls) < 6:
+            return summed
+        return LossSum(summed.loss * math.nan, summed.nll * math.nan, summed.targets)
 
-    made.objective = breaks
+    made = trainer(corpus, tmp_path, objective=breaks, checkpoint="1ms")
     with pytest.raises(FlyweightError, match=r"diverged at step 7.*kept"):
         made.train()
     assert (tmp_path / "state" / "current.json").exists()
@@ -193,47 +219,36 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):
 
 
 def test_out_of_memory_says_what_to_change(corpus, tmp_path):
-    made = trainer(corpus, tmp_path)
-
-    def breaks(model, x, y):
+    def breaks(model, batch):
         raise RuntimeError(
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
         )
 
-    made.objective = breaks
     with pytest.raises(FlyweightError, match=r"accumulate=2"):
-        made.train()
+        trainer(corpus, tmp_path, objective=breaks).train()
 
 
 def test_other_errors_are_not_disguised(corpus, tmp_path):
-    made = trainer(corpus, tmp_path)
-
-    def breaks(model, x, y):
+    def breaks(model, batch):
         raise RuntimeError("shapes do not match")
 
-    made.objective = breaks
     with pytest.raises(RuntimeError, match="shapes"):
-        made.train()
+        trainer(corpus, tmp_path, objective=breaks).train()
 
 
-def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path):
+def test_a_spent_budget_stops_and_goes_on_with_a_larger_one(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "SHOWN_EVERY", 0.0)
     small = trainer(
         corpus,
         tmp_path,
         meter=Meter(schema.Budget.model_validate({"flops": 5000})),
         checkpoint="1ms",
     )
-    small.progress = None
-    import flyweight.training.trainer as module
-
-    shown, module.SHOWN_EVERY = module.SHOWN_EVERY, 0.0
-    try:
-        with pytest.raises(BudgetSpent, match=r"budget\.flops"):
-            small.train()
-        assert small.progress.step < 12
-        assert trainer(corpus, tmp_path, checkpoint="1ms").train()["steps"] == 12
-    finally:
-        module.SHOWN_EVERY = shown
+    state = small.start()
+    with pytest.raises(BudgetSpent, match=r"budget\.flops"):
+        small.run(state)
+    assert 0 < state.progress.step < 12
+    assert trainer(corpus, tmp_path, checkpoint="1ms").train()["steps"] == 12
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
@@ -286,41 +301,45 @@ def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(
         raise KeyboardInterrupt
 
     made = trainer(corpus, tmp_path, keep="last")
-    made.train()
-    kept = weights(made)
+    state = made.start()
+    made.run(state)
+    kept, saved = weights(made), (made.draft.state, state.progress, made.model, state.optimizers)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "save_file", killed)
-        made._save()
+        checkpoint.save(*saved)
     again = trainer(corpus, tmp_path)
-    optimizers = optim.build(again.model, again.config.optimizer, "fp32")
+    optimizers = build_optimizers(again.model, again.config.optimizer, "fp32")
     assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
     assert same(weights(again), kept)
     for _ in range(3):
-        made._save()
+        checkpoint.save(*saved)
         assert len(list((tmp_path / "state").glob("step-*"))) == 1 + (
-            made.progress.best_step != made.progress.step
+            state.progress.best_step != state.progress.step
         )
-        best = checkpoint.best_file(tmp_path / "state", made.progress)
+        best = checkpoint.best_file(tmp_path / "state", state.progress)
         assert best is not None and best.is_file()
         assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
 
 
 def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus, tmp_path):
-    calls = []
+    calls = itertools.count()
 
     def slow(_):
-        if made.progress.step == 0:
-            return 9.0  # the one that is timed beforehand
-        calls.append(made.progress.step)
-        time.sleep(0.5)
-        return 3.0 - len(calls) / 10
+        call = next(calls)
+        if call:  # not the one that is timed beforehand
+            time.sleep(0.5)
+        return 9.0 - call / 10
 
-    made = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
-    facts = made.train()
-    assert len(calls) == len(set(calls)) and facts["best_step"] == calls[-1]
-    resumed = trainer(corpus, tmp_path, validate=slow, steps=None, time="800ms", validations=2)
-    resumed.train()
-    assert len(calls) == len(set(calls))
+    def validated():
+        events = read_events(tmp_path / "events.jsonl")
+        return [event["step"] for event in events if event["event"] == "validation"]
+
+    options = {"validate": slow, "steps": None, "time": "800ms", "validations": 2}
+    facts = trainer(corpus, tmp_path, **options).train()
+    steps = validated()
+    assert len(steps) == len(set(steps)) > 0 and facts["best_step"] == steps[-1]
+    trainer(corpus, tmp_path, **options).train()
+    assert len(validated()) == len(set(validated()))
 
 
 def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpus, tmp_path):
@@ -334,14 +353,12 @@ def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpu
         return 3.0
 
     made = trainer(corpus, tmp_path, validate=slow, steps=None, time="2s", validations=10)
-    made.train()
+    state = made.start()
+    made.run(state)
     assert time.monotonic() - began < 2.6
     assert asked[0] == 2048 and len(set(asked[1:])) == 1
     assert sum(asked[1:]) * 1e-5 <= 0.1 * 2
-    assert (
-        made.progress.best_step == made.progress.step
-        or made.progress.validated == made.progress.step
-    )
+    assert state.progress.step in (state.progress.best_step, state.progress.validated)
 
 
 def test_a_training_by_the_clock_ends_early_where_the_budget_leaves_less(corpus, tmp_path):
@@ -370,16 +387,26 @@ def late_loop(corpus):
 
 
 def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, tmp_path):
-    flops = StepFlops(before=3, after=10, switch=0.5)
+    cost = StepCost(unlooped=3, looped=10, switch_at=0.5)
+    seen = []
+
+    def counts_visits(model, batch):
+        seen.append(len(model.visits))
+        return PLAIN(model, batch)
+
     made = trainer(
-        corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, steps=12, validations=4
+        corpus,
+        tmp_path / "a",
+        late_loop(corpus),
+        objective=counts_visits,
+        cost=cost,
+        steps=12,
+        validations=4,
     )
-    seen, step = [], made._step
-    made._step = lambda: (seen.append(len(made.model.visits)), step())[1]
     facts = made.train()
     assert seen == [6] * 6 + [10] * 6
     assert len(made.model.visits) == 10
-    assert facts["flops"] == flops.total(12) == 6 * 3 + 6 * 10
+    assert facts["flops"] == cost.total(12) == 6 * 3 + 6 * 10
     assert facts["best_step"] >= 6  # what was validated before is not the model that is kept
     logged = {
         e["step"]: e["flops"]
@@ -391,21 +418,20 @@ def test_a_loop_is_switched_on_at_its_fraction_and_counted_from_then_on(corpus, 
 
 @pytest.mark.parametrize("stop", [4, 6, 7])
 def test_a_run_interrupted_around_the_switch_ends_with_the_same_bits(corpus, tmp_path, stop):
-    flops = StepFlops(before=3, after=10, switch=0.5)
-    whole = trainer(corpus, tmp_path / "a", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    cost = StepCost(unlooped=3, looped=10, switch_at=0.5)
+    whole = trainer(corpus, tmp_path / "a", late_loop(corpus), cost=cost, checkpoint="1ms")
     facts = whole.train()
-    broken = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
-    step = broken._step
-
-    def fails_later():
-        if broken.progress.step == stop:
-            raise KeyboardInterrupt
-        return step()
-
-    broken._step = fails_later
+    broken = trainer(
+        corpus,
+        tmp_path / "b",
+        late_loop(corpus),
+        cost=cost,
+        source=Interrupted(windows(corpus), stop),
+        checkpoint="1ms",
+    )
     with pytest.raises(KeyboardInterrupt):
         broken.train()
-    again = trainer(corpus, tmp_path / "b", late_loop(corpus), step_flops=flops, checkpoint="1ms")
+    again = trainer(corpus, tmp_path / "b", late_loop(corpus), cost=cost, checkpoint="1ms")
     resumed = again.train()
     assert same(weights(whole), weights(again))
     assert resumed["flops"] == facts["flops"] and resumed["best_nll"] == facts["best_nll"]

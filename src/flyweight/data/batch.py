@@ -1,0 +1,128 @@
+"""What a training step reads: inputs, targets, which targets count, and where batches come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flyweight.errors import FlyweightError, RequestError
+
+IGNORE = -100
+"""A target that counts nowhere: padding, or a prompt that is not to be learned."""
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """What a teacher computed for a batch beforehand, so that it does not run again.
+
+    `hidden` (B, T, D of the teacher) holds its final hidden states.
+    """
+
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs and targets (B, T), both int64, and which of the targets count.
+
+    A target is real unless it is IGNORE or its weight is 0. `real_targets` counts them; it is taken
+    where the batch is made, because asking a GPU for it would wait for the GPU.
+
+    `weights` (B, T) multiply the loss of each target, but not its share of the divisor: losses are
+    divided by the number of real targets. `documents` (B, T), int64, are the ids of the inputs'
+    documents, where a token must not see another document.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    real_targets: int
+    weights: Tensor | None = None
+    documents: Tensor | None = None
+    teacher: TeacherRecord | None = None
+
+    @classmethod
+    def from_tensors(
+        cls,
+        inputs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        documents: Tensor | None = None,
+        teacher: TeacherRecord | None = None,
+    ) -> Batch:
+        """Return a batch with its real targets counted.
+
+        Raises FlyweightError where the shapes of inputs, targets, weights and documents differ.
+        """
+        fields = {"targets": targets, "weights": weights, "documents": documents}
+        for name, tensor in fields.items():
+            if tensor is not None and tensor.shape != inputs.shape:
+                raise FlyweightError(
+                    f"batch: {name} have the shape {tuple(tensor.shape)}, but inputs have "
+                    f"{tuple(inputs.shape)}"
+                )
+        return cls(
+            inputs=inputs,
+            targets=targets,
+            real_targets=int(real_targets(targets, weights).sum()),
+            weights=weights,
+            documents=documents,
+            teacher=teacher,
+        )
+
+    @property
+    def all_real(self) -> bool:
+        """Whether every target counts."""
+        return self.real_targets == self.targets.numel()
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch on a device."""
+        teacher = self.teacher
+        if teacher is not None:
+            teacher = TeacherRecord(teacher.hidden.to(device))
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
+            documents=None if self.documents is None else self.documents.to(device),
+            teacher=teacher,
+        )
+
+
+def real_targets(targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Return which targets count, as bool of their shape."""
+    real = targets != IGNORE
+    if weights is None:
+        return real
+    return real & (weights != 0)
+
+
+class BatchSource(Protocol):
+    """Where a training's batches come from.
+
+    A batch depends on its step's number alone, so that nothing has to be saved to resume anywhere.
+    """
+
+    @property
+    def context(self) -> int:
+        """The number of inputs in each row."""
+        ...
+
+    def batch(self, step: int, rows: slice = slice(None), rank: int = 0, world: int = 1) -> Batch:
+        """Return the share of a step that process `rank` of `world` reads, or some of its rows."""
+        ...
+
+
+def rank_rows(size: int, rank: int, world: int) -> slice:
+    """Return which rows of a step of `size` rows process `rank` of `world` reads.
+
+    They lie together: rank r reads what micro-batch r of `world` reads in a single process, so that
+    both make the same update. Raises RequestError where the rows cannot be shared out evenly.
+    """
+    if size % world:
+        raise RequestError(f"train.batch: {size} rows cannot be shared by {world} processes")
+    share = size // world
+    return slice(rank * share, (rank + 1) * share)

@@ -1,0 +1,59 @@
+"""What changes while a training runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from flyweight.training.checkpoint import Progress
+from flyweight.training.limits import Limits
+
+
+@dataclass
+class Clock:
+    """The seconds of a training, those before it was resumed included.
+
+    `began`, `saved` and `shown` are instants of `time.monotonic`.
+    """
+
+    seconds_before_resume: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    saved: float = 0.0
+    shown: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.saved = self.began
+        self.shown = self.began
+
+    def seconds(self) -> float:
+        """Return the seconds that the whole training has taken so far."""
+        return self.seconds_before_resume + self.seconds_since_resume()
+
+    def seconds_since_resume(self) -> float:
+        """Return the seconds since this process began to train."""
+        return time.monotonic() - self.began
+
+
+@dataclass
+class TrainerState:
+    """Counters, optimizers, gradient scaler, clock, and the plan of what is left.
+
+    `first_step` is the step from which this process went on. `limits`, `validations` and
+    `validation_tokens` are those of the config, or fewer where time is limited.
+    """
+
+    progress: Progress
+    optimizers: Sequence[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    clock: Clock
+    first_step: int
+    limits: Limits
+    validations: int
+    validation_tokens: int
+
+    def fraction_done(self) -> float:
+        """Return the fraction of the nearest limit that is used up now, at most 1."""
+        return self.limits.fraction_done(self.progress.step, self.clock.seconds())
