@@ -30,7 +30,13 @@ MOST_CHANNELS = 2**31 - 1
 
 def model_faults(config: ModelConfig) -> list[str]:
     """Return every contradiction between a model config's fields, in words."""
-    return [*_heads(config), *_ranks(config), *_ends(config), *_visits(config)]
+    return [
+        *_heads(config),
+        *_window(config),
+        *_ranks(config),
+        *_ends(config),
+        *_visits(config),
+    ]
 
 
 def packed_kinds(config: Any) -> list[str]:
@@ -71,6 +77,24 @@ def _heads(config: ModelConfig) -> Iterator[str]:
                 f"{rotary} channels;"
                 " rope turns pairs, so it needs an even number of at least 2"
             )
+
+
+def _window(config: ModelConfig) -> Iterator[str]:
+    window, sinks = config.attention.window, config.attention.sinks
+    if window is None:
+        if sinks:
+            yield (
+                f"attention.sinks: {sinks} sinks need attention.window; without a window every "
+                f"token sees the first ones anyway"
+            )
+        return
+    if sinks >= window:
+        yield (
+            f"attention.sinks: {sinks} is not smaller than attention.window {window}; lower sinks "
+            f"or raise the window"
+        )
+    if not config.layers:
+        yield "attention.window: a model without layers has no attention; leave the window out"
 
 
 def _ranks(config: ModelConfig) -> Iterator[str]:
