@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from flyweight.data.corpus import Split
+from flyweight.data.documents import DocumentIds
 from flyweight.errors import RequestError
+
+IGNORE = -100
+"""A target that counts nowhere."""
 
 
 class Windows:
@@ -21,14 +27,28 @@ class Windows:
     sequence of windows does not depend on the batch size, batches run on over the ends of epochs,
     and nothing has to be saved to resume anywhere. Order and phase come from (seed, e). An order
     takes 8 bytes a window.
+
+    Isolated documents have ids, and begin tokens are no targets then.
     """
 
-    def __init__(self, split: Split, context: int, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        batch: int,
+        seed: int,
+        documents: Literal["joined", "isolated"] = "joined",
+    ) -> None:
         """Prepare to read batches of `batch` windows.
 
-        Raises RequestError where the split is shorter than one window.
+        Raises RequestError where the split is shorter than one window, or its documents cannot be
+        told apart.
         """
-        self._tokens, self.context, self.size, self.seed = split.tokens, context, batch, seed
+        self._tokens = split.tokens
+        self._ids = DocumentIds(split) if documents == "isolated" else None
+        self.context = context
+        self.size = batch
+        self.seed = seed
         self.targets = len(split.tokens) - 1
         if self.targets < context:
             raise RequestError(
@@ -77,4 +97,15 @@ class Windows:
             head = self._tokens[: self.context - len(tail) + 2]
             inputs[row] = np.concatenate([tail[:-1], head[:-1]])
             targets[row] = np.concatenate([tail[1:], head[1:]])
+        if self._ids is not None:
+            targets[self._ids.untold(starts, self.context)] = IGNORE
         return inputs, targets
+
+    def documents(self, step: int, rows: slice = slice(None)) -> np.ndarray | None:
+        """Return the ids of the documents that the inputs of `batch` belong to, (rows, context) int64.
+
+        None where documents are joined.
+        """
+        if self._ids is None:
+            return None
+        return self._ids.ids(self.starts(step, rows), self.context)

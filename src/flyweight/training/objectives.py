@@ -41,8 +41,8 @@ class LanguageModel(Protocol):
 
     softcap: float | None
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Return the hidden states (B, T, D) of tokens (B, T)."""
+    def hidden(self, tokens: Tensor, *, documents: Tensor | None = None) -> Tensor:
+        """Return the hidden states (B, T, D) of tokens (B, T), which may belong to `documents`."""
         ...
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -58,7 +58,11 @@ class Objective(Protocol):
     """(model, inputs (B, T), targets (B, T)) -> (loss, nll), each summed over the targets that are not IGNORE."""
 
     def __call__(
-        self, model: LanguageModel, inputs: Tensor, targets: Tensor
+        self,
+        model: LanguageModel,
+        inputs: Tensor,
+        targets: Tensor,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the summed loss, differentiable, and the summed NLL in nats."""
         ...
@@ -166,6 +170,13 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
+def _hidden(model: LanguageModel, inputs: Tensor, documents: Tensor | None) -> Tensor:
+    """Return the hidden states (B * T, D) of inputs (B, T), each of its own document alone."""
+    if documents is None:
+        return model.hidden(inputs).flatten(0, 1)
+    return model.hidden(inputs, documents=documents).flatten(0, 1)
+
+
 class NextToken:
     """Cross-entropy of the next token, in nats.
 
@@ -177,7 +188,11 @@ class NextToken:
         self.config, self.tokens = config, tokens
 
     def __call__(
-        self, model: LanguageModel, inputs: Tensor, targets: Tensor
+        self,
+        model: LanguageModel,
+        inputs: Tensor,
+        targets: Tensor,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (loss, nll) summed over real targets; here they are the same number."""
         flat = targets.reshape(-1)
@@ -195,7 +210,7 @@ class NextToken:
                 wanted.finished(wanted.slope(slope), logits, model.softcap) if train else None,
             )
 
-        read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
+        read, weight, bias = model.output(_hidden(model, inputs, documents))
         weight, bias = head_rows(weight, bias, self.tokens)
         return chunked(read, weight, loss_of, bias)
 
@@ -217,12 +232,16 @@ class Distillation:
         self.config, self.teacher, self.tokens = config, teacher, tokens
 
     def __call__(
-        self, model: LanguageModel, inputs: Tensor, targets: Tensor
+        self,
+        model: LanguageModel,
+        inputs: Tensor,
+        targets: Tensor,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (mixed loss, nll) summed over real targets."""
         config, flat = self.config, targets.reshape(-1)
         with torch.no_grad():
-            told = self.teacher.hidden(inputs).flatten(0, 1)  # (N, D of the teacher)
+            told = _hidden(self.teacher, inputs, documents)  # (N, D of the teacher)
         autocast = torch.is_autocast_enabled(told.device.type)
 
         def loss_of(
@@ -246,7 +265,7 @@ class Distillation:
                 slope.add_(wanted.slope(log), alpha=1 - config.weight)
             return loss, nll, wanted.finished(slope, logits, model.softcap)
 
-        read, weight, bias = model.output(model.hidden(inputs).flatten(0, 1))
+        read, weight, bias = model.output(_hidden(model, inputs, documents))
         weight, bias = head_rows(weight, bias, self.tokens)
         return chunked(read, weight, loss_of, bias)
 

@@ -40,7 +40,13 @@ def _run(
     corpus = Corpus.open(
         inputs.text(), verify=False
     )  # opening the artifact has just compared every checksum
-    windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
+    documents = config.data.documents
+    windows = Windows(
+        corpus.split("train"), config.data.context, train.batch, runtime.seed, documents
+    )
+    if documents == "isolated":
+        load_any.require_isolation(model, f"stages.{inputs.name}.data.documents")
+        load_any.require_isolation(teacher, f"stages.{inputs.name}.data.documents: the teacher")
     told = 0 if teacher is None else load_any.forward_flops(teacher, config.data.context)
     flops = StepFlops.of(
         model.config, train, config.data.context, told, fresh=config.model is not None
@@ -56,6 +62,7 @@ def _run(
             batch=train.batch,
             device=runtime.device,
             precision=precision,
+            isolated=documents == "isolated",
         )
 
     draft.events.watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
@@ -78,6 +85,8 @@ def _run(
         folder.save(model, draft.path / "model")
         for file in inputs.tokenizer_files():
             copy_file(file, draft.path / "model" / file.name)
+    if documents == "isolated":
+        facts["documents"] = documents
     return {
         **facts,
         "total_flops": facts["flops"] + inputs.spent("total_flops"),

@@ -200,15 +200,16 @@ class Trainer:
                 (self.runtime.seed * 1_000_003 + self.progress.step * config.accumulate + micro)
                 % 2**63
             )
-            inputs, targets = self.windows.batch(
-                self.progress.step, rows=slice(micro * size, (micro + 1) * size)
-            )
+            rows = slice(micro * size, (micro + 1) * size)
+            inputs, targets = self.windows.batch(self.progress.step, rows)
+            ids = self.windows.documents(self.progress.step, rows)
+            documents = [] if ids is None else [torch.from_numpy(ids).to(device)]
             x, y = (
                 torch.from_numpy(inputs).to(device),
                 torch.from_numpy(targets).to(device),
             )  # (B, T) each
             with autocast(device, self.precision):
-                loss, nll = self.objective(self.model, x, y)
+                loss, nll = self.objective(self.model, x, y, *documents)
             self.scaler.scale(loss / self._tokens_per_step).backward()
             losses.append(nll.detach())
         for optimizer in self.optimizers:

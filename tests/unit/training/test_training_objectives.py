@@ -236,3 +236,47 @@ def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergen
     assert NextToken(schema.NextToken(), VOCAB)(model, inputs, targets)[0].item() == pytest.approx(
         plain.item(), rel=1e-5
     )
+
+
+DOCUMENTS = (3, 1, 7, 2)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("distils", [False, True])
+def test_documents_in_one_window_have_the_loss_and_gradient_of_padding(distils, window):
+    length = sum(DOCUMENTS)
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(VOCAB, (1, length), generator=generator)
+    targets = torch.randint(VOCAB, (1, length), generator=generator)
+    ids = torch.repeat_interleave(torch.arange(len(DOCUMENTS)), torch.tensor(DOCUMENTS))[None]
+    rows, places = torch.zeros(2, len(DOCUMENTS), max(DOCUMENTS), dtype=torch.long), []
+    rows[1] = IGNORE
+    for row, part in enumerate(torch.arange(length).split(DOCUMENTS)):
+        rows[0, row, : len(part)] = inputs[0, part]
+        rows[1, row, : len(part)] = targets[0, part]
+        places.append(part)
+    attention = {"heads": 2, "window": window}
+    config = {
+        "dim": 20,
+        "layers": 2,
+        "attention": attention,
+        "position": "learned",
+        "init": {"std": 0.3},
+    }
+    model = Decoder(ModelConfig.model_validate(config).resolved(VOCAB, 16), seed=0)
+    objective = NextToken(schema.NextToken())
+    if distils:
+        teacher = decoder(seed=3, dim=24).requires_grad_(False)
+        objective = Distillation(schema.Distillation(temperature=2.0, weight=0.7), teacher)
+    packed, packed_nll = objective(model, inputs, targets, ids)
+    packed.backward()
+    found = gradients(model)
+    model.zero_grad()
+    padded, padded_nll = objective(model, rows[0], rows[1])
+    padded.backward()
+    assert packed.item() == pytest.approx(padded.item(), rel=1e-5)
+    assert packed_nll.item() == pytest.approx(padded_nll.item(), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    joined, _ = objective(model, inputs, targets)
+    assert abs(joined.item() - packed.item()) > 1e-3 * abs(packed.item())
