@@ -98,6 +98,7 @@ FIELDS: dict[str, list[Any]] = {
     "biases": [{}, {"bias": True}, {"out_bias": True}, {"bias": True, "out_bias": False}],
     "dim": [24, 33],
     "vocab": [3, 50],
+    "window": [None, (4, 0), (6, 2), (3, 2), (1, 0), (50, 3)],
     "qk_norm": [False, True],
     "gain": [False, True],
     "tied": [True, False],
@@ -149,6 +150,7 @@ def config_of(row: list[Any]) -> ModelConfig:
                 **value["biases"],
                 "qk_norm": value["qk_norm"],
                 "gain": value["gain"],
+                **dict(zip(("window", "sinks"), value["window"] or (None, 0), strict=True)),
             },
             "position": value["position"],
             "mlp": value["mlp"],
@@ -167,6 +169,8 @@ def config_of(row: list[Any]) -> ModelConfig:
 def _bare(config: ModelConfig) -> ModelConfig:
     """Return a config without its layers, and without what needs some."""
     plain = {"layers": 0, "sharing": {"kind": "none"}, "thinking": {"kind": "none"}}
+    attention = {**config.attention.model_dump(), "window": None, "sinks": 0}
+    plain["attention"] = attention
     return ModelConfig.model_validate(
         {**config.model_dump(), **plain, "norm": {**config.norm.model_dump(), "final": True}}
     )

@@ -17,15 +17,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from flyweight.checkpoints import token_rows
 from flyweight.checkpoints.auto_config import FlyweightConfig
-from flyweight.model.cache import Memory
+from flyweight.model.cache import CacheSlot
 from flyweight.model.decoder import Decoder
+from flyweight.model.masks import WHOLE, KeyLayout
 
 
-class _Memory:
+class _Slot:
     """One visit's part of a transformers cache."""
 
     def __init__(self, past: Cache, visit: int, length: int) -> None:
-        self.past, self.visit, self.length = past, visit, length
+        self.past = past
+        self.visit = visit
+        self.length = length
+
+    def layout(self, tokens: int) -> KeyLayout:
+        """Return that all keys are there, in their order, whatever the window."""
+        return WHOLE
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, H_kv, T, D) and return all so far (B, H_kv, S, D)."""
@@ -40,12 +47,12 @@ class _Past:
     def __init__(self, past: Cache, last: Tensor | None) -> None:
         self.past, self.length, self.last = past, int(past.get_seq_length()), last
 
-    def reserve(self, tokens: int) -> None:
+    def reserve(self, tokens: int, row_starts: Tensor | None = None) -> None:
         """Do nothing: transformers' caches grow, or complain themselves."""
 
-    def slot(self, index: int) -> Memory:
+    def slot(self, index: int) -> CacheSlot:
         """Return one visit's part."""
-        return _Memory(self.past, index, self.length)
+        return _Slot(self.past, index, self.length)
 
     def advance(self, tokens: int, last: Tensor | None) -> None:
         """Count what was read."""

@@ -42,6 +42,11 @@ def beyond_every_family(config: schema.ModelConfig) -> list[str]:
         )
     if config.attention.gain:
         reasons.append("it has attention gains (model.attention.gain=false)")
+    if config.attention.window is not None:
+        reasons.append(
+            f"its attention has a sliding window of {config.attention.window} tokens "
+            f"(model.attention.window=null model.attention.sinks=0)"
+        )
     if config.mixture is not None:
         reasons.append(
             "it is a mixture with n-gram counts or a pointer: export the network that it was "

@@ -116,12 +116,18 @@ class Foreign(nn.Module):
         return self.model.dtype
 
     def hidden(
-        self, tokens: Tensor, cache: ForeignCache | None = None, mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: ForeignCache | None = None,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Return what `logits` needs of tokens (B, T): (B, T, dim) or (B, T, vocab_size).
 
-        Arguments as `Decoder.hidden`.
+        Arguments as `Decoder.hidden`. Raises RequestError for documents.
         """
+        if documents is not None:
+            raise RequestError("documents: models behind transformers read each row as one text")
         return self._run(self._body() if self._split else self.model, tokens, cache, mask)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.model.build import Model
+from flyweight.model.decoder import Decoder
+from flyweight.model.lstm import LSTM
 from flyweight.spec import flops
 
 AnyModel = Model | Foreign
@@ -79,6 +81,19 @@ def trainable_config(path: Path, what: str) -> Architecture:
             " made from, and mix the result"
         )
     return found
+
+
+def require_isolation(model: AnyModel | None, where: str) -> None:
+    """Raise RequestError for a model that cannot read the documents of a window apart."""
+    reason = None
+    if isinstance(model, LSTM):
+        reason = "an LSTM carries its state across documents in a window"
+    elif isinstance(model, Decoder) and model.mixture is not None:
+        reason = "the counts and the pointer of a mixture look across documents"
+    elif isinstance(model, Foreign):
+        reason = f"a {model.config.model_type} model is read joined, behind transformers"
+    if reason is not None:
+        raise RequestError(f"{where}: {reason}; use documents: joined")
 
 
 def decoder_config(path: Path, what: str) -> ModelConfig:

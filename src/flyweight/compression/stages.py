@@ -32,7 +32,10 @@ class Quantize:
         with disk_errors(draft.path):
             folder.save(model, draft.path / "model")
             copy_tokenizer(source, draft.path / "model")
-        return {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
+        facts: dict[str, Any] = {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
+        if (documents := inputs.artifacts["input"].facts.get("documents")) is not None:
+            facts["documents"] = documents
+        return facts
 
 
 STAGES: dict[str, Stage] = {"quantize": Quantize()}

@@ -192,7 +192,9 @@ Mlp = Annotated[
 class Attention(Strict):
     """Grouped-query attention. `gain` learns one factor on the queries of each head.
 
-    `out_bias` follows `bias`.
+    `out_bias` follows `bias`. With a `window` a token attends to the last `window` tokens, itself
+    among them (Beltagy et al. 2020), and to the first `sinks` tokens of its text (Xiao et al.
+    2023). Both are left out of what is written while they are off.
     """
 
     heads: PositiveInt | None = None
@@ -203,6 +205,10 @@ class Attention(Strict):
     qk_norm: bool = False
     qk_norm_eps: Rate = 1e-6
     gain: bool = False
+    window: PositiveInt | None = Field(default=None, exclude_if=lambda value: value is None)
+    sinks: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, exclude_if=lambda value: value == 0
+    )
 
 
 # --- how a matrix is stored ---

@@ -27,10 +27,19 @@ EXACT_VOCAB = 1024
 
 MOST_CHANNELS = 2**31 - 1
 
+_LSTM_JOINS = "an LSTM carries its state across documents in a window"
+_MIXTURE_JOINS = "the counts and the pointer of a mixture look across documents"
+
 
 def model_faults(config: ModelConfig) -> list[str]:
     """Return every contradiction between a model config's fields, in words."""
-    return [*_heads(config), *_ranks(config), *_ends(config), *_visits(config)]
+    return [
+        *_heads(config),
+        *_window(config),
+        *_ranks(config),
+        *_ends(config),
+        *_visits(config),
+    ]
 
 
 def packed_kinds(config: Any) -> list[str]:
@@ -71,6 +80,24 @@ def _heads(config: ModelConfig) -> Iterator[str]:
                 f"{rotary} channels;"
                 " rope turns pairs, so it needs an even number of at least 2"
             )
+
+
+def _window(config: ModelConfig) -> Iterator[str]:
+    window, sinks = config.attention.window, config.attention.sinks
+    if window is None:
+        if sinks:
+            yield (
+                f"attention.sinks: {sinks} sinks need attention.window; without a window every "
+                f"token sees the first ones anyway"
+            )
+        return
+    if sinks >= window:
+        yield (
+            f"attention.sinks: {sinks} is not smaller than attention.window {window}; lower sinks "
+            f"or raise the window"
+        )
+    if not config.layers:
+        yield "attention.window: a model without layers has no attention; leave the window out"
 
 
 def _ranks(config: ModelConfig) -> Iterator[str]:
@@ -181,7 +208,26 @@ def stage_faults(name: str, stage: Any, recipe: Recipe) -> list[str]:
         *_tie(f"{where}.train", getattr(stage, "train", None), recipe),
         *_choice(where, stage, recipe),
         *_packed(where, stage, recipe),
+        *_documents(where, stage, recipe),
     ]
+
+
+def _documents(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
+    """Find models that would read isolated documents and cannot keep them apart."""
+    source: Any = recipe.stages.get(getattr(stage, "input", None) or "")
+    data = getattr(stage, "data", None) or getattr(source, "data", None)
+    if data is None or data.documents == "joined":
+        return
+    if stage.stage == "mix":
+        yield f"{where}: {_MIXTURE_JOINS}; mix a network of documents: joined"
+    if stage.stage not in ("pretrain", "distill"):
+        return
+    teacher: Any = recipe.stages.get(getattr(stage, "teacher", None) or "")
+    for name, other in (("model", stage), ("input", source), ("teacher", teacher)):
+        if getattr(getattr(other, "model", None), "kind", None) == "lstm":
+            yield f"{where}.{name}: {_LSTM_JOINS}; use documents: joined, or another {name}"
+        elif getattr(other, "stage", None) == "mix":
+            yield f"{where}.{name}: {_MIXTURE_JOINS}; use documents: joined, or another {name}"
 
 
 def _packed(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:

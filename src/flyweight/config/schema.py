@@ -155,7 +155,9 @@ class Data(Strict):
     of files and folders. `column` is the column of text in files of rows (CSV, TSV, JSON lines,
     Parquet, the hub): `text`, or the only one of text, where it is left out. `validation` and
     `test` are the fractions held out where the corpus has no standard split. `separator` is what
-    stands between the documents of a text file, such as `<|endoftext|>`.
+    stands between the documents of a text file, such as `<|endoftext|>`. Windows run on across
+    documents that are `joined`; `isolated` ones see nothing of each other, in training and in
+    evaluation.
     """
 
     corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -165,16 +167,21 @@ class Data(Strict):
     context: PositiveInt = 256
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    documents: Literal["joined", "isolated"] = "joined"
+
+    def packed(self) -> Data:
+        """Return what packing depends on: windows are cut from the shards later."""
+        return self.model_copy(update={"context": 1, "documents": "joined"})
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave a later field out where it is at its default: ids are hashes of what is written, and older ones stay."""
         fields: dict[str, Any] = plain(self)
-        return {
-            name: value
-            for name, value in fields.items()
-            if value is not None or name != "separator"
-        }
+        if self.separator is None:
+            fields.pop("separator", None)
+        if self.documents == "joined":
+            fields.pop("documents", None)
+        return fields
 
 
 # --- stages ---

@@ -130,8 +130,9 @@ class Meta:
 class Split:
     """One split: its tokens, where its documents start (token offsets, int64), and the size of its raw text.
 
-    `opening` is the number of begin tokens at each document's start, `marks` are the ids that stand
-    for no text, and `vocab_size` is the number of tokens that exist (None: as many as a model has).
+    `opening` is the number of begin tokens at each document's start, `closing` that of end tokens
+    behind it, `marks` are the ids that stand for no text, and `vocab_size` is the number of tokens
+    that exist (None: as many as a model has).
     """
 
     name: str
@@ -143,6 +144,7 @@ class Split:
     opening: int = 0
     marks: tuple[int, ...] = ()
     vocab_size: int | None = None
+    closing: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,15 @@ class Corpus:
     @cached_property
     def marks(self) -> tuple[int, ...]:
         """The ids that the packer wrote around documents: they stand for no text."""
-        closing = self.meta.closing
-        if closing is None:  # a corpus of early days
-            end = self.tokenizer.separator
-            closing = (end,) if self.meta.separated and end is not None else ()
-        return tuple(sorted({*self.meta.opening, *closing}))
+        return tuple(sorted({*self.meta.opening, *self.closing}))
+
+    @cached_property
+    def closing(self) -> tuple[int, ...]:
+        """The ids that the packer wrote after each document."""
+        if self.meta.closing is not None:
+            return self.meta.closing
+        end = self.tokenizer.separator  # a corpus of early days
+        return (end,) if self.meta.separated and end is not None else ()
 
     def require_rows(self, rows: int, splits: Sequence[SplitName] = SPLITS) -> None:
         """Raise RequestError that names the tokens of these splits that a model with `rows` rows cannot read."""
@@ -246,6 +252,7 @@ class Corpus:
             opening=len(self.meta.opening),
             marks=self.marks,
             vocab_size=self.meta.vocab_size,
+            closing=len(self.closing),
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 
-from flyweight.data.batch import Batch, rank_rows
+from flyweight.data.batch import IGNORE, Batch, rank_rows
 from flyweight.data.corpus import Split
+from flyweight.data.documents import DocumentIds
 from flyweight.errors import RequestError
 
 
@@ -23,14 +26,25 @@ class Windows:
     sequence of windows does not depend on the batch size, batches run on over the ends of epochs,
     and nothing has to be saved to resume anywhere. Order and phase come from (seed, e). An order
     takes 8 bytes a window.
+
+    Isolated documents have ids, and begin tokens are no targets then.
     """
 
-    def __init__(self, split: Split, context: int, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        batch: int,
+        seed: int,
+        documents: Literal["joined", "isolated"] = "joined",
+    ) -> None:
         """Prepare to read batches of `batch` windows.
 
-        Raises RequestError where the split is shorter than one window.
+        Raises RequestError where the split is shorter than one window, or its documents cannot be
+        told apart.
         """
         self._tokens = split.tokens
+        self._ids = DocumentIds(split) if documents == "isolated" else None
         self.context = context
         self.size = batch
         self.seed = seed
@@ -90,8 +104,14 @@ class Windows:
             head = self._tokens[: self.context - len(tail) + 2]
             inputs[row] = np.concatenate([tail[:-1], head[:-1]])
             targets[row] = np.concatenate([tail[1:], head[1:]])
+        documents, real = None, targets.size
+        if self._ids is not None:
+            targets[self._ids.untold(starts, self.context)] = IGNORE
+            documents = torch.from_numpy(self._ids.ids(starts, self.context))
+            real = int((targets != IGNORE).sum())
         return Batch(
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
-            real_targets=targets.size,
+            real_targets=real,
+            documents=documents,
         )

@@ -12,8 +12,8 @@ from flyweight.data.tokenizer import Tokenizer
 from flyweight.decode import chat_template, drawing
 from flyweight.decode.chat_template import Message
 from flyweight.decode.drawing import Drawing
-from flyweight.decode.incremental import Ended, RunningText
-from flyweight.decode.stream import Spoken, encoded, text_of, tokenizer_of
+from flyweight.decode.incremental import Ended, IncrementalDecoder
+from flyweight.decode.stream import TextStream, encoded, text_of, tokenizer_of
 from flyweight.errors import FlyweightError, RequestError
 
 
@@ -110,7 +110,7 @@ class Chat:
                 "first line"
             )
         self.ends = self.tokenizer.ends
-        self.running = RunningText(
+        self.running = IncrementalDecoder(
             load_any.load(self.folder, self.device), self.tokenizer.vocab_size
         )
         self._messages: list[Message] = []
@@ -143,16 +143,16 @@ class Chat:
         window = self._turns(line) if self.template else self._plain(line)
         # A template's answer begins a text of its own, a running text goes on.
         before = () if self.template else window.tokens
-        spoken = Spoken(self.tokenizer, self.options.stop, on_text, before)
+        stream = TextStream(self.tokenizer, self.options.stop, on_text, before)
         heard: list[int] = []
 
         def stop(new: list[int]) -> bool:
             heard[:] = new
-            return spoken.stopped(new)
+            return stream.stopped(new)
 
         known = 0
         try:
-            made = self.running.go_on(
+            made = self.running.extend(
                 window.tokens,
                 self.drawing.sampling,
                 self.options.seed + len(self.turns),
@@ -163,7 +163,7 @@ class Chat:
             new, ended, read, known = made.tokens, made.ended, made.read, made.known
         except KeyboardInterrupt:
             new, ended, read = heard, "interrupted", len(window.tokens)
-        text = spoken.finished(new)
+        text = stream.finished(new)
         if self.template:
             said: list[Message] = [
                 {"role": "user", "content": line},

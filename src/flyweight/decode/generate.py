@@ -22,7 +22,7 @@ Stop = Callable[[int, list[int]], bool]
 OnToken = Callable[[int, int], None]
 
 
-class Speaker(Protocol):
+class CausalLM(Protocol):
     """What generation needs of a model: see `flyweight.model.build`."""
 
     training: bool
@@ -117,7 +117,7 @@ class Sampling:
 
 
 @dataclass
-class _Row:
+class _Sequence:
     """One text under way; `window` is what the model sees of it."""
 
     index: int
@@ -138,7 +138,7 @@ class _Row:
 
 @torch.inference_mode()
 def generate(
-    model: Speaker,
+    model: CausalLM,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -162,70 +162,69 @@ def generate(
     prompt, not on the batch around it. Raises RequestError for options or prompts that make no
     sense.
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p)
     rows = _rows(model, prompts, seed)
     if max_new_tokens < 0:
         raise RequestError(f"max_new_tokens: {max_new_tokens} is negative")
-    context, results = model.config.context or UNLIMITED, [row.new for row in rows]
+    options = _Options(
+        context=model.config.context or UNLIMITED,
+        limit=max_new_tokens,
+        sampling=Sampling(temperature, top_k, top_p, min_p),
+        stop=stop,
+        stop_tokens=frozenset(stop_tokens),
+        on_token=on_token,
+        vocab=tokens,
+    )
+    results = [row.new for row in rows]
     was_training = model.training
     model.train(False)
     try:
-        rows = rows if max_new_tokens else []
+        if not max_new_tokens:
+            rows = []
         while rows:
-            # A round lasts until a window moves: then every row's window is read anew, into a fresh
-            # cache.
-            rows = _round(
-                model,
-                rows,
-                context,
-                max_new_tokens,
-                sampling,
-                stop,
-                frozenset(stop_tokens),
-                on_token,
-                tokens,
-            )
+            # When a window moves, every row's window is read anew, into a fresh cache.
+            rows = _decode_until_window_moves(model, rows, options)
     finally:
         model.train(was_training)
     return results
 
 
-def _round(
-    model: Speaker,
-    rows: list[_Row],
-    context: int,
-    limit: int,
-    sampling: Sampling,
-    stop: Stop | None,
-    stop_tokens: frozenset[int],
-    on_token: OnToken | None,
-    vocab: int | None,
-) -> list[_Row]:
+@dataclass(frozen=True)
+class _Options:
+    """What holds for all texts of one call of `generate`."""
+
+    context: int
+    limit: int
+    sampling: Sampling
+    stop: Stop | None
+    stop_tokens: frozenset[int]
+    on_token: OnToken | None
+    vocab: int | None
+
+    def ends(self, row: _Sequence) -> bool:
+        """Return whether a text that has just grown ends here."""
+        if len(row.new) >= self.limit:
+            return True
+        return self.stop is not None and self.stop(row.index, row.new)
+
+
+def _decode_until_window_moves(
+    model: CausalLM, rows: list[_Sequence], options: _Options
+) -> list[_Sequence]:
     """Read the rows' windows, then extend them token by token until one of them moves.
 
     Return the rows still going.
     """
     device = model.device
     width = max(len(row.window) for row in rows)
-    remaining = limit - min(len(row.new) for row in rows)
-    most = min(context, width + remaining)
+    remaining = options.limit - min(len(row.new) for row in rows)
+    most = min(options.context, width + remaining)
     cache = model.new_cache(len(rows), min(most, width + FIRST))
     tokens, mask = _padded([row.window for row in rows], width, device)
     while True:
         hidden = model.hidden(tokens, cache, mask)[:, -1]  # (B, dim)
-        draws = torch.tensor([_draw(row) if sampling.temperature else 0.0 for row in rows])
-        chosen: list[int] = sampling.choose(
-            model.logits(hidden)[:, :vocab], draws.to(device)
-        ).tolist()
-        going = []
-        for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-            if token in stop_tokens:
-                continue
-            row.append(token, context)
-            if on_token is not None:
-                on_token(row.index, token)
-            if len(row.new) < limit and not (stop is not None and stop(row.index, row.new)):
-                going.append(place)
+        logits = model.logits(hidden)[:, : options.vocab]  # (B, V)
+        chosen = _choose(rows, logits, options.sampling)
+        going = _append(rows, chosen, options)
         if len(going) < len(rows):
             rows = [rows[place] for place in going]
             if rows:
@@ -237,6 +236,26 @@ def _round(
         tokens = torch.tensor([row.window[-1:] for row in rows], device=device)  # (B, 1)
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(len(rows), 1)), 1)  # (B, S)
+
+
+def _choose(rows: list[_Sequence], logits: Tensor, sampling: Sampling) -> list[int]:
+    """Return one token for each row of logits (B, V), by its own draws."""
+    draws = torch.tensor([_draw(row) if sampling.temperature else 0.0 for row in rows])
+    return sampling.choose(logits, draws.to(logits.device)).tolist()
+
+
+def _append(rows: list[_Sequence], chosen: list[int], options: _Options) -> list[int]:
+    """Append a token to each row that it does not end; return the places of the rows still going."""
+    going = []
+    for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+        if token in options.stop_tokens:
+            continue
+        row.append(token, options.context)
+        if options.on_token is not None:
+            options.on_token(row.index, token)
+        if not options.ends(row):
+            going.append(place)
+    return going
 
 
 def _keep(cache: Any, mask: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -260,7 +279,7 @@ def _padded(
     return tokens, real
 
 
-def _rows(model: Speaker, prompts: Sequence[Sequence[int]], seed: int) -> list[_Row]:
+def _rows(model: CausalLM, prompts: Sequence[Sequence[int]], seed: int) -> list[_Sequence]:
     vocab, context = model.config.vocab_size or 0, model.config.context or UNLIMITED
     rows, seen = [], dict[tuple[int, ...], int]()
     for index, prompt in enumerate(prompts):
@@ -275,7 +294,7 @@ def _rows(model: Speaker, prompts: Sequence[Sequence[int]], seed: int) -> list[_
                 f"own tokenizer"
             )
         seen[key] = seen.get(key, -1) + 1
-        rows.append(_Row(index, list(key[-context:]), generator(seed, key, seen[key])))
+        rows.append(_Sequence(index, list(key[-context:]), generator(seed, key, seen[key])))
     return rows
 
 
@@ -285,5 +304,5 @@ def generator(seed: int, prompt: tuple[int, ...], repeat: int) -> torch.Generato
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _draw(row: _Row) -> float:
+def _draw(row: _Sequence) -> float:
     return torch.rand((), generator=row.generator).item()

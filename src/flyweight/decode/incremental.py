@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from flyweight.decode.generate import UNLIMITED, Sampling, Speaker, generator
+from flyweight.decode.generate import UNLIMITED, CausalLM, Sampling, generator
+from flyweight.model.cache import KVCache
 
 Ended = Literal["end", "stop", "length", "context"]
 
@@ -17,8 +19,11 @@ _FIRST = 256
 
 
 @dataclass(frozen=True)
-class Continued:
-    """The new tokens of one continuation, why it ended, and how many tokens were read for it, or known from before."""
+class Extension:
+    """The new tokens of one continuation and why it ended.
+
+    `read` tokens were read for it, `known` ones were in the cache.
+    """
 
     tokens: list[int]
     ended: Ended
@@ -26,25 +31,27 @@ class Continued:
     known: int
 
 
-class RunningText:
+class IncrementalDecoder:
     """What a model has read so far, and its keys and values.
 
     `tokens` are those in the cache. The model's dropout is off while it speaks. Only the first
     `vocab_size` ids are drawn, or all that the model has rows for.
     """
 
-    def __init__(self, model: Speaker, vocab_size: int | None = None) -> None:
-        self.model, self.vocab_size = model, vocab_size
+    def __init__(self, model: CausalLM, vocab_size: int | None = None) -> None:
+        self.model = model
+        self.vocab_size = vocab_size
         self.context: int = model.config.context or UNLIMITED
         self.tokens: list[int] = []
         self.cache: Any = None
 
     def forget(self) -> None:
         """Forget everything that was read."""
-        self.tokens, self.cache = [], None
+        self.tokens = []
+        self.cache = None
 
     @torch.inference_mode()
-    def go_on(
+    def extend(
         self,
         tokens: Sequence[int],
         sampling: Sampling,
@@ -52,7 +59,7 @@ class RunningText:
         most: int,
         ends: Collection[int],
         stop: Callable[[list[int]], bool],
-    ) -> Continued:
+    ) -> Extension:
         """Return what comes after the text `tokens`, up to `most` tokens, one of `ends` (left out), `stop` or a full context.
 
         Only what differs from the text read before is read. The draws are those of `generate` for
@@ -63,24 +70,34 @@ class RunningText:
         self.model.train(False)
         try:
             known = self._keep(tokens)
-            new: list[int] = []
             hidden = self._read(tokens[known:])
-            while True:
-                draw = torch.rand((), generator=draws) if sampling.temperature else torch.zeros(())
-                logits = self.model.logits(hidden)[:, : self.vocab_size]  # (1, V)
-                token = int(sampling.choose(logits, draw[None].to(hidden.device)))
+            new: list[int] = []
+            ended: Ended | None = None
+            while ended is None:
+                token = self._choose(hidden, sampling, draws)
                 if token in ends:
-                    return Continued(new, "end", len(tokens) - known, known)
+                    ended = "end"
+                    continue
                 new.append(token)
                 if stop(new):
-                    return Continued(new, "stop", len(tokens) - known, known)
-                if len(new) >= most:
-                    return Continued(new, "length", len(tokens) - known, known)
-                if len(self.tokens) >= self.context:
-                    return Continued(new, "context", len(tokens) - known, known)
-                hidden = self._read([token])
+                    ended = "stop"
+                elif len(new) >= most:
+                    ended = "length"
+                elif len(self.tokens) >= self.context:
+                    ended = "context"
+                else:
+                    hidden = self._read([token])
+            return Extension(new, ended, len(tokens) - known, known)
         finally:
             self.model.train(training)
+
+    def _choose(self, hidden: Tensor, sampling: Sampling, draws: torch.Generator) -> int:
+        """Return the next token after a hidden state (1, dim)."""
+        draw = torch.zeros(())
+        if sampling.temperature:
+            draw = torch.rand((), generator=draws)
+        logits = self.model.logits(hidden)[:, : self.vocab_size]  # (1, V)
+        return int(sampling.choose(logits, draw[None].to(hidden.device)))
 
     def _keep(self, tokens: Sequence[int]) -> int:
         """Cut the cache back to what it shares with `tokens`, the last of them left out, and return how much that is."""
@@ -103,7 +120,7 @@ class RunningText:
         self.tokens = self.tokens[:length]
         return True
 
-    def _read(self, tokens: Sequence[int]) -> torch.Tensor:
+    def _read(self, tokens: Sequence[int]) -> Tensor:
         """Read more tokens and return the last hidden state (1, dim)."""
         wanted = len(self.tokens) + len(tokens)
         if self.cache is None:
@@ -116,9 +133,10 @@ class RunningText:
                 torch.tensor([list(tokens)], device=self.model.device), self.cache
             )
         except BaseException:
-            # Interrupted half-way through the layers: a cache that has grown in some of them is not
-            # to be trusted.
-            if self.cache.length != length or not hasattr(self.cache, "keys"):
+            # Interrupted half-way through the layers: keys behind the others are written again, but
+            # a state, or a key whose place was taken, is lost in some layers.
+            whole = isinstance(self.cache, KVCache) and not self.cache.drops(wanted)
+            if self.cache.length != length or not whole:
                 self.forget()
             raise
         self.tokens += tokens

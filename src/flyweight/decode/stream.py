@@ -48,28 +48,28 @@ def text(
     tokenizer = tokenizer_of(folder)
     model = load_any.load(folder, device)
     start = encoded(tokenizer, prompt, model.config.vocab_size)
-    spoken = Spoken(tokenizer, stop, on_text, start)
+    stream = TextStream(tokenizer, stop, on_text, start)
     (new,) = generate(
         model,
         [start],
         max_new_tokens=max_new_tokens,
-        stop=lambda row, new: spoken.stopped(new),
+        stop=lambda row, new: stream.stopped(new),
         stop_tokens=tokenizer.ends,
         tokens=tokenizer.vocab_size,
         **options,
     )
-    return spoken.finished(new)
+    return stream.finished(new)
 
 
 def after(tokenizer: Tokenizer, before: Sequence[int], new: Sequence[int]) -> str:
     """Return the text that new tokens add to the text of those before them: the space between two words is part of it."""
-    return Spoken(tokenizer, (), None, before).text(list(new))
+    return TextStream(tokenizer, (), None, before).text(list(new))
 
 
-class Spoken:
+class TextStream:
     """New tokens as text while they come, held back where they could be half of a character or of a stop string.
 
-    `before` are the tokens that they follow. What was said stays: the whole text begins with it.
+    `before` are the tokens that they follow. What was emitted stays: the whole text begins with it.
     """
 
     def __init__(
@@ -83,14 +83,17 @@ class Spoken:
             raise RequestError(
                 "stop: an empty stop string would end every text at once; leave it out"
             )
-        self.tokenizer, self.stop, self.on_text, self.said = tokenizer, stop, on_text, ""
+        self.tokenizer = tokenizer
+        self.stop = stop
+        self.on_text = on_text
+        self.emitted = ""
         self._before = list(before[-_BEFORE:])
         if self._decoded(self._before).startswith(_HALF):  # cut inside a character
             self._before = list(before)
         self._settled = 0
 
     def stopped(self, new: list[int]) -> bool:
-        """Say what is ready of the new tokens; return whether they hold one of the stop strings."""
+        """Emit what is ready of the new tokens; return whether they hold one of the stop strings."""
         whole = self.text(new)
         marked = (
             self.tokenizer.decode(new) if self.stop else ""
@@ -101,24 +104,24 @@ class Spoken:
         # bytes into such signs.
         half = any(whole.endswith(word[:n]) for word in self.stop for n in range(1, len(word)))
         if not half and not whole.endswith(_HALF):
-            self._say(whole)
+            self._emit(whole)
             self._settled = len(new)
         return False
 
     def finished(self, new: list[int]) -> str:
-        """Say the rest of the new tokens and return their text, cut before the first of the stop strings."""
+        """Emit the rest of the new tokens; return their text, cut before the first of the stop strings."""
         whole = self.text(new)
         cut = min((whole.index(word) for word in self.stop if word in whole), default=len(whole))
-        self._say(whole[:cut])
+        self._emit(whole[:cut])
         return whole[:cut]
 
     def text(self, new: list[int]) -> str:
-        """Return the text of the new tokens, which begins with what was said of them."""
+        """Return the text of the new tokens, which begins with what was emitted of them."""
         whole = self._added(self._before, new)
-        if whole.startswith(self.said):
+        if whole.startswith(self.emitted):
             return whole
         settled = self._settled
-        return self.said + self._added([*self._before, *new[:settled]], new[settled:])
+        return self.emitted + self._added([*self._before, *new[:settled]], new[settled:])
 
     def _added(self, before: list[int], new: list[int]) -> str:
         start, whole = self._decoded(before), self._decoded([*before, *new])
@@ -127,10 +130,10 @@ class Spoken:
     def _decoded(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special=True)
 
-    def _say(self, whole: str) -> None:
+    def _emit(self, whole: str) -> None:
         if self.on_text is not None:
-            self.on_text(whole[len(self.said) :])
-        self.said = whole
+            self.on_text(whole[len(self.emitted) :])
+        self.emitted = whole
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

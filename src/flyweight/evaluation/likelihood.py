@@ -3,7 +3,8 @@
 Every token of a split but its first is a target exactly once. Windows overlap by the one token that
 is the last window's final target and the next one's first input; the stream runs on across
 documents and line ends, as in training. Where the tokenizer opens documents with a begin token,
-each document is read by itself instead, after its begin token, which is never a target.
+each document is read by itself instead, after its begin token, which is never a target. Isolated
+documents that end in a token are read by themselves too, after the end of the one before.
 
 NLL and perplexity count all targets. Bits per byte and word perplexity count the tokens of the text
 alone: the end of a document has no bytes and is no word.
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flyweight.data.documents import reading_starts
 from flyweight.errors import RequestError
 from flyweight.evaluation.resampling import UnitScores, interval, split_units
 from flyweight.records.metric import Metric
@@ -100,20 +102,22 @@ def evaluate(
     precision: Precision = "fp32",
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    isolated: bool = False,
 ) -> Likelihood:
     """Return a model's likelihood on a split, in fixed windows of `window` inputs that start `stride` (default: window) apart.
 
     With a smaller stride each later window scores only its last `stride` targets, so that they have
     more context. A perplexity by words is exp(NLL of the text / words), bits per byte are NLL of
     the text / ln 2 / bytes. A likelihood that is not a number counts as infinite. The softmax runs
-    over the tokens that exist. `progress` hears the share that is done. Raises RequestError for a
-    stride outside 1 ... window, a batch below 1, or a split too short for an interval.
+    over the tokens that exist. `progress` hears the share that is done. `isolated`: no window
+    reaches into another document. Raises RequestError for a stride outside 1 ... window, a batch
+    below 1, a split too short for an interval, or documents that cannot be told apart.
     """
     stride = window if stride is None else stride
     units = split_units(len(split.tokens), split.documents, window)
     sums, marks = np.zeros(len(units.counts)), np.zeros(len(units.counts))
     counts, text = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
-    plan = windows(split, len(split.tokens), window, stride)
+    plan = windows(split, len(split.tokens), window, stride, isolated)
     parts = target_nll(
         model,
         split.tokens,
@@ -154,6 +158,7 @@ def quick(
     batch: int = 16,
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
+    isolated: bool = False,
 ) -> float:
     """Return the mean NLL (nats) of the first `tokens` targets of a split, or of all: the number to watch during training."""
     part = split.tokens[: tokens + 1]
@@ -163,7 +168,7 @@ def quick(
             f"more text"
         )
     total, count = 0.0, 0
-    plan = windows(split, len(part), window, window)
+    plan = windows(split, len(part), window, window, isolated)
     for _, nll in target_nll(
         model,
         part,
@@ -198,18 +203,25 @@ def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def windows(split: Split, tokens: int, window: int, stride: int) -> list[tuple[int, int, int]]:
+def windows(
+    split: Split, tokens: int, window: int, stride: int, isolated: bool = False
+) -> list[tuple[int, int, int]]:
     """Return the windows of the first `tokens` tokens of a split, as `spans` does.
 
     Where documents open with begin tokens, no window reaches across a document's start, and they
-    are not scored.
+    are not scored. So it is with `isolated` documents; the end token of the document before, with
+    which each is read, is the last target of that one.
     """
-    if not split.opening:
+    if not split.opening and not isolated:
         return spans(tokens - 1, window, stride)
-    edges = np.append(split.documents[split.documents < tokens], tokens)
+    starts = reading_starts(split)
+    edges = np.append(starts[starts < tokens], tokens)
     plan = []
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        for first, stop, scored in spans(end - start - 1, window, stride):
+        targets = end - start - 1
+        if not split.opening and end < tokens:
+            targets += 1
+        for first, stop, scored in spans(targets, window, stride):
             scored = max(scored, split.opening - 1)
             if scored < stop:
                 plan.append((start + first, start + stop, start + scored))

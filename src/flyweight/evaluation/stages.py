@@ -20,6 +20,13 @@ def _corpus(inputs: Inputs) -> Corpus | None:
     return None if inputs.corpus is None else Corpus.open(inputs.text(), verify=False)
 
 
+def _documents(config: schema.Evaluate, inputs: Inputs) -> str:
+    """Return how the text's documents are read: as the config says, or as the model was trained."""
+    if config.data is not None:
+        return config.data.documents
+    return inputs.artifacts["input"].facts.get("documents", "joined")
+
+
 class Evaluate:
     """Likelihood on one split."""
 
@@ -50,6 +57,7 @@ class Evaluate:
             progress=lambda done: draft.events.watch(
                 "scoring", {"what": inputs.name, "done": done}
             ),
+            isolated=_documents(config, inputs) == "isolated",
         )
         write_json(draft.path / "metrics.json", result.json())
         with disk_errors(draft.path):

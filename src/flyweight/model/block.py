@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import Deep, ModelConfig
 from flyweight.model import mlp, norm, residual
-from flyweight.model.attention import Attention, Reach
-from flyweight.model.cache import Memory
+from flyweight.model.attention import Attention
+from flyweight.model.cache import CacheSlot
+from flyweight.model.masks import AttentionMask
 from flyweight.model.position import Rotation
 from flyweight.model.precision import autocast_dtype
 from flyweight.model.thinking import KeysAndValues, MemoryRate
@@ -25,49 +26,49 @@ class Block(nn.Module):
         self.mlp_norm = norm.build(config.norm, config.dim)
         self.mlp = mlp.build(config, f"{name}.mlp")
         self.mlp_residual = residual.build(config.residual)
-        self.pre, self.dropout, self.mlp_dropout = (
-            config.norm.placement == "pre",
-            config.dropout.residual,
-            config.dropout.mlp,
-        )
-        thinking = config.thinking
-        self.rate = MemoryRate(thinking) if isinstance(thinking, Deep) else None
+        self.pre = config.norm.placement == "pre"
+        self.dropout = config.dropout.residual
+        self.mlp_dropout = config.dropout.mlp
+        self.rate: MemoryRate | None = None
+        if isinstance(config.thinking, Deep):
+            self.rate = MemoryRate(config.thinking)
 
     def forward(
         self,
         x: Tensor,
-        reach: Reach,
+        mask: AttentionMask,
         rotation: Rotation | None = None,
-        slot: Memory | None = None,
-        known: KeysAndValues | None = None,
+        slot: CacheSlot | None = None,
+        memory_kv: KeysAndValues | None = None,
     ) -> tuple[Tensor, KeysAndValues]:
         """Return the residual stream after this layer, (B, T, dim) as x, and the keys and values.
 
         Arguments as attention's.
         """
-        branch, own = self.attention(
-            self._read(x, self.attention_norm), reach, rotation, slot, known
-        )
+        read = self._read(x, self.attention_norm)
+        branch, kv = self.attention(read, mask, rotation, slot, memory_kv)
         x = self._joined(x, branch, self.attention_residual, self.attention_norm)
         read = self._read(x, self.mlp_norm)
-        branch = self.mlp(
-            F.dropout(read, self.mlp_dropout, self.training) if self.mlp_dropout else read
-        )
-        return self._joined(x, branch, self.mlp_residual, self.mlp_norm), own
+        if self.mlp_dropout:
+            read = F.dropout(read, self.mlp_dropout, self.training)
+        branch = self.mlp(read)
+        return self._joined(x, branch, self.mlp_residual, self.mlp_norm), kv
 
-    def write(self, x: Tensor, rotation: Rotation | None = None) -> KeysAndValues:
+    def project_kv(self, x: Tensor, rotation: Rotation | None = None) -> KeysAndValues:
         """Return only the keys and values of x (B, T, dim)."""
-        return self.attention.write(self._read(x, self.attention_norm), rotation)
+        return self.attention.project_kv(self._read(x, self.attention_norm), rotation)
 
     def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
         """Return what a branch reads.
 
         Under autocast it is cast once here: autocast itself would do so for each matrix.
         """
-        x = norm(x) if self.pre else x
+        if self.pre:
+            x = norm(x)
         return x.to(autocast_dtype(x))
 
     def _joined(self, x: Tensor, branch: Tensor, join: nn.Module, norm: nn.Module) -> Tensor:
-        branch = F.dropout(branch, self.dropout, self.training) if self.dropout else branch
+        if self.dropout:
+            branch = F.dropout(branch, self.dropout, self.training)
         x = join(x, branch)
         return x if self.pre else norm(x)

@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 from flyweight.errors import RequestError
+from flyweight.model.masks import WHOLE, KeyLayout
 
 
-class Memory(Protocol):
+class CacheSlot(Protocol):
     """One visit's keys and values."""
 
+    def layout(self, tokens: int) -> KeyLayout:
+        """Return which tokens the keys belong to that `extend` returns for so many new ones."""
+        ...
+
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, H_kv, T, D) and return all so far (B, H_kv, S, D)."""
+        """Store new keys and values (B, H_kv, T, D); return those that they may see (B, H_kv, S, D)."""
         ...
 
 
@@ -29,11 +34,14 @@ class Cache(Protocol):
     length: int
     last: Tensor | None
 
-    def reserve(self, tokens: int) -> None:
-        """Raise RequestError if `tokens` more do not fit."""
+    def reserve(self, tokens: int, row_starts: Tensor | None = None) -> None:
+        """Raise RequestError if `tokens` more do not fit.
+
+        `row_starts` (B,) are the columns of the first tokens of padded rows.
+        """
         ...
 
-    def slot(self, index: int) -> Memory:
+    def slot(self, index: int) -> CacheSlot:
         """Return the part of one visit that attends: `index` counts those."""
         ...
 
@@ -42,40 +50,69 @@ class Cache(Protocol):
         ...
 
 
-class KVCache:
-    """Preallocated keys and values, one slot per visit, and the last tokens of every row (for a bigram table).
+@dataclass(frozen=True)
+class SlotShape:
+    """What one visit's part of a cache holds: heads of `width` numbers a token, and how many tokens.
 
-    `widths` are the channels of each slot: a thinking model's hold the memory's keys beside the
-    pass's own.
+    `width` of a thinking model has room for the memory's keys beside the pass's own. With a
+    `window` the last so many tokens are held, and the first `sinks` of each row.
+    """
+
+    kv_heads: int
+    width: int
+    window: int | None = None
+    sinks: int = 0
+
+    def tokens(self, length: int) -> int:
+        """Return the places for keys in a cache for `length` tokens: sinks, then a ring or all."""
+        if self.window is None:
+            return length
+        return self.sinks + min(length, self.window)
+
+
+class KVCache:
+    """Preallocated keys and values, one slot per visit, and the last tokens of every row.
+
+    A bigram table needs the latter. Raises RequestError where more tokens come than fit.
     """
 
     def __init__(
         self,
-        widths: Sequence[int],
+        shapes: Sequence[SlotShape],
         batch: int,
-        kv_heads: int,
         length: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shapes = [(batch, kv_heads, length, width) for width in widths]
-        self.keys = [
-            torch.empty(shape, device=device, dtype=dtype) for shape in shapes
-        ]  # (B, H_kv, L, width) each
-        self.values = [
-            torch.empty(shape, device=device, dtype=dtype) for shape in shapes
-        ]  # (B, H_kv, L, width) each
+        self.shapes = tuple(shapes)
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        for shape in self.shapes:
+            size = (batch, shape.kv_heads, shape.tokens(length), shape.width)
+            # Masked keys count nothing, unless their values are not numbers: sinks begin as zeros.
+            make = torch.empty if shape.window is None else torch.zeros
+            self.keys.append(make(size, device=device, dtype=dtype))  # (B, H_kv, L, width)
+            self.values.append(make(size, device=device, dtype=dtype))  # (B, H_kv, L, width)
         self.capacity = length
         self.length = 0
         self.last: Tensor | None = None  # (B, n)
+        self.row_starts: Tensor | None = None  # (B,)
 
-    def reserve(self, tokens: int) -> None:
-        """Raise RequestError if `tokens` more do not fit."""
+    def drops(self, length: int) -> bool:
+        """Return whether some of the first `length` tokens are dropped once all of them are read."""
+        return any(shape.window is not None and shape.window < length for shape in self.shapes)
+
+    def reserve(self, tokens: int, row_starts: Tensor | None = None) -> None:
+        """Raise RequestError if `tokens` more do not fit.
+
+        `row_starts` (B,) are the columns of the first tokens of padded rows.
+        """
         if self.length + tokens > self.capacity:
             raise RequestError(
                 f"key/value cache: {self.length} + {tokens} tokens do not fit its length "
                 f"{self.capacity}; make a longer one"
             )
+        self.row_starts = row_starts
 
     def advance(self, tokens: int, last: Tensor | None) -> None:
         """Count `tokens` as read once every slot has them; `last` (B, n) are the newest."""
@@ -92,24 +129,31 @@ class KVCache:
     def truncate(self, length: int, kept: Tensor) -> bool:
         """Forget all tokens but `kept` (1, length), the first that were read.
 
-        Return that this could be done.
+        Return whether this could be done: not where a window has dropped some of them.
         """
-        self.length, self.last = length, kept
+        if length < self.length and self.drops(self.length):
+            return False
+        self.length = length
+        self.last = kept
         return True
 
     def resize(self, length: int) -> None:
         """Make room for `length` tokens in all; what is held stays."""
-        for parts in (self.keys, self.values):
-            for index, old in enumerate(parts):
-                parts[index] = old.new_empty(
-                    (*old.shape[:2], length, old.shape[3])
-                )  # (B, H_kv, L, width)
-                parts[index][:, :, : self.length] = old[:, :, : self.length]
+        for index, shape in enumerate(self.shapes):
+            held = shape.tokens(self.length)
+            for parts in (self.keys, self.values):
+                old = parts[index]
+                size = (*old.shape[:2], shape.tokens(length), old.shape[3])  # (B, H_kv, L, width)
+                parts[index] = old.new_zeros(size) if shape.window else old.new_empty(size)
+                parts[index][:, :, :held] = old[:, :, :held]
         self.capacity = length
 
-    def slot(self, index: int) -> Slot:
+    def slot(self, index: int) -> CacheSlot:
         """Return one visit's part."""
-        return Slot(self, index)
+        shape = self.shapes[index]
+        if shape.window is None:
+            return KVSlot(self, index)
+        return WindowSlot(self, index, shape.window, shape.sinks)
 
     def nbytes(self) -> int:
         """Return the bytes that are held."""
@@ -117,11 +161,15 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One visit's part of a cache."""
+class KVSlot:
+    """One visit's part of a cache, with room for every token."""
 
     cache: KVCache
     index: int
+
+    def layout(self, tokens: int) -> KeyLayout:
+        """Return that all keys are there, in their order."""
+        return WHOLE
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, H_kv, T, D) and return all so far (B, H_kv, S, D)."""
@@ -131,3 +179,73 @@ class Slot:
         held_keys[:, :, start:end] = keys
         held_values[:, :, start:end] = values
         return held_keys[:, :, :end], held_values[:, :, :end]
+
+
+@dataclass(frozen=True)
+class WindowSlot:
+    """One visit's part of a cache that holds a window of tokens and the first ones of every row.
+
+    sinks (2)   window (4)     after 9 tokens
+    1  0        8  5  6  7     token t is at sinks + t modulo window, sink s at sinks - 1 - s
+
+    So the sinks that the window has left and what the window holds lie side by side.
+    """
+
+    cache: KVCache
+    index: int
+    window: int
+    sinks: int
+
+    def layout(self, tokens: int) -> KeyLayout:
+        """Return which keys `extend` returns for so many new tokens."""
+        start = self.cache.length
+        end = start + tokens
+        if start == 0 or end <= self.window:
+            return WHOLE
+        if tokens == 1:
+            return KeyLayout(min(self.sinks, end - self.window), 0, ring=self.window)
+        return KeyLayout(self.sinks, max(0, start - self.window + 1))
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, H_kv, T, D); return those that they may see (B, H_kv, S, D)."""
+        held_keys, held_values = self.cache.keys[self.index], self.cache.values[self.index]
+        return self._extend(held_keys, keys), self._extend(held_values, values)
+
+    def _extend(self, held: Tensor, new: Tensor) -> Tensor:
+        start = self.cache.length
+        tokens = new.shape[2]
+        end = start + tokens
+        layout = self.layout(tokens)
+        new = new.to(held.dtype)
+        if start == 0:
+            self._store(held, new, start, end)
+            return new
+        if tokens > 1 and end > self.window:
+            before = held[:, :, self._places(layout.first, start, held)]
+            self._store(held, new, start, end)
+            return torch.cat((held[:, :, : self.sinks], before, new), 2)
+        self._store(held, new, start, end)
+        return held[:, :, self.sinks - layout.sinks : self.sinks + min(end, self.window)]
+
+    def _places(self, start: int, end: int, held: Tensor) -> Tensor:
+        """Return where the tokens from `start` to `end` are held."""
+        return self.sinks + torch.arange(start, end, device=held.device) % self.window
+
+    def _store(self, held: Tensor, new: Tensor, start: int, end: int) -> None:
+        first = max(start, end - self.window)
+        held[:, :, self._places(first, end, held)] = new[:, :, first - start :]
+        starts = self.cache.row_starts
+        if not self.sinks:
+            return
+        if starts is None:
+            stop = min(end, self.sinks)
+            if start < stop:
+                places = slice(self.sinks - stop, self.sinks - start)
+                held[:, :, places] = new[:, :, : stop - start].flip(2)
+            return
+        numbers = torch.arange(self.sinks - 1, -1, -1, device=held.device)
+        columns = starts[:, None] + numbers - start  # (B, sinks), counted from the first new token
+        mine = ((columns >= 0) & (columns < new.shape[2]))[:, None, :, None]
+        places = columns.clamp(0, new.shape[2] - 1)[:, None, :, None]
+        found = new.gather(2, places.expand(-1, new.shape[1], -1, new.shape[3]))
+        held[:, :, : self.sinks] = torch.where(mine, found, held[:, :, : self.sinks])

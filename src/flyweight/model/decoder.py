@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from flyweight.config.schema import ModelConfig, NoSharing, Rope
 from flyweight.errors import RequestError
 from flyweight.model import linear, norm
-from flyweight.model.attention import Reach, reach
 from flyweight.model.block import Block
-from flyweight.model.cache import Cache, KVCache
+from flyweight.model.cache import Cache, CacheSlot, KVCache, SlotShape
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
+from flyweight.model.inputs import check_documents
+from flyweight.model.masks import WHOLE, TokenSpan, document_starts
 from flyweight.model.mixture import MixtureHead
 from flyweight.model.position import RotaryTables, Rotation
 from flyweight.model.precision import autocast_dtype
-from flyweight.model.thinking import KeysAndValues, Recollection
+from flyweight.model.thinking import KeysAndValues, PassMemory
 from flyweight.spec.linears import check_patterns, float_name
-from flyweight.spec.visits import stack_size, visits
+from flyweight.spec.visits import Visit, stack_size, visits
 
 
 class Head(nn.Module):
@@ -58,34 +59,30 @@ class Decoder(nn.Module):
             raise RequestError(f"model: {error}") from error
         check_patterns(config)
         assert config.attention.head_dim is not None
-        self.config, self.softcap = config, config.head.softcap
-        self._looped, self._unlooped, self._float = (
-            visits(config),
-            visits(config, looped=False),
-            float_name(config),
-        )
+        self.config = config
+        self.softcap = config.head.softcap
+        self._looped = visits(config)
+        self._unlooped = visits(config, looped=False)
+        self._float = float_name(config)
         self.visits = self._looped
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(
             Block(config, f"blocks.{layer}") for layer in range(config.layers)
         )
-        self.index = (
-            VisitIndex(config)
-            if not isinstance(config.sharing, NoSharing) and config.sharing.index
-            else None
-        )
+        self.index: VisitIndex | None = None
+        if not isinstance(config.sharing, NoSharing) and config.sharing.index:
+            self.index = VisitIndex(config)
         self.norm = norm.build(config.norm, config.dim) if config.norm.final else None
         self.head = None if config.embedding.tied else Head(config)
-        tied_bias = config.head.bias and config.embedding.tied
-        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size or 0)) if tied_bias else None
+        self.head_bias: nn.Parameter | None = None
+        if config.head.bias and config.embedding.tied:
+            self.head_bias = nn.Parameter(torch.zeros(config.vocab_size or 0))
         self.recompute: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
         """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
-        self._rotary = (
-            RotaryTables(config.position, config.attention.head_dim)
-            if isinstance(config.position, Rope)
-            else None
-        )
-        self.mixture = None
+        self._rotary: RotaryTables | None = None
+        if isinstance(config.position, Rope):
+            self._rotary = RotaryTables(config.position, config.attention.head_dim)
+        self.mixture: MixtureHead | None = None
         if config.mixture is not None:
             self.mixture = MixtureHead(config.mixture, config.dim, config.vocab_size or 0)
         self.reach = self._reach()
@@ -93,29 +90,41 @@ class Decoder(nn.Module):
         initialise(self, config, seed)
 
     def hidden(
-        self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Return the final-normed hidden states (B, T, dim) of tokens (B, T), which follow those in the cache.
 
         `mask` (B, S) is False on left padding, over cached and new positions; padding is never seen
-        and has no position.
+        and has no position. `documents` (B, T) are the ids of each token's document: a token sees
+        its own document alone, as if that stood in a row by itself. Raises RequestError for inputs
+        of other shapes, and for documents that are cached or read by a mixture.
         """
         start = 0 if cache is None else cache.length
         self._check(tokens, start, cache, mask)
+        starts = self._document_starts(tokens, cache, documents)
         length = tokens.shape[1]
-        positions = None if mask is None else (mask.cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
-        marked = self.embedding.marked(tokens, None if mask is None else mask[:, start:])  # (B, T)
+        span = TokenSpan(start, length, mask, starts, tokens.device)
+        if cache is not None:
+            cache.reserve(length, span.row_starts)
+        new = None if mask is None else mask[:, start:]
+        marked = self.embedding.marked(tokens, new)  # (B, T)
         history = self._history(marked, None if cache is None else cache.last)  # (B, S)
+        positions = span.positions  # (B, T)
         run = None
         if self.embedding.bigram is not None:
             run = self.embedding.run_of(history, length)  # (B, reach + T)
-        x = self.embedding(tokens, positions, run, start)  # (B, T, dim)
+        alone = starts is not None
+        x = self.embedding(tokens, positions, run, start, alone)  # (B, T, dim)
         rotation = self._rotation(x, positions, start, length)
-        seen = reach(start, length, mask, x.device)
-        x = self._run(x, seen, rotation, cache)
+        x = self._run(x, span, rotation, cache)
         if cache is not None:
             cache.advance(length, history[:, -self.reach :] if self.reach else None)
-        x = x if self.norm is None else self.norm(x)
+        if self.norm is not None:
+            x = self.norm(x)
         return x if self.mixture is None else self.mixture.extended(x, history)
 
     def _reach(self) -> int:
@@ -127,29 +136,36 @@ class Decoder(nn.Module):
         return marked if before is None else torch.cat((before, marked), 1)
 
     def _run(
-        self, embedded: Tensor, seen: Reach, rotation: Rotation | None, cache: Cache | None
+        self, embedded: Tensor, span: TokenSpan, rotation: Rotation | None, cache: Cache | None
     ) -> Tensor:
         """Go through the visits.
 
         Every pass leaves a memory to the next: (B, T, dim) -> (B, T, dim).
         """
-        x, slot, memory = embedded, 0, Recollection(self.config)
-        doubled = seen.doubled(embedded.shape[1], embedded.device) if memory.thinks else seen
+        x = embedded
+        index = 0
+        memory = PassMemory(self.config)
         for visit in self.visits:
             block = self.blocks[visit.layer]
             assert isinstance(block, Block)
-            x = embedded if visit.place == 0 and memory.restarts else x
-            x = x if self.index is None else x + self.index.weight[visit.place]
+            if visit.place == 0 and memory.restarts:
+                x = embedded
+            if self.index is not None:
+                x = x + self.index.weight[visit.place]
             if not visit.keys:
-                memory.keep(visit, block, block.write(x, rotation))
+                memory.store(visit, block, block.project_kv(x, rotation))
                 continue
-            held = None if cache is None else cache.slot(slot)
-            slot += 1
-            if visit.keys == 2:
-                x, own = self._call(block, x, doubled, rotation, held, memory.known[visit.place])
-            else:
-                x, own = self._call(block, x, seen, rotation, held, None)
-            memory.keep(visit, block, own)
+            slot: CacheSlot | None = None
+            layout = WHOLE
+            if cache is not None:
+                slot = cache.slot(index)
+                layout = slot.layout(span.length)
+                index += 1
+            attention = block.attention
+            mask = span.mask(attention.window, attention.sinks, layout, visit.keys)
+            memory_kv = memory.kv[visit.place] if visit.keys == 2 else None
+            x, kv = self._call(block, x, mask, rotation, slot, memory_kv)
+            memory.store(visit, block, kv)
         return x
 
     def _call(self, block: Block, *reads: Any) -> tuple[Tensor, KeysAndValues]:
@@ -158,13 +174,17 @@ class Decoder(nn.Module):
         return block(*reads)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Return the logits (B, T, vocab_size) of the token after each position.
 
         Arguments as `hidden`.
         """
-        return self.logits(self.hidden(tokens, cache, mask))
+        return self.logits(self.hidden(tokens, cache, mask, documents))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the (softcapped) logits of hidden states: (..., dim) -> (..., vocab_size).
@@ -182,13 +202,15 @@ class Decoder(nn.Module):
         return self._network_logits(hidden[:, : self.config.dim].to(self.dtype))
 
     def _network_logits(self, hidden: Tensor) -> Tensor:
-        logits = (
-            self.embedding.tokens(self.embedding.reduced(hidden))
-            if self.head is None
-            else self.head.linear(hidden)
-        )
-        logits = logits if self.head_bias is None else logits + self.head_bias.to(logits.dtype)
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        if self.head is None:
+            logits = self.embedding.tokens(self.embedding.reduced(hidden))
+        else:
+            logits = self.head.linear(hidden)
+        if self.head_bias is not None:
+            logits = logits + self.head_bias.to(logits.dtype)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the head in parts, differentiable: what it reads of `hidden` (..., K), its matrix (vocab_size, K), its bias.
@@ -210,10 +232,15 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for `batch` rows of up to `length` tokens, on the model's device and in its dtype."""
-        options = self.config.attention
-        assert options.kv_heads and options.head_dim
-        widths = [visit.keys * options.head_dim for visit in self.visits if visit.keys]
-        return KVCache(widths, batch, options.kv_heads, length, self.device, self.dtype)
+        shapes = [self._slot_shape(visit) for visit in self.visits if visit.keys]
+        return KVCache(shapes, batch, length, self.device, self.dtype)
+
+    def _slot_shape(self, visit: Visit) -> SlotShape:
+        block = self.blocks[visit.layer]
+        assert isinstance(block, Block)
+        attention = block.attention
+        width = visit.keys * attention.head_dim
+        return SlotShape(attention.kv_heads, width, attention.window, attention.sinks)
 
     @property
     def device(self) -> torch.device:
@@ -253,5 +280,19 @@ class Decoder(nn.Module):
                 f"torch.bool of shape"
                 f" {(tokens.shape[0], total)}"
             )
+
+    def _document_starts(
+        self, tokens: Tensor, cache: Cache | None, documents: Tensor | None
+    ) -> Tensor | None:
+        """Return the column where each token's document begins, (B, T); None without documents."""
+        if documents is None:
+            return None
+        check_documents(tokens, documents)
         if cache is not None:
-            cache.reserve(tokens.shape[1])
+            raise RequestError("documents: a cache holds one text a row; read documents without it")
+        if self.mixture is not None:
+            raise RequestError(
+                "documents: the counts and the pointer of a mixture look across documents; read "
+                "each document in a row of its own"
+            )
+        return document_starts(documents)

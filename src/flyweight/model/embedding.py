@@ -37,16 +37,23 @@ class Embedding(nn.Module):
         self.bigram = linear.named(config, "embedding.bigram", config.dim, count) if count else None
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None, run: Tensor | None, start: int
+        self,
+        tokens: Tensor,
+        positions: Tensor | None,
+        run: Tensor | None,
+        start: int,
+        alone: bool = False,
     ) -> Tensor:
         """Return the vectors of tokens (B, T) after `start` others: (B, T, dim).
 
-        `run` is what `run_of` made of them.
+        `run` is what `run_of` made of them. `alone`: n-grams end where positions begin.
         """
         x = self.tokens.rows(tokens)  # (B, T, dim or rank)
-        x = x if self.expand is None else self.expand(x)  # (B, T, dim)
+        if self.expand is not None:
+            x = self.expand(x)  # (B, T, dim)
         if self.bigram is not None and run is not None:
-            x = x + self.bigram.rows(self.bigram_index(run)).sum(0)
+            rows = self.bigram_index(run, positions if alone else None)
+            x = x + self.bigram.rows(rows).sum(0)
         if self.positions is not None:
             x = x + self.positions(positions, start, tokens.shape[1])
         if self._sinusoids is not None:
@@ -69,12 +76,20 @@ class Embedding(nn.Module):
         nothing = torch.full_like(history[:, :1], self.vocab_size).expand(-1, self.reach)
         return torch.cat((nothing, history), 1)[:, -(self.reach + length) :]
 
-    def bigram_index(self, run: Tensor) -> Tensor:
-        """Return the bigram table's rows for the tokens of a run (B, reach + T), one for each order: (orders, B, T)."""
+    def bigram_index(self, run: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the bigram table's rows for the tokens of a run (B, reach + T), one for each order: (orders, B, T).
+
+        With `positions` (B, T) nothing stands before position 0.
+        """
         length = run.shape[1] - self.reach
         back = [
             run[:, self.reach - n : self.reach - n + length] for n in range(self.reach + 1)
         ]  # (B, T) each: n tokens ago
+        if positions is not None:
+            back = [
+                torch.where(positions >= n, tokens, self.vocab_size)
+                for n, tokens in enumerate(back)
+            ]
         if not isinstance(self.pairs, schema.HashedBigram):
             return (back[1] * self.vocab_size + back[0].clamp(max=self.vocab_size - 1))[
                 None

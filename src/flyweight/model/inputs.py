@@ -24,3 +24,12 @@ def check(tokens: Tensor, start: int, mask: Tensor | None) -> None:
             f"torch.bool of shape"
             f" {(tokens.shape[0], total)}"
         )
+
+
+def check_documents(tokens: Tensor, documents: Tensor) -> None:
+    """Raise RequestError unless documents are int64 ids of the shape of tokens (B, T)."""
+    if documents.dtype != torch.int64 or documents.shape != tokens.shape:
+        raise RequestError(
+            f"documents: {documents.dtype} of shape {tuple(documents.shape)}; tokens of shape "
+            f"{tuple(tokens.shape)} need torch.int64 ids of the same shape"
+        )

@@ -117,13 +117,22 @@ class LSTM(nn.Module):
             layer.input.bias[self.size : 2 * self.size].fill_(bias)
 
     def hidden(
-        self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: StateCache | None = None,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Return the last layer's outputs (B, T, hidden) for tokens (B, T), which follow those in the cache.
 
         `mask` (B, S) is False on left padding, over cached and new positions; padding leaves the
-        state as it is.
+        state as it is. Raises RequestError for documents.
         """
+        if documents is not None:
+            raise RequestError(
+                "documents: an LSTM carries its state across documents in a window; read each in "
+                "a row of its own"
+            )
         start = 0 if cache is None else cache.length
         check(tokens, start, mask)
         if cache is not None:

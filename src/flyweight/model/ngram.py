@@ -10,7 +10,8 @@ from flyweight.config.schema import LinearConfig, MlpConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
 from flyweight.model.init import initialise_fan_in
-from flyweight.model.inputs import check
+from flyweight.model.inputs import check, check_documents
+from flyweight.model.masks import document_starts
 from flyweight.model.output import Output
 from flyweight.model.recurrent_cache import StateCache
 from flyweight.spec.linears import check_patterns
@@ -64,12 +65,16 @@ class NGram(nn.Module):
         initialise_fan_in(self, config, seed)
 
     def hidden(
-        self, tokens: Tensor, cache: StateCache | None = None, mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: StateCache | None = None,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states (B, T, D) of tokens (B, T), which follow those in the cache.
 
         `mask` (B, S) is False on left padding, over cached and new positions; it is seen as if
-        nothing were there.
+        nothing were there. So are tokens of other `documents` (B, T), which are not cached.
         """
         start = 0 if cache is None else cache.length
         check(tokens, start, mask)
@@ -82,8 +87,10 @@ class NGram(nn.Module):
         seen = torch.cat((before, marked), 1)  # (B, history - 1 + T)
         if cache is not None:
             cache.advance(tokens.shape[1], seen[:, seen.shape[1] - self.history + 1 :])
-        # (B, history - 1 + T, dim) -> (B, T, dim, history) -> (B, T, history * dim)
-        x = self.embedding(seen).unfold(1, self.history, 1).transpose(2, 3).flatten(2)
+        x = self.embedding(seen).unfold(1, self.history, 1)  # (B, T, dim, history)
+        if documents is not None:
+            x = self._alone(x, tokens, cache, documents)
+        x = x.transpose(2, 3).flatten(2)
         for layer in self.blocks:
             x = F.relu(layer(x))
             x = F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -119,6 +126,19 @@ class NGram(nn.Module):
     def dtype(self) -> torch.dtype:
         """The float type of the weights; packed layers unpack into it."""
         return self.embedding.padding.dtype
+
+    def _alone(
+        self, x: Tensor, tokens: Tensor, cache: StateCache | None, documents: Tensor
+    ) -> Tensor:
+        """Return embeddings (B, T, dim, history) with padding where another document is."""
+        check_documents(tokens, documents)
+        if cache is not None:
+            raise RequestError("documents: a cache holds one text a row; read documents without it")
+        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = columns - document_starts(documents)  # (B, T)
+        back = torch.arange(self.history - 1, -1, -1, device=tokens.device)  # (history,)
+        mine = (back <= positions[..., None])[:, :, None]  # (B, T, 1, history)
+        return torch.where(mine, x, self.embedding.padding[:, None])
 
     def _nothing(self, batch: int) -> Tensor:
         return torch.full((batch, self.history - 1), -1, device=self.device)

@@ -31,39 +31,44 @@ class MemoryRate(nn.Module):
 
     def __init__(self, config: Deep) -> None:
         super().__init__()
-        self.fixed, self.start = config.rate, logit(config.rate)
+        self.fixed = config.rate
+        self.start = logit(config.rate)
         self.register_parameter("weight", nn.Parameter(torch.empty(1)) if config.learned else None)
 
-    def forward(self, known: KeysAndValues, own: KeysAndValues) -> KeysAndValues:
-        """Return rate * own + (1 - rate) * known, of keys and of values."""
-        rate = self.fixed if self.weight is None else self.weight.sigmoid().to(own[0].dtype)
-        keys, values = (torch.lerp(old, new, rate) for old, new in zip(known, own, strict=True))
-        return keys, values
+    def forward(self, memory_kv: KeysAndValues, kv: KeysAndValues) -> KeysAndValues:
+        """Return rate * kv + (1 - rate) * memory_kv, of keys and of values."""
+        rate = self.fixed if self.weight is None else self.weight.sigmoid().to(kv[0].dtype)
+        return torch.lerp(memory_kv[0], kv[0], rate), torch.lerp(memory_kv[1], kv[1], rate)
 
 
-class Rated(Protocol):
+class HasMemoryRate(Protocol):
     """A layer with a rate of memory, where its model thinks."""
 
     rate: MemoryRate | None
 
 
-class Recollection:
-    """What each place of the stack remembers of the tokens of one forward pass."""
+class PassMemory:
+    """The memory of each place of the stack during one forward pass.
+
+    `kv` are its keys and values of the tokens, by place.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.passes, self.first, self.restarts = 0, False, False
+        self.passes = 0
+        self.first = False
+        self.restarts = False
         if isinstance(config.thinking, Deep):
+            self.passes = config.thinking.passes
+            self.first = config.thinking.memory == "first"
             self.restarts = config.thinking.input == "embedding"
-            self.passes, self.first = config.thinking.passes, config.thinking.memory == "first"
-        self.thinks = self.passes > 0 or self.first
-        self.known: dict[int, KeysAndValues] = {}
+        self.kv: dict[int, KeysAndValues] = {}
 
-    def keep(self, visit: Visit, block: Rated, own: KeysAndValues) -> None:
-        """Take the keys and values of a visit into the memory of its place, if a later visit is going to read it."""
+    def store(self, visit: Visit, block: HasMemoryRate, kv: KeysAndValues) -> None:
+        """Take the keys and values of a visit into the memory of its place, if a later visit reads it."""
         if self.first and visit.pass_ == 0 and visit.place == 0:
-            self.known = dict.fromkeys(range(stack_size(self.config)), own)
+            self.kv = dict.fromkeys(range(stack_size(self.config)), kv)
         elif visit.pass_ < self.passes:
-            known = self.known.get(visit.place)
+            memory_kv = self.kv.get(visit.place)
             assert block.rate is not None
-            self.known[visit.place] = own if known is None else block.rate(known, own)
+            self.kv[visit.place] = kv if memory_kv is None else block.rate(memory_kv, kv)

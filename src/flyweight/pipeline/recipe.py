@@ -236,8 +236,8 @@ def _tokenizer_file(data: schema.Data) -> str | None:
 
 
 def _packing(data: schema.Data) -> schema.Data:
-    """Return what packing depends on: windows are cut from the shards later, so the context is none of it."""
-    return data.model_copy(update={"context": 1})
+    """Return what packing depends on: windows are cut from the shards later."""
+    return data.packed()
 
 
 def _packing_identity(packing: schema.Data) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from flyweight.config import schema
 from flyweight.spec import flops, flops_baselines
 from flyweight.spec.visits import slots, visits
+from flyweight.spec.windows import scores
 
 LIBRARIES = 130_000_000
 """What a process loads when it trains for the first time, on a CPU: torch's optimizers (70 MB), kernels, the tokenizer."""
@@ -139,12 +140,15 @@ def _kv(model: schema.ModelConfig) -> int:
 def _scores(model: schema.ModelConfig, context: int, itemsize: int, cpu: bool) -> int:
     """Return the bytes kept of a token's attention weights, where the kernel keeps them at all."""
     assert model.attention.heads
+    window = model.attention.window
+    whole = window is None or context <= window
     dropped = bool(model.dropout.attention)
-    written_out = cpu and itemsize == 2 and context <= WRITTEN_OUT
+    written_out = cpu and itemsize == 2 and context <= WRITTEN_OUT and whole
     if not (dropped or written_out):
         return 0
     copies = 1 + 2 * dropped  # the weights, the mask of what is dropped, and what is left
-    return copies * model.attention.heads * context * itemsize
+    keys = scores(model.attention, context) // context  # that a token looks at
+    return copies * model.attention.heads * keys * itemsize
 
 
 def _mlp(model: schema.ModelConfig) -> int:

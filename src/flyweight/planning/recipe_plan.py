@@ -290,7 +290,7 @@ def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
 
 def vocabulary_key(data: schema.Data) -> str:
     """Return what a corpus' vocabulary depends on: its data config without the context."""
-    return data.model_copy(update={"context": 1}).model_dump_json()
+    return data.packed().model_dump_json()
 
 
 def vocabulary(data: schema.Data, model: schema.Architecture) -> int:

@@ -103,7 +103,7 @@ def beside_training(
 
 def text_key(data: schema.Data) -> str:
     """Return what a packed text depends on: its data config without the context."""
-    return data.model_copy(update={"context": 1}).model_dump_json()
+    return data.packed().model_dump_json()
 
 
 def _packing(stages: Iterable[Stage], sizes: Mapping[str, TextSize]) -> Iterator[Row]:

@@ -2,11 +2,12 @@
 
 No torch, nothing allocated.
 
-FLOPs follow `torch.utils.flop_counter`: a product of (m, k) and (k, n) is 2mnk, attention is the
-full T x T, and whatever works element by element (norms, activations, rotations, softmax, biases)
-is nothing. Training is the plain loss: every matrix and every attention product of the forward pass
-comes back twice in the backward pass, once for each of its inputs, but for what has no gradient:
-packed weights, and the rows of a packed table. Recomputation would come on top.
+FLOPs follow `torch.utils.flop_counter`: a product of (m, k) and (k, n) is 2mnk. Attention is the
+full T x T, or what the blocks of a sliding window compute (see `windows`). Whatever works element
+by element (norms, activations, rotations, softmax, biases) is nothing. Training is the plain loss:
+every matrix and every attention product of the forward pass comes back twice in the backward pass,
+once for each of its inputs, but for what has no gradient: packed weights, and the rows of a packed
+table. Recomputation would come on top.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from flyweight.spec import flops_baselines
 from flyweight.spec.gradients import blind_visits, of_queries_keys_values, saved_products
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.visits import slots, stack_size, uses
+from flyweight.spec.windows import cached_tokens, scores
 
 PARTS: tuple[str, ...] = (
     "embedding",
@@ -195,6 +197,16 @@ def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
     return 2 * sum(slots(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
 
 
+def kv_bytes(config: Architecture, length: int, itemsize: int = 4) -> int:
+    """Return the bytes of a cache with room for `length` tokens of one row.
+
+    A sliding window bounds it: beyond the window a token takes the place of another.
+    """
+    if not isinstance(config, ModelConfig):
+        return 0
+    return kv_bytes_per_token(config, itemsize) * cached_tokens(config.attention, length)
+
+
 def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
     """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
     config = config.resolved()
@@ -241,7 +253,7 @@ def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
 def _attention_product(config: ModelConfig, length: int) -> int:
     """Return the FLOPs of one of attention's two products, for one key a token."""
     attention = config.attention
-    return 2 * (attention.heads or 0) * (attention.head_dim or 0) * length**2
+    return 2 * (attention.heads or 0) * (attention.head_dim or 0) * scores(attention, length)
 
 
 def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:

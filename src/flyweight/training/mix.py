@@ -252,6 +252,11 @@ class Mix:
         network = load_any.decoder(source, context.runtime.device, where)
         if not isinstance(network, Decoder):
             raise RequestError(f"{where}: only decoders are mixed; this is a baseline")
+        if inputs.artifacts["input"].facts.get("documents") == "isolated":
+            raise RequestError(
+                f"{where}: this network reads documents apart, and the counts and the pointer of "
+                f"a mixture look across them; mix a network of joined documents"
+            )
         check_tokenizer(inputs)
         corpus = Corpus.open(inputs.text(), verify=False)
         model = mixed(network, corpus, config)

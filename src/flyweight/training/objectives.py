@@ -18,7 +18,6 @@ from torch import Tensor
 
 from flyweight.config import schema
 from flyweight.data.batch import Batch, real_targets
-from flyweight.errors import FlyweightError
 
 CHUNK_ELEMENTS = 2**22
 """Logits held at once (17 MB in float32), as long as that makes CHUNK_ROWS tokens."""
@@ -55,8 +54,8 @@ class LanguageModel(Protocol):
 
     softcap: float | None
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Return the hidden states (B, T, D) of tokens (B, T)."""
+    def hidden(self, tokens: Tensor, *, documents: Tensor | None = None) -> Tensor:
+        """Return the hidden states (B, T, D) of tokens (B, T), which may belong to `documents`."""
         ...
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -193,10 +192,10 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
 
 
 def _hidden(model: LanguageModel, batch: Batch) -> Tensor:
-    """Return a model's hidden states of all inputs of a batch, (N, D)."""
-    if batch.documents is not None:
-        raise FlyweightError("batch: documents are given, but models cannot keep them apart")
-    return model.hidden(batch.inputs).flatten(0, 1)
+    """Return a model's hidden states of all inputs of a batch, each of its own document, (N, D)."""
+    if batch.documents is None:
+        return model.hidden(batch.inputs).flatten(0, 1)
+    return model.hidden(batch.inputs, documents=batch.documents).flatten(0, 1)
 
 
 def _sum_over_head(

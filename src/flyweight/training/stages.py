@@ -45,16 +45,16 @@ def _run(
     precision = runtime.precision(train.precision, model.config.dim)
     # Opening the artifact has just compared every checksum.
     corpus = Corpus.open(inputs.text(), verify=False)
-    windows = Windows(corpus.split("train"), config.data.context, train.batch, runtime.seed)
+    context_length, documents = config.data.context, config.data.documents
+    windows = Windows(corpus.split("train"), context_length, train.batch, runtime.seed, documents)
+    if documents == "isolated":
+        load_any.require_isolation(model, f"stages.{inputs.name}.data.documents")
+        load_any.require_isolation(teacher, f"stages.{inputs.name}.data.documents: the teacher")
     teacher_flops = 0
     if teacher is not None:
-        teacher_flops = load_any.forward_flops(teacher, config.data.context)
+        teacher_flops = load_any.forward_flops(teacher, context_length)
     cost = StepCost.of(
-        model.config,
-        train,
-        config.data.context,
-        teacher_flops,
-        fresh=config.model is not None,
+        model.config, train, context_length, teacher_flops, fresh=config.model is not None
     )
 
     def validate(tokens: int) -> float:
@@ -67,6 +67,7 @@ def _run(
             batch=train.batch,
             device=runtime.device,
             precision=precision,
+            isolated=documents == "isolated",
         )
 
     watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
@@ -89,6 +90,8 @@ def _run(
         folder.save(model, draft.path / "model")
         for file in inputs.tokenizer_files():
             copy_file(file, draft.path / "model" / file.name)
+    if documents == "isolated":
+        facts["documents"] = documents
     return {
         **facts,
         "total_flops": facts["flops"] + inputs.spent("total_flops"),

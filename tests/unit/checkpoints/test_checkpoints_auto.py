@@ -13,6 +13,7 @@ from flyweight.model.decoder import Decoder
 
 VOCAB = 61
 MODELS = {
+    "window": {"attention": {"heads": 2, "window": 4, "sinks": 1}},
     "plain": {},
     "learned": {"position": "learned", "mlp": "gelu", "norm": "layernorm"},
     "repeat": {"sharing": {"kind": "repeat", "times": 2}, "attention": {"heads": 4, "kv_heads": 2}},

@@ -215,6 +215,7 @@ def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path):
         ({"embedding": {"bigram": "hashed"}}, "bigram table"),
         ({"head": {"softcap": 5}}, "softcap"),
         ({"attention": {"heads": 4, "gain": True}}, "gains"),
+        ({"attention": {"heads": 4, "window": 4}}, "a sliding window of 4 tokens"),
         ({"linears": {"blocks": "int8"}}, "quantized"),
         ({"position": {"kind": "rope", "fraction": 0.5}}, "0.5 of each head"),
         ({"mlp": "relu2"}, "relu2"),

@@ -42,6 +42,16 @@ BASE: dict[str, Any] = {"vocab_size": 50, "context": 8, "dim": 16, "layers": 3}
         ({"thinking": {"passes": 2, "rate": 1.0}}, "less than 1"),
         ({"layers": 0, "norm": {"final": False}}, r"norm\.final: without layers"),
         ({"mlp": {"kind": "relu", "hidden": 9, "rank": 10}}, r"mlp\.rank: 10 is larger than .* 9"),
+        ({"attention": {"window": 0}}, "greater than 0"),
+        ({"attention": {"sinks": 2}}, r"attention\.sinks: 2 sinks need attention\.window"),
+        (
+            {"attention": {"window": 4, "sinks": 4}},
+            r"attention\.sinks: 4 is not smaller than attention\.window 4",
+        ),
+        (
+            {"layers": 0, "attention": {"window": 4}},
+            r"attention\.window: a model without layers has no attention",
+        ),
         ({"embedding": {"rank": 17}}, r"embedding\.rank: 17 is larger than dim 16"),
         (
             {"vocab_size": 5, "embedding": {"rank": 7}},
@@ -88,3 +98,13 @@ def test_one_number_sets_the_three_dropouts_it_always_set() -> None:
         **dict.fromkeys(("embedding", "attention", "residual"), 0.2),
         "mlp": 0.0,
     }
+
+
+def test_a_window_that_is_off_is_not_written() -> None:
+    plain = ModelConfig.model_validate(BASE)
+    assert not {"window", "sinks"} & plain.model_dump(mode="json")["attention"].keys()
+    fields = {**BASE, "attention": {"window": 4, "sinks": 1}}
+    windowed = ModelConfig.model_validate(fields).resolved()
+    dumped = windowed.model_dump(mode="json")["attention"]
+    assert (dumped["window"], dumped["sinks"]) == (4, 1)
+    assert ModelConfig.model_validate(windowed.model_dump(mode="json")) == windowed

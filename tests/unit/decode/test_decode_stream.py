@@ -9,7 +9,7 @@ from special_fixture import spm_like
 
 from flyweight.config import schema
 from flyweight.data.tokenizer_training import train
-from flyweight.decode.stream import Spoken, after, encoded
+from flyweight.decode.stream import TextStream, after, encoded
 from flyweight.errors import RequestError
 
 
@@ -18,10 +18,10 @@ def test_a_byte_fallback_tokenizer_streams_each_character_once(tmp_path: Path):
     before, new = tokenizer.encode("a"), tokenizer.encode(" 한글 한글", start=False)
     for cut in range(len(new) + 1):
         heard: list[str] = []
-        spoken = Spoken(tokenizer, (), heard.append, before)
+        stream = TextStream(tokenizer, (), heard.append, before)
         for end in range(1, cut + 1):
-            assert not spoken.stopped(new[:end])
-        whole = spoken.finished(new[:cut])
+            assert not stream.stopped(new[:end])
+        whole = stream.finished(new[:cut])
         assert "".join(heard) == whole
     assert whole == " 한글 한글"
 

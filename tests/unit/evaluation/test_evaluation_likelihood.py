@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class FakeSplit:
     opening: int = 0
     marks: tuple[int, ...] = ()
     vocab_size: int | None = None
+    closing: int = 0
 
 
 class Table(torch.nn.Module):
@@ -299,3 +301,46 @@ def test_with_begin_tokens_each_document_is_read_by_itself():
     assert result.units.marks is None and result.units.counts.sum() == count
     whole = evaluate(model, split, window=16).nll.value
     assert quick(model, split, tokens=10**6, window=16) == pytest.approx(whole, abs=1e-6)
+
+
+def separated(lengths: list[int], opening: int = 0) -> FakeSplit:
+    """Return documents that end in token 16, and begin with `opening` times token 15."""
+    stream, documents = list[int](), list[int]()
+    for number, length in enumerate(lengths):
+        documents.append(len(stream))
+        stream += [15] * opening + tokens(length, seed=number).tolist() + [16]
+    split = FakeSplit(np.array(stream, np.uint16), documents=np.array(documents), opening=opening)
+    split.closing = 1
+    return split
+
+
+@pytest.mark.parametrize("window", [1, 7, 32])
+@pytest.mark.parametrize("stride", [1, 5, 32])
+def test_isolated_documents_score_every_target_once_and_stay_inside(window, stride):
+    split = separated([1, 40, 3, 90, 8, 31, 32, 33])
+    starts = [0, *(split.documents[1:] - 1).tolist(), len(split.tokens) - 1]
+    for size in (len(split.tokens), 60, 61, 2):
+        scored = np.zeros(size - 1, int)
+        plan = likelihood.windows(split, size, window, min(stride, window), isolated=True)
+        for first, stop, begin in plan:
+            scored[begin:stop] += 1
+            assert not any(first < start < stop for start in starts), "a context crosses a boundary"
+        assert (scored == 1).all()
+
+
+def test_isolated_documents_are_scored_as_each_alone():
+    model, split = decoder(), separated([20, 3, 31, 8, 12] * 5)
+    found = evaluate(model, split, window=32, isolated=True)
+    total, count = 0.0, 0
+    edges = [0, *(split.documents[1:] - 1).tolist(), len(split.tokens) - 1]
+    for start, stop in itertools.pairwise(edges):
+        piece = torch.from_numpy(split.tokens[start : stop + 1].astype(np.int64))[None]
+        with torch.no_grad():
+            logits = model(piece[:, :-1])[0]
+        total += float(torch.nn.functional.cross_entropy(logits, piece[0, 1:], reduction="sum"))
+        count += stop - start
+    assert found.nll.n == count == len(split.tokens) - 1
+    assert found.nll.value == pytest.approx(total / count, abs=1e-5)
+    assert found.nll.value != pytest.approx(evaluate(model, split, window=32).nll.value, abs=1e-4)
+    alone = quick(model, split, tokens=10**6, window=32, isolated=True)
+    assert alone == pytest.approx(found.nll.value, abs=1e-6)

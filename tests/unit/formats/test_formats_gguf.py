@@ -309,6 +309,7 @@ def test_shared_layers_are_written_out_with_a_warning_that_says_the_new_size(
         ({"embedding": {"bigram": {"kind": "hashed", "buckets": 64}}}, "bigram table"),
         ({"head": {"softcap": 30.0}}, "softcap"),
         ({"attention": {"heads": 4, "gain": True}}, "attention gains"),
+        ({"attention": {"heads": 4, "window": 4}}, "a sliding window of 4 tokens"),
         ({"position": {"fraction": 0.5}}, "only 0.5 of each head is rotated"),
         ({"norm": "layernorm"}, "its norm is layernorm, not rmsnorm"),
         ({"mlp": "relu2"}, "its MLP is relu2, not swiglu"),

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.attention import Attention, attend, reach
+from flyweight.model.attention import Attention, attend
 from flyweight.model.decoder import Decoder
 from flyweight.model.init import initialise
+from flyweight.model.masks import causal_mask
 
 CPU = torch.device("cpu")
 
@@ -25,22 +26,22 @@ def attention(**fields: Any) -> Attention:
 
 
 def test_training_needs_no_mask() -> None:
-    assert reach(0, 5, None, CPU).causal and reach(0, 5, None, CPU).mask is None
+    assert causal_mask(0, 5, None, CPU).causal and causal_mask(0, 5, None, CPU).mask is None
 
 
 def test_one_cached_token_sees_everything_before_it() -> None:
-    step = reach(4, 1, None, CPU)
+    step = causal_mask(4, 1, None, CPU)
     assert not step.causal and step.mask is None
 
 
 def test_a_cached_chunk_sees_the_past_and_itself() -> None:
-    step = reach(2, 3, None, CPU)
+    step = causal_mask(2, 3, None, CPU)
     assert not step.causal and step.mask is not None
     assert step.mask[0, 0].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
 def test_padding_is_seen_by_nobody_but_itself() -> None:
-    padded = reach(0, 4, torch.tensor([[False, False, True, True]]), CPU)
+    padded = causal_mask(0, 4, torch.tensor([[False, False, True, True]]), CPU)
     assert padded.mask is not None
     assert padded.mask[0, 0].int().tolist() == [
         [1, 0, 0, 0],
@@ -68,7 +69,7 @@ def test_grouped_query_attention_written_out(options: dict[str, Any]) -> None:
         heads.append(scores.softmax(-1) @ v[:, :, head // 2])
     expected = layer.out(torch.cat(heads, -1))
     torch.testing.assert_close(
-        layer(x, reach(0, 5, None, CPU), None, None)[0], expected, rtol=1e-5, atol=1e-5
+        layer(x, causal_mask(0, 5, None, CPU), None, None)[0], expected, rtol=1e-5, atol=1e-5
     )
 
 
@@ -106,7 +107,7 @@ def test_short_windows_train_in_bfloat16_written_out(kv_heads: int, length: int)
     weight = torch.randn(2, 4, length, 16, generator=generator)
     plain = F.scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=kv_heads != 4)
     with profile(activities=[ProfilerActivity.CPU]) as trace:
-        short = attend(*rounded, reach(0, length, None, CPU))  # pyright: ignore[reportCallIssue]
+        short = attend(*rounded, causal_mask(0, length, None, CPU))  # pyright: ignore[reportCallIssue]
     assert "aten::baddbmm" in {event.key for event in trace.key_averages()}
     torch.testing.assert_close(short.float(), plain, rtol=0.05, atol=0.05)
     for mine, theirs in zip(
@@ -123,10 +124,10 @@ def test_written_out_attention_never_looks_ahead() -> None:
         for n in range(3)
     )
     q.requires_grad_()
-    seen = attend(q, k, v, reach(0, 9, None, CPU))
+    seen = attend(q, k, v, causal_mask(0, 9, None, CPU))
     k[:, :, 6:] += 3
     v[:, :, 6:] -= 2
-    changed = attend(q, k, v, reach(0, 9, None, CPU))
+    changed = attend(q, k, v, causal_mask(0, 9, None, CPU))
     assert torch.equal(seen[:, :, :6], changed[:, :, :6]) and not torch.equal(
         seen[:, :, 6:], changed[:, :, 6:]
     )
@@ -135,5 +136,5 @@ def test_written_out_attention_never_looks_ahead() -> None:
 def test_scores_are_not_kept_where_nothing_trains() -> None:
     q, k, v = (torch.randn(1, 2, 9, 8).bfloat16() for _ in range(3))
     with profile(activities=[ProfilerActivity.CPU]) as trace:
-        attend(q, k, v, reach(0, 9, None, CPU))
+        attend(q, k, v, causal_mask(0, 9, None, CPU))
     assert "aten::baddbmm" not in {event.key for event in trace.key_averages()}

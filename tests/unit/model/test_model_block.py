@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.attention import reach
 from flyweight.model.block import Block
 from flyweight.model.decoder import Decoder
+from flyweight.model.masks import causal_mask
 
 
 def decoder(**fields: Any) -> Decoder:
@@ -28,7 +28,7 @@ def test_branches_norms_and_residuals(placement: str, residual: Any) -> None:
     model = decoder(norm={"kind": "layernorm", "placement": placement}, residual=residual)
     block, x = model.blocks[0], torch.randn(2, 5, 16)
     assert isinstance(block, Block)
-    seen = reach(0, 5, None, x.device)
+    seen = causal_mask(0, 5, None, x.device)
     keep, take = (1.0, 1.0) if residual == "add" else (0.7, 0.3)
     if placement == "pre":
         h = keep * x + take * block.attention(block.attention_norm(x), seen, None, None)[0]
@@ -44,7 +44,7 @@ def test_without_a_final_norm_the_last_block_is_what_the_head_reads() -> None:
     model, tokens = decoder(norm={"final": False}), torch.arange(5)[None]
     block = model.blocks[0]
     assert isinstance(block, Block) and model.norm is None
-    seen = reach(0, 5, None, tokens.device)
+    seen = causal_mask(0, 5, None, tokens.device)
     torch.testing.assert_close(
         model.hidden(tokens), block(model.embedding.tokens.rows(tokens), seen)[0]
     )

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from flyweight.config.schema import LinearConfig, MlpConfig
+from flyweight.config.schema import LinearConfig, LstmConfig, MlpConfig
 from flyweight.errors import RequestError
+from flyweight.model.build import build
 from flyweight.model.ngram import NGram
 
 TOKENS = torch.randint(20, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -76,3 +77,20 @@ def test_faults_are_refused() -> None:
         NGram(LinearConfig(dim=4))
     with pytest.raises(RequestError, match=r"names are embedding\.tokens, head\.linear"):
         linear(linears={"blocks": "int8"})
+
+
+@torch.no_grad()
+def test_documents_are_read_as_each_alone() -> None:
+    model = build(MlpConfig(kind="mlp", vocab_size=9, context=16, dim=4, history=3, hidden=8))
+    text = torch.randint(9, (1, 12), generator=torch.Generator().manual_seed(0))
+    sizes = [1, 4, 2, 5]
+    ids = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))[None]
+    alone = torch.cat([model.hidden(piece) for piece in text.split(sizes, 1)], 1)
+    torch.testing.assert_close(model.hidden(text, documents=ids), alone)
+    assert not torch.allclose(model.hidden(text), alone)
+
+
+def test_an_lstm_has_no_documents() -> None:
+    model = build(LstmConfig(kind="lstm", vocab_size=9, context=16, dim=4))
+    with pytest.raises(RequestError, match="an LSTM carries its state across documents"):
+        model.hidden(torch.zeros(1, 4, dtype=torch.long), documents=torch.zeros(1, 4).long())

@@ -9,9 +9,9 @@ from flyweight.config.schema import ModelConfig
 from flyweight.decode.generate import generate
 from flyweight.evaluation import checks
 from flyweight.model import folder
-from flyweight.model.attention import Reach
 from flyweight.model.block import Block
 from flyweight.model.decoder import Decoder
+from flyweight.model.masks import AttentionMask
 from flyweight.spec.visits import visits
 
 VOCAB = 19
@@ -164,17 +164,17 @@ def test_a_memory_that_is_visible_as_a_whole_is_caught_by_the_audit(
     subject = checks.Subject(tmp_path, model)
     with torch.no_grad():
         assert checks.causality(subject).verdict == "pass"
-        doubled = Reach.doubled
+        doubled = AttentionMask.for_two_keys_per_token
 
-        def leaky(self: Reach, length: int, device: torch.device) -> Reach:
+        def leaky(self: AttentionMask, length: int, device: torch.device) -> AttentionMask:
             found = doubled(self, length, device)
             if found.mask is None:
                 return found
             mask = found.mask.clone()
             mask[..., ::2] = True
-            return Reach(causal=False, mask=mask)
+            return AttentionMask(causal=False, mask=mask)
 
-        monkeypatch.setattr(Reach, "doubled", leaky)
+        monkeypatch.setattr(AttentionMask, "for_two_keys_per_token", leaky)
         check = checks.causality(subject)
         assert check.verdict == "fail" and check.measured
         assert checks.cache(subject).verdict == "fail"

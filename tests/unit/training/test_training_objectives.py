@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
 from flyweight.data.batch import IGNORE, Batch, TeacherRecord
-from flyweight.errors import FlyweightError
 from flyweight.model.decoder import Decoder
 from flyweight.training import objectives
 from flyweight.training.objectives import Distillation, NextToken
@@ -318,8 +317,45 @@ def test_a_teachers_record_stands_in_for_running_its_body():
     assert recorded.item() == running.item()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_documents_are_not_mixed_without_a_word(objective):
-    inputs, targets = batch(False)
-    with pytest.raises(FlyweightError, match="documents are given"):
-        sums(OBJECTIVES[objective](), decoder(), inputs, targets, documents=inputs % 4)
+DOCUMENTS = (3, 1, 7, 2)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("distils", [False, True])
+def test_documents_in_one_window_have_the_loss_and_gradient_of_padding(distils, window):
+    length = sum(DOCUMENTS)
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(VOCAB, (1, length), generator=generator)
+    targets = torch.randint(VOCAB, (1, length), generator=generator)
+    ids = torch.repeat_interleave(torch.arange(len(DOCUMENTS)), torch.tensor(DOCUMENTS))[None]
+    rows, places = torch.zeros(2, len(DOCUMENTS), max(DOCUMENTS), dtype=torch.long), []
+    rows[1] = IGNORE
+    for row, part in enumerate(torch.arange(length).split(DOCUMENTS)):
+        rows[0, row, : len(part)] = inputs[0, part]
+        rows[1, row, : len(part)] = targets[0, part]
+        places.append(part)
+    attention = {"heads": 2, "window": window}
+    config = {
+        "dim": 20,
+        "layers": 2,
+        "attention": attention,
+        "position": "learned",
+        "init": {"std": 0.3},
+    }
+    model = Decoder(ModelConfig.model_validate(config).resolved(VOCAB, 16), seed=0)
+    objective = NextToken(schema.NextToken())
+    if distils:
+        teacher = decoder(seed=3, dim=24).requires_grad_(False)
+        objective = Distillation(schema.Distillation(temperature=2.0, weight=0.7), teacher)
+    packed, packed_nll = sums(objective, model, inputs, targets, documents=ids)
+    packed.backward()
+    found = gradients(model)
+    model.zero_grad()
+    padded, padded_nll = sums(objective, model, rows[0], rows[1])
+    padded.backward()
+    assert packed.item() == pytest.approx(padded.item(), rel=1e-5)
+    assert packed_nll.item() == pytest.approx(padded_nll.item(), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    joined, _ = sums(objective, model, inputs, targets)
+    assert abs(joined.item() - packed.item()) > 1e-3 * abs(packed.item())
