@@ -197,11 +197,6 @@ def test_whichever_limit_comes_first(corpus, tmp_path, limit, steps):
     )
 
 
-def test_no_limit_is_refused():
-    with pytest.raises(RequestError, match="no limit"):
-        Limits.of(schema.Train(), 64, COST, "stages.x")
-
-
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):
     calls = itertools.count()
 
