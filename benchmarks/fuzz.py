@@ -7,11 +7,12 @@ No traceback, hang or stray write.
 Inputs are drawn from valid ones (`malformed.py`) in turn for every kind: YAML bytes, recipes,
 studies, overrides, those of `train`, model configs, every verb's own options, MODEL references,
 texts in every encoding, tokenizers, the files of an artifact and of a checkpoint, with and without
-a manifest that agrees, Hugging Face folders, chat templates, and links in the runs root that lead
-out of it, over which a command may write nothing. Each runs in this process under an alarm. What
-turns out valid does not count; another is drawn. Python's audit hooks see every file that is opened
-for writing, made, renamed or removed outside the runs root and the system's folder for temporary
-files.
+a manifest that agrees, Hugging Face folders, chat templates, and links, loops, pipes and folders in
+the place of anything in the runs root. Each runs in this process under an alarm. What turns out
+valid does not count; another is drawn. Python's audit hooks see every file that is opened for
+writing, made, renamed or removed outside the runs root and the system's folder for temporary files.
+In the working folder lie modules that have the names of Python's own and of installed ones: none
+may ever run, here or in a process that a command starts.
 """
 
 from __future__ import annotations
@@ -91,6 +92,67 @@ LINKED = (
 """What a finished recipe's folder holds, over which a link may lie."""
 
 
+SHADOWS = (
+    "random.py",
+    "json.py",
+    "sitecustomize.py",
+    "usercustomize.py",
+    "torch/__init__.py",
+    "flyweight/__init__.py",
+)
+"""Modules in the working folder that would run in place of others, were it searched for modules."""
+SHADOW = """import pathlib
+pathlib.Path({marker!r}).write_text(__file__)
+raise ImportError("a module of the working folder ran")
+"""
+
+
+def _link_to_folder(place: Path, victim: Path) -> None:
+    place.symlink_to(victim)
+
+
+def _link_to_file(place: Path, victim: Path) -> None:
+    place.symlink_to(victim / "precious")
+
+
+def _link_to_nothing(place: Path, victim: Path) -> None:
+    place.symlink_to(victim / "nothing")
+
+
+def _link_to_itself(place: Path, victim: Path) -> None:
+    place.symlink_to(place)
+
+
+def _hard_link(place: Path, victim: Path) -> None:
+    place.hardlink_to(victim / "precious")
+
+
+def _pipe(place: Path, victim: Path) -> None:
+    os.mkfifo(place)
+
+
+def _folder(place: Path, victim: Path) -> None:
+    place.mkdir()
+    (place / "link").symlink_to(victim)
+
+
+def _file(place: Path, victim: Path) -> None:
+    place.write_text("no folder")
+
+
+INSTEAD = (
+    _link_to_folder,
+    _link_to_file,
+    _link_to_nothing,
+    _link_to_itself,
+    _hard_link,
+    _pipe,
+    _folder,
+    _file,
+)
+"""What may lie in the place of a file or folder of the runs root."""
+
+
 def _follows(event: str, arguments: tuple[Any, ...]) -> bool:
     """Return whether a file operation acts on what a link leads to, and not on the link itself."""
     if event == "open":
@@ -130,6 +192,7 @@ class Fuzzer:
         self.recipe = write_recipe(self.inputs)
         self.text = self.inputs / "story.txt"
         self.elsewhere.mkdir()
+        self.marker = self.base / "EXECUTED"
         self.scratch = self.base / "scratch"
         self.scratch.mkdir()
         tempfile.tempdir = str(self.scratch)  # temporary files may be written as well
@@ -154,6 +217,10 @@ class Fuzzer:
         shutil.rmtree(self.runs)
         shutil.copytree(self.base / "kept", self.runs, symlinks=True)
         self.options = {name: options_of(name) for name in OPTIONED}
+        for name in SHADOWS:
+            path = self.elsewhere / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(SHADOW.format(marker=str(self.marker)))
         os.chdir(self.elsewhere)
         sys.addaudithook(self._hook)
 
@@ -443,15 +510,18 @@ class Fuzzer:
         return "chat", folder, "--max-new-tokens", 1
 
     def links(self) -> tuple[Any, ...]:
-        """Put a link that leads out of the runs root where a command will write."""
+        """Put a link, a loop, a pipe, a folder or a file in the place of anything in the runs root."""
         self._restored()
         target = self.inputs / "victim"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         (target / "precious").write_text("precious")
-        names = [path.name for path in (self.base / "kept").iterdir()]
+        kept = self.base / "kept"
+        names = [path.name for path in kept.iterdir()]
+        inside = [path.relative_to(kept).as_posix() for path in sorted(kept.rglob("*"))]
+        partial = [f"{each}.partial" for each in names]
         name = self.draw.choice(
-            [*names, *(f"{each}.partial" for each in names), f"toy/{self.draw.choice(LINKED)}"]
+            self.draw.choice((names, partial, inside, [f"toy/{each}" for each in LINKED]))
         )
         place = self.runs / name
         if name.endswith(".partial"):  # so that it has to be made
@@ -459,15 +529,21 @@ class Fuzzer:
         if place.is_symlink() or place.is_file():
             place.unlink()
         shutil.rmtree(place, ignore_errors=True)
-        place.symlink_to(target if self.draw.random() < 0.7 else target / "precious")
+        self.draw.choice(INSTEAD)(place, target)
+        run = ("run", self.recipe, "--threads", 1)
         verbs = [
-            ("run", self.recipe, "--threads", 1),
+            run,
             ("report", "toy"),
             ("gc", "--yes"),
             ("eval", "toy:int8"),
             ("ls",),
+            ("plan", self.recipe),
         ]
-        return self.draw.choice([verbs[0], *verbs])
+        verbs += [
+            ("generate", "toy:teacher", "Ann ", "--max-new-tokens", 1),
+            ("import", self.hub["llama"]),
+        ]
+        return self.draw.choice([run, *verbs])
 
     def resume_points(self) -> tuple[Any, ...]:
         """Break the checkpoint or the log of a half-made artifact, the checkpoint's seal agreeing or not."""
@@ -559,12 +635,12 @@ class Fuzzer:
             shutil.copytree(self.inputs, kept / "inputs", symlinks=True)
         return True
 
-    def _limited(self, words: tuple[Any, ...]) -> Answer:
+    def _limited(self, words: tuple[Any, ...], seconds: int = SECONDS) -> Answer:
         def ring(*_: Any) -> None:
-            raise TooLong(f"more than {SECONDS} s")
+            raise TooLong(f"more than {seconds} s")
 
         signal.signal(signal.SIGALRM, ring)
-        signal.alarm(SECONDS)
+        signal.alarm(seconds)
         self.armed = True
         stdin, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(self.said.encode()))
         try:
@@ -584,10 +660,10 @@ class Fuzzer:
             )
         if self.strays:
             return f"wrote outside the runs root: {self.strays[:3]}"
-        if list(self.elsewhere.iterdir()):
-            return (
-                f"wrote into the working folder: {[path.name for path in self.elsewhere.iterdir()]}"
-            )
+        if self.marker.exists():
+            return f"a module of the working folder ran: {self.marker.read_text()}"
+        if strange := self._strange():
+            return f"wrote into the working folder: {[path.name for path in strange]}"
         if answer.status == 0:
             return None
         if answer.status not in (1, 2):
@@ -607,9 +683,36 @@ class Fuzzer:
             return f"what a link in the runs root led to was changed: {sorted(victim.iterdir())}"
         return None
 
+    def _strange(self) -> list[Path]:
+        """Return what lies in the working folder and was not put there."""
+        own = {self.elsewhere / name for name in SHADOWS}
+        return [
+            path
+            for path in sorted(self.elsewhere.rglob("*"))
+            if path not in own | {path.parent for path in own}
+        ]
+
+    def children(self) -> None:
+        """Run what starts processes of its own: none may run a module of the working folder."""
+        self.said = "Hello.\n"
+        for words in (
+            ("bench", self.model, "--repeats", 1),
+            ("chat", self.base / "hub" / "llama", "--max-new-tokens", 1),
+        ):
+            answer = self._limited(words, 10 * SECONDS)  # a bench takes its time
+            if fault := self._fault(answer) or (
+                f"status {answer.status}: {answer.err}" if answer.status else None
+            ):
+                self.faults.append(f"children {[str(word) for word in words]}: {fault}")
+            self.said = "Hello.\n"
+        self.said = ""
+
     def _tidy(self, kind: str) -> None:
-        for path in self.elsewhere.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self._strange():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         if kind in (
             "summaries",
             "event_lines",
@@ -674,6 +777,7 @@ def main() -> None:
                 f"{time.monotonic() - began:.0f} s",
                 file=sys.stderr,
             )
+    fuzzer.children()
     for kind in options.kinds:
         rows.add("command line", kind, "malformed", 0, fuzzer.counts[kind], "inputs")
         rows.add("command line", kind, "valid_drawn_again", 0, fuzzer.valid[kind], "inputs")

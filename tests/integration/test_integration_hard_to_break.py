@@ -135,7 +135,13 @@ def test_the_fuzz_harness_sees_tracebacks_silence_and_stray_writes(tmp_path):
     import fuzz
 
     fuzzer = object.__new__(fuzz.Fuzzer)
-    fuzzer.elsewhere, fuzzer.strays = tmp_path, []
+    fuzzer.elsewhere, fuzzer.strays, fuzzer.marker = (
+        tmp_path / "elsewhere",
+        [],
+        tmp_path / "EXECUTED",
+    )
+    fuzzer.elsewhere.mkdir()
+    (fuzzer.elsewhere / "random.py").write_text(fuzz.SHADOW.format(marker=str(fuzzer.marker)))
     judge = fuzzer._fault
     assert judge(sandbox.Answer(2, "", "flyweight: no such thing")) is None
     assert judge(sandbox.Answer(0, "fine", "")) is None
@@ -144,7 +150,11 @@ def test_the_fuzz_harness_sees_tracebacks_silence_and_stray_writes(tmp_path):
     assert "no message" in judge(sandbox.Answer(1, "", "Traceback (most recent call last)"))
     assert "status 3" in judge(sandbox.Answer(3, "", "flyweight: x"))
     assert "lines" in judge(sandbox.Answer(2, "", "x\n" * 100))
-    (tmp_path / "stray").write_text("")
+    with pytest.raises(ImportError):
+        exec((fuzzer.elsewhere / "random.py").read_text(), {"__file__": "random.py"})
+    assert "ran: random.py" in judge(sandbox.Answer(0, "fine", ""))
+    fuzzer.marker.unlink()
+    (fuzzer.elsewhere / "stray").write_text("")
     assert "working folder" in judge(sandbox.Answer(2, "", "flyweight: x"))
     fuzzer.strays = ["open /etc/passwd"]
     assert "outside" in judge(sandbox.Answer(2, "", "flyweight: x"))

@@ -54,15 +54,15 @@ def imported(
     identity = Identity(stage="import", version=VERSION, config={}, parents={"files": sums})
 
     def work(draft: Draft) -> dict[str, Any]:
-        began, out = time.monotonic(), draft.path / "model"
-        with _taken(source, draft.path / "source", sums) as taken:
+        began, out = time.monotonic(), draft.new_folder("model")
+        with _taken(source, draft, sums) as taken:
             reasons = _reasons(taken)
             if reasons:
                 _refuse_without_transformers(taken, reasons)
                 external.config_of(taken)
                 _refuse_nan(taken)
                 proved = proof.of_foreign(taken)
-                _keep(taken, out)
+                _keep(taken, draft)
             else:
                 config, state = convert.decoder(taken)
                 proved = proof.of_ours(taken, config, state)
@@ -115,20 +115,22 @@ def _refuse_nan(source: Checkpoint) -> None:
 
 
 @contextmanager
-def _taken(source: Checkpoint, place: Path, sums: str) -> Iterator[Checkpoint]:
-    """Yield a copy of a checkpoint in the new folder `place`, which is gone in the end.
+def _taken(source: Checkpoint, draft: Draft, sums: str) -> Iterator[Checkpoint]:
+    """Yield a copy of a checkpoint in a folder of the draft, which is gone in the end.
 
     Errors name the original.
 
     What is looked at, proved and published is this copy: the originals may change at any time.
     Raises FlyweightError where they are no longer those of the fingerprint `sums`.
     """
+    place = draft.new_folder("source")
     try:
         with disk_errors(place):
-            place.mkdir()
             for name in source.files:
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                copy_file(source.path / name, place / name)
+                # Asks for the draft's folder again for each file: it must still be that one.
+                copy = draft.path / place.name / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy_file(source.path / name, copy)
         taken = checkpoint.read(place)
         if taken.fingerprint() != sums:
             raise FlyweightError(
@@ -142,16 +144,19 @@ def _taken(source: Checkpoint, place: Path, sums: str) -> Iterator[Checkpoint]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _keep(taken: Checkpoint, out: Path) -> None:
-    """Move the weights of a copy into the folder `out`, and copy its other files, which are still to be read."""
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+def _keep(taken: Checkpoint, draft: Draft) -> None:
+    """Move the weights of a copy into `model/` of the draft, and copy its other files.
+
+    Those are still to be read.
+    """
+    with disk_errors(draft.path):
         for name in taken.files:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            out = draft.path / "model" / name
+            out.parent.mkdir(parents=True, exist_ok=True)
             if name in taken.weights:
-                (taken.path / name).rename(out / name)
+                (taken.path / name).rename(out)
             else:
-                copy_file(taken.path / name, out / name)
+                copy_file(taken.path / name, out)
 
 
 def download(repository: str) -> Path:

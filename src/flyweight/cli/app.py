@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -69,6 +71,13 @@ INTERRUPTED = 130
 INTERRUPTION = "interrupted; what was finished is kept, and the same command goes on from there"
 
 
+def _interrupted() -> NoReturn:
+    """Say so and end; Ctrl-C that is pressed again meanwhile ends the process at once, without Python's words about it."""
+    with suppress(ValueError):  # in another thread than the main one, which is not interrupted
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _fail(INTERRUPTION, 1)
+
+
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
     terminal.prepare()
@@ -83,12 +92,12 @@ def main() -> None:
             sys.stdout.flush()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            _fail(INTERRUPTION, 1)
+            _interrupted()
         raise
     except FlyweightError as error:
         _fail(error, error.status)
     except KeyboardInterrupt:
-        _fail(INTERRUPTION, 1)
+        _interrupted()
     except BrokenPipeError:
         terminal.discard(sys.stdout)
         sys.exit(1)

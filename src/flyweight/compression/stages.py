@@ -30,7 +30,7 @@ class Quantize:
             config.embedding,
         )
         with disk_errors(draft.path):
-            folder.save(model, draft.path / "model")
+            folder.save(model, draft.new_folder("model"))
             copy_tokenizer(source, draft.path / "model")
         facts: dict[str, Any] = {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
         if (documents := inputs.artifacts["input"].facts.get("documents")) is not None:

@@ -25,14 +25,17 @@ class Events:
     """An append-only log of one artifact's making.
 
     A resumed run calls `rewind` with the mark that its checkpoint remembers, so that no step is
-    logged twice.
+    logged twice. `guard` is called before the log is written: it raises where that must not be.
     """
 
-    def __init__(self, path: Path, watch: Watcher = ignore) -> None:
-        self.path, self.watch = path, watch
+    def __init__(
+        self, path: Path, watch: Watcher = ignore, guard: Callable[[], object] = bool
+    ) -> None:
+        self.path, self.watch, self.guard = path, watch, guard
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event and show it to the watcher."""
+        self.guard()
         with (
             disk_errors(self.path),
             open(self.path, "a", encoding="utf-8", opener=_not_through_a_link) as file,
@@ -65,6 +68,7 @@ class Events:
                 f"this run cannot go on from"
                 f" there. Delete {self.path.parent} to start it again"
             )
+        self.guard()
         with disk_errors(self.path), open(self.path, "r+b", opener=_not_through_a_link) as file:
             file.truncate(length)
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -101,6 +101,46 @@ def own_folder(path: Path) -> tuple[int, int]:
             f"{path} is not a folder, but one of flyweight's has this name; move it elsewhere"
         )
     return found.st_dev, found.st_ino
+
+
+def refuse_other(path: Path, made: tuple[int, int]) -> None:
+    """Raise FlyweightError where `path` is no longer the folder that `own_folder` identified as `made`."""
+    refuse_link(path)
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    if found is None or not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != made:
+        raise FlyweightError(
+            f"{path} was replaced by another folder while it was made: nothing more is written "
+            f"there;"
+            " run the same command again"
+        )
+
+
+def remove_inside(folder: Path, made: tuple[int, int], keep: Collection[str] = ()) -> None:
+    """Remove what is in a folder that `own_folder` identified, but for the names of `keep`.
+
+    Where the system can, that folder itself is emptied, whatever takes its name meanwhile.
+    """
+    refuse_other(folder, made)
+    if os.name != "posix" or not shutil.rmtree.avoids_symlink_attacks:
+        for path in folder.iterdir():
+            if path.name not in keep:
+                remove(path)
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != made:
+            refuse_other(folder, (found.st_dev, -1))
+        for name in sorted(set(os.listdir(descriptor)) - set(keep)):
+            if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, dir_fd=descriptor)
+            else:
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

@@ -236,8 +236,8 @@ class _Packer:
         writer.write(self.closing if starts else ())
         shards, stream = writer.close()
         file = self._folder / f"{split}-documents.npy"
-        with disk_errors(file):
-            np.save(file, np.asarray(starts, dtype=np.int64))
+        with disk_errors(file), open(file, "xb") as content:
+            np.save(content, np.asarray(starts, dtype=np.int64))
         return SplitMeta(
             tokens=writer.tokens,
             documents=len(starts),

@@ -17,7 +17,8 @@ from flyweight.errors import RequestError
 TEXT = "text"
 """The column that is read where none is named."""
 _PEEK = 100
-_LONGEST_FIELD = (1 << 31) - 1
+_LONGEST_ROW = 1 << 28
+"""The most characters of a row, which is held in memory whole, several times over."""
 _BATCH = 256
 
 Rows = Iterator[str | None]
@@ -34,7 +35,7 @@ def read_rows(path: Path, kind: FileKind, column: str | None) -> Rows:
         yield from _parquet(path, kind, column)
         return
     with open_bytes(path, kind.compression) as file:
-        lines = _lines(decoded(path, read_blocks(path, file)))
+        lines = _lines(path, decoded(path, read_blocks(path, file)))
         if kind.format == "jsonl":
             yield from _json_lines(path, lines, column)
         else:
@@ -69,18 +70,30 @@ def choose_column(where: object, kinds: Mapping[str, str | None], column: str | 
     )
 
 
-def _lines(blocks: Iterable[str]) -> Iterator[str]:
+def _lines(path: Path, blocks: Iterable[str]) -> Iterator[str]:
     """Yield lines with their LF; other line separators are characters like any other."""
     waiting: list[str] = []
+    length, number = 0, 1
     for block in blocks:
         start = 0
         while (end := block.find("\n", start)) >= 0:
             yield "".join([*waiting, block[start : end + 1]])
-            waiting, start = [], end + 1
+            waiting, length, start, number = [], 0, end + 1, number + 1
         if start < len(block):
             waiting.append(block[start:])
+            length += len(block) - start
+            _refuse_longer(path, number, length)
     if waiting:
         yield "".join(waiting)
+
+
+def _refuse_longer(path: Path, line: int, characters: int) -> None:
+    if characters > _LONGEST_ROW:
+        raise RequestError(
+            f"{path}, line {line}: a row of more than {_LONGEST_ROW:,} characters, and each is "
+            f"held in memory"
+            " whole; split the row, or save its text as a .txt file"
+        )
 
 
 def _json_lines(path: Path, lines: Iterator[str], column: str | None) -> Rows:
@@ -150,12 +163,25 @@ def _table(path: Path, lines: Iterator[str], tabs: bool, column: str | None) -> 
     first = next(lines, "")
     # Spreadsheets write semicolons where the comma is the decimal mark.
     delimiter = "\t" if tabs else max(",;\t", key=first.count)
-    csv.field_size_limit(_LONGEST_FIELD)  # the default refuses fields of 128 KiB
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    csv.field_size_limit(
+        2 * _LONGEST_ROW
+    )  # the default refuses fields of 128 KiB; rows are limited below
+    begun = read = 0  # the line that a row begins on, and the row's characters so far
+
+    def counted() -> Iterator[str]:
+        nonlocal read
+        for line in itertools.chain([first], lines):
+            read += len(line)
+            _refuse_longer(path, begun + 1, read)  # quoted fields may go on over many lines
+            yield line
+
+    reader = csv.reader(counted(), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         at = header.index(choose_column(path, dict.fromkeys(header), column))
+        begun, read = reader.line_num, 0
         for row in reader:
+            begun, read = reader.line_num, 0
             if not row:
                 continue
             if len(row) > len(header):

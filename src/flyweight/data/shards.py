@@ -53,7 +53,7 @@ class ShardWriter:
             raw = part.tobytes()
             with disk_errors(self._path):
                 if self._file is None:
-                    self._file = open(self._path, "wb")  # noqa: SIM115 (closed with the shard)
+                    self._file = open(self._path, "xb")  # noqa: SIM115 (closed with the shard)
                 self._file.write(raw)
             self._hash.update(raw)
             self._stream.update(raw)

@@ -39,7 +39,8 @@ from flyweight.core.files import (
     read_sealed,
     refuse_link,
     refuse_links,
-    remove,
+    refuse_other,
+    remove_inside,
     sha256,
     sync_file,
     sync_folder,
@@ -206,9 +207,34 @@ class Damaged:
 class Draft:
     """An artifact being made: write into `path`, resume from `state`, tell what happened through `events`."""
 
-    path: Path
+    folder: Path
     identity: Identity
     events: Events
+    made: tuple[int, int] = field(init=False)
+    """What identifies the folder to the system."""
+
+    def __post_init__(self) -> None:
+        self.made = own_folder(self.folder)
+        self.events.guard = lambda: self.path
+
+    @property
+    def path(self) -> Path:
+        """The folder to write into.
+
+        Asking raises FlyweightError where a link or another folder has taken its place.
+        """
+        refuse_other(self.folder, self.made)
+        return self.folder
+
+    def new_folder(self, name: str) -> Path:
+        """Make a folder in it and return its path.
+
+        Raises FlyweightError where something has that name already.
+        """
+        path = self.path / name
+        with disk_errors(path):
+            path.mkdir()
+        return path
 
     @property
     def state(self) -> Path:
@@ -319,9 +345,9 @@ class Store:
         refuse_link(partial)
         if complete := self._completed(partial, identity):
             return complete
-        made = own_folder(partial)
+        draft = Draft(partial, identity, Events(partial / EVENTS, watch))
         with disk_errors(partial):
-            if lost := _leave_only_the_resume_point(partial):
+            if lost := _leave_only_the_resume_point(draft):
                 watch(
                     "unusable",
                     {
@@ -330,16 +356,10 @@ class Store:
                     },
                 )
             write_text(
-                partial / "config.yaml",
+                draft.path / "config.yaml",
                 yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True),
             )
-        draft = Draft(partial, identity, Events(partial / EVENTS, watch))
         facts = work(draft)
-        if own_folder(partial) != made:
-            raise FlyweightError(
-                f"{partial} was replaced by another folder while it was made; run the same "
-                f"command again"
-            )
         return self._publish(draft, facts, command)
 
     def _completed(self, partial: Path, identity: Identity) -> Artifact | None:
@@ -380,7 +400,8 @@ class Store:
             }
             for name in names:
                 sync_file(partial / name)
-            manifest = write_sealed(partial / "manifest.json", manifest)
+            manifest = write_sealed(draft.path / "manifest.json", manifest)
+            refuse_other(partial, draft.made)
         return self._rename(partial, manifest)
 
     def _rename(self, partial: Path, manifest: dict[str, Any]) -> Artifact:
@@ -430,7 +451,7 @@ def _files(path: Path) -> Iterator[str]:
         )
 
 
-def _leave_only_the_resume_point(partial: Path) -> Path | None:
+def _leave_only_the_resume_point(draft: Draft) -> Path | None:
     """Clear what a killed attempt left, but for its checkpoint and its log.
 
     Return a checkpoint that could not be kept.
@@ -438,14 +459,13 @@ def _leave_only_the_resume_point(partial: Path) -> Path | None:
     The log is appended to, so it becomes a file of its own here, whatever else had the same one.
     Raises RequestError for a symbolic link among what is kept.
     """
-    events = partial / EVENTS
+    partial, events = draft.path, draft.path / EVENTS
     refuse_links(partial / STATE)
     refuse_link(events)
     whole = (partial / STATE / "current.json").exists()
     lost = None if whole else next(partial.glob(f"{STATE}/step-*"), None)
-    for path in partial.iterdir():
-        if not (whole and (path.name == STATE or (path == events and path.is_file()))):
-            remove(path)
+    kept = [STATE, *([EVENTS] if events.is_file() else [])] if whole else []
+    remove_inside(partial, draft.made, kept)
     if events.exists():
         own = partial / f".{EVENTS}{PARTIAL}"
         copy_file(events, own)

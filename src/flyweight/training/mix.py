@@ -274,7 +274,7 @@ class Mix:
         best = crossfit_nll(model.mixture, evidence)
         fit(model.mixture, evidence)
         with disk_errors(draft.path):
-            folder.save(model, draft.path / "model")
+            folder.save(model, draft.new_folder("model"))
             copy_tokenizer(source, draft.path / "model")
         flops = len(evidence.scores) // window * cost.forward_flops(model.config, window)
         network_nll = -float(evidence.scores[:, 0].double().mean())

@@ -87,7 +87,7 @@ def _run(
     )
     facts = trainer.train()
     with disk_errors(draft.path):
-        folder.save(model, draft.path / "model")
+        folder.save(model, draft.new_folder("model"))
         for file in inputs.tokenizer_files():
             copy_file(file, draft.path / "model" / file.name)
     if documents == "isolated":
@@ -187,7 +187,7 @@ class Select:
             )
         chosen = min(candidates, key=lambda name: candidates[name].facts["best_nll"])
         with disk_errors(draft.path):
-            copy_folder(candidates[chosen].path / "model", draft.path / "model")
+            copy_folder(candidates[chosen].path / "model", draft.new_folder("model"))
         draft.events.emit(
             "selected",
             chosen=chosen,
@@ -206,7 +206,7 @@ class Initialise:
     ) -> dict[str, Any]:
         """Write the untrained `model/`."""
         with disk_errors(draft.path):
-            folder.save(build(config.model, seed=context.runtime.seed), draft.path / "model")
+            folder.save(build(config.model, seed=context.runtime.seed), draft.new_folder("model"))
         return {}
 
 

@@ -56,3 +56,14 @@ def test_an_evaluation_names_its_model_and_text(capsys):
     assert "bits per byte 2.1695 2.1312 to 2.2201" in text and "perplexity per word 3.64 M" in text
     assert "stride 128 tokens; intervals over 20 documents; lower is better" in text
     assert "note: some lines are lost" in text and "evaluate-" not in text
+
+
+def test_what_is_infinite_is_called_so(capsys):
+    endless = metric("Infinity", "perplexity/word")
+    values = {"word_perplexity": endless, "split": "test", "window": 8, "stride": 4}
+    measurements.evaluation(
+        {**values, "interval": {"units": 1, "over": "piece"}}, "toy:a", "one long word"
+    )
+    assert "perplexity per word infinite infinite to infinite" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -105,3 +105,17 @@ def test_long_lists_are_cut_in_a_terminal_alone(terminal, everything, cut, monke
 def test_models_without_any_say_how_to_get_some(capsys):
     results.models([], everything=False)
     assert "flyweight quickstart" in capsys.readouterr().out
+
+
+def test_a_check_whose_figure_is_infinite_is_shown(capsys):
+    check = {
+        "name": "save_load",
+        "verdict": "fail",
+        "measured": "Infinity",
+        "bound": 0.0,
+        "why": "it comes back changed",
+    }
+    results.checks({"checks": [check, {**check, "measured": None, "bound": None}], "passed": False})
+    assert "save_load fail infinite 0 it comes back changed" in " ".join(
+        capsys.readouterr().out.split()
+    )

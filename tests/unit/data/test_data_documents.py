@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from flyweight.config.schema import Data
+from flyweight.data.batch import IGNORE
 from flyweight.data.corpus import Split
 from flyweight.data.documents import DocumentIds, reading_starts
 from flyweight.data.shards import Tokens
-from flyweight.data.batch import IGNORE
 from flyweight.data.windows import Windows
 from flyweight.errors import RequestError
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -49,3 +51,69 @@ def test_it_does_not_depend_on_the_blocks(size: int):
 @pytest.mark.parametrize("page", ["", "<html></html>", "<script>x</script>", "<!-- -->"])
 def test_a_page_without_text_is_empty(page: str):
     assert "".join(html_text([page])) == ""
+
+
+@pytest.mark.parametrize(
+    "page, shown",
+    [
+        ("a<!-->b<!--->c<!-- > -- x --!>d<!-- <p> -->e", "abcde"),
+        (
+            "a<? x ?>b<!x>c<!doctype html>d<![CDATA[ > ]]>e<![if x]>f<![endif]>g<![none of these[h",
+            "abcdefg",
+        ),
+        ("a</>b</ x>c<>d< e<1 &lt;i>", "abc<>d< e<1 <i>"),
+        ('a<br/>b<br / >c<hr class=x/>d<i a = \'>\' b=">" c=>e<i =">f', "a\nb\nc\n\ndef"),
+        ("<script>a</scripty></script >b<SCRIPT>if (a</b)</SCRIPT>c<style>x<!--</style>d", "bcd"),
+        ("a<script/>b", "ab"),
+        (
+            "&notit; &amp;amp; &#65;&#x42;&#00000000067; &#x0000000044; & &; &#; &#x;",
+            "¬it; &amp; ABC D & &; &#; &#x;",
+        ),
+        ("&#99999999999;&#xfffffffffff;&#55296;|", "\ufffd\ufffd\ufffd|"),
+        ("a <" + "b" * 1000 + ">c", "a c"),
+        ("a<!-- never closed <p>b</p>", "a"),
+        ("a<b title='never closed>b", "a"),
+        ("a<script>b", "a"),
+        ("a<", "a<"),
+        ("a&am", "a&am"),
+    ],
+)
+def test_pages_are_taken_apart_as_browsers_do(page: str, shown: str):
+    for size in (1, 2, 3, 7, 100_000):
+        blocks = [page[at : at + size] for at in range(0, len(page), size)]
+        assert "".join(html_text(blocks)) == shown + "\n", size
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(
+            "<!--",
+            "<!-",
+            "<!",
+            "<![",
+            "<![CDATA[",
+            "<![if",
+            "<?",
+            "</",
+            "</a",
+            "<a",
+            "<a'",
+            "<a b=",
+            "<a b='",
+            '<a b="',
+        ),
+        *("<script>", "<script> </script", "&", "&#", "&#x", "<", "&a;", "&#9"),
+    ],
+)
+def test_what_is_never_closed_takes_no_longer(part: str):
+    page = part * (200_000 // len(part))
+    began = time.process_time()
+    for _ in html_text(page[at : at + 4096] for at in range(0, len(page), 4096)):
+        pass
+    assert time.process_time() - began < 10
+
+
+def test_numbers_of_thousands_of_digits_are_no_characters():
+    page = "&#" + "9" * 9000 + ";|&#x" + "0" * 9000 + "41;|&#" + "0" * 9000
+    assert "".join(html_text([page])) == "\ufffd|A|\ufffd\n"

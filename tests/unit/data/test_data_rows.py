@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flyweight.data import rows as rows_module
 from flyweight.data.file_kinds import kind_of
 from flyweight.data.rows import choose_column, read_rows
 from flyweight.errors import RequestError
@@ -163,3 +164,40 @@ def test_rows_are_read_in_bounded_memory(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3_000_000
+
+
+def test_a_row_that_is_too_long_is_refused_before_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 1 << 20)
+    bomb = gzip.compress(b'{"text": "a"}\n{"text": "' + b"a" * (100 << 20))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(
+        RequestError, match=r"a\.jsonl\.gz, line 2: a row of more than 1,048,576 characters.*split"
+    ):
+        list(read_rows(path, kind_of(path), None))
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "table, line",
+    [
+        ("text\na\n" + "b" * 3000, 3),
+        ('text\na\n"' + "b\n" * 3000 + '"', 3),
+        ("text\na\n\n" + '"b\nb",' * 3000, 4),
+        ('"text' + "\n" * 3000, 1),
+    ],
+)
+def test_rows_of_tables_are_limited_over_all_their_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, line: int
+):
+    monkeypatch.setattr(rows_module, "_LONGEST_ROW", 2000)
+    with pytest.raises(RequestError, match=f"line {line}: a row of more than 2,000 characters"):
+        rows(tmp_path / "a.csv", table)
+    assert rows(tmp_path / "a.csv", "text\n" + "b" * 1900 + "\n" + "c\n" * 3000)[:2] == [
+        "b" * 1900,
+        "c",
+    ]

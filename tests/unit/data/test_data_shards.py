@@ -62,6 +62,17 @@ def test_a_full_disk_is_a_plain_error(tmp_path: Path):
     if not full.exists():
         pytest.skip("no /dev/full")
     writer = ShardWriter(tmp_path, "train", dtype_for(10), 1 << 20)
-    (tmp_path / "train-00000.bin").symlink_to(full)
-    with pytest.raises(FlyweightError, match="disk is full"):
+    with (
+        open(full, "wb", buffering=0) as writer._file,
+        pytest.raises(FlyweightError, match="disk is full"),
+    ):
         writer.write(np.zeros(1 << 20))
+
+
+def test_a_shard_is_a_new_file(tmp_path: Path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "train-00000.bin").symlink_to(tmp_path / "precious")
+    writer = ShardWriter(tmp_path, "train", dtype_for(10), 1 << 20)
+    with pytest.raises(FlyweightError, match="exists"):
+        writer.write(np.zeros(10))
+    assert (tmp_path / "precious").read_text() == "precious"

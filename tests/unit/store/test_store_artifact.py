@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from flyweight.core.events import Events
-from flyweight.core.files import new_file
+from flyweight.core.files import new_file, own_folder, remove_inside
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.store.artifact import Artifact, Damaged, Identity, Store
 
@@ -286,6 +286,63 @@ def test_a_folder_that_is_swapped_while_it_is_made_is_not_published(tmp_path, el
     with pytest.raises(FlyweightError, match="replaced by another folder"):
         store.obtain(IDENTITY, swapped_for_a_folder)
     assert not (store.root / IDENTITY.id).exists()
+
+
+def test_nothing_is_written_into_what_takes_the_place_of_a_half_made_folder(tmp_path, elsewhere):
+    store = Store(tmp_path / "runs")
+    partial = store.root / f"{IDENTITY.id}.partial"
+    before, tried = sorted(elsewhere.rglob("*")), []
+
+    def writes_on(draft):
+        draft.events.emit("step", step=1)
+        put_link(partial, elsewhere)
+        for write in (
+            lambda: draft.path / "x",
+            lambda: draft.state / "x",
+            lambda: draft.events.emit("step", step=2),
+        ):
+            with pytest.raises(RequestError, match="symbolic link"):
+                write()
+            tried.append(write)
+        return {"seconds": 1.0}
+
+    with pytest.raises(RequestError, match="symbolic link"):
+        store.obtain(IDENTITY, writes_on)
+    assert len(tried) == 3
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_a_new_folder_of_a_draft_was_not_there_before(tmp_path):
+    def makes(draft):
+        draft.new_folder("model")
+        with pytest.raises(FlyweightError, match=r"model: .*File exists"):
+            draft.new_folder("model")
+        return {"seconds": 1.0}
+
+    Store(tmp_path / "runs").obtain(IDENTITY, makes)
+
+
+def test_only_the_folder_that_was_meant_is_emptied(tmp_path, elsewhere, monkeypatch):
+    mine = tmp_path / "mine"
+    made = own_folder(mine)
+    (mine / "folder").mkdir()
+    (mine / "folder" / "file").write_text("")
+    (mine / "link").symlink_to(elsewhere)
+    (mine / "kept").write_text("")
+    remove_inside(mine, made, ["kept"])
+    assert [path.name for path in mine.iterdir()] == ["kept"]
+    opened, before = os.open, sorted(elsewhere.rglob("*"))
+
+    def swapped(path, *arguments, **named):
+        if path == mine:
+            monkeypatch.undo()
+            put_link(mine, elsewhere)
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises((FlyweightError, OSError)):
+        remove_inside(mine, made)
+    assert sorted(elsewhere.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["model", "model/weights", "config.yaml"])

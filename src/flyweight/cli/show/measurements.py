@@ -26,8 +26,8 @@ def evaluation(values: Mapping[str, Any], model: str, corpus: str) -> None:
     for key, title in _LIKELIHOOD.items():
         metric = values.get(key)
         if metric is not None:
-            low, high = (format_number(metric[end]) for end in ("low", "high"))
-            table.add_row(title, format_number(metric["value"]), f"{low} to {high}")
+            low, high = (_number(metric[end]) for end in ("low", "high"))
+            table.add_row(title, _number(metric["value"]), f"{low} to {high}")
     units = values["interval"]
     over = f"intervals over {units['units']:,} {units['over']}s"
     note = f"window {values['window']}, stride {values['stride']} tokens; {over}; lower is better"
@@ -64,6 +64,12 @@ def bench(values: Mapping[str, Any], model: str) -> None:
     threads = values["threads"]
     machine = f"{values['device']}, {values['precision']}, {threads} thread{'s' * (threads != 1)}"
     say(table, Text(f"{asked}; {machine}, torch {values['torch']}", "dim"))
+
+
+def _number(value: float | str) -> str:
+    if isinstance(value, str):  # JSON has no number for it
+        return "infinite"
+    return format_number(value)
 
 
 def _timed(value: float, unit: str) -> str:

@@ -109,13 +109,17 @@ def checks(values: dict[str, Any]) -> None:
         table.add_column(head)
     colours = {"pass": "green", "fail": "red", "n/a": "dim"}
     for check in values["checks"]:
-        numbers = [
-            "" if check[key] is None else f"{check[key]:.3g}" for key in ("measured", "bound")
-        ]
+        numbers = [_checked(check[key]) for key in ("measured", "bound")]
         table.add_row(
             check["name"], Text(check["verdict"], colours[check["verdict"]]), *numbers, check["why"]
         )
     say(table, Text("passed", "green") if values["passed"] else Text("failed", "red"))
+
+
+def _checked(value: float | str | None) -> str:
+    if value is None:
+        return ""
+    return "infinite" if isinstance(value, str) else f"{value:.3g}"  # JSON has no number for it
 
 
 LONGEST = 30
