@@ -25,7 +25,7 @@ class AttentionMask:
     blocks: tuple[WindowBlock, ...] = ()
 
     def for_two_keys_per_token(self, length: int, device: torch.device) -> AttentionMask:
-        """Return the same for two keys a token, that of the memory and its own, one after the other."""
+        """Return the same for two keys a token: that of the memory, then its own."""
         if self.blocks:
             return AttentionMask(
                 causal=False,
@@ -213,7 +213,7 @@ class TokenSpan:
         return places, seen
 
     def _starts(self, start: int, stop: int) -> Tensor:
-        """Return where the text of each token begins, (B or 1, Q), of the columns `start` to `stop`."""
+        """Return where the texts of the tokens from `start` to `stop` begin, (B or 1, Q)."""
         if self.starts is not None:
             return self.starts[:, start - self.start : stop - self.start]
         rows = self.row_starts
@@ -222,7 +222,10 @@ class TokenSpan:
         return rows[:, None].expand(-1, stop - start)
 
     def _near(self, block: QueryBlock, window: int | None, sinks: int) -> Tensor:
-        """Return who of a block sees which of its keys but the sinks before them, (B or 1, Q, K)."""
+        """Return which queries of a block see which of its keys, sinks before them aside.
+
+        That is (B or 1, Q, K).
+        """
         keys = torch.arange(block.first, block.stop, device=self.device)  # (K,)
         distance = keys[block.start - block.first :, None] - keys  # (Q, K)
         seen = (distance >= 0)[None]
