@@ -43,7 +43,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float 
         q,
         k,
         v,
-        attn_mask=mask.mask,
+        attn_mask=mask.additive(q.dtype),
         dropout_p=dropout,
         is_causal=mask.causal,
         enable_gqa=q.shape[1] != k.shape[1],

@@ -239,7 +239,12 @@ class WindowSlot:
 
     def _store(self, held: Tensor, new: Tensor, start: int, end: int) -> None:
         first = max(start, end - self.window)
-        held[:, :, self._places(first, end, held)] = new[:, :, first - start :]
+        place = first % self.window
+        if place + end - first <= self.window:
+            where = slice(self.sinks + place, self.sinks + place + end - first)
+            held[:, :, where] = new[:, :, first - start :]
+        else:
+            held[:, :, self._places(first, end, held)] = new[:, :, first - start :]
         starts = self.cache.row_starts
         if not self.sinks:
             return

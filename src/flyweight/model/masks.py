@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -23,6 +23,19 @@ class AttentionMask:
     causal: bool
     mask: Tensor | None = None
     blocks: tuple[WindowBlock, ...] = ()
+    _additive: dict[torch.dtype, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the mask as numbers to add to scores, 0 or -inf.
+
+        They are made once, because backward keeps them: all layers share one tensor.
+        """
+        if self.mask is None:
+            return None
+        if dtype not in self._additive:
+            zeros = torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device)
+            self._additive[dtype] = zeros.masked_fill_(~self.mask, -torch.inf)
+        return self._additive[dtype]
 
     def for_two_keys_per_token(self, length: int, device: torch.device) -> AttentionMask:
         """Return the same for two keys a token: that of the memory, then its own."""
