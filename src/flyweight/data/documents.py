@@ -1,4 +1,4 @@
-"""Where documents begin when each is read by itself, and which of a window's tokens belong to which.
+"""Where documents begin when each is read by itself, and which tokens belong to which.
 
 A document is read from the token before its text on: its begin token, or else the end token of the
 document before it. That end token is the last target of one document and the first input of the
@@ -45,7 +45,9 @@ class DocumentIds:
         self._targets = len(split.tokens) - 1
 
     def ids(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Return the document of each token of windows that begin at `starts`: (rows, length) int64.
+        """Return the document of each token of windows that begin at `starts` (rows,).
+
+        That is (rows, length) int64.
 
         Behind the end of the split its first document begins, under an id of its own.
         """

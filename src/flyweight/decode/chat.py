@@ -1,4 +1,7 @@
-"""Talking with a model: a base model goes on with one running text, a model with a chat template answers in turns."""
+"""Talking with a model.
+
+A base model goes on with one running text, a model with a chat template answers in turns.
+"""
 
 from __future__ import annotations
 
@@ -193,11 +196,11 @@ class Chat:
         }
 
     def _kept(self, new: list[int], text: str, ended: str) -> list[int]:
-        """Return the tokens that stay of an answer: its own, or those of its text where a stop string cut it."""
+        """Return the tokens that stay of an answer, anew where a stop string cut its text."""
         return new if ended != "stop" else self.tokenizer.encode(text, start=False)
 
     def _room(self) -> int:
-        """Return the tokens that are kept free for an answer: what it may take, but at most half of the context."""
+        """Return the tokens kept free for an answer, at most half of the context."""
         return min(self.options.max_new_tokens, self.running.context // 2)
 
     def _plain(self, line: str) -> _Window:
@@ -219,7 +222,10 @@ class Chat:
         return _Window(kept, len(tokens) - len(kept))
 
     def _turns(self, line: str) -> _Window:
-        """Return the rendered conversation with a line more, without the oldest turns where they leave no room."""
+        """Return the rendered conversation with a line more.
+
+        The oldest turns are left out where they leave no room.
+        """
         new: Message = {"role": "user", "content": line}
         messages, dropped = self._messages, 0
         while True:
@@ -242,7 +248,10 @@ class Chat:
         return [] if self.system is None else [{"role": "system", "content": self.system}]
 
     def _rendered(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        """Return a conversation's text and tokens: where the text merely grew, what the model said stays in its own tokens."""
+        """Return a conversation's text and tokens.
+
+        Where the text only grew, what the model said stays in its own tokens.
+        """
         assert self.template
         text = self.template.marked(messages, self.tokenizer)
         before, said = self._seen
@@ -260,7 +269,10 @@ class Chat:
 
 
 def _line_break(tokenizer: Tokenizer) -> str:
-    """Return what stands between two lines: a line end, or a space where the model's text never had line ends."""
+    """Return what stands between two lines.
+
+    It is a line end, or a space where the model's text never had line ends.
+    """
     try:
         known = tokenizer.encode("\n", start=False)
     except FlyweightError:

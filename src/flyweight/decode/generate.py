@@ -56,7 +56,9 @@ class CausalLM(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: the likeliest at temperature 0, else drawn from what the filters leave.
+    """How the next token is chosen.
+
+    At temperature 0 it is the likeliest, else it is drawn from what the filters leave.
 
     The filters act on the distribution at this temperature, each on what the one before left:
     `top_k` keeps the k likeliest tokens; `top_p` the smallest set of likeliest tokens whose
@@ -85,7 +87,10 @@ class Sampling:
             raise RequestError("; ".join(faults))
 
     def choose(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Return one token per row of logits (B, V), given uniform draws (B,) in [0, 1); greedy uses none of them."""
+        """Return one token per row of logits (B, V), given uniform draws (B,) in [0, 1).
+
+        At temperature 0 the draws are not used.
+        """
         if self.temperature == 0:
             return logits.argmax(-1)
         # Subtracting the largest first keeps a tiny temperature from overflowing.
@@ -245,7 +250,7 @@ def _choose(rows: list[_Sequence], logits: Tensor, sampling: Sampling) -> list[i
 
 
 def _append(rows: list[_Sequence], chosen: list[int], options: _Options) -> list[int]:
-    """Append a token to each row that it does not end; return the places of the rows still going."""
+    """Append a token to each row that it does not end; return the places of rows still going."""
     going = []
     for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
         if token in options.stop_tokens:
@@ -266,7 +271,10 @@ def _keep(cache: Any, mask: Tensor | None, rows: Tensor) -> Tensor | None:
 def _padded(
     windows: list[list[int]], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the windows as tokens (B, width), padded on the left, and their mask, or None if there is nothing to mask."""
+    """Return the windows as tokens (B, width), padded on the left, and their mask.
+
+    The mask is None where nothing is padded.
+    """
     tokens = torch.tensor(
         [[0] * (width - len(window)) + window for window in windows], device=device
     )
@@ -299,7 +307,10 @@ def _rows(model: CausalLM, prompts: Sequence[Sequence[int]], seed: int) -> list[
 
 
 def generator(seed: int, prompt: tuple[int, ...], repeat: int) -> torch.Generator:
-    """Return the source of a row's draws: of its seed, its prompt, and how many rows before it have the same one."""
+    """Return the source of a row's draws.
+
+    It depends on the seed, the prompt, and how many rows before it have the same one (`repeat`).
+    """
     digest = hashlib.sha256(repr((seed, prompt, repeat)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

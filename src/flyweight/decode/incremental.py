@@ -1,4 +1,4 @@
-"""One text that grows by turns: its tokens, and a cache that is not computed again where the text merely grew."""
+"""One text that grows by turns: its tokens, and a cache that is kept where the text only grew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from flyweight.model.cache import KVCache
 Ended = Literal["end", "stop", "length", "context"]
 
 _FIRST = 256
-"""Tokens of the first cache: it grows by doubling, as a model's whole context can be more than memory holds."""
+"""Tokens of the first cache: it grows by doubling.
+
+A model's whole context can be more than memory holds.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ class IncrementalDecoder:
         ends: Collection[int],
         stop: Callable[[list[int]], bool],
     ) -> Extension:
-        """Return what comes after the text `tokens`, up to `most` tokens, one of `ends` (left out), `stop` or a full context.
+        """Return what comes after the text `tokens`.
+
+        It ends after `most` tokens, before one of `ends`, where `stop` says so, or where the
+        context is full.
 
         Only what differs from the text read before is read. The draws are those of `generate` for
         the same seed and tokens.
@@ -100,7 +106,10 @@ class IncrementalDecoder:
         return int(sampling.choose(logits, draw[None].to(hidden.device)))
 
     def _keep(self, tokens: Sequence[int]) -> int:
-        """Cut the cache back to what it shares with `tokens`, the last of them left out, and return how much that is."""
+        """Cut the cache back to what it shares with `tokens`, and return how much that is.
+
+        The last of `tokens` is always read.
+        """
         most = min(len(self.tokens), len(tokens) - 1)
         same = next((at for at in range(most) if self.tokens[at] != tokens[at]), most)
         if (
@@ -112,7 +121,7 @@ class IncrementalDecoder:
         return len(self.tokens)
 
     def _cut(self, length: int) -> bool:
-        """Return whether the cache could be cut: one that keeps a sum or a window of the past cannot."""
+        """Return whether the cache could be cut: a sum or a full window of the past cannot be."""
         if not self.cache.truncate(
             length, torch.tensor([self.tokens[:length]], device=self.model.device)
         ):

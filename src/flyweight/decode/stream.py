@@ -15,7 +15,10 @@ _HALF = "\N{REPLACEMENT CHARACTER}"
 """What decoders make of bytes that are no whole character."""
 
 _BEFORE = 64
-"""Tokens before the new ones that are decoded with them: more than decoders look back, but for long runs of bytes."""
+"""Tokens before the new ones that are decoded with them.
+
+Decoders look back less far, except over long runs of bytes.
+"""
 
 
 def texts(folder: Path, prompts: Sequence[str], device: str, **options: Any) -> list[str]:
@@ -62,12 +65,17 @@ def text(
 
 
 def after(tokenizer: Tokenizer, before: Sequence[int], new: Sequence[int]) -> str:
-    """Return the text that new tokens add to the text of those before them: the space between two words is part of it."""
+    """Return the text that new tokens add to that of those before them.
+
+    A space between two words is part of it.
+    """
     return TextStream(tokenizer, (), None, before).text(list(new))
 
 
 class TextStream:
-    """New tokens as text while they come, held back where they could be half of a character or of a stop string.
+    """New tokens as text while they come.
+
+    Text that could be half of a character or of a stop string is held back.
 
     `before` are the tokens that they follow. What was emitted stays: the whole text begins with it.
     """
@@ -93,7 +101,7 @@ class TextStream:
         self._settled = 0
 
     def stopped(self, new: list[int]) -> bool:
-        """Emit what is ready of the new tokens; return whether they hold one of the stop strings."""
+        """Emit what is ready of the new tokens; return whether they hold a stop string."""
         whole = self.text(new)
         marked = (
             self.tokenizer.decode(new) if self.stop else ""
@@ -109,7 +117,7 @@ class TextStream:
         return False
 
     def finished(self, new: list[int]) -> str:
-        """Emit the rest of the new tokens; return their text, cut before the first of the stop strings."""
+        """Emit the rest of the new tokens; return their text, cut before the first stop string."""
         whole = self.text(new)
         cut = min((whole.index(word) for word in self.stop if word in whole), default=len(whole))
         self._emit(whole[:cut])

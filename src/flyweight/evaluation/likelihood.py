@@ -1,4 +1,4 @@
-"""How probable a model finds a text: NLL = sum over real targets / number of real targets, and what follows from that sum.
+"""How probable a model finds a text: the mean NLL of its real targets, and what follows from it.
 
 Every token of a split but its first is a target exactly once. Windows overlap by the one token that
 is the last window's final target and the next one's first input; the stream runs on across
@@ -104,7 +104,9 @@ def evaluate(
     progress: Callable[[float], None] | None = None,
     isolated: bool = False,
 ) -> Likelihood:
-    """Return a model's likelihood on a split, in fixed windows of `window` inputs that start `stride` (default: window) apart.
+    """Return a model's likelihood on a split, in fixed windows of `window` inputs.
+
+    They start `stride` (default: window) apart.
 
     With a smaller stride each later window scores only its last `stride` targets, so that they have
     more context. A perplexity by words is exp(NLL of the text / words), bits per byte are NLL of
@@ -160,7 +162,10 @@ def quick(
     precision: Precision = "fp32",
     isolated: bool = False,
 ) -> float:
-    """Return the mean NLL (nats) of the first `tokens` targets of a split, or of all: the number to watch during training."""
+    """Return the mean NLL (nats) of the first `tokens` targets of a split, or of all.
+
+    It is the number to watch during training. Raises RequestError for a split without targets.
+    """
     part = split.tokens[: tokens + 1]
     if len(part) < 2:
         raise RequestError(
@@ -240,7 +245,9 @@ def target_nll(
     plan: list[tuple[int, int, int]] | None = None,
     vocab_size: int | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first target, NLL of it and the following ones, float64 (n,)) over a token stream (N,), each target once.
+    """Yield (first target, NLL of it and those that follow, float64 (n,)) over a token stream (N,).
+
+    Each target comes once.
 
     Rows are padded on the right, where a causal model's real positions cannot see it, to the
     longest of their batch (or `pad_to` inputs); padded positions never reach the head. `plan` has
@@ -268,7 +275,7 @@ def _window_nll(
     device: str | torch.device,
     vocab_size: int | None,
 ) -> np.ndarray:
-    """Return the NLL of all scored targets of some windows, one window after the other, float64 (n,)."""
+    """Return the NLL of all scored targets, one window after the other, float64 (n,)."""
     length = max(pad_to, *(stop - start for start, stop, _ in group))
     inputs = np.zeros((len(group), length), np.int64)
     targets = np.zeros((len(group), length), np.int64)

@@ -16,7 +16,10 @@ from flyweight.model.thinking import KeysAndValues, MemoryRate
 
 
 class Block(nn.Module):
-    """Two residual branches, attention and MLP: join(x, F(norm(x))) with `pre` norms, norm(join(x, F(x))) with `post` ones."""
+    """Two residual branches, attention and MLP.
+
+    With `pre` norms each is join(x, F(norm(x))), with `post` ones norm(join(x, F(x))).
+    """
 
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__()

@@ -21,7 +21,10 @@ class CacheSlot(Protocol):
         ...
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, H_kv, T, D); return those that they may see (B, H_kv, S, D)."""
+        """Store new keys and values (B, H_kv, T, D).
+
+        Return those that the new tokens may see, (B, H_kv, S, D).
+        """
         ...
 
 
@@ -52,7 +55,7 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class SlotShape:
-    """What one visit's part of a cache holds: heads of `width` numbers a token, and how many tokens.
+    """What one visit's part of a cache holds: heads of `width` numbers a token.
 
     `width` of a thinking model has room for the memory's keys beside the pass's own. With a
     `window` the last so many tokens are held, and the first `sinks` of each row.
@@ -99,7 +102,7 @@ class KVCache:
         self.row_starts: Tensor | None = None  # (B,)
 
     def drops(self, length: int) -> bool:
-        """Return whether some of the first `length` tokens are dropped once all of them are read."""
+        """Return whether reading the first `length` tokens drops some of them."""
         return any(shape.window is not None and shape.window < length for shape in self.shapes)
 
     def reserve(self, tokens: int, row_starts: Tensor | None = None) -> None:
@@ -207,7 +210,10 @@ class WindowSlot:
         return KeyLayout(self.sinks, max(0, start - self.window + 1))
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, H_kv, T, D); return those that they may see (B, H_kv, S, D)."""
+        """Store new keys and values (B, H_kv, T, D).
+
+        Return those that the new tokens may see, (B, H_kv, S, D).
+        """
         held_keys, held_values = self.cache.keys[self.index], self.cache.values[self.index]
         return self._extend(held_keys, keys), self._extend(held_values, values)
 
@@ -233,7 +239,12 @@ class WindowSlot:
 
     def _store(self, held: Tensor, new: Tensor, start: int, end: int) -> None:
         first = max(start, end - self.window)
-        held[:, :, self._places(first, end, held)] = new[:, :, first - start :]
+        place = first % self.window
+        if place + end - first <= self.window:
+            where = slice(self.sinks + place, self.sinks + place + end - first)
+            held[:, :, where] = new[:, :, first - start :]
+        else:
+            held[:, :, self._places(first, end, held)] = new[:, :, first - start :]
         starts = self.cache.row_starts
         if not self.sinks:
             return

@@ -72,13 +72,20 @@ class Decoder(nn.Module):
         self.index: VisitIndex | None = None
         if not isinstance(config.sharing, NoSharing) and config.sharing.index:
             self.index = VisitIndex(config)
-        self.norm = norm.build(config.norm, config.dim) if config.norm.final else None
-        self.head = None if config.embedding.tied else Head(config)
+        self.norm: nn.Module | None = None
+        if config.norm.final:
+            self.norm = norm.build(config.norm, config.dim)
+        self.head: Head | None = None
+        if not config.embedding.tied:
+            self.head = Head(config)
         self.head_bias: nn.Parameter | None = None
         if config.head.bias and config.embedding.tied:
             self.head_bias = nn.Parameter(torch.zeros(config.vocab_size or 0))
         self.recompute: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
-        """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
+        """Calls a block in training so that backward computes it again.
+
+        `torch.utils.checkpoint.checkpoint` or its like.
+        """
         self._rotary: RotaryTables | None = None
         if isinstance(config.position, Rope):
             self._rotary = RotaryTables(config.position, config.attention.head_dim)
@@ -96,7 +103,9 @@ class Decoder(nn.Module):
         mask: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
-        """Return the final-normed hidden states (B, T, dim) of tokens (B, T), which follow those in the cache.
+        """Return the final-normed hidden states (B, T, dim) of tokens (B, T).
+
+        The tokens follow those in the cache.
 
         `mask` (B, S) is False on left padding, over cached and new positions; padding is never seen
         and has no position. `documents` (B, T) are the ids of each token's document: a token sees
@@ -132,8 +141,10 @@ class Decoder(nn.Module):
         return max(self.embedding.reach, mixture)
 
     def _history(self, marked: Tensor, before: Tensor | None) -> Tensor:
-        """Return marked tokens (B, T) behind those that were read earlier, as many as are kept: (B, S)."""
-        return marked if before is None else torch.cat((before, marked), 1)
+        """Return marked tokens (B, T) behind those kept of what was read earlier: (B, S)."""
+        if before is None:
+            return marked
+        return torch.cat((before, marked), 1)
 
     def _run(
         self, embedded: Tensor, span: TokenSpan, rotation: Rotation | None, cache: Cache | None
@@ -198,7 +209,10 @@ class Decoder(nn.Module):
         return mixed.unflatten(0, hidden.shape[:-1])
 
     def network_logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits of a mixture's network alone, of hidden states with their evidence (N, dim + E)."""
+        """Return the logits of a mixture's network alone.
+
+        `hidden` are hidden states with their evidence, (N, dim + E).
+        """
         return self._network_logits(hidden[:, : self.config.dim].to(self.dtype))
 
     def _network_logits(self, hidden: Tensor) -> Tensor:
@@ -213,7 +227,9 @@ class Decoder(nn.Module):
         return logits
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the head in parts, differentiable: what it reads of `hidden` (..., K), its matrix (vocab_size, K), its bias.
+        """Return the head in parts: what it reads (..., K), its matrix (vocab_size, K), its bias.
+
+        All are differentiable.
 
         Logits before the softcap are their product and sum; K is dim, or the rank of a factorised
         embedding. Raises RequestError for a mixture, whose logits are no such product.
@@ -227,11 +243,14 @@ class Decoder(nn.Module):
         return self.embedding.reduced(hidden), self.embedding.tokens.dense(), self.head_bias
 
     def loop(self, on: bool) -> None:
-        """Switch the loop over a span of layers on or off, which only training does: a finished model has it on."""
+        """Switch the loop over a span of layers on or off; only training switches it off."""
         self.visits = self._looped if on else self._unlooped
 
     def new_cache(self, batch: int, length: int) -> KVCache:
-        """Return an empty cache for `batch` rows of up to `length` tokens, on the model's device and in its dtype."""
+        """Return an empty cache for `batch` rows of up to `length` tokens.
+
+        It is on the model's device and in its dtype.
+        """
         shapes = [self._slot_shape(visit) for visit in self.visits if visit.keys]
         return KVCache(shapes, batch, length, self.device, self.dtype)
 

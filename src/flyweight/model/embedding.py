@@ -13,7 +13,10 @@ from flyweight.spec.linears import bigram_reach, bigram_rows
 
 
 class Embedding(nn.Module):
-    """Token rows, expanded where the table is narrower than the model, plus what the config adds: positions, a bigram table."""
+    """Token rows, expanded where the table is narrower than the model.
+
+    The config may add positions and a bigram table.
+    """
 
     def __init__(self, config: schema.ModelConfig) -> None:
         super().__init__()
@@ -61,15 +64,17 @@ class Embedding(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def reduced(self, hidden: Tensor) -> Tensor:
-        """Return what a tied head multiplies its table with: (..., dim) -> (..., rank), or `hidden` itself."""
+        """Return what a tied head multiplies its table with, (..., dim) -> (..., rank or dim)."""
         return hidden if self.expand is None else hidden @ self.expand.dense().to(hidden.dtype)
 
     def marked(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Return tokens (B, T) with padding, where `mask` (B, T) is False, replaced by the id of "no token"."""
+        """Return tokens (B, T) with the id of "no token" where `mask` (B, T) is False."""
         return tokens if mask is None else torch.where(mask, tokens, self.vocab_size)
 
     def run_of(self, history: Tensor, length: int) -> Tensor:
-        """Return the last `length` tokens T of a history (B, S) with those that their bigram rows need: (B, reach + T).
+        """Return the last `length` tokens T of a history (B, S) and those that their n-grams need.
+
+        That is (B, reach + T).
 
         Where nothing came before stands "no token".
         """
@@ -77,7 +82,7 @@ class Embedding(nn.Module):
         return torch.cat((nothing, history), 1)[:, -(self.reach + length) :]
 
     def bigram_index(self, run: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the bigram table's rows for the tokens of a run (B, reach + T), one for each order: (orders, B, T).
+        """Return the bigram table's rows for the tokens of a run (B, reach + T): (orders, B, T).
 
         With `positions` (B, T) nothing stands before position 0.
         """

@@ -9,7 +9,10 @@ from flyweight.errors import RequestError
 
 
 def check(tokens: Tensor, start: int, mask: Tensor | None) -> None:
-    """Raise RequestError unless tokens are a batch (B, T) and the mask, if any, covers them and the `start` before: (B, S)."""
+    """Raise RequestError unless tokens are a batch (B, T) and a mask covers all of them.
+
+    That is (B, S): `start` earlier tokens and these.
+    """
     if tokens.dim() != 2 or tokens.shape[1] == 0:
         raise RequestError(
             f"tokens: the shape is {tuple(tokens.shape)}; give a batch of non-empty sequences "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -23,9 +23,22 @@ class AttentionMask:
     causal: bool
     mask: Tensor | None = None
     blocks: tuple[WindowBlock, ...] = ()
+    _additive: dict[torch.dtype, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the mask as numbers to add to scores, 0 or -inf.
+
+        They are made once, because backward keeps them: all layers share one tensor.
+        """
+        if self.mask is None:
+            return None
+        if dtype not in self._additive:
+            zeros = torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device)
+            self._additive[dtype] = zeros.masked_fill_(~self.mask, -torch.inf)
+        return self._additive[dtype]
 
     def for_two_keys_per_token(self, length: int, device: torch.device) -> AttentionMask:
-        """Return the same for two keys a token, that of the memory and its own, one after the other."""
+        """Return the same for two keys a token: that of the memory, then its own."""
         if self.blocks:
             return AttentionMask(
                 causal=False,
@@ -213,7 +226,7 @@ class TokenSpan:
         return places, seen
 
     def _starts(self, start: int, stop: int) -> Tensor:
-        """Return where the text of each token begins, (B or 1, Q), of the columns `start` to `stop`."""
+        """Return where the texts of the tokens from `start` to `stop` begin, (B or 1, Q)."""
         if self.starts is not None:
             return self.starts[:, start - self.start : stop - self.start]
         rows = self.row_starts
@@ -222,7 +235,10 @@ class TokenSpan:
         return rows[:, None].expand(-1, stop - start)
 
     def _near(self, block: QueryBlock, window: int | None, sinks: int) -> Tensor:
-        """Return who of a block sees which of its keys but the sinks before them, (B or 1, Q, K)."""
+        """Return which queries of a block see which of its keys, sinks before them aside.
+
+        That is (B or 1, Q, K).
+        """
         keys = torch.arange(block.first, block.stop, device=self.device)  # (K,)
         distance = keys[block.start - block.first :, None] - keys  # (Q, K)
         seen = (distance >= 0)[None]

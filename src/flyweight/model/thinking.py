@@ -1,7 +1,8 @@
 """Deep thinking: a memory of keys and values that one pass over the input leaves to the next.
 
     K~_0 is empty (own), or the first place's K of pass 0 for every place (first)
-    pass t reads [K~_t ; K_t] and leaves K~_(t+1) = rate * K_t + (1 - rate) * K~_t;   own begins with K~_1 = K_0
+    pass t reads [K~_t ; K_t] and leaves K~_(t+1) = rate * K_t + (1 - rate) * K~_t
+    own begins with K~_1 = K_0
 
 Every token has its own part of the memory, which depends on it and on tokens before it alone, and a
 query sees the parts of the tokens up to its own. So the same function is trained, scored and
@@ -33,7 +34,8 @@ class MemoryRate(nn.Module):
         super().__init__()
         self.fixed = config.rate
         self.start = logit(config.rate)
-        self.register_parameter("weight", nn.Parameter(torch.empty(1)) if config.learned else None)
+        weight = nn.Parameter(torch.empty(1)) if config.learned else None
+        self.register_parameter("weight", weight)
 
     def forward(self, memory_kv: KeysAndValues, kv: KeysAndValues) -> KeysAndValues:
         """Return rate * kv + (1 - rate) * memory_kv, of keys and of values."""
@@ -65,7 +67,7 @@ class PassMemory:
         self.kv: dict[int, KeysAndValues] = {}
 
     def store(self, visit: Visit, block: HasMemoryRate, kv: KeysAndValues) -> None:
-        """Take the keys and values of a visit into the memory of its place, if a later visit reads it."""
+        """Take a visit's keys and values into its place's memory, if a later visit reads it."""
         if self.first and visit.pass_ == 0 and visit.place == 0:
             self.kv = dict.fromkeys(range(stack_size(self.config)), kv)
         elif visit.pass_ < self.passes:

@@ -40,7 +40,11 @@ def _model(plan: ModelPlan) -> list[Any]:
     table.add_row(
         "training", f"{format_count(plan.training_per_token)}FLOPs per token, optimizer included"
     )
-    table.add_row("KV cache", f"{format_size(plan.kv_bytes_per_token)} per token")
+    table.add_row(
+        "KV cache",
+        f"{format_size(plan.kv_bytes_per_token)} per token, {format_size(plan.kv_bytes)} "
+        f"for {plan.context} tokens",
+    )
     for dtype, size in plan.weights.items():
         table.add_row(f"weights in {dtype}", format_size(size))
     return [table]

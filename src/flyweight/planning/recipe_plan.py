@@ -32,7 +32,8 @@ ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000}
 class ModelPlan(Shown):
     """What one model is and costs.
 
-    `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized.
+    `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized. `kv_bytes` are those of a
+    whole context, which a sliding window bounds.
 
     `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not
     quantized yet, as `quantize` would store it. `depth` is how many layers a token goes through in
@@ -43,6 +44,7 @@ class ModelPlan(Shown):
     forward_per_token: float
     training_per_token: float
     kv_bytes_per_token: int
+    kv_bytes: int
     weight_bytes: int
     weights: dict[str, int]
     depth: int | None
@@ -63,6 +65,7 @@ class ModelPlan(Shown):
             forward_per_token=cost.forward_flops(config, config.context) / config.context,
             training_per_token=StepCost.of(config, train, config.context).mean / tokens,
             kv_bytes_per_token=cost.kv_bytes_per_token(config),
+            kv_bytes=cost.kv_bytes(config, config.context),
             weight_bytes=cost.weight_bytes(config),
             weights=_weights(config),
             depth=len(visits.slots(config)) if isinstance(config, schema.ModelConfig) else None,
@@ -78,6 +81,7 @@ class ModelPlan(Shown):
                 "training_per_token": self.training_per_token,
             },
             "kv_bytes_per_token": self.kv_bytes_per_token,
+            "kv_bytes": self.kv_bytes,
             "weight_bytes": self.weight_bytes,
             "weight_bytes_by_dtype": self.weights,
             "effective_depth": self.depth,

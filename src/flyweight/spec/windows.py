@@ -22,7 +22,7 @@ QUERIES = 64
 
 
 class QueryBlock(NamedTuple):
-    """Queries `start` up to `stop`, keys `first` up to `stop`, and the first `sinks` keys of a text.
+    """Queries `start` up to `stop`, keys `first` up to `stop`, and `sinks` keys before them.
 
     All are counted in tokens from the beginning of the text. Sinks that lie among the keys from
     `first` on are not counted.
