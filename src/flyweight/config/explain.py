@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from flyweight.config import catalogue
 from flyweight.config.baselines import DECODER
+from flyweight.config.messages import nearest, shown
 from flyweight.config.places import config_classes, places
 from flyweight.config.schema import ModelConfig
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean X?)" for the known name closest to `name`, or the first names when none is close."""
-    known = list(known)
-    if close := difflib.get_close_matches(name, known, 1, 0.5):
-        return f" (did you mean {close[0]}?)"
-    if not known:
-        return ""
-    more = len(known) - LISTED
-    return f" (known: {', '.join(known[:LISTED])}{f' and {more} more' if more > 0 else ''})"
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message quotes it: whole where it is short."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-LISTED = 20
-"""Names that a message lists where none is close to the one that was given."""
 
 
 @dataclass(frozen=True)

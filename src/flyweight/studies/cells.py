@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flyweight.config import catalogue, load as config_load, schema, study as config
-from flyweight.config.rules import packed_kinds
+from flyweight.config.model_rules import packed_kinds
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError

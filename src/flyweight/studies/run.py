@@ -94,7 +94,7 @@ class _Grid:
             schema.Data.model_validate(fields, context={"resolved": True}),
             self.runner(self.study.seeds[0]),
         )
-        runner.know(data, packed)
+        runner.register_corpus(data, packed)
         return runner.make("floors", schema.Floors(stage="floors", data=data), {}).artifact
 
     def cell(self, cell: Cell, packed: Artifact, unigram: float) -> CellSummary:

@@ -16,7 +16,7 @@ from flyweight.evaluation import likelihood
 from flyweight.model import folder
 from flyweight.model.build import Model, build
 from flyweight.store.artifact import Draft
-from flyweight.store.stage import Context, Inputs, Stage
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 from flyweight.training.mix import Mix
 from flyweight.training.objectives import Distillation, NextToken, Objective
 from flyweight.training.step_cost import StepFlops
@@ -25,7 +25,7 @@ from flyweight.training.trainer import Limits, Trainer
 
 
 def _run(
-    config: schema.Pretrain | schema.Distill,
+    config: schema.TrainingStage,
     model: Model,
     objective: Objective,
     teacher: AnyModel | None,
@@ -116,10 +116,10 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
         )
 
 
-class Pretrain:
+class Pretrain(Stage[schema.Pretrain]):
     """Next-token training, from nothing or from `input`'s weights."""
 
-    version, measures, trains = 3, False, True
+    version = 3
 
     def run(
         self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft
@@ -137,10 +137,10 @@ class Pretrain:
         return _run(config, model, objective, None, inputs, context, draft)
 
 
-class Distill:
+class Distill(Stage[schema.Distill]):
     """Training against a teacher's next-token distribution on the same windows."""
 
-    version, measures, trains = 3, False, True
+    version = 3
 
     def run(
         self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft
@@ -154,10 +154,10 @@ class Distill:
         return _run(config, model, objective, teacher, inputs, context, draft)
 
 
-class Select:
+class Select(Stage[schema.Select]):
     """The best of several models of one corpus by validation likelihood."""
 
-    version, measures, trains = 1, False, False
+    version = 1
 
     def run(
         self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft
@@ -183,11 +183,17 @@ class Select:
         )
         return {**candidates[chosen].facts, "chosen": chosen}
 
+    def plan(self, config: schema.Select, inputs: PlannedInputs) -> Outline:
+        """Return the candidates' model where they are all alike: nobody knows yet which it will be."""
+        candidates = list(inputs.models.values())
+        alike = len(candidates) == len(config.among) and len(set(map(repr, candidates))) == 1
+        return Outline(candidates[0] if alike else None)
 
-class Initialise:
+
+class Initialise(Stage[schema.Initialise]):
     """A model with random weights: what bench and audit take when they are given a config."""
 
-    version, measures, trains = 1, False, False
+    version = 1
 
     def run(
         self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft
@@ -198,7 +204,7 @@ class Initialise:
         return {}
 
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Stage[Any]] = {
     "pretrain": Pretrain(),
     "distill": Distill(),
     "select": Select(),

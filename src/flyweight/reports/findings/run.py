@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from flyweight.config.schema import stage_class
 from flyweight.config.units import format_count, format_rate, format_size, format_time
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import BudgetLine, Summary
@@ -78,10 +79,14 @@ def _quantizations(found: Sequence[Entry]) -> list[Finding]:
     return [
         _quantization(each, known[each.model.input], found)
         for each in found
-        if each.model.stage == "quantize"
-        and each.model.input
-        and each.standing in ("ok", "unmeasured")
+        if _compressed(each) and each.model.input and each.standing in ("ok", "unmeasured")
     ]
+
+
+def _compressed(entry: Entry) -> bool:
+    """Return whether an entry's stage made its input smaller."""
+    config = stage_class(entry.model.stage)
+    return config is not None and config.compresses
 
 
 def _quantization(entry: Entry, base: Entry, found: Sequence[Entry]) -> Finding:

@@ -1,7 +1,4 @@
-"""Cross-field checks of a model config and of a stage.
-
-Each returns all faults, so that a user sees them at once.
-"""
+"""Cross-field checks of a model config: every fault at once, so that a user sees them together."""
 
 from __future__ import annotations
 
@@ -10,13 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flyweight.config.decoder import ModelConfig
-    from flyweight.config.schema import Recipe
-
-LIMITS = ("steps", "tokens", "flops", "time")
-"""Fields of `train` that end it, each by itself; `same_as` stands for one of them."""
-
-TRAINED = ("pretrain", "distill", "select", "mix")
-"""Stages that train a model, or choose one of those: they know what it spent and how well it validated."""
 
 MOST_VISITS = 100_000
 """Uses of layers in one forward pass, beyond which nothing is counted in time, let alone computed."""
@@ -172,86 +162,3 @@ def _visits(config: ModelConfig) -> Iterator[str]:
             f"layers, sharing and thinking: they make {count:,} uses of layers; "
             f"{MOST_VISITS:,} are the most"
         )
-
-
-def stage_faults(name: str, stage: Any, recipe: Recipe) -> list[str]:
-    """Return what a stage asks of another, or of its model, that it cannot have: a limit, a choice by validation, training."""
-    where = f"stages.{name}"
-    return [
-        *_tie(f"{where}.train", getattr(stage, "train", None), recipe),
-        *_choice(where, stage, recipe),
-        *_packed(where, stage, recipe),
-    ]
-
-
-def _packed(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
-    """Find training of packed matrices, which have no gradient: the norms alone would be trained, and nobody told."""
-    if stage.stage not in ("pretrain", "distill"):
-        return
-    if stage.model is not None and (kinds := packed_kinds(stage.model)):
-        yield (
-            f"{where}.model.linears: matrices stored as {' and '.join(kinds)} cannot be trained; "
-            f"train the model dense, and add"
-            " a quantize stage after it"
-        )
-    source: Any = recipe.stages.get(getattr(stage, "input", None) or "")
-    if source is None:
-        return
-    if source.stage == "quantize":
-        yield (
-            f"{where}.input: {stage.input} stores its matrices in fewer bits, and these cannot "
-            f"be trained; start from"
-            f" {source.input} and quantize the result"
-        )
-    elif source.stage == "init" and (kinds := packed_kinds(source.model)):
-        yield (
-            f"{where}.input: {stage.input} has matrices stored as {' and '.join(kinds)}, which "
-            f"cannot be trained"
-        )
-
-
-def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
-    if train is None or train.same_as is None:
-        return
-    if given := [limit for limit in LIMITS if getattr(train, limit) is not None]:
-        yield (
-            f"{where}: same_as gives as much as {train.same_as.stage} spends, and "
-            f"{' and '.join(given)} beside it could cut"
-            " that short; leave one of them out, or set it to null"
-        )
-    name, quantity = train.same_as.stage, train.same_as.of
-    source = recipe.stages.get(name)
-    if source is None or source.stage in TRAINED:
-        return
-    if source.stage != "quantize":
-        yield (
-            f"{where}.same_as: {name} is a stage of kind {source.stage} and trains nothing; "
-            f"name one that trains"
-        )
-    elif not quantity.startswith("total_"):
-        yield (
-            f"{where}.same_as: {name} is a stage of kind quantize and spends no {quantity} of "
-            f"its own; name the stage whose"
-            f" model it stores, {source.input}"
-        )
-
-
-def _choice(where: str, stage: Any, recipe: Recipe) -> Iterator[str]:
-    for position, name in enumerate(getattr(stage, "among", ())):
-        source: Any = recipe.stages.get(name)
-        why = (
-            ""
-            if source is None or source.stage in TRAINED
-            else f"is a stage of kind {source.stage}"
-        )
-        if (
-            source is not None
-            and source.stage in ("pretrain", "distill")
-            and not source.train.validations
-        ):
-            why = "trains with validations: 0"
-        if why:
-            yield (
-                f"{where}.among.{position}: {name} {why}, so it has no validation result to be "
-                f"chosen by"
-            )
