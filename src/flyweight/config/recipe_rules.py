@@ -108,11 +108,19 @@ def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
     )
 
 
+def _no_choice(stage: Select, source: StageConfig) -> str:
+    """Return why a stage cannot be a candidate; only NLL asks for validations while it trains."""
+    if stage.by == "nll":
+        return source.no_validation()
+    return "" if source.validated else f"is a stage of kind {source.stage}"
+
+
 def _choice(where: str, stage: Select, recipe: Recipe) -> Iterator[str]:
     """Find candidates that have no validation result."""
     for position, name in enumerate(stage.among):
         source = recipe.stages.get(name)
-        if source is not None and (why := source.no_validation()):
+        why = "" if source is None else _no_choice(stage, source)
+        if why:
             yield (
                 f"{where}.among.{position}: {name} {why}, so it has no validation result to be "
                 f"chosen by"

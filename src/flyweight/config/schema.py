@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     PlainValidator,
@@ -79,6 +80,8 @@ from flyweight.config.layers import (
     Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
 )
+from flyweight.config.messages import nearest
+from flyweight.config.metrics import METRICS, metric_kind
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.plugins import load_plugins
@@ -197,6 +200,36 @@ class Data(Strict):
 # --- stages ---
 
 
+def _scored(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the metrics that an evaluation has to be asked for, each once; refuse other names."""
+    always = [name for name, kind in METRICS.items() if kind.score is None]
+    optional = [name for name in METRICS if name not in always]
+    for name in names:
+        if name in always:
+            raise ValueError(f"{name} is always measured; leave it out")
+        if name not in METRICS:
+            raise ValueError(f"unknown metric {name!r}{nearest(name, optional)}")
+    return tuple(sorted(set(names)))
+
+
+def _known(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"unknown metric {name!r}{nearest(name, METRICS)}")
+    return name
+
+
+def _empty(value: object) -> bool:
+    return not value
+
+
+def _is_nll(value: object) -> bool:
+    return value == "nll"
+
+
+Metrics = Annotated[tuple[str, ...], AfterValidator(_scored)]
+"""Metrics to measure beside the likelihood's own, which always are."""
+
+
 class TrainingStage(StageConfig):
     """Base of the stages that train a model by `train` on the text of `data`.
 
@@ -265,23 +298,34 @@ class Distill(TrainingStage):
 
 
 class Select(StageConfig):
-    """The best of several trained models by validation likelihood: validation chooses, so that test can report."""
+    """The best of several trained models on validation text: validation chooses, so that test can report.
+
+    `by: nll` takes the best validation of each training; any other metric is measured on the whole
+    validation split.
+    """
 
     stage: Literal["select"]
     among: Annotated[tuple[str, ...], Field(min_length=2)]
+    by: Annotated[str, AfterValidator(_known)] = Field(default="nll", exclude_if=_is_nll)
 
     makes_model: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("among",)
     spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
     validated: ClassVar[bool] = True
 
+    @property
+    def text_of_input(self) -> TextUse:
+        """Another metric than NLL is measured on the candidates' text."""
+        return "none" if self.by == "nll" else "required"
+
     @classmethod
     def describe(cls, made: Made) -> str:
         """Return how a model came about, as a card says it."""
-        return (
-            f"the one of {len(made.parents)} with the best validation likelihood: "
-            f"{made.quote(made.facts['chosen'])}"
-        )
+        by = made.config.get("by", "nll")
+        quality = "likelihood" if by == "nll" else made.quote(by)
+        count = sum(field != "corpus" for field in made.parents)
+        chosen = made.quote(made.facts["chosen"])
+        return f"the one of {count} with the best validation {quality}: {chosen}"
 
 
 class Initialise(StageConfig):
@@ -392,7 +436,7 @@ class Evaluate(StageConfig):
     `data: null` takes the corpus the model was trained on.
 
     `validation+test` is both as one text, where they adjoin: the last tenth of Tiny Shakespeare,
-    which nanoGPT scores.
+    which nanoGPT scores. `metrics` are measured beside the likelihood, such as `accuracy`.
     """
 
     stage: Literal["evaluate"]
@@ -402,6 +446,7 @@ class Evaluate(StageConfig):
     window: PositiveInt | None = None
     stride: PositiveInt | None = None
     batch: PositiveInt = 16
+    metrics: Metrics = Field(default=(), exclude_if=_empty)
 
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True
@@ -412,6 +457,12 @@ class Evaluate(StageConfig):
     def text_of_input(self) -> TextUse:
         """Likelihood needs a text."""
         return "required"
+
+    def identity_fields(self) -> dict[str, Any]:
+        """Return the versions of the metrics, where one was raised."""
+        versions = {name: metric_kind(name).version for name in self.metrics}
+        raised = {name: version for name, version in versions.items() if version != 1}
+        return {"metric_versions": raised} if raised else {}
 
     @classmethod
     def same_measurement(cls, identity: Mapping[str, Any]) -> Hashable:
@@ -584,12 +635,14 @@ class Budget(Strict):
 class Report(Strict):
     """Which stages stand beside each other, how they are measured, and the prompts whose continuations are shown.
 
-    `data: null` measures every model on the corpus that it was trained on.
+    `data: null` measures every model on the corpus that it was trained on. `metrics` are measured
+    beside the likelihood, such as `accuracy`.
     """
 
     compare: tuple[str, ...] = ()
     data: Data | None = None
     measure: tuple[Literal["evaluate", "bench", "audit"], ...] = ("evaluate", "bench", "audit")
+    metrics: Metrics = Field(default=(), exclude_if=_empty)
     prompts: tuple[str, ...] = ()
     sample_tokens: PositiveInt = 64
 

@@ -80,6 +80,10 @@ class StageConfig(Strict):
         """Whether the stage takes its input's text where `data` names none."""
         return "none"
 
+    def identity_fields(self) -> dict[str, Any]:
+        """Return what the result depends on beside the config itself; empty where nothing is."""
+        return {}
+
     def faults(self) -> list[str]:
         """Return what contradicts itself in this config alone, in words."""
         return []

@@ -10,9 +10,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from flyweight.config import base as strict, load
+from flyweight.config.metrics import METRICS, metric_names
+from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import (
     Count,
     Name,
@@ -26,9 +35,6 @@ from flyweight.config.schema import (
 )
 from flyweight.config.seeds import Seeds
 from flyweight.errors import RequestError
-
-METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
-"""What a study can compare; of all of them, lower is better. Every one is of the test split."""
 
 LIMITS = ("steps", "tokens", "flops", "time", "same_as")
 ENTRIES = ("data", "models", "budgets", "protocols")
@@ -158,7 +164,8 @@ class Finding(Strict):
 
     `compare: cells` sets cells of equal text, context and budget against each other, `equal_flops`
     points of equal training FLOPs (`flops`: those of `below` as a share of those of `above`).
-    `holds: somewhere` claims it of some condition only.
+    `holds: somewhere` claims it of some condition only. `better` and `worse` may stand for `below`
+    and `above`: which is which follows the metric's direction.
     """
 
     claim: Annotated[str, AfterValidator(_said)]
@@ -170,6 +177,20 @@ class Finding(Strict):
     flops: Rate = 1.0
     tolerance: Probability = 0.1
     holds: Literal["everywhere", "somewhere"] = "everywhere"
+
+
+def _by_number(finding: Any, first: object) -> Any:
+    """Return a raw finding whose `better` and `worse` are `below` and `above`, by its metric's direction."""
+    if not isinstance(finding, dict) or not {"better", "worse"} & finding.keys():
+        return finding
+    kind = METRICS.get(str(finding.get("metric") or first))
+    higher = kind is not None and kind.better == "higher"
+    names = (
+        {"better": "above", "worse": "below"} if higher else {"better": "below", "worse": "above"}
+    )
+    if set(names.values()) & finding.keys():
+        raise ValueError("a finding names below and above, or better and worse, not both")
+    return {names.get(key, key): value for key, value in finding.items()}
 
 
 class Limit(Strict):
@@ -197,9 +218,7 @@ class Study(Strict):
     protocol: str = "own"
     protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
     seeds: Seeds = ()
-    metrics: Annotated[
-        tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})
-    ] = (
+    metrics: Annotated[tuple[str, ...], Listed] = (
         "nll",
         "bits_per_byte",
         "perplexity",
@@ -207,6 +226,17 @@ class Study(Strict):
     findings: tuple[Finding, ...] = ()
     only: Annotated[tuple[GroupName, ...], Listed] = ()
     limit: Limit = Limit()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sides(cls, raw: Any) -> Any:
+        """Write `better` and `worse` of a finding as `below` and `above`."""
+        findings = raw.get("findings") if isinstance(raw, dict) else None
+        if not isinstance(findings, list | tuple):
+            return raw
+        metrics = raw.get("metrics", cls.model_fields["metrics"].default)
+        first = metrics if isinstance(metrics, str) else next(iter(metrics or ()), "nll")
+        return {**raw, "findings": [_by_number(finding, first) for finding in findings]}
 
     def rates(self) -> tuple[float | None, ...]:
         """Return the learning rates that every cell is tried with.
@@ -271,6 +301,7 @@ def parse(raw: Mapping[str, Any], where: str) -> Study:
 
     Raises RequestError with every fault found.
     """
+    load_plugins()
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
@@ -371,12 +402,13 @@ def _twice(where: str, values: Sequence[Any]) -> list[str]:
 
 
 def _metrics(study: Study) -> list[str]:
+    known = metric_names()
     if not study.metrics:
-        return [f"metrics: there are none; choose from {', '.join(METRICS)}"]
+        return [f"metrics: there are none; choose from {', '.join(known)}"]
     unknown = [
-        f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}"
+        f"metrics: unknown metric {name!r}{load.nearest(name, known)}"
         for name in study.metrics
-        if name not in METRICS
+        if name not in known
     ]
     return unknown or _twice("metrics", study.metrics)
 
@@ -472,6 +504,20 @@ def _finding(study: Study, where: str, finding: Finding) -> list[str]:
     return found
 
 
+def _either_sides(finding: dict[str, Any]) -> dict[str, Any]:
+    """Return a finding's schema in which `better` and `worse` may stand for `below` and `above`."""
+    properties = finding["properties"]
+    required = [name for name in finding["required"] if name not in ("below", "above")]
+    sides = {"better": properties["below"], "worse": properties["above"]}
+    either = [{"required": ["below", "above"]}, {"required": ["better", "worse"]}]
+    return {
+        **finding,
+        "properties": {**properties, **sides},
+        "required": required,
+        "anyOf": either,
+    }
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a study file, in which models and training may stand as partial fields."""
     result, recipe = Study.model_json_schema(), load.json_schema()
@@ -480,6 +526,8 @@ def json_schema() -> dict[str, Any]:
         definitions[name] = {
             key: value for key, value in recipe["properties"][part].items() if key != "description"
         }
+    result["properties"]["metrics"]["items"] = {"enum": metric_names()}
+    definitions["Finding"] = _either_sides(definitions["Finding"])
     models = result["properties"]["models"]
     for key in ("additionalProperties", "patternProperties"):
         if isinstance(entry := models.get(key), dict):

@@ -47,6 +47,7 @@ class Evaluate(Stage[schema.Evaluate]):
             stride=config.stride or window,
             batch=config.batch,
             device=device,
+            metrics=config.metrics,
             progress=lambda done: draft.events.watch(
                 "scoring", {"what": inputs.name, "done": done}
             ),

@@ -366,6 +366,8 @@ def _measure(runner: Runner, recipe: schema.Recipe, made: StageResult) -> dict[s
         fields: dict[str, Any] = {"stage": kind, "input": made.name}
         if recipe.report.data is not None and "data" in config.model_fields:
             fields["data"] = recipe.report.data
+        if "metrics" in config.model_fields:
+            fields["metrics"] = recipe.report.metrics
         wanted[kind] = config(**fields)
     if recipe.report.prompts:
         new = recipe.report.sample_tokens

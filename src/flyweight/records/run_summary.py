@@ -160,6 +160,14 @@ class Evaluation(Record):
     perplexity: Metric
     bits_per_byte: Metric
     word_perplexity: Metric | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """Metrics that were asked for beside the likelihood, by name."""
+
+    def metric(self, name: str) -> Metric | None:
+        """Return a metric by its name; None where it was not measured."""
+        if name in ("nll", "perplexity", "bits_per_byte", "word_perplexity"):
+            return getattr(self, name)
+        return self.metrics.get(name)
 
 
 class Speed(Record):
@@ -255,6 +263,7 @@ class Difference(Record):
     low: float
     high: float
     unit: str
+    better: Literal["lower", "higher"] = "lower"
     verdict: Verdict
 
 
@@ -279,6 +288,8 @@ class Comparison(Record):
     p: float | None = None
     p_corrected: float | None = None
     comparisons: int = 1
+    metrics: dict[str, Difference] = Field(default_factory=dict)
+    """Differences in what both were measured in beside the likelihood, by name."""
 
 
 class StageSummary(Record):

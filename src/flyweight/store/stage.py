@@ -130,6 +130,8 @@ def identity_config(config: Strict) -> dict[str, Any]:
     plain = config.model_dump(mode="json", exclude={*references, "stage"})
     for name in ("checkpoint", "trackers", "same_as"):
         plain.get("train", {}).pop(name, None)
+    if isinstance(config, StageConfig):
+        plain |= config.identity_fields()
     data = plain.get("data") or {}
     if data.get("column", "") is None:  # a field of later days: where it is left out, ids stay
         del data["column"]

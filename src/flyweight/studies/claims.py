@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.study import Finding, Group
 from flyweight.config.units import format_count
 from flyweight.core.student import student, student_below, student_quantile
@@ -211,8 +212,8 @@ def _measured(cell: CellSummary, metric: str) -> Point:
 
 
 def in_logs(metric: str) -> bool:
-    """Whether a metric is compared by its logarithm: perplexities, whose means over seeds are geometric ones."""
-    return metric.endswith("perplexity")
+    """Whether a metric is compared by its logarithm, as perplexities are: their means are geometric ones."""
+    return metric_kind(metric).logs
 
 
 def _best(points: Sequence[Point]) -> Point | None:
@@ -367,7 +368,7 @@ def _contest(
             where=where, below=below, above=above, below_flops=0, above_flops=0, how="", why=why
         )
     seeds = sorted(set(first.values) & set(second.values))
-    logs = in_logs(finding.metric or "")
+    logs = finding.metric is not None and in_logs(finding.metric)
     differences = [
         first.values[seed]
         - (
@@ -455,7 +456,7 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
             "FLOPs, else its nearest run"
             f" within {100 * finding.tolerance:.0f} %{share}"
         )
-    if in_logs(finding.metric or ""):
+    if finding.metric is not None and in_logs(finding.metric):
         parts.append("by logarithms, as everywhere with perplexities")
     if finding.factor != 1:
         parts.append(f"against {finding.factor:g} times the second side")

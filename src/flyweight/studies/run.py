@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flyweight.config import load as config_load, schema, study as config
+from flyweight.config.metrics import scored
 from flyweight.core import machine
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.pipeline.recipe import Runner
@@ -151,14 +152,15 @@ class _Grid:
         assert run.id is not None
         artifact, runner = Artifact.open(self.context.store.root / run.id), self.runner(run.seed)
         name, inputs = _run_name(cell, run.seed, run.lr), {"input": artifact}
-        evaluation = runner.make(
-            name, schema.Evaluate(stage="evaluate", input=name), inputs
-        ).artifact
+        asked = scored(self.study.metrics)
+        evaluate = schema.Evaluate(stage="evaluate", input=name, metrics=asked)
+        evaluation = runner.make(name, evaluate, inputs).artifact
         audit = runner.make(
             name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs
         ).artifact
         measured = evaluation.metrics()
-        metrics = {key: float(measured[key]["value"]) for key in self.study.metrics}
+        known = {**measured, **measured.get("metrics", {})}
+        metrics = {key: float(known[key]["value"]) for key in self.study.metrics}
         found = {"evaluation": evaluation.id, "metrics": metrics}
         nll = float(measured["nll"]["value"])
         if not nll < unigram:

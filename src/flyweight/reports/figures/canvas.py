@@ -179,12 +179,19 @@ def draw_floors(made: Canvas, floors: Iterable[tuple[str, float]]) -> None:
 
 
 def draw_front(
-    made: Canvas, corners: Sequence[tuple[float, float]], better: Literal["lower", "higher"]
+    made: Canvas,
+    corners: Sequence[tuple[float, float]],
+    better: Literal["lower", "higher"],
+    quality: Literal["lower", "higher"] = "lower",
 ) -> None:
-    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure."""
+    """Draw a Pareto front, given in order along x, as a staircase out to the edges of the figure.
+
+    `better` is the direction of x, `quality` that of y.
+    """
     if not corners:
         return
-    (left, right), top = made.axes.get_xlim(), made.axes.get_ylim()[1]
+    left, right = made.axes.get_xlim()
+    top = made.axes.get_ylim()[1 if quality == "lower" else 0]  # where a front begins: the worst
     if better == "higher":
         corners, steps = [(left, corners[0][1]), *corners, (corners[-1][0], top)], "pre"
     else:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count
 from flyweight.records.study_summary import CellSummary, Spread, StudySummary
 from flyweight.reports.figures import labels
@@ -32,7 +33,7 @@ from flyweight.reports.figures.run import SHAPES, Drawing
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, short_floor_name
 from flyweight.reports.ranking import pareto
-from flyweight.reports.tables.study import ABOUT, TITLES, label
+from flyweight.reports.tables.study import label
 
 NAMED = 8
 """Models of a front that are named; the page's table names them all."""
@@ -158,7 +159,9 @@ def _scatter(
     ]
     if len(marks) < 2:
         return None
-    on_front = [marks[index] for index in pareto([(mark.x, mark.spread.mean) for mark in marks])]
+    kind = metric_kind(metric)
+    points = [(mark.x, kind.sign * mark.spread.mean) for mark in marks]
+    on_front = [marks[index] for index in pareto(points)]
     floors = {
         name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()
     }
@@ -172,7 +175,7 @@ def _scatter(
         vertical(
             made,
             *_span(marks, [each for each in floors.values() if each]),
-            ABOUT[metric].replace(" of the test split", ""),
+            kind.about.replace(" of the test split", ""),
         )
         made.text(
             46,
@@ -181,7 +184,8 @@ def _scatter(
             size=NORMAL_TEXT,
             color=COLOURS["muted"],
         )
-        draw_front(made, [(mark.x, mark.spread.mean) for mark in on_front], "lower")
+        corners = [(mark.x, mark.spread.mean) for mark in on_front]
+        draw_front(made, corners, "lower", kind.better)
         if axis == "flops":
             _join(made, marks, styles)
         placed = [
@@ -205,7 +209,7 @@ def _scatter(
             for mark in on_front
         )
         alt = (
-            f"Scatter plot of {TITLES[metric]} against {title} on {data}, {len(marks)} cells. "
+            f"Scatter plot of {kind.title} against {title} on {data}, {len(marks)} cells. "
             f"On the Pareto front: {stated}."
         )
         caption = f"On the front: {ends}. Bars: 95 % over seeds."
@@ -213,7 +217,7 @@ def _scatter(
             caption += " Thin lines join the budgets of one model."
         return Drawing(
             key,
-            f"{TITLES[metric]} against {title}",
+            f"{kind.title} against {title}",
             caption,
             inline(made.figure, key, alt, made.tips),
         )

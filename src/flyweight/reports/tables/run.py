@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count, format_rate, format_size
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Floor, Summary, Training
@@ -17,6 +18,9 @@ from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+ASKED_AT = 2
+"""The place of the metrics that a recipe asked for: after the likelihood's own columns."""
 
 SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}"
 LEGEND = {
@@ -79,8 +83,23 @@ class Table:
     def columns(self) -> list[Column]:
         """The columns that are shown: those in which anything stands."""
         return [
-            each for each in COLUMNS if each.priority and any(each.cell(row) for row in self.rows)
+            each
+            for each in columns_of(self.group)
+            if each.priority and any(each.cell(row) for row in self.rows)
         ]
+
+
+def columns_of(group: Group) -> list[Column]:
+    """Return the columns of a group: the usual ones, and a metric's where a recipe asked for it."""
+    evaluations = [each.model.evaluate for each in group.entries if each.model.evaluate]
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics)
+    asked = [_metric_column(name) for name in names]
+    return [*COLUMNS[:ASKED_AT], *asked, *COLUMNS[ASKED_AT:]]
+
+
+def _metric_column(name: str) -> Column:
+    kind = metric_kind(name)
+    return Column(name, kind.title, kind.about, 4, _evaluated(name))
 
 
 def table(group: Group) -> Table:
@@ -89,7 +108,7 @@ def table(group: Group) -> Table:
     floors = [Row(floor_name(key), floor=floor, key=key) for key, floor in group.floors.items()]
     best = {
         (each.label, column.key)
-        for column in COLUMNS
+        for column in columns_of(group)
         if column.ranked
         for each in bold(group.sound, None if column.key == "bits_per_byte" else column.metric)
     }
@@ -153,7 +172,7 @@ def _evaluated(name: str) -> Callable[[Row], Cell | None]:
         if row.floor and name == "nll":
             return Cell(f"{row.floor.nll:.3f}", metric=Metric.exact(row.floor.nll, "nats/token"))
         metric = (
-            getattr(row.entry.model.evaluate, name)
+            row.entry.model.evaluate.metric(name)
             if row.entry and row.entry.model.evaluate
             else None
         )
@@ -373,7 +392,7 @@ def long_csv(groups: Sequence[Group]) -> str:
         for row in table(group).rows:
             summary = row.entry.summary if row.entry else group.entries[0].summary
             kind, standing = ("model", row.entry.standing) if row.entry else ("floor", "")
-            for column in COLUMNS:
+            for column in columns_of(group):
                 cell = column.cell(row)
                 if cell and (metric := cell.metric):
                     numbers = [

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count
 from flyweight.records.run_summary import Floor
 from flyweight.records.study_summary import CellSummary, Spread, StudySummary
@@ -19,18 +20,6 @@ from flyweight.visible import visible
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-TITLES = {
-    "nll": "NLL",
-    "bits_per_byte": "bits/byte",
-    "perplexity": "ppl",
-    "word_perplexity": "word ppl",
-}
-ABOUT = {
-    "nll": "nats per token of the test split, lower is better",
-    "bits_per_byte": "bits per byte of raw text, lower is better",
-    "perplexity": "perplexity per token, lower is better",
-    "word_perplexity": "perplexity per word, lower is better",
-}
 LEGEND = (
     "Means over seeds on the test split; ranges are 95 % Student t intervals over at least three "
     "seeds: of the training, not of"
@@ -100,7 +89,10 @@ def label(cell: CellSummary) -> str:
 def front(cells: Sequence[CellSummary], metric: str) -> list[CellSummary]:
     """Return the cells on the Pareto front of a metric against training FLOPs, in order of FLOPs."""
     sound = [(cell, spread.mean) for cell in cells if (spread := cell.spread(metric))]
-    return [sound[index][0] for index in pareto([(cell.flops, mean) for cell, mean in sound])]
+    sign = metric_kind(metric).sign
+    return [
+        sound[place][0] for place in pareto([(cell.flops, sign * mean) for cell, mean in sound])
+    ]
 
 
 def _columns(summary: StudySummary) -> list[Column]:
@@ -137,7 +129,7 @@ def _columns(summary: StudySummary) -> list[Column]:
             _spent(lambda cell: short_time(cell.seconds)),
         ),
         *(
-            Column(metric, TITLES[metric], ABOUT[metric], _metric(metric))
+            Column(metric, metric_kind(metric).title, metric_kind(metric).about, _metric(metric))
             for metric in summary.metrics
         ),
         Column(
@@ -166,7 +158,7 @@ def _spent(text: Callable[[CellSummary], str]) -> Callable[[Row], Cell | None]:
 
 
 def _metric(metric: str) -> Callable[[Row], Cell | None]:
-    digits = 1 if metric.endswith("perplexity") else 3
+    digits = metric_kind(metric).digits
 
     def cell(row: Row) -> Cell | None:
         if row.floor:
