@@ -258,3 +258,15 @@ def test_a_study_takes_the_metric_and_its_direction(toy_package, text_file, tmp_
     means = {cell.model: cell.spread("top_5").mean for cell in done.summary.cells}
     assert first.contests[0].difference == pytest.approx(means["small"] - means["large"])
     assert "top 5" in (done.folder / "report.html").read_text()
+
+
+def test_the_page_on_extending_names_traits_that_are_there():
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    table = page.partition("| trait |")[2].partition("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) == 9
+    for _, name, _, default, _ in rows:
+        documented = default.strip().strip("`")
+        assert (
+            repr(getattr(fw.StageConfig, name.strip().strip("`"))).replace("'", '"') == documented
+        )
