@@ -11,6 +11,7 @@ from toy_study import toy_study
 import flyweight as fw
 from flyweight.api import Session, model_references
 from flyweight.config import load as config_load
+from flyweight.records.study_summary import StudySummary
 from flyweight.errors import RequestError
 from flyweight.evaluation import checks
 from flyweight.store import gc
@@ -188,7 +189,7 @@ def test_what_is_worse_than_unigrams_is_collapsed(finished, flyweight):
     status, out, err = flyweight(*words)
     assert status == 0, err
     assert out.count("collapsed") >= 2
-    summary = fw.report.study_summary.StudySummary.read(session.store.root / "one-step")
+    summary = StudySummary.read(session.store.root / "one-step")
     assert all("no better than the unigram floor" in cell.why for cell in summary.cells)
     assert [cell.spread("nll") for cell in summary.cells] == [None, None]
     assert summary.findings[0].verdict == "undecided"

@@ -44,7 +44,7 @@ def merge(default: Any, own: Any) -> Any:
 
 
 def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the top-level `data`, `train` and `model` into every stage that trains, and write out the catalogue's models."""
+    """Move the top-level sections into their stages, and write out the catalogue's models."""
     recipe = laid_out(raw)
     stages = recipe.get("stages")
     if not isinstance(stages, dict):
@@ -53,7 +53,7 @@ def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_fields(stage: Any) -> Any:
-    """Write out a raw stage's model; where the stage has a text, that decides vocabulary and context."""
+    """Write out a raw stage's model; a stage's text decides vocabulary and context."""
     if not isinstance(stage, dict) or "model" not in stage:
         return stage
     config = stage_class(stage.get("stage"))
@@ -85,7 +85,7 @@ def _filled(stage: Any, raw: Mapping[str, Any]) -> Any:
 
 
 def _written_out(model: Any, follows_text: bool) -> Any:
-    """Return a raw model in which a catalogue's name, alone or as `kind`, is replaced by that model's fields.
+    """Return a raw model with the fields of the catalogue's model that its name or `kind` names.
 
     Fields beside the name are laid over them. Where there is a text, vocabulary and context are its
     business, as in a study.
@@ -125,7 +125,7 @@ def _laid(key: str, default: Any, own: Any) -> Any:
 
 
 def default_faults(raw: Mapping[str, Any]) -> list[Fault]:
-    """Return what is wrong with the top-level `data`, `train` and `model` themselves, whether or not a stage takes them.
+    """Return what is wrong with the top-level sections, even if no stage takes them.
 
     What is missing in a default may stand in the stages, and what contradicts itself may be
     replaced there.

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in lines that say where it stands, what is wrong, and which name is nearest."""
+"""What is wrong with a config: lines with the place, the fault, and the nearest name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flyweight.config.schema import ModelConfig
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a config: the names that lead to it as the user wrote them, what is wrong, and pydantic's kind of it."""
+    """One fault of a config: its place as the user wrote it, what is wrong, and pydantic's kind."""
 
     path: tuple[str, ...]
     text: str
@@ -67,7 +67,7 @@ _KINDS = {
 
 
 def _text(fault: Any, names: Sequence[str], configs: Sequence[type[BaseModel]]) -> str:
-    """Return what is wrong in words: for what pydantic says of common faults, its user's words and not its own."""
+    """Return what is wrong in the words of a user; rare faults keep pydantic's own."""
     kind, context, value = fault["type"], fault.get("ctx", {}), shown(fault["input"])
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
@@ -139,7 +139,7 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _place(
     roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]
 ) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return a fault's path as the user wrote it (without union tags) and the configs it may be of."""
+    """Return a fault's path without union tags, and the configs it may be of."""
     names: list[str] = []
     current = list(roots)
     mapping: Any = None

@@ -1,4 +1,4 @@
-"""The stages of a recipe as a graph: what refers to what, the order of work, and what is left without a stage."""
+"""The stages of a recipe as a graph: the order of work, and what is left without a stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flyweight.errors import RequestError
 
 
 def is_external(reference: str) -> bool:
-    """Return whether a reference is a MODEL outside the recipe: a path, `RECIPE:STAGE` or `hf:...`."""
+    """Return whether a reference is a MODEL elsewhere: a path, `RECIPE:STAGE` or `hf:...`."""
     return ":" in reference or "/" in reference or Path(reference).exists()
 
 

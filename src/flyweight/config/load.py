@@ -1,4 +1,4 @@
-"""From raw data to a checked Recipe: every fault at once, each with where it stands and the nearest name.
+"""From raw data to a checked Recipe: every fault at once, with its place and the nearest name.
 
 The steps have files of their own beside this one: `yaml`, `overrides`, `defaults`, `graph`.
 """
@@ -60,7 +60,7 @@ def _checked(raw: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _told_once(defaults: Sequence[Fault], stages: Sequence[Fault]) -> list[str]:
-    """Return the lines of all faults: one that stages share is told once, at its default or else at the first stage."""
+    """Return the lines of all faults; one that several stages share is told once."""
     known = {(fault.path, fault.text) for fault in defaults}
     lines = [fault.line() for fault in defaults]
     shared = dict[tuple[Any, ...], list[Fault]]()

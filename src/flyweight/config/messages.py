@@ -8,7 +8,7 @@ from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean X?)" for the known name closest to `name`, or the first names when none is close."""
+    """Return " (did you mean X?)" for the closest known name, or the first names."""
     known = list(known)
     if close := difflib.get_close_matches(name, known, 1, 0.5):
         return f" (did you mean {close[0]}?)"

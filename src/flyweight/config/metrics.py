@@ -1,4 +1,4 @@
-"""What can be measured of a model on a text: every metric's name, unit, direction and place in tables.
+"""What can be measured of a model on a text: each metric's name, unit and direction.
 
 The likelihood's own four are always measured. The others score each target, and a stage `evaluate`
 measures those that its `metrics` names.

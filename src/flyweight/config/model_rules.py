@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flyweight.config.decoder import ModelConfig
+    from flyweight.config.sharing import Deep
 
 MOST_VISITS = 100_000
-"""Uses of layers in one forward pass, beyond which nothing is counted in time, let alone computed."""
+"""The most uses of layers in one forward pass: counting more would take too long."""
 
 
 EXACT_VOCAB = 1024
@@ -34,7 +35,7 @@ def packed_kinds(config: Any) -> list[str]:
 
 
 def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
-    """Return the vocabulary nearest to a guess that this model allows: a guess is no reason to refuse it."""
+    """Return the vocabulary nearest to a guess that this model allows."""
     if config.embedding.bigram.kind == "exact":
         guess = min(guess, EXACT_VOCAB)
     return max(guess, config.embedding.rank or 1)
@@ -130,35 +131,37 @@ def _visits(config: ModelConfig) -> Iterator[str]:
     passes = 1
     if thinking.kind == "deep":
         passes += thinking.passes
-        if not layers:
-            yield "thinking: a model without layers has no keys and values to remember"
-        if thinking.input == "embedding" and thinking.passes and thinking.memory == "own":
-            yield (
-                "thinking.input: passes that begin with the embedding and remember their own "
-                "keys compute the same each time:"
-                " the first place sees what it saw, so its keys are those in its memory, and so "
-                "on up the stack; use input:"
-                " previous"
-            )
-        elif (
-            thinking.memory == "first"
-            and layers + (times - 1) * looped == 1
-            and thinking.input == "embedding"
-        ):
-            yield (
-                "thinking: the only layer reads the embedding in every pass, so that its memory "
-                "holds what it sees anyway; use"
-                " more layers, share this one, or use input: previous"
-            )
-        if thinking.learned and not thinking.updates:
-            yield (
-                f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} "
-                f"no memory is ever updated, so"
-                " a rate would have no effect; give more passes or leave it out"
-            )
+        yield from _thinking(thinking, layers, uses=layers + (times - 1) * looped)
     count = passes * (layers + (times - 1) * max(0, looped))
     if count > MOST_VISITS:
         yield (
             f"layers, sharing and thinking: they make {count:,} uses of layers; "
             f"{MOST_VISITS:,} are the most"
+        )
+
+
+def _thinking(thinking: Deep, layers: int, uses: int) -> Iterator[str]:
+    """Find passes that would compute the same each time; `uses` are the places of the stack."""
+    if not layers:
+        yield "thinking: a model without layers has no keys and values to remember"
+    restarts = thinking.input == "embedding"
+    if restarts and thinking.passes and thinking.memory == "own":
+        yield (
+            "thinking.input: passes that begin with the embedding and remember their own "
+            "keys compute the same each time:"
+            " the first place sees what it saw, so its keys are those in its memory, and so "
+            "on up the stack; use input:"
+            " previous"
+        )
+    elif restarts and thinking.memory == "first" and uses == 1:
+        yield (
+            "thinking: the only layer reads the embedding in every pass, so that its memory "
+            "holds what it sees anyway; use"
+            " more layers, share this one, or use input: previous"
+        )
+    if thinking.learned and not thinking.updates:
+        yield (
+            f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} "
+            f"no memory is ever updated, so"
+            " a rate would have no effect; give more passes or leave it out"
         )

@@ -39,7 +39,7 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_start(keys: Sequence[str], raw: Mapping[str, Any]) -> None:
-    """Raise RequestError for a path into a recipe that begins with no name of a recipe, with the place that may be meant."""
+    """Raise RequestError for a path that starts with an unknown name; say what may be meant."""
     stages = raw.get("stages")
     if not isinstance(stages, dict):
         return
@@ -77,7 +77,7 @@ def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None
 
 
 def _refuse_unused(word: str, filled: Mapping[str, Any]) -> None:
-    """Raise RequestError for a word that sets a default which every stage has a value of its own for.
+    """Raise RequestError for a word that sets a default which no stage takes.
 
     `filled` is the raw recipe with all words applied and its defaults moved into the stages.
     """

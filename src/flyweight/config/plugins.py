@@ -1,4 +1,4 @@
-"""Packages that add stages, metrics and layers: found by their entry points, imported when recipes are read.
+"""Packages that add stages, metrics and layers, imported when recipes are read.
 
 A package names a module in the entry point group `flyweight.plugins`; importing that module
 registers what it adds. Nothing in the working folder is imported: neither a package that lies there

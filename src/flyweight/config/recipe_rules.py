@@ -56,7 +56,7 @@ def _compared(recipe: Recipe) -> Iterator[str]:
 
 
 def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
-    """Return what a stage asks of another that it cannot have: a limit, a choice by validation, training."""
+    """Return what a stage asks of another that it cannot have."""
     where = f"stages.{name}"
     faults: list[str] = []
     if isinstance(stage, TrainingStage):
@@ -67,7 +67,7 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
 
 
 def _packed(where: str, stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
-    """Find training of packed matrices, which have no gradient: the norms alone would be trained, and nobody told."""
+    """Find training of packed matrices, which have no gradient: only the norms would be trained."""
     if stage.model is not None and (kinds := packed_kinds(stage.model)):
         yield (
             f"{where}.model.linears: matrices stored as {' and '.join(kinds)} cannot be trained; "

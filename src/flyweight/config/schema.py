@@ -116,7 +116,7 @@ from flyweight.config.training import (
 from flyweight.config.units import Count, Seconds, Size
 
 SAME_AS = "train.same_as.stage"
-"""The field that names the stage whose spending limits another: its cost is needed, not its model."""
+"""The field that names the stage whose cost limits another; its model is not needed."""
 
 # --- data ---
 
@@ -145,7 +145,10 @@ class WordTokenizer(Strict):
 
 
 class BpeTokenizer(Strict):
-    """Byte-level byte-pair encoding with `vocab` entries, trained on at most `sample` of the training text, taken evenly."""
+    """Byte-level byte-pair encoding with `vocab` entries.
+
+    It is trained on at most `sample` of the training text, taken evenly.
+    """
 
     kind: Literal["bpe"] = "bpe"
     vocab: Annotated[Count, Field(ge=257)] = 4096
@@ -188,7 +191,7 @@ class Data(Strict):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave a later field out where it is at its default: ids are hashes of what is written, and older ones stay."""
+        """Leave a later field out at its default: ids hash what is written, and older ones stay."""
         fields: dict[str, Any] = plain(self)
         return {
             name: value
@@ -282,7 +285,7 @@ class Distill(TrainingStage):
 
     stage: Literal["distill"]
     teacher: str
-    model: Architecture  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    model: Architecture  # pyright: ignore - it has no default here
     objective: Distillation = Distillation()
 
     references: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -298,7 +301,7 @@ class Distill(TrainingStage):
 
 
 class Select(StageConfig):
-    """The best of several trained models on validation text: validation chooses, so that test can report.
+    """The best of several trained models: validation text chooses, so that test text can report.
 
     `by: nll` takes the best validation of each training; any other metric is measured on the whole
     validation split.
@@ -383,7 +386,9 @@ class Quantize(StageConfig):
 
 
 class Mix(StageConfig):
-    """Mix a trained network's predictions with n-gram counts of its training text and a pointer into the context.
+    """Mix a trained network's predictions with n-gram counts and a pointer into the context.
+
+    The counts are those of its training text.
 
     The gates are fitted on up to `validation_tokens` of the validation split, which neither network
     nor counts have read. `counts: null` or `pointer: null` leaves that one out. `data: null` takes
@@ -633,7 +638,7 @@ class Budget(Strict):
 
 
 class Report(Strict):
-    """Which stages stand beside each other, how they are measured, and the prompts whose continuations are shown.
+    """Which stages are compared, how they are measured, and the prompts that they continue.
 
     `data: null` measures every model on the corpus that it was trained on. `metrics` are measured
     beside the likelihood, such as `accuracy`.

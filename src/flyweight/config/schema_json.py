@@ -13,7 +13,10 @@ from flyweight.config.schema import ARCHITECTURES, STAGE_CONFIGS, Recipe, StageN
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a recipe file, in which top-level `data`, `train` and `model` may stand as partial defaults."""
+    """Return the JSON Schema of a recipe file.
+
+    Top-level `data`, `train` and `model` may stand there as partial defaults.
+    """
     load_plugins()
     stages = (dict[StageName, any_stage()], Field(min_length=1))
     whole = create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, stages=stages)

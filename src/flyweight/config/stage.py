@@ -1,4 +1,4 @@
-"""What a stage of a recipe tells of itself: every room asks the stage, and no list names the stages.
+"""What a stage of a recipe tells of itself: everybody asks the stage, and no list names stages.
 
 A stage has two parts. Its config is read without torch and answers whatever recipes, plans, cards
 and reports ask. Its work is a `flyweight.store.stage.Stage`.
@@ -104,8 +104,8 @@ class StageConfig(Strict):
     def describe(cls, made: Made) -> str:
         """Return how a model came about, as a card says it after "A language model, "."""
         source = made.parents.get("input")
-        others = f"{len(made.parents)} others"
-        return f"made by {made.quote(cls.stage_name())} from {made.quote(source) if source else others}"
+        origin = made.quote(source) if source else f"{len(made.parents)} others"
+        return f"made by {made.quote(cls.stage_name())} from {origin}"
 
     @classmethod
     def same_measurement(cls, identity: Mapping[str, Any]) -> Hashable:

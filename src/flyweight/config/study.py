@@ -1,4 +1,4 @@
-"""A study as its user writes it: models, texts, budgets and seeds under one protocol, and the findings to test."""
+"""A study as its user writes it: models, texts, budgets, seeds, and the findings to test."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _as_config(value: Any) -> Any:
 
 
 def longhand(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return raw YAML data in which models that are only a config's name have fields, which a `path=value` word can reach."""
+    """Return raw YAML data in which every model has fields, which a `path=value` word can reach."""
     models = raw.get("models")
     return (
         {**raw, "models": {name: _as_config(model) for name, model in models.items()}}
@@ -71,7 +71,7 @@ Listed = BeforeValidator(_listed)
 """Lets one value stand for a list of one."""
 
 _REF = "x-ref"
-"""Stands for `$ref` until the definitions that it refers to are there: pydantic looks every `$ref` up at once."""
+"""Stands for `$ref` until its definition is there: pydantic looks every `$ref` up at once."""
 
 TrainFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/TrainFields"})]
 ModelFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/ModelFields"})]
@@ -160,7 +160,7 @@ class Group(Strict):
 
 
 class Finding(Strict):
-    """A claim that the cells of `below` reach a lower metric than those of `above`, or than `factor` times theirs.
+    """A claim that the cells of `below` reach a lower metric than `factor` times those of `above`.
 
     `compare: cells` sets cells of equal text, context and budget against each other, `equal_flops`
     points of equal training FLOPs (`flops`: those of `below` as a share of those of `above`).
@@ -180,7 +180,7 @@ class Finding(Strict):
 
 
 def _by_number(finding: Any, first: object) -> Any:
-    """Return a raw finding whose `better` and `worse` are `below` and `above`, by its metric's direction."""
+    """Return a raw finding with `below` and `above` for `better` and `worse`."""
     if not isinstance(finding, dict) or not {"better", "worse"} & finding.keys():
         return finding
     kind = METRICS.get(str(finding.get("metric") or first))
@@ -201,7 +201,7 @@ class Limit(Strict):
 
 
 class Study(Strict):
-    """A grid of models under one protocol: every combination of model, text, context and budget, once for each seed.
+    """Every combination of model, text, context and budget under one protocol, once for each seed.
 
     `only` takes patterns of models' names: a large study runs in pieces, and a later piece or the
     whole finds what is done.
@@ -257,7 +257,10 @@ class Study(Strict):
         return self.models[model].context or self.data[data].context
 
     def budgets_of(self, model: str, data: str) -> Budgets:
-        """Return the budgets of a model on a text: the text's, else the study's, of them those that the model names."""
+        """Return the budgets of a model on a text.
+
+        They are the text's, else the study's, and of them those that the model names.
+        """
         known, own = self.data[data].budgets, self.models[model].budgets
         known = self.budgets if known is None else known
         return (
@@ -288,7 +291,10 @@ def cell_count(study: Study) -> int:
 
 
 def run_count(study: Study) -> int:
-    """Return how many trainings a study takes: every cell once for each seed, and the rest of its sweep with the first."""
+    """Return how many trainings a study takes.
+
+    Every cell is trained once for each seed, and the rest of its sweep with the first one.
+    """
     return cell_count(study) * (max(1, len(study.seeds)) + len(_rates(study)) - 1)
 
 
@@ -519,7 +525,7 @@ def _either_sides(finding: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file, in which models and training may stand as partial fields."""
+    """Return the JSON Schema of a study file, with partial fields of models and training."""
     result, recipe = Study.model_json_schema(), load.json_schema()
     definitions = result["$defs"] = recipe["$defs"] | result["$defs"]
     for name, part in (("ModelFields", "model"), ("TrainFields", "train")):

@@ -76,7 +76,7 @@ class Paired:
 
     @property
     def decisive(self) -> Difference:
-        """The difference that decides: in bits per byte, which every pair has, or in another metric."""
+        """The difference that decides: in bits per byte, or in another metric."""
         return self.bits_per_byte if self.by == BITS else self.metrics[self.by]
 
     @property

@@ -272,7 +272,7 @@ def target_scores(
     vocab_size: int | None = None,
     metrics: Sequence[MetricKind] = (),
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first target, scores of it and the following ones, float64 (1 + metrics, n)), as `target_nll`.
+    """Yield (first target, scores float64 (1 + metrics, n) from it on), as `target_nll` does.
 
     The first row is the NLL; the others are the scores of `metrics`.
     """
@@ -298,7 +298,7 @@ def _window_scores(
     vocab_size: int | None,
     metrics: Sequence[MetricKind],
 ) -> np.ndarray:
-    """Return the scores of all scored targets of some windows, one window after the other, (1 + metrics, n)."""
+    """Return the scores (1 + metrics, n) of all scored targets of some windows, in order."""
     length = max(pad_to, *(stop - start for start, stop, _ in group))
     inputs = np.zeros((len(group), length), np.int64)
     targets = np.zeros((len(group), length), np.int64)

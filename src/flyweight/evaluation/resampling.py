@@ -57,7 +57,7 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
-    """A metric as sums over resampling units: its value is sum(sums) / sum(sizes), both (U,) float64."""
+    """A metric as sums over units (U,): its value is sum(sums) / sum(sizes), both float64."""
 
     sums: np.ndarray
     sizes: np.ndarray

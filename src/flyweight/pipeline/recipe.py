@@ -1,4 +1,4 @@
-"""Running a recipe: its stages in order of reference, each made once, then the measurements, the summary and the report."""
+"""Running a recipe: its stages in order of reference, each made once, then the measurements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LIMIT_OF = {
 }
 
 Resolver = Callable[[str, str], Artifact]
-"""Returns the artifact of a MODEL outside the recipe; its second argument is the field that names it."""
+"""Returns the artifact of a MODEL outside the recipe, which a field (the second text) names."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class StageResult:
 
 @dataclass
 class Runner:
-    """Makes stages, one at a time, each once: looks up its inputs, its corpus and its identity, then the store."""
+    """Makes stages, each once: finds its inputs, corpus and identity, then asks the store."""
 
     context: Context
     corpora: dict[str, Artifact] = field(default_factory=dict)
@@ -226,7 +226,7 @@ def _width(config: schema.TrainingStage, inputs: Inputs) -> int:
 
 
 def _tokenizer_file(data: schema.Data) -> str | None:
-    """Return the checksum of a tokenizer that is a file, whose path alone would not tell when its content changes."""
+    """Return the checksum of a tokenizer that is a file: its path does not tell when it changes."""
     if not isinstance(data.tokenizer, schema.FileTokenizer):
         return None
     path = Path(data.tokenizer.path).expanduser()
@@ -246,7 +246,7 @@ def _tokenizer_file(data: schema.Data) -> str | None:
 
 
 def _packing(data: schema.Data) -> schema.Data:
-    """Return what packing depends on: windows are cut from the shards later, so the context is none of it."""
+    """Return what packing depends on: not the context, as windows are cut later."""
     return data.model_copy(update={"context": 1})
 
 
@@ -319,7 +319,7 @@ def _stage(
     stages: dict[str, StageResult],
     resolve: Resolver,
 ) -> None:
-    """Make one stage of a recipe and put it among `stages`, where those that it refers to are already."""
+    """Make one stage of a recipe and put it among `stages`, which hold what it refers to."""
     meter = runner.context.meter
     config = resolve_same_as(recipe.stages[name], stages)
     references = {role: ref for role, ref in config.dependencies().items() if role != SAME_AS}
@@ -338,7 +338,7 @@ def _stage(
 
 
 def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
-    """Raise RequestError for a model outside the recipe that a stage would train further and that cannot be trained."""
+    """Raise RequestError for a model outside the recipe that cannot be trained but would be."""
     for name, stage in recipe.stages.items():
         source = stage.dependencies().get("input")
         if isinstance(stage, schema.TrainingStage) and source and source not in recipe.stages:
@@ -383,7 +383,7 @@ def _measure(runner: Runner, recipe: schema.Recipe, made: StageResult) -> dict[s
 def _floors(
     runner: Runner, measured: Mapping[str, Mapping[str, StageResult]]
 ) -> dict[str, StageResult]:
-    """Return the n-gram floors of every corpus that a compared model was evaluated on, by the corpus' id."""
+    """Return the n-gram floors of every corpus that was evaluated on, by the corpus' id."""
     floors: dict[str, StageResult] = {}
     for evaluation in (
         results["evaluate"].artifact for results in measured.values() if "evaluate" in results

@@ -1,4 +1,4 @@
-"""The plan: what a model costs, what a recipe will need, and whether its budget holds, all before anything runs."""
+"""The plan: what a model costs, what a recipe will need, and whether its budget holds."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Plan(Shown):
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """Everything that takes time, in the order of a run: packing, training, validating, the rest."""
+        """Everything that takes time: packing, training, validating, then the rest."""
         training = [
             Row(stage.name, max(0.0, (stage.seconds or 0.0) - stage.validating), "training")
             for stage in self.stages
@@ -155,7 +155,7 @@ class Plan(Shown):
 
     @property
     def totals(self) -> dict[str, float]:
-        """What the budget counts: the seconds of all rows, training FLOPs, the largest stage's memory, the smallest model.
+        """What the budget counts: seconds, training FLOPs, the largest memory, the smallest model.
 
         The unknown counts as nothing.
         """
@@ -348,7 +348,7 @@ class _Planner:
 def _steps_and_seconds(
     steps: int | None, limit: float | None, step_seconds: float, validating: float
 ) -> tuple[int | None, float | None]:
-    """Return how many steps fit both limits, and the seconds they take; `limit` is one in seconds."""
+    """Return how many steps fit both limits, and their seconds; `limit` is in seconds."""
     by_time = None if limit is None else max(1, int((limit - validating) / step_seconds))
     if steps is None:
         return by_time, limit
@@ -373,7 +373,7 @@ def vocabulary_key(data: schema.Data) -> str:
 
 
 def vocabulary(data: schema.Data, model: schema.Architecture) -> int:
-    """Return the vocabulary of a corpus that nobody has read: what its tokenizer asks for, else an assumed one.
+    """Return the vocabulary of an unread corpus: what its tokenizer asks for, else an assumed one.
 
     An assumed one is moved to where the model allows it.
     """

@@ -1,4 +1,4 @@
-"""What a run takes beside training, row by row: packing texts, validating, measuring, and the stages that do not train."""
+"""What a run takes beside training, row by row: packing, measuring, stages that do not train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flyweight.store.stage import Outline, PlannedInputs
 
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0, "word": 5.5, "file": 3.8}
 BPE_BYTES_PER_TOKEN = {257: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.4, 16_384: 4.0}
-"""Bytes of English text or of code that a token stands for, by the vocabulary of a byte-pair tokenizer trained on it."""
+"""Bytes of text or code that a token stands for, by the vocabulary of a byte-pair tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _root(recipe: schema.Recipe, name: str, trained: Mapping[str, Stage]) -> Sta
 
 
 def root(recipe: schema.Recipe, name: str, trained: Collection[str]) -> str:
-    """Return the name among `trained` that a stage's model comes from, as far as the recipe tells."""
+    """Return the name among `trained` that a stage's model comes from, if the recipe tells."""
     seen: set[str] = set()
     while name not in trained and name in recipe.stages and name not in seen:
         seen.add(name)

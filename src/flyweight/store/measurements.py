@@ -1,4 +1,4 @@
-"""What a runs root knows of one model: every measurement of it, the newest of each kind, split and text."""
+"""What a runs root knows of one model: the newest measurement of each kind, split and text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from flyweight.store.artifact import Artifact, Damaged
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of one model, newest last; `floors` are those of their texts, `others` of other packages.
+    """Measurements of one model, newest last.
+
+    `floors` are those of their texts, `others` are made by stages of other packages.
 
     `damaged` says what could not be read.
     """
@@ -45,10 +47,10 @@ def subject(identity: Mapping[str, Any]) -> str | None:
 
 
 def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
-    """Return what is known of a model among the entries of a runs root, each measurement checked against its manifest.
+    """Return what is known of a model among the entries of a runs root.
 
-    A measurement of the same model under another id counts as well: `select` copies what it chose.
-    One that is damaged is named and left out.
+    Each measurement is checked against its manifest. One of the same model under another id counts
+    as well: `select` copies what it chose. One that is damaged is named and left out.
     """
     files = weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
@@ -80,7 +82,7 @@ class _Newest:
     stages: dict[str, dict[Hashable, Artifact]] = field(default_factory=dict)
 
     def add(self, artifact: Artifact) -> None:
-        """Keep a measurement in place of an earlier one of the same; remember one that is damaged."""
+        """Keep a measurement in place of an earlier one; remember one that is damaged."""
         config = stage_class(artifact.stage)
         assert config is not None
         try:

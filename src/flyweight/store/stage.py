@@ -41,7 +41,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A stage's finished inputs: artifacts by the field that names them (`input`, `teacher`), and its packed corpus.
+    """A stage's finished inputs: artifacts by the field that names them, and its packed corpus.
 
     `corpus` is None where a measurement needs no text and the model came without its corpus.
     """
@@ -64,18 +64,18 @@ class Inputs:
         return self.corpus.path / "corpus"
 
     def tokenizer_files(self) -> list[Path]:
-        """Return the files of the corpus' tokenizer: itself, and what names its special tokens where it does not."""
+        """Return the files of the corpus' tokenizer, and of its special tokens' names."""
         files = (self.text() / name for name in ("tokenizer.json", "tokenizer_config.json"))
         return [file for file in files if file.is_file()]
 
     def spent(self, key: str) -> float:
-        """Return what the models that went in had cost in all: `key` is total_flops or total_seconds."""
+        """Return what the inputs had cost in all: `key` is total_flops or total_seconds."""
         return sum(artifact.facts.get(key, 0) for artifact in self.artifacts.values())
 
 
 @dataclass(frozen=True)
 class PlannedInputs:
-    """What a plan knows before a stage runs: its inputs' models by field, and the size of their text.
+    """What a plan knows before a stage runs: its inputs' models, and the size of their text.
 
     `models` leaves out what is outside the recipe. `train_tokens` are those of the training split
     that the input was trained on; None where nobody has read the text.

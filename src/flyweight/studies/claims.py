@@ -28,7 +28,7 @@ from flyweight.records.study_summary import (
 
 LEVEL = 0.05
 TARGETS = 3
-"""Points of equal FLOPs at which two groups are compared on one text: the ends and the middle of what both cover."""
+"""Points of equal FLOPs at which two groups are compared: ends and middle of what both cover."""
 
 SAME = 0.01
 """FLOPs this close are the same: runs end at whole steps."""
@@ -212,7 +212,7 @@ def _measured(cell: CellSummary, metric: str) -> Point:
 
 
 def in_logs(metric: str) -> bool:
-    """Whether a metric is compared by its logarithm, as perplexities are: their means are geometric ones."""
+    """Return whether a metric is compared by its logarithm, as perplexities are."""
     return metric_kind(metric).logs
 
 
@@ -300,7 +300,7 @@ def lines_of(cells: Sequence[Placed]) -> list[list[Placed]]:
 
 
 def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
-    """Return a model at some FLOPs: between two of its budgets, on the line in log FLOPs, else its nearest in tolerance."""
+    """Return a model at some FLOPs: between two budgets on the line in log FLOPs, else its nearest."""
     nearest = min(curve, key=lambda point: abs(math.log(point.flops / flops)))
     if abs(nearest.flops / flops - 1) <= SAME:
         return nearest

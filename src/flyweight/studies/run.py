@@ -1,4 +1,4 @@
-"""Running a study: each run of each cell an ordinary artifact, then the summary with its findings."""
+"""Running a study: every run is an ordinary artifact; then the summary with its findings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLLAPSE = ("initial_token_sensitivity",)
 
 @dataclass
 class _Clock:
-    """Tells how far a grid is: the planned seconds of what is left, at the speed of what was done."""
+    """Tells how far a grid is: the planned seconds left, at the speed of what was done."""
 
     context: Context
     left: list[float]
@@ -99,7 +99,7 @@ class _Grid:
         return runner.make("floors", schema.Floors(stage="floors", data=data), {}).artifact
 
     def cell(self, cell: Cell, packed: Artifact, unigram: float) -> CellSummary:
-        """Return a cell with all of its runs: the sweep with the first seed, the chosen rate with every seed."""
+        """Return a cell with its runs: the sweep with one seed, the chosen rate with every seed."""
         rates, first = self.study.rates(), self.study.seeds[0]
         sweep = [self._trained(cell, first, lr) for lr in rates]
         chosen = min(
@@ -229,7 +229,7 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
 
 
 def _check(study: config.Study, made: Sequence[Cell], packed: Mapping[str, Artifact]) -> None:
-    """Raise RequestError with everything that the texts themselves rule out: models by their vocabularies, and metrics."""
+    """Raise RequestError with everything that the texts rule out: models and metrics."""
     used = {cell.data: packed[cell.data] for cell in made}
     faults = misfits(made, {name: text.facts["vocab_size"] for name, text in used.items()})
     splits = {name: gather.corpus(text, 1, None).splits for name, text in used.items()}
