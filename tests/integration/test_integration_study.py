@@ -11,9 +11,9 @@ from toy_study import toy_study
 import flyweight as fw
 from flyweight.api import Session, model_references
 from flyweight.config import load as config_load
-from flyweight.records.study_summary import StudySummary
 from flyweight.errors import RequestError
 from flyweight.evaluation import checks
+from flyweight.records.study_summary import StudySummary
 from flyweight.store import gc
 from flyweight.store.artifact import Store
 

@@ -15,8 +15,9 @@ from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count, format_size
 from flyweight.core.notebook import frame, html_table, with_interval
 from flyweight.errors import FlyweightError
-from flyweight.evaluation.compare import Comparison, Difference, Paired, Row, needed_text
+from flyweight.evaluation.compare import Comparison, Paired, Row, needed_text
 from flyweight.planning.recipe_plan import ModelPlan
+from flyweight.records.run_summary import Difference
 
 if TYPE_CHECKING:
     import pandas

@@ -11,43 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from flyweight.config.metrics import Better, metric_kind
 from flyweight.errors import RequestError
 from flyweight.evaluation.resampling import Ratio, UnitScores, interval, p_value
+from flyweight.records.run_summary import Difference, Verdict
 
-Verdict = Literal["better", "worse", "undecided"]
 LEVEL = 0.05
 BITS = "bits_per_byte"
 """The metric that decides unless another is named: models of all tokenizers have it."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """First model minus second with its 95 % interval; `better` says which direction is."""
-
-    value: float
-    low: float
-    high: float
-    unit: str
-    better: Better = "lower"
-
-    @property
-    def verdict(self) -> Verdict:
-        """How the first model stands; decided only where the interval leaves out 0."""
-        if self.low <= 0 <= self.high:
-            return "undecided"
-        falls = self.high < 0
-        return "better" if falls == (self.better == "lower") else "worse"
-
-    def json(self) -> dict[str, Any]:
-        """Return the difference and its verdict as plain data."""
-        return {**asdict(self), "verdict": self.verdict}
 
 
 def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
@@ -100,10 +77,10 @@ class Paired:
             "why": self.why,
         }
         return {
-            "nll": self.nll.json() if self.nll else None,
-            "bits_per_byte": self.bits_per_byte.json(),
+            "nll": self.nll.model_dump() if self.nll else None,
+            "bits_per_byte": self.bits_per_byte.model_dump(),
             **rest,
-            "metrics": {name: each.json() for name, each in self.metrics.items()},
+            "metrics": {name: each.model_dump() for name, each in self.metrics.items()},
         }
 
 
@@ -211,7 +188,7 @@ def _difference(
     change: np.ndarray, size: np.ndarray, unit: str, seed: int, better: Better = "lower"
 ) -> Difference:
     low, high = interval(change, size, seed)
-    return Difference(float(change.sum() / size.sum()), low, high, unit, better)
+    return Difference.of(float(change.sum() / size.sum()), low, high, unit, better)
 
 
 def _where(scores: UnitScores, other: UnitScores) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flyweight.config.metrics import Better
 from flyweight.config.schema import SameAs
 from flyweight.core.files import read_sealed, reason, write_sealed
 from flyweight.errors import FlyweightError, RequestError
@@ -257,14 +258,29 @@ class ModelSummary(Record):
 
 
 class Difference(Record):
-    """A paired difference with its 95 % interval: the keys of `evaluate.compare.Difference.json`."""
+    """The first model minus the second, paired, with its 95 % interval.
+
+    `verdict` is about the first, by its interval alone; `better` is the direction that is better.
+    """
 
     value: float
     low: float
     high: float
     unit: str
-    better: Literal["lower", "higher"] = "lower"
+    better: Better = "lower"
     verdict: Verdict
+
+    @classmethod
+    def of(
+        cls, value: float, low: float, high: float, unit: str, better: Better = "lower"
+    ) -> Difference:
+        """Return a difference with its verdict: decided only where the interval leaves out 0."""
+        verdict: Verdict = "undecided"  # of bounds that are not numbers as well
+        if high < 0:
+            verdict = "better" if better == "lower" else "worse"
+        elif low > 0:
+            verdict = "worse" if better == "lower" else "better"
+        return cls(value=value, low=low, high=high, unit=unit, better=better, verdict=verdict)
 
 
 class Comparison(Record):
