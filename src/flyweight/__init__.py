@@ -25,11 +25,21 @@ if "torch" not in sys.modules:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Draft",
     "FlyweightError",
+    "Inputs",
+    "Made",
+    "MetricKind",
+    "Outline",
+    "PlannedInputs",
     "RequestError",
     "Run",
     "Session",
+    "Stage",
+    "StageConfig",
+    "StageContext",
     "StudyRun",
+    "TrainingStage",
     "artifacts",
     "audit",
     "bench",
@@ -47,6 +57,8 @@ __all__ = [
     "plan",
     "quantize",
     "register",
+    "register_metric",
+    "register_stage",
     "report",
     "run",
     "study",
@@ -83,16 +95,48 @@ if TYPE_CHECKING:
         tasks,
         train,
     )
+    from flyweight.config.metrics import MetricKind, register_metric
+    from flyweight.config.schema import TrainingStage
+    from flyweight.config.stage import Made, StageConfig
     from flyweight.errors import FlyweightError, RequestError
+    from flyweight.store.artifact import Draft
+    from flyweight.store.stage import (
+        Context as StageContext,
+        Inputs,
+        Outline,
+        PlannedInputs,
+        Stage,
+        register_stage,
+    )
 
 register_when_imported()
+
+
+_HOMES = {
+    "Draft": "flyweight.store.artifact",
+    "FlyweightError": "flyweight.errors",
+    "Inputs": "flyweight.store.stage",
+    "Made": "flyweight.config.stage",
+    "MetricKind": "flyweight.config.metrics",
+    "Outline": "flyweight.store.stage",
+    "PlannedInputs": "flyweight.store.stage",
+    "RequestError": "flyweight.errors",
+    "Stage": "flyweight.store.stage",
+    "StageConfig": "flyweight.config.stage",
+    "StageContext": "flyweight.store.stage:Context",
+    "TrainingStage": "flyweight.config.schema",
+    "register_metric": "flyweight.config.metrics",
+    "register_stage": "flyweight.store.stage",
+}
+"""Where the names are that are not of `flyweight.api`: plug-ins need them before anything is run."""
 
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in ("FlyweightError", "RequestError"):
-        return getattr(importlib.import_module("flyweight.errors"), name)
+    if name in _HOMES:
+        module, _, attribute = _HOMES[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
     if name in __all__:
         return getattr(importlib.import_module("flyweight.api"), name)
     raise AttributeError(f"module 'flyweight' has no attribute {name!r}")

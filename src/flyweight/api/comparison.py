@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.config import schema
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count, format_size
 from flyweight.core.notebook import frame, html_table, with_interval
 from flyweight.errors import FlyweightError
-from flyweight.evaluation.compare import Comparison, Difference, Paired, Row, needed_text
+from flyweight.evaluation.compare import Comparison, Paired, Row, needed_text
 from flyweight.planning.recipe_plan import ModelPlan
+from flyweight.records.run_summary import Difference
 
 if TYPE_CHECKING:
     import pandas
@@ -97,14 +99,15 @@ class Compared:
     def to_pandas(self) -> pandas.DataFrame:
         """Return a data frame with a row for each model, best first; needs pandas.
 
-        `difference` is the model's bits per byte minus the reference's, with its 95 % interval.
+        `difference` is the model's metric minus the reference's, with its 95 % interval.
         """
         return frame([self._row(row) for row in self], "model")
 
     def _row(self, row: Row) -> dict[str, Any]:
-        bits = row.paired and row.paired.bits_per_byte
+        bits = row.paired and row.paired.decisive
         ends = (bits.value, bits.low, bits.high) if bits else (None, None, None)
         numbers = {"model": row.name, "bits_per_byte": row.bits_per_byte, "nll": row.nll}
+        numbers |= row.metrics
         standing = {"verdict": row.verdict, "p": row.p}
         return {
             **numbers,
@@ -118,7 +121,7 @@ class Compared:
         size = self.sizes[row.name]
         difference, interval, verdict = "", "", "the reference"
         if row.paired is not None:
-            bits = row.paired.bits_per_byte
+            bits = row.paired.decisive
             n = digits(bits)
             difference, interval = (
                 f"{bits.value:+.{n}f}",
@@ -127,6 +130,7 @@ class Compared:
             verdict = str(row.verdict)
         return {
             "model": row.name,
+            **self._metrics(row),
             "bits/byte": f"{row.bits_per_byte:.4f}",
             **({"nats/token": f"{row.nll:.4f}"} if self.same_tokenizer else {}),
             "difference": difference,
@@ -136,6 +140,14 @@ class Compared:
             "bytes": format_size(size.bytes),
             "FLOPs/token": _count(size.forward_per_token),
             "FLOPs to make": _count(size.training_flops),
+        }
+
+    def _metrics(self, row: Row) -> dict[str, str]:
+        """Return the cells of the metrics beside the likelihood that every model has."""
+        return {
+            metric_kind(name).title: f"{value:.4f}"
+            for name, value in row.metrics.items()
+            if all(name in other.metrics for other in self)
         }
 
     def verdicts(self) -> list[str]:
@@ -188,7 +200,7 @@ class Compared:
         if pair is None:
             raise FlyweightError(f"{row.name} is the reference itself")
         bits, reference, count = (
-            pair.bits_per_byte,
+            pair.decisive,
             self.comparison.reference,
             self.comparison.family,
         )
@@ -198,7 +210,7 @@ class Compared:
             low, high = sorted((abs(bits.low), abs(bits.high)))
             corrected = f", corrected p = {row.p:.2g}" if count > 1 else ""
             return (
-                f"{row.name} is {row.verdict} than {reference} by {abs(bits.value):.{n}f} bits/byte"
+                f"{row.name} is {row.verdict} than {reference} by {abs(bits.value):.{n}f} {bits.unit}"
                 f" (95 % interval {low:.{n}f} to {high:.{n}f}, {where}{corrected})"
             )
         if pair.flattered:
@@ -210,7 +222,7 @@ class Compared:
             )
         if pair.verdict == "undecided":
             why = (
-                f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} bits/byte contains 0, "
+                f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} {bits.unit} contains 0, "
                 f"{where}"
             )
         else:
@@ -232,7 +244,7 @@ def digits(bits: Difference) -> int:
 
 
 def _would_decide(pair: Paired, comparisons: int) -> str:
-    bits, times = pair.bits_per_byte, needed_text(pair, comparisons)
+    bits, times = pair.decisive, needed_text(pair, comparisons)
     if times > MUCH:
         most = max(abs(bits.low), abs(bits.high))
         return (

@@ -15,7 +15,7 @@ from flyweight.api.comparison import Compared, Size
 from flyweight.api.session import DEFAULT, Session, working
 from flyweight.config import catalogue, load as config_load, schema
 from flyweight.errors import RequestError
-from flyweight.evaluation.compare import table
+from flyweight.evaluation.compare import BITS, table
 from flyweight.pipeline import recipe as recipes
 from flyweight.records.metric import Metric
 from flyweight.reports import gather
@@ -44,12 +44,10 @@ class Measurement:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "values":
             raise AttributeError(name)
-        try:
-            value = self.values[name]
-        except KeyError:
-            raise AttributeError(
-                f"no metric {name!r}; there are {', '.join(self.values)}"
-            ) from None
+        known = {**self.values.get("metrics", {}), **self.values}
+        if name not in known:
+            raise AttributeError(f"no metric {name!r}; there are {', '.join(known)}")
+        value = known[name]
         return (
             Metric(**value)
             if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__)
@@ -112,6 +110,7 @@ def evaluate(
     window: int | None = None,
     stride: int | None = None,
     separator: str | None = None,
+    metrics: Sequence[str] = (),
     session: Session = DEFAULT,
 ) -> Measurement:
     """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
@@ -119,8 +118,8 @@ def evaluate(
     `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the
     model was trained on. `window` tokens are read at once (default: the model's context), every
     `stride` tokens (default: the window). `separator` is what stands between the documents of a
-    text file. `notes` says where bits per byte are too good, because the tokens do not give the
-    text back.
+    text file. `metrics` are measured as well, such as `accuracy`. `notes` says where bits per byte
+    are too good, because the tokens do not give the text back.
     """
     fields = {
         "data": data and str(data),
@@ -128,6 +127,7 @@ def evaluate(
         "split": split,
         "window": window,
         "stride": stride,
+        "metrics": tuple(metrics),
     }
     return _noted(_measure("evaluate", model, session, **fields))
 
@@ -227,13 +227,15 @@ def compare(
     window: int | None = None,
     stride: int | None = None,
     separator: str | None = None,
+    metric: str = BITS,
     session: Session = DEFAULT,
 ) -> Compared:
-    """Return models by bits per byte, best first, with their paired intervals against one of them.
+    """Return models by a metric, best first, with their paired intervals against one of them.
 
     `fw.compare("mine:student", "mine:alone")`. `against` names the reference, by default the best.
     `data` is the text; by default the corpus that each was trained on. `window` and `stride` are
-    in tokens. Raises RequestError where the models were not scored on the same text.
+    in tokens. `metric` is bits per byte unless another is named, such as `accuracy`.
+    Raises RequestError for a metric that is neither, and where the models were not scored on the same text.
     """
     store = session.store
     found = {
@@ -245,12 +247,13 @@ def compare(
         raise RequestError(
             f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}"
         )
+    metrics = () if metric == BITS else (metric,)
     results = {
-        name: evaluate(artifact, data, split, window, stride, separator, session)
+        name: evaluate(artifact, data, split, window, stride, separator, metrics, session)
         for name, artifact in found.items()
     }
     scores = {name: gather.scores(result.artifact) for name, result in results.items()}
-    stood = table(scores, None if against is None else _name(against))
+    stood = table(scores, None if against is None else _name(against), metric=metric)
     sizes = {
         name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()
     }

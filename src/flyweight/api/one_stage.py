@@ -50,7 +50,7 @@ def _named(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe
     """Return the recipe under the first of its names that no other request has taken."""
     stage = checked.stages[verb]
     kind = [stage.kind.kind] if isinstance(stage, schema.Quantize) else []
-    (source,) = load.dependencies(stage).values()
+    (source,) = stage.dependencies().values()
     first = "-".join([verb, *kind, plain_name(Path(source).name)])
     candidates = (checked.model_copy(update={"name": name}) for name in _names(first))
     store = session.store

@@ -231,7 +231,7 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
         result = _summarise(finished, context, planned, unfinished.work)
         with context.store.recipe_folder(checked.name, context.watch) as folder:
             unfinished.replace(folder)
-            recipes.link(folder, finished.stages)
+            recipes.link_stages(folder, finished.stages)
             result.write(folder)
             card.write_beside(folder, context.store)
             report = page.write(folder)
@@ -278,11 +278,7 @@ def _timed(
 
     Only a recipe that trains by the clock needs to know this machine's rates.
     """
-    trained = [
-        stage
-        for stage in recipe.stages.values()
-        if isinstance(stage, schema.Pretrain | schema.Distill)
-    ]
+    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.TrainingStage)]
     if recipe.budget.time is None or not any(
         stage.train.time or limitless(stage) for stage in trained
     ):
@@ -323,12 +319,11 @@ def _summarise(
         for name, kinds in finished.measured.items()
     ]
     compared = gather.models(recipe, sources)
-    corpora = [
-        gather.corpus(
-            Artifact.open(context.store.root / name), made.config.data.context, made.artifact
-        )
-        for name, made in finished.floors.items()
-    ]
+    corpora = []
+    for name, made in finished.floors.items():
+        assert isinstance(made.config, schema.Floors)
+        packed = Artifact.open(context.store.root / name)
+        corpora.append(gather.corpus(packed, made.config.data.context, made.artifact))
     return run_summary.Summary(
         name=recipe.name,
         seed=recipe.seed,

@@ -8,7 +8,7 @@ import torch
 
 from flyweight.checkpoints import checkpoint, external
 from flyweight.checkpoints.external import Foreign, ForeignConfig
-from flyweight.config.rules import packed_kinds
+from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
 from flyweight.model import folder

@@ -6,18 +6,18 @@ from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.convert import copy_tokenizer
-from flyweight.compression.quantize import quantize
+from flyweight.compression.quantize import quantize, quantized
 from flyweight.config import schema
 from flyweight.core.files import disk_errors
 from flyweight.model import folder
 from flyweight.store.artifact import Draft
-from flyweight.store.stage import Context, Inputs, Stage
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 
 
-class Quantize:
+class Quantize(Stage[schema.Quantize]):
     """The same model with its matrices in fewer bits."""
 
-    version, measures, trains = 2, False, False
+    version = 2
 
     def run(
         self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
@@ -37,5 +37,12 @@ class Quantize:
             facts["documents"] = documents
         return facts
 
+    def plan(self, config: schema.Quantize, inputs: PlannedInputs) -> Outline:
+        """Return the input's model with its matrices in fewer bits."""
+        source = inputs.models.get("input")
+        if source is None:
+            return Outline()
+        return Outline(quantized(source, config.kind, config.embedding))
 
-STAGES: dict[str, Stage] = {"quantize": Quantize()}
+
+STAGES: dict[str, Stage[Any]] = {"quantize": Quantize()}

@@ -25,7 +25,7 @@ from flyweight.config.layers import (
     SwiGLU,
 )
 from flyweight.config.mixture import Mixture
-from flyweight.config.rules import model_faults
+from flyweight.config.model_rules import model_faults
 from flyweight.config.sharing import NoSharing, NoThinking, Sharing, Thinking
 
 

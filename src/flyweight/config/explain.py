@@ -1,10 +1,10 @@
-"""What is wrong with a config, in lines that say where it stands, what is wrong, and which name is nearest."""
+"""What is wrong with a config: lines with the place, the fault, and the nearest name."""
 
 from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,34 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from flyweight.config import catalogue
 from flyweight.config.baselines import DECODER
+from flyweight.config.messages import nearest, shown
 from flyweight.config.places import config_classes, places
 from flyweight.config.schema import ModelConfig
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean X?)" for the known name closest to `name`, or the first names when none is close."""
-    known = list(known)
-    if close := difflib.get_close_matches(name, known, 1, 0.5):
-        return f" (did you mean {close[0]}?)"
-    if not known:
-        return ""
-    more = len(known) - LISTED
-    return f" (known: {', '.join(known[:LISTED])}{f' and {more} more' if more > 0 else ''})"
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message quotes it: whole where it is short."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-LISTED = 20
-"""Names that a message lists where none is close to the one that was given."""
-
-
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a config: the names that lead to it as the user wrote them, what is wrong, and pydantic's kind of it."""
+    """One fault of a config: its place as the user wrote it, what is wrong, and pydantic's kind."""
 
     path: tuple[str, ...]
     text: str
@@ -87,7 +67,7 @@ _KINDS = {
 
 
 def _text(fault: Any, names: Sequence[str], configs: Sequence[type[BaseModel]]) -> str:
-    """Return what is wrong in words: for what pydantic says of common faults, its user's words and not its own."""
+    """Return what is wrong in the words of a user; rare faults keep pydantic's own."""
     kind, context, value = fault["type"], fault.get("ctx", {}), shown(fault["input"])
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
@@ -159,7 +139,7 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _place(
     roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]
 ) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return a fault's path as the user wrote it (without union tags) and the configs it may be of."""
+    """Return a fault's path without union tags, and the configs it may be of."""
     names: list[str] = []
     current = list(roots)
     mapping: Any = None

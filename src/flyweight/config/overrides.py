@@ -1,34 +1,96 @@
-"""Whether a `path=value` word has any effect."""
+"""`path=value` words: laid over a raw recipe, and refused where they would change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flyweight.config.defaults import DEFAULTS, laid_out
+from flyweight.config.messages import nearest, shown
+from flyweight.config.places import recipe_places
+from flyweight.config.plugins import load_plugins
+from flyweight.config.schema import Recipe, stage_class
 from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
 
-SHARED = ("data", "train", "model")
-"""Sections whose fields are defaults of the stages."""
+
+def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a raw recipe with `path=value` words applied; values are YAML.
+
+    Raises RequestError for a word without `=` and for a path into a stage that is not there. Any
+    other unknown name is found by the validation that follows.
+    """
+    load_plugins()
+    raw = copy.deepcopy(raw)
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise RequestError(
+                f"{word!r}: an override is written path=value, for example "
+                f"stages.teacher.train.steps=400"
+            )
+        keys = path.split(".")
+        _check_start(keys, raw)
+        put(raw, keys, parse_yaml(text, path), path)
+    for word in words:
+        _refuse_unused(word, laid_out(raw))
+    return raw
 
 
-def refuse_unused(word: str, filled: Mapping[str, Any]) -> None:
-    """Raise RequestError for a word that sets a default which every stage has a value of its own for.
+def _check_start(keys: Sequence[str], raw: Mapping[str, Any]) -> None:
+    """Raise RequestError for a path that starts with an unknown name; say what may be meant."""
+    stages = raw.get("stages")
+    if not isinstance(stages, dict):
+        return
+    path = ".".join(keys)
+    if keys[0] == "stages" and len(keys) > 1 and keys[1] not in stages:
+        names = [f"stages.{name}" for name in stages]
+        raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
+    if keys[0] in Recipe.model_fields or keys[0] in DEFAULTS:
+        return
+    if keys[0] in stages:
+        raise RequestError(f"{path}: {keys[0]} is a stage; did you mean stages.{path}?")
+    meant = [".".join([place, *keys[1:]]) for place in recipe_places(keys[0])]
+    known = nearest(keys[0], [*Recipe.model_fields, *DEFAULTS])
+    if meant:
+        raise RequestError(f"{path}: unknown name (did you mean {' or '.join(meant)}?)")
+    raise RequestError(f"{path}: unknown name{known}")
+
+
+def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None:
+    """Set a field by its keys.
+
+    Raises RequestError, which names `path`, where a value stands in the way.
+    """
+    for key in keys[:-1]:
+        inner = raw.get(key)
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, str):
+            inner = {"kind": inner}  # a choice by name, about to get an option
+        elif not isinstance(inner, dict):
+            raise RequestError(f"{path}: {key} holds the value {shown(inner)} and has no fields")
+        raw[key] = inner
+        raw = inner
+    raw[keys[-1]] = value
+
+
+def _refuse_unused(word: str, filled: Mapping[str, Any]) -> None:
+    """Raise RequestError for a word that sets a default which no stage takes.
 
     `filled` is the raw recipe with all words applied and its defaults moved into the stages.
     """
     path, _, text = word.partition("=")
     section, *keys = path.split(".")
     stages = filled.get("stages")
-    if section not in SHARED or not isinstance(stages, dict):
+    if section not in DEFAULTS or not isinstance(stages, dict):
         return
     value = parse_yaml(text, path)
     takers = {
         name: stage[section]
         for name, stage in stages.items()
-        if isinstance(stage, dict)
-        and stage.get("stage") in ("pretrain", "distill")
-        and section in stage
+        if isinstance(stage, dict) and section in stage and _takes(stage, section)
     }
     if any(_holds(taker, keys, value) for taker in takers.values()):
         return
@@ -64,3 +126,9 @@ def _holds(section: Any, keys: list[str], value: Any) -> bool:
     if isinstance(value, str) and isinstance(section, dict):
         return section.get("kind") == value
     return section == value
+
+
+def _takes(stage: Mapping[str, Any], section: str) -> bool:
+    """Return whether a raw stage takes a section of the recipe as its defaults."""
+    config = stage_class(stage.get("stage"))
+    return config is not None and section in config.defaults

@@ -22,6 +22,8 @@ DEEPEST = 3
 
 def config_classes(annotation: Any) -> list[type[BaseModel]]:
     """Return the config classes inside an annotation."""
+    if annotation is schema.StageConfig:
+        return list(schema.STAGE_CONFIGS.values())
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:

@@ -1,4 +1,4 @@
-"""A study as its user writes it: models, texts, budgets and seeds under one protocol, and the findings to test."""
+"""A study as its user writes it: models, texts, budgets, seeds, and the findings to test."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from flyweight.config import base as strict, load
+from flyweight.config.metrics import METRICS, metric_names
+from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import (
     Count,
     Name,
@@ -27,9 +36,6 @@ from flyweight.config.schema import (
 from flyweight.config.seeds import Seeds
 from flyweight.config.units import Steps, Tokens
 from flyweight.errors import RequestError
-
-METRICS = ("nll", "bits_per_byte", "perplexity", "word_perplexity")
-"""What a study can compare; of all of them, lower is better. Every one is of the test split."""
 
 LIMITS = ("steps", "tokens", "flops", "time", "same_as")
 ENTRIES = ("data", "models", "budgets", "protocols")
@@ -53,7 +59,7 @@ def _as_config(value: Any) -> Any:
 
 
 def longhand(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return raw YAML data in which models that are only a config's name have fields, which a `path=value` word can reach."""
+    """Return raw YAML data in which every model has fields, which a `path=value` word can reach."""
     models = raw.get("models")
     return (
         {**raw, "models": {name: _as_config(model) for name, model in models.items()}}
@@ -66,7 +72,7 @@ Listed = BeforeValidator(_listed)
 """Lets one value stand for a list of one."""
 
 _REF = "x-ref"
-"""Stands for `$ref` until the definitions that it refers to are there: pydantic looks every `$ref` up at once."""
+"""Stands for `$ref` until its definition is there: pydantic looks every `$ref` up at once."""
 
 TrainFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/TrainFields"})]
 ModelFields = Annotated[dict[str, Any], WithJsonSchema({_REF: "#/$defs/ModelFields"})]
@@ -155,11 +161,12 @@ class Group(Strict):
 
 
 class Finding(Strict):
-    """A claim that the cells of `below` reach a lower metric than those of `above`, or than `factor` times theirs.
+    """A claim that the cells of `below` reach a lower metric than `factor` times those of `above`.
 
     `compare: cells` sets cells of equal text, context and budget against each other, `equal_flops`
     points of equal training FLOPs (`flops`: those of `below` as a share of those of `above`).
-    `holds: somewhere` claims it of some condition only.
+    `holds: somewhere` claims it of some condition only. `better` and `worse` may stand for `below`
+    and `above`: which is which follows the metric's direction.
     """
 
     claim: Annotated[str, AfterValidator(_said)]
@@ -173,6 +180,20 @@ class Finding(Strict):
     holds: Literal["everywhere", "somewhere"] = "everywhere"
 
 
+def _by_number(finding: Any, first: object) -> Any:
+    """Return a raw finding with `below` and `above` for `better` and `worse`."""
+    if not isinstance(finding, dict) or not {"better", "worse"} & finding.keys():
+        return finding
+    kind = METRICS.get(str(finding.get("metric") or first))
+    higher = kind is not None and kind.better == "higher"
+    names = (
+        {"better": "above", "worse": "below"} if higher else {"better": "below", "worse": "above"}
+    )
+    if set(names.values()) & finding.keys():
+        raise ValueError("a finding names below and above, or better and worse, not both")
+    return {names.get(key, key): value for key, value in finding.items()}
+
+
 class Limit(Strict):
     """The largest grid that starts without --yes: runs, and hours as planned for this machine."""
 
@@ -181,7 +202,7 @@ class Limit(Strict):
 
 
 class Study(Strict):
-    """A grid of models under one protocol: every combination of model, text, context and budget, once for each seed.
+    """Every combination of model, text, context and budget under one protocol, once for each seed.
 
     `only` takes patterns of models' names: a large study runs in pieces, and a later piece or the
     whole finds what is done.
@@ -198,9 +219,7 @@ class Study(Strict):
     protocol: str = "own"
     protocols: dict[str, Protocol] = Field(default_factory=lambda: {"own": Protocol()})
     seeds: Seeds = ()
-    metrics: Annotated[
-        tuple[str, ...], Listed, WithJsonSchema({"type": "array", "items": {"enum": list(METRICS)}})
-    ] = (
+    metrics: Annotated[tuple[str, ...], Listed] = (
         "nll",
         "bits_per_byte",
         "perplexity",
@@ -208,6 +227,17 @@ class Study(Strict):
     findings: tuple[Finding, ...] = ()
     only: Annotated[tuple[GroupName, ...], Listed] = ()
     limit: Limit = Limit()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sides(cls, raw: Any) -> Any:
+        """Write `better` and `worse` of a finding as `below` and `above`."""
+        findings = raw.get("findings") if isinstance(raw, dict) else None
+        if not isinstance(findings, list | tuple):
+            return raw
+        metrics = raw.get("metrics", cls.model_fields["metrics"].default)
+        first = metrics if isinstance(metrics, str) else next(iter(metrics or ()), "nll")
+        return {**raw, "findings": [_by_number(finding, first) for finding in findings]}
 
     def rates(self) -> tuple[float | None, ...]:
         """Return the learning rates that every cell is tried with.
@@ -228,7 +258,10 @@ class Study(Strict):
         return self.models[model].context or self.data[data].context
 
     def budgets_of(self, model: str, data: str) -> Budgets:
-        """Return the budgets of a model on a text: the text's, else the study's, of them those that the model names."""
+        """Return the budgets of a model on a text.
+
+        They are the text's, else the study's, and of them those that the model names.
+        """
         known, own = self.data[data].budgets, self.models[model].budgets
         known = self.budgets if known is None else known
         return (
@@ -259,7 +292,10 @@ def cell_count(study: Study) -> int:
 
 
 def run_count(study: Study) -> int:
-    """Return how many trainings a study takes: every cell once for each seed, and the rest of its sweep with the first."""
+    """Return how many trainings a study takes.
+
+    Every cell is trained once for each seed, and the rest of its sweep with the first one.
+    """
     return cell_count(study) * (max(1, len(study.seeds)) + len(_rates(study)) - 1)
 
 
@@ -272,6 +308,7 @@ def parse(raw: Mapping[str, Any], where: str) -> Study:
 
     Raises RequestError with every fault found.
     """
+    load_plugins()
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
@@ -372,12 +409,13 @@ def _twice(where: str, values: Sequence[Any]) -> list[str]:
 
 
 def _metrics(study: Study) -> list[str]:
+    known = metric_names()
     if not study.metrics:
-        return [f"metrics: there are none; choose from {', '.join(METRICS)}"]
+        return [f"metrics: there are none; choose from {', '.join(known)}"]
     unknown = [
-        f"metrics: unknown metric {name!r}{load.nearest(name, METRICS)}"
+        f"metrics: unknown metric {name!r}{load.nearest(name, known)}"
         for name in study.metrics
-        if name not in METRICS
+        if name not in known
     ]
     return unknown or _twice("metrics", study.metrics)
 
@@ -473,14 +511,30 @@ def _finding(study: Study, where: str, finding: Finding) -> list[str]:
     return found
 
 
+def _either_sides(finding: dict[str, Any]) -> dict[str, Any]:
+    """Return a finding's schema in which `better` and `worse` may stand for `below` and `above`."""
+    properties = finding["properties"]
+    required = [name for name in finding["required"] if name not in ("below", "above")]
+    sides = {"better": properties["below"], "worse": properties["above"]}
+    either = [{"required": ["below", "above"]}, {"required": ["better", "worse"]}]
+    return {
+        **finding,
+        "properties": {**properties, **sides},
+        "required": required,
+        "anyOf": either,
+    }
+
+
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file, in which models and training may stand as partial fields."""
+    """Return the JSON Schema of a study file, with partial fields of models and training."""
     result, recipe = Study.model_json_schema(), load.json_schema()
     definitions = result["$defs"] = recipe["$defs"] | result["$defs"]
     for name, part in (("ModelFields", "model"), ("TrainFields", "train")):
         definitions[name] = {
             key: value for key, value in recipe["properties"][part].items() if key != "description"
         }
+    result["properties"]["metrics"]["items"] = {"enum": metric_names()}
+    definitions["Finding"] = _either_sides(definitions["Finding"])
     models = result["properties"]["models"]
     for key in ("additionalProperties", "patternProperties"):
         if isinstance(entry := models.get(key), dict):

@@ -18,10 +18,10 @@ from flyweight.store.stage import Context, Inputs, Stage
 _NAMED = 10
 
 
-class Pack:
+class Pack(Stage[schema.Data]):
     """Read, split, tokenize and pack one corpus."""
 
-    version, measures, trains = 3, False, False
+    version = 3
 
     def run(
         self, config: schema.Data, inputs: Inputs, context: Context, draft: Draft
@@ -54,4 +54,4 @@ def _left_out(meta: Meta) -> Iterator[dict[str, str]]:
         }
 
 
-STAGES: dict[str, Stage] = {"corpus": Pack()}
+STAGES: dict[str, Stage[Any]] = {"corpus": Pack()}

@@ -11,39 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from flyweight.config.metrics import Better, metric_kind
 from flyweight.errors import RequestError
-from flyweight.evaluation.resampling import UnitScores, interval, p_value
+from flyweight.evaluation.resampling import Ratio, UnitScores, interval, p_value
+from flyweight.records.run_summary import Difference, Verdict
 
-Verdict = Literal["better", "worse", "undecided"]
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Difference:
-    """First model minus second with its 95 % interval.
-
-    `better` means that the first's is lower for certain.
-    """
-
-    value: float
-    low: float
-    high: float
-    unit: str
-
-    @property
-    def verdict(self) -> Verdict:
-        """Decided only where the interval leaves out 0."""
-        return "better" if self.high < 0 else "worse" if self.low > 0 else "undecided"
-
-    def json(self) -> dict[str, Any]:
-        """Return the difference and its verdict as plain data."""
-        return {**asdict(self), "verdict": self.verdict}
+BITS = "bits_per_byte"
+"""The metric that decides unless another is named: models of all tokenizers have it."""
 
 
 def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
@@ -56,7 +37,8 @@ def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
 class Paired:
     """Two models on the same text: per token (None under different tokenizers, `why` says so) and per byte.
 
-    `lossy` tells of two tokenizers which do not give the text back.
+    `lossy` tells of two tokenizers which do not give the text back. `metrics` has what both were
+    measured in beside the likelihood, under one tokenizer. `by` names the metric that decides.
     """
 
     nll: Difference | None
@@ -66,16 +48,25 @@ class Paired:
     why: str = ""
     p: float | None = None
     lossy: tuple[bool, bool] = (False, False)
+    metrics: Mapping[str, Difference] = field(default_factory=dict)
+    by: str = BITS
+
+    @property
+    def decisive(self) -> Difference:
+        """The difference that decides: in bits per byte, or in another metric."""
+        return self.bits_per_byte if self.by == BITS else self.metrics[self.by]
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict by bits per byte, which every pair of models has."""
+        """The verdict by the metric that decides."""
+        if self.by != BITS:
+            return self.decisive.verdict
         return honest(self.bits_per_byte.verdict, *self.lossy)
 
     @property
     def flattered(self) -> bool:
         """Whether the interval would decide, but for the text that the better one's tokens lose."""
-        return self.verdict != self.bits_per_byte.verdict
+        return self.verdict != self.decisive.verdict
 
     def json(self) -> dict[str, Any]:
         """Return both differences as plain data."""
@@ -86,18 +77,21 @@ class Paired:
             "why": self.why,
         }
         return {
-            "nll": self.nll.json() if self.nll else None,
-            "bits_per_byte": self.bits_per_byte.json(),
+            "nll": self.nll.model_dump() if self.nll else None,
+            "bits_per_byte": self.bits_per_byte.model_dump(),
             **rest,
+            "metrics": {name: each.model_dump() for name, each in self.metrics.items()},
         }
 
 
-def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) -> Paired:
+def paired(
+    a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False, by: str = BITS
+) -> Paired:
     """Compare two models' unit scores.
 
     Raises RequestError where they were not scored on the same units of the same text.
 
-    `with_p` adds the p-value of the difference in bits per byte, uncorrected.
+    `with_p` adds the p-value of the difference in the metric `by`, uncorrected.
 
     Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over
     documents: blocks of tokens then hold different text.
@@ -118,10 +112,48 @@ def paired(a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False) ->
     lossy = (False, False) if same else (a.lossy, b.lossy)
     if any(lossy):
         why += "; tokens that do not give the text back make bits per byte too good"
-    p = None if not with_p else p_value(change, size, seed) if np.isfinite(change).all() else 1.0
+    both = sorted(a.metrics.keys() & b.metrics.keys()) if same else []
+    if by != BITS:
+        if by not in both:
+            raise RequestError(_unmeasured(by, same))
+        ratio = _change(a, b, by)
+        change, size_of_by = ratio.sums, ratio.sizes
+    else:
+        size_of_by = size
+    p = None
+    if with_p:
+        p = p_value(change, size_of_by, seed) if np.isfinite(change).all() else 1.0
     return Paired(
-        nll, _difference(change, size, "bits/byte", seed), len(change), a.kind, why, p, lossy
+        nll=nll,
+        bits_per_byte=_difference(a.text - b.text, size, "bits/byte", seed),
+        n_units=len(change),
+        kind=a.kind,
+        why=why,
+        p=p,
+        lossy=lossy,
+        metrics={name: _metric_difference(a, b, name, seed) for name in both},
+        by=by,
     )
+
+
+def _unmeasured(metric: str, same: bool) -> str:
+    if not same:
+        return (
+            f"{metric} is measured for each token, and the models have different tokenizers: "
+            f"compare them by bits per byte"
+        )
+    return f"{metric} was not measured: evaluate both models with it, --metric {metric}"
+
+
+def _change(a: UnitScores, b: UnitScores, name: str) -> Ratio:
+    """Return the difference of a metric of both models as sums over units."""
+    first, second = a.metrics[name], b.metrics[name]
+    return Ratio(first.sums - second.sums, first.sizes)
+
+
+def _metric_difference(a: UnitScores, b: UnitScores, name: str, seed: int) -> Difference:
+    kind, change = metric_kind(name), _change(a, b, name)
+    return _difference(change.sums, change.sizes, kind.unit, seed, kind.better)
 
 
 def _refusal(a: UnitScores, b: UnitScores) -> str | None:
@@ -152,9 +184,11 @@ def _refusal(a: UnitScores, b: UnitScores) -> str | None:
     return None
 
 
-def _difference(change: np.ndarray, size: np.ndarray, unit: str, seed: int) -> Difference:
+def _difference(
+    change: np.ndarray, size: np.ndarray, unit: str, seed: int, better: Better = "lower"
+) -> Difference:
     low, high = interval(change, size, seed)
-    return Difference(float(change.sum() / size.sum()), low, high, unit)
+    return Difference.of(float(change.sum() / size.sum()), low, high, unit, better)
 
 
 def _where(scores: UnitScores, other: UnitScores) -> str:
@@ -180,6 +214,7 @@ class Row:
     bits_per_byte: float
     paired: Paired | None
     p: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -200,6 +235,7 @@ class Row:
             "name": self.name,
             "nll": self.nll,
             "bits_per_byte": self.bits_per_byte,
+            "metrics": dict(self.metrics),
             "paired": against,
             **rest,
         }
@@ -207,7 +243,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models by bits per byte, best first.
+    """Models by one metric, bits per byte unless another is named, best first.
 
     `family` is the number of comparisons that p-values are corrected for.
 
@@ -219,6 +255,7 @@ class Comparison:
     chosen: bool
     pairs: Mapping[tuple[str, str], Paired]
     corrected: Mapping[tuple[str, str], float]
+    metric: str = BITS
 
     @property
     def family(self) -> int:
@@ -250,6 +287,7 @@ class Comparison:
         rows = [row.json() for row in self.rows]
         return {
             "models": rows,
+            "metric": self.metric,
             "reference": self.reference,
             "pairs": pairs,
             "correction": correction,
@@ -257,18 +295,30 @@ class Comparison:
 
 
 def table(
-    models: Mapping[str, UnitScores], reference: str | None = None, seed: int = 0
+    models: Mapping[str, UnitScores],
+    reference: str | None = None,
+    seed: int = 0,
+    metric: str = BITS,
 ) -> Comparison:
-    """Return the models by bits per byte, best first, each paired with `reference` (the best unless named).
+    """Return the models by a metric, best first, each paired with `reference` (the best unless named).
 
-    Raises RequestError for an unknown reference, for fewer than two models, and as `paired` does.
+    Raises RequestError for an unknown reference, for fewer than two models, for a metric that some
+    model was not measured in, and as `paired` does.
     """
     if len(models) < 2:
         raise RequestError(f"a comparison needs at least two models, not {len(models)}")
     per_byte = {
         name: float(s.text.sum() / s.bytes.sum() / math.log(2)) for name, s in models.items()
     }
-    order = sorted(models, key=per_byte.__getitem__)
+    values = per_byte
+    if metric != BITS:
+        if any(metric not in scores.metrics for scores in models.values()):
+            raise RequestError(_unmeasured(metric, same=True))
+        values = {
+            name: metric_kind(metric).sign * scores.metrics[metric].value
+            for name, scores in models.items()
+        }
+    order = sorted(models, key=values.__getitem__)
     best = reference or order[0]
     if best not in models:
         raise RequestError(f"reference {best!r} is not among the models: {', '.join(models)}")
@@ -278,7 +328,7 @@ def table(
     wanted = [(name, best) for name in others]
     if reference is None:
         wanted += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
-    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True) for a, b in wanted}
+    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True, by=metric) for a, b in wanted}
     corrected = dict(zip(pairs, holm([pair.p or 0.0 for pair in pairs.values()]), strict=True))
     rows = [
         Row(
@@ -287,10 +337,11 @@ def table(
             per_byte[name],
             pairs.get((name, best)),
             corrected.get((name, best)),
+            {key: ratio.value for key, ratio in models[name].metrics.items()},
         )
         for name in order
     ]
-    return Comparison(tuple(rows), best, reference is None, pairs, corrected)
+    return Comparison(tuple(rows), best, reference is None, pairs, corrected, metric)
 
 
 def families(models: Mapping[str, UnitScores]) -> list[dict[str, UnitScores]]:
@@ -319,11 +370,11 @@ def holm(p: Sequence[float]) -> list[float]:
 def needed_text(pair: Paired, comparisons: int = 1) -> float:
     """Return how many times as much text would decide an undecided pair in four cases of five.
 
-    It holds if the difference in bits per byte is really the one measured, the text like this one,
+    It holds if the difference that decides is really the one measured, the text like this one,
     and the spread between its units the same: half-widths shrink with the root of the number of
     units. Infinite for no difference at all.
     """
-    bits, normal = pair.bits_per_byte, NormalDist()
+    bits, normal = pair.decisive, NormalDist()
     if bits.value == 0:
         return math.inf
     spread = (bits.high - bits.low) / 2 / normal.inv_cdf(0.975)  # the standard error

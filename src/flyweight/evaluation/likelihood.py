@@ -13,18 +13,19 @@ alone: the end of a document has no bytes and is no word.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flyweight.config.metrics import MetricKind, metric_kind
 from flyweight.data.documents import reading_starts
-from flyweight.errors import RequestError
-from flyweight.evaluation.resampling import UnitScores, interval, split_units
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluation.resampling import Ratio, UnitScores, interval, split_units
 from flyweight.records.metric import Metric
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ class Likelihood:
     window: int
     stride: int
     units: UnitScores
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """Metrics that were asked for, by name."""
+
+    def metric(self, name: str) -> Metric | None:
+        """Return a metric by its name; None where the text has none or it was not asked for."""
+        if name in ("nll", "perplexity", "word_perplexity", "bits_per_byte"):
+            return getattr(self, name)
+        return self.metrics.get(name)
 
     def json(self) -> dict[str, Any]:
         """Return the numbers as plain data.
@@ -77,8 +86,10 @@ class Likelihood:
             name: getattr(self, name)
             for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte")
         }
+        asked = {name: _plain(metric) for name, metric in self.metrics.items()}
         return {
             **{name: _plain(metric) if metric else None for name, metric in metrics.items()},
+            **({"metrics": asked} if asked else {}),
             "split": self.split,
             "window": self.window,
             "stride": self.stride,
@@ -101,6 +112,7 @@ def evaluate(
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
     seed: int = 0,
+    metrics: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     isolated: bool = False,
 ) -> Likelihood:
@@ -111,16 +123,19 @@ def evaluate(
     With a smaller stride each later window scores only its last `stride` targets, so that they have
     more context. A perplexity by words is exp(NLL of the text / words), bits per byte are NLL of
     the text / ln 2 / bytes. A likelihood that is not a number counts as infinite. The softmax runs
-    over the tokens that exist. `progress` hears the share that is done. `isolated`: no window
-    reaches into another document. Raises RequestError for a stride outside 1 ... window, a batch
-    below 1, a split too short for an interval, or documents that cannot be told apart.
+    over the tokens that exist. `metrics` are measured as well, by name. `progress` hears the share
+    that is done. `isolated`: no window reaches into another document. Raises RequestError for an
+    unknown metric, a stride outside 1 ... window, a batch below 1, a split too short for an
+    interval, or documents that cannot be told apart.
     """
     stride = window if stride is None else stride
     units = split_units(len(split.tokens), split.documents, window)
     sums, marks = np.zeros(len(units.counts)), np.zeros(len(units.counts))
     counts, text = np.zeros(len(sums), np.int64), np.zeros(len(sums), np.int64)
     plan = windows(split, len(split.tokens), window, stride, isolated)
-    parts = target_nll(
+    kinds = [metric_kind(name) for name in metrics]
+    totals = np.zeros((len(kinds), len(sums)))
+    parts = target_scores(
         model,
         split.tokens,
         window,
@@ -130,11 +145,15 @@ def evaluate(
         precision,
         plan=plan,
         vocab_size=split.vocab_size,
+        metrics=kinds,
     )
-    for first, nll in parts:
+    for first, scores in parts:
+        nll = scores[0]  # (n,)
         unit = units.of(np.arange(first, first + len(nll)))  # (n,)
         mark = np.isin(split.tokens[first + 1 : first + 1 + len(nll)], split.marks)  # (n,)
         sums += np.bincount(unit, weights=nll, minlength=len(sums))
+        for total, score in zip(totals, scores[1:], strict=True):
+            total += np.bincount(unit, weights=score, minlength=len(sums))
         marks += np.bincount(unit[mark], weights=nll[mark], minlength=len(sums))
         counts += np.bincount(unit, minlength=len(sums))
         text += np.bincount(unit[~mark], minlength=len(sums))
@@ -142,13 +161,11 @@ def evaluate(
             progress((first + len(nll)) / int(units.starts[-1]))
     size = text * (split.bytes / max(1, text.sum()))
     marked = marks if text.sum() < counts.sum() else None
-    return _likelihood(
-        UnitScores(units.kind, sums, counts, size, split.name, marks=marked),
-        split,
-        window,
-        stride,
-        seed,
-    )
+    ratios = {
+        kind.name: Ratio.of(total, counts, kind) for kind, total in zip(kinds, totals, strict=True)
+    }
+    scores = UnitScores(units.kind, sums, counts, size, split.name, marks=marked, metrics=ratios)
+    return _likelihood(scores, split, window, stride, seed)
 
 
 def quick(
@@ -254,28 +271,53 @@ def target_nll(
     the windows where they are not those of `spans`. The softmax runs over the first `vocab_size`
     rows of the head, or over all of them.
     """
+    parts = target_scores(
+        model, tokens, window, stride, batch, device, precision, pad_to, plan, vocab_size
+    )
+    for first, scores in parts:
+        yield first, scores[0]
+
+
+def target_scores(
+    model: Scorable,
+    tokens: np.ndarray | Tokens,
+    window: int,
+    stride: int,
+    batch: int,
+    device: str | torch.device,
+    precision: Precision,
+    pad_to: int = 0,
+    plan: list[tuple[int, int, int]] | None = None,
+    vocab_size: int | None = None,
+    metrics: Sequence[MetricKind] = (),
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first target, scores float64 (1 + metrics, n) from it on), as `target_nll` does.
+
+    The first row is the NLL; the others are the scores of `metrics`.
+    """
     if batch < 1:
         raise RequestError(f"batch: {batch}; at least one window at a time is needed")
     plan = spans(len(tokens) - 1, window, stride) if plan is None else plan
     for at in range(0, len(plan), batch):
         group = plan[at : at + batch]
         with _frozen(model), autocast(device, precision):
-            nll = _window_nll(model, tokens, group, pad_to, device, vocab_size)
+            scores = _window_scores(model, tokens, group, pad_to, device, vocab_size, metrics)
         edge = 0
         for _, stop, first in group:
-            yield first, nll[edge : edge + stop - first]
+            yield first, scores[:, edge : edge + stop - first]
             edge += stop - first
 
 
-def _window_nll(
+def _window_scores(
     model: Scorable,
     tokens: np.ndarray | Tokens,
     group: list[tuple[int, int, int]],
     pad_to: int,
     device: str | torch.device,
     vocab_size: int | None,
+    metrics: Sequence[MetricKind],
 ) -> np.ndarray:
-    """Return the NLL of all scored targets, one window after the other, float64 (n,)."""
+    """Return the scores (1 + metrics, n) of all scored targets of some windows, in order."""
     length = max(pad_to, *(stop - start for start, stop, _ in group))
     inputs = np.zeros((len(group), length), np.int64)
     targets = np.zeros((len(group), length), np.int64)
@@ -286,7 +328,8 @@ def _window_nll(
         scored[row, first - start : stop - start] = True
     hidden = model.hidden(torch.from_numpy(inputs).to(device))  # (B, T, dim)
     real = torch.from_numpy(scored).to(device)
-    return token_nll(model, hidden[real], torch.from_numpy(targets).to(device)[real], vocab_size)
+    chosen = torch.from_numpy(targets).to(device)[real]
+    return token_scores(model, hidden[real], chosen, vocab_size, metrics)
 
 
 def autocast(device: str | torch.device, precision: Precision) -> torch.autocast:
@@ -303,14 +346,40 @@ def token_nll(
 
     The softmax runs over the first `vocab_size` logits, or over all of them.
     """
+    return token_scores(model, hidden, targets, vocab_size, ())[0]
+
+
+def token_scores(
+    model: Scorable,
+    hidden: Tensor,
+    targets: Tensor,
+    vocab_size: int | None,
+    metrics: Sequence[MetricKind],
+) -> np.ndarray:
+    """Return `token_nll` and the scores of metrics of the same logits, float64 (1 + metrics, n)."""
     parts, start = [], 0
     rows = 1
     while start < len(targets):
         logits = model.logits(hidden[start : start + rows])[:, :vocab_size].float()  # (rows, V)
         chosen = targets[start : start + rows, None]
-        parts.append(-torch.log_softmax(logits, -1).gather(1, chosen)[:, 0])  # (rows,)
+        nll = -torch.log_softmax(logits, -1).gather(1, chosen)[:, 0]  # (rows,)
+        others = [_score(kind, logits, chosen[:, 0]) for kind in metrics]
+        parts.append(torch.stack([nll, *others]))  # (1 + metrics, rows)
         start, rows = start + rows, max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    return torch.cat(parts).cpu().double().numpy()
+    return torch.cat(parts, 1).cpu().double().numpy()
+
+
+def _score(kind: MetricKind, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return a metric's score of each target; refuse one that does not score each of them."""
+    assert kind.score is not None
+    scores = kind.score(logits, targets)
+    if not isinstance(scores, Tensor) or scores.shape != targets.shape:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise FlyweightError(
+            f"the metric {kind.name} has to return a tensor of shape {tuple(targets.shape)}, one "
+            f"score for each target, and returned {shape}"
+        )
+    return scores.to(logits)
 
 
 @contextmanager
@@ -370,7 +439,22 @@ def _likelihood(
     perplexity = Metric(
         _exp(nll.value), "perplexity/token", "lower", targets, _exp(nll.low), _exp(nll.high)
     )
-    return Likelihood(nll, perplexity, words, bits, split.name, window, stride, scores)
+    metrics = {name: _measured(name, ratio, seed) for name, ratio in scores.metrics.items()}
+    return Likelihood(nll, perplexity, words, bits, split.name, window, stride, scores, metrics)
+
+
+def _measured(name: str, ratio: Ratio, seed: int) -> Metric:
+    """Return a metric with its interval from its sums per unit."""
+    kind = metric_kind(name)
+    low, high = interval(ratio.sums, ratio.sizes, seed)
+    return Metric(
+        value=ratio.value,
+        unit=kind.unit,
+        better=kind.better,
+        n=int(ratio.sizes.sum()),
+        low=low,
+        high=high,
+    )
 
 
 def _exp(nats: float) -> float:

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 
+from flyweight.config.metrics import MetricKind
 from flyweight.core.files import new_file, reason
 from flyweight.errors import FlyweightError, RequestError
 
 UNITS = "units.safetensors"
 """The file of an evaluation that holds its UnitScores."""
+
+SUMS, SIZES = "sums.", "sizes."
+"""What the names of a metric's two arrays begin with in that file."""
 
 RESAMPLES = 2_000
 CORRECTED_RESAMPLES = 10_000
@@ -51,6 +56,26 @@ class Units:
 
 
 @dataclass(frozen=True, eq=False)
+class Ratio:
+    """A metric as sums over units (U,): its value is sum(sums) / sum(sizes), both float64."""
+
+    sums: np.ndarray
+    sizes: np.ndarray
+
+    @property
+    def value(self) -> float:
+        """The metric's value over all units."""
+        return float(self.sums.sum() / self.sizes.sum())
+
+    @classmethod
+    def of(cls, totals: np.ndarray, counts: np.ndarray, kind: MetricKind) -> Ratio:
+        """Return the ratio of a metric's summed scores: over all targets, or each unit's mean alike."""
+        if kind.over == "targets":
+            return cls(totals, counts.astype(np.float64))
+        return cls(totals / np.maximum(counts, 1), (counts > 0).astype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
 class UnitScores:
     """Summed NLL (nats) of every resampling unit, with what makes two models' arrays comparable.
 
@@ -72,6 +97,8 @@ class UnitScores:
     marks: np.ndarray | None = None  # (U,) float64
     name: str = ""
     """What its corpus is called, in messages alone."""
+    metrics: Mapping[str, Ratio] = field(default_factory=dict)
+    """Metrics that were asked for, by name."""
 
     @property
     def text(self) -> np.ndarray:
@@ -89,6 +116,8 @@ class UnitScores:
         arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
         if self.marks is not None:
             arrays["marks"] = self.marks
+        for name, ratio in self.metrics.items():
+            arrays[f"{SUMS}{name}"], arrays[f"{SIZES}{name}"] = ratio.sums, ratio.sizes
         labels = {
             "kind": self.kind,
             "split": self.split,
@@ -112,6 +141,13 @@ class UnitScores:
                 arrays = {name: file.get_tensor(name) for name in ("nll", "counts", "bytes")}
                 if "marks" in file.keys():  # noqa: SIM118 - an open file is no mapping
                     arrays["marks"] = file.get_tensor("marks")
+                metrics = {
+                    key.removeprefix(SUMS): Ratio(
+                        file.get_tensor(key), file.get_tensor(key.replace(SUMS, SIZES, 1))
+                    )
+                    for key in sorted(file.keys())
+                    if key.startswith(SUMS)
+                }
             kind: UnitKind = "document" if labels["kind"] == "document" else "block"
             return cls(
                 kind,
@@ -119,6 +155,7 @@ class UnitScores:
                 split=labels["split"],
                 corpus=labels["corpus"],
                 tokenizer=labels["tokenizer"],
+                metrics=metrics,
             )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FlyweightError(

@@ -27,10 +27,10 @@ def _documents(config: schema.Evaluate, inputs: Inputs) -> str:
     return inputs.artifacts["input"].facts.get("documents", "joined")
 
 
-class Evaluate:
+class Evaluate(Stage[schema.Evaluate]):
     """Likelihood on one split."""
 
-    version, measures, trains = 3, True, False
+    version = 3
 
     def run(
         self, config: schema.Evaluate, inputs: Inputs, context: Context, draft: Draft
@@ -54,6 +54,7 @@ class Evaluate:
             stride=config.stride or window,
             batch=config.batch,
             device=device,
+            metrics=config.metrics,
             progress=lambda done: draft.events.watch(
                 "scoring", {"what": inputs.name, "done": done}
             ),
@@ -67,10 +68,10 @@ class Evaluate:
         return {"corpus_fingerprint": corpus.meta.fingerprint}
 
 
-class Floors:
+class Floors(Stage[schema.Floors]):
     """Unigram, bigram and Kneser-Ney 5-gram on one split."""
 
-    version, measures, trains = 3, True, False
+    version = 3
 
     def run(
         self, config: schema.Floors, inputs: Inputs, context: Context, draft: Draft
@@ -83,10 +84,10 @@ class Floors:
         return {"corpus_fingerprint": corpus.meta.fingerprint}
 
 
-class Bench:
+class Bench(Stage[schema.Bench]):
     """Speed and memory in a fresh process."""
 
-    version, measures, trains = 2, True, False
+    version = 2
 
     def run(
         self, config: schema.Bench, inputs: Inputs, context: Context, draft: Draft
@@ -99,10 +100,10 @@ class Bench:
         return {}
 
 
-class Audit:
+class Audit(Stage[schema.Audit]):
     """The checks without which a number is worth nothing."""
 
-    version, measures, trains = 2, True, False
+    version = 2
 
     def run(
         self, config: schema.Audit, inputs: Inputs, context: Context, draft: Draft
@@ -120,10 +121,10 @@ class Audit:
         return {"passed": result.passed}
 
 
-class Sample:
+class Sample(Stage[schema.Sample]):
     """Continuations of prompts."""
 
-    version, measures, trains = 3, False, False
+    version = 3
 
     def run(
         self, config: schema.Sample, inputs: Inputs, context: Context, draft: Draft
@@ -146,7 +147,7 @@ class Sample:
         return {}
 
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Stage[Any]] = {
     "evaluate": Evaluate(),
     "floors": Floors(),
     "bench": Bench(),

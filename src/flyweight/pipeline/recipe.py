@@ -1,17 +1,17 @@
-"""Running a recipe: its stages in order of reference, each made once, then the measurements, the summary and the report."""
+"""Running a recipe: its stages in order of reference, each made once, then the measurements."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flyweight.checkpoints import load_any, tokenizer_files
-from flyweight.compression import stages as compress_stages
 from flyweight.config import load, schema
+from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.units import format_time
 from flyweight.core import machine
 from flyweight.core.files import disk_errors, reason, sha256
@@ -22,13 +22,12 @@ from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluation import stages as evaluate_stages
 from flyweight.planning.budget import shared_time
+from flyweight.planning.stages import stage_of
 from flyweight.reports.cards import card
 from flyweight.store.artifact import PARTIAL, Artifact, Draft, Identity
 from flyweight.store.budget import BudgetSpent
 from flyweight.store.stage import Context, Inputs, Stage, identity_config
-from flyweight.training import stages as train_stages
 
 LIMIT_OF = {
     "tokens": "tokens",
@@ -38,20 +37,23 @@ LIMIT_OF = {
     "total_seconds": "time",
 }
 
+Resolver = Callable[[str, str], Artifact]
+"""Returns the artifact of a MODEL outside the recipe, which a field (the second text) names."""
+
 
 @dataclass
-class Made:
+class StageResult:
     """A finished stage of a recipe: its artifact, and whether it was there already."""
 
     name: str
-    config: Any
+    config: StageConfig
     artifact: Artifact
     reused: bool
 
 
 @dataclass
 class Runner:
-    """Makes stages, one at a time, each once: looks up its inputs, its corpus and its identity, then the store."""
+    """Makes stages, each once: finds its inputs, corpus and identity, then asks the store."""
 
     context: Context
     corpora: dict[str, Artifact] = field(default_factory=dict)
@@ -62,95 +64,84 @@ class Runner:
         packing = _packing(data)
         key = packing.model_dump_json()
         if key not in self.corpora:
-            self.context.watch("stage", {"name": corpus_label(data.corpus), "stage": "corpus"})
+            name = corpus_label(data.corpus)
+            stage = data_stages.STAGES["corpus"]
+            self.context.watch("stage", {"name": name, "stage": "corpus"})
             identity = Identity(
                 stage="corpus",
-                version=data_stages.STAGES["corpus"].version,
+                version=stage.version,
                 config=_packing_identity(packing),
                 data=source_fingerprint(data, self.context.data_dir),
                 tokenizer=_tokenizer_file(data),
             )
-            self.corpora[key] = self._obtain(
-                data_stages.STAGES["corpus"], data, Inputs(corpus_label(data.corpus)), identity
-            )[0]
+            self.corpora[key], _ = self._obtain(stage, data, Inputs(name), identity)
         return self.corpora[key]
 
-    def know(self, data: schema.Data, packed: Artifact) -> None:
+    def register_corpus(self, data: schema.Data, packed: Artifact) -> None:
         """Remember the packed corpus of a data config that was found in another way."""
         self.corpora[_packing(data).model_dump_json()] = packed
 
-    def make(self, name: str, config: Any, artifacts: Mapping[str, Artifact]) -> Made:
+    def make(
+        self, name: str, config: StageConfig, artifacts: Mapping[str, Artifact]
+    ) -> StageResult:
         """Return the stage's artifact, made now or found."""
-        stage = STAGES[config.stage]
+        stage = stage_of(config.stage)
         corpus = self._corpus_of(config, artifacts)
         inputs = Inputs(name, artifacts, corpus)
         config = self._resolved(config, corpus)
-        runtime = self.context.runtime
         precision: Precision = "fp32"
-        if stage.trains:
-            precision = runtime.precision(config.train.precision, _width(config, inputs))
-            config = config.model_copy(
-                update={"train": config.train.model_copy(update={"precision": precision})}
-            )
-        parents = {role: artifact.id for role, artifact in artifacts.items()}
-        identity = Identity(
-            stage=config.stage,
-            version=stage.version,
-            config=identity_config(config),
-            parents={**parents, **({"corpus": corpus.id} if corpus else {})},
-            data=corpus.identity["data"] if corpus else None,
-            tokenizer=corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"]
-            if corpus
-            else None,
-            seed=runtime.seed,
-            threads=runtime.threads,
-            dtype=precision,
-            device=runtime.device,
-            machine=machine.processor() if stage.measures else None,
-            libraries=machine.libraries() if stage.measures else None,
-        )
+        if isinstance(config, schema.TrainingStage):
+            width = _width(config, inputs)
+            precision = self.context.runtime.precision(config.train.precision, width)
+            train = config.train.model_copy(update={"precision": precision})
+            config = config.model_copy(update={"train": train})
+        identity = self._identity(config, stage.version, inputs, precision)
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
         artifact, reused = self._obtain(stage, config, inputs, identity)
         self.context.watch(
             "made",
             {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]},
         )
-        return Made(name, config, artifact, reused)
+        return StageResult(name, config, artifact, reused)
+
+    def _identity(
+        self, config: StageConfig, version: int, inputs: Inputs, precision: Precision
+    ) -> Identity:
+        """Return everything that a stage's result depends on."""
+        runtime, corpus = self.context.runtime, inputs.corpus
+        parents = {role: artifact.id for role, artifact in inputs.artifacts.items()}
+        data = tokenizer = None
+        if corpus is not None:
+            parents["corpus"] = corpus.id
+            data = corpus.identity["data"]
+            tokenizer = corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"]
+        return Identity(
+            stage=config.stage,
+            version=version,
+            config=identity_config(config),
+            parents=parents,
+            data=data,
+            tokenizer=tokenizer,
+            seed=runtime.seed,
+            threads=runtime.threads,
+            dtype=precision,
+            device=runtime.device,
+            machine=machine.processor() if config.of_machine else None,
+            libraries=machine.libraries() if config.of_machine else None,
+        )
 
     def _obtain(
-        self, stage: Stage, config: Any, inputs: Inputs, identity: Identity
+        self, stage: Stage[Any], config: Strict, inputs: Inputs, identity: Identity
     ) -> tuple[Artifact, bool]:
+        """Return the artifact of an identity, made now or found, and whether it was there."""
         context = self.context
 
         def work(draft: Draft) -> dict[str, Any]:
-            if stage.trains:
-                context.meter.observe(inputs.name, ends_itself=config.train.time is not None)
-            else:
-                context.meter.note()
-            began = time.monotonic()
-            facts = stage.run(config, inputs, context, draft)
-            took = (
-                facts["seconds"] if stage.trains else time.monotonic() - began
-            )  # a resumed training knows its earlier parts
-            facts = {**facts, "took": round(took, 3)}
-            corpora = {
-                artifact.facts["corpus"]
-                for artifact in inputs.artifacts.values()
-                if "corpus" in artifact.facts
-            }
-            known = (
-                inputs.corpus.id
-                if inputs.corpus
-                else next(iter(corpora))
-                if len(corpora) == 1
-                else None
-            )
-            facts = {**facts, **({"corpus": known} if known else {})}
-            card.write(
-                draft,
-                facts,
-                {**inputs.artifacts, **({"corpus": inputs.corpus} if inputs.corpus else {})},
-            )
+            facts = self._work(stage, config, inputs, draft)
+            parents = dict(inputs.artifacts)
+            if inputs.corpus is not None:
+                parents["corpus"] = inputs.corpus
+            card.write(draft, facts, parents)
             return facts
 
         context.note(identity)
@@ -158,52 +149,76 @@ class Runner:
         if reused:
             context.meter.seconds_before += artifact.facts["took"]
         elif context.meter.late_now():
-            context.watch(
-                "late",
-                {"name": inputs.name, "limit": format_time(context.meter.limits.time or 0.0)},
-            )
-        if stage.trains:
+            limit = format_time(context.meter.limits.time or 0.0)
+            context.watch("late", {"name": inputs.name, "limit": limit})
+        if isinstance(config, schema.TrainingStage):
             context.meter.flops += artifact.facts["flops"]
         return artifact, reused
 
-    def _corpus_of(self, config: Any, artifacts: Mapping[str, Artifact]) -> Artifact | None:
+    def _work(
+        self, stage: Stage[Any], config: Strict, inputs: Inputs, draft: Draft
+    ) -> dict[str, Any]:
+        """Do a stage's work and return its facts, with the time it took and the corpus it knows."""
+        meter = self.context.meter
+        trains = isinstance(config, schema.TrainingStage)
+        if trains:
+            meter.observe(inputs.name, ends_itself=config.train.time is not None)
+        else:
+            meter.note()
+        began = time.monotonic()
+        facts = dict(stage.run(config, inputs, self.context, draft))
+        # A resumed training knows its earlier parts.
+        seconds = facts["seconds"] if trains else time.monotonic() - began
+        facts["took"] = round(seconds, 3)
+        corpus = _corpus_id(inputs)
+        if corpus is not None:
+            facts["corpus"] = corpus
+        return facts
+
+    def _corpus_of(self, config: StageConfig, artifacts: Mapping[str, Artifact]) -> Artifact | None:
         """Return the corpus that a stage names, or the one its input was trained on."""
         data = getattr(config, "data", None)
         if data is not None:
             return self.corpus(data)
-        if config.stage not in ("evaluate", "audit", "mix"):
+        use = config.text_of_input
+        if use == "none":
             return None
-        model = artifacts["input"]
+        model = next(iter(artifacts.values()))
         name = model.facts.get("corpus")
         if name is not None and (path := model.path.parent / name).exists():
             return Artifact.open(path)
-        if config.stage != "audit":
-            gone = (
-                "came without a corpus"
-                if name is None
-                else f"was trained on {name}, which is not in {model.path.parent}"
-            )
-            raise RequestError(f"{model.id} {gone}; name a text with --data")
-        return None
+        if use == "optional":
+            return None
+        gone = "came without a corpus"
+        if name is not None:
+            gone = f"was trained on {name}, which is not in {model.path.parent}"
+        raise RequestError(f"{model.id} {gone}; name a text with --data")
 
-    def _resolved(self, config: Any, corpus: Artifact | None) -> Any:
+    def _resolved(self, config: StageConfig, corpus: Artifact | None) -> StageConfig:
         """Write out what a model config takes from the corpus: vocabulary and context."""
-        if getattr(config, "model", None) is None or corpus is None:
+        if not isinstance(config, schema.TrainingStage) or config.model is None or corpus is None:
             return config
-        model = load.resolved(
-            config.model, "stages: model", corpus.facts["vocab_size"], config.data.context
-        )
-        if (model.vocab_size or 0) < corpus.facts["vocab_size"]:
+        entries = corpus.facts["vocab_size"]
+        model = load.resolved(config.model, "stages: model", entries, config.data.context)
+        if (model.vocab_size or 0) < entries:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of "
                 f"{corpus_label(config.data.corpus)} has"
-                f" {corpus.facts['vocab_size']} entries; leave vocab_size out and it follows the "
-                f"tokenizer"
+                f" {entries} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
 
 
-def _width(config: schema.Pretrain | schema.Distill, inputs: Inputs) -> int:
+def _corpus_id(inputs: Inputs) -> str | None:
+    """Return the id of the corpus that a stage read, or of the one that all its inputs know."""
+    if inputs.corpus is not None:
+        return inputs.corpus.id
+    facts = [artifact.facts for artifact in inputs.artifacts.values()]
+    known = {each["corpus"] for each in facts if "corpus" in each}
+    return known.pop() if len(known) == 1 else None
+
+
+def _width(config: schema.TrainingStage, inputs: Inputs) -> int:
     """Return the width of the model that a stage trains: a new one, or that of its input."""
     if config.model is not None:
         return config.model.dim
@@ -211,7 +226,7 @@ def _width(config: schema.Pretrain | schema.Distill, inputs: Inputs) -> int:
 
 
 def _tokenizer_file(data: schema.Data) -> str | None:
-    """Return the checksum of a tokenizer that is a file, whose path alone would not tell when its content changes."""
+    """Return the checksum of a tokenizer that is a file: its path does not tell when it changes."""
     if not isinstance(data.tokenizer, schema.FileTokenizer):
         return None
     path = Path(data.tokenizer.path).expanduser()
@@ -257,9 +272,9 @@ class Finished:
     """
 
     recipe: schema.Recipe
-    stages: dict[str, Made]
-    measured: dict[str, dict[str, Made]]
-    floors: dict[str, Made]
+    stages: dict[str, StageResult]
+    measured: dict[str, dict[str, StageResult]]
+    floors: dict[str, StageResult]
     seconds: float
     stopped: BudgetSpent | None = None
 
@@ -272,7 +287,7 @@ class Finished:
         return self.stages[name].artifact
 
 
-def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
+def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> Finished:
     """Make every stage, measure what the report compares, and return the result.
 
     `resolve` finds MODELs outside the recipe.
@@ -283,7 +298,7 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
     context = runner.context
     asked, recipe = recipe, shared_time(recipe)
     context.meter.shared = context.meter.shared or recipe is not asked
-    stages: dict[str, Made] = {}
+    stages: dict[str, StageResult] = {}
     stopped = None
     for name in load.order(recipe):
         try:
@@ -303,16 +318,16 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Any) -> Finished:
 
 
 def _stage(
-    recipe: schema.Recipe, name: str, runner: Runner, stages: dict[str, Made], resolve: Any
+    recipe: schema.Recipe,
+    name: str,
+    runner: Runner,
+    stages: dict[str, StageResult],
+    resolve: Resolver,
 ) -> None:
-    """Make one stage of a recipe and put it among `stages`, where those that it refers to are already."""
+    """Make one stage of a recipe and put it among `stages`, which hold what it refers to."""
     meter = runner.context.meter
-    config = _limited(recipe.stages[name], stages)
-    references = {
-        role: ref
-        for role, ref in load.dependencies(config).items()
-        if role != "train.same_as.stage"
-    }
+    config = resolve_same_as(recipe.stages[name], stages)
+    references = {role: ref for role, ref in config.dependencies().items() if role != SAME_AS}
     artifacts = {
         role: stages[ref].artifact if ref in stages else resolve(ref, f"stages.{name}.{role}")
         for role, ref in references.items()
@@ -321,48 +336,44 @@ def _stage(
         order = load.order(recipe)
         later = [recipe.stages[other] for other in order[order.index(name) + 1 :]]
         planned = sum(
-            stage.train.time or 0.0
-            for stage in later
-            if isinstance(stage, schema.Pretrain | schema.Distill)
+            stage.train.time or 0.0 for stage in later if isinstance(stage, schema.TrainingStage)
         )
         meter.training_ends = meter.limits.time - meter.after - planned
     stages[name] = runner.make(name, config, artifacts)
 
 
-def check_inputs(recipe: schema.Recipe, resolve: Any) -> None:
-    """Raise RequestError for a model outside the recipe that a stage would train further and that cannot be trained."""
+def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
+    """Raise RequestError for a model outside the recipe that cannot be trained but would be."""
     for name, stage in recipe.stages.items():
-        if (
-            isinstance(stage, schema.Pretrain)
-            and stage.input is not None
-            and stage.input not in recipe.stages
-        ):
+        source = stage.dependencies().get("input")
+        if isinstance(stage, schema.TrainingStage) and source and source not in recipe.stages:
             where = f"stages.{name}.input"
-            inputs = Inputs(name, {"input": resolve(stage.input, where)})
+            inputs = Inputs(name, {"input": resolve(source, where)})
             load_any.trainable_config(inputs.model("input"), where)
 
 
-def _limited(config: Any, stages: Mapping[str, Made]) -> Any:
+def resolve_same_as(config: StageConfig, stages: Mapping[str, StageResult]) -> StageConfig:
     """Turn `same_as` into the limit it stands for, from what the other stage really spent."""
-    train = getattr(config, "train", None)
-    if train is None or train.same_as is None:
+    if not isinstance(config, schema.TrainingStage) or config.train.same_as is None:
         return config
-    facts = stages[train.same_as.stage].artifact.facts
-    key = LIMIT_OF[train.same_as.of]
-    spent = facts[train.same_as.of]
-    return config.model_copy(
-        update={"train": train.model_copy(update={key: spent if key == "time" else round(spent)})}
-    )
+    same_as = config.train.same_as
+    limit = LIMIT_OF[same_as.of]
+    spent = stages[same_as.stage].artifact.facts[same_as.of]
+    train = config.train.model_copy(update={limit: spent if limit == "time" else round(spent)})
+    return config.model_copy(update={"train": train})
 
 
-def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Made]:
+def _measure(runner: Runner, recipe: schema.Recipe, made: StageResult) -> dict[str, StageResult]:
     """Measure one compared model in every way that the report asks for."""
-    wanted: dict[str, Any] = {}
-    data = {} if recipe.report.data is None else {"data": recipe.report.data}
+    wanted: dict[str, StageConfig] = {}
     for kind in recipe.report.measure:
-        wanted[kind] = MEASUREMENTS[kind](
-            stage=kind, input=made.name, **({} if kind == "bench" else data)
-        )
+        config = STAGE_CONFIGS[kind]
+        fields: dict[str, Any] = {"stage": kind, "input": made.name}
+        if recipe.report.data is not None and "data" in config.model_fields:
+            fields["data"] = recipe.report.data
+        if "metrics" in config.model_fields:
+            fields["metrics"] = recipe.report.metrics
+        wanted[kind] = config(**fields)
     if recipe.report.prompts:
         new = recipe.report.sample_tokens
         wanted["sample"] = schema.Sample(
@@ -374,23 +385,25 @@ def _measure(runner: Runner, recipe: schema.Recipe, made: Made) -> dict[str, Mad
     }
 
 
-def _floors(runner: Runner, measured: Mapping[str, Mapping[str, Made]]) -> dict[str, Made]:
-    """Return the n-gram floors of every corpus that a compared model was evaluated on, by the corpus' id."""
-    found: dict[str, Made] = {}
+def _floors(
+    runner: Runner, measured: Mapping[str, Mapping[str, StageResult]]
+) -> dict[str, StageResult]:
+    """Return the n-gram floors of every corpus that was evaluated on, by the corpus' id."""
+    floors: dict[str, StageResult] = {}
     for evaluation in (
         results["evaluate"].artifact for results in measured.values() if "evaluate" in results
     ):
         name = evaluation.facts["corpus"]
-        if name not in found:
+        if name not in floors:
             packed = Artifact.open(runner.context.store.root / name)
             config = {**packed.identity["config"], "context": evaluation.metrics()["window"]}
             data = schema.Data.model_validate(config, context={"resolved": True})
-            runner.know(data, packed)
-            found[name] = runner.make("floors", schema.Floors(stage="floors", data=data), {})
-    return found
+            runner.register_corpus(data, packed)
+            floors[name] = runner.make("floors", schema.Floors(stage="floors", data=data), {})
+    return floors
 
 
-def link(folder: Path, stages: Mapping[str, Made]) -> None:
+def link_stages(folder: Path, stages: Mapping[str, StageResult]) -> None:
     """Make `<runs>/<recipe>/<stage>` point to the stage's artifact."""
     with disk_errors(folder):
         for name, made in stages.items():
@@ -398,12 +411,3 @@ def link(folder: Path, stages: Mapping[str, Made]) -> None:
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(Path("..") / made.artifact.path.name, target_is_directory=True)
             os.replace(fresh, folder / name)
-
-
-MEASUREMENTS = {"evaluate": schema.Evaluate, "bench": schema.Bench, "audit": schema.Audit}
-
-STAGES: dict[str, Stage] = {
-    **train_stages.STAGES,
-    **compress_stages.STAGES,
-    **evaluate_stages.STAGES,
-}

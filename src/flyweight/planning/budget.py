@@ -30,7 +30,7 @@ def shared_time(recipe: schema.Recipe, reserve: float | None = None) -> schema.R
     fixed = sum(
         stage.train.time or 0.0
         for stage in recipe.stages.values()
-        if isinstance(stage, schema.Pretrain | schema.Distill)
+        if isinstance(stage, schema.TrainingStage)
     )
     if reserve is None:
         share = max(1.0, (budget - max(LEAST_RESERVE, RESERVE * budget) - fixed) / len(open_ended))
@@ -41,7 +41,7 @@ def shared_time(recipe: schema.Recipe, reserve: float | None = None) -> schema.R
     stages = dict(recipe.stages)
     for name in open_ended:
         stage = stages[name]
-        assert isinstance(stage, schema.Pretrain | schema.Distill)
+        assert isinstance(stage, schema.TrainingStage)
         stages[name] = stage.model_copy(
             update={"train": stage.train.model_copy(update={"time": share})}
         )
@@ -58,7 +58,7 @@ def rounded_down(seconds: float) -> float:
 
 def limitless(stage: schema.Strict) -> bool:
     """Return whether a stage trains and names no limit of its own."""
-    if not isinstance(stage, schema.Pretrain | schema.Distill):
+    if not isinstance(stage, schema.TrainingStage):
         return False
     train = stage.train
     return not (train.steps or train.tokens or train.flops or train.time or train.same_as)

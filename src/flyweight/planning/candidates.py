@@ -70,7 +70,7 @@ class Setting:
     """
 
     text: TextSize
-    stage: schema.Pretrain | schema.Distill
+    stage: schema.TrainingStage
     budget: schema.Budget
     kinds: tuple[str, ...]
     kinds_given: bool

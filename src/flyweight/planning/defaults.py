@@ -91,9 +91,7 @@ def suggest(
         {**raw, "model": {**own, "layers": 1, "dim": SHAPES[-1][1]}} if unshaped else raw, "train"
     )
     trained = (
-        stage
-        for stage in checked.stages.values()
-        if isinstance(stage, schema.Pretrain | schema.Distill)
+        stage for stage in checked.stages.values() if isinstance(stage, schema.TrainingStage)
     )
     if (stage := next(trained, None)) is None:
         return Choice(raw)

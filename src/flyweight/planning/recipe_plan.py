@@ -1,4 +1,4 @@
-"""The plan: what a model costs, what a recipe will need, and whether its budget holds, all before anything runs."""
+"""The plan: what a model costs, what a recipe will need, and whether its budget holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from flyweight.compression.quantize import quantized
 from flyweight.config import load, schema
-from flyweight.config.rules import fitting_vocabulary
+from flyweight.config.model_rules import fitting_vocabulary
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
@@ -21,7 +21,7 @@ from flyweight.planning.shown import Shown
 from flyweight.planning.time import Speed, TextSize
 from flyweight.spec import flops as cost, visits
 from flyweight.spec.linears import pattern_faults
-from flyweight.training import mix
+from flyweight.store.stage import Outline
 from flyweight.training.limits import Limits
 from flyweight.training.step_cost import StepCost
 
@@ -137,7 +137,7 @@ class Plan(Shown):
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """Everything that takes time, in the order of a run: packing, training, validating, the rest."""
+        """Everything that takes time: packing, training, validating, then the rest."""
         training = [
             Row(stage.name, max(0.0, (stage.seconds or 0.0) - stage.validating), "training")
             for stage in self.stages
@@ -159,7 +159,7 @@ class Plan(Shown):
 
     @property
     def totals(self) -> dict[str, float]:
-        """What the budget counts: the seconds of all rows, training FLOPs, the largest stage's memory, the smallest model.
+        """What the budget counts: seconds, training FLOPs, the largest memory, the smallest model.
 
         The unknown counts as nothing.
         """
@@ -209,78 +209,159 @@ def plan(
     which the plan says and of which no model can fall foul. Raises RequestError with everything
     that is wrong with the models of all stages.
     """
-    recipe, assumed, found, wrong = shared_time(recipe), [], {}, list[str]()
-    models: dict[str, schema.Architecture] = {}
-    trained: dict[str, rows.Stage] = {}
-    sizes: dict[str, TextSize] = {}
-    unread: dict[str, schema.Data] = {}
+    planner = _Planner(shared_time(recipe), runtime, vocabularies or {}, data_dir)
     for name in load.order(recipe):
-        stage = recipe.stages[name]
-        if isinstance(stage, schema.Quantize) and stage.input in models:
-            models[name] = quantized(models[stage.input], stage.kind, stage.embedding)
-        network = models.get(stage.input) if isinstance(stage, schema.Mix) else None
-        if isinstance(stage, schema.Mix) and isinstance(network, schema.ModelConfig):
-            models[name] = mix.planned(network, stage)
-            if stage.counts is not None and stage.counts.limit is None:
-                assumed.append(
-                    f"{name}: its n-gram counts are not planned: their size follows from the text"
-                )
-        if not isinstance(stage, schema.Pretrain | schema.Distill):
-            continue
+        planner.add(name)
+    return planner.plan()
+
+
+@dataclass
+class _Planner:
+    """Plans the stages of a recipe, each after what it refers to."""
+
+    recipe: schema.Recipe
+    runtime: Runtime
+    vocabularies: Mapping[str, int]
+    data_dir: Path | None
+    models: dict[str, schema.Architecture] = field(default_factory=dict)
+    trained: dict[str, rows.Stage] = field(default_factory=dict)
+    planned: dict[str, StagePlan] = field(default_factory=dict)
+    outlines: dict[str, Outline] = field(default_factory=dict)
+    sizes: dict[str, TextSize] = field(default_factory=dict)
+    unread: dict[str, schema.Data] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Plan one stage; what is wrong with its model is kept for the end."""
+        stage = self.recipe.stages[name]
+        try:
+            if isinstance(stage, schema.TrainingStage):
+                self._train(name, stage)
+            elif stage.stage not in time.MEASURES:
+                self._outline(name, stage)
+        except RequestError as error:
+            self.wrong.append(str(error))
+
+    def _outline(self, name: str, stage: schema.StageConfig) -> None:
+        """Plan a stage that does not train."""
+        made = rows.outline(self.recipe, name, self.models, self.trained, self.sizes)
+        self.outlines[name] = made
+        self.assumed += [f"{name}: {note}" for note in made.notes]
+        if stage.makes_model and made.model is not None:
+            self.models[name] = made.model
+
+    def _train(self, name: str, stage: schema.TrainingStage) -> None:
+        """Plan a stage that trains."""
         fresh = stage.model is not None
         if stage.model is None:
-            source = recipe.stages.get(stage.input or "")
-            if not isinstance(source, schema.Pretrain | schema.Distill) or source.model is None:
-                assumed.append(
+            source = self.recipe.stages.get(stage.dependencies().get("input", ""))
+            if not isinstance(source, schema.TrainingStage) or source.model is None:
+                self.assumed.append(
                     f"{name}: the model it starts from is outside this recipe and is not planned"
                 )
-                continue
+                return
             stage = stage.model_copy(update={"model": source.model})
-        data = with_tokenizer(stage.data, data_dir)
         assert stage.model is not None
-        known = (vocabularies or {}).get(vocabulary_key(data))
+        data = with_tokenizer(stage.data, self.data_dir)
+        known = self.vocabularies.get(vocabulary_key(data))
         if known is None and not isinstance(data.tokenizer, schema.ByteTokenizer):
-            unread[vocabulary_key(data)] = data
+            self.unread[vocabulary_key(data)] = data
+        size = self._size(name, data)
+        model = load.resolved(
+            stage.model,
+            f"stages.{name}.model",
+            known or vocabulary(data, stage.model),
+            data.context,
+        )
+        self.models[name] = model
+        self.wrong += [f"stages.{name}.model.{fault}" for fault in pattern_faults(model)]
+        self.trained[name] = rows.Stage(model, data)
+        self.planned[name] = self._stage_plan(name, stage, model, fresh, size)
+        if known is None and (note := _assumption(data, model)):
+            self.assumed.append(f"{name}: {note}")
+
+    def _size(self, name: str, data: schema.Data) -> TextSize | None:
+        """Return the size of a text, read once; remark where it is not known."""
         key = rows.text_key(data)
-        if key not in sizes and (size := rows.size_of(data, data_dir)):
-            sizes[key] = size
-        if key not in sizes:
-            assumed.append(
+        if key not in self.sizes and (size := rows.size_of(data, self.data_dir)):
+            self.sizes[key] = size
+        if key not in self.sizes:
+            self.assumed.append(
                 f"{name}: the size of {data.corpus} is not known yet; packing and measuring it "
                 f"are not in the time"
             )
-        try:
-            models[name] = load.resolved(
-                stage.model,
-                f"stages.{name}.model",
-                known or vocabulary(data, stage.model),
-                data.context,
-            )
-            wrong += [f"stages.{name}.model.{fault}" for fault in pattern_faults(models[name])]
-            trained[name] = rows.Stage(models[name], data)
-            validation = sizes[key].validation if key in sizes else None
-            found[name] = _stage(
-                name, stage, models[name], found, models, recipe, runtime, fresh, validation
-            )
-        except RequestError as error:
-            wrong.append(str(error))
-            continue
-        if known is None and (note := _assumption(data, models[name])):
-            assumed.append(f"{name}: {note}")
-    if wrong:
-        raise RequestError("\n".join(wrong))
-    stages = tuple(found.values())
-    smallest = _smallest(
-        [models[name] for name in recipe.report.compare or models if name in models]
-    )
-    beside = rows.beside_training(recipe, trained, sizes, Speed(runtime.device, runtime.threads))
-    made = Plan(
-        recipe.name, stages, tuple(dict.fromkeys(assumed)), beside=tuple(beside), smallest=smallest
-    )
-    faults, warnings = _faults(recipe, stages, smallest), _warnings(recipe, made.totals["time"])
-    return replace(
-        made, faults=tuple(faults), warnings=tuple(warnings), unread=tuple(unread.values())
-    )
+        return self.sizes.get(key)
+
+    def _stage_plan(
+        self,
+        name: str,
+        stage: schema.TrainingStage,
+        model: schema.Architecture,
+        fresh: bool,
+        size: TextSize | None,
+    ) -> StagePlan:
+        """Return what one training will need: steps, FLOPs, seconds, memory."""
+        train, context, runtime = stage.train, stage.data.context, self.runtime
+        precision = runtime.precision(train.precision, model.dim)
+        speed = Speed(runtime.device, runtime.threads, precision)
+        teacher = self.models.get(stage.dependencies().get("teacher", ""))
+        teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
+        flops = StepCost.of(model, train, context, teacher_flops, fresh=fresh)
+        if train.same_as is not None:
+            train = _same_as(train, self.planned, self.recipe)
+        validated = train.validation_tokens if size is None else size.validation
+        step_seconds = time.step_seconds(model, train, context, flops.mean, speed)
+        limits = None
+        if train.steps or train.tokens or train.flops:
+            limits = Limits.of(train, train.batch * context, flops, name).steps
+        if limits is not None:  # no weights are validated twice
+            train = train.model_copy(update={"validations": min(train.validations, limits)})
+        validating = time.validation_seconds(model, train, validated, speed)
+        steps, seconds = _steps_and_seconds(limits, train.time, step_seconds, validating)
+        return StagePlan(
+            name=name,
+            model=ModelPlan.of(model, train),
+            steps=steps,
+            tokens=steps and steps * train.batch * context,
+            flops=steps and float(flops.total(steps)),
+            seconds=seconds,
+            memory=memory.training(model, train, context, speed.itemsize, teacher, runtime.device),
+            validating=min(validating, seconds or 0.0),
+        )
+
+    def plan(self) -> Plan:
+        """Return the whole plan; raise RequestError with everything that is wrong."""
+        if self.wrong:
+            raise RequestError("\n".join(self.wrong))
+        recipe, stages = self.recipe, tuple(self.planned.values())
+        compared = recipe.report.compare or self.models
+        smallest = _smallest([self.models[name] for name in compared if name in self.models])
+        speed = Speed(self.runtime.device, self.runtime.threads)
+        beside = rows.beside_training(recipe, self.trained, self.sizes, self.outlines, speed)
+        made = Plan(
+            name=recipe.name,
+            stages=stages,
+            assumed=tuple(dict.fromkeys(self.assumed)),
+            faults=tuple(_faults(recipe, stages, smallest)),
+            beside=tuple(beside),
+            smallest=smallest,
+            unread=tuple(self.unread.values()),
+        )
+        return replace(made, warnings=tuple(_warnings(recipe, made.totals["time"])))
+
+
+def _steps_and_seconds(
+    steps: int | None, limit: float | None, step_seconds: float, validating: float
+) -> tuple[int | None, float | None]:
+    """Return how many steps fit both limits, and their seconds; `limit` is in seconds."""
+    by_time = None if limit is None else max(1, int((limit - validating) / step_seconds))
+    if steps is None:
+        return by_time, limit
+    seconds = steps * step_seconds + validating
+    if limit is not None and by_time is not None and seconds > limit:
+        return by_time, limit
+    return steps, seconds
 
 
 def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
@@ -298,7 +379,7 @@ def vocabulary_key(data: schema.Data) -> str:
 
 
 def vocabulary(data: schema.Data, model: schema.Architecture) -> int:
-    """Return the vocabulary of a corpus that nobody has read: what its tokenizer asks for, else an assumed one.
+    """Return the vocabulary of an unread corpus: what its tokenizer asks for, else an assumed one.
 
     An assumed one is moved to where the model allows it.
     """
@@ -329,53 +410,8 @@ def _assumption(data: schema.Data, model: schema.Architecture) -> str:
     )
 
 
-def _stage(
-    name: str,
-    stage: Any,
-    config: schema.Architecture,
-    found: Mapping[str, StagePlan],
-    models: Mapping[str, schema.Architecture],
-    recipe: schema.Recipe,
-    runtime: Runtime,
-    fresh: bool,
-    validation_tokens: int | None,
-) -> StagePlan:
-    train, context = stage.train, stage.data.context
-    speed = Speed(runtime.device, runtime.threads, runtime.precision(train.precision, config.dim))
-    teacher = models.get(stage.teacher) if isinstance(stage, schema.Distill) else None
-    teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
-    flops = StepCost.of(config, train, context, teacher_flops, fresh=fresh)
-    if train.same_as is not None:
-        train = _same_as(train, stage, found, recipe)
-    validated = train.validation_tokens if validation_tokens is None else validation_tokens
-    each = time.step_seconds(config, train, context, flops.mean, speed)
-    steps, seconds = None, train.time
-    if train.steps or train.tokens or train.flops:
-        steps = Limits.of(train, train.batch * context, flops, name).steps
-    if steps is not None:  # no weights are validated twice
-        train = train.model_copy(update={"validations": min(train.validations, steps)})
-    validating = time.validation_seconds(config, train, validated, speed)
-    if steps is not None:
-        by_steps = steps * each + validating
-        if seconds is not None and by_steps > seconds:
-            steps = max(1, int((seconds - validating) / each))
-        seconds = min(by_steps, seconds or by_steps)
-    elif seconds is not None:
-        steps = max(1, int((seconds - validating) / each))
-    return StagePlan(
-        name=name,
-        model=ModelPlan.of(config, train),
-        steps=steps,
-        tokens=steps and steps * train.batch * context,
-        flops=steps and float(flops.total(steps)),
-        seconds=seconds,
-        memory=memory.training(config, train, context, speed.itemsize, teacher, runtime.device),
-        validating=min(validating, seconds or 0.0),
-    )
-
-
 def _same_as(
-    train: schema.Train, stage: Any, found: Mapping[str, StagePlan], recipe: schema.Recipe
+    train: schema.Train, found: Mapping[str, StagePlan], recipe: schema.Recipe
 ) -> schema.Train:
     """Return the limit that `same_as` will probably stand for, from the other stage's plan."""
     other = found.get(train.same_as.stage) if train.same_as else None
@@ -384,9 +420,7 @@ def _same_as(
     what = train.same_as.of
     value: float | None = getattr(other, what.removeprefix("total_"))
     if value is not None and what.startswith("total_"):
-        parents = [
-            ref for ref in load.dependencies(recipe.stages[other.name]).values() if ref in found
-        ]
+        parents = [ref for ref in recipe.stages[other.name].dependencies().values() if ref in found]
         value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in parents)
     if value is None:
         return train

@@ -1,28 +1,25 @@
-"""What a run takes beside training, row by row: packing texts, validating, measuring, and the stages that do not train."""
+"""What a run takes beside training, row by row: packing, measuring, stages that do not train."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flyweight.config import schema
 from flyweight.data.document import SPLITS, Document, HeldOut
 from flyweight.data.sources import resolve, with_tokenizer
 from flyweight.errors import FlyweightError
 from flyweight.planning import time
+from flyweight.planning.stages import stage_of
 from flyweight.planning.time import Speed, TextSize
+from flyweight.store.stage import Outline, PlannedInputs
 
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0, "word": 5.5, "file": 3.8}
 BPE_BYTES_PER_TOKEN = {257: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.4, 16_384: 4.0}
-"""Bytes of English text or of code that a token stands for, by the vocabulary of a byte-pair tokenizer trained on it."""
-
-STORED_SECONDS = 0.2
-"""What a stage takes that only copies, quantizes or initialises a model."""
-
-MEASUREMENTS = {"evaluate": "evaluation", "bench": "bench", "audit": "audit"}
+"""Bytes of text or code that a token stands for, by the vocabulary of a byte-pair tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +81,21 @@ def _bytes_of(
 
 
 def beside_training(
-    recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize], speed: Speed
+    recipe: schema.Recipe,
+    trained: Mapping[str, Stage],
+    sizes: Mapping[str, TextSize],
+    outlines: Mapping[str, Outline],
+    speed: Speed,
 ) -> list[Row]:
     """Return the rows of a recipe's time other than its trainings and validations.
 
-    `sizes` has its texts by `text_key`.
+    `sizes` has its texts by `text_key`, `outlines` what its untrained stages will make.
 
     Evaluation computes in float32 whatever training does. A text without a size counts as nothing.
     """
     return [
         *_packing(trained.values(), sizes),
-        *_stored(recipe),
-        *_mixing(recipe, trained, sizes),
+        *_untrained(recipe, outlines),
         *_measuring(recipe, trained, sizes, speed),
         *_floors(recipe, trained, sizes),
     ]
@@ -116,26 +116,20 @@ def _packing(stages: Iterable[Stage], sizes: Mapping[str, TextSize]) -> Iterator
             )
 
 
-def _stored(recipe: schema.Recipe) -> Iterator[Row]:
-    names = [
-        name
-        for name, stage in recipe.stages.items()
-        if stage.stage in ("quantize", "select", "init")
-    ]
-    if names:
-        yield Row(", ".join(names), STORED_SECONDS * len(names), "other")
-
-
-def _mixing(
-    recipe: schema.Recipe, trained: Mapping[str, Stage], sizes: Mapping[str, TextSize]
-) -> Iterator[Row]:
-    for name, stage in recipe.stages.items():
-        if not isinstance(stage, schema.Mix):
-            continue
-        root = _root(recipe, name, trained)
-        size = sizes.get(text_key(root.data)) if root else None
-        tokens = min(size.train, time.FLOOR_TOKENS) if size and stage.counts else 0
-        yield Row(name, time.GATES_SECONDS + time.TABLE_SECONDS_PER_TOKEN * tokens, "other")
+def _untrained(recipe: schema.Recipe, outlines: Mapping[str, Outline]) -> Iterator[Row]:
+    """Yield what stages take that do not train: one row for those that only copy and store."""
+    stages = {name: recipe.stages[name] for name in outlines}
+    models = {name: stage for name, stage in stages.items() if stage.measures is None}
+    stored = [name for name in models if outlines[name].seconds is None]
+    if stored:
+        yield Row(", ".join(stored), sum(models[name].seconds for name in stored), "other")
+    for name in models:
+        if (seconds := outlines[name].seconds) is not None:
+            yield Row(name, seconds, "other")
+    for name, stage in stages.items():
+        if stage.measures is not None:
+            seconds = outlines[name].seconds
+            yield Row(name, stage.seconds if seconds is None else seconds, "measuring")
 
 
 def _measuring(
@@ -143,12 +137,14 @@ def _measuring(
 ) -> Iterator[Row]:
     asked = {kind: list(_compared(recipe)) for kind in dict.fromkeys(recipe.report.measure)}
     for stage in recipe.stages.values():
-        if stage.stage in MEASUREMENTS:
+        if stage.stage in time.MEASURES:
             asked.setdefault(stage.stage, []).append(getattr(stage, "input", ""))
     for kind, names in asked.items():
         seconds = sum(_one(kind, _root(recipe, name, trained), sizes, speed) for name in names)
         if names:
-            yield Row(_counted(len(names), MEASUREMENTS[kind]), seconds, "measuring")
+            yield Row(
+                _counted(len(names), schema.STAGE_CONFIGS[kind].noun or kind), seconds, "measuring"
+            )
     report = recipe.report
     if report.prompts:
         models = [
@@ -188,9 +184,8 @@ def _floors(
 
 
 def _compared(recipe: schema.Recipe) -> Sequence[str]:
-    makes_model = ("pretrain", "distill", "select", "init", "quantize")
     return recipe.report.compare or [
-        name for name, stage in recipe.stages.items() if stage.stage in makes_model
+        name for name, stage in recipe.stages.items() if stage.makes_model
     ]
 
 
@@ -199,9 +194,33 @@ def _root(recipe: schema.Recipe, name: str, trained: Mapping[str, Stage]) -> Sta
 
     None where that is outside the recipe.
     """
+    return trained.get(root(recipe, name, trained))
+
+
+def root(recipe: schema.Recipe, name: str, trained: Collection[str]) -> str:
+    """Return the name among `trained` that a stage's model comes from, if the recipe tells."""
     seen: set[str] = set()
     while name not in trained and name in recipe.stages and name not in seen:
         seen.add(name)
-        stage: Any = recipe.stages[name]
-        name = getattr(stage, "input", None) or next(iter(getattr(stage, "among", ())), "")
-    return trained.get(name)
+        references = recipe.stages[name].dependencies()
+        name = references.get("input") or next(iter(references.values()), "")
+    return name
+
+
+def outline(
+    recipe: schema.Recipe,
+    name: str,
+    models: Mapping[str, schema.Architecture],
+    trained: Mapping[str, Stage],
+    sizes: Mapping[str, TextSize],
+) -> Outline:
+    """Return what a stage that does not train will make, from what is planned before it."""
+    stage = recipe.stages[name]
+    source = _root(recipe, name, trained)
+    size = sizes.get(text_key(source.data)) if source else None
+    references = stage.dependencies()
+    inputs = PlannedInputs(
+        models={field: models[ref] for field, ref in references.items() if ref in models},
+        train_tokens=size.train if size else None,
+    )
+    return stage_of(stage.stage).plan(stage, inputs)

@@ -12,6 +12,7 @@ from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
 from flyweight.data.sources import resolve, with_tokenizer
 from flyweight.evaluation.floors import TRAIN_LIMIT
 from flyweight.planning.rate import Rates
+from flyweight.planning.rows import root
 from flyweight.spec import flops
 
 BYTES_PER_TOKEN = {256: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.4}
@@ -133,7 +134,7 @@ def recipe_seconds(
     models: dict[str, schema.Architecture] = {}
     tokens = (0.0, 0.0)
     for name, stage in recipe.stages.items():
-        if not isinstance(stage, schema.Pretrain | schema.Distill):
+        if not isinstance(stage, schema.TrainingStage):
             continue
         data = with_tokenizer(stage.data, data_dir)
         key = str(data.corpus)
@@ -149,22 +150,16 @@ def recipe_seconds(
             vocabulary = getattr(data.tokenizer, "vocab", None) or ASSUMED_VOCABULARY
             with suppress(ValueError):  # what is wrong with a model is told where it is planned
                 models[name] = stage.model.resolved(vocabulary, data.context)
+    trained = [
+        name for name, stage in recipe.stages.items() if isinstance(stage, schema.TrainingStage)
+    ]
     compared = recipe.report.compare or tuple(recipe.stages)
-    resolved = [models[root] for name in compared if (root := _root(recipe, name)) in models]
+    resolved = [
+        models[source] for name in compared if (source := root(recipe, name, trained)) in models
+    ]
     kinds = (*recipe.report.measure, *(["sample"] if recipe.report.prompts else []))
     after = measuring(resolved, kinds, *tokens, rates)
     mixtures = sum(isinstance(stage, schema.Mix) for stage in recipe.stages.values())
     after += mixtures * mixing(tokens[1], tokens[0], rates)
     unknown = len(compared) - len(resolved)
     return before, after + unknown * sum(FIXED[kind] for kind in kinds) * rates.slowness
-
-
-def _root(recipe: schema.Recipe, name: str) -> str:
-    """Return the trained stage that a stage's model was made from, as far as the recipe tells."""
-    seen: set[str] = set()
-    while name in recipe.stages and name not in seen and not hasattr(recipe.stages[name], "train"):
-        seen.add(name)
-        stage = recipe.stages[name]
-        among = getattr(stage, "among", None)
-        name = getattr(stage, "input", None) or (among[0] if among else name)
-    return name

@@ -29,7 +29,7 @@ NEW_TOKEN_SECONDS = 3e-4
 """What each use of a layer takes for one new token of a text."""
 
 MEASURES = ("evaluate", "bench", "audit")
-FIXED_SECONDS = {"evaluate": 0.4, "bench": 3.5, "audit": 0.5}
+FIXED_SECONDS = {name: schema.STAGE_CONFIGS[name].seconds for name in MEASURES}
 """What a measurement takes whatever the model: loading it, resampling for intervals, starting the process of a bench."""
 
 BENCH_PASSES = 12
@@ -37,12 +37,6 @@ BENCH_PASSES = 12
 
 AUDIT_TOKENS = 30_000
 """Tokens that the checks of an audit read, counted as if each were read once with its logits."""
-
-GATES_SECONDS = 4.0
-"""Of fitting the gates of a mixture, its passes over validation text included."""
-
-TABLE_SECONDS_PER_TOKEN = 1.2e-6
-"""Of counting the n-grams of a mixture and of unpacking what was counted."""
 
 FLOOR_SECONDS_PER_TOKEN = 6e-7
 FLOOR_TOKENS = 10_000_000

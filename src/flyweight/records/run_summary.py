@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flyweight.config.metrics import Better
 from flyweight.config.schema import SameAs
 from flyweight.core.files import read_bytes, read_sealed, reason, write_sealed
 from flyweight.errors import FlyweightError, RequestError
@@ -160,6 +161,14 @@ class Evaluation(Record):
     perplexity: Metric
     bits_per_byte: Metric
     word_perplexity: Metric | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """Metrics that were asked for beside the likelihood, by name."""
+
+    def metric(self, name: str) -> Metric | None:
+        """Return a metric by its name; None where it was not measured."""
+        if name in ("nll", "perplexity", "bits_per_byte", "word_perplexity"):
+            return getattr(self, name)
+        return self.metrics.get(name)
 
 
 class Speed(Record):
@@ -249,13 +258,29 @@ class ModelSummary(Record):
 
 
 class Difference(Record):
-    """A paired difference with its 95 % interval: the keys of `evaluate.compare.Difference.json`."""
+    """The first model minus the second, paired, with its 95 % interval.
+
+    `verdict` is about the first, by its interval alone; `better` is the direction that is better.
+    """
 
     value: float
     low: float
     high: float
     unit: str
+    better: Better = "lower"
     verdict: Verdict
+
+    @classmethod
+    def of(
+        cls, value: float, low: float, high: float, unit: str, better: Better = "lower"
+    ) -> Difference:
+        """Return a difference with its verdict: decided only where the interval leaves out 0."""
+        verdict: Verdict = "undecided"  # of bounds that are not numbers as well
+        if high < 0:
+            verdict = "better" if better == "lower" else "worse"
+        elif low > 0:
+            verdict = "worse" if better == "lower" else "better"
+        return cls(value=value, low=low, high=high, unit=unit, better=better, verdict=verdict)
 
 
 class Comparison(Record):
@@ -279,6 +304,8 @@ class Comparison(Record):
     p: float | None = None
     p_corrected: float | None = None
     comparisons: int = 1
+    metrics: dict[str, Difference] = Field(default_factory=dict)
+    """Differences in what both were measured in beside the likelihood, by name."""
 
 
 class StageSummary(Record):

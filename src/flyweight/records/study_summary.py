@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
+from flyweight.config.metrics import metric_kind
 from flyweight.core.files import read_bytes, read_sealed, reason, write_sealed
 from flyweight.core.student import student
 from flyweight.errors import FlyweightError, RequestError
@@ -113,7 +114,7 @@ class CellSummary(Record):
         if self.standing != "ok":
             return None
         values = [run.metrics[metric] for run in self.tested]
-        if metric.endswith("perplexity") and all(map(math.isfinite, values)):
+        if metric_kind(metric).logs and all(map(math.isfinite, values)):
             return Spread.of([math.log(value) for value in values]).map(math.exp)
         return Spread.of(values)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.config import load, schema
+from flyweight.config.schema import StageConfig
 from flyweight.config.units import MOST
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
@@ -30,7 +31,7 @@ class Source:
     """A compared model as its artifacts: the model's own, and its measurements by kind."""
 
     name: str
-    config: Any
+    config: StageConfig
     artifact: Artifact
     measured: Mapping[str, Artifact]
     chosen: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +50,7 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
     facts, folder = source.artifact.facts, source.artifact.path / "model"
     config = load.model_config(read_json(folder / "config.json"), str(folder))
     counts = flops.parameters(config)
-    references = load.dependencies(source.config)
+    references = source.config.dependencies()
     train = getattr(source.config, "train", None)
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
@@ -101,13 +102,13 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
     )
 
 
-def _role(config: Any, facts: Mapping[str, Any]) -> str:
+def _role(config: StageConfig, facts: Mapping[str, Any]) -> str:
     """Return what a model is in its recipe, in a few words.
 
     For a control that stopped early that is also the share of its budget that it used.
     """
-    if isinstance(config, schema.Distill):
-        return f"distilled from {config.teacher}"
+    if role := config.role():
+        return role
     train = getattr(config, "train", None)
     if train is None or train.same_as is None:
         return ""

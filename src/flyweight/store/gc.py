@@ -24,7 +24,7 @@ from flyweight.core.files import disk_errors, read_json, refuse_link, sync_folde
 from flyweight.errors import FlyweightError
 from flyweight.store import locks as usage, references
 from flyweight.store.artifact import LOCKS, NAMED, PARTIAL, STATE, Artifact, Damaged, Store
-from flyweight.store.measurements import MEASUREMENTS, subject
+from flyweight.store.measurements import is_measurement, subject
 from flyweight.store.references import References
 
 TRASH = ".trash"
@@ -144,7 +144,7 @@ def _unreferenced(found: References, before: str, measurements_only: bool) -> It
                     changed,
                     f"damaged, and no recipe refers to it: {entry.why}",
                 )
-        elif not measurements_only or entry.stage in MEASUREMENTS:
+        elif not measurements_only or is_measurement(entry.stage):
             yield Item(
                 entry.path, "artifact", size(entry.path), entry.manifest["created"], _why(entry)
             )
@@ -155,7 +155,7 @@ def _why(artifact: Artifact) -> str:
         return "no recipe refers to it; only the link goes"
     if artifact.stage == "import":
         return f"imported from {artifact.facts.get('source', 'elsewhere')}; no recipe refers to it"
-    if artifact.stage in MEASUREMENTS:
+    if is_measurement(artifact.stage):
         return f"measured of {subject(artifact.identity)}"
     return "no recipe refers to it"
 

@@ -1,22 +1,21 @@
-"""What a runs root knows of one model: every measurement of it, the newest of each kind, split and text."""
+"""What a runs root knows of one model: the newest measurement of each kind, split and text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from flyweight.config.schema import stage_class
 from flyweight.errors import FlyweightError
 from flyweight.store.artifact import Artifact, Damaged
-
-MEASUREMENTS = ("evaluate", "bench", "audit", "sample", "floors")
-"""Kinds of stages whose artifacts tell of another one, which their identity names as `input`, or as `corpus` for floors."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of one model, newest last; `floors` are those of their texts.
+    """Measurements of one model, newest last.
+
+    `floors` are those of their texts, `others` are made by stages of other packages.
 
     `damaged` says what could not be read.
     """
@@ -26,26 +25,32 @@ class Measured:
     audits: tuple[Artifact, ...] = ()
     samples: tuple[Artifact, ...] = ()
     floors: tuple[Artifact, ...] = ()
+    others: tuple[Artifact, ...] = ()
     damaged: tuple[str, ...] = ()
 
     def all(self) -> Iterator[Artifact]:
         """Yield every measurement."""
-        for kind in (self.evaluations, self.benches, self.audits, self.samples, self.floors):
-            yield from kind
+        yield from self.evaluations
+        yield from self.benches
+        yield from self.audits
+        yield from self.samples
+        yield from self.floors
+        yield from self.others
 
 
 def subject(identity: Mapping[str, Any]) -> str | None:
     """Return the id of what a measurement tells of, or None where it is none."""
-    if identity["stage"] not in MEASUREMENTS:
+    config = stage_class(identity["stage"])
+    if config is None or config.measures is None:
         return None
-    return identity["parents"].get("corpus" if identity["stage"] == "floors" else "input")
+    return identity["parents"].get(config.measures)
 
 
 def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
-    """Return what is known of a model among the entries of a runs root, each measurement checked against its manifest.
+    """Return what is known of a model among the entries of a runs root.
 
-    A measurement of the same model under another id counts as well: `select` copies what it chose.
-    One that is damaged is named and left out.
+    Each measurement is checked against its manifest. One of the same model under another id counts
+    as well: `select` copies what it chose. One that is damaged is named and left out.
     """
     files = weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
@@ -53,41 +58,46 @@ def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
     damaged = [
         f"{each.path.name} is damaged"
         for each in entries
-        if isinstance(each, Damaged) and _measures(each.path)
+        if isinstance(each, Damaged) and is_measurement(each.path.name.split("-")[0])
     ]
-    newest: dict[str, dict[Any, Artifact]] = {kind: {} for kind in MEASUREMENTS}
-    for found in artifacts:
-        if subject(found.identity) in same:
-            _keep(found, newest, damaged)
-    texts = {each.identity["parents"].get("corpus") for each in newest["evaluate"].values()}
-    for found in artifacts:
-        if found.stage == "floors" and subject(found.identity) in texts:
-            _keep(found, newest, damaged)
-    kinds = [tuple(newest[kind].values()) for kind in MEASUREMENTS]
-    return Measured(*kinds, damaged=tuple(damaged))
+    newest = _Newest(damaged)
+    for artifact in artifacts:
+        if subject(artifact.identity) in same:
+            newest.add(artifact)
+    texts = {each.identity["parents"].get("corpus") for each in newest.of("evaluate")}
+    for artifact in artifacts:
+        if artifact.stage == "floors" and subject(artifact.identity) in texts:
+            newest.add(artifact)
+    known = ("evaluate", "bench", "audit", "sample", "floors")
+    others = [each for stage in newest.stages if stage not in known for each in newest.of(stage)]
+    kinds = [newest.of(stage) for stage in known]
+    return Measured(*kinds, others=tuple(others), damaged=tuple(damaged))
 
 
-def _keep(found: Artifact, newest: dict[str, dict[Any, Artifact]], damaged: list[str]) -> None:
-    config, parents = found.identity["config"], found.identity["parents"]
-    of_what = {
-        "evaluate": (parents.get("corpus"), config.get("split")),
-        "floors": (parents.get("corpus"), config.get("split")),
-        "bench": (
-            found.identity["device"],
-            config.get("batch"),
-            config.get("prompt"),
-            config.get("new_tokens"),
-        ),
-        "audit": parents.get("corpus"),
-        "sample": tuple(config.get("prompts", ())),
-    }[found.stage]
-    try:
-        checked = Artifact.open(found.path)
-    except FlyweightError:
-        damaged.append(f"{found.id} is damaged")
-        return
-    newest[found.stage].pop(of_what, None)
-    newest[found.stage][of_what] = checked
+@dataclass
+class _Newest:
+    """The newest measurement of each kind: of those that measure the same, one stays."""
+
+    damaged: list[str]
+    stages: dict[str, dict[Hashable, Artifact]] = field(default_factory=dict)
+
+    def add(self, artifact: Artifact) -> None:
+        """Keep a measurement in place of an earlier one; remember one that is damaged."""
+        config = stage_class(artifact.stage)
+        assert config is not None
+        try:
+            checked = Artifact.open(artifact.path)
+        except FlyweightError:
+            self.damaged.append(f"{artifact.id} is damaged")
+            return
+        same = config.same_measurement(artifact.identity)
+        kept = self.stages.setdefault(artifact.stage, {})
+        kept.pop(same, None)
+        kept[same] = checked
+
+    def of(self, stage: str) -> tuple[Artifact, ...]:
+        """Return the measurements of a kind, newest last."""
+        return tuple(self.stages.get(stage, {}).values())
 
 
 def weights(artifact: Artifact) -> dict[str, str]:
@@ -99,5 +109,7 @@ def weights(artifact: Artifact) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in files.items() if name.startswith("model/")}
 
 
-def _measures(path: Path) -> bool:
-    return path.name.split("-")[0] in MEASUREMENTS
+def is_measurement(stage: str) -> bool:
+    """Return whether artifacts of a kind of stage tell of another artifact."""
+    config = stage_class(stage)
+    return config is not None and config.measures is not None

@@ -19,7 +19,7 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.store import references
 from flyweight.store.artifact import PARTIAL, STATE, Artifact, Identity, Store
-from flyweight.store.measurements import MEASUREMENTS
+from flyweight.store.measurements import is_measurement
 from flyweight.store.references import OtherRun
 
 
@@ -53,7 +53,7 @@ class Unfinished:
 
         A measurement is kept by what it tells of.
         """
-        own = () if identity.stage in MEASUREMENTS else (identity.id,)
+        own = () if is_measurement(identity.stage) else (identity.id,)
         new = {*identity.parents.values(), *own} - self.ids
         if not new:
             return

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
-from flyweight.config.schema import Strict
+from flyweight.config.schema import (
+    OTHER_ARTIFACTS,
+    STAGE_CONFIGS,
+    Architecture,
+    StageConfig,
+    Strict,
+)
 from flyweight.core.events import Watcher
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
@@ -33,7 +41,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A stage's finished inputs: artifacts by the field that names them (`input`, `teacher`), and its packed corpus.
+    """A stage's finished inputs: artifacts by the field that names them, and its packed corpus.
 
     `corpus` is None where a measurement needs no text and the model came without its corpus.
     """
@@ -56,29 +64,60 @@ class Inputs:
         return self.corpus.path / "corpus"
 
     def tokenizer_files(self) -> list[Path]:
-        """Return the files of the corpus' tokenizer: itself, and what names its special tokens where it does not."""
+        """Return the files of the corpus' tokenizer, and of its special tokens' names."""
         files = (self.text() / name for name in ("tokenizer.json", "tokenizer_config.json"))
         return [file for file in files if file.is_file()]
 
     def spent(self, key: str) -> float:
-        """Return what the models that went in had cost in all: `key` is total_flops or total_seconds."""
+        """Return what the inputs had cost in all: `key` is total_flops or total_seconds."""
         return sum(artifact.facts.get(key, 0) for artifact in self.artifacts.values())
 
 
-class Stage(Protocol):
-    """One kind of stage. `version` is part of every id: raise it whenever the same config would give another result.
+@dataclass(frozen=True)
+class PlannedInputs:
+    """What a plan knows before a stage runs: its inputs' models, and the size of their text.
 
-    `measures` is true for evaluate, bench and audit, whose results belong to a machine; `trains`
-    for stages that compute in the configured precision.
+    `models` leaves out what is outside the recipe. `train_tokens` are those of the training split
+    that the input was trained on; None where nobody has read the text.
     """
 
-    version: int
-    measures: bool
-    trains: bool
+    models: Mapping[str, Architecture] = field(default_factory=dict)
+    train_tokens: int | None = None
 
-    def run(self, config: Any, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Outline:
+    """What a stage will make: its model, where that is known, the seconds it takes, and remarks.
+
+    `seconds` is None where the stage's own trait tells it.
+    """
+
+    model: Architecture | None = None
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+C = TypeVar("C", bound=Strict)
+
+
+class Stage(ABC, Generic[C]):
+    """The work of one kind of stage, on configs of class C.
+
+    `version` is part of every id: raise it whenever the same config would give another result.
+    """
+
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def run(self, config: C, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write the artifact's files into `draft.path` and return its facts."""
-        ...
+
+    def plan(self, config: C, inputs: PlannedInputs) -> Outline:
+        """Return what the stage will make.
+
+        By default a model like that of `input`, in the seconds of the config's trait.
+        """
+        return Outline(inputs.models.get("input"))
 
 
 def identity_config(config: Strict) -> dict[str, Any]:
@@ -87,10 +126,48 @@ def identity_config(config: Strict) -> dict[str, Any]:
     Names of other stages are left out (their artifacts' ids stand in the identity), and so is what
     only watches or saves.
     """
-    plain = config.model_dump(mode="json", exclude={"teacher", "input", "among", "stage"})
+    references = config.references if isinstance(config, StageConfig) else ()
+    plain = config.model_dump(mode="json", exclude={*references, "stage"})
     for name in ("checkpoint", "trackers", "same_as"):
         plain.get("train", {}).pop(name, None)
+    if isinstance(config, StageConfig):
+        plain |= config.identity_fields()
     data = plain.get("data") or {}
     if data.get("column", "") is None:  # a field of later days: where it is left out, ids stay
         del data["column"]
     return plain
+
+
+REGISTERED: dict[str, Stage[Any]] = {}
+"""The stages of other packages by name."""
+
+
+def register_stage(config: type[StageConfig], stage: Stage[Any]) -> None:
+    """Add a kind of stage: recipes, plans, runs, cards and `--without` know it from then on.
+
+    `config` is a subclass of `flyweight.StageConfig` with `stage: Literal["name"]`, `stage` an
+    instance of a subclass of `flyweight.Stage`. Raises RequestError where either is something else,
+    and for a name that is taken. Registering the same pair again changes nothing.
+    """
+    if not (isinstance(config, type) and issubclass(config, StageConfig)):
+        raise RequestError(f"register_stage: {config!r} is not a subclass of StageConfig")
+    if not isinstance(stage, Stage):
+        raise RequestError(
+            f"register_stage: {stage!r} is not an instance of a subclass of flyweight.Stage"
+        )
+    name = config.stage_name()
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+        raise RequestError(
+            f"register_stage: {config.__name__}.stage has to be a Literal of small letters, digits "
+            f"and _ (32 at most), not {name!r}"
+        )
+    known = STAGE_CONFIGS.get(name)
+    if name in OTHER_ARTIFACTS or (known is not None and known is not config):
+        raise RequestError(f"register_stage: the name {name!r} is taken")
+    alike = [other for other in STAGE_CONFIGS.values() if other.__name__ == config.__name__]
+    if known is None and alike:
+        raise RequestError(
+            f"register_stage: another stage's config class is called {config.__name__}; choose "
+            f"another name for the class"
+        )
+    STAGE_CONFIGS[name], REGISTERED[name] = config, stage

@@ -1,4 +1,4 @@
-"""From a study's file to its cells: what there is to run, what is wrong with it, and what it will need."""
+"""From a study's file to its cells: what to run, what is wrong, and what it will need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flyweight.config import catalogue, load as config_load, schema, study as config
-from flyweight.config.rules import packed_kinds
+from flyweight.config.model_rules import packed_kinds
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
@@ -132,7 +132,7 @@ def _read(study: str | Path) -> dict[str, Any]:
 def checked(
     study: config.Study, where: str, yes: bool = False, over: Over | None = None
 ) -> config.Study:
-    """Return the study; raise RequestError with every contradiction in it and in the models of its grid."""
+    """Return the study; raise RequestError with every contradiction in it and in its models."""
     faults, large = _faults(study), [] if yes else _too_large(study)
     if large and over and not faults:
         try:
@@ -159,7 +159,7 @@ def _faults(study: config.Study) -> list[str]:
 
 
 def _others(raw: Mapping[str, Any], yes: bool) -> list[str]:
-    """Return what else is wrong with a study whose fields are at fault, but for what follows from those."""
+    """Return what else is wrong with a study whose fields are at fault, without consequences."""
     study, gone = config.readable(raw)
     if study is None:
         return []
@@ -226,7 +226,7 @@ def _told(faults: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _repeated(where: str, made: Sequence[Cell]) -> list[str]:
-    """Return the combinations of one model's grid that are the same model, or have the same name."""
+    """Return the combinations of a grid that are the same model, or have the same name."""
     seen: dict[tuple[str, ...], Cell] = {}
     found: dict[str, None] = {}
     for cell in made:
@@ -333,7 +333,7 @@ def _unmatched(study: config.Study, made: Sequence[Cell]) -> list[str]:
 
 
 def _untested(study: config.Study, made: Sequence[Cell]) -> list[str]:
-    """Return the findings that no comparison could ever test, and those whose speakers validation could not choose."""
+    """Return the findings that nothing could test, and those whose models nothing could choose."""
     found = []
     for place, finding in enumerate(study.findings):
         where = f"findings.{place}"
@@ -386,7 +386,7 @@ def _unvalidated_sweep(study: config.Study, made: Sequence[Cell]) -> list[str]:
 
 
 def _rate_of_nothing(study: config.Study, made: Sequence[Cell]) -> list[str]:
-    """Return the models whose optimizer has nothing that the protocol's learning rate could move."""
+    """Return the models of which the protocol's learning rate moves nothing."""
     if study.protocol not in study.protocols or study.rates() == (None,):
         return []
     idle = {
@@ -475,7 +475,7 @@ def misfits(made: Iterable[Cell], vocabularies: Mapping[str, int]) -> list[str]:
 
 
 def texts(made: Sequence[Cell]) -> dict[str, schema.Data]:
-    """Return the texts of some cells by their names in the study, each at the first context it is used with."""
+    """Return the texts of some cells by their names, each at its first context."""
     found: dict[str, schema.Data] = {}
     for cell in made:
         found.setdefault(cell.data, cell.config.data)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.study import Finding, Group
 from flyweight.config.units import format_count
 from flyweight.core.student import student, student_below, student_quantile
@@ -27,7 +28,7 @@ from flyweight.records.study_summary import (
 
 LEVEL = 0.05
 TARGETS = 3
-"""Points of equal FLOPs at which two groups are compared on one text: the ends and the middle of what both cover."""
+"""Points of equal FLOPs at which two groups are compared: ends and middle of what both cover."""
 
 SAME = 0.01
 """FLOPs this close are the same: runs end at whole steps."""
@@ -211,8 +212,8 @@ def _measured(cell: CellSummary, metric: str) -> Point:
 
 
 def in_logs(metric: str) -> bool:
-    """Whether a metric is compared by its logarithm: perplexities, whose means over seeds are geometric ones."""
-    return metric.endswith("perplexity")
+    """Return whether a metric is compared by its logarithm, as perplexities are."""
+    return metric_kind(metric).logs
 
 
 def _best(points: Sequence[Point]) -> Point | None:
@@ -299,7 +300,7 @@ def lines_of(cells: Sequence[Placed]) -> list[list[Placed]]:
 
 
 def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
-    """Return a model at some FLOPs: between two of its budgets, on the line in log FLOPs, else its nearest in tolerance."""
+    """Return a model at some FLOPs: between two budgets on the line in log FLOPs, else its nearest."""
     nearest = min(curve, key=lambda point: abs(math.log(point.flops / flops)))
     if abs(nearest.flops / flops - 1) <= SAME:
         return nearest
@@ -367,7 +368,7 @@ def _contest(
             where=where, below=below, above=above, below_flops=0, above_flops=0, how="", why=why
         )
     seeds = sorted(set(first.values) & set(second.values))
-    logs = in_logs(finding.metric or "")
+    logs = finding.metric is not None and in_logs(finding.metric)
     differences = [
         first.values[seed]
         - (
@@ -455,7 +456,7 @@ def _method(finding: Finding, contests: Sequence[Contest]) -> str:
             "FLOPs, else its nearest run"
             f" within {100 * finding.tolerance:.0f} %{share}"
         )
-    if in_logs(finding.metric or ""):
+    if finding.metric is not None and in_logs(finding.metric):
         parts.append("by logarithms, as everywhere with perplexities")
     if finding.factor != 1:
         parts.append(f"against {finding.factor:g} times the second side")

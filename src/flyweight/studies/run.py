@@ -1,4 +1,4 @@
-"""Running a study: each run of each cell an ordinary artifact, then the summary with its findings."""
+"""Running a study: every run is an ordinary artifact; then the summary with its findings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flyweight.config import load as config_load, schema, study as config
+from flyweight.config.metrics import scored
 from flyweight.core import machine
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.pipeline.recipe import Runner
@@ -32,7 +33,7 @@ COLLAPSE = ("initial_token_sensitivity",)
 
 @dataclass
 class _Clock:
-    """Tells how far a grid is: the planned seconds of what is left, at the speed of what was done."""
+    """Tells how far a grid is: the planned seconds left, at the speed of what was done."""
 
     context: Context
     left: list[float]
@@ -94,11 +95,11 @@ class _Grid:
             schema.Data.model_validate(fields, context={"resolved": True}),
             self.runner(self.study.seeds[0]),
         )
-        runner.know(data, packed)
+        runner.register_corpus(data, packed)
         return runner.make("floors", schema.Floors(stage="floors", data=data), {}).artifact
 
     def cell(self, cell: Cell, packed: Artifact, unigram: float) -> CellSummary:
-        """Return a cell with all of its runs: the sweep with the first seed, the chosen rate with every seed."""
+        """Return a cell with its runs: the sweep with one seed, the chosen rate with every seed."""
         rates, first = self.study.rates(), self.study.seeds[0]
         sweep = [self._trained(cell, first, lr) for lr in rates]
         chosen = min(
@@ -151,14 +152,15 @@ class _Grid:
         assert run.id is not None
         artifact, runner = Artifact.open(self.context.store.root / run.id), self.runner(run.seed)
         name, inputs = _run_name(cell, run.seed, run.lr), {"input": artifact}
-        evaluation = runner.make(
-            name, schema.Evaluate(stage="evaluate", input=name), inputs
-        ).artifact
+        asked = scored(self.study.metrics)
+        evaluate = schema.Evaluate(stage="evaluate", input=name, metrics=asked)
+        evaluation = runner.make(name, evaluate, inputs).artifact
         audit = runner.make(
             name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs
         ).artifact
         measured = evaluation.metrics()
-        metrics = {key: float(measured[key]["value"]) for key in self.study.metrics}
+        known = {**measured, **measured.get("metrics", {})}
+        metrics = {key: float(known[key]["value"]) for key in self.study.metrics}
         found = {"evaluation": evaluation.id, "metrics": metrics}
         nll = float(measured["nll"]["value"])
         if not nll < unigram:
@@ -227,7 +229,7 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
 
 
 def _check(study: config.Study, made: Sequence[Cell], packed: Mapping[str, Artifact]) -> None:
-    """Raise RequestError with everything that the texts themselves rule out: models by their vocabularies, and metrics."""
+    """Raise RequestError with everything that the texts rule out: models and metrics."""
     used = {cell.data: packed[cell.data] for cell in made}
     faults = misfits(made, {name: text.facts["vocab_size"] for name, text in used.items()})
     splits = {name: gather.corpus(text, 1, None).splits for name, text in used.items()}

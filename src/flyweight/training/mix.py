@@ -27,7 +27,7 @@ from flyweight.model.decoder import Decoder
 from flyweight.model.mixture import CODE_STEPS, NOTHING, MixtureHead
 from flyweight.spec import flops as cost
 from flyweight.store.artifact import Draft
-from flyweight.store.stage import Context, Inputs
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 
 ROWS = 512
 """Tokens whose distributions exist at once while the gates' features are collected."""
@@ -37,6 +37,12 @@ STEPS = 100
 
 LEAST_TARGETS = 64
 """Validation targets below which no gate is fitted."""
+
+GATES_SECONDS = 4.0
+"""Of fitting the gates, the passes over validation text included."""
+
+TABLE_SECONDS_PER_TOKEN = 1.2e-6
+"""Of counting the n-grams of a training text and of unpacking what was counted."""
 
 
 # --- tables ---
@@ -233,13 +239,13 @@ def crossfit_nll(head: MixtureHead, evidence: Evidence) -> float:
 # --- the stage ---
 
 
-class Mix:
+class Mix(Stage[schema.Mix]):
     """A trained network mixed with counts and a pointer.
 
     It must be at hand as one of our decoders.
     """
 
-    version, measures, trains = 1, False, False
+    version = 1
 
     def run(
         self, config: schema.Mix, inputs: Inputs, context: Context, draft: Draft
@@ -286,6 +292,18 @@ class Mix:
             "total_flops": inputs.spent("total_flops") + flops,
             "total_seconds": inputs.spent("total_seconds"),
         }
+
+    def plan(self, config: schema.Mix, inputs: PlannedInputs) -> Outline:
+        """Return the mixture as far as it is known before its text is counted."""
+        tokens = min(inputs.train_tokens or 0, TRAIN_LIMIT) if config.counts else 0
+        seconds = GATES_SECONDS + TABLE_SECONDS_PER_TOKEN * tokens
+        network = inputs.models.get("input")
+        if not isinstance(network, schema.ModelConfig):
+            return Outline(seconds=seconds)
+        notes: tuple[str, ...] = ()
+        if config.counts is not None and config.counts.limit is None:
+            notes = ("its n-gram counts are not planned: their size follows from the text",)
+        return Outline(planned(network, config), seconds, notes)
 
 
 def check_tokenizer(inputs: Inputs) -> None:

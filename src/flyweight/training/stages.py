@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.load_any import AnyModel
 from flyweight.config import schema
+from flyweight.config.metrics import metric_kind, scored
 from flyweight.core.events import Events
 from flyweight.core.files import copy_file, copy_folder, disk_errors
 from flyweight.data.corpus import Corpus
@@ -17,8 +19,8 @@ from flyweight.errors import RequestError
 from flyweight.evaluation import likelihood
 from flyweight.model import folder
 from flyweight.model.build import Model, build
-from flyweight.store.artifact import Draft
-from flyweight.store.stage import Context, Inputs, Stage
+from flyweight.store.artifact import Artifact, Draft
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 from flyweight.training.limits import Limits
 from flyweight.training.mix import Mix
 from flyweight.training.objectives import Distillation, NextToken, Objective
@@ -28,7 +30,7 @@ from flyweight.training.trainer import Trainer
 
 
 def _run(
-    config: schema.Pretrain | schema.Distill,
+    config: schema.TrainingStage,
     model: Model,
     objective: Objective,
     teacher: AnyModel | None,
@@ -128,10 +130,10 @@ def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
         )
 
 
-class Pretrain:
+class Pretrain(Stage[schema.Pretrain]):
     """Next-token training, from nothing or from `input`'s weights."""
 
-    version, measures, trains = 3, False, True
+    version = 3
 
     def run(
         self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft
@@ -149,10 +151,10 @@ class Pretrain:
         return _run(config, model, objective, None, inputs, context, draft)
 
 
-class Distill:
+class Distill(Stage[schema.Distill]):
     """Training against a teacher's next-token distribution on the same windows."""
 
-    version, measures, trains = 3, False, True
+    version = 3
 
     def run(
         self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft
@@ -166,40 +168,86 @@ class Distill:
         return _run(config, model, objective, teacher, inputs, context, draft)
 
 
-class Select:
-    """The best of several models of one corpus by validation likelihood."""
+def _best_validations(name: str, candidates: Mapping[str, Artifact]) -> dict[str, float]:
+    """Return the best validation NLL of each training; raise RequestError where there is none."""
+    best = {candidate: artifact.facts.get("best_nll") for candidate, artifact in candidates.items()}
+    for candidate, value in best.items():
+        if value is None:
+            raise RequestError(
+                f"stages.{name}.among: {candidate} has no validation result to be chosen by"
+            )
+    return {candidate: value for candidate, value in best.items() if value is not None}
 
-    version, measures, trains = 1, False, False
+
+def _measured(
+    metric: str,
+    candidates: Mapping[str, Artifact],
+    inputs: Inputs,
+    context: Context,
+    draft: Draft,
+) -> dict[str, float]:
+    """Return a metric of every candidate on the whole validation split, each in its own windows."""
+    validation = Corpus.open(inputs.text(), verify=False).split("validation")
+    values: dict[str, float] = {}
+    for name, artifact in candidates.items():
+        draft.events.watch("scoring", {"what": name, "done": 0.0})
+        model = load_any.load(artifact.path / "model", context.runtime.device)
+        result = likelihood.evaluate(
+            model,
+            validation,
+            window=load_any.window(model.config),
+            device=context.runtime.device,
+            metrics=scored((metric,)),
+        )
+        measured = result.metric(metric)
+        if measured is None:
+            raise RequestError(
+                f"stages.{inputs.name}.by: {metric} cannot be measured on this text; choose another"
+            )
+        values[name] = measured.value
+    return values
+
+
+class Select(Stage[schema.Select]):
+    """The best of several models of one corpus by a metric of validation text."""
+
+    version = 1
 
     def run(
         self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Copy the best model and return its facts; `chosen` is its name."""
         candidates = dict(zip(config.among, inputs.artifacts.values(), strict=True))
-        for name, artifact in candidates.items():
-            if artifact.facts.get("best_nll") is None:
-                raise RequestError(
-                    f"stages.{inputs.name}.among: {name} has no validation result to be chosen by"
-                )
-        if len({artifact.facts["corpus"] for artifact in candidates.values()}) > 1:
+        if len({artifact.facts.get("corpus") for artifact in candidates.values()}) > 1:
             raise RequestError(
                 f"stages.{inputs.name}.among: these models were validated on different corpora"
             )
-        chosen = min(candidates, key=lambda name: candidates[name].facts["best_nll"])
+        if config.by == "nll":
+            validation = _best_validations(inputs.name, candidates)
+        else:
+            validation = _measured(config.by, candidates, inputs, context, draft)
+        sign = metric_kind(config.by).sign
+        chosen = min(candidates, key=lambda name: sign * validation[name])
         with disk_errors(draft.path):
             copy_folder(candidates[chosen].path / "model", draft.new_folder("model"))
         draft.events.emit(
             "selected",
             chosen=chosen,
-            validation={n: a.facts["best_nll"] for n, a in candidates.items()},
+            validation=validation,
         )
         return {**candidates[chosen].facts, "chosen": chosen}
 
+    def plan(self, config: schema.Select, inputs: PlannedInputs) -> Outline:
+        """Return the candidates' model where they are all alike: nobody knows yet which it will be."""
+        candidates = list(inputs.models.values())
+        alike = len(candidates) == len(config.among) and len(set(map(repr, candidates))) == 1
+        return Outline(candidates[0] if alike else None)
 
-class Initialise:
+
+class Initialise(Stage[schema.Initialise]):
     """A model with random weights: what bench and audit take when they are given a config."""
 
-    version, measures, trains = 1, False, False
+    version = 1
 
     def run(
         self, config: schema.Initialise, inputs: Inputs, context: Context, draft: Draft
@@ -210,7 +258,7 @@ class Initialise:
         return {}
 
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Stage[Any]] = {
     "pretrain": Pretrain(),
     "distill": Distill(),
     "select": Select(),

@@ -8,7 +8,7 @@ import pytest
 
 from flyweight.errors import RequestError
 from flyweight.evaluation.compare import families, holm, needed_text, paired, table
-from flyweight.evaluation.resampling import UnitScores, interval, p_value
+from flyweight.evaluation.resampling import Ratio, UnitScores, interval, p_value
 
 
 def scores(level=0.0, noise=0.0, kind="document", units=40, seed=0, tokenizer="t") -> UnitScores:
@@ -225,3 +225,34 @@ def test_what_falls_on_tokens_without_bytes_decides_nothing():
     assert table({"plain": plain, "ends": also_ends}).rows[0].name == "ends"
     same = paired(replace(also_ends, tokenizer="t"), plain)
     assert same.nll.verdict == "worse" and same.bits_per_byte.verdict == "better"
+
+
+def accurate(share, seed):
+    """Unit scores whose accuracy is about `share`."""
+    plain = scores(seed=seed)
+    right = np.random.default_rng(seed).binomial(plain.counts, share)
+    ratio = Ratio(right.astype(float), plain.counts.astype(float))
+    return replace(plain, metrics={"accuracy": ratio})
+
+
+def test_higher_is_better_where_the_metric_says_so():
+    high, low = accurate(0.6, 1), accurate(0.4, 2)
+    pair = paired(high, low, with_p=True, by="accuracy")
+    assert pair.decisive.value == pytest.approx(0.2, abs=0.05)
+    assert pair.decisive.low > 0
+    assert pair.verdict == "better"
+    assert pair.p < 0.01
+    assert paired(low, high, by="accuracy").verdict == "worse"
+    stood = table({"low": low, "high": high}, metric="accuracy")
+    assert [row.name for row in stood.rows] == ["high", "low"]
+    assert stood.rows[1].verdict == "worse"
+    assert paired(high, low).by == "bits_per_byte"
+
+
+def test_a_metric_that_was_not_measured_or_means_other_tokens_decides_nothing():
+    with pytest.raises(RequestError, match="accuracy was not measured"):
+        table({"a": accurate(0.5, 1), "b": scores()}, metric="accuracy")
+    other = replace(accurate(0.5, 2), tokenizer="u")
+    with pytest.raises(RequestError, match="different tokenizers: compare them by bits per byte"):
+        paired(accurate(0.5, 1), other, by="accuracy")
+    assert not paired(accurate(0.5, 1), other).metrics

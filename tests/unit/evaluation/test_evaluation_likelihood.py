@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from flyweight.config.metrics import METRICS, MetricKind
 from flyweight.config.schema import ModelConfig
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import likelihood
 from flyweight.evaluation.likelihood import evaluate, quick, spans, target_nll
 from flyweight.model.decoder import Decoder
@@ -344,3 +345,58 @@ def test_isolated_documents_are_scored_as_each_alone():
     assert found.nll.value != pytest.approx(evaluate(model, split, window=32).nll.value, abs=1e-4)
     alone = quick(model, split, tokens=10**6, window=32, isolated=True)
     assert alone == pytest.approx(found.nll.value, abs=1e-6)
+
+
+def test_accuracy_is_the_share_of_targets_that_are_most_probable():
+    torch.manual_seed(3)
+    logits = torch.randn(VOCAB, VOCAB)
+    text = tokens(500)
+    split = FakeSplit(text)
+    result = evaluate(Table(logits), split, window=32, metrics=["accuracy"])
+    right = logits.argmax(-1).numpy()[text[:-1]] == text[1:]
+    assert result.metric("accuracy").value == pytest.approx(right.mean())
+    assert result.metric("accuracy").n == len(right)
+    assert result.json()["metrics"]["accuracy"]["better"] == "higher"
+    plain = evaluate(Table(logits), split, window=32)
+    assert plain.nll == result.nll
+    assert "metrics" not in plain.json()
+
+
+def test_a_metric_over_documents_counts_each_document_alike(monkeypatch):
+    kind = MetricKind(
+        name="first",
+        title="first",
+        unit="share",
+        better="higher",
+        about="share of targets that are token 0",
+        score=lambda logits, targets: (targets == 0).float(),
+        over="documents",
+    )
+    monkeypatch.setitem(METRICS, "first", kind)
+    lengths = np.random.default_rng(0).integers(5, 40, 30)
+    text, starts = tokens(int(lengths.sum())), np.append(0, lengths.cumsum()[:-1])
+    result = evaluate(
+        Table(torch.zeros(VOCAB, VOCAB)),
+        FakeSplit(text, documents=starts),
+        window=32,
+        metrics=["first"],
+    )
+    edges = np.append(np.clip(starts - 1, 0, None), len(text) - 1)
+    means = [(text[1:][first:last] == 0).mean() for first, last in itertools.pairwise(edges)]
+    assert result.metric("first").value == pytest.approx(np.mean(means))
+    assert result.metric("first").n == 30
+
+
+def test_a_metric_that_does_not_score_every_target_is_refused(monkeypatch):
+    kind = MetricKind(
+        "sum", "sum", "x", "lower", "a sum", score=lambda logits, targets: targets.sum()
+    )
+    monkeypatch.setitem(METRICS, "sum", kind)
+    with pytest.raises(FlyweightError, match="one score for each target, and returned"):
+        evaluate(
+            Table(torch.zeros(VOCAB, VOCAB)), FakeSplit(tokens(100)), window=32, metrics=["sum"]
+        )
+    with pytest.raises(RequestError, match=r"no metric 'acuracy' \(did you mean accuracy\?\)"):
+        evaluate(
+            Table(torch.zeros(VOCAB, VOCAB)), FakeSplit(tokens(100)), window=32, metrics=["acuracy"]
+        )

@@ -6,9 +6,9 @@ import report_fixture as made
 
 from flyweight.core.machine import describe
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluation.compare import Difference, Paired
+from flyweight.evaluation.compare import Paired
 from flyweight.evaluation.floors import Floor as MeasuredFloor
-from flyweight.records.run_summary import Comparison, Curve, Environment, Floor, Summary
+from flyweight.records.run_summary import Comparison, Curve, Difference, Environment, Floor, Summary
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -72,7 +72,23 @@ def test_a_curve_has_one_length():
 
 def test_the_parts_take_what_measures_write():
     Environment(**describe("cpu", 2))
-    difference = Difference(-0.1, -0.2, 0.0, "bits/byte")
+    difference = Difference.of(-0.1, -0.2, 0.0, "bits/byte")
     pair = Paired(None, difference, 36, "document", "different tokenizers")
     assert Comparison(a="x", b="y", **pair.json()).bits_per_byte.low == -0.2
     Floor(**MeasuredFloor("kn5", 4.0, 54.6, 1.7, 2.0, 9000, 8000, 1000, (0.7, 0.9)).json())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "verdict"),
+    [
+        (-0.2, -0.1, "lower", "better"),
+        (0.1, 0.2, "lower", "worse"),
+        (-0.2, -0.1, "higher", "worse"),
+        (0.1, 0.2, "higher", "better"),
+        (-0.1, 0.1, "higher", "undecided"),
+        (0.0, 0.1, "lower", "undecided"),
+        (float("nan"), float("nan"), "lower", "undecided"),
+    ],
+)
+def test_a_difference_is_decided_by_its_interval_and_direction(low, high, better, verdict):
+    assert Difference.of((low + high) / 2, low, high, "unit", better).verdict == verdict

@@ -20,7 +20,7 @@ _LIKELIHOOD = {
 
 
 def evaluation(values: Mapping[str, Any], model: str, corpus: str) -> None:
-    """Print a model's likelihood on a text; lower is better in every line."""
+    """Print a model's likelihood on a text, then what else was measured."""
     say(Text(f"{model} on the {values['split']} split of {corpus}", "bold"))
     table = _table("measure", "value", "95 % interval")
     for key, title in _LIKELIHOOD.items():
@@ -28,9 +28,16 @@ def evaluation(values: Mapping[str, Any], model: str, corpus: str) -> None:
         if metric is not None:
             low, high = (_number(metric[end]) for end in ("low", "high"))
             table.add_row(title, _number(metric["value"]), f"{low} to {high}")
+    others = values.get("metrics", {})
+    for name, metric in others.items():
+        low, high = (_number(metric[end]) for end in ("low", "high"))
+        title = f"{name.replace('_', ' ')}, {metric['better']} is better"
+        table.add_row(title, _number(metric["value"]), f"{low} to {high}")
     units = values["interval"]
     over = f"intervals over {units['units']:,} {units['over']}s"
     note = f"window {values['window']}, stride {values['stride']} tokens; {over}; lower is better"
+    if others:
+        note += " but where the line says otherwise"
     say(table, Text(note, "dim"))
     say(*(Text(f"note: {each}", "yellow") for each in values.get("notes", ())))
 

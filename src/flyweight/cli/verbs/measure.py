@@ -41,16 +41,20 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
     separator: Separator = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Measure this as well, such as accuracy; repeatable."),
+    ] = None,
 ) -> None:
     """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
     from flyweight import api
     from flyweight.cli.show import measurements, results
     from flyweight.reports import gather
 
-    if tasks is not None and (data or separator or window or stride):
+    if tasks is not None and (data or separator or window or stride or metric):
         raise RequestError(
-            "--tasks: lm-eval brings its own texts; leave --data, --separator, --window and "
-            "--stride out"
+            "--tasks: lm-eval brings its own texts and metrics; leave --data, --separator, "
+            "--window, --stride and --metric out"
         )
     if tasks is None and (task_path or few_shot is not None or limit):
         raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
@@ -68,6 +72,7 @@ def evaluate(
             window=window,
             stride=stride,
             separator=separator,
+            metrics=metric or (),
             session=session,
         )
         text = gather.corpus_name(result.artifact) or data or "its own text"
@@ -155,14 +160,26 @@ def compare(
     ] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
     separator: Separator = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="What decides, such as accuracy.")
+    ] = "bits_per_byte",
 ) -> None:
-    """Say whether one model is really better than another: bits per byte, paired intervals, sizes and costs."""
+    """Say whether one model is really better than another: paired intervals, sizes and costs."""
     from flyweight import api
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        options = {"data": data, "split": split, "against": against, "separator": separator}
-        found = api.compare(*models, **options, window=window, stride=stride, session=session)
+        found = api.compare(
+            *models,
+            data=data,
+            split=split,
+            against=against,
+            window=window,
+            stride=stride,
+            separator=separator,
+            metric=metric,
+            session=session,
+        )
     shared.answer(found.json(), lambda _: verdicts.comparison(found))
 
 

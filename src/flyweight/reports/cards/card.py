@@ -16,6 +16,8 @@ from typing import Any
 from flyweight.checkpoints.checkpoint import is_checkpoint
 from flyweight.checkpoints.flyweight_type import OWN
 from flyweight.config import load, schema
+from flyweight.config.schema import stage_class
+from flyweight.config.stage import Made
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import read_json, write_text
@@ -258,31 +260,18 @@ def _head(subject: Subject, title: str = "") -> list[str]:
 
 
 def _made(subject: Subject) -> str:
+    """Return how a model came about, as its stage describes it."""
     identity, facts = subject.identity, subject.facts
-    source = identity["parents"].get("teacher") or identity["parents"].get("input")
-    if subject.stage == "distill":
-        return f"distilled from {code(source)}"
-    if subject.stage == "quantize":
-        return f"{code(source)} with its matrices in {code(_kind(identity['config']['kind']))}"
-    if subject.stage == "mix":
-        parts = " and ".join(_experts(identity["config"]))
-        return f"{code(source)} mixed with {parts}, its gates fitted on validation text"
-    if subject.stage == "select":
-        return (
-            f"the one of {len(identity['parents'])} with the best validation likelihood: "
-            f"{code(facts['chosen'])}"
-        )
     if subject.stage == "import":
         return (
             f"imported from {code(facts['source'])} "
             f"({code(facts['model_type'])}){_tokenizer(facts)}"
         )
-    if subject.stage == "init":
-        return "with random weights, not trained"
-    if "train" not in identity["config"]:
-        others = f"{len(identity['parents'])} others"
-        return f"made by {code(subject.stage)} from {code(source) if source else others}"
-    return f"trained from {code(source)}" if source else "trained from random weights"
+    made = Made(identity["config"], identity["parents"], facts, code)
+    config = stage_class(subject.stage)
+    if config is None:
+        return f"made by {code(subject.stage)}, a stage of another package"
+    return config.describe(made)
 
 
 def _tokenizer(facts: Mapping[str, Any]) -> str:
@@ -303,19 +292,6 @@ def _tokenizer(facts: Mapping[str, Any]) -> str:
         f", with its tokenizer as transformers builds it ({built}), compared on "
         f"{known['compared']} texts"
     )
-
-
-def _experts(config: Mapping[str, Any]) -> list[str]:
-    names = []
-    if config["counts"] is not None:
-        names.append(f"n-gram counts of order {config['counts']['order']}")
-    if config["pointer"] is not None:
-        names.append("a pointer into the context")
-    return names
-
-
-def _kind(kind: Any) -> str:
-    return kind["kind"] if isinstance(kind, Mapping) else str(kind)
 
 
 def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
@@ -500,7 +476,8 @@ def _commands(artifact: Artifact, measured: measurements.Measured) -> list[str]:
 def _limits(subject: Subject, measured: measurements.Measured | None) -> list[str]:
     """Return what the numbers do not say, what is missing first."""
     lines = [] if measured is None else numbers.missing(measured)
-    if subject.stage not in ("import", "init"):
+    config = stage_class(subject.stage)
+    if subject.stage != "import" and (config is None or config.spends):
         lines.append(
             f"One training with one seed ({subject.identity['seed']}): intervals do not cover "
             f"what another would give."

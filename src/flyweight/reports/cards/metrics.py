@@ -103,8 +103,8 @@ def _likelihood(artifact: Artifact, name: str, measured: Measured) -> list[str]:
     result, interval = gather.evaluation(artifact), artifact.metrics()["interval"]
     assert result is not None
     rows = []
-    for key in LIKELIHOOD:
-        if (metric := getattr(result, key)) is not None:
+    for key in (*LIKELIHOOD, *result.metrics):
+        if (metric := result.metric(key)) is not None:
             rows.append(
                 (
                     key,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count
 from flyweight.records.study_summary import CellSummary, Spread, StudySummary
 from flyweight.reports.figures import labels
@@ -32,7 +33,7 @@ from flyweight.reports.figures.run import SHAPES, Drawing
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, short_floor_name
 from flyweight.reports.ranking import front_cells
-from flyweight.reports.tables.study import METRICS, label, main_metric
+from flyweight.reports.tables.study import label, main_metric
 
 NAMED = 8
 """Models of a front that are named; the page's table names them all."""
@@ -156,7 +157,7 @@ def _scatter(
 ) -> Drawing | None:
     title, value = AXES[axis]
     metric, better = main_metric(summary)
-    wording = METRICS[metric]
+    kind = metric_kind(metric)
     marks = [
         Mark(cell, value(cell), spread)
         for cell in cells
@@ -180,7 +181,7 @@ def _scatter(
         vertical(
             sheet,
             *_span(marks, [each for each in floors.values() if each]),
-            wording.axis,
+            f"{kind.about.replace(' of the test split', '')}, {kind.better} is better",
         )
         sheet.text(
             46,
@@ -215,7 +216,7 @@ def _scatter(
             for mark in on_front
         )
         alt = (
-            f"Scatter plot of {wording.title} against {title} on {data}, {len(marks)} cells. "
+            f"Scatter plot of {kind.title} against {title} on {data}, {len(marks)} cells. "
             f"On the Pareto front: {stated}."
         )
         caption = f"On the front: {ends}. Bars: 95 % over seeds."
@@ -223,7 +224,7 @@ def _scatter(
             caption += " Thin lines join the budgets of one model."
         return Drawing(
             key,
-            f"{wording.title} against {title}",
+            f"{kind.title} against {title}",
             caption,
             inline(sheet.figure, key, alt, sheet.tips),
         )

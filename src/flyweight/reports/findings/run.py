@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from flyweight.config.schema import stage_class
 from flyweight.config.units import format_count, format_rate, format_size, format_time
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import BudgetLine, Summary
@@ -78,10 +79,14 @@ def _quantizations(models: Sequence[RankedModel]) -> list[Finding]:
     return [
         _quantization(each, known[each.model.input], models)
         for each in models
-        if each.model.stage == "quantize"
-        and each.model.input
-        and each.standing in ("ok", "unmeasured")
+        if _compressed(each) and each.model.input and each.standing in ("ok", "unmeasured")
     ]
+
+
+def _compressed(ranked: RankedModel) -> bool:
+    """Return whether a model's stage made its input smaller."""
+    config = stage_class(ranked.model.stage)
+    return config is not None and config.compresses
 
 
 def _quantization(ranked: RankedModel, base: RankedModel, models: Sequence[RankedModel]) -> Finding:

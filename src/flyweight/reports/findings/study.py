@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count
 from flyweight.records.study_summary import CellSummary, StudySummary
 from flyweight.reports.findings.advice import Advice, Choice, Figure, floor_note
@@ -16,7 +17,7 @@ from flyweight.reports.ranking import (
     strongest_cell_floor,
     tied_best_cells,
 )
-from flyweight.reports.tables.study import METRICS, interval, label, main_metric
+from flyweight.reports.tables.study import interval, label, main_metric
 
 CHEAPEST = "cheapest of those not significantly worse"
 VERDICTS = ("confirmed", "refuted", "undecided")
@@ -67,7 +68,7 @@ def _choices(summary: StudySummary, cells: Sequence[CellSummary], data: str) -> 
 
 def _choice(summary: StudySummary, cell: CellSummary, role: str) -> Choice:
     metric, _ = main_metric(summary)
-    wording, spread = METRICS[metric], cell.spread(metric)
+    wording, spread = metric_kind(metric), cell.spread(metric)
     assert spread is not None  # only results are ranked
     quality = Figure(
         f"{spread.mean:,.{wording.digits}f} {wording.unit}", interval(spread, wording.digits)
@@ -98,7 +99,7 @@ def _floor(summary: StudySummary, cells: Sequence[CellSummary], data: str) -> li
     floor = strongest_cell_floor(ranked[0], floors, metric, better) if ranked else None
     if floor is None or floor.verdict == "better":
         return []
-    return [floor_note(floor, "cell", METRICS[metric].unit)]
+    return [floor_note(floor, "cell", metric_kind(metric).unit)]
 
 
 def _notes(summary: StudySummary, cells: Sequence[CellSummary]) -> list[str]:

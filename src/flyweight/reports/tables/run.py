@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count, format_rate, format_short_time, format_size
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Floor, Summary, Training
@@ -19,6 +20,9 @@ from flyweight.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+ASKED_AT = 2
+"""The place of the metrics that a recipe asked for: after the likelihood's own columns."""
 
 SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}"
 QUALITY = "bits_per_byte"
@@ -43,6 +47,27 @@ class Line:
     floor: Floor | None = None
 
 
+def columns_of(group: Group) -> list[Column[Line]]:
+    """Return the columns of a group: the usual ones, and a metric's where a recipe asked for it."""
+    evaluations = [each.model.evaluate for each in group.models if each.model.evaluate]
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics)
+    asked = [_metric_column(name) for name in names]
+    return [*COLUMNS[:ASKED_AT], *asked, *COLUMNS[ASKED_AT:]]
+
+
+def _metric_column(name: str) -> Column[Line]:
+    kind = metric_kind(name)
+    return Column(
+        key=name,
+        title=kind.title,
+        about=kind.about,
+        value=_asked(name),
+        better=kind.better,
+        ranked=True,
+        priority=4,
+    )
+
+
 def table(group: Group, name: str = "models") -> Table[Line]:
     """Return the table of a group: its models in the recipe's order, then its floors."""
     models = [Row(each.label, each.label, Line(each), each.standing) for each in group.models]
@@ -51,13 +76,15 @@ def table(group: Group, name: str = "models") -> Table[Line]:
         for key, floor in group.floors.items()
     ]
     rows = (*models, *floors)
+    columns = columns_of(group)
     best = frozenset(
         (each.label, column.key)
-        for column in COLUMNS
+        for column in columns
         if column.ranked
         for each in bold(group.rankable, _metric_of(column))
     )
-    return Table(name, shown_columns(COLUMNS, rows), rows, best, _notes(group, rows, best))
+    notes = _notes(group, columns, rows, best)
+    return Table(name, shown_columns(columns, rows), rows, best, notes)
 
 
 def _metric_of(column: Column[Line]) -> Callable[[RankedModel], Metric | None] | None:
@@ -71,12 +98,15 @@ def _metric_of(column: Column[Line]) -> Callable[[RankedModel], Metric | None] |
 
 
 def _notes(
-    group: Group, rows: Sequence[Row[Line]], best: frozenset[tuple[str, str]]
+    group: Group,
+    columns: Sequence[Column[Line]],
+    rows: Sequence[Row[Line]],
+    best: frozenset[tuple[str, str]],
 ) -> tuple[tuple[str, frozenset[str]], ...]:
     """Return what has to be known to read the table, with the columns that it is about."""
     totals = frozenset(
         column.key
-        for column in COLUMNS
+        for column in columns
         for row in rows
         if (cell := column.cell(row.of)) and cell.sub.startswith(SIGMA)
     )
@@ -86,18 +116,20 @@ def _notes(
         notes.append((LEGEND["total"], totals))
     if best:
         notes.append((LEGEND["best"], anywhere))
-    if noisy := _noisy(rows, frozenset(key for _, key in best)):
+    if noisy := _noisy(columns, rows, frozenset(key for _, key in best)):
         notes.append((LEGEND["noisy"], noisy))
     if group.floors:
         notes.append((LEGEND["floor"], anywhere))
     return tuple(notes)
 
 
-def _noisy(rows: Sequence[Row[Line]], keys: frozenset[str]) -> frozenset[str]:
+def _noisy(
+    columns: Sequence[Column[Line]], rows: Sequence[Row[Line]], keys: frozenset[str]
+) -> frozenset[str]:
     """Return those of these columns whose figures have intervals and are not paired."""
     return frozenset(
         column.key
-        for column in COLUMNS
+        for column in columns
         if column.key in keys and column.key != QUALITY
         for row in rows
         if (cell := column.cell(row.of)) and cell.metric and cell.metric.low < cell.metric.high
@@ -136,6 +168,17 @@ def _perplexity(value: float) -> str:
     if value >= 1e5:
         return format_count(value)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _asked(name: str) -> Callable[[Line], Cell | None]:
+    """Return how to read a metric that a recipe asked for."""
+
+    def value(line: Line) -> Cell | None:
+        evaluate = line.ranked.model.evaluate if line.ranked else None
+        metric = evaluate.metric(name) if evaluate else None
+        return Cell(f"{metric.value:.4g}", _interval(metric), metric) if metric else None
+
+    return value
 
 
 def _parameters(line: Line) -> Metric | None:
@@ -248,7 +291,7 @@ def _csv_rows(group: Group, row: Row[Line]) -> list[Sequence[Any]]:
     fixed = (*_machine(summary), *where, name, kind, standing)
     return [
         (*fixed, column.key, *_numbers(cell.metric))
-        for column in COLUMNS
+        for column in columns_of(group)
         if (cell := column.cell(row.of)) and cell.metric
     ]
 

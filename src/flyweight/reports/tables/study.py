@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flyweight.config.metrics import metric_kind
 from flyweight.config.units import format_count, format_short_time
 from flyweight.records.run_summary import Floor
 from flyweight.records.study_summary import CellSummary, RunSummary, Spread, StudySummary
@@ -21,29 +22,6 @@ from flyweight.visible import visible
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-
-@dataclass(frozen=True)
-class MetricText:
-    """How a metric of a study is called, what it means, and which direction is better."""
-
-    title: str
-    about: str
-    unit: str
-    better: Direction = "lower"
-    digits: int = 3
-
-    @property
-    def axis(self) -> str:
-        """The title of a figure's axis."""
-        return f"{self.about.replace(' of the test split', '')}, {self.better} is better"
-
-
-METRICS = {
-    "nll": MetricText("NLL", "nats per token of the test split", "nats/token"),
-    "bits_per_byte": MetricText("bits/byte", "bits per byte of raw text", "bits/byte"),
-    "perplexity": MetricText("ppl", "perplexity per token", "ppl", digits=1),
-    "word_perplexity": MetricText("word ppl", "perplexity per word", "word ppl", digits=1),
-}
 INTERVALS = (
     "Means over seeds on the test split. Ranges are 95 % Student t intervals over at least three "
     "seeds: how another training would have come out, not another text (perplexities by their "
@@ -86,7 +64,7 @@ def table(summary: StudySummary, data: str) -> Table[Line]:
     best = frozenset(
         (cell.name, metric)
         for metric in summary.metrics
-        for cell in bold_cells(cells, metric, METRICS[metric].better)
+        for cell in bold_cells(cells, metric, metric_kind(metric).better)
     )
     about = [INTERVALS, *([BEST] if best else []), *([FLOOR] if floors else [])]
     notes = tuple((note, frozenset[str]()) for note in about)
@@ -96,7 +74,7 @@ def table(summary: StudySummary, data: str) -> Table[Line]:
 def main_metric(summary: StudySummary) -> tuple[str, Direction]:
     """Return the metric that a study's figures show, and which direction of it is better."""
     metric = summary.metrics[0]
-    return metric, METRICS[metric].better
+    return metric, metric_kind(metric).better
 
 
 def label(cell: CellSummary) -> str:
@@ -154,10 +132,10 @@ def _columns(summary: StudySummary) -> list[Column[Line]]:
         *(
             Column(
                 key=metric,
-                title=METRICS[metric].title,
-                about=METRICS[metric].about,
+                title=metric_kind(metric).title,
+                about=metric_kind(metric).about,
                 value=_metric(metric),
-                better=METRICS[metric].better,
+                better=metric_kind(metric).better,
                 ranked=True,
                 priority=1 if metric == summary.metrics[0] else 7,
             )
@@ -207,7 +185,7 @@ def _rate(line: Line) -> Cell | None:
 
 
 def _metric(metric: str) -> Callable[[Line], Cell | None]:
-    digits = METRICS[metric].digits
+    digits = metric_kind(metric).digits
 
     def value(line: Line) -> Cell | None:
         if line.floor:

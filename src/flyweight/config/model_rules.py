@@ -1,0 +1,191 @@
+"""Cross-field checks of a model config: every fault at once, so that a user sees them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flyweight.config.decoder import ModelConfig
+    from flyweight.config.sharing import Deep
+
+MOST_VISITS = 100_000
+"""The most uses of layers in one forward pass: counting more would take too long."""
+
+
+EXACT_VOCAB = 1024
+"""The largest vocabulary that an exact bigram table is made for."""
+
+MOST_CHANNELS = 2**31 - 1
+
+
+def model_faults(config: ModelConfig) -> list[str]:
+    """Return every contradiction between a model config's fields, in words."""
+    return [
+        *_heads(config),
+        *_window(config),
+        *_ranks(config),
+        *_ends(config),
+        *_visits(config),
+    ]
+
+
+def packed_kinds(config: Any) -> list[str]:
+    """Return the kinds in which some of a model's matrices are packed, such as int8.
+
+    None for a model that can be trained.
+    """
+    return list(
+        dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    )
+
+
+def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
+    """Return the vocabulary nearest to a guess that this model allows."""
+    if config.embedding.bigram.kind == "exact":
+        guess = min(guess, EXACT_VOCAB)
+    return max(guess, config.embedding.rank or 1)
+
+
+def _heads(config: ModelConfig) -> Iterator[str]:
+    attention, dim = config.attention, config.dim
+    heads = attention.heads
+    if heads and attention.head_dim is None and dim % heads:
+        yield (
+            f"attention.heads: {heads} does not divide dim {dim}; choose a divisor or set "
+            f"attention.head_dim"
+        )
+    if heads and attention.kv_heads and heads % attention.kv_heads:
+        yield f"attention.kv_heads: {attention.kv_heads} does not divide attention.heads {heads}"
+    if attention.kv_heads and not heads:
+        yield "attention.kv_heads: needs attention.heads beside it"
+    head_dim = attention.head_dim or (dim // heads if heads else None)
+    if config.position.kind == "rope" and head_dim is not None:
+        rotary = int(head_dim * config.position.fraction)
+        if rotary < 2 or rotary % 2:
+            yield (
+                f"position.fraction: {config.position.fraction} of head_dim {head_dim} is "
+                f"{rotary} channels;"
+                " rope turns pairs, so it needs an even number of at least 2"
+            )
+
+
+def _window(config: ModelConfig) -> Iterator[str]:
+    window, sinks = config.attention.window, config.attention.sinks
+    if window is None:
+        if sinks:
+            yield (
+                f"attention.sinks: {sinks} sinks need attention.window; without a window every "
+                f"token sees the first ones anyway"
+            )
+        return
+    if sinks >= window:
+        yield (
+            f"attention.sinks: {sinks} is not smaller than attention.window {window}; lower sinks "
+            f"or raise the window"
+        )
+    if not config.layers:
+        yield "attention.window: a model without layers has no attention; leave the window out"
+
+
+def _ranks(config: ModelConfig) -> Iterator[str]:
+    width = config.mlp.width(config.dim)
+    if width > MOST_CHANNELS:
+        yield (
+            f"dim: {config.dim} makes an MLP of {width} channels; {MOST_CHANNELS} are the "
+            f"most: lower dim or name mlp.hidden"
+        )
+    narrow = min(config.dim, width)
+    if config.mlp.rank and config.mlp.rank > narrow:
+        yield (
+            f"mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, "
+            f"{narrow}; a bottleneck has to be"
+            " narrower than what goes through it"
+        )
+    rank, vocab = config.embedding.rank, config.vocab_size
+    if rank and rank > min(config.dim, vocab or config.dim):
+        side = f"dim {config.dim}" if rank > config.dim else f"vocab_size {vocab}"
+        yield (
+            f"embedding.rank: {rank} is larger than {side}; a factorised embedding has to be "
+            f"narrower"
+        )
+    for pattern, kind in config.linears.items():
+        if kind.kind == "nf4" and kind.block % 2:
+            yield f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs"
+
+
+def _ends(config: ModelConfig) -> Iterator[str]:
+    if config.embedding.bigram.kind == "exact" and (config.vocab_size or 0) > EXACT_VOCAB:
+        yield (
+            f"embedding.bigram: an exact table for vocab_size {config.vocab_size} has "
+            f"{config.vocab_size}^2 rows;"
+            " use {kind: hashed, buckets: ...}"
+        )
+    if not config.layers and not config.norm.final:
+        yield (
+            "norm.final: without layers and without a final norm nothing lies between "
+            "embedding and head; leave it on"
+        )
+
+
+def _visits(config: ModelConfig) -> Iterator[str]:
+    sharing, thinking, layers = config.sharing, config.thinking, config.layers
+    times, looped = 1, layers
+    if sharing.kind == "none":
+        pass
+    elif sharing.kind == "span":
+        (first, last), times = sharing.span, sharing.times
+        looped = last - first + 1
+        if first > last:
+            yield f"sharing.span: it ends with layer {last} before it begins with layer {first}"
+        if last >= layers:
+            yield (
+                f"sharing.span: layer {last} is outside the model's {layers} layers, which are "
+                f"counted from 0"
+            )
+    else:
+        times = sharing.times
+    if sharing.kind == "all" and layers != 1:
+        yield (
+            f"sharing.all: it uses one layer {times} times, so the model has layers: 1 and not "
+            f"{layers}"
+        )
+    if sharing.kind != "none" and sharing.index and not layers:
+        yield "sharing.index: there are no layers whose uses could be told apart"
+    passes = 1
+    if thinking.kind == "deep":
+        passes += thinking.passes
+        yield from _thinking(thinking, layers, uses=layers + (times - 1) * looped)
+    count = passes * (layers + (times - 1) * max(0, looped))
+    if count > MOST_VISITS:
+        yield (
+            f"layers, sharing and thinking: they make {count:,} uses of layers; "
+            f"{MOST_VISITS:,} are the most"
+        )
+
+
+def _thinking(thinking: Deep, layers: int, uses: int) -> Iterator[str]:
+    """Find passes that would compute the same each time; `uses` are the places of the stack."""
+    if not layers:
+        yield "thinking: a model without layers has no keys and values to remember"
+    restarts = thinking.input == "embedding"
+    if restarts and thinking.passes and thinking.memory == "own":
+        yield (
+            "thinking.input: passes that begin with the embedding and remember their own "
+            "keys compute the same each time:"
+            " the first place sees what it saw, so its keys are those in its memory, and so "
+            "on up the stack; use input:"
+            " previous"
+        )
+    elif restarts and thinking.memory == "first" and uses == 1:
+        yield (
+            "thinking: the only layer reads the embedding in every pass, so that its memory "
+            "holds what it sees anyway; use"
+            " more layers, share this one, or use input: previous"
+        )
+    if thinking.learned and not thinking.updates:
+        yield (
+            f"thinking.learned: with passes {thinking.passes} and memory {thinking.memory} "
+            f"no memory is ever updated, so"
+            " a rate would have no effect; give more passes or leave it out"
+        )

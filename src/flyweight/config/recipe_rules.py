@@ -1,0 +1,160 @@
+"""What the stages of a recipe ask of each other that they cannot have.
+
+Every fault is returned, so that a user sees them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from flyweight.config.graph import cycle_faults, is_external
+from flyweight.config.messages import nearest
+from flyweight.config.model_rules import packed_kinds
+from flyweight.config.schema import SAME_AS, Mix, Recipe, Select, StageConfig, TrainingStage
+
+_LSTM_JOINS = "an LSTM carries its state across documents in a window"
+_MIXTURE_JOINS = "the counts and the pointer of a mixture look across documents"
+
+LIMITS = ("steps", "tokens", "flops", "time")
+"""Fields of `train` that end it, each by itself; `same_as` stands for one of them."""
+
+
+def recipe_faults(recipe: Recipe) -> list[str]:
+    """Return every contradiction between the stages of a recipe, in words."""
+    faults = []
+    for name, stage in recipe.stages.items():
+        faults += _unknown(name, stage, recipe)
+        faults += [f"stages.{name}: {fault}" for fault in stage.faults()]
+        faults += _contradictions(name, stage, recipe)
+    faults += _compared(recipe)
+    if not any(stage.makes_model for stage in recipe.stages.values()):
+        faults.append(
+            "stages: none makes a model to report; `flyweight eval` and `flyweight floors` "
+            "measure without a recipe"
+        )
+    return faults or cycle_faults(recipe)
+
+
+def _unknown(name: str, stage: StageConfig, recipe: Recipe) -> Iterator[str]:
+    """Find references to stages that are not there."""
+    names = list(recipe.stages)
+    for field, reference in stage.dependencies().items():
+        outside = field != SAME_AS and is_external(reference)
+        if reference not in names and not outside:
+            yield (
+                f"stages.{name}.{field}: there is no stage {reference!r}{nearest(reference, names)}"
+            )
+
+
+def _compared(recipe: Recipe) -> Iterator[str]:
+    """Find compared stages that are not there, or hold no model."""
+    names = list(recipe.stages)
+    for position, name in enumerate(recipe.report.compare):
+        where = f"report.compare.{position}"
+        if name not in names:
+            yield f"{where}: there is no stage {name!r}{nearest(name, names)}"
+        elif not recipe.stages[name].makes_model:
+            yield f"{where}: {name} measures and makes no model that could be compared"
+
+
+def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
+    """Return what a stage asks of another that it cannot have."""
+    where = f"stages.{name}"
+    faults: list[str] = []
+    if isinstance(stage, TrainingStage):
+        faults += [*_tie(f"{where}.train", stage.train, recipe), *_packed(where, stage, recipe)]
+        faults += _joined_documents(where, stage, recipe)
+    if isinstance(stage, Mix):
+        faults += _mixed_documents(where, stage, recipe)
+    if isinstance(stage, Select):
+        faults += _choice(where, stage, recipe)
+    return faults
+
+
+def _joined_documents(where: str, stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
+    """Find models that would read isolated documents and cannot keep them apart."""
+    if stage.data.documents == "joined":
+        return
+    models: dict[str, StageConfig] = {"model": stage}
+    for role in ("input", "teacher"):
+        other = recipe.stages.get(getattr(stage, role, None) or "")
+        if other is not None:
+            models[role] = other
+    for role, other in models.items():
+        why = ""
+        if getattr(getattr(other, "model", None), "kind", None) == "lstm":
+            why = _LSTM_JOINS
+        elif isinstance(other, Mix):
+            why = _MIXTURE_JOINS
+        if why:
+            yield f"{where}.{role}: {why}; use documents: joined, or another {role}"
+
+
+def _mixed_documents(where: str, stage: Mix, recipe: Recipe) -> Iterator[str]:
+    """Find mixtures of a network that reads isolated documents."""
+    source = recipe.stages.get(stage.input)
+    data = stage.data or getattr(source, "data", None)
+    if data is not None and data.documents == "isolated":
+        yield f"{where}: {_MIXTURE_JOINS}; mix a network of documents: joined"
+
+
+def _packed(where: str, stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
+    """Find training of packed matrices, which have no gradient: only the norms would be trained."""
+    if stage.model is not None and (kinds := packed_kinds(stage.model)):
+        yield (
+            f"{where}.model.linears: matrices stored as {' and '.join(kinds)} cannot be trained; "
+            f"train the model dense, and add"
+            " a quantize stage after it"
+        )
+    reference = getattr(stage, "input", None)
+    source = recipe.stages.get(reference or "")
+    if source is not None and (why := source.untrainable()):
+        yield f"{where}.input: {reference} {why}"
+
+
+def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
+    """Find limits that contradict `same_as`, and stages that spent nothing to be held to."""
+    if train.same_as is None:
+        return
+    if given := [limit for limit in LIMITS if getattr(train, limit) is not None]:
+        yield (
+            f"{where}: same_as gives as much as {train.same_as.stage} spends, and "
+            f"{' and '.join(given)} beside it could cut"
+            " that short; leave one of them out, or set it to null"
+        )
+    name, quantity = train.same_as.stage, train.same_as.of
+    source = recipe.stages.get(name)
+    if source is None or quantity in source.spends:
+        return
+    if not source.spends:
+        yield (
+            f"{where}.same_as: {name} is a stage of kind {source.stage} and trains nothing; "
+            f"name one that trains"
+        )
+        return
+    parent = getattr(source, "input", None)
+    advice = f"; name the stage whose model it stores, {parent}" if parent else ""
+    yield (
+        f"{where}.same_as: {name} is a stage of kind {source.stage} and spends no {quantity} of "
+        f"its own{advice}"
+    )
+
+
+def _no_choice(stage: Select, source: StageConfig) -> str:
+    """Return why a stage cannot be a candidate; only NLL asks for validations while it trains."""
+    if stage.by == "nll":
+        return source.no_validation()
+    return "" if source.validated else f"is a stage of kind {source.stage}"
+
+
+def _choice(where: str, stage: Select, recipe: Recipe) -> Iterator[str]:
+    """Find candidates that have no validation result."""
+    for position, name in enumerate(stage.among):
+        source = recipe.stages.get(name)
+        why = "" if source is None else _no_choice(stage, source)
+        if why:
+            yield (
+                f"{where}.among.{position}: {name} {why}, so it has no validation result to be "
+                f"chosen by"
+            )

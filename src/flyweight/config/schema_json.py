@@ -1,0 +1,52 @@
+"""The JSON Schema of a recipe file: what an editor completes and checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, create_model
+
+from flyweight.config import catalogue
+from flyweight.config.baselines import DECODER
+from flyweight.config.plugins import load_plugins
+from flyweight.config.schema import ARCHITECTURES, STAGE_CONFIGS, Recipe, StageName, any_stage
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file.
+
+    Top-level `data`, `train` and `model` may stand there as partial defaults.
+    """
+    load_plugins()
+    stages = (dict[StageName, any_stage()], Field(min_length=1))
+    whole = create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, stages=stages)
+    result = whole.model_json_schema()
+    definitions = result["$defs"]
+    models = tuple(model.__name__ for model in ARCHITECTURES)
+    shipped = {"enum": catalogue.names(), "description": "A model of the catalogue."}
+    for names, field in ((("Data",), "data"), (("Train",), "train"), (models, "model")):
+        for name in names:
+            definitions[name].pop("required", None)
+        choices: list[dict[str, Any]] = [{"$ref": f"#/$defs/{name}"} for name in names]
+        choices += [shipped] if field == "model" else []
+        known = choices[0] if len(choices) == 1 else {"anyOf": choices}
+        result["properties"][field] = {
+            **known,
+            "description": f"Defaults of every stage's `{field}`.",
+        }
+    definitions["ModelConfig"]["properties"]["kind"] = {
+        "enum": [DECODER, *catalogue.names()],
+        "default": DECODER,
+    }
+    for config in STAGE_CONFIGS.values():
+        definition = definitions[config.__name__]
+        properties = definition["properties"]
+        if "model" in properties:
+            properties["model"] = {"anyOf": [properties["model"], shipped]}
+        if config.defaults:
+            required = [key for key in definition["required"] if key not in config.defaults]
+            definition["required"] = required
+    for definition in definitions.values():
+        if "kind" in definition.get("properties", {}):
+            definition.setdefault("required", [])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}

@@ -1,0 +1,125 @@
+"""What a stage of a recipe tells of itself: everybody asks the stage, and no list names stages.
+
+A stage has two parts. Its config is read without torch and answers whatever recipes, plans, cards
+and reports ask. Its work is a `flyweight.store.stage.Stage`.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from flyweight.config.base import Strict
+
+TextUse = Literal["none", "optional", "required"]
+"""Whether a stage that names no text of its own takes the one that its input was trained on."""
+
+EVERY_QUANTITY = ("tokens", "flops", "seconds", "total_flops", "total_seconds")
+INHERITED = ("total_flops", "total_seconds")
+"""What a stage spends that trains nothing itself: what its inputs had cost."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is known of a finished artifact: the identity's config and parents, and its facts.
+
+    `quote` writes a name as code, in the format of whoever asks.
+    """
+
+    config: Mapping[str, Any]
+    parents: Mapping[str, str]
+    facts: Mapping[str, Any]
+    quote: Callable[[Any], str]
+
+    def parent(self, field: str) -> str:
+        """Return the quoted id of the artifact that a field refers to."""
+        return self.quote(self.parents.get(field))
+
+
+class StageConfig(Strict):
+    """Base of every stage's config.
+
+    A subclass sets `stage` to a `Literal` with its name. Its class attributes are the stage's
+    traits:
+
+    - `makes_model`: the artifact has a `model` folder, which can be compared, sampled and exported.
+    - `measures`: the field that names what a measurement is about; None for other stages.
+    - `of_machine`: the result belongs to this machine, whose name becomes part of the id.
+    - `references`: fields that name another stage or a MODEL, or several of them.
+    - `defaults`: top-level sections of a recipe that are laid into the stage.
+    - `spends`: quantities that `same_as` can take from the stage.
+    - `validated`: the facts have `best_nll`, by which `select` can choose.
+    - `compresses`: the model is that of `input` in fewer bytes, and reports compare the two.
+    - `seconds`: what it takes on two idle cores, whatever the text and the model.
+    """
+
+    stage: Any
+
+    makes_model: ClassVar[bool] = False
+    measures: ClassVar[str | None] = None
+    of_machine: ClassVar[bool] = False
+    references: ClassVar[tuple[str, ...]] = ("input",)
+    defaults: ClassVar[tuple[str, ...]] = ()
+    spends: ClassVar[tuple[str, ...]] = ()
+    validated: ClassVar[bool] = False
+    compresses: ClassVar[bool] = False
+    seconds: ClassVar[float] = 0.2
+    noun: ClassVar[str] = ""
+    """What a plan calls several of them; the stage's name unless it is set."""
+
+    @classmethod
+    def stage_name(cls) -> str:
+        """Return the name that recipes call the stage by."""
+        names = typing.get_args(cls.model_fields["stage"].annotation)
+        return names[0] if names else ""
+
+    @property
+    def text_of_input(self) -> TextUse:
+        """Whether the stage takes its input's text where `data` names none."""
+        return "none"
+
+    def identity_fields(self) -> dict[str, Any]:
+        """Return what the result depends on beside the config itself; empty where nothing is."""
+        return {}
+
+    def faults(self) -> list[str]:
+        """Return what contradicts itself in this config alone, in words."""
+        return []
+
+    def no_validation(self) -> str:
+        """Return why `select` cannot choose this stage by validation; empty where it can."""
+        return "" if self.validated else f"is a stage of kind {self.stage}"
+
+    def untrainable(self) -> str:
+        """Return why its model cannot be trained further, as a clause; empty where it can."""
+        return ""
+
+    def role(self) -> str:
+        """Return what its model is in a recipe, in a few words; empty where nothing is special."""
+        return ""
+
+    @classmethod
+    def describe(cls, made: Made) -> str:
+        """Return how a model came about, as a card says it after "A language model, "."""
+        source = made.parents.get("input")
+        origin = made.quote(source) if source else f"{len(made.parents)} others"
+        return f"made by {made.quote(cls.stage_name())} from {origin}"
+
+    @classmethod
+    def same_measurement(cls, identity: Mapping[str, Any]) -> Hashable:
+        """Return what tells measurements of one model apart; of equal ones the newest counts."""
+        config = sorted((key, repr(value)) for key, value in identity["config"].items())
+        return (tuple(config), tuple(sorted(identity["parents"].items())))
+
+    def dependencies(self) -> dict[str, str]:
+        """Return what the stage refers to: field -> stage name or MODEL, in a fixed order."""
+        names: dict[str, str] = {}
+        for field in self.references:
+            value = getattr(self, field, None)
+            if isinstance(value, str):
+                names[field] = value
+            elif isinstance(value, tuple):
+                names |= {f"{field}.{place}": name for place, name in enumerate(value)}
+        return names

@@ -1,0 +1,272 @@
+"""A package outside flyweight adds a stage and a metric, and a recipe uses them from text to report."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from toy_recipe import toy
+
+import flyweight as fw
+from flyweight.api import Session
+from flyweight.config import load, metrics, plugins, schema, study
+from flyweight.errors import RequestError
+from flyweight.evaluation.resampling import UNITS, UnitScores
+from flyweight.store import stage as stages
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
+
+@pytest.fixture(scope="module")
+def toy_package():
+    """The toy package, registered for this file alone."""
+    before = (dict(schema.STAGE_CONFIGS), dict(stages.REGISTERED), dict(metrics.METRICS))
+    sys.path.insert(0, str(PLUGINS))
+    import flyweight_toy
+
+    flyweight_toy.register()
+    yield flyweight_toy
+    sys.path.remove(str(PLUGINS))
+    for table, content in zip(
+        (schema.STAGE_CONFIGS, stages.REGISTERED, metrics.METRICS), before, strict=True
+    ):
+        table.clear()
+        table.update(content)
+
+
+def recipe(text_file):
+    """A recipe with the toy package's stage and metric."""
+    raw = toy(text_file, small={"stage": "shrink", "input": "student", "by": 0.02})
+    raw["stages"]["kept"] = {"stage": "select", "among": ["teacher", "student"], "by": "top_5"}
+    raw["report"] = {
+        "compare": ["teacher", "student", "small"],
+        "measure": ["evaluate"],
+        "metrics": ["top_5", "accuracy"],
+    }
+    return raw
+
+
+@pytest.fixture(scope="module")
+def finished(toy_package, text_file, tmp_path_factory):
+    """The recipe, run once for this file."""
+    session = Session(runs=tmp_path_factory.mktemp("plugins") / "runs", threads=1)
+    return session, fw.run(recipe(text_file), session=session)
+
+
+def test_a_recipe_runs_the_stage_of_another_package(finished):
+    _, run = finished
+    small = run["small"]
+    assert small.stage == "shrink"
+    assert small.facts["total_flops"] == run["student"].facts["total_flops"]
+    card = (run.folder / "card-small.md").read_text()
+    assert "with weights that are 2% smaller" in card
+    assert "small" in run.report.read_text()
+
+
+def test_its_metric_is_measured_stored_and_shown(finished):
+    _, run = finished
+    models = {model.name: model for model in run.summary.models}
+    for model in models.values():
+        top_5, accuracy = model.evaluate.metric("top_5"), model.evaluate.metric("accuracy")
+        assert 0 < accuracy.value < top_5.value <= 1
+        assert top_5.low <= top_5.value <= top_5.high
+        assert (top_5.better, top_5.n) == ("higher", model.evaluate.nll.n)
+    assert "top 5" in run.report.read_text()
+    pair = next(pair for pair in run.summary.comparisons if pair.metrics)
+    difference = pair.metrics["top_5"]
+    first, second = models[pair.a].evaluate.metrics, models[pair.b].evaluate.metrics
+    expected = first["top_5"].value - second["top_5"].value
+    assert difference.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_select_chooses_the_higher_of_a_metric_that_is_better_higher(finished):
+    session, run = finished
+    values = {
+        name: fw.evaluate(
+            run[name], split="validation", metrics=["top_5"], session=session
+        ).top_5.value
+        for name in ("teacher", "student")
+    }
+    assert run["kept"].facts["chosen"] == max(values, key=values.get)
+
+
+def test_models_are_compared_by_it(finished):
+    session, run = finished
+    compared = fw.compare(run["teacher"], run["small"], metric="top_5", session=session)
+    rows = list(compared)
+    assert rows[0].metrics["top_5"] >= rows[1].metrics["top_5"]
+    assert rows[1].paired.decisive.better == "higher"
+    assert rows[1].paired.decisive.value <= 0
+    assert rows[1].verdict in ("worse", "undecided")
+    assert "share of targets" in str(compared)
+
+
+def test_plans_know_the_stage(toy_package, text_file):
+    planned = fw.plan(load.recipe(recipe(text_file)), session=Session(threads=1))
+    assert "small" in {name for row in planned.rows for name in row.name.split(", ")}
+
+
+def test_the_schema_lists_the_stage(toy_package):
+    definitions = load.json_schema()["$defs"]
+    assert set(definitions["Shrink"]["properties"]) == {"stage", "input", "by"}
+    assert "top_5" in study.json_schema()["properties"]["metrics"]["items"]["enum"]
+
+
+def test_without_the_stage_its_consumers_take_its_input(toy_package, text_file):
+    raw = recipe(text_file)
+    raw["stages"]["packed"] = {"stage": "quantize", "input": "small", "kind": "int8"}
+    checked = load.recipe(raw, without=["small"])
+    assert checked.stages["packed"].input == "student"
+    assert "small" not in checked.report.compare
+
+
+def test_faults_of_the_stage_are_told_like_any_others(toy_package, text_file):
+    raw = recipe(text_file)
+    raw["stages"]["small"] = {"stage": "shrink", "input": "studnet", "by": 2, "from": 1}
+    with pytest.raises(RequestError) as error:
+        load.recipe(raw)
+    assert "stages.small.by: has to be less than 1, and is 2" in str(error.value)
+    assert "stages.small.from: unknown name" in str(error.value)
+    raw["stages"]["small"] = {"stage": "shrnk", "input": "student"}
+    with pytest.raises(RequestError, match=r"unknown kind 'shrnk' \(did you mean shrink\?\)"):
+        load.recipe(raw)
+
+
+def test_unit_sums_of_a_metric_give_the_stored_value(finished):
+    session, run = finished
+    result = fw.evaluate(run["student"], metrics=["top_5", "accuracy"], session=session)
+    scores = UnitScores.load(result.artifact.path / UNITS)
+    for name in ("top_5", "accuracy"):
+        assert scores.metrics[name].value == pytest.approx(result.values["metrics"][name]["value"])
+    assert len(scores.metrics["top_5"].sums) == len(scores.nll)
+
+
+# --- how an installed package is found ---
+
+
+def installed(folder, module="flyweight_toy"):
+    """Write what pip leaves of a package with an entry point."""
+    info = folder / "flyweight_toy-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flyweight-toy\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[flyweight.plugins]\ntoy = {module}\n")
+    return folder
+
+
+def schema_of(*path, cwd):
+    """Return the finished process of `flyweight schema` that searches these folders for packages."""
+    source = Path(fw.__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (source, *path)))}
+    return subprocess.run(
+        [sys.executable, "-m", "flyweight", "schema"],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
+    done = schema_of(installed(tmp_path / "site"), PLUGINS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Shrink" in json.loads(done.stdout)["$defs"]
+
+
+def test_a_package_that_cannot_be_imported_is_named(tmp_path):
+    site = installed(tmp_path / "site", "flyweight_gone")
+    done = schema_of(site, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the plug-in toy of flyweight-toy cannot be imported" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_in_the_working_folder_is_imported(tmp_path):
+    here = installed(tmp_path / "here", "planted")
+    (here / "planted.py").write_text(f"open({str(tmp_path / 'planted')!r}, 'w')\n")
+    done = schema_of("", here, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "planted").exists()
+    site = installed(tmp_path / "site", "planted")  # a real plug-in, and a file of its name
+    done = schema_of(here, site, cwd=here)
+    assert done.returncode == 2
+    assert not (tmp_path / "planted").exists()
+
+
+def test_the_working_folder_is_searched_again_afterwards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    before = list(sys.path)
+    with plugins._without_the_working_folder():
+        assert "" not in sys.path and str(tmp_path) not in sys.path
+    assert sys.path == before
+
+
+# --- what cannot be registered ---
+
+
+def test_a_name_that_is_taken_is_refused(toy_package):
+    class Other(fw.StageConfig):
+        stage: Literal["quantize"]
+        input: str
+
+    with pytest.raises(RequestError, match="'quantize' is taken"):
+        fw.register_stage(Other, toy_package.stage.STAGE)
+    with pytest.raises(RequestError, match="'nll' is taken"):
+        fw.register_metric(fw.MetricKind("nll", "x", "x", "lower", "x", score=lambda a, b: a))
+    with pytest.raises(RequestError, match="not a MetricKind with a score"):
+        fw.register_metric(fw.MetricKind("mine", "x", "x", "lower", "x"))
+    toy_package.register()  # the same once more
+
+
+def test_a_study_takes_the_metric_and_its_direction(toy_package, text_file, tmp_path):
+    raw = {
+        "name": "toy-study",
+        "data": {"story": {"corpus": str(text_file), "tokenizer": "byte", "context": 32}},
+        "models": {
+            "small": {"config": {"dim": 8, "layers": 1, "attention": {"heads": 1}}},
+            "large": {"config": {"dim": 32, "layers": 1, "attention": {"heads": 2}}},
+        },
+        "budgets": {"short": {"steps": 150}},
+        "train": {"batch": 8, "validations": 1, "optimizer": {"kind": "adamw", "lr": 0.02}},
+        "seeds": [0, 1, 2],
+        "metrics": ["top_5", "nll"],
+        "findings": [
+            {
+                "claim": "the large model guesses better",
+                "better": {"model": "large"},
+                "worse": {"model": "small"},
+            },
+            {
+                "claim": "and has a lower NLL",
+                "metric": "nll",
+                "better": {"model": "large"},
+                "worse": {"model": "small"},
+            },
+        ],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    done = fw.study(path, session=Session(runs=tmp_path / "runs", threads=1))
+    first, second = done.summary.findings
+    assert (first.metric, first.contests[0].below) == ("top_5", "small, story, context 32, short")
+    assert second.contests[0].below == "large, story, context 32, short"
+    means = {cell.model: cell.spread("top_5").mean for cell in done.summary.cells}
+    assert first.contests[0].difference == pytest.approx(means["small"] - means["large"])
+    assert "top 5" in (done.folder / "report.html").read_text()
+
+
+def test_the_page_on_extending_names_traits_that_are_there():
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    table = page.partition("| trait |")[2].partition("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) == 9
+    for _, name, _, default, _ in rows:
+        documented = default.strip().strip("`")
+        assert (
+            repr(getattr(fw.StageConfig, name.strip().strip("`"))).replace("'", '"') == documented
+        )
