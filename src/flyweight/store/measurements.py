@@ -1,4 +1,4 @@
-"""What a runs root knows of one model: every measurement of it, the newest of each kind, split and text."""
+"""Find a model's measurements in a runs root: the newest of each kind, split and text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from flyweight.errors import FlyweightError
 from flyweight.store.artifact import Artifact, Damaged
 
 MEASUREMENTS = ("evaluate", "bench", "audit", "sample", "floors")
-"""Kinds of stages whose artifacts tell of another one, which their identity names as `input`, or as `corpus` for floors."""
+"""The stages whose artifacts measure another one.
+
+Their identity names that one as `input`; floors name it as `corpus`.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,65 +38,72 @@ class Measured:
 
 
 def subject(identity: Mapping[str, Any]) -> str | None:
-    """Return the id of what a measurement tells of, or None where it is none."""
+    """Return the id of the artifact that a measurement measures, or None for other artifacts."""
     if identity["stage"] not in MEASUREMENTS:
         return None
-    return identity["parents"].get("corpus" if identity["stage"] == "floors" else "input")
+    role = "corpus" if identity["stage"] == "floors" else "input"
+    return identity["parents"].get(role)
 
 
 def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
-    """Return what is known of a model among the entries of a runs root, each measurement checked against its manifest.
+    """Return a model's measurements among the entries of a runs root, checked by their manifests.
 
-    A measurement of the same model under another id counts as well: `select` copies what it chose.
-    One that is damaged is named and left out.
+    A measurement of the same model under another id counts as well: `select` copies the model that
+    it chose. A damaged measurement is named and left out.
     """
     files = weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
-    same = {model.id} | {each.id for each in artifacts if files and weights(each) == files}
+    same = {model.id}
+    if files:
+        same |= {artifact.id for artifact in artifacts if weights(artifact) == files}
     damaged = [
-        f"{each.path.name} is damaged"
-        for each in entries
-        if isinstance(each, Damaged) and _measures(each.path)
+        f"{entry.path.name} is damaged"
+        for entry in entries
+        if isinstance(entry, Damaged) and _measures(entry.path)
     ]
     newest: dict[str, dict[Any, Artifact]] = {kind: {} for kind in MEASUREMENTS}
-    for found in artifacts:
-        if subject(found.identity) in same:
-            _keep(found, newest, damaged)
-    texts = {each.identity["parents"].get("corpus") for each in newest["evaluate"].values()}
-    for found in artifacts:
-        if found.stage == "floors" and subject(found.identity) in texts:
-            _keep(found, newest, damaged)
+    for artifact in artifacts:
+        if subject(artifact.identity) in same:
+            _keep(artifact, newest, damaged)
+    evaluations = newest["evaluate"].values()
+    texts = {evaluation.identity["parents"].get("corpus") for evaluation in evaluations}
+    for artifact in artifacts:
+        if artifact.stage == "floors" and subject(artifact.identity) in texts:
+            _keep(artifact, newest, damaged)
     kinds = [tuple(newest[kind].values()) for kind in MEASUREMENTS]
     return Measured(*kinds, damaged=tuple(damaged))
 
 
-def _keep(found: Artifact, newest: dict[str, dict[Any, Artifact]], damaged: list[str]) -> None:
-    config, parents = found.identity["config"], found.identity["parents"]
-    of_what = {
+def _keep(
+    measurement: Artifact, newest: dict[str, dict[Any, Artifact]], damaged: list[str]
+) -> None:
+    """Put a measurement in the place of an older one of the same thing; note a damaged one."""
+    config, parents = measurement.identity["config"], measurement.identity["parents"]
+    conditions = {
         "evaluate": (parents.get("corpus"), config.get("split")),
         "floors": (parents.get("corpus"), config.get("split")),
         "bench": (
-            found.identity["device"],
+            measurement.identity["device"],
             config.get("batch"),
             config.get("prompt"),
             config.get("new_tokens"),
         ),
         "audit": parents.get("corpus"),
         "sample": tuple(config.get("prompts", ())),
-    }[found.stage]
+    }[measurement.stage]
     try:
-        checked = Artifact.open(found.path)
+        checked = Artifact.open(measurement.path)
     except FlyweightError:
-        damaged.append(f"{found.id} is damaged")
+        damaged.append(f"{measurement.id} is damaged")
         return
-    newest[found.stage].pop(of_what, None)
-    newest[found.stage][of_what] = checked
+    newest[measurement.stage].pop(conditions, None)
+    newest[measurement.stage][conditions] = checked
 
 
 def weights(artifact: Artifact) -> dict[str, str]:
-    """Return the digests of a model's files: equal for copies under several ids.
+    """Return the digests of a model's files by name; {} for an artifact that holds no model.
 
-    Empty for what is not a model.
+    They are equal for copies of a model under several ids.
     """
     files = artifact.manifest["files"]
     return {name: entry["sha256"] for name, entry in files.items() if name.startswith("model/")}
