@@ -58,7 +58,7 @@ def refused(result, *parts, status=2):
         ),
         (
             ["generate", "nothing:model", "caf\udce9"],
-            "the prompt is not UTF-8 text: byte 0xe9 stands after 'caf'",
+            "the prompt is not UTF-8 text: byte 0xe9 follows 'caf'",
         ),
         (["quickstart", "--bogus"], "bogus"),
     ],

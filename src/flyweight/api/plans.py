@@ -40,14 +40,14 @@ def plan(
     `bytes` of the smallest model. `print(plan)` shows its table. `plan.totals` has the sums, and
     `plan.faults` says which limits are passed. Raises RequestError with every fault of the request.
     """
-    given = {
+    options = {
         "memory": memory,
         "time": time,
         "flops": flops,
         "parameters": parameters,
         "bytes": bytes,
     }
-    limits = {name: str(value) for name, value in given.items() if value is not None}
+    limits = {name: str(value) for name, value in options.items() if value is not None}
     if isinstance(target, str | Path):
         return runs.plan(_target_of(str(target), overrides, limits, session), session)
     if isinstance(target, Mapping):

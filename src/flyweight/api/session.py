@@ -54,11 +54,10 @@ class Session:
     quiet: bool = False
 
     def __repr__(self) -> str:
-        given = [field for field in fields(self) if getattr(self, field.name) != field.default]
         shown = [
             f"{field.name}={getattr(self, field.name)!r}"
-            for field in given
-            if field.name != "watch"
+            for field in fields(self)
+            if field.name != "watch" and getattr(self, field.name) != field.default
         ]
         return f"Session({', '.join(shown)})"
 

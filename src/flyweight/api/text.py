@@ -105,7 +105,6 @@ def _refuse_other_encodings(prompt: str) -> None:
         return
     byte = f"0x{ord(prompt[wrong]) & 0xFF:02x}"
     raise RequestError(
-        f"the prompt is not UTF-8 text: byte {byte} stands after {prompt[:wrong]!r}; the terminal "
-        f"or the file that it comes from uses another encoding (for a file: iconv -f latin1 -t "
-        f"utf-8)"
+        f"the prompt is not UTF-8 text: byte {byte} follows {prompt[:wrong]!r}; the terminal or "
+        f"the file that it comes from uses another encoding (for a file: iconv -f latin1 -t utf-8)"
     )

@@ -38,7 +38,7 @@ class Terminal(Console):
         super().__init__(file=out, stderr=stderr, width=width, _environ=plain, **options)
 
     @property
-    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride] - rich alone sets it
+    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Columns and lines; the columns are asked for anew where no width was given."""
         known = super().size
         if self._width is not None:

@@ -18,7 +18,7 @@ def leave_out_the_working_folder() -> None:
 
 
 def _started_module() -> str:
-    """Return the module that the interpreter was told to run."""
+    """Return the module that the interpreter was started with."""
     word = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)]
     if word.startswith("-"):  # -mflyweight
         return word.partition("m")[2]
