@@ -9,9 +9,8 @@ import sys
 
 from flyweight.core.search_path import leave_out_the_working_folder
 
-if sys.argv[:1] == [
-    "-m"
-]:  # before anything else is imported: even `from __future__` would look there
+# Before anything else is imported: even `from __future__` would look there.
+if sys.argv[:1] == ["-m"]:
     leave_out_the_working_folder()
 
 from typing import TYPE_CHECKING, Any

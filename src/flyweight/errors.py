@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the exit status it ends a command with."""
+"""The errors that a user can meet, each with the exit status of a command that it ends."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from flyweight.visible import visible
 
 
 class FlyweightError(Exception):
-    """Something went wrong while doing what was asked: what, where, and what to do.
+    """Something went wrong during the work; exit status 1.
 
-    Exit status 1.
+    The message says what, where, and what to do.
     """
 
     status = 1
 
     def __str__(self) -> str:
-        """Return the message; what it quotes from files and models cannot steer a terminal."""
+        """Return the message as visible text: nothing that it quotes can steer a terminal."""
         return visible(super().__str__())
 
 
 class DivergedError(FlyweightError):
-    """A training whose loss or gradient is no longer a finite number."""
+    """The loss or the gradient of a training is no longer a finite number."""
 
 
 class RequestError(FlyweightError):
-    """What was asked for cannot be done as written. Exit status 2."""
+    """The request cannot be done as written; exit status 2."""
 
     status = 2

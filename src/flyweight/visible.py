@@ -1,4 +1,7 @@
-"""Text from models and files, made safe to show: what would be invisible or steer the display becomes an escape."""
+"""Make text from models and files safe to show.
+
+Characters that are invisible, or that would steer the display, become escapes.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,9 @@ _BLANK = "\u115f\u1160\u17b4\u17b5\u2065\u3164\uffa0"
 def visible(text: str, before: str = "") -> str:
     r"""Return text with control, format and surrogate characters written as `\x1b` or `\u202e`.
 
-    Line ends and tabs stay.
-
-    The result is valid XML and cannot reverse, hide or colour what stands beside it. `before` is
-    the character that was shown last, which decides whether a joiner or a variation selector
-    belongs to it.
+    Line ends and tabs stay. The result is valid XML and cannot reverse, hide or colour the text
+    beside it. `before` is the character shown last: it decides whether a joiner or a variation
+    selector belongs to it.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -59,4 +60,6 @@ def _selects(code: int) -> bool:
 def _escaped(code: int) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"

@@ -50,15 +50,15 @@ def refused(result, *parts, status=2):
         (["study", "quickstart"], "quickstart is a recipe, not a study: flyweight run quickstart"),
         (
             ["run", "quickstart", "--time", "60s"],
-            "--time: there is no such option; write budget.time=... or train.time=...",
+            "--time: no such option; write budget.time=... or train.time=...",
         ),
         (
             ["train", "a.txt", "--steps=3"],
-            "--steps: there is no such option; write train.steps=...",
+            "--steps: no such option; write train.steps=...",
         ),
         (
             ["generate", "nothing:model", "caf\udce9"],
-            "the prompt is not UTF-8 text: byte 0xe9 stands after 'caf'",
+            "the prompt is not UTF-8 text: byte 0xe9 follows 'caf'",
         ),
         (["quickstart", "--bogus"], "bogus"),
     ],

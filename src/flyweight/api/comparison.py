@@ -1,4 +1,4 @@
-"""A comparison in words: what the intervals say, and what the models weigh and cost beside it."""
+"""A comparison in words: the verdicts of the intervals, and the models' sizes and costs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
     import pandas
 
 MUCH = 100.0
-"""Times the text, above which it is not worth naming how much would decide."""
+"""How many times the text is the most that a message advises for a decision."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a model weighs and costs.
+    """A model's size and its cost in FLOPs.
 
-    None where nobody knows: FLOPs behind an adapter, training that happened elsewhere.
-
-    `bytes` are those of its weights' files, `forward_per_token` FLOPs at its full context,
-    `training_flops` those of its whole making, teachers included.
+    `bytes` are those of its weights' files. `forward_per_token` are FLOPs at its full context, None
+    for a model behind an adapter. `training_flops` include those of its teachers. They are None for
+    a model that was trained elsewhere.
     """
 
     parameters: int
@@ -54,10 +53,10 @@ class Size:
         else:
             parameters, forward = sum(map(_elements, weights)), None
         return cls(
-            parameters,
-            sum(file.stat().st_size for file in weights),
-            forward,
-            facts.get("total_flops"),
+            parameters=parameters,
+            bytes=sum(file.stat().st_size for file in weights),
+            forward_per_token=forward,
+            training_flops=facts.get("total_flops"),
         )
 
 
@@ -106,13 +105,14 @@ class Compared:
     def _row(self, row: Row) -> dict[str, Any]:
         bits = row.paired and row.paired.decisive
         ends = (bits.value, bits.low, bits.high) if bits else (None, None, None)
-        numbers = {"model": row.name, "bits_per_byte": row.bits_per_byte, "nll": row.nll}
-        numbers |= row.metrics
-        standing = {"verdict": row.verdict, "p": row.p}
         return {
-            **numbers,
+            "model": row.name,
+            "bits_per_byte": row.bits_per_byte,
+            "nll": row.nll,
+            **row.metrics,
             **with_interval("difference", *ends),
-            **standing,
+            "verdict": row.verdict,
+            "p": row.p,
             **asdict(self.sizes[row.name]),
         }
 
@@ -123,16 +123,16 @@ class Compared:
         if row.paired is not None:
             bits = row.paired.decisive
             n = digits(bits)
-            difference, interval = (
-                f"{bits.value:+.{n}f}",
-                f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}",
-            )
+            difference = f"{bits.value:+.{n}f}"
+            interval = f"{bits.low:+.{n}f} ... {bits.high:+.{n}f}"
             verdict = str(row.verdict)
+        quality = {"bits/byte": f"{row.bits_per_byte:.4f}"}
+        if self.same_tokenizer:
+            quality["nats/token"] = f"{row.nll:.4f}"
         return {
             "model": row.name,
             **self._metrics(row),
-            "bits/byte": f"{row.bits_per_byte:.4f}",
-            **({"nats/token": f"{row.nll:.4f}"} if self.same_tokenizer else {}),
+            **quality,
             "difference": difference,
             "95 % interval": interval,
             "verdict": verdict,
@@ -155,32 +155,30 @@ class Compared:
         return [self._sentence(row) for row in self if row.paired is not None]
 
     def notes(self) -> list[str]:
-        """Return what has to be known to read the verdicts."""
-        found = self.comparison
+        """Return what a reader of the verdicts has to know."""
+        comparison = self.comparison
         notes = []
         if not self.same_tokenizer:
             notes.append(
                 "the models have different tokenizers: only bits per byte compare them, nats per "
                 "token do not"
             )
-        if any(any(pair.lossy) for pair in found.pairs.values()):
+        if any(any(pair.lossy) for pair in comparison.pairs.values()):
             notes.append(
-                "some tokens do not give the text back: bits per byte are then too good, and "
-                "such a model can be worse than one"
-                " of another tokenizer, but not better"
+                "some tokens do not give the text back: bits per byte are then too good. A verdict "
+                "against a model of another tokenizer can be worse, but not better"
             )
-        if found.family > 1:
-            why = (
-                "the best was chosen by this same text, so every pair counts"
-                if found.chosen
-                else "one for each other model"
-            )
+        if comparison.family > 1:
+            if comparison.chosen:
+                count = "the best was chosen by this same text, so every pair counts"
+            else:
+                count = "one for each other model"
             notes.append(
-                f"verdicts are corrected for {found.family} comparisons (Holm; {why}): the "
-                f"chance that any of them is wrong is"
-                " 5 %. The intervals are of one comparison each, 95 %, not corrected"
+                f"verdicts are corrected for {comparison.family} comparisons (Holm; {count}): the "
+                f"chance that any of them is wrong is 5 %. The intervals are of one comparison "
+                f"each, 95 %, not corrected"
             )
-            if found.chosen:
+            if comparison.chosen:
                 notes.append(
                     "--against MODEL fixes the reference beforehand, and fewer comparisons then "
                     "count"
@@ -199,35 +197,32 @@ class Compared:
         pair = row.paired
         if pair is None:
             raise FlyweightError(f"{row.name} is the reference itself")
-        bits, reference, count = (
-            pair.decisive,
-            self.comparison.reference,
-            self.comparison.family,
-        )
-        n = digits(bits)
+        decisive = pair.decisive
+        reference = self.comparison.reference
+        count = self.comparison.family
+        n = digits(decisive)
         where = f"{pair.n_units:,} {pair.kind}{'s' * (pair.n_units != 1)}"
         if row.verdict in ("better", "worse"):
-            low, high = sorted((abs(bits.low), abs(bits.high)))
+            low, high = sorted((abs(decisive.low), abs(decisive.high)))
             corrected = f", corrected p = {row.p:.2g}" if count > 1 else ""
             return (
-                f"{row.name} is {row.verdict} than {reference} by {abs(bits.value):.{n}f} {bits.unit}"
+                f"{row.name} is {row.verdict} than {reference} by {abs(decisive.value):.{n}f} {decisive.unit}"
                 f" (95 % interval {low:.{n}f} to {high:.{n}f}, {where}{corrected})"
             )
         if pair.flattered:
             return (
                 f"{row.name} against {reference}: undecided (the better one's tokens do not give "
-                f"the text back, which makes its"
-                f" bits per byte too good; the interval is {bits.low:+.{n}f} to "
-                f"{bits.high:+.{n}f}, {where})"
+                f"the text back, which makes its bits per byte too good; the interval is "
+                f"{decisive.low:+.{n}f} to {decisive.high:+.{n}f}, {where})"
             )
         if pair.verdict == "undecided":
             why = (
-                f"the interval {bits.low:+.{n}f} to {bits.high:+.{n}f} {bits.unit} contains 0, "
+                f"the interval {decisive.low:+.{n}f} to {decisive.high:+.{n}f} {decisive.unit} contains 0, "
                 f"{where}"
             )
         else:
             why = (
-                f"its own interval {bits.low:+.{n}f} to {bits.high:+.{n}f} leaves 0 out, but "
+                f"its own interval {decisive.low:+.{n}f} to {decisive.high:+.{n}f} leaves 0 out, but "
                 f"{count} comparisons were made"
             )
         return f"{row.name} against {reference}: undecided ({why}); {_would_decide(pair, count)}"
@@ -238,9 +233,11 @@ def _count(value: float | None) -> str:
 
 
 def digits(bits: Difference) -> int:
-    """Return the decimals that show a difference and its interval: four, or more where two figures need them."""
+    """Return the decimals for a difference and its interval: four to nine, for two figures."""
     largest = max(abs(bits.low), abs(bits.high))
-    return 4 if largest == 0 else min(9, max(4, 1 - math.floor(math.log10(largest))))
+    if largest == 0:
+        return 4
+    return min(9, max(4, 1 - math.floor(math.log10(largest))))
 
 
 def _would_decide(pair: Paired, comparisons: int) -> str:

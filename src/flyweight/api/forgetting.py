@@ -1,4 +1,4 @@
-"""Removing a finished run with what was made for it alone, so that it is made anew: `--fresh`."""
+"""Remove a run and the artifacts made for it alone, to make it anew: `--fresh`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from flyweight.store.artifact import NAMED, Store
 
 
 def forget(store: Store, name: str, session: Session) -> None:
-    """Remove a run and what was made for it alone, but for its packed text, so that it is made anew.
+    """Remove a run and the artifacts made for it alone, except its packed text.
 
-    Raises RequestError where another run needs its model, or where its folder is a symbolic link;
-    FlyweightError where another process works in the runs root.
+    Raises RequestError where another run needs its model, or where its folder is a symbolic link.
+    Raises FlyweightError where another process works in the runs root.
     """
     folder = store.root / name
     refuse_link(folder)
     if not folder.is_dir():
         return
-    found = references.read(store)
-    mine = [recipe for recipe in found.recipes if recipe.name == name]
+    uses = references.read(store)
+    mine = [recipe for recipe in uses.recipes if recipe.name == name]
     known = {artifact.id: artifact for artifact in store.artifacts()}
     ids = {
         identifier for recipe in mine for identifier in references.reached(recipe.results, known)
@@ -36,7 +36,7 @@ def forget(store: Store, name: str, session: Session) -> None:
     for identifier in sorted(own):
         users = [
             user
-            for user in found.users.get(identifier, ())
+            for user in uses.users.get(identifier, ())
             if user.split(":")[0].split(" (")[0] != name
         ]
         if users:

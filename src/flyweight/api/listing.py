@@ -1,4 +1,4 @@
-"""The models of a runs root that can be given as MODEL, with what was measured of each."""
+"""The models of a runs root that can be given as MODEL, each with its measured quality."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Content = frozenset[tuple[str, str]]
 
 
 def listed_models(store: Store) -> list[dict[str, Any]]:
-    """Return every finished model, oldest first: `name` is what to give as MODEL.
+    """Return every finished model, oldest first; `name` is the word to give as MODEL.
 
     `name` is `recipe:stage` where the results of a recipe have it, else the artifact's id. `bytes`
     is the size of the model's files. `bits_per_byte` is its newest likelihood, on the `split` of
     `corpus`; all three are None for a model that was never evaluated.
     """
-    known = references.read(store)
-    artifacts = [entry for entry in known.entries if isinstance(entry, Artifact)]
+    uses = references.read(store)
+    artifacts = [entry for entry in uses.entries if isinstance(entry, Artifact)]
     newest = _newest_evaluations(artifacts)
     models = []
     for artifact in artifacts:
         size = _model_bytes(artifact)
         if size is None:
             continue
-        names = [user for user in known.users.get(artifact.id, []) if ":" in user] or [artifact.id]
+        names = [user for user in uses.users.get(artifact.id, []) if ":" in user] or [artifact.id]
         quality = _quality(newest.get(_content(artifact)))
         for name in names:
             row = {"name": name, "id": artifact.id, "stage": artifact.stage, "bytes": size}
@@ -39,9 +39,9 @@ def listed_models(store: Store) -> list[dict[str, Any]]:
 
 
 def _newest_evaluations(artifacts: Sequence[Artifact]) -> dict[Content, Artifact]:
-    """Return the newest evaluation of every model by its content, so that a copy has it too.
+    """Return the newest evaluation of every model by the model's content.
 
-    Oldest first.
+    A copy of a model then has the same evaluation. `artifacts` are oldest first.
     """
     models = {artifact.id: artifact for artifact in artifacts}
     newest: dict[Content, Artifact] = {}

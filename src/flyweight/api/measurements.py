@@ -22,7 +22,7 @@ from flyweight.reports import gather
 from flyweight.store.artifact import Artifact
 
 Model = str | Path | Artifact
-"""What MODEL may be: see `flyweight.api.model_references`."""
+"""The types that MODEL may have; see `flyweight.api.model_references`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,11 +48,9 @@ class Measurement:
         if name not in known:
             raise AttributeError(f"no metric {name!r}; there are {', '.join(known)}")
         value = known[name]
-        return (
-            Metric(**value)
-            if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__)
-            else value
-        )
+        if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__):
+            return Metric(**value)
+        return value
 
     def json(self) -> dict[str, Any]:
         """Return everything measured as plain data."""
@@ -81,25 +79,29 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     config = config_load.check_stage(
         {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
     )
-    made = recipes.Runner(context).make(_name(model), config, {"input": artifact}).artifact
-    return Measurement(made, made.metrics())
+    measured = recipes.Runner(context).make(_name(model), config, {"input": artifact}).artifact
+    return Measurement(measured, measured.metrics())
 
 
 def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dict[str, Any]:
-    """Return a data config that reads `data` with the model's own tokenizer and context."""
+    """Return a data config that reads `data` with the model's own tokenizer and context.
+
+    Raises RequestError for a model without a tokenizer.
+    """
     tokenizer = artifact.path / "model" / "tokenizer.json"
     if not tokenizer.exists():
         raise RequestError(f"{artifact.id} has no tokenizer: it cannot read {data}")
     from flyweight.checkpoints import load_any as hub
 
     window = hub.window(hub.config(artifact.path / "model"))
-    cut = {} if separator is None else {"separator": separator}
-    return {
+    fields = {
         "corpus": data,
         "tokenizer": {"kind": "file", "path": str(tokenizer)},
         "context": window,
-        **cut,
     }
+    if separator is not None:
+        fields["separator"] = separator
+    return fields
 
 
 @working
@@ -113,13 +115,15 @@ def evaluate(
     metrics: Sequence[str] = (),
     session: Session = DEFAULT,
 ) -> Measurement:
-    """Return nll, perplexity, word_perplexity and bits_per_byte of a model on a split, with 95 % intervals.
+    """Return a model's likelihood on a split, with 95 % intervals.
 
-    `data` is a corpus: a name, file, folder, glob or `hf:owner/name`; by default the one that the
-    model was trained on. `window` tokens are read at once (default: the model's context), every
-    `stride` tokens (default: the window). `separator` is what stands between the documents of a
-    text file. `metrics` are measured as well, such as `accuracy`. `notes` says where bits per byte
-    are too good, because the tokens do not give the text back.
+    The metrics are `nll` (nats per token), `perplexity`, `word_perplexity` and `bits_per_byte`, and
+    those that `metrics` names, such as `accuracy`. `data` is a corpus: a name, file, folder, glob
+    or `hf:owner/name`. By default it is the one that the model was trained on. `window` tokens are
+    read at once (default: the model's context), every `stride` tokens (default: the window).
+    `separator` is the text between the documents of a text file. `notes` says where bits per byte
+    are too good because the tokens do not give the text back. Raises RequestError for a request
+    that is wrong.
     """
     fields = {
         "data": data and str(data),
@@ -129,14 +133,13 @@ def evaluate(
         "stride": stride,
         "metrics": tuple(metrics),
     }
-    return _noted(_measure("evaluate", model, session, **fields))
+    return _with_notes(_measure("evaluate", model, session, **fields))
 
 
-def _noted(measured: Measurement) -> Measurement:
-    losses = gather.losses(measured.artifact)
-    return Measurement(
-        measured.artifact, {**measured.values, "notes": [] if losses is None else [losses]}
-    )
+def _with_notes(measurement: Measurement) -> Measurement:
+    losses = gather.losses(measurement.artifact)
+    notes = [] if losses is None else [losses]
+    return Measurement(measurement.artifact, {**measurement.values, "notes": notes})
 
 
 @working
@@ -150,7 +153,8 @@ def tasks(
 ) -> dict[str, dict[str, Any]]:
     """Return lm-eval's metrics of a model by task, each with its standard error.
 
-    `task_path` holds tasks of one's own.
+    `task_path` is a folder with tasks of one's own. `few_shot` is the number of examples before
+    each question, and `limit` the number of questions of each task.
     """
     from flyweight.checkpoints import harness
 
@@ -172,9 +176,9 @@ def bench(
 ) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
 
-    Measured in a fresh process, `repeats` times (five to fifteen, as fits two seconds): `batch`
-    sequences at once, `prompt` tokens read and `new_tokens` generated (default 64 each, less where
-    the context is shorter).
+    A fresh process measures `repeats` times (default: five to fifteen, as fits two seconds). It
+    computes `batch` sequences at once, reads `prompt` tokens and generates `new_tokens` (default 64
+    each, fewer where the context is shorter).
     """
     options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
     return _measure("bench", model, session, **options)
@@ -184,8 +188,8 @@ def bench(
 def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
     """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
 
-    `model` may be a config as well, with random weights. `data` is the text for the checks that
-    need one; by default the corpus that the model was trained on.
+    `model` may be a config as well, which gets random weights. `data` is the text for the checks
+    that need one. By default it is the corpus that the model was trained on.
     """
     return _measure("audit", model, session, data=data and str(data))
 
@@ -198,24 +202,24 @@ def floors(
     separator: str | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
-    """Return what unigram, bigram and Kneser-Ney 5-gram models reach on a split, and their costs.
+    """Return the quality of unigram, bigram and Kneser-Ney 5-gram models on a split.
 
-    `unigram`, `bigram` and `kn5` are perplexities per token. `tokenizer` is a kind, YAML as in a
-    recipe's `data.tokenizer`, or its fields; by default the corpus' own. `separator` and `notes` as
-    in `evaluate`.
+    `unigram`, `bigram` and `kn5` are perplexities per token; the models' costs come with them.
+    `tokenizer` is a kind, YAML as in a recipe's `data.tokenizer`, or its fields. By default it is
+    the corpus' own. `separator` and `notes` are those of `evaluate`.
     """
     context = session.context(seed=session.seed)
-    kind = (
-        config_load.parse_yaml(tokenizer, "--tokenizer")
-        if isinstance(tokenizer, str)
-        else tokenizer
-    )
-    given = {} if kind is None else {"tokenizer": kind}
+    kind = tokenizer
+    if isinstance(tokenizer, str):
+        kind = config_load.parse_yaml(tokenizer, "--tokenizer")
+    fields: dict[str, Any] = {"corpus": str(data)}
+    if kind is not None:
+        fields["tokenizer"] = kind
     if separator is not None:
-        given["separator"] = separator
-    stage = {"stage": "floors", "data": {"corpus": str(data), **given}, "split": split}
-    made = recipes.Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
-    return _noted(Measurement(made, made.metrics()))
+        fields["separator"] = separator
+    stage = {"stage": "floors", "data": fields, "split": split}
+    measured = recipes.Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
+    return _with_notes(Measurement(measured, measured.metrics()))
 
 
 @working
@@ -230,35 +234,36 @@ def compare(
     metric: str = BITS,
     session: Session = DEFAULT,
 ) -> Compared:
-    """Return models by a metric, best first, with their paired intervals against one of them.
+    """Return models by a metric, best first, with paired intervals against one of them.
 
     `fw.compare("mine:student", "mine:alone")`. `against` names the reference, by default the best.
-    `data` is the text; by default the corpus that each was trained on. `window` and `stride` are
-    in tokens. `metric` is bits per byte unless another is named, such as `accuracy`.
-    Raises RequestError for a metric that is neither, and where the models were not scored on the same text.
+    `data` is the text. By default it is the corpus that each model was trained on. `window` and
+    `stride` are in tokens. `metric` is bits per byte unless another is named, such as `accuracy`.
+    Raises RequestError for an unknown metric, and where the models were not scored on the same
+    text.
     """
     store = session.store
-    found = {
+    models = {
         _name(model): model_references.find(model, store, watch=session.watch) for model in compared
     }
-    if len(found) < 2:
+    if len(models) < 2:
         raise RequestError("compare needs at least two different models")
-    if against is not None and _name(against) not in found:
+    if against is not None and _name(against) not in models:
         raise RequestError(
-            f"--against {_name(against)}: it is not among the models compared: {', '.join(found)}"
+            f"--against {_name(against)}: it is not among the models compared: {', '.join(models)}"
         )
     metrics = () if metric == BITS else (metric,)
     results = {
         name: evaluate(artifact, data, split, window, stride, separator, metrics, session)
-        for name, artifact in found.items()
+        for name, artifact in models.items()
     }
     scores = {name: gather.scores(result.artifact) for name, result in results.items()}
-    stood = table(scores, None if against is None else _name(against), metric=metric)
+    comparison = table(scores, None if against is None else _name(against), metric=metric)
     sizes = {
-        name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in found.items()
+        name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in models.items()
     }
     same = len({score.tokenizer for score in scores.values()}) == 1
-    return Compared(stood, sizes, same, split)
+    return Compared(comparison, sizes=sizes, same_tokenizer=same, split=split)
 
 
 def _name(model: Model) -> str:

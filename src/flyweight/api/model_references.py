@@ -1,6 +1,6 @@
-"""What MODEL means: an artifact folder, `RECIPE:STAGE`, a Hugging Face folder or `hf:owner/name`.
+"""Find a MODEL: an artifact folder, `RECIPE:STAGE`, a Hugging Face folder or `hf:owner/name`.
 
-For plan, bench and audit it may be a config as well, with random weights.
+For plan, bench and audit it may be a config as well, which gets random weights.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def find(
 ) -> Artifact:
     """Return the artifact that `reference` names, checked.
 
-    Raises RequestError that lists what could have been meant.
-
     A Hugging Face model is imported into the runs root first, if it is not there yet. `also` are
-    names beside those of models that could have been meant: of configs, for verbs that take one.
+    further names that a message may suggest: those of configs, for verbs that take one. Raises
+    RequestError, with the names that could have been meant, for an unknown model.
     """
     if isinstance(reference, Artifact):
         return reference
@@ -66,32 +65,30 @@ def find(
     if _present(path):
         raise RequestError(
             f"{where}: {path} is neither an artifact of flyweight (it has no manifest.json) nor "
-            f"a Hugging Face model (it has no"
-            " config.json with a model_type)"
+            f"a Hugging Face model (it has no config.json with a model_type)"
         )
     raise RequestError(f"{where}: {_unknown(text, store, also)}")
 
 
 def _unknown(text: str, store: Store, also: Iterable[str]) -> str:
-    """Return that there is no such model, and which there are: those of a run of that name, or all."""
+    """Return a message that a model is unknown, with the models of that run, or with all models."""
     if run := _run(text, store):
         own = [name for name in _known(store) if name.startswith(f"{text}:")]
-        return (
-            f"{text} is a run; name one of its models: {', '.join(own)}"
-            if own
-            else _not_finished(run)
-        )
+        if not own:
+            return _not_finished(run)
+        return f"{text} is a run; name one of its models: {', '.join(own)}"
     known = _known(store)
     close = difflib.get_close_matches(text, [*also, *known], 1, 0.5)
-    meant = f" (did you mean {close[0]}?)" if close else ""
+    suggestion = f" (did you mean {close[0]}?)" if close else ""
+    unknown = f"there is no model {text!r}{suggestion}"
     if not known:
-        return f"there is no model {text!r}{meant}, and no run under {store.root} is finished yet"
+        return f"{unknown}, and no run under {store.root} is finished yet"
     more = f" and {len(known) - MOST_NAMES} more (flyweight ls)" if len(known) > MOST_NAMES else ""
-    return f"there is no model {text!r}{meant}; there are {', '.join(known[:MOST_NAMES])}{more}"
+    return f"{unknown}; there are {', '.join(known[:MOST_NAMES])}{more}"
 
 
 def _run(name: str, store: Store) -> references.Finished | None:
-    """Return the run of that name under a runs root, finished or not; None where there is none."""
+    """Return the run of that name under a runs root, finished or not, or None."""
     folder = store.root / name
     if not name or Path(name).name != name or not _present(folder) or not folder.is_dir():
         return None
@@ -99,8 +96,8 @@ def _run(name: str, store: Store) -> references.Finished | None:
     return run if run.results or run.others else None
 
 
-def said_of_run(name: str, store: Store) -> str | None:
-    """Return what a run of that name is and how to go on with it; None where there is none."""
+def description_of_run(name: str, store: Store) -> str | None:
+    """Return the state of a run and the command that goes on with it; None without such a run."""
     run = _run(name, store)
     if run is None:
         return None
@@ -110,10 +107,10 @@ def said_of_run(name: str, store: Store) -> str | None:
 
 
 def _not_finished(run: references.Finished) -> str:
-    """Return what there is of a run without models to name, and the command that goes on with it."""
+    """Return the state of a run without finished models, and the command that goes on with it."""
     commands = [other.command for other in run.others if not other.finished and other.command]
-    made = {name for other in run.others for name in other.ids} | run.results
-    parts = f"{len(made)} part{'s' * (len(made) != 1)}"
+    ids = {name for other in run.others for name in other.ids} | run.results
+    parts = f"{len(ids)} part{'s' * (len(ids) != 1)}"
     if commands:
         return (
             f"the run {run.name} is not finished ({parts} of it are kept); go on with: "
@@ -131,14 +128,14 @@ def _of_recipe(name: str, stage: str, store: Store, where: str) -> Artifact:
             f"{where}: no run {name!r} under "
             f"{store.root}{load.nearest(name, finished)}{_first(name)}"
         )
-    stages = {made.name: made.id for made in Summary.read(store.root / name).stages}
+    stages = {entry.name: entry.id for entry in Summary.read(store.root / name).stages}
     if stage not in stages:
         raise RequestError(f"{where}: {name} has no stage {stage!r}{load.nearest(stage, stages)}")
     return Artifact.open(store.root / stages[stage])
 
 
 def _first(name: str) -> str:
-    """Return the command that makes a shipped recipe's run; nothing for a name that is none."""
+    """Return the command that makes a shipped recipe's run, or an empty text for other names."""
     shipped = resources.files("flyweight") / "assets" / "recipes" / f"{name}.yaml"
     return f"; make it: flyweight run {name}" if shipped.is_file() else ""
 
@@ -156,15 +153,14 @@ def _is_file(path: Path) -> bool:
 
 
 def _known(store: Store) -> list[str]:
-    found = []
+    names = []
     for path in sorted(store.root.glob(f"*/{FILE}")):
         try:
-            found += [
-                f"{path.parent.name}:{made.name}" for made in Summary.read(path.parent).stages
-            ]
+            stages = Summary.read(path.parent).stages
         except FlyweightError:
             continue  # these names are only suggested; using that run says what is wrong with it
-    return found
+        names += [f"{path.parent.name}:{stage.name}" for stage in stages]
+    return names
 
 
 def is_config(reference: str | Path) -> bool:
@@ -177,7 +173,7 @@ def is_config(reference: str | Path) -> bool:
 def config(reference: str | Path) -> schema.Architecture:
     """Return the model config of a YAML file or of the catalogue, resolved.
 
-    Raises RequestError where it cannot be.
+    Raises RequestError where the config is wrong.
     """
     if str(reference) in catalogue.names():
         return catalogue.load(str(reference))
@@ -187,43 +183,46 @@ def config(reference: str | Path) -> schema.Architecture:
 
 
 def listed(store: Store) -> dict[str, Any]:
-    """Return what is under a runs root: `items`, the artifacts, `recipes`, `bytes` of the whole root; only manifests are read.
+    """Return what is under a runs root: `items`, `recipes`, and the `bytes` of the whole root.
 
-    An item has its size on disk and the recipes that need it (`recipe:stage` for a stage, `recipe`
-    for what was measured or is needed to make it; `recipe (unfinished)` and `recipe (earlier)` are
-    runs of that name whose results are not those in its folder, and a recipe tells their commands).
-    Its `state` is finished, half-made (with the step of its checkpoint in `step`, and whether a
-    process is at it in `being_made`) or damaged (`damaged` says what is wrong, and there are nulls
-    where its manifest would tell). Oldest first, then what is half-made, then what is damaged.
+    Only manifests are read. An item is an artifact, with its size on disk and its users in
+    `used_by`: `recipe:stage` for a stage, `recipe` for a measurement or a parent. Users of the form
+    `recipe (unfinished)` and `recipe (earlier)` are runs whose results are not those in the
+    recipe's folder; a recipe lists their commands.
+
+    An item's `state` is finished, half-made or damaged. A half-made one has its checkpoint's step
+    in `step`, and in `being_made` whether a process is making it. A damaged one has the fault in
+    `damaged`, and null for what its manifest would say. Finished items come first, from old to new,
+    then half-made ones, then damaged ones.
     """
-    found = references.read(store)
-    items = [_item(entry, found.users.get(entry.path.name, [])) for entry in found.entries]
+    uses = references.read(store)
+    items = [_item(entry, uses.users.get(entry.path.name, [])) for entry in uses.entries]
     half = [
-        _half_made(path, store, found.users)
+        _half_made(path, store, uses.users)
         for path in sorted(store.root.glob(f"*-????????{PARTIAL}"))
         if _is_partial(path)
     ]
-    recipes = [
-        {
-            "name": recipe.name,
-            "created": recipe.created,
-            "stages": len(
-                recipe.stages or recipe.named or {name for run in recipe.others for name in run.ids}
-            ),
-            "bytes": gc.size(recipe.path),
-            "command": recipe.command,
-            "damaged": recipe.damaged,
-            "unfinished": [run.command for run in recipe.others if not run.finished],
-            "earlier": [run.command for run in recipe.others if run.finished],
-        }
-        for recipe in sorted(found.recipes, key=lambda recipe: (recipe.created or "", recipe.name))
-    ]
-    whole = [item for item in items if item["state"] == "finished"]
-    harmed = [item for item in items if item["state"] == "damaged"]
+    recipes = sorted(uses.recipes, key=lambda recipe: (recipe.created or "", recipe.name))
+    finished = [item for item in items if item["state"] == "finished"]
+    damaged = [item for item in items if item["state"] == "damaged"]
     return {
-        "items": [*whole, *half, *harmed],
-        "recipes": recipes,
+        "items": [*finished, *half, *damaged],
+        "recipes": [_recipe(recipe) for recipe in recipes],
         "bytes": gc.size(Path(os.path.realpath(store.root))) if store.root.is_dir() else 0,
+    }
+
+
+def _recipe(recipe: references.Finished) -> dict[str, Any]:
+    stages = recipe.stages or recipe.named or {name for run in recipe.others for name in run.ids}
+    return {
+        "name": recipe.name,
+        "created": recipe.created,
+        "stages": len(stages),
+        "bytes": gc.size(recipe.path),
+        "command": recipe.command,
+        "damaged": recipe.damaged,
+        "unfinished": [run.command for run in recipe.others if not run.finished],
+        "earlier": [run.command for run in recipe.others if run.finished],
     }
 
 
@@ -234,23 +233,19 @@ def _item(entry: Artifact | Damaged, users: list[str]) -> dict[str, Any]:
         "stage": None,
         "created": None,
         "seconds": None,
-    }
-    if isinstance(entry, Artifact):
-        item |= {
-            "stage": entry.stage,
-            "created": entry.manifest["created"],
-            "seconds": entry.facts["took"],
-        }
-    else:
-        item["state"] = "damaged"
-    damaged = entry.why if isinstance(entry, Damaged) else None
-    return {
-        **item,
         "bytes": gc.size(entry.path),
         "used_by": users,
-        "damaged": damaged,
+        "damaged": None,
         "step": None,
         "being_made": None,
+    }
+    if isinstance(entry, Damaged):
+        return {**item, "state": "damaged", "damaged": entry.why}
+    return {
+        **item,
+        "stage": entry.stage,
+        "created": entry.manifest["created"],
+        "seconds": entry.facts["took"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Runs of one stage on a model that is there already: distillation and quantization.
+"""Runs of one stage on an existing model: distillation and quantization.
 
 Part of `flyweight.api`.
 """
@@ -30,8 +30,8 @@ def run_stage(
 ) -> Run:
     """Run one stage as a recipe of its own; `overrides` are relative to the stage.
 
-    Without a `name` the run is called after the verb, the kind where there is one, and the model;
-    a number follows where another request has taken that name.
+    Without a `name` the run is called after the verb, the kind if it has one, and the model. A
+    number follows where another request has taken that name.
     """
     raw = {
         "name": name or verb,
@@ -42,11 +42,11 @@ def run_stage(
     raw = load.override(raw, [f"stages.{verb}.{word}" for word in overrides])
     checked = load.recipe(raw, verb)
     if name is None:
-        checked = _named(checked, verb, session)
+        checked = _with_a_name(checked, verb, session)
     return run(checked, session=session)
 
 
-def _named(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:
+def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:
     """Return the recipe under the first of its names that no other request has taken."""
     stage = checked.stages[verb]
     kind = [stage.kind.kind] if isinstance(stage, schema.Quantize) else []
@@ -60,7 +60,7 @@ def _named(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe
 
 
 def _names(first: str) -> Iterator[str]:
-    """Yield `first`, then `first-2` and so on, without what only artifacts may be called."""
+    """Yield `first`, then `first-2` and so on, without names that only artifacts may have."""
     names = (first if number == 1 else f"{first}-{number}" for number in count(1))
     return (name for name in names if not NAMED.fullmatch(name))
 
@@ -78,12 +78,12 @@ def distill(
 ) -> Run:
     """Distil a teacher into a smaller model and return the run; `run["distill"]` is the student.
 
-    `data` is a corpus or the fields of one, `model`, `train` and `objective` are fields as in a
+    `data` is a corpus or the fields of one. `model`, `train` and `objective` are fields as in a
     recipe: `fw.distill("quickstart:teacher", data="python-stdlib", model={"dim": 64},
     train={"steps": 400})`. `overrides` are the command line's words (`train.steps=400`), and win.
-    The teacher's own tokenizer, and its context where that is shorter than usual, are used unless
-    `data` names others. `name` is the run's.
-    Raises RequestError with every fault of the request.
+    Unless `data` names others, the student takes the teacher's tokenizer, and its context where
+    that is shorter than usual. `name` is the run's. Raises RequestError with every fault of the
+    request.
     """
     artifact = model_references.find(teacher, session.store, watch=session.watch)
     given = field_words(data=corpus_fields(data), model=model, train=train, objective=objective)
@@ -104,9 +104,10 @@ def quantize(
 ) -> Run:
     """Store a model's matrices in fewer bits, measure the cost, and return the run.
 
-    `run["quantize"]` is the new model. `kind` is int8 or nf4; `overrides` are the command line's
+    `run["quantize"]` is the new model. `kind` is int8 or nf4. `overrides` are the command line's
     words (`embedding=nf4`), and win. `data` is the text to measure on, for a model that came
-    without its corpus; without either, likelihood is not measured. `name` is the run's.
+    without its corpus. Without either, likelihood is not measured. `name` is the run's. Raises
+    RequestError with every fault of the request.
     """
     artifact = model_references.find(model, session.store, watch=session.watch)
     report: dict[str, Any] = {}
@@ -120,7 +121,10 @@ def quantize(
 
 
 def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, Any]:
-    """Return what data takes from a teacher where no word says otherwise: tokenizer, and context."""
+    """Return the data fields that a student takes from its teacher where no word sets them.
+
+    These are the tokenizer, and a context that is shorter than usual.
+    """
     from flyweight.checkpoints import load_any as hub
 
     data: dict[str, Any] = {}
@@ -135,7 +139,7 @@ def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _reference(model: Model, artifact: Artifact) -> str:
-    """Return the word that names a model in a recipe: as it was given, or its folder."""
+    """Return the word that names a model in a recipe: the given one, or the model's folder."""
     given = str(model)
     if not isinstance(model, Artifact) and load.is_external(given):
         return given

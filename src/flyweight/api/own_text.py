@@ -1,4 +1,4 @@
-"""One's own text, the shortest way in: what `flyweight train` chooses, runs and calls the result.
+"""Train a model of one's own text: what `flyweight train` chooses and how it names the run.
 
 Part of `flyweight.api`.
 """
@@ -29,7 +29,7 @@ from flyweight.store.artifact import Store
 from flyweight.studies import cells as studies
 
 TEXTS = "texts.json"
-"""In the runs root: which text each run of `train` was made from, by the run's name."""
+"""The file in the runs root with the text of each run of `train`, by the run's name."""
 
 
 @shows_progress
@@ -50,11 +50,11 @@ def train(
     """Train a good small model of one's own text within a budget, and return the run.
 
     `data` is a file, several, a folder, a glob or the name of a corpus. The budget: `time="10min"`
-    (unless given), `parameters="200k"`, `bytes="1MB"` of the model, `memory="300MB"` while
-    training, `flops="1e12"`. `model` and `train` are fields as in a recipe, `overrides` the
-    command line's words (`data.context=128`), which win. What is left open is chosen for the text,
-    the budget and this machine. `run["model"]` is the model. The run is called `train-<file>`
-    unless `name` says otherwise; `fresh` makes a finished run of that name anew.
+    (the default), `parameters="200k"`, `bytes="1MB"` of the model, `memory="300MB"` while training,
+    `flops="1e12"`. `model` and `train` are fields as in a recipe. `overrides` are the command
+    line's words (`data.context=128`), and win. Everything else is chosen for the text, the budget
+    and this machine. `run["model"]` is the model. The run is called `train-<file>` unless `name` is
+    given. `fresh` makes a finished run of that name anew.
 
     Raises RequestError for what is wrong with the text, the fields or the budget.
     """
@@ -63,10 +63,10 @@ def train(
         limit: value for limit, value in {**budget, "flops": flops}.items() if value is not None
     }
     words = [*field_words(budget=limits, model=model, train=train), *overrides]
-    return _trained(data, words, name, fresh, session)
+    return _train(data, words, name, fresh, session)
 
 
-def _trained(
+def _train(
     data: str | Path | Sequence[str | Path],
     words: Sequence[str],
     name: str | None,
@@ -75,14 +75,13 @@ def _trained(
 ) -> Run:
     began = time.monotonic()
     corpus = _corpus(data)
-    called = name or _name(session.store, corpus)
-    choice = choose(data, *words, name=called, session=session)
-    recipe = choice.recipe
+    name = name or _name(session.store, corpus)
+    choice = choose(data, *words, name=name, session=session)
     if fresh:
-        forget(session.store, called, session)
-    _remember(session.store, called, corpus)
+        forget(session.store, name, session)
+    _remember(session.store, name, corpus)
     session.watch("chosen", {"lines": choice.lines})
-    return run_checked(recipe, session, began)
+    return run_checked(choice.recipe, session, began)
 
 
 def choose(
@@ -92,10 +91,10 @@ def choose(
     limits: Mapping[str, str] = MappingProxyType({}),
     session: Session = DEFAULT,
 ) -> Choice:
-    """Return what `train` would do, without doing it: the raw recipe, and in words what was chosen.
+    """Return what `train` would run: the recipe, and in words what was chosen.
 
     `limits` are those of the budget by name. The machine's rates are measured where the runs root
-    has none.
+    has none. Raises RequestError for what is wrong with the text, the fields or the budget.
     """
     corpus = _corpus(data)
     text = (resources.files("flyweight") / "assets" / "recipes" / "train.yaml").read_text(
@@ -118,7 +117,10 @@ def choose(
 
 
 def is_text(word: str, session: Session = DEFAULT) -> bool:
-    """Return whether a word names a text that `train` takes, and neither a recipe, a study, a config nor a model."""
+    """Return whether a word names a text that `train` takes.
+
+    Names of recipes, studies, configs and models do not.
+    """
     if word in shipped() or studies.is_study(word) or model_references.is_config(word):
         return False
     if word in SOURCES:
@@ -135,16 +137,16 @@ def is_text(word: str, session: Session = DEFAULT) -> bool:
 def _corpus(data: str | Path | Sequence[str | Path]) -> str | list[str]:
     if isinstance(data, str | Path):
         return str(data)
-    several = [str(each) for each in data]
-    if not several:
+    texts = [str(text) for text in data]
+    if not texts:
         raise RequestError(
             "train needs a text: a file, several, a folder, a glob or the name of a corpus"
         )
-    return several if len(several) > 1 else several[0]
+    return texts if len(texts) > 1 else texts[0]
 
 
 def _place(corpus: str | list[str]) -> str:
-    """Return what tells a text from others of the same name: the paths of its files."""
+    """Return the paths of a text's files: they differ between texts of the same name."""
     words = [corpus] if isinstance(corpus, str) else corpus
     places = [
         str(path.resolve()) if (path := Path(word).expanduser()).exists() else word
@@ -154,9 +156,9 @@ def _place(corpus: str | list[str]) -> str:
 
 
 def _name(store: Store, corpus: str | list[str]) -> str:
-    """Return `train-<text>`.
+    """Return `train-<text>` as the name of a text's run.
 
-    A text of another folder that came first keeps that name, and this one gets a longer one.
+    Where a text of another folder has that name already, this one gets a longer one.
     """
     place = _place(corpus)
     if isinstance(corpus, str):

@@ -1,4 +1,4 @@
-"""What recipes, studies, texts and models will need, before anything runs.
+"""Plan what recipes, studies, texts and models will need, before anything runs.
 
 Part of `flyweight.api`.
 """
@@ -34,22 +34,22 @@ def plan(
 ) -> Plan | GridPlan | ModelPlan:
     """Return what a recipe, study, text, config or model needs; no model is built.
 
-    `target` is a name, a file, the fields of a recipe or study, what `load` returned, a text for `train`, or
-    a MODEL. `overrides` are `path=value` words. Limits, each as in a recipe's budget:
-    `memory="6GB"`, `time="10min"` (the only one of a study), `flops`, `parameters` and `bytes` of
-    the smallest model. `print(plan)` shows its table; `plan.totals` has the sums and `plan.faults`
-    what does not fit. Raises RequestError with every fault of the request.
+    `target` is a name, a file, the fields of a recipe or study, what `load` returned, a text for
+    `train`, or a MODEL. `overrides` are `path=value` words. The limits are those of a recipe's
+    budget: `memory="6GB"`, `time="10min"` (the only one of a study), `flops`, and `parameters` and
+    `bytes` of the smallest model. `print(plan)` shows its table. `plan.totals` has the sums, and
+    `plan.faults` says which limits are passed. Raises RequestError with every fault of the request.
     """
-    given = {
+    options = {
         "memory": memory,
         "time": time,
         "flops": flops,
         "parameters": parameters,
         "bytes": bytes,
     }
-    limits = {name: str(value) for name, value in given.items() if value is not None}
+    limits = {name: str(value) for name, value in options.items() if value is not None}
     if isinstance(target, str | Path):
-        return runs.plan(_named(str(target), overrides, limits, session), session)
+        return runs.plan(_target_of(str(target), overrides, limits, session), session)
     if isinstance(target, Mapping):
         return runs.plan(runs.planned_fields(target, overrides, limits), session)
     if overrides or limits:
@@ -60,10 +60,10 @@ def plan(
     return runs.plan(target, session)
 
 
-def _named(
+def _target_of(
     target: str, overrides: Sequence[str], limits: Mapping[str, str], session: Session
 ) -> Any:
-    """Return what a name or file is planned as: a text as the recipe that `train` would run."""
+    """Return what to plan for a name or file; for a text, the recipe that `train` would run."""
     if is_text(target, session):
         return choose(target, *overrides, limits=limits, session=session).recipe
     return runs.planned(target, overrides, limits)

@@ -1,12 +1,10 @@
-"""What a run shows while it works: a live line on a terminal, plain lines elsewhere.
-
-Always on standard error.
-"""
+"""Show the progress of a run on standard error: a live line on a terminal, else plain lines."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -24,16 +22,29 @@ PLAIN_EVERY = 10.0
 
 
 class Display:
-    """A watcher of run events. Use it as a context manager around the run."""
+    """A watcher of run events; use it as a context manager around the run."""
 
     def __init__(self, console: Terminal, quiet: bool = False) -> None:
-        self.console, self.quiet = console, quiet
+        self.console = console
+        self.quiet = quiet
         self.live: Live | None = None
         self.stage: dict[str, Any] = {}
         self.training: dict[str, Any] = {}
-        self.work = self.grid = ""
+        self.work = ""
+        self.grid = ""
         self.printed = 0.0
         self.began = time.monotonic()
+        self._events: dict[str, Callable[[dict[str, Any]], None]] = {
+            "stage": self._stage,
+            "training": self._training,
+            "packing": self._work,
+            "scoring": self._work,
+            "validation": self._validation,
+            "chosen": self._chosen,
+            "planned": self._planned,
+            "made": self._made,
+            "grid": self._grid,
+        }
 
     def __enter__(self) -> Display:
         if self.console.is_terminal and not self.quiet:
@@ -59,41 +70,49 @@ class Display:
         """Take one event."""
         if self.quiet and kind not in ALWAYS:
             return
-        if kind == "stage":
-            self.stage, self.training, self.work, self.printed = fields, {}, "", time.monotonic()
-            if self.live is None:
-                self._say(f"{fields['name']}: {fields['stage']}")
-        elif kind == "training":
-            self.training = fields
-            self._plain(lambda: _training_line(fields))
-        elif kind in ("packing", "scoring"):
-            self.work = (
-                f"{fields['what']} {fields['done']:.0%}" if fields["done"] else fields["what"]
-            )
-            self._plain(lambda: self.work)
-        elif kind == "validation":
-            self._say(
-                f"  {self.stage.get('name', '')}: step {fields['step']}, validation "
-                f"{fields['nll']:.4f} nats/token"
-            )
-        elif kind in NOTES:
+        if kind in NOTES:
             mark, style, note = NOTES[kind]
             self._say((mark, style), f"{' ' * bool(mark)}{note.format(**fields)}")
-        elif kind == "chosen":
-            for line in fields["lines"]:
-                self._say(line)
-        elif kind == "planned":
-            for warning in fields["plan"].warnings:
-                self._say(("probably over", "yellow"), f" {warning}")
-        elif kind == "made":
-            self._made(fields)
-        elif kind == "grid":
-            self.grid = (
-                f"run {fields['run']} of {fields['of']}, "
-                f"{format_time(max(1.0, round(fields['left'])))} left"
-            )
-            if self.live is None:
-                self._say((self.grid, "dim"))
+        elif kind in self._events:
+            self._events[kind](fields)
+
+    def _stage(self, fields: dict[str, Any]) -> None:
+        self.stage = fields
+        self.training = {}
+        self.work = ""
+        self.printed = time.monotonic()
+        if self.live is None:
+            self._say(f"{fields['name']}: {fields['stage']}")
+
+    def _training(self, fields: dict[str, Any]) -> None:
+        self.training = fields
+        self._plain(lambda: _training_line(fields))
+
+    def _work(self, fields: dict[str, Any]) -> None:
+        self.work = fields["what"]
+        if fields["done"]:
+            self.work += f" {fields['done']:.0%}"
+        self._plain(lambda: self.work)
+
+    def _validation(self, fields: dict[str, Any]) -> None:
+        self._say(
+            f"  {self.stage.get('name', '')}: step {fields['step']}, validation "
+            f"{fields['nll']:.4f} nats/token"
+        )
+
+    def _chosen(self, fields: dict[str, Any]) -> None:
+        for line in fields["lines"]:
+            self._say(line)
+
+    def _planned(self, fields: dict[str, Any]) -> None:
+        for warning in fields["plan"].warnings:
+            self._say(("probably over", "yellow"), f" {warning}")
+
+    def _grid(self, fields: dict[str, Any]) -> None:
+        left = format_time(max(1.0, round(fields["left"])))
+        self.grid = f"run {fields['run']} of {fields['of']}, {left} left"
+        if self.live is None:
+            self._say((self.grid, "dim"))
 
     def _made(self, fields: dict[str, Any]) -> None:
         how = "kept from before" if fields["reused"] else format_time(fields["seconds"])
@@ -113,7 +132,8 @@ class Display:
         head = Text.assemble(
             (str(self.stage.get("name", "starting")), "bold"), f"  {self.stage.get('stage', '')}"
         )
-        head.append(f"  {elapsed}{f'  {self.grid}' if self.grid else ''}", "dim")
+        grid = f"  {self.grid}" if self.grid else ""
+        head.append(f"  {elapsed}{grid}", "dim")
         if not self.training:
             return Group(head, Text(f"  {self.work}", "dim"))
         line = Table.grid(padding=(0, 1))
@@ -134,7 +154,7 @@ def _training_line(fields: dict[str, Any]) -> str:
 
 
 ALWAYS = ("unknown", "drawing")
-"""Events that are told where progress is not."""
+"""Events that are shown even where progress is not."""
 
 NOTES = {
     "all kept": (
@@ -147,7 +167,7 @@ NOTES = {
     "late": (
         "over",
         "yellow",
-        "budget.time: {limit} had passed after {name}; what is left is measured all the same",
+        "budget.time: {limit} had passed after {name}; the rest is measured all the same",
     ),
     "unknown": ("note", "yellow", "{note}"),
     "drawing": ("note", "dim", "{note}"),
@@ -170,4 +190,4 @@ NOTES = {
     "diverged": ("diverged", "yellow", "{name}"),
     "unusable": ("left out", "yellow", "{path}: {why}"),
 }
-"""Events that are told in one line: a mark, its style, and the line."""
+"""Events that are shown in one line: a mark, its style, and the line."""

@@ -1,4 +1,4 @@
-"""What runs and studies end with, as Python objects: numbers, tables for notebooks, data frames.
+"""The results of runs and studies as Python objects: numbers, HTML tables, data frames.
 
 Part of `flyweight.api`.
 """
@@ -30,7 +30,7 @@ METRICS = (
     ("bench", "decode_tokens_per_s"),
     ("bench", "peak_bytes"),
 )
-"""What a data frame has of each model: the measurement, and its metric."""
+"""The columns of a data frame for each model: the measurement, and its metric."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +48,7 @@ class Run:
     def __getitem__(self, stage: str) -> Artifact:
         """Return the artifact of a stage.
 
-        Raises RequestError, which names them, for another name.
+        Raises RequestError, with the names of the stages, for another name.
         """
         return self.finished[stage]
 
@@ -83,8 +83,8 @@ class Run:
     def to_pandas(self) -> pandas.DataFrame:
         """Return a data frame with a row for each model that was compared.
 
-        Units: bytes, FLOPs, seconds, bits per byte of text, nats per token; `_low` and `_high` are
-        ends of 95 % intervals. What was not measured is missing. Needs pandas.
+        Units: bytes, FLOPs, seconds, bits per byte of text, nats per token. `_low` and `_high` are
+        the ends of 95 % intervals. Metrics that were not measured are missing. Needs pandas.
         """
         return frame([_model_row(model) for model in self.summary.models], "model")
 
@@ -134,9 +134,22 @@ def _model_row(model: summary.ModelSummary) -> dict[str, Any]:
 
 def _study_rows(study: study_summary.StudySummary) -> Iterator[dict[str, Any]]:
     for cell in study.cells:
-        where = {"cell": cell.name, "model": cell.model, **cell.fields, "data": cell.data}
-        shape = {"context": cell.context, "budget": cell.budget, "parameters": cell.parameters}
         for run in cell.runs:
-            how = {"seed": run.seed, "lr": run.lr, "chosen": run.chosen, "standing": run.standing}
-            spent = {"steps": run.steps, "flops": run.flops, "seconds": run.seconds}
-            yield {**where, **shape, **how, **spent, "validation": run.validation, **run.metrics}
+            yield {
+                "cell": cell.name,
+                "model": cell.model,
+                **cell.fields,
+                "data": cell.data,
+                "context": cell.context,
+                "budget": cell.budget,
+                "parameters": cell.parameters,
+                "seed": run.seed,
+                "lr": run.lr,
+                "chosen": run.chosen,
+                "standing": run.standing,
+                "steps": run.steps,
+                "flops": run.flops,
+                "seconds": run.seconds,
+                "validation": run.validation,
+                **run.metrics,
+            }

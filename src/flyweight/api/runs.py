@@ -1,4 +1,7 @@
-"""Recipes, studies and single stages: what is read, planned and run. Part of `flyweight.api`."""
+"""Read, plan and run recipes and studies.
+
+Part of `flyweight.api`.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,8 @@ def load(
 ) -> schema.Recipe:
     """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
 
-    `recipe` is a shipped name, a YAML file, or a mapping with the fields of one. Raises
-    RequestError with every fault, and for a study.
+    `recipe` is a shipped name, a YAML file, or a mapping with a recipe's fields. Raises
+    RequestError with every fault of the recipe, and for a study.
     """
     if isinstance(recipe, Mapping):
         name, raw = str(recipe.get("name", "the recipe")), copy.deepcopy(dict(recipe))
@@ -64,7 +67,7 @@ def load(
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
-    """Return the raw recipe or study of a name or file; raise RequestError where there is none."""
+    """Return the raw recipe or study of a name or file; raise RequestError where it is missing."""
     if not isinstance(recipe, str | Path):
         raise RequestError(f"a recipe is a name, a YAML file or a mapping, not {recipe!r}")
     name = str(recipe)
@@ -78,7 +81,7 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     if name in studies.shipped():
         raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
     near = config_load.nearest(name, shipped())
-    raise RequestError(f"there is no recipe {name!r}{near}; or name a YAML file")
+    raise RequestError(f"no recipe is called {name!r}{near}; or name a YAML file")
 
 
 def plan(
@@ -87,7 +90,7 @@ def plan(
 ) -> plans.Plan | GridPlan | plans.ModelPlan:
     """Return what a recipe, study, config or model needs; nothing is allocated."""
     if session.device is not None or session.threads is not None:
-        session.runtime()  # what this machine does not have is refused for a single model as well
+        session.runtime()  # a device that this machine lacks is refused for a single model too
     if isinstance(target, study_config.Study):
         return studies.plan(
             target, session.runtime(), _vocabularies(session.store), session.data_folder
@@ -107,10 +110,10 @@ def plan(
 def planned(
     target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})
 ) -> Any:
-    """Return what `plan` takes for a word of the command line: a recipe or study with its overrides, or the word itself.
+    """Return what `plan` takes for a word of the command line.
 
-    `limits` are those of a recipe's budget by name, of which a study, whose budgets are its own,
-    knows the time alone.
+    That is a recipe or a study with its overrides, or the word itself. `limits` are those of a
+    recipe's budget by name. A study has budgets of its own, and takes the limit of time alone.
     """
     if target in shipped() or (model_references.is_config(target) and _is_recipe(target)):
         return load(
@@ -144,7 +147,7 @@ def _planned_study(
             " its runs train for its own budgets"
         )
     words = [f"limit.time={value}" for value in limits.values()]
-    # Planning a large grid is how one learns of its size.
+    # `yes`: a plan is the way to learn how large a grid is.
     return studies.load(target, *overrides, *words, yes=True)
 
 
@@ -156,23 +159,23 @@ def _config_of(artifact: Artifact) -> schema.Architecture:
     from flyweight.checkpoints import load_any as hub
     from flyweight.checkpoints.external import ForeignConfig
 
-    found = hub.config(artifact.path / "model")
-    if isinstance(found, ForeignConfig):
+    config = hub.config(artifact.path / "model")
+    if isinstance(config, ForeignConfig):
         raise RequestError(
             f"{artifact.id}: plan knows GPT-2, Llama and Qwen3 models and flyweight's own, not "
-            f"the type {found.model_type}"
+            f"the type {config.model_type}"
         )
-    return found
+    return config
 
 
 def _vocabularies(store: Store) -> dict[str, int]:
-    """Return the vocabulary of every corpus that is packed already, by its data config."""
-    found = {}
+    """Return the vocabulary size of every corpus that is packed already, by its data config."""
+    sizes = {}
     for path in store.root.glob("corpus-????????"):
-        packed = Artifact.glance(path)
-        data = schema.Data.model_validate(packed.identity["config"], context={"resolved": True})
-        found[plans.vocabulary_key(data)] = packed.facts["vocab_size"]
-    return found
+        corpus = Artifact.glance(path)
+        data = schema.Data.model_validate(corpus.identity["config"], context={"resolved": True})
+        sizes[plans.vocabulary_key(data)] = corpus.facts["vocab_size"]
+    return sizes
 
 
 @shows_progress
@@ -186,10 +189,11 @@ def run(
     """Run a recipe: make each stage once, measure what it compares, write its report; return it.
 
     `recipe`, `overrides` and `without` are those of `load`; a checked recipe is run as it is.
-    `fresh` makes a finished run of its name anew, all but the packed text.
-    Raises RequestError before any work for a request that is wrong or cannot fit its budget,
-    BudgetSpent where a limit ended a training, after the finished stages have been measured, named
-    and reported, and FlyweightError where the work fails: what was finished is kept.
+    `fresh` makes a finished run of its name anew, except the packed text.
+
+    Raises RequestError before any work for a request that is wrong or cannot fit its budget. Raises
+    BudgetSpent where a limit ended a training: the finished stages are measured, named and reported
+    first. Raises FlyweightError where the work fails: finished stages are kept.
     """
     checked = _recipe(recipe, overrides, without, session)
     if fresh:
@@ -201,11 +205,12 @@ def run(
 def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
     """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
 
-    Raises as `run` does.
+    Raises the errors of `run`.
     """
     context = session.context(asked.budget, asked.seed)
     meter = context.meter
-    meter.started = meter.started if began is None else began
+    if began is not None:
+        meter.started = began
 
     def resolve(reference: str, where: str) -> Artifact:
         return model_references.find(reference, context.store, where, context.watch)
@@ -216,9 +221,7 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     planned = plans.plan(checked, context.runtime, {}, context.data_dir)
     with _unfinished(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
-        if (
-            planned.unread
-        ):  # what depends on a vocabulary is decided by the real one, before anything is trained
+        if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             real = {
                 plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"]
                 for data in planned.unread
@@ -253,7 +256,11 @@ def _recipe(
     without: Sequence[str],
     session: Session,
 ) -> schema.Recipe:
-    """Return the checked recipe; raise RequestError, for the name of a run with its command."""
+    """Return the checked recipe.
+
+    Raises RequestError for a recipe that is wrong or unknown. For the name of a run, the message
+    has its command.
+    """
     if isinstance(recipe, schema.Recipe):
         if overrides or without:
             raise RequestError(
@@ -265,18 +272,18 @@ def _recipe(
         or recipe in (*shipped(), *studies.shipped())
         or Path(recipe).exists()
     )
-    said = None if known else model_references.said_of_run(str(recipe), session.store)
-    if said is not None:
-        raise RequestError(f"there is no recipe {recipe!r}, but a run: {said}")
+    run = None if known else model_references.description_of_run(str(recipe), session.store)
+    if run is not None:
+        raise RequestError(f"{recipe!r} is not a recipe, but a run: {run}")
     return load(recipe, *overrides, without=without)
 
 
 def _timed(
     recipe: schema.Recipe, runtime: Runtime, session: Session
 ) -> tuple[schema.Recipe, float]:
-    """Return the recipe with its time shared out, and the seconds that measuring will take after training.
+    """Return the recipe with its time shared out, and the seconds of measuring after training.
 
-    Only a recipe that trains by the clock needs to know this machine's rates.
+    Only a recipe that trains by the clock needs this machine's rates.
     """
     trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.TrainingStage)]
     if recipe.budget.time is None or not any(
@@ -290,12 +297,18 @@ def _timed(
 
 
 def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
-    """Return what keeps that which a recipe or study makes until its results are written."""
-    return Unfinished(context.store, asked.name, request_of(asked), context.command, context.watch)
+    """Return the registry entry that keeps a run's artifacts until its results are written."""
+    return Unfinished(
+        store=context.store,
+        name=asked.name,
+        work=request_of(asked),
+        command=context.command,
+        watch=context.watch,
+    )
 
 
 def request_of(asked: schema.Recipe | study_config.Study) -> str:
-    """Return a digest that tells one request from another of the same name."""
+    """Return a digest of a request: it differs between requests of the same name."""
     return digest(asked.model_dump(mode="json"))[:8]
 
 
@@ -304,16 +317,16 @@ def _summarise(
 ) -> run_summary.Summary:
     recipe = finished.recipe
     chosen = {
-        name: made.artifact.facts["chosen"]
-        for name, made in finished.stages.items()
-        if made.artifact.stage == "select"
+        name: stage.artifact.facts["chosen"]
+        for name, stage in finished.stages.items()
+        if stage.artifact.stage == "select"
     }
     sources = [
         gather.Source(
             name,
             finished.stages[name].config,
             finished.stages[name].artifact,
-            {kind: made.artifact for kind, made in kinds.items()},
+            {kind: measured.artifact for kind, measured in kinds.items()},
             chosen,
         )
         for name, kinds in finished.measured.items()
@@ -341,13 +354,13 @@ def _summarise(
         stages=tuple(
             run_summary.StageSummary(
                 name=name,
-                id=made.artifact.id,
-                stage=made.artifact.stage,
-                seconds=made.artifact.facts["took"],
-                reused=made.reused,
-                evaluate=gather.evaluation(made.artifact),
+                id=stage.artifact.id,
+                stage=stage.artifact.stage,
+                seconds=stage.artifact.facts["took"],
+                reused=stage.reused,
+                evaluate=gather.evaluation(stage.artifact),
             )
-            for name, made in finished.stages.items()
+            for name, stage in finished.stages.items()
         ),
     )
 
@@ -360,9 +373,9 @@ def study(
 ) -> StudyRun:
     """Run a study: every cell of its grid once for each seed, then tables, plots and findings.
 
-    `target` is a shipped name, a YAML file, the fields of a study, or a checked study.
-    Raises RequestError before anything is trained for a study that contradicts itself or its texts,
-    and for a grid over its `limit` unless `yes`.
+    `target` is a shipped name, a YAML file, the fields of a study, or a checked study. Raises
+    RequestError before any training for a study that contradicts itself or its texts. Raises it
+    also for a grid over its `limit`, unless `yes`.
     """
 
     def over(study: study_config.Study) -> list[str]:
@@ -386,14 +399,8 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
     context = session.context(seed=checked.seeds[0])
     planned = _study_plan(checked, context.runtime, context.store, context.data_dir)
     if not planned.cells:
-        raise RequestError(
-            "\n".join(
-                [
-                    f"{checked.name}:",
-                    *(f"  {why}" for why in (*planned.warnings, *planned.left_out)),
-                ]
-            )
-        )
+        reasons = (*planned.warnings, *planned.left_out)
+        raise RequestError("\n".join([f"{checked.name}:", *(f"  {why}" for why in reasons)]))
     if (warnings := studies.over_time(planned)) and not yes:
         raise RequestError(
             "\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)])
@@ -415,7 +422,8 @@ def _study_plan(
 ) -> GridPlan:
     """Return a study's plan.
 
-    A text packed before may have changed since, so its vocabulary alone is no reason to refuse.
+    A text may have changed since it was packed: where its old vocabulary leads to a refusal, the
+    plan is made without it.
     """
     try:
         return studies.plan(checked, runtime, _vocabularies(store), data_dir)

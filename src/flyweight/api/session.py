@@ -26,21 +26,21 @@ from flyweight.store.stage import Context
 
 
 def progress_lines(kind: str, fields: dict[str, Any]) -> None:
-    """Stand for the progress that a function shows where nobody watches.
+    """Mark a session that has no watcher: functions then show their progress.
 
-    By itself it shows none.
+    The function itself shows nothing.
     """
 
 
 @dataclass(frozen=True, repr=False)
 class Session:
-    """Where and how to work: `fw.Session(runs="runs", threads=2, quiet=True)`, shared by many calls.
+    """Where and how to work: `fw.Session(runs="runs", threads=2, quiet=True)`.
 
-    `runs` is the runs root (default FLYWEIGHT_RUNS, else ./runs), `data_dir` the folder of local
-    copies of corpora (default FLYWEIGHT_DATA), `device` cpu, cuda or mps (default: the best there
-    is), `threads` those of a CPU (default: all cores), `seed` that of random weights and samples.
-    Progress goes to standard error, as on the command line, unless `quiet`; a `watch` function
-    gets its events instead.
+    Many calls can share a session. `runs` is the runs root (default FLYWEIGHT_RUNS, else ./runs).
+    `data_dir` is the folder of local copies of corpora (default FLYWEIGHT_DATA). `device` is cpu,
+    cuda or mps (default: the best of this machine). `threads` are those of a CPU (default: all
+    cores), `seed` is that of random weights and samples. Progress goes to standard error, as on the
+    command line, unless `quiet`. A `watch` function gets the events of the progress instead.
     """
 
     runs: Path | str | None = None
@@ -54,17 +54,16 @@ class Session:
     quiet: bool = False
 
     def __repr__(self) -> str:
-        given = [field for field in fields(self) if getattr(self, field.name) != field.default]
         shown = [
             f"{field.name}={getattr(self, field.name)!r}"
-            for field in given
-            if field.name != "watch"
+            for field in fields(self)
+            if field.name != "watch" and getattr(self, field.name) != field.default
         ]
         return f"Session({', '.join(shown)})"
 
     @contextmanager
     def watched(self) -> Iterator[Session]:
-        """Yield this session with its progress shown, where it has no watcher of its own."""
+        """Yield this session with a progress display, unless it has a watcher of its own."""
         if self.watch is not progress_lines:
             yield self
         elif self.quiet:
@@ -78,22 +77,20 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The runs root; whoever asks for it is about to read models, with this session's trust in them.
+        """The runs root.
 
-        Raises RequestError where its name is not UTF-8 text.
+        Asking for it also sets whether code of models is trusted, as this session says: models are
+        read next. Raises RequestError where its name is not UTF-8 text.
         """
         trust(self.trust_remote_code)
-        return Store(
-            utf8_name(
-                Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs"), "the runs root"
-            )
-        )
+        root = Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs")
+        return Store(utf8_name(root, "the runs root"))
 
     @property
     def data_folder(self) -> Path | None:
-        """The folder of local copies of corpora.
+        """The folder of local copies of corpora, or None.
 
-        Raises RequestError where it is named and not there.
+        Raises RequestError where it is named and does not exist.
         """
         return data_folder(self.data_dir)
 
@@ -108,12 +105,12 @@ class Session:
         """Return what stages need; raise RequestError where the runs root cannot be written."""
         self.store.prepare()
         return Context(
-            self.store,
-            self.runtime(seed),
-            Meter(budget or schema.Budget()),
-            self.watch,
-            self.data_folder,
-            self.command,
+            store=self.store,
+            runtime=self.runtime(seed),
+            meter=Meter(budget or schema.Budget()),
+            watch=self.watch,
+            data_dir=self.data_folder,
+            command=self.command,
         )
 
 
@@ -150,12 +147,12 @@ def _held(session: Session) -> Iterator[Session]:
 
 
 def in_use(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function hold its runs root in use, so that `gc` of another process waits its turn."""
+    """Let a function hold its runs root in use: another process cannot remove things meanwhile."""
     return _with_session(function, _held)
 
 
 def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function show its progress, where its session has no watcher of its own."""
+    """Let a function show its progress, unless its session has a watcher of its own."""
     return _with_session(function, Session.watched)
 
 

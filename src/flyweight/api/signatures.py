@@ -1,4 +1,4 @@
-"""Signatures as they stand in the source, for `help` and notebooks."""
+"""Signatures as they are written in the source, for `help` and notebooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Bare(str):
 
 
 def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return a function's signature as it stands in the source."""
+    """Return a function's signature as it is written in the source."""
     signature = inspect.signature(function)
     parameters = [_readable_parameter(parameter) for parameter in signature.parameters.values()]
     returned = signature.return_annotation

@@ -1,4 +1,4 @@
-"""The command line: words to `flyweight.api` calls, and answers to text or JSON.
+"""The command line: it turns words into `flyweight.api` calls, and answers into text or JSON.
 
 Heavy imports wait until a verb needs them.
 """
@@ -48,15 +48,14 @@ def _top(
 
 
 def _fail(error: FlyweightError | str, status: int) -> NoReturn:
-    text = re.sub(
-        r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error)
-    )  # what was given may be endless
+    # A word of the request may be endless.
+    text = re.sub(r"\S{1000,}", lambda word: f"{word[0][:200]}...", str(error))
     print(f"flyweight: {text}", file=sys.stderr)
     sys.exit(status)
 
 
 def _discard_unwritten() -> None:
-    """Give up what standard output does not take, so that the end of the process does not try once more."""
+    """Drop what standard output does not take; the end of the process does not try it again."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -64,11 +63,11 @@ def _discard_unwritten() -> None:
 
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What torch says where an allocation fails: on a CPU it is a plain RuntimeError."""
+"""Words of torch's message where an allocation fails; on a CPU it is a plain RuntimeError."""
 
 INTERRUPTED = 130
-"""What typer ends with where Ctrl-C was pressed."""
-INTERRUPTION = "interrupted; what was finished is kept, and the same command goes on from there"
+"""The exit status of typer where Ctrl-C was pressed."""
+INTERRUPTION = "interrupted; finished work is kept, and the same command goes on from there"
 
 
 def _interrupted() -> NoReturn:
@@ -81,9 +80,8 @@ def _interrupted() -> NoReturn:
 def main() -> None:
     """Run the command line: exit status 0 done, 1 failed, 2 the request was wrong."""
     terminal.prepare()
-    os.environ["PYTHONSAFEPATH"] = (
-        "1"  # a Python process that a library starts imports nothing from the working folder
-    )
+    # A Python process that a library starts imports nothing from the working folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         try:
             with whole_words():
@@ -112,6 +110,6 @@ def main() -> None:
             raise
         _fail(
             "out of memory; a smaller train.batch, data.context or model needs less (`flyweight "
-            "plan` tells how much)",
+            "plan` says how much)",
             1,
         )

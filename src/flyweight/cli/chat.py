@@ -1,4 +1,4 @@
-"""The terminal's side of `flyweight chat`: lines in, answers out as they come, and a few commands."""
+"""The terminal's side of `flyweight chat`: it reads lines, writes answers and obeys commands."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ _TURNS = "This model has a chat template: each line is a turn."
 def talk(chat: Chat, name: str, as_json: bool) -> None:
     """Hold a conversation over standard input until it ends: a line a turn, typed or piped.
 
-    Answers go to standard output (with `as_json` to standard error, where somebody types), remarks
-    to standard error. Raises what a turn raises where the lines are piped; where they are typed it
-    is told, and the conversation goes on.
+    Answers go to standard output, remarks to standard error. With `as_json` answers go to standard
+    error where somebody types, and nowhere else. An error of a turn is raised where the lines are
+    piped. Where they are typed it is shown, and the conversation goes on.
     """
     typed = sys.stdin.isatty()
     remarks = Terminal(stderr=True)
-    out: TextIO | None = (sys.stderr if typed else None) if as_json else sys.stdout
+    out: TextIO | None = sys.stdout
+    if as_json:
+        out = sys.stderr if typed else None
     rest = _TURNS if chat.template else _PLAIN
     if typed:
         limit = "no limit" if chat.context is None else f"{chat.context} tokens"
-        _remark(remarks, f"{name}, context {limit}. {rest} /help tells more, Ctrl-D leaves.", "dim")
+        welcome = f"{name}, context {limit}. {rest} /help lists the commands, Ctrl-D leaves."
+        _remark(remarks, welcome, "dim")
     for line in _lines(typed, as_json):
         if line.startswith("/") and not line.startswith("//"):
             if not _command(line.strip(), chat, remarks, rest):
@@ -47,7 +50,8 @@ def talk(chat: Chat, name: str, as_json: bool) -> None:
         if not line and chat.template:
             continue
         try:
-            turn = _answered(chat, line.removeprefix("/") if line.startswith("//") else line, out)
+            # A line that begins with two slashes is said with one.
+            turn = _answer(chat, line.removeprefix("/"), out)
         except FlyweightError as error:
             if not typed:
                 raise
@@ -57,7 +61,7 @@ def talk(chat: Chat, name: str, as_json: bool) -> None:
             _remark(remarks, f"({remark})", "dim")
 
 
-def _answered(chat: Chat, line: str, out: TextIO | None) -> Turn:
+def _answer(chat: Chat, line: str, out: TextIO | None) -> Turn:
     speech = None if out is None else terminal.Speech(out)
 
     def speak(piece: str) -> None:
@@ -73,7 +77,7 @@ def _answered(chat: Chat, line: str, out: TextIO | None) -> Turn:
 def _command(line: str, chat: Chat, remarks: Terminal, rest: str) -> bool:
     """Obey a command; return whether the conversation goes on.
 
-    Raise RequestError for one that there is not.
+    Raises RequestError for an unknown command, unless somebody types.
     """
     if line == "/quit":
         return False
@@ -83,11 +87,11 @@ def _command(line: str, chat: Chat, remarks: Terminal, rest: str) -> bool:
     elif line == "/help":
         _remark(remarks, HELP.format(rest=rest), "dim")
     elif sys.stdin.isatty():
-        _remark(remarks, f"there is no {line}; /help tells what there is", "yellow")
+        _remark(remarks, f"{line} is not a command; /help lists the commands", "yellow")
     else:
         raise RequestError(
-            f"there is no command {line[:80]}: known are /reset, /quit and /help; // begins a "
-            f"line with a slash"
+            f"{line[:80]} is not a command: known are /reset, /quit and /help; // begins a line "
+            f"with a slash"
         )
     return True
 

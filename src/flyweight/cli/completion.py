@@ -1,6 +1,6 @@
-"""Tab completion: the names that a word of the command line may be.
+"""Tab completion: the names that can take a word's place on the command line.
 
-Nothing here imports more than the standard library.
+This module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 BASH = "complete_bash"
-"""What the shell's function sets the variable to, from which typer knows that bash asks."""
+"""The value of the variable by which typer knows that bash asks."""
 VARIABLE = "_FLYWEIGHT_COMPLETE"
 CORPORA = (
     "installed-packages",
@@ -29,14 +29,14 @@ CORPORA = (
     "wikitext-2",
     "wikitext-2-raw",
 )
-"""The registered corpora, whose own module takes too long to import for a key press."""
+"""The registered corpora; their own module takes too long to import for a key press."""
 ARTIFACT = re.compile(r"[a-z_]+-[0-9a-f]{8}(\.partial)?")
 
 
 def names_for(metavar: str | None) -> Callable[[Any, str], list[str]] | None:
     """Return the completion of a parameter, by the kinds that its metavar names.
 
-    None for others.
+    Return None where the metavar names no kind.
     """
     kinds = [kind for kind in re.findall(r"[A-Z]+", metavar or "") if kind in KINDS]
     if not kinds:
@@ -62,10 +62,7 @@ def _configs(context: Any) -> Iterator[str]:
 
 
 def _shipped(folder: str) -> Iterator[str]:
-    """Yield the names of shipped YAML files.
-
-    Those in a folder of their own have it in their name.
-    """
+    """Yield the names of shipped YAML files; the name of a file in a folder includes the folder."""
     yield from _yaml(resources.files("flyweight") / "assets" / folder, "")
 
 
@@ -82,14 +79,16 @@ def _corpora(context: Any) -> Iterator[str]:
 
 
 def _root(context: Any) -> Path:
-    given = (context.params if context is not None else {}).get("runs")
-    return Path(given or os.environ.get("FLYWEIGHT_RUNS") or "runs")
+    runs = None if context is None else context.params.get("runs")
+    return Path(runs or os.environ.get("FLYWEIGHT_RUNS") or "runs")
 
 
 def _runs(context: Any) -> Iterator[str]:
-    """Yield the runs in the runs root, the unfinished ones without a report left out."""
+    """Yield the runs in the runs root that have a report; unfinished ones have none."""
     root = _root(context)
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    if not root.is_dir():
+        return
+    for folder in sorted(root.iterdir()):
         if not ARTIFACT.fullmatch(folder.name) and (folder / "report.html").is_file():
             yield folder.name
 
@@ -114,7 +113,10 @@ KINDS: dict[str, Callable[[Any], Iterator[str]]] = {
 
 @contextlib.contextmanager
 def whole_words() -> Iterator[None]:
-    """Let bash complete `RUN:STAGE`: it takes a colon for the end of a word, and replaces only what follows."""
+    """Let bash complete `RUN:STAGE`.
+
+    Bash takes a colon for the end of a word, and replaces only what follows it.
+    """
     if os.environ.get(VARIABLE) != BASH or "COMP_WORDS" not in os.environ:
         yield
         return
@@ -122,31 +124,24 @@ def whole_words() -> Iterator[None]:
         os.environ["COMP_WORDS"].split("\n"), int(os.environ.get("COMP_CWORD", "0"))
     )
     os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(words), str(at)
-    kept = words[at].rpartition(":")[0] if at < len(words) else ""
+    run = words[at].rpartition(":")[0] if at < len(words) else ""
+    start = f"{run}:" if run else ""
     answer = io.StringIO()
     try:
         with contextlib.redirect_stdout(answer):
             yield
     finally:
-        start = f"{kept}:" if kept else ""
-        sys.stdout.write(
-            "".join(
-                line.removeprefix(start) for line in answer.getvalue().splitlines(keepends=True)
-            )
-        )
+        for line in answer.getvalue().splitlines(keepends=True):
+            sys.stdout.write(line.removeprefix(start))
 
 
 def _joined(words: list[str], at: int) -> tuple[list[str], int]:
-    """Return a line's words with those around a colon as one, and which of them the word `at` is part of."""
+    """Return a line's words, joined around colons, and the new place of the word `at`."""
     joined: list[str] = []
     place = 0
     for number, word in enumerate(words):
-        if (
-            joined
-            and number > 1
-            and (word == ":" or joined[-1].endswith(":"))
-            and joined[-1] != word
-        ):
+        beside_colon = number > 1 and (word == ":" or joined[-1].endswith(":"))
+        if beside_colon and joined[-1] != word:
             joined[-1] += word
         else:
             joined.append(word)

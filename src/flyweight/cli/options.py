@@ -1,4 +1,4 @@
-"""What most verbs of the command line share: the options that say where and how to work, and the way to answer."""
+"""The options that most verbs share, and how a verb is registered and answers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Words = ParamSpec("Words")
 
 @dataclass(frozen=True)
 class Shared:
-    """The shared options as one command was given them.
+    """The values of the shared options for one command.
 
-    Those that its verb does not have keep their defaults.
+    Options that its verb does not have keep their defaults.
     """
 
     runs: Path | None = None
@@ -49,25 +49,25 @@ class Shared:
         command = " ".join(["flyweight", *map(shlex.quote, sys.argv[1:])])
         with Display(Terminal(stderr=True), quiet) as display:
             yield Session(
-                self.runs,
-                self.data_dir,
-                self.device,
-                self.threads,
-                self.seed,
-                display,
-                command,
-                self.trust_remote_code,
+                runs=self.runs,
+                data_dir=self.data_dir,
+                device=self.device,
+                threads=self.threads,
+                seed=self.seed,
+                watch=display,
+                command=command,
+                trust_remote_code=self.trust_remote_code,
             )
 
     def answer(self, value: Any, show: Callable[[Any], Any]) -> None:
-        """Print a result: as one JSON object with --json, else as `show` has it."""
+        """Print a result as one JSON object with --json, else by `show`."""
         if self.as_json:
             print_json(value)
         else:
             show(value)
 
     def answer_run(self, result: Run) -> None:
-        """Print what a run ended with."""
+        """Print the results of a run."""
         if self.as_json:
             print_json(result.summary.model_dump(mode="json"))
         else:
@@ -85,7 +85,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         Path | None,
         typer.Option("--data-dir", metavar="DIR", help="Local copies of corpora [FLYWEIGHT_DATA]."),
     ),
-    "device": (str | None, typer.Option(help="cpu, cuda or mps [the best there is].")),
+    "device": (str | None, typer.Option(help="cpu, cuda or mps [the machine's best].")),
     "threads": (int | None, typer.Option(help="CPU threads [all cores].")),
     "seed": (int, typer.Option(help="Seed of random weights and samples.")),
     "trust_remote_code": (
@@ -102,7 +102,7 @@ WORK = ("runs", "data_dir", "device", "threads", "trust_remote_code")
 
 
 class _Verb(TyperCommand):
-    """A verb that says where the field is that somebody wrote as an option: `--time 60s`."""
+    """A verb that answers an option such as `--time 60s` with the recipe's field of that name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command's words.
@@ -116,9 +116,7 @@ class _Verb(TyperCommand):
             for option in (word.partition("=")[0] for word in options if word.startswith("--")):
                 if option not in names and (paths := _fields_called(option)):
                     known = " or ".join(f"{path}=..." for path in paths)
-                    raise RequestError(
-                        f"{option}: there is no such option; write {known} (without dashes)"
-                    )
+                    raise RequestError(f"{option}: no such option; write {known} (without dashes)")
         return super().parse_args(ctx, args)
 
 
@@ -133,7 +131,11 @@ def verb(
 ) -> Callable[
     [Callable[Concatenate[Shared, Words], None]], Callable[Concatenate[Shared, Words], None]
 ]:
-    """Register a function as a verb: its parameters after the first become options, and these of OPTIONS with --json too."""
+    """Register a function as a verb of the command line.
+
+    Its parameters after the first become options and arguments. The `options` are names of OPTIONS
+    that it takes besides; every verb takes --json.
+    """
 
     def register(
         function: Callable[Concatenate[Shared, Words], None],
@@ -175,7 +177,7 @@ Data = Annotated[
 ]
 Separator = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="What stands between the documents of a text file."),
+    typer.Option(metavar="TEXT", help="The text between the documents of a text file."),
 ]
 Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
 ModelName = Annotated[

@@ -1,1 +1,1 @@
-"""What everything stands on: files, events, processes, the terminal, the machine."""
+"""What every other room needs: files, events, processes, the terminal, the machine."""

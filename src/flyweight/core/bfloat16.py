@@ -1,8 +1,8 @@
-"""Whether training in bfloat16 pays on this processor: measured by a small training step, not read off its instructions.
+"""Measure whether training in bfloat16 pays on this processor, by timing a small training step.
 
-Processors with bfloat16 instructions are known that train small models 1.4 to 1.8 times slower in
-it than in float32, because the products of the backward pass, or the conversions around them, are
-slow there.
+The processor's instructions do not decide it. Some processors with bfloat16 instructions train
+small models 1.4 to 1.8 times slower in it than in float32. The products of their backward pass, or
+the conversions around them, are slow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ A model is judged by the widest of them that it reaches.
 """
 
 WORTH = 1.1
-"""How many times as fast as float32 bfloat16 has to train to be worth its missing digits."""
+"""The least speedup over float32 that is worth the digits which bfloat16 lacks."""
 
 ROUNDS = 4
 _ROWS, _LENGTH, _VOCAB, _HEADS = 2, 256, 1024, 4
@@ -33,14 +33,14 @@ _ROWS, _LENGTH, _VOCAB, _HEADS = 2, 256, 1024, 4
 
 @dataclass(frozen=True)
 class Speedups:
-    """How many times as fast as in float32 a training step is in bfloat16, by the model's width."""
+    """The speedup of a training step in bfloat16 over one in float32, by the model's width."""
 
     by_width: tuple[tuple[int, float], ...]
 
     def at(self, width: int) -> float:
         """Return the figure that a model of this width is judged by."""
-        reached = [speedup for least, speedup in self.by_width if least <= width]
-        return reached[-1] if reached else self.by_width[0][1]
+        speedups = [speedup for least, speedup in self.by_width if least <= width]
+        return speedups[-1] if speedups else self.by_width[0][1]
 
     def pays(self, width: int) -> bool:
         """Return whether `precision: auto` takes bfloat16 for a model of this width."""
@@ -50,8 +50,8 @@ class Speedups:
         """Return the measurement and what follows from it as one sentence."""
         figures = ", ".join(f"{speedup:.2g}" for _, speedup in self.by_width)
         widths = ", ".join(str(width) for width, _ in self.by_width)
-        said = f"bfloat16 trains {figures} times as fast as float32 at widths {widths}"
-        return f"{said}; train.precision: auto takes {self._choice()}"
+        result = f"bfloat16 trains {figures} times as fast as float32 at widths {widths}"
+        return f"{result}; train.precision: auto takes {self._choice()}"
 
     def _choice(self) -> str:
         chosen = [self.pays(width) for width, _ in self.by_width]
@@ -71,18 +71,20 @@ class Speedups:
 
 
 def speedups(threads: int, root: Path | None = None, watch: Watcher = ignore) -> Speedups:
-    """Return how bfloat16 trains on this processor with so many threads: as kept in the runs root, or measured now.
+    """Return the speedups of bfloat16 on this processor with so many threads.
 
-    `watch` hears of a new measurement once. The thread count of this process has to be set already.
+    They are read from the runs root, or measured now. `watch` hears of a new measurement once. Set
+    the thread count of this process before the call.
     """
     value, fresh = obtain(_fact(threads), root, watch)
-    if fresh and threads not in _told:
-        _told.add(threads)
+    if fresh and threads not in _announced_threads:
+        _announced_threads.add(threads)
         watch("measured", {"what": value.words()})
     return value
 
 
-_told: set[int] = set()
+_announced_threads: set[int] = set()
+"""The thread counts whose measurement `watch` has heard of in this process."""
 
 
 def _fact(threads: int) -> Fact[Speedups]:
@@ -91,7 +93,14 @@ def _fact(threads: int) -> Fact[Speedups]:
         "torch": machine.libraries()["torch"],
         "threads": threads,
     }
-    return Fact("bfloat16", "the speed of bfloat16", key, lambda: _measured(threads), _plain, _read)
+    return Fact(
+        name="bfloat16",
+        label="the speed of bfloat16",
+        key=key,
+        measure=lambda: _measure(threads),
+        plain=_plain,
+        read=_read,
+    )
 
 
 def _plain(value: Speedups) -> dict[str, float]:
@@ -106,7 +115,7 @@ def _read(plain: Any) -> Speedups:
 
 
 @cache
-def _measured(threads: int) -> Speedups:
+def _measure(threads: int) -> Speedups:
     """Time a training step at every width in both types, by turns, and compare the best times."""
     return Speedups(tuple((width, round(_speedup(width), 3)) for width in WIDTHS))
 
@@ -124,10 +133,10 @@ def _speedup(width: int) -> float:
 
 
 def _training_step(width: int) -> Callable[[bool], None]:
-    """Return forward and backward of one block and a head at this width, in bfloat16 or not, on 512 tokens.
+    """Return a function that runs forward and backward of one block and a head on 512 tokens.
 
-    One block has all the products of a model: those of attention, of an MLP, of the head, and of
-    their gradients.
+    Its argument says whether it computes in bfloat16. One block has all the products of a model:
+    those of attention, of an MLP, of the head, and of their gradients.
     """
     import torch
     import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""A terminal for styled text: what is said on it cannot steer it, however it came into a line or a table."""
+"""A terminal for styled text that no shown text can steer, in a line or in a table."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from flyweight.visible import visible
 
 
 class Terminal(Console):
-    """A console on standard output, or on standard error or in a file where told, that shows text as it stands.
+    """A console that shows text literally: on standard output, standard error or in a file.
 
-    No markup, no emoji codes, no links, and control characters as escapes; styles come from our own
-    code alone.
+    It reads no markup and no emoji codes, and it makes no links. Control characters are shown as
+    escapes. Styles come from our own code alone.
     """
 
     def __init__(
@@ -38,30 +38,29 @@ class Terminal(Console):
         super().__init__(file=out, stderr=stderr, width=width, _environ=plain, **options)
 
     @property
-    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride] - rich alone sets it
-        """Columns and lines, as they are now where no width was given."""
+    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Columns and lines; the columns are asked for anew where no width was given."""
         known = super().size
-        return (
-            known if self._width is not None else ConsoleDimensions(terminal.width(), known.height)
-        )
+        if self._width is not None:
+            return known
+        return ConsoleDimensions(terminal.width(), known.height)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a cell or a line, whose width is that of what is shown."""
+        """Return a cell or a line; its width is that of the shown text."""
         return super().render_str(visible(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield the segments of anything, their text visible, without links.
+        """Yield the segments of anything: their text is visible, and links are left out.
 
-        What libraries print comes here as well.
+        What libraries print passes through here as well.
         """
         for segment in super().render(renderable, options):
-            yield (
-                segment
-                if segment.control
-                else Segment(visible(segment.text), _plain(segment.style))
-            )
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(visible(segment.text), _plain(segment.style))
 
 
 def _plain(style: Style | None) -> Style | None:

@@ -1,4 +1,4 @@
-"""What happens in a run, as it happens: to `events.jsonl` and to whoever watches."""
+"""Write what happens in a run to `events.jsonl` at once, and show it to whoever watches."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ def ignore(kind: str, fields: dict[str, Any]) -> None:
 
 
 class Events:
-    """An append-only log of one artifact's making.
+    """An append-only log of how one artifact is made.
 
-    A resumed run calls `rewind` with the mark that its checkpoint remembers, so that no step is
-    logged twice. `guard` is called before the log is written: it raises where that must not be.
+    A resumed run calls `rewind` with the mark in its checkpoint; no step is then logged twice.
+    `guard` is called before the log is written: it raises where that must not be.
     """
 
     def __init__(
         self, path: Path, watch: Watcher = ignore, guard: Callable[[], object] = bool
     ) -> None:
-        self.path, self.watch, self.guard = path, watch, guard
+        self.path = path
+        self.watch = watch
+        self.guard = guard
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event and show it to the watcher."""
@@ -44,7 +46,7 @@ class Events:
         self.watch(kind, fields)
 
     def mark(self) -> tuple[int, str]:
-        """Return the log's length in bytes and their SHA-256, after making them durable."""
+        """Make the log durable and return its length in bytes and its SHA-256."""
         if not self.path.exists():
             return 0, hashlib.sha256().hexdigest()
         with disk_errors(self.path):
@@ -53,9 +55,9 @@ class Events:
         return len(content), hashlib.sha256(content).hexdigest()
 
     def rewind(self, length: int, checksum: str) -> None:
-        """Cut the log back to the `length` bytes that a mark remembers.
+        """Cut the log back to the `length` bytes of a mark.
 
-        Raises FlyweightError where they are others.
+        Raises FlyweightError where the log does not begin with the bytes of that checksum.
         """
         if not self.path.exists() and not length:
             return
@@ -64,9 +66,8 @@ class Events:
             length and hashlib.sha256(content[:length]).hexdigest() != checksum
         ):
             raise FlyweightError(
-                f"{self.path} is not what the checkpoint beside it remembers: it is damaged, and "
-                f"this run cannot go on from"
-                f" there. Delete {self.path.parent} to start it again"
+                f"{self.path} is damaged: it does not match the checkpoint beside it, and this run "
+                f"cannot go on from there. Delete {self.path.parent} to start it again"
             )
         self.guard()
         with disk_errors(self.path), open(self.path, "r+b", opener=_not_through_a_link) as file:
@@ -80,7 +81,7 @@ def _not_through_a_link(path: str, flags: int) -> int:
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Return a log's events in order.
 
-    Raises FlyweightError when a line is broken or holds a number that is none.
+    Raises FlyweightError for a line that is not JSON.
     """
     events = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):

@@ -1,8 +1,8 @@
-"""Writing so that nothing is ever half there, and nothing elsewhere is harmed.
+"""Write files whole or not at all, and never through a link to somewhere else.
 
-Whole files by rename, plain errors for a full disk. New files are created where nothing is, so that
-no link decides where their content goes; in the runs root, no folder is entered through a link
-either.
+Whole files come by rename, and a full disk gives a plain error. A new file is created only where
+nothing is: no link decides where its content goes. In the runs root, no folder is entered through a
+link either.
 """
 
 from __future__ import annotations
@@ -24,23 +24,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def reason(error: Exception) -> str:
-    """Return why the system refused a file, without its number and path.
+    """Return why the system refused a file, without the error's number and path.
 
-    A library's own words for other errors.
+    For other errors, return the library's own words.
     """
-    return (
-        (error.strerror if isinstance(error, OSError) else None)
-        or str(error)
-        or type(error).__name__
-    )
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write `path` into a FlyweightError that says what to do.
+    """Turn the system's refusal to write `path` into a FlyweightError that says what to do.
 
-    Libraries that write in native code report the same refusals in their own error types, so the
-    message counts as well.
+    Libraries that write in native code report such a refusal in error types of their own: those are
+    known by their message.
     """
     try:
         yield
@@ -57,9 +55,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _explained(path: Path, full: bool, error: Exception) -> FlyweightError:
     if full:
         return FlyweightError(
-            f"the disk is full: {path} could not be written. What was finished is kept;"
-            " free some space (`flyweight ls` shows what the runs take) and run the same command "
-            "again"
+            f"the disk is full: {path} could not be written. Finished work is kept; free some "
+            f"space (`flyweight ls` shows what the runs take) and run the same command again"
         )
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return RequestError(
@@ -69,12 +66,14 @@ def _explained(path: Path, full: bool, error: Exception) -> FlyweightError:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise RequestError where `path` is a symbolic link: in the runs root such a link would say where to write and delete."""
+    """Raise RequestError where `path` is a symbolic link.
+
+    In the runs root such a link would decide where files are written and deleted.
+    """
     if path.is_symlink():
         raise RequestError(
             f"{path} is a symbolic link, which flyweight did not make: nothing is written or "
-            f"removed through it."
-            " Remove the link, or put the folder or file itself there"
+            f"removed through it. Remove the link, or put the folder or file itself there"
         )
 
 
@@ -87,7 +86,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def own_folder(path: Path) -> tuple[int, int]:
-    """Make a folder of the runs root, unless it is there, and return what identifies it to the system.
+    """Make a folder of the runs root where it is missing; return its device and inode numbers.
 
     Raises RequestError where there is a link or a file instead.
     """
@@ -95,12 +94,12 @@ def own_folder(path: Path) -> tuple[int, int]:
         with suppress(FileExistsError):
             path.mkdir(parents=True)
         refuse_link(path)
-        found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+        status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         raise RequestError(
             f"{path} is not a folder, but one of flyweight's has this name; move it elsewhere"
         )
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def refuse_other(path: Path, made: tuple[int, int]) -> None:
@@ -144,9 +143,9 @@ def remove_inside(folder: Path, made: tuple[int, int], keep: Collection[str] = (
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with everything in it; what links lead to stays.
+    """Remove a file, a link, or a folder with everything in it, if it exists.
 
-    Nothing is there: nothing is done.
+    Links are removed, and what they lead to stays.
     """
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
@@ -158,10 +157,8 @@ def remove(path: Path) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield the path of a new, empty file for a library to write.
 
-    What was there is replaced, not written into.
-
-    In the end it has the modes of any new file, which libraries that write in native code do not
-    give it.
+    A file that was there is replaced, not written into. In the end the file has the modes of any
+    new file: libraries that write in native code may give it others.
     """
     path.unlink(missing_ok=True)
     with open(path, "xb") as file:
@@ -176,9 +173,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's content to a new file, which replaces what was there: blocks are shared where the file system can.
+    """Copy a file's content to a new file, which replaces what was there.
 
-    It is never a hard link, through which a change of the one would be a change of the other.
+    The two share blocks where the file system can do so. They are never hard links, where a change
+    of one file would change the other.
     """
     with open(source, "rb", buffering=0, opener=_opened) as content:
         target.unlink(missing_ok=True)
@@ -188,16 +186,15 @@ def copy_file(source: Path, target: Path) -> None:
 def _copy(content: BinaryIO, target: Path) -> None:
     with open(target, "xb") as copy:
         if hasattr(os, "copy_file_range"):
-            with suppress(
-                OSError
-            ):  # not between these file systems: what is left is read and written
+            # OSError: not between these file systems; the rest is read and written
+            with suppress(OSError):
                 while os.copy_file_range(content.fileno(), copy.fileno(), 1 << 30):
                     pass
         shutil.copyfileobj(content, copy, 1 << 20)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a folder and its folders into a new folder, or over those of one that is there.
+    """Copy a folder's files and folders into a new folder, or over those of an existing one.
 
     Raises RequestError for a link in it.
     """
@@ -227,7 +224,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def utf8_name(path: Path, what: str) -> Path:
-    """Return `path`; raise RequestError where its whole name is not UTF-8 text, which no manifest could hold."""
+    """Return `path`; raise RequestError where its whole name is not UTF-8 text.
+
+    No manifest could hold such a name. `what` names the path in the message.
+    """
     whole = os.path.abspath(path)
     try:
         whole.encode("utf-8")
@@ -239,14 +239,14 @@ def utf8_name(path: Path, what: str) -> Path:
 
 
 def is_path(reference: str) -> bool:
-    """Return whether a word is written as a path (`./name`, `~/name`, `/name`) rather than as the name of something."""
-    return (
-        os.sep in reference or (os.altsep or os.sep) in reference or reference in (".", "..", "~")
-    )
+    """Return whether a word is written as a path (`./name`, `~/name`, `/name`), not as a name."""
+    if os.sep in reference or (os.altsep and os.altsep in reference):
+        return True
+    return reference in (".", "..", "~")
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise RequestError where there is something at `out` already, unless it is an empty folder."""
+    """Raise RequestError where `out` exists already and is not an empty folder."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
         raise RequestError(
             f"--out {out}: there is something already; give a name that is not taken, or remove "
@@ -256,9 +256,9 @@ def refuse_existing(out: Path) -> None:
 
 @contextmanager
 def appearing(out: Path) -> Iterator[Path]:
-    """Yield a path to write a file or folder at that then becomes `out`: whole, or after an error not at all.
+    """Yield a path for a new file or folder, which becomes `out` at the end.
 
-    Raises RequestError where there is something already.
+    After an error `out` does not appear at all. Raises RequestError where `out` exists already.
     """
     refuse_existing(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -287,7 +287,7 @@ def _json(value: Any) -> str:
 def read_bytes(path: Path) -> bytes:
     """Return a file's content.
 
-    Raises OSError also for a pipe, a socket or a device, which would be waited for without end.
+    Raises OSError also for a pipe, a socket or a device: reading one may never end.
     """
     with open(path, "rb", opener=_opened) as file:
         return file.read()
@@ -305,7 +305,7 @@ def _opened(path: str, flags: int) -> int:
 def read_json(path: Path) -> Any:
     """Return a JSON file's value.
 
-    Raises FlyweightError that names the file when it is missing or broken.
+    Raises FlyweightError, naming the file, where it is missing or broken.
     """
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
@@ -324,7 +324,10 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of plain data in canonical JSON (sorted keys, no spaces), in hexadecimal."""
+    """Return the SHA-256 of plain data in hexadecimal.
+
+    It is that of canonical JSON: sorted keys, no spaces.
+    """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -332,7 +335,7 @@ def digest(value: Any) -> str:
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write plain data with the digest of itself, whole or not at all, and return both together."""
+    """Write plain data with its digest, whole or not at all; return the data with the digest."""
     whole = {**content, "digest": digest(content)}
     write_json(path, whole)
     return whole
@@ -341,7 +344,7 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 def read_sealed(path: Path) -> dict[str, Any]:
     """Return what `write_sealed` wrote.
 
-    Raises FlyweightError that names the file where it is missing or any byte differs.
+    Raises FlyweightError, naming the file, where it is missing or any byte differs.
     """
     value = read_json(path)
     if not isinstance(value, dict) or not _intact(value, read_bytes(path)):
@@ -353,7 +356,7 @@ def _intact(value: dict[str, Any], raw: bytes) -> bool:
     try:
         content = {key: inner for key, inner in value.items() if key != "digest"}
         return value.get("digest") == digest(content) and raw == _json(value).encode()
-    except ValueError:  # not a number that we write, or no text
+    except ValueError:  # a number that we do not write, or not text
         return False
 
 

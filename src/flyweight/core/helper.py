@@ -1,8 +1,8 @@
-"""A child process that does for us what code and data from elsewhere could make endless: it is limited in time and memory.
+"""A child process, limited in time and memory, for work that foreign data could make endless.
 
 The parent asks and the child answers, a JSON object at a time, each after its length in eight
-bytes. The child is kept for the next question; one that is too slow is ended, and the next question
-starts another.
+bytes. The child is kept for the next question. A child that is too slow is ended, and the next
+question starts another.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from typing import IO, Any
 from flyweight.core import process
 
 START = 120.0
-"""Seconds in which a child has to be there: a busy machine takes long to import what it needs."""
+"""Seconds in which a child has to start: imports take long on a busy machine."""
 
 
 class TooMuchError(Exception):
-    """A question whose answer took more time or memory than it was given.
-
-    The message says which.
-    """
+    """An answer took more time or memory than allowed; the message says which."""
 
 
 class Helper:
-    """Answers the questions of one kind in a process of its own, which `serve` runs in."""
+    """Answers the questions of one kind in a process of its own, where `serve` runs."""
 
     def __init__(self, module: str, megabytes: int) -> None:
-        self.module, self.megabytes = module, megabytes
+        self.module = module
+        self.megabytes = megabytes
         self._child: process.Process | None = None
 
     def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -59,7 +57,7 @@ class Helper:
     def _answer(
         self, child: process.Process, question: Mapping[str, Any], seconds: float
     ) -> dict[str, Any] | None:
-        """Return what the child answers, or None where it ended itself."""
+        """Return the child's answer, or None where the child ended without one."""
         late = threading.Event()
 
         def end() -> None:
@@ -79,9 +77,7 @@ class Helper:
             if late.is_set():
                 raise TooMuchError(f"it takes more than {seconds:g} s") from None
             return None
-        except (
-            BaseException
-        ):  # an interrupt: the answer to come would be taken for that of the next question
+        except BaseException:  # an interrupt: its answer must not be read as the next question's
             self._child = None
             _end(child)
             raise
@@ -99,7 +95,10 @@ def _end(child: process.Process) -> None:
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer questions from standard input on standard output until it ends: the whole work of a child."""
+    """Answer questions from standard input on standard output until the input ends.
+
+    This is the whole work of a child.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its child itself
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may come between the answers
@@ -111,14 +110,17 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         except EOFError:
             return
         try:
-            told = answer(question)
+            reply = answer(question)
         except MemoryError:
-            told = {"memory": True}
-        _write(answers, told)
+            reply = {"memory": True}
+        _write(answers, reply)
 
 
 def limit(more: int) -> None:
-    """Let this process take `more` bytes of memory beside what it has, where the system can be told, and dump no core."""
+    """Let this process take `more` bytes of memory beside what it has, and dump no core.
+
+    Does nothing where the system knows no such limit.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -128,7 +130,7 @@ def limit(more: int) -> None:
         with open("/proc/self/statm", encoding="ascii") as file:
             held = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
-        return  # elsewhere the limit of a process's addresses is not kept, or too small for what it starts with
+        return  # other systems ignore this limit, or it is too small for a process's start
     resource.setrlimit(resource.RLIMIT_AS, (held + more, held + more))
 
 

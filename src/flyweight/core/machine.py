@@ -16,7 +16,7 @@ _LIBRARIES = ("flyweight", "torch", "numpy", "tokenizers", "safetensors")
 
 @cache
 def processor() -> str:
-    """Return the processor's marketing name, or its architecture where the system does not tell."""
+    """Return the processor's marketing name, or its architecture where the name is unknown."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():
@@ -33,24 +33,26 @@ def libraries() -> dict[str, str]:
 
 def usable_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def load() -> float:
     """Return how many processes ran or waited for a core in the last minute, on average.
 
-    0 where the system does not tell.
+    Return 0 where the system does not count them.
     """
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def busy() -> bool:
-    """Whether so much ran in the last minute that timings are worse than this machine can do."""
+    """Return whether the load of the last minute makes timings worse than this machine can do."""
     return load() > 0.5 * usable_cores()
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:
-    """Return the environment of a run as plain data: versions, platform, processor, memory, device."""
+    """Return a run's environment as plain data: versions, platform, processor, memory, device."""
     return {
         **libraries(),
         "python": platform.python_version(),

@@ -1,8 +1,8 @@
-"""What was measured once on a machine: small facts kept in the runs root, so that every later process decides alike.
+"""Facts measured once on a machine and kept in the runs root; every later process decides alike.
 
-Each fact is a file of its own, `.measured/<name>-<8 hex digits>.json`, whose name follows from the
-processor, the versions and the thread count that it holds for. Of two processes that measure at the
-same time the first to finish is believed.
+Each fact is a file of its own, `.measured/<name>-<8 hex digits>.json`. Its name follows from the
+processor, the versions and the thread count that it holds for. Where two processes measure at the
+same time, the value of the first to finish is kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Fact(Generic[Value]):
-    """A measurement: what it depends on (`key`), how it is made, and how it is read back from plain data.
+    """A measurement: what it depends on (`key`), how to `measure` it, and how it is kept.
 
-    `read` raises KeyError, TypeError or ValueError for data that cannot be such a value. `label` is
-    its name in messages.
+    `plain` gives a value as plain data, and `read` reads it back. `read` raises KeyError, TypeError
+    or ValueError for data that cannot be such a value. `label` is its name in messages.
     """
 
     name: str
@@ -55,11 +55,9 @@ class Fact(Generic[Value]):
 def obtain(fact: Fact[Value], root: Path | None, watch: Watcher = ignore) -> tuple[Value, bool]:
     """Return the value kept in a runs root, or measure and keep it.
 
-    The flag says whether it was measured now.
-
-    A file that is damaged is replaced, and `watch` hears of it. Where nothing can be written the
-    value is good for this process alone, and `watch` hears of that too. A `root` of None, or one
-    that does not exist yet, keeps nothing.
+    The flag says whether it was measured now. A damaged file is replaced, and `watch` hears of it.
+    Where the file cannot be written the value is good for this process alone, and `watch` hears of
+    that too. Nothing is kept where `root` is None or does not exist yet.
     """
     if root is None or not root.is_dir():
         return fact.measure(), True
@@ -82,7 +80,7 @@ def obtain(fact: Fact[Value], root: Path | None, watch: Watcher = ignore) -> tup
 def _kept(fact: Fact[Value], path: Path) -> Value:
     """Return the value in a file.
 
-    Raises FlyweightError where it is not what was written for this fact.
+    Raises FlyweightError where the file is damaged or was written for another fact.
     """
     refuse_link(path.parent)
     refuse_link(path)
@@ -96,7 +94,7 @@ def _kept(fact: Fact[Value], path: Path) -> Value:
 
 
 def _clear(path: Path) -> None:
-    """Remove what killed processes left of this file: their numbers stand in the names."""
+    """Remove what killed processes left of this file; the names hold the processes' numbers."""
     for left in path.parent.glob(f".*{path.name}.*"):
         numbers = [int(part) for part in left.name.split(".") if part.isdecimal()]
         if numbers and not any(map(psutil.pid_exists, numbers)):
@@ -104,7 +102,7 @@ def _clear(path: Path) -> None:
 
 
 def _keep(fact: Fact[Value], path: Path, value: Value, replace: bool) -> tuple[Value, bool]:
-    """Write a new value; where another process was first, return that one's."""
+    """Write a new value; where another process was first, return the value that it wrote."""
     own_folder(path.parent)
     _clear(path)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def html_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()
 ) -> str:
-    """Return a table; its cells are HTML already, heads and notes are text.
+    """Return an HTML table: the cells are HTML already, heads and notes are plain text.
 
-    The first column is text.
+    The first column is set as text, the others as numbers.
     """
     head = "".join(f"<th>{escape(visible(title))}</th>" for title in heads)
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
@@ -56,7 +56,7 @@ def plain_text(lines: Iterable[Any], width: int = 100) -> str:
 
 
 def frame(rows: Sequence[Mapping[str, Any]], index: str) -> pandas.DataFrame:
-    """Return rows as a data frame; raise RequestError, with how to install it, without pandas."""
+    """Return rows as a data frame; raise RequestError where pandas is not installed."""
     try:
         import pandas
     except ImportError as error:

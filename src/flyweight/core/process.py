@@ -1,4 +1,4 @@
-"""Fresh Python processes: every child that the package starts, starts here, and imports nothing from the working folder."""
+"""Start every child process of the package; none imports anything from the working folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Process = subprocess.Popen[bytes]
 def run(
     module: str, request: str, timeout: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module with `request` on its standard input; return what it wrote, and its exit status.
+    """Run a module with `request` on its standard input; return its output and exit status.
 
-    The child has this process's flyweight, the installed packages and what PYTHONPATH names, and
-    the variables of `environment` besides its own. Raises TimeoutError after `timeout` seconds,
-    when the child has been ended.
+    The child has this process's flyweight, the installed packages and what PYTHONPATH names. It
+    gets the variables of `environment` besides its own. After `timeout` seconds the child is ended
+    and TimeoutError raised.
     """
     try:
         return subprocess.run(
@@ -38,7 +38,10 @@ def run(
 
 
 def start(module: str) -> Process:
-    """Start a module as `run` does and return it: its standard input and output are pipes, and its messages go nowhere."""
+    """Start a module as `run` does and return its process.
+
+    Its standard input and output are pipes. What it writes on standard error is dropped.
+    """
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     return subprocess.Popen(
         _command(module), stdin=pipe, stdout=pipe, stderr=nowhere, env=_environment()
@@ -55,14 +58,14 @@ def _command(module: str) -> list[str | Path]:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's variables, made safe for a Python process and for those that it starts itself.
+    """Return this process's variables, made safe for a Python process and for its own children.
 
-    An empty part of PYTHONPATH (`PYTHONPATH=:/opt/lib`) would be the working folder, which nobody
-    has asked for.
+    An empty part of PYTHONPATH (`PYTHONPATH=:/opt/lib`) means the working folder, which nobody
+    asked for.
     """
-    found = {**os.environ, "PYTHONSAFEPATH": "1"}
-    if "PYTHONPATH" in found:
-        found["PYTHONPATH"] = os.pathsep.join(
-            part for part in found["PYTHONPATH"].split(os.pathsep) if part
+    variables = {**os.environ, "PYTHONSAFEPATH": "1"}
+    if "PYTHONPATH" in variables:
+        variables["PYTHONPATH"] = os.pathsep.join(
+            part for part in variables["PYTHONPATH"].split(os.pathsep) if part
         )
-    return found
+    return variables

@@ -1,8 +1,8 @@
-"""The script that `core.process` starts: it runs the module named on its command line, with this very copy of flyweight.
+"""Run the module named on the command line with this very copy of flyweight.
 
-The package is loaded from where this file is, and no folder is searched for it: neither an
-installed flyweight nor one in the working folder takes its place, and nothing else beside the
-package becomes importable.
+`core.process` starts this script. The package is loaded from where this file is, without a search.
+An installed flyweight, or one in the working folder, does not take its place. Nothing else that
+lies beside the package becomes importable.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where and how exactly a run computes: device, threads, seed, precision.
+"""Where a run computes and how exactly: device, threads, seed, precision.
 
-Passed along, never global.
+A runtime is passed along and never global.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from flyweight.errors import RequestError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 MOST_THREADS = 1024
-"""More than any machine's cores; a system refuses far larger numbers in ways of its own."""
+"""More than any machine's cores; far larger numbers would end in an error of the system."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def native_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX; ARM's BF16 extension).
+    """Return whether this processor multiplies bfloat16 matrices in hardware.
 
-    Without it torch emulates bfloat16 several times slower than float32. With it training may still
-    be slower: whether it pays is measured (`core.bfloat16`).
+    That takes AVX512-BF16, AMX or ARM's BF16 extension. Without one torch emulates bfloat16 several
+    times slower than float32. With one training may still be slower: `core.bfloat16` measures
+    whether it pays.
     """
     import torch
 
@@ -40,11 +41,11 @@ def native_bf16() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's allocator keep what is freed instead of giving it back to the system, where glibc is what there is.
+    """Let glibc's allocator keep freed memory instead of giving it back to the system.
 
-    A training step frees and takes the same tens of megabytes again and again; by default they come
-    as fresh pages each time, which the kernel has to clear and map: 10 to 25 % of a step on a CPU
-    (ADR 8). The peak is the same.
+    A training step frees and takes the same tens of megabytes again and again. By default they come
+    as fresh pages, which the kernel clears and maps each time: 10 to 25 % of a step on a CPU
+    (ADR 8). The peak is the same. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return
@@ -58,8 +59,8 @@ def keep_freed_memory() -> None:
 class Runtime:
     """The device, its thread count and the seed of one run.
 
-    `root` is the runs root, which keeps what is measured once on a machine; `watch` hears of a new
-    measurement.
+    `root` is the runs root, which keeps the facts measured once on a machine. `watch` hears of a
+    new measurement.
     """
 
     device: str
@@ -77,9 +78,9 @@ class Runtime:
         root: Path | None = None,
         watch: Watcher = ignore,
     ) -> Runtime:
-        """Return the best device of this machine, or the one asked for.
+        """Return a runtime on the best device of this machine, or on the one asked for.
 
-        Raises RequestError when it is not there.
+        Raises RequestError for a device that this machine lacks, or a wrong thread count.
         """
         import torch
 
@@ -94,7 +95,7 @@ class Runtime:
         if kind not in present or (colon and index not in map(str, range(counted))):
             raise RequestError(
                 f"--device {chosen}: this machine has {', '.join(present)}; `flyweight doctor` "
-                f"tells more"
+                f"describes them"
             )
         cores = usable_cores()
         if threads is not None and not 1 <= threads <= MOST_THREADS:
@@ -102,21 +103,21 @@ class Runtime:
                 f"--threads {threads}: at least 1 is needed, and {MOST_THREADS} is the most; "
                 f"this machine has {cores}"
             )
-        return cls(chosen, threads or cores, seed, root, watch)
+        return cls(device=chosen, threads=threads or cores, seed=seed, root=root, watch=watch)
 
     def apply(self) -> None:
-        """Set the thread count of this process, and let it keep the memory that every step needs again."""
+        """Set this process's thread count and let it keep freed memory."""
         import torch
 
         torch.set_num_threads(self.threads)
         keep_freed_memory()
 
     def precision(self, asked: str, width: int) -> Precision:
-        """Return the compute precision: what was asked for, or for `auto` what trains a model of this width fastest here.
+        """Return the precision asked for; for `auto`, the fastest for a model of this width here.
 
-        On a CPU bfloat16 where it was measured to pay, on CUDA bfloat16 from compute capability 8
-        and float16 (with a gradient scaler) before, elsewhere float32. Raises RequestError for fp16
-        on a CPU.
+        `auto` takes bfloat16 on a CPU where it was measured to pay, and on CUDA from compute
+        capability 8 on. Older CUDA devices get float16 with a gradient scaler, everything else
+        float32. Raises RequestError for fp16 on a CPU.
         """
         import torch
 
@@ -126,8 +127,10 @@ class Runtime:
             return cast(Precision, asked)
         if self.device.startswith("cuda"):
             return "bf16" if torch.cuda.get_device_capability(self.device)[0] >= 8 else "fp16"
-        return "bf16" if self.device == "cpu" and self.bfloat16().pays(width) else "fp32"
+        if self.device == "cpu" and self.bfloat16().pays(width):
+            return "bf16"
+        return "fp32"
 
     def bfloat16(self) -> bfloat16.Speedups:
-        """Return how bfloat16 trains on this processor: the one judgement that `precision` and doctor go by."""
+        """Return the speedups of bfloat16 on this processor; `precision` and doctor use them."""
         return bfloat16.speedups(self.threads, self.root, self.watch)

@@ -1,23 +1,24 @@
-"""Which folders Python imports from, as far as it is decided here.
+"""Leave the working folder out of the folders that Python imports from.
 
-Nothing but `sys` is imported: anything else would be looked for in the wrong folders.
+This module imports nothing but `sys`: anything else would be looked for in the wrong folders.
 """
 
 import sys
 
 
 def leave_out_the_working_folder() -> None:
-    """Drop the working folder that `python -m flyweight` puts first, so that no `random.py` lying there is run.
+    """Drop the working folder that `python -m flyweight` puts first.
 
-    To be called while `-m` is looked up, when `sys.argv` begins with it. Does nothing where another
-    program is started, or where Python was told to leave the folder out (`-P`).
+    A `random.py` that lies there is then not run. Call this while `-m` is looked up, when
+    `sys.argv` begins with it. Does nothing where another program is started, or where Python was
+    told to leave the folder out (`-P`).
     """
     if not sys.flags.safe_path and _started_module().partition(".")[0] == "flyweight":
         del sys.path[0]
 
 
 def _started_module() -> str:
-    """Return the module that the interpreter was told to run."""
+    """Return the module that the interpreter was started with."""
     word = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)]
     if word.startswith("-"):  # -mflyweight
         return word.partition("m")[2]

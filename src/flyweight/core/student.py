@@ -21,16 +21,20 @@ def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float,
 
 
 def student_below(t: float, free: int) -> float:
-    """Return P(T <= t) of Student's t with `free` degrees of freedom, a whole number (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    """Return P(T <= t) of Student's t with `free` degrees of freedom, a whole number.
+
+    The formulas are 26.7.3 and 26.7.4 of Abramowitz and Stegun.
+    """
     angle = math.atan2(t, math.sqrt(free))
     sine, cosine = math.sin(angle), math.cos(angle)
     term, total = 1.0, 1.0 if free > 1 else 0.0
     for step in range(1 + free % 2, free - 2, 2):
         term *= cosine * cosine * step / (step + 1)
         total += term
-    below = (
-        0.5 + (angle + sine * cosine * total) / math.pi if free % 2 else 0.5 + 0.5 * sine * total
-    )
+    if free % 2:
+        below = 0.5 + (angle + sine * cosine * total) / math.pi
+    else:
+        below = 0.5 + 0.5 * sine * total
     return min(1.0, max(0.0, below))  # far out the terms cancel to less than rounding
 
 
@@ -39,5 +43,8 @@ def student_quantile(probability: float, free: int) -> float:
     low, high = -1e8, 1e8
     for _ in range(200):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if student_below(middle, free) < probability else (low, middle)
+        if student_below(middle, free) < probability:
+            low = middle
+        else:
+            high = middle
     return 0.5 * (low + high)

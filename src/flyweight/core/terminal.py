@@ -1,6 +1,6 @@
-"""The standard streams of the command line: what is written to them is visible text, and nothing about them ends the work.
+"""The standard streams of the command line: they show visible text, and their failures end no work.
 
-`prepare` puts a `Screen` in the place of standard output and standard error, so that every message
+`prepare` puts a `Screen` in the place of standard output and standard error. Every message then
 goes through one place, those of libraries and Python's own too. `Terminal` (`core.console`) writes
 styled text past it.
 """
@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from flyweight.visible import visible
 
 NARROWEST, WIDEST = 40, 10_000
-"""Columns that a table can be set in; a terminal that claims fewer or more is not believed."""
+"""The fewest and the most columns of a table; a terminal that claims others is not believed."""
 
 PLAIN = {
     **{
@@ -46,15 +46,20 @@ Other characters become escapes.
 """
 
 _CURSOR = re.compile(r"\r(?!\n)|(\x1b\[A)+$")
-"""What a library's progress bar writes before its line or instead of one."""
+"""What a library's progress bar writes before its line, or instead of one."""
 
 
 class Output(io.TextIOBase):
-    """A standard stream without its failures: `vanishing` loses what nobody can read any more instead of raising OSError."""
+    """A standard stream whose failures end no work.
+
+    With `vanishing` it drops text that nobody can read any more, instead of raising OSError.
+    """
 
     def __init__(self, raw: TextIO, vanishing: bool) -> None:
-        self.raw, self.vanishing = raw, vanishing
-        self.name, self.mode = getattr(raw, "name", ""), "w"
+        self.raw = raw
+        self.vanishing = vanishing
+        self.name = getattr(raw, "name", "")
+        self.mode = "w"
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -121,7 +126,10 @@ class Screen(Output):
 
 
 def prepare() -> None:
-    """Make the standard streams, and what the environment says of the terminal, fit to work with: at the start of a process."""
+    """Make the standard streams and the terminal's variables fit to work with.
+
+    Call this at the start of a process.
+    """
     _open_closed()
     for name, vanishing in (("stdout", False), ("stderr", True)):
         stream = getattr(sys, name)
@@ -130,7 +138,7 @@ def prepare() -> None:
                 stream.reconfigure(errors=_ERRORS)
             setattr(sys, name, Screen(stream, vanishing))
     for name in ("COLUMNS", "LINES"):
-        if name in os.environ and _believed(os.environ[name]) is None:
+        if name in os.environ and _columns(os.environ[name]) is None:
             del os.environ[name]
     os.environ.setdefault("RUST_BACKTRACE", "0")  # of native libraries
 
@@ -138,7 +146,7 @@ def prepare() -> None:
 def _open_closed() -> None:
     """Open the null device where a standard stream is closed.
 
-    The next file to be opened would take its place.
+    Otherwise the next file that is opened would take the stream's place.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -151,12 +159,13 @@ def _open_closed() -> None:
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
             mode = "w" if descriptor else "r"
-            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
+            # The stream stays open.
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
 
 
 def discard(stream: TextIO) -> None:
-    """Send what is still written to a stream nowhere: its reader is gone, or its disk full."""
+    """Drop whatever is still written to a stream: its reader is gone, or its disk is full."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -168,28 +177,32 @@ def exact(stream: TextIO) -> TextIO:
 
 
 def width() -> int:
-    """Return the columns of the terminal: as the environment or the system says, else 80."""
-    told = _believed(os.environ.get("COLUMNS", ""))
-    if told is not None:
-        return told
+    """Return the columns of the terminal, from the environment or the system; 80 if unknown."""
+    variable = _columns(os.environ.get("COLUMNS", ""))
+    if variable is not None:
+        return variable
     for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
         try:
-            asked = os.get_terminal_size(stream.fileno()).columns if stream else 0
+            columns = os.get_terminal_size(stream.fileno()).columns if stream else 0
         except (OSError, ValueError):
             continue
-        if asked > 0:
-            return min(max(asked, NARROWEST), WIDEST)
+        if columns > 0:
+            return min(max(columns, NARROWEST), WIDEST)
     return 80
 
 
-def _believed(columns: str) -> int | None:
+def _columns(columns: str) -> int | None:
+    """Return the columns that a variable gives, within bounds, or None where it gives none."""
     if not re.fullmatch("[0-9]{1,6}", columns, re.ASCII) or int(columns) == 0:
         return None
     return min(max(int(columns), NARROWEST), WIDEST)
 
 
 class Speech:
-    """A model's text on a stream as it comes: visible where a terminal shows it, exact in a file or a pipe."""
+    """A model's text on a stream, as it comes.
+
+    A terminal shows it as visible text; a file or a pipe gets it exactly.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = exact(stream)
@@ -205,9 +218,10 @@ class Speech:
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """Print plain data as JSON: the value exactly, whatever a character would do to a terminal or its encoding to it.
+    r"""Print plain data as JSON that gives back the exact value.
 
-    Raises ValueError for a number that JSON does not have.
+    Characters that would steer a terminal, or that its encoding lacks, become `\u` escapes. Raises
+    ValueError for a number that JSON does not have.
     """
     known = codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
     text = json.dumps(value, ensure_ascii=not known, allow_nan=False, indent=indent)
@@ -217,14 +231,15 @@ def print_json(value: Any, indent: int | None = None) -> None:
 def _escaped_json(text: str) -> str:
     if visible(text) == text:
         return text
-    return "".join(
-        letter
-        if visible(letter) == letter
-        else json.dumps(letter)[1:-1]
-        if letter != "\x7f"
-        else "\\u007f"
-        for letter in text
-    )
+    return "".join(map(_escaped_letter, text))
+
+
+def _escaped_letter(letter: str) -> str:
+    if visible(letter) == letter:
+        return letter
+    if letter == "\x7f":  # JSON allows it, so `json.dumps` does not escape it
+        return "\\u007f"
+    return json.dumps(letter)[1:-1]
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:

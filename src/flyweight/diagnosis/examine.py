@@ -1,4 +1,7 @@
-"""What this machine can do: a measurement of some seconds, each finding with a verdict and what to do about it."""
+"""Measure what this machine can do, in some seconds.
+
+Each finding has a verdict and, where something is wrong, a remedy.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,21 @@ LITTLE_MEMORY = 1_000_000_000
 OWN_EXTRAS = ("test",)
 """Extras that only people who change flyweight want."""
 
+OPENMP = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME",
+)
+"""Variables that change how the threads of a product work."""
+
 
 @dataclass(frozen=True)
 class Line:
-    """One finding: what was measured, the verdict, and what to do (empty where nothing has to be).
+    """One finding in words (`found`), its verdict, and a remedy where something is wrong.
 
-    `needed` marks what no work is possible without; `values` are the numbers behind `found`.
+    `needed` is true where no work is possible without it. `values` are the numbers behind `found`.
     """
 
     group: str
@@ -51,7 +63,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Health:
-    """All findings, and the environment as it is written beside every measurement."""
+    """All findings, and the environment that is written beside every measurement."""
 
     lines: tuple[Line, ...]
     environment: dict[str, Any]
@@ -59,7 +71,7 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether everything that is needed works."""
+        """Whether everything needed works."""
         return not any(line.needed and line.verdict == "broken" for line in self.lines)
 
     def json(self) -> dict[str, Any]:
@@ -79,9 +91,10 @@ def examine(
     quick: bool = False,
     watch: Watcher = ignore,
 ) -> Health:
-    """Measure this machine: `runs` is the runs root, `data` the folder of local copies.
+    """Measure this machine.
 
-    `quick` skips slow imports.
+    `runs` is the runs root, `data` the folder of local copies of corpora. `quick` skips slow
+    imports.
     """
     from flyweight.diagnosis import probes
 
@@ -92,12 +105,14 @@ def examine(
         "devices": probes.devices,
         "products": lambda: probes.products(runtime),
         "kernels": lambda: probes.kernels(runtime),
-        "libraries' kernels": (lambda: iter(())) if quick else (lambda: probes.libraries(runtime)),
+        "libraries' kernels": lambda: probes.libraries(runtime),
         "folders": lambda: _folders(runs),
         "corpora": lambda: _corpora(data),
         "libraries": _versions,
         "extras": _extras,
     }
+    if quick:
+        del parts["libraries' kernels"]
     lines: list[Line] = []
     for done, (what, part) in enumerate(parts.items()):
         watch("scoring", {"what": what, "done": done / len(parts)})
@@ -111,57 +126,60 @@ def examine(
 
 
 def _machine(runtime: Runtime) -> Iterator[Line]:
-    group = "machine"
-    cores, logical, physical = (
-        machine.usable_cores(),
-        psutil.cpu_count() or 1,
-        psutil.cpu_count(logical=False),
+    yield _processor()
+    yield _load()
+    yield _memory()
+    settings = {name: os.environ[name] for name in OPENMP if name in os.environ}
+    shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "no OpenMP settings"
+    yield Line(
+        group="machine",
+        name="threads",
+        verdict="ok",
+        found=f"{runtime.threads} (--threads); {shown}",
+        values={"threads": runtime.threads, **settings},
     )
+
+
+def _processor() -> Line:
+    cores = machine.usable_cores()
+    logical = psutil.cpu_count() or 1
+    physical = psutil.cpu_count(logical=False)
     quota = _quota()
     values = {"usable": cores, "logical": logical, "physical": physical, "quota": quota}
-    what = f"{machine.processor()}, {cores} of {logical} logical cores usable" + (
-        f", {physical} physical" if physical else ""
+    found = f"{machine.processor()}, {cores} of {logical} logical cores usable"
+    if physical:
+        found += f", {physical} physical"
+    if quota is None or quota >= cores - 0.5:
+        return Line("machine", "processor", "ok", found, values=values)
+    return Line(
+        group="machine",
+        name="processor",
+        verdict="slow",
+        found=f"{found}; a quota allows {quota:.1f} of them",
+        remedy=f"say --threads {max(1, int(quota))}: more threads wait for each other",
+        values=values,
     )
-    if quota is not None and quota < cores - 0.5:
-        remedy = f"say --threads {max(1, int(quota))}: more threads wait for each other"
-        yield Line(
-            group,
-            "processor",
-            "slow",
-            f"{what}; a quota allows {quota:.1f} of them",
-            remedy,
-            values=values,
-        )
-    else:
-        yield Line(group, "processor", "ok", what, values=values)
-    load, busy = machine.load(), machine.busy()
-    remedy = (
-        "measure on an idle machine: timings, also those below, are worse than it can do"
-        if busy
-        else ""
-    )
+
+
+def _load() -> Line:
+    load = machine.load()
+    verdict, remedy = "ok", ""
+    if machine.busy():
+        verdict = "slow"
+        remedy = "measure on an idle machine: timings, also those below, are worse than it can do"
     found = f"{load:.1f} processes ran in the last minute"
-    yield Line(group, "load", "slow" if busy else "ok", found, remedy, values={"load": load})
+    return Line("machine", "load", verdict, found, remedy, values={"load": load})
+
+
+def _memory() -> Line:
     memory = psutil.virtual_memory()
+    verdict, remedy = "ok", ""
+    if memory.available < LITTLE_MEMORY:
+        verdict = "slow"
+        remedy = "close other programs, or give recipes a budget.memory"
     found = f"{format_size(memory.available)} of {format_size(memory.total)} free"
-    low = memory.available < LITTLE_MEMORY
-    remedy = "close other programs, or give recipes a budget.memory" if low else ""
     values = {"free": memory.available, "total": memory.total}
-    yield Line(group, "memory", "slow" if low else "ok", found, remedy, values=values)
-    settings = {
-        name: os.environ[name]
-        for name in (
-            "OMP_NUM_THREADS",
-            "MKL_NUM_THREADS",
-            "OMP_WAIT_POLICY",
-            "GOMP_SPINCOUNT",
-            "KMP_BLOCKTIME",
-        )
-        if name in os.environ
-    }
-    shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "no OpenMP settings"
-    values = {"threads": runtime.threads, **settings}
-    yield Line(group, "threads", "ok", f"{runtime.threads} (--threads); {shown}", values=values)
+    return Line("machine", "memory", verdict, found, remedy, values=values)
 
 
 def _quota() -> float | None:
@@ -179,40 +197,48 @@ def _folders(runs: Path) -> Iterator[Line]:
 
 
 def _writable(name: str, folder: Path, needed: bool) -> Iterator[Line]:
-    """Try what publishing an artifact does: write, rename, link, in the folder or in the one where it will be made."""
-    group, there = "folders", folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    where = f"{folder.absolute()}" + ("" if there == folder.absolute() else " (will be made)")
+    """Try to write, rename and link in a folder, as an artifact needs.
+
+    For a folder that does not exist yet, try in the one where it will be made.
+    """
+    group = "folders"
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    where = str(folder.absolute())
+    if existing != folder.absolute():
+        where += " (will be made)"
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=there) as trial:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing) as trial:
             first, second = Path(trial) / "a", Path(trial) / "b"
             first.write_bytes(b"flyweight")
             os.replace(first, second)
             os.symlink("b", first)
             if first.read_bytes() != b"flyweight":
-                raise OSError("what was written is not what is read")
+                raise OSError("a file reads back other than it was written")
     except OSError as error:
-        remedy = (
-            "name another folder with --runs, or change its permissions"
-            if needed
-            else "set TMPDIR to another folder"
-        )
+        remedy = "set TMPDIR to another folder"
+        if needed:
+            remedy = "name another folder with --runs, or change its permissions"
         yield Line(group, name, "broken", f"{where} cannot be written: {error}", remedy, needed)
         return
-    free = shutil.disk_usage(there).free
-    verdict: Verdict = "broken" if free < NO_SPACE else "missing" if free < LITTLE_SPACE else "ok"
-    remedy = (
-        "" if verdict == "ok" else "make room (`flyweight gc` for runs), or name another folder"
-    )
+    free = shutil.disk_usage(existing).free
+    verdict: Verdict = "ok"
+    remedy = "make room (`flyweight gc` for runs), or name another folder"
+    if free < NO_SPACE:
+        verdict = "broken"
+    elif free < LITTLE_SPACE:
+        verdict = "missing"
+    else:
+        remedy = ""
     yield Line(
-        group,
-        name,
-        verdict,
-        f"{where}, writable, {format_size(free)} free",
-        remedy,
-        needed,
-        {"free": free},
+        group=group,
+        name=name,
+        verdict=verdict,
+        found=f"{where}, writable, {format_size(free)} free",
+        remedy=remedy,
+        needed=needed,
+        values={"free": free},
     )
 
 
@@ -223,17 +249,18 @@ def _corpora(data: Path | str | None) -> Iterator[Line]:
     except RequestError as error:
         yield Line(group, "data folder", "broken", str(error), "name another one with --data-dir")
     else:
-        remedy = f"--data-dir DIR or {VARIABLE}: local copies of well-known corpora lie there"
-        known = Line(group, "data folder", "ok", str(folder.absolute())) if folder else None
-        yield known or Line(group, "data folder", "missing", "none is named", remedy)
+        if folder:
+            yield Line(group, "data folder", "ok", str(folder.absolute()))
+        else:
+            remedy = f"--data-dir DIR or {VARIABLE}: local copies of well-known corpora lie there"
+            yield Line(group, "data folder", "missing", "none is named", remedy)
     hub = _installed("datasets")
     for name, source in SOURCES.items():
         try:
             about = source(folder, HeldOut()).about
         except FlyweightError as error:
-            yield Line(
-                group, name, "broken", str(error), "copy the missing file, or remove the folder"
-            )
+            remedy = "copy the missing file, or remove the folder"
+            yield Line(group, name, "broken", str(error), remedy)
             continue
         if not about.origin.startswith("hf:"):
             yield Line(group, name, "ok", about.origin)
@@ -248,35 +275,27 @@ def _corpora(data: Path | str | None) -> Iterator[Line]:
 
 
 def _versions() -> Iterator[Line]:
-    group, wanted = (
-        "libraries",
-        [requirement for requirement, extra in _requirements() if extra is None],
-    )
+    group = "libraries"
+    wanted = [requirement for requirement, extra in _requirements() if extra is None]
     problems = {
         requirement: problem for requirement in wanted if (problem := _problem(requirement))
     }
-    fine = {"python": platform.python_version()}
-    fine |= {
+    versions = {"python": platform.python_version()}
+    versions |= {
         name: _version(name)
         for requirement in wanted
         if requirement not in problems and (name := _name(requirement))
     }
     yield Line(
-        group,
-        "versions",
-        "ok",
-        ", ".join(f"{name} {version}" for name, version in fine.items()),
-        values=fine,
+        group=group,
+        name="versions",
+        verdict="ok",
+        found=", ".join(f"{name} {version}" for name, version in versions.items()),
+        values=versions,
     )
     for requirement, problem in problems.items():
-        yield Line(
-            group,
-            _name(requirement),
-            "broken",
-            problem,
-            f"pip install '{requirement}'",
-            needed=True,
-        )
+        remedy = f"pip install '{requirement}'"
+        yield Line(group, _name(requirement), "broken", problem, remedy, needed=True)
 
 
 def _extras() -> Iterator[Line]:
@@ -290,14 +309,15 @@ def _extras() -> Iterator[Line]:
             f"{_name(requirement)} {_version(_name(requirement)) or ''}".strip()
             for requirement in wanted
         )
-        remedy = f"pip install 'flyweight[{extra}]'" if problems else ""
-        yield Line(
-            "extras", extra, "missing" if problems else "ok", "; ".join(problems) or names, remedy
-        )
+        if problems:
+            remedy = f"pip install 'flyweight[{extra}]'"
+            yield Line("extras", extra, "missing", "; ".join(problems), remedy)
+        else:
+            yield Line("extras", extra, "ok", names)
 
 
 def _requirements() -> Iterator[tuple[str, str | None]]:
-    """Yield what flyweight asks for, with the extra that it belongs to."""
+    """Yield every requirement of flyweight with its extra; None for one that is always needed."""
     for line in metadata.requires("flyweight") or ():
         requirement, _, marker = line.partition(";")
         extra = re.search(r"""extra == ["']([^"']+)""", marker)
@@ -305,13 +325,13 @@ def _requirements() -> Iterator[tuple[str, str | None]]:
 
 
 def _name(requirement: str) -> str:
-    found = re.match(r"[A-Za-z0-9._-]+", requirement)
-    assert found
-    return found[0]
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert name
+    return name[0]
 
 
 def _problem(requirement: str) -> str:
-    """Return what is wrong with a library, or nothing: it is not there, or older than the least version asked for."""
+    """Return what is wrong with a library: it is missing or too old; empty where it is fine."""
     name, version = _name(requirement), _version(_name(requirement))
     if version is None:
         return f"{name} is not installed"

@@ -1,1 +1,1 @@
-"""What is measured and what a run came to, as files hold it."""
+"""Measured numbers, and the results of runs and studies as files hold them."""

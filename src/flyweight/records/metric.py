@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, repr=False)
 class Metric:
-    """A value, its unit, which direction is better, how many things it was measured on, and its confidence interval.
+    """A value with its unit, its better direction and its confidence interval.
 
-    `low` and `high` bound the 95 % interval; both equal `value` where a number is exact (a count, a
-    size).
+    `n` is how many things it was measured on. `low` and `high` bound the 95 % interval. Both equal
+    `value` where a number is exact (a count, a size).
     """
 
     value: float
@@ -29,8 +29,8 @@ class Metric:
 
     @classmethod
     def exact(cls, value: float, unit: str, better: Literal["lower", "higher"] = "lower") -> Metric:
-        """Return a number that is counted, not sampled."""
-        return cls(value, unit, better, 1, value, value)
+        """Return a metric of a number that is counted, not sampled."""
+        return cls(value=value, unit=unit, better=better, n=1, low=value, high=value)
 
     def json(self) -> dict[str, Any]:
         """Return the metric as plain data, in the field order above."""

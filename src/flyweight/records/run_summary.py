@@ -1,9 +1,8 @@
-"""The summary of a finished run, `summary.json`: written once by the recipe, read by everything that reports.
+"""The summary of a finished run, `summary.json`, from which every report is drawn.
 
-Every report is drawn from this file alone. Unknown keys are refused, and all faults are named at
-once: the file is our own. A number that can be infinite (the perplexity of a collapsed model) is
-written as the string `Infinity`; `null` means "not measured". Units are plain: seconds, bytes,
-FLOPs, nats.
+The recipe writes it once. Unknown keys are refused, and all faults are named at once: the file is
+our own. A number that can be infinite (the perplexity of a collapsed model) is written as the
+string `Infinity`; `null` means "not measured". Units are plain: seconds, bytes, FLOPs, nats.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Record(BaseModel):
 
 
 class Environment(Record):
-    """Where a run was made, with the keys of `core.machine.describe`."""
+    """The machine and the libraries of a run, with the keys of `core.machine.describe`."""
 
     flyweight: str
     python: str
@@ -54,7 +53,7 @@ class Environment(Record):
 class BudgetLine(Record):
     """One quantity of the budget.
 
-    `limit` is None where the user set none, `planned` where the plan does not tell it.
+    `limit` is None where the user set none, `planned` where the plan does not have it.
     """
 
     name: str
@@ -68,7 +67,8 @@ class BudgetLine(Record):
 class SplitSummary(Record):
     """Size of one split: tokens of the run's tokenizer; bytes, words and documents of the raw text.
 
-    `lost` counts lines that do not come back from their tokens; None where that was not counted.
+    `lost` counts the lines that their tokens do not give back, or is None where they were not
+    counted.
     """
 
     tokens: int
@@ -79,7 +79,10 @@ class SplitSummary(Record):
 
 
 class Floor(Record):
-    """What an n-gram model reaches on the split on which the models are evaluated: the keys of `evaluate.floors.Floor.json`."""
+    """The quality and cost of an n-gram model on the split that the models are measured on.
+
+    The keys are those of `evaluation.floors.Floor.json`.
+    """
 
     nll: float
     perplexity: float
@@ -95,12 +98,12 @@ class Floor(Record):
 class CorpusSummary(Record):
     """One text under one tokenizer.
 
-    `fingerprint` is unique in a summary; `source` is that of the raw text, by which runs may be
-    compared (None in summaries of early days). `lossless` tells whether the text comes back from
-    its tokens, where splits do not say how much of it. `overlap` is the share of a split's pieces
-    of 50 characters (`overlap_unit`) that also stand in train. `floors` are in the order in which
-    they are shown, counted on the first `floors_train_tokens` tokens of the training split.
-    `skipped` documents were left out; `left_out` has the first of them, each as `name: reason`.
+    `fingerprint` is unique in a summary. `source` is the fingerprint of the raw text, by which runs
+    may be compared (None in early summaries). `lossless` says whether tokens give the text back,
+    for splits that do not count lost lines. `overlap` is the share of a split's pieces of 50
+    characters (`overlap_unit`) that train contains as well. `floors` are in the order in which they
+    are shown, counted on the first `floors_train_tokens` tokens of the training split. `skipped`
+    documents were left out; `left_out` has the first of them, each as `name: reason`.
     """
 
     name: str
@@ -124,21 +127,29 @@ class CorpusSummary(Record):
         return [size for name, size in self.splits.items() if name in split.split("+")]
 
     def lossy(self, split: str) -> bool:
-        """Whether a split's bits per byte are too good, because its tokens do not give the text back."""
-        return any(
-            not self.lossless if size.lost is None else size.lost > 0 for size in self.parts(split)
-        )
+        """Return whether a split's bits per byte are too good.
+
+        They are where its tokens do not give the text back.
+        """
+        for size in self.parts(split):
+            lost = not self.lossless if size.lost is None else size.lost > 0
+            if lost:
+                return True
+        return False
 
 
 class ParameterCount(Record):
-    """Parameters as used (`total`: a shared matrix counts at every use) and as stored (`unique`)."""
+    """Parameters as used and as stored.
+
+    `total` counts a shared matrix at every use, `unique` once.
+    """
 
     total: int
     unique: int
 
 
 class Training(Record):
-    """What training took: by this model alone, and with every teacher and parent that was trained for it (`total_*`)."""
+    """The cost of training this model alone, and with all its teachers and parents (`total_*`)."""
 
     steps: int
     tokens: int
@@ -182,7 +193,7 @@ class Speed(Record):
 
 
 class AuditCheck(Record):
-    """One check of the audit; `why` says why it does not apply (`n/a`) or what failed."""
+    """One check of the audit; `why` says what failed, or why it does not apply (`n/a`)."""
 
     name: str
     measured: float | None
@@ -208,7 +219,10 @@ class Validation(NamedTuple):
 
 
 class Curve(Record):
-    """How a training went: `step`, `train_nll` (cross-entropy, nats per token) and `lr` have one length."""
+    """The curve of a training: `step`, `train_nll` and `lr` have one length.
+
+    `train_nll` is the cross-entropy in nats per token.
+    """
 
     step: tuple[int, ...]
     train_nll: tuple[float, ...]
@@ -232,12 +246,10 @@ class Sample(Record):
 class ModelSummary(Record):
     """One model that the recipe compares.
 
-    `name` is its stage's name in the recipe, `id` its artifact.
-
-    `input` is the model that it was made from, `teacher` the one it was distilled from (names of
-    other models of this summary, or None when that one is not compared). `training` is None for a
-    model made without training (quantized): it inherits its input's. `disk_bytes` is the size of
-    the artifact's model folder.
+    `name` is its stage's name in the recipe, `id` its artifact. `input` is the model that it was
+    made from, `teacher` the one it was distilled from. Both are names of models of this summary, or
+    None for one that is not compared. `training` is None for a model made without training
+    (quantized): it inherits its input's. `disk_bytes` is the size of the artifact's model folder.
     """
 
     name: str
@@ -284,13 +296,12 @@ class Difference(Record):
 
 
 class Comparison(Record):
-    """`a` minus `b` on the same text, so that below 0 means that `a` is better.
+    """`a` minus `b` on the same text: below 0, `a` is better.
 
-    `verdict` is about `a`, by bits per byte.
-
-    The keys besides `a` and `b` are those of `evaluate.compare.Paired.json`; `nll` is None under
-    different tokenizers. The `verdict` is corrected for `comparisons` of them (Holm), as in
-    `flyweight compare`; a difference's own is its interval's.
+    The keys besides `a` and `b` are those of `evaluation.compare.Paired.json`. `nll` is None under
+    different tokenizers. `verdict` is about `a`, by bits per byte, and corrected for `comparisons`
+    comparisons (Holm), as in `flyweight compare`. A difference's own verdict is that of its
+    interval.
     """
 
     a: str
@@ -311,10 +322,9 @@ class Comparison(Record):
 class StageSummary(Record):
     """A stage of the recipe.
 
-    `reused` when its artifact was there already (`seconds` is then what making it took).
-
-    `evaluate` is the result of a stage that measures likelihood by itself, beside what the report
-    compares.
+    `reused` is true where its artifact was there already; `seconds` is always the time of making
+    it. `evaluate` is the result of a stage that itself measures likelihood, beside the models that
+    the report compares.
     """
 
     name: str
@@ -326,7 +336,7 @@ class StageSummary(Record):
 
 
 class Summary(Record):
-    """A finished run, completely."""
+    """All results of a finished run."""
 
     format: Literal[1] = 1
     name: str
@@ -348,12 +358,12 @@ class Summary(Record):
         names = [model.name for model in self.models]
         prints = [corpus.fingerprint for corpus in self.corpus]
         faults = [
-            f"models: {name} stands twice"
+            f"models: {name} is listed twice"
             for name in sorted({n for n in names if names.count(n) > 1})
         ]
         faults += [
-            f"corpus: {each} stands twice"
-            for each in sorted({p for p in prints if prints.count(p) > 1})
+            f"corpus: {fingerprint} is listed twice"
+            for fingerprint in sorted({p for p in prints if prints.count(p) > 1})
         ]
         for model in self.models:
             faults += [
@@ -376,14 +386,14 @@ class Summary(Record):
         return self
 
     def model(self, name: str) -> ModelSummary:
-        """Return the model called `name`; raise KeyError where there is none."""
+        """Return the model called `name`; raise KeyError for an unknown name."""
         for model in self.models:
             if model.name == name:
                 return model
         raise KeyError(name)
 
     def corpus_of(self, model: ModelSummary) -> CorpusSummary | None:
-        """Return the corpus that a model was evaluated on, or None where it was not."""
+        """Return the corpus that a model was evaluated on, or None where it was not evaluated."""
         if model.evaluate is None:
             return None
         return next(corpus for corpus in self.corpus if corpus.fingerprint == model.evaluate.corpus)
@@ -398,8 +408,8 @@ class Summary(Record):
     def read(cls, run_folder: Path) -> Summary:
         """Read a run folder's `summary.json`.
 
-        Raises RequestError where there is none, and FlyweightError, naming every fault, where it is
-        damaged.
+        Raises RequestError where it is missing. Raises FlyweightError, naming every fault, where it
+        is damaged.
         """
         path = run_folder / FILE
         again = "run the recipe again, which writes it anew"
@@ -419,8 +429,8 @@ class Summary(Record):
             ) from error
         except ValidationError as error:
             faults = "; ".join(
-                f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}"
-                for each in error.errors()
+                f"{'.'.join(map(str, fault['loc'])) or FILE}: {fault['msg']}"
+                for fault in error.errors()
             )
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:

@@ -21,7 +21,7 @@ from flyweight.records.run_summary import CorpusSummary, Environment, Record
 
 FILE = "study.json"
 LEAST_SEEDS = 3
-"""An interval over fewer runs than this would say more about the t distribution than about the model."""
+"""The fewest runs for an interval; with fewer the t distribution would decide it."""
 
 Standing = Literal["ok", "collapsed", "invalid"]
 Verdict = Literal["confirmed", "refuted", "undecided"]
@@ -50,12 +50,11 @@ class Spread(Record):
 
 
 class RunSummary(Record):
-    """One training of a cell: its artifact, what it took, and its test metrics.
+    """One training of a cell: its artifact, its cost and its test metrics.
 
-    `id` is None where training diverged.
-
-    `validation` is the best validation NLL of the training; runs with `chosen` false lost the sweep
-    over learning rates, are not tested and count in no result.
+    `id` is None where training diverged. `validation` is the best validation NLL of the training.
+    Runs with `chosen` false lost the sweep over learning rates: they are not tested and count in no
+    result.
     """
 
     seed: int
@@ -74,7 +73,10 @@ class RunSummary(Record):
 
 
 class CellSummary(Record):
-    """One model on one text at one context for one budget: its runs, and their mean where every one of them is sound."""
+    """One model on one text at one context for one budget, with its runs.
+
+    The cell has means only where all of its runs are sound.
+    """
 
     name: str
     model: str
@@ -96,20 +98,29 @@ class CellSummary(Record):
 
     @property
     def standing(self) -> Standing:
-        """`collapsed` or `invalid` as soon as one of its runs is: a mean over the others would flatter it."""
-        found = {run.standing for run in self.tested}
-        return "invalid" if "invalid" in found else "collapsed" if "collapsed" in found else "ok"
+        """`invalid` or `collapsed` where one of its runs is, else `ok`.
+
+        A mean over the other runs alone would flatter the cell.
+        """
+        standings = {run.standing for run in self.tested}
+        if "invalid" in standings:
+            return "invalid"
+        if "collapsed" in standings:
+            return "collapsed"
+        return "ok"
 
     @property
     def why(self) -> str:
-        """Why it is no result: how many of its runs are none, and the first one's reason."""
+        """How many of its runs are not sound, and the first one's reason; empty if all are."""
         bad = [run for run in self.tested if run.standing != "ok"]
-        return f"{len(bad)} of {len(self.tested)} runs: {bad[0].why}" if bad else ""
+        if not bad:
+            return ""
+        return f"{len(bad)} of {len(self.tested)} runs: {bad[0].why}"
 
     def spread(self, metric: str) -> Spread | None:
-        """Return a metric over the seeds, a perplexity's by its logarithm.
+        """Return a metric over the seeds, or None for a cell that is not sound.
 
-        None for a cell that is no result.
+        A perplexity is averaged by its logarithm.
         """
         if self.standing != "ok":
             return None
@@ -122,7 +133,7 @@ class CellSummary(Record):
     def validation(self) -> float:
         """Mean best validation NLL, by which models are chosen.
 
-        Infinite for a cell that is no result.
+        Infinite for a cell that is not sound.
         """
         values = [run.validation for run in self.tested]
         if self.standing != "ok" or any(value is None for value in values):
@@ -131,24 +142,25 @@ class CellSummary(Record):
 
     @property
     def finished(self) -> list[RunSummary]:
-        """The runs that count and came to their end: what one took that diverged is not known."""
+        """The runs that count and did not diverge: the cost of one that diverged is unknown."""
         return [run for run in self.tested if run.id is not None]
 
     @property
     def flops(self) -> float:
-        """Mean training FLOPs of a finished run; 0 where there is none."""
+        """Mean training FLOPs of a finished run; 0 without one."""
         return math.fsum(run.flops for run in self.finished) / max(1, len(self.finished))
 
     @property
     def seconds(self) -> float:
-        """Mean training seconds of a finished run; 0 where there is none."""
+        """Mean training seconds of a finished run; 0 without one."""
         return math.fsum(run.seconds for run in self.finished) / max(1, len(self.finished))
 
 
 class Contest(Record):
-    """One comparison of a finding: `below` minus `factor` times `above` over the seeds that both have; `p` is two-sided.
+    """One comparison of a finding: `below` minus `factor` times `above`.
 
-    Of perplexities it is the difference of their logarithms.
+    It is taken over the seeds that both have; of perplexities, between their logarithms. `p` is
+    two-sided.
     """
 
     where: str
@@ -168,7 +180,7 @@ class Contest(Record):
 
 
 class FindingSummary(Record):
-    """A claim and what the study says of it; `method` states the test."""
+    """A claim with the study's verdict on it; `method` describes the test."""
 
     claim: str
     verdict: Verdict
@@ -178,7 +190,7 @@ class FindingSummary(Record):
 
 
 class StudySummary(Record):
-    """A finished study, completely."""
+    """All results of a finished study."""
 
     format: Literal[1] = 1
     name: str
@@ -207,9 +219,10 @@ class StudySummary(Record):
     def read(cls, folder: Path) -> StudySummary:
         """Read a folder's `study.json`.
 
-        Raises RequestError where there is none, FlyweightError where it is damaged.
+        Raises RequestError where it is missing, and FlyweightError where it is damaged.
         """
-        path, again = folder / FILE, "run the study again, which writes it anew"
+        path = folder / FILE
+        again = "run the study again, which writes it anew"
         try:
             content = json.loads(read_bytes(path))
             if isinstance(content, dict):
@@ -221,12 +234,12 @@ class StudySummary(Record):
             raise FlyweightError(f"{error}; {again}") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RequestError(
-                f"{folder} is no finished study: it has no {FILE}; run it with `flyweight study`"
+                f"{folder} is not a finished study: it has no {FILE}; run it with `flyweight study`"
             ) from error
         except ValidationError as error:
             faults = "; ".join(
-                f"{'.'.join(map(str, each['loc'])) or FILE}: {each['msg']}"
-                for each in error.errors()
+                f"{'.'.join(map(str, fault['loc'])) or FILE}: {fault['msg']}"
+                for fault in error.errors()
             )
             raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
         except (OSError, ValueError, RecursionError) as error:

@@ -1,15 +1,14 @@
-"""Artifacts: immutable run folders named by what made them, and the store that makes each of them once.
+"""Artifacts: immutable folders named by what made them, and the store that makes each once.
 
 runs/pretrain-3fa91c02/            published by one rename, then never written again
   manifest.json  config.yaml  metrics.json  events.jsonl  model/ ...
 runs/pretrain-3fa91c02.partial/    being made; its state/ is where a killed run goes on
 
-The resume point goes only after the rename, so that there is no instant at which a kill costs work
-that was done.
+The resume point is removed only after the rename: a kill at any instant costs no finished work.
 
-The root itself may be a symbolic link. In it, only the links from a recipe's folder to its
-artifacts are of our making: where another one takes the place of a folder or file that is written
-here, it is refused and not followed.
+The root itself may be a symbolic link. Inside it, flyweight makes only the links from a recipe's
+folder to its artifacts. Any other link in the place of a folder or file that is written here is
+refused and not followed.
 """
 
 from __future__ import annotations
@@ -57,10 +56,10 @@ NAMED = re.compile(r"[a-z_]+-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that an artifact's content depends on; two equal identities are the same artifact.
+    """Everything that an artifact's content depends on; equal identities are the same artifact.
 
-    `machine` and `libraries` are set for measurements alone: a trained model is the same model
-    elsewhere.
+    `machine` and `libraries` are set for measurements alone: a trained model is the same model on
+    every machine.
     """
 
     stage: str
@@ -96,7 +95,7 @@ class Artifact:
     def open(cls, path: Path) -> Artifact:
         """Open a folder and check every file against its manifest.
 
-        Raises FlyweightError naming what is damaged.
+        Raises FlyweightError that names the damaged file.
         """
         artifact = cls.glance(path)
         advice = f"Delete the folder {path} and run the same command again"
@@ -129,7 +128,7 @@ class Artifact:
     def glance(cls, path: Path) -> Artifact:
         """Open a folder by its manifest alone, without reading its files.
 
-        Raises FlyweightError where that is damaged.
+        Raises FlyweightError where the manifest is damaged.
         """
         file, advice = (
             path / "manifest.json",
@@ -175,7 +174,7 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the stage tells of its making (steps, tokens, FLOPs, seconds, ...)."""
+        """The stage's figures on how it was made: steps, tokens, FLOPs, seconds and more."""
         return self.manifest["facts"]
 
     @property
@@ -184,13 +183,16 @@ class Artifact:
         return self.manifest["identity"]
 
     def copy(self, out: Path) -> Artifact:
-        """Return a copy of the artifact in the new folder `out`, which appears whole or not at all."""
+        """Return a copy in the new folder `out`, which appears whole or not at all.
+
+        Raises RequestError where `out` exists already and is not an empty folder.
+        """
         with appearing(out) as partial, disk_errors(out):
             copy_folder(self.path, partial)
         return Artifact.open(out)
 
     def metrics(self) -> dict[str, Any]:
-        """Return `metrics.json`; an artifact without measurements has none: {}."""
+        """Return the content of `metrics.json`; {} for an artifact without measurements."""
         path = self.path / "metrics.json"
         return read_json(path) if path.exists() else {}
 
@@ -205,7 +207,10 @@ class Damaged:
 
 @dataclass
 class Draft:
-    """An artifact being made: write into `path`, resume from `state`, tell what happened through `events`."""
+    """An artifact that is being made.
+
+    Write its files into `path`, resume from `state`, log through `events`.
+    """
 
     folder: Path
     identity: Identity
@@ -249,9 +254,8 @@ Work = Callable[[Draft], dict[str, Any]]
 def lock_file(root: Path, name: str) -> filelock.BaseFileLock:
     """Return the lock of a name under a runs root.
 
-    Raises RequestError where a link or no file at all has its place.
-
-    filelock keeps what the file holds: it would be somebody's where it is a hard link.
+    Raises RequestError where a link or something else than a file has its place. filelock keeps
+    the file's content, so a hard link to somebody's file does no harm.
     """
     path = root / LOCKS / f"{name}.lock"
     refuse_link(path)
@@ -269,7 +273,7 @@ class Store:
         self.root = root
 
     def prepare(self) -> None:
-        """Create the root; raise RequestError when that is impossible."""
+        """Create the root; raise RequestError where that is impossible."""
         if self.root.exists() and not self.root.is_dir():
             raise RequestError(f"--runs {self.root}: this is a file, not a folder")
         own_folder(self.root / LOCKS)
@@ -293,10 +297,10 @@ class Store:
     def obtain(
         self, identity: Identity, work: Work, command: str = "", watch: Watcher = ignore
     ) -> tuple[Artifact, bool]:
-        """Return (artifact, reused): the finished one, or the one that `work` makes now.
+        """Return (artifact, reused): the finished artifact, or the one that `work` makes now.
 
-        Another process that is making the same artifact is waited for. A killed or failed attempt
-        leaves its `.partial` folder, and `work` finds its own resume point there.
+        Waits for another process that is making the same artifact. A killed or failed attempt
+        leaves its `.partial` folder, where `work` finds its own resume point.
         """
         if artifact := self.find(identity):
             return artifact, True
@@ -311,7 +315,7 @@ class Store:
     ) -> Iterator[None]:
         """Hold the lock of a name under the root.
 
-        Wait for the process that has it, and say so to `watch`.
+        Waits for a process that holds it, and says so to `watch`.
         """
         self.prepare()
         lock = lock_file(self.root, name)
@@ -328,9 +332,10 @@ class Store:
 
     @contextmanager
     def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[Path]:
-        """Yield the folder of a recipe, which one process at a time writes, without what killed ones left in it.
+        """Yield the folder of a recipe under its lock: one process at a time writes there.
 
-        Raises RequestError where it is a symbolic link.
+        Half-written files of killed processes are removed first. Raises RequestError where the
+        folder is a symbolic link.
         """
         folder = self.root / name
         with self.locked(name, watch):
@@ -363,9 +368,9 @@ class Store:
         return self._publish(draft, facts, command)
 
     def _completed(self, partial: Path, identity: Identity) -> Artifact | None:
-        """Publish what a process left that was killed after the last file and before the rename.
+        """Publish a whole artifact whose process was killed just before the rename.
 
-        None where it did not.
+        Return None where the folder is not such an artifact.
         """
         if not (partial / "manifest.json").is_file():
             return None
@@ -416,7 +421,7 @@ class Store:
     def artifacts(self) -> list[Artifact]:
         """Return every finished artifact under the root whose manifest is whole, oldest first.
 
-        No file is read.
+        Only manifests are read.
         """
         return [entry for entry in self.entries() if isinstance(entry, Artifact)]
 
@@ -439,7 +444,10 @@ class Store:
 
 
 def _files(path: Path) -> Iterator[str]:
-    """Yield an artifact's files but for its resume point and hidden ones, which file managers leave; links are files."""
+    """Yield an artifact's files, without its resume point and without hidden files.
+
+    File managers leave hidden files. A link counts as a file.
+    """
     for folder, names, files in os.walk(path):
         inside = Path(folder).relative_to(path)
         files += [name for name in names if (Path(folder) / name).is_symlink()]
@@ -452,12 +460,11 @@ def _files(path: Path) -> Iterator[str]:
 
 
 def _leave_only_the_resume_point(draft: Draft) -> Path | None:
-    """Clear what a killed attempt left, but for its checkpoint and its log.
+    """Clear what a killed attempt left, except its checkpoint and its log.
 
-    Return a checkpoint that could not be kept.
-
-    The log is appended to, so it becomes a file of its own here, whatever else had the same one.
-    Raises RequestError for a symbolic link among what is kept.
+    Return a checkpoint that could not be kept, or None. The log is copied to a file of its own
+    here: it is appended to, and may be a hard link. Raises RequestError for a symbolic link among
+    the kept files.
     """
     partial, events = draft.path, draft.path / EVENTS
     refuse_links(partial / STATE)

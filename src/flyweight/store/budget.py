@@ -1,4 +1,4 @@
-"""The budget of a run: what has been spent, and the limit that holds."""
+"""The budget of a run: what it has spent, and the limits that it is held to."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from flyweight.core.machine import resident_bytes
 from flyweight.errors import FlyweightError
 
 LEAST_SHARE = 0.5
-"""Part of its share of the time that a training has, however late it begins."""
+"""The part of its share of the time that a training gets, however late it begins."""
 
 
 class BudgetSpent(FlyweightError):
-    """A limit was reached: what was finished is kept, and the message says how to go on from there."""
+    """A limit was reached; the message says how to go on from the work that is kept."""
 
 
 @dataclass
 class Meter:
     """Counts what one recipe spends against its budget.
 
-    `seconds_before` and `flops` start with what reused artifacts cost when they were made, so that
-    a resumed run is held to the same limit as one that was never interrupted. `shared` tells that
-    training stages were given what `limits.time` leaves them: another limit is another training
+    `seconds_before` and `flops` start with what reused artifacts cost when they were made. A
+    resumed run is then held to the same limits as an uninterrupted one. `shared` is true where
+    training stages share the time that `limits.time` leaves them: another limit is another training
     then. Memory is counted over what the interpreter held when the meter started.
 
-    `after` are the seconds that measuring will take when training is over; `training_ends` is when
-    the training in progress has to end for that and for the trainings that follow, in seconds of
-    this meter.
+    `after` are the seconds of the measurements after the last training. `training_ends` is the
+    second of this meter at which the training in progress has to end: it leaves time for the
+    trainings that follow and for the measurements.
     """
 
     limits: Budget
@@ -53,11 +53,10 @@ class Meter:
 
         `accelerator_bytes` replaces the process's memory on a GPU.
         """
-        used = (
-            accelerator_bytes
-            if accelerator_bytes is not None
-            else max(0, resident_bytes() - self.baseline_bytes)
-        )
+        if accelerator_bytes is None:
+            used = max(0, resident_bytes() - self.baseline_bytes)
+        else:
+            used = accelerator_bytes
         self.peak_bytes = max(self.peak_bytes, used)
         return used
 
@@ -68,9 +67,7 @@ class Meter:
         accelerator_bytes: int | None = None,
         ends_itself: bool = False,
     ) -> None:
-        """Note what is being used at `where`.
-
-        Raises BudgetSpent when a limit with `over: stop` is passed.
+        """Note what is used at `where`; raise BudgetSpent past a limit with `over: stop`.
 
         `flops` are those of the stage in progress so far. A training that `ends_itself` by its own
         clock is not held to the limit of time here.
@@ -89,13 +86,13 @@ class Meter:
     def training_left(self, share: float) -> float:
         """Return the seconds that a training with this `share` of the time has from now on.
 
-        They are fewer than its share where what came before took longer than planned, but never
-        under half of it.
+        They are fewer than its share where earlier work took longer than planned, but never under
+        half of it.
         """
         return min(share, max(LEAST_SHARE * share, self.training_ends - self.seconds()))
 
     def late_now(self) -> bool:
-        """Return True once: when the limit of time is first seen to be passed by what is not training."""
+        """Return True once: when work other than training is first seen past the limit of time."""
         limit = self.limits.time
         if self.late or limit is None or self.seconds() <= limit:
             return False
@@ -107,9 +104,8 @@ class Meter:
         if name == "time" and self.shared:
             on = (
                 "budget.over=warn and the same command go on from here. A larger budget.time is "
-                "shared out anew, so that the"
-                " training stages without a limit of their own begin again"
+                "shared out anew: the training stages without a limit of their own begin again"
             )
         raise BudgetSpent(
-            f"budget.{name}: {limit} is spent ({used}) in {where}. What was done is kept: {on}"
+            f"budget.{name}: {limit} is spent ({used}) in {where}. Finished work is kept: {on}"
         )

@@ -1,10 +1,10 @@
-"""Removing what no recipe and no unfinished run refers to: unreferenced artifacts, half-made ones that nobody makes.
+"""Remove what no recipe and no unfinished run refers to.
 
-Lock files that nobody holds go as well.
+That is unreferenced artifacts, half-made ones that no process is making, and free lock files.
 
-What goes is renamed to `.<name>.trash` first and deleted then: a kill leaves no folder that could
-be taken for whole, and the next collection finishes. While it removes, no other process works in
-the root (`core.usage`). Links are not followed.
+A folder is renamed to `.<name>.trash` first and deleted then. A kill leaves no folder that could be
+taken for whole, and the next collection finishes the removal. Meanwhile no other process works in
+the root (`store.locks`). Links are not followed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +22,10 @@ from flyweight.config.units import format_size
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import disk_errors, read_json, refuse_link, sync_folder
 from flyweight.errors import FlyweightError
-from flyweight.store import locks as usage, references
+from flyweight.store import locks, references
 from flyweight.store.artifact import LOCKS, NAMED, PARTIAL, STATE, Artifact, Damaged, Store
 from flyweight.store.measurements import is_measurement, subject
-from flyweight.store.references import References
+from flyweight.store.references import Finished, OtherRun, References
 
 TRASH = ".trash"
 Kind = Literal["artifact", "damaged", "half-made", "trash", "leftover", "lock"]
@@ -33,9 +33,9 @@ Kind = Literal["artifact", "damaged", "half-made", "trash", "leftover", "lock"]
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that nobody needs: `created` is when it was made, or last written to.
+    """One thing that nobody needs, with its bytes on disk.
 
-    `bytes` are those on disk.
+    `created` is when it was made, or last written to.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What would go, or has gone; `kept` says what cannot go and why."""
+    """What would be removed, or was removed; `kept` says what has to stay and why."""
 
     items: tuple[Item, ...]
     kept: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Garbage:
 
     @property
     def bytes(self) -> int:
-        """The bytes of everything together."""
+        """The bytes of all items together."""
         return sum(item.bytes for item in self.items)
 
     def json(self) -> dict[str, Any]:
@@ -85,19 +85,19 @@ def find(store: Store, older_than: float = 0.0) -> Garbage:
     Nothing is changed.
     """
     before = _date(time.time() - older_than) if older_than else "9"
-    found = references.read(store)
+    uses = references.read(store)
     damaged = [
-        f"{entry.path.name} is damaged, and {', '.join(found.users[entry.path.name])} refers to "
-        f"it. What it was made from"
-        f" cannot be told, so only measurements go. Delete the folder {entry.path} and run the recipe again"
-        for entry in found.unreadable
+        f"{entry.path.name} is damaged, and {', '.join(uses.users[entry.path.name])} refers to it. "
+        f"Its parents are unknown, so only measurements are removed. Delete the folder "
+        f"{entry.path} and run the recipe again"
+        for entry in uses.unreadable
     ]
     items = [
-        *_unreferenced(found, before, measurements_only=bool(damaged)),
-        *_left(store.root, before, _awaited(found)),
+        *_unreferenced(uses, before, measurements_only=bool(damaged)),
+        *_leftovers(store.root, before, _awaited(uses)),
     ]
     items += _locks(store.root, before, {item.path.name.removesuffix(PARTIAL) for item in items})
-    return Garbage(tuple(items), (*damaged, *_other_runs(store.root, found)))
+    return Garbage(tuple(items), (*damaged, *_other_runs(store.root, uses)))
 
 
 def collect(
@@ -106,14 +106,14 @@ def collect(
     older_than: float = 0.0,
     watch: Watcher = ignore,
 ) -> Garbage:
-    """Remove what nobody needs, or of it only what `among` names, and return what was removed.
+    """Remove what nobody needs and return it; `among` limits it to some names.
 
     Raises FlyweightError where another process works in the root, or where something cannot be
     removed.
     """
-    with usage.alone(store, watch):
-        found = find(store, older_than)
-        items = [item for item in found.items if among is None or item.path.name in among]
+    with locks.alone(store, watch):
+        garbage = find(store, older_than)
+        items = [item for item in garbage.items if among is None or item.path.name in among]
         with disk_errors(store.root):
             trash = [_discard(item, store.root) for item in items]
             sync_folder(store.root)
@@ -121,18 +121,21 @@ def collect(
                 if path.parent != store.root:
                     refuse_link(path.parent)
                 _delete(path)
-    return Garbage(tuple(items), found.kept, removed=True)
+    return Garbage(tuple(items), garbage.kept, removed=True)
 
 
 # --- what nobody needs ---
 
 
-def _unreferenced(found: References, before: str, measurements_only: bool) -> Iterator[Item]:
-    """Yield artifacts that no recipe reaches, what was made last first: a kill never leaves one without its parents."""
-    known = {entry.id: entry for entry in found.entries if isinstance(entry, Artifact)}
+def _unreferenced(uses: References, before: str, measurements_only: bool) -> Iterator[Item]:
+    """Yield artifacts that no recipe reaches, the newest first.
+
+    In that order a kill never leaves an artifact without its parents.
+    """
+    known = {entry.id: entry for entry in uses.entries if isinstance(entry, Artifact)}
     young = [name for name, artifact in known.items() if artifact.manifest["created"] >= before]
-    needed = found.users.keys() | references.reached(young, known)
-    for entry in reversed(found.entries):
+    needed = uses.users.keys() | references.reached(young, known)
+    for entry in reversed(uses.entries):
         if entry.path.name in needed:
             continue
         if isinstance(entry, Damaged):
@@ -160,69 +163,67 @@ def _why(artifact: Artifact) -> str:
     return "no recipe refers to it"
 
 
-def _awaited(found: References) -> set[str]:
-    """Return what unfinished runs have begun: where one of it is half-made, its checkpoint is where that run goes on."""
+def _awaited(uses: References) -> set[str]:
+    """Return the ids that unfinished runs have begun.
+
+    Such a run goes on from the checkpoint of a half-made one.
+    """
     return {
         name
-        for recipe in found.recipes
+        for recipe in uses.recipes
         for run in recipe.others
         if not run.finished
         for name in run.ids
     }
 
 
-def _other_runs(root: Path, found: References) -> Iterator[str]:
-    """Yield what is kept for unfinished and for earlier runs alone, why, and how to let it go."""
-    for recipe in found.recipes:
+def _other_runs(root: Path, uses: References) -> Iterator[str]:
+    """Yield a sentence on what is kept for other runs alone, and how to have it removed."""
+    for recipe in uses.recipes:
         for standing in dict.fromkeys(run.standing for run in recipe.others):
             runs = [run for run in recipe.others if run.standing == standing]
             whole = [
-                root / name
-                for name, users in found.users.items()
-                if users == [recipe.user(runs[0])]
+                root / name for name, users in uses.users.items() if users == [recipe.user(runs[0])]
             ]
             half = [
                 root / f"{name}{PARTIAL}" for run in runs if not run.finished for name in run.ids
             ]
             paths = [path for path in (*whole, *half) if path.exists()]
-            if not paths:
-                continue
-            commands = " or ".join(
-                f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command
-            )
-            held = (
-                f"{len(paths)} artifact{'s' * (len(paths) != 1)} "
-                f"({format_size(sum(map(size, paths)))})"
-            )
-            leave = recipe.path / references.OTHERS if recipe.results else recipe.path
-            if standing == "unfinished":
-                again = (
-                    f"{commands} goes on from there"
-                    if commands
-                    else "its command goes on from there"
-                )
-                yield (
-                    f"{recipe.name} is unfinished, and {held} wait for it: {again}; delete "
-                    f"{leave} to give that up"
-                )
-            else:
-                made = f" ({commands})" if commands else ""
-                yield (
-                    f"{recipe.name} had earlier results{made}, and {held} are kept of them; "
-                    f"delete {leave} to let them go"
-                )
+            if paths:
+                yield _kept_for(recipe, runs, paths)
 
 
-def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
-    """Yield what killed processes left: half-made artifacts, half-written files of reports, trash, lock files."""
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+def _kept_for(recipe: Finished, runs: Sequence[OtherRun], paths: Sequence[Path]) -> str:
+    commands = " or ".join(
+        f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command
+    )
+    plural = "" if len(paths) == 1 else "s"
+    artifacts = f"{len(paths)} artifact{plural} ({format_size(sum(map(size, paths)))})"
+    reference = recipe.path / references.OTHERS if recipe.results else recipe.path
+    if runs[0].standing == "unfinished":
+        return (
+            f"{recipe.name} is unfinished, and {artifacts} wait for it: "
+            f"{commands or 'its command'} goes on from there; delete {reference} to give that up"
+        )
+    by = f" ({commands})" if commands else ""
+    return (
+        f"{recipe.name} had earlier results{by}, and {artifacts} are kept of them; delete "
+        f"{reference} to let them go"
+    )
+
+
+def _leftovers(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
+    """Yield what killed processes left: half-made artifacts, half-written files, trash."""
+    if not root.is_dir():
+        return
+    for path in sorted(root.iterdir()):
         stem, kind, why = path.name.removesuffix(PARTIAL), None, ""
         if path.name.startswith(".") and path.name.endswith(TRASH):
             kind, why = "trash", "an earlier collection was killed before it had deleted this"
         elif (
             path.name.endswith(PARTIAL)
             and NAMED.fullmatch(stem)
-            and not (stem in awaited or usage.held(lock_of(root, stem)))
+            and not (stem in awaited or locks.held(lock_of(root, stem)))
         ):
             kind, why = "half-made", _half(path)
         if kind and (changed := _changed(path)) < before:
@@ -230,7 +231,7 @@ def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
     for path in sorted(root.glob(f"*/.*{PARTIAL}")):
         if (
             not path.parent.is_symlink()
-            and not usage.held(lock_of(root, path.parent.name))
+            and not locks.held(lock_of(root, path.parent.name))
             and _changed(path) < before
         ):
             yield Item(
@@ -243,15 +244,20 @@ def _left(root: Path, before: str, awaited: Collection[str]) -> Iterator[Item]:
 
 
 def _locks(root: Path, before: str, going: Collection[str]) -> Iterator[Item]:
-    """Yield lock files that nobody holds and that guard nothing, or only what is `going`."""
-    locks = root / LOCKS
-    for path in () if locks.is_symlink() else sorted(locks.glob("*.lock")):
-        guarded = [root / path.stem, root / f"{path.stem}{PARTIAL}"]
-        needed = path.stem not in going and any(each.exists() for each in guarded)
+    """Yield the lock files that nobody holds and nobody needs.
+
+    They guard nothing, or only the names that are `going`, which are about to be removed.
+    """
+    folder = root / LOCKS
+    if folder.is_symlink():
+        return
+    for path in sorted(folder.glob("*.lock")):
+        guarded = (root / path.stem, root / f"{path.stem}{PARTIAL}")
+        needed = path.stem not in going and any(place.exists() for place in guarded)
         if (
             not needed
-            and path.stem != usage.GATE
-            and not usage.held(path)
+            and path.stem != locks.GATE
+            and not locks.held(path)
             and _changed(path) < before
         ):
             yield Item(path, "lock", size(path), _changed(path), "nobody holds it")
@@ -261,11 +267,13 @@ def _half(path: Path) -> str:
     step = step_of(path)
     if (path / "manifest.json").is_file():
         return "whole, but killed before it was published; its command would only do that"
-    return "half-made" if step is None else f"half-made; its command would go on from step {step}"
+    if step is None:
+        return "half-made"
+    return f"half-made; its command would go on from step {step}"
 
 
 def step_of(partial: Path) -> int | None:
-    """Return the step of a half-made artifact's checkpoint, or None where it has none that can be read."""
+    """Return the step of a half-made artifact's checkpoint; None without a readable one."""
     try:
         return read_json(partial / STATE / "current.json")["progress"]["step"]
     except (FlyweightError, KeyError, TypeError):
@@ -280,7 +288,7 @@ def lock_of(root: Path, name: str) -> Path:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of a folder with everything in it.
 
-    A link has those of its own name.
+    A link counts with its own bytes alone.
     """
     if path.is_symlink() or not path.is_dir():
         return _stat(path)[0]
@@ -291,19 +299,14 @@ def size(path: Path) -> int:
 
 def _changed(path: Path) -> str:
     """Return when a file, or anything in a folder, was last written."""
-    inside = (
-        [Path(folder) for folder, _, _ in os.walk(path)]
-        if path.is_dir() and not path.is_symlink()
-        else []
-    )
-    return _date(max(_stat(each)[1] for each in (path, *inside)))
+    places = [path]
+    if path.is_dir() and not path.is_symlink():
+        places += [Path(folder) for folder, _, _ in os.walk(path)]
+    return _date(max(_stat(place)[1] for place in places))
 
 
 def _stat(path: Path) -> tuple[int, float]:
-    """Return size and time of change.
-
-    Of what another process has just removed, nothing and the beginning of time.
-    """
+    """Return the size and the time of the last change; zeros for a file that is gone."""
     try:
         stat = path.lstat()
     except FileNotFoundError:
@@ -319,7 +322,7 @@ def _date(seconds: float) -> str:
 
 
 def _discard(item: Item, root: Path) -> Path:
-    """Take a thing out of sight, where one rename can, and return where its rest lies."""
+    """Rename an artifact's folder out of sight; return the path that is left to delete."""
     if item.kind not in ("artifact", "damaged", "half-made"):
         return item.path
     trash = root / f".{item.path.name}{TRASH}"

@@ -1,10 +1,10 @@
-"""Who works in a runs root right now, so that nothing is removed under a process that needs it.
+"""Know who works in a runs root right now: nothing is removed that a process needs.
 
 A process that works there holds a lock file of its own, `.locks/.use-<8 hex digits>.lock`, for as
-long as one command lasts. Whoever removes things takes the gate first, `.locks/.gate.lock`, keeps
-it until it is done, and goes no further while any of the others is held; who begins to work passes
-the same gate in an instant, and so waits for the end of a removal. Locks are the operating
-system's: those of a killed process are free.
+long as one command lasts. A process that removes things takes the gate first,
+`.locks/.gate.lock`, and keeps it until the end. It removes nothing while any of the other locks is
+held. A process that begins to work passes the same gate in an instant, and so waits for the end of
+a removal. The locks belong to the operating system: those of a killed process are free.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from flyweight.store.artifact import LOCKS, Store, lock_file
 
 GATE, USE = ".gate", ".use-"
 INSTANT = 2.0
-"""Seconds for which the gate may be held by one who only passes."""
+"""Seconds for which a process that only passes may hold the gate."""
 
 
 @contextmanager
 def working(store: Store, command: str = "", watch: Watcher = ignore) -> Iterator[None]:
     """Hold a runs root in use: nothing is removed from it meanwhile.
 
-    Where nothing can be written there is no lock either: such a process only reads, and says so
-    where a file is gone.
+    Nothing is held where the root cannot be written: the process then only reads, and reports a
+    file that is gone.
     """
     mine = _claim(store, command, watch)
     try:
@@ -53,10 +53,7 @@ def _claim(store: Store, command: str, watch: Watcher) -> filelock.BaseFileLock 
                 mine.acquire(timeout=0)
     except RequestError:
         return None  # whatever has to write there will say so itself
-    with (
-        suppress(OSError),
-        _opened(path, os.O_WRONLY) as file,
-    ):  # who it is stands in a message at most
+    with suppress(OSError), _opened(path, os.O_WRONLY) as file:  # it is used in a message alone
         file.write(f"{os.getpid()} {command}")
     return mine
 
@@ -87,14 +84,16 @@ def _gate(store: Store, watch: Watcher) -> Iterator[None]:
 def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
     """Keep every other process from beginning to work in a runs root.
 
-    Raises FlyweightError where one is at it.
+    Raises FlyweightError where one is working there already.
     """
     with _gate(store, watch):
         for path in sorted((store.root / LOCKS).glob(f"{USE}*.lock")):
             if held(path):
                 with _opened(path, os.O_RDONLY) as file:
                     process, _, command = file.read().partition(" ")
-                who = f"process {process or 'unknown'}" + (f" ({command[:200]})" if command else "")
+                who = f"process {process or 'unknown'}"
+                if command:
+                    who += f" ({command[:200]})"
                 raise FlyweightError(
                     f"{who} is working in {store.root}, and may need what would be removed; try "
                     f"again when it is done"
@@ -105,9 +104,7 @@ def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
 def held(lock: Path) -> bool:
     """Return whether some process holds a lock file.
 
-    One that is not there, or cannot be written, nobody is seen to hold.
-
-    What has the name of a lock file and is none, such as a link, nobody holds either.
+    False for a file that is missing or cannot be written, and for a link or a folder of that name.
     """
     if not lock.exists():
         return False
@@ -126,8 +123,7 @@ def held(lock: Path) -> bool:
 
 
 def _opened(path: Path, flags: int) -> TextIO:
-    """Open a lock file as it is; a link is not followed."""
+    """Open a lock file without emptying it; a link is not followed."""
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    return os.fdopen(
-        descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8", errors="replace"
-    )
+    mode = "r" if flags == os.O_RDONLY else "w"
+    return os.fdopen(descriptor, mode, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What a runs root knows of one model: the newest measurement of each kind, split and text."""
+"""Find a model's measurements in a runs root: the newest of each kind, split and text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Measured:
 
 
 def subject(identity: Mapping[str, Any]) -> str | None:
-    """Return the id of what a measurement tells of, or None where it is none."""
+    """Return the id of the artifact that a measurement measures, or None for other artifacts."""
     config = stage_class(identity["stage"])
     if config is None or config.measures is None:
         return None
@@ -47,14 +47,16 @@ def subject(identity: Mapping[str, Any]) -> str | None:
 
 
 def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
-    """Return what is known of a model among the entries of a runs root.
+    """Return a model's measurements among the entries of a runs root, checked by their manifests.
 
-    Each measurement is checked against its manifest. One of the same model under another id counts
-    as well: `select` copies what it chose. One that is damaged is named and left out.
+    A measurement of the same model under another id counts as well: `select` copies the model that
+    it chose. A damaged measurement is named and left out.
     """
     files = weights(model)
     artifacts = [entry for entry in entries if isinstance(entry, Artifact)]
-    same = {model.id} | {each.id for each in artifacts if files and weights(each) == files}
+    same = {model.id}
+    if files:
+        same |= {artifact.id for artifact in artifacts if weights(artifact) == files}
     damaged = [
         f"{each.path.name} is damaged"
         for each in entries
@@ -101,9 +103,9 @@ class _Newest:
 
 
 def weights(artifact: Artifact) -> dict[str, str]:
-    """Return the digests of a model's files: equal for copies under several ids.
+    """Return the digests of a model's files by name; {} for an artifact that holds no model.
 
-    Empty for what is not a model.
+    They are equal for copies of a model under several ids.
     """
     files = artifact.manifest["files"]
     return {name: entry["sha256"] for name, entry in files.items() if name.startswith("model/")}

@@ -1,7 +1,7 @@
-"""Who refers to what under a runs root: recipes to their stages, and through them to all that those were made from.
+"""Find which recipes need which artifacts under a runs root: their stages and all parents.
 
-A recipe's folder tells of one finished run; `other-runs.json` in it names what was made by others
-of the same name: by runs that are not finished, and by earlier ones whose results were replaced.
+A recipe's folder holds the results of one finished run. `other-runs.json` in it names the artifacts
+of other runs of the same name: unfinished ones, and earlier ones whose results were replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ OTHERS = "other-runs.json"
 
 
 class OtherRun(BaseModel):
-    """A run whose results are not those in its folder: `ids` are what it made, `work` tells one request from another."""
+    """A run whose results are not those in its folder.
+
+    `ids` are the artifacts that it made or needs. `work` is a digest of its request.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -36,7 +39,7 @@ class OtherRun(BaseModel):
 
     @property
     def standing(self) -> str:
-        """What it is to who looks at the folder: `unfinished`, or `earlier` where it was finished and then replaced."""
+        """`unfinished`, or `earlier` for a finished run whose results were replaced."""
         return "earlier" if self.finished else "unfinished"
 
 
@@ -47,11 +50,9 @@ _OTHERS = TypeAdapter(tuple[OtherRun, ...])
 class Finished:
     """A recipe's folder: `stages` are the ids of its artifacts by stage.
 
-    `damaged` says what is wrong with its summary.
-
-    `named` are all ids that its JSON files name anywhere: a study's cells, and what a damaged
-    summary still tells. `created` is None where nothing says it: a run that has no results yet.
-    `others` are further runs of that name.
+    `named` are all ids that its JSON files name anywhere: those of a study's cells, and those that
+    are still readable in a damaged summary. `created` is None for a run without results. `damaged`
+    says what is wrong with its summary. `others` are further runs of that name.
     """
 
     path: Path
@@ -62,7 +63,7 @@ class Finished:
     damaged: str | None = None
     others: tuple[OtherRun, ...] = ()
     request: str = ""
-    """Which request the results in the folder answer; empty where they do not say it."""
+    """The request that the results in the folder answer; empty where it is unknown."""
 
     @property
     def name(self) -> str:
@@ -75,7 +76,7 @@ class Finished:
         return self.named | frozenset(self.stages.values())
 
     def user(self, other: OtherRun) -> str:
-        """Return how a user of artifacts is called that is one of the others."""
+        """Return the name under which one of the others is listed as a user of artifacts."""
         return f"{self.name} ({other.standing})"
 
 
@@ -86,15 +87,16 @@ class References:
     entries: tuple[Artifact | Damaged, ...] = ()
     recipes: tuple[Finished, ...] = ()
     users: Mapping[str, list[str]] = field(default_factory=dict)
-    """By artifact: `recipe:stage` for a stage, `recipe` for what its stages were made from and what was measured of them.
+    """The users of each artifact, by its id.
 
-    `recipe (unfinished)` and `recipe (earlier)` are other runs of that name, where its results do
-    not need the artifact.
+    A user is `recipe:stage` for a stage, `recipe` for a parent or a measurement of its stages.
+    `recipe (unfinished)` and `recipe (earlier)` are other runs of that name: they are listed where
+    the recipe's results do not need the artifact.
     """
 
     @property
     def unreadable(self) -> list[Damaged]:
-        """Damaged artifacts that a recipe needs: what they were made from cannot be told."""
+        """Damaged artifacts that a recipe needs: their parents are unknown."""
         return [
             entry
             for entry in self.entries
@@ -116,32 +118,41 @@ def read(store: Store) -> References:
             users.setdefault(identifier, []).append(stages.get(identifier, recipe.name))
         for other in recipe.others:
             for identifier in reached(other.ids, known) - needed:
-                named = users.setdefault(identifier, [])
-                named += [recipe.user(other)] if recipe.user(other) not in named else []
+                names = users.setdefault(identifier, [])
+                if recipe.user(other) not in names:
+                    names.append(recipe.user(other))
     return References(entries, recipes, users)
 
 
 def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
-    """Return the ids of `roots`, of all that they were made from, and of every measurement of any of these, with its text."""
-    told = {identifier: subject(artifact.identity) for identifier, artifact in known.items()}
-    found: set[str] = set()
+    """Return the ids of `roots`, of all their ancestors, and of the measurements of any of these.
+
+    The ancestors of those measurements, such as their texts, are included.
+    """
+    subjects = {identifier: subject(artifact.identity) for identifier, artifact in known.items()}
+    needed: set[str] = set()
     new = set(roots)
     while new:
-        found |= new
+        needed |= new
         parents = {
             name
-            for each in new
-            if each in known
-            for name in known[each].identity["parents"].values()
+            for identifier in new
+            if identifier in known
+            for name in known[identifier].identity["parents"].values()
         }
-        measured = {identifier for identifier, of in told.items() if of in found}
-        new = {name for name in (parents | measured) if NAMED.fullmatch(name)} - found
-    return found
+        measurements = {identifier for identifier, of in subjects.items() if of in needed}
+        new = {name for name in (parents | measurements) if NAMED.fullmatch(name)} - needed
+    return needed
 
 
 def _recipes(root: Path) -> Iterable[Finished]:
-    """Yield every folder with a summary, or whose links or files name artifacts: a study, an unfinished run."""
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    """Yield every folder with a summary, or whose links or files name artifacts.
+
+    The latter are studies and unfinished runs.
+    """
+    if not root.is_dir():
+        return
+    for folder in sorted(root.iterdir()):
         artifact = NAMED.fullmatch(folder.name.removesuffix(PARTIAL))
         if folder.name.startswith(".") or artifact or folder.is_symlink() or not folder.is_dir():
             continue
@@ -151,32 +162,42 @@ def _recipes(root: Path) -> Iterable[Finished]:
 
 
 def of(folder: Path) -> Finished:
-    """Return what a recipe's folder refers to, as far as it tells."""
-    links, named, found = _links(folder), _named(_results(folder)), others(folder)
+    """Return what a recipe's folder refers to, as far as its links and files say."""
+    links = _links(folder)
+    named = _ids_in(_results(folder))
+    other_runs = others(folder)
     if not (folder / FILE).is_file():
-        created, command, request = _told(folder)
-        return Finished(folder, links, named, created, command, others=found, request=request)
+        created, command, request = _origin(folder)
+        return Finished(
+            path=folder,
+            stages=links,
+            named=named,
+            created=created,
+            command=command,
+            others=other_runs,
+            request=request,
+        )
     try:
         summary = Summary.read(folder)
     except FlyweightError as error:
-        return Finished(folder, links, named, damaged=str(error), others=found)
-    stages = {made.name: made.id for made in summary.stages}
-    created = summary.created.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Finished(
+            path=folder, stages=links, named=named, damaged=str(error), others=other_runs
+        )
     return Finished(
-        folder,
-        {**links, **stages},
-        named,
-        created,
-        summary.command,
-        others=found,
+        path=folder,
+        stages={**links, **{stage.name: stage.id for stage in summary.stages}},
+        named=named,
+        created=summary.created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        command=summary.command,
+        others=other_runs,
         request=summary.request,
     )
 
 
 def others(folder: Path) -> tuple[OtherRun, ...]:
-    """Return the other runs that a folder knows of.
+    """Return the other runs that a folder lists.
 
-    From a damaged list, every id that it still names.
+    For a damaged list, return one run with every id that it still names.
     """
     path = folder / OTHERS
     if not path.is_file():
@@ -184,12 +205,14 @@ def others(folder: Path) -> tuple[OtherRun, ...]:
     try:
         return _OTHERS.validate_json(path.read_bytes())
     except ValidationError:
-        ids = tuple(sorted(_named([path])))
-        return (OtherRun(work="damaged", finished=False, ids=ids),) if ids else ()
+        ids = tuple(sorted(_ids_in([path])))
+        if not ids:
+            return ()
+        return (OtherRun(work="damaged", finished=False, ids=ids),)
 
 
 def write_others(folder: Path, runs: Collection[OtherRun]) -> None:
-    """Replace a folder's list of other runs; without any it has no list."""
+    """Replace a folder's list of other runs; remove it where there are none."""
     path = folder / OTHERS
     if runs:
         write_json(path, [run.model_dump(mode="json") for run in runs])
@@ -200,25 +223,25 @@ def write_others(folder: Path, runs: Collection[OtherRun]) -> None:
 
 
 def _results(folder: Path) -> list[Path]:
-    """Return the JSON files of a folder that tell of its results."""
+    """Return the JSON files of a folder that hold its results."""
     return [
         path for path in sorted(folder.glob("*.json")) if path.is_file() and path.name != OTHERS
     ]
 
 
-def _named(paths: Iterable[Path]) -> frozenset[str]:
-    """Return everything in JSON files that looks like an artifact's id: what is named there is not removed."""
+def _ids_in(paths: Iterable[Path]) -> frozenset[str]:
+    """Return everything in JSON files that looks like an artifact's id."""
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in paths)
     return frozenset(name for text in texts for name in re.findall(rf'"({NAMED.pattern})"', text))
 
 
-def _told(folder: Path) -> tuple[str | None, str, str]:
+def _origin(folder: Path) -> tuple[str | None, str, str]:
     """Return when a folder's results were written, by which command and for which request."""
     for path in _results(folder):
         try:
             content = read_json(path)
         except FlyweightError:
-            continue  # its own verb says what is wrong with it
+            continue  # the command that shows these results says what is wrong with them
         if isinstance(content, dict) and isinstance(content.get("created"), str):
             command, request = (str(content.get(key) or "") for key in ("command", "request"))
             return content["created"], command, request
@@ -226,9 +249,11 @@ def _told(folder: Path) -> tuple[str | None, str, str]:
 
 
 def _links(folder: Path) -> dict[str, str]:
-    """Return where a recipe's links lead: they say what it refers to even where its summary is damaged."""
-    found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    """Return the artifacts that a recipe's links lead to; a damaged summary does not matter."""
+    if not folder.is_dir():
+        return {}
+    links = {}
+    for path in sorted(folder.iterdir()):
         if path.is_symlink() and NAMED.fullmatch(name := Path(os.readlink(path)).name):
-            found[path.name] = name
-    return found
+            links[path.name] = name
+    return links

@@ -1,9 +1,10 @@
-"""What a run has made before it is finished: noted in its folder from its start on, so that it is not taken for garbage.
+"""Note what an unfinished run has made in its folder; it is then not taken for garbage.
 
-    runs/<name>/other-runs.json    what unfinished runs of that name have made, and earlier ones whose results were replaced
+    runs/<name>/other-runs.json    the artifacts of unfinished runs of that name, and of earlier
+                                   runs whose results were replaced
 
-An id is noted before its artifact is begun, and a run's entry goes only after its results are
-written: a kill at any instant leaves nothing that was made for it without somebody who needs it.
+An id is noted before its artifact is begun. A run's entry is removed only after its results are
+written. A kill at any instant then leaves no artifact of the run unlisted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flyweight.store.references import OtherRun
 
 
 def knows_only(folder: Path, work: str) -> bool:
-    """Return whether a recipe's folder is free for a request: it is empty, or knows this one."""
+    """Return whether a recipe's folder is free for a request: it knows no other request."""
     recipe = references.of(folder)
     requests = {run.work for run in recipe.others if not run.finished}
     if recipe.results:
@@ -34,10 +35,10 @@ def knows_only(folder: Path, work: str) -> bool:
 
 @dataclass
 class Unfinished:
-    """One run on its way: `work` is a digest of what was asked for, so that the same request goes on with its own entry.
+    """One run in progress; within `with` it notes what it makes.
 
-    Within `with` it notes what is made. A run that ends by an error before anything was made leaves
-    no folder.
+    `work` is a digest of the request: the same request goes on with its own entry. A run that ends
+    by an error before it has made anything leaves no folder.
     """
 
     store: Store
@@ -49,9 +50,9 @@ class Unfinished:
     noted: bool = False
 
     def note(self, identity: Identity) -> None:
-        """Keep what is about to be made, or found, and what it is made from.
+        """List an artifact that the run is about to make or reuse, and its parents.
 
-        A measurement is kept by what it tells of.
+        A measurement itself is not listed: the artifact that it measures keeps it.
         """
         own = () if is_measurement(identity.stage) else (identity.id,)
         new = {*identity.parents.values(), *own} - self.ids
@@ -59,32 +60,32 @@ class Unfinished:
             return
         self.ids |= new
         if new <= references.of(self.store.root / self.name).results:
-            return  # the results that are there keep it, and `results` of another run sees to it that this stays so
+            return  # the results that are there keep it; `replace` of another run lists it then
         with self.store.recipe_folder(self.name, self.watch) as folder:
-            self.noted, runs = True, references.others(folder)
+            self.noted = True
+            runs = references.others(folder)
             mine = next((run for run in runs if run.work == self.work), None)
-            mine = mine or OtherRun(
-                work=self.work, finished=False, created=_now(), command=self.command
-            )
+            if mine is None:
+                mine = OtherRun(
+                    work=self.work, finished=False, created=_now(), command=self.command
+                )
             if not new <= set(mine.ids):
-                mine = mine.model_copy(
-                    update={"ids": tuple(dict.fromkeys((*mine.ids, *sorted(new))))}
-                )
-                references.write_others(
-                    folder, [*(run for run in runs if run.work != self.work), mine]
-                )
+                ids = tuple(dict.fromkeys((*mine.ids, *sorted(new))))
+                mine = mine.model_copy(update={"ids": ids})
+                rest = [run for run in runs if run.work != self.work]
+                references.write_others(folder, [*rest, mine])
 
     def warn_of_replacing(self) -> None:
-        """Say before any work that results of another request stand under this name."""
+        """Say before any work that this run will replace the results of another request."""
         earlier = references.of(self.store.root / self.name)
         if earlier.results and earlier.request not in ("", self.work):
             fields = {"name": self.name, "command": earlier.command or "unknown command"}
             self.watch("replacing", fields)
 
     def replace(self, folder: Path) -> None:
-        """Keep what the results in `folder` refer to and this run's will not.
+        """List what the results in `folder` need and this run does not.
 
-        Called before they are replaced.
+        Call this before the results are replaced.
         """
         before = references.of(folder)
         kept = {identifier for run in before.others if run.finished for identifier in run.ids}
@@ -101,19 +102,19 @@ class Unfinished:
             references.write_others(folder, (*before.others, earlier))
 
     def done(self, folder: Path) -> None:
-        """End the entry of this run, whose results are in `folder` now.
+        """Remove this run's entry: its results are in `folder` now.
 
-        Of others stays what these results do not need.
+        Entries of other runs keep what these results do not need.
         """
         runs = references.others(folder)
         if not runs:
             return
         needed = references.reached(references.of(folder).results | self.ids, self._known())
-        left = [
-            run.model_copy(update={"ids": tuple(self._there(set(run.ids) - needed))})
+        rest = [
+            run.model_copy(update={"ids": tuple(self._existing(set(run.ids) - needed))})
             for run in runs
         ]
-        references.write_others(folder, [run for run in left if run.ids])
+        references.write_others(folder, [run for run in rest if run.ids])
 
     def __enter__(self) -> Unfinished:
         return self
@@ -125,32 +126,31 @@ class Unfinished:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and self.noted:
-            with suppress(
-                FlyweightError, OSError
-            ):  # the error that ended the run is the one to tell
-                self._ended(isinstance(error, RequestError))
+            # The error that ended the run is the one to report.
+            with suppress(FlyweightError, OSError):
+                self._forget_without_work(isinstance(error, RequestError))
 
-    def _ended(self, refused: bool) -> None:
-        """Forget a run that has made nothing.
+    def _forget_without_work(self, refused: bool) -> None:
+        """Remove this run's entry where it has made nothing.
 
-        For a request that was refused, its packed text alone is nothing either.
+        For a request that was refused, a packed text alone counts as nothing.
         """
         with self.store.recipe_folder(self.name, self.watch) as folder:
             runs = references.others(folder)
-            kept = [run for run in runs if run.work != self.work or self._made(run, refused)]
+            kept = [run for run in runs if run.work != self.work or self._has_work(run, refused)]
             if len(kept) < len(runs):
                 references.write_others(folder, kept)
             if not any(folder.iterdir()):
                 folder.rmdir()
 
-    def _made(self, run: OtherRun, refused: bool) -> bool:
+    def _has_work(self, run: OtherRun, refused: bool) -> bool:
         return any(
             not (refused and identifier.startswith("corpus-"))
-            for identifier in self._there(run.ids)
+            for identifier in self._existing(run.ids)
         )
 
-    def _there(self, ids: Iterable[str]) -> list[str]:
-        """Return which artifacts are there, or half-made with a checkpoint."""
+    def _existing(self, ids: Iterable[str]) -> list[str]:
+        """Return the ids of artifacts that exist, or are half-made with a checkpoint."""
         root = self.store.root
         places = {
             identifier: (root / identifier, root / f"{identifier}{PARTIAL}" / STATE)

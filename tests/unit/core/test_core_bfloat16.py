@@ -20,8 +20,8 @@ def timed(monkeypatch):
             made.append(threads)
             return Speedups(tuple(by_width.items()))
 
-        monkeypatch.setattr(bfloat16, "_measured", measured)
-        monkeypatch.setattr(bfloat16, "_told", set())
+        monkeypatch.setattr(bfloat16, "_measure", measured)
+        monkeypatch.setattr(bfloat16, "_announced_threads", set())
         return made
 
     return replace
@@ -53,7 +53,7 @@ def test_a_training_step_is_the_same_in_both_types_but_for_rounding():
 
 def test_every_width_is_timed(monkeypatch):
     monkeypatch.setattr(bfloat16, "ROUNDS", 1)
-    found = bfloat16._measured.__wrapped__(1)
+    found = bfloat16._measure.__wrapped__(1)
     assert [width for width, _ in found.by_width] == list(bfloat16.WIDTHS)
     assert all(0.01 < speedup < 100 for _, speedup in found.by_width)
 

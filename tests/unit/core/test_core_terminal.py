@@ -90,7 +90,7 @@ def test_an_encoding_replaces_what_it_lacks():
 )
 def test_a_width_is_believed_where_a_table_can_be_set_in_it(monkeypatch, columns, width):
     monkeypatch.setenv("COLUMNS", columns)
-    assert terminal._believed(columns) == width
+    assert terminal._columns(columns) == width
     assert terminal.NARROWEST <= terminal.width() <= terminal.WIDEST
 
 

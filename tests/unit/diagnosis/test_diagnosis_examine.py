@@ -38,7 +38,7 @@ def test_products_are_timed_and_checked(monkeypatch):
 def test_doctor_says_of_bfloat16_what_training_does(monkeypatch, tmp_path, speedup, chosen):
     """Fast products alone are no reason to take bfloat16, and nothing else in the output advises for or against it."""
     measured = bfloat16.Speedups(tuple((width, speedup) for width in bfloat16.WIDTHS))
-    monkeypatch.setattr(bfloat16, "_measured", lambda threads: measured)
+    monkeypatch.setattr(bfloat16, "_measure", lambda threads: measured)
     monkeypatch.setattr(
         probes, "_gflops", lambda size, device, dtype: 300.0 if dtype is torch.bfloat16 else 100.0
     )

@@ -50,7 +50,7 @@ def test_references_must_exist():
         made.quickstart(comparisons=(made.compare("teacher", "nobody", 0.1),))
     with pytest.raises(ValueError, match="which is not in corpus"):
         made.quickstart(corpus=(made.corpus(fingerprint="another"),))
-    with pytest.raises(ValueError, match="int8 stands twice"):
+    with pytest.raises(ValueError, match="int8 is listed twice"):
         made.quickstart(models=(*models, models[4]))
 
 

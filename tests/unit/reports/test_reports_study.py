@@ -559,5 +559,5 @@ def test_a_damaged_summary_is_refused(study, tmp_path):
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 7', 1))
     with pytest.raises(FlyweightError, match="run the study again"):
         StudySummary.read(tmp_path)
-    with pytest.raises(RequestError, match="is no finished study"):
+    with pytest.raises(RequestError, match="is not a finished study"):
         StudySummary.read(tmp_path / "nowhere")

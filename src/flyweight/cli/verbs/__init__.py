@@ -1,1 +1,1 @@
-"""What each verb of the command line does with its words."""
+"""The verbs of the command line."""

@@ -17,32 +17,35 @@ def import_(
         typer.Argument(metavar="HF", help="A Hugging Face folder, or hf:owner/name[@revision]."),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder for it, besides the runs root.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder for a copy, besides the runs root."),
     ] = None,
 ) -> None:
-    """Make a GPT-2, Llama or Qwen3 model one of flyweight's own."""
+    """Import a GPT-2, Llama or Qwen3 model as one of flyweight's own."""
     from flyweight import api
     from flyweight.cli.show import results
 
     with shared.session() as session:
         artifact = api.import_(model, out=out, session=session)
-    found = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
-    unread = artifact.facts.get("unread")
-    beside = f" (other weights beside it were not read: {', '.join(unread)})" if unread else ""
-    shared.answer(found, lambda _: results.say(f"{artifact.id}: {artifact.path}{beside}"))
+    answer = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
+    line = f"{artifact.id}: {artifact.path}"
+    if unread := artifact.facts.get("unread"):
+        line += f" (other weights beside it were not read: {', '.join(unread)})"
+    shared.answer(answer, lambda _: results.say(line))
 
 
 def export(
     shared: Shared,
     model: ModelName,
     out: Annotated[
-        Path, typer.Option(metavar="DIR|FILE", help="Where it goes; it must not exist yet.")
+        Path, typer.Option(metavar="DIR|FILE", help="Where to write; it must not exist yet.")
     ],
     to: Annotated[
         str | None, typer.Option(help="hf or gguf [gguf for FILE.gguf, else hf].")
     ] = None,
     type: Annotated[
-        str | None, typer.Option(help="Of a GGUF file's matrices: f32, f16, q8_0 or q4_0 [f16].")
+        str | None,
+        typer.Option(help="Type of a GGUF file's matrices: f32, f16, q8_0 or q4_0 [f16]."),
     ] = None,
 ) -> None:
     """Write MODEL for other programs: a Hugging Face folder or a GGUF file."""
@@ -51,13 +54,13 @@ def export(
     from flyweight.config.units import format_size
 
     with shared.session() as session:
-        done = api.export(model, to=to, out=out, type=type, session=session)
+        exported = api.export(model, to=to, out=out, type=type, session=session)
     lines = [
-        f"{done.path}: {done.kind}, {format_size(done.bytes)}",
-        *(f"note: {note}" for note in done.notes),
-        f"card: {done.card}",
+        f"{exported.path}: {exported.kind}, {format_size(exported.bytes)}",
+        *(f"note: {note}" for note in exported.notes),
+        f"card: {exported.card}",
     ]
-    shared.answer(done.json(), lambda _: results.say(*lines))
+    shared.answer(exported.json(), lambda _: results.say(*lines))
 
 
 def add(app: typer.Typer) -> None:

@@ -61,8 +61,8 @@ def evaluate(
     if tasks is not None:
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         with shared.session() as session:
-            found = {"tasks": api.tasks(model, names, task_path, few_shot, limit, session=session)}
-        shared.answer(found, results.tasks)
+            scores = api.tasks(model, names, task_path, few_shot, limit, session=session)
+        shared.answer({"tasks": scores}, results.tasks)
         return
     with shared.session() as session:
         result = api.evaluate(
@@ -88,7 +88,10 @@ def floors(
     ] = None,
     separator: Separator = None,
 ) -> None:
-    """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram, of DATA's own tokens unless told otherwise."""
+    """Measure what any model has to beat: unigram, bigram and Kneser-Ney 5-gram models.
+
+    They read DATA's own tokens unless --tokenizer names others.
+    """
     from flyweight import api
     from flyweight.cli.show import results
 
@@ -153,7 +156,7 @@ def compare(
     ] = "test",
     against: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Which one the others stand against [the best]."),
+        typer.Option(metavar="MODEL", help="The model to compare the others with [the best]."),
     ] = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read at once [each model's context].")
@@ -164,23 +167,19 @@ def compare(
         str, typer.Option(metavar="NAME", help="What decides, such as accuracy.")
     ] = "bits_per_byte",
 ) -> None:
-    """Say whether one model is really better than another: paired intervals, sizes and costs."""
+    """Say whether one model is really better than another.
+
+    Show the metric, paired intervals, sizes and costs.
+    """
     from flyweight import api
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.compare(
-            *models,
-            data=data,
-            split=split,
-            against=against,
-            window=window,
-            stride=stride,
-            separator=separator,
-            metric=metric,
-            session=session,
+        options = {"data": data, "split": split, "against": against, "separator": separator}
+        compared = api.compare(
+            *models, **options, window=window, stride=stride, metric=metric, session=session
         )
-    shared.answer(found.json(), lambda _: verdicts.comparison(found))
+    shared.answer(compared.json(), lambda _: verdicts.comparison(compared))
 
 
 def doctor(
@@ -197,9 +196,9 @@ def doctor(
     from flyweight.cli.show import verdicts
 
     with shared.session() as session:
-        found = api.doctor(quick=quick, session=session)
-    shared.answer(found.json(), lambda _: verdicts.doctor(found))
-    if not found.ok:
+        health = api.doctor(quick=quick, session=session)
+    shared.answer(health.json(), lambda _: verdicts.doctor(health))
+    if not health.ok:
         raise typer.Exit(1)
 
 

@@ -20,9 +20,9 @@ def quickstart(
     without: Without = None,
     fresh: Fresh = False,
 ) -> None:
-    """Run the shipped recipe: teacher, students, quantized.
+    """Run the shipped recipe: a teacher, its students, and quantized models.
 
-    Print the table and where the report is.
+    Print their table and the path of the report.
     """
     _run(shared, "quickstart", overrides, without, fresh)
 
@@ -39,7 +39,7 @@ def run(
     without: Without = None,
     fresh: Fresh = False,
 ) -> None:
-    """Run a recipe; what is finished is not done again."""
+    """Run a recipe; finished stages are not made again."""
     _run(shared, recipe, overrides, without, fresh)
 
 
@@ -58,7 +58,7 @@ def study(
 ) -> None:
     """Run a grid of models under one protocol: table, plots, findings.
 
-    What is finished is not done again.
+    Finished models are not made again.
     """
     from flyweight import api
     from flyweight.cli.show import results
@@ -95,7 +95,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run [train-<file>].")] = None,
     fresh: Fresh = False,
 ) -> None:
-    """Train a good small model of one's own text within the budget (budget.time=10min unless given)."""
+    """Train a good small model of your own text within a budget (default: budget.time=10min)."""
     from flyweight import api
 
     data, overrides = _apart(words)
@@ -143,9 +143,9 @@ def plan(
         typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB."),
     ] = None,
 ) -> None:
-    """Say what a recipe, study, config or model needs, or what `train` would choose for a text, before anything runs.
+    """Say what a recipe, study, config or model needs, before anything runs.
 
-    Exit status 1: it does not fit.
+    For a text, say what `train` would choose. Exit status 1: it does not fit.
     """
     from flyweight import api
     from flyweight.cli.show import results
@@ -163,22 +163,25 @@ def plan(
     with shared.session(quiet=True) as session:
         if api.is_text(target, session):
             texts, fields = _apart([target, *(overrides or ())])
-            given = {name: value for name, value in limits.items() if value is not None}
-            choice = api.choose(texts, *fields, limits=given, session=session)
-            chosen, result = choice.lines, api.plan(choice.recipe, session=session)
+            named = {name: value for name, value in limits.items() if value is not None}
+            choice = api.choose(texts, *fields, limits=named, session=session)
+            chosen = choice.lines
+            result = api.plan(choice.recipe, session=session)
         else:
             result = api.plan(target, *(overrides or ()), **limits, session=session)
-    answer = {**result.json(), "chosen": chosen} if chosen else result.json()
-    shared.answer(
-        answer, lambda _: results.say(*chosen, *([""] if chosen else []), *lines.lines(result))
-    )
-    # What `run` would only warn of is no failure; a grid over its limit is what `study` refuses.
+    answer = result.json()
+    shown = list(lines.lines(result))
+    if chosen:
+        answer = {**answer, "chosen": chosen}
+        shown = [*chosen, "", *shown]
+    shared.answer(answer, lambda _: results.say(*shown))
+    # Only what `run` or `study` would refuse is a failure, such as a grid over its limit.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)
 
 
 def schema(
-    study: Annotated[bool, typer.Option("--study", help="Of study files.")] = False,
+    study: Annotated[bool, typer.Option("--study", help="The schema of study files.")] = False,
 ) -> None:
     """Print the JSON Schema of recipe files, for editors."""
     from flyweight.config import load, study as study_config

@@ -15,7 +15,10 @@ def distill(
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
-    """Distil MODEL into a smaller one: model.dim=128 model.layers=4 train.steps=800 data.corpus=... as path=value words."""
+    """Distil MODEL into a smaller one.
+
+    Its fields are path=value words: model.dim=128 model.layers=4 train.steps=800 data.corpus=...
+    """
     from flyweight import api
 
     with shared.session() as session:
@@ -31,7 +34,7 @@ def quantize(
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
-    """Store MODEL's matrices in fewer bits and measure what that cost."""
+    """Store MODEL's matrices in fewer bits and measure the cost."""
     from flyweight import api
 
     with shared.session() as session:

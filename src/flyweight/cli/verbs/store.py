@@ -1,10 +1,10 @@
-"""The verbs that look after a runs root: its reports, what is there, and the removal of what nobody needs."""
+"""The verbs that look after a runs root: report, ls and gc."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,24 +45,25 @@ def ls(
         bool, typer.Option("--all", help="Every line, however long the list.")
     ] = False,
 ) -> None:
-    """List artifacts with what needs them, half-made ones and recipes, finished or not.
+    """List the artifacts of the runs root with the recipes that need them, and all recipes.
 
-    Or what is shipped.
+    Half-made artifacts and unfinished recipes are listed too. Options list what is shipped instead.
     """
     from flyweight import api
     from flyweight.cli.show import results
 
-    shipped = (
-        [api.shipped_models] * catalogue + [api.shipped] * recipes + [api.shipped_studies] * studies
-    )
-    if shipped:
-        found = [name for each in shipped for name in each()]
-        shared.answer({"items": found}, lambda value: results.say(*value["items"]))
+    if catalogue or recipes or studies:
+        names = [
+            *(api.shipped_models() if catalogue else ()),
+            *(api.shipped() if recipes else ()),
+            *(api.shipped_studies() if studies else ()),
+        ]
+        shared.answer({"items": names}, lambda value: results.say(*value["items"]))
         return
     with shared.session(quiet=True) as session:
         if models:
-            found = {"items": api.listed_models(session)}
-            shared.answer(found, lambda value: results.models(value["items"], everything))
+            items = {"items": api.listed_models(session)}
+            shared.answer(items, lambda value: results.models(value["items"], everything))
             return
         shared.answer(api.artifacts(session), lambda value: results.listing(value, everything))
 
@@ -70,21 +71,24 @@ def ls(
 def gc(
     shared: Shared,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
     older_than: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only what was made that long ago: 12h, 7d.")
+        str | None, typer.Option(metavar="TIME", help="Only things made that long ago: 12h, 7d.")
     ] = None,
 ) -> None:
-    """Remove artifacts that no recipe refers to, half-made ones that no process is making, and stale locks; ask first.
+    """Remove artifacts that no recipe refers to, after a question.
 
-    What unfinished runs and earlier runs of a name have made is kept, and said. A recipe is given
-    up by deleting its folder in the runs root.
+    Half-made artifacts that no process is making and stale locks are removed as well. Artifacts of
+    unfinished and earlier runs of a name are kept, and listed. To give up a recipe, delete its
+    folder in the runs root.
     """
     from flyweight import api
     from flyweight.cli.show import results
 
     if yes and dry_run:
-        raise RequestError("--yes, --dry-run: one says remove, the other do not; give one of them")
+        raise RequestError("--yes, --dry-run: --yes removes, --dry-run does not; give one of them")
     if not (yes or dry_run) and (shared.as_json or not sys.stdin.isatty()):
         where = "with --json it cannot" if shared.as_json else "there is no terminal to ask on"
         raise RequestError(
@@ -92,25 +96,28 @@ def gc(
         )
     age = _age(older_than)
     with shared.session(quiet=True) as session:
-        found = api.gc(older_than=age, dry_run=True, session=session)
-    if not (dry_run or yes):
-        results.garbage(found)
-    if dry_run or (found.items and not yes and not _agreed(found.bytes)):
-        shared.answer(
-            found.json(),
-            lambda _: results.garbage(found) if dry_run else results.say("nothing was removed"),
-        )
+        garbage = api.gc(older_than=age, dry_run=True, session=session)
+    if dry_run:
+        shared.answer(garbage.json(), lambda _: results.garbage(garbage))
         return
-    with shared.session() as session:
-        done = (
-            api.gc([item.path.name for item in found.items], age, session=session)
-            if found.items
-            else found
-        )
-    shared.answer(done.json(), lambda _: results.removed(done) if done.removed or yes else None)
+    if not yes:
+        results.garbage(garbage)
+    if garbage.items and not yes and not _confirmed(garbage.bytes):
+        shared.answer(garbage.json(), lambda _: results.say("nothing was removed"))
+        return
+    if garbage.items:
+        with shared.session() as session:
+            names = [item.path.name for item in garbage.items]
+            garbage = api.gc(names, age, session=session)
+
+    def show(_: Any) -> None:
+        if garbage.removed or yes:
+            results.removed(garbage)
+
+    shared.answer(garbage.json(), show)
 
 
-def _agreed(size: int) -> bool:
+def _confirmed(size: int) -> bool:
     return typer.confirm(f"Remove these {format_size(size)}?")
 
 

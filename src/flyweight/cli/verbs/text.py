@@ -31,7 +31,7 @@ MinP = Annotated[
     typer.Option(
         min=0.0,
         max=1.0,
-        help="Leave out what is less than P times as likely as the likeliest [its own].",
+        help="Leave out tokens less than P times as likely as the likeliest [its own].",
     ),
 ]
 
@@ -51,17 +51,17 @@ def generate(
 ) -> None:
     """Continue a text.
 
-    Tokens are drawn as the model's own files say (generation_config.json), and that is told.
-    Options count first.
+    Tokens are drawn as the model's own files say (generation_config.json), and a note says so.
+    Options win over these files.
     """
     from flyweight import api
 
     speech = Speech(sys.stdout)
-    unsaid = [prompt]  # until the model is there and has something to add
+    waiting = [prompt]  # until the model is loaded and has something to add
 
     def speak(piece: str) -> None:
-        speech.say("".join([*unsaid, piece]))
-        unsaid.clear()
+        speech.say("".join([*waiting, piece]))
+        waiting.clear()
 
     drawn: list[Drawing] = []
     with shared.session(quiet=True) as session:
@@ -102,12 +102,15 @@ def chat(
         list[str] | None, typer.Option(help="End answers before this text (may be repeated).")
     ] = None,
 ) -> None:
-    """Talk with a model, a line a turn, typed or piped: in its chat template where it has one, else as one running text."""
+    """Talk with a model, a line a turn, typed or piped.
+
+    A model with a chat template is talked to in it. Any other goes on with one running text.
+    """
     from flyweight import api
     from flyweight.cli import chat as conversation
 
     with shared.session(quiet=True) as session:
-        held = api.chat(
+        chat = api.chat(
             model,
             system=system,
             max_new_tokens=max_new_tokens,
@@ -119,8 +122,8 @@ def chat(
             stop=stop or (),
             session=session,
         )
-        conversation.talk(held, model, shared.as_json)
-    shared.answer({"model": model, **held.json()}, lambda _: None)
+        conversation.talk(chat, model, shared.as_json)
+    shared.answer({"model": model, **chat.json()}, lambda _: None)
 
 
 def add(app: typer.Typer) -> None:

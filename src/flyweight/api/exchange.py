@@ -1,0 +1,124 @@
+"""Models from elsewhere, and models for other programs.
+
+Part of `flyweight.api`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flyweight.api import model_references
+from flyweight.api.measurements import Model
+from flyweight.api.session import DEFAULT, Session, working
+from flyweight.checkpoints.fetch import imported
+from flyweight.core.files import refuse_existing, write_text
+from flyweight.errors import RequestError
+from flyweight.reports.cards import card
+from flyweight.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from flyweight.formats.exported import Exported
+
+
+@working
+def import_(
+    reference: str | Path, out: str | Path | None = None, session: Session = DEFAULT
+) -> Artifact:
+    """Import a GPT-2, Llama or Qwen3 model and return it as an artifact of flyweight.
+
+    `reference` is a Hugging Face folder or `hf:owner/name`. The artifact lies in the runs root, and
+    in the new folder `out` as well where one is named. Raises RequestError with every reason why
+    the model cannot be imported.
+    """
+    session.store.prepare()
+    artifact = imported(
+        str(reference), session.store, card.write, session.watch, session.command, only_ours=True
+    )
+    return artifact if out is None else artifact.copy(Path(out))
+
+
+@working
+def export(
+    model: Model,
+    to: str | None = None,
+    out: str | Path | None = None,
+    type: str | None = None,
+    session: Session = DEFAULT,
+) -> Exported:
+    """Write a model for other programs and return what was written.
+
+    `to` is `hf` (a folder) or `gguf` (a file). Without it a name `out` that ends in `.gguf` means
+    gguf, and any other hf. A model card with every measurement of the model in the runs root is
+    written as the folder's README.md, or beside the file as FILE.md. `type` is that of a GGUF
+    file's matrices: f32, f16 (the default), q8_0 or q4_0.
+
+    Raises RequestError with every reason why a format cannot hold the model. It also raises it
+    where `to`, `out` and `type` contradict each other, and where `out` exists already: nothing is
+    replaced.
+    """
+    if out is None:
+        raise RequestError("export needs to know where the model goes: out=")
+    target = Path(out)
+    kind = _format(to, target, type)
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    if not (artifact.path / "model").is_dir():
+        raise RequestError(f"{artifact.id} holds no model")
+    if kind == "hf":
+        return _export_folder(artifact, target, session)
+    return _export_gguf(artifact, target, type or "f16", session)
+
+
+def _export_folder(artifact: Artifact, out: Path, session: Session) -> Exported:
+    from flyweight.formats import hf
+
+    title = out.name or artifact.id
+
+    def folder_card(written_as: str, notes: Sequence[str]) -> str:
+        return card.exported(artifact, session.store, title, "transformers", written_as, notes)
+
+    return replace(hf.write(artifact.path / "model", out, folder_card), card=out / card.FILE)
+
+
+def _export_gguf(artifact: Artifact, out: Path, type: str, session: Session) -> Exported:
+    from flyweight.checkpoints.checkpoint import is_checkpoint
+    from flyweight.formats import gguf
+
+    folder = artifact.path / "model"
+    if is_checkpoint(folder):
+        raise RequestError(
+            f"{artifact.id} is behind an adapter; only models that became flyweight's own are "
+            f"written as GGUF"
+        )
+    title = out.name or artifact.id
+    beside = out.with_name(f"{out.name}.md")
+    refuse_existing(beside)
+    exported = gguf.write(folder, out, type)
+    written_as = f"GGUF, {exported.kind}, {type}"
+    text = card.exported(artifact, session.store, title, "gguf", written_as, exported.notes)
+    write_text(beside, text)
+    return replace(exported, card=beside)
+
+
+def _format(to: str | None, out: Path, type: str | None) -> str:
+    """Return the format that is asked for.
+
+    Raises RequestError where the request contradicts itself.
+    """
+    file = out.suffix.lower() == ".gguf"
+    if to is None:
+        to = "gguf" if file else "hf"
+    if to not in ("hf", "gguf"):
+        raise RequestError(f"--to {to}: known are hf and gguf")
+    if to == "hf" and file:
+        raise RequestError(
+            f"--to hf writes a folder, but {out} is named like a GGUF file; use --to gguf, or "
+            f"another name"
+        )
+    if to == "hf" and type is not None:
+        raise RequestError(
+            f"--type {type} is for GGUF files; a Hugging Face folder keeps the model's own types"
+        )
+    return to
