@@ -1,4 +1,7 @@
-"""What a run takes beside training, row by row: packing texts, validating, measuring, and the stages that do not train."""
+"""Plan the time of a run other than training, row by row.
+
+Packing texts, validating, measuring, and the stages that do not train.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from flyweight.planning.time import Speed, TextSize
 
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0, "word": 5.5, "file": 3.8}
 BPE_BYTES_PER_TOKEN = {257: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.4, 16_384: 4.0}
-"""Bytes of English text or of code that a token stands for, by the vocabulary of a byte-pair tokenizer trained on it."""
+"""Bytes of English text or of code per token, by the vocabulary of a byte-pair tokenizer.
+
+The tokenizer was trained on such text.
+"""
 
 STORED_SECONDS = 0.2
 """What a stage takes that only copies, quantizes or initialises a model."""
@@ -57,7 +63,7 @@ def size_of(data: schema.Data, data_dir: Path | None) -> TextSize | None:
 
 
 def bytes_per_token(tokenizer: schema.Tokenizer) -> float:
-    """Return about how many bytes of text a token stands for."""
+    """Return about how many bytes of text a token encodes."""
     if not isinstance(tokenizer, schema.BpeTokenizer):
         return BYTES_PER_TOKEN[tokenizer.kind]
     return max(each for vocab, each in BPE_BYTES_PER_TOKEN.items() if vocab <= tokenizer.vocab)
