@@ -80,7 +80,7 @@ class Fields:
         return Fields(inner, {}, self.reasons, f"{self.within}{name}.")
 
     def left(self) -> list[str]:
-        """Return the fields that nobody read, that are not at their default and have a meaning."""
+        """Return the fields that were not read, are not at their default and have a meaning."""
         reasons = []
         for name, value in self.values.items():
             if (

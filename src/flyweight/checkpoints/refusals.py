@@ -75,7 +75,7 @@ DIRECTIONS = {"is_causal", "causal", "use_bidirectional_attention", "attn_type"}
 """Fields that say in which directions a model reads."""
 
 _FREE = ("id2label", "label2id", "task_specific_params")
-"""Fields whose keys are anybody's words."""
+"""Fields whose keys are free words."""
 
 _TEXT = ("text_config.", "decoder.", "generator.")
 """Where a config of several models keeps that of the language model."""

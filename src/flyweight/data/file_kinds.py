@@ -132,7 +132,7 @@ def _compression(head: bytes) -> Compression | None:
 
 def _refuse(path: Path, suffix: str, head: bytes) -> None:
     """Raise RequestError where the first bytes are those of a file without text."""
-    # Letters further on may be anybody's text: there, a binary file has a NUL byte as well.
+    # Letters further on may occur in a text too: there, a binary file also has a NUL byte.
     binary = b"\0" in head
     match = next(
         (m for m in _MAGIC if head[m[0] :].startswith(m[1]) and (m[0] == 0 or binary)), None

@@ -1,7 +1,7 @@
 """Measure how much of the held-out text the training text contains too, in bounded memory.
 
-Held-out documents are cut into pieces of PIECE characters, and each is looked for at every position
-of every training document, by a rolling hash (Karp and Rabin 1987). A run of white space counts as
+Held-out documents are cut into pieces of PIECE characters. A rolling hash (Karp and Rabin 1987)
+looks for each piece at every position of every training document. A run of white space counts as
 one space.
 """
 

@@ -44,7 +44,8 @@ def test_every_registered_name_resolves(tmp_path: Path):
 
 def test_unknown_name_gets_the_nearest_and_the_list():
     with pytest.raises(
-        RequestError, match=r"no corpus is called 'tiny-shakespear'; did you mean 'tiny-shakespeare'\?.*ptb"
+        RequestError,
+        match=r"no corpus is called 'tiny-shakespear'; did you mean 'tiny-shakespeare'\?.*ptb",
     ) as caught:
         resolve("tiny-shakespear")
     assert caught.value.status == 2
