@@ -330,7 +330,7 @@ def test_limits_are_told_together_and_a_study_without_texts_is_not_a_matter_of_s
     )
     alone = tmp_path / "alone.yaml"
     alone.write_text(yaml.safe_dump(raw, sort_keys=False))
-    with pytest.raises(RequestError, match="there is no cell left to run") as refused:
+    with pytest.raises(RequestError, match="no cell is left to run") as refused:
         fw.study(alone, session=Session(runs=tmp_path / "runs", data_dir=tmp_path, threads=1))
     assert "--yes" not in str(refused.value)
     assert "wikitext-2 is left out" in str(refused.value)

@@ -1,8 +1,8 @@
-"""A config.json as transformers reads it: what its model code looks at, under whatever names the file has it; no torch.
+"""Read a config.json as transformers does: the attributes that its model code uses; no torch.
 
-Where transformers is installed its own config class reads the file: aliases, older names and
-defaults are its business. Without it a strict reader knows the plain fields, the older ways to
-write rotary positions, GPT-2's aliases, and refuses all else.
+Where transformers is installed, its own config class reads the file, with all aliases, older names
+and defaults. Without it, a strict reader knows the plain fields, the older ways to write rotary
+positions and GPT-2's aliases, and refuses all else.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NOTHING = object()
 
 
 class Fields:
-    """The attributes of a config, each of which has to be looked at, or to be at its default, or to mean nothing.
+    """The attributes of a config.
 
-    A value of another type than asked for is noted in `reasons`; `left` names what nobody looked
-    at.
+    Each must be read, be at its default, or be without meaning; `left` names the others. A value of
+    another type than asked for is noted in `reasons`.
     """
 
     def __init__(
@@ -36,7 +36,10 @@ class Fields:
         reasons: list[str],
         within: str = "",
     ) -> None:
-        self.values, self.defaults, self.reasons, self.within = values, defaults, reasons, within
+        self.values = values
+        self.defaults = defaults
+        self.reasons = reasons
+        self.within = within
         self._seen: set[str] = set()
 
     def size(self, name: str) -> int:
@@ -77,7 +80,7 @@ class Fields:
         return Fields(inner, {}, self.reasons, f"{self.within}{name}.")
 
     def left(self) -> list[str]:
-        """Return what was not looked at, is not at its default, and could mean something."""
+        """Return the fields that were not read, are not at their default and have a meaning."""
         reasons = []
         for name, value in self.values.items():
             if (
@@ -91,7 +94,7 @@ class Fields:
         return reasons
 
     def has(self, name: str) -> bool:
-        """Return whether there is such a field."""
+        """Return whether the config has this field."""
         return name in self.values
 
     def _value(self, name: str) -> Any:
@@ -100,86 +103,71 @@ class Fields:
 
     def _need(self, holds: bool, name: str, kind: str) -> bool:
         if not holds:
-            value = (
-                f"is {self.values[name]!r:.80}, not {kind}" if name in self.values else "is missing"
-            )
-            self.reasons.append(f"{self.within}{name} {value}")
+            fault = "is missing"
+            if name in self.values:
+                fault = f"is {self.values[name]!r:.80}, not {kind}"
+            self.reasons.append(f"{self.within}{name} {fault}")
         return holds
 
 
 MEANINGLESS = frozenset(
     (
-        *(
-            "model_type",
-            "architectures",
-            "transformers_version",
-            "dtype",
-            "torch_dtype",
-            "name_or_path",
-            "_name_or_path",
-        ),
-        *(
-            "bos_token_id",
-            "eos_token_id",
-            "pad_token_id",
-            "sep_token_id",
-            "decoder_start_token_id",
-            "tokenizer_class",
-        ),
-        *(
-            "id2label",
-            "label2id",
-            "num_labels",
-            "problem_type",
-            "finetuning_task",
-            "task_specific_params",
-            "prefix",
-        ),
-        *(
-            "use_cache",
-            "output_hidden_states",
-            "output_attentions",
-            "_output_attentions",
-            "return_dict",
-            "pretraining_tp",
-        ),
-        *(
-            "attn_implementation",
-            "_attn_implementation",
-            "_attn_implementation_internal",
-            "_attn_implementation_autoset",
-        ),
-        *(
-            "experts_implementation",
-            "_experts_implementation_internal",
-            "_flash_attn_2_enabled",
-            "_commit_hash",
-        ),
-        *(
-            "summary_type",
-            "summary_use_proj",
-            "summary_activation",
-            "summary_proj_to_labels",
-            "summary_first_dropout",
-            "n_ctx",
-        ),
-        *(
-            "unsloth_fixed",
-            "unsloth_version",
-            "transformers.js_config",
-            "is_llama_config",
-            "neftune_noise_alpha",
-        ),
-        *(
-            "model_max_length",
-            "_post_init_done",
-            "ignore_keys_at_rope_validation",
-            "tf_legacy_loss",
-            "torchscript",
-        ),
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "dtype",
+        "torch_dtype",
+        "name_or_path",
+        "_name_or_path",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "tokenizer_class",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "finetuning_task",
+        "task_specific_params",
+        "prefix",
+        "use_cache",
+        "output_hidden_states",
+        "output_attentions",
+        "_output_attentions",
+        "return_dict",
+        "pretraining_tp",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_attn_implementation_autoset",
+        "experts_implementation",
+        "_experts_implementation_internal",
+        "_flash_attn_2_enabled",
+        "_commit_hash",
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_proj_to_labels",
+        "summary_first_dropout",
+        "n_ctx",
+        "unsloth_fixed",
+        "unsloth_version",
+        "transformers.js_config",
+        "is_llama_config",
+        "neftune_noise_alpha",
+        "model_max_length",
+        "_post_init_done",
+        "ignore_keys_at_rope_validation",
+        "tf_legacy_loss",
+        "torchscript",
     )
 )
-"""Fields that no logit depends on: names, labels, special tokens, how fast it runs, what other programs noted."""
+"""Fields that no logit depends on.
+
+Names, labels, special tokens, settings of speed, and notes of other programs.
+"""
 
 MEANINGLESS_AT: dict[str, Any] = {
     "is_decoder": False,
@@ -195,44 +183,34 @@ MEANINGLESS_AT: dict[str, Any] = {
 
 _GENERATION = frozenset(
     (
-        *(
-            "max_length",
-            "min_length",
-            "do_sample",
-            "early_stopping",
-            "num_beams",
-            "num_beam_groups",
-            "diversity_penalty",
-        ),
-        *(
-            "temperature",
-            "top_k",
-            "top_p",
-            "typical_p",
-            "epsilon_cutoff",
-            "eta_cutoff",
-            "repetition_penalty",
-        ),
-        *(
-            "length_penalty",
-            "no_repeat_ngram_size",
-            "encoder_no_repeat_ngram_size",
-            "encoder_repetition_penalty",
-        ),
-        *(
-            "bad_words_ids",
-            "num_return_sequences",
-            "output_scores",
-            "return_dict_in_generate",
-            "forced_bos_token_id",
-        ),
-        *(
-            "forced_eos_token_id",
-            "remove_invalid_values",
-            "exponential_decay_length_penalty",
-            "suppress_tokens",
-        ),
-        *("begin_suppress_tokens",),
+        "max_length",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "encoder_repetition_penalty",
+        "bad_words_ids",
+        "num_return_sequences",
+        "output_scores",
+        "return_dict_in_generate",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "suppress_tokens",
+        "begin_suppress_tokens",
     )
 )
 """Fields of generation that older configs hold.
@@ -340,7 +318,7 @@ def resolved(path: Path, raw: Mapping[str, Any]) -> Fields:
 def strict(raw: Mapping[str, Any]) -> Fields:
     """Return the attributes as transformers has them, read without it.
 
-    What is not known is noted as a reason.
+    An unknown field is noted as a reason.
     """
     family = raw["model_type"]
     defaults, reasons = _DEFAULTS[family], list[str]()
@@ -358,7 +336,7 @@ def strict(raw: Mapping[str, Any]) -> Fields:
         if not (name in defaults or name in aliases or name in older or meaningless):
             reasons.append(
                 f"{name} is {value!r:.80}, which is not read without the transformers library "
-                f"(flyweight[hub])"
+                "(flyweight[hub])"
             )
     if family != "gpt2":
         values["rope_parameters"] = _rope(raw, values, reasons)
@@ -379,34 +357,37 @@ def strict(raw: Mapping[str, Any]) -> Fields:
 
 
 def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
-    """Return rotary parameters in one place: `rope_scaling` wins over `rope_parameters`, what is within over what is beside."""
+    """Return the rotary parameters in one group.
+
+    `rope_scaling` wins over `rope_parameters`, and a field in the group over one beside it.
+    """
     options = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(options, dict):
         reasons.append(f"its rotary parameters are {options!r:.80}, not a group of fields")
         return {}
-    found = dict(options)
-    found.setdefault("rope_theta", raw.get("rope_theta", 10_000.0))
+    rope = dict(options)
+    rope.setdefault("rope_theta", raw.get("rope_theta", 10_000.0))
     if raw.get("partial_rotary_factor") is not None:
-        found.setdefault("partial_rotary_factor", raw["partial_rotary_factor"])
-    found.setdefault("rope_type", found.get("type", "default"))
-    if found["rope_type"] in _LONG:
-        found.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
-    return found
+        rope.setdefault("partial_rotary_factor", raw["partial_rotary_factor"])
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    if rope["rope_type"] in _LONG:
+        rope.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
+    return rope
 
 
 def _quotient(size: Any, heads: Any) -> int | None:
-    return size // heads if type(size) is int and type(heads) is int and heads > 0 else None
+    if type(size) is int and type(heads) is int and heads > 0:
+        return size // heads
+    return None
 
 
 def auto_config(path: Path, code: bool = False) -> Any:
     """Return a folder's config as transformers reads it; raise RequestError where it does not.
 
-    Outputs have names in it, whatever the file says: several of transformers' models cannot run
-    with `return_dict: false`.
+    Always sets `return_dict`: several of transformers' models cannot run with `return_dict: false`.
     """
-    os.environ.setdefault(
-        "USE_HUB_KERNELS", "NO"
-    )  # families that look for kernels on the hub compute without
+    # Some families look for kernels on the hub; they compute without them too.
+    os.environ.setdefault("USE_HUB_KERNELS", "NO")
     import transformers
 
     try:
@@ -424,15 +405,13 @@ def auto_config(path: Path, code: bool = False) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers work without progress bars and warnings of its own, or of the libraries that it loads."""
+    """Silence the progress bars and warnings of transformers and of the libraries that it loads."""
     import transformers
 
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # torchao tells of kernels that it does not have here
-    level, bars = (
-        transformers.logging.get_verbosity(),
-        transformers.logging.is_progress_bar_enabled(),
-    )
+    logging.disable(logging.WARNING)  # torchao warns of missing kernels
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:

@@ -1,7 +1,7 @@
-"""flyweight's decoder as a transformers model: `AutoModelForCausalLM`, `generate`, peft, lm-eval and TRL work on it.
+"""flyweight's decoder as a transformers model.
 
-It is the same `Decoder`, wrapped: nothing is computed here. Imported when transformers' Auto
-classes are (see `register`).
+`AutoModelForCausalLM`, `generate`, peft, lm-eval and TRL work on it. It is the same `Decoder`,
+wrapped: nothing is computed here. Imported when transformers' Auto classes are (see `register`).
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ class _Past:
     """A transformers cache as the decoder sees it; visits are its layers."""
 
     def __init__(self, past: Cache, last: Tensor | None) -> None:
-        self.past, self.length, self.last = past, int(past.get_seq_length()), last
+        self.past = past
+        self.length = int(past.get_seq_length())
+        self.last = last
 
     def reserve(self, tokens: int, row_starts: Tensor | None = None) -> None:
-        """Do nothing: transformers' caches grow, or complain themselves."""
+        """Do nothing: transformers' caches grow, or raise an error of their own."""
 
     def slot(self, index: int) -> CacheSlot:
         """Return one visit's part."""
@@ -81,23 +83,18 @@ class FlyweightModel(Decoder):
         Arguments as `FlyweightForCausalLM.forward`.
         """
         if input_ids is None or inputs_embeds is not None:
-            raise ValueError("this model reads input_ids; it has no way in for inputs_embeds")
-        use_cache = not self.training if use_cache is None else use_cache
-        past = (
-            past_key_values
-            if past_key_values is not None
-            else DynamicCache()
-            if use_cache
-            else None
-        )
+            raise ValueError("this model reads input_ids; it does not take inputs_embeds")
+        if use_cache is None:
+            use_cache = not self.training
+        past = past_key_values
+        if past is None and use_cache:
+            past = DynamicCache()
         start = 0 if past is None else int(past.get_seq_length())
-        mask = (
-            None
-            if attention_mask is None
-            else attention_mask[:, : start + input_ids.shape[1]].bool()
-        )
-        if mask is not None and mask.all():
-            mask = None
+        mask = attention_mask
+        if mask is not None:
+            mask = mask[:, : start + input_ids.shape[1]].bool()
+            if mask.all():
+                mask = None
         cache = None if past is None else _Past(past, self._before(previous_ids, start, mask))
         _check_positions(position_ids, mask, start, input_ids.shape[1])
         recompute = self.gradient_checkpointing and self.training and cache is None
@@ -106,19 +103,21 @@ class FlyweightModel(Decoder):
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past)  # pyright: ignore[reportArgumentType]
 
     def _before(self, previous: Tensor | None, start: int, mask: Tensor | None) -> Tensor | None:
-        """Return the last of the `start` cached tokens (B, n) as a bigram table reads them, padding marked."""
+        """Return the last cached tokens (B, n), as a bigram table reads them, with padding marked.
+
+        `previous` are the last of the `start` cached tokens.
+        """
         needed = min(self.reach, start)
         if not needed:
             return None
         if previous is None or previous.shape[1] < needed:
             tokens = "token" if needed == 1 else f"{needed} tokens"
             raise ValueError(
-                f"previous_ids: a model with a bigram table or a mixture needs the {tokens} "
-                f"before the new ones"
+                f"previous_ids: a model with a bigram table or a mixture needs the {tokens} before "
+                "the new ones"
             )
-        return self.embedding.marked(
-            previous[:, -needed:], None if mask is None else mask[:, start - needed : start]
-        )
+        before = None if mask is None else mask[:, start - needed : start]
+        return self.embedding.marked(previous[:, -needed:], before)
 
 
 class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
@@ -157,10 +156,8 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
             config, state = token_rows.resized(self.config.model, self.decoder.state_dict(), rows)
             decoder = FlyweightModel(config).to(device=self.device, dtype=self.dtype)
             decoder.load_state_dict(state)
-            self.decoder, self.config.flyweight = (
-                decoder.train(self.training),
-                config.model_dump(mode="json"),
-            )
+            self.decoder = decoder.train(self.training)
+            self.config.flyweight = config.model_dump(mode="json")
             self.config.vocab_size = rows
         return self.get_input_embeddings()
 
@@ -170,15 +167,15 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> torch.nn.Module:
         """Return the head: the token table where it is tied."""
-        return (
-            self.decoder.embedding.tokens if self.decoder.head is None else self.decoder.head.linear
-        )
+        if self.decoder.head is None:
+            return self.decoder.embedding.tokens
+        return self.decoder.head.linear
 
     @staticmethod
     def create_masks_for_generate(
         attention_mask: Tensor | None = None, **others: Any
     ) -> Tensor | None:
-        """Keep the two-dimensional mask: the decoder makes its own of it."""
+        """Return the two-dimensional mask, from which the decoder makes its own."""
         return attention_mask
 
     def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -204,10 +201,11 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         previous_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Return logits (B, T, vocab_size), the loss of `labels` (B, T; -100 counts nowhere) and the cache.
+        """Return the logits (B, T, vocab_size), the loss where there are labels, and the cache.
 
-        `attention_mask` (B, S) covers cached and new tokens. `previous_ids` (B, n) are the last
-        cached tokens, as many as a bigram table reads.
+        `labels` (B, T) are ignored where they are -100. `attention_mask` (B, S) covers cached and
+        new tokens. `previous_ids` (B, n) are the last cached tokens, as many as a bigram table
+        reads.
         """
         if labels is not None and use_cache is None:
             use_cache = False
@@ -238,7 +236,10 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
 def _check_positions(
     positions: Tensor | None, mask: Tensor | None, start: int, length: int
 ) -> None:
-    """Raise ValueError for positions that the mask does not imply: packed rows, whose attention would have to be cut."""
+    """Raise ValueError for positions that the mask does not imply.
+
+    They are those of packed rows, whose attention would have to be cut.
+    """
     if positions is None:
         return
     if mask is None:

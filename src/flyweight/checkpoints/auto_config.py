@@ -11,7 +11,7 @@ from flyweight.config.schema import ModelConfig
 
 
 class FlyweightConfig(PreTrainedConfig):
-    """A `ModelConfig` as transformers keeps it: all of it under `flyweight`, the usual sizes beside it."""
+    """A `ModelConfig` for transformers: all of it under `flyweight`, the usual sizes beside it."""
 
     model_type = OWN
     keys_to_ignore_at_inference = ("past_key_values",)
@@ -33,5 +33,7 @@ class FlyweightConfig(PreTrainedConfig):
     def model(self) -> ModelConfig:
         """The decoder's config; raise ValueError where the folder had none."""
         if not getattr(self, OWN, None):
-            raise ValueError("this config has no `flyweight` field, so it describes no model")
+            raise ValueError(
+                "this config has no `flyweight` field, so it does not describe a model"
+            )
         return ModelConfig.model_validate(self.flyweight)

@@ -1,4 +1,4 @@
-"""What no native Hugging Face family holds."""
+"""Name what no native Hugging Face family holds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from flyweight.config import schema
 
 
 def beyond_every_family(config: schema.ModelConfig) -> list[str]:
-    """Return what no family has, each with the field of a model that would do."""
-    reasons = []
+    """Return what no family has, each with the setting of a model that a family can hold."""
+    return [*_around_the_blocks(config), *_in_the_blocks(config)]
+
+
+def _around_the_blocks(config: schema.ModelConfig) -> list[str]:
+    """Return what no family has of sharing, embedding, head and norms."""
+    reasons: list[str] = []
     if config.sharing.kind != "none":
         reasons.append(
             f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)"
@@ -17,20 +22,26 @@ def beyond_every_family(config: schema.ModelConfig) -> list[str]:
     if config.embedding.rank is not None:
         reasons.append(
             f"its embedding is factorised through {config.embedding.rank} channels "
-            f"(model.embedding.rank=null)"
+            "(model.embedding.rank=null)"
         )
     if config.head.softcap is not None:
         reasons.append("it has a logit softcap (model.head.softcap=null)")
     if config.head.bias:
         reasons.append("its head has a bias (model.head.bias=false)")
     if config.norm.placement != "pre":
-        reasons.append("its norms stand after the branches (model.norm.placement=pre)")
+        reasons.append("its norms come after the branches (model.norm.placement=pre)")
     if not config.norm.final:
         reasons.append("it has no final norm (model.norm.final=true)")
+    return reasons
+
+
+def _in_the_blocks(config: schema.ModelConfig) -> list[str]:
+    """Return what no family has of branches, thinking, mixtures and packed matrices."""
+    reasons: list[str] = []
     if config.residual.kind != "add":
         reasons.append(
             f"its residual branches are joined by {config.residual.kind}, not added "
-            f"(model.residual=add)"
+            "(model.residual=add)"
         )
     if config.thinking.kind != "none":
         reasons.append(

@@ -1,4 +1,7 @@
-"""A Hugging Face model folder, read the careful way: no code of its own, no pickles, nothing from outside the folder."""
+"""Read a Hugging Face model folder with care.
+
+Runs none of its code, and reads neither pickles nor files outside the folder.
+"""
 
 from __future__ import annotations
 
@@ -25,36 +28,45 @@ from flyweight.core.files import digest, sha256
 from flyweight.errors import FlyweightError, RequestError
 
 VOCABULARIES = (
-    *(
-        "tokenizer.json",
-        "vocab.json",
-        "vocab.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-    ),
-    *("spm.model", "tiktoken.model", "tekken.json"),
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tiktoken.model",
+    "tekken.json",
 )
 """Files of which any one makes a tokenizer."""
 
 TOKENIZER = (
     *VOCABULARIES,
-    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json"),
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
 )
 TEMPLATES = "additional_chat_templates"
 """A folder with more chat templates."""
 
 TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
-"""Lets model folders run code of their own: 1 where the user set it, `session` where a session was told to; child processes
-see it."""
+"""Lets model folders run code of their own.
+
+1 where the user set it, `session` where `trust` did. Child processes inherit it.
+"""
 
 
-def trust(told: bool) -> None:
-    """Note whether the session at work was told to trust; what another one was told ends here."""
-    if told and not trusted():
+def trust(allowed: bool) -> None:
+    """Set whether this session trusts code of model folders; ends the trust of an earlier session.
+
+    Trust that the user set in the environment stays.
+    """
+    if allowed and not trusted():
         os.environ[TRUST] = "session"
-    elif not told and os.environ.get(TRUST) == "session":
+    elif not allowed and os.environ.get(TRUST) == "session":
         del os.environ[TRUST]
 
 
@@ -65,9 +77,10 @@ def trusted() -> bool:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder whose files have been looked at: `raw` is its config, `weights` and `others` the files that are read.
+    """A folder whose files have been checked.
 
-    `code` is true where it asks for Python code of its own, which the user has allowed by name.
+    `raw` is its config; `weights` and `others` are the files that are read. `code` is true where it
+    asks for Python code of its own, which the user has allowed by name.
     `unread` are other files with weights, such as variants in another float type.
     """
 
@@ -91,16 +104,16 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a hash of the content of all files that are read.
 
-        Raises FlyweightError for a file in the hub's cache that is not what the hub gave: its name
-        there is its checksum. Any other folder has no checksums to compare with.
+        Raises FlyweightError for a damaged file in the hub's cache, where a file's name is its
+        checksum. Any other folder has no checksums to compare with.
         """
         sums = {name: sha256(self.path / name) for name in self.files}
-        for name, found in sums.items():
+        for name, actual in sums.items():
             blob = (self.path / name).resolve()
             known = blob.name if blob.parent.name == "blobs" else ""
             if re.fullmatch("[0-9a-f]{40}", known):
-                found = _git_sha1(blob)
-            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", known) and found != known:
+                actual = _git_sha1(blob)
+            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", known) and actual != known:
                 raise FlyweightError(
                     f"{self.path / name}: its checksum is not the hub's, it is damaged; delete "
                     f"{blob} and fetch it"
@@ -110,7 +123,7 @@ class Checkpoint:
     def elements(self) -> tuple[int, int]:
         """Return how many numbers the files hold, and in how many tensors.
 
-        Headers alone are read.
+        Reads the headers alone.
         """
         return weight_files.elements(self.path, self.weights)
 
@@ -132,7 +145,7 @@ class Checkpoint:
                     }:
                         raise FlyweightError(
                             f"{self.path / name}: its tensors are not those that {INDEX} names; "
-                            f"copy both again"
+                            "copy both again"
                         )
                     for key in names:
                         yield key, shard.get_tensor(key)
@@ -144,7 +157,7 @@ class Checkpoint:
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether a folder claims to be a Hugging Face model, or an adapter of one."""
-    try:  # what is no file, such as a pipe, could be waited for in vain
+    try:  # reading something else than a file, such as a pipe, could wait for ever
         if (path / ADAPTER).is_file() and not (path / CONFIG).is_file():
             return True
         return (path / CONFIG).is_file() and "model_type" in json.loads(
@@ -157,15 +170,15 @@ def is_checkpoint(path: Path) -> bool:
 def read(path: Path) -> Checkpoint:
     """Return the checkpoint in a folder.
 
-    Raises RequestError that says what it is instead, or what a careful tool refuses.
+    Raises RequestError that says what the folder is instead, or what is refused in it.
     """
     raw = _config(path)
     asks = bool(raw.get("auto_map"))
     if asks and not trusted():
         raise RequestError(
             f"{path}: its config.json asks for Python code of its own (auto_map: "
-            f"{str(raw['auto_map'])[:200]}), which flyweight"
-            " does not run; read that code, and if you trust it, say --trust-remote-code"
+            f"{str(raw['auto_map'])[:200]}), which flyweight does not run; read that code, and if "
+            "you trust it, say --trust-remote-code"
         )
     if raw["model_type"] != OWN:
         refusals.refuse(path, raw)
@@ -175,16 +188,16 @@ def read(path: Path) -> Checkpoint:
         others.insert(0, INDEX)
     if asks:
         others += sorted(file.name for file in path.glob("*.py"))
-    found = Checkpoint(path, raw, weights, tuple(others), asks, weight_files.unread(path, weights))
-    for name in found.files:
+    source = Checkpoint(path, raw, weights, tuple(others), asks, weight_files.unread(path, weights))
+    for name in source.files:
         _inside(path, name)
-    if found.model_type != OWN:
+    if source.model_type != OWN:
         weight_files.refuse_packed(path, weights)
-    return found
+    return source
 
 
 def tokenizer_names(path: Path) -> list[str]:
-    """Return the files of a folder that make its tokenizer, its chat templates and its defaults of generation."""
+    """Return a folder's files of the tokenizer, the chat templates and the generation defaults."""
     more = sorted(file.name for file in (path / TEMPLATES).glob("*.jinja") if file.is_file())
     return [
         *(name for name in TOKENIZER if (path / name).is_file()),
@@ -226,5 +239,5 @@ def _inside(path: Path, name: str) -> None:
     if os.path.commonpath([root, target]) != str(root):
         raise RequestError(
             f"{path / name} is a link to {target}, outside of the model's folder; put the file "
-            f"itself there"
+            "itself there"
         )

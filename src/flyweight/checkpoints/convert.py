@@ -28,8 +28,8 @@ SHARD_BYTES = 5_000_000_000
 def config_of(checkpoint: Checkpoint) -> ModelConfig:
     """Return the resolved config of the decoder that computes what this checkpoint does.
 
-    Raises Inexpressible with every reason why there is none, RequestError where transformers does
-    not accept its config, FlyweightError for a config of our own type that is damaged.
+    Raises Inexpressible with every reason why a decoder cannot, RequestError where transformers
+    does not accept its config, FlyweightError for a config of our own type that is damaged.
     """
     if checkpoint.code:
         raise Inexpressible(str(checkpoint.path), ["it runs Python code of its own"])
@@ -53,9 +53,8 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
 def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return the config and the state of the decoder that computes what this checkpoint does.
 
-    Raises as `config_of`.
-
-    Raises FlyweightError where tensors are missing, left over or of another shape.
+    Raises as `config_of`, and FlyweightError where tensors are missing, left over or of another
+    shape.
     """
     config = config_of(checkpoint)
     if checkpoint.model_type == OWN:
@@ -65,40 +64,38 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
         }
     family = FAMILIES[checkpoint.model_type]
     real = ((name, tensor) for name, tensor in checkpoint.tensors() if not _is_buffer(name))
-    found = {_named(name, family): tensor for name, tensor in _finite(checkpoint, real)}
-    if config.embedding.tied and (head := found.pop("lm_head.weight", None)) is not None:
+    tensors = {_named(name, family): tensor for name, tensor in _finite(checkpoint, real)}
+    if config.embedding.tied and (head := tensors.pop("lm_head.weight", None)) is not None:
         table = next(
             part.theirs
             for part in family.parts(config)
             if part.ours == ("embedding.tokens.weight",)
         )
-        if not torch.equal(
-            head, found.setdefault(table, head)
-        ):  # of two names of one tensor, the other may be kept
+        # A file may keep a tied tensor under either of its two names.
+        if not torch.equal(head, tensors.setdefault(table, head)):
             raise FlyweightError(
-                f"{checkpoint.path}: it says that its head is its embedding, but has a head of "
-                f"its own"
+                f"{checkpoint.path}: it says that its head is its embedding, but has a head of its "
+                "own"
             )
     state: dict[str, Tensor] = {}
     missing = []
     for part in family.parts(config):
-        if part.theirs not in found:
+        if part.theirs not in tensors:
             missing.append(part.theirs)
             continue
-        state.update(_ours(part, found.pop(part.theirs)))
-    if missing or found:
-        what = [f"{name} is missing" for name in missing] + [
-            f"{name} is unexpected" for name in sorted(found)
-        ]
-        more = f"; and {len(what) - 20} more" if len(what) > 20 else ""
+        state.update(_ours(part, tensors.pop(part.theirs)))
+    if missing or tensors:
+        faults = [f"{name} is missing" for name in missing]
+        faults += [f"{name} is unexpected" for name in sorted(tensors)]
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise FlyweightError(
             f"{checkpoint.path}: its tensors are not those of its config: "
-            f"{'; '.join(what[:20])}{more}"
+            f"{'; '.join(faults[:20])}{more}"
         )
     if odd := sorted(name for name, tensor in state.items() if not tensor.is_floating_point()):
         raise FlyweightError(
-            f"{checkpoint.path}: weights that are no floats: {', '.join(odd[:20])}; save the "
-            f"model anew"
+            f"{checkpoint.path}: weights that are not floats: {', '.join(odd[:20])}; save the "
+            "model anew"
         )
     folder.check(config, state := _one_dtype(state), checkpoint.path)
     return config, state
@@ -107,7 +104,7 @@ def decoder(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Tensor]]:
 def _finite(
     checkpoint: Checkpoint, tensors: Iterable[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors; raise FlyweightError for one with a number that is none."""
+    """Yield the tensors; raise FlyweightError for one with NaN or infinity."""
     for name, tensor in tensors:
         if (
             tensor.is_floating_point()
@@ -115,8 +112,8 @@ def _finite(
             and not torch.isfinite(tensor).all()
         ):
             raise FlyweightError(
-                f"{checkpoint.path}: {name} holds NaN or infinity; copy the model again, or it "
-                f"was saved broken"
+                f"{checkpoint.path}: {name} holds NaN or infinity; copy the model again, or it was "
+                "saved broken"
             )
         yield name, tensor
 
@@ -138,13 +135,13 @@ def _ours(part: Part, tensor: Tensor) -> dict[str, Tensor]:
     if whole.shape[0] % len(part.ours):
         raise FlyweightError(
             f"{part.theirs} has shape {tuple(tensor.shape)}, which is not {len(part.ours)} equal "
-            f"parts"
+            "parts"
         )
     return dict(zip(part.ours, whole.chunk(len(part.ours)), strict=True))
 
 
 def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state in the widest float type that is in it: some checkpoints keep their norms in float32."""
+    """Return the state in its widest float type: some checkpoints keep their norms in float32."""
     dtypes = {tensor.dtype for tensor in state.values()}
     if len(dtypes) < 2:
         return state
@@ -160,7 +157,7 @@ def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def checkpoint_files(
     config: ModelConfig, state: Mapping[str, Tensor], family: Family | None
 ) -> tuple[dict[str, Any], dict]:
-    """Return (`config.json`, tensors) of a model as a family has it, or with None as our own type."""
+    """Return (`config.json`, tensors) of a model as `family` has it; None is our own type."""
     dtype = str(state[float_name(config)].dtype).removeprefix("torch.")
     if family is not None:
         tensors = {part.theirs: _theirs(part, state) for part in family.parts(config)}
@@ -183,7 +180,10 @@ def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
 def write(
     raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write a checkpoint folder: `config.json` and one safetensors file, or several with an index above `shard_bytes`."""
+    """Write a checkpoint folder: `config.json` and one safetensors file.
+
+    Above `shard_bytes`, several safetensors files with an index.
+    """
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -194,11 +194,9 @@ def write(
         size += tensor.nbytes
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        names = (
-            [WEIGHTS]
-            if len(shards) == 1
-            else [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
-        )
+        names = [WEIGHTS]
+        if len(shards) > 1:
+            names = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in _count(shards)]
         for name, shard in zip(names, shards, strict=True):
             with new_file(out / name) as file:
                 save_file(shard, file, metadata={"format": "pt"})
@@ -218,7 +216,7 @@ def _count(shards: list[Any]) -> range:
 
 
 def copy_tokenizer(source: Path, out: Path) -> bool:
-    """Copy the tokenizer files of a model of ours; return whether there is a `tokenizer.json`."""
+    """Copy the tokenizer files of a model of ours; return whether `tokenizer.json` is one."""
     with disk_errors(out):
         for name in TOKENIZER:
             if (source / name).is_file():

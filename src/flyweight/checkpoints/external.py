@@ -1,4 +1,7 @@
-"""Any other Hugging Face causal language model behind the decoder's interface: a teacher, and something to measure."""
+"""Put any other Hugging Face causal language model behind the decoder's interface.
+
+Such a model can teach and be measured.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,24 @@ _OFFSET = (
     "xlm-roberta-xl",
     "xmod",
 )
-"""Types of models whose first token stands behind the position of their padding, and so many fewer tokens fit."""
+"""Types of models whose first token has the position after that of their padding.
+
+So many positions fewer are left for tokens.
+"""
 
 SLACK = 2**28
-"""Numbers that a model may have beyond twice those in its files: constants such as masks and tables of sines."""
+"""Numbers that a model may have beyond twice those in its files.
+
+They are constants such as masks and tables of sines.
+"""
 
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """What there is to know of a foreign model before it is built.
+    """The sizes of a foreign model that are known before it is built.
 
-    `context` is None where its config names no limit.
-
-    `first` is the number of the first token's position.
+    `context` is None where its config names no limit. `first` is the number of the first token's
+    position.
     """
 
     model_type: str
@@ -63,7 +71,9 @@ class ForeignCache:
     def __init__(self, capacity: int) -> None:
         from transformers.cache_utils import DynamicCache
 
-        self.past, self.length, self.capacity = DynamicCache(), 0, capacity
+        self.past = DynamicCache()
+        self.length = 0
+        self.capacity = capacity
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, in this order."""
@@ -72,11 +82,10 @@ class ForeignCache:
     def truncate(self, length: int, kept: Tensor) -> bool:
         """Forget all tokens but `kept` (1, length).
 
-        Return whether that could be done: a recurrent state has no way back.
+        Return whether that was possible; a recurrent state cannot go back.
         """
-        if not getattr(
-            self.past, "is_croppable", False
-        ):  # older transformers do not tell: all is read anew there
+        # Older transformers lack the attribute: there, all tokens are read anew.
+        if not getattr(self.past, "is_croppable", False):
             return False
         self.past.crop(length - self.length)
         self.length = length
@@ -88,11 +97,11 @@ class ForeignCache:
 
 
 class Foreign(nn.Module):
-    """A transformers model that is read, scored and listened to, never trained or changed.
+    """A transformers model that is evaluated and generates, but is never trained or changed.
 
-    `hidden` returns last hidden states where the head is one matrix after them, which is tried once
-    on random tokens; where the family does more (a softcap, a scale), it returns the logits
-    themselves.
+    `hidden` returns the last hidden states where the head is one matrix after them; one run on
+    random tokens tests this. Where the family does more (a softcap, a scale), `hidden` returns the
+    logits themselves.
     """
 
     softcap: float | None = None
@@ -144,20 +153,23 @@ class Foreign(nn.Module):
         """Return an empty cache for up to `length` tokens."""
         if not self._caches:
             raise RequestError(
-                f"{self.config.model_type} models keep no key/value cache, so they cannot "
-                f"generate here"
+                f"{self.config.model_type} models keep no key/value cache, so they cannot generate "
+                "here"
             )
         return ForeignCache(length)
 
     def output(self, hidden: Tensor) -> NoReturn:
-        """Raise RequestError: a foreign model is no student."""
+        """Raise RequestError: a foreign model cannot be a student."""
         raise RequestError(
             f"{self.config.model_type} models can teach and be measured here, not trained"
         )
 
     @torch.no_grad()
     def forward_flops(self, length: int) -> int:
-        """Return the FLOPs of one forward pass over `length` tokens, as torch counts them in one with attention written out."""
+        """Return the FLOPs of one forward pass over `length` tokens.
+
+        torch counts them, with attention written out as matrix products.
+        """
         from torch.utils.flop_counter import FlopCounterMode
 
         kept = self.model.config._attn_implementation
@@ -186,17 +198,17 @@ class Foreign(nn.Module):
             if self._takes_positions:
                 positions = (mask.long().cumsum(1)[:, start:] - 1).clamp(min=0)  # (B, T)
                 options["position_ids"] = positions + self.config.first
-        found = module(input_ids=tokens, **options)
+        output = module(input_ids=tokens, **options)
         if cache is not None:
             cache.length += tokens.shape[1]
-        return found.logits if module is self.model else found.last_hidden_state
+        return output.logits if module is self.model else output.last_hidden_state
 
     def _body(self) -> Any:
         return getattr(self.model, self.model.base_model_prefix)
 
     @torch.no_grad()
     def _splits(self) -> bool:
-        """Return whether the head's matrix after the body's last hidden states gives the model's own logits."""
+        """Return whether the head's matrix turns last hidden states into the model's own logits."""
         prefix, head = self.model.base_model_prefix, self.model.get_output_embeddings()
         if not prefix or not hasattr(self.model, prefix) or head is None:
             return False
@@ -204,11 +216,10 @@ class Foreign(nn.Module):
             self.config.vocab_size, (1, 8), generator=torch.Generator().manual_seed(0)
         ).to(self.device)
         whole = self._run(self.model, tokens, None, None)
-        found = self._run(self._body(), tokens, None, None)
-        parts = head(found) if found.shape[-1] == head.weight.shape[-1] else None
-        return parts is not None and torch.equal(
-            parts.float(), whole.float()
-        )  # the same products, bit by bit
+        hidden = self._run(self._body(), tokens, None, None)
+        if hidden.shape[-1] != head.weight.shape[-1]:
+            return False
+        return torch.equal(head(hidden).float(), whole.float())  # the same products, bit by bit
 
 
 def config_of(source: Checkpoint) -> ForeignConfig:
@@ -220,11 +231,10 @@ def config_of(source: Checkpoint) -> ForeignConfig:
 
 
 def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = None) -> Foreign:
-    """Return the model in a Hugging Face folder, in its own dtype, or its first `layers` layers alone.
+    """Return the model in a Hugging Face folder, in its own dtype, or its first `layers` layers.
 
-    Raises RequestError for a model that reads in both directions, FlyweightError where its files do
-    not fit its config: a tensor that is missing, or that the model has no use for, stands in the
-    message.
+    Raises RequestError for a model that reads in both directions. Raises FlyweightError where its
+    files do not fit its config; the message names the tensors that are missing or unused.
     """
     import transformers
 
@@ -241,16 +251,15 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype=weights.float_type(
-                    folder, source.weights
-                ),  # a config may say a narrower one than the files have
+                # The config may name a narrower type than the files have.
+                dtype=weights.float_type(folder, source.weights),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=source.code,
-                ignore_mismatched_sizes=True,  # they are told below
+                ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
-        model, told = loaded
+        model, misfits = loaded
     except Exception as error:  # configs of other people's models fail in every way
         raise FlyweightError(
             f"{folder}: transformers could not load it: {first_line(error)}"
@@ -263,11 +272,11 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
     if layers is not None:
         unfit.pop("unexpected_keys")
     if faults := [
-        f"{_some(told[kind])} {fault}" for kind, fault in unfit.items() if told.get(kind)
+        f"{_some(misfits[kind])} {fault}" for kind, fault in unfit.items() if misfits.get(kind)
     ]:
         raise FlyweightError(
             f"{folder}: its tensors are not those of its config: {'; '.join(faults)}. Copy the "
-            f"model again, or save it anew"
+            "model again, or save it anew"
         )
     try:
         return Foreign(model.to(device), sizes)
@@ -280,17 +289,19 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
 def _some(names: Iterable[Any]) -> str:
     """Return names, or (name, shape in the file, shape of the model), as one line."""
     listed = sorted(_shapes(*name) if isinstance(name, tuple) else str(name) for name in names)
-    return ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+    more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
+    return ", ".join(listed[:20]) + more
 
 
-def _shapes(name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
-    return f"{name} {tuple(found)} instead of {tuple(wanted)}"
+def _shapes(name: str, actual: Iterable[int], wanted: Iterable[int]) -> str:
+    return f"{name} {tuple(actual)} instead of {tuple(wanted)}"
 
 
 def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
-    """Build the model without memory first: raise RequestError where it is far larger than its files, or no decoder.
+    """Raise RequestError where a model is far larger than its files, or is not a decoder.
 
-    transformers would make up what is missing, in memory, before it says so.
+    Builds the model on the meta device, which takes no memory. transformers itself would first
+    allocate the missing tensors.
     """
     import transformers
     from transformers.initialization import no_init_weights
@@ -300,7 +311,7 @@ def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
     if isinstance(layers, int) and layers > tensors:
         raise RequestError(
             f"{source.path}: its config.json says {layers} layers, but its files hold {tensors} "
-            f"tensors in all"
+            "tensors in all"
         )
     try:
         with quiet(), no_init_weights(), torch.device("meta"):
@@ -313,17 +324,15 @@ def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
     if wanted > 2 * stored + SLACK:
         raise RequestError(
             f"{source.path}: a model of its config.json has {wanted:,} numbers, but its files "
-            f"hold {stored:,}: they are not one"
-            " model's, or the config is damaged"
+            f"hold {stored:,}: they are of another model, or the config is damaged"
         )
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-    if (
-        masked and getattr(model.config, "is_decoder", True) is False
-    ):  # families that always are decoders set it themselves
+    # Families that always are decoders set `is_decoder` themselves.
+    if masked and getattr(model.config, "is_decoder", True) is False:
         raise RequestError(
             f"{source.path}: this {source.model_type} model is a masked language model "
-            f"(is_decoder: false): it reads in both"
-            " directions, and neither likelihood nor generation mean anything"
+            "(is_decoder: false): it reads in both directions, and neither likelihood nor "
+            "generation mean anything"
         )
 
 
@@ -353,14 +362,14 @@ def _config(source: Checkpoint) -> Any:
         import transformers
     except ImportError as error:
         raise RequestError(
-            f"{source.path}: models of the type {source.model_type} need the transformers "
-            f"library; pip install 'flyweight[hub]'"
+            f"{source.path}: models of the type {source.model_type} need the transformers library; "
+            "pip install 'flyweight[hub]'"
         ) from error
     config = auto_config(source.path, source.code)
     if not source.code and type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise RequestError(
-            f"{source.path}: {source.model_type} is not a causal language model that "
-            f"transformers knows"
+            f"{source.path}: {source.model_type} is not a causal language model that transformers "
+            "knows"
         )
     says = {name: getattr(config, name) for name in refusals.DIRECTIONS & vars(config).keys()}
     if reasons := refusals.both_directions(says):
@@ -374,11 +383,10 @@ def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
         vocab = text.vocab_size
     except (
         Exception
-    ) as error:  # a config within that is none, two of them, or none with a vocabulary
+    ) as error:  # an inner config that is not one, is one of two, or lacks a vocabulary
         raise RequestError(
             f"{source.path}: its config.json does not describe one language model: "
-            f"{first_line(error)}; remove what does not"
-            " belong to it (text_config, decoder, ...)"
+            f"{first_line(error)}; remove what does not belong to it (text_config, decoder, ...)"
         ) from error
     if type(vocab) is not int or vocab < 1:
         raise RequestError(f"{source.path}: vocab_size is {vocab!r:.80}, not a number of tokens")
@@ -396,7 +404,7 @@ def _sizes(config: Any, source: Checkpoint) -> ForeignConfig:
     if type(first) is not int or rows is None or not 0 <= first < rows - 1:
         raise RequestError(
             f"{source.path}: pad_token_id is {first!r:.80}, but says where positions of this "
-            f"{source.model_type} model begin."
-            " Make it a whole number that leaves room for tokens in max_position_embeddings"
+            f"{source.model_type} model begin. Make it a whole number that leaves room for tokens "
+            "in max_position_embeddings"
         )
     return ForeignConfig(source.model_type, vocab, rows - first - 1, first + 1)

@@ -1,4 +1,7 @@
-"""Checkpoints into the runs root: a Hugging Face folder or hub name becomes an artifact, once, and is then like any other."""
+"""Import checkpoints into the runs root.
+
+A Hugging Face folder or hub name becomes an artifact once, which is then used like any other.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,12 @@ def imported(
     command: str = "",
     only_ours: bool = False,
 ) -> Artifact:
-    """Return the artifact of a Hugging Face folder or `hf:owner/name[@revision]`, made now or found by its files' content.
+    """Return the artifact of a Hugging Face folder or of `hf:owner/name[@revision]`.
 
-    GPT-2, Llama, Qwen3 and our own exports become a decoder of ours; any other causal language
-    model keeps its files and goes behind an adapter, unless `only_ours` (then RequestError with
-    every reason why it cannot become one).
+    Imports it, unless an artifact of files with the same content exists. GPT-2, Llama, Qwen3 and
+    our own exports become a decoder of ours; any other causal language model keeps its files and
+    goes behind an adapter, unless `only_ours` (then RequestError with every reason why it cannot
+    become one).
     """
     path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
     source = checkpoint.read(path)
@@ -47,8 +51,8 @@ def imported(
     if only_ours and (reasons := _reasons(source)):
         raise RequestError(
             f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it "
-            f"is, it can teach, and be"
-            " evaluated, timed, audited and listened to: name it where a command takes MODEL"
+            "is, it can teach, generate, and be evaluated, timed and audited: name it where a "
+            "command takes MODEL"
         )
     sums = source.fingerprint()
     identity = Identity(stage="import", version=VERSION, config={}, parents={"files": sums})
@@ -93,19 +97,19 @@ def _reasons(source: Checkpoint) -> list[str]:
 
 
 def _refuse_without_transformers(source: Checkpoint, reasons: list[str]) -> None:
-    """Raise RequestError where a model that cannot become ours has no library behind which it could go."""
+    """Raise RequestError where transformers, which a model of another kind needs, is missing."""
     if find_spec("transformers") is None:
         raise RequestError(
             f"{source.path}: this {source.model_type} model cannot become one of flyweight's own "
-            f"({'; '.join(reasons)}); as it"
-            " is, it needs the transformers library: pip install 'flyweight[hub]'"
+            f"({'; '.join(reasons)}); as it is, it needs the transformers library: pip install "
+            "'flyweight[hub]'"
         )
 
 
 def _refuse_nan(source: Checkpoint) -> None:
     """Read every tensor once.
 
-    Raises FlyweightError for one with NaN in it (infinity stands in some families' masks).
+    Raises FlyweightError for one with NaN in it. Some families have infinity in their masks.
     """
     for name, tensor in source.tensors():
         if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.isnan().any():
@@ -118,10 +122,9 @@ def _refuse_nan(source: Checkpoint) -> None:
 def _taken(source: Checkpoint, draft: Draft, sums: str) -> Iterator[Checkpoint]:
     """Yield a copy of a checkpoint in a folder of the draft, which is gone in the end.
 
-    Errors name the original.
-
-    What is looked at, proved and published is this copy: the originals may change at any time.
-    Raises FlyweightError where they are no longer those of the fingerprint `sums`.
+    The copy is what is read, proved and published, because the originals may change at any time.
+    Errors name the original. Raises FlyweightError where its files no longer have the fingerprint
+    `sums`.
     """
     place = draft.new_folder("source")
     try:
@@ -160,7 +163,10 @@ def _keep(taken: Checkpoint, draft: Draft) -> None:
 
 
 def download(repository: str) -> Path:
-    """Return the folder of a hub repository's files (`owner/name[@revision]`), fetched where they are not there yet."""
+    """Return the folder of a hub repository's files; fetch the missing ones.
+
+    `repository` is `owner/name[@revision]`.
+    """
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError
@@ -179,15 +185,12 @@ def download(repository: str) -> Path:
         raise RequestError(
             f"hf:{repository}: not a repository's name ({error}); write hf:owner/name"
         ) from error
-    except (
-        Exception
-    ) as error:  # the HTTP library's own types come through, and which library that is changes
+    except Exception as error:  # of whatever HTTP library huggingface_hub uses
         if type(error).__module__.split(".")[0] in ("builtins",) and not isinstance(
             error, OSError | ValueError
         ):
             raise
         raise RequestError(
             f"hf:{repository} could not be read from the hub ({type(error).__name__}: "
-            f"{str(error)[:300]}); check the name and"
-            " the network, or name a local folder"
+            f"{str(error)[:300]}); check the name and the network, or name a local folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Our own transformers model type as a config: for what no family can hold; no torch."""
+"""Our own transformers model type as a config, for models that fit no family; no torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ OWN = "flyweight"
 
 
 def own_fields(config: ModelConfig) -> dict[str, Any]:
-    """Return what a config.json of our own type holds: the config itself, and the sizes that libraries ask for by name.
+    """Return the fields of a config.json of our own type.
 
+    They are the config itself, and the sizes that libraries ask for by name.
     transformers wants as many layers as its cache has slots: one for every visit that attends.
     """
     return {

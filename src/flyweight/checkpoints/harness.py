@@ -1,4 +1,4 @@
-"""lm-eval's harness on any model here: its tasks, its numbers, through transformers' interface of the model."""
+"""Run lm-eval's tasks on any model here, through transformers' interface of the model."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ def transformers_model(folder: Path, device: str) -> Any:
     with torch.device("meta"):
         wrapped = FlyweightForCausalLM(FlyweightConfig.of(model.config, dtype=model.dtype))
     wrapped.decoder.load_state_dict(model.state_dict(), assign=True)
-    wrapped.decoder.to(
-        model.dtype
-    )  # packed layers keep no tensor that tells them which float to unpack into
+    # Packed layers have no tensor of the float type that they unpack into.
+    wrapped.decoder.to(model.dtype)
     return wrapped.eval()
 
 
 def transformers_tokenizer(folder: Path, context: int | None) -> Any:
-    """Return the tokenizer in an artifact's `model/` folder as a transformers tokenizer, compared with it.
+    """Return the tokenizer in an artifact's `model/` folder as a transformers tokenizer.
 
-    Raises RequestError for one with regular expressions that may never end: nothing would stop them
-    in lm-eval.
+    Compares the two. Raises RequestError for one with regular expressions that may never end:
+    nothing would stop them in lm-eval.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -55,9 +54,8 @@ def transformers_tokenizer(folder: Path, context: int | None) -> Any:
     own = Tokenizer.load(file)
     if patterns.foreign(own.text):
         raise RequestError(
-            f"--tasks: the tokenizer in {folder} splits text by a regular expression that may "
-            f"take for ever, and lm-eval would"
-            " run it where nothing stops it; measure this model with --data"
+            f"--tasks: the tokenizer in {folder} splits text by a regular expression that may take "
+            "for ever, and nothing would stop it in lm-eval; measure this model with --data"
         )
     words = {**own.words, "pad": own.words["pad"] or own.words["eos"]}
     fields = special.config(words, own.adds, context or 2**31)
@@ -76,10 +74,10 @@ def evaluate(
     batch: int = 8,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Return lm-eval's metrics by task: each metric with its value and standard error (`None` where lm-eval gives none).
+    """Return lm-eval's metrics by task, each with its value and standard error.
 
-    `task_path` is a folder of task files of the user's own. Raises RequestError for tasks that
-    lm-eval does not know.
+    The error is None where lm-eval gives none. `task_path` is a folder of task files of the user's
+    own. Raises RequestError for tasks that lm-eval does not know.
     """
     try:
         import lm_eval
@@ -90,21 +88,21 @@ def evaluate(
             "--tasks needs the lm-eval harness: pip install 'flyweight[tasks]'"
         ) from error
     if task_path is not None and not task_path.is_dir():
-        raise RequestError(f"--task-path {task_path}: there is no such folder")
+        raise RequestError(f"--task-path {task_path}: the folder does not exist")
     manager = TaskManager(include_path=None if task_path is None else str(task_path))
     unknown = [task for task in tasks if not manager.match_tasks([task])]
     if unknown or not tasks:
         what = ", ".join(unknown) or "empty list"
         raise RequestError(
             f"--tasks: lm-eval knows no {what}; see `lm-eval ls tasks`, or name a folder with "
-            f"--task-path"
+            "--task-path"
         )
     context = load_any.config(folder).context
     tokenizer = transformers_tokenizer(folder, context)
     if not tokenizer.eos_token:
         raise RequestError(
             f"--tasks: the tokenizer in {folder} has no end-of-text token, which lm-eval starts "
-            f"texts with"
+            "texts with"
         )
     library: Any = lm_eval  # its decorators hide what these two take
     wrapper: Any = huggingface.HFLM
@@ -116,7 +114,7 @@ def evaluate(
         device=device,
     )
     try:
-        found = library.simple_evaluate(
+        outcome = library.simple_evaluate(
             model=harness,
             tasks=list(tasks),
             num_fewshot=few_shot,
@@ -131,20 +129,18 @@ def evaluate(
         raise FlyweightError(
             f"--tasks: lm-eval failed ({type(error).__name__}: {str(error)[:300]})"
         ) from error
-    assert found is not None
+    assert outcome is not None
     return {
-        task: _metrics(result, found["n-samples"].get(task, {}))
-        for task, result in found["results"].items()
+        task: _metrics(result, outcome["n-samples"].get(task, {}))
+        for task, result in outcome["results"].items()
     }
 
 
 def _metrics(result: dict[str, Any], samples: dict[str, int]) -> dict[str, Any]:
     """Return `{metric: {value, stderr, n}}` of one task.
 
-    Lm-eval writes `metric,filter` and `metric_stderr,filter`.
-
-    A metric that several filters give, such as strict and flexible answers of one task, keeps its
-    filter in its name.
+    lm-eval writes `metric,filter` and `metric_stderr,filter`. A metric that several filters give,
+    such as strict and flexible answers of one task, keeps its filter in its name.
     """
     parts = {
         key: key.partition(",")
@@ -153,14 +149,14 @@ def _metrics(result: dict[str, Any], samples: dict[str, int]) -> dict[str, Any]:
     }
     parts = {key: part for key, part in parts.items() if not part[0].endswith("_stderr")}
     names = Counter(name for name, _, _ in parts.values())
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for key, (name, _, kind) in parts.items():
         value, error = result[key], result.get(f"{name}_stderr,{kind}")
         stderr = error if isinstance(error, int | float) and math.isfinite(error) else None
         place = name if names[name] == 1 else key
-        found[place] = {
+        metrics[place] = {
             "value": value if math.isfinite(value) else None,
             "stderr": stderr,
             "n": samples.get("effective"),
         }
-    return found
+    return metrics

@@ -21,13 +21,16 @@ AnyModel = Model | Foreign
 AnyConfig = Architecture | ForeignConfig
 
 WINDOW = 1024
-"""Tokens that are read at once unless the user says otherwise: what a model can read may be far more than memory holds."""
+"""Tokens that are read at once unless the user says otherwise.
+
+A model's context may be far more than memory holds.
+"""
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:
     """Return the model in an artifact's `model/` folder.
 
-    Raises as `folder.load` and `foreign.load` do.
+    Raises as `folder.load` and `external.load` do.
     """
     if checkpoint.is_checkpoint(path):
         return external.load(path, device)
@@ -54,8 +57,7 @@ def own_config(path: Path, what: str) -> Architecture:
     if isinstance(kind, ForeignConfig):
         raise RequestError(
             f"{what}: {kind.model_type} models can be teachers and can be evaluated, but not "
-            f"trained or quantized here."
-            " GPT-2, Llama and Qwen3 models can"
+            "trained or quantized here. GPT-2, Llama and Qwen3 models can"
         )
     return kind
 
@@ -63,24 +65,20 @@ def own_config(path: Path, what: str) -> Architecture:
 def trainable_config(path: Path, what: str) -> Architecture:
     """Return the config of a model to train further.
 
-    Raises RequestError for a foreign or a packed one.
-
-    Packed matrices have no gradient: of such a model nothing but the norms would be trained.
+    Raises RequestError for a foreign model and for a packed one, whose matrices have no gradient.
     """
-    found = own_config(path, what)
-    if kinds := packed_kinds(found):
+    architecture = own_config(path, what)
+    if kinds := packed_kinds(architecture):
         raise RequestError(
             f"{what}: this model's matrices are stored as {' and '.join(kinds)} and cannot be "
-            f"trained. Start from the model"
-            " that was quantized, and quantize the result"
+            "trained. Start from the model that was quantized, and quantize the result"
         )
-    if isinstance(found, ModelConfig) and found.mixture is not None:
+    if isinstance(architecture, ModelConfig) and architecture.mixture is not None:
         raise RequestError(
             f"{what}: this model is a mixture with counts or a pointer, and cannot be trained. "
-            f"Train the network that it was"
-            " made from, and mix the result"
+            "Train the network that it was made from, and mix the result"
         )
-    return found
+    return architecture
 
 
 def require_isolation(model: AnyModel | None, where: str) -> None:
@@ -101,12 +99,12 @@ def decoder_config(path: Path, what: str) -> ModelConfig:
 
     Raises RequestError for a baseline, which `what` cannot hold.
     """
-    found = folder.load_config(path)
-    if isinstance(found, ModelConfig):
-        return found
+    architecture = folder.load_config(path)
+    if isinstance(architecture, ModelConfig):
+        return architecture
     raise RequestError(
-        f"{path}: {what} holds decoders; this is a baseline (kind: {found.kind}), which no other "
-        f"program knows"
+        f"{path}: {what} holds decoders; this is a baseline (kind: {architecture.kind}), which no "
+        "other program knows"
     )
 
 
@@ -118,14 +116,12 @@ def config(path: Path) -> AnyConfig:
 
 
 def window(config: AnyConfig) -> int:
-    """Return how many tokens of a text are read at once by default: the model's context, up to WINDOW."""
+    """Return the tokens that are read at once by default: the model's context, up to WINDOW."""
     return min(config.context or WINDOW, WINDOW)
 
 
 def forward_flops(model: AnyModel, length: int) -> int:
-    """Return the FLOPs of one forward pass over `length` tokens, logits of every position included."""
-    return (
-        flops.forward_flops(model.config, length)
-        if isinstance(model, Model)
-        else model.forward_flops(length)
-    )
+    """Return the FLOPs of one forward pass over `length` tokens, with logits at every position."""
+    if isinstance(model, Model):
+        return flops.forward_flops(model.config, length)
+    return model.forward_flops(length)

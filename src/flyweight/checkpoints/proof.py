@@ -1,7 +1,7 @@
-"""The proof that an imported model computes what it should: a short batch through transformers' model and through ours.
+"""Prove that an imported model computes what it should.
 
-Configs are read by rules, and a rule that is missing is not noticed by those that are there.
-Numbers are.
+A short batch goes through transformers' model and through ours. Configs are read by rules; only
+the numbers show that a rule is missing.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.build import build
 
 BOUND = 1e-4
-"""By how much of the largest logit two logits may differ, in float32."""
+"""The share of the largest logit by which two logits may differ, in float32."""
 
 LEAK = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""By how much of the largest logit a later token may change an earlier one: other lengths are summed in another order."""
+"""The share of the largest logit by which later tokens may change an earlier logit.
+
+Sums over other lengths run in another order.
+"""
 
 ROWS, LENGTH = 2, 128
 WHOLE_BYTES = 800_000_000
-"""Weights up to which the whole model is compared.
+"""Bytes of weights up to which the whole model is compared.
 
-Of a larger one its first LAYERS layers, embedding, norm and head.
+Of a larger one, only its embedding, first LAYERS layers, norm and head are.
 """
 
 LAYERS = 2
@@ -44,10 +47,11 @@ LAYERS = 2
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found: `difference` from transformers' logits and `leak` of later tokens, as shares of the largest logit.
+    """The outcome of a comparison.
 
-    `compared_with` is None where there was nothing to compare with, and `layers` None where all of
-    them were compared.
+    `difference` from transformers' logits and `leak` of later tokens are shares of the largest
+    logit. `compared_with` is None where there was nothing to compare with, and `layers` None where
+    all of them were compared.
     """
 
     compared_with: str | None
@@ -64,64 +68,67 @@ class Proof:
 def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]) -> Proof:
     """Return the proof that a decoder of ours computes what its checkpoint does.
 
-    `config` and `state` are the decoder's.
-
-    Raises RequestError where it does not, where later tokens change what stands before them, or
-    where a logit is no number. A model of our own type, or one on a machine without transformers,
-    has nothing to be compared with.
+    `config` and `state` are the decoder's. Raises RequestError where it computes something else,
+    where later tokens change earlier logits, or where a logit is not a number. A model of our own
+    type is not compared, nor is any model where transformers is missing.
     """
     layers = LAYERS if _bytes(state) > WHOLE_BYTES and config.layers > LAYERS else None
     ours = _decoder(config, state, layers)
     tokens = _tokens(config.vocab_size or 1, config.context)
-    found = _logits(source.path, ours, tokens)
-    _finite(source.path, found)
-    theirs = (
-        None
-        if source.model_type == OWN or find_spec("transformers") is None
-        else _transformers(source, layers)
-    )
+    logits = _logits(source.path, ours, tokens)
+    _finite(source.path, logits)
+    theirs = None
+    if source.model_type != OWN and find_spec("transformers") is not None:
+        theirs = _transformers(source, layers)
     difference = None
     if theirs is not None:
-        difference = _share(found - _logits(source.path, theirs, tokens), found)
+        difference = _share(logits - _logits(source.path, theirs, tokens), logits)
         if not difference <= BOUND:
             raise RequestError(
-                f"{source.path}: transformers' {source.model_type} model and ours differ in "
-                f"their logits by {difference:.1e} of"
-                f" the largest, {BOUND:g} is allowed: its config says something that is not read "
-                f"here. It is not imported"
+                f"{source.path}: transformers' {source.model_type} model and ours differ in their "
+                f"logits by {difference:.1e} of the largest, {BOUND:g} is allowed: its config says "
+                "something that is not read here. It is not imported"
             )
     return Proof(
         _version(theirs is not None),
         layers,
         tokens.numel(),
         difference,
-        _leak(source.path, ours, tokens, found),
+        _leak(source.path, ours, tokens, logits),
     )
 
 
 def of_foreign(source: Checkpoint) -> Proof:
-    """Return the proof that a foreign model reads from left to right and gives numbers, and that its parts give its logits.
+    """Return the proof that a foreign model works behind its adapter.
 
-    Raises RequestError as `of_ours` does, and as `foreign.load`.
+    It reads from left to right, gives numbers, and its parts give its logits. Raises RequestError
+    as `of_ours` and `external.load` do.
     """
     model, layers = _foreign(source)
     tokens = _tokens(model.config.vocab_size, model.config.context)
-    found = _logits(source.path, model, tokens)
-    _finite(source.path, found)
-    difference = _share(found - _logits(source.path, model.model, tokens), found)
+    logits = _logits(source.path, model, tokens)
+    _finite(source.path, logits)
+    difference = _share(logits - _logits(source.path, model.model, tokens), logits)
     if not difference <= BOUND:
         raise RequestError(
-            f"{source.path}: this {source.model_type} model behind the adapter differs from "
-            f"itself in its logits by"
-            f" {difference:.1e} of the largest, {BOUND:g} is allowed. It is not imported"
+            f"{source.path}: this {source.model_type} model behind the adapter differs from itself "
+            f"in its logits by {difference:.1e} of the largest, {BOUND:g} is allowed. It is not "
+            "imported"
         )
     return Proof(
-        _version(True), layers, tokens.numel(), difference, _leak(source.path, model, tokens, found)
+        _version(True),
+        layers,
+        tokens.numel(),
+        difference,
+        _leak(source.path, model, tokens, logits),
     )
 
 
 def _foreign(source: Checkpoint) -> tuple[Foreign, int | None]:
-    """Return the model with its first LAYERS layers, where it is large and can do without the others, and how many it has."""
+    """Return the model, and how many layers it has where not all of them.
+
+    A large model gets its first LAYERS layers, where it runs without the others.
+    """
     if sum((source.path / name).stat().st_size for name in source.weights) > WHOLE_BYTES:
         try:
             return external.load(source.path, layers=LAYERS), LAYERS
@@ -130,10 +137,10 @@ def _foreign(source: Checkpoint) -> tuple[Foreign, int | None]:
     return external.load(source.path), None
 
 
-def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
+def _leak(path: Path, model: nn.Module, tokens: Tensor, logits: Tensor) -> float:
     """Return by how much the logits of the first half change with the tokens of the second.
 
-    Refuse what a reader would not.
+    Raises RequestError where that is more than rounding.
     """
     half = tokens.shape[1] // 2
     if not half:
@@ -141,12 +148,12 @@ def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
     other = tokens.clone()
     other[:, half:] = other[:, half:].roll(1, 1).roll(1, 0).add(1).remainder(int(tokens.max()) + 1)
     changed = _logits(path, model, other)[:, :half]
-    leak = _share(changed - found[:, :half], found)
+    leak = _share(changed - logits[:, :half], logits)
     if not leak <= LEAK.get(next(model.parameters()).dtype, LEAK[torch.float32]):
         raise RequestError(
             f"{path}: later tokens change its logits of earlier ones (by {leak:.1e} of the "
-            f"largest): it reads in both"
-            " directions, and a likelihood or a generated text of it would mean nothing"
+            "largest): it reads in both directions, and a likelihood or a generated text of it "
+            "would mean nothing"
         )
     return leak
 
@@ -154,8 +161,8 @@ def _leak(path: Path, model: nn.Module, tokens: Tensor, found: Tensor) -> float:
 def _finite(path: Path, logits: Tensor) -> None:
     if not torch.isfinite(logits).all():
         raise RequestError(
-            f"{path}: its logits of a short text are not all numbers; copy the model again, or "
-            f"it was saved broken"
+            f"{path}: its logits of a short text are not all numbers; copy the model again, or it "
+            "was saved broken"
         )
 
 
@@ -166,7 +173,7 @@ def _tokens(vocab_size: int, context: int | None) -> Tensor:
 
 
 def _decoder(config: ModelConfig, state: Mapping[str, Tensor], layers: int | None) -> nn.Module:
-    """Return our decoder in float32, of its first `layers` layers where that is not None."""
+    """Return our decoder in float32, with its first `layers` layers (None: all)."""
     first = config if layers is None else config.model_copy(update={"layers": layers})
     with torch.device("meta"):
         model = build(first)
@@ -177,13 +184,12 @@ def _decoder(config: ModelConfig, state: Mapping[str, Tensor], layers: int | Non
         for name, tensor in kept.items()
     }
     model.load_state_dict(floats, assign=True)
-    return model.to(
-        torch.float32
-    ).eval()  # packed layers keep no tensor that tells them which float to unpack into
+    # Packed layers have no tensor of the float type that they unpack into.
+    return model.to(torch.float32).eval()
 
 
 def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
-    """Return transformers' model in float32, of its first `layers` layers where that is not None."""
+    """Return transformers' model in float32, with its first `layers` layers (None: all)."""
     import transformers
 
     try:
@@ -210,24 +216,22 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
 def _logits(path: Path, model: nn.Module, tokens: Tensor) -> Tensor:
     """Return a model's logits.
 
-    Raises RequestError where it cannot be run, as of configs that nothing else contradicts.
+    Raises RequestError where it cannot run: some configs are wrong in ways that only show here.
     """
     try:
         with torch.no_grad():
-            return _of(model(tokens)).float()
+            output = model(tokens)
+        return (output if isinstance(output, Tensor) else output.logits).float()
     except Exception as error:  # configs of other people's models fail in every way
         raise RequestError(
             f"{path}: it cannot read {tokens.shape[1]} tokens: {first_line(error)}"
         ) from error
 
 
-def _of(found: Any) -> Tensor:
-    return found if isinstance(found, Tensor) else found.logits
-
-
 def _share(difference: Tensor, logits: Tensor) -> float:
-    """Return the largest difference as a share of the largest logit, also where all logits are zero."""
-    return float(difference.abs().max()) / (float(logits.abs().max()) or math.ulp(0.0))
+    """Return the largest difference as a share of the largest logit."""
+    largest = float(logits.abs().max()) or math.ulp(0.0)  # all logits may be zero
+    return float(difference.abs().max()) / largest
 
 
 def _bytes(state: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""What no model may say in its config.json, whatever its family; no torch.
+"""Refuse what the config.json of no family may say; no torch.
 
 transformers tries to build what a config says: a billion layers, packed matrices, kernels of
 another repository. Such a config is refused here, before anything is built, with every reason by
@@ -15,7 +15,7 @@ from flyweight.errors import RequestError
 
 MOST_LAYERS = 10_000
 MOST = 2**31 - 1
-"""Above every size of a model, and below every sum of them that overflows."""
+"""Larger than any size of a model; sums of a few such sizes do not overflow."""
 
 _LAYERS = (
     "num_hidden_layers",
@@ -26,55 +26,48 @@ _LAYERS = (
     "decoder_layers",
 )
 _SIZES = (
-    *(
-        "vocab_size",
-        "hidden_size",
-        "n_embd",
-        "d_model",
-        "dim",
-        "embed_dim",
-        "embedding_size",
-        "hidden_dim",
-    ),
-    *(
-        "n_head",
-        "n_heads",
-        "attention_heads",
-        "head_dim",
-        "ffn_dim",
-        "d_ff",
-        "ffn_hidden_size",
-        "word_embed_proj_dim",
-    ),
-    *(
-        "max_position_embeddings",
-        "n_positions",
-        "n_ctx",
-        "max_seq_len",
-        "max_sequence_length",
-        "seq_length",
-    ),
+    "vocab_size",
+    "hidden_size",
+    "n_embd",
+    "d_model",
+    "dim",
+    "embed_dim",
+    "embedding_size",
+    "hidden_dim",
+    "n_head",
+    "n_heads",
+    "attention_heads",
+    "head_dim",
+    "ffn_dim",
+    "d_ff",
+    "ffn_hidden_size",
+    "word_embed_proj_dim",
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
 )
 """Fields that count something of which there is at least one."""
 
 _COUNTS = (
-    *("num_attention_heads", "num_heads", "intermediate_size", "moe_intermediate_size"),
-    *(
-        "n_inner",
-        "num_key_value_heads",
-        "num_kv_heads",
-        "n_head_kv",
-        "max_window_layers",
-        "type_vocab_size",
-    ),
-    *(
-        "num_experts",
-        "num_local_experts",
-        "n_routed_experts",
-        "num_experts_per_tok",
-        "state_size",
-        "rotary_dim",
-    ),
+    "num_attention_heads",
+    "num_heads",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "n_inner",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "n_head_kv",
+    "max_window_layers",
+    "type_vocab_size",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "state_size",
+    "rotary_dim",
 )
 """Fields that count something of which there may be none."""
 
@@ -82,7 +75,7 @@ DIRECTIONS = {"is_causal", "causal", "use_bidirectional_attention", "attn_type"}
 """Fields that say in which directions a model reads."""
 
 _FREE = ("id2label", "label2id", "task_specific_params")
-"""Fields whose keys are anybody's words."""
+"""Fields whose keys are free words."""
 
 _TEXT = ("text_config.", "decoder.", "generator.")
 """Where a config of several models keeps that of the language model."""
@@ -114,7 +107,10 @@ def refuse(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def both_directions(raw: Mapping[str, Any]) -> list[str]:
-    """Return what says that a model reads later tokens as well: no likelihood and no text can be had of it."""
+    """Return the fields that say that a model reads later tokens as well.
+
+    Such a model gives neither likelihoods nor text.
+    """
     means = "so it reads in both directions, and neither likelihood nor generation mean anything"
     reasons = []
     for place, key, value in _fields(raw):
@@ -169,25 +165,25 @@ def _quantized(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _elsewhere(raw: Mapping[str, Any]) -> list[str]:
-    """Return what would have transformers read other files than those that are looked at here."""
+    """Return the fields that make transformers read files that are not checked here."""
     reasons = []
     for place, key, value in _fields(raw):
         if key in _OTHER_FILES and value is not None:
             reasons.append(
-                f"{place} is {_shown(value)}, which flyweight does not follow; remove it, or "
-                f"save the model anew"
+                f"{place} is {_shown(value)}, which flyweight does not follow; remove it, or save "
+                "the model anew"
             )
         words = value.values() if isinstance(value, dict) else [value]
         if key in _IMPLEMENTATIONS and any(isinstance(word, str) and "/" in word for word in words):
             reasons.append(
-                f"{place} names code of another repository ({_shown(value)}), which flyweight "
-                f"does not fetch"
+                f"{place} names code of another repository ({_shown(value)}), which flyweight does "
+                "not fetch"
             )
     return reasons
 
 
 def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield (path, name, value) of every field, those of the configs within included."""
+    """Yield (path, name, value) of every field, also of configs inside the config."""
     levels: list[tuple[str, Mapping[str, Any]]] = [("", raw)]
     while levels:
         before, level = levels.pop()

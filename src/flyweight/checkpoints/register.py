@@ -1,4 +1,4 @@
-"""Telling transformers' Auto classes about our model type, as soon as they are imported and not before."""
+"""Register our model type with transformers' Auto classes when they are imported, not before."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec that the other finders give, with the hook behind its execution."""
+        """Return the spec that the other finders give; its loader then runs the hook."""
         hook = HOOKS.get(fullname)
         if hook is None:
             return None
@@ -63,7 +63,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             if finder is not self and hasattr(finder, "find_spec")
         )
         spec = next(
-            (found for finder in others if (found := finder.find_spec(fullname, path, target))),
+            (spec for finder in others if (spec := finder.find_spec(fullname, path, target))),
             None,
         )
         if spec is None or spec.loader is None:
@@ -74,9 +74,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             execute(module)
             try:
                 hook()
-            except (
-                Exception
-            ) as error:  # whatever it is, importing transformers must not fail because of us
+            except Exception as error:  # importing transformers must not fail because of us
                 warnings.warn(
                     f"flyweight models are unknown to transformers' Auto classes: {error!r}",
                     stacklevel=2,

@@ -1,8 +1,8 @@
-"""A sentencepiece model against what transformers makes of it: ordinary words have to become the same pieces.
+"""Compare a sentencepiece model with the tokenizer that transformers makes of it.
 
-Where there is no `tokenizer.json`, transformers converts the model by the rules of the class that
-the files name. A class that is not the model's own gives a tokenizer that runs, and reads every
-text in other pieces than the model was trained on.
+Without a `tokenizer.json`, transformers converts the model by the rules of the class that the files
+name. A class that is not the model's own gives a tokenizer that runs, but splits every text into
+other pieces than the model was trained on. So both must split ordinary words alike.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ WORDS, TEXTS = 5, 16
 
 
 def compare(folder: Path, theirs: Any, instead: str) -> None:
-    """Raise RequestError where transformers' tokenizer of a sentencepiece model reads ordinary words in other pieces.
+    """Raise RequestError where `theirs`, transformers' tokenizer, splits words otherwise.
 
-    Nothing is compared beside a `tokenizer.json`, which counts alone, or where the library is not
-    there. `instead` is what the user can do besides.
+    Compares nothing where the folder has a `tokenizer.json`, which counts alone, or where the
+    sentencepiece library is missing. `instead` is what else the user can do.
     """
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if (
@@ -43,16 +43,14 @@ def compare(folder: Path, theirs: Any, instead: str) -> None:
         ) from error
     for text in _texts(model):
         wanted: list[str] = model.encode(text, out_type=str)
-        found: list[str] = theirs.convert_ids_to_tokens(
+        pieces: list[str] = theirs.convert_ids_to_tokens(
             theirs(text, add_special_tokens=False)["input_ids"]
         )
-        if found != wanted:
+        if pieces != wanted:
             raise RequestError(
                 f"{file}: transformers ({type(theirs).__name__}) reads {text!r} as "
-                f"{' '.join(found)!r}, and the sentencepiece"
-                f" model itself as {' '.join(wanted)!r}, which is what the model learned from. "
-                f"Put a right tokenizer.json"
-                f" beside it, name the class that it is of in its tokenizer_config.json, or "
+                f"{' '.join(pieces)!r}, but the sentencepiece model as {' '.join(wanted)!r}. Put "
+                "its tokenizer.json beside it, name its class in its tokenizer_config.json, or "
                 f"{instead}"
             )
 

@@ -1,4 +1,7 @@
-"""A `tokenizer.json` without transformers: read as it is, if no other file of the checkpoint changes what it says."""
+"""Read a `tokenizer.json` without transformers.
+
+Refuses it where another file of the checkpoint changes what it says.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,10 @@ _USUAL = {"gpt2": "GPT2Tokenizer", "qwen3": "Qwen2Tokenizer", "llama": None, OWN
 
 
 def read(source: Checkpoint) -> tuple[str, dict[str, str], dict[str, int]]:
-    """Return the text of a checkpoint's `tokenizer.json`, its special tokens' texts by `bos_token` and so on, and its ids.
+    """Return the text of a checkpoint's `tokenizer.json`, its special tokens, and its ids.
 
-    Raises RequestError where other files would change what it says.
+    The special tokens are texts by `bos_token` and so on. Raises RequestError where other files
+    would change what it says.
     """
     file = source.path / "tokenizer.json"
     if not file.is_file():
@@ -86,7 +90,7 @@ def read(source: Checkpoint) -> tuple[str, dict[str, str], dict[str, int]]:
 
 
 def meaning(text: str) -> dict[str, Any]:
-    """Return the parts of a `tokenizer.json` by which its ids and decoded texts differ from another one's, and no others."""
+    """Return only the parts of a `tokenizer.json` that change its ids or decoded texts."""
     raw = json.loads(text)
     parts = {key: _plain(raw.get(key)) for key in ("normalizer", "pre_tokenizer", "decoder")}
     if (parts["decoder"] or {}).get("type") == "ByteLevel":
@@ -103,7 +107,7 @@ def meaning(text: str) -> dict[str, Any]:
 
 
 def _plain(part: Any) -> Any:
-    """Return a part without what only moves offsets, and None for a sequence of nothing."""
+    """Return a part without fields that only move offsets; None for an empty sequence."""
     if isinstance(part, list):
         return [_plain(entry) for entry in part]
     if not isinstance(part, dict):
@@ -137,7 +141,7 @@ def _class(source: Checkpoint, fields: Mapping[str, Any]) -> str | None:
 
 
 def _unread(source: Checkpoint, fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the special tokens that the files name by what is no token: transformers refuses them."""
+    """Return the special tokens whose value is not a token; transformers refuses them."""
     both = {**json_object(source.path / "special_tokens_map.json"), **fields}
     kinds = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
     named = [(key, both.get(key)) for key in (f"{kind}_token" for kind in kinds)]
@@ -145,12 +149,13 @@ def _unread(source: Checkpoint, fields: Mapping[str, Any]) -> list[tuple[str, An
 
 
 def _named(source: Checkpoint, fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the special tokens by name, as transformers reads them: the older file counts where the newer list is missing."""
-    older = (
-        {}
-        if "added_tokens_decoder" in fields
-        else json_object(source.path / "special_tokens_map.json")
-    )
+    """Return the special tokens by name, as transformers reads them.
+
+    The older file counts where the newer list is missing.
+    """
+    older = {}
+    if "added_tokens_decoder" not in fields:
+        older = json_object(source.path / "special_tokens_map.json")
     both = {**fields, **older}
     return {
         key: text
@@ -171,11 +176,9 @@ def _missing(
     if not isinstance(decoder, dict):
         return [*reasons, "added_tokens_decoder"]
     for at, token in decoder.items():
-        flags = (
-            {key: value for key, value in known.get(int(at), {}).items() if key != "id"}
-            if str(at).isdigit()
-            else {}
-        )
+        flags = {}
+        if str(at).isdigit():
+            flags = {key: value for key, value in known.get(int(at), {}).items() if key != "id"}
         if not isinstance(token, dict) or {**flags, **token} != flags:
             reasons.append(f"token {at} of added_tokens_decoder")
     reasons += [

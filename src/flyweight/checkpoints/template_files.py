@@ -15,12 +15,15 @@ CONFIG = "tokenizer_config.json"
 
 
 def sources(folder: Path) -> dict[str, str]:
-    """Return the texts of the chat templates in a model folder by name, the one for talking as `default`."""
+    """Return the chat templates of a model folder by name; `default` is the one for talking."""
     return {name: text for name, (text, _) in by_name(folder).items() if isinstance(text, str)}
 
 
 def by_name(folder: Path) -> dict[str, tuple[Any, Path]]:
-    """Return what stands for each template, and where: as in transformers, files of their own replace those of the config."""
+    """Return each template's value and the file that holds it.
+
+    As in transformers, template files replace the templates of the config.
+    """
     files = {"default": folder / TEMPLATE} if (folder / TEMPLATE).is_file() else {}
     files |= {
         file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja")) if file.is_file()

@@ -1,4 +1,4 @@
-"""More or fewer rows for tokens in a decoder's tables: for tokens that are added to a finished model."""
+"""Change the number of token rows in a decoder's tables, to add tokens to a finished model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ def resized(
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Return a decoder's config and state with `rows` rows for tokens.
 
-    New rows are copies of row `like`, or means.
-
-    Raises RequestError for a bigram table, whose rows depend on the size of the vocabulary, and for
-    tables packed across rows.
+    New rows are copies of row `like`, or means of all rows where it is None. Raises RequestError
+    for a bigram table, whose rows depend on the size of the vocabulary, and for tables packed
+    across rows.
     """
     before = config.vocab_size or 0
     if config.embedding.bigram.kind != "none":
@@ -45,7 +44,10 @@ def resized(
 
 @torch.no_grad()
 def least_likely(model: Decoder, tokens: int) -> int:
-    """Return the token, of the first `tokens`, that the model expects least after the single tokens of its vocabulary."""
+    """Return the token, of the first `tokens`, that the model expects least.
+
+    Averages over texts of one token each.
+    """
     starts = torch.arange(min(tokens, 256), device=model.device)[:, None]  # (N, 1)
     log = model.eval()(starts)[:, -1].float().log_softmax(-1)  # (N, V)
     return int(log[:, :tokens].mean(0).argmin())

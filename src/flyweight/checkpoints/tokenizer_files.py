@@ -1,9 +1,10 @@
-"""A checkpoint's tokenizer as transformers builds it, kept as one `tokenizer.json`, and compared with the original.
+"""Keep a checkpoint's tokenizer, as transformers builds it, as one `tokenizer.json`.
 
-A `tokenizer.json` is not the whole truth: the tokenizer's class rebuilds parts of it, and
-`tokenizer_config.json`, `added_tokens.json` and `special_tokens_map.json` add tokens and name
-special ones. What AutoTokenizer builds of all of them is right by definition. Where transformers is
-not installed, a `tokenizer.json` counts only if the other files change nothing.
+The kept tokenizer is compared with the original. A `tokenizer.json` is not the whole truth: the
+tokenizer's class rebuilds parts of it, and `tokenizer_config.json`, `added_tokens.json` and
+`special_tokens_map.json` add tokens and name special ones. What AutoTokenizer builds of all of them
+is right by definition. Where transformers is not installed, a `tokenizer.json` counts only if the
+other files change nothing.
 """
 
 from __future__ import annotations
@@ -33,89 +34,72 @@ PLAIN = "PreTrainedTokenizerFast"
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SAMPLING = (
-    *(
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "repetition_penalty",
-        "no_repeat_ngram_size",
-    ),
-    *(
-        "num_beams",
-        "length_penalty",
-        "max_length",
-        "max_new_tokens",
-        "min_length",
-        "min_new_tokens",
-        "suppress_tokens",
-    ),
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "suppress_tokens",
 )
 """Defaults of generation that older checkpoints keep in `config.json`."""
 
 TEXTS = (
-    *(
-        "",
-        " ",
-        "  ",
-        "\t",
-        "\n",
-        "\r\n",
-        " \n \n",
-        "a",
-        " a",
-        "a ",
-        "  leading and trailing  ",
-        "two  spaces   and three",
-    ),
-    *(
-        "tab\tbetween\t\ttwo",
-        "line\nend\n\nblank\r\nwindows\rold",
-        "no\u00a0break\u2009thin\u3000wide\u200bnone",
-        "\ufeffmark",
-    ),
-    *(
-        "Hello, world! It's we'll THEY'RE don\u2019t",
-        "x=1;y+=2 # 3e-10 \\n \"q\" 'p' `c`",
-        "    def f(x):\n\treturn x",
-    ),
-    *(
-        "0 1 12 123 1234 12345 1,234,567.89 007",
-        "½ ² Ⅷ ٣٤ ०१ \U0001d7d9",
-        "e\u0301 o\u0308 n\u0303 a\u030a\u0323",
-        "é ö ñ ﬁ Å",
-    ),
-    *(
-        "क्षि తెలుగు กำลัง",
-        "漢字かなカナ한국어。「」、",
-        "مرحبا بالعالم، ١٢٣",
-        "של\u200fם",
-        "Привет, мир",
-        "ΑΒΓ ς İı ẞß",
-    ),
-    *(
-        "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea "
-        "\u2764\ufe0f",
-        "\U00020000\ue000",
-    ),
-    *(
-        "\ufffd\x00\x01\x07\x1b[0m\x7f\x85",
-        "a" * 400,
-        "ab1 " * 60,
-        "antidisestablishmentarianism" * 12,
-        "-" * 70 + "=" * 70,
-    ),
-    *("a▁b ▁ ▁▁c Ġd Ċ ##e </w>", "<s> </s> <unk> [CLS] <0x0A> <|endoftext|>"),
+    "",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\r\n",
+    " \n \n",
+    "a",
+    " a",
+    "a ",
+    "  leading and trailing  ",
+    "two  spaces   and three",
+    "tab\tbetween\t\ttwo",
+    "line\nend\n\nblank\r\nwindows\rold",
+    "no\u00a0break\u2009thin\u3000wide\u200bnone",
+    "\ufeffmark",
+    "Hello, world! It's we'll THEY'RE don\u2019t",
+    "x=1;y+=2 # 3e-10 \\n \"q\" 'p' `c`",
+    "    def f(x):\n\treturn x",
+    "0 1 12 123 1234 12345 1,234,567.89 007",
+    "½ ² Ⅷ ٣٤ ०१ \U0001d7d9",
+    "e\u0301 o\u0308 n\u0303 a\u030a\u0323",
+    "é ö ñ ﬁ Å",
+    "क्षि తెలుగు กำลัง",
+    "漢字かなカナ한국어。「」、",
+    "مرحبا بالعالم، ١٢٣",
+    "של\u200fם",
+    "Привет, мир",
+    "ΑΒΓ ς İı ẞß",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea "
+    "\u2764\ufe0f",
+    "\U00020000\ue000",
+    "\ufffd\x00\x01\x07\x1b[0m\x7f\x85",
+    "a" * 400,
+    "ab1 " * 60,
+    "antidisestablishmentarianism" * 12,
+    "-" * 70 + "=" * 70,
+    "a▁b ▁ ▁▁c Ġd Ċ ##e </w>",
+    "<s> </s> <unk> [CLS] <0x0A> <|endoftext|>",
 )
-"""What tokenizers get wrong. The own texts of added tokens are put to them."""
+"""Texts that tokenizers get wrong; `compare` adds the texts of special tokens."""
 
 
 def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
     """Write a checkpoint's tokenizer into the folder `out`.
 
-    Return what is known of it, or None where there is none.
+    Return facts about it, or None where the checkpoint has no tokenizer.
 
     `compared` counts the texts whose ids and decoded text are those of transformers' own tokenizer;
     `class` names that one, and `rebuilt` the parts of `tokenizer.json` that it replaces. Raises
@@ -144,10 +128,10 @@ def keep(source: Checkpoint, out: Path) -> dict[str, Any] | None:
 
 
 def keep_generation(source: Checkpoint, out: Path) -> None:
-    """Write `generation_config.json`: a checkpoint's own, and what its config says of generation where that file lacks it.
+    """Write `generation_config.json`: a checkpoint's own, and fields of its config that it lacks.
 
-    The config itself is replaced by one of ours, which has no place for them. As transformers has
-    it, sampling defaults in the config count only where there is no `generation_config.json`.
+    Our config, which replaces the checkpoint's, has no place for them. As in transformers, sampling
+    defaults in the config count only where `generation_config.json` is missing.
     """
     own = source.path / GENERATION
     kept = json_object(own)
@@ -162,9 +146,10 @@ def keep_generation(source: Checkpoint, out: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise RequestError where a folder's other files change what its `tokenizer.json` says: an import would keep another one.
+    """Raise RequestError where a folder's other files change what its `tokenizer.json` says.
 
-    A folder of ours, or one that holds nothing else, is as its `tokenizer.json` says.
+    An import would keep another tokenizer. In a folder of ours, or one without such files, nothing
+    changes.
     """
     names = checkpoint.tokenizer_names(folder)
     if FILE not in names or not set(names) & {
@@ -199,9 +184,8 @@ def check_folder(folder: Path) -> None:
     if rebuilt:
         raise RequestError(
             f"{folder}: other files there change what its {FILE} says ({'; '.join(rebuilt)}). "
-            f"Import the model that it belongs"
-            f" to and name the import's model folder, or name {folder / FILE} itself to have "
-            f"that file as it is"
+            "Import the model that it belongs to and name the import's model folder, or name "
+            f"{folder / FILE} itself to have that file as it is"
         )
 
 
@@ -209,7 +193,10 @@ def check_folder(folder: Path) -> None:
 
 
 def _built(source: Checkpoint, place: Path) -> Any:
-    """Return AutoTokenizer's tokenizer of the files that were looked at, copied to `place`: it sees no others."""
+    """Return AutoTokenizer's tokenizer of the checkpoint's files.
+
+    It sees copies in `place` of the files that were checked, and no others.
+    """
     import transformers
 
     fields = json_object(source.path / WORDS)
@@ -225,7 +212,7 @@ def _built(source: Checkpoint, place: Path) -> Any:
             }
             write_text(place / WORDS, json.dumps(clean))
     try:
-        found = transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             place, local_files_only=True, trust_remote_code=source.code
         )
     except BaseException as error:  # files of other people's models fail in every way
@@ -234,13 +221,12 @@ def _built(source: Checkpoint, place: Path) -> Any:
         raise RequestError(
             _failure(source, fields, str(error).replace(str(place), str(source.path)))
         ) from error
-    if not isinstance(getattr(found, "backend_tokenizer", None), _library().Tokenizer):
+    if not isinstance(getattr(tokenizer, "backend_tokenizer", None), _library().Tokenizer):
         raise RequestError(
-            f"{source.path}: its tokenizer ({type(found).__name__}) is code of transformers, "
-            f"which no tokenizer.json can hold;"
-            f" {_without(source)}"
+            f"{source.path}: its tokenizer ({type(tokenizer).__name__}) is code of transformers, "
+            f"which no tokenizer.json can hold; {_without(source)}"
         )
-    return found
+    return tokenizer
 
 
 def _library() -> Any:
@@ -250,7 +236,10 @@ def _library() -> Any:
 
 
 def _check_class(source: Checkpoint, fields: Mapping[str, Any]) -> None:
-    """Raise RequestError where the files name something else of transformers than a tokenizer: it would be loaded as one."""
+    """Raise RequestError where the files name a class of transformers that is not a tokenizer.
+
+    transformers would load it as one.
+    """
     import transformers
 
     for file, value in (
@@ -267,7 +256,7 @@ def _check_class(source: Checkpoint, fields: Mapping[str, Any]) -> None:
         if not isinstance(value, str) or bad:
             raise RequestError(
                 f"{source.path / file}: tokenizer_class {value!r} is not a tokenizer; copy the "
-                f"model again"
+                "model again"
             )
 
 
@@ -281,15 +270,14 @@ def _is_tokenizer(kind: Any) -> bool:
     )
 
 
-def _failure(source: Checkpoint, fields: Mapping[str, Any], why: str) -> str:
+def _failure(source: Checkpoint, fields: Mapping[str, Any], message: str) -> str:
     if "auto_map" in fields and not source.code:
         return (
             f"{source.path / WORDS} asks for Python code of its own (auto_map: "
-            f"{str(fields['auto_map'])[:200]}), which"
-            f" flyweight does not run; put the tokenizer.json beside it that this code builds, "
-            f"or {_without(source)}"
+            f"{str(fields['auto_map'])[:200]}), which flyweight does not run; put the "
+            f"tokenizer.json that this code builds beside it, or {_without(source)}"
         )
-    first = (why.strip().splitlines() or ["no reason given"])[0][:300]
+    first = (message.strip().splitlines() or ["no reason given"])[0][:300]
     piece = next(
         (
             name
@@ -302,8 +290,7 @@ def _failure(source: Checkpoint, fields: Mapping[str, Any], why: str) -> str:
     if piece and not (source.path / FILE).is_file() and importlib.util.find_spec(library) is None:
         return (
             f"{source.path}: its tokenizer is {piece} alone, and transformers needs {library} to "
-            f"read it:"
-            f" pip install {library} protobuf, or put its tokenizer.json beside it"
+            f"read it: pip install {library} protobuf, or put its tokenizer.json beside it"
         )
     return (
         f"{source.path}: transformers could not build its tokenizer ({first}); copy the model "
@@ -315,9 +302,8 @@ def _refuse_chance(source: Checkpoint, text: str) -> None:
     """Raise RequestError for a tokenizer whose ids are drawn anew each time."""
     if rate := json.loads(text)["model"].get("dropout"):
         raise RequestError(
-            f"{source.path}: its tokenizer drops merges by chance (dropout: {rate}), so that a "
-            f"text has no ids of its own; set"
-            f" dropout to null in its {FILE}"
+            f"{source.path}: its tokenizer drops merges by chance (dropout: {rate}), and gives a "
+            f"text other ids each time; set dropout to null in its {FILE}"
         )
 
 
@@ -327,10 +313,10 @@ def _without(source: Checkpoint) -> str:
 
 
 def _preferred(source: Checkpoint, backend: Any) -> tuple[str, list[str]]:
-    """Return the text of the `tokenizer.json` to keep, and which parts of the checkpoint's own were replaced.
+    """Return the text of the `tokenizer.json` to keep, and the original parts that it replaces.
 
-    The checkpoint's own file stays as it is where it means the same, so that corpora that were
-    packed with it fit.
+    The checkpoint's own file stays as it is where it means the same. Corpora that were packed with
+    it still fit.
     """
     backend.no_truncation()
     backend.no_padding()
@@ -353,7 +339,7 @@ def _preferred(source: Checkpoint, backend: Any) -> tuple[str, list[str]]:
 def _write(
     source: Checkpoint, out: Path, text: str, names: Mapping[str, str], vocab: Mapping[str, int]
 ) -> None:
-    """Write the tokenizer, and beside it its special tokens by `names` (`bos_token`, ...), and its chat template."""
+    """Write the tokenizer, its special tokens (`names`: by `bos_token`, ...), its chat template."""
     write_text(out / FILE, text)
     fields = {
         key: value
@@ -400,11 +386,9 @@ def compare(
 ) -> int:
     """Return on how many texts both tokenizers give the same ids and decode them alike.
 
-    Raises FlyweightError for a difference.
-
-    Text is text here (`encode_special_tokens`), so special tokens' own texts are split on both
-    sides; as a chat template writes them, they are tokens on both sides. transformers may tidy
-    spaces up after decoding; that is left out. The tokens `named` have to be the same ones.
+    Raises FlyweightError for a difference. Each text is compared twice: with the texts of special
+    tokens split like other text, and with them as tokens, as a chat template writes them. Left out:
+    transformers may tidy up spaces after decoding. The tokens `named` have to be the same ones.
     """
     before, after = ours.around
     words = sorted(
@@ -438,36 +422,36 @@ def compare(
             )
     for key in named:
         wanted = getattr(theirs, f"{key}_token_id")
-        found = (
-            getattr(ours.declared, key) if key != "eos" else next(iter(ours.declared.ends), None)
-        )
-        if wanted is not None and found != wanted:
+        own = next(iter(ours.declared.ends), None)
+        if key != "eos":
+            own = getattr(ours.declared, key)
+        if wanted is not None and own != wanted:
             raise FlyweightError(
-                f"{where}: its {key} token is {found} here and {wanted} in transformers; please "
-                f"report this"
+                f"{where}: its {key} token is {own} here and {wanted} in transformers; please "
+                "report this"
             )
     return len(texts)
 
 
 def _agree(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], where: Path) -> Any:
-    """Return what both give.
+    """Return the outcome of both; raise FlyweightError where they differ.
 
     A failure of both, such as an unknown character without a token for it, counts as the same.
     """
-    found, wanted = _outcome(ours), _outcome(theirs)
-    if found != wanted:
+    own, wanted = _outcome(ours), _outcome(theirs)
+    if own != wanted:
         raise FlyweightError(
             f"{where}: its tokenizer is not read as transformers reads it: {what[:200]} are "
-            f"{str(found)[:120]}, and"
-            f" {str(wanted)[:120]} in transformers; please report this tokenizer"
+            f"{str(own)[:120]}, and {str(wanted)[:120]} in transformers; please report this "
+            "tokenizer"
         )
-    return found
+    return own
 
 
 def _outcome(run: Callable[[], Any]) -> Any:
     try:
         return run()
-    except StoppedError:  # on the other side nothing would stop it
+    except StoppedError:  # nothing would stop transformers on such a text
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and not panicked(error):

@@ -1,7 +1,7 @@
-"""`python -m flyweight.checkpoints.unpickle DIR`: pickled weights as safetensors beside them, once, when the user asks.
+"""Convert pickled weights to safetensors: `python -m flyweight.checkpoints.unpickle DIR`.
 
-Nothing else here reads a pickle. torch's restricted unpickler (`weights_only`) does it, which makes
-tensors and runs no code.
+Nothing else here reads a pickle, and this does only when the user asks. torch's restricted
+unpickler (`weights_only`) reads it, which makes tensors and runs no code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from flyweight.errors import FlyweightError, RequestError
 def convert(folder: Path) -> Path:
     """Write `model.safetensors` from the pickled weights in a folder and return its path.
 
-    They stay where they are.
-
-    Raises RequestError where there is nothing to do, FlyweightError where a file holds more than
-    tensors.
+    The pickled files stay where they are. Raises RequestError where there is nothing to do,
+    FlyweightError where a file holds more than tensors.
     """
     import torch
     from safetensors.torch import save_file
@@ -36,12 +34,12 @@ def convert(folder: Path) -> Path:
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # what breaks in a pickle is anybody's guess
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # broken pickles fail in every way
             raise FlyweightError(
                 f"{file}: torch does not read it as tensors alone ({str(error).splitlines()[0]})"
             ) from error
-        tensors |= _tensors(found, file)
+        tensors |= _tensors(content, file)
     partial = out.with_name(f".{WEIGHTS}.partial")
     try:
         with disk_errors(out):
@@ -57,16 +55,16 @@ def convert(folder: Path) -> Path:
     return out
 
 
-def _tensors(found: Any, file: Path) -> dict[str, Any]:
+def _tensors(content: Any, file: Path) -> dict[str, Any]:
     import torch
 
-    inner = found.get("state_dict", found) if isinstance(found, Mapping) else found
+    inner = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(inner, Mapping) or not all(
         isinstance(tensor, torch.Tensor) for tensor in inner.values()
     ):
         raise FlyweightError(
             f"{file}: it holds more than tensors by name; save the model's state_dict() and "
-            f"convert that"
+            "convert that"
         )
     return {str(name): tensor for name, tensor in inner.items()}
 

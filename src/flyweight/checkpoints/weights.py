@@ -1,4 +1,4 @@
-"""Which of a folder's files hold the weights, as transformers chooses them, and what may be in them."""
+"""Find and check the files with a folder's weights, as transformers chooses them."""
 
 from __future__ import annotations
 
@@ -33,27 +33,25 @@ _PACKED = {
     "weight_scale": "FP8, INT8 or bitnet",
     "input_scale": "FP8",
 }
-"""How tensors end that only a format of quantized weights has."""
+"""Name endings of tensors that only a format of quantized weights has."""
 
 _BUFFERS = (
-    *(
-        "attn.bias",
-        "attention.bias",
-        "masked_bias",
-        "causal_mask",
-        "position_ids",
-        "token_type_ids",
-    ),
+    "attn.bias",
+    "attention.bias",
+    "masked_bias",
+    "causal_mask",
+    "position_ids",
+    "token_type_ids",
     "rotary_emb.inv_freq",
 )
-"""How constants end that old checkpoints keep beside their weights, many of them as whole numbers."""
+"""Name endings of constants in old checkpoints, many of them whole numbers."""
 
 
 def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
-    """Return the names of the files with a folder's weights, and where there is an index, which file has which tensor.
+    """Return the names of the files with a folder's weights, and an index's file of each tensor.
 
-    One whole file comes before an index, as in transformers. Raises RequestError that says what
-    there is instead.
+    One whole file comes before an index, as in transformers. Raises RequestError that names what
+    the folder has instead.
     """
     if (path / ADAPTER).is_file():
         raise RequestError(adapter(path))
@@ -65,13 +63,13 @@ def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
     for name in places.values():
         if not isinstance(name, str) or not name or Path(name).name != name:
             raise RequestError(
-                f"{path / INDEX}: {name!r:.80} is not the name of a file beside it; copy the "
-                f"model again"
+                f"{path / INDEX}: {name!r:.80} is not the name of a file beside it; copy the model "
+                "again"
             )
         if not name.endswith(".safetensors"):
             raise RequestError(
-                f"{path / INDEX}: {name!r:.80} is not a safetensors file, and nothing else is "
-                f"read here"
+                f"{path / INDEX}: {name!r:.80} is not a safetensors file, and nothing else is read "
+                "here"
             )
         if not (path / name).is_file():
             raise FlyweightError(
@@ -83,21 +81,19 @@ def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
 def unread(path: Path, read: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the other files in a folder that hold weights as well."""
     kinds = (".safetensors", ".gguf", ".h5", ".msgpack")
-    found = {file.name for file in path.iterdir() if file.suffix in kinds} | {
-        file.name for file in pickled(path)
-    }
-    return tuple(sorted(found - set(read)))
+    names = {file.name for file in path.iterdir() if file.suffix in kinds}
+    names |= {file.name for file in pickled(path)}
+    return tuple(sorted(names - set(read)))
 
 
 def adapter(path: Path) -> str:
-    """Return what a folder with an adapter of peft's is, and what to do with it."""
+    """Return a message: what a folder with an adapter of peft's is, and what to do with it."""
     base = _base(path)
     if (path / CONFIG).is_file():
         return (
             f"{path}: an adapter of peft's ({ADAPTER}) lies beside the model, and transformers "
-            f"would apply it; flyweight does"
-            " not. Merge it with peft (merge_and_unload) and save the result, or move the "
-            "adapter out of the folder"
+            "would apply it; flyweight does not. Merge it with peft (merge_and_unload) and save "
+            "the result, or move the adapter out of the folder"
         )
     return (
         f"{path}: an adapter of peft's ({ADAPTER}), not a whole model; its base is {base}. Merge "
@@ -108,7 +104,7 @@ def adapter(path: Path) -> str:
 
 
 def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
-    """Raise RequestError where a weight is of another type than the floats that models compute with."""
+    """Raise RequestError where a weight is not of a float type that models compute with."""
     packed = []
     for name, kind, _ in _headers(path, names):
         format = next((format for end, format in _PACKED.items() if name.endswith(end)), None)
@@ -120,13 +116,13 @@ def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
         more = f" and {len(packed) - 5} more" if len(packed) > 5 else ""
         raise RequestError(
             f"{path}: its weights are quantized: {', '.join(packed[:5])}{more}. flyweight reads "
-            f"float32, float16 and bfloat16;"
-            " take the model it was made from, and quantize it here (flyweight quantize)"
+            "float32, float16 and bfloat16; take the model it was made from, and quantize it here "
+            "(flyweight quantize)"
         )
 
 
 def float_type(path: Path, names: tuple[str, ...]) -> str:
-    """Return the float type, as torch names it, that holds every weight in these files: at most float32."""
+    """Return torch's name of the float type, up to float32, that holds every weight."""
     kinds = {
         kind
         for name, kind, _ in _headers(path, names)
@@ -151,53 +147,52 @@ def _headers(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str, lis
         try:
             with safe_open(path / name, framework="pt") as file:
                 slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-                found = [
-                    (key, str(each.get_dtype()), each.get_shape()) for key, each in slices.items()
+                headers = [
+                    (key, str(part.get_dtype()), part.get_shape()) for key, part in slices.items()
                 ]
         except (OSError, SafetensorError) as error:
             raise FlyweightError(
                 f"{path / name}: damaged or truncated ({error}); copy it again"
             ) from error
-        yield from found
+        yield from headers
 
 
 def pickled(path: Path) -> list[Path]:
     """Return the files of a folder that hold weights as torch pickles them."""
-    found = sorted(
+    pickles = sorted(
         file
         for file in path.iterdir()
         if file.suffix in PICKLES and not file.name.startswith(BESIDES)
     )
-    return [file for file in found if file.name.startswith("pytorch_model")] or found
+    return [file for file in pickles if file.name.startswith("pytorch_model")] or pickles
 
 
 def _instead(path: Path) -> str:
-    """Return what there is in a folder that has neither `model.safetensors` nor an index."""
+    """Return a message on a folder that has neither `model.safetensors` nor an index."""
     for name in (WEIGHTS, INDEX):
         if os.path.lexists(path / name):
             return (
-                f"{path / name} is not a file (a folder, a pipe or a link that leads "
-                f"nowhere); copy the model again"
+                f"{path / name} is not a file (a folder, a pipe or a link that leads nowhere); "
+                "copy the model again"
             )
     if pickles := pickled(path):
         return (
-            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading "
-            f"such a file can run any code in"
-            " it; flyweight reads safetensors only. Convert it once, which runs none of it:"
-            f" python -m flyweight.checkpoints.unpickle {shlex.quote(str(path))}"
+            f"{path}: its weights are {', '.join(file.name for file in pickles)}, and loading such "
+            "a file can run any code in it; flyweight reads safetensors only. Convert it once, "
+            "which runs no code of it: python -m flyweight.checkpoints.unpickle "
+            f"{shlex.quote(str(path))}"
         )
     if others := sorted(file.name for file in path.iterdir() if file.suffix in OTHERS):
         return (
             f"{path}: its weights are {', '.join(others)}, of a library other than torch; "
-            f"flyweight reads safetensors only, in"
-            " which most models can be had as well"
+            "flyweight reads safetensors only, in which most models can be had as well"
         )
-    if found := unread(path, ()):
-        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    if names := unread(path, ()):
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return (
-            f"{path}: there is no {WEIGHTS}, nor {INDEX}, but {shown}. transformers reads such "
-            f"files by a name (variant=...) or"
-            f" not at all; rename the one that is meant to {WEIGHTS}, or copy the index of several"
+            f"{path}: it has neither {WEIGHTS} nor {INDEX}, but {', '.join(names[:5])}{more}. "
+            "transformers reads such files by a name (variant=...) or not at all; rename the one "
+            f"to read to {WEIGHTS}, or copy the index of several"
         )
     return f"{path}: {WEIGHTS} is missing beside {CONFIG}; copy the model again"
 
@@ -211,7 +206,7 @@ def _base(path: Path) -> str:
 
 
 def _index(path: Path) -> dict[str, Any] | None:
-    """Return which shard holds which tensor, or None for a folder without an index."""
+    """Return the shard of each tensor, or None for a folder without an index."""
     if not (path / INDEX).is_file():
         return None
     try:

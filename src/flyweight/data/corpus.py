@@ -1,4 +1,4 @@
-"""A packed corpus: memory-mapped token shards, their tokenizer, and what is known about the text they came from."""
+"""A packed corpus: memory-mapped token shards, their tokenizer, and facts about their text."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class SplitMeta:
     `bytes` are those of the text as it is read (CRLF is one line end, a byte-order mark none) in
     UTF-8. `words` are its words as `str.split` finds them, plus one for each line end where the
     corpus counts line ends (PTB, WikiText), whatever the tokenizer: word perplexity is exp(total
-    nll / words). `unknown` counts `<unk>` tokens, those that stand in the text included. `overlap`
-    is the share of the text that also stands in train, in pieces of 50 characters
+    nll / words). `unknown` counts `<unk>` tokens, including those written in the text. `overlap`
+    is the share of the text that train contains too, in pieces of 50 characters
     (`Meta.overlap_unit`); None for train itself. `documents` counts documents, whose token offsets
     are in `documents_file`; `sha256` is that of the split's whole stream of tokens. `lost` counts
-    lines that do not come back from their tokens as they were; None in corpora of early days, of
-    which `Meta.lossless` knows the beginning alone.
+    the lines that decoding changes. It is None in older corpora, which checked only the beginning
+    of the text (`Meta.lossless`).
     """
 
     tokens: int
@@ -53,9 +53,9 @@ class Meta:
     """Everything known about a packed corpus; `fingerprint` covers tokens and tokenizer.
 
     `skipped` counts documents that were left out, and `left_out` names the first of them, with the
-    reasons. `opening` and `closing` are the ids written before and after each document; corpora of
-    early days do not name the latter. `overlap_unit` is what overlap counts: pieces of 50
-    characters, or lines in corpora packed before there were pieces.
+    reasons. `opening` and `closing` are the ids written before and after each document; older
+    corpora lack `closing`. `overlap_unit` is what overlap counts: pieces of 50 characters, or
+    lines in older corpora.
     """
 
     corpus: str
@@ -79,10 +79,10 @@ class Meta:
     overlap_unit: OverlapUnit = "lines"
 
     def losses(self, split: str) -> str | None:
-        """Return in words that the tokens of a split (or of validation+test) do not give its text back; None where they do.
+        """Say how much of a split's text its tokens do not give back; None where they give all.
 
-        A text has at least the information of its tokens: where something is lost, bits per byte
-        are too good.
+        `split` may be `validation+test`. Where text is lost, its tokens hold less information
+        than the text, and bits per byte are too good.
         """
         parts = [self.splits[name] for name in SPLITS if name in split.split("+")]
         if all(self.lossless if part.lost is None else part.lost == 0 for part in parts):
@@ -93,8 +93,7 @@ class Meta:
         share = f", and {100 * unknown:.2g} % of its tokens are unknown" if unknown else ""
         return (
             f"{lines} of the {split} split do not come back from their tokens{share}: bits per "
-            f"byte are too good, and compare"
-            " models of this tokenizer alone"
+            "byte are too good, and compare models of this tokenizer alone"
         )
 
     def save(self, path: Path) -> None:
@@ -104,7 +103,10 @@ class Meta:
 
     @classmethod
     def load(cls, path: Path) -> Meta:
-        """Read a meta file; raise FlyweightError where it is missing, damaged or of another version."""
+        """Read a meta file.
+
+        Raises FlyweightError where it is missing, damaged or of another version.
+        """
         raw = read_json(path)
         advice = f"delete {path.parent} and run again"
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
@@ -128,7 +130,7 @@ class Meta:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its tokens, where its documents start (token offsets, int64), and the size of its raw text.
+    """One split: its tokens, where its documents start, and the size of its raw text.
 
     `opening` is the number of begin tokens at each document's start, `closing` that of end tokens
     behind it, `marks` are the ids that stand for no text, and `vocab_size` is the number of tokens
@@ -182,11 +184,14 @@ class Corpus:
     def split(self, name: SplitName) -> Split:
         """Return one split, memory-mapped."""
         if name not in self.meta.splits:
-            raise RequestError(f"there is no split {name!r}; a corpus has {', '.join(SPLITS)}")
+            raise RequestError(f"a corpus has no split {name!r}, only {', '.join(SPLITS)}")
         return self._joined(name, (name,))
 
     def held_out(self) -> Split:
-        """Return validation and test as one text, where they adjoin (nanoGPT's split of Tiny Shakespeare: the last tenth)."""
+        """Return validation and test as one text; raise RequestError where they do not adjoin.
+
+        For Tiny Shakespeare this is the last tenth, which nanoGPT reports on.
+        """
         if not self.meta.contiguous:
             raise RequestError(
                 f"validation and test of {self.meta.corpus} do not adjoin; measure them apart"
@@ -207,7 +212,10 @@ class Corpus:
         return (end,) if self.meta.separated and end is not None else ()
 
     def require_rows(self, rows: int, splits: Sequence[SplitName] = SPLITS) -> None:
-        """Raise RequestError that names the tokens of these splits that a model with `rows` rows cannot read."""
+        """Check that a model with `rows` rows can read every token of these splits.
+
+        Raises RequestError that names the tokens without a row.
+        """
         if self.meta.vocab_size <= rows:
             return
         texts = {at: text for text, at in self.tokenizer.vocab.items()}
@@ -221,8 +229,8 @@ class Corpus:
             named = named_tokens({at: texts.get(at, "?") for at in sorted(ids)})
             raise RequestError(
                 f"{self.meta.corpus}: the model has {rows} rows and none for {named}, which the "
-                f"text holds; take such tokens"
-                " out of its tokenizer.json, or use the tokenizer that the model was trained with"
+                "text holds; take such tokens out of its tokenizer.json, or use the tokenizer that "
+                "the model was trained with"
             )
 
     def _parts(self, name: SplitName) -> list[np.ndarray]:
@@ -258,17 +266,17 @@ class Corpus:
 
 def _check(path: Path, size: int | None, expected: str | None) -> None:
     try:
-        found = path.stat().st_size
-        if size is not None and found != size:
-            raise FlyweightError(_damaged(path, f"it has {found} bytes instead of {size}"))
+        actual = path.stat().st_size
+        if size is not None and actual != size:
+            raise FlyweightError(_damaged(path, f"it has {actual} bytes instead of {size}"))
         if expected is not None and sha256(path) != expected:
             raise FlyweightError(_damaged(path, "its checksum differs"))
     except OSError as error:
         raise FlyweightError(_damaged(path, error.strerror or str(error))) from error
 
 
-def _damaged(path: Path, why: str) -> str:
+def _damaged(path: Path, reason: str) -> str:
     return (
-        f"{path} is damaged or missing ({why}); delete {path.parent} and run again: it is "
-        f"packed anew"
+        f"{path} is damaged or missing ({reason}); delete {path.parent} and run again to pack it "
+        "anew"
     )

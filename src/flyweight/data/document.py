@@ -14,7 +14,10 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Document:
-    """A document's text, or the next piece of the document before it (`continues`), so that no file need fit in memory."""
+    """A document's text, or the next piece of the document before it (`continues`).
+
+    In pieces, a document need not fit in memory.
+    """
 
     name: str
     text: str
@@ -41,11 +44,10 @@ class HeldOut:
 class About:
     """What a source says about itself.
 
-    `origin` says in words where the text came from and `tokenizer` is the default; `separated` says
-    whether documents end in a separator token; `line_ends_are_words` whether the corpus' word
-    counts include one `<eos>` for each line end (PTB, WikiText); `contiguous` whether validation
-    and test follow each other in one text, so that both together are its tail; `published` whether
-    its vocabulary is a published one, to which nothing is added.
+    `origin` is where the text came from, in words. `tokenizer` is the default one. `separated`:
+    documents end in a separator token. `line_ends_are_words`: the corpus' word counts include one
+    `<eos>` for each line end (PTB, WikiText). `contiguous`: validation and test are together the
+    tail of one text. `published`: the vocabulary is a published one, to which nothing is added.
     """
 
     name: str
@@ -71,8 +73,9 @@ class Source(Protocol):
 
 
 def corpus_label(corpus: str | Sequence[str]) -> str:
-    """Return what `data.corpus` is called: itself, or for a list its first file and how many more there are."""
+    """Return the label of `data.corpus`: itself, or the first name of a list and how many more."""
     if isinstance(corpus, str):
         return corpus
-    more = len(corpus) - 1
-    return f"{corpus[0]} and {more} more" if more else corpus[0]
+    if len(corpus) == 1:
+        return corpus[0]
+    return f"{corpus[0]} and {len(corpus) - 1} more"

@@ -1,4 +1,4 @@
-"""What a file holds, by its ending and its first bytes, and what to do with one that holds no text."""
+"""What a file holds, by its ending and its first bytes, and advice for files without text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ Compression = Literal["gzip", "bzip2", "xz", "zstd"]
 
 # fmt: off
 TEXT_SUFFIXES = (
-    ".txt", ".text", ".md", ".markdown", ".rst", ".org", ".tex", ".css", ".py", ".pyi", ".js", ".ts", ".c", ".h",
-    ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".kt", ".rb", ".lua", ".sh", ".sql",
+    ".txt", ".text", ".md", ".markdown", ".rst", ".org", ".tex", ".css", ".py", ".pyi", ".js",
+    ".ts", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".kt", ".rb", ".lua", ".sh",
+    ".sql",
 )
 # fmt: on
 FORMATS: dict[str, Format] = {
@@ -31,7 +32,7 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
     ".parquet": "parquet",
 }
-"""The formats that are told by a file's ending; every other file is plain text."""
+"""The formats by a file's ending; every other file is plain text."""
 ROWS: frozenset[Format] = frozenset(("csv", "tsv", "jsonl", "parquet"))
 SUFFIXES = (*TEXT_SUFFIXES, *FORMATS)
 """The endings that a folder is searched for, packed (`.txt.gz`) or not; a glob takes any ending."""
@@ -51,7 +52,7 @@ _SOUND = "a recording has no characters; write down its words first"
 _PDF = "convert it first: pdftotext {path} {text}"
 _OFFICE = "convert it first: libreoffice --headless --convert-to txt:Text {path}"
 _TABLE = "save its table as CSV first"
-_MODEL = "name a text; a model goes where MODEL stands"
+_MODEL = "name a text; a model is named as MODEL"
 _DOCUMENTS: dict[str, tuple[str, str]] = {
     ".pdf": ("a PDF", _PDF),
     ".docx": ("a Word document", _PANDOC),
@@ -131,7 +132,7 @@ def _compression(head: bytes) -> Compression | None:
 
 def _refuse(path: Path, suffix: str, head: bytes) -> None:
     """Raise RequestError where the first bytes are those of a file without text."""
-    # Letters further on may be anybody's text: there, a binary file has a NUL byte as well.
+    # Letters further on may occur in a text too: there, a binary file also has a NUL byte.
     binary = b"\0" in head
     match = next(
         (m for m in _MAGIC if head[m[0] :].startswith(m[1]) and (m[0] == 0 or binary)), None

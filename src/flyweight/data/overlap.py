@@ -1,7 +1,7 @@
-"""How much of the held-out text also stands in the training text, piece by piece, in bounded memory.
+"""Measure how much of the held-out text the training text contains too, in bounded memory.
 
-Held-out documents are cut into pieces of PIECE characters, and each is looked for at every position
-of every training document, by a rolling hash (Karp and Rabin 1987). A run of white space counts as
+Held-out documents are cut into pieces of PIECE characters. A rolling hash (Karp and Rabin 1987)
+looks for each piece at every position of every training document. A run of white space counts as
 one space.
 """
 
@@ -17,7 +17,7 @@ A held-out document of fewer is compared as a whole, with whole documents.
 LIMIT = 1 << 21
 """Different pieces remembered.
 
-Beyond it, a fixed fraction of all pieces, chosen by their hash, stands for the rest.
+Beyond it, a fixed fraction of all pieces, chosen by their hash, represents the rest.
 """
 
 _BUFFER = 1 << 17
@@ -29,7 +29,10 @@ _FILTER_BITS = 25
 
 
 def _powers(base: int) -> np.ndarray:
-    """Return base^0, base^1, ... modulo 2^64, enough for a buffer and what is kept from the one before."""
+    """Return base^0, base^1, ... modulo 2^64, (_BUFFER + PIECE,) uint64.
+
+    They suffice for a buffer and the codes kept from the one before.
+    """
     factors = np.full(_BUFFER + PIECE, base, np.uint64)
     factors[0] = 1
     return np.cumprod(factors, dtype=np.uint64)
@@ -39,7 +42,10 @@ _UP, _DOWN = _powers(_BASE), _powers(pow(_BASE, -1, 1 << 64))
 
 
 def piece_hashes(codes: np.ndarray, step: int = 1) -> np.ndarray:
-    """Return the 64-bit hashes of the pieces that start at every `step`-th code: (codes,) uint32 to (pieces,) uint64."""
+    """Return the 64-bit hashes of the pieces that start at every `step`-th code.
+
+    (codes,) uint32 to (pieces,) uint64.
+    """
     if len(codes) < PIECE:
         return np.empty(0, np.uint64)
     values = (codes.astype(np.uint64) + np.uint64(1)) * _MIX
@@ -69,7 +75,7 @@ def _spaced(codes: np.ndarray, after_space: bool) -> np.ndarray:
 
 
 class _HeldOut:
-    """The pieces of one split: sorted hashes, how often each stands there, and whether training text has it."""
+    """The pieces of one split: sorted hashes, their counts, and whether training text has them."""
 
     def __init__(self) -> None:
         self.keys = np.empty(0, np.uint64)
@@ -110,7 +116,11 @@ class _HeldOut:
         self.pending += len(hashes)
 
     def end(self) -> None:
-        """End the document; one shorter than a piece is hashed between two marks, as training documents stand."""
+        """End the document.
+
+        One shorter than a piece is hashed between two marks, as `Overlap.look` puts them around
+        training documents.
+        """
         self._cut()
         if self._whole and len(self._rest):
             room = PIECE - 1 - len(self._rest)
@@ -183,7 +193,7 @@ class Overlap:
             held_out.prepare()
 
     def look(self, text: str, continues: bool = False) -> None:
-        """Look for the remembered pieces in a training document, or in the next part of the one before."""
+        """Look for the remembered pieces in a training document, or in its next part."""
         self._prepare()
         self._waiting += [text] if continues else [_END * PIECE, text]
         self._length += len(text) + PIECE * (not continues)
@@ -211,5 +221,6 @@ class Overlap:
         self._waiting.append(_END * PIECE)
         self._flush()
         held_out = self._splits.get(split)
-        total = int(held_out.counts.sum()) if held_out else 0
-        return float(held_out.counts[held_out.seen].sum() / total) if held_out and total else None
+        if held_out is None or not held_out.counts.sum():
+            return None
+        return float(held_out.counts[held_out.seen].sum() / int(held_out.counts.sum()))

@@ -23,16 +23,16 @@ from flyweight.errors import FlyweightError, RequestError
 
 Progress = Callable[[str, float], None]
 _BATCH = 1 << 19
-"""Characters tokenized at once: the encodings of the tokenizers library take some hundred bytes a token."""
+"""Characters tokenized at once; an encoding takes some hundred bytes a token."""
 NAMED = 100
 """The most documents that are named of those left out."""
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """What one reading of the text tells: its fingerprint, each split's bytes, and what was left out.
+    """What reading the text once gives: its fingerprint, each split's bytes, documents left out.
 
-    `skipped` counts all of that, and `left_out` names the first NAMED.
+    `skipped` counts the documents left out, and `left_out` names the first NAMED.
     """
 
     fingerprint: str
@@ -42,9 +42,9 @@ class _Survey:
 
 
 def source_fingerprint(data: schema.Data, data_dir: Path | None = None) -> str:
-    """Return the SHA-256 of the raw text, document names and splits of a corpus, read in pieces.
+    """Return the SHA-256 of the raw text, document names and splits of a corpus.
 
-    No tokenizer involved.
+    The text is read in pieces, without a tokenizer.
     """
     return _survey(source_of(data, data_dir)).fingerprint
 
@@ -81,9 +81,9 @@ def pack(
 
     The store publishes the folder around it.
 
-    `progress` is told the phase and the fraction of it that is done. Raises RequestError for text
-    that cannot be used or is too short for windows of `data.context`, FlyweightError where the
-    folder is in use or the disk refuses.
+    `progress` is called with the phase and the fraction of it that is done. Raises RequestError for
+    text that cannot be used or is too short for windows of `data.context`, FlyweightError where
+    the folder is in use or the disk refuses.
     """
     progress = progress or (lambda phase, done: None)
     source = source_of(data, data_dir)
@@ -114,7 +114,9 @@ def pack(
         line_ends_are_words=source.about.line_ends_are_words,
         contiguous=source.about.contiguous,
         skipped=survey.skipped,
-        left_out=tuple(f"{_plain(each.name)}: {_plain(each.reason)}" for each in survey.left_out),
+        left_out=tuple(
+            f"{_plain(document.name)}: {_plain(document.reason)}" for document in survey.left_out
+        ),
         seconds=seconds,
         tokenizer_seconds=trained - started,
         megabytes_per_second=sum(survey.bytes.values()) / 1e6 / seconds,
@@ -157,9 +159,10 @@ def _texts(source: Source, split: SplitName) -> Iterator[str]:
 
 
 def _around(source: Source, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the ids before and after each document: those that the tokenizer itself adds to a text, else the separator.
+    """Return the ids before and after each document.
 
-    What follows a document is left out where the corpus is one text.
+    They are those that the tokenizer itself adds to a text, else the separator. Where the corpus
+    is one text, there are none after a document.
     """
     before, after = tokenizer.around
     if not source.about.separated:
@@ -170,9 +173,9 @@ def _around(source: Source, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tupl
 
 
 def _lost(text: str, back: str) -> int:
-    """Return how many lines of a text differ from what came back from its tokens.
+    """Return how many lines of a text differ from the text decoded from its tokens.
 
-    At least one where anything does.
+    At least one where the two texts differ.
     """
     if text == back:
         return 0
@@ -183,7 +186,7 @@ def _lost(text: str, back: str) -> int:
 
 
 class _Packer:
-    """One pass over the text: tokens to shards, counts, and the pieces that held-out splits share with train."""
+    """One pass over the text: tokens to shards, counts, and the overlap with train."""
 
     def __init__(
         self,
@@ -253,9 +256,9 @@ class _Packer:
         text = document.text
         size = len(text.encode())
         counts["bytes"] += size
-        counts["words"] += len(text.split()) + (
-            text.count("\n") if self._source.about.line_ends_are_words else 0
-        )
+        counts["words"] += len(text.split())
+        if self._source.about.line_ends_are_words:
+            counts["words"] += text.count("\n")
         if split == "train":
             self._overlap.look(text, document.continues)
         else:
@@ -278,12 +281,12 @@ class _Packer:
 
 
 def _require_windows(splits: dict[SplitName, SplitMeta], corpus: str, context: int) -> None:
-    """Raise RequestError unless every split has the context + 1 tokens of one window and its targets."""
+    """Raise RequestError unless every split has context + 1 tokens: a window and its targets."""
     if all(split.tokens > context for split in splits.values()):
         return
     have = ", ".join(f"{name} {split.tokens}" for name, split in splits.items())
     raise RequestError(
         f"{corpus} is too small for a context of {context}: every split needs {context + 1} "
-        f"tokens, there are {have};"
-        " use more text, a smaller data.context, or larger data.validation and data.test"
+        f"tokens, there are {have}; use more text, a smaller data.context, or larger "
+        "data.validation and data.test"
     )

@@ -1,7 +1,7 @@
-"""Tokenizers whose regular expressions come from elsewhere: they encode in a process of their own, limited in time and memory.
+"""Run tokenizers with unknown regular expressions in a process limited in time and memory.
 
 A pattern such as `(a+)+$` takes exponential time on some texts, in native code that nothing stops.
-Patterns that are known to take linear time, those of the common models and our own, stay in this
+Patterns that are known to take linear time, those of the common models and our own, run in this
 process.
 """
 
@@ -23,12 +23,11 @@ class StoppedError(FlyweightError):
     """A pattern took too long, or too much memory, on some text."""
 
 
-def gave_up(why: object) -> RequestError:
+def gave_up(reason: object) -> RequestError:
     """Return the error for a text on which the library itself gave up."""
     return RequestError(
-        f"the tokenizer gave up on the text ({why}): its regular expression or its vocabulary "
-        f"does not suit it;"
-        " use another text or another tokenizer"
+        f"the tokenizer gave up on the text ({reason}): its regular expression or its vocabulary "
+        "does not suit it; use another text or another tokenizer"
     )
 
 
@@ -40,7 +39,7 @@ It takes a microsecond or two for each.
 """
 MEGABYTES = 4096
 PIECE = 1 << 16
-"""Characters of the texts that are encoded at once, so that a slow pattern is noticed soon."""
+"""Characters of the texts that are encoded at once, few, to notice a slow pattern soon."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -69,11 +68,11 @@ LINEAR = frozenset(
         r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
-"""Patterns of GPT-2, Llama 3, Qwen, GPT-4o, Mistral, Falcon and sentencepiece models, and our own."""
+"""Patterns of GPT-2, Llama 3, Qwen, GPT-4o, Mistral, Falcon, sentencepiece models, and our own."""
 
 
 def load(text: str) -> tokenizers.Tokenizer:
-    """Return the tokenizer of a `tokenizer.json`, one that encodes elsewhere where its patterns are not known.
+    """Return the tokenizer of a `tokenizer.json`; it runs unknown patterns in another process.
 
     Raises ValueError where the library cannot read it, or does not come to an end.
     """
@@ -109,14 +108,14 @@ def foreign(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text's ids and which of its characters each stands for."""
+    """A text's ids, and the range of characters that each one encodes."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class _Remote:
-    """A `tokenizers.Tokenizer` of which what runs patterns is done by a helper, and the rest in this process."""
+    """A `tokenizers.Tokenizer` that runs its patterns in a helper, and the rest in this process."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -142,7 +141,7 @@ class _Remote:
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = False) -> list[Encoded]:
         """Return the ids and places of several texts."""
-        found: list[Encoded] = []
+        encoded: list[Encoded] = []
         for some in _pieces(texts):
             asked = {
                 "work": "encode",
@@ -152,10 +151,10 @@ class _Remote:
             }
             answer = self._ask(asked, sum(map(len, some)))
             pairs = zip(answer["ids"], answer["offsets"], strict=True)
-            found += [
+            encoded += [
                 Encoded(ids, [(start, end) for start, end in offsets]) for ids, offsets in pairs
             ]
-        return found
+        return encoded
 
     encode_batch_fast = encode_batch
 

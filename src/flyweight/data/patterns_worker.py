@@ -1,4 +1,4 @@
-"""The process in which tokenizers with patterns from elsewhere encode and decode: `data.patterns` asks it."""
+"""The process in which `data.patterns` runs tokenizers with unknown regular expressions."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def _work(question: dict[str, Any]) -> dict[str, Any]:
     _kept[0].encode_special_tokens = question["special"]
     encodings = _kept[0].encode_batch(question["texts"], add_special_tokens=question["add"])
     return {
-        "ids": [each.ids for each in encodings],
-        "offsets": [each.offsets for each in encodings],
+        "ids": [encoding.ids for encoding in encodings],
+        "offsets": [encoding.offsets for encoding in encodings],
     }
 
 

@@ -18,7 +18,10 @@ from flyweight.data.document import Document, HeldOut, Skipped, SplitName
 from flyweight.errors import RequestError
 
 BLOCK = 1 << 17
-"""Bytes read at once, and the characters that a piece of a document has at least (unless the document ends)."""
+"""Bytes read at once.
+
+Also the least characters in a piece of a document, except its last piece.
+"""
 
 _WINDOW = 1 << 16
 _PARAGRAPH = 1 << 11
@@ -85,7 +88,7 @@ def read_blocks(path: Path, file: BinaryIO, length: int | None = None) -> Iterat
 
 
 def decoded(path: Path, blocks: Iterable[bytes], start: int = 0) -> Iterator[str]:
-    """Yield the text of blocks of bytes that begin at byte `start`: no byte-order mark, LF for CRLF.
+    """Yield the text of the blocks from byte `start` on, without byte-order mark, LF for CRLF.
 
     Raises RequestError as `read_pieces` does.
     """
@@ -107,7 +110,10 @@ def _and_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def cut_blocks(blocks: Iterable[str]) -> Iterator[str]:
-    """Yield a text that comes in blocks in pieces of at least BLOCK characters, cut where no tokenizer joins."""
+    """Yield the text of blocks in pieces of at least BLOCK characters.
+
+    Pieces are cut where no tokenizer joins characters.
+    """
     text = ""
     for block in blocks:
         text += block
@@ -124,7 +130,7 @@ def _decoded(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offse
         raise RequestError(f"{path} is UTF-16; convert it first: {_converted(path, 'UTF-16')}")
     if (zero := block.find(b"\0")) >= 0:
         raise RequestError(
-            f"{path} is not text: a NUL byte stands at byte {offset + zero}; a corpus is UTF-8 text"
+            f"{path} is not text: byte {offset + zero} is NUL; a corpus is UTF-8 text"
         )
     pending = len(decoder.getstate()[0])
     try:
@@ -144,10 +150,10 @@ def _converted(path: Path, encoding: str) -> str:
 
 
 def safe_cut(text: str) -> int:
-    """Return where to cut `text` so that tokenizing both parts equals tokenizing the whole, as near its end as there is one.
+    """Return the last place to cut `text` where tokenizing both parts equals tokenizing all of it.
 
     Prefers a line start across which nothing is joined, then any line start, then a space; the very
-    end where there is none.
+    end where the text has none of these.
     """
     for start in (max(0, len(text) - 4096), 0):
         starts = [match.start() for match in _LINE_START.finditer(text, start)]
@@ -202,10 +208,10 @@ def read_python(path: Path, name: str) -> Iterator[Document | Skipped]:
 
 
 def cut_file(path: Path, fractions: tuple[float, float]) -> tuple[int, int]:
-    """Return two byte offsets that cut a file at about `fractions` of its length, each part non-empty if it has three bytes.
+    """Return two byte offsets that cut a file at about `fractions` of its length.
 
     A cut is at the nearest paragraph end, line end or space (within 2, 64 and 64 KiB), else between
-    characters.
+    characters. No part of a file with three bytes or more is empty.
     """
     total = size(path)
     cuts: list[int] = []
@@ -231,10 +237,10 @@ def cut_text(text: str, fractions: tuple[float, float]) -> tuple[int, int]:
 def cut_pieces(
     parts: Iterable[str], total: int, fractions: tuple[float, float]
 ) -> Iterator[tuple[int, str]]:
-    """Yield a text of `total` characters, read once in pieces, with the number of its part: 0, 1 or 2.
+    """Yield the pieces of a text, each with the number of its part: 0, 1 or 2.
 
-    Parts end at about `fractions` of the characters, where `cut_text` would cut the piece that
-    holds them.
+    The text has `total` characters and is read once. Parts end at about `fractions` of the
+    characters, where `cut_text` would cut the piece that holds them.
     """
     targets = [round(total * fraction) for fraction in fractions]
     number = seen = 0
@@ -265,16 +271,18 @@ def part_of(text: str, split: SplitName, held_out: HeldOut) -> str:
 
 
 def _nearest_cut(raw: bytes, target: int, low: int, high: int) -> int:
-    """Return the best cut c of `raw` near `target` with low <= c < high, or `target` moved to a character's start."""
+    """Return the best cut c of `raw` near `target` with low <= c < high.
+
+    Without a paragraph end, line end or space in reach: `target` moved to a character's start.
+    """
     target = min(max(target, low), max(low, high - 1))
     for mark, reach in ((b"\n\n", _PARAGRAPH), (b"\n", _WINDOW), (b" ", _WINDOW)):
         after = raw.find(mark, max(0, target - len(mark)), target + reach)
         before = raw.rfind(mark, max(0, target - reach), target)
-        found = [
-            at + len(mark) for at in (before, after) if at >= 0 and low <= at + len(mark) < high
-        ]
-        if found:
-            return min(found, key=lambda cut: (abs(cut - target), cut))
+        cuts = [at + len(mark) for at in (before, after) if at >= 0]
+        cuts = [cut for cut in cuts if low <= cut < high]
+        if cuts:
+            return min(cuts, key=lambda cut: (abs(cut - target), cut))
     while low < target and raw[target : target + 1] and raw[target] & 0xC0 == 0x80:
         target -= 1
     while target < len(raw) and raw[target] & 0xC0 == 0x80:

@@ -32,12 +32,15 @@ def dtype_for(vocab_size: int) -> np.dtype[Any]:
 
 
 class ShardWriter:
-    """Write a split's tokens to `<split>-00000.bin`, ..., and hash both each shard and the whole stream."""
+    """Write a split's tokens to `<split>-00000.bin`, ...; hash each shard and the whole stream."""
 
     def __init__(
         self, folder: Path, split: str, dtype: np.dtype[Any], limit: int = SHARD_TOKENS
     ) -> None:
-        self._folder, self._split, self._dtype, self._limit = folder, split, dtype, limit
+        self._folder = folder
+        self._split = split
+        self._dtype = dtype
+        self._limit = limit
         self._file: BinaryIO | None = None
         self._shards: list[Shard] = []
         self._in_shard = 0
@@ -85,7 +88,10 @@ class ShardWriter:
 
 
 class Tokens:
-    """Shards that read like one array: length, indexing by int or slice, and `gather` for many windows at once."""
+    """Shards that read like one array: length, and indexing by int or slice.
+
+    `gather` reads many windows at once.
+    """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self._parts = [part for part in parts if len(part)]
@@ -120,12 +126,12 @@ class Tokens:
 
     def _range(self, start: int, stop: int) -> np.ndarray:
         first = int(np.searchsorted(self._ends, start, side="right")) - 1
-        found: list[np.ndarray] = []
+        slices: list[np.ndarray] = []
         for part, offset in zip(self._parts[first:], self._ends[first:], strict=False):
             if offset >= stop:
                 break
-            found.append(part[max(0, start - int(offset)) : stop - int(offset)])
-        return np.concatenate(found) if found else np.empty(0, self.dtype)
+            slices.append(part[max(0, start - int(offset)) : stop - int(offset)])
+        return np.concatenate(slices) if slices else np.empty(0, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self._range(0, len(self))

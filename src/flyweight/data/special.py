@@ -1,4 +1,7 @@
-"""Which tokens begin and end a text, as a model's own files name them: by text or by id, one or several, of any name."""
+"""Find the tokens that begin and end a text, as a model's own files name them.
+
+The files name one or several of them, by text or by id, and under any name.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ _OLDER = "special_tokens_map.json"
 
 @dataclass(frozen=True)
 class Special:
-    """What a folder says of special tokens; None or nothing where it does not say.
+    """The special tokens that a folder's files name; None or empty where they name none.
 
-    `ends` are all ids that end a text, the tokenizer's own first. `adds` tells whether a begin and
-    an end token are added to each text; None leaves that to the post-processor in `tokenizer.json`.
+    `ends` are all ids that end a text, the tokenizer's own first. `adds`: whether a begin and an
+    end token are added to each text; None leaves that to the post-processor in `tokenizer.json`.
     """
 
     bos: int | None = None
@@ -62,7 +65,7 @@ def read(folder: Path, vocab: Mapping[str, int]) -> Special:
 
 
 def of_post_processor(raw: Mapping[str, Any] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the ids that the post-processor of a `tokenizer.json` puts before and after one text."""
+    """Return the ids that a `tokenizer.json`'s post-processor puts before and after one text."""
     raw = raw or {}
     if raw.get("type") == "Sequence":
         parts = [of_post_processor(part) for part in raw.get("processors", [])]
@@ -123,18 +126,18 @@ def content(value: Any) -> str:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty where there is no file.
+    """Return the object in a JSON file, empty where the file does not exist.
 
     Raises FlyweightError for a damaged one.
     """
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FlyweightError(
             f"{file}: damaged, not valid JSON ({error}); copy the model again"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(raw, dict):
         raise FlyweightError(f"{file}: damaged, not a JSON object; copy the model again")
-    return found
+    return raw

@@ -1,4 +1,7 @@
-"""Which documents are held out: by a hash of their names, so that a document keeps its split whatever joins the corpus."""
+"""Choose the documents that are held out, by a hash of their names.
+
+A document keeps its split when others join the corpus.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ def split_of(key: str, held_out: HeldOut) -> SplitName:
 
 
 def split_whole(sizes: Mapping[str, int], held_out: HeldOut) -> dict[str, SplitName] | None:
-    """Return every document's split by hash, or None where that leaves a held-out split under half its share of bytes."""
+    """Return every document's split by hash.
+
+    None where that leaves a held-out split under half its share of the bytes, or a split empty.
+    """
     assigned: dict[str, SplitName] = {name: split_of(name, held_out) for name in sizes}
     total: dict[SplitName, int] = dict.fromkeys(SPLITS, 0)
     for name, split in assigned.items():

@@ -1,6 +1,6 @@
 """The stage that turns text into token shards.
 
-Recipes never name it, every stage that needs text asks for it.
+Recipes never name it; every stage that needs text asks for it.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Pack(Stage[schema.Data]):
 
 
 def _left_out(meta: Meta) -> Iterator[dict[str, str]]:
-    """Yield what a run says about documents that were left out: the first of them, and how many more there are."""
+    """Yield the first documents left out, with the reasons, and how many more there are."""
     for line in meta.left_out[:_NAMED]:
-        name, _, why = line.partition(": ")
-        yield {"name": name, "why": why}
+        name, _, reason = line.partition(": ")
+        yield {"name": name, "why": reason}
     if meta.skipped > _NAMED:
         yield {
             "name": f"{meta.skipped - _NAMED:,} more",

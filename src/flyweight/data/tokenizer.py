@@ -1,8 +1,9 @@
-"""Tokenizers: byte, character, word, byte-level BPE, or any existing one, all as a `tokenizer.json` of the tokenizers library.
+"""Tokenizers, each a `tokenizer.json` of the tokenizers library.
 
-The file alone reproduces encoding and decoding; which tokens begin and end a text is also told by
-the files beside it (`special`). Documents end in one special token, `<|endoftext|>` in tokenizers
-trained here; it is never produced by text that merely contains those characters.
+Byte, character, word and byte-level BPE are trained here; any existing one can be loaded. The file
+alone reproduces encoding and decoding; files beside it may name more tokens that begin and end a
+text (`special`). Documents end in one special token, `<|endoftext|>` in tokenizers trained here.
+Text that merely contains those characters never becomes that token.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Tokenizer:
     def __init__(self, text: str, declared: Special | None = None) -> None:
         """Build a tokenizer from the text of a `tokenizer.json`.
 
-        Raises ValueError where it is none.
+        Raises ValueError where the library cannot read it.
         """
         try:
             self._backend: tokenizers.Tokenizer = patterns.load(text)
@@ -60,9 +61,8 @@ class Tokenizer:
     def load(cls, path: Path) -> Tokenizer:
         """Return the tokenizer in a file, or in a folder's `tokenizer.json`.
 
-        Raises RequestError where there is none.
-
-        The files beside it name its special tokens; raises FlyweightError for a damaged one.
+        The files beside it name its special tokens. Raises RequestError where it is missing or
+        unreadable, and FlyweightError for a damaged file beside it.
         """
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
@@ -76,7 +76,7 @@ class Tokenizer:
         return tokenizer
 
     def save(self, path: Path) -> None:
-        """Write the `tokenizer.json`, and beside it what it does not say of its special tokens by itself."""
+        """Write the `tokenizer.json`, and a file beside it for special tokens that it lacks."""
         write_text(path, self._text)
         if self._needs_more:
             end = next((text for text, at in self.vocab.items() if at == self.separator), None)
@@ -86,7 +86,7 @@ class Tokenizer:
             )
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
-        """Return the parts of a text that the vocabulary lacks and that become `<unk>`, each once."""
+        """Return, each once, the parts of a text that the vocabulary lacks: they become `<unk>`."""
         if self.unknown is None:
             return ()
         (encoding,) = self._encodings([text])
@@ -105,18 +105,23 @@ class Tokenizer:
 
     @property
     def normal_text(self) -> str:
-        """The `tokenizer.json` as this version of the library writes it, whatever version wrote the file."""
+        """The `tokenizer.json` as this version of the library writes it."""
         return self._backend.to_str()
 
     @property
     def _needs_more(self) -> bool:
-        """Whether other files name special tokens that `tokenizer.json` alone would not tell."""
+        """Whether other files name special tokens that `tokenizer.json` alone does not."""
         alone = Tokenizer(self._text)
         return (self.special, self.around) != (alone.special, alone.around)
 
     def identity(self, content: str) -> str:
-        """Return what tells this tokenizer from others, given the checksum of its file: that, or with its special tokens."""
-        return digest([content, asdict(self.special), self.around]) if self._needs_more else content
+        """Return a checksum of this tokenizer, given that of its file (`content`).
+
+        Includes the special tokens where `tokenizer.json` alone does not name them.
+        """
+        if not self._needs_more:
+            return content
+        return digest([content, asdict(self.special), self.around])
 
     @cached_property
     def vocab(self) -> dict[str, int]:
@@ -139,19 +144,16 @@ class Tokenizer:
 
     @cached_property
     def separator(self) -> int | None:
-        """The id that ends a document, or None: the usual one of those that the model's files name, else the usual one."""
+        """The id that ends a document, or None.
+
+        Of the ids that the model's files name, the one with a usual name, else the first; where
+        they name none, any token with a usual name.
+        """
+        usual = [self._special[end] for end in _ENDS if end in self._special]
         ends = self.declared.ends
-        named = next(
-            (
-                self._special[end]
-                for end in _ENDS
-                if end in self._special and self._special[end] in ends
-            ),
-            None,
-        )
-        if ends:
-            return ends[0] if named is None else named
-        return next((self._special[end] for end in _ENDS if end in self._special), None)
+        if not ends:
+            return next(iter(usual), None)
+        return next((at for at in usual if at in ends), ends[0])
 
     @cached_property
     def pad(self) -> int | None:
@@ -160,7 +162,10 @@ class Tokenizer:
 
     @cached_property
     def adds(self) -> tuple[bool, bool] | None:
-        """Whether a begin and an end token are added to each text, where the files say so and the tokens exist."""
+        """Whether a begin and an end token are added to each text; None where no file says so.
+
+        A token that does not exist is not added.
+        """
         if self.declared.adds is None:
             return None
         begin, end = self.declared.adds
@@ -181,7 +186,7 @@ class Tokenizer:
 
     @cached_property
     def special(self) -> Special:
-        """The special tokens that the files name, and those known by their usual names or from the post-processor."""
+        """The special tokens that the files name, else those of usual names or post-processor."""
         bos = self.begin[-1] if self.declared.bos is None and self.begin else self.declared.bos
         ends = list(self.declared.ends)
         if not ends and self.separator is not None:
@@ -190,7 +195,10 @@ class Tokenizer:
 
     @cached_property
     def ends(self) -> frozenset[int]:
-        """The ids after which generation ends: those of the files, the usual one, and what would begin another text."""
+        """The ids after which generation ends.
+
+        Those that the files name, the one with a usual name, and those that begin another text.
+        """
         usual = next(([self._special[end]] for end in _ENDS if end in self._special), [])
         return frozenset([*self.special.ends, *usual, *self.begin])
 
@@ -207,7 +215,7 @@ class Tokenizer:
 
     @cached_property
     def unknown(self) -> int | None:
-        """The id that stands for what the vocabulary lacks, or None."""
+        """The id of text that the vocabulary lacks, or None."""
         model = self._raw["model"]
         if isinstance(model.get("unk_id"), int):
             return model["unk_id"]
@@ -228,7 +236,7 @@ class Tokenizer:
         return [*self.begin, *ids] if start else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of several texts, encoded on all cores, without any token that is not in them."""
+        """Return the ids of several texts, encoded on all cores, without added tokens."""
         return [encoding.ids for encoding in self._encodings(texts, offsets=False)]
 
     def _encodings(self, texts: Sequence[str], offsets: bool = True) -> list[tokenizers.Encoding]:
@@ -256,7 +264,10 @@ class Tokenizer:
         return frozenset(self._special)
 
     def encode_marked(self, text: str) -> list[int]:
-        """Return the ids of a text in which the characters of a special token mean that token: a template's, never a user's."""
+        """Return the ids of a text in which the characters of a special token mean that token.
+
+        Only for text of a template, never of a user.
+        """
         self._backend.encode_special_tokens = False
         try:
             return self.encode(text, start=False)
@@ -264,7 +275,7 @@ class Tokenizer:
             self._backend.encode_special_tokens = True
 
     def rowless(self, rows: int) -> dict[int, str]:
-        """Return the tokens, by id, that a model with this many rows has none for."""
+        """Return the tokens, by id, for which a model with `rows` rows has no row."""
         return {
             at: text
             for text, at in sorted(self.vocab.items(), key=lambda entry: entry[1])
@@ -281,13 +292,16 @@ class Tokenizer:
             shown = ", ".join(repr(character) for character in strange[:8])
             return RequestError(
                 f"the tokenizer knows no {shown} and has no {UNKNOWN}; leave such characters out "
-                f"of the text"
+                "of the text"
             )
         return FlyweightError(f"the tokenizer failed: {error}")
 
     @cached_property
     def reversible(self) -> bool:
-        """Whether every text comes back from its ids by construction: the alphabet is all bytes, and nothing is normalized."""
+        """Whether decoding gives back every text, by construction.
+
+        It does where the alphabet is all bytes, and nothing is normalized.
+        """
         from tokenizers import pre_tokenizers
 
         parts = self._raw
@@ -316,7 +330,10 @@ class Tokenizer:
 
 
 def panicked(error: BaseException) -> bool:
-    """Return whether native code gave up, as on a regular expression that goes back too often: this is no Exception."""
+    """Return whether native code gave up, as on a regular expression that backtracks too often.
+
+    Such an error is a BaseException, not an Exception.
+    """
     return type(error).__name__ == "PanicException"
 
 
@@ -338,4 +355,6 @@ def with_special(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
 def named_tokens(tokens: Mapping[int, str]) -> str:
     """Return tokens with their ids for a message, three at most."""
     shown = ", ".join(f"{text!r} ({at})" for at, text in list(tokens.items())[:3])
-    return shown if len(tokens) <= 3 else f"{shown} and {len(tokens) - 3} more"
+    if len(tokens) <= 3:
+        return shown
+    return f"{shown} and {len(tokens) - 3} more"

@@ -31,8 +31,8 @@ def train(
 ) -> Tokenizer:
     """Return the tokenizer of a config.
 
-    `texts` yields the training split in pieces (`size` characters or a little less), `others` the
-    held-out splits, from which nothing is learned but whether a character vocabulary needs `<unk>`.
+    `texts` yields the training split in pieces (`size` characters or a little less). `others`
+    yields the held-out splits; they only decide whether a character vocabulary needs `<unk>`.
     `separated` adds the separator; unless `published`, an end and a padding token are added in any
     case. Raises RequestError for a vocabulary without room for them.
     """
@@ -67,14 +67,13 @@ def _room(vocab: int, special_words: Sequence[str], least: int) -> int:
     if vocab - len(special_words) < least:
         raise RequestError(
             f"data.tokenizer.vocab: {vocab} leaves no room for {' and '.join(special_words)}; "
-            f"give at least"
-            f" {least + len(special_words)}"
+            f"give at least {least + len(special_words)}"
         )
     return vocab - len(special_words)
 
 
 def _byte(special_words: Sequence[str]) -> Tokenizer:
-    """Ids are byte values; the letters that stand for bytes in the file are GPT-2's."""
+    """Return a tokenizer whose ids are byte values; the file writes bytes as GPT-2's letters."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -92,16 +91,16 @@ def _byte(special_words: Sequence[str]) -> Tokenizer:
 
 
 def _characters(texts: Iterable[str]) -> set[str]:
-    found: set[str] = set()
+    characters: set[str] = set()
     for text in texts:
-        found.update(text)
-    return found
+        characters.update(text)
+    return characters
 
 
 def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> Tokenizer:
-    """Ids in the order of code points.
+    """Return a tokenizer with ids in the order of code points.
 
-    `<unk>` after them, and only where a held-out split has a character that train lacks.
+    `<unk>` follows them where a held-out split has a character that train lacks.
     """
     import tokenizers
     from tokenizers import Regex, decoders, models, pre_tokenizers
@@ -118,7 +117,10 @@ def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> To
 def _word(
     config: schema.WordTokenizer, texts: Iterable[str], special_words: Sequence[str]
 ) -> Tokenizer:
-    """`<unk>`, `<eos>`, then the words of the training text, most frequent first (ties in the order of code points)."""
+    """Return a tokenizer of `<unk>`, `<eos>`, then the words of the training text.
+
+    The most frequent words come first, ties in the order of code points.
+    """
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
@@ -157,7 +159,7 @@ def _word(
 def _bpe(
     config: schema.BpeTokenizer, texts: Iterator[str], special_words: Sequence[str]
 ) -> Tokenizer:
-    """GPT-2's pre-tokenizer and byte alphabet; merges from the training text."""
+    """Return a BPE with GPT-2's pre-tokenizer and byte alphabet; learn merges from the texts."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -175,9 +177,9 @@ def _bpe(
 
 
 def _short_words(splitter: pre_tokenizers.ByteLevel, texts: Iterable[str]) -> Iterator[str]:
-    """Yield texts, cut inside words of more than LONGEST_WORD characters, because training is quadratic in a word's length.
+    """Yield texts, cut inside words of more than LONGEST_WORD characters.
 
-    Encoding is linear and stays whole: only what merges are learned from is cut.
+    Training is quadratic in a word's length. Encoding is linear, and does not cut words.
     """
     for text in texts:
         start = 0
@@ -192,7 +194,7 @@ def _short_words(splitter: pre_tokenizers.ByteLevel, texts: Iterable[str]) -> It
 def _sampled(texts: Iterator[str], limit: int, size: int) -> Iterator[str]:
     """Yield about `limit` of `size` characters in pieces taken evenly, the first always.
 
-    All of them where they are fewer.
+    Yields all of them where there are fewer.
     """
     seen = taken = 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""The audit: the mistakes that make small-model results worthless, each looked for in the model at hand."""
+"""The audit: look in a model for the mistakes that make small-model results worthless."""
 
 from __future__ import annotations
 
@@ -45,14 +45,13 @@ def audit(
 ) -> Audit:
     """Run every check, or `only` those named, on the model in `folder`.
 
-    Without a corpus those that need text are `n/a`.
-
-    Raises RequestError where there is no model or check, or the corpus has tokens that the model
-    does not know.
+    Without a corpus, those that need text are `n/a`. Raises RequestError for an unknown check,
+    where `folder` does not hold a model, or where the corpus has tokens that the model does not
+    know.
     """
     if unknown := [name for name in only if name not in CHECKS]:
         raise RequestError(
-            f"audit: there is no check {unknown[0]!r}; known are {', '.join(CHECKS)}"
+            f"audit: the check {unknown[0]!r} does not exist; known are {', '.join(CHECKS)}"
         )
     model = load_any.load(Path(folder), device).eval()
     if corpus is not None:
@@ -62,7 +61,7 @@ def audit(
 
 
 def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Check:
-    """Run one check; a model that breaks while it is checked has failed, with what it said."""
+    """Run one check; an error of the model is a failure, with its message."""
     try:
         with torch.no_grad(), autocast(subject.device, subject.precision):
             return check(subject)

@@ -42,8 +42,8 @@ class Measured:
 
     The lists hold seconds, one per repeat: of a forward pass over (batch, context) with all logits,
     of reading the prompts into an empty cache, and of `new_tokens` greedy steps after them.
-    `peak_bytes` is what the process (CUDA: the device) held at most over what it held before the
-    model was loaded, loading included; `memory` says how that was read.
+    `peak_bytes` is the most that the process (CUDA: the device) held, from loading on, less what it
+    held before; `memory` names the way in which it was read.
     """
 
     forward_s: list[float]
@@ -61,8 +61,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Medians over the repeats with order-statistic 95 % intervals, bytes, and how everything was measured.
+    """Medians over the repeats with 95 % intervals, bytes, and how everything was measured.
 
+    The intervals are order statistics.
     `weight_bytes` are those of parameters and buffers in memory, shared ones once; `disk_bytes`
     those of the model folder's files; `kernels` counts the linear layers by kind and kernel.
     """
@@ -84,7 +85,7 @@ class BenchResult:
     def json(self) -> dict[str, Any]:
         """Return the figures as plain numbers under their names.
 
-        Intervals, 95th percentiles and raw seconds below them.
+        Intervals, 95th percentiles and raw seconds follow under keys of their own.
         """
         metrics = self.metrics()
         asked = {
@@ -119,9 +120,9 @@ def bench(
 ) -> BenchResult:
     """Measure the model in `folder` in a child process.
 
-    Raises RequestError where the child found the request wrong (no model there, prompts longer than
-    learned positions), and FlyweightError with the child's last words where it failed, was killed,
-    or took longer than `timeout` seconds.
+    Raises RequestError where the child refuses the request: a folder without a model, or prompts
+    longer than learned positions. Raises FlyweightError with the child's last message where it
+    failed, was killed, or took longer than `timeout` seconds.
     """
     prompt, new = config.prompt, config.new_tokens
     if prompt is None or new is None:
@@ -164,12 +165,12 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
     except TimeoutError as error:
         raise FlyweightError(
             f"bench of {request.folder}: no result after {timeout:g} s; ask for fewer repeats, "
-            f"tokens or a smaller batch"
+            "tokens or a smaller batch"
         ) from error
     if done.returncode == 0:
         return json.loads(done.stdout)
-    said = done.stderr.strip().splitlines()
-    last = said[-1] if said else "it said nothing"
+    messages = done.stderr.strip().splitlines()
+    last = messages[-1] if messages else "it said nothing"
     if done.returncode < 0:
         last = (
             f"killed by signal {-done.returncode}, as happens when memory runs out (try a "
@@ -180,16 +181,15 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
 
 
 def median(samples: Sequence[float], unit: str, better: Literal["lower", "higher"]) -> Metric:
-    """Return the median of independent samples with its distribution-free 95 % interval between two of them.
+    """Return the median of independent samples with its distribution-free 95 % interval.
 
-    The narrowest pair of order statistics that holds the median with at least 95 %; up to five
-    samples the smallest and the largest, which hold it with 1 - 2^(1 - n).
+    The interval lies between the narrowest pair of order statistics that holds the median with at
+    least 95 %. For up to five samples, it lies between the smallest and the largest, which hold it
+    with 1 - 2^(1 - n).
     """
     ordered, n = sorted(samples), len(samples)
-    rank, below = (
-        0,
-        1 / 2**n,
-    )  # below: probability that at most `rank` of n samples fall under the median
+    rank = 0
+    below = 1 / 2**n  # probability that at most `rank` of n samples fall under the median
     while 2 * (below + math.comb(n, rank + 1) / 2**n) <= 0.05 and rank + 1 < n - 2 - rank:
         rank += 1
         below += math.comb(n, rank) / 2**n

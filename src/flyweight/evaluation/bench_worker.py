@@ -35,29 +35,32 @@ LEAST_SECONDS = 0.02
 MOST_PASSES = 50
 LEAST_RUNS, MOST_RUNS = 5, 15
 ENOUGH_SECONDS = 2.0
-"""Spent on timed runs, after which the least number of them is enough.
+"""Seconds of timed runs after which LEAST_RUNS of them are enough.
 
-Of fifteen runs, three slow ones stay outside of the
-95 % interval of the median; of five, none.
+Of fifteen runs, the 95 % interval of the median leaves out three slow ones; of five, none.
 """
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Memory:
-    """The most memory held since `start`, over what was held then.
+    """The most memory held since `start`, less the memory held at `start`.
 
-    CUDA knows its own peak; MPS is read between passes; a CPU process' resident memory has a
-    high-water mark that Linux can reset and other systems cannot (there, what imports had needed
-    hides smaller peaks).
+    CUDA knows its own peak; MPS is read between passes. On a CPU, the process' resident memory has
+    a high-water mark, which Linux can reset. Other systems cannot reset it; there, the memory that
+    imports needed hides smaller peaks.
     """
 
     method: Literal["cuda", "mps", "resident", "maxrss"]
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.baseline, self.highest = device, 0, 0
-        self.method = (
-            "cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "maxrss"
-        )
+        self.device = device
+        self.baseline = 0
+        self.highest = 0
+        self.method = "maxrss"
+        if device.type == "cuda":
+            self.method = "cuda"
+        elif device.type == "mps":
+            self.method = "mps"
 
     def start(self) -> None:
         """Take the baseline."""
@@ -109,7 +112,7 @@ def _maxrss() -> int:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done everything that it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -155,9 +158,8 @@ class Passes:
         generator = torch.Generator().manual_seed(0)
         window = load_any.window(model.config)
         shape = (request.batch, max(window, request.prompt))
-        tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(
-            device
-        )  # (B, T)
+        tokens = torch.randint(model.config.vocab_size, shape, generator=generator)  # (B, T)
+        tokens = tokens.to(device)
         self.window, self.prompt = tokens[:, :window], tokens[:, : request.prompt]
 
     def forward(self) -> Tensor:
@@ -188,28 +190,27 @@ class Passes:
 
 
 def _exercise(request: Request, device: torch.device) -> None:
-    """Load and run tiny models of the same kinds: thread pools and libraries that load at first use are not the model's memory.
+    """Load and run tiny models of the same kinds.
 
-    They are some 45 MB, many times the size of a small model.
+    Thread pools and libraries that load at first use are not the model's memory. They take some
+    45 MB, many times the size of a small model.
     """
-    found = load_any.config(Path(request.folder))
-    own = isinstance(found, schema.ARCHITECTURES)
-    kinds = {kind.kind: kind for kind in found.linears.values()} if own else {}
+    config = load_any.config(Path(request.folder))
+    own = isinstance(config, schema.ARCHITECTURES)
+    kinds = {kind.kind: kind for kind in config.linears.values()} if own else {}
     sizes: dict[str, Any] = {"vocab_size": 64, "context": 32, "dim": 64}
     tiny: list[schema.Architecture] = [
         schema.ModelConfig(**sizes, layers=1, linears=linears)
         for linears in ({}, *({"blocks": kind} for kind in kinds.values()))
     ]
-    if isinstance(found, schema.LinearConfig | schema.MlpConfig | schema.LstmConfig):
-        short = {"layers": 1} if isinstance(found, schema.LstmConfig) else {"history": 4}
-        tiny.append(
-            found.model_copy(
-                update={**sizes, **short, **({"hidden": 64} if hasattr(found, "hidden") else {})}
-            )
-        )
-    for config in tiny:
+    if isinstance(config, schema.LinearConfig | schema.MlpConfig | schema.LstmConfig):
+        sizes |= {"layers": 1} if isinstance(config, schema.LstmConfig) else {"history": 4}
+        if hasattr(config, "hidden"):
+            sizes["hidden"] = 64
+        tiny.append(config.model_copy(update=sizes))
+    for model_config in tiny:
         with tempfile.TemporaryDirectory() as place:
-            folder.save(build(config), place)
+            folder.save(build(model_config), place)
             passes = Passes(
                 folder.load(place, device).eval(),
                 replace(request, batch=1, prompt=8, new_tokens=2),
@@ -221,7 +222,10 @@ def _exercise(request: Request, device: torch.device) -> None:
 
 
 def _more(done: int, asked: int | None, spent: float) -> bool:
-    """Return whether to time another run: as many as asked for, else five to fifteen by the time they take."""
+    """Return whether to time another run.
+
+    Times as many as `asked` says; where that is None, five to fifteen, by the seconds `spent`.
+    """
     if asked is not None:
         return done < asked
     return done < LEAST_RUNS or (done < MOST_RUNS and spent < ENOUGH_SECONDS)
@@ -242,15 +246,15 @@ def measure(request: Request) -> Measured:
         torch.inference_mode(),
         torch.autocast(device.type, DTYPES[request.precision], enabled=request.precision != "fp32"),
     ):
-        # The first pass of each is the warm-up; the second says how many make a sample that a clock
-        # can tell.
+        # The first pass of each is the warm-up; the second decides how many passes make a sample
+        # that is long enough for the clock.
         counts = []
         for run in (passes.forward, passes.prefill):
             seconds(run, device)
             counts.append(min(MOST_PASSES, math.ceil(LEAST_SECONDS / seconds(run, device))))
         passes.decode(device)
         memory.look()
-        # Interleaved, so that a machine that slows down slows all three.
+        # Interleaved: a machine that slows down slows all three.
         began = time.perf_counter()
         while _more(len(runs[0]), request.repeats, time.perf_counter() - began):
             runs[0].append(seconds(passes.forward, device, counts[0]))

@@ -1,8 +1,8 @@
-"""The audit's checks, one function each: what a model must satisfy before any of its numbers is worth something.
+"""The audit's checks, one function each: what must hold for a model's numbers to count.
 
 Each takes the same `Subject` and returns one `Check`; it runs in evaluation mode, without
-gradients, in the subject's precision. Those of the evaluator itself take its scoring function, so
-that a broken one can be shown to fail.
+gradients, in the subject's precision. Checks of the evaluator take its scoring function as an
+argument: tests show with a broken one that they can fail.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ INVARIANCE = {"fp32": 1e-6, "bf16": 2e-3, "fp16": 2e-3}
 CACHE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 SENSITIVITY = 0.2
 STORED = 0.02
-# Nats per token that training must have gained on a token of another shift: more than another
-# seed's start would differ by.
+# Nats per token by which training must have improved a token of another shift: more than the
+# starts of two seeds differ by.
 GAIN = 0.1
 # Standard texts have 0 to 3 % of their test pieces in the training text; DailyDialog, known for its
 # repetitions, 16 %. Single lines repeat in any text (7 to 16 % of Python's own): of those, more
@@ -53,7 +53,7 @@ DATA_TARGETS = 8_192
 
 @dataclass(frozen=True)
 class Check:
-    """One check: the measured number, the bound it is held against, and for a failure or `n/a` why."""
+    """One check: the measured number, its bound, and the reason of a failure or of `n/a`."""
 
     name: str
     measured: float | None
@@ -66,17 +66,18 @@ class Check:
 
         An infinite number is the string `Infinity`, which JSON can hold.
         """
-        measured = (
-            "Infinity"
-            if self.measured is not None and not math.isfinite(self.measured)
-            else self.measured
-        )
+        measured: float | str | None = self.measured
+        if self.measured is not None and not math.isfinite(self.measured):
+            measured = "Infinity"
         return {**vars(self), "measured": measured}
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is audited: a model on a device, its folder, and the corpus to try it on (None: checks that need one are n/a)."""
+    """What is audited: a model on a device, its folder, and the corpus to try it on.
+
+    Without a corpus, checks that need one are `n/a`.
+    """
 
     folder: Path
     model: AnyModel
@@ -93,12 +94,12 @@ class Subject:
 
     @property
     def length(self) -> int:
-        """A sequence length that is long enough to tell and short enough to be quick."""
+        """A sequence length that is long enough to show faults and short enough to be quick."""
         return min(self.model.config.context or LENGTH, LENGTH)
 
     @property
     def dtype(self) -> Precision:
-        """The narrower of the precision computed in and the one the weights are in: it sets the bounds."""
+        """The precision that sets the bounds: the narrower one of computation and weights."""
         names: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
         return names.get(self.model.dtype, self.precision)
 
@@ -110,7 +111,7 @@ class Subject:
         ).to(self.device)
 
     def others(self, tokens: Tensor) -> Tensor:
-        """Return token ids of the same shape, every one of them different (in a vocabulary of more than one)."""
+        """Return token ids of the same shape, each different from `tokens` where possible."""
         generator = torch.Generator().manual_seed(self.seed + 1)
         steps = torch.randint(1, max(2, self.vocab_size), tokens.shape, generator=generator).to(
             tokens.device
@@ -124,7 +125,7 @@ class Subject:
 
 
 def judged(name: str, measured: float, bound: float, passed: bool, why: str = "") -> Check:
-    """Return a check with its verdict; what is not a number fails, as infinite."""
+    """Return a check with its verdict; NaN fails, as infinite."""
     if math.isnan(measured):
         return Check(name, math.inf, bound, "fail", why)
     return Check(name, measured, bound, "pass" if passed else "fail", why)
@@ -151,17 +152,17 @@ def _foreign(name: str, subject: Subject) -> Check:
 
 
 def _largest(difference: Tensor) -> float:
-    """Return the largest magnitude, infinite where anything is not a number."""
+    """Return the largest magnitude; infinite where a value is NaN."""
     value = difference.float().abs().max().item()
     return math.inf if math.isnan(value) else value
 
 
-def _relative(found: float, expected: float) -> float:
-    return abs(found - expected) / max(abs(expected), 1e-12)
+def _relative(value: float, expected: float) -> float:
+    return abs(value - expected) / max(abs(expected), 1e-12)
 
 
 def finite(subject: Subject) -> Check:
-    """Check that logits of random tokens are finite numbers, over the model's full context of up to 1,024."""
+    """Check that logits of random tokens are finite over the model's context, up to LONGEST."""
     length = min(subject.model.config.context or LONGEST, LONGEST)
     hidden = subject.model.hidden(subject.tokens(1, length))[0]  # (T, dim)
     wrong = sum(
@@ -176,7 +177,7 @@ def finite(subject: Subject) -> Check:
 
 
 def causality(subject: Subject) -> Check:
-    """Check that logits up to a position do not change, not even in the last bit, when later tokens do."""
+    """Check that later tokens do not change earlier logits, not even in the last bit."""
     tokens, worst = subject.tokens(2), 0.0
     others, base = subject.others(tokens), subject.model(tokens)  # (2, T, V)
     for cut in sorted({1, tokens.shape[1] // 2, tokens.shape[1] - 1} - {0}):
@@ -194,7 +195,10 @@ def batch_invariance(subject: Subject, score: Scorer = target_nll) -> Check:
 
 
 def padding_invariance(subject: Subject, score: Scorer = target_nll) -> Check:
-    """Check that padding counts nowhere: neither on the right in the evaluator nor on the left under a mask."""
+    """Check that padding does not count.
+
+    It is tried on the right in the evaluator, and on the left under a mask.
+    """
     stream = _stream(subject)
     window = max(1, subject.length // 2)
     plain, padded = (
@@ -217,7 +221,7 @@ def padding_invariance(subject: Subject, score: Scorer = target_nll) -> Check:
 
 
 def _stream(subject: Subject) -> np.ndarray:
-    """Return some windows of text, the last one short: of the test split, or random tokens."""
+    """Return a few windows of the test split or of random tokens, the last one short."""
     wanted = 5 * subject.length + subject.length // 3 + 1
     if subject.corpus is not None:
         return subject.text()[:wanted]
@@ -247,7 +251,10 @@ def _mean_nll(
 
 
 def cache(subject: Subject) -> Check:
-    """Check that logits of text read in pieces through the cache equal those of one pass, with and without left padding."""
+    """Check that reading in pieces through the cache gives the logits of one pass.
+
+    Tries this with and without left padding.
+    """
     tokens, worst = subject.tokens(2), 0.0
     length = tokens.shape[1]
     padded = torch.ones_like(tokens, dtype=torch.bool)
@@ -268,14 +275,13 @@ def cache(subject: Subject) -> Check:
 
 
 def save_load(subject: Subject) -> Check:
-    """Check that a model saved and loaded again has the same weights and gives the same logits, to the last bit."""
+    """Check that saving and loading keeps weights and logits, to the last bit."""
     tokens = subject.tokens(2)
     with tempfile.TemporaryDirectory() as place:
+        own = subject.folder  # a foreign model keeps its own files
         if isinstance(subject.model, Model):
             folder.save(subject.model, place)
-        own = (
-            Path(place) if isinstance(subject.model, Model) else subject.folder
-        )  # a foreign model keeps its own files
+            own = Path(place)
         again = load_any.load(own, subject.device).eval()
         worst = _largest(again(tokens) - subject.model(tokens))
         theirs = again.state_dict()
@@ -296,9 +302,8 @@ def stored_bytes(subject: Subject) -> Check:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     stored = path.stat().st_size - 8 - length
-    claimed = flops.weight_bytes(
-        subject.model.config, subject.model.dtype.itemsize
-    )  # a loaded model has its file's dtype
+    # A loaded model has its file's dtype.
+    claimed = flops.weight_bytes(subject.model.config, subject.model.dtype.itemsize)
     return at_most(
         "stored_bytes",
         _relative(stored, claimed),
@@ -308,32 +313,38 @@ def stored_bytes(subject: Subject) -> Check:
 
 
 def _initial(model: Model, subject: Subject, build: Callable[..., Model]) -> Model:
-    """Return a model of ours before training: as a dense network, which packed layers and mixtures stand for."""
+    """Return a model of ours before training.
+
+    A packed model or a mixture becomes the dense network that it was made from.
+    """
     plain = {"linears": {}, "mixture": None} if isinstance(model, Decoder) else {"linears": {}}
     dense = model.config.model_copy(update=plain)
     return build(dense, seed=subject.seed).to(subject.device).eval()
 
 
 def initial_sensitivity(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
-    """Check that at initialisation the last hidden state depends on the tokens: its relative change when all are replaced.
+    """Check that at initialisation the last hidden state depends on the tokens.
 
-    The model is built anew from its config and seed; a quantized one as the dense model that it
-    stands for, a mixture as its network.
+    Measures its relative change when all tokens are replaced. The model is built anew from its
+    config and the subject's seed; a quantized one as the dense model that it was made from, a
+    mixture as its network.
     """
     if not isinstance(subject.model, Model):
         return _foreign("initial_token_sensitivity", subject)
     config, fresh = subject.model.config, _initial(subject.model, subject, build)
     tokens = subject.tokens(4)
-    before, after = (
-        fresh.hidden(each)[:, -1].float() for each in (tokens, subject.others(tokens))
-    )  # (4, dim)
+    before = fresh.hidden(tokens)[:, -1].float()  # (4, dim)
+    after = fresh.hidden(subject.others(tokens))[:, -1].float()  # (4, dim)
     change = ((after - before).norm(dim=1) / before.norm(dim=1).clamp(min=1e-12)).mean().item()
-    why = "of the dense model that its packed layers stand for" if config.linears else ""
+    why = "of the dense model that its packed layers were made from" if config.linears else ""
     return judged("initial_token_sensitivity", change, SENSITIVITY, change > SENSITIVITY, why)
 
 
 def loss_shift(subject: Subject, score: Scorer = target_nll) -> Check:
-    """Check that evaluation scores the next tokens: its NLL of this model is that of the logits before every token."""
+    """Check that evaluation scores the next tokens.
+
+    Its NLL must be that of every token under the logits of the position before it.
+    """
     window = subject.length
     stream, expected = _stream(subject)[: 2 * window + 1].astype(np.int64), []
     for start in range(0, len(stream) - 1, window):
@@ -349,31 +360,35 @@ def loss_shift(subject: Subject, score: Scorer = target_nll) -> Check:
 
 
 def predicts_next(subject: Subject, build: Callable[..., Model] = build_model) -> Check:
-    """Check that the model was trained on the right shift: the next token has a lower NLL than the current or the one after.
+    """Check that the model was trained on the right shift.
 
-    Tied embeddings start by predicting the current token. So where that, or the token after next,
-    is ahead, the model fails only if training brought it there: against the model as initialised,
-    or by unigrams where it cannot be initialised again.
+    The next token must have a lower NLL than the current one and the one after next. Tied
+    embeddings start by predicting the current token. So where another token is ahead, the model
+    fails only if training brought it there. The model as initialised decides this, or unigrams
+    where the model cannot be initialised again.
     """
     if subject.corpus is None:
         return _missing_data("predicts_next")
     text = subject.text()[:4097]
     totals, counts = _by_shift(subject, subject.model, text)  # (P, 3), (P,)
-    found = totals.sum(0) / counts.sum()
-    current, following, later = map(float, found)
+    nll = totals.sum(0) / counts.sum()  # (3,)
+    current, following, later = map(float, nll)
     why = f"nats per token: next {following:.3f}, current {current:.3f}, after next {later:.3f}"
     rival = 0 if current <= later else 2
-    margin = following - float(found[rival])
-    if margin < 0 or not np.isfinite(found).all():
+    margin = following - float(nll[rival])
+    if margin < 0 or not np.isfinite(nll).all():
         return judged("predicts_next", margin, 0.0, margin < 0, why)
     decided = len(counts) > 1 and interval(totals[:, 1] - totals[:, rival], counts)[0] > 0
-    if decided and _taught(subject, text, found, rival, build):
+    if decided and _taught(subject, text, nll, rival, build):
         return judged("predicts_next", margin, 0.0, False, why)
     return Check("predicts_next", None, 0.0, "n/a", f"trained too briefly to tell; {why}")
 
 
 def _by_shift(subject: Subject, model: AnyModel, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the summed NLL of current, next and later token for every piece of a text, (P, 3), and the pieces' sizes (P,)."""
+    """Return the summed NLL of current, next and later token in every piece of a text, (P, 3).
+
+    Also returns the pieces' sizes (P,).
+    """
     totals, counts = [], []
     for start in range(0, len(text) - 2, subject.length):
         piece = torch.from_numpy(text[start : start + subject.length + 2].astype(np.int64)).to(
@@ -387,16 +402,16 @@ def _by_shift(subject: Subject, model: AnyModel, text: np.ndarray) -> tuple[np.n
 
 
 def _taught(
-    subject: Subject, text: np.ndarray, found: np.ndarray, rival: int, build: Callable[..., Model]
+    subject: Subject, text: np.ndarray, nll: np.ndarray, rival: int, build: Callable[..., Model]
 ) -> bool:
     """Return whether training put a token of another shift ahead of the next one.
 
-    `found` has the NLL by shift, (3,).
+    `nll` is the model's NLL by shift, (3,).
     """
     if not isinstance(subject.model, Model):
-        return bool(found[rival] < _unigram_nll(subject, text))
+        return bool(nll[rival] < _unigram_nll(subject, text))
     totals, counts = _by_shift(subject, _initial(subject.model, subject, build), text)
-    gained = totals.sum(0) / counts.sum() - found
+    gained = totals.sum(0) / counts.sum() - nll
     return bool(gained[rival] > max(GAIN, gained[1]))
 
 
@@ -409,7 +424,7 @@ def _unigram_nll(subject: Subject, text: np.ndarray) -> float:
 
 
 def below_unigram_floor(subject: Subject) -> Check:
-    """Check that the model's NLL on the test split is below that of the training split's unigrams, on the same targets."""
+    """Check that the model's NLL on test text is below that of the training split's unigrams."""
     if subject.corpus is None:
         return _missing_data("below_unigram_floor")
     text, window = subject.text(), min(subject.model.config.context or 256, 256)
@@ -426,7 +441,7 @@ def below_unigram_floor(subject: Subject) -> Check:
 
 
 def train_overlap(subject: Subject) -> Check:
-    """Check what share of the test split also stands in the training text, in pieces of 50 characters."""
+    """Check how much of the test split the training text contains too."""
     if subject.corpus is None:
         return _missing_data("train_overlap")
     meta = subject.corpus.meta

@@ -1,10 +1,8 @@
-"""Is one model better than another? Paired bootstrap over the units both were scored on.
+"""Decide whether one model is better than another, by a bootstrap over paired units; no torch.
 
-No torch here.
-
-Several comparisons at once are corrected after Holm (1979): with a reference named beforehand for
-as many as there are others, with the best as reference for all pairs, as the same text has chosen
-it.
+Several comparisons at once are corrected after Holm (1979). With a reference named beforehand, the
+correction is for one comparison per other model. With the best model as reference, it is for all
+pairs, because the same text chose the best.
 """
 
 from __future__ import annotations
@@ -28,14 +26,17 @@ BITS = "bits_per_byte"
 
 
 def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
-    """Return a verdict by bits per byte across tokenizers: one that loses text has too good a figure, and cannot win by it."""
+    """Return a verdict by bits per byte across tokenizers; a model that loses text cannot win.
+
+    Its bits per byte are too good.
+    """
     flattered = (verdict == "better" and first_lossy) or (verdict == "worse" and second_lossy)
     return "undecided" if flattered else verdict
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the same text: per token (None under different tokenizers, `why` says so) and per byte.
+    """Two models on the same text, per token and per byte.
 
     `lossy` tells of two tokenizers which do not give the text back. `metrics` has what both were
     measured in beside the likelihood, under one tokenizer. `by` names the metric that decides.
@@ -65,7 +66,7 @@ class Paired:
 
     @property
     def flattered(self) -> bool:
-        """Whether the interval would decide, but for the text that the better one's tokens lose."""
+        """Whether the verdict is undecided only because the better one's tokens lose text."""
         return self.verdict != self.decisive.verdict
 
     def json(self) -> dict[str, Any]:
@@ -89,9 +90,8 @@ def paired(
 ) -> Paired:
     """Compare two models' unit scores.
 
-    Raises RequestError where they were not scored on the same units of the same text.
-
-    `with_p` adds the p-value of the difference in the metric `by`, uncorrected.
+    Raises RequestError where they were not scored on the same units of the same text. `with_p` adds
+    the p-value of the difference in the metric `by`, uncorrected.
 
     Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over
     documents: blocks of tokens then hold different text.
@@ -100,8 +100,7 @@ def paired(
         raise RequestError(refusal)
     same = a.tokenizer == b.tokenizer
     change = a.text - b.text  # (U,)
-    # Bytes are shared out by tokens, so that two tokenizers give the same document not quite the
-    # same size.
+    # Bytes are shared out by tokens: two tokenizers give a document slightly different sizes.
     size = (a.bytes + b.bytes) / 2 * math.log(2)
     nll = (
         _difference(a.nll - b.nll, a.counts.astype(np.float64), "nats/token", seed)
@@ -161,15 +160,13 @@ def _refusal(a: UnitScores, b: UnitScores) -> str | None:
     if (a.corpus, a.split) != (b.corpus, b.split):
         return (
             f"the models were evaluated on different texts, {_where(a, b)} and {_where(b, a)}: "
-            f"name one text for both,"
-            " flyweight compare A B --data DATA"
+            "name one text for both, flyweight compare A B --data DATA"
         )
     same = a.tokenizer == b.tokenizer
     if not same and (a.kind, b.kind) != ("document", "document"):
         return (
             "the models have different tokenizers and the text has too few documents to pair by: "
-            "blocks of tokens do not"
-            " hold the same text; use a corpus with at least 20 documents"
+            "blocks of tokens do not hold the same text; use a corpus with at least 20 documents"
         )
     if (
         len(a.nll) != len(b.nll)
@@ -178,8 +175,7 @@ def _refusal(a: UnitScores, b: UnitScores) -> str | None:
     ):
         return (
             f"the models were scored in different units ({len(a.nll)} {a.kind}s and {len(b.nll)} "
-            f"{b.kind}s):"
-            " evaluate both with the same window"
+            f"{b.kind}s): evaluate both with the same window"
         )
     return None
 
@@ -192,9 +188,9 @@ def _difference(
 
 
 def _where(scores: UnitScores, other: UnitScores) -> str:
-    """Return what a text is called.
+    """Return the name of a text for a message.
 
-    Texts of one name have the beginning of their fingerprint as well.
+    Where both texts have one name, the beginning of the fingerprint is added.
     """
     alike = (scores.name, scores.split) == (other.name, other.split)
     mark = f" ({scores.corpus[:8]})" if alike or not scores.name else ""
@@ -203,10 +199,10 @@ def _where(scores: UnitScores, other: UnitScores) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a table: its own numbers, and how it stands to the reference model (None for the reference).
+    """One model of a table: its own numbers, and its comparison with the reference model.
 
-    `p` is corrected for all comparisons of the table; `verdict` is decided only where that and the
-    interval agree.
+    `paired` is None for the reference itself. `p` is corrected for all comparisons of the table;
+    `verdict` is decided only where that and the interval agree.
     """
 
     name: str
@@ -218,7 +214,7 @@ class Row:
 
     @property
     def verdict(self) -> Verdict | None:
-        """How the model stands to the reference, other comparisons taken into account."""
+        """Whether the model is better than the reference, corrected for the other comparisons."""
         if self.paired is None or self.p is None:
             return None
         return self.paired.verdict if self.p < LEVEL else "undecided"
@@ -245,8 +241,6 @@ class Row:
 class Comparison:
     """Models by one metric, bits per byte unless another is named, best first.
 
-    `family` is the number of comparisons that p-values are corrected for.
-
     `pairs` holds every pair of the family by its two names.
     """
 
@@ -259,16 +253,14 @@ class Comparison:
 
     @property
     def family(self) -> int:
-        """How many comparisons count."""
+        """The number of comparisons that p-values are corrected for."""
         return len(self.pairs)
 
     def verdict(self, first: str, second: str) -> Verdict:
-        """Return how the first model of a pair stands to the second, other comparisons taken into account."""
-        return (
-            self.pairs[first, second].verdict
-            if self.corrected[first, second] < LEVEL
-            else "undecided"
-        )
+        """Return whether the first model of a pair is better, corrected for other comparisons."""
+        if self.corrected[first, second] < LEVEL:
+            return self.pairs[first, second].verdict
+        return "undecided"
 
     def json(self) -> dict[str, Any]:
         """Return the table and all pairs as plain data."""
@@ -300,10 +292,10 @@ def table(
     seed: int = 0,
     metric: str = BITS,
 ) -> Comparison:
-    """Return the models by a metric, best first, each paired with `reference` (the best unless named).
+    """Return the models by a metric, best first, each paired with `reference`.
 
-    Raises RequestError for an unknown reference, for fewer than two models, for a metric that some
-    model was not measured in, and as `paired` does.
+    The reference is the best model unless named. Raises RequestError for an unknown reference, for
+    fewer than two models, for a metric that some model was not measured in, and as `paired` does.
     """
     if len(models) < 2:
         raise RequestError(f"a comparison needs at least two models, not {len(models)}")
@@ -323,8 +315,7 @@ def table(
     if best not in models:
         raise RequestError(f"reference {best!r} is not among the models: {', '.join(models)}")
     others = [name for name in order if name != best]
-    # The best of several was chosen by the very differences that are tested, so that every pair had
-    # its chance.
+    # The differences that are tested chose the best model; so all pairs count as tested.
     wanted = [(name, best) for name in others]
     if reference is None:
         wanted += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
@@ -345,20 +336,23 @@ def table(
 
 
 def families(models: Mapping[str, UnitScores]) -> list[dict[str, UnitScores]]:
-    """Return the models by what they can be compared with: all of a family can be paired with each other."""
-    found: list[dict[str, UnitScores]] = []
+    """Return the models in families; all models of a family can be paired with each other."""
+    grouped: list[dict[str, UnitScores]] = []
     for name, scores in models.items():
-        for family in found:
+        for family in grouped:
             if all(_refusal(scores, other) is None for other in family.values()):
                 family[name] = scores
                 break
         else:
-            found.append({name: scores})
-    return found
+            grouped.append({name: scores})
+    return grouped
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p-values corrected for there being several of them (Holm 1979): the chance that any verdict is wrong stays."""
+    """Return p-values corrected for several comparisons (Holm 1979).
+
+    The chance that any verdict is wrong stays that of one comparison.
+    """
     order = sorted(range(len(p)), key=p.__getitem__)
     corrected, largest = [0.0] * len(p), 0.0
     for rank, index in enumerate(order):

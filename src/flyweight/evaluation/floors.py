@@ -1,7 +1,8 @@
-"""What any model has to beat: unigrams, interpolated bigrams and a Kneser-Ney 5-gram, trained on the train split.
+"""Baselines that any model has to beat, trained on the train split.
 
-They score the same targets as `likelihood.evaluate`: every token of the split but its first and the
-begin tokens of documents, line ends included. Bits per byte count the tokens of the text alone.
+They are unigrams, interpolated bigrams and a Kneser-Ney 5-gram. They score the same targets as
+`likelihood.evaluate`: every token of the split but its first and the begin tokens of documents,
+line ends included. Bits per byte count the tokens of the text alone.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus, Split
     from flyweight.data.document import SplitName
 
-# Ten million tokens need about 1.1 GB and 12 s for the 5-gram; more text lowers the floors further,
-# which a report must know.
+# Ten million tokens need about 1.1 GB and 12 s for the 5-gram. More text would lower the floors
+# further, so a report names the limit.
 TRAIN_LIMIT = 10_000_000
 CHOICE_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
 class Floor:
-    """One baseline: NLL in nats per token, what training it took, and the constants it was run with.
+    """One baseline: NLL in nats per token, the costs of training, and its constants.
 
-    `seconds` are those of counting, `peak_bytes` what was held at most meanwhile (beside the text),
-    `bytes` the trained model's own tables in memory. `stored` counts its n-grams; `constants` holds
-    interpolation weights (longest context first) or discounts (shortest first); `estimated` is
-    False where a discount could not be estimated from the text and a standard one stood in.
+    `seconds` are those of counting, `peak_bytes` the most held meanwhile beside the text, `bytes`
+    the trained model's tables in memory. `stored` counts its n-grams. `constants` holds
+    interpolation weights (longest context first) or discounts (shortest first). `estimated` is
+    False where the text gave no estimate of a discount and a standard one was used.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Floors:
-    """The baselines on one split, and how much of the train split they saw (at most `TRAIN_LIMIT` tokens)."""
+    """The baselines on one split, and how much of the train split they saw."""
 
     unigram: Floor
     bigram: Floor
@@ -68,7 +69,10 @@ class Floors:
     vocab_size: int
 
     def json(self) -> dict[str, Any]:
-        """Return perplexities per token under `unigram`, `bigram` and `kn5`, costs beside them, all of it under `details`."""
+        """Return perplexities per token under `unigram`, `bigram` and `kn5`, and their costs.
+
+        `details` holds everything by baseline.
+        """
         named = (self.unigram, self.bigram, self.kn5)
         rest = ("split", "tokens", "train_tokens", "train_tokens_available", "vocab_size")
         return {
@@ -85,10 +89,11 @@ class Floors:
 def mixture_weights(
     components: np.ndarray, counts: np.ndarray, least: float = 1e-9, rounds: int = 200
 ) -> np.ndarray:
-    """Return the weights (K,) that maximise the likelihood of a mixture whose components gave these probabilities (N, K).
+    """Return the weights (K,) of a mixture that maximise its likelihood.
 
-    Each row stands for `counts` (N,) targets. Expectation maximisation; the likelihood is concave,
-    so it finds the optimum. No weight falls below `least`.
+    `components` (N, K) are the components' probabilities; row n occurs `counts[n]` times. Uses
+    expectation maximisation, which finds the optimum because the likelihood is concave. No weight
+    falls below `least`.
     """
     part = counts / counts.sum()
     weights = np.full(components.shape[1], 1 / components.shape[1])
@@ -104,7 +109,7 @@ def mixture_weights(
 
 
 class Baseline(Protocol):
-    """A trained baseline: p of every token of a stream but the first, its stored n-grams, their bytes, and its constants."""
+    """A trained baseline: its probabilities, stored n-grams, their bytes, and its constants."""
 
     stored: int
     bytes: int
@@ -112,12 +117,15 @@ class Baseline(Protocol):
     estimated: bool
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
-        """Return p(token | what stands before it) for a stream (N,), without its first token: (N - 1,)."""
+        """Return p(token | earlier tokens) for every token of a stream but the first, (N - 1,)."""
         ...
 
 
 class Unigram:
-    """Relative frequencies mixed with the uniform distribution, whose weight is chosen on held-out text."""
+    """Relative frequencies mixed with the uniform distribution.
+
+    Held-out text decides the mixture's weights.
+    """
 
     def __init__(self, tokens: np.ndarray, held_out: np.ndarray, vocab_size: int):
         """Count `tokens`; both streams hold ids below `vocab_size`."""
@@ -127,17 +135,16 @@ class Unigram:
         self._uniform = 1 / vocab_size
         # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one
         # in the test to infinity.
-        seen = np.bincount(held_out)
-        found = np.flatnonzero(seen)
+        times = np.bincount(held_out)
+        seen = np.flatnonzero(times)
         self.weights = mixture_weights(
-            self._components(found), seen[found], least=1 / (len(tokens) + 1)
+            self._components(seen), times[seen], least=1 / (len(tokens) + 1)
         )
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
     def _components(self, tokens: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [self.frequency[tokens], np.full(len(tokens), self._uniform)], axis=1
-        )  # (N, 2)
+        uniform = np.full(len(tokens), self._uniform)
+        return np.stack([self.frequency[tokens], uniform], axis=1)  # (N, 2)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """Return p(token) for every token of a stream, (N,)."""
@@ -151,7 +158,7 @@ class Unigram:
 class Bigram:
     """Bigram frequencies mixed with the unigram model.
 
-    After tokens never followed by anything, the unigram alone.
+    After a token that nothing followed in training, only the unigram model counts.
     """
 
     def __init__(self, tokens: np.ndarray, held_out: np.ndarray, vocab_size: int):
@@ -173,31 +180,30 @@ class Bigram:
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
     def _components(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
-        found = lookup(self._keys, before * self._vocab_size + token)
-        counts, total = np.where(found >= 0, self._counts[found], 0), self._total[before]
+        place = lookup(self._keys, before * self._vocab_size + token)
+        counts, total = np.where(place >= 0, self._counts[place], 0), self._total[before]
         unigram = self._unigram.probabilities(token)
-        return np.stack(
-            [np.where(total > 0, counts / np.maximum(total, 1), unigram), unigram], axis=1
-        )  # (N, 2)
+        bigram = np.where(total > 0, counts / np.maximum(total, 1), unigram)
+        return np.stack([bigram, unigram], axis=1)  # (N, 2)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
-        """Return p(token | the one before it) for every token of a stream but the first, (N - 1,)."""
+        """Return p(token | token before it) for every token of a stream but the first, (N - 1,)."""
         stream = np.asarray(tokens, np.int64)
         return self._components(stream[:-1], stream[1:]) @ self.weights
 
 
 def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT) -> Floors:
-    """Train the three baselines on (the first `train_limit` tokens of) the train split and score `split` with them.
+    """Train the three baselines on the train split and score `split` with them.
 
-    Raises RequestError where a split is too short to count anything in.
+    Reads the first `train_limit` tokens of the train split. Raises RequestError where a split is
+    too short to count anything in.
     """
     target = corpus.split(split)
     whole = corpus.split("train").tokens
-    train, held_out = (
-        np.asarray(whole[:train_limit]),
-        np.asarray(corpus.split("validation").tokens[:CHOICE_LIMIT]),
-    )
-    test, vocab_size = np.asarray(target.tokens), corpus.meta.vocab_size
+    train = np.asarray(whole[:train_limit])
+    held_out = np.asarray(corpus.split("validation").tokens[:CHOICE_LIMIT])
+    test = np.asarray(target.tokens)
+    vocab_size = corpus.meta.vocab_size
     for name, tokens in (("train", train), ("validation", held_out), (split, test)):
         if len(tokens) < 2:
             raise RequestError(
@@ -217,7 +223,7 @@ def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_L
 
 
 def targets(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return which targets of a split (N - 1,) are scored, and which of those stand for text."""
+    """Return which targets of a split (N - 1,) are scored, and which of those encode text."""
     tokens = np.asarray(split.tokens)[1:]
     scored = np.ones(len(tokens), bool)
     for place in range(split.opening):
@@ -243,9 +249,9 @@ def _floor(
 
 
 def _watched(train: Callable[[], Baseline]) -> tuple[Baseline, int]:
-    """Return what `train` makes and the most bytes that it held, arrays included.
+    """Return the baseline that `train` makes and the most bytes held meanwhile, with arrays.
 
-    A trace that is on already goes on.
+    A trace that runs already goes on afterwards.
     """
     running = tracemalloc.is_tracing()
     if not running:

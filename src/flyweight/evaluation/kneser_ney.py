@@ -1,8 +1,8 @@
 """Interpolated modified Kneser-Ney n-grams (Chen and Goodman 1999) over a token stream, in numpy.
 
 An n-gram's id is its rank among all distinct n-grams of its order, sorted by (id of its first n - 1
-tokens, last token), so a lookup is one binary search an order, and everything that shares a context
-lies side by side.
+tokens, last token). A lookup is one binary search an order, and n-grams that share a context lie
+side by side.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import numpy as np
 FALLBACK = (0.5, 1.0, 1.5)
 
 TABLE_RATIO = 4
-"""Keys are looked up in a table of all that are possible, which takes no sorting, where there are at most so many per token."""
+"""Up to so many possible keys per token, keys are looked up in a table of all possible ones.
+
+That takes no sorting.
+"""
 
 
 @dataclass(frozen=True)
 class Discounts:
-    """What is taken from counts of 1, 2 and 3 or more.
+    """The discounts of counts of 1, 2 and 3 or more.
 
     `estimated` is False where the text gave no usable estimate.
     """
@@ -32,11 +35,11 @@ class Discounts:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """One order's n-grams: `keys` (U,) ascending, their discounted counts, and per context the mass behind them.
+    """One order's n-grams: `keys` (U,) ascending, their discounted counts, and sums by context.
 
-    `total` and `backoff` are by id of the context (an n-gram one order down): the sum of counts
-    that follow it, and the share of probability left to the next shorter context. A total of 0
-    means that nothing follows.
+    `total` and `backoff` are by id of the context, an n-gram one order down. `total` is the sum of
+    the counts that follow it; 0 means that nothing follows. `backoff` is the share of probability
+    left to the next shorter context.
     """
 
     keys: np.ndarray  # (U,) int64: context id * vocabulary + token
@@ -48,10 +51,11 @@ class Order:
 
 
 def estimate_discounts(counts: np.ndarray) -> Discounts:
-    """Return Chen and Goodman's discounts from counts of counts: Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_{k+1} / n_k.
+    """Return Chen and Goodman's discounts from counts of counts.
 
-    Small vocabularies have orders in which (almost) nothing was seen once; there no estimate lies in 0 < D_k <= k, and
-    0.5, 1 and 1.5 stand in, marked as not estimated.
+    Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_{k+1} / n_k. In small vocabularies, some orders have
+    (almost) no n-gram that was seen once, and estimates outside 0 < D_k <= k. There 0.5, 1 and 1.5
+    are used, marked as not estimated.
     """
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
     if min(n1, n2, n3, n4) > 0:
@@ -65,26 +69,24 @@ def estimate_discounts(counts: np.ndarray) -> Discounts:
 class KneserNey:
     """An interpolated modified Kneser-Ney model of `order` tokens over ids below `vocab_size`.
 
-    The highest order is discounted by its counts, the lower ones by their continuation counts (in
-    how many distinct n-grams one longer they end); below the unigrams stands the uniform
-    distribution, so that every token has probability. The stream is one: contexts run across line
-    ends and documents, as a language model's windows do.
+    The highest order is discounted by its counts, the lower ones by their continuation counts: how
+    many distinct n-grams one longer end in them. Unigrams back off to the uniform distribution;
+    every token has probability. Contexts run across line ends and documents, as a language model's
+    windows do.
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5):
         """Count `tokens` (N,), which must hold at least one token.
 
-        Afterwards `discounts` has every order's (shortest first), `stored` the number of distinct
-        n-grams of all orders, and `bytes` what their tables take.
+        Sets `discounts`, of every order (shortest first), `stored`, the number of distinct n-grams
+        of all orders, and `bytes`, the size of their tables.
         """
         stream = np.asarray(tokens, np.int64)
         self.vocab_size, self.order = vocab_size, min(order, len(stream))
         self.levels: list[Order] = []
         """Every order's n-grams, shortest first."""
-        contexts, context = (
-            1,
-            np.zeros(len(stream), np.int64),
-        )  # id of the context of every position
+        contexts = 1
+        context = np.zeros(len(stream), np.int64)  # id of the context of every position
         keys, ending = distinct(context, stream, vocab_size)
         for n in range(1, self.order):
             context = ending[:-1]
@@ -115,29 +117,29 @@ class KneserNey:
         return self.probabilities(tokens)[1:]
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """Return p(token | the order - 1 tokens before it, as far as there are any) for a stream (N,), float64 (N,)."""
+        """Return p(token | up to order - 1 tokens before it) for a stream (N,), float64 (N,)."""
         stream = np.asarray(tokens, np.int64)
         result = np.full(len(stream), 1.0 / self.vocab_size)
         context = np.zeros(len(stream), np.int64)  # id of the context, -1 where it was never seen
         for n, level in enumerate(self.levels, start=1):
-            found = lookup(
+            ngrams = lookup(
                 level.keys, np.where(context >= 0, context * self.vocab_size + stream, -1)
             )
             usable = np.flatnonzero(context >= 0)
             usable = usable[level.total[context[usable]] > 0]
-            at, ngram = context[usable], found[usable]
+            at, ngram = context[usable], ngrams[usable]
             kept = np.where(ngram >= 0, level.kept[ngram], 0.0)
             result[usable] = kept / level.total[at] + level.backoff[at] * result[usable]
             if n < self.order:
                 # The next order's context is this order's n-gram that ends one token earlier.
-                context = np.concatenate([np.full(1, -1), found[:-1]])
+                context = np.concatenate([np.full(1, -1), ngrams[:-1]])
         return result
 
 
 def distinct(
     context: np.ndarray, token: np.ndarray, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct (context, token) keys (U,), ascending, and every position's index among them (N,)."""
+    """Return the distinct (context, token) keys (U,), ascending, and each position's index (N,)."""
     key = context * vocab_size + token
     possible = int(key.max()) + 1
     if possible > TABLE_RATIO * len(key):
@@ -151,8 +153,7 @@ def distinct(
 def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> Order:
     """Discount one order's counts and gather what every context keeps and passes on."""
     discounts = estimate_discounts(counts)
-    # A count of 0 (an n-gram that only opens the stream has no continuation) has nothing to take
-    # from.
+    # Nothing is taken from a count of 0: an n-gram that only opens the stream has no continuation.
     taken = np.array([0.0, discounts.one, discounts.two, discounts.more])[np.minimum(counts, 3)]
     context = keys // vocab_size
     total = np.bincount(context, weights=counts, minlength=contexts)

@@ -1,6 +1,7 @@
-"""Confidence intervals over documents or blocks of text, never over tokens: neighbouring tokens are not independent.
+"""Confidence intervals over documents or blocks of text, never over tokens.
 
-No torch here: comparisons and reports read these arrays without it.
+Neighbouring tokens are not independent. No torch here: comparisons and reports read these arrays
+without it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ UnitKind = Literal["document", "block"]
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """How a split's targets fall into resampling units: unit u holds the targets [starts[u], starts[u + 1]).
+    """The resampling units of a split: unit u holds the targets [starts[u], starts[u + 1]).
 
     Target j is the split's token j + 1, the first token being context only. `starts` is int64 and
     ends with the number of targets.
@@ -81,9 +82,9 @@ class UnitScores:
 
     `corpus` and `tokenizer` are fingerprints: only models scored on the same text can be paired,
     and per-token numbers compare only under one tokenizer. `lossy`: the tokens do not give the text
-    back, as the packed corpus tells, not the file. `marks` is the part of `nll` that fell on tokens
-    which stand for no byte, such as the end of a document; None where there were none. Bytes are
-    shared out by the other targets.
+    back; the packed corpus says so, not the file. `marks` is the part of `nll` on tokens without
+    bytes, such as the end of a document; None where the text has none. Bytes are shared out by the
+    other targets.
     """
 
     kind: UnitKind
@@ -102,7 +103,7 @@ class UnitScores:
 
     @property
     def text(self) -> np.ndarray:
-        """NLL (nats) of the tokens that stand for text, (U,): what bits per byte count."""
+        """NLL (nats) of the tokens that encode text, (U,): what bits per byte count."""
         return self.nll if self.marks is None else self.nll - self.marks
 
     def labelled(self, corpus: str, tokenizer: str) -> UnitScores:
@@ -110,7 +111,10 @@ class UnitScores:
         return replace(self, corpus=corpus, tokenizer=tokenizer)
 
     def save(self, path: Path) -> None:
-        """Write the arrays and labels as one safetensors file: one label, as several have no order and give other bytes."""
+        """Write the arrays and labels as one safetensors file.
+
+        All labels are one JSON text: safetensors writes several in any order, and so other bytes.
+        """
         from safetensors.numpy import save_file
 
         arrays = {"nll": self.nll, "counts": self.counts, "bytes": self.bytes}
@@ -164,19 +168,20 @@ class UnitScores:
 
 
 def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
-    """Cut a split of `tokens` tokens into documents or, where fewer than 20 hold targets, into contiguous blocks.
+    """Cut a split of `tokens` tokens into documents or into contiguous blocks.
 
-    A block has 1 % of the targets, but at least a window; a split shorter than ten windows is cut
-    into ten blocks all the same (its interval is a rough one). `documents` are the offsets of their
+    Blocks are used where fewer than 20 documents hold targets. A block has 1 % of the targets, but
+    at least a window. A split shorter than ten windows is still cut into ten blocks; its interval
+    is rough. `documents` are the offsets of their
     first tokens. Raises RequestError for fewer than three tokens: one target has no spread.
     """
     targets = tokens - 1
     if targets < 2:
         raise RequestError(
             f"this split has {tokens} tokens: at least 3 are needed to measure a likelihood and "
-            f"its interval"
+            "its interval"
         )
-    # A document's first token is the target at its offset - 1; the very first one's is no target.
+    # A document's first token is the target at its offset - 1; the split's first is not a target.
     edges = np.append(np.clip(np.asarray(documents, np.int64) - 1, 0, None), targets)
     full = np.diff(edges) > 0
     if int(full.sum()) >= MIN_DOCUMENTS:
@@ -194,11 +199,11 @@ def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
 def interval(
     numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of sum(numerators) / sum(denominators) over units, both (U,).
+    """Return the 95 % bootstrap interval of sum(numerators) / sum(denominators), both (U,).
 
-    Percentile bootstrap of the ratio, its tails widened for few units (Hesterberg 2015, "expanded
-    percentile"): the plain one is too narrow by sqrt((U - 1) / U) and takes the normal for the t
-    distribution.
+    Percentile bootstrap of the ratio over units, with tails widened for few units (Hesterberg 2015,
+    "expanded percentile"). The plain interval is too narrow by sqrt((U - 1) / U), and uses the
+    normal distribution in place of the t distribution.
     """
     ratios = _resampled(numerators, denominators, seed, resamples)
     tail = _expanded_tail(len(numerators))
@@ -212,10 +217,10 @@ def p_value(
     seed: int = 0,
     resamples: int = CORRECTED_RESAMPLES,
 ) -> float:
-    """Return the two-sided p-value of sum(numerators) / sum(denominators) being 0: where `interval` at 1 - p would touch it.
+    """Return the two-sided p-value of sum(numerators) / sum(denominators) being 0.
 
-    Never 0: the smallest is that of one resample in `resamples` + 1 beyond 0 (Davison and Hinkley
-    1997, section 4.2).
+    It is the p at which an `interval` of level 1 - p would touch 0. Never 0: the smallest is that
+    of one resample in `resamples` + 1 beyond 0 (Davison and Hinkley 1997, section 4.2).
     """
     ratios = _resampled(numerators, denominators, seed, resamples)
     beyond = min(int((ratios <= 0).sum()), int((ratios >= 0).sum()))
@@ -238,7 +243,7 @@ def _resampled(
     if units < 2 or numerators.shape != denominators.shape:
         raise ValueError(
             f"{units} and {len(denominators)} units: an interval needs at least two, in equal "
-            f"number"
+            "number"
         )
     rng = np.random.default_rng(seed)
     ratios = np.empty(resamples)
@@ -251,12 +256,15 @@ def _resampled(
 
 
 def _expanded_tail(units: int) -> float:
-    """Return the percentile to cut at either end so that a 95 % interval over `units` units has its nominal coverage."""
+    """Return the percentile to cut at either end for a coverage of 95 % over `units` units."""
     normal = NormalDist()
     t = _student(normal.inv_cdf(0.975), units - 1)
     return normal.cdf(-t * math.sqrt(units / (units - 1)))
 
 
 def _student(z: float, free: int) -> float:
-    """Return Student's t quantile where the normal one is z, by its expansion (Abramowitz and Stegun 26.7.5)."""
+    """Return Student's t quantile where the normal one is z, by an expansion.
+
+    Abramowitz and Stegun 26.7.5.
+    """
     return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)

@@ -1,4 +1,1 @@
-"""Models in other programs' formats. Importing this costs nothing.
-
-Each writer imports its own library.
-"""
+"""Write models in other programs' formats; each writer imports its library when it is used."""

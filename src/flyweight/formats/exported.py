@@ -1,4 +1,4 @@
-"""What an export tells of itself."""
+"""The outcome of an export."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `kind` is the family or architecture it was written as, `notes` what is not as one may expect.
+    """An exported model: `kind` is the family or architecture that it was written as.
 
-    `card` is the model's card, beside a file or inside of a folder.
+    `notes` name what differs from what one may expect. `card` is the model's card, beside a file or
+    inside of a folder.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""A model as a Hugging Face folder: of a native family where one holds it, else of flyweight's own type."""
+"""Export a model as a Hugging Face folder: of a native family, else of flyweight's own type."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from flyweight.formats.exported import Exported
 from flyweight.model import folder
 
 Card = Callable[[str, Sequence[str]], str]
-"""Returns an export's card, given what it was written as and what is not as one may expect of it."""
+"""Returns an export's card, given its `kind` and `notes` (see `Exported`)."""
 
 
 def write(source: Path, out: Path, card: Card, shard_bytes: int = convert.SHARD_BYTES) -> Exported:
-    """Write the model folder `source` as the new Hugging Face folder `out`, which appears whole or not at all.
+    """Write the model folder `source` as the new Hugging Face folder `out`.
 
-    What `card` returns becomes its README.md. Tensors keep their bits; layers that are used more
-    than once are stored once.
+    The folder appears whole or not at all. What `card` returns becomes its README.md. Tensors keep
+    their bits; layers that are used more than once are stored once.
     """
     with appearing(out) as partial:
         with disk_errors(out):
@@ -45,10 +45,10 @@ def write(source: Path, out: Path, card: Card, shard_bytes: int = convert.SHARD_
 
 def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]:
     if checkpoint.is_checkpoint(source):
-        found = checkpoint.read(source)
+        model_type = checkpoint.read(source).model_type
         with disk_errors(out):
             copy_folder(source, out)
-        return found.model_type, [f"the type {found.model_type}: its files as they came"]
+        return model_type, [f"the type {model_type}: its files as they came"]
     config, notes = load_any.decoder_config(source, "a Hugging Face folder"), list[str]()
     family: Family | None = None
     try:
@@ -61,7 +61,7 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
             )
     except Inexpressible as error:
         notes.append(
-            f"flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. "
+            "flyweight's own type: `import flyweight` before AutoModelForCausalLM reads it. "
             f"{error}"
         )
     state: Mapping[str, Tensor] = load_file(source / folder.WEIGHTS)
@@ -81,12 +81,10 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
 
 
 def _describe(out: Path, context: int | None) -> dict[str, Any]:
-    """Write what AutoTokenizer asks for beside `tokenizer.json`, unless it came along.
+    """Write the file that AutoTokenizer needs beside `tokenizer.json`, unless the model has it.
 
-    Return the ids that models name.
-
-    Ids that came along with an imported model stay as they are; what its tokenizer and template end
-    a text with is added.
+    Return the ids of special tokens for the model's config. An imported model's own ids stay as
+    they are; other ids with which its tokenizer and template end a text are added.
     """
     tokenizer = Tokenizer.load(out)
     if not (out / special.WORDS).is_file():

@@ -1,4 +1,7 @@
-"""The end and the padding token that an export has in any case: libraries that pad, batch or train ask for both."""
+"""Give every export an end and a padding token.
+
+Libraries that pad, batch or train ask for both.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,11 @@ from flyweight.model.decoder import Decoder
 def complete(
     source: Path, out: Path, config: ModelConfig, state: Mapping[str, Tensor], notes: list[str]
 ) -> tuple[ModelConfig, Mapping[str, Tensor], list[int]]:
-    """Add what the tokenizer in `out` lacks of an end and a padding token.
+    """Add an end and a padding token where the tokenizer in `out` lacks them.
 
-    Return config, state and the added ids.
-
-    A model without spare rows gets new ones: copies of its least likely token's, so that they take
-    next to no probability. Where its tables cannot grow, nothing is added and `notes` says why.
+    Return config, state and the added ids. A model without spare rows gets new ones: copies of its
+    least likely token's row, which take next to no probability. Where its tables cannot grow,
+    nothing is added and `notes` says why.
     """
     tokenizer = Tokenizer.load(out)
     lacking = [] if tokenizer.separator is not None else [SEPARATOR]
@@ -56,7 +58,7 @@ def _least_likely(source: Path, tokens: int) -> int:
 
 
 def _name(out: Path, tokenizer: Tokenizer, lacking: list[str]) -> None:
-    """Name the added tokens in the files that came along, which would hide them otherwise."""
+    """Name the added tokens in the model's own files, which would hide them otherwise."""
     fields: dict[str, Any] = special.json_object(out / special.WORDS)
     kinds = {SEPARATOR: "eos", PAD: "pad"}
     if fields:

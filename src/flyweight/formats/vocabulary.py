@@ -1,7 +1,8 @@
-"""A byte-level BPE `tokenizer.json` in llama.cpp's terms: tokens, types, merges, and the name of its pre-tokenizer; no torch.
+"""Translate a byte-level BPE `tokenizer.json` for llama.cpp; no torch.
 
-llama.cpp knows pre-tokenizers by name and reads no regular expression from the file. What splits
-text in another way than all of those named here is refused, because the ids would silently differ.
+It becomes tokens, types, merges and the name of a pre-tokenizer. llama.cpp knows pre-tokenizers by
+name and does not read regular expressions from the file. A tokenizer that splits text in any other
+way is refused, because its ids would silently differ.
 Sources: llama.cpp's `llama-vocab.cpp`; the `tokenizer.json` of GPT-2, Llama 3, Qwen2 and SmolLM.
 """
 
@@ -58,8 +59,9 @@ _TEXTS = ("<|endoftext|>", "<|end_of_text|>")
 class Vocabulary:
     """A tokenizer as GGUF holds it: `types` are llama.cpp's token types.
 
-    `begin` and `end` are the ids that begin and end a text, `turn` and `message` others that end
-    one, `pad` fills up; `adds` says whether a begin and an end token are put around each text.
+    `begin` and `end` are the ids that begin and end a text; `turn` and `message` are others that
+    end one; `pad` is the padding token's. `adds`: whether a begin and an end token are put around
+    each text.
     """
 
     pre: str
@@ -76,18 +78,21 @@ class Vocabulary:
 
 
 def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
-    """Return the tokenizer in a `tokenizer.json`, with `size` tokens, or None with every reason why llama.cpp has none such."""
+    """Return the tokenizer in a `tokenizer.json`, with `size` tokens.
+
+    None where llama.cpp cannot do the same; every reason is added to `reasons`.
+    """
     try:
         tokenizer = Tokenizer.load(path)
     except RequestError as error:
         reasons.append(str(error))
         return None
     raw = json.loads(path.read_text(encoding="utf-8"))
-    model, found, warnings = raw["model"], len(reasons), []
+    model, before, warnings = raw["model"], len(reasons), []
     if model["type"] != "BPE":
         reasons.append(
-            f"its tokenizer is a {model['type']}, not a byte-level BPE, and llama.cpp has no "
-            f"other that would do the same"
+            f"its tokenizer is a {model['type']}, not a byte-level BPE, the only kind that llama.cpp "
+            "reads alike"
         )
         return None
     pre = _pre_tokenizer(raw, reasons)
@@ -103,7 +108,7 @@ def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
         )
     end = _end(tokenizer, reasons, warnings)
     _around(tokenizer, end, reasons)
-    if len(reasons) > found or pre is None or end is None:
+    if len(reasons) > before or pre is None or end is None:
         return None
     turn, message = _other_ends(tokenizer, end, warnings)
     return Vocabulary(
@@ -144,8 +149,13 @@ def _pre_tokenizer(raw: Mapping[str, Any], reasons: list[str]) -> str | None:
 
 
 def _splits(raw: Mapping[str, Any] | None) -> str | None:
-    """Return the regular expression by which text is split before its bytes become letters, or None if they do not."""
-    steps = [raw] if raw and raw["type"] != "Sequence" else (raw or {}).get("pretokenizers", [])
+    """Return the regular expression by which text is split before its bytes become letters.
+
+    None where its bytes do not become letters.
+    """
+    steps: list[Any] = []
+    if raw:
+        steps = raw.get("pretokenizers", []) if raw["type"] == "Sequence" else [raw]
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
     own = _GPT2 if steps[-1].get("use_regex", True) else ""
@@ -183,8 +193,8 @@ def _model_faults(raw: Mapping[str, Any]) -> list[str]:
             token.get(flag) for flag in ("lstrip", "rstrip", "single_word")
         ):
             faults.append(
-                f"its added token {token['content']!r} takes the space beside it, or stands only "
-                f"for whole words"
+                f"its added token {token['content']!r} takes the space beside it, or matches only "
+                "whole words"
             )
     letters = set(ByteLevel.alphabet())
     added = {token["content"] for token in raw.get("added_tokens", [])}
@@ -236,8 +246,8 @@ def _tokens(tokenizer: Tokenizer, raw: Mapping[str, Any], size: int) -> tuple[li
 def _merges(model: Mapping[str, Any]) -> list[str]:
     """Return the merges as `left right`.
 
-    llama.cpp refuses a file without any: a tokenizer of bytes gets one of two bytes that no text
-    has side by side, into a token that does not exist.
+    llama.cpp refuses a file without any. A tokenizer of bytes gets one merge, of two bytes that no
+    text has side by side, into a token that does not exist.
     """
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return merges or [f"{_NEVER[0]} {_NEVER[1]}"]
@@ -246,9 +256,8 @@ def _merges(model: Mapping[str, Any]) -> list[str]:
 def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int | None:
     """Return the id that ends a document.
 
-    llama.cpp always has one, id 11 where the file names none. A tokenizer without such a token
-    gives that part to a byte that no text contains, so that generation does not end at an ordinary
-    token.
+    llama.cpp always has one, id 11 where the file names none, at which generation would end. A
+    tokenizer without such a token gets a byte for it that no text contains.
     """
     if tokenizer.declared.ends:
         return tokenizer.declared.ends[0]
@@ -257,8 +266,8 @@ def _end(tokenizer: Tokenizer, reasons: list[str], warnings: list[str]) -> int |
     end = next((tokenizer.vocab[letter] for letter in _NEVER if letter in tokenizer.vocab), None)
     if end is None:
         reasons.append(
-            "its tokenizer has no token that ends a document, and no byte that could stand for "
-            "it; llama.cpp needs one"
+            "its tokenizer has no token that ends a document, and no byte to use for it; llama.cpp "
+            "needs one"
         )
     else:
         warnings.append(
@@ -273,16 +282,15 @@ def _around(tokenizer: Tokenizer, end: int | None, reasons: list[str]) -> None:
     before, after = tokenizer.around
     if len(before) > 1 or after not in ((), (end,)):
         reasons.append(
-            f"its tokenizer puts the tokens {list(before)} before and {list(after)} after a "
-            f"text; llama.cpp puts one that"
-            " begins and the one that ends a text at most"
+            f"its tokenizer puts the tokens {list(before)} before and {list(after)} after a text; "
+            "llama.cpp puts one that begins and the one that ends a text at most"
         )
 
 
 def _begin(tokenizer: Tokenizer, end: int) -> int:
     """Return the id that begins a text.
 
-    Llama.cpp always has one, so the end's stands for it where there is none.
+    llama.cpp always has one: the end's id where the tokenizer has none.
     """
     if tokenizer.begin:
         return tokenizer.begin[0]
@@ -292,7 +300,10 @@ def _begin(tokenizer: Tokenizer, end: int) -> int:
 def _other_ends(
     tokenizer: Tokenizer, end: int, warnings: list[str]
 ) -> tuple[int | None, int | None]:
-    """Return the id that ends a turn and the one that ends a message: by their usual names, else any other end."""
+    """Return the id that ends a turn and the one that ends a message.
+
+    They are the ends of the usual names, else any other ends.
+    """
     texts = {at: text for text, at in tokenizer.vocab.items()}
     ends = [
         at

@@ -1,4 +1,4 @@
-"""A recipe's budget before anything runs: who gets which share, and what is already known not to fit."""
+"""Share a recipe's time budget between its stages, before anything runs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import math
 from flyweight.config import schema
 
 RESERVE = 0.15
-"""Share of a time budget that is kept for packing, measuring and reporting where nothing is known of the text."""
+"""Share of a time budget that is kept for packing, measuring and reporting.
+
+It is used where the size of the text is not known.
+"""
 
 LEAST_RESERVE = 20.0
-
 
 LEAST_TRAINING = 0.25
 """Share of a time budget that training has at least, however long packing and measuring take."""
 
 
 def shared_time(recipe: schema.Recipe, reserve: float | None = None) -> schema.Recipe:
-    """Return the recipe in which training stages without any limit share what `budget.time` leaves for training.
+    """Return the recipe in which training stages without a limit share the rest of `budget.time`.
 
-    `reserve` are the seconds of packing and measuring, by default a fixed share. The time shares
-    never follow from a clock, so that running the recipe again finds the same stages. With another
-    `budget.time` they are trained anew.
+    `reserve` are the seconds of packing and measuring, by default a fixed share. Shares do not
+    depend on a clock: running the recipe again finds the same stages. With another `budget.time`
+    they are trained anew.
     """
     budget = recipe.budget.time
     open_ended = [name for name, stage in recipe.stages.items() if limitless(stage)]
@@ -49,7 +51,10 @@ def shared_time(recipe: schema.Recipe, reserve: float | None = None) -> schema.R
 
 
 def rounded_down(seconds: float) -> float:
-    """Return seconds with two significant digits, so that small changes of an estimate leave a share as it is."""
+    """Return seconds with two significant digits, rounded down.
+
+    Small changes of an estimate then leave a share as it is.
+    """
     if seconds <= 0:
         return 1.0
     unit = 10.0 ** (math.floor(math.log10(seconds)) - 1)

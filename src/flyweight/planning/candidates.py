@@ -1,4 +1,4 @@
-"""The models that `flyweight train` can choose from, each with its way of training, its time and whether it fits."""
+"""The models that `flyweight train` can choose from, each with its training and its time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from flyweight.spec import flops as cost
 from flyweight.training.step_cost import StepCost
 
 TOKENS_PER_PARAMETER = 10
-"""Tokens of training for each parameter of the blocks: half of the compute-optimal 20 (Hoffmann et al. 2022), which holds for
-models whose embedding is a small part of them."""
+"""Tokens of training for each parameter of the blocks.
+
+Half of the compute-optimal 20 (Hoffmann et al. 2022), which holds for models whose embedding is a
+small part of them.
+"""
 
 MOST_PASSES = 20
-"""Passes over the text after which more of them bring little (Muennighoff et al. 2023)."""
+"""Passes over the text beyond which more of them help little (Muennighoff et al. 2023)."""
 
 DEFAULT_SECONDS = 600.0
-"""The time that is reckoned with where the budget names none."""
+"""The time to plan with where the budget names none."""
 
 MANY_STEPS = 300
 """Steps that a short run should have: its steps are made smaller for it."""
@@ -41,7 +44,10 @@ MUON_RATE, REST_RATE = 0.02, 3e-3
 """Learning rates for the largest steps; smaller steps take the square root of their share."""
 
 MOST_MEASURING = 0.4
-"""Share of the time above which the speed of the model is not measured, unless its user asks for it."""
+"""Share of the time that packing and measuring may take.
+
+Above it, the speed of the model is not measured, unless its user asks for it.
+"""
 
 MOST_VALIDATIONS, LEAST_VALIDATED = 10, 2048
 """Validations of a run, and the tokens that each reads at least."""
@@ -64,9 +70,9 @@ PACKING_BYTES = 120_000_000
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a choice depends on; `stage` holds what its user has set.
+    """Everything that a choice depends on; `stage` holds the user's settings.
 
-    `kinds` are the report's measurements, `kinds_given` says that its user asked for them.
+    `kinds` are the report's measurements; `kinds_given`: the user asked for them.
     """
 
     text: TextSize
@@ -91,8 +97,8 @@ class Candidate:
     """One resolved model with the way it would be trained.
 
     `tokens` are those of the whole training, `passes` how often they go through the text. `seconds`
-    is what training has at most, `expected` what it will probably take. `faults` names the limits
-    that it breaks; `enough` says that there are tokens enough for its size.
+    is the limit of training, `expected` what it will probably take. `faults` names the limits that
+    it breaks; `enough`: the tokens are enough for its size.
     """
 
     shape: tuple[int, int]
@@ -124,7 +130,7 @@ class Candidate:
 
 
 def model_fields(layers: int, dim: int, passes: float) -> dict[str, Any]:
-    """Return the fields of the model for a shape and the number of times that the text will be read."""
+    """Return the fields of the model for a shape and a number of passes over the text."""
     dropout = 0.0
     if passes >= 12:
         dropout = 0.2
@@ -136,23 +142,25 @@ def model_fields(layers: int, dim: int, passes: float) -> dict[str, Any]:
 def candidate(
     setting: Setting, tokenizer: schema.Tokenizer, shape: tuple[int, int]
 ) -> Candidate | None:
-    """Return the model of this shape with its training, or None where the user's own fields do not go with the shape."""
+    """Return the model of this shape with its training.
+
+    None where the user's own fields do not go with the shape.
+    """
     stage = setting.stage
     assert isinstance(stage.model, schema.ModelConfig)
     data = stage.data.model_copy(update={"tokenizer": tokenizer})
     train = stage.train
-    found = None
+    weighed = None
     step_tokens = MOST_STEP_TOKENS
-    for _ in range(
-        2
-    ):  # the size of a step follows from the tokens, which follow from what a step costs
+    # Twice: the size of a step follows from the tokens, which follow from the cost of a step.
+    for _ in range(2):
         data, train = _steps(setting, data, train, step_tokens)
         try:
-            found = _weighed(setting, data, train, shape)
+            weighed = _weighed(setting, data, train, shape)
         except (ValidationError, ValueError):
             return None
-        step_tokens = found.tokens / MANY_STEPS
-    return found
+        step_tokens = weighed.tokens / MANY_STEPS
+    return weighed
 
 
 def _steps(
@@ -261,7 +269,7 @@ def _time(
 
 
 def _validations(setting: Setting, tokens: float, per_token: float) -> dict[str, int]:
-    """Return how often to validate on how many tokens, so that it takes at most its share of the time."""
+    """Return how often to validate on how many tokens, within the share of time for it."""
     affordable = 3 * VALIDATING * tokens  # a forward pass takes a third of a training step
     available = max(1.0, setting.text.bytes["validation"] / per_token)
     at_once = min(available, 65_536, max(LEAST_VALIDATED, affordable / 8))
@@ -296,7 +304,7 @@ def _memory(setting: Setting) -> float | None:
 def _planned_memory(
     setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int
 ) -> int:
-    """Return the bytes of a training beside the process's libraries, which packing has loaded by then."""
+    """Return the bytes of a training without libraries, which packing has loaded before."""
     needed = memory.training(model, train, context)  # float32 takes the most
     return needed.total - needed.libraries
 

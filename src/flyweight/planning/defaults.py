@@ -1,6 +1,6 @@
-"""The shortest way in: what `flyweight train` chooses for a text, a budget and this machine.
+"""Choose what `flyweight train` trains, for a text, a budget and this machine.
 
-Whatever the recipe or its user sets is kept. The fields of the model are chosen in
+Settings of the recipe or its user are kept. The fields of the model are chosen in
 `candidates.model_fields` alone.
 """
 
@@ -26,19 +26,19 @@ from flyweight.planning.surroundings import TextSize, bytes_per_token
 from flyweight.spec import flops
 
 SHAPES = (
-    (1, 16), (1, 32), (2, 32), (2, 48), (2, 64), (3, 64), (4, 64), (4, 96), (4, 128), (4, 192), (6, 256), (6, 384),
-    (8, 512), (12, 768),
+    (1, 16), (1, 32), (2, 32), (2, 48), (2, 64), (3, 64), (4, 64), (4, 96), (4, 128), (4, 192),
+    (6, 256), (6, 384), (8, 512), (12, 768),
 )  # fmt: skip
 """Layers and width of the models to choose from, smallest first."""
 
 MOST_HELD_OUT = 320_000
-"""Bytes of a long text that are held out for each of validation and test, and so are evaluated."""
+"""Bytes of a long text that are held out for each of validation and test."""
 
 TOKENIZER_SAMPLE = 8_000_000
 """Bytes of a long text from which the vocabulary is learned."""
 
 LEAST_WIDTH = 64
-"""Width of the smallest model that a shortage of time leads to.
+"""Width of the smallest model that is chosen for lack of time.
 
 Only other limits lead to narrower ones.
 """
@@ -60,7 +60,7 @@ PROMPT_WORDS = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """A raw recipe in which nothing is left open, and in words what was chosen and how to choose otherwise."""
+    """A complete raw recipe, and lines that say what was chosen and how to choose otherwise."""
 
     raw: dict[str, Any]
     lines: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def suggest(
     data_dir: Path | None,
     kept_for: Callable[[Precision], Kept],
 ) -> Choice:
-    """Return the raw recipe with what its user left open: of data, model, training and report.
+    """Return the raw recipe, with data, model, training and report filled in where left open.
 
     `kept_for` gives this machine's rates for a compute precision. The model is the largest that
     every limit of the budget allows and whose compute-optimal number of tokens fits the time.
@@ -126,7 +126,10 @@ def suggest(
 
 
 def _held_out(data: schema.Data, text: TextSize) -> tuple[TextSize, dict[str, float]]:
-    """Return the sizes with the fractions held out of a text that has no splits of its own: more of a small one."""
+    """Return the sizes, and the fractions held out of a text that has no splits of its own.
+
+    They are larger for a small text.
+    """
     registered = isinstance(data.corpus, str) and (
         data.corpus in SOURCES or data.corpus.startswith("hf:")
     )
@@ -170,7 +173,10 @@ def _tokenizers(
 def _best(
     setting: Setting, tokenizers: list[schema.Tokenizer], shapes: tuple[tuple[int, int], ...]
 ) -> Candidate:
-    """Return the largest model that fits and has tokens enough, with the largest vocabulary that is at most half of it."""
+    """Return the largest model that fits and has tokens enough.
+
+    Its vocabulary is the largest whose embedding is at most half of the model.
+    """
     smallest: Candidate | None = None
     fallback: Candidate | None = None
     for tokenizer in tokenizers:
@@ -200,8 +206,8 @@ def _best(
     limits = " and ".join(f"budget.{name}" for name in smallest.faults)
     raise RequestError(
         f"{limits}: even the smallest model does not fit ({format_count(smallest.parameters)} "
-        f"parameters,"
-        f" {format_size(flops.weight_bytes(smallest.model))} of weights); raise the limit"
+        f"parameters, {format_size(flops.weight_bytes(smallest.model))} of weights); raise the "
+        "limit"
     )
 
 
@@ -214,15 +220,13 @@ def _written(
 ) -> dict[str, Any]:
     """Return the raw recipe with the choice in it.
 
-    What its user set is already part of the choice.
+    The user's settings are already part of the choice.
     """
     model = model_fields(*best.shape, best.passes)
     assert isinstance(setting.stage.model, schema.ModelConfig)
-    given = (
-        setting.stage.model.model_fields_set
-        if not unshaped
-        else setting.stage.model.model_fields_set - {"layers", "dim"}
-    )
+    given = setting.stage.model.model_fields_set
+    if unshaped:
+        given = given - {"layers", "dim"}
     train = best.train.model_dump(mode="json", exclude_unset=True)
     chosen = (
         "batch",
@@ -262,42 +266,40 @@ def _written(
 
 def _plain(tokenizer: schema.Tokenizer) -> dict[str, Any]:
     plain = {"kind": tokenizer.kind, **tokenizer.model_dump(mode="json", exclude_unset=True)}
-    return {**plain, "sample": f"{plain['sample']}B"} if "sample" in plain else plain
+    if "sample" in plain:
+        plain["sample"] = f"{plain['sample']}B"
+    return plain
 
 
 def _lines(setting: Setting, best: Candidate, kept: Kept) -> Iterator[str]:
-    """Yield what was chosen, each with the words that change it."""
+    """Yield a line for each choice, with the settings that change it."""
     layers, dim = best.shape
     text = setting.text
     yield (
-        f"text: {format_size(text.whole)}, of which {format_size(text.bytes['test'])} are held "
-        f"out for the test"
+        f"text: {format_size(text.whole)}, of which {format_size(text.bytes['test'])} are held out "
+        "for the test"
     )
     yield (
         f"model: {format_count(best.parameters)} parameters, {layers} layers of {dim} "
-        f"(model.layers=N model.dim=N)"
+        "(model.layers=N model.dim=N)"
     )
     tokenizer = best.data.tokenizer
-    kind = (
-        "bytes"
-        if isinstance(tokenizer, schema.ByteTokenizer)
-        else f"{best.model.vocab_size} entries"
-    )
+    kind = f"{best.model.vocab_size} entries"
+    if isinstance(tokenizer, schema.ByteTokenizer):
+        kind = "bytes"
     yield f"vocabulary: {kind} (data.tokenizer.vocab=N, data.tokenizer=byte or char)"
     yield (
         f"a step reads {best.train.batch} windows of {best.data.context} tokens (train.batch=N "
-        f"data.context=N)"
+        "data.context=N)"
     )
     yield (
-        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through "
-        f"the text, about"
-        f" {format_time(best.expected)} of {format_time(setting.seconds)} (budget.time=T, "
-        f"train.time=T, train.tokens=N)"
+        f"training: about {format_count(best.tokens)} tokens, {best.passes:.2g} times through the "
+        f"text, about {format_time(best.expected)} of {format_time(setting.seconds)} "
+        "(budget.time=T, train.time=T, train.tokens=N)"
     )
     if "bench" in setting.kinds and "bench" not in best.kinds:
         yield "speed is not measured, as time is short (report.measure=[evaluate,bench,audit])"
-    yield (
-        f"this machine: {kept.line()}"
-        if setting.budget.rate is None
-        else f"rate: {format_count(setting.budget.rate)}FLOPs/s"
-    )
+    if setting.budget.rate is None:
+        yield f"this machine: {kept.line()}"
+    else:
+        yield f"rate: {format_count(setting.budget.rate)}FLOPs/s"

@@ -1,4 +1,4 @@
-"""What a grid of trainings will need: every cell's plan times its runs."""
+"""Plan a grid of trainings: every cell's plan times its runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flyweight.planning.recipe_plan import StagePlan, plan
 from flyweight.planning.shown import Shown
 
 MEASURE_SECONDS = 2.0
-"""What scoring and checking one small run takes: nothing is timed in a process of its own here."""
+"""Seconds of scoring and checking one small run, without a bench in a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,11 @@ class CellPlan:
 
 @dataclass(frozen=True, repr=False)
 class GridPlan(Shown):
-    """A grid's plan; `left_out` says which texts are not there, `warnings` what is over its limit, `notes` what to expect."""
+    """A grid's plan.
+
+    `left_out` names the texts that are missing, `warnings` the limits that are broken; `notes` say
+    what to expect.
+    """
 
     name: str
     cells: tuple[CellPlan, ...]
@@ -87,25 +91,23 @@ def grid(
 ) -> GridPlan:
     """Return the plan of cells given as (name, runs, config).
 
-    `limit` is the seconds they may take.
+    `limit` is in seconds, for all runs together.
     """
     stages = {label: config for label, _, config in cells}
     if not stages:
-        return GridPlan(
-            name, (), left_out=tuple(left_out), warnings=("there is no cell left to run",)
-        )
+        return GridPlan(name, (), left_out=tuple(left_out), warnings=("no cell is left to run",))
     recipe = schema.Recipe.model_construct(
         name=name, stages=stages, budget=schema.Budget(), report=schema.Report(measure=())
     )
-    made = plan(recipe, runtime, vocabularies, data_dir)
-    found = tuple(
+    whole = plan(recipe, runtime, vocabularies, data_dir)
+    planned = tuple(
         CellPlan(label, runs, stage)
-        for (label, runs, _), stage in zip(cells, made.stages, strict=True)
+        for (label, runs, _), stage in zip(cells, whole.stages, strict=True)
     )
     result = GridPlan(
         name,
-        found,
-        tuple(dict.fromkeys(note.rpartition(": ")[2] for note in made.assumed)),
+        planned,
+        tuple(dict.fromkeys(note.rpartition(": ")[2] for note in whole.assumed)),
         tuple(left_out),
     )
     seconds = result.totals["time"]
@@ -113,7 +115,6 @@ def grid(
         return result
     warning = (
         f"limit.time: {format_time(limit)}, but all of it will take about {format_time(seconds)} "
-        f"on this machine as busy as"
-        " it is: smaller budgets, fewer cells, or a larger limit.time"
+        "on this machine as busy as it is: smaller budgets, fewer cells, or a larger limit.time"
     )
-    return GridPlan(name, found, result.assumed, result.left_out, (warning,))
+    return GridPlan(name, planned, result.assumed, result.left_out, (warning,))

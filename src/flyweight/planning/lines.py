@@ -14,13 +14,11 @@ from flyweight.planning.recipe_plan import ModelPlan, Plan
 
 def lines(plan: Plan | GridPlan | ModelPlan) -> list[Any]:
     """Return what `flyweight plan` prints: text lines and a table."""
-    return (
-        _model(plan)
-        if isinstance(plan, ModelPlan)
-        else _grid(plan)
-        if isinstance(plan, GridPlan)
-        else _recipe(plan)
-    )
+    if isinstance(plan, ModelPlan):
+        return _model(plan)
+    if isinstance(plan, GridPlan):
+        return _grid(plan)
+    return _recipe(plan)
 
 
 def _model(plan: ModelPlan) -> list[Any]:
@@ -82,7 +80,7 @@ def _recipe(plan: Plan) -> list[Any]:
 
 
 def _largest(plan: Plan) -> list[str]:
-    """Return what the largest stage needs its memory for; the parts add up to its total."""
+    """Return the memory of the largest stage in parts, which add up to its total."""
     if not plan.stages:
         return []
     largest = max(plan.stages, key=lambda stage: stage.memory.total)
@@ -95,7 +93,7 @@ def _largest(plan: Plan) -> list[str]:
 
 
 def _seconds(seconds: float) -> str:
-    """Return a time as an estimate deserves: whole seconds from ten on."""
+    """Return an estimated time in words: whole seconds from ten on."""
     return format_time(float(round(seconds)) if seconds >= 10 else round(seconds, 1))
 
 

@@ -1,4 +1,4 @@
-"""How much memory training will take, part by part; nothing is allocated to find out.
+"""Estimate the memory of training, part by part, without allocating it.
 
 What autograd keeps is counted layer by layer, as `flyweight.model` computes it. Everything counts
 at its largest at the same time, as the allocator seldom gives back what one moment needed before
@@ -15,7 +15,10 @@ from flyweight.spec.visits import slots, visits
 from flyweight.spec.windows import scores
 
 LIBRARIES = 130_000_000
-"""What a process loads when it trains for the first time, on a CPU: torch's optimizers (70 MB), kernels, the tokenizer."""
+"""Bytes that a process loads when it trains for the first time, on a CPU.
+
+torch's optimizers (70 MB), kernels, the tokenizer.
+"""
 
 CHUNK_ELEMENTS, CHUNK_ROWS = 2**22, 128
 """Logits that the head makes at once, and the rows it takes at least (see train.objectives)."""
@@ -24,9 +27,9 @@ LOGITS_AT_ONCE = 2**23
 """Logits that a validation makes at once (see evaluate.likelihood)."""
 
 CHUNK_COPIES, DISTILLED_COPIES = 3, 8
-"""Float32 numbers held for one logit of a chunk: with its log-probability and gradient.
+"""Float32 numbers held for one logit of a chunk, with its log-probability and gradient.
 
-With those of a teacher as well.
+The second number includes those of a teacher.
 """
 
 WRITTEN_OUT = 512
@@ -41,12 +44,12 @@ MLP_KEPT = {
     "double_relu": 3,
     "double_silu": 5,
 }
-"""Numbers that autograd keeps of one channel of an MLP: what its functions and products need of their inputs."""
+"""Numbers that autograd keeps of one channel of an MLP: inputs of functions and products."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak training memory in bytes, apart: what is there all the time and what a step adds.
+    """Peak training memory in bytes, by part.
 
     `copies` are the weights once more in the compute dtype, `libraries` what the process loads for
     training.
@@ -77,10 +80,8 @@ def training(
 ) -> Memory:
     """Return the memory of training `model` on windows of `context` tokens.
 
-    `itemsize` is the compute dtype's (weights stay 4).
-
-    Activations are what autograd keeps of every block for one micro-batch: the inputs of each
-    matrix, of each norm and of attention.
+    `itemsize` is the compute dtype's; weights always take 4 bytes. Activations are what autograd
+    keeps of every block for one micro-batch: the inputs of each matrix, each norm and attention.
     """
     unique = flops.parameters(model).unique
     states = 2 * unique
@@ -122,7 +123,7 @@ def kept_bytes(model: schema.Architecture, context: int, itemsize: int, cpu: boo
 
 
 def _attention(model: schema.ModelConfig) -> int:
-    """Return the numbers kept of a token's queries, keys, values and what attention read."""
+    """Return the numbers kept of a token's queries, keys, values and attention's output."""
     attention = model.attention
     assert attention.heads and attention.head_dim
     q, kv = attention.heads * attention.head_dim, _kv(model)
@@ -158,7 +159,7 @@ def _mlp(model: schema.ModelConfig) -> int:
 
 
 def _dropped(model: schema.ModelConfig) -> int:
-    """Return the numbers of the masks that dropout keeps: on both branches, and on what the MLP reads."""
+    """Return the numbers of the masks that dropout keeps: of both branches and the MLP's input."""
     dropout = model.dropout
     return model.dim * (2 * bool(dropout.residual) + bool(dropout.mlp))
 
@@ -166,7 +167,10 @@ def _dropped(model: schema.ModelConfig) -> int:
 def _head(
     model: schema.Architecture, train: schema.Train, context: int, itemsize: int, distilled: bool
 ) -> int:
-    """Return the bytes of head and loss: a chunk's logits, the head's gradient, and hidden states with theirs."""
+    """Return the bytes of head and loss.
+
+    They are a chunk's logits, the head's gradient, and the hidden states with their gradient.
+    """
     vocab = model.vocab_size
     assert vocab
     width = (
@@ -185,7 +189,10 @@ def _head(
 
 
 def _teacher(teacher: schema.Architecture, tokens: int, itemsize: int) -> int:
-    """Return the bytes of a teacher: its weights, in the compute dtype too, and what one layer holds while it reads."""
+    """Return the bytes of a teacher.
+
+    They are its weights, also in the compute dtype, and what one layer holds while it reads.
+    """
     weights = flops.weight_bytes(teacher)
     copies = itemsize * flops.parameters(teacher).unique if itemsize < 4 else 0
     if not isinstance(teacher, schema.ModelConfig):

@@ -1,6 +1,6 @@
-"""What `flyweight train` mixes its network with: counts as far as the budget allows, and a pointer.
+"""Choose what `flyweight train` mixes its network with: counts within the budget, and a pointer.
 
-Nothing for tiny texts.
+For tiny texts, the network is not mixed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from flyweight.config import load, schema
 from flyweight.spec import flops
 
 LEAST_VALIDATED = 512
-"""Validation tokens below which no gates are fitted: the network stands alone."""
+"""Validation tokens below which no gates are fitted, and the network is not mixed."""
 
 ORDER, MIN_COUNT = 5, 1
-"""Counts where nothing limits their size."""
+"""The n-grams to count where no budget limits their number."""
 
 BYTES_PER_NGRAM = 8
-"""Bytes that an n-gram takes at most, up to 32,768 entries of the vocabulary.
+"""The most bytes of an n-gram, for a vocabulary of up to 32,768 entries.
 
-Beyond that 2 more.
+For a larger one, 2 more.
 """
 
 LEAST_NGRAMS = 1000
@@ -40,12 +40,10 @@ def stages(
     stored: int,
     validated: float,
 ) -> dict[str, Any]:
-    """Return a raw recipe's stages `network` and `model`, the mixture of it.
+    """Return a raw recipe's stages: `network`, and `model`, which mixes it.
 
-    `model` is the network of a tiny text.
-
-    `given` are the stages as the user left them, `stored` the bytes of the network's folder,
-    `validated` the tokens of the validation text.
+    For a tiny text, `model` is the network itself. `given` are the user's stages, `stored` the
+    bytes of the network's folder, `validated` the tokens of the validation text.
     """
     if validated < LEAST_VALIDATED or "network" not in given:
         return alone(given)
@@ -65,10 +63,10 @@ def _counts(
     budget: schema.Budget, network: schema.ModelConfig, stored: int
 ) -> dict[str, Any] | None:
     vocab = network.vocab_size or 0
-    each = BYTES_PER_NGRAM + (2 if vocab > 2**15 else 0)
+    entry = BYTES_PER_NGRAM + (2 if vocab > 2**15 else 0)
     rooms = list[int]()
     if budget.bytes is not None:
-        rooms.append(int(budget.bytes - stored) // each)
+        rooms.append(int(budget.bytes - stored) // entry)
     if budget.parameters is not None:
         rooms.append(int(budget.parameters) - flops.parameters(network).unique)
     if not rooms:

@@ -1,7 +1,7 @@
-"""How fast this machine trains and packs: measured once, kept in the runs root, read again by every later command.
+"""Measure how fast this machine trains and packs, once, and keep it in the runs root.
 
-A share of `budget.time` is part of a training's identity. Rates that are kept make the same command
-find the same shares.
+A share of `budget.time` is part of a training's identity. Because rates are kept, the same command
+finds the same shares.
 """
 
 from __future__ import annotations
@@ -37,23 +37,26 @@ Other widths lie on the line through both, in logarithms.
 """
 
 WIDTH = 128
-"""The width whose rate is told, and whose best precision is measured."""
+"""The width whose rate is shown, and whose best precision is measured."""
 
 MEASURE_SECONDS = 0.4
 """For how long each of the two models is trained; the fastest step counts."""
 
 FARTHEST = 1.3
-"""How far beyond the two widths the line through them is followed, in units of their distance."""
+"""How far the line goes beyond the two widths, in units of their distance."""
 
 REFERENCE_PACKING = 1.2e6
-"""Bytes per second of `packing` where the fixed times of `flyweight.planning.surroundings` were measured."""
+"""Bytes per second of `packing` on the machine of the fixed times.
+
+Those are in `flyweight.planning.surroundings`.
+"""
 
 
 class Rates(BaseModel):
-    """What one machine does with one device, thread count and precision.
+    """The speed of one machine with one device, thread count and precision.
 
     `training` has FLOPs per second of whole training steps by width, `packing` bytes of text per
-    second. `busy` says that other work ran when they were measured.
+    second. `busy`: other work ran when they were measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +68,7 @@ class Rates(BaseModel):
 
     @property
     def slowness(self) -> float:
-        """How many times as long as on two idle cores of a common server what is neither training nor packing takes."""
+        """The factor on times other than training and packing: 1 is two idle server cores."""
         return max(1.0, REFERENCE_PACKING / self.packing)
 
     def at(self, width: int) -> float:
@@ -79,7 +82,7 @@ class Rates(BaseModel):
 
 @dataclass(frozen=True)
 class Kept:
-    """Rates with where they are kept; `fresh` says that they were measured just now."""
+    """Rates and the file that keeps them; `fresh`: they were measured just now."""
 
     rates: Rates
     file: Path
@@ -87,22 +90,20 @@ class Kept:
     fresh: bool
 
     def line(self) -> str:
-        """Return in words what was measured, where it is kept and how to measure again."""
+        """Return a line with the rate, the file that keeps it and how to measure again."""
         rate = format_count(self.rates.at(WIDTH))
-        when = (
-            "measured now"
-            if self.fresh
-            else f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
-        )
+        when = "measured now"
+        if not self.fresh:
+            when = f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
         other = ", while other work ran" if self.rates.busy else ""
         return (
-            f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} "
-            f"to measure again)"
+            f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} to "
+            "measure again)"
         )
 
 
 def key(runtime: Runtime, precision: Precision) -> str:
-    """Return what rates are kept under: processor or device, threads and precision."""
+    """Return the key of rates in the file: processor or device, threads and precision."""
     kind = runtime.device.split(":")[0]
     name = processor() if kind == "cpu" else runtime.device
     threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
@@ -125,7 +126,7 @@ def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = 
         if fresh:
             watch("measuring", {"what": name})
             known = {**known, name: measured(runtime, precision)}
-            write_json(file, {each: rates.model_dump(mode="json") for each, rates in known.items()})
+            write_json(file, {key: rates.model_dump(mode="json") for key, rates in known.items()})
     return Kept(known[name], file, name, fresh)
 
 
@@ -202,7 +203,7 @@ def _training(width: int, runtime: Runtime, precision: Precision) -> float:
 
 
 def _packing() -> float:
-    """Return the bytes per second at which a file of Python's own library is read, tokenized and packed."""
+    """Return the bytes per second of reading, tokenizing and packing a file of Python's library."""
     from flyweight.data.pack import pack, source_fingerprint
 
     text = Path(argparse.__file__)

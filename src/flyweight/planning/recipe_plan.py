@@ -1,4 +1,4 @@
-"""The plan: what a model costs, what a recipe will need, and whether its budget holds."""
+"""Plan a recipe before anything runs: the cost of models, the needs of stages, and the budget."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000}
 
 @dataclass(frozen=True, repr=False)
 class ModelPlan(Shown):
-    """What one model is and costs.
+    """The size and the costs of one model.
 
-    `kv_bytes_per_token` and `weight_bytes` in float32 unless quantized. `kv_bytes` are those of a
-    whole context, which a sliding window bounds.
-
-    `weights` has the bytes by dtype: with floats in 32 or 16 bits and, of a model that is not
-    quantized yet, as `quantize` would store it. `depth` is how many layers a token goes through in
-    a decoder. Where a loop is switched on late, `training_per_token` is the mean over a whole run.
+    `kv_bytes_per_token` and `weight_bytes` count float32 unless quantized. `kv_bytes` are those of
+    a whole context, which a sliding window bounds. `weights` has the bytes by dtype: with floats in
+    32 or 16 bits and, of a model that is not quantized, as `quantize` would store it. `depth` is
+    how many layers a token goes through in a decoder. Where a loop is switched on late,
+    `training_per_token` is the mean over a whole run.
     """
 
     parameters: cost.Parameters
@@ -90,20 +89,19 @@ class ModelPlan(Shown):
 
 
 def _weights(config: schema.Architecture) -> dict[str, int]:
-    found = {"float32": cost.weight_bytes(config, 4), "bfloat16": cost.weight_bytes(config, 2)}
+    sizes = {"float32": cost.weight_bytes(config, 4), "bfloat16": cost.weight_bytes(config, 2)}
     if not any(kind.kind != "dense" for kind in config.linears.values()):
         for kind in (schema.Int8(), schema.NF4()):
-            found[kind.kind] = cost.weight_bytes(quantized(config, kind, schema.Int8()))
-    return found
+            sizes[kind.kind] = cost.weight_bytes(quantized(config, kind, schema.Int8()))
+    return sizes
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one training stage will need.
+    """The needs of one training stage.
 
-    `seconds` and `steps` are None where the limit comes from another stage's clock.
-
-    `validating` are those of its seconds that its validations take.
+    `seconds` and `steps` are None where the limit comes from another stage's clock. `validating`
+    is the part of its seconds that validations take.
     """
 
     name: str
@@ -120,10 +118,10 @@ class StagePlan:
 class Plan(Shown):
     """A recipe's plan.
 
-    `faults` says which limits of the budget cannot hold, each with what to change; `warnings` which
-    probably will not: time depends on what else this machine is doing. `beside` has what takes time
-    beside training, `smallest` the parameters and bytes of the smallest model compared, `unread`
-    the corpora whose vocabulary is not known yet.
+    `faults` names the limits of the budget that cannot hold, each with what to change. `warnings`
+    names limits that probably will not hold: time depends on what else this machine does. `beside`
+    has the rows other than training, `smallest` the parameters and bytes of the smallest model
+    compared, `unread` the corpora whose vocabulary is not known yet.
     """
 
     name: str
@@ -137,7 +135,7 @@ class Plan(Shown):
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """Everything that takes time: packing, training, validating, then the rest."""
+        """The rows of time in the order of a run: packing, training, validating, the rest."""
         training = [
             Row(stage.name, max(0.0, (stage.seconds or 0.0) - stage.validating), "training")
             for stage in self.stages
@@ -159,9 +157,10 @@ class Plan(Shown):
 
     @property
     def totals(self) -> dict[str, float]:
-        """What the budget counts: seconds, training FLOPs, the largest memory, the smallest model.
+        """The numbers that the budget limits; an unknown one counts as 0.
 
-        The unknown counts as nothing.
+        They are the seconds of all rows, training FLOPs, the memory of the largest stage, and the
+        parameters and bytes of the smallest model.
         """
         return {
             "time": sum(row.seconds for row in self.rows),
@@ -203,11 +202,10 @@ def plan(
 ) -> Plan:
     """Return what a recipe's training stages will need.
 
-    `vocabularies` tells the vocabulary of corpora that are packed already.
-
-    A corpus that nobody has read yet gets the vocabulary its tokenizer asks for, or an assumed one,
-    which the plan says and of which no model can fall foul. Raises RequestError with everything
-    that is wrong with the models of all stages.
+    `vocabularies` has the vocabulary of corpora that are packed already. A corpus that was not read
+    yet gets the vocabulary that its tokenizer asks for, or an assumed one. The plan names assumed
+    vocabularies, and they fit every model. Raises RequestError with all faults of the models of all
+    stages.
     """
     planner = _Planner(shared_time(recipe), runtime, vocabularies or {}, data_dir)
     for name in load.order(recipe):
@@ -374,14 +372,14 @@ def _smallest(models: Sequence[schema.Architecture]) -> dict[str, float]:
 
 
 def vocabulary_key(data: schema.Data) -> str:
-    """Return what a corpus' vocabulary depends on: its data config without the context."""
+    """Return the key of a corpus' vocabulary: its data config without the context."""
     return data.packed().model_dump_json()
 
 
 def vocabulary(data: schema.Data, model: schema.Architecture) -> int:
-    """Return the vocabulary of an unread corpus: what its tokenizer asks for, else an assumed one.
+    """Return the vocabulary of an unread corpus: its tokenizer's, else an assumed one.
 
-    An assumed one is moved to where the model allows it.
+    An assumed one is changed to the nearest that the model allows.
     """
     assert data.tokenizer is not None
     if vocab := requested(data):
@@ -398,22 +396,22 @@ def requested(data: schema.Data) -> int | None:
 
 
 def _assumption(data: schema.Data, model: schema.Architecture) -> str:
-    """Return what is assumed of a corpus that nobody has read.
+    """Return the assumption about an unread corpus in words.
 
-    Empty where its tokenizer says it.
+    Empty where its tokenizer decides.
     """
     if data.tokenizer is None or requested(data):
         return ""
     return (
         f"{model.vocab_size} {data.tokenizer.kind} tokens (the real number is known once the "
-        f"corpus has been read)"
+        "corpus has been read)"
     )
 
 
 def _same_as(
     train: schema.Train, found: Mapping[str, StagePlan], recipe: schema.Recipe
 ) -> schema.Train:
-    """Return the limit that `same_as` will probably stand for, from the other stage's plan."""
+    """Return the limit that `same_as` probably means, from the other stage's plan."""
     other = found.get(train.same_as.stage) if train.same_as else None
     if other is None or train.same_as is None:
         return train
@@ -437,10 +435,10 @@ def _faults(
         largest = max(stages, key=lambda stage: stage.memory.total)
         if limits.memory is not None and largest.memory.total > limits.memory:
             faults.append(
-                f"budget.memory: {format_size(limits.memory)}, but {largest.name} needs about"
-                f" {format_size(largest.memory.total)} (activations "
-                f"{format_size(largest.memory.activations)}: raise"
-                " train.accumulate or lower train.batch)"
+                f"budget.memory: {format_size(limits.memory)}, but {largest.name} needs about "
+                f"{format_size(largest.memory.total)} (activations "
+                f"{format_size(largest.memory.activations)}: raise train.accumulate or lower "
+                "train.batch)"
             )
     flops = sum(stage.flops or 0.0 for stage in stages)
     if limits.flops is not None and flops > limits.flops:
@@ -452,15 +450,13 @@ def _faults(
         least = format_count(smallest["parameters"])
         faults.append(
             f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has "
-            f"{least}: lower model.dim or"
-            " model.layers"
+            f"{least}: lower model.dim or model.layers"
         )
     if limits.bytes is not None and smallest.get("bytes", 0) > limits.bytes:
         least = format_size(smallest["bytes"])
         faults.append(
-            f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: "
-            f"add a quantize stage to what"
-            " is compared, or lower model.dim or the tokenizer's vocab"
+            f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: add "
+            "a quantize stage to what is compared, or lower model.dim or the tokenizer's vocab"
         )
     return faults
 
@@ -470,9 +466,8 @@ def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:
     if limit is None or seconds <= limit:
         return []
     return [
-        f"budget.time: {format_time(limit)}, but it will take about {format_time(seconds)} on "
-        f"this machine as busy"
-        " as it is: lower train.steps, or give it more time"
+        f"budget.time: {format_time(limit)}, but it will take about {format_time(seconds)} on this "
+        "machine as busy as it is: lower train.steps, or give it more time"
     ]
 
 

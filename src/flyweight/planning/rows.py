@@ -54,7 +54,7 @@ def size_of(data: schema.Data, data_dir: Path | None) -> TextSize | None:
 
 
 def bytes_per_token(tokenizer: schema.Tokenizer) -> float:
-    """Return about how many bytes of text a token stands for."""
+    """Return about how many bytes of text a token encodes."""
     if not isinstance(tokenizer, schema.BpeTokenizer):
         return BYTES_PER_TOKEN[tokenizer.kind]
     return max(each for vocab, each in BPE_BYTES_PER_TOKEN.items() if vocab <= tokenizer.vocab)

@@ -1,4 +1,7 @@
-"""How plans look in Python: short in a list, the command line's table when printed or in a notebook."""
+"""Show plans in Python.
+
+They are short in a list, and the command line's table when printed or in a notebook.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ class Shown:
         name = getattr(self, "name", "")
         faults = getattr(self, "faults", ())
         fits = f": {len(faults)} fault{'s' * (len(faults) != 1)}" if faults else ""
-        return f"<{type(self).__name__}{f' {name}' if name else ''}{fits}; print it for its table>"
+        label = f" {name}" if name else ""
+        return f"<{type(self).__name__}{label}{fits}; print it for its table>"
 
     def __str__(self) -> str:
         return plain_text(self._lines())

@@ -1,4 +1,4 @@
-"""How long what surrounds training takes: packing the text before it, measuring and reporting after it."""
+"""Estimate the time around training: packing before it, measuring and reporting after it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flyweight.planning.rows import root
 from flyweight.spec import flops
 
 BYTES_PER_TOKEN = {256: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.4}
-"""Of English text, by the vocabulary of a byte-pair tokenizer trained on it."""
+"""Bytes of English text per token, by the vocabulary of a byte-pair tokenizer trained on it."""
 
 OTHER_BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0, "word": 5.5, "file": 3.5, "bpe": 3.4}
 
 ASSUMED_VOCABULARY = 10_000
-"""Entries where only the text tells."""
+"""Entries of a vocabulary that only the text decides."""
 
 START = 3.0
 """Seconds until a new process has imported torch: a bench is one."""
@@ -37,16 +37,16 @@ FIXED = {
 """Seconds on two idle cores of a common server that do not grow with the text."""
 
 MIXING = 5.0
-"""Seconds of fitting the gates of a mixture, its forward passes over validation text included."""
+"""Seconds of fitting the gates of a mixture, with its passes over validation text."""
 
 SECONDS_PER_TABLED_TOKEN = 1.2e-6
-"""Of counting a token of the training text for a mixture, and of unpacking what was counted."""
+"""Seconds of counting a token of the training text for a mixture, and of unpacking counts."""
 
 SECONDS_PER_MIXED_TOKEN = 4e-5
-"""Of scoring a token by a mixture, beside its network's forward pass."""
+"""Seconds of scoring a token by a mixture, without its network's forward pass."""
 
 SECONDS_PER_COUNTED_TOKEN = 1.6e-6
-"""Of training the three n-gram floors."""
+"""Seconds of training the three n-gram floors."""
 
 AUDITED_TOKENS = 60_000
 """Tokens that go forward through the model in an audit."""
@@ -54,7 +54,7 @@ AUDITED_TOKENS = 60_000
 
 @dataclass(frozen=True)
 class TextSize:
-    """The bytes of a corpus' splits, and how much of its beginning is shown to whoever needs a prompt."""
+    """The bytes of a corpus' splits, and its beginning, from which prompts are taken."""
 
     bytes: Mapping[SplitName, int]
     opening: str = ""
@@ -78,7 +78,7 @@ class TextSize:
 
 
 def bytes_per_token(tokenizer: schema.Tokenizer) -> float:
-    """Return about how many bytes of English text a token stands for."""
+    """Return about how many bytes of English text a token encodes."""
     if isinstance(tokenizer, schema.BpeTokenizer):
         largest = max((vocab for vocab in BYTES_PER_TOKEN if vocab <= tokenizer.vocab), default=256)
         return BYTES_PER_TOKEN[largest]
@@ -97,22 +97,23 @@ def measuring(
     train_tokens: float,
     rates: Rates,
 ) -> float:
-    """Return the seconds of measuring resolved `models` in these ways, of the n-gram floors and of writing the report."""
+    """Return the seconds of measuring resolved `models` in these ways, with floors and report."""
     fixed = sum(FIXED[kind] for kind in kinds) * len(models) + FIXED["report"]
     if "evaluate" in kinds:
         fixed += FIXED["floors"] + SECONDS_PER_COUNTED_TOKEN * min(train_tokens, TRAIN_LIMIT)
-    scored = (test_tokens if "evaluate" in kinds else 0) + (
-        AUDITED_TOKENS if "audit" in kinds else 0
-    )
+    scored = 0.0
+    if "evaluate" in kinds:
+        scored += test_tokens
+    if "audit" in kinds:
+        scored += AUDITED_TOKENS
     return fixed * rates.slowness + sum(forward(model, scored, rates) for model in models)
 
 
 def mixing(train_tokens: float, test_tokens: float, rates: Rates) -> float:
-    """Return the seconds of mixing one network, and of scoring the test text by the mixture's other experts."""
+    """Return the seconds of mixing one network, and of its other experts on the test text."""
     counting = SECONDS_PER_TABLED_TOKEN * min(train_tokens, TRAIN_LIMIT)
-    return (
-        MIXING + counting + SECONDS_PER_MIXED_TOKEN * (test_tokens + AUDITED_TOKENS)
-    ) * rates.slowness
+    scoring = SECONDS_PER_MIXED_TOKEN * (test_tokens + AUDITED_TOKENS)
+    return (MIXING + counting + scoring) * rates.slowness
 
 
 def forward(model: schema.Architecture, tokens: float, rates: Rates) -> float:
@@ -148,7 +149,7 @@ def recipe_seconds(
         tokens = (sizes[key].bytes["test"] / per_token, sizes[key].bytes["train"] / per_token)
         if stage.model is not None:
             vocabulary = getattr(data.tokenizer, "vocab", None) or ASSUMED_VOCABULARY
-            with suppress(ValueError):  # what is wrong with a model is told where it is planned
+            with suppress(ValueError):  # the plan names the faults of a model
                 models[name] = stage.model.resolved(vocabulary, data.context)
     trained = [
         name for name, stage in recipe.stages.items() if isinstance(stage, schema.TrainingStage)

@@ -1,4 +1,4 @@
-"""How long work will take on this machine: products at a rate measured here, and what does not depend on products beside it.
+"""Estimate how long work takes on this machine: products at a measured rate, and the rest.
 
 Everything is an estimate for an idle machine, made without building a model. The constants were
 measured on two cores of a common server; docs/log.md says how.
@@ -20,17 +20,26 @@ PRODUCTS = {"fp32": 0.95, "bf16": 0.75, "fp16": 0.75}
 """Share of a large product's rate that the products of a training step reach."""
 
 SECONDS_PER_BYTE = 5e-10
-"""Of one thread, for each byte of activations and logits: norms, activation functions, softmax, casts and copies."""
+"""Seconds of one thread for each byte of activations and logits.
+
+Norms, activation functions, softmax, casts and copies.
+"""
 
 STEP_SECONDS, VISIT_SECONDS = 1e-3, 6e-4
-"""What a training step and each use of a layer in it take however small they are: calls, not arithmetic."""
+"""The least seconds of a training step and of each use of a layer in it.
+
+They are calls, not arithmetic.
+"""
 
 NEW_TOKEN_SECONDS = 3e-4
-"""What each use of a layer takes for one new token of a text."""
+"""Seconds of each use of a layer for one new token of a text."""
 
 MEASURES = ("evaluate", "bench", "audit")
 FIXED_SECONDS = {name: schema.STAGE_CONFIGS[name].seconds for name in MEASURES}
-"""What a measurement takes whatever the model: loading it, resampling for intervals, starting the process of a bench."""
+"""Seconds of a measurement that do not depend on the model.
+
+Loading it, resampling for intervals, starting the process of a bench.
+"""
 
 BENCH_PASSES = 12
 """Runs of a bench, warm-up included: five to fifteen, as many as fit two seconds."""
@@ -85,7 +94,10 @@ class Speed:
 
 @cache
 def product_rate(width: int, device: str = "cpu", precision: str = "fp32") -> float:
-    """Return the FLOPs per second of a (1024 x width) by (width x 4 width) product, the best of a few short tries."""
+    """Return the FLOPs per second of a (1024 x width) by (width x 4 width) product.
+
+    It is the best of a few short tries.
+    """
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -120,7 +132,7 @@ def step_seconds(
 
 
 def reading_seconds(config: schema.Architecture, tokens: float, speed: Speed) -> float:
-    """Return the seconds in which a resolved model reads `tokens` tokens in full windows, logits included."""
+    """Return the seconds in which a resolved model reads `tokens` tokens in full windows."""
     assert config.context and config.vocab_size
     flops = cost.forward_flops(config, config.context) / config.context
     kept = memory.kept_bytes(config, config.context, speed.itemsize, speed.device == "cpu")
@@ -130,11 +142,9 @@ def reading_seconds(config: schema.Architecture, tokens: float, speed: Speed) ->
 
 def uses_of_layers(config: schema.Architecture) -> int:
     """Return how many layers a forward pass goes through; a linear model counts as one."""
-    return (
-        len(visits(config))
-        if isinstance(config, schema.ModelConfig)
-        else int(getattr(config, "layers", 1))
-    )
+    if isinstance(config, schema.ModelConfig):
+        return len(visits(config))
+    return int(getattr(config, "layers", 1))
 
 
 def measuring_seconds(
@@ -145,10 +155,9 @@ def measuring_seconds(
 ) -> dict[str, float]:
     """Return the seconds that each measurement of one model takes, by its name.
 
-    `speed` is by default one thread's.
-
-    `config` is resolved; `test_tokens` is the length of the split that is scored. The sum is what a
-    report adds for one model; `floors_seconds` come once for each corpus on top.
+    `config` is resolved; `test_tokens` is the length of the split that is scored; `speed` is one
+    thread's by default. The sum is what a report adds for one model; `floors_seconds` are added
+    once for each corpus.
     """
     speed = speed or Speed()
     return {
@@ -174,24 +183,25 @@ def _work_seconds(
 
 def token_seconds(config: schema.Architecture, speed: Speed) -> float:
     """Return the seconds of one new token of one text: calls, and reading the weights once."""
-    return cost.weight_bytes(config) * SECONDS_PER_BYTE / 5 + NEW_TOKEN_SECONDS * (
-        uses_of_layers(config) + 1
-    )
+    reading = cost.weight_bytes(config) * SECONDS_PER_BYTE / 5
+    return reading + NEW_TOKEN_SECONDS * (uses_of_layers(config) + 1)
 
 
 def sampling_seconds(
     config: schema.Architecture, prompts: int, new_tokens: int, speed: Speed
 ) -> float:
     """Return the seconds in which a model continues so many prompts, all at once."""
-    return (
-        FIXED_SECONDS["audit"] + new_tokens * (1 + 0.1 * prompts) * token_seconds(config, speed)
-        if prompts
-        else 0.0
-    )
+    if not prompts:
+        return 0.0
+    work = new_tokens * (1 + 0.1 * prompts) * token_seconds(config, speed)
+    return FIXED_SECONDS["audit"] + work
 
 
 def floors_seconds(text: TextSize) -> float:
-    """Return the seconds that the n-gram floors of a corpus take: counting its training split, scoring the test split."""
+    """Return the seconds of a corpus' n-gram floors.
+
+    They count its training split and score its test split.
+    """
     return FLOOR_SECONDS_PER_TOKEN * (min(text.train, FLOOR_TOKENS) + text.test)
 
 
@@ -208,7 +218,7 @@ def validation_seconds(
 
 
 def packing_seconds(size: int, tokenizer: schema.Tokenizer) -> float:
-    """Return the seconds that reading, tokenizer training and tokenizing `size` bytes of text take."""
+    """Return the seconds of packing `size` bytes of text, with training the tokenizer."""
     sample = min(size, tokenizer.sample) if isinstance(tokenizer, schema.BpeTokenizer) else size
     per_byte = READ_SECONDS_PER_BYTE + ENCODE_SECONDS_PER_BYTE[tokenizer.kind]
     return size * per_byte + sample * TOKENIZER_SECONDS_PER_BYTE[tokenizer.kind]

@@ -205,7 +205,7 @@ def test_what_it_cannot_do_is_refused(made):
     with torch.no_grad(), pytest.raises(ValueError, match="previous_ids"):
         past = bigram(tokens, use_cache=True).past_key_values
         bigram(tokens[:, :1], past_key_values=past)
-    with pytest.raises(ValueError, match="describes no model"):
+    with pytest.raises(ValueError, match="does not describe a model"):
         FlyweightForCausalLM(FlyweightConfig())
 
 

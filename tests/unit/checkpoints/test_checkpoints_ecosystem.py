@@ -210,7 +210,7 @@ def test_lm_eval_scores_choices_as_the_decoder_does(own, task_folder):
 def test_tasks_that_do_not_exist_are_refused(own, tmp_path):
     with pytest.raises(RequestError, match="lm-eval knows no no-such-task"):
         harness.evaluate(own[0], ["no-such-task"], "cpu")
-    with pytest.raises(RequestError, match="no such folder"):
+    with pytest.raises(RequestError, match="the folder does not exist"):
         harness.evaluate(own[0], ["x"], "cpu", task_path=tmp_path / "nowhere")
 
 
@@ -258,6 +258,6 @@ def test_lm_eval_gets_no_pattern_that_may_never_end(tmp_path):
     )
     with pytest.raises(
         RequestError,
-        match="lm-eval would run it where nothing stops it; measure this model with --data",
+        match="nothing would stop it in lm-eval; measure this model with --data",
     ):
         harness.transformers_tokenizer(tmp_path, 64)

@@ -336,7 +336,7 @@ def test_the_command_that_converts_pickles_does(names, tmp_path, capsys, monkeyp
         torch.save(dict(found[at :: len(names)]), place / name)
     with pytest.raises(RequestError) as caught:
         checkpoint.read(place)
-    command = shlex.split(str(caught.value).partition("runs none of it: ")[2])
+    command = shlex.split(str(caught.value).partition("runs no code of it: ")[2])
     assert command[:3] == ["python", "-m", "flyweight.checkpoints.unpickle"]
     monkeypatch.setattr(sys, "argv", command[2:])
     unpickle.main()

@@ -56,7 +56,7 @@ def test_a_variant_beside_the_weights_is_not_read_and_named(folder, tmp_path):
 def test_weights_of_another_name_are_named(name, folder):
     (folder / "model.safetensors").rename(folder / name)
     with pytest.raises(
-        RequestError, match=f"there is no model.safetensors, nor .*, but {name}.*rename"
+        RequestError, match=f"has neither model.safetensors nor .*, but {name}.*rename"
     ):
         checkpoint.read(folder)
 
@@ -171,7 +171,7 @@ def test_a_weight_of_booleans_is_refused(folder):
         folder,
         lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].bool()}),
     )
-    with pytest.raises(FlyweightError, match=r"weights that are no floats: norm\.weight"):
+    with pytest.raises(FlyweightError, match=r"weights that are not floats: norm\.weight"):
         convert.decoder(checkpoint.read(folder))
 
 

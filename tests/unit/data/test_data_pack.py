@@ -419,5 +419,5 @@ def test_meta_comes_back(text_file: Path, tmp_path: Path):
     path.write_text(json.dumps({**raw, "version": 99}))
     with pytest.raises(FlyweightError, match="version 2"):
         Meta.load(path)
-    with pytest.raises(RequestError, match="there is no split 'dev'"):
+    with pytest.raises(RequestError, match="a corpus has no split 'dev'"):
         corpus.split("dev")  # pyright: ignore[reportArgumentType]

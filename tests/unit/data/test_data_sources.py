@@ -44,7 +44,8 @@ def test_every_registered_name_resolves(tmp_path: Path):
 
 def test_unknown_name_gets_the_nearest_and_the_list():
     with pytest.raises(
-        RequestError, match=r"no corpus 'tiny-shakespear'; did you mean 'tiny-shakespeare'\?.*ptb"
+        RequestError,
+        match=r"no corpus is called 'tiny-shakespear'; did you mean 'tiny-shakespeare'\?.*ptb",
     ) as caught:
         resolve("tiny-shakespear")
     assert caught.value.status == 2
@@ -56,7 +57,7 @@ def test_what_looks_like_a_path_is_reported_as_one(tmp_path: Path, monkeypatch: 
     for missing in ("gone.txt", "no/such/folder"):
         with pytest.raises(RequestError, match="does not exist"):
             resolve(missing)
-    with pytest.raises(RequestError, match="there is no corpus ''"):
+    with pytest.raises(RequestError, match="no corpus is called ''"):
         resolve("")
     with pytest.raises(RequestError, match="no file matches"):
         resolve("*.nothing")

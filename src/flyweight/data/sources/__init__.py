@@ -28,9 +28,10 @@ def resolve(
     held_out: HeldOut | None = None,
     column: str | None = None,
 ) -> Source:
-    """Return the source that `corpus` names: a registered name, `hf:owner/name[:config]`, a file, a folder or a glob.
+    """Return the source that `corpus` names.
 
-    Several files, folders and globs are one corpus. A registered name wins over a file of that name
+    It is a registered name, `hf:owner/name[:config]`, a file, a folder or a glob; a list of files,
+    folders and globs is one corpus. A registered name wins over a file of that name
     (write `./ptb` for the file). `column` is the column of text in files of rows. Raises
     RequestError with the nearest name.
     """
@@ -62,21 +63,20 @@ def resolve(
     near = difflib.get_close_matches(corpus, SOURCES, 1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     start = f"{ways[0].upper()}{ways[1:]}" if near else ways
-    raise RequestError(f"there is no corpus {corpus!r}{hint} {start}")
+    raise RequestError(f"no corpus is called {corpus!r}{hint} {start}")
 
 
 def source_of(data: schema.Data, data_dir: Path | None = None) -> Source:
     """Return the source of a data config.
 
-    Raises RequestError as `resolve` does, and for a separator that has no place.
+    Raises RequestError as `resolve` does, and for a separator where the corpus has documents.
     """
     source = resolve(data.corpus, data_dir, HeldOut(data.validation, data.test), data.column)
     if data.separator is None:
         return source
     if isinstance(data.corpus, str) and (data.corpus in SOURCES or data.corpus.startswith("hf:")):
         raise RequestError(
-            f"data.separator: {data.corpus} has documents of its own; a separator cuts text "
-            f"files into some"
+            f"data.separator: {data.corpus} has documents of its own; a separator is for text files"
         )
     return Separated(source, data.separator)
 

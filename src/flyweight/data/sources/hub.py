@@ -34,8 +34,9 @@ def _load(what: str, *arguments: Any, **options: Any) -> Any:
         import datasets
     except ImportError as error:
         raise RequestError(
-            f'{what} comes from the hub, which needs the `datasets` package: pip install "flyweight[hub]"; or put a local'
-            f" copy in a folder and name it with --data-dir or {VARIABLE}"
+            f"{what} comes from the hub, which needs the `datasets` package: pip install "
+            f'"flyweight[hub]"; or put a local copy in a folder and name it with --data-dir or '
+            f"{VARIABLE}"
         ) from error
     try:
         return datasets.load_dataset(*arguments, **options)
@@ -50,8 +51,8 @@ def _load(what: str, *arguments: Any, **options: Any) -> Any:
             raise
         raise RequestError(
             f"{what} could not be read from the hub ({type(error).__name__}: {error}); check the "
-            f"name and the network, or put"
-            f" a local copy in a folder and name it with --data-dir or {VARIABLE}"
+            "name and the network, or put a local copy in a folder and name it with --data-dir or "
+            f"{VARIABLE}"
         ) from error
 
 
@@ -92,7 +93,7 @@ def _texts(table: Any, column: str) -> Iterator[str]:
 
 
 def joined(rows: Iterable[str]) -> Iterator[str]:
-    """Yield rows joined to pieces of about BLOCK characters, so that a line is not a piece of its own."""
+    """Yield rows joined to pieces of about BLOCK characters; a row alone is too short a piece."""
     waiting: list[str] = []
     length = 0
     for row in rows:
@@ -108,10 +109,8 @@ def joined(rows: Iterable[str]) -> Iterator[str]:
 class HubText:
     """Any dataset with a text column, each row a document.
 
-    Splits that it does not have are taken from its train rows.
-
-    A missing split is taken by a hash of the row's number; with under 100 rows, from the end of
-    every row's text.
+    A split that it lacks is taken from its train rows, by a hash of the row's number. With under
+    100 rows, it is taken from the end of every row's text.
     """
 
     repository: str

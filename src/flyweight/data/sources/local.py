@@ -1,4 +1,4 @@
-"""Local copies of well-known corpora: `DIR/<corpus>/<file>` under the files' usual names, else the hub."""
+"""Find local copies of well-known corpora: `DIR/<corpus>/<file>` under the files' usual names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VARIABLE = "FLYWEIGHT_DATA"
 def data_folder(option: Path | str | None) -> Path | None:
     """Return the folder of local copies: the option, else FLYWEIGHT_DATA, else None.
 
-    RequestError if it is none to use.
+    Raises RequestError where it is not a folder.
     """
     name = str(option or os.environ.get(VARIABLE, ""))
     if not name:
@@ -24,8 +24,8 @@ def data_folder(option: Path | str | None) -> Path | None:
     if not folder.is_dir():
         given = "--data-dir" if option else VARIABLE
         raise RequestError(
-            f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or "
-            f"leave it out"
+            f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or leave "
+            "it out"
         )
     return utf8_name(folder, "--data-dir" if option else VARIABLE)
 
@@ -33,24 +33,24 @@ def data_folder(option: Path | str | None) -> Path | None:
 def local_files(
     data_dir: Path | None, corpus: str, files: Sequence[Sequence[str]]
 ) -> tuple[Path, ...] | None:
-    """Return the corpus' files, each under the first of its usual names that is there.
+    """Return the corpus' files, each under the first of its usual names that exists.
 
-    None where there is no folder for it.
+    None where `data_dir` has no folder for the corpus.
 
     Raises RequestError naming the first missing file: a folder with half a corpus is never quietly
     replaced by a download.
     """
     if data_dir is None or not (folder := data_dir / corpus).is_dir():
         return None
-    found: list[Path] = []
+    paths: list[Path] = []
     for names in files:
         path = next((folder / name for name in names if (folder / name).exists()), None)
         if path is None:
             raise RequestError(
                 f"{corpus}: {folder / names[0]} is missing; {remedies(corpus, folder / names[0])}"
             )
-        found.append(path)
-    return tuple(found)
+        paths.append(path)
+    return tuple(paths)
 
 
 def remedies(corpus: str, path: Path | str) -> str:

@@ -1,4 +1,4 @@
-"""Penn Treebank as Mikolov prepared it: 10,000 words, three standard splits, one sentence a line."""
+"""Penn Treebank as Mikolov prepared it: 10,000 words, standard splits, one sentence a line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ FILES = (("ptb.train.txt",), ("ptb.valid.txt",), ("ptb.test.txt",))
 
 @dataclass(frozen=True)
 class Ptb:
-    """Each split is one document: the order of the sentences is the articles', but article ends are not marked."""
+    """Each split is one document.
+
+    Sentences are in the order of the articles, whose ends are not marked.
+    """
 
     files: tuple[Path, ...] | None = None
 

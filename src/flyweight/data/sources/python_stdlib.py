@@ -1,4 +1,4 @@
-"""The Python standard library's own source, read from the running interpreter: real text without a download."""
+"""The Python standard library's own source, read from the running interpreter, not downloaded."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class PythonStdlib:
         Raises RequestError where the sources are not there.
         """
         root = self._root()
-        found: list[str] = []
+        paths: list[str] = []
         for folder, names, files in os.walk(root):
             # config-3.x-<platform> holds what the build wrote: the paths of the machine that built
             # this Python.
@@ -96,14 +96,13 @@ class PythonStdlib:
             for file in files:
                 relative = (Path(folder) / file).relative_to(root).as_posix()
                 if file.endswith(".py") and not _left_out(relative):
-                    found.append(relative)
-        if not found:
+                    paths.append(relative)
+        if not paths:
             raise RequestError(
                 f"python-stdlib: {root} holds no .py files (a zipped or stripped Python); use an "
-                f"ordinary installation of"
-                " Python, or another corpus such as a text file"
+                "ordinary installation of Python, or another corpus such as a text file"
             )
-        return tuple(sorted(found))
+        return tuple(sorted(paths))
 
     def _root(self) -> Path:
         return self.root or Path(sysconfig.get_path("stdlib"))

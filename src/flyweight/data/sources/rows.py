@@ -24,10 +24,8 @@ MANY = 10_000
 class RowFile:
     """Rows of one file: each is in one split, by a hash of its number.
 
-    Few or uneven rows are each cut in three instead.
-
-    `column` is the column of text, found where None; `name` stands before the row's number where
-    the file is one of several.
+    Few or uneven rows are each cut in three instead. `column` is the column of text; None searches
+    for it. `name` is put before the row's number where the file is one of several.
     """
 
     path: Path
@@ -50,7 +48,7 @@ class RowFile:
 
     @cached_property
     def _cut(self) -> bool:
-        """Whether rows are cut in three, because whole rows would leave a split under half its share."""
+        """Whether rows are cut in three: whole rows would leave a split under half its share."""
         rows = list(
             itertools.islice(((name, len(text or "")) for name, text in self._rows()), MANY + 1)
         )

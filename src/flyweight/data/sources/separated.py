@@ -1,4 +1,4 @@
-"""Text in which a separator stands between documents, such as the line `<|endoftext|>` between stories."""
+"""Text with a separator between documents, such as the line `<|endoftext|>` between stories."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ _Placed = tuple[SplitName, Document | Skipped]
 class Separated:
     """Another source's text, cut into documents at a separator.
 
-    White space around it belongs to no document.
-
-    In a text that is one from train to test, a document is in the split that it starts in.
+    White space around the separator is not part of a document. Where the other source is one text
+    from train to test, a document is in the split that it starts in.
     """
 
     source: Source
@@ -37,7 +36,7 @@ class Separated:
     def _placed(self, split: SplitName) -> Iterator[_Placed]:
         """Yield the other source's documents with their splits.
 
-        All splits as one document where they adjoin.
+        Where the splits adjoin, they are one document.
         """
         if not self.source.about.contiguous:
             for document in self.source.documents(split):
@@ -47,10 +46,8 @@ class Separated:
         for place in SPLITS:
             for document in self.source.documents(place):
                 if isinstance(document, Document):
-                    document, started = (
-                        replace(document, continues=document.continues or started),
-                        True,
-                    )
+                    document = replace(document, continues=document.continues or started)
+                    started = True
                 yield place, document
 
 
@@ -71,7 +68,7 @@ def _documents(parts: Iterator[_Placed], separator: str) -> Iterator[_Placed]:
 
 
 class _Cutter:
-    """One text on its way: what was read of the current document and not yet yielded."""
+    """Cuts one text: holds what was read of the current document and not yet yielded."""
 
     def __init__(self, name: str, separator: str) -> None:
         self._name, self._separator = name, separator
@@ -86,12 +83,10 @@ class _Cutter:
             rest = self._text[at + len(self._separator) :]
             self._text = self._text[:at]
             yield from self._next(self._text.rstrip())
-            self._number, self._text, self._started, self._place = (
-                self._number + 1,
-                rest,
-                False,
-                None,
-            )
+            self._number += 1
+            self._text = rest
+            self._started = False
+            self._place = None
         if not self._started:
             self._text = self._text.lstrip()
         if self._text and self._place is None:

@@ -1,4 +1,4 @@
-"""The Python source of every package installed in the running environment: some hundred megabytes without a download."""
+"""The Python source of every package in the running environment: some hundred megabytes."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class SitePackages:
         roots = self.roots or tuple(
             dict.fromkeys(Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
         )
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for root in roots:
             for folder, names, files in os.walk(root):
                 names[:] = [name for name in names if name != "__pycache__"]
                 for file in files:
                     path = Path(folder) / file
                     if file.endswith(".py") and path.is_file():
-                        found.setdefault(path.relative_to(root).as_posix(), path)
-        if not found:
+                        paths.setdefault(path.relative_to(root).as_posix(), path)
+        if not paths:
             raise RequestError(
-                f"installed-packages: no .py files under {', '.join(map(str, roots))}; use "
-                f"another corpus"
+                f"installed-packages: no .py files under {', '.join(map(str, roots))}; use another "
+                "corpus"
             )
-        return dict(sorted(found.items()))
+        return dict(sorted(paths.items()))
 
     def documents(self, split: SplitName) -> Iterator[Document | Skipped]:
         """Yield the split's files."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob as globbing
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -109,10 +109,9 @@ class TextFile:
 class TextFiles:
     """Many files: each is in one split, by a hash of its path.
 
-    Few or uneven files are each cut in three instead.
-
-    Files are cut where whole files would give a held-out split less than half its share of the
-    bytes. Rows are documents of their own, and files that cannot be read are left out.
+    Files are each cut in three instead where whole files would give a held-out split less than half
+    its share of the bytes. Rows are documents of their own, and files that cannot be read are left
+    out.
     """
 
     name: str
@@ -151,7 +150,7 @@ class TextFiles:
         return split_whole({file.name or "": size(file.path) for file in texts}, self.held_out)
 
     def documents(self, split: SplitName) -> Iterator[Document | Skipped]:
-        """Yield the split's files, or its part of every file; what was left out stands in train."""
+        """Yield the split's files, or its part of every file; train names the files left out."""
         files, skipped = self._checked
         if split == "train":
             yield from skipped
@@ -196,9 +195,10 @@ def open_glob(
 def open_list(
     names: Sequence[str], held_out: HeldOut, column: str | None = None
 ) -> TextFile | RowFile | TextFiles:
-    """Return several files, folders and globs as one corpus, each file once, in the order of their paths.
+    """Return several files, folders and globs as one corpus.
 
-    Raises RequestError naming the first that is missing or matches nothing.
+    It has each file once, in the order of their paths. Raises RequestError naming the first that
+    is missing or matches nothing.
     """
     paths: list[Path] = []
     skipped: dict[Path, str] = {}
@@ -215,9 +215,7 @@ def open_list(
         else:
             raise RequestError(f"{name!r} does not exist (looked from {Path.cwd()})")
     if not paths:
-        raise RequestError(
-            f"there are no text files in {', '.join(names)}; looked for {' '.join(SUFFIXES)}"
-        )
+        raise RequestError(f"{', '.join(names)} has no text files; looked for {' '.join(SUFFIXES)}")
     files = sorted({path.absolute(): path for path in reversed(paths)})
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     skipped = {path.absolute(): why for path, why in skipped.items()}
@@ -229,8 +227,8 @@ def _matching(pattern: str) -> list[Path]:
     files = sorted(path for path in paths if path.is_file())
     if not files:
         raise RequestError(
-            f"no file matches {pattern!r} (looked from {Path.cwd()}); quote a glob, so that the "
-            f"shell leaves it"
+            f"no file matches {pattern!r} (looked from {Path.cwd()}); put a glob in quotes, or the "
+            "shell expands it"
         )
     return files
 
@@ -241,7 +239,7 @@ def _root(paths: Sequence[Path]) -> Path:
 
 @dataclass(frozen=True)
 class _Folder:
-    """What a folder holds: text files in the order of their paths, documents left out, other files' endings."""
+    """What a folder holds: sorted text files, documents left out, other files' endings."""
 
     files: list[Path]
     documents: dict[Path, str]
@@ -249,7 +247,7 @@ class _Folder:
 
 
 def _search(path: Path) -> _Folder:
-    """Search a folder and the folders inside, except hidden files, hidden folders and `__pycache__`."""
+    """Search a folder and the folders in it, but not what is hidden, nor `__pycache__`."""
     folder = _Folder([], {}, set())
     for inside, names, files in os.walk(path, onerror=_unreadable):
         names[:] = [name for name in names if not name.startswith(".") and name != "__pycache__"]
@@ -268,12 +266,12 @@ def _without_text(path: Path, folder: _Folder) -> RequestError:
     if folder.documents:
         file, why = min(folder.documents.items())
         return RequestError(f"{path} has no text files: {file.name} is {why}")
-    held = (
-        f"it holds only {', '.join(sorted(folder.others)[:8])}" if folder.others else "it is empty"
-    )
+    held = "it is empty"
+    if folder.others:
+        held = f"it holds only {', '.join(sorted(folder.others)[:8])}"
     return RequestError(
         f"{path} has no text files: {held}; looked for {' '.join(SUFFIXES)}; a glob takes any "
-        f"ending"
+        "ending"
     )
 
 
@@ -320,12 +318,10 @@ def _many(
         except RequestError as error:
             skipped.append(Skipped(within, str(error)))
             continue
-        file = (
-            RowFile(path, held_out, kind, column)
-            if kind.format in ROWS
-            else TextFile(path, held_out, kind)
-        )
-        files.append(replace(file, name=within))
+        if kind.format in ROWS:
+            files.append(RowFile(path, held_out, kind, column, within))
+        else:
+            files.append(TextFile(path, held_out, kind, within))
     skipped += [
         Skipped(path.relative_to(root).as_posix(), why) for path, why in sorted(documents.items())
     ]

@@ -24,7 +24,7 @@ _NAME = "tiny-shakespeare"
 
 @dataclass(frozen=True)
 class TinyShakespeare:
-    """Split 90/5/5 by position: validation and test together are the last tenth, the split that nanoGPT reports on."""
+    """Split 90/5/5 by position: validation and test are nanoGPT's split, the last tenth."""
 
     file: Path | None = None
 
@@ -38,11 +38,10 @@ class TinyShakespeare:
 
     def documents(self, split: SplitName) -> Iterator[Document]:
         """Yield the split's part of the text."""
-        text = "".join(
-            read_pieces(self.file)
-            if self.file
-            else (row for part in SPLITS for row in HUB.rows(_NAME, part))
-        )
+        if self.file:
+            text = "".join(read_pieces(self.file))
+        else:
+            text = "".join(row for part in SPLITS for row in HUB.rows(_NAME, part))
         first, second = int(len(text) * 0.9), int(len(text) * 0.95)
         part = {"train": text[:first], "validation": text[first:second], "test": text[second:]}[
             split
@@ -55,5 +54,5 @@ def open_source(data_dir: Path | None, held_out: HeldOut) -> TinyShakespeare:
 
     Its split is standard.
     """
-    found = local_files(data_dir, _NAME, FILES)
-    return TinyShakespeare(found[0] if found else None)
+    paths = local_files(data_dir, _NAME, FILES)
+    return TinyShakespeare(paths[0] if paths else None)

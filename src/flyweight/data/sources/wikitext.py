@@ -1,4 +1,7 @@
-"""WikiText-2 and WikiText-103 (Merity et al. 2016), word-level (`<unk>` for rare words) and raw, with their standard splits."""
+"""WikiText-2 and WikiText-103 (Merity et al. 2016) with their standard splits.
+
+Both exist word-level, with `<unk>` for rare words, and raw.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def hub(name: str) -> Parquet:
 
 @dataclass(frozen=True)
 class WikiText:
-    """Each article is a document, but nothing separates them: the standard token counts have line ends only."""
+    """Each article is a document, without separators.
+
+    The standard token counts include line ends, but not document ends.
+    """
 
     name: str
     tokenizer: schema.Tokenizer
