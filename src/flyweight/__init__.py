@@ -27,8 +27,8 @@ __all__ = [
     "Draft",
     "FlyweightError",
     "Inputs",
-    "Made",
     "MetricKind",
+    "Origin",
     "Outline",
     "PlannedInputs",
     "RequestError",
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     )
     from flyweight.config.metrics import MetricKind, register_metric
     from flyweight.config.schema import TrainingStage
-    from flyweight.config.stage import Made, StageConfig
+    from flyweight.config.stage import Origin, StageConfig
     from flyweight.errors import FlyweightError, RequestError
     from flyweight.store.artifact import Draft
     from flyweight.store.stage import (
@@ -115,8 +115,8 @@ _HOMES = {
     "Draft": "flyweight.store.artifact",
     "FlyweightError": "flyweight.errors",
     "Inputs": "flyweight.store.stage",
-    "Made": "flyweight.config.stage",
     "MetricKind": "flyweight.config.metrics",
+    "Origin": "flyweight.config.stage",
     "Outline": "flyweight.store.stage",
     "PlannedInputs": "flyweight.store.stage",
     "RequestError": "flyweight.errors",

@@ -105,6 +105,23 @@ def test_models_are_compared_by_it(finished):
     assert "share of targets" in str(compared)
 
 
+def test_the_command_line_measures_and_compares_by_it(finished, answer, flyweight):
+    session, run = finished
+    root = ("--runs", session.store.root, "--threads", 1)
+    words = ("eval", "toy:student", "--metric", "top_5", "--metric", "accuracy", *root)
+    measured = answer(*words)["metrics"]
+    model = next(model for model in run.summary.models if model.name == "student")
+    assert measured["top_5"]["value"] == model.evaluate.metric("top_5").value
+    status, out, err = flyweight(*words)
+    assert status == 0, err
+    assert "top 5, higher is better" in out
+    words = ("compare", "toy:student", "toy:small", "--metric", "top_5", *root)
+    assert answer(*words)["metric"] == "top_5"
+    status, out, err = flyweight("eval", "toy:student", "--metric", "top_6", *root)
+    assert (status, out) == (2, "")
+    assert "unknown metric 'top_6' (did you mean top_5?)" in err
+
+
 def test_plans_know_the_stage(toy_package, text_file):
     planned = fw.plan(load.recipe(recipe(text_file)), session=Session(threads=1))
     assert "small" in {name for row in planned.rows for name in row.name.split(", ")}

@@ -99,7 +99,7 @@ from flyweight.config.sharing import (
 from flyweight.config.stage import (
     EVERY_QUANTITY,
     INHERITED,
-    Made,
+    Origin,
     StageConfig as StageConfig,
     TextUse,
 )
@@ -265,10 +265,10 @@ class TrainingStage(StageConfig):
         return super().dependencies() | ({} if tied is None else {SAME_AS: tied.stage})
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        if "input" in made.parents:
-            return f"trained from {made.parent('input')}"
+        if "input" in origin.parents:
+            return f"trained from {origin.parent('input')}"
         return "trained from random weights"
 
 
@@ -302,9 +302,9 @@ class Distill(TrainingStage):
         return f"distilled from {self.teacher}"
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        return f"distilled from {made.parent('teacher')}"
+        return f"distilled from {origin.parent('teacher')}"
 
 
 class Select(StageConfig):
@@ -329,12 +329,12 @@ class Select(StageConfig):
         return "none" if self.by == "nll" else "required"
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        by = made.config.get("by", "nll")
-        quality = "likelihood" if by == "nll" else made.quote(by)
-        count = sum(field != "corpus" for field in made.parents)
-        chosen = made.quote(made.facts["chosen"])
+        by = origin.config.get("by", "nll")
+        quality = "likelihood" if by == "nll" else origin.quote(by)
+        count = sum(field != "corpus" for field in origin.parents)
+        chosen = origin.quote(origin.facts["chosen"])
         return f"the one of {count} with the best validation {quality}: {chosen}"
 
 
@@ -355,7 +355,7 @@ class Initialise(StageConfig):
         return f"has matrices stored as {' and '.join(kinds)}, which cannot be trained"
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
         return "with random weights, not trained"
 
@@ -385,11 +385,11 @@ class Quantize(StageConfig):
         )
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        kind = made.config["kind"]
+        kind = origin.config["kind"]
         name = kind["kind"] if isinstance(kind, dict) else kind
-        return f"{made.parent('input')} with its matrices in {made.quote(name)}"
+        return f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
 
 
 class Mix(StageConfig):
@@ -429,15 +429,15 @@ class Mix(StageConfig):
         return self
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
         experts = []
-        if made.config["counts"] is not None:
-            experts.append(f"n-gram counts of order {made.config['counts']['order']}")
-        if made.config["pointer"] is not None:
+        if origin.config["counts"] is not None:
+            experts.append(f"n-gram counts of order {origin.config['counts']['order']}")
+        if origin.config["pointer"] is not None:
             experts.append("a pointer into the context")
         return (
-            f"{made.parent('input')} mixed with {' and '.join(experts)}, "
+            f"{origin.parent('input')} mixed with {' and '.join(experts)}, "
             f"its gates fitted on validation text"
         )
 

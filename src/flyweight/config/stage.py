@@ -22,7 +22,7 @@ INHERITED = ("total_flops", "total_seconds")
 
 
 @dataclass(frozen=True)
-class Made:
+class Origin:
     """What is known of a finished artifact: the identity's config and parents, and its facts.
 
     `quote` writes a name as code, in the format of whoever asks.
@@ -101,11 +101,11 @@ class StageConfig(Strict):
         return ""
 
     @classmethod
-    def describe(cls, made: Made) -> str:
+    def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it after "A language model, "."""
-        source = made.parents.get("input")
-        origin = made.quote(source) if source else f"{len(made.parents)} others"
-        return f"made by {made.quote(cls.stage_name())} from {origin}"
+        source = origin.parents.get("input")
+        what = origin.quote(source) if source else f"{len(origin.parents)} others"
+        return f"made by {origin.quote(cls.stage_name())} from {what}"
 
     @classmethod
     def same_measurement(cls, identity: Mapping[str, Any]) -> Hashable:

@@ -20,9 +20,9 @@ class Shrink(fw.StageConfig):
     compresses: ClassVar[bool] = True
 
     @classmethod
-    def describe(cls, made: fw.Made) -> str:
+    def describe(cls, origin: fw.Origin) -> str:
         """Return how the model came about, as its card says it."""
-        return f"{made.parent('input')} with weights that are {made.config['by']:.0%} smaller"
+        return f"{origin.parent('input')} with weights that are {origin.config['by']:.0%} smaller"
 
 
 class ShrinkStage(fw.Stage[Shrink]):

@@ -17,7 +17,7 @@ from flyweight.checkpoints.checkpoint import is_checkpoint
 from flyweight.checkpoints.flyweight_type import OWN
 from flyweight.config import load, schema
 from flyweight.config.schema import stage_class
-from flyweight.config.stage import Made
+from flyweight.config.stage import Origin
 from flyweight.config.units import format_count, format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import read_json, write_text
@@ -267,11 +267,11 @@ def _made(subject: Subject) -> str:
             f"imported from {code(facts['source'])} "
             f"({code(facts['model_type'])}){_tokenizer(facts)}"
         )
-    made = Made(identity["config"], identity["parents"], facts, code)
+    origin = Origin(identity["config"], identity["parents"], facts, code)
     config = stage_class(subject.stage)
     if config is None:
         return f"made by {code(subject.stage)}, a stage of another package"
-    return config.describe(made)
+    return config.describe(origin)
 
 
 def _tokenizer(facts: Mapping[str, Any]) -> str:
