@@ -20,7 +20,7 @@ PATHS = ("README.md", "CONTRIBUTING.md", "docs", "src", "examples")
 NOT_PROSE = ("docs/log.md", "docs/adr")
 
 _END = re.compile(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*[-*|#>]|\n\s*\d+\. ")
-_IS_NO = re.compile(r"\b(is|are|was) no\b (?!longer|more|one)")
+_IS_NO = re.compile(r"(?<!there )\b(is|are|was) no\b (?!longer|more|one)")
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ def test_pipes_and_links_to_themselves_are_not_waited_for(flyweight, toy_recipe,
     refused(flyweight("run", tmp_path / "pipe"), "a device or a pipe")
     refused(flyweight("eval", tmp_path / "model"), "neither an artifact")
     word = f"data.tokenizer={{kind: file, path: {tmp_path / 'tokenizer.json'}}}"
-    refused(flyweight("run", toy_recipe, word, "--threads", 1), "tokenizer.json is no file")
+    refused(flyweight("run", toy_recipe, word, "--threads", 1), "tokenizer.json is not a file")
     refused(flyweight("report", tmp_path / "loop"), "cannot be read", status=1)
 
 

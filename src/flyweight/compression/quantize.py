@@ -18,9 +18,9 @@ def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
 
     Tables are the token embedding, an untied head and a bigram table, which can be most of a file;
     the head of a linear model is its one matrix and no table. Norms, gains, biases, padding and
-    learned positions stay as they are. Raises RequestError if the model is quantized already
-    (errors would add up, and no one could say what the bits are worth) or if every matrix would
-    stay dense, FlyweightError if a weight is not finite.
+    learned positions stay as they are. Raises RequestError if the model is quantized already, as
+    errors would add up. Raises it as well if every matrix would
+    stay dense. Raises FlyweightError if a weight is not finite.
     """
     config, old = quantized(model.config, kind, embedding), model.state_dict()
     with torch.device("meta"):

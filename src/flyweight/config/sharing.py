@@ -19,8 +19,8 @@ class Repeat(Strict):
     """Every layer is used `times` times in a row (MobileLLM, Liu et al. 2024).
 
     `index`, here and in the other kinds, adds a learned vector to the residual stream before each
-    use of a layer, one for each place in the unrolled stack, so that a layer can tell its uses
-    apart (Dehghani et al. 2019). They start at zero.
+    use of a layer, so that a layer can tell its uses apart (Dehghani et al. 2019). There is one
+    vector for each place in the unrolled stack. They start at zero.
     """
 
     kind: Literal["repeat"] = "repeat"

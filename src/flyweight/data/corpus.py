@@ -133,7 +133,7 @@ class Split:
     """One split: its tokens, where its documents start, and the size of its raw text.
 
     `opening` is the number of begin tokens at each document's start, `closing` that of end tokens
-    behind it, `marks` are the ids that stand for no text, and `vocab_size` is the number of tokens
+    behind it. `marks` are the ids that do not encode any text. `vocab_size` is the number of tokens
     that exist (None: as many as a model has).
     """
 

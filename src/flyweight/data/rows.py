@@ -111,8 +111,8 @@ def _json_lines(path: Path, lines: Iterator[str], column: str | None) -> Rows:
             )
         if value is not None and not _encodable(value):
             raise RequestError(
-                f"{path}, line {number}: {name!r} holds half a surrogate pair, which is no "
-                f"character"
+                f"{path}, line {number}: {name!r} holds half a surrogate pair, "
+                f"which is not a character"
             )
         yield value
 

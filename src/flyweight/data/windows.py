@@ -22,12 +22,12 @@ class Windows:
     and next token; only its context has a seam. Where the windows do not fill the ring, what is
     left over (less than a window) is another part in every epoch.
 
-    Window number g = step * size + row is the (g mod windows)-th of epoch g // windows, so the
-    sequence of windows does not depend on the batch size, batches run on over the ends of epochs,
-    and nothing has to be saved to resume anywhere. Order and phase come from (seed, e). An order
-    takes 8 bytes a window.
+    Window number g = step * size + row is the (g mod windows)-th of epoch g // windows. The
+    sequence of windows does not depend on the batch size, and batches run on over the ends of
+    epochs. Nothing has to be saved to resume anywhere. Order and phase come from (seed, e). An
+    order takes 8 bytes a window.
 
-    Isolated documents have ids, and begin tokens are no targets then.
+    Isolated documents have ids, and begin tokens do not count as targets then.
     """
 
     def __init__(

@@ -130,7 +130,7 @@ def _own(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
 def _check(own: dict[str, Any], file: Path) -> None:
     """Raise RequestError for a value that is none.
 
-    A `top_k` of 0 becomes None, which is no filter either.
+    A `top_k` of 0 becomes None, which does not filter either.
     """
     for name, value in own.items():
         if not _is_number(value, whole=name == "top_k"):

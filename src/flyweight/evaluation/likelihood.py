@@ -7,7 +7,7 @@ each document is read by itself instead, after its begin token, which is never a
 documents that end in a token are read by themselves too, after the end of the one before.
 
 NLL and perplexity count all targets. Bits per byte and word perplexity count the tokens of the text
-alone: the end of a document has no bytes and is no word.
+alone: the end of a document has no bytes and is not a word.
 """
 
 from __future__ import annotations

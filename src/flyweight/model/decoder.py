@@ -232,7 +232,7 @@ class Decoder(nn.Module):
         All are differentiable.
 
         Logits before the softcap are their product and sum; K is dim, or the rank of a factorised
-        embedding. Raises RequestError for a mixture, whose logits are no such product.
+        embedding. Raises RequestError for a mixture, whose logits are not such a product.
         """
         if self.mixture is not None:
             raise RequestError(

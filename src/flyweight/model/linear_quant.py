@@ -87,9 +87,9 @@ class Int8Linear(Packed):
 
     The error of a weight is at most half its row's scale.
 
-    Scales are bfloat16: as small as float16, whose range ends at 6e-8 and ruins rows of tiny
-    weights (zero-initialised projections), and as good as float32 (both measure 0.747 % of a normal
-    matrix's norm), because the codes are rounded against the scale that is stored.
+    Scales are bfloat16. float16 is as small, but its range ends at 6e-8 and ruins rows of tiny
+    weights (zero-initialised projections). float32 is no better: both errors measure 0.747 % of a
+    normal matrix's norm, because the codes are rounded against the scale that is stored.
     """
 
     default_kind = Int8()
@@ -157,7 +157,7 @@ class NF4Linear(Packed):
 
     With `double`, scales take 8 bits: in groups of 256, each an offset plus a multiple of a step
     (both float32), after QLoRA (Dettmers et al. 2023), and codes are the nearest under the scale
-    that is stored. A last, shorter block ends a row whose length is no multiple of `block`.
+    that is stored. A last, shorter block ends a row whose length is not a multiple of `block`.
     """
 
     default_kind = NF4()

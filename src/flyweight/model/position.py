@@ -87,7 +87,7 @@ class Rotation:
 class RotaryTables:
     """Cosines and sines per device and dtype, computed when first needed and grown by doubling.
 
-    They are no buffers on purpose: a non-persistent buffer of a model that is built on the meta
+    They are not buffers on purpose: a non-persistent buffer of a model that is built on the meta
     device comes back as garbage. Nothing is computed before that: a damaged config may name any
     number of channels, and the tensors will not fit it.
     """

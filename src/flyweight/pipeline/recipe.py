@@ -234,7 +234,7 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     try:
         if file.exists() and not file.is_file():
             raise RequestError(
-                f"data.tokenizer.path: {file} is no file; name a tokenizer.json or a folder that "
+                f"data.tokenizer.path: {file} is not a file; name a tokenizer.json or a folder that "
                 f"has one"
             )
         content = sha256(file)
@@ -293,7 +293,7 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> Finished:
     `resolve` finds MODELs outside the recipe.
 
     Where a limit of the budget ends a training, what is finished by then is measured. Raises
-    BudgetSpent where that is no compared model at all.
+    BudgetSpent where that is not a single compared model.
     """
     context = runner.context
     asked, recipe = recipe, shared_time(recipe)

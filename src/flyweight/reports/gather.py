@@ -192,7 +192,7 @@ def _drawn(events: Sequence[Mapping[str, Any]]) -> run_summary.Curve:
     for event in events:
         for key in event.keys() & {"step", "seconds", "flops", "lr"}:
             if not 0 <= event[key] <= MOST:
-                raise ValueError(f"{key}: {event[key]!r} is no such quantity")
+                raise ValueError(f"{key}: {event[key]!r} is not such a quantity")
         if not isinstance(event["event"], str) or not isinstance(
             event.get("nll", 0.0), int | float
         ):

@@ -240,10 +240,10 @@ class NextToken:
 class Distillation:
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
 
-    Forward KL is KL(teacher || student) (Hinton et al. 2015), reverse KL is KL(student || teacher),
+    Forward KL is KL(teacher || student) (Hinton et al. 2015). Reverse KL is KL(student || teacher).
     `jsd` is the generalised Jensen-Shannon divergence beta * KL(p || m) + (1 - beta) * KL(q || m),
-    m = beta * p + (1 - beta) * q (Agarwal et al. 2024). Teacher and student see the same inputs;
-    their predictions for one position are compared before any shift, and the targets are the next
+    m = beta * p + (1 - beta) * q (Agarwal et al. 2024). Teacher and student see the same inputs.
+    Their predictions for one position are compared before any shift, and the targets are the next
     tokens, so that nothing is off by one.
 
     `tokens` is the size of the vocabulary where a head has more rows than that; both softmaxes run

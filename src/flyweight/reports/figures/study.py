@@ -2,7 +2,7 @@
 
 A colour is a family of models; a marker is a variant of it: the values of its grid's fields and its
 context, which is what claims set against each other. A line joins the budgets of one model, dashed
-in every variant but the first. What is no result is a cross and takes part in no front.
+in every variant but the first. A cell that is not a result is a cross and not part of a front.
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ def _point(
 def _crosses(
     sheet: Canvas, cells: Sequence[CellSummary], value: Callable[[CellSummary], float], metric: str
 ) -> None:
-    """Draw what is no result as crosses, at the edge where it lies beyond it.
+    """Draw cells that are not results as crosses, at the edge where it lies beyond it.
 
     What diverged is at the top.
     """
