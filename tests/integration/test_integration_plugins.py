@@ -108,7 +108,7 @@ def test_models_are_compared_by_it(finished):
 def test_the_command_line_measures_and_compares_by_it(finished, answer, flyweight):
     session, run = finished
     root = ("--runs", session.store.root, "--threads", 1)
-    words = ("eval", "toy:student", "--metric", "top_5", "--metric", "accuracy", *root)
+    words = ("eval", "toy:student", "--metrics", "top_5,accuracy", *root)
     measured = answer(*words)["metrics"]
     model = next(model for model in run.summary.models if model.name == "student")
     assert measured["top_5"]["value"] == model.evaluate.metric("top_5").value
@@ -117,7 +117,7 @@ def test_the_command_line_measures_and_compares_by_it(finished, answer, flyweigh
     assert "top 5, higher is better" in out
     words = ("compare", "toy:student", "toy:small", "--metric", "top_5", *root)
     assert answer(*words)["metric"] == "top_5"
-    status, out, err = flyweight("eval", "toy:student", "--metric", "top_6", *root)
+    status, out, err = flyweight("eval", "toy:student", "--metrics", "top_6", *root)
     assert (status, out) == (2, "")
     assert "unknown metric 'top_6' (did you mean top_5?)" in err
 

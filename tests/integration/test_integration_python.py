@@ -104,8 +104,14 @@ def test_what_an_option_is_called_its_parameter_is_called():
     "name", ["plan", "evaluate", "study", "export", "train", "report", "compare", "distill"]
 )
 def test_help_helps(name):
-    for module in ("export.hf", "plan.plan", "report.page", "study.run", "train.trainer"):
-        importlib.import_module(f"flyweight.{module}")  # now these names are packages as well
+    for module in (
+        "formats.hf",
+        "planning.recipe_plan",
+        "reports.pages.run",
+        "studies.run",
+        "training.trainer",
+    ):
+        importlib.import_module(f"flyweight.{module}")
     shown = pydoc.render_doc(getattr(fw, name), renderer=pydoc.plaintext)
     assert f"{name}(" in shown and "session: Session = Session()" in shown
     assert inspect.getdoc(getattr(api, name)).splitlines()[0] in shown

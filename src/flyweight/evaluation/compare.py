@@ -141,7 +141,7 @@ def _unmeasured(metric: str, same: bool) -> str:
             f"{metric} is measured for each token, and the models have different tokenizers: "
             f"compare them by bits per byte"
         )
-    return f"{metric} was not measured: evaluate both models with it, --metric {metric}"
+    return f"{metric} was not measured: evaluate both models with --metrics {metric}"
 
 
 def _change(a: UnitScores, b: UnitScores, name: str) -> Ratio:

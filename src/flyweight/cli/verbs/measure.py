@@ -41,9 +41,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
     separator: Separator = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Measure this as well, such as accuracy; repeatable."),
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Measure these as well, such as accuracy."),
     ] = None,
 ) -> None:
     """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
@@ -51,15 +51,15 @@ def evaluate(
     from flyweight.cli.show import measurements, results
     from flyweight.reports import gather
 
-    if tasks is not None and (data or separator or window or stride or metric):
+    if tasks is not None and (data or separator or window or stride or metrics):
         raise RequestError(
             "--tasks: lm-eval brings its own texts and metrics; leave --data, --separator, "
-            "--window, --stride and --metric out"
+            "--window, --stride and --metrics out"
         )
     if tasks is None and (task_path or few_shot is not None or limit):
         raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
     if tasks is not None:
-        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        names = _listed(tasks)
         with shared.session() as session:
             scores = api.tasks(model, names, task_path, few_shot, limit, session=session)
         shared.answer({"tasks": scores}, results.tasks)
@@ -72,11 +72,16 @@ def evaluate(
             window=window,
             stride=stride,
             separator=separator,
-            metrics=metric or (),
+            metrics=_listed(metrics),
             session=session,
         )
         text = gather.corpus_name(result.artifact) or data or "its own text"
     shared.answer(result.json(), lambda values: measurements.evaluation(values, model, text))
+
+
+def _listed(names: str | None) -> list[str]:
+    """Return the names of an option that lists several, with commas between them."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def floors(
