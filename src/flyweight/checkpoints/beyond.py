@@ -47,6 +47,6 @@ def beyond_every_family(config: schema.ModelConfig) -> list[str]:
             "it is a mixture with n-gram counts or a pointer: export the network that it was "
             "made from"
         )
-    if any(kind.kind != "dense" for kind in config.linears.values()):
+    if not all(kind.plain for kind in config.linears.values()):
         reasons.append("it is quantized")
     return reasons

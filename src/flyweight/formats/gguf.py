@@ -138,7 +138,7 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     )
     family = FAMILIES["gpt2" if learned else "qwen3" if attention.qk_norm else "llama"]
     reasons = []
-    if packed := sorted({kind.kind for kind in config.linears.values()} - {"dense"}):
+    if packed := sorted({kind.label for kind in config.linears.values() if not kind.plain}):
         reasons.append(
             f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have: export "
             f"the dense model that it was made"

@@ -104,10 +104,10 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = options.heads, options.kv_heads, options.head_dim
         self.dropout = config.dropout.attention
         wide, narrow, dim = self.heads * self.head_dim, self.kv_heads * self.head_dim, config.dim
-        self.q = linear.named(config, f"{name}.q", dim, wide, options.bias)
-        self.k = linear.named(config, f"{name}.k", dim, narrow, options.bias)
-        self.v = linear.named(config, f"{name}.v", dim, narrow, options.bias)
-        self.out = linear.named(config, f"{name}.out", wide, dim, options.out_bias)
+        self.q = linear.build_linear(config, f"{name}.q", dim, wide, options.bias)
+        self.k = linear.build_linear(config, f"{name}.k", dim, narrow, options.bias)
+        self.v = linear.build_linear(config, f"{name}.v", dim, narrow, options.bias)
+        self.out = linear.build_linear(config, f"{name}.out", wide, dim, options.out_bias)
         norm = RMSNormConfig(eps=options.qk_norm_eps)
         self.q_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(norm, self.head_dim) if options.qk_norm else None
@@ -156,5 +156,5 @@ class Attention(nn.Module):
             1, 2
         )  # (B, H_kv, T, D) each
 
-    def _heads(self, matrix: linear.AnyLinear, x: Tensor, heads: int) -> Tensor:
+    def _heads(self, matrix: linear.LinearLayer, x: Tensor, heads: int) -> Tensor:
         return matrix(x).view(x.shape[0], x.shape[1], heads, self.head_dim)  # (B, T, heads, D)

@@ -45,20 +45,22 @@ class Cache(Protocol):
 class KVCache:
     """Preallocated keys and values, one slot per visit, and the last tokens of every row (for a bigram table).
 
-    `widths` are the channels of each slot: a thinking model's hold the memory's keys beside the
-    pass's own.
+    `widths` are the channels of each slot, `kv_heads` its heads: a thinking model's slots hold the
+    memory's keys beside the pass's own.
     """
 
     def __init__(
         self,
         widths: Sequence[int],
         batch: int,
-        kv_heads: int,
+        kv_heads: Sequence[int],
         length: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shapes = [(batch, kv_heads, length, width) for width in widths]
+        shapes = [
+            (batch, heads, length, width) for heads, width in zip(kv_heads, widths, strict=True)
+        ]
         self.keys = [
             torch.empty(shape, device=device, dtype=dtype) for shape in shapes
         ]  # (B, H_kv, L, width) each

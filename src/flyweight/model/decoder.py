@@ -17,10 +17,10 @@ from flyweight.model.cache import Cache, KVCache
 from flyweight.model.embedding import Embedding
 from flyweight.model.init import initialise
 from flyweight.model.mixture import MixtureHead
-from flyweight.model.position import RotaryTables, Rotation
+from flyweight.model.position import Rotary, Rotation
 from flyweight.model.precision import autocast_dtype
 from flyweight.model.thinking import KeysAndValues, Recollection
-from flyweight.spec.linears import check_patterns, float_name
+from flyweight.spec.linears import check_patterns, float_name, head_sizes
 from flyweight.spec.visits import stack_size, visits
 
 
@@ -30,7 +30,7 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.vocab_size
-        self.linear = linear.named(
+        self.linear = linear.build_linear(
             config, "head.linear", config.dim, config.vocab_size, config.head.bias
         )
 
@@ -57,7 +57,6 @@ class Decoder(nn.Module):
         except ValueError as error:
             raise RequestError(f"model: {error}") from error
         check_patterns(config)
-        assert config.attention.head_dim is not None
         self.config, self.softcap = config, config.head.softcap
         self._looped, self._unlooped, self._float = (
             visits(config),
@@ -67,7 +66,7 @@ class Decoder(nn.Module):
         self.visits = self._looped
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(
-            Block(config, f"blocks.{layer}") for layer in range(config.layers)
+            Block(config.layer(layer), f"blocks.{layer}") for layer in range(config.layers)
         )
         self.index = (
             VisitIndex(config)
@@ -81,7 +80,7 @@ class Decoder(nn.Module):
         self.recompute: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
         """Calls a block in training so that backward computes it again: `torch.utils.checkpoint.checkpoint` or its like."""
         self._rotary = (
-            RotaryTables(config.position, config.attention.head_dim)
+            Rotary(config.position, head_sizes(config))
             if isinstance(config.position, Rope)
             else None
         )
@@ -210,10 +209,14 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Return an empty cache for `batch` rows of up to `length` tokens, on the model's device and in its dtype."""
-        options = self.config.attention
-        assert options.kv_heads and options.head_dim
-        widths = [visit.keys * options.head_dim for visit in self.visits if visit.keys]
-        return KVCache(widths, batch, options.kv_heads, length, self.device, self.dtype)
+        widths, heads = [], []
+        for visit in self.visits:
+            if visit.keys:
+                attention = self.config.layer(visit.layer).attention
+                assert attention.kv_heads and attention.head_dim
+                widths.append(visit.keys * attention.head_dim)
+                heads.append(attention.kv_heads)
+        return KVCache(widths, batch, heads, length, self.device, self.dtype)
 
     @property
     def device(self) -> torch.device:

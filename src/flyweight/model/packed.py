@@ -7,7 +7,7 @@ is a visible choice, `Packed.kernel`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import LinearKind
+from flyweight.config.linear_kinds import LinearKind
 from flyweight.errors import FlyweightError
+from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
 REFERENCE = "reference"
@@ -40,14 +41,14 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Fast:
+class DeviceKernel:
     """A kernel that is faster on some device, and what says why it cannot be used there for a dtype (or None)."""
 
     kernel: Kernel
     refusal: Callable[[torch.dtype], str | None]
 
 
-class Packed(nn.Module, ABC):
+class Packed(LinearLayer):
     """What all packed linear layers share: a weight (out, in) in buffers, an optional float bias.
 
     `dtype` is that of `rows` and `dense`; `.to(dtype)` changes it, and never the packed buffers.
@@ -56,7 +57,7 @@ class Packed(nn.Module, ABC):
     codes: Tensor
     scales: Tensor
     default_kind: ClassVar[LinearKind]
-    fast: ClassVar[Mapping[str, Fast]] = {}
+    fast: ClassVar[Mapping[str, DeviceKernel]] = {}
 
     def __init__(
         self,
@@ -65,12 +66,10 @@ class Packed(nn.Module, ABC):
         bias: bool = False,
         kind: LinearKind | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.dtype = (
-            in_features,
-            out_features,
-            torch.get_default_dtype(),
-        )
+        nn.Module.__init__(self)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = torch.get_default_dtype()
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
@@ -82,11 +81,7 @@ class Packed(nn.Module, ABC):
         """
 
     @abstractmethod
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the rows at `index`: (...) -> (..., in)."""
-
-    @abstractmethod
-    def misfit(self) -> str | None:
+    def kernel_mismatch(self) -> str | None:
         """Return why this layer's size or place in memory keeps it from the faster kernel of its kind, or None."""
 
     @abstractmethod
@@ -129,13 +124,22 @@ class Packed(nn.Module, ABC):
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
         chosen = choose_kernel(type(self), self.codes.device.type, dtype)
-        if chosen.multiply and (reason := self.misfit()):
+        if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
         return chosen
 
-    def stored_bytes(self) -> int:
-        """Return the bytes that the buffers and the bias take in memory and on disk."""
-        return sum(tensor.nbytes for tensor in (*self.buffers(), *self.parameters()))
+    def method(self, dtype: torch.dtype) -> str:
+        """Return the kind's label and the kernel that multiplies inputs of `dtype`."""
+        return f"{self.kind.label} {self.kernel(dtype).name}"
+
+    @torch.no_grad()
+    def reset(self, std: float, generator: torch.Generator) -> None:
+        """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
+        if not self.codes.is_meta:
+            weight = torch.empty(self.out_features, self.in_features, device="cpu")
+            self.pack(normal(weight, std, generator))
+        if self.bias is not None:
+            self.bias.zero_()
 
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
@@ -149,7 +153,7 @@ class Packed(nn.Module, ABC):
             result = F.linear(x, self._part(0, self.out_features, dtype))
         else:
             result = x.new_empty(x.shape[0], self.out_features)
-            for start, stop in self._pieces(step):
+            for start, stop in self._row_blocks(step):
                 result[:, start:stop] = F.linear(
                     x, self._part(start, stop, dtype)
                 )  # (N, stop - start)
@@ -162,7 +166,7 @@ class Packed(nn.Module, ABC):
         factors = self._factors(dtype)
         grad = grad.to(dtype) if factors is None else grad.to(dtype) * factors
         result = grad.new_zeros(grad.shape[0], self.in_features)
-        for start, stop in self._pieces(self._step(grad)):
+        for start, stop in self._row_blocks(self._step(grad)):
             result.addmm_(grad[:, start:stop], self._part(start, stop, dtype))
         return result.to(given)
 
@@ -181,7 +185,7 @@ class Packed(nn.Module, ABC):
             1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features
         )
 
-    def _pieces(self, step: int) -> Iterator[tuple[int, int]]:
+    def _row_blocks(self, step: int) -> Iterator[tuple[int, int]]:
         for start in range(0, self.out_features, step):
             yield start, min(start + step, self.out_features)
 

@@ -41,7 +41,7 @@ def mlp_linears(config: ModelConfig) -> tuple[str, ...]:
 
 
 def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
-    """Return the linear layers of one resolved config's attention."""
+    """Return the linear layers of attention in a resolved config of one layer."""
     options, dim = config.attention, config.dim
     assert options.heads and options.kv_heads and options.head_dim
     wide, narrow, bias = (
@@ -58,8 +58,19 @@ def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
     return tuple(Shape(name, *shape) for name, shape in zip(ATTENTION_LINEARS, shapes, strict=True))
 
 
+def head_sizes(config: ModelConfig) -> list[int]:
+    """Return the sizes that the heads of a resolved config's layers have, in ascending order."""
+    if not config.blocks:
+        return [config.attention.head_dim or 0]
+    layers = [config.layer(index) for index in range(config.layers)]
+    return sorted({layer.attention.head_dim or 0 for layer in layers})
+
+
 def mlp_shapes(config: ModelConfig) -> tuple[Shape, ...]:
-    """Return the linear layers of one resolved config's MLP, those of a bottleneck one by one."""
+    """Return the linear layers of the MLP in a resolved config of one layer.
+
+    A bottleneck has two in place of each.
+    """
     options, found = config.mlp, list[Shape]()
     hidden = options.width(config.dim)
     for name in mlp_linears(config):
@@ -85,7 +96,7 @@ def linear_names(config: Architecture) -> list[str]:
         names.append("embedding.bigram")
     for layer in range(config.layers):
         names += [f"blocks.{layer}.attention.{name}" for name in ATTENTION_LINEARS]
-        names += [f"blocks.{layer}.mlp.{shape.name}" for shape in mlp_shapes(config)]
+        names += [f"blocks.{layer}.mlp.{shape.name}" for shape in mlp_shapes(config.layer(layer))]
     return names if config.embedding.tied else [*names, "head.linear"]
 
 

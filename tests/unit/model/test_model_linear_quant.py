@@ -435,9 +435,9 @@ def test_bitsandbytes_multiplies_as_the_reference(double, rows):
 
 
 def test_bitsandbytes_is_refused_for_rows_of_broken_blocks():
-    assert "whole blocks" in (made(NF4(), 4, 96).misfit() or "")
-    assert "blocks of 48" in (made(NF4(block=48), 4, 96).misfit() or "")
-    assert made(NF4(block=32), 4, 96).misfit() is None
+    assert "whole blocks" in (made(NF4(), 4, 96).kernel_mismatch() or "")
+    assert "blocks of 48" in (made(NF4(block=48), 4, 96).kernel_mismatch() or "")
+    assert made(NF4(block=32), 4, 96).kernel_mismatch() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
