@@ -26,6 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FlyweightError",
+    "LinearKind",
+    "LinearLayer",
     "RequestError",
     "Run",
     "Session",
@@ -47,6 +49,7 @@ __all__ = [
     "plan",
     "quantize",
     "register",
+    "register_linear",
     "report",
     "run",
     "study",
@@ -83,16 +86,29 @@ if TYPE_CHECKING:
         tasks,
         train,
     )
+    from flyweight.config.linear_kinds import LinearKind
     from flyweight.errors import FlyweightError, RequestError
+    from flyweight.model.linear import register_linear
+    from flyweight.model.linear_layer import LinearLayer
 
 register_when_imported()
+
+
+_ELSEWHERE = {
+    "FlyweightError": "flyweight.errors",
+    "LinearKind": "flyweight.config.linear_kinds",
+    "LinearLayer": "flyweight.model.linear_layer",
+    "RequestError": "flyweight.errors",
+    "register_linear": "flyweight.model.linear",
+}
+"""Names that are not part of `flyweight.api`: errors, and what a package derives from."""
 
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in ("FlyweightError", "RequestError"):
-        return getattr(importlib.import_module("flyweight.errors"), name)
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
     if name in __all__:
         return getattr(importlib.import_module("flyweight.api"), name)
     raise AttributeError(f"module 'flyweight' has no attribute {name!r}")

@@ -249,6 +249,12 @@ def _described(kind: type[LinearKind], handler: GetJsonSchemaHandler) -> JsonSch
 _DESCRIBING: set[str] = set()
 
 
+def registering_modules() -> tuple[str, ...]:
+    """Return the modules of other packages' kinds: another process imports them to know the kinds."""
+    modules = {kind.__module__ for kind in REGISTRY.values()}
+    return tuple(sorted(modules - {__name__, "__main__"}))
+
+
 def held(tensors: tuple[StoredTensor, ...], name: str, trains: bool) -> tuple[StoredTensor, ...]:
     """Return the tensors of a layer inside another one's state, as its module `name`.
 

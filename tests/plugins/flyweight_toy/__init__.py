@@ -1,0 +1,1 @@
+"""A package of somebody else, which adds to flyweight through its public names alone."""
