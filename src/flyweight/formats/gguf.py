@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.checkpoints import load_any
+from flyweight.checkpoints.beyond import beyond, changed_fields
 from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_size
@@ -48,6 +49,12 @@ TYPES: dict[str, tuple[str, str]] = {
 # The largest weight that each type can hold: a float16, or one times the largest code of a block.
 _LARGEST = {"F32": float("inf"), "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
 _LARGEST_NUMBER = 2**31  # of what a header holds in 32 bits
+
+
+_WRITTEN_OUT = frozenset(
+    {"sharing.kind", "sharing.times", "sharing.span", "sharing.loop_from", "sharing.index"}
+)
+"""Fields of sharing that show in the layers that are written; an index is refused by itself."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,7 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
             f"the dense model that it was made"
             " from, with --type q8_0 or q4_0"
         )
+    reasons += _lost_sharing(config)
     try:
         family.raw(plain)
     except Inexpressible as error:
@@ -177,6 +185,12 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
                 "per frequency"
             )
     return plain, family, reasons
+
+
+def _lost_sharing(config: schema.ModelConfig) -> list[str]:
+    """Return what is lost when shared layers are written out one by one."""
+    claims = {path for path, _ in changed_fields(config) if not path.startswith("sharing.")}
+    return beyond(config, claims | _WRITTEN_OUT)
 
 
 def _tensors(
