@@ -31,7 +31,7 @@ class Inexpressible(RequestError):
 
 @dataclass(frozen=True)
 class Part:
-    """Where one of our tensors stands in a checkpoint: `names` are stacked along the output where there are several.
+    """Where our tensors stand in a checkpoint: several are stacked along the output.
 
     `transposed` is for GPT-2's matrices, which are stored (in, out).
     """
@@ -383,7 +383,7 @@ def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, A
 
 
 def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
-    """Return the rotary fields, for transformers 5 and, where it needs other names, for what came before."""
+    """Return the rotary fields, under the names of transformers 5 and of earlier versions."""
     if not isinstance(config.position, schema.Rope):
         return {}
     position, scaling = config.position, config.position.scaling

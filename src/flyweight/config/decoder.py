@@ -44,7 +44,10 @@ class NoBigram(Strict):
 
 
 class ExactBigram(Strict):
-    """A vector for every (previous, current) pair of tokens: (vocab_size + 1) * vocab_size rows, starting at zero."""
+    """A vector for every (previous, current) pair of tokens, starting at zero.
+
+    The table has (vocab_size + 1) * vocab_size rows.
+    """
 
     kind: Literal["exact"] = "exact"
 
@@ -68,7 +71,7 @@ Bigram = Annotated[
 
 
 class Embedding(Strict):
-    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table added to it.
+    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table.
 
     `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al.
     2020); a tied head goes through the same two.
@@ -80,7 +83,11 @@ class Embedding(Strict):
 
 
 class Head(Strict):
-    """Output head; `bias` adds a number per token of the vocabulary, `softcap` c squashes logits to c * tanh(logits / c)."""
+    """Output head.
+
+    `bias` adds a number per token of the vocabulary, `softcap` c squashes logits to c *
+    tanh(logits / c).
+    """
 
     bias: bool = False
     softcap: Rate | None = None
@@ -121,7 +128,7 @@ class Init(Strict):
 
 
 class ModelConfig(Strict):
-    """One decoder, completely: enough to build it, count it and cost it without allocating anything.
+    """One decoder, completely: enough to build, count and cost it without allocating anything.
 
     `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds
     of linear layer; the first pattern that matches wins, everything else is dense. `mixture` is

@@ -1,4 +1,4 @@
-"""How a matrix is stored: the kinds of linear layer, each of which knows its own tensors and faults.
+"""Kinds of linear layer: how a matrix is stored, which of its tensors train, what is wrong.
 
 `LinearKind` is the base class and, as a field's type, any registered kind: `linears: {"*": nf4}` or
 `{kind: nf4, block: 32}`. A package adds a kind with `flyweight.register_linear`. No torch.
@@ -108,11 +108,11 @@ class LinearKind(Strict):
         raise NotImplementedError(f"{type(self).__name__} has no `tensors`")
 
     def products(self, out: int, in_: int) -> tuple[Product, ...]:
-        """Return the matrix products of a forward pass: by default one, whose matrix does not train."""
+        """Return the matrix products of a forward pass: by default one, not trained."""
         return (Product(out, in_, trains=False),)
 
     def parameters(self, out: int, in_: int) -> int:
-        """Return how many parameters a layer (out, in) counts as: by default those of its matrix."""
+        """Return how many parameters a layer (out, in) counts as: by default out * in."""
         return out * in_
 
     def stored_bytes(self, out: int, in_: int, itemsize: int) -> int:
@@ -195,7 +195,7 @@ class NF4(LinearKind):
     double: bool = True
 
     def tensors(self, out: int, in_: int) -> tuple[StoredTensor, ...]:
-        """Return the codes, two in a byte, a scale for each block, and the ranges of 8-bit scales."""
+        """Return the codes, two a byte, a scale for each block, and the ranges of 8-bit scales."""
         blocks = -(-in_ // self.block)
         codes = StoredTensor("codes", (out, -(-in_ // 2)), itemsize=1)
         if not self.double:
@@ -233,7 +233,7 @@ def register_kind(kind: type[LinearKind]) -> str:
 
 
 def _described(kind: type[LinearKind], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-    """Return a reference to a kind's JSON Schema, which is described once: a kind may hold itself."""
+    """Return a reference to a kind's JSON Schema; it is described once, as a kind may hold itself."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     reference = core_schema.definition_reference_schema(name)
     if name in _DESCRIBING:
@@ -250,7 +250,7 @@ _DESCRIBING: set[str] = set()
 
 
 def registering_modules() -> tuple[str, ...]:
-    """Return the modules of other packages' kinds: another process imports them to know the kinds."""
+    """Return the modules of other packages' kinds, for another process to import."""
     modules = {kind.__module__ for kind in REGISTRY.values()}
     return tuple(sorted(modules - {__name__, "__main__"}))
 

@@ -126,7 +126,7 @@ def _library() -> Any:
 
 
 def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list[str]]:
-    """Return the config with its layers written out, the family nearest to it, and every reason why it does not fit."""
+    """Return the config with its layers written out, the nearest family, and why it does not fit."""
     attention, norm, mlp = config.attention, config.norm, config.mlp
     learned = isinstance(config.position, schema.Learned)
     bias = learned or attention.bias or bool(attention.out_bias)
@@ -235,7 +235,7 @@ def _tensors(
 
 
 def _source(name: str, order: list[int]) -> str:
-    """Return which of our tensors stands in this place when layer i of the file is our layer order[i]."""
+    """Return the tensor of ours in this place, where layer i of the file is our order[i]."""
     if not name.startswith("blocks."):
         return name
     _, layer, rest = name.split(".", 2)
@@ -417,7 +417,7 @@ def _describe(
 
 
 def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
-    """Put the chat template and the defaults of sampling into the header, where the model came with some."""
+    """Put the chat template and the defaults of sampling into the header, if there are any."""
     templates = {
         re.sub("[^A-Za-z0-9]", "_", name): source
         for name, source in chat_template.sources(folder).items()
@@ -453,7 +453,10 @@ def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
-    """Write the header and then one tensor after the other, so that only one at a time is in memory; sync the file."""
+    """Write the header, then one tensor after the other, and sync the file.
+
+    Only one tensor at a time is in memory.
+    """
     import gguf
     import numpy as np
 

@@ -21,7 +21,9 @@ _OUTPUTS = ("attention.out", "mlp.down")
 
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Fill every weight of a decoder: normal matrices, damped or zero output projections, zero biases and bigram table.
+    """Fill every weight of a decoder.
+
+    Matrices are normal, output projections damped or zero, biases and the bigram table zero.
 
     The two factors of a bottleneck are drawn so that their product has the std of the matrix that
     they stand for. Values are drawn on the CPU in module order, so that every device gets the same
@@ -67,7 +69,9 @@ def _std(config: ModelConfig, name: str) -> float:
 def initialise_fan_in(
     model: nn.Module, config: LinearConfig | MlpConfig | LstmConfig, seed: int
 ) -> None:
-    """Fill every weight of a baseline: normal embeddings, matrices scaled by their number of inputs, zero biases.
+    """Fill every weight of a baseline.
+
+    Embeddings are normal, matrices scaled by their number of inputs, biases zero.
 
     Values are drawn as `initialise` draws them; a head that is the embedding is scaled as one.
     """

@@ -1,4 +1,4 @@
-"""Linear layers: the dense one, the registry by kind, and what builds a model's layers from its config."""
+"""Linear layers: the dense one, the registry by kind, and what builds a model's layers."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def build_low_rank(
     bias: bool,
     rank: int | None,
 ) -> LinearLayer | LowRank:
-    """Return the uninitialised layer `name`, or two of them with a bottleneck of `rank` channels."""
+    """Return the uninitialised layer `name`, or two with a bottleneck of `rank` channels."""
     if rank is None:
         return build_linear(config, name, in_features, out_features, bias)
     return LowRank(config, name, in_features, out_features, bias, rank)

@@ -1,4 +1,4 @@
-"""What every linear layer is, whatever its kind: it multiplies, looks up rows, and knows its weight and its bytes."""
+"""What every linear layer does: multiply, look up rows, tell its weight and its bytes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from flyweight.config.linear_kinds import LinearKind
 class LinearLayer(nn.Module, ABC):
     """A linear layer (out, in) of some kind, with an optional float bias (out).
 
-    A kind that a package adds is a subclass. Its constructor takes (in_features, out_features, bias,
-    kind) and leaves the values open. Its state holds the tensors that the kind's `tensors` lists,
-    and `bias`. See docs/extending.md.
+    A kind that a package adds is a subclass. Its constructor takes (in_features, out_features,
+    bias, kind) and leaves the values open. Its state holds the tensors that the kind's `tensors`
+    lists, and `bias`. See docs/extending.md.
     """
 
     in_features: int
@@ -44,7 +44,7 @@ class LinearLayer(nn.Module, ABC):
 
     @abstractmethod
     def reset(self, std: float, generator: torch.Generator) -> None:
-        """Draw initial values from a normal distribution, on the CPU; on the meta device do nothing.
+        """Draw initial values from a normal distribution, on the CPU; do nothing on meta.
 
         The bias becomes zero.
         """
@@ -69,7 +69,7 @@ class LinearLayer(nn.Module, ABC):
 
 
 def layers_of(model: nn.Module) -> Iterator[tuple[str, LinearLayer]]:
-    """Yield each linear layer of a model with its name; one that another layer holds is part of that."""
+    """Yield each linear layer of a model with its name, without those that another layer holds."""
     for name, module in model.named_children():
         if isinstance(module, LinearLayer):
             yield name, module

@@ -1,4 +1,4 @@
-"""Kinds of linear layer whose weight is stored in 8 or 4 bits: int8 with a scale a row, and blocks of NormalFloat."""
+"""Linear layers stored in 8 or 4 bits: int8 with a scale a row, and blocks of NormalFloat."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ class Int8Linear(Packed):
         return (self.codes[index] * self.scales[index].float()[..., None]).to(self.dtype)
 
     def kernel_mismatch(self) -> str | None:
-        """Return why torch's kernel cannot take this layer: it reads aligned vectors, also past the end of a row."""
+        """Return why torch's kernel cannot take this layer.
+
+        It reads aligned vectors, also past the end of a row.
+        """
         if self.in_features % 16 or self.out_features % 4:
             return (
                 f"torch's int8 kernel wants sizes in multiples of 16 and 4, not "
@@ -228,7 +231,7 @@ class NF4Linear(Packed):
         )
 
     def block_scales(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the float32 scales of the blocks of rows `start` to `stop`: (stop - start, blocks)."""
+        """Return float32 scales of the blocks of rows `start` to `stop`: (stop - start, blocks)."""
         stop = self.out_features if stop is None else stop
         if not self.nested:
             return self._sliced(self.scales, start, stop)
@@ -246,7 +249,7 @@ class NF4Linear(Packed):
         return scales[begin : begin + (stop - start) * self.blocks].view(stop - start, self.blocks)
 
     def kernel_mismatch(self) -> str | None:
-        """Return why bitsandbytes cannot take this layer: its blocks run on over the ends of rows."""
+        """Return why bitsandbytes cannot take this layer: its blocks cross the ends of rows."""
         if self.in_features % self.block or self.in_features % 2:
             return (
                 f"bitsandbytes wants rows of whole blocks: {self.in_features} is no multiple "
@@ -265,7 +268,7 @@ class NF4Linear(Packed):
         ).to(dtype)
 
     def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """Return the float32 weights of packed rows (N, bytes) with their scales (N, blocks): (N, in)."""
+        """Return the float32 weights of packed rows (N, bytes) with scales (N, blocks): (N, in)."""
         table = torch.from_numpy(_PAIRS)
         if codes.device.type != "cpu":  # MPS has no float64, and only the bits matter
             table = table.view(torch.int64).to(codes.device)

@@ -1,4 +1,4 @@
-"""What layers with packed weights share: products without a float copy, gradients, kernels, moving and counting.
+"""What layers with packed weights share: products without a float copy, gradients, kernels.
 
 Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
 largest value, so that a future token would change what a past one sees. How a layer is multiplied
@@ -42,7 +42,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class DeviceKernel:
-    """A kernel that is faster on some device, and what says why it cannot be used there for a dtype (or None)."""
+    """A kernel that is faster on some device, and why it cannot be used for a dtype (or None)."""
 
     kernel: Kernel
     refusal: Callable[[torch.dtype], str | None]
@@ -82,11 +82,11 @@ class Packed(LinearLayer):
 
     @abstractmethod
     def kernel_mismatch(self) -> str | None:
-        """Return why this layer's size or place in memory keeps it from the faster kernel of its kind, or None."""
+        """Return why this layer's size or place in memory rules out the faster kernel, or None."""
 
     @abstractmethod
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """Return rows `start` to `stop` as floats, up to the factors `_factors`: (stop - start, in)."""
+        """Return rows `start` to `stop` as floats, without `_factors`: (stop - start, in)."""
 
     def _factors(self, dtype: torch.dtype) -> Tensor | None:
         """Return what every output (out,) is still to be multiplied by."""
@@ -113,7 +113,7 @@ class Packed(LinearLayer):
     def from_dense(
         cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None
     ) -> Self:
-        """Return a layer on the weight's device with this weight (out, in), packed, and a copy of this bias (out)."""
+        """Return a layer on the weight's device with this weight (out, in) packed, and this bias (out)."""
         with torch.device(weight.device):
             layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind).to(weight.dtype)
         layer.pack(weight)
@@ -146,7 +146,10 @@ class Packed(LinearLayer):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
     def reference(self, x: Tensor) -> Tensor:
-        """Return x W^T by plain torch, a piece of W at a time: (N, in) -> (N, out), in the dtype that is best for x here."""
+        """Return x W^T by plain torch, a piece of W at a time: (N, in) -> (N, out).
+
+        The dtype is the one that is best for x here.
+        """
         dtype = fast_dtype(x)
         x, step = x if x.dtype == dtype else x.to(dtype), self._step(x)
         if step >= self.out_features:
@@ -180,7 +183,10 @@ class Packed(LinearLayer):
         return result.view(*x.shape[:-1], self.out_features)
 
     def _step(self, x: Tensor) -> int:
-        """Return how many rows of W are unpacked at once: what a cache holds on a CPU, enough work for a GPU."""
+        """Return how many rows of W are unpacked at once.
+
+        A CPU takes what its cache holds, a GPU enough work.
+        """
         return max(
             1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features
         )
@@ -206,7 +212,7 @@ class Packed(LinearLayer):
         return weight.detach().to(self.codes.device, torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move, but never round the packed buffers: `.to(bfloat16)` is about what the layer computes in."""
+        """Move, but never round the packed buffers: `.to(bfloat16)` changes the compute dtype."""
         packed = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, before in packed.items():

@@ -29,7 +29,7 @@ from flyweight.config.schema import (
     Optimizer,
 )
 from flyweight.spec import flops_baselines
-from flyweight.spec.gradients import blind_visits, qkv_need_grad, saved_products
+from flyweight.spec.gradients import visits_without_input_grad, qkv_need_grad, saved_products
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.parts import Matrix, Vector
 from flyweight.spec.visits import stack_size, uses, visits
@@ -96,7 +96,7 @@ def _parts(config: Architecture) -> tuple[str, ...]:
 
 
 def forward_flops(config: Architecture, length: int, looped: bool = True) -> int:
-    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included.
+    """Return the FLOPs of a forward pass over one sequence of `length` tokens, all logits included.
 
     Not `looped` is before a decoder's loop over a span of layers is switched on.
     """
@@ -155,7 +155,7 @@ def _muon_flops(optimizer: Muon, tensor: StoredTensor) -> int:
 
 
 def trained_parameters(config: Architecture) -> int:
-    """Return how many numbers an optimizer moves; `parameters` has also what is frozen or packed."""
+    """Return how many numbers an optimizer moves: without what is frozen or packed."""
     config = config.resolved()
     matrices = sum(matrix.trained for matrix in _matrices(config))
     return matrices + sum(vector.size for vector in _vectors(config) if vector.stored is None)
@@ -192,7 +192,7 @@ def _kv_width(layer: ModelConfig) -> int:
 
 
 def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
-    """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
+    """Return the bytes of the stored tensors: floats at `itemsize` each, other layers as packed."""
     config = config.resolved()
     parts = (*_matrices(config), *_vectors(config))
     return sum(part.nbytes(itemsize) for part in parts)
@@ -207,14 +207,14 @@ def _attention_flops(config: Architecture, length: int, looped: bool, products: 
 
 
 def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
-    """Return the FLOPs of backward products that are not needed, as their inputs get no gradient."""
+    """Return the FLOPs of backward products whose inputs need no gradient."""
     if not isinstance(config, ModelConfig):
         return flops_baselines.unneeded_flops(config, length)
     return sum(
         visit.keys
         * saved_products(config, visit)
         * _attention_product(config.layer(visit.layer), length)
-        for visit in blind_visits(config, looped)
+        for visit in visits_without_input_grad(config, looped)
     )
 
 
@@ -298,7 +298,7 @@ def _block_matrices(config: ModelConfig, looped: bool) -> Iterator[Matrix]:
 
 def _blind(config: ModelConfig, name: str, looped: bool) -> int:
     """Return how many products with a matrix of the first layer's attention have a blind input."""
-    blind = blind_visits(config, looped)
+    blind = visits_without_input_grad(config, looped)
     if name == "out":
         return sum(visit.keys > 0 and not any(qkv_need_grad(config, visit)) for visit in blind)
     return sum(visit.keys > 0 or name != "q" for visit in blind)

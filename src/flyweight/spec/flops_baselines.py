@@ -92,7 +92,10 @@ def unneeded_flops(config: Baseline, length: int) -> int:
 
 
 def activations(config: Baseline) -> int:
-    """Return how many numbers autograd keeps of one token: inputs of matrices and of what works element by element."""
+    """Return how many numbers autograd keeps of one token.
+
+    They are the inputs of matrices, and of what works element by element.
+    """
     if isinstance(config, LstmConfig):
         return config.dim + config.layers * 9 * (config.hidden or 0)
     wide = (config.history or 0) * config.dim

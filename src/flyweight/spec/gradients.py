@@ -12,7 +12,7 @@ from flyweight.spec.linears import kind_of
 from flyweight.spec.visits import Visit, visits
 
 
-def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
+def visits_without_input_grad(config: ModelConfig, looped: bool) -> list[Visit]:
     """Return the visits whose input no gradient goes to."""
     trained = ["embedding.tokens"]
     trained += ["embedding.expand"] if config.embedding.rank else []
@@ -34,7 +34,7 @@ def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
 
 
 def qkv_need_grad(config: ModelConfig, visit: Visit) -> tuple[bool, bool, bool]:
-    """Return whether a gradient goes to the queries, keys and values of a visit whose input gets none."""
+    """Return whether queries, keys and values of a blind visit get a gradient."""
     options, thinking = config.layer(visit.layer).attention, config.thinking
     name = f"blocks.{visit.layer}.attention"
     # A learned rate has mixed this place's memory once two passes have left their keys in it.
@@ -47,7 +47,7 @@ def qkv_need_grad(config: ModelConfig, visit: Visit) -> tuple[bool, bool, bool]:
 
 
 def saved_products(config: ModelConfig, visit: Visit) -> int:
-    """Return how many of the four products of attention's backward are not needed in a visit whose input gets no gradient."""
+    """Return how many of the four products of attention's backward a blind visit saves."""
     q, k, v = qkv_need_grad(config, visit)
     return 4 - (q + k + (q or k) + v)
 

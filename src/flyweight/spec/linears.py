@@ -1,4 +1,4 @@
-"""A model's linear layers and tables: their names, sizes, and the kind that a config's patterns give to each; no torch."""
+"""A model's linear layers and tables: their names, sizes and kinds; no torch."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def mlp_shapes(config: ModelConfig) -> tuple[Shape, ...]:
 
 
 def linear_names(config: Architecture) -> list[str]:
-    """Return the module name of every layer that can be of another kind, embedding tables included."""
+    """Return the module name of every linear layer, embedding tables included."""
     if not isinstance(config, ModelConfig):
         return _baseline_names(config)
     names = ["embedding.tokens"]
@@ -101,7 +101,7 @@ def linear_names(config: Architecture) -> list[str]:
 
 
 def float_name(config: ModelConfig) -> str:
-    """Return the name of a parameter that every model of this config has, and never in packed form: it tells the dtype."""
+    """Return the name of a parameter that is never packed, and so tells the dtype of a model."""
     return "norm.weight" if config.norm.final else "blocks.0.attention_norm.weight"
 
 
@@ -143,7 +143,10 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def kind_of(config: Architecture, name: str) -> LinearKind:
-    """Return the kind of the linear layer `name`: the first pattern that matches it, or a module that holds it, decides."""
+    """Return the kind of the linear layer `name`.
+
+    The first pattern that matches it, or a module that holds it, decides.
+    """
     return next(
         (kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense()
     )
@@ -171,6 +174,6 @@ def pattern_faults(config: Architecture) -> list[str]:
 
 
 def check_patterns(config: Architecture) -> None:
-    """Raise RequestError for the patterns in `linears` that no layer of a model like this can match."""
+    """Raise RequestError for patterns in `linears` that no layer of such a model matches."""
     if faults := pattern_faults(config):
         raise RequestError("\n".join(faults))

@@ -1,4 +1,4 @@
-"""What a model is made of, for its costs: matrices, and vectors that no token is multiplied with."""
+"""What a model is made of, for its costs: matrices and vectors."""
 
 from __future__ import annotations
 
