@@ -29,7 +29,7 @@ from flyweight.config.schema import (
     Optimizer,
 )
 from flyweight.spec import flops_baselines
-from flyweight.spec.gradients import visits_without_input_grad, qkv_need_grad, saved_products
+from flyweight.spec.gradients import qkv_need_grad, saved_products, visits_without_input_grad
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.parts import Matrix, Vector
 from flyweight.spec.visits import stack_size, uses, visits
