@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
-from flyweight.model.linear import Int8Linear, NF4Linear
+from flyweight.model.packed import Packed
 from flyweight.spec import flops
 
 PIECES = ((0, 4), (4, 5), (5, 6), (6, 9), (9, LENGTH))
@@ -24,7 +24,7 @@ def parameters(index: int, place: Path) -> float:
     config = CONFIGS[index]
     with torch.device("meta"):
         model = Decoder(config)
-    packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
+    packed = [module for module in model.modules() if isinstance(module, Packed)]
     built = sum(p.numel() for p in model.parameters()) + sum(
         layer.in_features * layer.out_features for layer in packed
     )

@@ -11,7 +11,7 @@ from allpairspy import AllPairs
 
 from flyweight.config.schema import ModelConfig
 from flyweight.model.decoder import Decoder
-from flyweight.model.linear import Int8Linear, NF4Linear
+from flyweight.model.packed import Packed
 
 LENGTH = 11
 FIELDS: dict[str, list[Any]] = {
@@ -176,8 +176,31 @@ def _bare(config: ModelConfig) -> ModelConfig:
     )
 
 
+BLOCKS: list[dict[str, Any]] = [
+    {"1": {"mlp": {"hidden": 10}}},
+    {"1-2": {"mlp": "relu", "attention": {"heads": 2, "kv_heads": 1, "head_dim": 8}}},
+    {"0": {"attention": {"bias": True, "qk_norm": True, "gain": True}}, "2": {"mlp": {"rank": 2}}},
+    {"0": {"attention": {"head_dim": 8}, "mlp": {"kind": "geglu", "hidden": 9}}},
+    {"0-2": {"mlp": {"kind": "relu2", "bias": True}, "attention": {"heads": 1, "kv_heads": None}}},
+]
+
+
+def _differing(config: ModelConfig, blocks: dict[str, Any]) -> ModelConfig:
+    """Return a config with layers that differ, three of them and none shared."""
+    fields = {**config.model_dump(), "layers": 3, "sharing": {"kind": "none"}, "blocks": blocks}
+    if config.thinking.kind == "deep" and config.thinking.memory == "first":
+        fields["thinking"] = {**fields["thinking"], "memory": "own", "input": "previous"}
+    if config.thinking.kind == "deep" and config.thinking.passes < 2:
+        fields["thinking"] = {**fields["thinking"], "learned": False}
+    return ModelConfig.model_validate(fields)
+
+
 CONFIGS = [config_of(row) for row in ROWS]
 CONFIGS += [_bare(config) for config in CONFIGS[:12]]
+CONFIGS += [
+    _differing(config, BLOCKS[index % len(BLOCKS)])
+    for index, config in enumerate(CONFIGS[: 12 * len(BLOCKS)])
+]
 
 
 @cache
@@ -187,7 +210,7 @@ def model_of(index: int, dtype: torch.dtype) -> Decoder:
     generator = torch.Generator().manual_seed(index)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (Int8Linear, NF4Linear)):
+            if isinstance(module, Packed):
                 module.pack(
                     torch.randn(module.out_features, module.in_features, generator=generator) * 0.2
                 )

@@ -27,6 +27,8 @@ __all__ = [
     "Draft",
     "FlyweightError",
     "Inputs",
+    "LinearKind",
+    "LinearLayer",
     "MetricKind",
     "Origin",
     "Outline",
@@ -56,6 +58,7 @@ __all__ = [
     "plan",
     "quantize",
     "register",
+    "register_linear",
     "register_metric",
     "register_stage",
     "report",
@@ -94,10 +97,13 @@ if TYPE_CHECKING:
         tasks,
         train,
     )
+    from flyweight.config.linear_kinds import LinearKind
     from flyweight.config.metrics import MetricKind, register_metric
     from flyweight.config.schema import TrainingStage
     from flyweight.config.stage import Origin, StageConfig
     from flyweight.errors import FlyweightError, RequestError
+    from flyweight.model.linear import register_linear
+    from flyweight.model.linear_layer import LinearLayer
     from flyweight.store.artifact import Draft
     from flyweight.store.stage import (
         Context as StageContext,
@@ -115,6 +121,8 @@ _HOMES = {
     "Draft": "flyweight.store.artifact",
     "FlyweightError": "flyweight.errors",
     "Inputs": "flyweight.store.stage",
+    "LinearKind": "flyweight.config.linear_kinds",
+    "LinearLayer": "flyweight.model.linear_layer",
     "MetricKind": "flyweight.config.metrics",
     "Origin": "flyweight.config.stage",
     "Outline": "flyweight.store.stage",
@@ -124,6 +132,7 @@ _HOMES = {
     "StageConfig": "flyweight.config.stage",
     "StageContext": "flyweight.store.stage:Context",
     "TrainingStage": "flyweight.config.schema",
+    "register_linear": "flyweight.model.linear",
     "register_metric": "flyweight.config.metrics",
     "register_stage": "flyweight.store.stage",
 }

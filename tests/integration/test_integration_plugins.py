@@ -13,9 +13,10 @@ from toy_recipe import toy
 
 import flyweight as fw
 from flyweight.api import Session
-from flyweight.config import load, metrics, plugins, schema, study
+from flyweight.config import linear_kinds, load, metrics, plugins, schema, study
 from flyweight.errors import RequestError
 from flyweight.evaluation.resampling import UNITS, UnitScores
+from flyweight.model import linear
 from flyweight.store import stage as stages
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -24,18 +25,21 @@ PLUGINS = Path(__file__).parents[1] / "plugins"
 @pytest.fixture(scope="module")
 def toy_package():
     """The toy package, registered for this file alone."""
-    before = (dict(schema.STAGE_CONFIGS), dict(stages.REGISTERED), dict(metrics.METRICS))
+    tables = (
+        *(schema.STAGE_CONFIGS, stages.REGISTERED, metrics.METRICS),
+        *(linear_kinds.REGISTRY, linear.KINDS),
+    )
+    before = [dict(table) for table in tables]
     sys.path.insert(0, str(PLUGINS))
     import flyweight_toy
 
     flyweight_toy.register()
     yield flyweight_toy
     sys.path.remove(str(PLUGINS))
-    for table, content in zip(
-        (schema.STAGE_CONFIGS, stages.REGISTERED, metrics.METRICS), before, strict=True
-    ):
+    for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
+    linear_kinds._adapter.cache_clear()
 
 
 def recipe(text_file):

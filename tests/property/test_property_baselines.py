@@ -16,7 +16,8 @@ from flyweight.config import schema
 from flyweight.config.schema import Architecture
 from flyweight.model import folder
 from flyweight.model.build import Model, build
-from flyweight.model.linear import KINDS, Int8Linear, Linear, NF4Linear
+from flyweight.model.linear import KINDS, Linear
+from flyweight.model.packed import Packed
 from flyweight.spec import flops
 from flyweight.spec.linears import linear_names
 
@@ -113,7 +114,7 @@ def test_counted_parameters_and_bytes_are_built(index: int) -> None:
     config = CONFIGS[index]
     with torch.device("meta"):
         model = build(config)
-    packed = [module for module in model.modules() if isinstance(module, (Int8Linear, NF4Linear))]
+    packed = [module for module in model.modules() if isinstance(module, Packed)]
     built = sum(p.numel() for p in model.parameters()) + sum(
         layer.in_features * layer.out_features for layer in packed
     )

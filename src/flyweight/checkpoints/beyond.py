@@ -1,68 +1,102 @@
-"""Name what no native Hugging Face family holds."""
+"""What a file format cannot say of a model: whatever is not at its default and not claimed.
+
+A format lists the fields of `ModelConfig` that its writer looks at. Any other field that is not at
+its default is refused, so that a new field is not lost where nobody thought of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
 from flyweight.config import schema
 
+FRESH_WEIGHTS = frozenset({"init.std", "init.embedding", "init.damped", "init.zero_out"})
+"""Fields that only say how random weights are drawn: written weights need none of them."""
 
-def beyond_every_family(config: schema.ModelConfig) -> list[str]:
-    """Return what no family has, each with the setting of a model that a family can hold."""
-    return [*_around_the_blocks(config), *_in_the_blocks(config)]
+DROPOUTS = frozenset({f"dropout.{name}" for name in schema.Dropout.model_fields})
+"""Fields that act in training alone; an export says which of them a format has no words for."""
 
 
-def _around_the_blocks(config: schema.ModelConfig) -> list[str]:
-    """Return what no family has of sharing, embedding, head and norms."""
+def changed_fields(config: BaseModel, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field of a config that is not at its default: its path and its value.
+
+    A choice of another kind is `position.kind`, with that kind's own fields after it.
+    """
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        default = field.get_default(call_default_factory=True)
+        here = f"{path}{name}"
+        if not isinstance(value, BaseModel):
+            if value != default:
+                yield here, value
+            continue
+        kind = getattr(value, "kind", None)
+        if type(value) is not type(default):
+            yield (here, value) if kind is None else (f"{here}.kind", kind)
+        yield from changed_fields(value, f"{here}.")
+
+
+def beyond(config: schema.ModelConfig, claims: Collection[str]) -> list[str]:
+    """Return what a format that claims these fields cannot say, each with the field to change."""
     reasons: list[str] = []
-    if config.sharing.kind != "none":
-        reasons.append(
-            f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)"
-        )
-    if config.embedding.bigram.kind != "none":
-        reasons.append("it has a bigram table (model.embedding.bigram=none)")
-    if config.embedding.rank is not None:
-        reasons.append(
-            f"its embedding is factorised through {config.embedding.rank} channels "
-            "(model.embedding.rank=null)"
-        )
-    if config.head.softcap is not None:
-        reasons.append("it has a logit softcap (model.head.softcap=null)")
-    if config.head.bias:
-        reasons.append("its head has a bias (model.head.bias=false)")
-    if config.norm.placement != "pre":
-        reasons.append("its norms come after the branches (model.norm.placement=pre)")
-    if not config.norm.final:
-        reasons.append("it has no final norm (model.norm.final=true)")
+    said: list[str] = []
+    for path, value in changed_fields(config):
+        if path in claims or path.startswith(tuple(said)):
+            continue
+        if path == "linears" and all(kind.plain for kind in config.linears.values()):
+            continue
+        said.append(path.removesuffix("kind") if path.endswith(".kind") else f"{path}.")
+        known = _REASONS.get(path)
+        reasons.append(_plainly(path, value) if known is None else known(config))
     return reasons
 
 
-def _in_the_blocks(config: schema.ModelConfig) -> list[str]:
-    """Return what no family has of branches, thinking, mixtures and packed matrices."""
-    reasons: list[str] = []
-    if config.residual.kind != "add":
-        reasons.append(
-            f"its residual branches are joined by {config.residual.kind}, not added "
-            "(model.residual=add)"
-        )
-    if config.thinking.kind != "none":
-        reasons.append(
-            "it thinks: several passes with a memory of keys and values (model.thinking=none)"
-        )
-    if config.mlp.rank is not None:
-        reasons.append(
-            f"its MLP goes through a bottleneck of {config.mlp.rank} channels (model.mlp.rank=null)"
-        )
-    if config.attention.gain:
-        reasons.append("it has attention gains (model.attention.gain=false)")
-    if config.attention.window is not None:
-        reasons.append(
-            f"its attention has a sliding window of {config.attention.window} tokens "
-            f"(model.attention.window=null model.attention.sinks=0)"
-        )
-    if config.mixture is not None:
-        reasons.append(
-            "it is a mixture with n-gram counts or a pointer: export the network that it was "
-            "made from"
-        )
-    if any(kind.kind != "dense" for kind in config.linears.values()):
-        reasons.append("it is quantized")
-    return reasons
+def _plainly(path: str, value: Any) -> str:
+    text = repr(value)
+    shown = text if len(text) <= 80 else f"{text[:80]}..."
+    return f"model.{path} is {shown}, which it has no words for (leave model.{path} out)"
+
+
+_REASONS: dict[str, Callable[[schema.ModelConfig], str]] = {
+    "sharing.kind": lambda config: (
+        f"sharing {config.sharing.kind}: layers are used more than once (model.sharing=none)"
+    ),
+    "embedding.bigram.kind": lambda config: "it has a bigram table (model.embedding.bigram=none)",
+    "embedding.rank": lambda config: (
+        f"its embedding is factorised through {config.embedding.rank} channels "
+        f"(model.embedding.rank=null)"
+    ),
+    "head.softcap": lambda config: "it has a logit softcap (model.head.softcap=null)",
+    "head.bias": lambda config: "its head has a bias (model.head.bias=false)",
+    "norm.placement": lambda config: "its norms come after the branches (model.norm.placement=pre)",
+    "norm.final": lambda config: "it has no final norm (model.norm.final=true)",
+    "residual.kind": lambda config: (
+        f"its residual branches are joined by {config.residual.kind}, not added "
+        f"(model.residual=add)"
+    ),
+    "thinking.kind": lambda config: (
+        "it thinks: several passes with a memory of keys and values (model.thinking=none)"
+    ),
+    "mlp.rank": lambda config: (
+        f"its MLP goes through a bottleneck of {config.mlp.rank} channels (model.mlp.rank=null)"
+    ),
+    "attention.window": lambda config: (
+        f"its attention has a sliding window of {config.attention.window} tokens "
+        f"(model.attention.window=null model.attention.sinks=0)"
+    ),
+    "attention.sinks": lambda config: (
+        f"its attention always sees the first {config.attention.sinks} tokens "
+        f"(model.attention.sinks=0)"
+    ),
+    "attention.gain": lambda config: "it has attention gains (model.attention.gain=false)",
+    "blocks": lambda config: (
+        f"its layers differ: {', '.join(config.blocks)} (leave model.blocks out)"
+    ),
+    "mixture": lambda config: (
+        "it is a mixture with n-gram counts or a pointer: export the network that it was made from"
+    ),
+    "linears": lambda config: "it is quantized",
+}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flyweight.checkpoints.attributes import Fields
-from flyweight.checkpoints.beyond import beyond_every_family
+from flyweight.checkpoints.beyond import DROPOUTS, FRESH_WEIGHTS, beyond
 from flyweight.config import schema
 from flyweight.errors import RequestError
 from flyweight.spec.linears import mlp_linears
@@ -31,7 +31,7 @@ class Inexpressible(RequestError):
 
 @dataclass(frozen=True)
 class Part:
-    """Where one of our tensors stands in a checkpoint: `names` are stacked along the output where there are several.
+    """Where our tensors stand in a checkpoint: several are stacked along the output.
 
     `transposed` is for GPT-2's matrices, which are stored (in, out).
     """
@@ -43,7 +43,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of checkpoint; `dropouts` are the rates of ours that its config has words for."""
+    """One kind of checkpoint; `dropouts` are the rates of ours that its config has words for.
+
+    `claims` are the fields of ours that `write` writes or refuses. Any other that is not at its
+    default is refused.
+    """
 
     model_type: str
     architecture: str
@@ -52,6 +56,7 @@ class Family:
     write: Callable[[schema.ModelConfig, list[str]], dict[str, Any]]
     parts: Callable[[schema.ModelConfig], Iterator[Part]]
     dropouts: tuple[str, ...]
+    claims: frozenset[str]
 
     def lost_dropout(self, config: schema.ModelConfig) -> dict[str, float]:
         """Return the rates that this family's config cannot say; they act in training alone."""
@@ -79,7 +84,7 @@ class Family:
 
         Raises Inexpressible with every reason why there is none.
         """
-        reasons = beyond_every_family(config)
+        reasons = beyond(config, self.claims)
         found = self.write(config, reasons)
         if reasons:
             raise Inexpressible(f"not a {self.model_type} model", reasons)
@@ -378,7 +383,7 @@ def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, A
 
 
 def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
-    """Return the rotary fields, for transformers 5 and, where it needs other names, for what came before."""
+    """Return the rotary fields, under the names of transformers 5 and of earlier versions."""
     if not isinstance(config.position, schema.Rope):
         return {}
     position, scaling = config.position, config.position.scaling
@@ -432,34 +437,68 @@ def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:
         yield Part(("head.linear.weight",), "lm_head.weight")
 
 
-_GPT2_DROPOUTS = ("embedding", "attention", "residual")
+_COMMON_CLAIMS = (
+    FRESH_WEIGHTS
+    | DROPOUTS
+    | {
+        "vocab_size",
+        "context",
+        "dim",
+        "layers",
+        "attention.heads",
+        "attention.kv_heads",
+        "attention.head_dim",
+        "attention.bias",
+        "attention.out_bias",
+        "attention.qk_norm",
+        "position.kind",
+        "mlp.kind",
+        "mlp.hidden",
+        "mlp.bias",
+        "norm.kind",
+        "norm.eps",
+        "embedding.tied",
+    }
+)
+_ROTARY_CLAIMS = _COMMON_CLAIMS | {
+    "position.base",
+    "position.fraction",
+    "position.scaling.kind",
+    "position.scaling.factor",
+    "position.scaling.low_frequency_factor",
+    "position.scaling.high_frequency_factor",
+    "position.scaling.original_context",
+}
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
-        "gpt2",
-        "GPT2LMHeadModel",
-        "transformer.",
-        _read_gpt2,
-        _write_gpt2,
-        _parts_gpt2,
-        _GPT2_DROPOUTS,
+        model_type="gpt2",
+        architecture="GPT2LMHeadModel",
+        prefix="transformer.",
+        read=_read_gpt2,
+        write=_write_gpt2,
+        parts=_parts_gpt2,
+        dropouts=("embedding", "attention", "residual"),
+        claims=_COMMON_CLAIMS | {"norm.bias", "mlp.approximate"},
     ),
     "llama": Family(
-        "llama",
-        "LlamaForCausalLM",
-        "model.",
-        _read_llama,
-        _write_llama,
-        _parts_rotary,
-        ("attention",),
+        model_type="llama",
+        architecture="LlamaForCausalLM",
+        prefix="model.",
+        read=_read_llama,
+        write=_write_llama,
+        parts=_parts_rotary,
+        dropouts=("attention",),
+        claims=_ROTARY_CLAIMS,
     ),
     "qwen3": Family(
-        "qwen3",
-        "Qwen3ForCausalLM",
-        "model.",
-        _read_qwen3,
-        _write_qwen3,
-        _parts_rotary,
-        ("attention",),
+        model_type="qwen3",
+        architecture="Qwen3ForCausalLM",
+        prefix="model.",
+        read=_read_qwen3,
+        write=_write_qwen3,
+        parts=_parts_rotary,
+        dropouts=("attention",),
+        claims=_ROTARY_CLAIMS | {"attention.qk_norm_eps"},
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flyweight.config.schema import Architecture, Dense, LinearConfig, LinearKind
+from flyweight.config.schema import Architecture, LinearConfig, LinearKind
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import linear
 from flyweight.model.build import Model, build
@@ -29,9 +29,7 @@ def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
     for name in linear_names(config):
         weight, bias = old.pop(f"{name}.weight"), old.pop(f"{name}.bias", None)
         try:
-            layer = linear.KINDS[kind_of(config, name).kind].from_dense(
-                weight, bias, kind_of(config, name)
-            )
+            layer = linear.from_dense(kind_of(config, name), weight, bias)
         except FlyweightError as error:
             raise FlyweightError(f"quantize: {name}: {error}") from error
         tensors.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
@@ -46,11 +44,10 @@ def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> 
     Raises RequestError as it does.
     """
     for name in linear_names(config):
-        if (present := kind_of(config, name).kind) != "dense":
+        if not (present := kind_of(config, name)).plain:
             raise RequestError(
-                f"quantize: the model is quantized already ({name} is {present}), and its errors "
-                f"would add up; start from the"
-                " model that it was made from"
+                f"quantize: the model is quantized already ({name} is {present.label}), and its "
+                f"errors would add up; start from the model that it was made from"
             )
     chosen = {
         "blocks": kind,
@@ -58,9 +55,7 @@ def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> 
         "head": kind if isinstance(config, LinearConfig) else embedding,
     }
     names = {name.split(".")[0] for name in linear_names(config)}
-    linears = {
-        name: part for name, part in chosen.items() if name in names and not isinstance(part, Dense)
-    }
+    linears = {name: part for name, part in chosen.items() if name in names and not part.plain}
     if not linears:
         raise RequestError(
             "quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4"

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from flyweight.config.decoder import LinearKind, ModelConfig, PositiveInt, Probability, Rate, Strict
+from flyweight.config.base import PositiveInt, Probability, Rate, Strict
+from flyweight.config.decoder import ModelConfig
+from flyweight.config.linear_kinds import LinearKind, linears_faults
 
 DECODER = "decoder"
 """The kind of a model config that names none.
@@ -39,12 +41,7 @@ class _Baseline(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> _Baseline:
-        faults = [
-            f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs"
-            for pattern, kind in self.linears.items()
-            if kind.kind == "nf4" and kind.block % 2
-        ]
-        if faults := [*self._faults(), *faults]:
+        if faults := [*self._faults(), *linears_faults(self.linears)]:
             raise ValueError("; ".join(faults))
         return self
 

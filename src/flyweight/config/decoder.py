@@ -12,10 +12,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict, choice
+from flyweight.config.blocks import (
+    Blocks,
+    layer_attention,
+    layer_mlp,
+    override_of,
+    resolved_attention,
+    resolved_mlp,
+)
 from flyweight.config.layers import (
     Add,
     Attention,
-    LinearKind,
     Mlp,
     Norm,
     Position,
@@ -24,6 +31,7 @@ from flyweight.config.layers import (
     Rope,
     SwiGLU,
 )
+from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.mixture import Mixture
 from flyweight.config.model_rules import model_faults
 from flyweight.config.sharing import NoSharing, NoThinking, Sharing, Thinking
@@ -36,7 +44,10 @@ class NoBigram(Strict):
 
 
 class ExactBigram(Strict):
-    """A vector for every (previous, current) pair of tokens: (vocab_size + 1) * vocab_size rows, starting at zero."""
+    """A vector for every (previous, current) pair of tokens, starting at zero.
+
+    The table has (vocab_size + 1) * vocab_size rows.
+    """
 
     kind: Literal["exact"] = "exact"
 
@@ -60,7 +71,7 @@ Bigram = Annotated[
 
 
 class Embedding(Strict):
-    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table added to it.
+    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table.
 
     `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al.
     2020); a tied head goes through the same two.
@@ -72,7 +83,11 @@ class Embedding(Strict):
 
 
 class Head(Strict):
-    """Output head; `bias` adds a number per token of the vocabulary, `softcap` c squashes logits to c * tanh(logits / c)."""
+    """Output head.
+
+    `bias` adds a number per token of the vocabulary, `softcap` c squashes logits to c *
+    tanh(logits / c).
+    """
 
     bias: bool = False
     softcap: Rate | None = None
@@ -113,11 +128,12 @@ class Init(Strict):
 
 
 class ModelConfig(Strict):
-    """One decoder, completely: enough to build it, count it and cost it without allocating anything.
+    """One decoder, completely: enough to build, count and cost it without allocating anything.
 
     `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds
     of linear layer; the first pattern that matches wins, everything else is dense. `mixture` is
-    what a `mix` stage adds to a trained network.
+    what a `mix` stage adds to a trained network. `blocks` maps layers (`3`, or `2-5`) to the fields
+    of attention and MLP that differ there.
     """
 
     vocab_size: PositiveInt | None = None
@@ -137,6 +153,7 @@ class ModelConfig(Strict):
     init: Init = Init()
     linears: dict[str, LinearKind] = Field(default_factory=dict)
     mixture: Mixture | None = Field(default=None, exclude_if=lambda value: value is None)
+    blocks: Blocks = Field(default_factory=dict, exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -155,21 +172,27 @@ class ModelConfig(Strict):
                 "vocab_size and context: a model needs both; name them, or a corpus that they "
                 "follow from"
             )
-        head_dim = self.attention.head_dim
-        heads = self.attention.heads or max(
-            1, self.dim // (head_dim or (64 if self.dim >= 512 else 32))
-        )
-        bias = self.attention.bias
-        attention = {
-            "heads": heads,
-            "kv_heads": self.attention.kv_heads or heads,
-            "head_dim": head_dim or self.dim // heads,
-            "out_bias": bias if self.attention.out_bias is None else self.attention.out_bias,
-        }
         update = {
             "vocab_size": vocab,
             "context": length,
-            "attention": {**self.attention.model_dump(), **attention},
-            "mlp": {**self.mlp.model_dump(), "hidden": self.mlp.width(self.dim)},
+            "attention": resolved_attention(self.attention, self.dim).model_dump(),
+            "mlp": resolved_mlp(self.mlp, self.dim).model_dump(),
         }
         return ModelConfig.model_validate({**self.model_dump(), **update})
+
+    def layer(self, index: int) -> ModelConfig:
+        """Return the specification of one layer: this model, were all its layers like that one.
+
+        Its attention and its MLP have every number written out where the layer differs. Everything
+        that builds, counts, costs or writes a layer asks here.
+        """
+        override = override_of(self.blocks, index)
+        if override is None:
+            return self
+        attention = resolved_attention(self.attention, self.dim)
+        mlp = resolved_mlp(self.mlp, self.dim)
+        if override.attention is not None:
+            attention = layer_attention(attention, override.attention, self.dim)
+        if override.mlp is not None:
+            mlp = layer_mlp(mlp, override.mlp, self.dim)
+        return self.model_copy(update={"attention": attention, "mlp": mlp, "blocks": {}})

@@ -1,4 +1,4 @@
-"""What a layer is made of: attention, MLP, norm, residual, positions, and how its matrices are stored."""
+"""What a layer is made of: attention, MLP, norm, residual and positions."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ Residual = Annotated[Annotated[Add | Alpha, Discriminator("kind")], choice()]
 # --- position-wise networks ---
 
 
-class _Mlp(Strict):
+class MlpOptions(Strict):
     """`hidden` is 4 * dim unless named.
 
     `rank` makes every matrix a product of two through so many channels.
@@ -123,7 +123,7 @@ class _Mlp(Strict):
         return self.hidden or 4 * dim
 
 
-class _Gated(_Mlp):
+class _Gated(MlpOptions):
     """A gate beside the up-projection.
 
     `hidden` defaults to 8/3 of dim, rounded up to a multiple of 32.
@@ -134,20 +134,20 @@ class _Gated(_Mlp):
         return self.hidden or -(-8 * dim // 96) * 32
 
 
-class Gelu(_Mlp):
+class Gelu(MlpOptions):
     """Up, GELU, down; `approximate: tanh` is GPT-2's."""
 
     kind: Literal["gelu"] = "gelu"
     approximate: Literal["none", "tanh"] = "none"
 
 
-class Relu(_Mlp):
+class Relu(MlpOptions):
     """Up, ReLU, down."""
 
     kind: Literal["relu"] = "relu"
 
 
-class Relu2(_Mlp):
+class Relu2(MlpOptions):
     """Up, squared ReLU, down (Primer, So et al. 2021)."""
 
     kind: Literal["relu2"] = "relu2"
@@ -209,32 +209,3 @@ class Attention(Strict):
     sinks: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, exclude_if=lambda value: value == 0
     )
-
-
-# --- how a matrix is stored ---
-
-
-class Dense(Strict):
-    """An ordinary float matrix."""
-
-    kind: Literal["dense"] = "dense"
-
-
-class Int8(Strict):
-    """Symmetric int8 with one float scale per output row."""
-
-    kind: Literal["int8"] = "int8"
-
-
-class NF4(Strict):
-    """4-bit NormalFloat in blocks.
-
-    `double` stores the blocks' scales in 8 bits as well (QLoRA, Dettmers et al. 2023).
-    """
-
-    kind: Literal["nf4"] = "nf4"
-    block: PositiveInt = 64
-    double: bool = True
-
-
-LinearKind = Annotated[Annotated[Dense | Int8 | NF4, Discriminator("kind")], choice()]

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from flyweight.config.blocks import layers_named, resolved_attention
+from flyweight.config.linear_kinds import linears_faults
+
 if TYPE_CHECKING:
     from flyweight.config.decoder import ModelConfig
     from flyweight.config.sharing import Deep
@@ -21,23 +26,23 @@ MOST_CHANNELS = 2**31 - 1
 
 def model_faults(config: ModelConfig) -> list[str]:
     """Return every contradiction between a model config's fields, in words."""
-    return [
+    faults = [
         *_heads(config),
         *_window(config),
         *_ranks(config),
         *_ends(config),
         *_visits(config),
+        *linears_faults(config.linears),
     ]
+    return faults or list(_blocks(config))
 
 
 def packed_kinds(config: Any) -> list[str]:
-    """Return the kinds in which some of a model's matrices are packed, such as int8.
+    """Return the kinds of a model's matrices in which nothing trains, such as int8.
 
     None for a model that can be trained.
     """
-    return list(
-        dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
-    )
+    return list(dict.fromkeys(kind.label for kind in config.linears.values() if not kind.trains))
 
 
 def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
@@ -47,48 +52,63 @@ def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
     return max(guess, config.embedding.rank or 1)
 
 
-def _heads(config: ModelConfig) -> Iterator[str]:
+def _heads(config: ModelConfig, where: str = "") -> Iterator[str]:
     attention, dim = config.attention, config.dim
     heads = attention.heads
     if heads and attention.head_dim is None and dim % heads:
         yield (
-            f"attention.heads: {heads} does not divide dim {dim}; choose a divisor or set "
+            f"{where}attention.heads: {heads} does not divide dim {dim}; choose a divisor or set "
             f"attention.head_dim"
         )
     if heads and attention.kv_heads and heads % attention.kv_heads:
-        yield f"attention.kv_heads: {attention.kv_heads} does not divide attention.heads {heads}"
+        yield (
+            f"{where}attention.kv_heads: {attention.kv_heads} does not divide attention.heads "
+            f"{heads}"
+        )
     if attention.kv_heads and not heads:
-        yield "attention.kv_heads: needs attention.heads beside it"
+        yield f"{where}attention.kv_heads: needs attention.heads beside it"
     head_dim = attention.head_dim or (dim // heads if heads else None)
     if config.position.kind == "rope" and head_dim is not None:
         rotary = int(head_dim * config.position.fraction)
         if rotary < 2 or rotary % 2:
+            path = f"{where}attention.head_dim" if where else "position.fraction"
             yield (
-                f"position.fraction: {config.position.fraction} of head_dim {head_dim} is "
+                f"{path}: {config.position.fraction} of head_dim {head_dim} is "
                 f"{rotary} channels;"
                 " rope turns pairs, so it needs an even number of at least 2"
             )
 
 
-def _window(config: ModelConfig) -> Iterator[str]:
+def _window(config: ModelConfig, where: str = "") -> Iterator[str]:
     window, sinks = config.attention.window, config.attention.sinks
     if window is None:
         if sinks:
             yield (
-                f"attention.sinks: {sinks} sinks need attention.window; without a window every "
+                f"{where}attention.sinks: {sinks} sinks need attention.window; without a window every "
                 f"token sees the first ones anyway"
             )
         return
     if sinks >= window:
         yield (
-            f"attention.sinks: {sinks} is not smaller than attention.window {window}; lower sinks "
+            f"{where}attention.sinks: {sinks} is not smaller than attention.window {window}; lower sinks "
             f"or raise the window"
         )
     if not config.layers:
-        yield "attention.window: a model without layers has no attention; leave the window out"
+        yield f"{where}attention.window: a model without layers has no attention; leave the window out"
 
 
 def _ranks(config: ModelConfig) -> Iterator[str]:
+    yield from _mlp(config)
+    rank, vocab = config.embedding.rank, config.vocab_size
+    if rank and rank > min(config.dim, vocab or config.dim):
+        side = f"dim {config.dim}" if rank > config.dim else f"vocab_size {vocab}"
+        yield (
+            f"embedding.rank: {rank} is larger than {side}; a factorised embedding has to be "
+            f"narrower"
+        )
+
+
+def _mlp(config: ModelConfig, where: str = "") -> Iterator[str]:
     width = config.mlp.width(config.dim)
     if width > MOST_CHANNELS:
         yield (
@@ -98,20 +118,10 @@ def _ranks(config: ModelConfig) -> Iterator[str]:
     narrow = min(config.dim, width)
     if config.mlp.rank and config.mlp.rank > narrow:
         yield (
-            f"mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, "
+            f"{where}mlp.rank: {config.mlp.rank} is larger than the narrower side of its matrices, "
             f"{narrow}; a bottleneck has to be"
             " narrower than what goes through it"
         )
-    rank, vocab = config.embedding.rank, config.vocab_size
-    if rank and rank > min(config.dim, vocab or config.dim):
-        side = f"dim {config.dim}" if rank > config.dim else f"vocab_size {vocab}"
-        yield (
-            f"embedding.rank: {rank} is larger than {side}; a factorised embedding has to be "
-            f"narrower"
-        )
-    for pattern, kind in config.linears.items():
-        if kind.kind == "nf4" and kind.block % 2:
-            yield f"linears.{pattern}.block: {kind.block} is odd; 4-bit values are packed in pairs"
 
 
 def _ends(config: ModelConfig) -> Iterator[str]:
@@ -162,6 +172,69 @@ def _visits(config: ModelConfig) -> Iterator[str]:
             f"layers, sharing and thinking: they make {count:,} uses of layers; "
             f"{MOST_VISITS:,} are the most"
         )
+
+
+def _blocks(config: ModelConfig) -> Iterator[str]:
+    """Find what is wrong with layers that differ, each fault with the key that names them."""
+    owner: dict[int, str] = {}
+    for key, override in config.blocks.items():
+        where = f"blocks.{key}"
+        try:
+            layers = layers_named(key)
+        except ValueError as error:
+            yield f"{where}: {error}"
+            continue
+        if layers[-1] >= config.layers:
+            yield (
+                f"{where}: layer {layers[-1]} is outside the model's {config.layers} layers, which "
+                f"are counted from 0"
+            )
+            continue
+        if twice := [layer for layer in layers if layer in owner]:
+            yield f"{where}: layer {twice[0]} is named by {owner[twice[0]]}, too; name it once"
+        owner |= dict.fromkeys(layers, key)
+        if looped := [layer for layer in layers if layer in _shared(config)]:
+            yield (
+                f"{where}: layer {looped[0]} is shared (sharing: {config.sharing.kind}), and a "
+                f"shared layer stands for places that are alike; name layers outside the loop"
+            )
+        if not override.given():
+            yield f"{where}: names no field; say what differs, or leave it out"
+        yield from _block(config, layers[0], where)
+
+
+def _block(config: ModelConfig, index: int, where: str) -> Iterator[str]:
+    """Find what is wrong with one layer's own attention and MLP."""
+    try:
+        layer = config.layer(index)
+    except ValidationError as error:
+        for fault in error.errors():
+            kind, *path = (str(part) for part in fault["loc"])
+            yield f"{where}.mlp.{'.'.join(path)}: {kind} takes no such value ({fault['msg']})"
+        return
+    yield from _heads(layer, f"{where}.")
+    yield from _window(layer, f"{where}.")
+    yield from _mlp(layer, f"{where}.")
+    remembered = config.thinking.kind == "deep" and config.thinking.memory == "first"
+    if remembered and _kv_shape(layer) != _kv_shape(config):
+        yield (
+            f"{where}.attention: its keys have another shape, and with thinking.memory: first all "
+            f"layers read those of the first; use memory: own"
+        )
+
+
+def _kv_shape(config: ModelConfig) -> tuple[int | None, int | None]:
+    attention = resolved_attention(config.attention, config.dim)
+    return attention.kv_heads, attention.head_dim
+
+
+def _shared(config: ModelConfig) -> range:
+    """Return the layers that sharing uses more than once."""
+    if config.sharing.kind == "none":
+        return range(0)
+    if config.sharing.kind == "span":
+        return range(config.sharing.span[0], config.sharing.span[1] + 1)
+    return range(config.layers)
 
 
 def _thinking(thinking: Deep, layers: int, uses: int) -> Iterator[str]:

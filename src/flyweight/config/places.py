@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flyweight.config import schema
+from flyweight.config.linear_kinds import REGISTRY
 
 RECIPE_DEFAULTS: dict[str, tuple[type[BaseModel], ...]] = {
     "data": (schema.Data,),
@@ -24,6 +25,8 @@ def config_classes(annotation: Any) -> list[type[BaseModel]]:
     """Return the config classes inside an annotation."""
     if annotation is schema.StageConfig:
         return list(schema.STAGE_CONFIGS.values())
+    if annotation is schema.LinearKind:
+        return list(REGISTRY.values())
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:

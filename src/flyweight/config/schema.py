@@ -54,19 +54,15 @@ from flyweight.config.decoder import (
 )
 from flyweight.config.layers import (
     GATED as GATED,
-    NF4 as NF4,
     Add as Add,
     Alpha as Alpha,
     Attention as Attention,
-    Dense as Dense,
     DoubleRelu as DoubleRelu,
     DoubleSilu as DoubleSilu,
     GeGLU as GeGLU,
     Gelu as Gelu,
-    Int8 as Int8,
     LayerNorm as LayerNorm,
     Learned as Learned,
-    LinearKind as LinearKind,
     Mlp as Mlp,
     NoPosition as NoPosition,
     Norm as Norm,
@@ -79,6 +75,12 @@ from flyweight.config.layers import (
     RopeScaling as RopeScaling,
     Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
+)
+from flyweight.config.linear_kinds import (
+    NF4 as NF4,
+    Dense as Dense,
+    Int8 as Int8,
+    LinearKind as LinearKind,
 )
 from flyweight.config.messages import nearest
 from flyweight.config.metrics import METRICS, metric_kind

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flyweight.checkpoints import load_any
-from flyweight.config import schema
+from flyweight.config import linear_kinds, schema
 from flyweight.core import process
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.metric import Metric
@@ -161,7 +161,8 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
     if request.threads is not None:
         environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(request.threads))
     try:
-        done = process.run(WORKER, json.dumps(asdict(request)), timeout, environment)
+        asked = {**asdict(request), "modules": linear_kinds.registering_modules()}
+        done = process.run(WORKER, json.dumps(asked), timeout, environment)
     except TimeoutError as error:
         raise FlyweightError(
             f"bench of {request.folder}: no result after {timeout:g} s; ask for fewer repeats, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import os
@@ -26,8 +27,7 @@ from flyweight.errors import FlyweightError
 from flyweight.evaluation.bench import Measured, Request
 from flyweight.model import folder
 from flyweight.model.build import build
-from flyweight.model.linear import KINDS
-from flyweight.model.linear_quant import Packed
+from flyweight.model.linear_layer import layers_of
 
 # A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and
 # averaged.
@@ -139,14 +139,8 @@ def kernels(model: nn.Module, dtype: torch.dtype) -> dict[str, int]:
 
     Packed kinds with the kernel that multiplies inputs of `dtype`.
     """
-    layers = [module for module in model.modules() if isinstance(module, tuple(KINDS.values()))]
-    names = Counter(
-        f"{layer.kind.kind} {layer.kernel(dtype).name}"
-        if isinstance(layer, Packed)
-        else layer.kind.kind
-        for layer in layers
-    )
-    return dict(sorted(names.items()))
+    methods = Counter(layer.method(dtype) for _, layer in layers_of(model))
+    return dict(sorted(methods.items()))
 
 
 class Passes:
@@ -282,7 +276,10 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        measured = measure(Request(**json.load(sys.stdin)))
+        asked = json.load(sys.stdin)
+        for module in asked.pop("modules"):
+            importlib.import_module(module)
+        measured = measure(Request(**asked))
     except FlyweightError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return error.status

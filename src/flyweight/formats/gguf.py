@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyweight.checkpoints import load_any, template_files
+from flyweight.checkpoints.beyond import beyond, changed_fields
 from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_size
@@ -47,6 +48,12 @@ TYPES: dict[str, tuple[str, str]] = {
 # The largest weight that each type can hold: a float16, or one times the largest code of a block.
 _LARGEST = {"F32": float("inf"), "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
 _LARGEST_NUMBER = 2**31  # of what a header holds in 32 bits
+
+
+_WRITTEN_OUT = frozenset(
+    {"sharing.kind", "sharing.times", "sharing.span", "sharing.loop_from", "sharing.index"}
+)
+"""Fields of sharing that show in the layers that are written; an index is refused by itself."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def _library() -> Any:
 
 
 def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list[str]]:
-    """Return the config with its layers written out, the family nearest to it, and every reason why it does not fit."""
+    """Return the config with its layers written out, the nearest family, and why it does not fit."""
     attention, norm, mlp = config.attention, config.norm, config.mlp
     learned = isinstance(config.position, schema.Learned)
     bias = learned or attention.bias or bool(attention.out_bias)
@@ -137,12 +144,13 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     )
     family = FAMILIES["gpt2" if learned else "qwen3" if attention.qk_norm else "llama"]
     reasons = []
-    if packed := sorted({kind.kind for kind in config.linears.values()} - {"dense"}):
+    if packed := sorted({kind.label for kind in config.linears.values() if not kind.plain}):
         reasons.append(
             f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have: export "
             f"the dense model that it was made"
             " from, with --type q8_0 or q4_0"
         )
+    reasons += _lost_sharing(config)
     try:
         family.raw(plain)
     except Inexpressible as error:
@@ -176,6 +184,12 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
                 "per frequency"
             )
     return plain, family, reasons
+
+
+def _lost_sharing(config: schema.ModelConfig) -> list[str]:
+    """Return what is lost when shared layers are written out one by one."""
+    claims = {path for path, _ in changed_fields(config) if not path.startswith("sharing.")}
+    return beyond(config, claims | _WRITTEN_OUT)
 
 
 def _tensors(
@@ -220,7 +234,7 @@ def _tensors(
 
 
 def _source(name: str, order: list[int]) -> str:
-    """Return which of our tensors stands in this place when layer i of the file is our layer order[i]."""
+    """Return the tensor of ours in this place, where layer i of the file is our order[i]."""
     if not name.startswith("blocks."):
         return name
     _, layer, rest = name.split(".", 2)
@@ -402,7 +416,7 @@ def _describe(
 
 
 def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
-    """Put the chat template and the defaults of sampling into the header, where the model came with some."""
+    """Put the chat template and the defaults of sampling into the header, if there are any."""
     templates = {
         re.sub("[^A-Za-z0-9]", "_", name): source
         for name, source in template_files.sources(folder).items()
@@ -438,7 +452,10 @@ def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
-    """Write the header and then one tensor after the other, so that only one at a time is in memory; sync the file."""
+    """Write the header, then one tensor after the other, and sync the file.
+
+    Only one tensor at a time is in memory.
+    """
     import gguf
     import numpy as np
 

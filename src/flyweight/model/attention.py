@@ -84,10 +84,10 @@ class Attention(nn.Module):
         self.dropout = config.dropout.attention
         wide = self.heads * self.head_dim
         narrow = self.kv_heads * self.head_dim
-        self.q = linear.named(config, f"{name}.q", config.dim, wide, options.bias)
-        self.k = linear.named(config, f"{name}.k", config.dim, narrow, options.bias)
-        self.v = linear.named(config, f"{name}.v", config.dim, narrow, options.bias)
-        self.out = linear.named(config, f"{name}.out", wide, config.dim, options.out_bias)
+        self.q = linear.build_linear(config, f"{name}.q", config.dim, wide, options.bias)
+        self.k = linear.build_linear(config, f"{name}.k", config.dim, narrow, options.bias)
+        self.v = linear.build_linear(config, f"{name}.v", config.dim, narrow, options.bias)
+        self.out = linear.build_linear(config, f"{name}.out", wide, config.dim, options.out_bias)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         if options.qk_norm:
@@ -163,5 +163,5 @@ class Attention(nn.Module):
             return keys
         return keys.reshape(keys.shape[0], self.kv_heads, -1, self.head_dim)
 
-    def _heads(self, matrix: linear.AnyLinear, x: Tensor, heads: int) -> Tensor:
+    def _heads(self, matrix: linear.LinearLayer, x: Tensor, heads: int) -> Tensor:
         return matrix(x).view(x.shape[0], x.shape[1], heads, self.head_dim)  # (B, T, heads, D)

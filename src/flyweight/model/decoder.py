@@ -18,10 +18,10 @@ from flyweight.model.init import initialise
 from flyweight.model.inputs import check_documents
 from flyweight.model.masks import WHOLE, TokenSpan, document_starts
 from flyweight.model.mixture import MixtureHead
-from flyweight.model.position import RotaryTables, Rotation
+from flyweight.model.position import Rotary, Rotation
 from flyweight.model.precision import autocast_dtype
 from flyweight.model.thinking import KeysAndValues, PassMemory
-from flyweight.spec.linears import check_patterns, float_name
+from flyweight.spec.linears import check_patterns, float_name, head_sizes
 from flyweight.spec.visits import Visit, stack_size, visits
 
 
@@ -31,7 +31,7 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.vocab_size
-        self.linear = linear.named(
+        self.linear = linear.build_linear(
             config, "head.linear", config.dim, config.vocab_size, config.head.bias
         )
 
@@ -58,7 +58,6 @@ class Decoder(nn.Module):
         except ValueError as error:
             raise RequestError(f"model: {error}") from error
         check_patterns(config)
-        assert config.attention.head_dim is not None
         self.config = config
         self.softcap = config.head.softcap
         self._looped = visits(config)
@@ -67,7 +66,7 @@ class Decoder(nn.Module):
         self.visits = self._looped
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(
-            Block(config, f"blocks.{layer}") for layer in range(config.layers)
+            Block(config.layer(layer), f"blocks.{layer}") for layer in range(config.layers)
         )
         self.index: VisitIndex | None = None
         if not isinstance(config.sharing, NoSharing) and config.sharing.index:
@@ -86,9 +85,9 @@ class Decoder(nn.Module):
 
         `torch.utils.checkpoint.checkpoint` or its like.
         """
-        self._rotary: RotaryTables | None = None
+        self._rotary: Rotary | None = None
         if isinstance(config.position, Rope):
-            self._rotary = RotaryTables(config.position, config.attention.head_dim)
+            self._rotary = Rotary(config.position, head_sizes(config))
         self.mixture: MixtureHead | None = None
         if config.mixture is not None:
             self.mixture = MixtureHead(config.mixture, config.dim, config.vocab_size or 0)

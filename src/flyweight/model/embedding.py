@@ -23,10 +23,12 @@ class Embedding(nn.Module):
         assert config.vocab_size and config.context
         self.vocab_size, self.dropout = config.vocab_size, config.dropout.embedding
         rank, position = config.embedding.rank, config.position
-        self.tokens = linear.named(
+        self.tokens = linear.build_linear(
             config, "embedding.tokens", rank or config.dim, config.vocab_size
         )
-        self.expand = linear.named(config, "embedding.expand", rank, config.dim) if rank else None
+        self.expand = (
+            linear.build_linear(config, "embedding.expand", rank, config.dim) if rank else None
+        )
         self.positions = (
             LearnedPositions(config.context, config.dim)
             if isinstance(position, schema.Learned)
@@ -37,7 +39,9 @@ class Embedding(nn.Module):
         )
         self.pairs, self.reach = config.embedding.bigram, bigram_reach(config)
         count = bigram_rows(config)
-        self.bigram = linear.named(config, "embedding.bigram", config.dim, count) if count else None
+        self.bigram = (
+            linear.build_linear(config, "embedding.bigram", config.dim, count) if count else None
+        )
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""Linear layers by kind: each multiplies, looks up rows, and knows its dense weight and its stored size."""
+"""Linear layers: the dense one, the registry by kind, and what builds a model's layers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import Architecture, Dense, LinearKind, ModelConfig
+from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
+from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.spec.linears import kind_of
 
 
-class Linear(nn.Linear):
+class Linear(nn.Linear, LinearLayer):
     """A float matrix (out, in) with an optional bias; as an embedding, its rows are the vectors.
 
     It is an `nn.Linear` for libraries that look for one (peft puts its adapters around it), but
@@ -26,7 +28,9 @@ class Linear(nn.Linear):
         kind: LinearKind | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.kind = in_features, out_features, kind or Dense()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.kind = kind or Dense()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))  # (out, in)
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
 
@@ -42,6 +46,13 @@ class Linear(nn.Linear):
         """Return the weight (out, in) itself, so that gradients reach it."""
         return self.weight
 
+    @torch.no_grad()
+    def reset(self, std: float, generator: torch.Generator) -> None:
+        """Draw the weight from a normal distribution, and set the bias to zero."""
+        self.weight.copy_(normal(self.weight, std, generator))
+        if self.bias is not None:
+            self.bias.zero_()
+
     @classmethod
     def from_dense(
         cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None
@@ -53,28 +64,57 @@ class Linear(nn.Linear):
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
 
-    def stored_bytes(self) -> int:
-        """Return the bytes that the weight and the bias take in memory and on disk."""
-        return sum(tensor.nbytes for tensor in (self.weight, self.bias) if tensor is not None)
-
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> AnyLinear:
+KINDS: dict[str, type[LinearLayer]] = {}
+"""The class of the layers of each registered kind."""
+
+
+def register_linear(config_class: type[LinearKind], layer_class: type[LinearLayer]) -> None:
+    """Add a kind of linear layer: how it is written in a config, and what computes it.
+
+    From then on configs can name it, models of it can be built, trained, saved and loaded, and
+    `quantize` can make it. Register it in the module that defines `config_class`: other processes
+    of flyweight import that module. Registering the same pair again changes nothing. Raises
+    ValueError where the name is taken or the classes do not fit.
+    """
+    if not issubclass(layer_class, LinearLayer):
+        raise ValueError(f"{layer_class.__name__}: derive the class of a layer from LinearLayer")
+    name = register_kind(config_class)
+    known = KINDS.setdefault(name, layer_class)
+    if known is not layer_class:
+        raise ValueError(f"{layer_class.__name__}: kind {name} is already {known.__name__}")
+
+
+register_linear(Dense, Linear)
+register_linear(Int8, Int8Linear)
+register_linear(NF4, NF4Linear)
+
+
+def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> LinearLayer:
     """Return an uninitialised layer of this kind."""
     return KINDS[kind.kind](in_features, out_features, bias, kind)
 
 
-def named(
+def from_dense(kind: LinearKind, weight: Tensor, bias: Tensor | None) -> LinearLayer:
+    """Return a layer of this kind that stands for this weight (out, in) and bias (out).
+
+    Raises FlyweightError where the kind cannot hold them.
+    """
+    return KINDS[kind.kind].from_dense(weight, bias, kind)
+
+
+def build_linear(
     config: Architecture, name: str, in_features: int, out_features: int, bias: bool = False
-) -> AnyLinear:
+) -> LinearLayer:
     """Return the uninitialised layer `name` of a model, of the kind that the config gives it."""
     return build(kind_of(config, name), in_features, out_features, bias)
 
 
-class Factored(nn.Module):
+class LowRank(nn.Module):
     """Two matrices for one: `reduce` to `rank` channels, then `expand`, which has the bias."""
 
     def __init__(
@@ -87,27 +127,23 @@ class Factored(nn.Module):
         rank: int,
     ) -> None:
         super().__init__()
-        self.reduce = named(config, f"{name}.reduce", in_features, rank)
-        self.expand = named(config, f"{name}.expand", rank, out_features, bias)
+        self.reduce = build_linear(config, f"{name}.reduce", in_features, rank)
+        self.expand = build_linear(config, f"{name}.expand", rank, out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product with both: (..., in) -> (..., out)."""
         return self.expand(self.reduce(x))
 
 
-def through(
+def build_low_rank(
     config: ModelConfig,
     name: str,
     in_features: int,
     out_features: int,
     bias: bool,
     rank: int | None,
-) -> AnyLinear | Factored:
-    """Return the uninitialised layer `name`, or two of them with a bottleneck of `rank` channels between."""
+) -> LinearLayer | LowRank:
+    """Return the uninitialised layer `name`, or two with a bottleneck of `rank` channels."""
     if rank is None:
-        return named(config, name, in_features, out_features, bias)
-    return Factored(config, name, in_features, out_features, bias, rank)
-
-
-AnyLinear = Linear | Int8Linear | NF4Linear
-KINDS: dict[str, type[AnyLinear]] = {"dense": Linear, "int8": Int8Linear, "nf4": NF4Linear}
+        return build_linear(config, name, in_features, out_features, bias)
+    return LowRank(config, name, in_features, out_features, bias, rank)

@@ -1,4 +1,4 @@
-"""Kinds of linear layer whose weight is stored in 8 or 4 bits: int8 with a scale a row, and blocks of NormalFloat."""
+"""Linear layers stored in 8 or 4 bits: int8 with a scale a row, and blocks of NormalFloat."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flyweight.config.schema import NF4, Int8, LinearKind
-from flyweight.model.packed import Fast, Kernel, Packed
+from flyweight.config.linear_kinds import NF4, NF4_GROUP, Int8, LinearKind
+from flyweight.model.packed import DeviceKernel, Kernel, Packed
 
 # The code book of Dettmers et al. (2023, appendix E): quantiles of the normal distribution, scaled
 # to [-1, 1], zero among them.
@@ -21,7 +21,6 @@ NF4_VALUES = (
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
-SCALE_GROUP = 256
 _BOOK = np.array(NF4_VALUES, dtype=np.float32)
 # A byte holds two codes, the first in its high half; one look-up of eight bytes yields both floats.
 _PAIRS = np.stack((_BOOK.repeat(16), np.tile(_BOOK, 16)), 1).reshape(-1).view(np.float64)  # (256,)
@@ -78,8 +77,8 @@ _NF4 = Kernel(
     "fused or dequantizing, as bitsandbytes finds best for the shape",
     _nf4_multiply,
 )
-_INT8_FAST = {"cpu": Fast(_INT8, _int8_refusal)}
-_NF4_FAST = {"cuda": Fast(_NF4, _nf4_refusal)}
+_INT8_FAST = {"cpu": DeviceKernel(_INT8, _int8_refusal)}
+_NF4_FAST = {"cuda": DeviceKernel(_NF4, _nf4_refusal)}
 
 
 class Int8Linear(Packed):
@@ -116,7 +115,7 @@ class Int8Linear(Packed):
         scales = (weight.abs().amax(1) / 127).to(torch.bfloat16)  # (out,)
         self.scales.copy_(scales)
         steps = torch.where(scales > 0, scales.float(), 1)[:, None]  # (out, 1)
-        for start, stop in self._pieces(self._step(weight)):
+        for start, stop in self._row_blocks(self._step(weight)):
             codes = (weight[start:stop] / steps[start:stop]).round_().clamp_(-127, 127)
             self.codes[start:stop] = codes.to(torch.int8)
 
@@ -124,8 +123,11 @@ class Int8Linear(Packed):
         """Return the rows at `index`: (...) -> (..., in)."""
         return (self.codes[index] * self.scales[index].float()[..., None]).to(self.dtype)
 
-    def misfit(self) -> str | None:
-        """Return why torch's kernel cannot take this layer: it reads aligned vectors, also past the end of a row."""
+    def kernel_mismatch(self) -> str | None:
+        """Return why torch's kernel cannot take this layer.
+
+        It reads aligned vectors, also past the end of a row.
+        """
         if self.in_features % 16 or self.out_features % 4:
             return (
                 f"torch's int8 kernel wants sizes in multiples of 16 and 4, not "
@@ -182,7 +184,7 @@ class NF4Linear(Packed):
         self.register_buffer("scales", torch.zeros(out_features, self.blocks, dtype=dtype))
         if self.nested:  # the groups' offsets and steps
             self.register_buffer(
-                "scale_ranges", torch.zeros(2, -(-out_features * self.blocks // SCALE_GROUP), 1)
+                "scale_ranges", torch.zeros(2, -(-out_features * self.blocks // NF4_GROUP), 1)
             )
 
     @torch.no_grad()
@@ -195,12 +197,12 @@ class NF4Linear(Packed):
         width = self.blocks * self.block
         largest = [
             self._blocked(weight[start:stop], width).abs().amax(2)
-            for start, stop in self._pieces(self._step(weight))
+            for start, stop in self._row_blocks(self._step(weight))
         ]
         self._pack_scales(torch.cat(largest))  # (out, blocks)
         book = torch.tensor(NF4_VALUES, device=weight.device)
         middles = (book[1:] + book[:-1]) / 2  # (15,)
-        for start, stop in self._pieces(self._step(weight)):
+        for start, stop in self._row_blocks(self._step(weight)):
             scales = self.block_scales(start, stop)[..., None]  # (n, blocks, 1)
             unit = self._blocked(weight[start:stop], width) / torch.where(
                 scales > 0, scales, 1
@@ -220,7 +222,7 @@ class NF4Linear(Packed):
         if self.nested:
             groups = (
                 flat[:, None] * self.blocks + torch.arange(self.blocks, device=flat.device)
-            ) // SCALE_GROUP
+            ) // NF4_GROUP
             scales = _decoded(scales, self.scale_ranges[:, groups, 0])
         return (
             self._values(self.codes[flat], scales)
@@ -229,25 +231,25 @@ class NF4Linear(Packed):
         )
 
     def block_scales(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the float32 scales of the blocks of rows `start` to `stop`: (stop - start, blocks)."""
+        """Return float32 scales of the blocks of rows `start` to `stop`: (stop - start, blocks)."""
         stop = self.out_features if stop is None else stop
         if not self.nested:
             return self._sliced(self.scales, start, stop)
-        first, last = start * self.blocks // SCALE_GROUP, -(-stop * self.blocks // SCALE_GROUP)
-        if (stop - start) * self.blocks == self.scale_ranges.shape[1] * SCALE_GROUP:
-            return _decoded(self.scales.view(-1, SCALE_GROUP), self.scale_ranges).view(
+        first, last = start * self.blocks // NF4_GROUP, -(-stop * self.blocks // NF4_GROUP)
+        if (stop - start) * self.blocks == self.scale_ranges.shape[1] * NF4_GROUP:
+            return _decoded(self.scales.view(-1, NF4_GROUP), self.scale_ranges).view(
                 stop, self.blocks
             )
-        codes = self.scales.view(-1)[first * SCALE_GROUP : last * SCALE_GROUP]
-        codes = F.pad(codes, (0, (last - first) * SCALE_GROUP - codes.numel())).view(
-            -1, SCALE_GROUP
+        codes = self.scales.view(-1)[first * NF4_GROUP : last * NF4_GROUP]
+        codes = F.pad(codes, (0, (last - first) * NF4_GROUP - codes.numel())).view(
+            -1, NF4_GROUP
         )  # (groups, 256)
         scales = _decoded(codes, self.scale_ranges[:, first:last]).view(-1)
-        begin = start * self.blocks - first * SCALE_GROUP
+        begin = start * self.blocks - first * NF4_GROUP
         return scales[begin : begin + (stop - start) * self.blocks].view(stop - start, self.blocks)
 
-    def misfit(self) -> str | None:
-        """Return why bitsandbytes cannot take this layer: its blocks run on over the ends of rows."""
+    def kernel_mismatch(self) -> str | None:
+        """Return why bitsandbytes cannot take this layer: its blocks cross the ends of rows."""
         if self.in_features % self.block or self.in_features % 2:
             return (
                 f"bitsandbytes wants rows of whole blocks: {self.in_features} is no multiple "
@@ -266,7 +268,7 @@ class NF4Linear(Packed):
         ).to(dtype)
 
     def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """Return the float32 weights of packed rows (N, bytes) with their scales (N, blocks): (N, in)."""
+        """Return the float32 weights of packed rows (N, bytes) with scales (N, blocks): (N, in)."""
         table = torch.from_numpy(_PAIRS)
         if codes.device.type != "cpu":  # MPS has no float64, and only the bits matter
             table = table.view(torch.int64).to(codes.device)
@@ -286,8 +288,8 @@ class NF4Linear(Packed):
             self.scales.copy_(largest)
             return
         flat = largest.view(-1)
-        padded = F.pad(flat[None], (0, -flat.numel() % SCALE_GROUP), mode="replicate").view(
-            -1, SCALE_GROUP
+        padded = F.pad(flat[None], (0, -flat.numel() % NF4_GROUP), mode="replicate").view(
+            -1, NF4_GROUP
         )
         offset, top = padded.amin(1, keepdim=True), padded.amax(1, keepdim=True)  # (groups, 1)
         step = (top - offset) / 255

@@ -11,7 +11,6 @@ from flyweight.errors import RequestError
 from flyweight.model import linear
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
-from flyweight.model.linear import Linear
 from flyweight.model.output import Output
 from flyweight.model.precision import autocast_dtype, without_autocast
 from flyweight.model.recurrent_cache import StateCache
@@ -24,7 +23,7 @@ class TokenEmbedding(nn.Module):
     def __init__(self, config: LstmConfig) -> None:
         super().__init__()
         assert config.vocab_size
-        self.tokens = linear.named(config, "embedding.tokens", config.dim, config.vocab_size)
+        self.tokens = linear.build_linear(config, "embedding.tokens", config.dim, config.vocab_size)
 
 
 class LstmLayer(nn.Module):
@@ -33,8 +32,12 @@ class LstmLayer(nn.Module):
     def __init__(self, config: LstmConfig, name: str, width: int) -> None:
         super().__init__()
         assert config.hidden
-        self.input = linear.named(config, f"{name}.input", width, 4 * config.hidden, bias=True)
-        self.recurrent = linear.named(config, f"{name}.recurrent", config.hidden, 4 * config.hidden)
+        self.input = linear.build_linear(
+            config, f"{name}.input", width, 4 * config.hidden, bias=True
+        )
+        self.recurrent = linear.build_linear(
+            config, f"{name}.recurrent", config.hidden, 4 * config.hidden
+        )
 
     def forward(
         self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
@@ -43,7 +46,7 @@ class LstmLayer(nn.Module):
 
         Where `mask` (B, T) is False the state stays what it was.
         """
-        dense = isinstance(self.input, Linear) and isinstance(self.recurrent, Linear)
+        dense = self.input.kind.plain and self.recurrent.kind.plain
         if dense and mask is None and not x.is_meta:
             return self._fused(x, h, c)
         return self.unrolled(x, h, c, mask)
@@ -192,7 +195,7 @@ class LSTM(nn.Module):
         assert bias is not None
         return bias
 
-    def _table(self) -> linear.AnyLinear:
+    def _table(self) -> linear.LinearLayer:
         return self.embedding.tokens if self.head is None else self.head.linear
 
     def _zero_state(self, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

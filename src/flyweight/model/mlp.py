@@ -22,9 +22,9 @@ class Mlp(nn.Module):
         options, dim = config.mlp, config.dim
         hidden, rest = options.width(dim), (options.bias, options.rank)
         if options.kind in schema.GATED:
-            self.gate = linear.through(config, f"{name}.gate", dim, hidden, *rest)
-        self.up = linear.through(config, f"{name}.up", dim, hidden, *rest)
-        self.down = linear.through(config, f"{name}.down", hidden, dim, *rest)
+            self.gate = linear.build_low_rank(config, f"{name}.gate", dim, hidden, *rest)
+        self.up = linear.build_low_rank(config, f"{name}.up", dim, hidden, *rest)
+        self.down = linear.build_low_rank(config, f"{name}.down", hidden, dim, *rest)
 
 
 class Gelu(Mlp):

@@ -23,7 +23,7 @@ class PaddedEmbedding(nn.Module):
     def __init__(self, config: LinearConfig | MlpConfig) -> None:
         super().__init__()
         assert config.vocab_size
-        self.tokens = linear.named(config, "embedding.tokens", config.dim, config.vocab_size)
+        self.tokens = linear.build_linear(config, "embedding.tokens", config.dim, config.vocab_size)
         self.padding = nn.Parameter(torch.empty(config.dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -52,12 +52,12 @@ class NGram(nn.Module):
         self.config, self.history = config, config.history
         self.softcap: float | None = None
         self.embedding = PaddedEmbedding(config)
-        width, layers = self.history * config.dim, list[linear.AnyLinear]()
+        width, layers = self.history * config.dim, list[linear.LinearLayer]()
         self.dropout = config.dropout if isinstance(config, MlpConfig) else 0.0
         if isinstance(config, MlpConfig):
             for layer in range(config.layers):
                 layers.append(
-                    linear.named(config, f"blocks.{layer}", width, config.hidden, bias=True)
+                    linear.build_linear(config, f"blocks.{layer}", width, config.hidden, bias=True)
                 )
                 width = config.hidden
         self.blocks = nn.ModuleList(layers)

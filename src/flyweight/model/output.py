@@ -14,4 +14,4 @@ class Output(nn.Module):
     def __init__(self, config: Architecture, width: int) -> None:
         super().__init__()
         assert config.vocab_size
-        self.linear = linear.named(config, "head.linear", width, config.vocab_size)
+        self.linear = linear.build_linear(config, "head.linear", width, config.vocab_size)

@@ -1,4 +1,4 @@
-"""What layers with packed weights share: products without a float copy, gradients, kernels, moving and counting.
+"""What layers with packed weights share: products without a float copy, gradients, kernels.
 
 Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
 largest value, so that a future token would change what a past one sees. How a layer is multiplied
@@ -7,7 +7,7 @@ is a visible choice, `Packed.kernel`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.schema import LinearKind
+from flyweight.config.linear_kinds import LinearKind
 from flyweight.errors import FlyweightError
+from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
 REFERENCE = "reference"
@@ -40,14 +41,14 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Fast:
-    """A kernel that is faster on some device, and what says why it cannot be used there for a dtype (or None)."""
+class DeviceKernel:
+    """A kernel that is faster on some device, and why it cannot be used for a dtype (or None)."""
 
     kernel: Kernel
     refusal: Callable[[torch.dtype], str | None]
 
 
-class Packed(nn.Module, ABC):
+class Packed(LinearLayer):
     """What all packed linear layers share: a weight (out, in) in buffers, an optional float bias.
 
     `dtype` is that of `rows` and `dense`; `.to(dtype)` changes it, and never the packed buffers.
@@ -56,7 +57,7 @@ class Packed(nn.Module, ABC):
     codes: Tensor
     scales: Tensor
     default_kind: ClassVar[LinearKind]
-    fast: ClassVar[Mapping[str, Fast]] = {}
+    fast: ClassVar[Mapping[str, DeviceKernel]] = {}
 
     def __init__(
         self,
@@ -65,12 +66,10 @@ class Packed(nn.Module, ABC):
         bias: bool = False,
         kind: LinearKind | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.dtype = (
-            in_features,
-            out_features,
-            torch.get_default_dtype(),
-        )
+        nn.Module.__init__(self)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = torch.get_default_dtype()
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
@@ -82,16 +81,12 @@ class Packed(nn.Module, ABC):
         """
 
     @abstractmethod
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the rows at `index`: (...) -> (..., in)."""
-
-    @abstractmethod
-    def misfit(self) -> str | None:
-        """Return why this layer's size or place in memory keeps it from the faster kernel of its kind, or None."""
+    def kernel_mismatch(self) -> str | None:
+        """Return why this layer's size or place in memory rules out the faster kernel, or None."""
 
     @abstractmethod
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """Return rows `start` to `stop` as floats, up to the factors `_factors`: (stop - start, in)."""
+        """Return rows `start` to `stop` as floats, without `_factors`: (stop - start, in)."""
 
     def _factors(self, dtype: torch.dtype) -> Tensor | None:
         """Return what every output (out,) is still to be multiplied by."""
@@ -118,7 +113,7 @@ class Packed(nn.Module, ABC):
     def from_dense(
         cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None
     ) -> Self:
-        """Return a layer on the weight's device with this weight (out, in), packed, and a copy of this bias (out)."""
+        """Return a layer on the weight's device with this weight (out, in) packed, and this bias (out)."""
         with torch.device(weight.device):
             layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind).to(weight.dtype)
         layer.pack(weight)
@@ -129,27 +124,39 @@ class Packed(nn.Module, ABC):
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
         chosen = choose_kernel(type(self), self.codes.device.type, dtype)
-        if chosen.multiply and (reason := self.misfit()):
+        if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
         return chosen
 
-    def stored_bytes(self) -> int:
-        """Return the bytes that the buffers and the bias take in memory and on disk."""
-        return sum(tensor.nbytes for tensor in (*self.buffers(), *self.parameters()))
+    def method(self, dtype: torch.dtype) -> str:
+        """Return the kind's label and the kernel that multiplies inputs of `dtype`."""
+        return f"{self.kind.label} {self.kernel(dtype).name}"
+
+    @torch.no_grad()
+    def reset(self, std: float, generator: torch.Generator) -> None:
+        """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
+        if not self.codes.is_meta:
+            weight = torch.empty(self.out_features, self.in_features, device="cpu")
+            self.pack(normal(weight, std, generator))
+        if self.bias is not None:
+            self.bias.zero_()
 
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
     def reference(self, x: Tensor) -> Tensor:
-        """Return x W^T by plain torch, a piece of W at a time: (N, in) -> (N, out), in the dtype that is best for x here."""
+        """Return x W^T by plain torch, a piece of W at a time: (N, in) -> (N, out).
+
+        The dtype is the one that is best for x here.
+        """
         dtype = fast_dtype(x)
         x, step = x if x.dtype == dtype else x.to(dtype), self._step(x)
         if step >= self.out_features:
             result = F.linear(x, self._part(0, self.out_features, dtype))
         else:
             result = x.new_empty(x.shape[0], self.out_features)
-            for start, stop in self._pieces(step):
+            for start, stop in self._row_blocks(step):
                 result[:, start:stop] = F.linear(
                     x, self._part(start, stop, dtype)
                 )  # (N, stop - start)
@@ -162,7 +169,7 @@ class Packed(nn.Module, ABC):
         factors = self._factors(dtype)
         grad = grad.to(dtype) if factors is None else grad.to(dtype) * factors
         result = grad.new_zeros(grad.shape[0], self.in_features)
-        for start, stop in self._pieces(self._step(grad)):
+        for start, stop in self._row_blocks(self._step(grad)):
             result.addmm_(grad[:, start:stop], self._part(start, stop, dtype))
         return result.to(given)
 
@@ -176,12 +183,15 @@ class Packed(nn.Module, ABC):
         return result.view(*x.shape[:-1], self.out_features)
 
     def _step(self, x: Tensor) -> int:
-        """Return how many rows of W are unpacked at once: what a cache holds on a CPU, enough work for a GPU."""
+        """Return how many rows of W are unpacked at once.
+
+        A CPU takes what its cache holds, a GPU enough work.
+        """
         return max(
             1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features
         )
 
-    def _pieces(self, step: int) -> Iterator[tuple[int, int]]:
+    def _row_blocks(self, step: int) -> Iterator[tuple[int, int]]:
         for start in range(0, self.out_features, step):
             yield start, min(start + step, self.out_features)
 
@@ -202,7 +212,7 @@ class Packed(nn.Module, ABC):
         return weight.detach().to(self.codes.device, torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move, but never round the packed buffers: `.to(bfloat16)` is about what the layer computes in."""
+        """Move, but never round the packed buffers: `.to(bfloat16)` changes the compute dtype."""
         packed = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, before in packed.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,8 +64,27 @@ class Sinusoids:
         return self._tables[key]
 
 
+class Rotation(ABC):
+    """Turns queries and keys by their positions."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (B, T, H, D) with its first channels turned."""
+
+
 @dataclass(frozen=True)
-class Rotation:
+class RotationBySize(Rotation):
+    """One rotation for each size of a head, where layers differ in it."""
+
+    sizes: Mapping[int, Rotation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (B, T, H, D) turned by the rotation for heads of D channels."""
+        return self.sizes[x.shape[-1]](x)
+
+
+@dataclass(frozen=True)
+class PairRotation(Rotation):
     """Factors of one forward pass, broadcast over heads: (T, 1, channels) or (B, T, 1, channels)."""
 
     cos: Tensor
@@ -105,8 +126,8 @@ class RotaryTables:
         """Return the factors at `positions` (B, T), or at start ... start + length - 1, on the device of `like`."""
         cos, sin = self._table(like.device, dtype, start + length)  # (N, 1, channels) each
         if positions is None:
-            return Rotation(cos[start : start + length], sin[start : start + length])
-        return Rotation(cos[positions], sin[positions])
+            return PairRotation(cos[start : start + length], sin[start : start + length])
+        return PairRotation(cos[positions], sin[positions])
 
     def _table(
         self, device: torch.device, dtype: torch.dtype, length: int
@@ -126,6 +147,25 @@ class RotaryTables:
                 table = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
                 self._tables[key] = table[0].to(device, dtype), table[1].to(device, dtype)
         return self._tables[key]
+
+
+class Rotary:
+    """The rotary tables of a model, for each size that its layers' heads have."""
+
+    def __init__(self, config: schema.Rope, sizes: Iterable[int]) -> None:
+        self.by_size = {size: RotaryTables(config, size) for size in sizes}
+
+    def rotation(
+        self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int
+    ) -> Rotation:
+        """Return the factors of one forward pass, as `RotaryTables.rotation` does."""
+        found = {
+            size: tables.rotation(like, dtype, positions, start, length)
+            for size, tables in self.by_size.items()
+        }
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return RotationBySize(found)
 
 
 def frequencies(config: schema.Rope, channels: int) -> list[float]:

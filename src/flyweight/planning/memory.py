@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flyweight.config import schema
 from flyweight.spec import flops, flops_baselines
-from flyweight.spec.visits import slots, visits
+from flyweight.spec.visits import visits
 from flyweight.spec.windows import scores
 
 LIBRARIES = 130_000_000
@@ -84,14 +84,15 @@ def training(
     keeps of every block for one micro-batch: the inputs of each matrix, each norm and attention.
     """
     unique = flops.parameters(model).unique
-    states = 2 * unique
+    trained = flops.trained_parameters(model)
+    states = 2 * trained
     if isinstance(train.optimizer, schema.Muon):
-        states -= _matrix_parameters(model)
+        states -= flops.muon_parameters(model)
     rows = train.batch // train.accumulate
     cpu = device == "cpu"
     return Memory(
-        weights=4 * unique,
-        gradients=4 * unique,
+        weights=flops.weight_bytes(model),
+        gradients=4 * trained,
         optimizer=4 * states,
         activations=rows * context * kept_bytes(model, context, itemsize, cpu),
         head=_head(model, train, context, itemsize, teacher is not None),
@@ -112,14 +113,19 @@ def kept_bytes(model: schema.Architecture, context: int, itemsize: int, cpu: boo
         + (stream if model.embedding.bigram.kind != "none" else 0)
     )
     ends += 2 * stream if model.dropout.embedding else 0
-    layer = 2 * stream + 2 * model.dim * itemsize
-    layer += 2 * stream if isinstance(model.residual, schema.Alpha) else 0
-    layer += itemsize * (_attention(model) + _mlp(model) + _dropped(model))
-    layer += _scores(model, context, itemsize, cpu)
-    doubled = (
-        sum(keys - 1 for keys in slots(model)) * 4 * _kv(model) * itemsize
-    )  # a memory beside a pass's own keys
-    return ends + len(visits(model)) * layer + doubled
+    every = 2 * stream + 2 * model.dim * itemsize
+    every += 2 * stream if isinstance(model.residual, schema.Alpha) else 0
+    every += itemsize * _dropped(model)
+    blocks, doubled = [], []
+    for index in range(model.layers):
+        layer = model.layer(index)
+        kept = itemsize * (_attention(layer) + _mlp(layer))
+        blocks.append(every + kept + _scores(layer, context, itemsize, cpu))
+        doubled.append(4 * _kv(layer) * itemsize)
+    used = visits(model)
+    # A second key for each token is the memory's, beside a pass's own.
+    remembered = sum(doubled[visit.layer] for visit in used if visit.keys == 2)
+    return ends + sum(blocks[visit.layer] for visit in used) + remembered
 
 
 def _attention(model: schema.ModelConfig) -> int:
@@ -197,14 +203,10 @@ def _teacher(teacher: schema.Architecture, tokens: int, itemsize: int) -> int:
     copies = itemsize * flops.parameters(teacher).unique if itemsize < 4 else 0
     if not isinstance(teacher, schema.ModelConfig):
         return weights + copies + tokens * flops_baselines.activations(teacher) * itemsize
-    return (
-        weights
-        + copies
-        + tokens * (3 * 4 * teacher.dim + itemsize * (_attention(teacher) + _mlp(teacher)))
-    )
+    return weights + copies + tokens * (3 * 4 * teacher.dim + itemsize * _largest_layer(teacher))
 
 
-def _matrix_parameters(model: schema.Architecture) -> int:
-    """Return the parameters of the blocks' matrices, for which Muon keeps one state instead of two."""
-    parts = flops.parameters(model).by_part
-    return sum(count for part, count in parts.items() if part in ("attention", "mlp", "lstm"))
+def _largest_layer(model: schema.ModelConfig) -> int:
+    """Return the numbers that one layer holds of a token while it reads, of the largest layer."""
+    layers = [model.layer(index) for index in range(model.layers)] or [model]
+    return max(_attention(layer) + _mlp(layer) for layer in layers)

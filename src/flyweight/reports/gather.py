@@ -155,18 +155,20 @@ def config_line(config: schema.Architecture) -> str:
     if isinstance(config.thinking, schema.Deep):
         depth += f", thinking {config.thinking.passes}"
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
+    if config.blocks:
+        parts.append(f"layers {', '.join(config.blocks)} differ")
     parts.append("tied" if config.embedding.tied else "untied")
     pairs = config.embedding.bigram
     if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:
         parts.append(f"hashed table of 2- to {pairs.order}-grams")
     elif pairs.kind != "none":
         parts.append(f"{pairs.kind} bigram table")
-    kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    kinds = dict.fromkeys(kind.label for kind in config.linears.values() if not kind.plain)
     return ", ".join([*parts, *kinds])
 
 
 def _baseline_line(config: schema.LinearConfig | schema.MlpConfig | schema.LstmConfig) -> str:
-    kinds = dict.fromkeys(kind.kind for kind in config.linears.values() if kind.kind != "dense")
+    kinds = dict.fromkeys(kind.label for kind in config.linears.values() if not kind.plain)
     if isinstance(config, schema.LstmConfig):
         hidden = config.hidden or config.dim
         shape = [

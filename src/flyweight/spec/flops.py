@@ -15,25 +15,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flyweight.config.linear_kinds import Dense, StoredTensor
 from flyweight.config.mixture import CONFIDENCE, table_bytes
 from flyweight.config.schema import (
     AdamW,
     Alpha,
     Architecture,
     Deep,
-    Dense,
-    Int8,
     LayerNorm,
     Learned,
-    LinearKind,
     ModelConfig,
+    Muon,
     NoSharing,
     Optimizer,
 )
 from flyweight.spec import flops_baselines
-from flyweight.spec.gradients import blind_visits, of_queries_keys_values, saved_products
+from flyweight.spec.gradients import qkv_need_grad, saved_products, visits_without_input_grad
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
-from flyweight.spec.visits import slots, stack_size, uses
+from flyweight.spec.parts import Matrix, Vector
+from flyweight.spec.visits import stack_size, uses, visits
 from flyweight.spec.windows import cached_tokens, scores
 
 PARTS: tuple[str, ...] = (
@@ -49,6 +49,8 @@ PARTS: tuple[str, ...] = (
     "head",
 )
 MIXTURE_PARTS = ("gates", "counts")
+BLOCK_PARTS = ("attention", "mlp", "lstm")
+"""Parts whose matrices are those of the blocks: Muon's."""
 TABLES = ("positions", "index")
 """Parts of vectors that stand together as a matrix: weight decay acts on them."""
 
@@ -58,10 +60,6 @@ ADAMW_FLOPS = 13
 # Muon, per element beside its matrix products: momentum 3, Nesterov 3, norm 2, division 1, step 2.
 MUON_FLOPS = 11
 DECAY_FLOPS = 1
-
-# As `linear_quant` stores them: a bfloat16 scale per int8 row; 256 8-bit NF4 scales share two
-# float32 numbers.
-INT8_SCALE_BYTES, NF4_GROUP, NF4_GROUP_BYTES = 2, 256, 8
 
 
 @dataclass(frozen=True)
@@ -76,37 +74,6 @@ class Parameters:
     by_part: dict[str, int]
 
 
-@dataclass(frozen=True)
-class _Matrix:
-    """One linear layer or embedding table (out, in) and how often a forward pass multiplies with it.
-
-    `blind` of these products have an input that no gradient goes to.
-    """
-
-    part: str
-    out: int
-    in_: int
-    bias: int
-    kind: LinearKind
-    products: int
-    visits: int = 1
-    blind: int = 0
-
-    @property
-    def size(self) -> int:
-        return self.out * self.in_
-
-
-@dataclass(frozen=True)
-class _Vector:
-    """Numbers that are no matrix; `stored` are their bytes where they are not floats."""
-
-    part: str
-    size: int
-    visits: int = 1
-    stored: int | None = None
-
-
 def parameters(config: Architecture) -> Parameters:
     """Return how many parameters a model has.
 
@@ -116,8 +83,8 @@ def parameters(config: Architecture) -> Parameters:
     by_part = dict.fromkeys(_parts(config), 0)
     total = 0
     for matrix in _matrices(config):
-        by_part[matrix.part] += matrix.size + matrix.bias
-        total += (matrix.size + matrix.bias) * matrix.visits
+        by_part[matrix.part] += matrix.parameters
+        total += matrix.parameters * matrix.visits
     for vector in _vectors(config):
         by_part[vector.part] += vector.size
         total += vector.size * vector.visits
@@ -131,25 +98,22 @@ def _parts(config: Architecture) -> tuple[str, ...]:
 
 
 def forward_flops(config: Architecture, length: int, looped: bool = True) -> int:
-    """Return the FLOPs of one forward pass over one sequence of `length` tokens, logits of every position included.
+    """Return the FLOPs of a forward pass over one sequence of `length` tokens, all logits included.
 
     Not `looped` is before a decoder's loop over a span of layers is switched on.
     """
     config = config.resolved()
-    matrices = sum(matrix.size * matrix.products for matrix in _matrices(config, looped))
+    matrices = sum(matrix.forward for matrix in _matrices(config, looped))
     return 2 * length * matrices + _attention_flops(config, length, looped, 2)
 
 
 def training_flops(config: Architecture, length: int, looped: bool = True) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens.
 
-    Quantized weights get no gradient.
+    Frozen and quantized weights get no gradient.
     """
     config = config.resolved()
-    matrices = sum(
-        m.size * (m.products * (3 if _trains(m) else 2) - m.blind)
-        for m in _matrices(config, looped)
-    )
+    matrices = sum(matrix.training for matrix in _matrices(config, looped))
     return (
         2 * length * matrices
         + _attention_flops(config, length, looped, 6)
@@ -167,21 +131,47 @@ def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
     config = config.resolved()
     rest = optimizer if isinstance(optimizer, AdamW) else optimizer.rest
     decayed = ADAMW_FLOPS + (DECAY_FLOPS if rest.weight_decay else 0)
-    flops = sum(
-        (decayed if vector.part in TABLES else ADAMW_FLOPS) * vector.size
-        for vector in _vectors(config)
-    )
+    flops = 0
+    for vector in _vectors(config):
+        flops += (decayed if vector.part in TABLES else ADAMW_FLOPS) * vector.size
     for matrix in _matrices(config):
-        if not _trains(matrix):
-            continue
-        flops += ADAMW_FLOPS * matrix.bias
-        if isinstance(optimizer, AdamW) or matrix.part not in ("attention", "mlp", "lstm"):
-            flops += decayed * matrix.size
-        else:
-            short, long = sorted((matrix.out, matrix.in_))
-            flops += optimizer.iterations * (4 * short**2 * long + 2 * short**3)
-            flops += (MUON_FLOPS + (DECAY_FLOPS if optimizer.weight_decay else 0)) * matrix.size
+        flops += ADAMW_FLOPS * matrix.out * matrix.bias
+        for tensor in matrix.kind.tensors(matrix.out, matrix.in_):
+            if not tensor.trains:
+                continue
+            if len(tensor.shape) < 2:
+                flops += ADAMW_FLOPS * tensor.size
+            elif isinstance(optimizer, Muon) and matrix.part in BLOCK_PARTS:
+                flops += _muon_flops(optimizer, tensor)
+            else:
+                flops += decayed * tensor.size
     return flops
+
+
+def _muon_flops(optimizer: Muon, tensor: StoredTensor) -> int:
+    """Return the FLOPs of one step of Muon for a matrix."""
+    short, long = sorted(tensor.shape)
+    iteration = 4 * short**2 * long + 2 * short**3
+    element = MUON_FLOPS + (DECAY_FLOPS if optimizer.weight_decay else 0)
+    return optimizer.iterations * iteration + element * tensor.size
+
+
+def trained_parameters(config: Architecture) -> int:
+    """Return how many numbers an optimizer moves: without what is frozen or packed."""
+    config = config.resolved()
+    matrices = sum(matrix.trained for matrix in _matrices(config))
+    return matrices + sum(vector.size for vector in _vectors(config) if vector.stored is None)
+
+
+def muon_parameters(config: Architecture) -> int:
+    """Return how many of these are in the blocks' matrices, which Muon moves."""
+    return sum(
+        tensor.size
+        for matrix in _matrices(config.resolved())
+        if matrix.part in BLOCK_PARTS
+        for tensor in matrix.kind.tensors(matrix.out, matrix.in_)
+        if tensor.trains and len(tensor.shape) == 2
+    )
 
 
 def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
@@ -193,8 +183,14 @@ def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
     """
     if not isinstance(config, ModelConfig):
         return 0
-    attention = config.resolved().attention
-    return 2 * sum(slots(config)) * (attention.kv_heads or 0) * (attention.head_dim or 0) * itemsize
+    config = config.resolved()
+    widths = [_kv_width(config.layer(index)) for index in range(config.layers)]
+    return sum(2 * visit.keys * widths[visit.layer] * itemsize for visit in visits(config))
+
+
+def _kv_width(layer: ModelConfig) -> int:
+    """Return the numbers in one token's keys, for the config of a layer."""
+    return (layer.attention.kv_heads or 0) * (layer.attention.head_dim or 0)
 
 
 def kv_bytes(config: Architecture, length: int, itemsize: int = 4) -> int:
@@ -204,144 +200,162 @@ def kv_bytes(config: Architecture, length: int, itemsize: int = 4) -> int:
     """
     if not isinstance(config, ModelConfig):
         return 0
-    return kv_bytes_per_token(config, itemsize) * cached_tokens(config.attention, length)
+    config = config.resolved()
+    layers = [config.layer(index) for index in range(config.layers)]
+    sizes = [_kv_width(layer) * cached_tokens(layer.attention, length) for layer in layers]
+    return sum(2 * visit.keys * sizes[visit.layer] * itemsize for visit in visits(config))
 
 
 def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
-    """Return the bytes of the stored tensors: floats at `itemsize` each, quantized layers as they are packed."""
+    """Return the bytes of the stored tensors: floats at `itemsize` each, other layers as packed."""
     config = config.resolved()
-    vectors = sum(v.size * itemsize if v.stored is None else v.stored for v in _vectors(config))
-    return vectors + sum(
-        stored_bytes(m.kind, m.out, m.in_, itemsize) + m.bias * itemsize for m in _matrices(config)
-    )
-
-
-def stored_bytes(kind: LinearKind, out: int, in_: int, itemsize: int) -> int:
-    """Return the bytes that a weight (out, in) takes as this kind, its scales included and its bias not."""
-    if isinstance(kind, Dense):
-        return out * in_ * itemsize
-    if isinstance(kind, Int8):
-        return out * in_ + INT8_SCALE_BYTES * out
-    blocks = -(-in_ // kind.block) * out
-    scales = blocks + NF4_GROUP_BYTES * -(-blocks // NF4_GROUP) if kind.double else 4 * blocks
-    return out * -(-in_ // 2) + scales
-
-
-def _trains(matrix: _Matrix) -> bool:
-    return isinstance(matrix.kind, Dense)
+    parts = (*_matrices(config), *_vectors(config))
+    return sum(part.nbytes(itemsize) for part in parts)
 
 
 def _attention_flops(config: Architecture, length: int, looped: bool, products: int) -> int:
     """Return the FLOPs of so many products of attention in every visit."""
-    return (
-        products * _attention_product(config, length) * sum(slots(config, looped))
-        if isinstance(config, ModelConfig)
-        else 0
-    )
+    if not isinstance(config, ModelConfig):
+        return 0
+    cost = [_attention_product(config.layer(index), length) for index in range(config.layers)]
+    return products * sum(visit.keys * cost[visit.layer] for visit in visits(config, looped))
 
 
 def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
-    """Return the FLOPs of backward products that are not needed, because no gradient goes to their inputs."""
+    """Return the FLOPs of backward products whose inputs need no gradient."""
     if not isinstance(config, ModelConfig):
         return flops_baselines.unneeded_flops(config, length)
-    saved = sum(
-        visit.keys * saved_products(config, visit) for visit in blind_visits(config, looped)
+    return sum(
+        visit.keys
+        * saved_products(config, visit)
+        * _attention_product(config.layer(visit.layer), length)
+        for visit in visits_without_input_grad(config, looped)
     )
-    return saved * _attention_product(config, length)
 
 
-def _attention_product(config: ModelConfig, length: int) -> int:
-    """Return the FLOPs of one of attention's two products, for one key a token."""
-    attention = config.attention
+def _attention_product(layer: ModelConfig, length: int) -> int:
+    """Return the FLOPs of one of attention's two products in a layer, for one key a token."""
+    attention = layer.attention
     return 2 * (attention.heads or 0) * (attention.head_dim or 0) * scores(attention, length)
 
 
-def _matrices(config: Architecture, looped: bool = True) -> Iterator[_Matrix]:
+def _matrices(config: Architecture, looped: bool = True) -> Iterator[Matrix]:
     if not isinstance(config, ModelConfig):
-        yield from (_Matrix(*matrix) for matrix in flops_baselines.matrices(config))
+        yield from flops_baselines.matrices(config)
         return
-    vocab, tied, pairs, rank = (
-        config.vocab_size or 0,
-        config.embedding.tied,
-        bigram_rows(config),
-        config.embedding.rank,
-    )
-    table = kind_of(config, "embedding.tokens")
-    yield _Matrix("embedding", vocab, rank or config.dim, 0, table, int(tied))
-    if rank:
-        kind, blind = kind_of(config, "embedding.expand"), int(not isinstance(table, Dense))
-        yield _Matrix("embedding", config.dim, rank, 0, kind, 1 + tied, 1, blind)
-    if pairs:
-        yield _Matrix("bigram", pairs, config.dim, 0, kind_of(config, "embedding.bigram"), 0)
-    whole, written = uses(config, looped)
-    for layer in range(config.layers):
-        for shape in attention_shapes(config):
-            times = whole[layer] + (written[layer] if shape.name in ("k", "v") else 0)
-            kind = kind_of(config, f"blocks.{layer}.attention.{shape.name}")
-            blind = _blind(config, shape.name, looped) if layer == 0 else 0
-            yield _Matrix(
-                "attention", shape.out, shape.in_, shape.out * shape.bias, kind, times, times, blind
-            )
-        for shape in mlp_shapes(config):
-            kind = kind_of(config, f"blocks.{layer}.mlp.{shape.name}")
-            yield _Matrix(
-                "mlp",
-                shape.out,
-                shape.in_,
-                shape.out * shape.bias,
-                kind,
-                whole[layer],
-                whole[layer],
-            )
+    yield from _embedding_matrices(config)
+    yield from _block_matrices(config, looped)
     if config.mixture is not None:
         width = config.dim + CONFIDENCE
-        yield _Matrix("gates", config.mixture.experts, width, 0, Dense(), 1)
-    if not tied:
-        yield _Matrix(
-            "head", vocab, config.dim, vocab * config.head.bias, kind_of(config, "head.linear"), 1
+        yield Matrix(part="gates", out=config.mixture.experts, in_=width, kind=Dense(), products=1)
+    if not config.embedding.tied:
+        yield Matrix(
+            part="head",
+            out=config.vocab_size or 0,
+            in_=config.dim,
+            kind=kind_of(config, "head.linear"),
+            bias=config.head.bias,
+            products=1,
         )
+
+
+def _embedding_matrices(config: ModelConfig) -> Iterator[Matrix]:
+    rank, tied = config.embedding.rank, config.embedding.tied
+    table = kind_of(config, "embedding.tokens")
+    yield Matrix(
+        part="embedding",
+        out=config.vocab_size or 0,
+        in_=rank or config.dim,
+        kind=table,
+        products=1 if tied else 0,
+    )
+    if rank:
+        yield Matrix(
+            part="embedding",
+            out=config.dim,
+            in_=rank,
+            kind=kind_of(config, "embedding.expand"),
+            products=2 if tied else 1,
+            blind=0 if table.trains else 1,
+        )
+    if rows := bigram_rows(config):
+        kind = kind_of(config, "embedding.bigram")
+        yield Matrix(part="bigram", out=rows, in_=config.dim, kind=kind)
+
+
+def _block_matrices(config: ModelConfig, looped: bool) -> Iterator[Matrix]:
+    whole, written = uses(config, looped)
+    for index in range(config.layers):
+        layer = config.layer(index)
+        for shape in attention_shapes(layer):
+            times = whole[index] + (written[index] if shape.name in ("k", "v") else 0)
+            yield Matrix(
+                part="attention",
+                out=shape.out,
+                in_=shape.in_,
+                kind=kind_of(config, f"blocks.{index}.attention.{shape.name}"),
+                bias=shape.bias,
+                products=times,
+                visits=times,
+                blind=_blind(config, shape.name, looped) if index == 0 else 0,
+            )
+        for shape in mlp_shapes(layer):
+            yield Matrix(
+                part="mlp",
+                out=shape.out,
+                in_=shape.in_,
+                kind=kind_of(config, f"blocks.{index}.mlp.{shape.name}"),
+                bias=shape.bias,
+                products=whole[index],
+                visits=whole[index],
+            )
 
 
 def _blind(config: ModelConfig, name: str, looped: bool) -> int:
-    """Return how many products with this matrix of the first layer's attention have an input without a gradient."""
-    found = blind_visits(config, looped)
+    """Return how many products with a matrix of the first layer's attention have a blind input."""
+    blind = visits_without_input_grad(config, looped)
     if name == "out":
-        return sum(
-            visit.keys > 0 and not any(of_queries_keys_values(config, visit)) for visit in found
-        )
-    return sum(visit.keys > 0 or name != "q" for visit in found)
+        return sum(visit.keys > 0 and not any(qkv_need_grad(config, visit)) for visit in blind)
+    return sum(visit.keys > 0 or name != "q" for visit in blind)
 
 
-def _vectors(config: Architecture) -> Iterator[_Vector]:
+def _vectors(config: Architecture) -> Iterator[Vector]:
     if not isinstance(config, ModelConfig):
-        yield from (_Vector(*vector) for vector in flops_baselines.vectors(config))
+        yield from flops_baselines.vectors(config)
         return
-    attention, dim, sharing = config.attention, config.dim, config.sharing
-    norm = dim * (2 if isinstance(config.norm, LayerNorm) and config.norm.bias else 1)
-    whole, _ = uses(config)
+    norm, sharing = _norm_size(config), config.sharing
     if isinstance(config.position, Learned):
-        yield _Vector("positions", (config.context or 0) * dim)
+        yield Vector(part="positions", size=(config.context or 0) * config.dim)
     if not isinstance(sharing, NoSharing) and sharing.index:
-        yield _Vector("index", stack_size(config) * dim)
-    for layer in range(config.layers):
-        times = whole[layer]
-        yield _Vector(
-            "norms", 2 * norm + (2 * (attention.head_dim or 0) if attention.qk_norm else 0), times
-        )
-        yield _Vector("attention", (attention.heads or 0) if attention.gain else 0, times)
-        yield _Vector("residual", 2 if isinstance(config.residual, Alpha) else 0, times)
-        yield _Vector(
-            "thinking",
-            1 if isinstance(config.thinking, Deep) and config.thinking.learned else 0,
-            times,
-        )
+        yield Vector(part="index", size=stack_size(config) * config.dim)
+    whole, _ = uses(config)
+    for index in range(config.layers):
+        yield from _layer_vectors(config.layer(index), norm, whole[index])
     if config.norm.final:
-        yield _Vector("norms", norm)
+        yield Vector(part="norms", size=norm)
     if config.head.bias and config.embedding.tied:
-        yield _Vector("head", config.vocab_size or 0)
+        yield Vector(part="head", size=config.vocab_size or 0)
     if config.mixture is not None:
-        yield _Vector("gates", config.mixture.gate_rows * config.mixture.experts)
+        yield Vector(part="gates", size=config.mixture.gate_rows * config.mixture.experts)
         counts = config.mixture.counts
         if counts is not None:
             size = table_bytes(counts, config.vocab_size or 0)
-            yield _Vector("counts", sum(counts.entries or ()), stored=size)
+            yield Vector(part="counts", size=sum(counts.entries or ()), stored=size)
+
+
+def _norm_size(config: ModelConfig) -> int:
+    shifted = isinstance(config.norm, LayerNorm) and config.norm.bias
+    return 2 * config.dim if shifted else config.dim
+
+
+def _layer_vectors(layer: ModelConfig, norm: int, visits: int) -> Iterator[Vector]:
+    attention, thinking = layer.attention, layer.thinking
+    yield Vector(part="norms", size=2 * norm, visits=visits)
+    if attention.qk_norm:
+        yield Vector(part="norms", size=2 * (attention.head_dim or 0), visits=visits)
+    if attention.gain:
+        yield Vector(part="attention", size=attention.heads or 0, visits=visits)
+    if isinstance(layer.residual, Alpha):
+        yield Vector(part="residual", size=2, visits=visits)
+    if isinstance(thinking, Deep) and thinking.learned:
+        yield Vector(part="thinking", size=1, visits=visits)

@@ -9,23 +9,12 @@ LSTM.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from flyweight.config.schema import Dense, LinearConfig, LinearKind, LstmConfig, MlpConfig
+from flyweight.config.schema import LinearConfig, LstmConfig, MlpConfig
 from flyweight.spec.linears import kind_of
+from flyweight.spec.parts import Matrix, Vector
 
 Baseline = LinearConfig | MlpConfig | LstmConfig
-
-
-class Matrix(NamedTuple):
-    """One matrix (out, in), its bias, and how often a forward pass multiplies every token with it."""
-
-    part: str
-    out: int
-    in_: int
-    bias: int
-    kind: LinearKind
-    products: int
 
 
 def parts(config: Baseline) -> tuple[str, ...]:
@@ -38,33 +27,53 @@ def matrices(config: Baseline) -> Iterator[Matrix]:
     """Yield every matrix of a resolved config, in the model's order."""
     vocab = config.vocab_size or 0
     tied = isinstance(config, LstmConfig) and config.tied
-    yield Matrix("embedding", vocab, config.dim, 0, kind_of(config, "embedding.tokens"), int(tied))
+    table = kind_of(config, "embedding.tokens")
+    yield Matrix(part="embedding", out=vocab, in_=config.dim, kind=table, products=1 if tied else 0)
     if isinstance(config, LstmConfig):
-        hidden = width = config.hidden or 0
-        for layer in range(config.layers):
-            in_ = hidden if layer else config.dim
-            yield Matrix(
-                "lstm", 4 * hidden, in_, 4 * hidden, kind_of(config, f"blocks.{layer}.input"), 1
-            )
-            yield Matrix(
-                "lstm", 4 * hidden, hidden, 0, kind_of(config, f"blocks.{layer}.recurrent"), 1
-            )
+        yield from _lstm_matrices(config)
+        width = config.hidden or 0
     else:
         width = (config.history or 0) * config.dim
     if isinstance(config, MlpConfig):
         for layer in range(config.layers):
             yield Matrix(
-                "mlp", config.hidden, width, config.hidden, kind_of(config, f"blocks.{layer}"), 1
+                part="mlp",
+                out=config.hidden,
+                in_=width,
+                kind=kind_of(config, f"blocks.{layer}"),
+                bias=True,
+                products=1,
             )
             width = config.hidden
     if not tied:
-        yield Matrix("head", vocab, width, 0, kind_of(config, "head.linear"), 1)
+        kind = kind_of(config, "head.linear")
+        yield Matrix(part="head", out=vocab, in_=width, kind=kind, products=1)
 
 
-def vectors(config: Baseline) -> Iterator[tuple[str, int]]:
-    """Yield (part, size) of what is neither a matrix nor its bias: an n-gram model's padding."""
+def _lstm_matrices(config: LstmConfig) -> Iterator[Matrix]:
+    hidden = config.hidden or 0
+    for layer in range(config.layers):
+        yield Matrix(
+            part="lstm",
+            out=4 * hidden,
+            in_=hidden if layer else config.dim,
+            kind=kind_of(config, f"blocks.{layer}.input"),
+            bias=True,
+            products=1,
+        )
+        yield Matrix(
+            part="lstm",
+            out=4 * hidden,
+            in_=hidden,
+            kind=kind_of(config, f"blocks.{layer}.recurrent"),
+            products=1,
+        )
+
+
+def vectors(config: Baseline) -> Iterator[Vector]:
+    """Yield what is neither a matrix nor its bias: an n-gram model's padding."""
     if not isinstance(config, LstmConfig):
-        yield "embedding", config.dim
+        yield Vector(part="embedding", size=config.dim)
 
 
 def unneeded_flops(config: Baseline, length: int) -> int:
@@ -76,14 +85,17 @@ def unneeded_flops(config: Baseline, length: int) -> int:
     if not isinstance(config, LstmConfig):
         return 0
     gates = 4 * (config.hidden or 0)
-    packed = not isinstance(kind_of(config, "embedding.tokens"), Dense)
+    packed = not kind_of(config, "embedding.tokens").trains
     return (
         2 * gates * (config.layers * (config.hidden or 0) + (length * config.dim if packed else 0))
     )
 
 
 def activations(config: Baseline) -> int:
-    """Return how many numbers autograd keeps of one token: inputs of matrices and of what works element by element."""
+    """Return how many numbers autograd keeps of one token.
+
+    They are the inputs of matrices, and of what works element by element.
+    """
     if isinstance(config, LstmConfig):
         return config.dim + config.layers * 9 * (config.hidden or 0)
     wide = (config.history or 0) * config.dim

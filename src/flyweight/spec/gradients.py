@@ -1,4 +1,4 @@
-"""Which inputs get no gradient in training, although their weights do: only then is a product of the backward pass saved.
+"""Inputs that need no gradient: each one saves one matrix product in the backward pass.
 
 A norm before a branch is trained, and so is everything behind it. With norms after the branches,
 the first place of the stack reads the embedding itself, to which no gradient goes if all its tables
@@ -7,12 +7,12 @@ are packed.
 
 from __future__ import annotations
 
-from flyweight.config.schema import Deep, Dense, Learned, ModelConfig, NoSharing
+from flyweight.config.schema import Deep, Learned, ModelConfig, NoSharing
 from flyweight.spec.linears import kind_of
 from flyweight.spec.visits import Visit, visits
 
 
-def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
+def visits_without_input_grad(config: ModelConfig, looped: bool) -> list[Visit]:
     """Return the visits whose input no gradient goes to."""
     trained = ["embedding.tokens"]
     trained += ["embedding.expand"] if config.embedding.rank else []
@@ -21,7 +21,7 @@ def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
     seen = (
         isinstance(config.position, Learned)
         or index
-        or any(_dense(config, name) for name in trained)
+        or any(_trains(config, name) for name in trained)
     )
     if seen or config.norm.placement == "pre":
         return []
@@ -33,23 +33,24 @@ def blind_visits(config: ModelConfig, looped: bool) -> list[Visit]:
     ]
 
 
-def of_queries_keys_values(config: ModelConfig, visit: Visit) -> tuple[bool, bool, bool]:
-    """Return whether a gradient goes to the queries, keys and values of a visit whose input gets none."""
-    options, thinking, name = config.attention, config.thinking, f"blocks.{visit.layer}.attention"
+def qkv_need_grad(config: ModelConfig, visit: Visit) -> tuple[bool, bool, bool]:
+    """Return whether queries, keys and values of a blind visit get a gradient."""
+    options, thinking = config.layer(visit.layer).attention, config.thinking
+    name = f"blocks.{visit.layer}.attention"
     # A learned rate has mixed this place's memory once two passes have left their keys in it.
     mixed = isinstance(thinking, Deep) and thinking.learned and visit.pass_ > 1
     return (
-        _dense(config, f"{name}.q") or options.bias or options.qk_norm or options.gain,
-        _dense(config, f"{name}.k") or options.bias or options.qk_norm or mixed,
-        _dense(config, f"{name}.v") or options.bias or mixed,
+        _trains(config, f"{name}.q") or options.bias or options.qk_norm or options.gain,
+        _trains(config, f"{name}.k") or options.bias or options.qk_norm or mixed,
+        _trains(config, f"{name}.v") or options.bias or mixed,
     )
 
 
 def saved_products(config: ModelConfig, visit: Visit) -> int:
-    """Return how many of the four products of attention's backward are not needed in a visit whose input gets no gradient."""
-    q, k, v = of_queries_keys_values(config, visit)
+    """Return how many of the four products of attention's backward a blind visit saves."""
+    q, k, v = qkv_need_grad(config, visit)
     return 4 - (q + k + (q or k) + v)
 
 
-def _dense(config: ModelConfig, name: str) -> bool:
-    return isinstance(kind_of(config, name), Dense)
+def _trains(config: ModelConfig, name: str) -> bool:
+    return kind_of(config, name).trains

@@ -1,4 +1,4 @@
-"""A model's linear layers and tables: their names, sizes, and the kind that a config's patterns give to each; no torch."""
+"""A model's linear layers and tables: their names, sizes and kinds; no torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mlp_linears(config: ModelConfig) -> tuple[str, ...]:
 
 
 def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
-    """Return the linear layers of one resolved config's attention."""
+    """Return the linear layers of attention in a resolved config of one layer."""
     options, dim = config.attention, config.dim
     assert options.heads and options.kv_heads and options.head_dim
     wide, narrow, bias = (
@@ -58,8 +58,19 @@ def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
     return tuple(Shape(name, *shape) for name, shape in zip(ATTENTION_LINEARS, shapes, strict=True))
 
 
+def head_sizes(config: ModelConfig) -> list[int]:
+    """Return the sizes that the heads of a resolved config's layers have, in ascending order."""
+    if not config.blocks:
+        return [config.attention.head_dim or 0]
+    layers = [config.layer(index) for index in range(config.layers)]
+    return sorted({layer.attention.head_dim or 0 for layer in layers})
+
+
 def mlp_shapes(config: ModelConfig) -> tuple[Shape, ...]:
-    """Return the linear layers of one resolved config's MLP, those of a bottleneck one by one."""
+    """Return the linear layers of the MLP in a resolved config of one layer.
+
+    A bottleneck has two in place of each.
+    """
     options, found = config.mlp, list[Shape]()
     hidden = options.width(config.dim)
     for name in mlp_linears(config):
@@ -75,7 +86,7 @@ def mlp_shapes(config: ModelConfig) -> tuple[Shape, ...]:
 
 
 def linear_names(config: Architecture) -> list[str]:
-    """Return the module name of every layer that can be of another kind, embedding tables included."""
+    """Return the module name of every linear layer, embedding tables included."""
     if not isinstance(config, ModelConfig):
         return _baseline_names(config)
     names = ["embedding.tokens"]
@@ -85,12 +96,12 @@ def linear_names(config: Architecture) -> list[str]:
         names.append("embedding.bigram")
     for layer in range(config.layers):
         names += [f"blocks.{layer}.attention.{name}" for name in ATTENTION_LINEARS]
-        names += [f"blocks.{layer}.mlp.{shape.name}" for shape in mlp_shapes(config)]
+        names += [f"blocks.{layer}.mlp.{shape.name}" for shape in mlp_shapes(config.layer(layer))]
     return names if config.embedding.tied else [*names, "head.linear"]
 
 
 def float_name(config: ModelConfig) -> str:
-    """Return the name of a parameter that every model of this config has, and never in packed form: it tells the dtype."""
+    """Return the name of a parameter that is never packed, and so tells the dtype of a model."""
     return "norm.weight" if config.norm.final else "blocks.0.attention_norm.weight"
 
 
@@ -132,7 +143,10 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def kind_of(config: Architecture, name: str) -> LinearKind:
-    """Return the kind of the linear layer `name`: the first pattern that matches it, or a module that holds it, decides."""
+    """Return the kind of the linear layer `name`.
+
+    The first pattern that matches it, or a module that holds it, decides.
+    """
     return next(
         (kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense()
     )
@@ -160,6 +174,6 @@ def pattern_faults(config: Architecture) -> list[str]:
 
 
 def check_patterns(config: Architecture) -> None:
-    """Raise RequestError for the patterns in `linears` that no layer of a model like this can match."""
+    """Raise RequestError for patterns in `linears` that no layer of such a model matches."""
     if faults := pattern_faults(config):
         raise RequestError("\n".join(faults))

@@ -57,12 +57,12 @@ def stack_size(config: ModelConfig) -> int:
 
 
 def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:
-    """Return the keys per token of each slot in the key/value cache: of every visit that attends."""
+    """Return the keys per token of each cache slot: of every visit that attends."""
     return tuple(visit.keys for visit in visits(config, looped) if visit.keys)
 
 
 def uses(config: ModelConfig, looped: bool = True) -> tuple[Counter[int], Counter[int]]:
-    """Return how often a forward pass uses each layer as a whole, and how often only its keys and values."""
+    """Return how often a forward pass uses each layer, and how often only its keys and values."""
     found = visits(config, looped)
     return Counter(visit.layer for visit in found if visit.keys), Counter(
         visit.layer for visit in found if not visit.keys

@@ -1,4 +1,4 @@
-"""A package of somebody else: one stage and one metric, added through flyweight's public names alone.
+"""A package of somebody else: a stage, a metric and a linear kind, through public names alone.
 
 Importing it registers them. An installed package would name this module in its `pyproject.toml`:
 
@@ -6,13 +6,14 @@ Importing it registers them. An installed package would name this module in its 
     toy = "flyweight_toy"
 """
 
-from flyweight_toy import metric, stage
+from flyweight_toy import linear_scaled, metric, stage
 
 
 def register():
     """Add what this package has; doing it again changes nothing."""
     stage.register()
     metric.register()
+    linear_scaled.register()
 
 
 register()

@@ -17,6 +17,10 @@ MODELS = {
     "plain": {},
     "learned": {"position": "learned", "mlp": "gelu", "norm": "layernorm"},
     "repeat": {"sharing": {"kind": "repeat", "times": 2}, "attention": {"heads": 4, "kv_heads": 2}},
+    "blocks": {
+        "layers": 3,
+        "blocks": {"1-2": {"mlp": "relu", "attention": {"heads": 2, "kv_heads": 1, "head_dim": 8}}},
+    },
     "ngrams": {"embedding": {"bigram": {"kind": "hashed", "buckets": 50, "order": 4}}},
     "cycle-bigram": {
         "sharing": {"kind": "cycle", "times": 3},

@@ -8,7 +8,7 @@ from flyweight.core import bfloat16
 from flyweight.core.runtime import Runtime
 from flyweight.diagnosis import examine, probes
 from flyweight.model.linear_quant import Int8Linear
-from flyweight.model.packed import Fast, Kernel
+from flyweight.model.packed import DeviceKernel, Kernel
 
 RUNTIME = Runtime("cpu", 1)
 
@@ -70,7 +70,7 @@ def test_a_kernel_that_is_not_there_is_missing(monkeypatch):
         raise NotImplementedError("no such operator")
 
     monkeypatch.setattr(
-        Int8Linear, "fast", {"cpu": Fast(Kernel("k", "", gone), lambda dtype: None)}
+        Int8Linear, "fast", {"cpu": DeviceKernel(Kernel("k", "", gone), lambda dtype: None)}
     )
     line = probes._trial("x", "k", Int8Linear, torch.bfloat16, "cpu")
     assert (line.verdict, line.needed) == ("missing", False) and "no such operator" in line.found

@@ -12,7 +12,7 @@ from flyweight.errors import FlyweightError
 from flyweight.model import linear_quant, packed
 from flyweight.model.linear import KINDS, build
 from flyweight.model.linear_quant import NF4_VALUES, Int8Linear, NF4Linear, _nf4_multiply
-from flyweight.model.packed import REFERENCE, Fast, Kernel, Packed, choose_kernel
+from flyweight.model.packed import REFERENCE, DeviceKernel, Kernel, Packed, choose_kernel
 
 OPTIONS = [Int8(), NF4(), NF4(double=False), NF4(block=5), NF4(block=63, double=False)]
 SHAPES = [(5, 123), (123, 5), (64, 128), (300, 96), (7, 1), (1, 64)]
@@ -399,7 +399,7 @@ def test_a_kernel_that_is_wrong_or_fails_is_not_used_and_says_so(monkeypatch):
         (wrong, "wrong is wrong here"),
         (replace(wrong, multiply=broken), "does not run here: not compiled"),
     ]:
-        monkeypatch.setattr(Int8Linear, "fast", {"cpu": Fast(kernel, lambda dtype: None)})
+        monkeypatch.setattr(Int8Linear, "fast", {"cpu": DeviceKernel(kernel, lambda dtype: None)})
         choose_kernel.cache_clear()
         chosen = choose_kernel(Int8Linear, "cpu", torch.float32)
         assert chosen.name == REFERENCE
@@ -415,7 +415,7 @@ def test_a_kernel_gets_no_more_rows_than_it_is_good_for(monkeypatch):
         return layer.reference(x)
 
     kernel = Kernel("counting", "for few rows", counting, most_rows=4)
-    monkeypatch.setattr(Int8Linear, "fast", {"cpu": Fast(kernel, lambda dtype: None)})
+    monkeypatch.setattr(Int8Linear, "fast", {"cpu": DeviceKernel(kernel, lambda dtype: None)})
     choose_kernel.cache_clear()
     layer = made(Int8(), 12, 64)
     for rows in (1, 4, 5, 0):
@@ -435,9 +435,9 @@ def test_bitsandbytes_multiplies_as_the_reference(double, rows):
 
 
 def test_bitsandbytes_is_refused_for_rows_of_broken_blocks():
-    assert "whole blocks" in (made(NF4(), 4, 96).misfit() or "")
-    assert "blocks of 48" in (made(NF4(block=48), 4, 96).misfit() or "")
-    assert made(NF4(block=32), 4, 96).misfit() is None
+    assert "whole blocks" in (made(NF4(), 4, 96).kernel_mismatch() or "")
+    assert "blocks of 48" in (made(NF4(block=48), 4, 96).kernel_mismatch() or "")
+    assert made(NF4(block=32), 4, 96).kernel_mismatch() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -109,7 +109,7 @@ def test_a_copied_model_carries_no_tables() -> None:
     model = Decoder(ModelConfig(vocab_size=9, context=8, dim=16, layers=1))
     before = model(torch.arange(8)[None])
     twin = copy.deepcopy(model)
-    assert twin._rotary is not None and not twin._rotary._tables
+    assert twin._rotary is not None and not twin._rotary.by_size[16]._tables
     assert torch.equal(twin(torch.arange(8)[None]), before)
     assert not list(model.buffers())
 
