@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from flyweight.errors import FlyweightError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORE = -100
 """A target that counts nowhere: padding, or a prompt that is not to be learned."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import torch
 
 from flyweight.data.batch import IGNORE, Batch, rank_rows
 from flyweight.data.corpus import Split
@@ -94,6 +93,8 @@ class Windows:
 
         Raises RequestError where the processes cannot share the windows evenly.
         """
+        import torch
+
         starts = self.starts(step, rows, rank, world)
         within = np.minimum(starts, self.targets - self.context)
         windows = self._tokens.gather(within, self.context + 1)  # (rows, context + 1)

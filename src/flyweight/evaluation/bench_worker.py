@@ -277,7 +277,7 @@ def main() -> int:
     os.dup2(2, 1)
     try:
         asked = json.load(sys.stdin)
-        for module in asked.pop("modules"):
+        for module in asked.pop("modules", ()):
             importlib.import_module(module)
         measured = measure(Request(**asked))
     except FlyweightError as error:

@@ -52,6 +52,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "position.scaling.high_frequency_factor": {"position": {"scaling": {**LLAMA3}}},
     "position.scaling.original_context": {"position": {"scaling": {**LLAMA3}}},
     "attention.out_bias": {"attention": {"bias": False}},
+    "attention.sinks": {"attention": {"window": 8}},
 }
 
 

@@ -111,27 +111,27 @@ def with_weights(subject: Subject, change) -> Subject:
 
 
 class FutureLeak(Decoder):
-    def hidden(self, tokens, cache=None, mask=None):
+    def hidden(self, tokens, cache=None, mask=None, documents=None):
         return super().hidden(tokens, cache, mask) + 1e-6 * self.embedding.tokens.rows(tokens).mean(
             1, keepdim=True
         )
 
 
 class BatchNorm(Decoder):
-    def hidden(self, tokens, cache=None, mask=None):
+    def hidden(self, tokens, cache=None, mask=None, documents=None):
         hidden = super().hidden(tokens, cache, mask)
         return hidden + 1e-3 * hidden.mean(0, keepdim=True)
 
 
 class DeafToMasks(Decoder):
-    def hidden(self, tokens, cache=None, mask=None):
+    def hidden(self, tokens, cache=None, mask=None, documents=None):
         return super().hidden(tokens, cache)
 
 
 class StaleCache(Decoder):
     """Loses the first position of the cache once a second piece comes."""
 
-    def hidden(self, tokens, cache=None, mask=None):
+    def hidden(self, tokens, cache=None, mask=None, documents=None):
         if cache is not None and cache.length > 0:
             for keys in cache.keys:
                 keys[:, :, 0] = 0
@@ -139,7 +139,7 @@ class StaleCache(Decoder):
 
 
 class DeafWhenCached(Decoder):
-    def hidden(self, tokens, cache=None, mask=None):
+    def hidden(self, tokens, cache=None, mask=None, documents=None):
         return super().hidden(tokens, cache, None if cache is not None else mask)
 
 
@@ -155,7 +155,7 @@ class Forgetful(Decoder):
 class Deaf(Decoder):
     """Starts with a constant so loud that tokens do not matter."""
 
-    def hidden(self, tokens, cache=None, mask=None):
+    def hidden(self, tokens, cache=None, mask=None, documents=None):
         return super().hidden(tokens, cache, mask) * 0.05 + torch.ones(self.config.dim)
 
 
@@ -193,7 +193,7 @@ def copies(subject: Subject) -> Subject:
     """What an unshifted loss teaches: the head repeats the current token."""
 
     class Copying(Decoder):
-        def hidden(self, tokens, cache=None, mask=None):
+        def hidden(self, tokens, cache=None, mask=None, documents=None):
             return 10 * torch.nn.functional.normalize(self.embedding.tokens.rows(tokens), dim=-1)
 
         def logits(self, hidden):

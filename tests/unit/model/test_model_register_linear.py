@@ -111,7 +111,7 @@ def test_a_model_of_it_is_counted_and_costed(base: Any) -> None:
 def test_training_moves_what_trains_and_nothing_else(base: Any) -> None:
     model = Decoder(config(base))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for optimizer in optimizers.build(model, AdamW(lr=0.01), "fp32"):
+    for optimizer in optimizers.build_optimizers(model, AdamW(lr=0.01), "fp32"):
         F.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.flatten()).backward()
         optimizer.step()
     for name, tensor in model.state_dict().items():

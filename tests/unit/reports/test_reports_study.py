@@ -11,6 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from study_fixture import cell, finding, summary
 
+from flyweight.config.metrics import METRICS
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.study_summary import Spread, StudySummary
 from flyweight.reports.figures import study as study_plots
@@ -378,10 +379,10 @@ def test_bold_is_the_best_mean_and_what_is_not_significantly_worse():
 
 
 def test_a_metric_of_which_more_is_better_turns_every_judgement(monkeypatch):
-    more = dataclasses.replace(study_tables.METRICS["nll"], better="higher")
+    more = dataclasses.replace(METRICS["nll"], better="higher")
     cells = [cell("low", LOW, flops=2e11), cell("high", HIGH, flops=1e11)]
     assert bold(cells) == {"low"}
-    monkeypatch.setitem(study_tables.METRICS, "nll", more)
+    monkeypatch.setitem(METRICS, "nll", more)
     assert bold(cells) == {"high"}
     (best, *_) = study_advice(summary(cells)).choices
     assert best.label == "high, b"
