@@ -20,6 +20,7 @@ PATHS = ("README.md", "CONTRIBUTING.md", "docs", "src", "examples")
 NOT_PROSE = ("docs/log.md", "docs/adr")
 
 _END = re.compile(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*[-*|#>]|\n\s*\d+\. ")
+_ROW_OF_TABLE = re.compile(r"^\s*\|.*$", re.MULTILINE)
 _IS_NO = re.compile(r"(?<!there )\b(is|are|was) no\b (?!longer|more|one)")
 
 
@@ -33,11 +34,11 @@ class Finding:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a text, without code."""
+    """Yield the sentences of a text, without code and rows of tables."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    for sentence in _END.split(text):
+    for sentence in _END.split(_ROW_OF_TABLE.sub("\n", text)):
         words = " ".join(sentence.split())
-        if words and not words.startswith("|"):
+        if words:
             yield words
 
 

@@ -136,7 +136,7 @@ _HOMES = {
     "register_metric": "flyweight.config.metrics",
     "register_stage": "flyweight.store.stage",
 }
-"""Where the names are that are not of `flyweight.api`: plug-ins need them before anything is run."""
+"""Homes of the names outside `flyweight.api`: plug-ins need them before anything is run."""
 
 
 def __getattr__(name: str) -> Any:

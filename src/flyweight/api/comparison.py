@@ -206,8 +206,9 @@ class Compared:
             low, high = sorted((abs(decisive.low), abs(decisive.high)))
             corrected = f", corrected p = {row.p:.2g}" if count > 1 else ""
             return (
-                f"{row.name} is {row.verdict} than {reference} by {abs(decisive.value):.{n}f} {decisive.unit}"
-                f" (95 % interval {low:.{n}f} to {high:.{n}f}, {where}{corrected})"
+                f"{row.name} is {row.verdict} than {reference} "
+                f"by {abs(decisive.value):.{n}f} {decisive.unit} "
+                f"(95 % interval {low:.{n}f} to {high:.{n}f}, {where}{corrected})"
             )
         if pair.flattered:
             return (
@@ -217,13 +218,13 @@ class Compared:
             )
         if pair.verdict == "undecided":
             why = (
-                f"the interval {decisive.low:+.{n}f} to {decisive.high:+.{n}f} {decisive.unit} contains 0, "
-                f"{where}"
+                f"the interval {decisive.low:+.{n}f} to {decisive.high:+.{n}f} {decisive.unit} "
+                f"contains 0, {where}"
             )
         else:
             why = (
-                f"its own interval {decisive.low:+.{n}f} to {decisive.high:+.{n}f} leaves 0 out, but "
-                f"{count} comparisons were made"
+                f"its own interval {decisive.low:+.{n}f} to {decisive.high:+.{n}f} leaves 0 out, "
+                f"but {count} comparisons were made"
             )
         return f"{row.name} against {reference}: undecided ({why}); {_would_decide(pair, count)}"
 

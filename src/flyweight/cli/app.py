@@ -71,7 +71,10 @@ INTERRUPTION = "interrupted; finished work is kept, and the same command goes on
 
 
 def _interrupted() -> NoReturn:
-    """Say so and end; Ctrl-C that is pressed again meanwhile ends the process at once, without Python's words about it."""
+    """Print that the command was interrupted and exit with status 1.
+
+    A second Ctrl-C meanwhile ends the process at once, without Python's traceback.
+    """
     with suppress(ValueError):  # in another thread than the main one, which is not interrupted
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _fail(INTERRUPTION, 1)

@@ -1,4 +1,4 @@
-"""What every config is made of: frozen models that refuse unknown keys, bounded numbers, and choices by name."""
+"""The parts of every config: strict frozen models, bounded numbers, choices by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Strict(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _text(cls, value: Any) -> Any:
-        """Refuse what no UTF-8 file can hold: bytes of a file's name that are none, or half of a surrogate pair."""
+        """Refuse text that UTF-8 cannot hold.
+
+        It has bytes of a file's name that are not UTF-8, or half of a surrogate pair.
+        """
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and not text.isascii():
                 try:
@@ -34,7 +37,7 @@ class Strict(BaseModel):
 
 
 def choice(default: str | None = None) -> BeforeValidator:
-    """Let a bare name stand for `{kind: name}`, and options without a kind for those of the default kind."""
+    """Read a bare name as `{kind: name}`, and options without a kind as those of `default`."""
 
     def read(value: Any) -> Any:
         if isinstance(value, str):
@@ -60,7 +63,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _no_artifact(name: str) -> str:
-    """Refuse a recipe's name that artifacts, half-made ones among them, already use in the same folder."""
+    """Refuse a recipe's name that has the form of an artifact's, half-made ones included."""
     if re.fullmatch(r"[a-z_]+-[0-9a-f]{8}(\.partial)?", name):
         raise ValueError(
             f"{name!r} is what the folder of an artifact is called; choose another name for the run"

@@ -1,4 +1,6 @@
-"""The models that a decoder has to beat, as frozen, validated fields: linear and MLP over the last tokens, and an LSTM.
+"""Configs of the models that a decoder has to beat: linear, MLP and LSTM.
+
+The linear model and the MLP read the last tokens. All fields are frozen and validated.
 
 `Architecture` is any model that can be trained: `{kind: decoder | linear | mlp | lstm, ...}`, a
 decoder where no kind is named.
@@ -24,14 +26,17 @@ Layers = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class FanIn(Strict):
-    """Normal initialisation: embeddings with std `embedding`, matrices with std `gain` / sqrt(inputs); biases start at zero."""
+    """Normal initialisation, with a spread that falls with a matrix's inputs.
+
+    Embeddings have std `embedding`, matrices std `gain` / sqrt(inputs). Biases start at zero.
+    """
 
     embedding: Rate = 1.0
     gain: Rate = 1.0
 
 
 class _Baseline(Strict):
-    """What every baseline has: sizes, initialisation, and kinds of linear layer as a decoder has them."""
+    """Fields of every baseline: sizes, initialisation, kinds of linear layer."""
 
     vocab_size: PositiveInt | None = None
     context: PositiveInt | None = None
@@ -92,7 +97,10 @@ class LinearConfig(_NGram):
 
 
 class MlpConfig(_NGram):
-    """ReLU layers of `hidden` units, each with dropout, over the last tokens' embeddings (Bengio et al. 2003)."""
+    """ReLU layers over the last tokens' embeddings (Bengio et al. 2003).
+
+    Each layer has as many units as `hidden` says, and dropout.
+    """
 
     kind: Literal["mlp"] = "mlp"
     hidden: PositiveInt

@@ -41,7 +41,10 @@ class Rope(Strict):
 
 
 class Sinusoidal(Strict):
-    """Sines and cosines of the position, added to the token embedding (Vaswani et al. 2017): no parameters."""
+    """Sines and cosines of the position, added to the token embedding (Vaswani et al. 2017).
+
+    They have no parameters.
+    """
 
     kind: Literal["sinusoidal"] = "sinusoidal"
     base: Annotated[float, Field(gt=1)] = 10_000.0
@@ -97,7 +100,10 @@ class Add(Strict):
 
 
 class Alpha(Strict):
-    """a * x + (1 - a) * F(x) with a = sigmoid(w): two learned scalars a layer, whose a is `start` at first."""
+    """Residual a * x + (1 - a) * F(x) with a = sigmoid(w).
+
+    A layer learns two scalars w. Each a begins at `start`.
+    """
 
     kind: Literal["alpha"] = "alpha"
     start: Between = 0.5

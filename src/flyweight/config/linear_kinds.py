@@ -237,7 +237,10 @@ def register_kind(kind: type[LinearKind]) -> str:
 
 
 def _described(kind: type[LinearKind], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-    """Return a reference to a kind's JSON Schema; it is described once, as a kind may hold itself."""
+    """Return a reference to a kind's JSON Schema.
+
+    The schema itself is written once, because a kind may hold itself.
+    """
     name = f"{kind.__module__}.{kind.__qualname__}"
     reference = core_schema.definition_reference_schema(name)
     if name in _DESCRIBING:

@@ -13,7 +13,7 @@ BUCKETS = 8
 """How sure the counts are of a context, in so many steps: a feature of the gate."""
 
 CONFIDENCE = 2
-"""Features of the gate beside the hidden state: the network's entropy and its highest log-probability."""
+"""Features of the gate beside the hidden state: entropy and highest log-probability."""
 
 MOST_NGRAMS = 2**24
 """N-grams of one order: their numbers travel in float32, which is exact up to here."""
@@ -79,7 +79,10 @@ class Mixture(Strict):
 
 
 def table_bytes(counts: Counts, vocab_size: int) -> int:
-    """Return the bytes of the counts' tables: a token and a 16-bit share each, a start for each context."""
+    """Return the bytes of the counts' tables.
+
+    An entry has a token and a 16-bit share. A context has a start as well.
+    """
     entries = counts.entries or ()
     token = 2 if vocab_size <= 2**15 else 4
     starts = sum(4 * (size + 1) for size in entries[:-1])

@@ -84,17 +84,20 @@ def _window(config: ModelConfig, where: str = "") -> Iterator[str]:
     if window is None:
         if sinks:
             yield (
-                f"{where}attention.sinks: {sinks} sinks need attention.window; without a window every "
-                f"token sees the first ones anyway"
+                f"{where}attention.sinks: {sinks} sinks need attention.window; "
+                "without a window every token sees the first ones anyway"
             )
         return
     if sinks >= window:
         yield (
-            f"{where}attention.sinks: {sinks} is not smaller than attention.window {window}; lower sinks "
-            f"or raise the window"
+            f"{where}attention.sinks: {sinks} is not smaller than attention.window {window}; "
+            "lower sinks or raise the window"
         )
     if not config.layers:
-        yield f"{where}attention.window: a model without layers has no attention; leave the window out"
+        yield (
+            f"{where}attention.window: a model without layers has no attention; "
+            "leave the window out"
+        )
 
 
 def _ranks(config: ModelConfig) -> Iterator[str]:

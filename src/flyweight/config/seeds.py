@@ -16,7 +16,7 @@ def _one(value: Any) -> Any:
 
 
 def _several(value: Any) -> Any:
-    """Refuse a bare number: half of its readers take it for a seed, and half for how many there are."""
+    """Refuse a bare number, which could be a seed or the number of seeds."""
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         return value
     spelled = "[0, 1, 2]"

@@ -37,9 +37,10 @@ class Cycle(Strict):
 
 
 class Span(Strict):
-    """The middle layers `span` (first and last, counted from 0) are run `times` times, the others once.
+    """Run the middle layers `times` times and the others once.
 
-    The loop is switched on when the fraction `loop_from` of training is done; the finished model
+    `span` is the first and the last of the middle layers, counted from 0.
+    The loop is switched on when the fraction `loop_from` of training is done. The finished model
     always has it.
     """
 
@@ -70,7 +71,9 @@ class NoThinking(Strict):
 
 
 class Deep(Strict):
-    """`passes` passes before the one that answers, with a memory of keys and values at every place of the stack.
+    """Make `passes` passes before the one that answers, with a memory between them.
+
+    Every place of the stack has its own memory of keys and values.
 
     A pass goes on from what the one before put out (`input: previous`), or begins with the
     embedding again. In each pass a token attends to its own and earlier tokens' keys of this pass

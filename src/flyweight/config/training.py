@@ -44,7 +44,10 @@ Optimizer = Annotated[Annotated[AdamW | Muon, Discriminator("kind")], choice("ad
 
 
 class Schedule(Strict):
-    """Learning-rate factor by the fraction of the limit that is done: linear warm-up, flat, then a tail down to `final`."""
+    """Learning-rate factor by the fraction of the limit that is done.
+
+    It rises linearly during the warm-up, stays flat, then falls to `final` in the tail.
+    """
 
     warmup: Fraction = 0.02
     tail: Literal["cosine", "linear", "none"] = "cosine"
@@ -53,9 +56,10 @@ class Schedule(Strict):
 
 
 class SameAs(Strict):
-    """A limit taken from another stage: as many tokens, FLOPs or seconds as it spent (`total_*`: with its teachers).
+    """A limit taken from another stage: the tokens, FLOPs or seconds that it spent.
 
-    It is a stage's only limit: those of the recipe's defaults do not count where it stands.
+    `total_*` includes its teachers. `same_as` is a stage's only limit: it replaces those of the
+    recipe's defaults.
     """
 
     stage: str

@@ -111,7 +111,7 @@ def format_short_time(seconds: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Return a measured number with five digits, never with an exponent: 1.8551, 12,346, `1.2 M`."""
+    """Return a measured number with five digits and no exponent: 1.8551, 12,346, `1.2 M`."""
     if not math.isfinite(value):
         return f"{value}"
     if abs(value) >= 1e5:

@@ -1,4 +1,4 @@
-"""Fields of a recipe as `path=value` words: what a Python function is given, as if it were typed."""
+"""Fields of a recipe that a Python function is given, as the `path=value` words one types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML as recipes are written: safe, without YAML 1.1's surprises, and of a size that a person could have written."""
+"""YAML as recipes are written: safe, limited in size, without YAML 1.1's surprises."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def _text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error, `1e-3` is a number, and `no` and `on` are words like any other."""
+    """Safe YAML without the surprises of YAML 1.1.
+
+    A key given twice is an error, `1e-3` is a number, and `no` and `on` are ordinary words.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -146,7 +149,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _refuse_expansion(value: Any) -> None:
-    """Raise ValueError where aliases make a value that is endless, or larger than any recipe when written out."""
+    """Raise ValueError where aliases make a value endless, or larger than any recipe."""
     waiting, seen = [value], 0
     while waiting:
         seen += 1

@@ -103,7 +103,7 @@ def own_folder(path: Path) -> tuple[int, int]:
 
 
 def refuse_other(path: Path, made: tuple[int, int]) -> None:
-    """Raise FlyweightError where `path` is no longer the folder that `own_folder` identified as `made`."""
+    """Raise FlyweightError where `path` is no longer the folder `made`, from `own_folder`."""
     refuse_link(path)
     try:
         found = path.lstat()

@@ -1,4 +1,7 @@
-"""Files of rows (CSV, TSV, JSON lines, Parquet), each row's text column a document, in bounded memory."""
+"""Files of rows (CSV, TSV, JSON lines, Parquet), read in bounded memory.
+
+The text column of each row is a document.
+"""
 
 from __future__ import annotations
 

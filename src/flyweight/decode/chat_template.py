@@ -1,7 +1,7 @@
-"""Chat templates as Hugging Face models bring them: a conversation to the text, and the tokens, that the model was trained on.
+"""Chat templates of Hugging Face models: from a conversation to text and tokens.
 
-A template is code from elsewhere: it runs in jinja's sandbox in a process of its own
-(`template_worker`), which is limited in time and memory.
+The result is what the model was trained on. A template is code from elsewhere: it runs in jinja's
+sandbox in a process of its own (`chat_template_worker`), which is limited in time and memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """One model's template, and the special tokens that its text names (`bos_token`, `eos_token`, ...)."""
+    """One model's template, and its special tokens by name (`bos_token`, `eos_token`, ...)."""
 
     source: str
     where: Path
@@ -44,7 +44,9 @@ class ChatTemplate:
         return Helper(WORKER, MEGABYTES)
 
     def render(self, messages: Sequence[Message], reply: bool = True) -> str:
-        """Return the conversation as text, with the words that open the assistant's next turn where `reply`.
+        """Return the conversation as text.
+
+        Where `reply`, the text ends with the words that open the assistant's next turn.
 
         Raises RequestError with the template's own reason where it refuses the messages (a system
         text, for example), and FlyweightError where it fails or takes more time, memory or
@@ -79,7 +81,10 @@ class ChatTemplate:
         return answer["text"]
 
     def marked(self, messages: Sequence[Message], tokenizer: Tokenizer) -> str:
-        """Return the rendered conversation in which special tokens that a message merely writes out are marked for `tokens`."""
+        """Return the rendered conversation with marks for `tokens`.
+
+        A mark takes the place of a special token that a message merely writes out.
+        """
         hidden = re.compile("|".join(map(re.escape, _written(tokenizer))))
         place = {text: f"{MARK}{index}{MARK}" for index, text in enumerate(_written(tokenizer))}
         return self.render(

@@ -1,4 +1,6 @@
-"""The process in which chat templates are rendered: `hub.template` asks it, and ends it where it takes too long.
+"""The process that renders chat templates.
+
+`decode.chat_template` asks it, and ends it where it takes too long.
 
 A template is code from elsewhere: it runs in jinja's sandbox, with the variables and settings that
 transformers gives it.
@@ -20,7 +22,10 @@ from flyweight.core.helper import serve
 
 
 class _Generation(Extension):
-    """The tag around what the assistant says, which only training needs: here its body is rendered and nothing else."""
+    """The tag around what the assistant says, which only training needs.
+
+    Here its body is rendered as if there were no tag.
+    """
 
     tags = {"generation"}  # noqa: RUF012 - jinja's own declaration
 
@@ -50,7 +55,9 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 def render(question: dict[str, Any]) -> dict[str, Any]:
-    """Return the `text` of a conversation, or why there is none: `unusable`, `refused` or `failed` with the reason.
+    """Return the `text` of a conversation, or the reason why there is none.
+
+    The reason's key is `unusable`, `refused` or `failed`.
 
     `source` is the template, `variables` what it is given, `longest` the most characters that it
     may make.

@@ -1,4 +1,4 @@
-"""How the next token is chosen where nobody says it: as the model's own files have it, else at temperature 0.8.
+"""The default choice of the next token: as the model's own files say, else at temperature 0.8.
 
 As in transformers, a model that says `do_sample: false` is greedy, and one that draws does so at
 temperature 1 among the 50 likeliest tokens where its files name nothing else. Files that name a
@@ -111,7 +111,10 @@ def of(folder: Path, **given: float | None) -> Drawing:
 
 
 def _fields(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Return what a model's files say of generation, and which: older ones say it in their config."""
+    """Return the fields of generation in a model's files, and the file that has them.
+
+    Older models have them in their config.
+    """
     file = next((folder / name for name in IDS if (folder / name).is_file()), folder / IDS[0])
     return json_object(file), file
 

@@ -16,7 +16,10 @@ UNLIMITED = 2**31
 """The context of a model whose config names none."""
 
 FIRST = 4096
-"""New tokens that the first cache has room for: it grows by doubling, as what is asked for can be more than memory holds."""
+"""New tokens that the first cache has room for.
+
+The cache grows by doubling, because a request can be longer than memory allows.
+"""
 
 Stop = Callable[[int, list[int]], bool]
 OnToken = Callable[[int, int], None]

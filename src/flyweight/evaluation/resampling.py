@@ -70,7 +70,10 @@ class Ratio:
 
     @classmethod
     def of(cls, totals: np.ndarray, counts: np.ndarray, kind: MetricKind) -> Ratio:
-        """Return the ratio of a metric's summed scores: over all targets, or each unit's mean alike."""
+        """Return the ratio of a metric's summed scores.
+
+        It is over all targets, or over units, where each unit's mean counts the same.
+        """
         if kind.over == "targets":
             return cls(totals, counts.astype(np.float64))
         return cls(totals / np.maximum(counts, 1), (counts > 0).astype(np.float64))

@@ -78,7 +78,9 @@ class _Tensor:
 
 
 def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exported:
-    """Write the model in `folder` (config.json, model.safetensors, tokenizer.json) as the new GGUF file `out`, or not at all.
+    """Write the model in `folder` as the new GGUF file `out`, or not at all.
+
+    The folder has config.json, model.safetensors and tokenizer.json.
 
     `type` is how matrices are stored (one of TYPES), `name` what the file calls its model (else its
     own name). Raises RequestError with every reason why llama.cpp could not compute the same,
@@ -124,8 +126,18 @@ def _library() -> Any:
 # --- what llama.cpp would compute ---
 
 
+def _nearest(config: schema.ModelConfig) -> str:
+    """Return the name of the family that the config resembles most."""
+    if isinstance(config.position, schema.Learned):
+        return "gpt2"
+    return "qwen3" if config.attention.qk_norm else "llama"
+
+
 def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list[str]]:
-    """Return the config with its layers written out, the nearest family, and why it does not fit."""
+    """Return the config with its layers written out, the nearest family, and its faults.
+
+    A fault is a reason why the model does not fit that family.
+    """
     attention, norm, mlp = config.attention, config.norm, config.mlp
     learned = isinstance(config.position, schema.Learned)
     bias = learned or attention.bias or bool(attention.out_bias)
@@ -142,7 +154,7 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
             "mlp": mlp.model_copy(update={"bias": learned or mlp.bias}),
         }
     )
-    family = FAMILIES["gpt2" if learned else "qwen3" if attention.qk_norm else "llama"]
+    family = FAMILIES[_nearest(config)]
     reasons = []
     if packed := sorted({kind.label for kind in config.linears.values() if not kind.plain}):
         reasons.append(

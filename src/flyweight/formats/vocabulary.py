@@ -91,8 +91,8 @@ def read(path: Path, size: int, reasons: list[str]) -> Vocabulary | None:
     model, before, warnings = raw["model"], len(reasons), []
     if model["type"] != "BPE":
         reasons.append(
-            f"its tokenizer is a {model['type']}, not a byte-level BPE, the only kind that llama.cpp "
-            "reads alike"
+            f"its tokenizer is a {model['type']}, not a byte-level BPE, the only kind that "
+            "llama.cpp reads alike"
         )
         return None
     pre = _pre_tokenizer(raw, reasons)

@@ -106,7 +106,9 @@ class Attention(nn.Module):
         slot: CacheSlot | None,
         memory_kv: KeysAndValues | None = None,
     ) -> tuple[Tensor, KeysAndValues]:
-        """Return what each position reads of those it may see, (B, T, dim), and its keys and values.
+        """Return what each position reads, (B, T, dim), and its keys and values.
+
+        A position reads those that it may see.
 
         `memory_kv` is the memory's part of these tokens. Read with it, the cache holds both, side
         by side in the last dimension.

@@ -58,7 +58,10 @@ def write(config: Architecture, tensors: Mapping[str, Tensor], folder: str | Pat
 
 
 def check(config: Architecture, tensors: Mapping[str, Tensor], where: str | Path) -> None:
-    """Raise FlyweightError where a tensor of a model's state is missing, unexpected or of another shape or dtype."""
+    """Raise FlyweightError where the tensors are not those of the config's model.
+
+    A tensor is missing, is unexpected, or has another shape or dtype.
+    """
     with torch.device("meta"):
         model = build(config)
     if faults := _faults(model, tensors):

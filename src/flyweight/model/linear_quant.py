@@ -87,7 +87,7 @@ class Int8Linear(Packed):
     The error of a weight is at most half its row's scale.
 
     Scales are bfloat16. float16 is as small, but its range ends at 6e-8 and ruins rows of tiny
-    weights (zero-initialised projections). float32 is no better: both errors measure 0.747 % of a
+    weights (zero-initialised projections). float32 is not better: both errors measure 0.747 % of a
     normal matrix's norm, because the codes are rounded against the scale that is stored.
     """
 

@@ -27,7 +27,10 @@ class TokenEmbedding(nn.Module):
 
 
 class LstmLayer(nn.Module):
-    """One layer: input, forget, candidate and output gates in this order, as torch has them, with one bias for all."""
+    """One LSTM layer.
+
+    Its gates are input, forget, candidate and output, in torch's order, with one bias for all.
+    """
 
     def __init__(self, config: LstmConfig, name: str, width: int) -> None:
         super().__init__()
@@ -42,9 +45,10 @@ class LstmLayer(nn.Module):
     def forward(
         self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the outputs (B, T, hidden) of x (B, T, width) after the state h, c (B, hidden), and the state after them.
+        """Return the outputs (B, T, hidden) of x (B, T, width), and the state after them.
 
-        Where `mask` (B, T) is False the state stays what it was.
+        h and c (B, hidden) are the state before x. Where `mask` (B, T) is False, the state
+        does not change.
         """
         dense = self.input.kind.plain and self.recurrent.kind.plain
         if dense and mask is None and not x.is_meta:
@@ -54,7 +58,10 @@ class LstmLayer(nn.Module):
     def unrolled(
         self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `forward` does, step by step: for padding, packed weights, and to count the products."""
+        """Return what `forward` returns, computed step by step.
+
+        Padding and packed weights need it, and so does the count of products.
+        """
         gates, outputs = self.input(x), list[Tensor]()  # (B, T, 4 * hidden)
         for step in range(x.shape[1]):
             i, f, g, o = (gates[:, step] + self.recurrent(h)).chunk(4, -1)  # (B, hidden) each
@@ -126,7 +133,9 @@ class LSTM(nn.Module):
         mask: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
-        """Return the last layer's outputs (B, T, hidden) for tokens (B, T), which follow those in the cache.
+        """Return the last layer's outputs (B, T, hidden) for tokens (B, T).
+
+        The tokens follow those in the cache.
 
         `mask` (B, S) is False on left padding, over cached and new positions; padding leaves the
         state as it is. Raises RequestError for documents.
@@ -170,11 +179,17 @@ class LSTM(nn.Module):
         return self._table()(hidden)
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the head in parts, differentiable: what it reads (..., width), its matrix (vocab_size, width), no bias."""
+        """Return the head in parts, differentiable: what it reads, its matrix, and no bias.
+
+        The parts have the shapes (..., width) and (vocab_size, width).
+        """
         return hidden, self._table().dense(), None
 
     def new_cache(self, batch: int, length: int) -> StateCache:
-        """Return an empty cache for `batch` rows of up to `length` tokens: it keeps one state, however many there are."""
+        """Return an empty cache for `batch` rows of up to `length` tokens.
+
+        It keeps one state a row, however many tokens there are.
+        """
         return StateCache(length, *self._zero_state(batch, self.dtype))
 
     @property

@@ -41,7 +41,9 @@ class _Level:
 
 
 class CountTables(nn.Module):
-    """Pruned Kneser-Ney counts as a trie: an n-gram's context is the number of an n-gram one order down.
+    """Pruned Kneser-Ney counts as a trie.
+
+    An n-gram's context is the number of an n-gram one order down.
 
     Stored for order n: `tokens_n` (U,) last tokens, ascending within a context; `codes_n` (U,)
     int16; from order 2 on `starts_n` (C + 1,). What is left to shorter contexts follows from the
@@ -91,7 +93,9 @@ class CountTables(nn.Module):
         return _Level(context * self.vocab_size + tokens, starts, shares, backoff)
 
     def contexts(self, history: Tensor, length: int) -> Tensor:
-        """Return the numbers of the contexts of the last `length` tokens of a history (B, S): (B, length, order - 1).
+        """Return the numbers of the contexts of the last `length` tokens of a history (B, S).
+
+        The shape is (B, length, order - 1).
 
         Column n - 1 is the n-gram that ends with that token, or -1 where the counts have none.
         """
@@ -106,7 +110,7 @@ class CountTables(nn.Module):
         return torch.stack([ids[:, reach - length :] for ids in known], -1)
 
     def distribution(self, contexts: Tensor) -> Tensor:
-        """Return the probabilities of the next token after contexts (N, order - 1): (N, V), float32."""
+        """Return the next token's probabilities (N, V) after contexts (N, order - 1), float32."""
         levels, unigram = self.levels()
         rows = torch.arange(len(contexts), device=contexts.device)
         left = torch.ones(len(contexts), device=contexts.device)  # what longer contexts leave
@@ -126,7 +130,11 @@ class CountTables(nn.Module):
         return result.addcmul_(left.unsqueeze(1), unigram)
 
     def confidence(self, contexts: Tensor) -> Tensor:
-        """Return the longest known context's length and how much it keeps, as a number below order * BUCKETS: (N,)."""
+        """Return a number for how well the counts know each context: (N,).
+
+        It is below order * BUCKETS, and joins the length of the longest known context with how much
+        of the probability that context keeps.
+        """
         levels, _ = self.levels()
         result = torch.zeros(len(contexts), dtype=torch.long, device=contexts.device)
         for n, (level, ids) in enumerate(zip(levels[1:], contexts.unbind(1), strict=True), start=1):
@@ -137,13 +145,13 @@ class CountTables(nn.Module):
 
 
 def _find(keys: Tensor, wanted: Tensor, possible: Tensor) -> Tensor:
-    """Return the positions of `wanted` in ascending `keys`, -1 where they are missing or not `possible`."""
+    """Return where `wanted` is in ascending `keys`: -1 if missing or not `possible`."""
     at = torch.searchsorted(keys, wanted.contiguous()).clamp(max=len(keys) - 1)
     return torch.where(possible & (keys[at] == wanted), at, -1)
 
 
 class Pointed(NamedTuple):
-    """Where a pointer points: tokens and weights (..., places), the length of the best match (...)."""
+    """What a pointer points at: tokens, weights (..., places), the best match's length (...)."""
 
     tokens: Tensor
     weights: Tensor
@@ -151,7 +159,9 @@ class Pointed(NamedTuple):
 
 
 def point(config: Pointer, history: Tensor, length: int, no_token: int) -> Pointed:
-    """Return what followed earlier occurrences of the ends of a history (B, S), for its last `length` places.
+    """Return what followed the earlier matches of a history (B, S), at its last `length` places.
+
+    At each place the history's end is matched with the history before it.
 
     `no_token` marks padding, which matches nothing. Weights are zero where there is no match.
     """
@@ -222,9 +232,10 @@ class MixtureHead(nn.Module):
         return 0 if self.counts is None else self.counts.order - 2
 
     def extended(self, hidden: Tensor, history: Tensor) -> Tensor:
-        """Return hidden states (B, T, dim) with the evidence of a history (B, S) that ends with them: (B, T, dim + E).
+        """Return hidden states (B, T, dim) with their evidence added: (B, T, dim + E).
 
-        Padding in the history is marked by `vocab_size`.
+        The evidence is of a history (B, S) that ends with the hidden states. `vocab_size` marks
+        padding in the history.
         """
         length, columns = hidden.shape[1], [hidden.float()]
         if self.counts is not None:
@@ -235,7 +246,10 @@ class MixtureHead(nn.Module):
         return torch.cat(columns, -1)
 
     def log_probabilities(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """Return the mixture's log-probabilities (N, V) from extended hidden states (N, dim + E) and network logits."""
+        """Return the mixture's log-probabilities (N, V).
+
+        `hidden` (N, dim + E) is extended, `logits` (N, V) are the network's.
+        """
         experts = self.experts(hidden, logits)
         gates = self.gates(hidden, experts[0]).exp()  # (N, experts)
         mixed = experts[0].exp() * gates[:, :1]
@@ -244,7 +258,7 @@ class MixtureHead(nn.Module):
         return mixed.clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def experts(self, hidden: Tensor, logits: Tensor) -> list[Tensor]:
-        """Return the network's log-probabilities, then the other experts' probabilities: (N, V) each."""
+        """Return the network's log-probabilities, then the others' probabilities: (N, V) each."""
         experts = [F.log_softmax(logits.float(), -1)]
         evidence = hidden[:, self.dim :]
         if self.counts is not None:
@@ -256,11 +270,17 @@ class MixtureHead(nn.Module):
         return experts
 
     def gates(self, hidden: Tensor, network: Tensor) -> Tensor:
-        """Return the log of every expert's share (N, experts), given the network's log-probabilities (N, V)."""
+        """Return the log of every expert's share (N, experts).
+
+        `network` (N, V) is the network's log-probabilities.
+        """
         return self.shares(*self.features(hidden, network))
 
     def features(self, hidden: Tensor, network: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the gates read: numbers (N, dim + 2), a case (N,), and which experts speak (N, experts)."""
+        """Return what the gates read.
+
+        It is numbers (N, dim + 2), a case (N,), and which experts speak (N, experts).
+        """
         confidence = torch.stack((-(network.exp() * network).sum(-1), network.amax(-1)), -1)
         numbers = torch.cat((hidden[:, : self.dim].float(), confidence), -1)
         case = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)

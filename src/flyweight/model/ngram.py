@@ -1,4 +1,7 @@
-"""The linear and MLP next-token models: the embeddings of the last tokens side by side, and what is computed of them."""
+"""The linear and MLP next-token models.
+
+They read the embeddings of the last tokens, side by side.
+"""
 
 from __future__ import annotations
 
@@ -110,11 +113,17 @@ class NGram(nn.Module):
         return self.head.linear(hidden)
 
     def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the head in parts, differentiable: what it reads (..., width), its matrix (vocab_size, width), no bias."""
+        """Return the head in parts, differentiable: what it reads, its matrix, and no bias.
+
+        The parts have the shapes (..., width) and (vocab_size, width).
+        """
         return hidden, self.head.linear.dense(), None
 
     def new_cache(self, batch: int, length: int) -> StateCache:
-        """Return an empty cache for `batch` rows of up to `length` tokens: it keeps the last history - 1 of them."""
+        """Return an empty cache for `batch` rows of up to `length` tokens.
+
+        It keeps the last history - 1 tokens.
+        """
         return StateCache(length, self._nothing(batch))
 
     @property

@@ -40,7 +40,10 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNormCPU(torch.autograd.Function):
-    """RMSNorm with its own backward: torch has no fused kernel on the CPU, and its composite backward takes 3x as long."""
+    """RMSNorm with its own backward, for the CPU.
+
+    torch has no fused kernel there, and its composite backward takes 3 times as long.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

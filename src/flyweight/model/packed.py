@@ -113,7 +113,7 @@ class Packed(LinearLayer):
     def from_dense(
         cls, weight: Tensor, bias: Tensor | None, kind: LinearKind | None = None
     ) -> Self:
-        """Return a layer on the weight's device with this weight (out, in) packed, and this bias (out)."""
+        """Return a layer with this weight (out, in) packed and this bias (out), on its device."""
         with torch.device(weight.device):
             layer = cls(weight.shape[1], weight.shape[0], bias is not None, kind).to(weight.dtype)
         layer.pack(weight)

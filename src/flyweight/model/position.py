@@ -1,4 +1,7 @@
-"""Where a token stands: vectors added to the embedding, learned or of sines and cosines, or rotations of queries and keys."""
+"""Positions: vectors added to the embedding, or rotations of queries and keys.
+
+The vectors are learned, or sines and cosines.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ class LearnedPositions(nn.Module):
         self.weight = nn.Parameter(torch.empty(context, dim))
 
     def forward(self, positions: Tensor | None, start: int, length: int) -> Tensor:
-        """Return the vectors at `positions` (B, T), or at start, start + 1, ...: (B, T, dim) or (T, dim)."""
+        """Return the vectors at `positions` (B, T): (B, T, dim).
+
+        Without positions they are those at start, start + 1, ...: (T, dim).
+        """
         return (
             self.weight[start : start + length]
             if positions is None
@@ -31,10 +37,10 @@ class LearnedPositions(nn.Module):
 
 
 class Sinusoids:
-    """Row p is sin(p r_0), cos(p r_0), sin(p r_1), ... with r_i = base^(-2i / dim), in float64 rounded to the dtype asked for.
+    """Row p is sin(p r_0), cos(p r_0), sin(p r_1), ... with r_i = base^(-2i / dim).
 
-    Tables are kept per device and dtype and grown by doubling; like rotary ones they are no
-    buffers.
+    It is computed in float64 and rounded to the dtype asked for. Tables are kept per device and
+    dtype and grown by doubling. Like rotary tables they are not buffers.
     """
 
     def __init__(self, config: schema.Sinusoidal, dim: int) -> None:
@@ -45,7 +51,10 @@ class Sinusoids:
         return {**self.__dict__, "_tables": {}}
 
     def rows(self, like: Tensor, positions: Tensor | None, start: int, length: int) -> Tensor:
-        """Return the vectors at `positions` (B, T), or at start, start + 1, ..., as `like`: (B, T, dim) or (T, dim)."""
+        """Return the vectors at `positions` (B, T), with device and dtype of `like`: (B, T, dim).
+
+        Without positions they are those at start, start + 1, ...: (T, dim).
+        """
         table = self._table(like.device, like.dtype, start + length)
         return table[start : start + length] if positions is None else table[positions]
 
@@ -85,7 +94,7 @@ class RotationBySize(Rotation):
 
 @dataclass(frozen=True)
 class PairRotation(Rotation):
-    """Factors of one forward pass, broadcast over heads: (T, 1, channels) or (B, T, 1, channels)."""
+    """Factors of a forward pass, equal in all heads: (T, 1, channels) or (B, T, 1, channels)."""
 
     cos: Tensor
     sin: Tensor  # the sign of the first half is already turned
@@ -123,7 +132,10 @@ class RotaryTables:
     def rotation(
         self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int
     ) -> Rotation:
-        """Return the factors at `positions` (B, T), or at start ... start + length - 1, on the device of `like`."""
+        """Return the factors at `positions` (B, T), on the device of `like`.
+
+        Without positions they are those at start, ..., start + length - 1.
+        """
         cos, sin = self._table(like.device, dtype, start + length)  # (N, 1, channels) each
         if positions is None:
             return PairRotation(cos[start : start + length], sin[start : start + length])

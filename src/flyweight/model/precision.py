@@ -22,13 +22,19 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
 
 
 def fast_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype in which this machine best multiplies `x`: its own, but float32 on CPUs that only emulate it."""
+    """Return the dtype in which this machine best multiplies `x`.
+
+    It is that of `x`, or float32 on a CPU that only emulates it.
+    """
     half = x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu"
     return torch.float32 if half and not (x.dtype == torch.bfloat16 and native_bf16()) else x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context in which autocast leaves products of `x` alone: for code that has chosen its dtype itself."""
+    """Return a context in which autocast leaves products of `x` alone.
+
+    Code that has chosen its dtype itself needs it.
+    """
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)

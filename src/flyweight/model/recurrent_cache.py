@@ -1,4 +1,7 @@
-"""What a model without keys and values keeps of the tokens it has read: tensors whose size does not grow with them."""
+"""The cache of a model without keys and values.
+
+Its tensors do not grow with the tokens that the model has read.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class StateCache:
         self.state = tuple(each.index_select(0, rows) for each in self.state)
 
     def truncate(self, length: int, kept: Tensor) -> bool:
-        """Return False: a state has no way back to `kept` (1, length), so all of it has to be read anew."""
+        """Return False: a state cannot go back to `kept` (1, length), which has to be read anew."""
         return False
 
     def resize(self, length: int) -> None:

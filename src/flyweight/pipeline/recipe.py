@@ -234,8 +234,8 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     try:
         if file.exists() and not file.is_file():
             raise RequestError(
-                f"data.tokenizer.path: {file} is not a file; name a tokenizer.json or a folder that "
-                f"has one"
+                f"data.tokenizer.path: {file} is not a file; "
+                "name a tokenizer.json or a folder that has one"
             )
         content = sha256(file)
     except (OSError, ValueError) as error:

@@ -1,8 +1,10 @@
 """The visit list: which layer runs when, and in which pass.
 
+```
 layers 0 1 2, span [1, 1] twice       stack   0 1 1 2
 thinking with 2 passes                visits  0 1 1 2 | 0 1 1 2 | 0 1 1 2
                                               pass 0    pass 1    pass 2, the one that answers
+```
 """
 
 from __future__ import annotations

@@ -471,7 +471,9 @@ def _leave_only_the_resume_point(draft: Draft) -> Path | None:
     refuse_link(events)
     whole = (partial / STATE / "current.json").exists()
     lost = None if whole else next(partial.glob(f"{STATE}/step-*"), None)
-    kept = [STATE, *([EVENTS] if events.is_file() else [])] if whole else []
+    kept = []
+    if whole:
+        kept = [STATE, EVENTS] if events.is_file() else [STATE]
     remove_inside(partial, draft.made, kept)
     if events.exists():
         own = partial / f".{EVENTS}{PARTIAL}"

@@ -121,9 +121,9 @@ def written(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {written(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(written, value))}]"
-    return (
-        str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # --- conditions ---
@@ -179,13 +179,9 @@ def _value(cell: Place, axis: str) -> Any:
 
 
 def _shown(axis: str, value: Any) -> str:
-    return (
-        f"context {value}"
-        if axis == "context"
-        else str(value)
-        if axis in ("data", "model", "budget")
-        else f"{axis} {value}"
-    )
+    if axis in ("data", "model", "budget"):
+        return str(value)
+    return f"{axis} {value}"
 
 
 def _equal_cells(
@@ -300,7 +296,11 @@ def lines_of(cells: Sequence[Placed]) -> list[list[Placed]]:
 
 
 def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
-    """Return a model at some FLOPs: between two budgets on the line in log FLOPs, else its nearest."""
+    """Return a model at some FLOPs, or None where the curve does not reach them.
+
+    Between two budgets it is on the line in log FLOPs. Elsewhere it is that of the nearest budget,
+    if that is within `tolerance`.
+    """
     nearest = min(curve, key=lambda point: abs(math.log(point.flops / flops)))
     if abs(nearest.flops / flops - 1) <= SAME:
         return nearest
@@ -394,7 +394,11 @@ def _contest(
         short = f"{len(seeds)} seeds in common; a test needs {LEAST_SEEDS}"
         return made.model_copy(update={"difference": mean, "why": short})
     mean, low, high = student(differences)
-    verdict: Verdict = "confirmed" if high < 0 else "refuted" if low > 0 else "undecided"
+    verdict: Verdict = "undecided"
+    if high < 0:
+        verdict = "confirmed"
+    elif low > 0:
+        verdict = "refuted"
     p = _two_sided(mean, high - mean, len(seeds))
     return made.model_copy(
         update={"difference": mean, "low": low, "high": high, "p": p, "verdict": verdict}

@@ -238,7 +238,10 @@ class Select(Stage[schema.Select]):
         return {**candidates[chosen].facts, "chosen": chosen}
 
     def plan(self, config: schema.Select, inputs: PlannedInputs) -> Outline:
-        """Return the candidates' model where they are all alike: nobody knows yet which it will be."""
+        """Return the candidates' model where they are all alike.
+
+        Which of them is chosen is not known before they are trained.
+        """
         candidates = list(inputs.models.values())
         alike = len(candidates) == len(config.among) and len(set(map(repr, candidates))) == 1
         return Outline(candidates[0] if alike else None)

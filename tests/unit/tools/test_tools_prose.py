@@ -36,6 +36,7 @@ def test_short_sentences_pass(tmp_path):
     file = tmp_path / "page.md"
     file.write_text(
         "# Title\n\nOne idea. It is no longer there.\n\n```\n" + "word " * 50 + "\n```\n"
+        "\n| " + "word " * 40 + "| is no word |\n| " + "word " * 40 + "|\n"
     )
     assert list(tool("prose").in_markdown(file)) == []
 
