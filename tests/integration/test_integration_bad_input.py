@@ -188,7 +188,7 @@ def test_a_tokenizer_that_does_not_fit(flyweight, toy_recipe, text_file):
         "vocab_size: 7",
     )
     words = ("stages.student.data.tokenizer=char", "--threads", 1)
-    refused(flyweight("run", toy_recipe, *words), "tokenizer is not that of the corpus")
+    refused(flyweight("run", toy_recipe, *words), "the corpus use different tokenizers")
 
 
 def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(

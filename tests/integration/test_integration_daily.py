@@ -99,7 +99,7 @@ def test_quantize_and_export_keep_the_template(places, answer, pipe, tmp_path):
 def test_bad_requests_of_a_chat(places, pipe):
     bad = {
         (b"\xff\n", "chat", places["base"]): "line 1: not UTF-8",
-        (b"/what\n", "chat", places["base"]): "no command /what",
+        (b"/what\n", "chat", places["base"]): "/what is not a command",
         (b"a\n", "chat", places["base"], "--system", "Be kind."): "no chat template",
         (b"a\n", "chat", places["base"], "--stop", ""): "empty stop",
         (b"y" * 900, "chat", places["ours"]): "say it shorter",
@@ -174,7 +174,7 @@ def test_a_conversation_in_a_terminal(places, tmp_path):
     terminal.type("/help\n")
     terminal.until("forget everything said")
     terminal.type("/nothing\n")
-    terminal.until("there is no /nothing")
+    terminal.until("/nothing is not a command")
     terminal.until("> ")
     for _ in range(5):  # an answer may end by itself just before the signal comes
         terminal.type("Hello\n")

@@ -13,6 +13,7 @@ from flyweight.api import runs
 from flyweight.api.measurements import Model
 from flyweight.api.own_text import choose, is_text
 from flyweight.api.session import DEFAULT, Session
+from flyweight.api.signatures import shown_as_written
 from flyweight.config import schema, study as study_config
 from flyweight.errors import RequestError
 from flyweight.planning.grid import GridPlan
@@ -22,6 +23,7 @@ from flyweight.store.artifact import Artifact
 Target = schema.Recipe | study_config.Study | schema.Architecture | Mapping[str, Any] | Model
 
 
+@shown_as_written
 def plan(
     target: Target,
     *overrides: str,

@@ -18,6 +18,7 @@ from flyweight.api.forgetting import forget
 from flyweight.api.measurements import Model
 from flyweight.api.results import Run as Run, StudyRun as StudyRun
 from flyweight.api.session import DEFAULT, Session, shows_progress, working
+from flyweight.api.signatures import shown_as_written
 from flyweight.config import catalogue, load as config_load, schema, study as study_config
 from flyweight.core import machine
 from flyweight.core.files import digest
@@ -365,6 +366,7 @@ def _summarise(
     )
 
 
+@shown_as_written
 def study(
     target: study_config.Study | str | Path | Mapping[str, Any],
     *overrides: str,
