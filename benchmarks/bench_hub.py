@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from rows import ROOT, Rows
 
-from flyweight.checkpoints import checkpoint, convert
+from flyweight.checkpoints import convert, read
 from flyweight.checkpoints.families import family_of
 from flyweight.config.schema import ModelConfig
 from flyweight.formats import hf
@@ -39,7 +39,7 @@ def main() -> None:
         for name in hub_fixture.CHECKPOINTS:
             here = Path(place) / name
             theirs = hub_fixture.save(name, here / "hf", shard="20KB")
-            config, state = convert.decoder(checkpoint.read(here / "hf"))
+            config, state = convert.decoder(read.read(here / "hf"))
             folder.write(config, state, here / "ours")
             model = folder.load(here / "ours").eval()
             tokens = torch.randint(
@@ -52,9 +52,7 @@ def main() -> None:
             convert.write(
                 *convert.checkpoint_files(config, state, family_of(config)[0]), here / "again"
             )
-            before, after = (
-                dict(checkpoint.read(here / part).tensors()) for part in ("hf", "again")
-            )
+            before, after = (dict(read.read(here / part).tensors()) for part in ("hf", "again"))
             changed = sum(
                 key not in after or not torch.equal(tensor, after[key])
                 for key, tensor in before.items()

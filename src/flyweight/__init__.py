@@ -111,8 +111,8 @@ if TYPE_CHECKING:
         Outline,
         PlannedInputs,
         Stage,
-        register_stage,
     )
+    from flyweight.store.stage_registry import register_stage
 
 register_when_imported()
 
@@ -134,7 +134,7 @@ _HOMES = {
     "TrainingStage": "flyweight.config.schema",
     "register_linear": "flyweight.model.linear",
     "register_metric": "flyweight.config.metrics",
-    "register_stage": "flyweight.store.stage",
+    "register_stage": "flyweight.store.stage_registry",
 }
 """Homes of the names outside `flyweight.api`: plug-ins need them before anything is run."""
 

@@ -17,7 +17,7 @@ from flyweight.config import linear_kinds, load, metrics, plugins, schema, study
 from flyweight.errors import RequestError
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.model import linear
-from flyweight.store import stage as stages
+from flyweight.store import stage_registry as stages
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 

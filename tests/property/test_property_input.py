@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from flyweight.api import model_references
-from flyweight.checkpoints import checkpoint
+from flyweight.checkpoints import read as checkpoint
 from flyweight.config import load
 from flyweight.config.schema import Recipe
 from flyweight.config.units import parse_count, parse_size, parse_time

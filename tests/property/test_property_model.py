@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from model_identities import IDENTITIES, cached, difference
 from model_sample import CONFIGS, FIELDS, ROWS, model_of, tokens_of
 
-from flyweight.checkpoints import checkpoint, convert
+from flyweight.checkpoints import convert, read
 from flyweight.config.schema import Deep
 from flyweight.model.linear import Linear
 from flyweight.spec.visits import visits
@@ -69,7 +69,7 @@ def test_cached_equals_uncached_in_float32(index: int, tmp_path: Any) -> None:
 def test_our_own_checkpoint_comes_back_to_the_bit(index: int, tmp_path: Any) -> None:
     model = model_of(index, torch.float32)
     convert.write(*convert.checkpoint_files(model.config, model.state_dict(), None), tmp_path)
-    config, state = convert.decoder(checkpoint.read(tmp_path))
+    config, state = convert.decoder(read.read(tmp_path))
     wanted = model.state_dict()
     assert config == model.config and state.keys() == wanted.keys()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)

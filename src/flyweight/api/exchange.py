@@ -83,7 +83,7 @@ def _export_folder(artifact: Artifact, out: Path, session: Session) -> Exported:
 
 
 def _export_gguf(artifact: Artifact, out: Path, type: str, session: Session) -> Exported:
-    from flyweight.checkpoints.checkpoint import is_checkpoint
+    from flyweight.checkpoints.read import is_checkpoint
     from flyweight.formats import gguf
 
     folder = artifact.path / "model"

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import checkpoint
+from flyweight.checkpoints import read
 from flyweight.checkpoints.fetch import HUB, imported
 from flyweight.config import catalogue, load, schema
 from flyweight.core.events import Watcher, ignore
@@ -55,7 +55,7 @@ def find(
     for folder in (store.root / text, path) if by_name else (path, store.root / text):
         if _is_file(folder / "manifest.json"):
             return Artifact.open(folder.resolve())
-    if text.startswith(HUB) or (_present(path) and checkpoint.is_checkpoint(path)):
+    if text.startswith(HUB) or (_present(path) and read.is_checkpoint(path)):
         try:
             return imported(text, store, card.write, watch)
         except RequestError as error:

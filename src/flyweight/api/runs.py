@@ -158,7 +158,7 @@ def _is_recipe(path: Any) -> bool:
 
 def _config_of(artifact: Artifact) -> schema.Architecture:
     from flyweight.checkpoints import load_any as hub
-    from flyweight.checkpoints.external import ForeignConfig
+    from flyweight.checkpoints.foreign_model import ForeignConfig
 
     config = hub.config(artifact.path / "model")
     if isinstance(config, ForeignConfig):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from flyweight.api.signatures import readable_signature
-from flyweight.checkpoints.checkpoint import trust
+from flyweight.checkpoints.read import trust
 from flyweight.config import schema
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import utf8_name

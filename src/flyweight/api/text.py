@@ -16,7 +16,7 @@ from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
     from flyweight.decode.chat import Chat
-    from flyweight.decode.drawing import Drawing
+    from flyweight.decode.sampling_defaults import Drawing
 
 
 @in_use
@@ -43,12 +43,14 @@ def generate(
     new piece at once. Raises RequestError for a model that is not known, an option out of range,
     or a prompt that is not UTF-8 text.
     """
-    from flyweight.decode import drawing, stream
+    from flyweight.decode import sampling_defaults, stream
 
     _refuse_other_encodings(prompt)
     artifact = model_references.find(model, session.store, watch=session.watch)
     folder = artifact.path / "model"
-    drawn = drawing.of(folder, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    drawn = sampling_defaults.of(
+        folder, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
     device = session.runtime().device
     tokenizer = stream.tokenizer_of(folder)
     if note := stream.unknown_note(tokenizer.unknown_words(stream.text_of(prompt))):

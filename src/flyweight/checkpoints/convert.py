@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flyweight.checkpoints import attributes
-from flyweight.checkpoints.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.checkpoints.flyweight_type import OWN, own_fields
+from flyweight.checkpoints.read import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.config.schema import ModelConfig
 from flyweight.core.files import copy_file, disk_errors, new_file, write_text
 from flyweight.errors import FlyweightError

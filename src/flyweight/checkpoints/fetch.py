@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import checkpoint, convert, external, proof, tokenizer_files
-from flyweight.checkpoints.checkpoint import TOKENIZER, Checkpoint
+from flyweight.checkpoints import convert, foreign_model, proof, read, tokenizer_files
 from flyweight.checkpoints.families import Inexpressible
+from flyweight.checkpoints.read import TOKENIZER, Checkpoint
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import copy_file, disk_errors
 from flyweight.errors import FlyweightError, RequestError
@@ -46,7 +46,7 @@ def imported(
     become one).
     """
     path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
-    source = checkpoint.read(path)
+    source = read.read(path)
     watch("stage", {"name": reference, "stage": "import"})
     if only_ours and (reasons := _reasons(source)):
         raise RequestError(
@@ -63,7 +63,7 @@ def imported(
             reasons = _reasons(taken)
             if reasons:
                 _refuse_without_transformers(taken, reasons)
-                external.config_of(taken)
+                foreign_model.config_of(taken)
                 _refuse_nan(taken)
                 proved = proof.of_foreign(taken)
                 _keep(taken, draft)
@@ -134,7 +134,7 @@ def _taken(source: Checkpoint, draft: Draft, sums: str) -> Iterator[Checkpoint]:
                 copy = draft.path / place.name / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy_file(source.path / name, copy)
-        taken = checkpoint.read(place)
+        taken = read.read(place)
         if taken.fingerprint() != sums:
             raise FlyweightError(
                 f"{source.path}: its files changed while they were read; run the same command again"
@@ -175,9 +175,9 @@ def download(repository: str) -> Path:
             f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'"
         ) from error
     name, _, revision = repository.partition("@")
-    wanted = ["*.safetensors", "config.json", checkpoint.INDEX, checkpoint.ADAPTER, *TOKENIZER]
-    wanted.append(f"{checkpoint.TEMPLATES}/*.jinja")
-    if checkpoint.trusted():
+    wanted = ["*.safetensors", "config.json", read.INDEX, read.ADAPTER, *TOKENIZER]
+    wanted.append(f"{read.TEMPLATES}/*.jinja")
+    if read.trusted():
         wanted.append("*.py")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.checkpoints import load_any
-from flyweight.checkpoints.external import Foreign
+from flyweight.checkpoints.foreign_model import Foreign
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.decoder import Decoder
 

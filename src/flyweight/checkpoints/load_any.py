@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from flyweight.checkpoints import checkpoint, external
-from flyweight.checkpoints.external import Foreign, ForeignConfig
+from flyweight.checkpoints import foreign_model, read
+from flyweight.checkpoints.foreign_model import Foreign, ForeignConfig
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
@@ -32,8 +32,8 @@ def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:
 
     Raises as `folder.load` and `external.load` do.
     """
-    if checkpoint.is_checkpoint(path):
-        return external.load(path, device)
+    if read.is_checkpoint(path):
+        return foreign_model.load(path, device)
     return folder.load(path, device)
 
 
@@ -110,8 +110,8 @@ def decoder_config(path: Path, what: str) -> ModelConfig:
 
 def config(path: Path) -> AnyConfig:
     """Return the config of the model in a folder, without loading it."""
-    if checkpoint.is_checkpoint(path):
-        return external.config_of(checkpoint.read(path))
+    if read.is_checkpoint(path):
+        return foreign_model.config_of(read.read(path))
     return folder.load_config(path)
 
 

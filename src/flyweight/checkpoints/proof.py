@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flyweight.checkpoints import external
+from flyweight.checkpoints import foreign_model
 from flyweight.checkpoints.attributes import auto_config, first_line, quiet
-from flyweight.checkpoints.checkpoint import Checkpoint
-from flyweight.checkpoints.external import Foreign
 from flyweight.checkpoints.flyweight_type import OWN
+from flyweight.checkpoints.foreign_model import Foreign
+from flyweight.checkpoints.read import Checkpoint
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.build import build
@@ -131,10 +131,10 @@ def _foreign(source: Checkpoint) -> tuple[Foreign, int | None]:
     """
     if sum((source.path / name).stat().st_size for name in source.weights) > WHOLE_BYTES:
         try:
-            return external.load(source.path, layers=LAYERS), LAYERS
+            return foreign_model.load(source.path, layers=LAYERS), LAYERS
         except FlyweightError:
             pass  # its layers are not all of one kind
-    return external.load(source.path), None
+    return foreign_model.load(source.path), None
 
 
 def _leak(path: Path, model: nn.Module, tokens: Tensor, logits: Tensor) -> float:
@@ -194,9 +194,9 @@ def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
 
     try:
         config = auto_config(source.path)
-        external.choose_own_code(config)
+        foreign_model.choose_own_code(config)
         if layers is not None:
-            external.cut(config, layers)
+            foreign_model.cut(config, layers)
         with quiet():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 source.path,

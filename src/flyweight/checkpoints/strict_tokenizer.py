@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flyweight.checkpoints.checkpoint import Checkpoint
 from flyweight.checkpoints.flyweight_type import OWN
+from flyweight.checkpoints.read import Checkpoint
 from flyweight.core.files import reason
 from flyweight.data import special
 from flyweight.data.special import WORDS, content, json_object

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints.checkpoint import TEMPLATES
+from flyweight.checkpoints.read import TEMPLATES
 from flyweight.core.files import reason
 from flyweight.data.special import json_object
 from flyweight.errors import FlyweightError

@@ -17,10 +17,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flyweight.checkpoints import checkpoint, sentencepiece_model, strict_tokenizer, template_files
+from flyweight.checkpoints import (
+    read as checkpoint,
+    sentencepiece_model,
+    strict_tokenizer,
+    template_files,
+)
 from flyweight.checkpoints.attributes import quiet
-from flyweight.checkpoints.checkpoint import CONFIG, INDEX, TEMPLATES, VOCABULARIES, Checkpoint
 from flyweight.checkpoints.flyweight_type import OWN
+from flyweight.checkpoints.read import CONFIG, INDEX, TEMPLATES, VOCABULARIES, Checkpoint
 from flyweight.core.files import disk_errors, reason, write_text
 from flyweight.data import special
 from flyweight.data.patterns import StoppedError

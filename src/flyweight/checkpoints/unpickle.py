@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints.checkpoint import WEIGHTS, pickled
+from flyweight.checkpoints.read import WEIGHTS, pickled
 from flyweight.core.files import disk_errors, new_file
 from flyweight.core.terminal import prepare
 from flyweight.errors import FlyweightError, RequestError

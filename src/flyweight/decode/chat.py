@@ -12,21 +12,21 @@ from typing import Any, Literal
 
 from flyweight.checkpoints import load_any
 from flyweight.data.tokenizer import Tokenizer
-from flyweight.decode import chat_template, drawing
+from flyweight.decode import chat_template, sampling_defaults as drawing
 from flyweight.decode.chat_template import Message
-from flyweight.decode.drawing import Drawing
 from flyweight.decode.incremental import Ended, IncrementalDecoder
+from flyweight.decode.sampling_defaults import Drawing
 from flyweight.decode.stream import TextStream, encoded, text_of, tokenizer_of
 from flyweight.errors import FlyweightError, RequestError
 
 
 @dataclass(frozen=True)
 class Options:
-    """How answers are made: see `flyweight.decode.generate.Sampling`.
+    """How answers are made: see `flyweight.decode.sampling.Sampling`.
 
     `stop` ends an answer before one of these texts.
 
-    What is None is as the model's own files have it, see `flyweight.decode.drawing`.
+    What is None is as the model's own files have it, see `flyweight.decode.sampling_defaults`.
     """
 
     max_new_tokens: int = 256

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flyweight.decode.generate import UNLIMITED, CausalLM, Sampling, generator
+from flyweight.decode.generate import UNLIMITED, CausalLM, generator
+from flyweight.decode.sampling import Sampling
 from flyweight.model.cache import KVCache
 
 Ended = Literal["end", "stop", "length", "context"]

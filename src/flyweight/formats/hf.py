@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flyweight.checkpoints import checkpoint, convert, load_any
+from flyweight.checkpoints import convert, load_any, read
 from flyweight.checkpoints.families import Family, Inexpressible, family_of
 from flyweight.core.files import appearing, copy_folder, disk_errors, write_text
 from flyweight.data import special
@@ -44,8 +44,8 @@ def write(source: Path, out: Path, card: Card, shard_bytes: int = convert.SHARD_
 
 
 def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]:
-    if checkpoint.is_checkpoint(source):
-        model_type = checkpoint.read(source).model_type
+    if read.is_checkpoint(source):
+        model_type = read.read(source).model_type
         with disk_errors(out):
             copy_folder(source, out)
         return model_type, [f"the type {model_type}: its files as they came"]

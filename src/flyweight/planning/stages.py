@@ -6,7 +6,8 @@ from typing import Any
 
 from flyweight.compression import stages as compression
 from flyweight.evaluation import stages as evaluation
-from flyweight.store.stage import REGISTERED, Stage
+from flyweight.store.stage import Stage
+from flyweight.store.stage_registry import REGISTERED
 from flyweight.training import stages as training
 
 

@@ -7,7 +7,7 @@ import pytest
 import transformers
 from hub_fixture import GPT2, LLAMA, LLAMA3
 
-from flyweight.checkpoints import attributes, checkpoint, convert
+from flyweight.checkpoints import attributes, convert, read
 from flyweight.checkpoints.families import FAMILIES, Inexpressible
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import RequestError
@@ -165,13 +165,13 @@ def test_fields_of_generation_are_those_that_transformers_takes_out():
 
 def test_without_transformers_a_checkpoint_is_read_all_the_same(tmp_path, monkeypatch):
     hub_fixture.save("llama-llama3", tmp_path)
-    expected = convert.config_of(checkpoint.read(tmp_path))
+    expected = convert.config_of(read.read(tmp_path))
     monkeypatch.setattr(attributes, "find_spec", lambda name: None)
-    assert convert.config_of(checkpoint.read(tmp_path)) == expected
+    assert convert.config_of(read.read(tmp_path)) == expected
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "flavour": "sweet"}))
     with pytest.raises(
         Inexpressible,
         match="flavour is 'sweet', which is not read without the transformers library",
     ):
-        convert.config_of(checkpoint.read(tmp_path))
+        convert.config_of(read.read(tmp_path))

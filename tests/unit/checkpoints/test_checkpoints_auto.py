@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from flyweight.checkpoints import checkpoint, convert
+from flyweight.checkpoints import convert, read
 from flyweight.checkpoints.auto import FlyweightForCausalLM
 from flyweight.checkpoints.auto_config import FlyweightConfig
 from flyweight.config.schema import ModelConfig
@@ -93,7 +93,7 @@ def test_it_loads_to_the_bit_and_saves_to_the_bit(name, made, tmp_path):
     with torch.no_grad():
         assert torch.equal(model(tokens).logits, decoder(tokens))
     model.save_pretrained(tmp_path)
-    config, state = convert.decoder(checkpoint.read(tmp_path))
+    config, state = convert.decoder(read.read(tmp_path))
     assert config == decoder.config
     wanted = decoder.state_dict()
     assert state.keys() == wanted.keys()

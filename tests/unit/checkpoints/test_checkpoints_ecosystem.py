@@ -101,9 +101,9 @@ def test_lora_trains_saves_loads_and_merges(own, tmp_path):
 
 
 def convert_source(place):
-    from flyweight.checkpoints import checkpoint
+    from flyweight.checkpoints import read
 
-    return checkpoint.read(place)
+    return read.read(place)
 
 
 def test_lora_around_every_linear_layer_leaves_the_tables_alone(own):

@@ -12,7 +12,7 @@ from hub_fixture import CHECKPOINTS, VOCAB
 from safetensors.torch import load_file
 
 from flyweight.api.session import Session
-from flyweight.checkpoints import checkpoint, convert, unpickle
+from flyweight.checkpoints import convert, read, unpickle
 from flyweight.checkpoints.families import FAMILIES, Inexpressible, family_of
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
@@ -23,7 +23,7 @@ every_checkpoint = pytest.mark.parametrize("name", CHECKPOINTS)
 
 
 def tensors_of(place: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoint.read(place).tensors())
+    return dict(read.read(place).tensors())
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -34,7 +34,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> Non
 
 
 def imported(place: Path, out: Path) -> Decoder:
-    config, state = convert.decoder(checkpoint.read(place))
+    config, state = convert.decoder(read.read(place))
     folder.write(config, state, out)
     return folder.load(out).eval()
 
@@ -43,7 +43,7 @@ def imported(place: Path, out: Path) -> Decoder:
 @pytest.mark.parametrize("shard", ["5GB", "20KB"])
 def test_logits_are_those_of_transformers(name, shard, tmp_path):
     theirs = hub_fixture.save(name, tmp_path / "hf", shard=shard)
-    assert (tmp_path / "hf" / checkpoint.INDEX).exists() == (shard == "20KB")
+    assert (tmp_path / "hf" / read.INDEX).exists() == (shard == "20KB")
     ours = imported(tmp_path / "hf", tmp_path / "ours")
     tokens = torch.randint(VOCAB, (3, 32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -55,12 +55,12 @@ def test_logits_are_those_of_transformers(name, shard, tmp_path):
 @every_checkpoint
 def test_a_round_trip_keeps_every_bit_and_every_field(name, tmp_path):
     theirs = hub_fixture.save(name, tmp_path / "hf")
-    config, state = convert.decoder(checkpoint.read(tmp_path / "hf"))
+    config, state = convert.decoder(read.read(tmp_path / "hf"))
     family, _ = family_of(config)
     assert family.model_type == theirs.config.model_type
     convert.write(*convert.checkpoint_files(config, state, family), tmp_path / "again")
     same(tensors_of(tmp_path / "hf"), tensors_of(tmp_path / "again"))
-    assert convert.decoder(checkpoint.read(tmp_path / "again"))[0] == config
+    assert convert.decoder(read.read(tmp_path / "again"))[0] == config
     back = type(theirs).from_pretrained(tmp_path / "again")
     for field in CHECKPOINTS[name][1]:
         if not field.endswith("token_id"):
@@ -86,8 +86,8 @@ def test_our_own_type_keeps_every_bit(values, tmp_path):
     model = Decoder(config)
     raw, tensors = convert.checkpoint_files(config, model.state_dict(), None)
     convert.write(raw, tensors, tmp_path / "hf", shard_bytes=4000)
-    assert (tmp_path / "hf" / checkpoint.INDEX).exists()
-    again, state = convert.decoder(checkpoint.read(tmp_path / "hf"))
+    assert (tmp_path / "hf" / read.INDEX).exists()
+    again, state = convert.decoder(read.read(tmp_path / "hf"))
     assert again == config
     same(dict(model.state_dict()), state)
 
@@ -95,12 +95,12 @@ def test_our_own_type_keeps_every_bit(values, tmp_path):
 def test_bfloat16_stays_and_mixed_types_become_the_wider(tmp_path):
     model = hub_fixture.build("llama").to(torch.bfloat16)
     model.save_pretrained(tmp_path / "half")
-    assert {t.dtype for t in convert.decoder(checkpoint.read(tmp_path / "half"))[1].values()} == {
+    assert {t.dtype for t in convert.decoder(read.read(tmp_path / "half"))[1].values()} == {
         torch.bfloat16
     }
     model.model.norm.float()
     model.save_pretrained(tmp_path / "mixed")
-    _, state = convert.decoder(checkpoint.read(tmp_path / "mixed"))
+    _, state = convert.decoder(read.read(tmp_path / "mixed"))
     assert {t.dtype for t in state.values()} == {torch.float32}
     assert torch.equal(
         state["blocks.0.mlp.up.weight"], model.model.layers[0].mlp.up_proj.weight.float()
@@ -111,14 +111,14 @@ def test_the_bare_model_and_old_buffers_are_read(tmp_path):
     from safetensors.torch import save_file
 
     hub_fixture.save("gpt2", tmp_path / "hf")
-    expected = convert.decoder(checkpoint.read(tmp_path / "hf"))[1]
+    expected = convert.decoder(read.read(tmp_path / "hf"))[1]
     found = {
         name.removeprefix("transformer."): tensor.clone()
         for name, tensor in tensors_of(tmp_path / "hf").items()
     }
     found["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
     save_file(found, tmp_path / "hf" / "model.safetensors")
-    same(expected, convert.decoder(checkpoint.read(tmp_path / "hf"))[1])
+    same(expected, convert.decoder(read.read(tmp_path / "hf"))[1])
 
 
 def edited(tmp_path: Path, name: str, **fields: object) -> Path:
@@ -159,7 +159,7 @@ def test_what_the_decoder_cannot_compute_is_refused_with_every_reason(
     name, fields, reasons, tmp_path
 ):
     with pytest.raises(Inexpressible) as caught:
-        convert.config_of(checkpoint.read(edited(tmp_path, name, **fields)))
+        convert.config_of(read.read(edited(tmp_path, name, **fields)))
     assert all(reason in str(caught.value) for reason in reasons), caught.value
 
 
@@ -168,11 +168,11 @@ def test_a_missing_field_is_at_transformers_default_which_the_tensors_then_do_no
     raw = json.loads((place / "config.json").read_text())
     del raw["intermediate_size"]
     (place / "config.json").write_text(json.dumps(raw))
-    assert convert.config_of(checkpoint.read(place)).mlp.hidden == 11008
+    assert convert.config_of(read.read(place)).mlp.hidden == 11008
     with pytest.raises(
         FlyweightError, match=r"mlp\.down\.weight has shape \(40, 52\) instead of \(40, 11008\)"
     ):
-        convert.decoder(checkpoint.read(place))
+        convert.decoder(read.read(place))
 
 
 def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path):
@@ -186,7 +186,7 @@ def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path):
         FlyweightError,
         match=r"layers\.1\.mlp\.up_proj\.weight is missing; model\.extra is unexpected",
     ):
-        convert.decoder(checkpoint.read(tmp_path))
+        convert.decoder(read.read(tmp_path))
     save_file(
         {**found, "model.layers.1.mlp.up_proj.weight": gone[1:].clone()},
         tmp_path / "model.safetensors",
@@ -202,10 +202,10 @@ def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path):
     found = load_file(tmp_path / "model.safetensors")
     table = found["model.embed_tokens.weight"]
     save_file({**found, "lm_head.weight": table.clone()}, tmp_path / "model.safetensors")
-    convert.decoder(checkpoint.read(tmp_path))
+    convert.decoder(read.read(tmp_path))
     save_file({**found, "lm_head.weight": table + 1}, tmp_path / "model.safetensors")
     with pytest.raises(FlyweightError, match="a head of its own"):
-        convert.decoder(checkpoint.read(tmp_path))
+        convert.decoder(read.read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -317,10 +317,10 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
         RequestError,
         match=r"weights are pytorch_model\.bin, .*python -m flyweight\.checkpoints\.unpickle",
     ):
-        checkpoint.read(tmp_path)
+        read.read(tmp_path)
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "tf_model.h5")
     with pytest.raises(RequestError, match=r"tf_model\.h5, of a library other than torch"):
-        checkpoint.read(tmp_path)
+        read.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -329,19 +329,19 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
 def test_the_command_that_converts_pickles_does(names, tmp_path, capsys, monkeypatch):
     place = tmp_path / "it's here"
     hub_fixture.save("gpt2", place)
-    expected = convert.decoder(checkpoint.read(place))[1]
+    expected = convert.decoder(read.read(place))[1]
     found = list(load_file(place / "model.safetensors").items())
     (place / "model.safetensors").unlink()
     for at, name in enumerate(names):
         torch.save(dict(found[at :: len(names)]), place / name)
     with pytest.raises(RequestError) as caught:
-        checkpoint.read(place)
+        read.read(place)
     command = shlex.split(str(caught.value).partition("runs no code of it: ")[2])
     assert command[:3] == ["python", "-m", "flyweight.checkpoints.unpickle"]
     monkeypatch.setattr(sys, "argv", command[2:])
     unpickle.main()
     assert capsys.readouterr().out.strip() == str(place / "model.safetensors")
-    same(expected, convert.decoder(checkpoint.read(place))[1])
+    same(expected, convert.decoder(read.read(place))[1])
     with pytest.raises(SystemExit) as stopped:
         unpickle.main()
     assert stopped.value.code == 2 and "there already" in capsys.readouterr().err
@@ -371,23 +371,23 @@ def test_code_is_refused_unless_asked_for_by_name(tmp_path, monkeypatch):
         f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n"
     )
     with pytest.raises(RequestError, match=r"modeling_evil\.Evil.*--trust-remote-code"):
-        checkpoint.read(place)
+        read.read(place)
     assert not (tmp_path / "ran").exists()
-    monkeypatch.setenv(checkpoint.TRUST, "1")
-    assert "modeling_evil.py" in checkpoint.read(place).others
+    monkeypatch.setenv(read.TRUST, "1")
+    assert "modeling_evil.py" in read.read(place).others
 
 
 def test_trust_ends_with_the_session_that_was_told_to(tmp_path, monkeypatch):
-    monkeypatch.delenv(checkpoint.TRUST, raising=False)
+    monkeypatch.delenv(read.TRUST, raising=False)
     told, other = Session(runs=tmp_path, trust_remote_code=True), Session(runs=tmp_path)
-    assert not checkpoint.trusted()
-    assert told.store and checkpoint.trusted()
-    assert other.store and not checkpoint.trusted()
-    monkeypatch.setenv(checkpoint.TRUST, "1")  # the user's own word outlasts every session
-    assert other.store and checkpoint.trusted()
-    monkeypatch.setenv(checkpoint.TRUST, "0")
-    assert other.store and not checkpoint.trusted()
-    assert told.store and checkpoint.trusted()
+    assert not read.trusted()
+    assert told.store and read.trusted()
+    assert other.store and not read.trusted()
+    monkeypatch.setenv(read.TRUST, "1")  # the user's own word outlasts every session
+    assert other.store and read.trusted()
+    monkeypatch.setenv(read.TRUST, "0")
+    assert other.store and not read.trusted()
+    assert told.store and read.trusted()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -396,7 +396,7 @@ def test_links_out_of_the_folder_are_refused(name, tmp_path):
     (tmp_path / "hf" / name).rename(tmp_path / "outside")
     (tmp_path / "hf" / name).symlink_to(tmp_path / "outside")
     with pytest.raises(RequestError, match=f"{name} is a link to .*outside"):
-        checkpoint.read(tmp_path / "hf")
+        read.read(tmp_path / "hf")
 
 
 def test_links_in_the_hubs_cache_are_followed(tmp_path):
@@ -406,7 +406,7 @@ def test_links_in_the_hubs_cache_are_followed(tmp_path):
     (repository / "blobs").mkdir()
     (snapshot / "model.safetensors").rename(repository / "blobs" / "aa")
     (snapshot / "model.safetensors").symlink_to("../../blobs/aa")
-    assert checkpoint.read(snapshot).weights == ("model.safetensors",)
+    assert read.read(snapshot).weights == ("model.safetensors",)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
@@ -423,11 +423,11 @@ def test_what_the_hubs_cache_holds_has_to_have_the_hubs_checksum(name, tmp_path)
     blob.parent.mkdir()
     (snapshot / name).rename(blob)
     (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
-    before = checkpoint.read(snapshot).fingerprint()
+    before = read.read(snapshot).fingerprint()
     assert len(before) == 64
     blob.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     with pytest.raises(FlyweightError, match=f"{name}: its checksum is not the hub's"):
-        checkpoint.read(snapshot).fingerprint()
+        read.read(snapshot).fingerprint()
 
 
 def test_shards_that_are_not_what_the_index_says_are_named(tmp_path):
@@ -437,7 +437,7 @@ def test_shards_that_are_not_what_the_index_says_are_named(tmp_path):
     two.rename(one)
     (tmp_path / "aside").rename(two)
     with pytest.raises(FlyweightError, match=r"model-00001.*its tensors are not those that"):
-        convert.decoder(checkpoint.read(tmp_path))
+        convert.decoder(read.read(tmp_path))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -449,20 +449,20 @@ def test_numbers_that_are_none_are_refused(value, tmp_path):
     found["transformer.h.1.mlp.c_fc.weight"][3, 5] = value
     save_file(found, tmp_path / "model.safetensors")
     with pytest.raises(FlyweightError, match=r"h\.1\.mlp\.c_fc\.weight holds NaN or infinity"):
-        convert.decoder(checkpoint.read(tmp_path))
+        convert.decoder(read.read(tmp_path))
 
 
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path):
     hub_fixture.save("llama", tmp_path, shard="20KB")
-    index = tmp_path / checkpoint.INDEX
+    index = tmp_path / read.INDEX
     raw = json.loads(index.read_text())
     raw["weight_map"]["lm_head.weight"] = "../secret.safetensors"
     index.write_text(json.dumps(raw))
     with pytest.raises(RequestError, match="not the name of a file"):
-        checkpoint.read(tmp_path)
+        read.read(tmp_path)
     index.write_text("[1]")
     with pytest.raises(FlyweightError, match="damaged"):
-        checkpoint.read(tmp_path)
+        read.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path):
 def test_a_broken_config_is_named(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(FlyweightError, match=r"config\.json"):
-        checkpoint.read(tmp_path)
+        read.read(tmp_path)
 
 
 def test_a_truncated_shard_is_named(tmp_path):
@@ -479,4 +479,4 @@ def test_a_truncated_shard_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(FlyweightError, match=r"model\.safetensors: damaged"):
-        convert.decoder(checkpoint.read(tmp_path))
+        convert.decoder(read.read(tmp_path))

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from flyweight.api import model_references
-from flyweight.checkpoints import checkpoint, convert, external, proof
+from flyweight.checkpoints import convert, foreign_model, proof, read
 from flyweight.errors import RequestError
 from flyweight.formats import hf
 from flyweight.store.artifact import Store
@@ -45,7 +45,7 @@ def test_an_import_says_by_how_much_its_logits_differ(name, whole, tmp_path, mon
 )
 def test_a_rule_that_is_missing_is_noticed(changed, tmp_path):
     hub_fixture.save("llama", tmp_path / "hf")
-    source = checkpoint.read(tmp_path / "hf")
+    source = read.read(tmp_path / "hf")
     config, state = convert.decoder(source)
     wrong = type(config).model_validate({**config.model_dump(), **changed}).resolved()
     with pytest.raises(
@@ -66,11 +66,11 @@ def test_our_own_exports_have_nothing_to_be_compared_with(tmp_path):
     hub_fixture.save("llama", tmp_path / "hf")
     first = model_references.find(tmp_path / "hf", Store(tmp_path / "runs"))
     hf.write(first.path / "model", tmp_path / "out", lambda kind, notes: "")
-    raw = convert.own_fields(convert.config_of(checkpoint.read(tmp_path / "out")))
-    source = checkpoint.Checkpoint(
+    raw = convert.own_fields(convert.config_of(read.read(tmp_path / "out")))
+    source = read.Checkpoint(
         tmp_path / "out", {"model_type": convert.OWN, **raw}, ("model.safetensors",), ()
     )
-    config, state = convert.decoder(checkpoint.read(tmp_path / "out"))
+    config, state = convert.decoder(read.read(tmp_path / "out"))
     assert proof.of_ours(source, config, state).compared_with is None
 
 
@@ -119,7 +119,7 @@ def test_a_softcap_that_hardly_changes_small_logits_is_noticed(tmp_path):
         tmp_path / "hf"
     )
     hub_fixture.tokenizer(tmp_path / "hf")
-    assert not external.load(tmp_path / "hf")._split
+    assert not foreign_model.load(tmp_path / "hf")._split
     assert imported(tmp_path / "hf", tmp_path)["difference"] <= proof.BOUND
 
 

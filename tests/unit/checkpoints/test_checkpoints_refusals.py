@@ -4,7 +4,7 @@ import time
 import hub_fixture
 import pytest
 
-from flyweight.checkpoints import checkpoint, refusals
+from flyweight.checkpoints import read, refusals
 from flyweight.errors import RequestError
 
 LLAMA = {"model_type": "llama", **hub_fixture.LLAMA}
@@ -96,7 +96,7 @@ def test_a_billion_layers_are_refused_at_once(tmp_path):
     with pytest.raises(
         RequestError, match="num_hidden_layers is 1000000000, not a whole number from 0 to 10,000"
     ):
-        checkpoint.read(tmp_path)
+        read.read(tmp_path)
     assert time.monotonic() - began < 5
 
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from flyweight.checkpoints import checkpoint, tokenizer_files
+from flyweight.checkpoints import read, tokenizer_files
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
 
@@ -56,13 +56,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: place / f"{kind}.model" for kind in ("bpe", "unigram")}
 
 
-def folder(place: Path, model: bytes, **fields: object) -> checkpoint.Checkpoint:
+def folder(place: Path, model: bytes, **fields: object) -> read.Checkpoint:
     place.mkdir()
     save_file({"weight": torch.ones(1)}, place / "model.safetensors")
     (place / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (place / "tokenizer.model").write_bytes(model)
     (place / "tokenizer_config.json").write_text(json.dumps({**FIELDS, **fields}))
-    return checkpoint.read(place)
+    return read.read(place)
 
 
 @needed

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-from flyweight.checkpoints import checkpoint, template_files, tokenizer_files
+from flyweight.checkpoints import read, template_files, tokenizer_files
 from flyweight.checkpoints.fetch import imported
 from flyweight.config import schema
 from flyweight.data.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def begins(word: str, at: int) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": ids}
 
 
-def write(folder: Path, files: dict[str, Any]) -> checkpoint.Checkpoint:
+def write(folder: Path, files: dict[str, Any]) -> read.Checkpoint:
     """Write a folder's files, and the older vocabulary where `vocab.json` is True."""
     folder.mkdir(exist_ok=True)
     save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
@@ -85,7 +85,7 @@ def write(folder: Path, files: dict[str, Any]) -> checkpoint.Checkpoint:
         (folder / name).write_text(
             content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
         )
-    return checkpoint.read(folder)
+    return read.read(folder)
 
 
 def kept(folder: Path, files: dict[str, Any]) -> tuple[dict[str, Any], Tokenizer, Any]:
@@ -367,10 +367,10 @@ def test_more_templates_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     before = write(tmp_path / "in", {"tokenizer.json": raw("<e>")}).fingerprint()
     (tmp_path / "in" / "additional_chat_templates").mkdir()
     (tmp_path / "in" / "additional_chat_templates" / "rag.jinja").write_text("R")
-    assert checkpoint.read(tmp_path / "in").fingerprint() != before
+    assert read.read(tmp_path / "in").fingerprint() != before
     (tmp_path / "in" / "additional_chat_templates" / "out.jinja").symlink_to("/etc/hostname")
     with pytest.raises(RequestError, match=r"additional_chat_templates/out.jinja is a link"):
-        checkpoint.read(tmp_path / "in")
+        read.read(tmp_path / "in")
 
 
 # --- a folder as data.tokenizer.path ---

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flyweight.api import model_references
-from flyweight.checkpoints import checkpoint, convert, external
+from flyweight.checkpoints import convert, foreign_model, read
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.store.artifact import Store
 
@@ -28,12 +28,12 @@ def changed(folder, change):
 
 
 def test_one_file_comes_before_an_index(folder, tmp_path):
-    expected = convert.decoder(checkpoint.read(folder))[1]
+    expected = convert.decoder(read.read(folder))[1]
     hub_fixture.save("llama", tmp_path / "parts", seed=1, shard="20KB")
     for file in tmp_path.glob("parts/model*"):
         file.rename(folder / file.name)
-    source = checkpoint.read(folder)
-    assert source.weights == ("model.safetensors",) and checkpoint.INDEX not in source.files
+    source = read.read(folder)
+    assert source.weights == ("model.safetensors",) and read.INDEX not in source.files
     assert torch.equal(convert.decoder(source)[1]["norm.weight"], expected["norm.weight"])
     assert all("-of-" in name for name in source.unread) and len(source.unread) > 1
 
@@ -58,13 +58,13 @@ def test_weights_of_another_name_are_named(name, folder):
     with pytest.raises(
         RequestError, match=f"has neither model.safetensors nor .*, but {name}.*rename"
     ):
-        checkpoint.read(folder)
+        read.read(folder)
 
 
 def test_an_adapter_is_never_left_out_in_silence(folder, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
     with pytest.raises(RequestError, match=r"an adapter of peft's .* lies beside the model"):
-        checkpoint.read(folder)
+        read.read(folder)
     for name in ("config.json", "model.safetensors"):
         (folder / name).unlink()
     (folder / "adapter_model.safetensors").write_bytes(b"")
@@ -76,7 +76,7 @@ def test_an_adapter_is_never_left_out_in_silence(folder, tmp_path):
     for broken in ("", "[]", "{}", "[" * 100_000):
         (folder / "adapter_config.json").write_text(broken)
         with pytest.raises(RequestError, match="its base is not named"):
-            checkpoint.read(folder)
+            read.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_weights_that_are_no_floats_are_refused_by_name(dtype, folder):
     name = "model.layers.1.mlp.up_proj.weight"
     changed(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
     with pytest.raises(RequestError, match=rf"quantized: {name} \("):
-        checkpoint.read(folder)
+        read.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_tensors_of_quantized_formats_are_known(end, format, folder):
         folder, lambda tensors: tensors.update({f"model.layers.0.mlp.up_proj.{end}": torch.ones(4)})
     )
     with pytest.raises(RequestError, match=rf"up_proj\.{end} \(F32, as in {format}\)"):
-        checkpoint.read(folder)
+        read.read(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -124,9 +124,7 @@ def test_floats_of_every_size_are_read(dtype, folder):
             {name: tensor.to(dtype) for name, tensor in tensors.items()}
         ),
     )
-    assert {tensor.dtype for tensor in convert.decoder(checkpoint.read(folder))[1].values()} == {
-        dtype
-    }
+    assert {tensor.dtype for tensor in convert.decoder(read.read(folder))[1].values()} == {dtype}
 
 
 @pytest.fixture
@@ -139,10 +137,10 @@ def test_unused_and_missing_tensors_of_foreign_models_are_listed(mistral):
     names = [f"model.layers.{layer}.self_attn.q_proj.bias" for layer in (0, 1)]
     changed(mistral, lambda tensors: tensors.update({name: torch.ones(32) for name in names}))
     with pytest.raises(FlyweightError, match=f"{names[0]}, {names[1]} have no use"):
-        external.load(mistral)
+        foreign_model.load(mistral)
     changed(mistral, lambda tensors: [tensors.pop(name) for name in [*names, "model.norm.weight"]])
     with pytest.raises(FlyweightError, match=r"model\.norm\.weight are missing"):
-        external.load(mistral)
+        foreign_model.load(mistral)
 
 
 @pytest.mark.parametrize(
@@ -152,18 +150,16 @@ def test_a_model_that_is_not_in_its_files_is_not_built(fields, mistral):
     path = mistral / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(RequestError, match=r"its files hold \d"):
-        external.load(mistral)
+        foreign_model.load(mistral)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-head-dim-tied", "qwen3-tied"])
 def test_a_table_may_be_kept_under_the_name_of_the_head_that_it_is_tied_to(name, tmp_path):
     hub_fixture.save(name, tmp_path)
-    expected = convert.decoder(checkpoint.read(tmp_path))[1]["embedding.tokens.weight"]
+    expected = convert.decoder(read.read(tmp_path))[1]["embedding.tokens.weight"]
     table = "transformer.wte.weight" if name == "gpt2" else "model.embed_tokens.weight"
     changed(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors.pop(table)}))
-    assert torch.equal(
-        convert.decoder(checkpoint.read(tmp_path))[1]["embedding.tokens.weight"], expected
-    )
+    assert torch.equal(convert.decoder(read.read(tmp_path))[1]["embedding.tokens.weight"], expected)
 
 
 def test_a_weight_of_booleans_is_refused(folder):
@@ -172,7 +168,7 @@ def test_a_weight_of_booleans_is_refused(folder):
         lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].bool()}),
     )
     with pytest.raises(FlyweightError, match=r"weights that are not floats: norm\.weight"):
-        convert.decoder(checkpoint.read(folder))
+        convert.decoder(read.read(folder))
 
 
 @pytest.mark.parametrize(
@@ -180,11 +176,11 @@ def test_a_weight_of_booleans_is_refused(folder):
 )
 def test_an_index_names_files_beside_it_alone(named, folder):
     (folder / "model.safetensors").unlink()
-    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": {"x": named}}))
+    (folder / read.INDEX).write_text(json.dumps({"weight_map": {"x": named}}))
     with pytest.raises(
         RequestError, match=r"is not (the name of a file beside it|a safetensors file)"
     ):
-        checkpoint.read(folder)
+        read.read(folder)
 
 
 @pytest.mark.parametrize("kind", ["folder", "dangling", "itself"])
@@ -198,4 +194,4 @@ def test_weights_that_are_no_file_are_said_to_be_none(kind, folder):
     with pytest.raises(
         RequestError, match=r"model\.safetensors is not a file \(a folder, a pipe or a link"
     ):
-        checkpoint.read(folder)
+        read.read(folder)

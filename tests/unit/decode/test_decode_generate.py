@@ -5,7 +5,8 @@ import torch
 
 from flyweight.config.schema import ModelConfig
 from flyweight.decode import generate as generation
-from flyweight.decode.generate import Sampling, generate
+from flyweight.decode.generate import generate
+from flyweight.decode.sampling import Sampling
 from flyweight.errors import RequestError
 from flyweight.model.decoder import Decoder
 

@@ -5,8 +5,9 @@ import torch
 from pydantic import TypeAdapter
 
 from flyweight.config.schema import Architecture, ModelConfig
-from flyweight.decode.generate import Sampling, generate
+from flyweight.decode.generate import generate
 from flyweight.decode.incremental import IncrementalDecoder
+from flyweight.decode.sampling import Sampling
 from flyweight.model.build import build
 from flyweight.model.decoder import Decoder
 

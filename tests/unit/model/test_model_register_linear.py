@@ -24,7 +24,7 @@ from flyweight.model.decoder import Decoder
 from flyweight.model.linear_layer import layers_of
 from flyweight.planning import memory
 from flyweight.spec import flops
-from flyweight.store import stage as stages
+from flyweight.store import stage_registry as stages
 from flyweight.training import optimizers
 
 PLUGINS = Path(__file__).parents[2] / "plugins"

@@ -11,7 +11,7 @@ from flyweight.cli.options import MACHINE, ModelName, Shared, verb
 from flyweight.core.terminal import Speech
 
 if TYPE_CHECKING:
-    from flyweight.decode.drawing import Drawing
+    from flyweight.decode.sampling_defaults import Drawing
 
 Temperature = Annotated[
     float | None,

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints.checkpoint import is_checkpoint
 from flyweight.checkpoints.flyweight_type import OWN
+from flyweight.checkpoints.read import is_checkpoint
 from flyweight.config import load, schema
 from flyweight.config.schema import stage_class
 from flyweight.config.stage import Origin

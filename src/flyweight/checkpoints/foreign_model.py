@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from flyweight.checkpoints import checkpoint, refusals, weights
+from flyweight.checkpoints import read, refusals, weights
 from flyweight.checkpoints.attributes import auto_config, first_line, quiet
-from flyweight.checkpoints.checkpoint import Checkpoint
+from flyweight.checkpoints.read import Checkpoint
 from flyweight.errors import FlyweightError, RequestError
 
 _CONTEXTS = (
@@ -238,7 +238,7 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
     """
     import transformers
 
-    source = checkpoint.read(folder)
+    source = read.read(folder)
     config = _config(source)
     sizes = _sizes(config, source)
     choose_own_code(config)

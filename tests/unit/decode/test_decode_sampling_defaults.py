@@ -15,8 +15,8 @@ import flyweight as fw
 from flyweight.api import Session
 from flyweight.checkpoints import tokenizer_files
 from flyweight.cli.app import app
-from flyweight.decode import drawing
-from flyweight.decode.generate import Sampling
+from flyweight.decode import sampling_defaults
+from flyweight.decode.sampling import Sampling
 from flyweight.errors import RequestError
 
 
@@ -62,7 +62,7 @@ GREEDY = {"do_sample": False, "temperature": 0.6}
     ],
 )
 def test_what_is_said_counts_before_the_files(fields, given, expected, own, tmp_path: Path) -> None:
-    found = drawing.of(place(tmp_path, fields), **given)
+    found = sampling_defaults.of(place(tmp_path, fields), **given)
     assert (found.sampling, found.own) == (expected, own)
     assert bool(found.note) == bool(own)
 
@@ -80,7 +80,7 @@ def test_the_defaults_are_those_of_transformers(fields: dict[str, Any], tmp_path
             if getattr(theirs, k, None) is None
         }
     )
-    found = drawing.of(tmp_path).sampling
+    found = sampling_defaults.of(tmp_path).sampling
     assert bool(theirs.do_sample) == (found.temperature > 0)
     if theirs.do_sample:
         ours = (found.temperature, found.top_k, found.top_p or 1.0)
@@ -88,9 +88,9 @@ def test_the_defaults_are_those_of_transformers(fields: dict[str, Any], tmp_path
 
 
 def test_older_models_say_it_in_their_config(tmp_path: Path) -> None:
-    found = drawing.of(place(tmp_path, None, {"temperature": 0.7, "do_sample": True}))
+    found = sampling_defaults.of(place(tmp_path, None, {"temperature": 0.7, "do_sample": True}))
     assert found.sampling == Sampling(0.7, 50) and "config.json" in found.note
-    assert drawing.of(place(tmp_path, {}, {"temperature": 0.7})).sampling == Sampling(0.8)
+    assert sampling_defaults.of(place(tmp_path, {}, {"temperature": 0.7})).sampling == Sampling(0.8)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_values_that_are_none_are_refused_by_file(
     fields: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match=f"generation_config.json: {words}"):
-        drawing.of(place(tmp_path, fields))
+        sampling_defaults.of(place(tmp_path, fields))
 
 
 def test_what_is_not_done_here_is_told(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_is_not_done_here_is_told(tmp_path: Path) -> None:
         "suppress_tokens": [],
         "no_repeat_ngram_size": 3,
     }
-    found = drawing.of(place(tmp_path, fields))
+    found = sampling_defaults.of(place(tmp_path, fields))
     assert found.unused == ("repetition_penalty 1.1", "no_repeat_ngram_size 3")
     assert found.note == (
         "its repetition_penalty 1.1, no_repeat_ngram_size 3 not used here (generation_config.json)"
@@ -186,7 +186,7 @@ def test_the_command_line_tells_them_once_and_as_json(model: Path, runs: Path) -
 
 
 def test_an_import_keeps_them_for_us(model: Path, tmp_path: Path) -> None:
-    from flyweight.checkpoints import checkpoint
+    from flyweight.checkpoints import read
 
-    tokenizer_files.keep_generation(checkpoint.read(model), tmp_path)
-    assert drawing.of(tmp_path).sampling == Sampling(0.6, 9, 0.9)
+    tokenizer_files.keep_generation(read.read(model), tmp_path)
+    assert sampling_defaults.of(tmp_path).sampling == Sampling(0.6, 9, 0.9)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.data.special import IDS, json_object
-from flyweight.decode.generate import Sampling
+from flyweight.decode.sampling import Sampling
 from flyweight.errors import RequestError
 
 TEMPERATURE = 0.8

@@ -7,7 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from flyweight.checkpoints import checkpoint, convert, external, fetch, load_any
+from flyweight.checkpoints import convert, fetch, foreign_model, load_any, read as checkpoint
 from flyweight.decode.generate import generate
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import audit
@@ -61,7 +61,7 @@ def folders(tmp_path_factory):
 @each
 def test_logits_and_hidden_states_are_the_models_own(name, folders):
     model = load_any.load(folders[name])
-    assert isinstance(model, external.Foreign)
+    assert isinstance(model, foreign_model.Foreign)
     assert model._split == FOREIGN[name][2]  # a family that does more to its logits is found out
     tokens = torch.randint(VOCAB, (2, 20), generator=torch.Generator().manual_seed(1))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folders[name]).eval()
@@ -120,7 +120,7 @@ def test_flops_are_counted_with_attention(folders, tmp_path):
     folder.write(config, state, tmp_path / "ours")
     ours = load_any.forward_flops(load_any.load(tmp_path / "ours"), 24)
     assert (
-        load_any.forward_flops(external.load(tmp_path), 24) == ours
+        load_any.forward_flops(foreign_model.load(tmp_path), 24) == ours
     )  # both counts agree where both exist
 
 
@@ -141,7 +141,7 @@ def test_weights_that_do_not_fit_are_an_error_not_random_numbers(folders, tmp_pa
     (tmp_path / "config.json").write_text((folders["neox"] / "config.json").read_text())
     save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FlyweightError, match=r"dense_h_to_4h\.weight are missing"):
-        external.load(tmp_path)
+        foreign_model.load(tmp_path)
 
 
 def test_what_is_no_causal_language_model_is_refused(folders, tmp_path):
@@ -155,7 +155,7 @@ def test_what_is_no_causal_language_model_is_refused(folders, tmp_path):
     ):
         (tmp_path / "config.json").write_text(json.dumps(raw))
         with pytest.raises(FlyweightError, match=str(tmp_path)):
-            external.load(tmp_path)
+            foreign_model.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["neox", "llama"])
@@ -192,7 +192,7 @@ def test_code_that_a_config_names_for_attention_is_neither_fetched_nor_run(monke
     monkeypatch.setattr(hub_kernels, "get_kernel", fetch)
     config = transformers.LlamaConfig(**WIDE, attn_implementation=named)
     assert config._attn_implementation is not None
-    external.choose_own_code(config)
+    foreign_model.choose_own_code(config)
     model = transformers.AutoModelForCausalLM.from_config(config)
     assert model.config._attn_implementation in ("sdpa", "eager")
 
