@@ -19,7 +19,7 @@ from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.model import linear
 from flyweight.store import stage_registry as stages
 
-PLUGINS = Path(__file__).parents[1] / "plugins"
+PLUGINS = Path(__file__).parents[2] / "examples" / "plugin"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from flyweight.spec import flops
 from flyweight.store import stage_registry as stages
 from flyweight.training import optimizers
 
-PLUGINS = Path(__file__).parents[2] / "plugins"
+PLUGINS = Path(__file__).parents[3] / "examples" / "plugin"
 BASES = ["dense", "int8", {"kind": "nf4", "block": 16}]
 TOKENS = torch.arange(22).view(2, 11) % 50
 

@@ -1,4 +1,4 @@
-"""A stage that shrinks a model's weights towards zero: `{stage: shrink, input: student, by: 0.01}`."""
+"""A stage that shrinks weights towards zero: `{stage: shrink, input: student, by: 0.01}`."""
 
 import shutil
 from typing import Annotated, ClassVar, Literal
