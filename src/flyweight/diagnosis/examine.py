@@ -12,10 +12,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -26,9 +26,8 @@ from flyweight.core.runtime import Runtime
 from flyweight.data.document import HeldOut
 from flyweight.data.sources import SOURCES
 from flyweight.data.sources.local import VARIABLE, data_folder
+from flyweight.diagnosis.finding import Line, Verdict
 from flyweight.errors import FlyweightError, RequestError
-
-Verdict = Literal["ok", "missing", "slow", "broken"]
 
 NO_SPACE, LITTLE_SPACE = 100_000_000, 2_000_000_000
 LITTLE_MEMORY = 1_000_000_000
@@ -43,22 +42,6 @@ OPENMP = (
     "KMP_BLOCKTIME",
 )
 """Variables that change how the threads of a product work."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One finding in words (`found`), its verdict, and a remedy where something is wrong.
-
-    `needed` is true where no work is possible without it. `values` are the numbers behind `found`.
-    """
-
-    group: str
-    name: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
-    needed: bool = False
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from flyweight.config.units import format_size
 from flyweight.core.runtime import Runtime
-from flyweight.diagnosis.examine import Line, Verdict
+from flyweight.diagnosis.finding import Line, Verdict
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.packed import Packed
 
