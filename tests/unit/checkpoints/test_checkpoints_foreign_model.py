@@ -353,7 +353,7 @@ def test_what_is_published_is_what_was_read_though_the_files_change_meanwhile(
                 file.write_bytes(b"changed")
         return read(path)
 
-    monkeypatch.setattr(fetch.checkpoint, "read", read_and_change)
+    monkeypatch.setattr(fetch.read, "read", read_and_change)
     artifact = fetch.imported(str(source), Store(tmp_path / "others"), lambda draft, facts: None)
     monkeypatch.undo()
     assert (source / "config.json").read_bytes() == b"changed"
