@@ -128,6 +128,7 @@ SAYS: dict[str, Callable[[Rows], str]] = {
         f" with a reason, {len([row for row in rows if row['metric'] == 'different'])} differ."
     ),
     "fuzz": _fuzz,
+    "fuzz-in-the-runs-root": _fuzz,
     "fuzz-templates-and-links": _fuzz,
     "gguf": lambda rows: (
         "llama.cpp computes what flyweight does: the relative error of logits in f32 is at most"
