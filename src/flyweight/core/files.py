@@ -46,7 +46,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise _explained(path, error.errno in _FULL, error) from error
-    except Exception as error:
+    except Exception as error:  # native code has error types of its own
         if "No space left" not in str(error) and "os error 28" not in str(error):
             raise
         raise _explained(path, True, error) from error

@@ -66,7 +66,7 @@ def render(question: dict[str, Any]) -> dict[str, Any]:
         template = _compiled(question["source"])
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # a template is code of other people, and fails in every way
         return {"unusable": _reason(error)}
     try:
         text = _joined(template, question["variables"], question["longest"])
@@ -74,7 +74,7 @@ def render(question: dict[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)[:_LONGEST_REASON]}
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # as above
         return {"failed": _reason(error)}
     return {"text": text} if text is not None else {"long": True}
 

@@ -7,30 +7,19 @@ string `Infinity`; `null` means "not measured". Units are plain: seconds, bytes,
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from flyweight.config.metrics import Better
 from flyweight.config.schema import SameAs
-from flyweight.core.files import read_bytes, read_sealed, reason, write_sealed
-from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.metric import Metric
+from flyweight.records.sealed import Record, SealedRecord
 
 FILE = "summary.json"
 
 Split = Literal["train", "validation", "test", "validation+test"]
 Verdict = Literal["better", "worse", "undecided"]
-
-
-class Record(BaseModel):
-    """Base of all parts of a summary: frozen, unknown keys refused, infinities allowed."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, ser_json_inf_nan="strings", protected_namespaces=()
-    )
 
 
 class Environment(Record):
@@ -335,8 +324,14 @@ class StageSummary(Record):
     evaluate: Evaluation | None = None
 
 
-class Summary(Record):
+class Summary(SealedRecord):
     """All results of a finished run."""
+
+    file: ClassVar[str] = FILE
+    again: ClassVar[str] = "run the recipe again, which writes it anew"
+    unfinished: ClassVar[str] = (
+        f"is not a finished run: it has no {FILE}; finish it with `flyweight run`, then report it"
+    )
 
     format: Literal[1] = 1
     name: str
@@ -397,41 +392,3 @@ class Summary(Record):
         if model.evaluate is None:
             return None
         return next(corpus for corpus in self.corpus if corpus.fingerprint == model.evaluate.corpus)
-
-    def write(self, run_folder: Path) -> Path:
-        """Write `summary.json` into a run folder, whole or not at all, and return its path."""
-        path = run_folder / FILE
-        write_sealed(path, json.loads(self.model_dump_json()))
-        return path
-
-    @classmethod
-    def read(cls, run_folder: Path) -> Summary:
-        """Read a run folder's `summary.json`.
-
-        Raises RequestError where it is missing. Raises FlyweightError, naming every fault, where it
-        is damaged.
-        """
-        path = run_folder / FILE
-        again = "run the recipe again, which writes it anew"
-        try:
-            content = json.loads(read_bytes(path))
-            if isinstance(content, dict):
-                content.pop("digest", None)
-            summary = cls.model_validate_json(json.dumps(content))
-            read_sealed(path)
-            return summary
-        except FlyweightError as error:
-            raise FlyweightError(f"{error}; {again}") from error
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RequestError(
-                f"{run_folder} is not a finished run: it has no {FILE}; finish it with "
-                f"`flyweight run`, then report it"
-            ) from error
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or FILE}: {fault['msg']}"
-                for fault in error.errors()
-            )
-            raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error

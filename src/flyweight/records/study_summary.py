@@ -5,19 +5,16 @@ All reports are drawn from it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
 from flyweight.config.metrics import metric_kind
-from flyweight.core.files import read_bytes, read_sealed, reason, write_sealed
 from flyweight.core.student import student
-from flyweight.errors import FlyweightError, RequestError
-from flyweight.records.run_summary import CorpusSummary, Environment, Record
+from flyweight.records.run_summary import CorpusSummary, Environment
+from flyweight.records.sealed import Record, SealedRecord
 
 FILE = "study.json"
 LEAST_SEEDS = 3
@@ -189,8 +186,14 @@ class FindingSummary(Record):
     contests: tuple[Contest, ...]
 
 
-class StudySummary(Record):
+class StudySummary(SealedRecord):
     """All results of a finished study."""
+
+    file: ClassVar[str] = FILE
+    again: ClassVar[str] = "run the study again, which writes it anew"
+    unfinished: ClassVar[str] = (
+        f"is not a finished study: it has no {FILE}; run it with `flyweight study`"
+    )
 
     format: Literal[1] = 1
     name: str
@@ -209,38 +212,3 @@ class StudySummary(Record):
     left_out: tuple[str, ...] = ()
     cells: tuple[CellSummary, ...]
     findings: tuple[FindingSummary, ...] = ()
-
-    def write(self, folder: Path) -> Path:
-        """Write `study.json` into a folder, whole or not at all, and return its path."""
-        write_sealed(folder / FILE, json.loads(self.model_dump_json()))
-        return folder / FILE
-
-    @classmethod
-    def read(cls, folder: Path) -> StudySummary:
-        """Read a folder's `study.json`.
-
-        Raises RequestError where it is missing, and FlyweightError where it is damaged.
-        """
-        path = folder / FILE
-        again = "run the study again, which writes it anew"
-        try:
-            content = json.loads(read_bytes(path))
-            if isinstance(content, dict):
-                content.pop("digest", None)
-            summary = cls.model_validate_json(json.dumps(content))
-            read_sealed(path)
-            return summary
-        except FlyweightError as error:
-            raise FlyweightError(f"{error}; {again}") from error
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RequestError(
-                f"{folder} is not a finished study: it has no {FILE}; run it with `flyweight study`"
-            ) from error
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or FILE}: {fault['msg']}"
-                for fault in error.errors()
-            )
-            raise FlyweightError(f"{path} cannot be read ({faults}); {again}") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise FlyweightError(f"{path} cannot be read ({reason(error)}); {again}") from error
