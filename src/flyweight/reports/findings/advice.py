@@ -87,11 +87,6 @@ def advice(group: Group) -> Advice | None:
     return Advice(kind, f"{start}: {choice(taken).line}", choices, notes)
 
 
-def advise(groups: Sequence[Group]) -> list[Advice]:
-    """Return the advice of every group of a report that has some."""
-    return [each for group in groups if (each := advice(group)) is not None]
-
-
 def choice(model: RankedModel, *roles: str) -> Choice:
     """Return a model as a choice for these roles."""
     disk, rate = model.model.disk_bytes, AXES["speed"].metric(model)
