@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 quickstart: $(VENV)/.installed
 	$(BIN)/flyweight quickstart
 
+# One process of tests for each core, with one thread each; a file's tests stay together.
 test: check docs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.tools
 	$(BIN)/ruff format --check src tests benchmarks examples tools
@@ -41,9 +42,11 @@ wheels: $(VENV)/bin/python
 	  Pygments matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil pillow filelock psutil tokenizers \
 	  safetensors pytest iniconfig pluggy hypothesis sortedcontainers allpairspy PyYAML Jinja2 MarkupSafe annotated-doc setuptools
 
-# A hundred SIGKILLs of a small recipe, and twenty of the quickstart: same weights, same figures, nothing lost or made twice.
+# A hundred SIGKILLs each of a small recipe and of a small fine-tuning, and twenty of the quickstart: same weights, same
+# figures, nothing lost or made twice.
 crash: $(VENV)/.tools
 	$(BIN)/python benchmarks/crash.py --kills 100
+	$(BIN)/python benchmarks/crash.py --recipe finetune --kills 100
 	$(BIN)/python benchmarks/crash.py --recipe quickstart --kills 20 --round 20
 
 # Every kind of damage to every file of a run: each is found and named.

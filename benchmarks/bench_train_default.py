@@ -168,7 +168,7 @@ def train_nanogpt(job: dict[str, Any]) -> dict[str, float]:
     measured = {
         f"bits_per_byte, stride {stride}": likelihood.evaluate(
             model, test, window=BLOCK, stride=stride
-        ).bits_per_byte.value
+        ).likelihood.bits_per_byte.value
         for stride in (BLOCK, BLOCK // 4)
     }
     return {**measured, "steps": number, "planned steps": steps, "seconds": seconds}

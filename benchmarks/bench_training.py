@@ -32,13 +32,14 @@ def ours(job: dict[str, Any]) -> list[float]:
 
     from flyweight.config import schema
     from flyweight.core.events import Events
+    from flyweight.core.pinned import PinnedFolder
     from flyweight.core.runtime import Runtime
     from flyweight.data.windows import Windows
     from flyweight.model.decoder import Decoder
     from flyweight.store.artifact import Draft, Identity
     from flyweight.store.budget import Meter
     from flyweight.training.limits import Limits
-    from flyweight.training.objectives import NextToken
+    from flyweight.training.objectives import NextTokenObjective
     from flyweight.training.state import TrainerState
     from flyweight.training.step_cost import StepCost
     from flyweight.training.trainer import Trainer
@@ -79,10 +80,14 @@ def ours(job: dict[str, Any]) -> list[float]:
         tokens = _Tokens(np.random.default_rng(0).integers(0, job["vocab"], 200_000))
 
     with tempfile.TemporaryDirectory() as folder:
-        draft = Draft(Path(folder), Identity("bench", 1, {}), Events(Path(folder) / "events.jsonl"))
+        draft = Draft(
+            PinnedFolder(Path(folder)),
+            Identity("bench", 1, {}),
+            Events(Path(folder) / "events.jsonl"),
+        )
         TimedTrainer(
             model=model,
-            objective=NextToken(schema.NextToken()),
+            objective=NextTokenObjective(schema.NextToken()),
             source=Windows(Text(), CONTEXT, BATCH, 0),
             validate=lambda tokens: 0.0,
             config=train,

@@ -1,6 +1,7 @@
 """Kill a recipe with SIGKILL and repeat its command until it is done: nothing may be lost, done twice, or differ.
 
     python benchmarks/crash.py [--kills 100] [--round 10] [--seed 0]                 a small recipe: results/crash.csv
+    python benchmarks/crash.py --recipe finetune                 a small fine-tuning: results/crash-finetune.csv
     python benchmarks/crash.py --recipe quickstart --kills 20 --round 20 [path=value ...]      results/crash-quickstart.csv
 
 The recipe runs undisturbed once. Then, in rounds that each begin in an empty runs root, it is
@@ -26,11 +27,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rows import Rows
-from sandbox import Attempt, alone, files, results, write_recipe
+from sandbox import Attempt, alone, files, results, write_finetune_recipe, write_recipe
 
 from flyweight.errors import FlyweightError
 from flyweight.store import gc
@@ -176,8 +178,14 @@ class Harness:
         if Attempt([*self.words, "name=spare", "train.steps=6"], full, self.log).wait():
             raise SystemExit(f"the spare recipe failed: {self.log.read_text()[-2000:]}")
         shutil.rmtree(full / "spare")
-        spare = next(path for path in full.glob("distill-*") if path.name not in kept)
-        shutil.copytree(spare, full / "distill-00000000.partial")
+        trained = next(
+            path
+            for kind in ("distill", "finetune")
+            for path in full.glob(f"{kind}-*")
+            if path.name not in kept
+        )
+        kind = trained.name.split("-")[0]
+        shutil.copytree(trained, full / f"{kind}-00000000.partial")
         shutil.copytree(full, calm, symlinks=True)
         began = time.monotonic()
         if Attempt(["gc", "--yes"], calm, self.log, heard=heard).wait():
@@ -215,11 +223,21 @@ class Harness:
         return sorted(mixed, key=lambda name: not name.startswith("os.rename"))
 
 
+WRITTEN: dict[str | None, Callable[[Path], Path]] = {
+    None: write_recipe,
+    "finetune": write_finetune_recipe,
+}
+"""Recipes that the harness writes itself, small and run by one thread."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", help="a shipped recipe or a file instead of the small one")
+    parser.add_argument(
+        "--recipe",
+        help="finetune (a small one), a shipped recipe or a file, instead of the small one",
+    )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument(
         "--round", type=int, default=10, help="kills until a round is left to finish"
@@ -231,10 +249,11 @@ def main() -> None:
     base = options.keep or Path(tempfile.mkdtemp(prefix="flyweight-crash-"))
     base.mkdir(parents=True, exist_ok=True)
     alone(base / "warm")
-    recipe = options.recipe or str(write_recipe(base))
+    own = WRITTEN.get(options.recipe)
+    recipe = options.recipe if own is None else str(own(base))
     name = Path(recipe).stem if options.recipe else "small"
     words = ["run", recipe, "budget.over=warn", *options.words, "--json"]
-    words += [] if options.recipe else ["--threads", "1"]
+    words += [] if own is None else ["--threads", "1"]
     began, rows = time.monotonic(), Rows("crash")
     harness = Harness(words, base, rows, name, random.Random(options.seed))
     harness.undisturbed()
@@ -245,7 +264,7 @@ def main() -> None:
             deck += harness.deck()
         named, deck = deck[: kills // 2], deck[kills // 2 :]
         harness.round(kills, list(dict.fromkeys(named)))
-    if not options.recipe:
+    if own is not None:
         harness.collecting(max(2, options.kills // 4))
         rows.add(name, "gc", "kills", 0, harness.collections, "kills")
     for stage, count in sorted(harness.at.items()):

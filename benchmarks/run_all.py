@@ -25,11 +25,13 @@ BENCHMARKS = {
     "startup": ["bench_startup.py"],
     "objectives": ["bench_objectives.py"],
     "training": ["bench_training.py"],
+    "finetuning": ["bench_finetuning.py"],
     "linear_quant": ["bench_linear_quant.py"],
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],
     "shared": ["bench_shared.py"],
     "plan_memory": ["bench_plan_memory.py"],
+    "memory": ["bench_memory.py"],
     "collapse": ["bench_collapse.py"],
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
@@ -71,6 +73,12 @@ def _linear_quant(rows: Rows) -> str:
         f"NF4 takes {nf4 / saved:.2f} of the dense bytes. Median times over all settings are"
         f" {ratios['int8, chosen']:.2f} of dense in int8 and {ratios['nf4, chosen']:.2f} in NF4."
     )
+
+
+def _time_of_objectives(rows: list[dict[str, str]]) -> str:
+    """Return how long head and loss take, where that was measured."""
+    ratios = _values(rows, "ratio of processor_seconds")
+    return f", in {_range(ratios)} of its time" if ratios else ""
 
 
 def _all(rows: Rows, metric: str) -> float:
@@ -121,11 +129,18 @@ SAYS: dict[str, Callable[[Rows], str]] = {
         " damage and named it."
     ),
     "crash": _crash,
+    "crash-finetune": _crash,
     "crash-quickstart": _crash,
     "elsewhere": lambda rows: (
         f"{len([row for row in rows if row['metric'] == 'equal'])} models from elsewhere equal"
         f" transformers, {len([row for row in rows if row['metric'] == 'refused'])} are refused"
         f" with a reason, {len([row for row in rows if row['metric'] == 'different'])} differ."
+    ),
+    "finetuning": lambda rows: (
+        "LoRA fine-tuning has the loss curve of peft on transformers (largest difference"
+        f" {_values(rows, 'largest_loss_gap')[0]:.2g} nats), at"
+        f" {_values(rows, 'speed_ratio')[0]:.2f} times its steps per second, in"
+        f" {_values(rows, 'memory_ratio')[0]:.2f} of its peak memory."
     ),
     "fuzz": _fuzz,
     "fuzz-in-the-runs-root": _fuzz,
@@ -145,9 +160,9 @@ SAYS: dict[str, Callable[[Rows], str]] = {
     ),
     "linear_quant": _linear_quant,
     "objectives": lambda rows: (
-        "The chunked head takes"
-        f" {_range(_values(rows, 'ratio of extra_bytes'))} of the plain head's extra memory, in"
-        f" {_range(_values(rows, 'ratio of seconds'))} of its time."
+        "Head and loss take"
+        f" {_range(_values(rows, 'ratio beyond gradients'))} of the plain version's memory beyond"
+        f" the gradients that both hold{_time_of_objectives(rows)}."
     ),
     "pack": lambda rows: (
         f"Packing reads {_range(_values(rows, 'pack_mb_per_s'))} MB/s in"

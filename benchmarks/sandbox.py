@@ -109,6 +109,45 @@ def write_recipe(folder: Path, name: str = "toy", **fields: Any) -> Path:
     return path
 
 
+def rows(path: Path, count: int = 160) -> Path:
+    """Write a task that a toy model can learn: a number and a letter, and the letter that follows."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    examples = [
+        {"prompt": f"{n} {letters[n % 25]}:", "completion": f" {letters[n % 25 + 1]}"}
+        for n in range(count)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in examples), encoding="utf-8")
+    return path
+
+
+def write_finetune_recipe(folder: Path, name: str = "finetune") -> Path:
+    """Write text, rows and a recipe of fine-tuning into a folder and return the recipe's path.
+
+    A base is trained and packed; the packed and the dense one are fine-tuned, merged and scored.
+    """
+    task = str(rows(folder / "rows.jsonl"))
+    tuned = {
+        "stage": "finetune",
+        "data": {"task": task, "context": 32},
+        "train": {"steps": 24, "batch": 8, "optimizer": {"kind": "adamw", "lr": 0.01}},
+    }
+    lora = {"kind": "lora", "r": 2, "dropout": 0.1}
+    stages = {
+        "base": {"stage": "pretrain"},
+        "packed": {"stage": "quantize", "input": "base", "kind": "nf4"},
+        "qlora": {**tuned, "input": "packed", "method": lora},
+        "full": {**tuned, "input": "base", "method": "full"},
+        "lora": {**tuned, "input": "base", "method": lora},
+        "merged": {"stage": "merge", "input": "lora"},
+        "scored": {
+            **{"stage": "score", "input": "merged", "task": task, "limit": 4, "new_tokens": 4},
+            "metrics": ["exact_match", "f1", "completion_perplexity"],
+        },
+    }
+    report = {"measure": ["evaluate"], "compare": ["qlora", "full", "merged"]}
+    return write_recipe(folder, name, stages=stages, report=report)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command ended with.
@@ -140,10 +179,22 @@ def call(*words: Any) -> Answer:
 
 
 def writing(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that an audit event is about to change.
+    """Return the paths that an audit event is about to change, by the names of their folders.
 
     None for an event that only reads.
     """
+    return [_by_name(path) for path in _changed(event, arguments)]
+
+
+def _by_name(path: str) -> str:
+    """Return a path through an open folder (`/proc/PID/fd/N/...`) as one through its present name."""
+    if opened := re.match(r"/proc/(?:self|\d+)/fd/\d+(?=/|$)", path):
+        with contextlib.suppress(OSError):
+            return os.readlink(opened[0]) + path[opened.end() :]
+    return path
+
+
+def _changed(event: str, arguments: tuple[Any, ...]) -> list[str]:
     if event == "open":
         path, _, flags = arguments
         changes = isinstance(flags, int) and flags & (
@@ -167,7 +218,7 @@ def label(event: str, paths: list[str], runs: Path) -> str | None:
     inside = [os.path.relpath(path, runs) for path in paths]
     if not inside or inside[0].startswith(".."):
         return None
-    plain = [re.sub(r"-[0-9a-f]{8}\b", "", path) for path in inside]
+    plain = [re.sub(r"-[0-9a-f]{8}\b|(?<=/tokenizer)-\w{8}\b", "", path) for path in inside]
     plain = [
         re.sub(r"\.[0-9]+\.partial$", ".partial", re.sub(r"step-[0-9]+", "step", path))
         for path in plain
@@ -178,7 +229,8 @@ def label(event: str, paths: list[str], runs: Path) -> str | None:
 class Attempt:
     """A fork that runs one command in a process group of its own.
 
-    `die_at` is the operation before which it kills itself.
+    `die_at` is the operation before which it kills itself, or calls `then` with the operation's
+    paths, once.
     """
 
     def __init__(
@@ -188,6 +240,7 @@ class Attempt:
         log: Path,
         die_at: str | None = None,
         heard: Path | None = None,
+        then: Callable[[list[str]], None] | None = None,
     ) -> None:
         self.pid = os.fork()
         if self.pid:
@@ -199,7 +252,7 @@ class Attempt:
             os.dup2(sink, 1)
             os.dup2(sink, 2)
             sys.argv = ["flyweight", *words, "--runs", str(runs)]
-            sys.addaudithook(self._hook(runs, die_at, heard))
+            sys.addaudithook(self._hook(runs, die_at, heard, then))
             cli.main()
             status = 0
         except SystemExit as stop:
@@ -213,17 +266,27 @@ class Attempt:
 
     @staticmethod
     def _hook(
-        runs: Path, die_at: str | None, heard: Path | None
+        runs: Path,
+        die_at: str | None,
+        heard: Path | None,
+        then: Callable[[list[str]], None] | None,
     ) -> Callable[[str, tuple[Any, ...]], None]:
         told = None if heard is None else os.open(heard, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
+        waits = die_at is not None
+
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal waits
             if paths := writing(event, arguments):
                 name = label(event, paths, runs)
                 if told is not None and name:
                     os.write(told, f"{name}\n".encode())
-                if name and name == die_at:
-                    os.killpg(0, signal.SIGKILL)
+                if waits and name == die_at:
+                    waits = False
+                    if then is None:
+                        os.killpg(0, signal.SIGKILL)
+                    else:
+                        then(paths)
 
         return hook
 

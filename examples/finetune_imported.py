@@ -14,15 +14,12 @@ def main(model: str, text: str, steps: int = 100) -> None:
     base = fw.import_(model)
     recipe = {
         "name": "tuned",
-        "data": {
-            "corpus": text,
-            "tokenizer": {"kind": "file", "path": str(base.path / "model" / "tokenizer.json")},
-            "context": 64,
-        },
+        "data": {"corpus": text, "context": 64},
         "stages": {
             "tuned": {
-                "stage": "pretrain",
+                "stage": "finetune",
                 "input": str(base.path),
+                "method": {"kind": "lora", "r": 8},
                 "train": {"steps": steps, "batch": 4, "optimizer": {"kind": "adamw", "lr": 1e-3}},
             }
         },

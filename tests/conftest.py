@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a made-up name must not be looke
 import pytest
 import yaml
 from elsewhere_fixture import elsewhere as elsewhere
+from known_machine import RATES
 from toy_recipe import toy
 
 
@@ -28,10 +29,23 @@ def known_rates(monkeypatch):
     """Let every runs root find the same rates of this machine at once, whatever else it is doing."""
     from flyweight.planning import rate
 
-    known = rate.Rates(
-        training={64: 2e10, 256: 4e10}, packing=1.2e6, created="2026-01-01T00:00:00Z"
-    )
-    monkeypatch.setattr(rate, "measured", lambda runtime, precision: known)
+    monkeypatch.setattr(rate, "measured", lambda runtime, precision: RATES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_precision():
+    """Let `precision: auto` choose float32 below width 128, whatever else the machine is doing."""
+    from flyweight.core import bfloat16
+
+    known = bfloat16.Speedups(tuple(zip(bfloat16.WIDTHS, (0.9, 1.3, 1.5), strict=True)))
+
+    def known_speedups(threads):
+        return known
+
+    known_speedups.__wrapped__ = bfloat16._measure.__wrapped__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bfloat16, "_measure", known_speedups)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,21 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flyweight.records.audit import AuditResult, Check
+from flyweight.records.floors import Floor
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import (
-    Audit,
-    AuditCheck,
     BudgetLine,
-    Comparison,
     CorpusSummary,
     Curve,
     Difference,
     Environment,
     Evaluation,
-    Floor,
     ModelSummary,
+    PairedComparison,
     ParameterCount,
-    Sample,
     Speed,
     SplitSummary,
     StageSummary,
@@ -31,6 +29,7 @@ from flyweight.records.run_summary import (
     Training,
     Validation,
 )
+from flyweight.records.sample import Continuation
 
 FINGERPRINT = "9c0f2b7d5a41e388"
 BYTES_PER_TOKEN = 3.42
@@ -99,7 +98,7 @@ def evaluation(bits: float, half: float = 0.014) -> Evaluation:
     )
 
 
-def audit(bits: float, **failing: str) -> Audit:
+def audit(bits: float, **failing: str) -> AuditResult:
     """Return an audit in which the named checks fail, each for the reason given."""
     rows: list[tuple[str, float | None, float | None]] = [
         ("causality", 0.0, 0.0),
@@ -111,7 +110,7 @@ def audit(bits: float, **failing: str) -> Audit:
         ("stored_bytes", 0.0061, 0.02),
     ]
     checks = [
-        AuditCheck(
+        Check(
             name=name,
             measured=measured,
             bound=bound,
@@ -122,11 +121,9 @@ def audit(bits: float, **failing: str) -> Audit:
     ]
     why = "quantized weights cannot be initialised again"
     checks.append(
-        AuditCheck(
-            name="initial_token_sensitivity", measured=None, bound=0.2, verdict="n/a", why=why
-        )
+        Check(name="initial_token_sensitivity", measured=None, bound=0.2, verdict="n/a", why=why)
     )
-    return Audit(passed=not failing, checks=tuple(checks))
+    return AuditResult(passed=not failing, checks=tuple(checks))
 
 
 def curve(final: float, steps: int, seconds: float, flops: float, seed: int) -> Curve:
@@ -173,8 +170,8 @@ def model(name: str, bits: float = 1.9, stage: str = "pretrain", **changes: Any)
         "audit": audit(bits),
         "curve": curve(nats, steps, seconds, flops, len(name)),
         "samples": (
-            Sample(prompt="def ", text=_TEXTS.get(name, "f(x):\n    return x")),
-            Sample(
+            Continuation(prompt="def ", text=_TEXTS.get(name, "f(x):\n    return x")),
+            Continuation(
                 prompt="import ",
                 text="os\nimport sys\n\n__all__ = ["
                 + f'"{name}"]'
@@ -202,7 +199,7 @@ def training(model: ModelSummary, **changes: Any) -> Training:
     return Training(**{**model.training.model_dump(), **changes})
 
 
-def compare(a: str, b: str, difference: float, half: float = 0.012) -> Comparison:
+def compare(a: str, b: str, difference: float, half: float = 0.012) -> PairedComparison:
     verdict = "undecided" if abs(difference) <= half else "better" if difference < 0 else "worse"
 
     def scaled(scale: float, unit: str) -> Difference:
@@ -211,7 +208,7 @@ def compare(a: str, b: str, difference: float, half: float = 0.012) -> Compariso
 
     per_byte = scaled(1.0, "bits/byte")
     per_token = scaled(math.log(2) * BYTES_PER_TOKEN, "nats/token")
-    return Comparison(
+    return PairedComparison(
         a=a,
         b=b,
         nll=per_token,

@@ -4,9 +4,10 @@ import datetime
 import math
 
 from flyweight.config.study import Finding
-from flyweight.records.run_summary import CorpusSummary, Environment, Floor, SplitSummary
+from flyweight.records.floors import Floor
+from flyweight.records.run_summary import CorpusSummary, Environment, SplitSummary
 from flyweight.records.study_summary import CellSummary, RunSummary, StudySummary
-from flyweight.studies.claims import judge
+from flyweight.studies.claims import evaluate_claim
 
 
 def cell(
@@ -82,7 +83,7 @@ def summary(cells, **more):
     here = Environment(
         **{key: 1 if key in ("cores", "threads", "memory_bytes") else "x" for key in names}
     )
-    findings = (judge(finding("a*", "b*"), cells, "nll"),)
+    findings = (evaluate_claim(finding("a*", "b*"), cells, "nll"),)
     fields = {
         "name": "made-up",
         "about": "What <b>is</b> found.",

@@ -15,6 +15,7 @@ def toy_study(text_file, **fields):
         "budgets": {"short": {"steps": 40}},
         "train": {
             "batch": 8,
+            "precision": "fp32",  # what auto measures differs between processes
             "validations": 2,
             "optimizer": {"kind": "muon", "rest": {"lr": 0.03}},
         },

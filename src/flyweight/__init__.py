@@ -13,7 +13,7 @@ from flyweight.core.search_path import leave_out_the_working_folder
 if sys.argv[:1] == ["-m"]:
     leave_out_the_working_folder()
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if "torch" not in sys.modules:
     # GNU OpenMP's threads spin for long at every barrier. With another busy process on the machine,
@@ -41,6 +41,7 @@ __all__ = [
     "StageContext",
     "StudyRun",
     "TrainingStage",
+    "TuningStudyRun",
     "artifacts",
     "audit",
     "bench",
@@ -50,11 +51,13 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "finetune",
     "floors",
     "gc",
     "generate",
     "import_",
     "load",
+    "merge",
     "plan",
     "quantize",
     "register",
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
         Run,
         Session,
         StudyRun,
+        TuningStudyRun,
         artifacts,
         audit,
         bench,
@@ -84,11 +88,13 @@ if TYPE_CHECKING:
         doctor,
         evaluate,
         export,
+        finetune,
         floors,
         gc,
         generate,
         import_,
         load,
+        merge,
         plan,
         quantize,
         report,
@@ -139,7 +145,7 @@ _HOMES = {
 """Homes of the names outside `flyweight.api`: plug-ins need them before anything is run."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     import importlib
 
     if name in _HOMES:

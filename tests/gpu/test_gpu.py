@@ -8,7 +8,7 @@ from flyweight.config.schema import ModelConfig
 from flyweight.core.runtime import Runtime
 from flyweight.data.batch import Batch
 from flyweight.model.decoder import Decoder
-from flyweight.training.objectives import NextToken
+from flyweight.training.objectives import NextTokenObjective
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,7 +36,7 @@ def test_logits_agree_with_the_cpu():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_loss_under_autocast_agrees_with_float32(dtype):
     model, tokens = decoder().cuda(), torch.randint(101, (4, 33), device="cuda")
-    objective = NextToken(schema.NextToken())
+    objective = NextTokenObjective(schema.NextToken())
     batch = Batch.from_tensors(tokens[:, :-1], tokens[:, 1:])
     exact = objective(model, batch).loss
     with torch.autocast("cuda", dtype):
@@ -52,5 +52,5 @@ def test_a_full_vocabulary_step_needs_little_memory_for_its_logits():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     batch = Batch.from_tensors(inputs, inputs)
-    NextToken(schema.NextToken())(model, batch).loss.backward()
+    NextTokenObjective(schema.NextToken())(model, batch).loss.backward()
     assert torch.cuda.max_memory_allocated() - before < 0.25 * 3 * 4 * tokens * vocab

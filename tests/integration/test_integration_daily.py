@@ -169,7 +169,7 @@ def test_a_conversation_in_a_terminal(places, tmp_path):
         "Be brief.",
     )
     terminal = Terminal(*words, runs=tmp_path)
-    terminal.until("each line is a turn.")
+    terminal.until("is a turn.")
     terminal.until("> ")
     terminal.type("/help\n")
     terminal.until("forget everything said")
@@ -267,5 +267,5 @@ def test_the_doctor(answer, flyweight, tmp_path, monkeypatch):
     assert (
         status == 1
         and "cannot be written" in " ".join(out.split())
-        and "something needed is broken" in out
+        and "Something needed is broken" in out
     ), err

@@ -69,6 +69,7 @@ def quick(tmp_path: Path, name: str = "toy", **train) -> Path:
             "commands on damaged files found the damage and named it",
         ),
         ("fuzz.py", ["--inputs", "72"], "72 of 72 malformed inputs refused"),
+        ("swap.py", ["--operations", "2"], " 0 files outside the root changed"),
     ],
 )
 def test_the_harness(script, options, said, tmp_path):
@@ -113,6 +114,16 @@ def test_the_crash_harness_sees_what_is_damaged_made_twice_or_lost(tmp_path):
     (whole / "model").write_bytes(b"1234567")
     watched.look("at last")
     assert "published and damaged" in watched.faults[-1]
+
+
+def test_the_recipe_of_fine_tuning_that_is_killed_can_be_planned(tmp_path):
+    recipe = sandbox.write_finetune_recipe(tmp_path)
+    answer = sandbox.call("plan", recipe, *THREADS, "--runs", tmp_path / "runs", "--json")
+    assert answer.status == 0, answer.err
+    stages = json.loads(answer.out)["stages"]
+    assert {name: stage["steps"] for name, stage in stages.items()} == dict.fromkeys(
+        ("base", "qlora", "full", "lora"), 24
+    )
 
 
 def test_the_corruption_harness_sees_what_is_used_silently(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_an_export_has_the_card_with_the_numbers_that_there_are(runs, answer):
     nll = json.loads((next(runs.glob("toy")) / "summary.json").read_text())["models"][0][
         "evaluate"
     ]["nll"]
-    assert f"{nll['low']:,.5g} ... {nll['high']:,.5g}" in said
+    assert f"{nll['low']:.3f} to {nll['high']:.3f}" in said
     other = runs.parent / "other.txt"
     other.write_text("another text. " * 300)
     answer("eval", "toy:student", "--data", other, *THREADS)
@@ -153,7 +153,7 @@ def test_ls_models_names_what_can_be_given_as_model(runs, answer, flyweight):
     )
     status, out, _ = flyweight("ls", "--models")
     lines = out.splitlines()
-    assert status == 0 and len(lines) == 1 + len(items), "a line each"
+    assert status == 0 and len(lines) == 2 + len(items), "head, rule, a line each"
     assert all(name in out for name in names)
 
 
@@ -185,7 +185,7 @@ def test_gc_shows_and_does_what_is_answered(runs, flyweight, monkeypatch):
         assert sorted(runs.rglob("*")) == before
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     status, out, _ = flyweight("gc")
-    assert status == 0 and "removed 5 folders and 6 lock files" in out
+    assert status == 0 and "Removed 5 folders and 6 lock files" in out
     assert len(sorted(runs.rglob("*"))) < len(before)
 
 
@@ -204,7 +204,7 @@ def test_gc_removes_what_the_deleted_recipe_needed_and_nothing_else(runs, answer
         Artifact.open(runs / identifier)
     assert answer("gc", "--yes") == {"items": [], "bytes": 0, "kept": [], "removed": False}
     status, out, _ = flyweight("gc", "--yes")
-    assert status == 0 and "nothing to remove" in out
+    assert status == 0 and "Nothing to remove" in out
     assert answer("eval", "toy:int8", *THREADS)["nll"]["value"] > 0
 
 

@@ -120,11 +120,11 @@ def test_bad_requests_are_told(flyweight, tmp_path):
             "onnx",
             "--out",
             tmp_path / "x",
-        ): "known are hf and gguf",
+        ): "known are hf, gguf and peft",
         ("export", tmp_path / "hf", "--out", tmp_path / "full"): "something already",
         ("eval", tmp_path / "empty", "--data", "ptb"): "neither an artifact",
         ("eval", tmp_path / "hf", "--tasks", "a", "--data", "ptb"): "leave --data",
-        ("eval", tmp_path / "hf", "--limit", "3"): "belong to --tasks",
+        ("eval", tmp_path / "hf", "--limit", "3"): "belongs to --task or --tasks",
     }
     for words, message in bad.items():
         status, _, err = flyweight(*words)
@@ -199,3 +199,8 @@ def test_a_models_own_code_runs_only_where_the_user_says_so_by_name(
     ):  # what was trusted once is asked about again, the copy in the runs root too
         status, _, err = flyweight("generate", model, *words)
         assert (status, ran.exists()) == (2, False), err
+    timing = ("bench", kept.name, "--prompt", "4", "--new-tokens", "2", "--repeats", "1", "--json")
+    status, _, err = flyweight(*timing)
+    assert (status, ran.exists()) == (2, False) and "--trust-remote-code" in err
+    status, _, err = flyweight(*timing, "--trust-remote-code")
+    assert (status, ran.exists()) == (0, True), err  # the process that measures is told as well

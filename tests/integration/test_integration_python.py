@@ -95,7 +95,7 @@ def test_what_an_option_is_called_its_parameter_is_called():
         missing = (
             {renamed.get(each, each) for each in own}
             - known
-            - {"tasks", "task_path", "few_shot", "limit"}
+            - {"tasks", "task_path", "few_shot", "limit", "fit"}  # in Python: plan(...).words()
         )
         assert missing <= ({"model"} if first else set()), (verb, missing)
 
@@ -106,7 +106,7 @@ def test_what_an_option_is_called_its_parameter_is_called():
 def test_help_helps(name):
     for module in (
         "formats.hf",
-        "planning.recipe_plan",
+        "planning.planner",
         "reports.pages.run",
         "studies.run",
         "training.trainer",

@@ -131,7 +131,9 @@ def test_a_report_with_long_names_and_strange_text(tmp_path):
         made.model(
             long,
             1.8,
-            samples=(made.Sample(prompt=word, text=f"<img src=x onerror=alert(1)>\x00{word}"),),
+            samples=(
+                made.Continuation(prompt=word, text=f"<img src=x onerror=alert(1)>\x00{word}"),
+            ),
         ),
         made.model("broken", 4.0, audit=made.audit(4.0, below_unigram_floor=word)),
         made.model("leaky", 0.9, audit=made.audit(0.9, causality="the future shows")),

@@ -367,7 +367,7 @@ def test_the_command_line(finished, flyweight, answer):
     assert "did you mean tradeoffs" in err
     (run.folder / "report.html").unlink()
     assert answer("report", run.folder)["report"] == str(run.folder / "report.html")
-    assert json.loads(flyweight("schema", "--study")[1])["properties"]["seeds"]
+    assert json.loads(flyweight("schema", "--study")[1])["$defs"]["Study"]["properties"]["seeds"]
     status, out, _ = flyweight("study", path, *runs)
     assert status == 0
     assert "report:" in out

@@ -289,7 +289,7 @@ def test_files_that_are_not_what_they_are_called(tmp_path, raw):
     for name, read in {
         "tokenizer.json": lambda: Tokenizer.load(tmp_path),
         "summary.json": lambda: Summary.read(tmp_path),
-        "current.json": lambda: state.load(tmp_path, torch.nn.Linear(2, 2), []),
+        "current.json": lambda: state.load(tmp_path, "toy", torch.nn.Linear(2, 2), []),
         "config.json": lambda: checkpoint.read(tmp_path),
     }.items():
         (tmp_path / name).write_bytes(raw)

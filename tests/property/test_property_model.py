@@ -90,7 +90,7 @@ def test_every_trainable_weight_gets_a_gradient(index: int) -> None:
     # A first place that reads the embedding in every pass has a memory that is mixed with what it
     # is already.
     restarts = isinstance(config.thinking, Deep) and config.thinking.input == "embedding"
-    if restarts and {visit.place for visit in visits(config) if visit.layer == 0} == {0}:
+    if restarts and {visit.stack_index for visit in visits(config) if visit.layer == 0} == {0}:
         allowed.append("blocks.0.rate.weight")
     assert not [name for name in missing if not name.endswith(tuple(allowed))]
     assert all(layer.weight.requires_grad for layer in model.modules() if isinstance(layer, Linear))

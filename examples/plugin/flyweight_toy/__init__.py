@@ -1,4 +1,4 @@
-"""A package of somebody else: a stage, a metric and a linear kind, through public names alone.
+"""A package of somebody else: two stages, a metric and a linear kind, through public names alone.
 
 Importing it registers them. An installed package would name this module in its `pyproject.toml`:
 
@@ -6,12 +6,13 @@ Importing it registers them. An installed package would name this module in its 
     toy = "flyweight_toy"
 """
 
-from flyweight_toy import linear_scaled, metric, stage
+from flyweight_toy import linear_scaled, metric, stage, training
 
 
 def register():
     """Add what this package has; doing it again changes nothing."""
     stage.register()
+    training.register()
     metric.register()
     linear_scaled.register()
 

@@ -8,6 +8,7 @@ RequestError (the request was wrong) and FlyweightError (it failed).
 from __future__ import annotations
 
 from flyweight.api.exchange import export as export, import_ as import_
+from flyweight.api.finetuning import finetune as finetune
 from flyweight.api.maintenance import (
     artifacts as artifacts,
     doctor as doctor,
@@ -16,6 +17,7 @@ from flyweight.api.maintenance import (
     report as report,
     shipped_models as shipped_models,
     shipped_studies as shipped_studies,
+    task_templates as task_templates,
 )
 from flyweight.api.measurements import (
     Measurement as Measurement,
@@ -27,10 +29,20 @@ from flyweight.api.measurements import (
     floors as floors,
     tasks as tasks,
 )
-from flyweight.api.one_stage import distill as distill, quantize as quantize
+from flyweight.api.one_stage import distill as distill, merge as merge, quantize as quantize
 from flyweight.api.own_text import choose as choose, is_text as is_text, train as train
 from flyweight.api.plans import plan as plan
-from flyweight.api.results import Run as Run, StudyRun as StudyRun
-from flyweight.api.runs import load as load, run as run, shipped as shipped, study as study
+from flyweight.api.results import (
+    Run as Run,
+    StudyRun as StudyRun,
+    TuningStudyRun as TuningStudyRun,
+)
+from flyweight.api.runs import (
+    load as load,
+    run as run,
+    shipped as shipped,
+    with_words as with_words,
+)
 from flyweight.api.session import DEFAULT as DEFAULT, Session as Session
+from flyweight.api.study_runs import study as study
 from flyweight.api.text import chat as chat, generate as generate

@@ -12,35 +12,55 @@ from typing import TYPE_CHECKING
 
 from flyweight.api import model_references
 from flyweight.api.measurements import Model
-from flyweight.api.session import DEFAULT, Session, working
-from flyweight.checkpoints.fetch import imported
+from flyweight.api.session import DEFAULT, Session, uses_runs_root
+from flyweight.checkpoints.adapter_import import imported_adapter
+from flyweight.checkpoints.fetch import HUB, imported
 from flyweight.core.files import refuse_existing, write_text
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.reports.cards import card
-from flyweight.store.artifact import Artifact
+from flyweight.store.artifact import Artifact, Store
 
 if TYPE_CHECKING:
     from flyweight.formats.exported import Exported
 
 
-@working
+@uses_runs_root
 def import_(
-    reference: str | Path, out: str | Path | None = None, session: Session = DEFAULT
+    reference: str | Path,
+    out: str | Path | None = None,
+    onto: Model | None = None,
+    session: Session = DEFAULT,
 ) -> Artifact:
     """Import a GPT-2, Llama or Qwen3 model and return it as an artifact of flyweight.
 
-    `reference` is a Hugging Face folder or `hf:owner/name`. The artifact lies in the runs root, and
-    in the new folder `out` as well where one is named. Raises RequestError with every reason why
-    the model cannot be imported.
+    `reference` is a Hugging Face folder or `hf:owner/name`. With `onto`, a model of flyweight's, it
+    is the folder of an adapter of peft's that was trained around that model, and the artifact is
+    the model with the adapter. It lies in the runs root, and in the new folder `out` as well where
+    one is named. Raises RequestError with every reason why the model or adapter cannot be imported.
     """
     session.store.prepare()
-    artifact = imported(
-        str(reference), session.store, card.write, session.watch, session.command, only_ours=True
-    )
+    if onto is not None:
+        artifact = imported_adapter(
+            Path(reference),
+            model_references.find(onto, session.store, "--onto", session.watch),
+            session.store,
+            card.write,
+            session.watch,
+            session.command,
+        )
+    else:
+        artifact = imported(
+            str(reference),
+            session.store,
+            card.write,
+            session.watch,
+            session.command,
+            only_ours=True,
+        )
     return artifact if out is None else artifact.copy(Path(out))
 
 
-@working
+@uses_runs_root
 def export(
     model: Model,
     to: str | None = None,
@@ -50,7 +70,8 @@ def export(
 ) -> Exported:
     """Write a model for other programs and return what was written.
 
-    `to` is `hf` (a folder) or `gguf` (a file). Without it a name `out` that ends in `.gguf` means
+    `to` is `hf` (a folder), `gguf` (a file) or `peft` (a folder of the model's adapters alone).
+    Without it a name `out` that ends in `.gguf` means
     gguf, and any other hf. A model card with every measurement of the model in the runs root is
     written as the folder's README.md, or beside the file as FILE.md. `type` is that of a GGUF
     file's matrices: f32, f16 (the default), q8_0 or q4_0.
@@ -68,6 +89,8 @@ def export(
         raise RequestError(f"{artifact.id} holds no model")
     if kind == "hf":
         return _export_folder(artifact, target, session)
+    if kind == "peft":
+        return _export_adapters(artifact, target, session)
     return _export_gguf(artifact, target, type or "f16", session)
 
 
@@ -80,6 +103,55 @@ def _export_folder(artifact: Artifact, out: Path, session: Session) -> Exported:
         return card.exported(artifact, session.store, title, "transformers", written_as, notes)
 
     return replace(hf.write(artifact.path / "model", out, folder_card), card=out / card.FILE)
+
+
+def _export_adapters(artifact: Artifact, out: Path, session: Session) -> Exported:
+    from flyweight.formats import peft
+
+    title = out.name or artifact.id
+
+    def folder_card(written_as: str, notes: Sequence[str]) -> str:
+        return card.exported(artifact, session.store, title, written_as, written_as, notes)
+
+    _refuse_changed_base(artifact, session.store)
+    base = _hub_base(artifact, session.store)
+    written = peft.write(artifact.path / "model", out, folder_card, base)
+    return replace(written, card=out / card.FILE)
+
+
+def _refuse_changed_base(artifact: Artifact, store: Store) -> None:
+    """Raise RequestError where more than adapters was trained while they were there.
+
+    A folder of peft's would leave that out. A model whose parents are gone is taken as it is.
+    """
+    from flyweight.checkpoints import load_any
+
+    while "input" in artifact.identity["parents"]:
+        try:
+            parent = Artifact.glance(store.root / str(artifact.identity["parents"]["input"]))
+            config = load_any.own_config(parent.path / "model", parent.id)
+        except FlyweightError:
+            return
+        method = artifact.identity["config"].get("method", {})
+        if method.get("kind") == "frozen" and getattr(config, "adapters", ()):
+            raise RequestError(
+                f"--to peft writes adapters alone, and {artifact.id} trained the head and the last "
+                f"norm after them, which would be lost; use --to hf for the whole model"
+            )
+        artifact = parent
+
+
+def _hub_base(artifact: Artifact, store: Store) -> str | None:
+    """Return the hub's name of the model that an artifact was tuned from, or None."""
+    parent = artifact.identity["parents"].get("input")
+    try:
+        facts = Artifact.glance(store.root / str(parent)).facts
+    except FlyweightError:
+        return None
+    source = str(facts.get("source", ""))
+    if "onto" in facts or not source.startswith(HUB):
+        return None
+    return source.removeprefix(HUB).partition("@")[0]
 
 
 def _export_gguf(artifact: Artifact, out: Path, type: str, session: Session) -> Exported:
@@ -110,15 +182,13 @@ def _format(to: str | None, out: Path, type: str | None) -> str:
     file = out.suffix.lower() == ".gguf"
     if to is None:
         to = "gguf" if file else "hf"
-    if to not in ("hf", "gguf"):
-        raise RequestError(f"--to {to}: known are hf and gguf")
-    if to == "hf" and file:
+    if to not in ("hf", "gguf", "peft"):
+        raise RequestError(f"--to {to}: known are hf, gguf and peft")
+    if to != "gguf" and file:
         raise RequestError(
-            f"--to hf writes a folder, but {out} is named like a GGUF file; use --to gguf, or "
+            f"--to {to} writes a folder, but {out} is named like a GGUF file; use --to gguf, or "
             f"another name"
         )
-    if to == "hf" and type is not None:
-        raise RequestError(
-            f"--type {type} is for GGUF files; a Hugging Face folder keeps the model's own types"
-        )
+    if to != "gguf" and type is not None:
+        raise RequestError(f"--type {type} is for GGUF files; a folder keeps the model's own types")
     return to

@@ -12,7 +12,7 @@ from flyweight.store.artifact import NAMED, Store
 
 
 def forget(store: Store, name: str, session: Session) -> None:
-    """Remove a run and the artifacts made for it alone, except its packed text.
+    """Remove a run and the artifacts made for it alone, except its packed text and examples.
 
     Raises RequestError where another run needs its model, or where its folder is a symbolic link.
     Raises FlyweightError where another process works in the runs root.
@@ -23,17 +23,19 @@ def forget(store: Store, name: str, session: Session) -> None:
         return
     uses = references.read(store)
     mine = [recipe for recipe in uses.recipes if recipe.name == name]
-    known = {artifact.id: artifact for artifact in store.artifacts()}
+    artifacts = {artifact.id: artifact for artifact in store.artifacts()}
     ids = {
-        identifier for recipe in mine for identifier in references.reached(recipe.results, known)
+        identifier
+        for recipe in mine
+        for identifier in references.reachable(recipe.results, artifacts)
     }
     ids |= {identifier for recipe in mine for other in recipe.others for identifier in other.ids}
-    own = {
+    only_this_run = {
         identifier
         for identifier in ids
-        if NAMED.fullmatch(identifier) and not identifier.startswith("corpus-")
+        if NAMED.fullmatch(identifier) and not identifier.startswith(("corpus-", "examples-"))
     }
-    for identifier in sorted(own):
+    for identifier in sorted(only_this_run):
         users = [
             user
             for user in uses.users.get(identifier, ())
@@ -48,5 +50,7 @@ def forget(store: Store, name: str, session: Session) -> None:
         refuse_link(folder)
         shutil.rmtree(folder)
     gc.collect(
-        store, among={*own, *(f"{identifier}.partial" for identifier in own)}, watch=session.watch
+        store,
+        among={*only_this_run, *(f"{identifier}.partial" for identifier in only_this_run)},
+        watch=session.watch,
     )

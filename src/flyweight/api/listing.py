@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from flyweight.errors import FlyweightError
 from flyweight.reports import gather
@@ -15,7 +15,25 @@ Content = frozenset[tuple[str, str]]
 """A model's files with their digests."""
 
 
-def listed_models(store: Store) -> list[dict[str, Any]]:
+class Quality(TypedDict):
+    """A model's newest likelihood; all three are None for a model that was never evaluated."""
+
+    bits_per_byte: float | None
+    split: str | None
+    corpus: str | None
+
+
+class ListedModel(Quality):
+    """A model that can be given as MODEL by its `name`; `bytes` is the size of its files."""
+
+    name: str
+    id: str
+    stage: str
+    bytes: int
+    created: str
+
+
+def listed_models(store: Store) -> list[ListedModel]:
     """Return every finished model, oldest first; `name` is the word to give as MODEL.
 
     `name` is `recipe:stage` where the results of a recipe have it, else the artifact's id. `bytes`
@@ -25,7 +43,7 @@ def listed_models(store: Store) -> list[dict[str, Any]]:
     uses = references.read(store)
     artifacts = [entry for entry in uses.entries if isinstance(entry, Artifact)]
     newest = _newest_evaluations(artifacts)
-    models = []
+    models: list[ListedModel] = []
     for artifact in artifacts:
         size = _model_bytes(artifact)
         if size is None:
@@ -33,8 +51,16 @@ def listed_models(store: Store) -> list[dict[str, Any]]:
         names = [user for user in uses.users.get(artifact.id, []) if ":" in user] or [artifact.id]
         quality = _quality(newest.get(_content(artifact)))
         for name in names:
-            row = {"name": name, "id": artifact.id, "stage": artifact.stage, "bytes": size}
-            models.append({**row, "created": artifact.manifest["created"], **quality})
+            models.append(
+                {
+                    "name": name,
+                    "id": artifact.id,
+                    "stage": artifact.stage,
+                    "bytes": size,
+                    "created": artifact.manifest["created"],
+                    **quality,
+                }
+            )
     return models
 
 
@@ -62,8 +88,8 @@ def _model_bytes(artifact: Artifact) -> int | None:
     return sum(sizes) if sizes else None
 
 
-def _quality(evaluation: Artifact | None) -> dict[str, Any]:
-    nothing = {"bits_per_byte": None, "split": None, "corpus": None}
+def _quality(evaluation: Artifact | None) -> Quality:
+    nothing: Quality = {"bits_per_byte": None, "split": None, "corpus": None}
     if evaluation is None:
         return nothing
     try:

@@ -9,16 +9,17 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flyweight.api import listing, model_references
-from flyweight.api.results import Run, StudyRun
+from flyweight.api.results import Run, StudyRun, TuningStudyRun
 from flyweight.api.session import DEFAULT, Session, in_use, shows_progress
 from flyweight.core.files import is_path, refuse_link
 from flyweight.errors import RequestError
 from flyweight.records import run_summary, study_summary
+from flyweight.records.tuning_study import is_of_tuning
 from flyweight.reports.cards import card
-from flyweight.reports.pages import run as page, study as study_page
+from flyweight.reports.pages import run as page, study as study_page, tuning_study as tuning_page
 from flyweight.store import gc as garbage
 from flyweight.store.artifact import Store
 from flyweight.studies import cells as studies
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 @in_use
 def report(
-    *runs: str | Path | Run | StudyRun, out: str | Path | None = None, session: Session = DEFAULT
+    *runs: str | Path | Run | StudyRun | TuningStudyRun,
+    out: str | Path | None = None,
+    session: Session = DEFAULT,
 ) -> Path:
     """Write one page over several finished runs, or a single run's or study's own page anew.
 
@@ -43,7 +46,8 @@ def report(
     out = None if out is None else Path(out)
     store = session.store
     folders = [
-        run.folder if isinstance(run, Run | StudyRun) else _run_folder(run, store) for run in runs
+        run.folder if isinstance(run, Run | StudyRun | TuningStudyRun) else _run_folder(run, store)
+        for run in runs
     ]
     if len(folders) == 1 and out is None:
         # The page is written into this folder, which then has to be the run's own.
@@ -54,14 +58,15 @@ def report(
     if len(folders) > 1:
         return _report_on_several(folders, grids, out or Path("report"))
     if grids:
-        return study_page.write(folders[0], out)
+        writer = tuning_page if is_of_tuning(folders[0]) else study_page
+        return writer.write(folders[0], out)
     if out is not None:
         return page.write_many(folders, out)
     if not _within(folders[0], store.root) or not (folders[0] / run_summary.FILE).is_file():
         return page.write(folders[0])
-    with store.recipe_folder(os.path.basename(os.path.realpath(folders[0]))) as folder:
-        card.write_beside(folder, store)
-        return page.write(folder)
+    with store.recipe_folder(os.path.basename(os.path.realpath(folders[0]))) as place:
+        card.write_beside(place.path, place.folder.name, store)
+        return place.named(page.write(place.path))
 
 
 def _report_on_several(folders: Sequence[Path], grids: Sequence[Path], out: Path) -> Path:
@@ -106,7 +111,30 @@ def shipped_models() -> list[str]:
     return list(catalogue.names())
 
 
-def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
+def task_templates() -> list[dict[str, str]]:
+    """Return the kinds of tasks: their fixed texts, a row's fields, and where files are looked for.
+
+    `folder` and `files` are what `--data-dir` is to hold, `hub` is the dataset that is taken
+    otherwise; they are empty for rows of one's own file.
+    """
+    from flyweight.data.tasks import TEMPLATES
+
+    return [
+        {
+            "task": kind,
+            "prompt": template.prompt,
+            "completion": template.completion,
+            "cut": template.head,
+            "fields": template.fields,
+            "folder": template.folder,
+            "files": template.files,
+            "hub": template.hub,
+        }
+        for kind, template in TEMPLATES.items()
+    ]
+
+
+def artifacts(session: Session = DEFAULT) -> model_references.RunsListing:
     """Return what is under the runs root: `items`, `recipes`, and the `bytes` of all.
 
     Items are artifacts, half-made and damaged ones included.
@@ -114,7 +142,7 @@ def artifacts(session: Session = DEFAULT) -> dict[str, Any]:
     return model_references.listed(session.store)
 
 
-def listed_models(session: Session = DEFAULT) -> list[dict[str, Any]]:
+def listed_models(session: Session = DEFAULT) -> list[listing.ListedModel]:
     """Return every finished model of the runs root, oldest first; see `flyweight.api.listing`."""
     return listing.listed_models(session.store)
 

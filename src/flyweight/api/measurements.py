@@ -10,19 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from flyweight.api import model_references
 from flyweight.api.comparison import Compared, Size
-from flyweight.api.session import DEFAULT, Session, working
+from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import catalogue, load as config_load, schema
 from flyweight.errors import RequestError
-from flyweight.evaluation.compare import BITS, table
+from flyweight.evaluation.compare import BITS, compare_models
 from flyweight.pipeline import recipe as recipes
+from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.metric import Metric
+from flyweight.records.scores import TaskScores
 from flyweight.reports import gather
 from flyweight.store.artifact import Artifact
 
 Model = str | Path | Artifact
 """The types that MODEL may have; see `flyweight.api.model_references`."""
+
+OF_TRAINED = ("evaluate", "score", "lm_eval")
+"""Measurements that say nothing of random weights."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,10 +51,10 @@ class Measurement:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "values":
             raise AttributeError(name)
-        known = {**self.values.get("metrics", {}), **self.values}
-        if name not in known:
-            raise AttributeError(f"no metric {name!r}; there are {', '.join(known)}")
-        value = known[name]
+        metrics = {**self.values.get("metrics", {}), **self.values}
+        if name not in metrics:
+            raise AttributeError(f"no metric {name!r}; there are {', '.join(metrics)}")
+        value = metrics[name]
         if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__):
             return Metric(**value)
         return value
@@ -60,14 +67,14 @@ class Measurement:
 def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measurement:
     context = session.context(seed=session.seed)
     if not isinstance(model, Artifact) and model_references.is_config(model):
-        if kind == "evaluate":
+        if kind in OF_TRAINED:
             raise RequestError(
                 f"{model}: this is a config; its random weights have nothing to evaluate"
             )
         fresh = schema.Initialise(stage="init", model=model_references.config(model))
         artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
     else:
-        configs = () if kind == "evaluate" else catalogue.names()
+        configs = () if kind in OF_TRAINED else catalogue.names()
         artifact = model_references.find(model, context.store, watch=context.watch, also=configs)
     data, separator = fields.pop("data", None), fields.pop("separator", None)
     if data is not None:
@@ -83,7 +90,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     return Measurement(measured, measured.metrics())
 
 
-def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dict[str, Any]:
+def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dict[str, object]:
     """Return a data config that reads `data` with the model's own tokenizer and context.
 
     Raises RequestError for a model without a tokenizer.
@@ -104,27 +111,56 @@ def data_for(artifact: Artifact, data: str, separator: str | None = None) -> dic
     return fields
 
 
-@working
+@uses_runs_root
 def evaluate(
     model: Model,
     data: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     window: int | None = None,
     stride: int | None = None,
     separator: str | None = None,
     metrics: Sequence[str] = (),
+    task: str | Path | None = None,
+    limit: int | None = None,
+    new_tokens: int | None = None,
+    bad_rows: int | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
-    """Return a model's likelihood on a split, with 95 % intervals.
+    """Return a model's likelihood on a split, or its scores on a task, with 95 % intervals.
 
     The metrics are `nll` (nats per token), `perplexity`, `word_perplexity` and `bits_per_byte`, and
     those that `metrics` names, such as `accuracy`. `data` is a corpus: a name, file, folder, glob
-    or `hf:owner/name`. By default it is the one that the model was trained on. `window` tokens are
-    read at once (default: the model's context), every `stride` tokens (default: the window).
-    `separator` is the text between the documents of a text file. `notes` says where bits per byte
-    are too good because the tokens do not give the text back. Raises RequestError for a request
-    that is wrong.
+    or `hf:owner/name`. By default it is the one that the model was trained on, of which the split
+    is `test`. `window` tokens are read at once (default: the model's context), every `stride`
+    tokens (default: the window). `separator` is the text between the documents of a text file.
+    `notes` says where bits per byte are too good because the tokens do not give the text back.
+
+    With a `task` (squad, dialogue, summarize, or a file of prompts and completions) the model
+    answers its prompts, of the split `validation`. The metrics are then `exact_match` and `f1` (in
+    percent), `rouge1`, `rouge2`, `rougeL`, `distinct_1`, `distinct_2` and `completion_perplexity`,
+    or those that `metrics` names; `floors` has those of answers without a model. `limit` takes that
+    many rows, drawn over all contexts, and `new_tokens` is the longest answer. Up to `bad_rows`
+    rows that cannot be read are left out.
+
+    Raises RequestError for a request that is wrong.
     """
+    if task is not None:
+        if data is not None or separator is not None or stride is not None:
+            raise RequestError(
+                "--task: a task brings its own texts; leave --data, --separator and --stride out"
+            )
+        fields = {
+            "task": str(task),
+            "split": split,
+            "limit": limit,
+            "new_tokens": new_tokens,
+            "window": window,
+            "bad_rows": bad_rows,
+            "metrics": tuple(metrics),
+        }
+        return _measure("score", model, session, **fields)
+    if limit is not None or new_tokens is not None or bad_rows is not None:
+        raise RequestError("--limit, --new-tokens and --bad-rows belong to --task")
     fields = {
         "data": data and str(data),
         "separator": separator,
@@ -142,30 +178,34 @@ def _with_notes(measurement: Measurement) -> Measurement:
     return Measurement(measurement.artifact, {**measurement.values, "notes": notes})
 
 
-@working
+@uses_runs_root
 def tasks(
     model: Model,
     tasks: Sequence[str],
-    task_path: Path | None = None,
+    task_path: str | Path | None = None,
     few_shot: int | None = None,
     limit: int | None = None,
     session: Session = DEFAULT,
-) -> dict[str, dict[str, Any]]:
-    """Return lm-eval's metrics of a model by task, each with its standard error.
+) -> dict[str, dict[str, dict[str, JsonValue]]]:
+    """Return lm-eval's metrics of a model by task, each with its 95 % interval over questions.
 
-    `task_path` is a folder with tasks of one's own. `few_shot` is the number of examples before
-    each question, and `limit` the number of questions of each task.
+    A metric has `value`, `low`, `high`, `stderr` (lm-eval's own standard error), `n`, `unit` and
+    `better`. `task_path` is a folder with tasks of one's own. `few_shot` is the number of examples
+    before each question, and `limit` the number of questions of each task, from the first. What was
+    measured before is found again. Raises RequestError for tasks that lm-eval does not know, and
+    for models that it cannot ask.
     """
-    from flyweight.checkpoints import harness
+    fields = {
+        "tasks": list(tasks),
+        "task_path": None if task_path is None else str(task_path),
+        "few_shot": few_shot,
+        "limit": limit,
+    }
+    measured = _measure("lm_eval", model, session, **fields)
+    return LmEvalScores.from_metrics(measured.values).by_task()
 
-    artifact = model_references.find(model, session.store, watch=session.watch)
-    device = session.runtime().device
-    return harness.evaluate(
-        artifact.path / "model", tasks, device, task_path, few_shot, limit, seed=session.seed
-    )
 
-
-@working
+@uses_runs_root
 def bench(
     model: Model,
     batch: int = 1,
@@ -184,7 +224,7 @@ def bench(
     return _measure("bench", model, session, **options)
 
 
-@working
+@uses_runs_root
 def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
     """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
 
@@ -194,11 +234,11 @@ def audit(model: Model, data: str | Path | None = None, session: Session = DEFAU
     return _measure("audit", model, session, data=data and str(data))
 
 
-@working
+@uses_runs_root
 def floors(
     data: str | Path,
     split: str = "test",
-    tokenizer: str | Mapping[str, Any] | None = None,
+    tokenizer: str | Mapping[str, object] | None = None,
     separator: str | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
@@ -222,16 +262,20 @@ def floors(
     return _with_notes(Measurement(measured, measured.metrics()))
 
 
-@working
+@uses_runs_root
 def compare(
     *compared: Model,
     data: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     against: Model | None = None,
     window: int | None = None,
     stride: int | None = None,
     separator: str | None = None,
-    metric: str = BITS,
+    metric: str | None = None,
+    task: str | Path | None = None,
+    limit: int | None = None,
+    new_tokens: int | None = None,
+    bad_rows: int | None = None,
     session: Session = DEFAULT,
 ) -> Compared:
     """Return models by a metric, best first, with paired intervals against one of them.
@@ -239,8 +283,9 @@ def compare(
     `fw.compare("mine:student", "mine:alone")`. `against` names the reference, by default the best.
     `data` is the text. By default it is the corpus that each model was trained on. `window` and
     `stride` are in tokens. `metric` is bits per byte unless another is named, such as `accuracy`.
-    Raises RequestError for an unknown metric, and where the models were not scored on the same
-    text.
+    With a `task` the models answer the same rows, and the task's own metric decides, such as `f1`;
+    `limit`, `new_tokens` and `bad_rows` are those of `evaluate`. Raises RequestError for an unknown
+    metric, and where the models were not scored on the same text.
     """
     store = session.store
     models = {
@@ -252,18 +297,36 @@ def compare(
         raise RequestError(
             f"--against {_name(against)}: it is not among the models compared: {', '.join(models)}"
         )
-    metrics = () if metric == BITS else (metric,)
+    asked = () if metric in (None, BITS) or task is not None else (str(metric),)
     results = {
-        name: evaluate(artifact, data, split, window, stride, separator, metrics, session)
+        name: evaluate(
+            artifact,
+            data,
+            split,
+            window,
+            stride,
+            separator,
+            asked,
+            task=task,
+            limit=limit,
+            new_tokens=new_tokens,
+            bad_rows=bad_rows,
+            session=session,
+        )
         for name, artifact in models.items()
     }
+    of_task: dict[str, TaskScores] = {}
+    if task is not None:
+        of_task = {name: TaskScores.from_metrics(result.values) for name, result in results.items()}
+    decides = metric or next((scores.decides for scores in of_task.values()), BITS)
     scores = {name: gather.scores(result.artifact) for name, result in results.items()}
-    comparison = table(scores, None if against is None else _name(against), metric=metric)
+    comparison = compare_models(scores, None if against is None else _name(against), metric=decides)
     sizes = {
         name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in models.items()
     }
     same = len({score.tokenizer for score in scores.values()}) == 1
-    return Compared(comparison, sizes=sizes, same_tokenizer=same, split=split)
+    measured = next(iter(scores.values())).split
+    return Compared(comparison, sizes, same_tokenizer=same, split=measured, scores=of_task)
 
 
 def _name(model: Model) -> str:

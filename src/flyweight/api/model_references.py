@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 from flyweight.checkpoints import read
 from flyweight.checkpoints.fetch import HUB, imported
@@ -73,21 +73,23 @@ def find(
 def _unknown(text: str, store: Store, also: Iterable[str]) -> str:
     """Return a message that a model is unknown, with the models of that run, or with all models."""
     if run := _run(text, store):
-        own = [name for name in _known(store) if name.startswith(f"{text}:")]
-        if not own:
+        models_of_run = [name for name in _known(store) if name.startswith(f"{text}:")]
+        if not models_of_run:
             return _not_finished(run)
-        return f"{text} is a run; name one of its models: {', '.join(own)}"
-    known = _known(store)
-    close = difflib.get_close_matches(text, [*also, *known], 1, 0.5)
+        return f"{text} is a run; name one of its models: {', '.join(models_of_run)}"
+    models = _known(store)
+    close = difflib.get_close_matches(text, [*also, *models], 1, 0.5)
     suggestion = f" (did you mean {close[0]}?)" if close else ""
     unknown = f"there is no model {text!r}{suggestion}"
-    if not known:
+    if not models:
         return f"{unknown}, and no run under {store.root} is finished yet"
-    more = f" and {len(known) - MOST_NAMES} more (flyweight ls)" if len(known) > MOST_NAMES else ""
-    return f"{unknown}; there are {', '.join(known[:MOST_NAMES])}{more}"
+    more = (
+        f" and {len(models) - MOST_NAMES} more (flyweight ls)" if len(models) > MOST_NAMES else ""
+    )
+    return f"{unknown}; there are {', '.join(models[:MOST_NAMES])}{more}"
 
 
-def _run(name: str, store: Store) -> references.Finished | None:
+def _run(name: str, store: Store) -> references.RunReferences | None:
     """Return the run of that name under a runs root, finished or not, or None."""
     folder = store.root / name
     if not name or Path(name).name != name or not _present(folder) or not folder.is_dir():
@@ -106,7 +108,7 @@ def description_of_run(name: str, store: Store) -> str | None:
     return f"{name} is finished; it was made by: {run.command or 'a command that is not known'}"
 
 
-def _not_finished(run: references.Finished) -> str:
+def _not_finished(run: references.RunReferences) -> str:
     """Return the state of a run without finished models, and the command that goes on with it."""
     commands = [other.command for other in run.others if not other.finished and other.command]
     ids = {name for other in run.others for name in other.ids} | run.results
@@ -182,7 +184,46 @@ def config(reference: str | Path) -> schema.Architecture:
     )
 
 
-def listed(store: Store) -> dict[str, Any]:
+class ListedArtifact(TypedDict):
+    """An artifact of a runs root, finished, half-made or damaged; see `listed`."""
+
+    id: str
+    state: Literal["finished", "half-made", "damaged"]
+    stage: str | None
+    created: str | None
+    seconds: float | None
+    bytes: int
+    used_by: list[str]
+    damaged: str | None
+    step: int | None
+    being_made: bool | None
+
+
+class ListedRecipe(TypedDict):
+    """A recipe or study of a runs root; `created` is None where it was never finished.
+
+    `unfinished` and `earlier` are the commands of other runs, whose results are kept as well.
+    """
+
+    name: str
+    created: str | None
+    stages: int
+    bytes: int
+    command: str
+    damaged: str | None
+    unfinished: list[str]
+    earlier: list[str]
+
+
+class RunsListing(TypedDict):
+    """What is under a runs root, and the `bytes` of the whole root."""
+
+    items: list[ListedArtifact]
+    recipes: list[ListedRecipe]
+    bytes: int
+
+
+def listed(store: Store) -> RunsListing:
     """Return what is under a runs root: `items`, `recipes`, and the `bytes` of the whole root.
 
     Only manifests are read. An item is an artifact, with its size on disk and its users in
@@ -212,7 +253,7 @@ def listed(store: Store) -> dict[str, Any]:
     }
 
 
-def _recipe(recipe: references.Finished) -> dict[str, Any]:
+def _recipe(recipe: references.RunReferences) -> ListedRecipe:
     stages = recipe.stages or recipe.named or {name for run in recipe.others for name in run.ids}
     return {
         "name": recipe.name,
@@ -226,8 +267,8 @@ def _recipe(recipe: references.Finished) -> dict[str, Any]:
     }
 
 
-def _item(entry: Artifact | Damaged, users: list[str]) -> dict[str, Any]:
-    item = {
+def _item(entry: Artifact | Damaged, users: list[str]) -> ListedArtifact:
+    item: ListedArtifact = {
         "id": entry.path.name,
         "state": "finished",
         "stage": None,
@@ -253,7 +294,7 @@ def _is_partial(path: Path) -> bool:
     return path.is_dir() and NAMED.fullmatch(path.name.removesuffix(PARTIAL)) is not None
 
 
-def _half_made(path: Path, store: Store, users: Mapping[str, list[str]]) -> dict[str, Any]:
+def _half_made(path: Path, store: Store, users: Mapping[str, list[str]]) -> ListedArtifact:
     name = path.name.removesuffix(PARTIAL)
     return {
         "id": name,

@@ -1,4 +1,4 @@
-"""Runs of one stage on an existing model: distillation and quantization.
+"""Runs of one stage on an existing model: distillation, quantization and merging.
 
 Part of `flyweight.api`.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from flyweight.api import model_references
 from flyweight.api.measurements import Model, data_for
 from flyweight.api.runs import Run, plain_name, request_of, run
-from flyweight.api.session import DEFAULT, Session, working
+from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import load, schema
 from flyweight.config.words import corpus_fields, field_words
 from flyweight.store.artifact import NAMED, Artifact
@@ -22,10 +22,10 @@ from flyweight.store.run_registry import knows_only
 
 def run_stage(
     verb: str,
-    stage: Mapping[str, Any],
+    stage: Mapping[str, object],
     overrides: Sequence[str],
     name: str | None,
-    report: Mapping[str, Any],
+    report: Mapping[str, object],
     session: Session,
 ) -> Run:
     """Run one stage as a recipe of its own; `overrides` are relative to the stage.
@@ -49,7 +49,11 @@ def run_stage(
 def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:
     """Return the recipe under the first of its names that no other request has taken."""
     stage = checked.stages[verb]
-    kind = [stage.kind.kind] if isinstance(stage, schema.Quantize) else []
+    kind = list[str]()
+    if isinstance(stage, schema.Quantize):
+        kind = [stage.kind.kind]
+    elif isinstance(stage, schema.Finetune):
+        kind = [stage.method.kind]
     (source,) = stage.dependencies().values()
     first = "-".join([verb, *kind, plain_name(Path(source).name)])
     candidates = (checked.model_copy(update={"name": name}) for name in _names(first))
@@ -65,14 +69,14 @@ def _names(first: str) -> Iterator[str]:
     return (name for name in names if not NAMED.fullmatch(name))
 
 
-@working
+@uses_runs_root
 def distill(
     teacher: Model,
     *overrides: str,
-    data: str | Path | Mapping[str, Any] | None = None,
-    model: str | Mapping[str, Any] | None = None,
-    train: Mapping[str, Any] | None = None,
-    objective: Mapping[str, Any] | None = None,
+    data: str | Path | Mapping[str, object] | None = None,
+    model: str | Mapping[str, object] | None = None,
+    train: Mapping[str, object] | None = None,
+    objective: Mapping[str, object] | None = None,
     name: str | None = None,
     session: Session = DEFAULT,
 ) -> Run:
@@ -86,14 +90,16 @@ def distill(
     request.
     """
     artifact = model_references.find(teacher, session.store, watch=session.watch)
-    given = field_words(data=corpus_fields(data), model=model, train=train, objective=objective)
-    words = [*given, *overrides]
+    words_of_arguments = field_words(
+        data=corpus_fields(data), model=model, train=train, objective=objective
+    )
+    words = [*words_of_arguments, *overrides]
     default = {"data": _teachers_own(artifact, words)}
-    stage = {"teacher": _reference(teacher, artifact), **default}
+    stage = {"teacher": reference_to(teacher, artifact), **default}
     return run_stage("distill", stage, words, name, {}, session)
 
 
-@working
+@uses_runs_root
 def quantize(
     model: Model,
     *overrides: str,
@@ -110,17 +116,46 @@ def quantize(
     RequestError with every fault of the request.
     """
     artifact = model_references.find(model, session.store, watch=session.watch)
-    report: dict[str, Any] = {}
-    if data is not None:
-        report = {"data": data_for(artifact, str(data))}
-    elif "corpus" not in artifact.facts:
-        session.watch("unscored", {"model": _reference(model, artifact)})
-        report = {"measure": ["bench", "audit"]}
-    stage = {"input": _reference(model, artifact), "kind": kind}
+    stage = {"input": reference_to(model, artifact), "kind": kind}
+    report = _measured(model, artifact, data, session)
     return run_stage("quantize", stage, overrides, name, report, session)
 
 
-def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, Any]:
+@uses_runs_root
+def merge(
+    model: Model,
+    *overrides: str,
+    unpack: bool = False,
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Make a model's adapters part of its matrices, measure it, and return the run.
+
+    `run["merge"]` is the new model, which computes the same to rounding. `unpack` makes every
+    matrix dense, which a base in fewer bits needs. `overrides` are the command line's words, and
+    win. `data` is the text to measure on, as in `quantize`. `name` is the run's. Raises
+    RequestError for adapters that become part of no matrix, and with every fault of the request.
+    """
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    stage = {"input": reference_to(model, artifact), "unpack": unpack}
+    report = _measured(model, artifact, data, session)
+    return run_stage("merge", stage, overrides, name, report, session)
+
+
+def _measured(
+    model: Model, artifact: Artifact, data: str | Path | None, session: Session
+) -> dict[str, object]:
+    """Return the `report` of a run that changes a model: on which text it is measured, if any."""
+    if data is not None:
+        return {"data": data_for(artifact, str(data))}
+    if "corpus" in artifact.facts:
+        return {}
+    session.watch("unscored", {"model": reference_to(model, artifact)})
+    return {"measure": ["bench", "audit"]}
+
+
+def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, object]:
     """Return the data fields that a student takes from its teacher where no word sets them.
 
     These are the tokenizer, and a context that is shorter than usual.
@@ -138,9 +173,9 @@ def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, Any]:
     return data
 
 
-def _reference(model: Model, artifact: Artifact) -> str:
+def reference_to(model: Model, artifact: Artifact) -> str:
     """Return the word that names a model in a recipe: the given one, or the model's folder."""
-    given = str(model)
-    if not isinstance(model, Artifact) and load.is_external(given):
-        return given
+    text = str(model)
+    if not isinstance(model, Artifact) and load.is_external(text):
+        return text
     return str(artifact.path.resolve())

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from flyweight.api import model_references
 from flyweight.api.forgetting import forget
@@ -19,12 +18,11 @@ from flyweight.api.runs import Run, plain_name, run_checked, shipped
 from flyweight.api.session import DEFAULT, Session, shows_progress
 from flyweight.config import load as config_load
 from flyweight.config.words import field_words
-from flyweight.core.files import digest, read_json, write_json
-from flyweight.core.runtime import Precision
+from flyweight.core.files import digest, read_json, user_path, write_json
 from flyweight.data.sources import SOURCES
 from flyweight.errors import RequestError
-from flyweight.planning import rate
-from flyweight.planning.defaults import Choice, suggest
+from flyweight.planning.defaults import ChosenRecipe, suggest
+from flyweight.planning.time import Machine
 from flyweight.store.artifact import Store
 from flyweight.studies import cells as studies
 
@@ -41,8 +39,8 @@ def train(
     bytes: str | None = None,
     memory: str | None = None,
     flops: str | float | None = None,
-    model: str | Mapping[str, Any] | None = None,
-    train: Mapping[str, Any] | None = None,
+    model: str | Mapping[str, object] | None = None,
+    train: Mapping[str, object] | None = None,
     name: str | None = None,
     fresh: bool = False,
     session: Session = DEFAULT,
@@ -90,7 +88,7 @@ def choose(
     name: str | None = None,
     limits: Mapping[str, str] = MappingProxyType({}),
     session: Session = DEFAULT,
-) -> Choice:
+) -> ChosenRecipe:
     """Return what `train` would run: the recipe, and in words what was chosen.
 
     `limits` are those of the budget by name. The machine's rates are measured where the runs root
@@ -108,12 +106,8 @@ def choose(
     }
     words = [*overrides, *(f"budget.{limit}={value}" for limit, value in limits.items())]
     raw = config_load.override(raw, words)
-    runtime = session.runtime()
-
-    def kept_for(precision: Precision) -> rate.Kept:
-        return rate.kept(session.store, runtime, precision, session.watch)
-
-    return suggest(raw, runtime, session.data_folder, kept_for)
+    machine = Machine.of(session.store, session.runtime(), session.watch)
+    return suggest(raw, machine, session.data_folder)
 
 
 def is_text(word: str, session: Session = DEFAULT) -> bool:
@@ -125,7 +119,7 @@ def is_text(word: str, session: Session = DEFAULT) -> bool:
         return False
     if word in SOURCES:
         return True
-    path = Path(word).expanduser()
+    path = user_path(word)
     folders = (path, session.store.root / word)
     if any(
         (folder / file).exists() for folder in folders for file in ("manifest.json", "config.json")
@@ -148,10 +142,7 @@ def _corpus(data: str | Path | Sequence[str | Path]) -> str | list[str]:
 def _place(corpus: str | list[str]) -> str:
     """Return the paths of a text's files: they differ between texts of the same name."""
     words = [corpus] if isinstance(corpus, str) else corpus
-    places = [
-        str(path.resolve()) if (path := Path(word).expanduser()).exists() else word
-        for word in words
-    ]
+    places = [str(path.resolve()) if (path := user_path(word)).exists() else word for word in words]
     return os.pathsep.join(sorted(places))
 
 
@@ -164,9 +155,7 @@ def _name(store: Store, corpus: str | list[str]) -> str:
     if isinstance(corpus, str):
         path = Path(corpus)
     else:
-        path = Path(
-            os.path.commonpath([Path(word).expanduser().resolve().parent for word in corpus])
-        )
+        path = Path(os.path.commonpath([user_path(word).resolve().parent for word in corpus]))
     name = f"train-{plain_name(path.stem or path.resolve().name)}"
     owner = _texts(store).get(name)
     if owner in (None, place) or not (store.root / name).exists():

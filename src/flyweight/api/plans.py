@@ -12,18 +12,18 @@ from typing import Any
 from flyweight.api import runs
 from flyweight.api.measurements import Model
 from flyweight.api.own_text import choose, is_text
-from flyweight.api.session import DEFAULT, Session
-from flyweight.api.signatures import shown_as_written
+from flyweight.api.session import DEFAULT, Session, reads_models
 from flyweight.config import schema, study as study_config
 from flyweight.errors import RequestError
 from flyweight.planning.grid import GridPlan
-from flyweight.planning.recipe_plan import ModelPlan, Plan
+from flyweight.planning.model_plan import ModelPlan
+from flyweight.planning.recipe_plan import Plan
 from flyweight.store.artifact import Artifact
 
 Target = schema.Recipe | study_config.Study | schema.Architecture | Mapping[str, Any] | Model
 
 
-@shown_as_written
+@reads_models
 def plan(
     target: Target,
     *overrides: str,

@@ -14,11 +14,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flyweight.config.units import format_count, format_size, format_time
+from flyweight.config.units import (
+    format_bits,
+    format_percent,
+    format_rate,
+    format_size,
+    format_time,
+)
 from flyweight.core.console import Terminal
 
 PLAIN_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
+
+WIDEST_BAR, NARROWEST_BAR = 28, 8
+"""Columns of the progress bar; a terminal without room for the narrowest shows the words alone."""
 
 
 class Display:
@@ -91,13 +100,13 @@ class Display:
     def _work(self, fields: dict[str, Any]) -> None:
         self.work = fields["what"]
         if fields["done"]:
-            self.work += f" {fields['done']:.0%}"
+            self.work += f" {format_percent(fields['done'])}"
         self._plain(lambda: self.work)
 
     def _validation(self, fields: dict[str, Any]) -> None:
         self._say(
-            f"  {self.stage.get('name', '')}: step {fields['step']}, validation "
-            f"{fields['nll']:.4f} nats/token"
+            f"  {self.stage.get('name', '')}: step {fields['step']:,}, validation "
+            f"{format_bits(fields['nll'])} nats/token"
         )
 
     def _chosen(self, fields: dict[str, Any]) -> None:
@@ -109,8 +118,8 @@ class Display:
             self._say(("probably over", "yellow"), f" {warning}")
 
     def _grid(self, fields: dict[str, Any]) -> None:
-        left = format_time(max(1.0, round(fields["left"])))
-        self.grid = f"run {fields['run']} of {fields['of']}, {left} left"
+        remaining = format_time(max(1.0, round(fields["left"])))
+        self.grid = f"run {fields['run']} of {fields['of']}, {remaining} left"
         if self.live is None:
             self._say((self.grid, "dim"))
 
@@ -120,7 +129,7 @@ class Display:
         self._say(("✓", "green"), f" {fields['name']} ", (f"{stage} · {how}", "dim"))
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
-        self.console.print(Text.assemble(*parts), soft_wrap=True)
+        self.console.print(Text.assemble(*parts), soft_wrap=not self.console.is_terminal)
 
     def _plain(self, line: Any) -> None:
         if self.live is None and time.monotonic() - self.printed > PLAIN_EVERY:
@@ -136,20 +145,24 @@ class Display:
         head.append(f"  {elapsed}{grid}", "dim")
         if not self.training:
             return Group(head, Text(f"  {self.work}", "dim"))
+        words = Text(_training_line(self.training))
+        room = self.console.width - words.cell_len - 2
+        if room < NARROWEST_BAR:
+            return Group(head, words)
         line = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=1.0, completed=self.training["done"], width=28)
-        line.add_row(bar, Text(_training_line(self.training)))
+        bar = ProgressBar(total=1.0, completed=self.training["done"], width=min(room, WIDEST_BAR))
+        line.add_row(bar, words)
         return Group(head, line)
 
 
 def _training_line(fields: dict[str, Any]) -> str:
     """Return step, loss, speed, time left and memory of a training in one line."""
-    of = f"/{fields['of']}" if fields["of"] else f" ({fields['done']:.0%})"
-    left = format_time(max(1.0, fields["eta"])) if math.isfinite(fields["eta"]) else "?"
+    of = f"/{fields['of']:,}" if fields["of"] else f" ({format_percent(fields['done'])})"
+    remaining = format_time(max(1.0, fields["eta"])) if math.isfinite(fields["eta"]) else "?"
     return (
-        f"step {fields['step']}{of} · loss {fields['nll']:.3f} · "
-        f"{format_count(fields['tokens_per_s'])} tokens/s"
-        f" · {left} left · {format_size(fields['memory'])}"
+        f"step {fields['step']:,}{of} · loss {format_bits(fields['nll'])} · "
+        f"{format_rate(fields['tokens_per_s'])} tokens/s"
+        f" · {remaining} left · {format_size(fields['memory'])}"
     )
 
 
@@ -187,6 +200,7 @@ NOTES = {
     "waiting": ("waiting", "yellow", "for {id}: {why}"),
     "resumed": ("going on", "cyan", "from step {step}"),
     "left out": ("left out", "yellow", "{name}: {why}"),
+    "remark": ("note", "yellow", "{name}: {remark}"),
     "diverged": ("diverged", "yellow", "{name}"),
     "unusable": ("left out", "yellow", "{path}: {why}"),
 }

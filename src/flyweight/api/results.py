@@ -8,29 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flyweight.core.notebook import frame, with_interval
 from flyweight.pipeline import recipe as recipes
 from flyweight.records import run_summary as summary, study_summary
 from flyweight.records.metric import Metric
+from flyweight.records.tuning_study import TuningStudySummary
 from flyweight.reports.tables import html as html_tables
 from flyweight.store.artifact import Artifact
 
 if TYPE_CHECKING:
     import pandas
-
-
-METRICS = (
-    ("evaluate", "bits_per_byte"),
-    ("evaluate", "nll"),
-    ("evaluate", "perplexity"),
-    ("bench", "forward_ms"),
-    ("bench", "prefill_tokens_per_s"),
-    ("bench", "decode_tokens_per_s"),
-    ("bench", "peak_bytes"),
-)
-"""The columns of a data frame for each model: the measurement, and its metric."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +29,7 @@ class Run:
     `run.summary` has all its numbers, and `list(run)` the names of its stages.
     """
 
-    finished: recipes.Finished
+    finished: recipes.FinishedRecipe
     summary: summary.Summary
     report: Path
     folder: Path
@@ -113,26 +102,80 @@ class StudyRun:
         return frame(list(_study_rows(self.summary)), "cell")
 
 
-def _model_row(model: summary.ModelSummary) -> dict[str, Any]:
-    row: dict[str, Any] = {
+@dataclass(frozen=True, repr=False)
+class TuningStudyRun:
+    """A finished study of fine-tuning: `study.summary` has its numbers, `study.report` the page."""
+
+    summary: TuningStudySummary
+    report: Path
+    folder: Path
+
+    def __repr__(self) -> str:
+        cells = len(self.summary.cells)
+        return f"<TuningStudyRun {self.summary.name}: {cells} conditions; report: {self.report}>"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each fine-tuning.
+
+        Units: FLOPs, seconds, bytes; scores are those of the task. Needs pandas.
+        """
+        return frame(list(_tuning_rows(self.summary)), "condition")
+
+
+def _tuning_rows(study: TuningStudySummary) -> Iterator[dict[str, object]]:
+    for cell in study.cells:
+        for run in cell.runs:
+            losses = ("train_nll", "validation_nll", "retained_nll")
+            yield {
+                "condition": cell.name,
+                "base": cell.base,
+                "method": cell.method,
+                "task": cell.task,
+                "seed": run.seed,
+                "trainable": cell.trainable,
+                "adapter_bytes": cell.added_bytes,
+                "peak_bytes": cell.peak_bytes,
+                "flops": run.flops,
+                "seconds": run.seconds,
+                **{name: getattr(run, name) for name in losses},
+                **run.metrics,
+                "id": run.id,
+            }
+
+
+def _model_row(model: summary.ModelSummary) -> dict[str, object]:
+    row: dict[str, object] = {
         "model": model.name,
         "stage": model.stage,
         "parameters": model.parameters.unique,
         "disk_bytes": model.disk_bytes,
     }
-    for part, name in METRICS:
-        metric: Metric | None = getattr(getattr(model, part), name, None)
+    quality, speed, training = model.evaluate, model.bench, model.training
+    metrics: dict[str, Metric | None] = {
+        "bits_per_byte": quality and quality.bits_per_byte,
+        "nll": quality and quality.nll,
+        "perplexity": quality and quality.perplexity,
+        "forward_ms": speed and speed.forward_ms,
+        "prefill_tokens_per_s": speed and speed.prefill_tokens_per_s,
+        "decode_tokens_per_s": speed and speed.decode_tokens_per_s,
+        "peak_bytes": speed and speed.peak_bytes,
+    }
+    for name, metric in metrics.items():
         ends = (metric.value, metric.low, metric.high) if metric else (None, None, None)
         row |= with_interval(name, *ends)
-    training = model.training
-    for name in ("steps", "flops", "total_flops", "seconds", "total_seconds"):
-        row[f"training_{name}"] = getattr(training, name, None)
+    row |= {
+        "training_steps": training and training.steps,
+        "training_flops": training and training.flops,
+        "training_total_flops": training and training.total_flops,
+        "training_seconds": training and training.seconds,
+        "training_total_seconds": training and training.total_seconds,
+    }
     row["audit_passed"] = model.audit.passed if model.audit else None
     row["id"] = model.id
     return row
 
 
-def _study_rows(study: study_summary.StudySummary) -> Iterator[dict[str, Any]]:
+def _study_rows(study: study_summary.StudySummary) -> Iterator[dict[str, object]]:
     for cell in study.cells:
         for run in cell.runs:
             yield {

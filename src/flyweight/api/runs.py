@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -16,28 +17,40 @@ from typing import Any
 from flyweight.api import model_references
 from flyweight.api.forgetting import forget
 from flyweight.api.measurements import Model
-from flyweight.api.results import Run as Run, StudyRun as StudyRun
-from flyweight.api.session import DEFAULT, Session, shows_progress, working
-from flyweight.api.signatures import shown_as_written
-from flyweight.config import catalogue, load as config_load, schema, study as study_config
-from flyweight.core import machine
+from flyweight.api.results import Run as Run
+from flyweight.api.session import DEFAULT, Session, reads_models, shows_progress, uses_runs_root
+from flyweight.config import (
+    catalogue,
+    load as config_load,
+    schema,
+    study as study_config,
+    tuning_study as tuning_study_config,
+)
+from flyweight.config.tuning_study import TuningStudy, is_tuning_study
+from flyweight.core import allocator
 from flyweight.core.files import digest
-from flyweight.core.runtime import Runtime
-from flyweight.errors import RequestError
+from flyweight.core.machine import describe
+from flyweight.data.corpus import Meta
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.pipeline import recipe as recipes
-from flyweight.planning import rate, recipe_plan as plans
-from flyweight.planning.budget import limitless, shared_time
+from flyweight.planning import planner as plans
 from flyweight.planning.grid import GridPlan
-from flyweight.planning.surroundings import recipe_seconds
+from flyweight.planning.model_plan import ModelPlan
+from flyweight.planning.recipe_plan import Plan, refuse
+from flyweight.planning.time import Machine
 from flyweight.records import run_summary
-from flyweight.reports import gather
+from flyweight.records.tuning import Tuning
+from flyweight.reports import gather, tuning
 from flyweight.reports.cards import card
-from flyweight.reports.pages import run as page, study as study_page
+from flyweight.reports.pages import run as page
 from flyweight.store.artifact import Artifact, Store
 from flyweight.store.budget import BudgetSpent
-from flyweight.store.run_registry import Unfinished
+from flyweight.store.run_registry import RunRegistry
 from flyweight.store.stage import Context
-from flyweight.studies import cells as studies, run as study_run
+from flyweight.studies import cells as studies, tuning_plan
+
+AnyStudy = study_config.Study | TuningStudy
+"""A checked study: of models trained from nothing, or of fine-tuning."""
 
 
 def shipped() -> list[str]:
@@ -51,7 +64,7 @@ def shipped() -> list[str]:
 
 
 def load(
-    recipe: str | Path | Mapping[str, Any], *overrides: str, without: Sequence[str] = ()
+    recipe: str | Path | Mapping[str, object], *overrides: str, without: Sequence[str] = ()
 ) -> schema.Recipe:
     """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
 
@@ -65,6 +78,14 @@ def load(
     if "models" in raw and "stages" not in raw:
         raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
     return config_load.recipe(config_load.override(raw, overrides), name, without)
+
+
+def with_words(recipe: str | Path, words: Sequence[str]) -> Mapping[str, object]:
+    """Return the fields of a shipped recipe or of a file with `path=value` words applied.
+
+    Raises RequestError where there is no such recipe, or a word names nothing in it.
+    """
+    return config_load.override(_read(recipe), words)
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
@@ -85,27 +106,58 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     raise RequestError(f"no recipe is called {name!r}{near}; or name a YAML file")
 
 
+@reads_models
 def plan(
-    target: schema.Recipe | study_config.Study | schema.Architecture | Model,
+    target: schema.Recipe | AnyStudy | schema.Architecture | Model,
     session: Session = DEFAULT,
-) -> plans.Plan | GridPlan | plans.ModelPlan:
+) -> Plan | GridPlan | ModelPlan:
     """Return what a recipe, study, config or model needs; nothing is allocated."""
     if session.device is not None or session.threads is not None:
         session.runtime()  # a device that this machine lacks is refused for a single model too
     if isinstance(target, study_config.Study):
         return studies.plan(
-            target, session.runtime(), _vocabularies(session.store), session.data_folder
+            target, machine_of(session), vocabularies(session.store), session.data_folder
         )
+    if isinstance(target, TuningStudy):
+        return tuning_study_plan(target, session)
     if isinstance(target, schema.Recipe):
-        runtime = session.runtime(target.seed)
-        timed, _ = _timed(target, runtime, session)
-        return plans.plan(timed, runtime, _vocabularies(session.store), session.data_folder)
+        machine = machine_of(session, target.seed)
+        store = session.store
+        return plans.plan(
+            target,
+            machine,
+            vocabularies(store),
+            session.data_folder,
+            _packed_tokens(store),
+            dry_run=True,
+        )
     if isinstance(target, schema.ARCHITECTURES):
-        return plans.ModelPlan.of(target)
+        return ModelPlan.of(target)
     if not isinstance(target, Artifact) and model_references.is_config(target):
-        return plans.ModelPlan.of(model_references.config(target))
+        return ModelPlan.of(model_references.config(target))
     names = [*shipped(), *studies.shipped(), *catalogue.names()]
-    return plans.ModelPlan.of(_config_of(model_references.find(target, session.store, also=names)))
+    return ModelPlan.of(_config_of(model_references.find(target, session.store, also=names)))
+
+
+def tuning_study_plan(study: TuningStudy, session: Session) -> GridPlan:
+    """Return the plan of a study of fine-tuning; its MODELs are found, and imported where needed.
+
+    Raises RequestError for a MODEL that is not there, or that cannot be trained.
+    """
+    known = {
+        name: _config_of(model_references.find(base.model, session.store, f"bases.{name}.model"))
+        for name, base in study.bases.items()
+        if base.model is not None
+    }
+    store = session.store
+    return tuning_plan.plan(
+        study, machine_of(session), vocabularies(store), session.data_folder, known
+    )
+
+
+def machine_of(session: Session, seed: int = 0) -> Machine:
+    """Return this machine as estimates see it."""
+    return Machine.of(session.store, session.runtime(seed), session.watch)
 
 
 def planned(
@@ -130,18 +182,21 @@ def planned(
 
 
 def planned_fields(
-    target: Mapping[str, Any], overrides: Sequence[str], limits: Mapping[str, str]
-) -> schema.Recipe | study_config.Study:
+    target: Mapping[str, object], overrides: Sequence[str], limits: Mapping[str, str]
+) -> schema.Recipe | AnyStudy:
     """Return what `plan` takes for the fields of a recipe or of a study."""
-    if "models" in target and "stages" not in target:
+    if ("models" in target and "stages" not in target) or is_tuning_study(target):
         name = str(target.get("name", "the study"))
         return _planned_study(target, name, overrides, limits)
     return load(target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items()))
 
 
 def _planned_study(
-    target: str | Mapping[str, Any], name: str, overrides: Sequence[str], limits: Mapping[str, str]
-) -> study_config.Study:
+    target: str | Mapping[str, object],
+    name: str,
+    overrides: Sequence[str],
+    limits: Mapping[str, str],
+) -> AnyStudy:
     if unknown := [f"--{limit}" for limit in limits if limit != "time"]:
         raise RequestError(
             f"{' and '.join(unknown)}: {name} is a study, of which only the --time can be limited;"
@@ -149,6 +204,9 @@ def _planned_study(
         )
     words = [f"limit.time={value}" for value in limits.values()]
     # `yes`: a plan is the way to learn how large a grid is.
+    where, raw = studies.read_raw(target)
+    if is_tuning_study(raw):
+        return tuning_study_config.parse(config_load.override(raw, [*overrides, *words]), where)
     return studies.load(target, *overrides, *words, yes=True)
 
 
@@ -169,7 +227,22 @@ def _config_of(artifact: Artifact) -> schema.Architecture:
     return config
 
 
-def _vocabularies(store: Store) -> dict[str, int]:
+def _packed_tokens(store: Store) -> dict[str, int]:
+    """Return the tokens of the train split of every packed corpus, by its data config."""
+    tokens: dict[str, int] = {}
+    for path in store.root.glob("corpus-????????"):
+        corpus = Artifact.glance(path)
+        data = schema.Data.model_validate(corpus.identity["config"], context={"resolved": True})
+        with suppress(FlyweightError):  # a damaged corpus is named when it is used
+            tokens[plans.vocabulary_key(data)] = _train_tokens(corpus)
+    return tokens
+
+
+def _train_tokens(corpus: Artifact) -> int:
+    return Meta.load(corpus.path / "corpus" / "meta.json").splits["train"].tokens
+
+
+def vocabularies(store: Store) -> dict[str, int]:
     """Return the vocabulary size of every corpus that is packed already, by its data config."""
     sizes = {}
     for path in store.root.glob("corpus-????????"):
@@ -181,7 +254,7 @@ def _vocabularies(store: Store) -> dict[str, int]:
 
 @shows_progress
 def run(
-    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    recipe: schema.Recipe | str | Path | Mapping[str, object],
     *overrides: str,
     without: Sequence[str] = (),
     fresh: bool = False,
@@ -202,7 +275,7 @@ def run(
     return run_checked(checked, session)
 
 
-@working
+@uses_runs_root
 def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
     """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
 
@@ -216,31 +289,34 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     def resolve(reference: str, where: str) -> Artifact:
         return model_references.find(reference, context.store, where, context.watch)
 
+    if asked.budget.memory is not None and context.runtime.device == "cpu":
+        allocator.give_back_at_once()
     recipes.check_inputs(asked, resolve)
-    checked, meter.after = _timed(asked, context.runtime, session)
+    recipes.check_tasks(asked, context.data_dir)
+    machine = Machine.of(context.store, context.runtime, context.watch)
+    checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked
-    planned = plans.plan(checked, context.runtime, {}, context.data_dir)
-    with _unfinished(asked, context) as unfinished:
+    planned = plans.plan(checked, machine, {}, context.data_dir)
+    with registry_entry(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
-            real = {
-                plans.vocabulary_key(data): runner.corpus(data).facts["vocab_size"]
-                for data in planned.unread
-            }
-            planned = plans.plan(checked, context.runtime, real, context.data_dir)
-        plans.refuse(planned)
+            packed = {plans.vocabulary_key(data): runner.corpus(data) for data in planned.unread}
+            real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}
+            tokens = {key: _train_tokens(corpus) for key, corpus in packed.items()}
+            planned = plans.plan(checked, machine, real, context.data_dir, tokens)
+        refuse(planned)
         unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
         finished = recipes.run(checked, runner, resolve)
         result = _summarise(finished, context, planned, unfinished.work)
-        with context.store.recipe_folder(checked.name, context.watch) as folder:
-            unfinished.replace(folder)
-            recipes.link_stages(folder, finished.stages)
-            result.write(folder)
-            card.write_beside(folder, context.store)
-            report = page.write(folder)
+        with context.store.recipe_folder(checked.name, context.watch) as place:
+            unfinished.replace(place.path)
+            recipes.link_stages(place.path, finished.stages)
+            result.write(place.path)
+            card.write_beside(place.path, checked.name, context.store)
+            report = place.named(page.write(place.path))
             if finished.stopped is None:
-                unfinished.done(folder)
+                unfinished.done(place.path)
     if finished.stopped is not None:
         names = ", ".join(f"{checked.name}:{name}" for name in finished.stages)
         raise BudgetSpent(
@@ -248,11 +324,11 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
         ) from finished.stopped
     if all(stage.reused for stage in result.stages):
         context.watch("all kept", {"name": checked.name})
-    return Run(finished, result, report, folder)
+    return Run(finished, result, report, report.parent)
 
 
 def _recipe(
-    recipe: schema.Recipe | str | Path | Mapping[str, Any],
+    recipe: schema.Recipe | str | Path | Mapping[str, object],
     overrides: Sequence[str],
     without: Sequence[str],
     session: Session,
@@ -268,38 +344,20 @@ def _recipe(
                 "this recipe is checked already: give path=value words and without= to load"
             )
         return recipe
-    known = (
+    is_recipe = (
         not isinstance(recipe, str)
         or recipe in (*shipped(), *studies.shipped())
         or Path(recipe).exists()
     )
-    run = None if known else model_references.description_of_run(str(recipe), session.store)
+    run = None if is_recipe else model_references.description_of_run(str(recipe), session.store)
     if run is not None:
         raise RequestError(f"{recipe!r} is not a recipe, but a run: {run}")
     return load(recipe, *overrides, without=without)
 
 
-def _timed(
-    recipe: schema.Recipe, runtime: Runtime, session: Session
-) -> tuple[schema.Recipe, float]:
-    """Return the recipe with its time shared out, and the seconds of measuring after training.
-
-    Only a recipe that trains by the clock needs this machine's rates.
-    """
-    trained = [stage for stage in recipe.stages.values() if isinstance(stage, schema.TrainingStage)]
-    if recipe.budget.time is None or not any(
-        stage.train.time or limitless(stage) for stage in trained
-    ):
-        return recipe, 0.0
-    precision = runtime.precision(trained[0].train.precision, rate.WIDTH)
-    rates = rate.kept(session.store, runtime, precision, session.watch).rates
-    before, after = recipe_seconds(recipe, rates, session.data_folder)
-    return shared_time(recipe, before + after), after
-
-
-def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> Unfinished:
+def registry_entry(asked: schema.Recipe | AnyStudy, context: Context) -> RunRegistry:
     """Return the registry entry that keeps a run's artifacts until its results are written."""
-    return Unfinished(
+    return RunRegistry(
         store=context.store,
         name=asked.name,
         work=request_of(asked),
@@ -308,13 +366,13 @@ def _unfinished(asked: schema.Recipe | study_config.Study, context: Context) -> 
     )
 
 
-def request_of(asked: schema.Recipe | study_config.Study) -> str:
+def request_of(asked: schema.Recipe | AnyStudy) -> str:
     """Return a digest of a request: it differs between requests of the same name."""
     return digest(asked.model_dump(mode="json"))[:8]
 
 
 def _summarise(
-    finished: recipes.Finished, context: Context, planned: plans.Plan, request: str
+    finished: recipes.FinishedRecipe, context: Context, planned: Plan, request: str
 ) -> run_summary.Summary:
     recipe = finished.recipe
     chosen = {
@@ -323,7 +381,7 @@ def _summarise(
         if stage.artifact.stage == "select"
     }
     sources = [
-        gather.Source(
+        gather.ModelArtifacts(
             name,
             finished.stages[name].config,
             finished.stages[name].artifact,
@@ -334,10 +392,10 @@ def _summarise(
     ]
     compared = gather.models(recipe, sources)
     corpora = []
-    for name, made in finished.floors.items():
-        assert isinstance(made.config, schema.Floors)
+    for name, result in finished.floors.items():
+        assert isinstance(result.config, schema.Floors)
         packed = Artifact.open(context.store.root / name)
-        corpora.append(gather.corpus(packed, made.config.data.context, made.artifact))
+        corpora.append(gather.corpus(packed, result.config.data.context, result.artifact))
     return run_summary.Summary(
         name=recipe.name,
         seed=recipe.seed,
@@ -346,12 +404,14 @@ def _summarise(
         request=request,
         seconds=context.meter.seconds(),
         environment=run_summary.Environment(
-            **machine.describe(context.runtime.device, context.runtime.threads)
+            **describe(context.runtime.device, context.runtime.threads)
         ),
         budget=gather.budget(recipe, context.meter, compared, planned.totals),
         corpus=tuple(corpora),
         models=compared,
         comparisons=gather.comparisons(sources),
+        task_comparisons=gather.task_comparisons(sources),
+        tuning=tuple(_tuning(finished, name) for name in finished.tuned),
         stages=tuple(
             run_summary.StageSummary(
                 name=name,
@@ -366,77 +426,27 @@ def _summarise(
     )
 
 
-@shown_as_written
-def study(
-    target: study_config.Study | str | Path | Mapping[str, Any],
-    *overrides: str,
-    yes: bool = False,
-    session: Session = DEFAULT,
-) -> StudyRun:
-    """Run a study: every cell of its grid once for each seed, then tables, plots and findings.
-
-    `target` is a shipped name, a YAML file, the fields of a study, or a checked study. Raises
-    RequestError before any training for a study that contradicts itself or its texts. Raises it
-    also for a grid over its `limit`, unless `yes`.
-    """
-
-    def over(study: study_config.Study) -> list[str]:
-        return studies.over_time(
-            _study_plan(study, session.runtime(), session.store, session.data_folder)
-        )
-
-    if isinstance(target, study_config.Study):
-        if overrides:
-            raise RequestError(
-                "study: path=value words are for a name or a file; this study is checked already"
-            )
-        checked = studies.checked(target, target.name, yes, over)
-    else:
-        checked = studies.load(target, *overrides, yes=yes, over=over)
-    return _study(checked, yes, session)
-
-
-@working
-def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun:
-    context = session.context(seed=checked.seeds[0])
-    planned = _study_plan(checked, context.runtime, context.store, context.data_dir)
-    if not planned.cells:
-        reasons = (*planned.warnings, *planned.left_out)
-        raise RequestError("\n".join([f"{checked.name}:", *(f"  {why}" for why in reasons)]))
-    if (warnings := studies.over_time(planned)) and not yes:
-        raise RequestError(
-            "\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)])
-        )
-    with _unfinished(checked, context) as unfinished:
-        unfinished.warn_of_replacing()
-        result = study_run.run(checked, replace(context, note=unfinished.note), planned)
-        result = result.model_copy(update={"request": unfinished.work})
-        with context.store.recipe_folder(checked.name, context.watch) as folder:
-            unfinished.replace(folder)
-            result.write(folder)
-            report = study_page.write(folder)
-            unfinished.done(folder)
-    return StudyRun(result, report, folder)
-
-
-def _study_plan(
-    checked: study_config.Study, runtime: Runtime, store: Store, data_dir: Path | None
-) -> GridPlan:
-    """Return a study's plan.
-
-    A text may have changed since it was packed: where its old vocabulary leads to a refusal, the
-    plan is made without it.
-    """
-    try:
-        return studies.plan(checked, runtime, _vocabularies(store), data_dir)
-    except RequestError:
-        return studies.plan(checked, runtime, {}, data_dir)
+def _tuning(finished: recipes.FinishedRecipe, name: str) -> Tuning:
+    """Return the record of a fine-tuning before and after."""
+    stage, measured = finished.stages[name], finished.tuned[name]
+    assert isinstance(stage.config, schema.Finetune)
+    return tuning.tuning(
+        name,
+        stage.config,
+        measured.base,
+        stage.artifact,
+        learned=measured.learned,
+        forgotten=measured.forgotten,
+        samples=measured.samples,
+        lm_eval=measured.lm_eval,
+        notes=measured.notes,
+    )
 
 
 def plain_name(name: str) -> str:
     """Return a name that can be the folder of a run."""
-    kept = "".join(
+    letters = "".join(
         letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-"
         for letter in name
     )
-    return kept.strip("-.")[:40] or "text"
+    return letters.strip("-.")[:40] or "text"

@@ -6,13 +6,13 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from flyweight.api.signatures import readable_signature
-from flyweight.checkpoints.read import trust
+from flyweight.checkpoints.read import trusting
 from flyweight.config import schema
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import utf8_name
@@ -77,12 +77,7 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The runs root.
-
-        Asking for it also sets whether code of models is trusted, as this session says: models are
-        read next. Raises RequestError where its name is not UTF-8 text.
-        """
-        trust(self.trust_remote_code)
+        """The runs root. Raises RequestError where its name is not UTF-8 text."""
         root = Path(self.runs or os.environ.get("FLYWEIGHT_RUNS") or "runs")
         return Store(utf8_name(root, "the runs root"))
 
@@ -123,7 +118,10 @@ R = TypeVar("R")
 def _with_session(
     function: Callable[P, R], around: Callable[[Session], AbstractContextManager[Session]]
 ) -> Callable[P, R]:
-    """Call a function that takes a `session` within a context that may give it another one."""
+    """Call a function that takes a `session` within a context that may give it another one.
+
+    Model folders run code of their own in there if the session trusts them.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -132,8 +130,8 @@ def _with_session(
         session = bound.arguments.get("session", DEFAULT)
         if not isinstance(session, Session):
             raise RequestError(f"session: expected fw.Session(...), found {session!r}")
-        with around(session) as given:
-            bound.arguments["session"] = given
+        with trusting(session.trust_remote_code), around(session) as inner:
+            bound.arguments["session"] = inner
             return function(*bound.args, **bound.kwargs)
 
     called.__signature__ = readable_signature(function)  # pyright: ignore[reportAttributeAccessIssue]
@@ -146,6 +144,11 @@ def _held(session: Session) -> Iterator[Session]:
         yield session
 
 
+def reads_models(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function read models with the trust of its session; it shows and holds nothing."""
+    return _with_session(function, nullcontext)
+
+
 def in_use(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function hold its runs root in use: another process cannot remove things meanwhile."""
     return _with_session(function, _held)
@@ -156,6 +159,6 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     return _with_session(function, Session.watched)
 
 
-def working(function: Callable[P, R]) -> Callable[P, R]:
+def uses_runs_root(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function show its progress and hold its runs root in use."""
     return shows_progress(in_use(function))

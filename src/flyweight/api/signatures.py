@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Bare(str):
@@ -16,7 +13,7 @@ class _Bare(str):
         return str(self)
 
 
-def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
+def readable_signature(function: Callable[..., object]) -> inspect.Signature:
     """Return a function's signature as it is written in the source."""
     signature = inspect.signature(function)
     parameters = [_readable_parameter(parameter) for parameter in signature.parameters.values()]
@@ -24,12 +21,6 @@ def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
     if isinstance(returned, str):
         returned = _Bare(returned)
     return inspect.Signature(parameters, return_annotation=returned)
-
-
-def shown_as_written(function: F) -> F:
-    """Let `help` show a function's signature as it stands in the source."""
-    function.__signature__ = readable_signature(function)  # pyright: ignore[reportFunctionMemberAccess]
-    return function
 
 
 def _readable_parameter(parameter: inspect.Parameter) -> inspect.Parameter:

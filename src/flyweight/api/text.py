@@ -16,7 +16,7 @@ from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
     from flyweight.decode.chat import Chat
-    from flyweight.decode.sampling_defaults import Drawing
+    from flyweight.decode.sampling_defaults import SamplingChoice
 
 
 @in_use
@@ -31,7 +31,7 @@ def generate(
     seed: int = 0,
     stop: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
-    on_drawing: Callable[[Drawing], None] | None = None,
+    on_drawing: Callable[[SamplingChoice], None] | None = None,
     session: Session = DEFAULT,
 ) -> str:
     """Return the model's continuation of `prompt`, without the prompt.
@@ -91,7 +91,7 @@ def chat(
     return conversation
 
 
-def _announce(drawn: Drawing, session: Session) -> None:
+def _announce(drawn: SamplingChoice, session: Session) -> None:
     """Show which defaults come from the model's own files."""
     if drawn.note:
         session.watch("drawing", {"note": drawn.note})

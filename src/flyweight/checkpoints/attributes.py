@@ -31,8 +31,8 @@ class Fields:
 
     def __init__(
         self,
-        values: Mapping[str, Any],
-        defaults: Mapping[str, Any],
+        values: Mapping[str, object],
+        defaults: Mapping[str, object],
         reasons: list[str],
         within: str = "",
     ) -> None:
@@ -292,7 +292,7 @@ _ALIASES = {
 _LONG = ("llama3", "yarn", "longrope")
 
 
-def resolved(path: Path, raw: Mapping[str, Any]) -> Fields:
+def resolved(path: Path, raw: Mapping[str, object]) -> Fields:
     """Return the attributes of a GPT-2, Llama or Qwen3 config.
 
     Raises RequestError where transformers does not accept it.
@@ -356,7 +356,9 @@ def strict(raw: Mapping[str, Any]) -> Fields:
     return Fields(values, defaults, reasons)
 
 
-def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
+def _rope(
+    raw: Mapping[str, object], values: Mapping[str, object], reasons: list[str]
+) -> dict[str, object]:
     """Return the rotary parameters in one group.
 
     `rope_scaling` wins over `rope_parameters`, and a field in the group over one beside it.
@@ -375,7 +377,7 @@ def _rope(raw: Mapping[str, Any], values: Mapping[str, Any], reasons: list[str])
     return rope
 
 
-def _quotient(size: Any, heads: Any) -> int | None:
+def _quotient(size: object, heads: object) -> int | None:
     if type(size) is int and type(heads) is int and heads > 0:
         return size // heads
     return None

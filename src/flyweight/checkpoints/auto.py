@@ -76,7 +76,7 @@ class FlyweightModel(Decoder):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         previous_ids: Tensor | None = None,
-        **options: Any,
+        **options: object,
     ) -> BaseModelOutputWithPast:
         """Return the last hidden states (B, T, dim) and the cache.
 
@@ -107,7 +107,7 @@ class FlyweightModel(Decoder):
 
         `previous` are the last of the `start` cached tokens.
         """
-        needed = min(self.reach, start)
+        needed = min(self.lookback, start)
         if not needed:
             return None
         if previous is None or previous.shape[1] < needed:
@@ -173,14 +173,14 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
 
     @staticmethod
     def create_masks_for_generate(
-        attention_mask: Tensor | None = None, **others: Any
+        attention_mask: Tensor | None = None, **others: object
     ) -> Tensor | None:
         """Return the two-dimensional mask, from which the decoder makes its own."""
         return attention_mask
 
     def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input_ids: Tensor, **kwargs: Any
-    ) -> dict[str, Any]:
+        self, input_ids: Tensor, **kwargs: object
+    ) -> dict[str, object]:
         """Add the tokens before the new ones, which a bigram table needs."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         new = inputs["input_ids"].shape[1]
@@ -199,7 +199,7 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         previous_ids: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> CausalLMOutputWithPast:
         """Return the logits (B, T, vocab_size), the loss where there are labels, and the cache.
 

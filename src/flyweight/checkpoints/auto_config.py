@@ -25,7 +25,7 @@ class FlyweightConfig(PreTrainedConfig):
         super().__init__(**fields)
 
     @classmethod
-    def of(cls, config: ModelConfig, **fields: Any) -> FlyweightConfig:
+    def of(cls, config: ModelConfig, **fields: object) -> FlyweightConfig:
         """Return the config of one of our models."""
         return cls(config.resolved().model_dump(mode="json"), **fields)
 

@@ -7,11 +7,12 @@ its default is refused, so that a new field is not lost where nobody thought of 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 from pydantic import BaseModel
 
 from flyweight.config import schema
+from flyweight.config.adapters import MERGEABLE
+from flyweight.config.model_rules import packed_kinds
 
 FRESH_WEIGHTS = frozenset({"init.std", "init.embedding", "init.damped", "init.zero_out"})
 """Fields that only say how random weights are drawn: written weights need none of them."""
@@ -20,7 +21,7 @@ DROPOUTS = frozenset({f"dropout.{name}" for name in schema.Dropout.model_fields}
 """Fields that act in training alone; an export says which of them a format has no words for."""
 
 
-def changed_fields(config: BaseModel, path: str = "") -> Iterator[tuple[str, Any]]:
+def changed_fields(config: BaseModel, path: str = "") -> Iterator[tuple[str, object]]:
     """Yield every field of a config that is not at its default: its path and its value.
 
     A choice of another kind is `position.kind`, with that kind's own fields after it.
@@ -42,22 +43,34 @@ def changed_fields(config: BaseModel, path: str = "") -> Iterator[tuple[str, Any
 def beyond(config: schema.ModelConfig, claims: Collection[str]) -> list[str]:
     """Return what a format that claims these fields cannot say, each with the field to change."""
     reasons: list[str] = []
-    said: list[str] = []
+    covered: list[str] = []
     for path, value in changed_fields(config):
-        if path in claims or path.startswith(tuple(said)):
+        if path in claims or path.startswith(tuple(covered)):
             continue
         if path == "linears" and all(kind.plain for kind in config.linears.values()):
             continue
-        said.append(path.removesuffix("kind") if path.endswith(".kind") else f"{path}.")
-        known = _REASONS.get(path)
-        reasons.append(_plainly(path, value) if known is None else known(config))
+        covered.append(path.removesuffix("kind") if path.endswith(".kind") else f"{path}.")
+        describe = _REASONS.get(path)
+        reasons.append(_plainly(path, value) if describe is None else describe(config))
     return reasons
 
 
-def _plainly(path: str, value: Any) -> str:
+def _plainly(path: str, value: object) -> str:
     text = repr(value)
     shown = text if len(text) <= 80 else f"{text[:80]}..."
     return f"model.{path} is {shown}, which it has no words for (leave model.{path} out)"
+
+
+def _adapted(config: schema.ModelConfig) -> str:
+    kinds = list(dict.fromkeys(adapter.kind for adapter in config.adapters))
+    fixed = [kind for kind in kinds if kind not in MERGEABLE]
+    if fixed:
+        return (
+            f"it has adapters of kind {' and '.join(fixed)}, which become part of no matrix "
+            f"(fine-tune with lora or ia3, and merge)"
+        )
+    unpack = " --unpack" if packed_kinds(config) else ""
+    return f"it has adapters of kind {' and '.join(kinds)} (flyweight merge MODEL{unpack} first)"
 
 
 _REASONS: dict[str, Callable[[schema.ModelConfig], str]] = {
@@ -99,4 +112,5 @@ _REASONS: dict[str, Callable[[schema.ModelConfig], str]] = {
         "it is a mixture with n-gram counts or a pointer: export the network that it was made from"
     ),
     "linears": lambda config: "it is quantized",
+    "adapters": lambda config: _adapted(config),
 }

@@ -41,9 +41,10 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
                 f"{checkpoint.path / CONFIG}: not a model of this version of flyweight ({error})"
             ) from error
     if checkpoint.model_type not in FAMILIES:
-        known = ", ".join([*FAMILIES, OWN])
+        families = ", ".join([*FAMILIES, OWN])
         raise Inexpressible(
-            str(checkpoint.path), [f"its model_type is {checkpoint.model_type}; known are {known}"]
+            str(checkpoint.path),
+            [f"its model_type is {checkpoint.model_type}; known are {families}"],
         )
     return FAMILIES[checkpoint.model_type].config(
         attributes.resolved(checkpoint.path, checkpoint.raw)
@@ -156,7 +157,7 @@ def _one_dtype(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def checkpoint_files(
     config: ModelConfig, state: Mapping[str, Tensor], family: Family | None
-) -> tuple[dict[str, Any], dict]:
+) -> tuple[dict[str, object], dict]:
     """Return (`config.json`, tensors) of a model as `family` has it; None is our own type."""
     dtype = str(state[float_name(config)].dtype).removeprefix("torch.")
     if family is not None:
@@ -178,7 +179,10 @@ def _theirs(part: Part, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def write(
-    raw: Mapping[str, Any], tensors: Mapping[str, Tensor], out: Path, shard_bytes: int = SHARD_BYTES
+    raw: Mapping[str, object],
+    tensors: Mapping[str, Tensor],
+    out: Path,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint folder: `config.json` and one safetensors file.
 

@@ -68,11 +68,11 @@ class Family:
 
         Raises Inexpressible with every reason why there is none.
         """
-        found = self.read(fields)
+        model = self.read(fields)
         reasons = [*fields.reasons, *fields.left()]
         if not reasons:
             try:
-                return schema.ModelConfig.model_validate(found).resolved()
+                return schema.ModelConfig.model_validate(model).resolved()
             except ValueError as error:
                 reasons.append(" ".join(str(error).split()))
         raise Inexpressible(
@@ -85,13 +85,13 @@ class Family:
         Raises Inexpressible with every reason why there is none.
         """
         reasons = beyond(config, self.claims)
-        found = self.write(config, reasons)
+        attributes = self.write(config, reasons)
         if reasons:
             raise Inexpressible(f"not a {self.model_type} model", reasons)
-        return {"model_type": self.model_type, "architectures": [self.architecture], **found}
+        return {"model_type": self.model_type, "architectures": [self.architecture], **attributes}
 
 
-def family_of(config: schema.ModelConfig) -> tuple[Family, dict[str, Any]]:
+def family_of(config: schema.ModelConfig) -> tuple[Family, dict[str, object]]:
     """Return the first family that holds this model, with its `config.json`.
 
     Raises Inexpressible with all reasons.
@@ -121,7 +121,7 @@ _GELUS: dict[str, Literal["none", "tanh"]] = {
 }
 
 
-def _read_gpt2(fields: Fields) -> dict[str, Any]:
+def _read_gpt2(fields: Fields) -> dict[str, object]:
     reasons, act = fields.reasons, fields.word("activation_function")
     _need(reasons, act in _GELUS, f"activation_function is {act}; known are {', '.join(_GELUS)}")
     _need(reasons, fields.flag("scale_attn_weights"), "scale_attn_weights is off")
@@ -155,7 +155,7 @@ def _read_gpt2(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _write_gpt2(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+def _write_gpt2(config: schema.ModelConfig, reasons: list[str]) -> dict[str, object]:
     attention, norm, mlp = config.attention, config.norm, config.mlp
     assert attention.heads and attention.head_dim
     _need(
@@ -235,7 +235,7 @@ def _parts_gpt2(config: schema.ModelConfig) -> Iterator[Part]:
 # --- Llama and Qwen3 ---
 
 
-def _read_llama(fields: Fields) -> dict[str, Any]:
+def _read_llama(fields: Fields) -> dict[str, object]:
     return _read_rotary(fields, mlp_bias=fields.flag("mlp_bias"))
 
 
@@ -248,9 +248,9 @@ def _read_qwen3(fields: Fields) -> dict[str, Any]:
     fields.size_or_none("max_window_layers")  # means something with a sliding window alone
     others = sorted(set(fields.words("layer_types")) - {"full_attention"})
     _need(fields.reasons, not others, f"layers are {', '.join(others)}")
-    found = _read_rotary(fields, mlp_bias=False)
-    qk = {"qk_norm": True, "qk_norm_eps": found["norm"]["eps"]}
-    return {**found, "attention": {**found["attention"], **qk}}
+    model = _read_rotary(fields, mlp_bias=False)
+    qk = {"qk_norm": True, "qk_norm_eps": model["norm"]["eps"]}
+    return {**model, "attention": {**model["attention"], **qk}}
 
 
 def _read_rotary(fields: Fields, mlp_bias: bool) -> dict[str, Any]:
@@ -276,12 +276,12 @@ def _read_rotary(fields: Fields, mlp_bias: bool) -> dict[str, Any]:
     }
 
 
-def _read_rope(rope: Fields) -> dict[str, Any]:
+def _read_rope(rope: Fields) -> dict[str, object]:
     """Read resolved rotary parameters.
 
     `type` beside `rope_type` is an older name, which is not looked at any more.
     """
-    kind, found = (
+    kind, position = (
         rope.word("rope_type"),
         dict[str, Any](kind="rope", base=rope.number("rope_theta")),
     )
@@ -291,9 +291,9 @@ def _read_rope(rope: Fields) -> dict[str, Any]:
         fraction = rope.number("partial_rotary_factor")
         _need(rope.reasons, fraction == 1, f"only {fraction} of each head is rotated")
     if kind == "linear":
-        found["scaling"] = {"kind": "linear", "factor": rope.number("factor")}
+        position["scaling"] = {"kind": "linear", "factor": rope.number("factor")}
     elif kind == "llama3":
-        found["scaling"] = {
+        position["scaling"] = {
             "kind": "llama3",
             "factor": rope.number("factor"),
             "low_frequency_factor": rope.number("low_freq_factor"),
@@ -308,10 +308,10 @@ def _read_rope(rope: Fields) -> dict[str, Any]:
         )
     if kind in ("default", "linear", "llama3"):
         rope.reasons += rope.left()
-    return found
+    return position
 
 
-def _write_llama(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+def _write_llama(config: schema.ModelConfig, reasons: list[str]) -> dict[str, object]:
     _need(
         reasons,
         not config.attention.qk_norm,
@@ -320,7 +320,7 @@ def _write_llama(config: schema.ModelConfig, reasons: list[str]) -> dict[str, An
     return {**_write_rotary(config, reasons), "mlp_bias": config.mlp.bias, "pretraining_tp": 1}
 
 
-def _write_qwen3(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+def _write_qwen3(config: schema.ModelConfig, reasons: list[str]) -> dict[str, object]:
     attention = config.attention
     _need(
         reasons,
@@ -340,7 +340,7 @@ def _write_qwen3(config: schema.ModelConfig, reasons: list[str]) -> dict[str, An
     }
 
 
-def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, object]:
     attention = config.attention
     _need(
         reasons,
@@ -382,7 +382,7 @@ def _write_rotary(config: schema.ModelConfig, reasons: list[str]) -> dict[str, A
     }
 
 
-def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any]:
+def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, object]:
     """Return the rotary fields, under the names of transformers 5 and of earlier versions."""
     if not isinstance(config.position, schema.Rope):
         return {}
@@ -407,11 +407,11 @@ def _write_rope(config: schema.ModelConfig, reasons: list[str]) -> dict[str, Any
             "high_freq_factor": scaling.high_frequency_factor,
             "original_max_position_embeddings": scaling.original_context,
         }
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "rope_parameters": {"rope_type": "default", **options, "rope_theta": base},
         "rope_theta": base,
     }
-    return {**found, "rope_scaling": options} if options else found
+    return {**attributes, "rope_scaling": options} if options else attributes
 
 
 def _parts_rotary(config: schema.ModelConfig) -> Iterator[Part]:

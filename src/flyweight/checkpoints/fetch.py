@@ -59,20 +59,20 @@ def imported(
 
     def work(draft: Draft) -> dict[str, Any]:
         began, out = time.monotonic(), draft.new_folder("model")
-        with _taken(source, draft, sums) as taken:
-            reasons = _reasons(taken)
+        with _taken(source, draft, sums) as snapshot:
+            reasons = _reasons(snapshot)
             if reasons:
-                _refuse_without_transformers(taken, reasons)
-                foreign_model.config_of(taken)
-                _refuse_nan(taken)
-                proved = proof.of_foreign(taken)
-                _keep(taken, draft)
+                _refuse_without_transformers(snapshot, reasons)
+                foreign_model.config_of(snapshot)
+                _refuse_nan(snapshot)
+                proved = proof.of_foreign(snapshot)
+                _keep(snapshot, draft)
             else:
-                config, state = convert.decoder(taken)
-                proved = proof.of_ours(taken, config, state)
+                config, state = convert.decoder(snapshot)
+                proved = proof.of_ours(snapshot, config, state)
                 folder.write(config, state, out)
-                tokenizer_files.keep_generation(taken, out)
-            tokenizer = tokenizer_files.keep(taken, out)
+                tokenizer_files.keep_generation(snapshot, out)
+            tokenizer = tokenizer_files.keep(snapshot, out)
         facts = {
             "source": reference,
             "model_type": source.model_type,
@@ -134,12 +134,12 @@ def _taken(source: Checkpoint, draft: Draft, sums: str) -> Iterator[Checkpoint]:
                 copy = draft.path / place.name / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy_file(source.path / name, copy)
-        taken = read.read(place)
-        if taken.fingerprint() != sums:
+        snapshot = read.read(place)
+        if snapshot.fingerprint() != sums:
             raise FlyweightError(
                 f"{source.path}: its files changed while they were read; run the same command again"
             )
-        yield taken
+        yield snapshot
     except FlyweightError as error:
         error.args = tuple(str(part).replace(str(place), str(source.path)) for part in error.args)
         raise
@@ -147,19 +147,19 @@ def _taken(source: Checkpoint, draft: Draft, sums: str) -> Iterator[Checkpoint]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _keep(taken: Checkpoint, draft: Draft) -> None:
+def _keep(snapshot: Checkpoint, draft: Draft) -> None:
     """Move the weights of a copy into `model/` of the draft, and copy its other files.
 
     Those are still to be read.
     """
     with disk_errors(draft.path):
-        for name in taken.files:
+        for name in snapshot.files:
             out = draft.path / "model" / name
             out.parent.mkdir(parents=True, exist_ok=True)
-            if name in taken.weights:
-                (taken.path / name).rename(out)
+            if name in snapshot.weights:
+                (snapshot.path / name).rename(out)
             else:
-                copy_file(taken.path / name, out)
+                copy_file(snapshot.path / name, out)
 
 
 def download(repository: str) -> Path:
@@ -175,12 +175,12 @@ def download(repository: str) -> Path:
             f"hf:{repository} needs the `huggingface_hub` package: pip install 'flyweight[hub]'"
         ) from error
     name, _, revision = repository.partition("@")
-    wanted = ["*.safetensors", "config.json", read.INDEX, read.ADAPTER, *TOKENIZER]
-    wanted.append(f"{read.TEMPLATES}/*.jinja")
+    patterns = ["*.safetensors", "config.json", read.INDEX, read.ADAPTER, *TOKENIZER]
+    patterns.append(f"{read.TEMPLATES}/*.jinja")
     if read.trusted():
-        wanted.append("*.py")
+        patterns.append("*.py")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except HFValidationError as error:
         raise RequestError(
             f"hf:{repository}: not a repository's name ({error}); write hf:owner/name"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flyweight.config.schema import ModelConfig
 from flyweight.spec.visits import slots
 
 OWN = "flyweight"
 
 
-def own_fields(config: ModelConfig) -> dict[str, Any]:
+def own_fields(config: ModelConfig) -> dict[str, object]:
     """Return the fields of a config.json of our own type.
 
     They are the config itself, and the sizes that libraries ask for by name.

@@ -172,7 +172,7 @@ class Foreign(nn.Module):
         """
         from torch.utils.flop_counter import FlopCounterMode
 
-        kept = self.model.config._attn_implementation
+        implementation = self.model.config._attn_implementation
         self.model.set_attn_implementation("eager")  # fused attention counts as nothing on a CPU
         try:
             with FlopCounterMode(display=False) as counter:
@@ -183,7 +183,7 @@ class Foreign(nn.Module):
                     None,
                 )
         finally:
-            self.model.set_attn_implementation(kept)
+            self.model.set_attn_implementation(implementation)
         return counter.get_total_flops()
 
     def _run(
@@ -203,7 +203,7 @@ class Foreign(nn.Module):
             cache.length += tokens.shape[1]
         return output.logits if module is self.model else output.last_hidden_state
 
-    def _body(self) -> Any:
+    def _body(self) -> object:
         return getattr(self.model, self.model.base_model_prefix)
 
     @torch.no_grad()
@@ -286,15 +286,15 @@ def load(folder: Path, device: str | torch.device = "cpu", layers: int | None = 
         ) from error
 
 
-def _some(names: Iterable[Any]) -> str:
+def _some(names: Iterable[object]) -> str:
     """Return names, or (name, shape in the file, shape of the model), as one line."""
     listed = sorted(_shapes(*name) if isinstance(name, tuple) else str(name) for name in names)
     more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
     return ", ".join(listed[:20]) + more
 
 
-def _shapes(name: str, actual: Iterable[int], wanted: Iterable[int]) -> str:
-    return f"{name} {tuple(actual)} instead of {tuple(wanted)}"
+def _shapes(name: str, actual: Iterable[int], expected: Iterable[int]) -> str:
+    return f"{name} {tuple(actual)} instead of {tuple(expected)}"
 
 
 def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
@@ -320,10 +320,10 @@ def _refuse_by_plan(source: Checkpoint, config: Any) -> None:
         raise RequestError(
             f"{source.path}: transformers cannot build it: {first_line(error)}"
         ) from error
-    wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    if wanted > 2 * stored + SLACK:
+    planned = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if planned > 2 * stored + SLACK:
         raise RequestError(
-            f"{source.path}: a model of its config.json has {wanted:,} numbers, but its files "
+            f"{source.path}: a model of its config.json has {planned:,} numbers, but its files "
             f"hold {stored:,}: they are of another model, or the config is damaged"
         )
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
@@ -353,7 +353,7 @@ def choose_own_code(config: Any) -> None:
     config._experts_implementation = None
 
 
-def _config(source: Checkpoint) -> Any:
+def _config(source: Checkpoint) -> object:
     """Return a foreign model's config.
 
     Raises RequestError where it is not that of one causal language model.

@@ -8,13 +8,13 @@ import torch
 
 from flyweight.checkpoints import foreign_model, read
 from flyweight.checkpoints.foreign_model import Foreign, ForeignConfig
+from flyweight.config.adapters import MERGEABLE
+from flyweight.config.baselines import LstmConfig
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.model.build import Model
-from flyweight.model.decoder import Decoder
-from flyweight.model.lstm import LSTM
 from flyweight.spec import flops
 
 AnyModel = Model | Foreign
@@ -71,27 +71,66 @@ def trainable_config(path: Path, what: str) -> Architecture:
     if kinds := packed_kinds(architecture):
         raise RequestError(
             f"{what}: this model's matrices are stored as {' and '.join(kinds)} and cannot be "
-            "trained. Start from the model that was quantized, and quantize the result"
+            f"trained. {_made_dense(architecture)}"
         )
+    refuse_mixture(architecture, what)
+    if isinstance(architecture, ModelConfig) and architecture.adapters:
+        raise RequestError(
+            f"{what}: this model has adapters, which are trained by fine-tuning. Merge them first "
+            f"(flyweight merge), or go on with flyweight finetune"
+        )
+    return architecture
+
+
+def _made_dense(architecture: Architecture) -> str:
+    """Return how one gets a model like this one that all of can be trained."""
+    adapters = architecture.adapters if isinstance(architecture, ModelConfig) else ()
+    if adapters and all(adapter.kind in MERGEABLE for adapter in adapters):
+        return (
+            "It has adapters: flyweight merge MODEL --unpack makes it dense with what they "
+            "learned, or train them further with flyweight finetune"
+        )
+    if adapters:
+        return "It has adapters, which flyweight finetune trains further"
+    return "Start from the model that was quantized, and quantize the result"
+
+
+def refuse_mixture(architecture: Architecture, what: str) -> None:
+    """Raise RequestError for the config of a mixture, which is not trained any further."""
     if isinstance(architecture, ModelConfig) and architecture.mixture is not None:
         raise RequestError(
             f"{what}: this model is a mixture with counts or a pointer, and cannot be trained. "
             "Train the network that it was made from, and mix the result"
         )
-    return architecture
 
 
-def require_isolation(model: AnyModel | None, where: str) -> None:
-    """Raise RequestError for a model that cannot read the documents of a window apart."""
+def require_isolation(config: AnyConfig, where: str, task: bool) -> None:
+    """Raise RequestError for a model that cannot read apart what shares a window.
+
+    That is documents, or the examples of a `task`.
+    """
     reason = None
-    if isinstance(model, LSTM):
+    if isinstance(config, LstmConfig):
         reason = "an LSTM carries its state across documents in a window"
-    elif isinstance(model, Decoder) and model.mixture is not None:
+    elif isinstance(config, ModelConfig) and config.mixture is not None:
         reason = "the counts and the pointer of a mixture look across documents"
-    elif isinstance(model, Foreign):
-        reason = f"a {model.config.model_type} model is read joined, behind transformers"
+    elif isinstance(config, ForeignConfig):
+        reason = f"a {config.model_type} model is read joined, behind transformers"
     if reason is not None:
-        raise RequestError(f"{where}: {reason}; use documents: joined")
+        remedy = "packing: padding" if task else "documents: joined"
+        raise RequestError(f"{where}: {reason}; use {remedy}")
+
+
+def require_context(config: AnyConfig, context: int, where: str, what: str) -> None:
+    """Raise RequestError where windows of `context` tokens are more than a model reads at once.
+
+    `where` is the field that names them, `what` the model.
+    """
+    if config.context is not None and config.context < context:
+        raise RequestError(
+            f"{where}: {context} is longer than the {config.context} tokens that the {what} reads "
+            f"at once"
+        )
 
 
 def decoder_config(path: Path, what: str) -> ModelConfig:

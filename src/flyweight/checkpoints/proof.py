@@ -177,11 +177,11 @@ def _decoder(config: ModelConfig, state: Mapping[str, Tensor], layers: int | Non
     first = config if layers is None else config.model_copy(update={"layers": layers})
     with torch.device("meta"):
         model = build(first)
-    wanted = model.state_dict().keys()
-    kept = {name: tensor for name, tensor in state.items() if name in wanted}
+    names = model.state_dict().keys()
+    weights = {name: tensor for name, tensor in state.items() if name in names}
     floats = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in kept.items()
+        for name, tensor in weights.items()
     }
     model.load_state_dict(floats, assign=True)
     # Packed layers have no tensor of the float type that they unpack into.

@@ -10,7 +10,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,26 +54,28 @@ TEMPLATES = "additional_chat_templates"
 """A folder with more chat templates."""
 
 TRUST = "FLYWEIGHT_TRUST_REMOTE_CODE"
-"""Lets model folders run code of their own.
+"""A variable of the environment; 1 lets model folders run code of their own."""
 
-1 where the user set it, `session` where `trust` did. Child processes inherit it.
-"""
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
-def trust(allowed: bool) -> None:
-    """Set whether this session trusts code of model folders; ends the trust of an earlier session.
+@contextmanager
+def trusting(allowed: bool) -> Iterator[None]:
+    """Let model folders run code of their own inside this context, or not.
 
-    Trust that the user set in the environment stays.
+    The environment's word counts as well, and is not changed. A child process is told by its
+    environment: pass TRUST=1 where `trusted()`.
     """
-    if allowed and not trusted():
-        os.environ[TRUST] = "session"
-    elif not allowed and os.environ.get(TRUST) == "session":
-        del os.environ[TRUST]
+    before = _trusted.set(allowed)
+    try:
+        yield
+    finally:
+        _trusted.reset(before)
 
 
 def trusted() -> bool:
     """Return whether a model's folder may run Python code of its own."""
-    return os.environ.get(TRUST) in ("1", "session")
+    return _trusted.get() or os.environ.get(TRUST) == "1"
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,10 @@ class Checkpoint:
         sums = {name: sha256(self.path / name) for name in self.files}
         for name, actual in sums.items():
             blob = (self.path / name).resolve()
-            known = blob.name if blob.parent.name == "blobs" else ""
-            if re.fullmatch("[0-9a-f]{40}", known):
+            hub_sum = blob.name if blob.parent.name == "blobs" else ""
+            if re.fullmatch("[0-9a-f]{40}", hub_sum):
                 actual = _git_sha1(blob)
-            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", known) and actual != known:
+            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", hub_sum) and actual != hub_sum:
                 raise FlyweightError(
                     f"{self.path / name}: its checksum is not the hub's, it is damaged; delete "
                     f"{blob} and fetch it"
@@ -205,7 +208,7 @@ def tokenizer_names(path: Path) -> list[str]:
     ]
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path) -> dict[str, object]:
     file = path / CONFIG
     if not file.is_file() and (path / ADAPTER).is_file():
         raise RequestError(weight_files.adapter(path))

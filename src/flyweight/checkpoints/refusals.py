@@ -96,7 +96,7 @@ _IMPLEMENTATIONS = (
 )
 
 
-def refuse(path: Path, raw: Mapping[str, Any]) -> None:
+def refuse(path: Path, raw: Mapping[str, object]) -> None:
     """Raise RequestError where a config asks for what is never done here, with every reason."""
     reasons = [*_numbers(raw), *_quantized(raw), *_elsewhere(raw), *both_directions(raw)]
     if reasons:
@@ -106,7 +106,7 @@ def refuse(path: Path, raw: Mapping[str, Any]) -> None:
         )
 
 
-def both_directions(raw: Mapping[str, Any]) -> list[str]:
+def both_directions(raw: Mapping[str, object]) -> list[str]:
     """Return the fields that say that a model reads later tokens as well.
 
     Such a model gives neither likelihoods nor text.
@@ -127,7 +127,7 @@ def both_directions(raw: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def _numbers(raw: Mapping[str, Any]) -> list[str]:
+def _numbers(raw: Mapping[str, object]) -> list[str]:
     reasons = []
     for place, key, value in _fields(raw):
         values = value if isinstance(value, list) else [value]
@@ -149,7 +149,7 @@ def _numbers(raw: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def _quantized(raw: Mapping[str, Any]) -> list[str]:
+def _quantized(raw: Mapping[str, object]) -> list[str]:
     reasons = []
     for place, key, value in _fields(raw):
         if key in _QUANTIZED and value is not None:
@@ -164,7 +164,7 @@ def _quantized(raw: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def _elsewhere(raw: Mapping[str, Any]) -> list[str]:
+def _elsewhere(raw: Mapping[str, object]) -> list[str]:
     """Return the fields that make transformers read files that are not checked here."""
     reasons = []
     for place, key, value in _fields(raw):
@@ -182,7 +182,7 @@ def _elsewhere(raw: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+def _fields(raw: Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
     """Yield (path, name, value) of every field, also of configs inside the config."""
     levels: list[tuple[str, Mapping[str, Any]]] = [("", raw)]
     while levels:
@@ -193,5 +193,5 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 levels.append((f"{before}{key}.", value))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value!r:.80}"

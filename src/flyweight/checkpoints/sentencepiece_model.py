@@ -42,14 +42,14 @@ def compare(folder: Path, theirs: Any, instead: str) -> None:
             f"{file}: not a sentencepiece model ({reason(error)}); copy the model again"
         ) from error
     for text in _texts(model):
-        wanted: list[str] = model.encode(text, out_type=str)
+        expected: list[str] = model.encode(text, out_type=str)
         pieces: list[str] = theirs.convert_ids_to_tokens(
             theirs(text, add_special_tokens=False)["input_ids"]
         )
-        if pieces != wanted:
+        if pieces != expected:
             raise RequestError(
                 f"{file}: transformers ({type(theirs).__name__}) reads {text!r} as "
-                f"{' '.join(pieces)!r}, but the sentencepiece model as {' '.join(wanted)!r}. Put "
+                f"{' '.join(pieces)!r}, but the sentencepiece model as {' '.join(expected)!r}. Put "
                 "its tokenizer.json beside it, name its class in its tokenizer_config.json, or "
                 f"{instead}"
             )

@@ -106,7 +106,7 @@ def meaning(text: str) -> dict[str, Any]:
     return {**parts, "post_processor": around, "model": model, "added_tokens": added}
 
 
-def _plain(part: Any) -> Any:
+def _plain(part: object) -> Any:
     """Return a part without fields that only move offsets; None for an empty sequence."""
     if isinstance(part, list):
         return [_plain(entry) for entry in part]
@@ -119,7 +119,7 @@ def _plain(part: Any) -> Any:
     return {key: _plain(value) for key, value in part.items() if key != "trim_offsets"}
 
 
-def _class(source: Checkpoint, fields: Mapping[str, Any]) -> str | None:
+def _class(source: Checkpoint, fields: Mapping[str, object]) -> str | None:
     """Return the class that rebuilds parts, or None where `tokenizer.json` is taken as it is."""
     if source.model_type not in _USUAL:
         raise RequestError(
@@ -140,7 +140,7 @@ def _class(source: Checkpoint, fields: Mapping[str, Any]) -> str | None:
     return kind
 
 
-def _unread(source: Checkpoint, fields: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _unread(source: Checkpoint, fields: Mapping[str, object]) -> list[tuple[str, object]]:
     """Return the special tokens whose value is not a token; transformers refuses them."""
     both = {**json_object(source.path / "special_tokens_map.json"), **fields}
     kinds = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -148,7 +148,7 @@ def _unread(source: Checkpoint, fields: Mapping[str, Any]) -> list[tuple[str, An
     return [(key, value) for key, value in named if value is not None and not content(value)]
 
 
-def _named(source: Checkpoint, fields: Mapping[str, Any]) -> dict[str, str]:
+def _named(source: Checkpoint, fields: Mapping[str, object]) -> dict[str, str]:
     """Return the special tokens by name, as transformers reads them.
 
     The older file counts where the newer list is missing.
@@ -172,13 +172,17 @@ def _missing(
     reasons += [f"{key} {str(value)[:40]!r}" for key, value in _unread(source, fields)]
     listed = json_object(source.path / "added_tokens.json")
     decoder = fields.get("added_tokens_decoder") or {}
-    known = {token["id"]: token for token in json.loads(tokenizer.normal_text)["added_tokens"]}
+    added_tokens = {
+        token["id"]: token for token in json.loads(tokenizer.normal_text)["added_tokens"]
+    }
     if not isinstance(decoder, dict):
         return [*reasons, "added_tokens_decoder"]
     for at, token in decoder.items():
         flags = {}
         if str(at).isdigit():
-            flags = {key: value for key, value in known.get(int(at), {}).items() if key != "id"}
+            flags = {
+                key: value for key, value in added_tokens.get(int(at), {}).items() if key != "id"
+            }
         if not isinstance(token, dict) or {**flags, **token} != flags:
             reasons.append(f"token {at} of added_tokens_decoder")
     reasons += [

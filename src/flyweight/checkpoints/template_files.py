@@ -19,7 +19,7 @@ def sources(folder: Path) -> dict[str, str]:
     return {name: text for name, (text, _) in by_name(folder).items() if isinstance(text, str)}
 
 
-def by_name(folder: Path) -> dict[str, tuple[Any, Path]]:
+def by_name(folder: Path) -> dict[str, tuple[object, Path]]:
     """Return each template's value and the file that holds it.
 
     As in transformers, template files replace the templates of the config.

@@ -138,16 +138,16 @@ def keep_generation(source: Checkpoint, out: Path) -> None:
     Our config, which replaces the checkpoint's, has no place for them. As in transformers, sampling
     defaults in the config count only where `generation_config.json` is missing.
     """
-    own = source.path / GENERATION
-    kept = json_object(own)
-    keys = SPECIAL_IDS if own.is_file() else (*SPECIAL_IDS, *SAMPLING)
+    file = source.path / GENERATION
+    fields = json_object(file)
+    keys = SPECIAL_IDS if file.is_file() else (*SPECIAL_IDS, *SAMPLING)
     added = {
         key: source.raw[key]
         for key in keys
-        if source.raw.get(key) is not None and kept.get(key) is None
+        if source.raw.get(key) is not None and fields.get(key) is None
     }
-    if kept or added:
-        write_text(out / GENERATION, json.dumps({**kept, **added}, indent=2) + "\n")
+    if fields or added:
+        write_text(out / GENERATION, json.dumps({**fields, **added}, indent=2) + "\n")
 
 
 def check_folder(folder: Path) -> None:
@@ -178,13 +178,13 @@ def check_folder(folder: Path) -> None:
                 raise
             rebuilt = (keep(source, out) or {})["rebuilt"]
         keep_generation(source, out)
-        read, kept = Tokenizer.load(folder), Tokenizer.load(out)
-    if read.around != kept.around:
-        rebuilt.append(f"the tokens around a text, {read.around} for {kept.around}")
+        read, copy = Tokenizer.load(folder), Tokenizer.load(out)
+    if read.around != copy.around:
+        rebuilt.append(f"the tokens around a text, {read.around} for {copy.around}")
     for name in ("bos", "ends", "pad"):
-        if getattr(read.special, name) != getattr(kept.special, name):
+        if getattr(read.special, name) != getattr(copy.special, name):
             rebuilt.append(
-                f"{name}, {getattr(read.special, name)} for {getattr(kept.special, name)}"
+                f"{name}, {getattr(read.special, name)} for {getattr(copy.special, name)}"
             )
     if rebuilt:
         raise RequestError(
@@ -240,7 +240,7 @@ def _library() -> Any:
     return tokenizers
 
 
-def _check_class(source: Checkpoint, fields: Mapping[str, Any]) -> None:
+def _check_class(source: Checkpoint, fields: Mapping[str, object]) -> None:
     """Raise RequestError where the files name a class of transformers that is not a tokenizer.
 
     transformers would load it as one.
@@ -253,11 +253,11 @@ def _check_class(source: Checkpoint, fields: Mapping[str, Any]) -> None:
     ):
         if value is None:
             continue
-        known = (
+        classes = (
             getattr(transformers, name, None)
             for name in (str(value), str(value).removesuffix("Fast"), f"{value}Fast")
         )
-        bad = [kind for kind in known if kind is not None and not _is_tokenizer(kind)]
+        bad = [kind for kind in classes if kind is not None and not _is_tokenizer(kind)]
         if not isinstance(value, str) or bad:
             raise RequestError(
                 f"{source.path / file}: tokenizer_class {value!r} is not a tokenizer; copy the "
@@ -265,7 +265,7 @@ def _check_class(source: Checkpoint, fields: Mapping[str, Any]) -> None:
             )
 
 
-def _is_tokenizer(kind: Any) -> bool:
+def _is_tokenizer(kind: object) -> bool:
     import transformers
 
     # A class whose library is missing is a stand-in that only says so.
@@ -275,7 +275,7 @@ def _is_tokenizer(kind: Any) -> bool:
     )
 
 
-def _failure(source: Checkpoint, fields: Mapping[str, Any], message: str) -> str:
+def _failure(source: Checkpoint, fields: Mapping[str, object], message: str) -> str:
     if "auto_map" in fields and not source.code:
         return (
             f"{source.path / WORDS} asks for Python code of its own (auto_map: "
@@ -330,11 +330,11 @@ def _preferred(source: Checkpoint, backend: Any) -> tuple[str, list[str]]:
         return backend.to_str(pretty=True), []
     try:
         text = file.read_text(encoding="utf-8")
-        own = strict_tokenizer.meaning(Tokenizer(text).normal_text)
+        meaning = strict_tokenizer.meaning(Tokenizer(text).normal_text)
     except (OSError, ValueError) as error:
         raise FlyweightError(f"{file}: damaged ({reason(error)}); copy the model again") from error
     new = strict_tokenizer.meaning(backend.to_str())
-    rebuilt = [part for part in own if own[part] != new[part]]
+    rebuilt = [part for part in meaning if meaning[part] != new[part]]
     return (backend.to_str(pretty=True) if rebuilt else text), rebuilt
 
 
@@ -426,34 +426,36 @@ def compare(
                 where,
             )
     for key in named:
-        wanted = getattr(theirs, f"{key}_token_id")
-        own = next(iter(ours.declared.ends), None)
+        their_id = getattr(theirs, f"{key}_token_id")
+        our_id = next(iter(ours.declared.ends), None)
         if key != "eos":
-            own = getattr(ours.declared, key)
-        if wanted is not None and own != wanted:
+            our_id = getattr(ours.declared, key)
+        if their_id is not None and our_id != their_id:
             raise FlyweightError(
-                f"{where}: its {key} token is {own} here and {wanted} in transformers; please "
+                f"{where}: its {key} token is {our_id} here and {their_id} in transformers; please "
                 "report this"
             )
     return len(texts)
 
 
-def _agree(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], where: Path) -> Any:
+def _agree(
+    what: str, ours: Callable[[], object], theirs: Callable[[], object], where: Path
+) -> object:
     """Return the outcome of both; raise FlyweightError where they differ.
 
     A failure of both, such as an unknown character without a token for it, counts as the same.
     """
-    own, wanted = _outcome(ours), _outcome(theirs)
-    if own != wanted:
+    first, second = _outcome(ours), _outcome(theirs)
+    if first != second:
         raise FlyweightError(
             f"{where}: its tokenizer is not read as transformers reads it: {what[:200]} are "
-            f"{str(own)[:120]}, and {str(wanted)[:120]} in transformers; please report this "
+            f"{str(first)[:120]}, and {str(second)[:120]} in transformers; please report this "
             "tokenizer"
         )
-    return own
+    return first
 
 
-def _outcome(run: Callable[[], Any]) -> Any:
+def _outcome(run: Callable[[], object]) -> object:
     try:
         return run()
     except StoppedError:  # nothing would stop transformers on such a text

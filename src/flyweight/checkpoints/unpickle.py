@@ -55,7 +55,7 @@ def convert(folder: Path) -> Path:
     return out
 
 
-def _tensors(content: Any, file: Path) -> dict[str, Any]:
+def _tensors(content: object, file: Path) -> dict[str, Any]:
     import torch
 
     inner = content.get("state_dict", content) if isinstance(content, Mapping) else content

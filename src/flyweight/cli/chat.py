@@ -121,7 +121,7 @@ def _remarks(turn: Turn, chat: Chat) -> Iterator[str]:
 
 
 def _remark(remarks: Terminal, text: str, style: str) -> None:
-    remarks.print(text, style=style, soft_wrap=True)
+    remarks.print(text, style=style, soft_wrap=not remarks.is_terminal)
 
 
 def _count(number: int, what: str) -> str:

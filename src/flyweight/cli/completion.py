@@ -1,12 +1,13 @@
 """Tab completion: the names that can take a word's place on the command line.
 
-This module imports only the standard library.
+This module imports only the standard library, and yaml where it reads a recipe.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -31,6 +32,12 @@ CORPORA = (
 )
 """The registered corpora; their own module takes too long to import for a key press."""
 ARTIFACT = re.compile(r"[a-z_]+-[0-9a-f]{8}(\.partial)?")
+PLAIN = re.compile(r"[\w.+-]+")
+"""What a shell takes as it is."""
+LONGEST = 2**18
+"""Letters of a file that are read."""
+DEEPEST, MOST_FIELDS = 8, 1000
+"""How deep and how many fields of a file are offered: YAML can name one part many times."""
 
 
 def names_for(metavar: str | None) -> Callable[[Any, str], list[str]] | None:
@@ -38,26 +45,27 @@ def names_for(metavar: str | None) -> Callable[[Any, str], list[str]] | None:
 
     Return None where the metavar names no kind.
     """
-    kinds = [kind for kind in re.findall(r"[A-Z]+", metavar or "") if kind in KINDS]
+    words = re.findall(r"[A-Z]+|path=value", metavar or "")
+    kinds = [kind for kind in words if kind in KINDS]
     if not kinds:
         return None
 
-    def complete(ctx: Any, incomplete: str) -> list[str]:
+    def complete(ctx: object, incomplete: str) -> list[str]:
         names = {name for kind in kinds for name in KINDS[kind](ctx)}
         return sorted(name for name in names if name.startswith(incomplete))
 
     return complete
 
 
-def _recipes(context: Any) -> Iterator[str]:
+def _recipes(context: object) -> Iterator[str]:
     return _shipped("recipes")
 
 
-def _studies(context: Any) -> Iterator[str]:
+def _studies(context: object) -> Iterator[str]:
     return _shipped("studies")
 
 
-def _configs(context: Any) -> Iterator[str]:
+def _configs(context: object) -> Iterator[str]:
     return _shipped("catalogue")
 
 
@@ -74,7 +82,7 @@ def _yaml(folder: Traversable, before: str) -> Iterator[str]:
             yield before + entry.name.removesuffix(".yaml")
 
 
-def _corpora(context: Any) -> Iterator[str]:
+def _corpora(context: object) -> Iterator[str]:
     yield from CORPORA
 
 
@@ -83,7 +91,7 @@ def _root(context: Any) -> Path:
     return Path(runs or os.environ.get("FLYWEIGHT_RUNS") or "runs")
 
 
-def _runs(context: Any) -> Iterator[str]:
+def _runs(context: object) -> Iterator[str]:
     """Yield the runs in the runs root that have a report; unfinished ones have none."""
     root = _root(context)
     if not root.is_dir():
@@ -93,12 +101,52 @@ def _runs(context: Any) -> Iterator[str]:
             yield folder.name
 
 
-def _models(context: Any) -> Iterator[str]:
+def _models(context: object) -> Iterator[str]:
     """Yield `RUN:STAGE` for the links of a run to artifacts that hold a model."""
     root = _root(context)
     for run in _runs(context):
         links = sorted(path for path in (root / run).iterdir() if path.is_symlink())
         yield from (f"{run}:{link.name}" for link in links if (link / "model").is_dir())
+
+
+def _fields(context: object) -> Iterator[str]:
+    """Yield the fields that the command's recipe or study sets, each with its value."""
+    import yaml
+
+    class AsWritten(yaml.SafeLoader):
+        """Reads every value as the string that it is written as."""
+
+    AsWritten.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<"))]}
+    text = _text_of_recipe(context)
+    if text is None:
+        return
+    try:
+        raw = yaml.load(text, AsWritten)
+    except (yaml.YAMLError, RecursionError):
+        return
+    yield from itertools.islice(_set_fields(raw, ""), MOST_FIELDS)
+
+
+def _text_of_recipe(context: Any) -> str | None:
+    """Return the YAML that a command's overrides change, or None where it names none."""
+    params = context.params
+    name = params.get("recipe") or params.get("study") or params.get("target") or context.info_name
+    assets = resources.files("flyweight") / "assets"
+    shipped = [assets / folder / f"{name}.yaml" for folder in ("recipes", "studies")]
+    for file in (*shipped, Path(name)):
+        with contextlib.suppress(OSError, ValueError):
+            if file.is_file() and file.name.endswith((".yaml", ".yml")):
+                with file.open(encoding="utf-8") as opened:
+                    return opened.read(LONGEST)
+    return None
+
+
+def _set_fields(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, dict) and path.count(".") < DEEPEST:
+        for key, inner in value.items():
+            yield from _set_fields(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, str) and PLAIN.fullmatch(f"{path}{value}") and path:
+        yield f"{path}={value}"
 
 
 KINDS: dict[str, Callable[[Any], Iterator[str]]] = {
@@ -108,6 +156,7 @@ KINDS: dict[str, Callable[[Any], Iterator[str]]] = {
     "MODEL": _models,
     "DATA": _corpora,
     "RUN": _runs,
+    "path=value": _fields,
 }
 
 

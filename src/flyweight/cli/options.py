@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -21,11 +21,12 @@ from flyweight.errors import RequestError
 if TYPE_CHECKING:
     from flyweight.api import Run, Session
 
-Words = ParamSpec("Words")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Shared:
+class CommonOptions:
     """The values of the shared options for one command.
 
     Options that its verb does not have keep their defaults.
@@ -59,7 +60,7 @@ class Shared:
                 trust_remote_code=self.trust_remote_code,
             )
 
-    def answer(self, value: Any, show: Callable[[Any], Any]) -> None:
+    def answer(self, value: T, show: Callable[[T], object]) -> None:
         """Print a result as one JSON object with --json, else by `show`."""
         if self.as_json:
             print_json(value)
@@ -129,7 +130,8 @@ def _fields_called(option: str) -> list[str]:
 def verb(
     app: typer.Typer, *options: str, name: str | None = None
 ) -> Callable[
-    [Callable[Concatenate[Shared, Words], None]], Callable[Concatenate[Shared, Words], None]
+    [Callable[Concatenate[CommonOptions, P], None]],
+    Callable[Concatenate[CommonOptions, P], None],
 ]:
     """Register a function as a verb of the command line.
 
@@ -138,12 +140,12 @@ def verb(
     """
 
     def register(
-        function: Callable[Concatenate[Shared, Words], None],
-    ) -> Callable[Concatenate[Shared, Words], None]:
+        function: Callable[Concatenate[CommonOptions, P], None],
+    ) -> Callable[Concatenate[CommonOptions, P], None]:
         names = [*options, "as_json"]
 
         def command(**words: Any) -> None:
-            shared = Shared(**{name: words.pop(name) for name in names})
+            shared = CommonOptions(**{name: words.pop(name) for name in names})
             function(shared, **words)  # pyright: ignore[reportCallIssue]
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -154,7 +156,7 @@ def verb(
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=getattr(Shared, name),
+                default=getattr(CommonOptions, name),
                 annotation=Annotated[OPTIONS[name]],
             )
             for name in names
@@ -179,7 +181,32 @@ Separator = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="The text between the documents of a text file."),
 ]
-Split = Annotated[str, typer.Option(help="train, validation, test or validation+test.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK",
+        help="squad, dialogue, summarize, or a file of prompts and completions.",
+    ),
+]
+LmEvalTasks = Annotated[
+    str | None, typer.Option(metavar="A,B", help="Tasks or groups of tasks of lm-eval.")
+]
+TaskPath = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A folder of lm-eval task files of your own.")
+]
+FewShot = Annotated[
+    int | None, typer.Option(min=0, help="Examples before each lm-eval question [the task's].")
+]
+TaskSplit = Annotated[
+    str | None,
+    typer.Option(help="train, validation, test or validation+test [test; validation of a task]."),
+]
+NewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of an answer at most [as the task needs].")
+]
+BadRows = Annotated[
+    int | None, typer.Option(min=0, help="Rows of a task that may be left out as faulty [0].")
+]
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")
 ]
@@ -189,3 +216,8 @@ AnyModel = Annotated[
         metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue."
     ),
 ]
+
+
+def listed(names: str | None) -> list[str]:
+    """Return the names of an option that lists several, with commas between them."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

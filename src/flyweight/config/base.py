@@ -20,7 +20,7 @@ class Strict(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _text(cls, value: Any) -> Any:
+    def _text(cls, value: object) -> object:
         """Refuse text that UTF-8 cannot hold.
 
         It has bytes of a file's name that are not UTF-8, or half of a surrogate pair.
@@ -39,7 +39,7 @@ class Strict(BaseModel):
 def choice(default: str | None = None) -> BeforeValidator:
     """Read a bare name as `{kind: name}`, and options without a kind as those of `default`."""
 
-    def read(value: Any) -> Any:
+    def read(value: object) -> Any:
         if isinstance(value, str):
             return {"kind": value}
         if isinstance(value, dict) and default and "kind" not in value:

@@ -53,7 +53,7 @@ class _Baseline(Strict):
     def _faults(self) -> list[str]:
         return []
 
-    def _sizes(self, vocab_size: int | None, context: int | None) -> dict[str, Any]:
+    def _sizes(self, vocab_size: int | None, context: int | None) -> dict[str, object]:
         vocab, length = self.vocab_size or vocab_size, self.context or context
         if vocab is None or length is None:
             raise ValueError(
@@ -149,14 +149,14 @@ class LstmConfig(_Baseline):
         return LstmConfig.model_validate({**sizes, "hidden": self.hidden or self.dim})
 
 
-def kind_of_model(value: Any) -> str:
+def kind_of_model(value: object) -> str:
     """Return the kind that raw fields or a config name: a decoder's where they name none."""
     return str(
         value.get("kind", DECODER) if isinstance(value, dict) else getattr(value, "kind", DECODER)
     )
 
 
-def _read(value: Any) -> Any:
+def _read(value: object) -> Any:
     """Let a bare name stand for `{kind: name}`; a decoder's kind is not one of its fields."""
     if isinstance(value, str):
         value = {"kind": value}

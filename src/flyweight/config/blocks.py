@@ -28,7 +28,7 @@ class _Partial(BaseModel):
     """Fields of which only those that were given count, and are written out."""
 
     @model_serializer(mode="wrap")
-    def _given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _given(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out what was not given: at its default it would mean something."""
         fields: dict[str, Any] = plain(self)
         return {
@@ -37,7 +37,7 @@ class _Partial(BaseModel):
             if name in self.model_fields_set
         }
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, object]:
         """Return the fields that were given."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
@@ -73,7 +73,7 @@ class BlockOverride(_Partial, Strict):
     mlp: Annotated[MlpOverride | None, choice()] = None
 
 
-def _text_keys(value: Any) -> Any:
+def _text_keys(value: object) -> object:
     """Let a number stand for a layer: YAML reads `2:` as one."""
     if not isinstance(value, dict):
         return value
@@ -124,11 +124,11 @@ def layer_attention(model: Attention, override: AttentionOverride, dim: int) -> 
 
     Raises pydantic's ValidationError.
     """
-    given = override.given()
-    fields = {**model.model_dump(), **given}
-    if "kv_heads" not in given:
+    changes = override.given()
+    fields = {**model.model_dump(), **changes}
+    if "kv_heads" not in changes:
         fields["kv_heads"] = _shared_alike(model, override)
-    if "bias" in given and "out_bias" not in given:
+    if "bias" in changes and "out_bias" not in changes:
         fields["out_bias"] = None
     return resolved_attention(Attention.model_validate(fields), dim)
 
@@ -148,9 +148,9 @@ def layer_mlp(model: Mlp, override: MlpOverride, dim: int) -> Mlp:
 
     Raises pydantic's ValidationError.
     """
-    given = override.given()
-    kept = model.model_dump() if given.get("kind", model.kind) == model.kind else {}
-    mlp = _MLP.validate_python({**kept, **given})
+    changes = override.given()
+    shared = model.model_dump() if changes.get("kind", model.kind) == model.kind else {}
+    mlp = _MLP.validate_python({**shared, **changes})
     return resolved_mlp(mlp, dim)
 
 

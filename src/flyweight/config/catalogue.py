@@ -54,10 +54,10 @@ def _entries() -> dict[str, Traversable]:
 
 
 def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
-    found: list[tuple[str, Traversable]] = []
+    files: list[tuple[str, Traversable]] = []
     for item in folder.iterdir():
         if item.is_dir():
-            found += _walk(item, f"{prefix}{item.name}/")
+            files += _walk(item, f"{prefix}{item.name}/")
         elif item.name.endswith(_SUFFIX):
-            found.append((prefix + item.name.removesuffix(_SUFFIX), item))
-    return found
+            files.append((prefix + item.name.removesuffix(_SUFFIX), item))
+    return files

@@ -7,11 +7,12 @@ A choice (`mlp`, `norm`, `position`, ...) is a name or a name with options: `mlp
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BeforeValidator, Discriminator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict, choice
+from flyweight.config.adapters import Adapter, shared_length
+from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict
 from flyweight.config.blocks import (
     Blocks,
     layer_attention,
@@ -20,6 +21,7 @@ from flyweight.config.blocks import (
     resolved_attention,
     resolved_mlp,
 )
+from flyweight.config.embedding import Embedding
 from flyweight.config.layers import (
     Add,
     Attention,
@@ -35,51 +37,6 @@ from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.mixture import Mixture
 from flyweight.config.model_rules import model_faults
 from flyweight.config.sharing import NoSharing, NoThinking, Sharing, Thinking
-
-
-class NoBigram(Strict):
-    """No bigram table."""
-
-    kind: Literal["none"] = "none"
-
-
-class ExactBigram(Strict):
-    """A vector for every (previous, current) pair of tokens, starting at zero.
-
-    The table has (vocab_size + 1) * vocab_size rows.
-    """
-
-    kind: Literal["exact"] = "exact"
-
-
-class HashedBigram(Strict):
-    """A vector for every bucket of a hash of (previous, current), starting at zero.
-
-    From `order` 3 on, the rows of the last 3, ..., `order` tokens are added as well, out of the
-    same buckets: hash n-gram embeddings (Pagnoni et al. 2024, section 3.2.1), which cost parameters
-    and next to no FLOPs.
-    """
-
-    kind: Literal["hashed"] = "hashed"
-    buckets: PositiveInt = 16_384
-    order: int = Field(2, ge=2, le=8)
-
-
-Bigram = Annotated[
-    Annotated[NoBigram | ExactBigram | HashedBigram, Discriminator("kind")], choice()
-]
-
-
-class Embedding(Strict):
-    """Token embedding: shared with the head (`tied`) or not, with an optional bigram table.
-
-    `rank` makes it a table of so many columns and a matrix that expands them (ALBERT, Lan et al.
-    2020); a tied head goes through the same two.
-    """
-
-    tied: bool = True
-    rank: PositiveInt | None = None
-    bigram: Bigram = NoBigram()
 
 
 class Head(Strict):
@@ -107,7 +64,7 @@ class Dropout(Strict):
     mlp: Probability = 0.0
 
 
-def _three_dropouts(value: Any) -> Any:
+def _three_dropouts(value: object) -> object:
     return (
         dict.fromkeys(("embedding", "attention", "residual"), value)
         if isinstance(value, (int, float))
@@ -133,7 +90,7 @@ class ModelConfig(Strict):
     `linears` maps glob patterns over module names (`blocks.*.mlp.*`, `embedding`, `head`) to kinds
     of linear layer; the first pattern that matches wins, everything else is dense. `mixture` is
     what a `mix` stage adds to a trained network. `blocks` maps layers (`3`, or `2-5`) to the fields
-    of attention and MLP that differ there.
+    of attention and MLP that differ there. `adapters` are around layers of any kind, in order.
     """
 
     vocab_size: PositiveInt | None = None
@@ -154,6 +111,7 @@ class ModelConfig(Strict):
     linears: dict[str, LinearKind] = Field(default_factory=dict)
     mixture: Mixture | None = Field(default=None, exclude_if=lambda value: value is None)
     blocks: Blocks = Field(default_factory=dict, exclude_if=lambda value: not value)
+    adapters: tuple[Adapter, ...] = Field(default=(), exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -179,6 +137,14 @@ class ModelConfig(Strict):
             "mlp": resolved_mlp(self.mlp, self.dim).model_dump(),
         }
         return ModelConfig.model_validate({**self.model_dump(), **update})
+
+    @property
+    def first_position(self) -> int:
+        """The position of a text's first token: behind a prefix that shares the text's softmax.
+
+        With learned positions the table has so many rows more than `context`.
+        """
+        return shared_length(self.adapters)
 
     def layer(self, index: int) -> ModelConfig:
         """Return the specification of one layer: this model, were all its layers like that one.

@@ -20,7 +20,7 @@ DEFAULTS = ("data", "train", "model")
 """Sections of a recipe file that are defaults of its stages."""
 
 
-def merge(default: Any, own: Any) -> Any:
+def merge(default: object, own: object) -> Any:
     """Return `own` laid over `default`, mapping by mapping.
 
     A choice of another kind replaces the default whole.
@@ -43,7 +43,7 @@ def merge(default: Any, own: Any) -> Any:
     }
 
 
-def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(raw: Mapping[str, object]) -> dict[str, object]:
     """Move the top-level sections into their stages, and write out the catalogue's models."""
     recipe = laid_out(raw)
     stages = recipe.get("stages")
@@ -52,7 +52,7 @@ def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "stages": {name: _with_fields(stage) for name, stage in stages.items()}}
 
 
-def _with_fields(stage: Any) -> Any:
+def _with_fields(stage: object) -> object:
     """Write out a raw stage's model; a stage's text decides vocabulary and context."""
     if not isinstance(stage, dict) or "model" not in stage:
         return stage
@@ -61,7 +61,7 @@ def _with_fields(stage: Any) -> Any:
     return {**stage, "model": _written_out(stage["model"], follows_text)}
 
 
-def laid_out(raw: Mapping[str, Any]) -> dict[str, Any]:
+def laid_out(raw: Mapping[str, object]) -> dict[str, object]:
     """Move the top-level `data`, `train` and `model` into every stage that takes them."""
     recipe = {key: value for key, value in raw.items() if key not in DEFAULTS}
     stages = recipe.get("stages")
@@ -70,7 +70,7 @@ def laid_out(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "stages": {name: _filled(stage, raw) for name, stage in stages.items()}}
 
 
-def _filled(stage: Any, raw: Mapping[str, Any]) -> Any:
+def _filled(stage: Any, raw: Mapping[str, Any]) -> object:
     """Return a raw stage with the recipe's defaults laid under its own fields."""
     config = stage_class(stage.get("stage")) if isinstance(stage, dict) else None
     if config is None:
@@ -84,14 +84,14 @@ def _filled(stage: Any, raw: Mapping[str, Any]) -> Any:
     return filled
 
 
-def _written_out(model: Any, follows_text: bool) -> Any:
+def _written_out(model: Any, follows_text: bool) -> object:
     """Return a raw model with the fields of the catalogue's model that its name or `kind` names.
 
     Fields beside the name are laid over them. Where there is a text, vocabulary and context are its
     business, as in a study.
     """
-    own = {"kind": model} if isinstance(model, str) else model
-    name = own.get("kind") if isinstance(own, dict) else None
+    fields_of_model = {"kind": model} if isinstance(model, str) else model
+    name = fields_of_model.get("kind") if isinstance(fields_of_model, dict) else None
     if not isinstance(name, str) or name not in catalogue.names():
         return model
     fields = catalogue.fields(name)
@@ -99,18 +99,21 @@ def _written_out(model: Any, follows_text: bool) -> Any:
         fields = {
             key: value for key, value in fields.items() if key not in ("vocab_size", "context")
         }
-    return merge(fields, {key: value for key, value in own.items() if key != "kind"})
+    return merge(fields, {key: value for key, value in fields_of_model.items() if key != "kind"})
 
 
-def _laid(key: str, default: Any, own: Any) -> Any:
+def _laid(key: str, default: Any, own: Any) -> object:
     """Return a stage's own `data`, `train` or `model` over the recipe's.
 
-    A model of another kind replaces the default whole.
+    A model of another kind replaces the default whole, and so does a task a text.
 
     A default that names no kind is a decoder's; a stage that names none takes the default's. A
     stage tied by `same_as` takes no other limit from the recipe, which would cut it short of what
     it is due, and one with a limit of its own no `same_as`.
     """
+    both = isinstance(default, dict) and isinstance(own, dict)
+    if key == "data" and both and ("task" in own) != ("task" in default):
+        return own
     if key == "train" and isinstance(default, dict) and isinstance(own, dict):
         dropped: tuple[str, ...] = ()
         if own.get("same_as") is not None:
@@ -124,18 +127,18 @@ def _laid(key: str, default: Any, own: Any) -> Any:
     return merge(default, own)
 
 
-def default_faults(raw: Mapping[str, Any]) -> list[Fault]:
+def default_faults(raw: Mapping[str, object]) -> list[Fault]:
     """Return what is wrong with the top-level sections, even if no stage takes them.
 
     What is missing in a default may stand in the stages, and what contradicts itself may be
     replaced there.
     """
     kinds: dict[str, tuple[Any, Sequence[type[Strict]]]] = {
-        "data": (schema.Data, [schema.Data]),
+        "data": (schema.StageData, [schema.Data, schema.TaskData]),
         "train": (schema.Train, [schema.Train]),
         "model": (Architecture, ARCHITECTURES),
     }
-    found = []
+    result = []
     for key, (kind, roots) in kinds.items():
         section = _written_out(raw.get(key), follows_text=True) if key == "model" else raw.get(key)
         if section is None:
@@ -145,5 +148,5 @@ def default_faults(raw: Mapping[str, Any]) -> list[Fault]:
         except ValidationError as error:
             for fault in faults(error, *roots):
                 if fault.kind != "missing" and not (fault.kind == "value_error" and not fault.path):
-                    found.append(Fault((key, *fault.path), fault.text, fault.kind))
-    return found
+                    result.append(Fault((key, *fault.path), fault.text, fault.kind))
+    return result

@@ -43,11 +43,11 @@ def faults(error: ValidationError, *roots: type[BaseModel]) -> list[Fault]:
 
     `roots` are the kinds of config that it could have been.
     """
-    found = []
+    result = []
     for fault in error.errors():
         names, configs = _place(roots, fault["loc"])
-        found.append(Fault(tuple(names), _text(fault, names, configs), fault["type"]))
-    return found
+        result.append(Fault(tuple(names), _text(fault, names, configs), fault["type"]))
+    return result
 
 
 _BOUNDS = {
@@ -107,12 +107,12 @@ def _meant(names: Sequence[str], configs: Sequence[type[BaseModel]]) -> str:
 
 def _unknown_kind(context: Any) -> str:
     tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-    said = f"unknown kind {context['tag']!r}"
+    text = f"unknown kind {context['tag']!r}"
     if DECODER not in tags:  # not a kind of model
-        return said + nearest(context["tag"], tags)
+        return text + nearest(context["tag"], tags)
     if close := difflib.get_close_matches(context["tag"], [*tags, *catalogue.names()], 1, 0.5):
-        return f"{said} (did you mean {close[0]}?)"
-    return f"{said} (known: {', '.join(tags)}, and what `flyweight ls --catalogue` lists)"
+        return f"{text} (did you mean {close[0]}?)"
+    return f"{text} (known: {', '.join(tags)}, and what `flyweight ls --catalogue` lists)"
 
 
 def _wrong_length(kind: str, context: Any, value: str) -> str:
@@ -128,6 +128,8 @@ def _wrong_length(kind: str, context: Any, value: str) -> str:
 def _tag(model: type[BaseModel]) -> str | None:
     if model is ModelConfig:
         return DECODER
+    if tag := getattr(model, "union_tag", None):
+        return str(tag)
     for name in ("stage", "kind"):
         if name in model.model_fields and (
             names := typing.get_args(model.model_fields[name].annotation)

@@ -59,7 +59,7 @@ def _inside(recipe: Recipe, name: str) -> list[str]:
 # --- without some stages ---
 
 
-def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, object]:
     """Return a raw recipe without the named stages.
 
     What consumed one takes its input instead, where it has one. Raises RequestError where it has
@@ -90,7 +90,7 @@ def _replace(name: str, source: str | None, other: str, stage: dict[str, Any]) -
     for field in config.references if config else ():
         value = stage.get(field)
         if isinstance(value, list | tuple):
-            stage[field] = [each for each in value if each != name]
+            stage[field] = [reference for reference in value if reference != name]
         if value != name:
             continue
         if source is None or field != "input":

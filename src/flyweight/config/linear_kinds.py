@@ -72,7 +72,7 @@ REGISTRY: dict[str, type[LinearKind]] = {}
 """Every kind of linear layer by name: ours, and those that packages registered."""
 
 
-def read_kind(value: Any) -> LinearKind:
+def read_kind(value: object) -> LinearKind:
     """Return the kind that a name, or a mapping of options, stands for.
 
     Raises pydantic's ValidationError.
@@ -138,7 +138,9 @@ class LinearKind(Strict):
         return any(tensor.trains for tensor in self.tensors(1, 1))
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         """Validate a subclass by its own fields, and `LinearKind` itself through the registry."""
         if cls.__base__ is not Strict:
             return handler(source)
@@ -229,9 +231,11 @@ def register_kind(kind: type[LinearKind]) -> str:
         raise ValueError(
             f'{kind.__name__}: declare the name of the kind, kind: Literal["name"] = "name"'
         )
-    known = REGISTRY.setdefault(name, kind)
-    if known is not kind:
-        raise ValueError(f"{kind.__name__}: {known.__name__} is already called {name}; rename one")
+    registered = REGISTRY.setdefault(name, kind)
+    if registered is not kind:
+        raise ValueError(
+            f"{kind.__name__}: {registered.__name__} is already called {name}; rename one"
+        )
     _adapter.cache_clear()
     return name
 
@@ -280,8 +284,8 @@ def frozen(products: tuple[Product, ...]) -> tuple[Product, ...]:
 
 def kind_faults(where: str, kind: LinearKind) -> Iterator[str]:
     """Yield every fault of a kind, and of the kinds that it holds, each with its path."""
-    for field, why in kind.faults():
-        yield f"{where}.{field}: {why}"
+    for field, fault in kind.faults():
+        yield f"{where}.{field}: {fault}"
     for name in type(kind).model_fields:
         value = getattr(kind, name)
         if isinstance(value, LinearKind):

@@ -31,7 +31,7 @@ from flyweight.errors import RequestError
 
 
 def recipe(
-    raw: Mapping[str, Any], where: str = "the recipe", without: Sequence[str] = ()
+    raw: Mapping[str, object], where: str = "the recipe", without: Sequence[str] = ()
 ) -> Recipe:
     """Return the checked recipe of raw YAML data; raise RequestError with every fault found.
 
@@ -43,7 +43,7 @@ def recipe(
     return _checked(leave_out(raw, without), where) if without else checked
 
 
-def _checked(raw: Mapping[str, Any], where: str) -> Recipe:
+def _checked(raw: Mapping[str, object], where: str) -> Recipe:
     in_defaults = default_faults(raw)
     try:
         checked = Recipe.model_validate(with_defaults(raw))
@@ -61,13 +61,13 @@ def _checked(raw: Mapping[str, Any], where: str) -> Recipe:
 
 def _told_once(defaults: Sequence[Fault], stages: Sequence[Fault]) -> list[str]:
     """Return the lines of all faults; one that several stages share is told once."""
-    known = {(fault.path, fault.text) for fault in defaults}
+    of_defaults = {(fault.path, fault.text) for fault in defaults}
     lines = [fault.line() for fault in defaults]
     shared = dict[tuple[Any, ...], list[Fault]]()
     for fault in stages:
         inside = fault.path[:1] == ("stages",) and len(fault.path) > 2
         place = fault.path[2:] if inside else fault.path
-        if (place, fault.text) not in known:
+        if (place, fault.text) not in of_defaults:
             shared.setdefault((place, fault.text), []).append(fault)
     for (place, _), (first, *others) in shared.items():
         line = first.line()
@@ -79,7 +79,7 @@ def _told_once(defaults: Sequence[Fault], stages: Sequence[Fault]) -> list[str]:
     return lines
 
 
-def model_config(raw: Mapping[str, Any], where: str) -> Architecture:
+def model_config(raw: Mapping[str, object], where: str) -> Architecture:
     """Return the checked model config of raw YAML data.
 
     Raises RequestError with every fault found.
@@ -107,7 +107,7 @@ def resolved(
         raise RequestError(f"{where}: {error}") from error
 
 
-def check_stage(raw: Mapping[str, Any]) -> StageConfig:
+def check_stage(raw: Mapping[str, object]) -> StageConfig:
     """Return one checked stage config; raise RequestError with every fault found."""
     load_plugins()
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -18,7 +17,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (known: {', '.join(known[:LISTED])}{f' and {more} more' if more > 0 else ''})"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as a message quotes it: whole where it is short."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from flyweight.config.blocks import layers_named, resolved_attention
-from flyweight.config.linear_kinds import linears_faults
-
-if TYPE_CHECKING:
-    from flyweight.config.decoder import ModelConfig
-    from flyweight.config.sharing import Deep
+from flyweight.config.blocks import Blocks, layers_named, resolved_attention
+from flyweight.config.embedding import Embedding
+from flyweight.config.layers import Attention, Mlp, Norm, Position
+from flyweight.config.linear_kinds import LinearKind, linears_faults
+from flyweight.config.sharing import Deep, Sharing, Thinking
 
 MOST_VISITS = 100_000
 """The most uses of layers in one forward pass: counting more would take too long."""
@@ -24,7 +23,28 @@ EXACT_VOCAB = 1024
 MOST_CHANNELS = 2**31 - 1
 
 
-def model_faults(config: ModelConfig) -> list[str]:
+class DecoderFields(Protocol):
+    """The fields of a `ModelConfig` that rules read; it checks itself with these rules."""
+
+    vocab_size: int | None
+    dim: int
+    layers: int
+    attention: Attention
+    position: Position
+    mlp: Mlp
+    norm: Norm
+    sharing: Sharing
+    thinking: Thinking
+    embedding: Embedding
+    linears: dict[str, LinearKind]
+    blocks: Blocks
+
+    def layer(self, index: int) -> DecoderFields:
+        """Return the specification of one layer."""
+        ...
+
+
+def model_faults(config: DecoderFields) -> list[str]:
     """Return every contradiction between a model config's fields, in words."""
     faults = [
         *_heads(config),
@@ -45,14 +65,14 @@ def packed_kinds(config: Any) -> list[str]:
     return list(dict.fromkeys(kind.label for kind in config.linears.values() if not kind.trains))
 
 
-def fitting_vocabulary(config: ModelConfig, guess: int) -> int:
+def fitting_vocabulary(config: DecoderFields, guess: int) -> int:
     """Return the vocabulary nearest to a guess that this model allows."""
     if config.embedding.bigram.kind == "exact":
         guess = min(guess, EXACT_VOCAB)
     return max(guess, config.embedding.rank or 1)
 
 
-def _heads(config: ModelConfig, where: str = "") -> Iterator[str]:
+def _heads(config: DecoderFields, where: str = "") -> Iterator[str]:
     attention, dim = config.attention, config.dim
     heads = attention.heads
     if heads and attention.head_dim is None and dim % heads:
@@ -79,7 +99,7 @@ def _heads(config: ModelConfig, where: str = "") -> Iterator[str]:
             )
 
 
-def _window(config: ModelConfig, where: str = "") -> Iterator[str]:
+def _window(config: DecoderFields, where: str = "") -> Iterator[str]:
     window, sinks = config.attention.window, config.attention.sinks
     if window is None:
         if sinks:
@@ -100,7 +120,7 @@ def _window(config: ModelConfig, where: str = "") -> Iterator[str]:
         )
 
 
-def _ranks(config: ModelConfig) -> Iterator[str]:
+def _ranks(config: DecoderFields) -> Iterator[str]:
     yield from _mlp(config)
     rank, vocab = config.embedding.rank, config.vocab_size
     if rank and rank > min(config.dim, vocab or config.dim):
@@ -111,7 +131,7 @@ def _ranks(config: ModelConfig) -> Iterator[str]:
         )
 
 
-def _mlp(config: ModelConfig, where: str = "") -> Iterator[str]:
+def _mlp(config: DecoderFields, where: str = "") -> Iterator[str]:
     width = config.mlp.width(config.dim)
     if width > MOST_CHANNELS:
         yield (
@@ -127,7 +147,7 @@ def _mlp(config: ModelConfig, where: str = "") -> Iterator[str]:
         )
 
 
-def _ends(config: ModelConfig) -> Iterator[str]:
+def _ends(config: DecoderFields) -> Iterator[str]:
     if config.embedding.bigram.kind == "exact" and (config.vocab_size or 0) > EXACT_VOCAB:
         yield (
             f"embedding.bigram: an exact table for vocab_size {config.vocab_size} has "
@@ -141,7 +161,7 @@ def _ends(config: ModelConfig) -> Iterator[str]:
         )
 
 
-def _visits(config: ModelConfig) -> Iterator[str]:
+def _visits(config: DecoderFields) -> Iterator[str]:
     sharing, thinking, layers = config.sharing, config.thinking, config.layers
     times, looped = 1, layers
     if sharing.kind == "none":
@@ -177,7 +197,7 @@ def _visits(config: ModelConfig) -> Iterator[str]:
         )
 
 
-def _blocks(config: ModelConfig) -> Iterator[str]:
+def _blocks(config: DecoderFields) -> Iterator[str]:
     """Find what is wrong with layers that differ, each fault with the key that names them."""
     owner: dict[int, str] = {}
     for key, override in config.blocks.items():
@@ -206,7 +226,7 @@ def _blocks(config: ModelConfig) -> Iterator[str]:
         yield from _block(config, layers[0], where)
 
 
-def _block(config: ModelConfig, index: int, where: str) -> Iterator[str]:
+def _block(config: DecoderFields, index: int, where: str) -> Iterator[str]:
     """Find what is wrong with one layer's own attention and MLP."""
     try:
         layer = config.layer(index)
@@ -226,12 +246,12 @@ def _block(config: ModelConfig, index: int, where: str) -> Iterator[str]:
         )
 
 
-def _kv_shape(config: ModelConfig) -> tuple[int | None, int | None]:
+def _kv_shape(config: DecoderFields) -> tuple[int | None, int | None]:
     attention = resolved_attention(config.attention, config.dim)
     return attention.kv_heads, attention.head_dim
 
 
-def _shared(config: ModelConfig) -> range:
+def _shared(config: DecoderFields) -> range:
     """Return the layers that sharing uses more than once."""
     if config.sharing.kind == "none":
         return range(0)

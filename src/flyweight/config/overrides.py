@@ -15,7 +15,7 @@ from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
 
 
-def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, object]:
     """Return a copy of a raw recipe with `path=value` words applied; values are YAML.
 
     Raises RequestError for a word without `=` and for a path into a stage that is not there. Any
@@ -38,7 +38,7 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return raw
 
 
-def _check_start(keys: Sequence[str], raw: Mapping[str, Any]) -> None:
+def _check_start(keys: Sequence[str], raw: Mapping[str, object]) -> None:
     """Raise RequestError for a path that starts with an unknown name; say what may be meant."""
     stages = raw.get("stages")
     if not isinstance(stages, dict):
@@ -52,13 +52,13 @@ def _check_start(keys: Sequence[str], raw: Mapping[str, Any]) -> None:
     if keys[0] in stages:
         raise RequestError(f"{path}: {keys[0]} is a stage; did you mean stages.{path}?")
     meant = [".".join([place, *keys[1:]]) for place in recipe_places(keys[0])]
-    known = nearest(keys[0], [*Recipe.model_fields, *DEFAULTS])
+    suggestion = nearest(keys[0], [*Recipe.model_fields, *DEFAULTS])
     if meant:
         raise RequestError(f"{path}: unknown name (did you mean {' or '.join(meant)}?)")
-    raise RequestError(f"{path}: unknown name{known}")
+    raise RequestError(f"{path}: unknown name{suggestion}")
 
 
-def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None:
+def put(raw: dict[str, Any], keys: Sequence[str], value: object, path: str) -> None:
     """Set a field by its keys.
 
     Raises RequestError, which names `path`, where a value stands in the way.
@@ -76,7 +76,7 @@ def put(raw: dict[str, Any], keys: Sequence[str], value: Any, path: str) -> None
     raw[keys[-1]] = value
 
 
-def _refuse_unused(word: str, filled: Mapping[str, Any]) -> None:
+def _refuse_unused(word: str, filled: Mapping[str, object]) -> None:
     """Raise RequestError for a word that sets a default which no stage takes.
 
     `filled` is the raw recipe with all words applied and its defaults moved into the stages.
@@ -99,15 +99,15 @@ def _refuse_unused(word: str, filled: Mapping[str, Any]) -> None:
             f"{word}: no stage of this recipe takes {section} from its defaults, so this would "
             f"change nothing"
         )
-    own = [name for name, taker in takers.items() if _present(taker, keys)] or list(takers)
-    instead = " ".join(f"stages.{name}.{word}" for name in own)
+    owners = [name for name, taker in takers.items() if _present(taker, keys)] or list(takers)
+    instead = " ".join(f"stages.{name}.{word}" for name in owners)
     raise RequestError(
         f"{word}: every stage has a value of its own there, so this would change nothing; say "
         f"{instead}"
     )
 
 
-def _present(section: Any, keys: list[str]) -> bool:
+def _present(section: object, keys: list[str]) -> bool:
     for key in keys:
         if not isinstance(section, dict) or section.get(key) is None:
             return False
@@ -115,7 +115,7 @@ def _present(section: Any, keys: list[str]) -> bool:
     return True
 
 
-def _holds(section: Any, keys: list[str], value: Any) -> bool:
+def _holds(section: object, keys: list[str], value: object) -> bool:
     """Return whether a section has a value, or a part of it, under these keys."""
     for key in keys:
         if not isinstance(section, dict) or key not in section:
@@ -128,7 +128,7 @@ def _holds(section: Any, keys: list[str], value: Any) -> bool:
     return section == value
 
 
-def _takes(stage: Mapping[str, Any], section: str) -> bool:
+def _takes(stage: Mapping[str, object], section: str) -> bool:
     """Return whether a raw stage takes a section of the recipe as its defaults."""
     config = stage_class(stage.get("stage"))
     return config is not None and section in config.defaults

@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,7 +20,7 @@ RECIPE_DEFAULTS: dict[str, tuple[type[BaseModel], ...]] = {
 DEEPEST = 3
 
 
-def config_classes(annotation: Any) -> list[type[BaseModel]]:
+def config_classes(annotation: object) -> list[type[BaseModel]]:
     """Return the config classes inside an annotation."""
     if annotation is schema.StageConfig:
         return list(schema.STAGE_CONFIGS.values())

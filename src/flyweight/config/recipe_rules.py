@@ -11,12 +11,21 @@ from typing import Any
 from flyweight.config.graph import cycle_faults, is_external
 from flyweight.config.messages import nearest
 from flyweight.config.model_rules import packed_kinds
-from flyweight.config.schema import SAME_AS, Mix, Recipe, Select, StageConfig, TrainingStage
+from flyweight.config.schema import (
+    SAME_AS,
+    Data,
+    Mix,
+    Recipe,
+    Select,
+    StageConfig,
+    TaskData,
+    TrainingStage,
+)
 
 _LSTM_JOINS = "an LSTM carries its state across documents in a window"
 _MIXTURE_JOINS = "the counts and the pointer of a mixture look across documents"
 
-LIMITS = ("steps", "tokens", "flops", "time")
+LIMITS = ("steps", "tokens", "epochs", "flops", "time")
 """Fields of `train` that end it, each by itself; `same_as` stands for one of them."""
 
 
@@ -64,12 +73,21 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
     faults: list[str] = []
     if isinstance(stage, TrainingStage):
         faults += [*_tie(f"{where}.train", stage.train, recipe), *_packed(where, stage, recipe)]
-        faults += _joined_documents(where, stage, recipe)
+        faults += [*_loss_of_text(where, stage), *_joined_documents(where, stage, recipe)]
     if isinstance(stage, Mix):
         faults += _mixed_documents(where, stage, recipe)
     if isinstance(stage, Select):
         faults += _choice(where, stage, recipe)
     return faults
+
+
+def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:
+    """Find a text of which completions alone are to be learned: it has none."""
+    if stage.train.loss is not None and isinstance(stage.data, Data):
+        yield (
+            f"{where}.train.loss: {stage.train.loss} is for the examples of a task, and data is a "
+            f"text, of which every token is learned; leave it out"
+        )
 
 
 def _joined_documents(where: str, stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
@@ -82,20 +100,23 @@ def _joined_documents(where: str, stage: TrainingStage, recipe: Recipe) -> Itera
         if other is not None:
             models[role] = other
     for role, other in models.items():
-        why = ""
+        reason = ""
         if getattr(getattr(other, "model", None), "kind", None) == "lstm":
-            why = _LSTM_JOINS
+            reason = _LSTM_JOINS
         elif isinstance(other, Mix):
-            why = _MIXTURE_JOINS
-        if why:
-            yield f"{where}.{role}: {why}; use documents: joined, or another {role}"
+            reason = _MIXTURE_JOINS
+        if reason:
+            apart = "documents: joined"
+            if isinstance(stage.data, TaskData):
+                apart = "packing: padding"
+            yield f"{where}.{role}: {reason}; use {apart}, or another {role}"
 
 
 def _mixed_documents(where: str, stage: Mix, recipe: Recipe) -> Iterator[str]:
     """Find mixtures of a network that reads isolated documents."""
     source = recipe.stages.get(stage.input)
     data = stage.data or getattr(source, "data", None)
-    if data is not None and data.documents == "isolated":
+    if isinstance(data, Data) and data.documents == "isolated":
         yield f"{where}: {_MIXTURE_JOINS}; mix a network of documents: joined"
 
 
@@ -109,18 +130,23 @@ def _packed(where: str, stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
         )
     reference = getattr(stage, "input", None)
     source = recipe.stages.get(reference or "")
-    if source is not None and (why := source.untrainable()):
-        yield f"{where}.input: {reference} {why}"
+    if isinstance(source, Mix):
+        yield (
+            f"{where}.input: {reference} is a mixture with counts or a pointer, which cannot be "
+            f"trained; start from {source.input}, and mix the result"
+        )
+    if source is not None and stage.trains_all() and (reason := source.untrainable()):
+        yield f"{where}.input: {reference} {reason}{stage.beside_training_all()}"
 
 
 def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:
     """Find limits that contradict `same_as`, and stages that spent nothing to be held to."""
     if train.same_as is None:
         return
-    if given := [limit for limit in LIMITS if getattr(train, limit) is not None]:
+    if limits := [limit for limit in LIMITS if getattr(train, limit) is not None]:
         yield (
             f"{where}: same_as gives as much as {train.same_as.stage} spends, and "
-            f"{' and '.join(given)} beside it could cut"
+            f"{' and '.join(limits)} beside it could cut"
             " that short; leave one of them out, or set it to null"
         )
     name, quantity = train.same_as.stage, train.same_as.of
@@ -145,6 +171,8 @@ def _no_choice(stage: Select, source: StageConfig) -> str:
     """Return why a stage cannot be a candidate; only NLL asks for validations while it trains."""
     if stage.by == "nll":
         return source.no_validation()
+    if stage.task is not None and source.makes_model:
+        return ""
     return "" if source.validated else f"is a stage of kind {source.stage}"
 
 
@@ -152,9 +180,9 @@ def _choice(where: str, stage: Select, recipe: Recipe) -> Iterator[str]:
     """Find candidates that have no validation result."""
     for position, name in enumerate(stage.among):
         source = recipe.stages.get(name)
-        why = "" if source is None else _no_choice(stage, source)
-        if why:
+        reason = "" if source is None else _no_choice(stage, source)
+        if reason:
             yield (
-                f"{where}.among.{position}: {name} {why}, so it has no validation result to be "
+                f"{where}.among.{position}: {name} {reason}, so it has no validation result to be "
                 f"chosen by"
             )

@@ -19,11 +19,25 @@ from pydantic import (
     PlainValidator,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
+    Tag,
     TypeAdapter,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
+from flyweight.config.adapters import (
+    MUON_REFUSED,
+    Adapter as Adapter,
+    Bottleneck as Bottleneck,
+    Frozen as Frozen,
+    Full as Full,
+    Ia3 as Ia3,
+    Lora as Lora,
+    Method as Method,
+    Prefix as Prefix,
+    TrainedPart as TrainedPart,
+)
 from flyweight.config.base import (
     Fraction as Fraction,
     Name as Name,
@@ -42,16 +56,19 @@ from flyweight.config.baselines import (
     MlpConfig as MlpConfig,
 )
 from flyweight.config.decoder import (
-    Bigram as Bigram,
     Dropout as Dropout,
-    Embedding as Embedding,
-    ExactBigram as ExactBigram,
-    HashedBigram as HashedBigram,
     Head as Head,
     Init as Init,
     ModelConfig as ModelConfig,
+)
+from flyweight.config.embedding import (
+    Bigram as Bigram,
+    Embedding as Embedding,
+    ExactBigram as ExactBigram,
+    HashedBigram as HashedBigram,
     NoBigram as NoBigram,
 )
+from flyweight.config.finetuning import tuned_config
 from flyweight.config.layers import (
     GATED as GATED,
     Add as Add,
@@ -83,10 +100,16 @@ from flyweight.config.linear_kinds import (
     LinearKind as LinearKind,
 )
 from flyweight.config.messages import nearest
-from flyweight.config.metrics import METRICS, metric_kind
+from flyweight.config.metrics import METRICS, TASK_METRICS, metric_kind
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.plugins import load_plugins
+from flyweight.config.scoring import (
+    LmEval as LmEval,
+    LmEvalTasks as LmEvalTasks,
+    Score as Score,
+    ScoredTask as ScoredTask,
+)
 from flyweight.config.sharing import (
     All as All,
     Cycle as Cycle,
@@ -105,9 +128,14 @@ from flyweight.config.stage import (
     StageConfig as StageConfig,
     TextUse,
 )
+from flyweight.config.tasks import TaskData as TaskData
 from flyweight.config.training import (
+    FROZEN_IN_BFLOAT16,
+    NO_BFLOAT16,
+    NO_BLOCKS,
     AdamW as AdamW,
     Distillation as Distillation,
+    MemorySaving as MemorySaving,
     Muon as Muon,
     NextToken as NextToken,
     Optimizer as Optimizer,
@@ -164,9 +192,28 @@ class FileTokenizer(Strict):
     path: str
 
 
+def _none(value: object) -> bool:
+    return value is None
+
+
+class ModelTokenizer(Strict):
+    """The tokenizer of the model that the stage starts from: of its `input`, or of its `teacher`.
+
+    `sha256` is the checksum of that tokenizer's file. It is filled in when the model is there.
+    """
+
+    kind: Literal["model"] = "model"
+    sha256: str | None = Field(default=None, exclude_if=_none)
+
+
 Tokenizer = Annotated[
     Annotated[
-        ByteTokenizer | CharTokenizer | WordTokenizer | BpeTokenizer | FileTokenizer,
+        ByteTokenizer
+        | CharTokenizer
+        | WordTokenizer
+        | BpeTokenizer
+        | FileTokenizer
+        | ModelTokenizer,
         Discriminator("kind"),
     ],
     choice("bpe"),
@@ -194,12 +241,15 @@ class Data(Strict):
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     documents: Literal["joined", "isolated"] = "joined"
 
+    union_tag: ClassVar[str] = "text"
+    """How a fault of a config names this kind of data beside examples."""
+
     def packed(self) -> Data:
         """Return what packing depends on: windows are cut from the shards later."""
         return self.model_copy(update={"context": 1, "documents": "joined"})
 
     @model_serializer(mode="wrap")
-    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave a later field out at its default: ids hash what is written, and older ones stay."""
         fields: dict[str, Any] = plain(self)
         if self.separator is None:
@@ -207,6 +257,18 @@ class Data(Strict):
         if self.documents == "joined":
             fields.pop("documents", None)
         return fields
+
+
+def _kind_of_data(value: object) -> str:
+    examples = "task" in value if isinstance(value, Mapping) else isinstance(value, TaskData)
+    return TaskData.union_tag if examples else Data.union_tag
+
+
+StageData = Annotated[
+    Annotated[Data, Tag(Data.union_tag)] | Annotated[TaskData, Tag(TaskData.union_tag)],
+    Discriminator(_kind_of_data),
+]
+"""What a stage may train on: a text, or the examples of a task."""
 
 
 # --- stages ---
@@ -225,13 +287,18 @@ def _scored(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _known(name: str) -> str:
-    if name not in METRICS:
-        raise ValueError(f"unknown metric {name!r}{nearest(name, METRICS)}")
+    names = {**METRICS, **TASK_METRICS}
+    if name not in names:
+        raise ValueError(f"unknown metric {name!r}{nearest(name, names)}")
     return name
 
 
 def _empty(value: object) -> bool:
     return not value
+
+
+def _is_input(value: object) -> bool:
+    return value == "input"
 
 
 def _is_nll(value: object) -> bool:
@@ -243,13 +310,13 @@ Metrics = Annotated[tuple[str, ...], AfterValidator(_scored)]
 
 
 class TrainingStage(StageConfig):
-    """Base of the stages that train a model by `train` on the text of `data`.
+    """Base of the stages that train a model by `train` on the text or the examples of `data`.
 
     They compute in the configured precision, and a budget counts what they spend.
     """
 
     model: Architecture | None = None
-    data: Data
+    data: StageData
     train: Train = Train()
 
     makes_model: ClassVar[bool] = True
@@ -266,6 +333,56 @@ class TrainingStage(StageConfig):
         tied = self.train.same_as
         return super().dependencies() | ({} if tied is None else {SAME_AS: tied.stage})
 
+    start: Literal["input", "random"] = Field(default="input", exclude_if=_is_input)
+
+    def tuning(self) -> Method:
+        """Return what of the model trains: everything, unless it is fine-tuned another way."""
+        return Full()
+
+    def trains_all(self) -> bool:
+        """Return whether every tensor of the model trains, so that none of them may be packed."""
+        return isinstance(self.tuning(), Full)
+
+    def beside_training_all(self) -> str:
+        """Return what the stage could do with a packed model instead, as a clause; or nothing."""
+        return ""
+
+    def trained_config(self, source: Architecture) -> Architecture:
+        """Return the config of the model that comes of one with the config `source`."""
+        return tuned_config(source, self.tuning())
+
+    def faults(self) -> list[str]:
+        """Refuse the tokenizer of a model where the stage starts from none.
+
+        Memory is saved only where the model and the method can.
+        """
+        faults = self._no_tokenizer()
+        baseline = self.model is not None and not isinstance(self.model, ModelConfig)
+        if baseline and self.train.memory.recompute == "blocks":
+            faults.append(NO_BLOCKS)
+        if self.train.memory.weights == "bf16" and baseline:
+            faults.append(NO_BFLOAT16)
+        elif self.train.memory.weights == "bf16" and not self.trains_all():
+            faults.append(FROZEN_IN_BFLOAT16)
+        return faults
+
+    def _no_tokenizer(self) -> list[str]:
+        """Return what to change where a tokenizer is that of a model, and there is none."""
+        starts = [name for name in ("input", "teacher") if getattr(self, name, None) is not None]
+        if starts:
+            return []
+        if isinstance(self.data, TaskData):
+            return [
+                "data.task: examples are cut by the tokenizer of input or teacher, and this stage "
+                "has neither; train a model on a text first"
+            ]
+        if not isinstance(self.data.tokenizer, ModelTokenizer):
+            return []
+        return [
+            "data.tokenizer: kind model is the tokenizer of input or teacher, and this stage has "
+            "neither; choose another kind"
+        ]
+
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
@@ -278,21 +395,80 @@ class Pretrain(TrainingStage):
     """Train a model on a corpus; `input` starts from another stage's weights."""
 
     stage: Literal["pretrain"]
+    data: Data  # pyright: ignore - a task is learned by fine-tuning
     input: str | None = None
 
     def faults(self) -> list[str]:
         """Refuse to train both a new model and an existing one, or neither."""
         if (self.model is None) != (self.input is None):
-            return []
+            return super().faults()
         return [
             "needs either model (a new one) or input (weights to go on from), and not both",
         ]
+
+
+class Finetune(TrainingStage):
+    """Train a finished model further on a text or the examples of a task, all of it or a part.
+
+    The text is cut into tokens by the model's own tokenizer, unless `data` names another that is
+    equal to it. `start: random` trains the same shape from new random weights: the control that
+    shows what the model's own training was worth.
+    """
+
+    stage: Literal["finetune"]
+    input: str
+    model: None = None  # pyright: ignore - the model is that of `input`
+    method: Method
+
+    defaults: ClassVar[tuple[str, ...]] = ("data", "train")
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _own_tokenizer(cls, data: Data | TaskData) -> Data | TaskData:
+        """Read the text with the model's own tokenizer where no other is named."""
+        if isinstance(data, TaskData) or data.tokenizer is not None:
+            return data
+        return data.model_copy(update={"tokenizer": ModelTokenizer()})
+
+    start: Literal["input", "random"] = Field(default="input", exclude_if=_is_input)
+
+    def tuning(self) -> Method:
+        """Return what of the model trains."""
+        return self.method
+
+    def faults(self) -> list[str]:
+        """Refuse an optimizer for what it cannot train, and random weights that do not train."""
+        faults = super().faults()
+        if self.method.trains == "adapters" and isinstance(self.train.optimizer, Muon):
+            faults.append(MUON_REFUSED)
+        if self.start == "random" and self.method.kind != "full":
+            faults.append(f"start: random trains every weight, which {self.method.kind} does not")
+        return faults
+
+    def beside_training_all(self) -> str:
+        """Return that another method leaves packed matrices as they are."""
+        return "; or leave them as they are with method: lora"
+
+    def role(self) -> str:
+        """Return what it was made from, and how."""
+        if self.start == "random":
+            return f"the shape of {self.input}, from random weights"
+        return f"{self.input}, fine-tuned ({self.method.kind})"
+
+    @classmethod
+    def describe(cls, origin: Origin) -> str:
+        """Return how a model came about, as a card says it."""
+        kind = origin.quote(origin.config["method"]["kind"])
+        task = origin.config["data"].get("task")
+        on = "" if task is None else f" on the task {origin.quote(task)}"
+        return f"fine-tuned from {origin.parent('input')} by the method {kind}{on}"
 
 
 class Distill(TrainingStage):
     """Train a model to match a teacher's next-token distribution."""
 
     stage: Literal["distill"]
+    data: Data  # pyright: ignore - a task is learned by fine-tuning
     teacher: str
     model: Architecture  # pyright: ignore - it has no default here
     objective: Distillation = Distillation()
@@ -313,12 +489,14 @@ class Select(StageConfig):
     """The best of several trained models: validation text chooses, so that test text can report.
 
     `by: nll` takes the best validation of each training; any other metric is measured on the whole
-    validation split.
+    validation split. A metric of answers, such as f1, is measured on a `task`: its name, its file,
+    or the fields of a stage `score`.
     """
 
     stage: Literal["select"]
     among: Annotated[tuple[str, ...], Field(min_length=2)]
     by: Annotated[str, AfterValidator(_known)] = Field(default="nll", exclude_if=_is_nll)
+    task: str | ScoredTask | None = Field(default=None, exclude_if=_empty)
 
     makes_model: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("among",)
@@ -328,7 +506,24 @@ class Select(StageConfig):
     @property
     def text_of_input(self) -> TextUse:
         """Another metric than NLL is measured on the candidates' text."""
-        return "none" if self.by == "nll" else "required"
+        return "none" if self.by == "nll" or self.task is not None else "required"
+
+    @property
+    def score(self) -> Score | None:
+        """The stage that scores a candidate on the task; None where a text decides."""
+        if self.task is None:
+            return None
+        task = ScoredTask(task=self.task) if isinstance(self.task, str) else self.task
+        return task.stage("").model_copy(update={"metrics": (self.by,)})
+
+    def faults(self) -> list[str]:
+        """Refuse a metric of answers without a task, and a task for any other metric."""
+        answers = self.by in TASK_METRICS
+        if answers and self.task is None:
+            return [f"by: {self.by} is measured on a task; name one, such as task: squad"]
+        if self.task is not None and not answers:
+            return [f"task: {self.by} is of a text; name a metric of answers, such as by: f1"]
+        return []
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
@@ -380,7 +575,9 @@ class Quantize(StageConfig):
     compresses: ClassVar[bool] = True
 
     def untrainable(self) -> str:
-        """Return why its model cannot be trained further."""
+        """Return why its model cannot be trained further; empty where each kind trains."""
+        if self.kind.trains and self.embedding.trains:
+            return ""
         return (
             f"stores its matrices in fewer bits, and these cannot be trained; start from "
             f"{self.input} and quantize the result"
@@ -392,6 +589,25 @@ class Quantize(StageConfig):
         kind = origin.config["kind"]
         name = kind["kind"] if isinstance(kind, dict) else kind
         return f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
+
+
+class Merge(StageConfig):
+    """Make a model's adapters part of its matrices, so that nothing is computed for them alone.
+
+    Matrices in fewer bits are not rounded again: `unpack` makes every matrix of the model dense.
+    """
+
+    stage: Literal["merge"]
+    input: str
+    unpack: bool = False
+
+    makes_model: ClassVar[bool] = True
+    spends: ClassVar[tuple[str, ...]] = INHERITED
+
+    @classmethod
+    def describe(cls, origin: Origin) -> str:
+        """Return how a model came about, as a card says it."""
+        return f"{origin.parent('input')} with its adapters merged into its matrices"
 
 
 class Mix(StageConfig):
@@ -472,7 +688,7 @@ class Evaluate(StageConfig):
         """Likelihood needs a text."""
         return "required"
 
-    def identity_fields(self) -> dict[str, Any]:
+    def identity_fields(self) -> dict[str, object]:
         """Return the versions of the metrics, where one was raised."""
         versions = {name: metric_kind(name).version for name in self.metrics}
         raised = {name: version for name, version in versions.items() if version != 1}
@@ -571,23 +787,48 @@ class Audit(StageConfig):
         return identity["parents"].get("corpus")
 
 
+class TrainingMemory(StageConfig):
+    """Peak memory and seconds of a training's first `steps`, made again in a fresh process.
+
+    `input` is what a training made; its text and its inputs have to be in the runs root.
+    """
+
+    stage: Literal["memory"]
+    input: str
+    steps: PositiveInt = 4
+
+    measures: ClassVar[str | None] = "input"
+    of_machine: ClassVar[bool] = True
+    seconds: ClassVar[float] = 6.0
+
+    @classmethod
+    def same_measurement(cls, identity: Mapping[str, object]) -> Hashable:
+        """Return the device: of equal ones the newest counts."""
+        return identity["device"]
+
+
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "pretrain": Pretrain,
+    "finetune": Finetune,
     "distill": Distill,
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,
+    "merge": Merge,
     "mix": Mix,
     "evaluate": Evaluate,
     "floors": Floors,
     "bench": Bench,
     "sample": Sample,
     "audit": Audit,
+    "memory": TrainingMemory,
+    "score": Score,
+    "lm_eval": LmEval,
 }
 """Every kind of stage by name; `flyweight.register_stage` adds those of other packages."""
 
 
-OTHER_ARTIFACTS = ("corpus", "import")
+OTHER_ARTIFACTS = ("corpus", "examples", "import")
 """Kinds of artifacts that no recipe can name as a stage."""
 
 
@@ -613,7 +854,7 @@ def _reader(configs: tuple[type[StageConfig], ...]) -> TypeAdapter[StageConfig]:
     return TypeAdapter(any_stage())
 
 
-def read_stage(raw: Any) -> StageConfig:
+def read_stage(raw: object) -> StageConfig:
     """Return one checked stage config of a registered kind.
 
     Raises pydantic's ValidationError.
@@ -650,15 +891,29 @@ class Report(Strict):
     """Which stages are compared, how they are measured, and the prompts that they continue.
 
     `data: null` measures every model on the corpus that it was trained on. `metrics` are measured
-    beside the likelihood, such as `accuracy`.
+    beside the likelihood, such as `accuracy`. `tasks` are those that every model answers: a name, a
+    file, or the fields of a stage `score`. `lm_eval` are tasks of the Language Model Evaluation
+    Harness, by the fields of a stage `lm_eval`.
     """
 
     compare: tuple[str, ...] = ()
     data: Data | None = None
-    measure: tuple[Literal["evaluate", "bench", "audit"], ...] = ("evaluate", "bench", "audit")
+    measure: tuple[Literal["evaluate", "bench", "audit", "memory"], ...] = (
+        "evaluate",
+        "bench",
+        "audit",
+    )
     metrics: Metrics = Field(default=(), exclude_if=_empty)
+    tasks: tuple[str | ScoredTask, ...] = Field(default=(), exclude_if=_empty)
+    lm_eval: LmEvalTasks | None = Field(default=None, exclude_if=_none)
     prompts: tuple[str, ...] = ()
     sample_tokens: PositiveInt = 64
+
+    def scored(self) -> tuple[ScoredTask, ...]:
+        """Return the tasks with all their fields."""
+        return tuple(
+            ScoredTask(task=each) if isinstance(each, str) else each for each in self.tasks
+        )
 
 
 class Recipe(Strict):

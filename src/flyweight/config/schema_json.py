@@ -29,9 +29,9 @@ def json_schema() -> dict[str, Any]:
             definitions[name].pop("required", None)
         choices: list[dict[str, Any]] = [{"$ref": f"#/$defs/{name}"} for name in names]
         choices += [shipped] if field == "model" else []
-        known = choices[0] if len(choices) == 1 else {"anyOf": choices}
+        model_schema = choices[0] if len(choices) == 1 else {"anyOf": choices}
         result["properties"][field] = {
-            **known,
+            **model_schema,
             "description": f"Defaults of every stage's `{field}`.",
         }
     definitions["ModelConfig"]["properties"]["kind"] = {

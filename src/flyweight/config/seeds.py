@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 
-def _one(value: Any) -> Any:
+def _one(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(
             f"seeds are whole numbers, for example [0, 1, 2]; found {str(value).lower()}"
@@ -15,7 +15,7 @@ def _one(value: Any) -> Any:
     return value
 
 
-def _several(value: Any) -> Any:
+def _several(value: object) -> object:
     """Refuse a bare number, which could be a seed or the number of seeds."""
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         return value

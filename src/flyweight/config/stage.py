@@ -80,7 +80,7 @@ class StageConfig(Strict):
         """Whether the stage takes its input's text where `data` names none."""
         return "none"
 
-    def identity_fields(self) -> dict[str, Any]:
+    def identity_fields(self) -> dict[str, object]:
         """Return what the result depends on beside the config itself; empty where nothing is."""
         return {}
 

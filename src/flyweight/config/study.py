@@ -37,12 +37,12 @@ from flyweight.config.seeds import Seeds
 from flyweight.config.units import Steps, Tokens
 from flyweight.errors import RequestError
 
-LIMITS = ("steps", "tokens", "flops", "time", "same_as")
+LIMITS = ("steps", "tokens", "epochs", "flops", "time", "same_as")
 ENTRIES = ("data", "models", "budgets", "protocols")
 """Fields whose entries have names that others refer to."""
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     return (
         (value,) if isinstance(value, str | int | float) and not isinstance(value, bool) else value
     )
@@ -54,11 +54,11 @@ def _said(claim: str) -> str:
     return claim
 
 
-def _as_config(value: Any) -> Any:
+def _as_config(value: object) -> object:
     return {"config": value} if isinstance(value, str) else value
 
 
-def longhand(raw: Mapping[str, Any]) -> dict[str, Any]:
+def longhand(raw: Mapping[str, object]) -> dict[str, object]:
     """Return raw YAML data in which every model has fields, which a `path=value` word can reach."""
     models = raw.get("models")
     return (
@@ -180,7 +180,7 @@ class Finding(Strict):
     holds: Literal["everywhere", "somewhere"] = "everywhere"
 
 
-def _by_number(finding: Any, first: object) -> Any:
+def _by_number(finding: object, first: object) -> object:
     """Return a raw finding with `below` and `above` for `better` and `worse`."""
     if not isinstance(finding, dict) or not {"better", "worse"} & finding.keys():
         return finding
@@ -230,7 +230,7 @@ class Study(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _sides(cls, raw: Any) -> Any:
+    def _sides(cls, raw: Any) -> object:
         """Write `better` and `worse` of a finding as `below` and `above`."""
         findings = raw.get("findings") if isinstance(raw, dict) else None
         if not isinstance(findings, list | tuple):
@@ -250,8 +250,8 @@ class Study(Strict):
         """Return the texts that a model is trained on; none for one that `only` leaves out."""
         if self.only and not any(fnmatch.fnmatchcase(model, pattern) for pattern in self.only):
             return {}
-        own = self.models[model].data
-        return {name: data for name, data in self.data.items() if own is None or name in own}
+        names = self.models[model].data
+        return {name: data for name, data in self.data.items() if names is None or name in names}
 
     def contexts_of(self, model: str, data: str) -> tuple[int, ...]:
         """Return the contexts of a model on a text: its own, else the text's."""
@@ -262,16 +262,16 @@ class Study(Strict):
 
         They are the text's, else the study's, and of them those that the model names.
         """
-        known, own = self.data[data].budgets, self.models[model].budgets
-        known = self.budgets if known is None else known
+        of_text, names = self.data[data].budgets, self.models[model].budgets
+        of_text = self.budgets if of_text is None else of_text
         return (
-            known
-            if own is None
-            else {name: budget for name, budget in known.items() if name in own}
+            of_text
+            if names is None
+            else {name: budget for name, budget in of_text.items() if name in names}
         )
 
 
-def combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def combinations(grid: Mapping[str, Sequence[object]]) -> Iterator[dict[str, object]]:
     """Yield every combination of a grid's values by path."""
     for values in itertools.product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
@@ -303,7 +303,7 @@ def _rates(study: Study) -> tuple[float | None, ...]:
     return study.rates() if study.protocol in study.protocols else (None,)
 
 
-def parse(raw: Mapping[str, Any], where: str) -> Study:
+def parse(raw: Mapping[str, object], where: str) -> Study:
     """Return a study's fields, not checked against each other yet.
 
     Raises RequestError with every fault found.
@@ -315,22 +315,22 @@ def parse(raw: Mapping[str, Any], where: str) -> Study:
         raise RequestError(load.explain(error, where, Study)) from error
 
 
-def readable(raw: Mapping[str, Any]) -> tuple[Study | None, list[str]]:
+def readable(raw: Mapping[str, object]) -> tuple[Study | None, list[str]]:
     """Return what can be read of a study that is refused, and the places left out of it.
 
     Left out is only what has a default: where a whole text, model, budget or protocol would have to
     go, nothing is returned, because what refers to it would seem wrong as well.
     """
-    kept, gone = copy.deepcopy(dict(raw)), list[str]()
+    rest, gone = copy.deepcopy(dict(raw)), list[str]()
     for _ in range(len(raw) + 1):
         try:
-            return Study.model_validate(kept), gone
+            return Study.model_validate(rest), gone
         except ValidationError as error:
-            places = [_deepest(kept, fault["loc"]) for fault in error.errors()]
+            places = [_deepest(rest, fault["loc"]) for fault in error.errors()]
         for place in dict.fromkeys(places):
             if not place or (place[0] in ENTRIES and len(place) <= 2):
                 return None, gone
-            holder: Any = kept
+            holder: Any = rest
             for key in place[:-1]:
                 holder = holder.get(key, {})
             holder.pop(place[-1], None)
@@ -338,19 +338,19 @@ def readable(raw: Mapping[str, Any]) -> tuple[Study | None, list[str]]:
     return None, gone
 
 
-def _deepest(raw: Mapping[str, Any], location: Sequence[int | str]) -> tuple[Any, ...]:
+def _deepest(raw: Mapping[str, object], location: Sequence[int | str]) -> tuple[object, ...]:
     """Return the keys of the field at fault that is there, or of the one that holds it.
 
     A list counts as one field.
     """
-    found: list[Any] = []
+    keys: list[Any] = []
     holder: Any = raw
     for key in location:
         if not isinstance(holder, dict) or key not in holder:
             break
-        found.append(key)
+        keys.append(key)
         holder = holder[key]
-    return tuple(found)
+    return tuple(keys)
 
 
 # --- contradictions ---
@@ -358,28 +358,28 @@ def _deepest(raw: Mapping[str, Any], location: Sequence[int | str]) -> tuple[Any
 
 def faults(study: Study) -> list[str]:
     """Return every contradiction between a study's fields, in words."""
-    found = [*_seeds(study), *_metrics(study), *_protocol(study)]
+    result = [*_seeds(study), *_metrics(study), *_protocol(study)]
     for text, data in study.data.items():
-        found += _twice(f"data.{text}.context", data.context)
+        result += _twice(f"data.{text}.context", data.context)
     if study.only and not any(study.texts_of(name) for name in study.models):
-        found.append(
+        result.append(
             f"only: no model is called "
             f"{' or '.join(study.only)}{load.nearest(study.only[0], study.models)}"
         )
     for name, model in study.models.items():
-        found += [fault for fault in _model(study, name, model) if fault not in found]
+        result += [fault for fault in _model(study, name, model) if fault not in result]
     for place, finding in enumerate(study.findings):
-        found += _finding(study, f"findings.{place}", finding)
-    found += _twice("findings.claim", [finding.claim.strip() for finding in study.findings])
+        result += _finding(study, f"findings.{place}", finding)
+    result += _twice("findings.claim", [finding.claim.strip() for finding in study.findings])
     for where, budgets in _all_budgets(study):
-        found += [
+        result += [
             f"{where}.{name}: names {len(budget.model_dump(exclude_none=True))} limits; give "
             f"exactly one of tokens, flops, time"
             " and steps"
             for name, budget in budgets.items()
             if len(budget.model_dump(exclude_none=True)) != 1
         ]
-    return found
+    return result
 
 
 def _all_budgets(study: Study) -> Iterator[tuple[str, Budgets]]:
@@ -400,7 +400,7 @@ def _seeds(study: Study) -> list[str]:
     return _twice("seeds", study.seeds)
 
 
-def _twice(where: str, values: Sequence[Any]) -> list[str]:
+def _twice(where: str, values: Sequence[object]) -> list[str]:
     return [
         f"{where}: {value!r} stands {count} times"
         for value, count in Counter(values).items()
@@ -409,13 +409,13 @@ def _twice(where: str, values: Sequence[Any]) -> list[str]:
 
 
 def _metrics(study: Study) -> list[str]:
-    known = metric_names()
+    registered = metric_names()
     if not study.metrics:
-        return [f"metrics: there are none; choose from {', '.join(known)}"]
+        return [f"metrics: there are none; choose from {', '.join(registered)}"]
     unknown = [
-        f"metrics: unknown metric {name!r}{load.nearest(name, known)}"
+        f"metrics: unknown metric {name!r}{load.nearest(name, registered)}"
         for name in study.metrics
-        if name not in known
+        if name not in registered
     ]
     return unknown or _twice("metrics", study.metrics)
 
@@ -426,16 +426,16 @@ def _protocol(study: Study) -> list[str]:
             f"protocol: there is no protocol "
             f"{study.protocol!r}{load.nearest(study.protocol, study.protocols)}"
         ]
-    found = _twice(f"protocols.{study.protocol}.lr", study.rates())
+    result = _twice(f"protocols.{study.protocol}.lr", study.rates())
     for where, fields in (
         ("train", study.train),
         (f"protocols.{study.protocol}.train", study.protocols[study.protocol].train),
     ):
-        found += _limits(where, fields) + _rate(study, where, fields)
-    return found
+        result += _limits(where, fields) + _rate(study, where, fields)
+    return result
 
 
-def _limits(where: str, fields: Mapping[str, Any]) -> list[str]:
+def _limits(where: str, fields: Mapping[str, object]) -> list[str]:
     return [
         f"{where}.{key}: `budgets` say how long a run trains"
         for key in LIMITS
@@ -443,7 +443,7 @@ def _limits(where: str, fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _rate(study: Study, where: str, fields: Mapping[str, Any]) -> list[str]:
+def _rate(study: Study, where: str, fields: Mapping[str, object]) -> list[str]:
     """Find a rate that contradicts the protocol's, which is the same for all models."""
     protocol = study.protocols.get(study.protocol)
     optimizer = fields.get("optimizer")
@@ -463,52 +463,54 @@ def _rate(study: Study, where: str, fields: Mapping[str, Any]) -> list[str]:
 
 def _model(study: Study, name: str, model: StudyModel) -> list[str]:
     where = f"models.{name}"
-    found = _limits(f"{where}.train", model.train) + _rate(study, f"{where}.train", model.train)
+    result = _limits(f"{where}.train", model.train) + _rate(study, f"{where}.train", model.train)
     for path, values in model.grid.items():
         if not values:
-            found.append(f"{where}.grid.{path}: has no value")
+            result.append(f"{where}.grid.{path}: has no value")
         if path.split(".")[0] in ("vocab_size", "context"):
-            found.append(
+            result.append(
                 f"{where}.grid.{path}: follows the text; several contexts stand in "
                 f"data.<name>.context"
             )
         inner = [other for other in model.grid if other.startswith(f"{path}.")]
-        found += [
+        result += [
             f"{where}.grid.{other}: lies within grid.{path}; write its values into those of {path}"
             for other in inner
         ]
-        given: Any = model.fields
+        value: Any = model.fields
         for key in path.split("."):
-            given = given.get(key) if isinstance(given, dict) else None
-        if given is not None:
-            found.append(f"{where}: grid.{path} and fields both set {path}; leave one of them out")
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            result.append(f"{where}: grid.{path} and fields both set {path}; leave one of them out")
     for text in model.data or ():
         if text not in study.data:
-            found.append(f"{where}.data: there is no text {text!r}{load.nearest(text, study.data)}")
-    found += _twice(f"{where}.context", model.context or ())
+            result.append(
+                f"{where}.data: there is no text {text!r}{load.nearest(text, study.data)}"
+            )
+    result += _twice(f"{where}.context", model.context or ())
     for text in study.texts_of(name):
-        own = study.data[text].budgets
-        known = study.budgets if own is None else own
-        unknown = [each for each in model.budgets or () if each not in known]
-        found += [
-            f"{where}.budgets: {text} has no budget {each!r}{load.nearest(each, known)}"
-            for each in unknown
+        of_text = study.data[text].budgets
+        budgets = study.budgets if of_text is None else of_text
+        unknown = [budget for budget in model.budgets or () if budget not in budgets]
+        result += [
+            f"{where}.budgets: {text} has no budget {budget!r}{load.nearest(budget, budgets)}"
+            for budget in unknown
         ]
-        if not known:
-            found.append(f"data.{text}: has no budget; name one in budgets or data.{text}.budgets")
-    return found
+        if not budgets:
+            result.append(f"data.{text}: has no budget; name one in budgets or data.{text}.budgets")
+    return result
 
 
 def _finding(study: Study, where: str, finding: Finding) -> list[str]:
-    found = []
+    result = []
     if finding.metric is not None and finding.metric not in study.metrics:
         near = load.nearest(finding.metric, study.metrics)
-        found.append(f"{where}.metric: {finding.metric!r} is none of this study's metrics{near}")
+        result.append(f"{where}.metric: {finding.metric!r} is none of this study's metrics{near}")
     if finding.flops != 1 and finding.compare != "equal_flops":
-        found.append(f"{where}.flops: belongs to compare: equal_flops")
+        result.append(f"{where}.flops: belongs to compare: equal_flops")
     if finding.below == finding.above:
-        found.append(f"{where}: below and above name the same cells")
-    return found
+        result.append(f"{where}: below and above name the same cells")
+    return result
 
 
 def _either_sides(finding: dict[str, Any]) -> dict[str, Any]:

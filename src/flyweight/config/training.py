@@ -66,14 +66,74 @@ class SameAs(Strict):
     of: Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
 
 
+def _none(value: object) -> bool:
+    return value is None
+
+
+NO_BLOCKS = (
+    "train.memory.recompute: blocks are those of a decoder, and this model is a baseline; leave it "
+    "out, or save memory with train.accumulate"
+)
+
+
+FP16_SCALER = (
+    "the scaler of fp16 looks at all gradients before a step; set precision to bf16 or fp32"
+)
+NO_BFLOAT16 = (
+    "train.memory.weights: bf16 is for decoders, and this model is a baseline; leave weights at "
+    "fp32"
+)
+FROZEN_IN_BFLOAT16 = (
+    "train.memory.weights: bf16 would round the weights that this method leaves as they are; leave "
+    "weights at fp32, or quantize the input"
+)
+
+
+def _nothing(value: object) -> bool:
+    return value == "none"
+
+
+def _float32(value: object) -> bool:
+    return value == "fp32"
+
+
+def _after(value: object) -> bool:
+    return value == "after"
+
+
+class MemorySaving(Strict):
+    """What a training gives up to need less memory: by default nothing.
+
+    `recompute: blocks` keeps what goes into each visit of a block and computes the rest again in
+    the backward pass. Gradients are the same to the bit, and a step takes about a third longer.
+    `states` is how the optimizer's running means are stored: 4, 2 or about 1 byte for each number.
+    `weights: bf16` holds a decoder's matrices in bfloat16, where products run in it too, and rounds
+    each update at random; norms, gains and biases stay float32. The finished model is written in
+    float32. `step: backward` moves each tensor as soon as its gradient is whole, and drops the
+    gradient: the same update, of which no clipping and no accumulation is possible.
+    """
+
+    recompute: Literal["none", "blocks"] = Field(default="none", exclude_if=_nothing)
+    states: Literal["fp32", "bf16", "int8"] = Field(default="fp32", exclude_if=_float32)
+    weights: Literal["fp32", "bf16"] = Field(default="fp32", exclude_if=_float32)
+    step: Literal["after", "backward"] = Field(default="after", exclude_if=_after)
+
+
+def _saves_nothing(value: object) -> bool:
+    return value == MemorySaving()
+
+
 class Train(Strict):
     """How long, how fast and how exactly to train. Whichever limit comes first ends the run.
 
-    The schedule follows it.
+    The schedule follows it. `epochs` are passes over the windows of a text, or over the examples of
+    a task. `loss` is for tasks: by default completions alone are learned, with `all` the prompts
+    too.
     """
 
     steps: Steps | None = None
     tokens: Tokens | None = None
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = Field(default=None, exclude_if=_none)
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
     same_as: SameAs | None = None
@@ -82,12 +142,24 @@ class Train(Strict):
     optimizer: Optimizer = AdamW()
     schedule: Schedule = Schedule()
     clip: Annotated[float, Field(ge=0)] = 1.0
+    loss: Literal["completion", "all"] | None = Field(default=None, exclude_if=_none)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     validations: Annotated[int, Field(ge=0, lt=2**31)] = 8
     validation_tokens: Tokens = 65_536
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
+
+    @property
+    def products(self) -> Literal["auto", "fp32", "bf16", "fp16"]:
+        """The precision asked for: weights in bfloat16 are multiplied in it."""
+        return "bf16" if self.memory.weights == "bf16" else self.precision
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether steps, tokens, epochs or FLOPs end it, which all come down to steps."""
+        return bool(self.steps or self.tokens or self.epochs or self.flops)
 
     @model_validator(mode="after")
     def _whole_pieces(self) -> Train:
@@ -96,6 +168,38 @@ class Train(Strict):
                 f"accumulate: {self.accumulate} pieces do not divide batch {self.batch}: rows "
                 f"would be left out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bfloat16_products(self) -> Train:
+        if self.memory.weights == "bf16" and self.precision in ("fp32", "fp16"):
+            raise ValueError(
+                f"memory.weights: weights in bf16 are multiplied in bf16, and precision is "
+                f"{self.precision}; set precision to bf16, or leave weights at fp32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _step_in_backward(self) -> Train:
+        """Refuse what needs all gradients at once, where each is dropped as soon as it is used."""
+        if self.memory.step != "backward":
+            return self
+        reasons: list[str] = []
+        if self.accumulate > 1:
+            reasons.append(
+                f"accumulate is {self.accumulate}, and gradients are dropped after the first "
+                f"piece; set accumulate to 1"
+            )
+        if self.clip:
+            reasons.append(
+                f"clip is {self.clip:g}, and a norm of all gradients is never there; set clip to 0"
+            )
+        if isinstance(self.optimizer, Muon):
+            reasons.append("Muon moves all matrices of a shape together; set optimizer to adamw")
+        if self.precision == "fp16":
+            reasons.append(FP16_SCALER)
+        if reasons:
+            raise ValueError(f"memory.step: backward cannot be: {'. Also, '.join(reasons)}")
         return self
 
 

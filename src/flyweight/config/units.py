@@ -28,15 +28,15 @@ _TIME = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, 
 def _quantity(text: str, units: dict[str, float], what: str, example: str) -> float:
     match = _NUMBER.fullmatch(text)
     if match is None or match[2] not in units:
-        known = ", ".join(unit for unit in units if unit)
-        raise ValueError(f"{text!r} is not a {what}; write it like {example} (units: {known})")
+        names = ", ".join(unit for unit in units if unit)
+        raise ValueError(f"{text!r} is not a {what}; write it like {example} (units: {names})")
     value = float(match[1]) * units[match[2]]
     if value > MOST:
         raise ValueError(f"{text!r} is too large for a {what}")
     return value
 
 
-def parse_count(value: Any) -> int:
+def parse_count(value: object) -> int:
     """Return a count such as `50M`, `1.5e15` or 1200 as a whole number.
 
     Raises ValueError for anything else.
@@ -50,7 +50,7 @@ def parse_count(value: Any) -> int:
     return int(value)
 
 
-def parse_size(value: Any) -> int:
+def parse_size(value: object) -> int:
     """Return a size such as `6GB` or `512MiB` in bytes; a number without a unit is refused."""
     if not isinstance(value, str):
         raise ValueError(
@@ -59,7 +59,7 @@ def parse_size(value: Any) -> int:
     return round(_quantity(value, _SIZE, "size", "6GB or 512MiB"))
 
 
-def parse_time(value: Any) -> float:
+def parse_time(value: object) -> float:
     """Return a time such as `30s`, `10min` or `2h` in seconds.
 
     A number without a unit is refused.
@@ -96,9 +96,76 @@ def format_count(count: float) -> str:
     return f"{count:.3g}"
 
 
+def format_flops(flops: float) -> str:
+    """Return FLOPs as people read them: 3.51e8 -> `351 MFLOPs`, 344 -> `344 FLOPs`."""
+    number, _, prefix = format_count(flops).partition(" ")
+    return f"{number} {prefix}FLOPs"
+
+
 def format_rate(per_second: float) -> str:
     """Return a rate in full down to units, or with three digits below 100: 1174.3 -> `1,174`."""
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
+def format_bits(value: float) -> str:
+    """Return bits per byte or nats per token with three decimals: 1.8551 -> `1.855`."""
+    return f"{value:.3f}" if math.isfinite(value) else _not_finite(value)
+
+
+def format_perplexity(value: float) -> str:
+    """Return a perplexity with three digits or down to units: `4.70`, `157`, `1,234`, `3.64 M`."""
+    if not math.isfinite(value):
+        return _not_finite(value)
+    if abs(value) >= 1e5:
+        return format_count(value)
+    whole = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{min(2, max(0, 2 - whole))}f}"
+
+
+def _not_finite(value: float) -> str:
+    return "not a number" if math.isnan(value) else "infinite"
+
+
+def decimals_of_difference(low: float, high: float, least: int = 3) -> int:
+    """Return the decimals for a difference and its interval: `least` to nine, for two figures."""
+    largest = max(abs(low), abs(high))
+    if largest == 0 or not math.isfinite(largest):
+        return least
+    return min(9, max(least, 1 - math.floor(math.log10(largest))))
+
+
+def format_signed(value: float, decimals: int = 3) -> str:
+    """Return a difference with its sign, a true minus included: `+0.012`."""
+    sign = "+" if value >= 0 else "\N{MINUS SIGN}"
+    return f"{sign}{abs(value):.{decimals}f}"
+
+
+def format_short(value: float) -> str:
+    """Return a number with three digits, and a short exponent: `24.8`, `3e-4`, `infinite`."""
+    if not math.isfinite(value):
+        return _not_finite(value)
+    return _short_exponent(f"{value:.3g}")
+
+
+def _short_exponent(text: str) -> str:
+    return re.sub(r"e([+-])0?", r"e\1", text).replace("e+", "e")
+
+
+def format_p(p: float) -> str:
+    """Return a p-value: `p = 0.0011`, or `p < 1e-12` where only its size matters."""
+    if p < 1e-12:
+        return "p < 1e-12"
+    return f"p = {_short_exponent(f'{p:.2g}')}"
+
+
+def format_percent(share: float) -> str:
+    """Return a share in whole percent, or with one digit below 10 %."""
+    return f"{100 * share:.0f} %" if abs(share) >= 0.1 else f"{100 * share:.1f} %"
+
+
+def format_times(ratio: float) -> str:
+    """Return a factor as people say it: `3.4 times`."""
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
 
 
 def format_short_time(seconds: float) -> str:
@@ -113,21 +180,24 @@ def format_short_time(seconds: float) -> str:
 def format_number(value: float) -> str:
     """Return a measured number with five digits and no exponent: 1.8551, 12,346, `1.2 M`."""
     if not math.isfinite(value):
-        return f"{value}"
+        return _not_finite(value)
     if abs(value) >= 1e5:
         return format_count(value)
-    return f"{value:,.5g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2g}"
+    if abs(value) >= 1e-4 or value == 0:
+        return f"{value:,.5g}"
+    return _short_exponent(f"{value:.2g}")
 
 
 def format_time(seconds: float) -> str:
-    """Return seconds as people read them: 83 -> `1 min 23 s`."""
+    """Return seconds as people read them: 83 -> `1 min 23 s`, 7200 -> `2 h`."""
     if seconds < 0.1:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    parts = ((hours, "h"), (minutes, "min"), (0 if hours else rest, "s"))
+    return " ".join(f"{amount} {unit}" for amount, unit in parts if amount)
 
 
 # A unit is read only from text; a number that is already in the base unit comes from our own

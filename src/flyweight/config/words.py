@@ -10,22 +10,22 @@ from typing import Any
 from flyweight.errors import RequestError
 
 
-def field_words(**fields: Any) -> list[str]:
+def field_words(**fields: object) -> list[str]:
     """Return the words that set these fields; None leaves a field as it is.
 
     Mappings are laid over what is there, leaf by leaf: `model={"dim": 64}` is `model.dim=64`.
     Raises RequestError for a value that a recipe cannot hold.
     """
-    given = {name: value for name, value in fields.items() if value is not None and value != {}}
-    return [word for name, value in given.items() for word in _words(name, value)]
+    values = {name: value for name, value in fields.items() if value is not None and value != {}}
+    return [word for name, value in values.items() for word in _words(name, value)]
 
 
-def corpus_fields(data: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def corpus_fields(data: str | Path | Mapping[str, object] | None) -> Mapping[str, object] | None:
     """Return the fields of `data`, where the name of a corpus alone stands for its field."""
     return {"corpus": str(data)} if isinstance(data, str | Path) else data
 
 
-def _words(path: str, value: Any) -> Iterator[str]:
+def _words(path: str, value: object) -> Iterator[str]:
     if isinstance(value, Mapping) and value and not any("." in str(key) for key in value):
         kind_first = sorted(value, key=lambda key: key != "kind")
         for key in kind_first:
@@ -37,7 +37,7 @@ def _words(path: str, value: Any) -> Iterator[str]:
         raise RequestError(f"{path}: a recipe cannot hold {value!r} ({error})") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

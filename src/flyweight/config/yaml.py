@@ -22,7 +22,7 @@ LONGEST = 4_000_000
 """Bytes of a YAML file: more would take minutes to read, and a device never ends."""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     """Return a YAML file's mapping; raise RequestError with the line of a syntax error."""
     try:
         text = _text(path)
@@ -70,28 +70,28 @@ class _Loader(yaml.SafeLoader):
     A key given twice is an error, `1e-3` is a number, and `no` and `on` are ordinary words.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, object]:
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # `<<: *defaults` may stand several times, and is resolved below
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, typing.Hashable) and key in seen:
+            if isinstance(key, typing.Hashable) and key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
             if isinstance(key, typing.Hashable):
-                seen.add(key)
+                keys.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Refuse a number that no field could hold, whatever its base."""
         if len(node.value) > MOST_DIGITS:
-            told = f"a number of {len(node.value):,} digits; {MOST_DIGITS} are the most"
-            raise yaml.constructor.ConstructorError(None, None, told, node.start_mark)
+            problem = f"a number of {len(node.value):,} digits; {MOST_DIGITS} are the most"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_yaml_int(node)
 
-    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+    def fetch_flow_collection_start(self, TokenClass: object) -> None:
         """Refuse a depth that takes the scanner's time, which grows with its square."""
         self._refuse_depth(self.flow_level)
         super().fetch_flow_collection_start(TokenClass)
@@ -148,12 +148,12 @@ def parse_yaml(text: str, where: str) -> Any:
         ) from error
 
 
-def _refuse_expansion(value: Any) -> None:
+def _refuse_expansion(value: object) -> None:
     """Raise ValueError where aliases make a value endless, or larger than any recipe."""
-    waiting, seen = [value], 0
+    waiting, count = [value], 0
     while waiting:
-        seen += 1
-        if seen > LARGEST:
+        count += 1
+        if count > LARGEST:
             raise ValueError(
                 f"written out it has more than {LARGEST:,} values; an alias may refer to itself"
             )

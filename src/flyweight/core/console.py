@@ -40,10 +40,10 @@ class Terminal(Console):
     @property
     def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Columns and lines; the columns are asked for anew where no width was given."""
-        known = super().size
+        size = super().size
         if self._width is not None:
-            return known
-        return ConsoleDimensions(terminal.width(), known.height)
+            return size
+        return ConsoleDimensions(terminal.width(), size.height)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a cell or a line; its width is that of the shown text."""

@@ -35,7 +35,7 @@ class Events:
         self.watch = watch
         self.guard = guard
 
-    def emit(self, kind: str, **fields: Any) -> None:
+    def emit(self, kind: str, **fields: object) -> None:
         """Append one event and show it to the watcher."""
         self.guard()
         with (
@@ -78,7 +78,7 @@ def _not_through_a_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> list[dict[str, object]]:
     """Return a log's events in order.
 
     Raises FlyweightError for a line that is not JSON.

@@ -102,14 +102,18 @@ def own_folder(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def refuse_other(path: Path, made: tuple[int, int]) -> None:
-    """Raise FlyweightError where `path` is no longer the folder `made`, from `own_folder`."""
+def refuse_other(path: Path, identity: tuple[int, int]) -> None:
+    """Raise FlyweightError where `path` is not the folder of `identity` (see `own_folder`)."""
     refuse_link(path)
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
-        found = None
-    if found is None or not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != made:
+        status = None
+    if (
+        status is None
+        or not stat.S_ISDIR(status.st_mode)
+        or (status.st_dev, status.st_ino) != identity
+    ):
         raise FlyweightError(
             f"{path} was replaced by another folder while it was made: nothing more is written "
             f"there;"
@@ -117,12 +121,12 @@ def refuse_other(path: Path, made: tuple[int, int]) -> None:
         )
 
 
-def remove_inside(folder: Path, made: tuple[int, int], keep: Collection[str] = ()) -> None:
+def remove_inside(folder: Path, identity: tuple[int, int], keep: Collection[str] = ()) -> None:
     """Remove what is in a folder that `own_folder` identified, but for the names of `keep`.
 
     Where the system can, that folder itself is emptied, whatever takes its name meanwhile.
     """
-    refuse_other(folder, made)
+    refuse_other(folder, identity)
     if os.name != "posix" or not shutil.rmtree.avoids_symlink_attacks:
         for path in folder.iterdir():
             if path.name not in keep:
@@ -130,9 +134,9 @@ def remove_inside(folder: Path, made: tuple[int, int], keep: Collection[str] = (
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != made:
-            refuse_other(folder, (found.st_dev, -1))
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != identity:
+            refuse_other(folder, (status.st_dev, -1))
         for name in sorted(set(os.listdir(descriptor)) - set(keep)):
             if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
                 shutil.rmtree(name, dir_fd=descriptor)
@@ -238,6 +242,14 @@ def utf8_name(path: Path, what: str) -> Path:
     return path
 
 
+def user_path(word: str) -> Path:
+    """Return the path that a word means: `~` and `~name` stand for home folders.
+
+    The word stays as it is where there is no such user.
+    """
+    return Path(os.path.expanduser(word))
+
+
 def is_path(reference: str) -> bool:
     """Return whether a word is written as a path (`./name`, `~/name`, `/name`), not as a name."""
     if os.sep in reference or (os.altsep and os.altsep in reference):
@@ -275,12 +287,12 @@ def appearing(out: Path) -> Iterator[Path]:
             remove(partial)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused."""
     write_text(path, _json(value))
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -323,7 +335,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return the SHA-256 of plain data in hexadecimal.
 
     It is that of canonical JSON: sorted keys, no spaces.
@@ -334,7 +346,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_sealed(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def write_sealed(path: Path, content: Mapping[str, object]) -> dict[str, object]:
     """Write plain data with its digest, whole or not at all; return the data with the digest."""
     whole = {**content, "digest": digest(content)}
     write_json(path, whole)

@@ -34,7 +34,7 @@ class Helper:
         self.megabytes = megabytes
         self._child: process.Process | None = None
 
-    def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    def ask(self, question: Mapping[str, object], seconds: float) -> dict[str, Any]:
         """Return the answer to a question.
 
         Raises TooMuchError where it takes more than `seconds` or the child's memory.
@@ -55,8 +55,8 @@ class Helper:
         return self._child
 
     def _answer(
-        self, child: process.Process, question: Mapping[str, Any], seconds: float
-    ) -> dict[str, Any] | None:
+        self, child: process.Process, question: Mapping[str, object], seconds: float
+    ) -> dict[str, object] | None:
         """Return the child's answer, or None where the child ended without one."""
         late = threading.Event()
 
@@ -128,13 +128,13 @@ def limit(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            held = int(file.read().split()[0]) * resource.getpagesize()
+            resident = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
         return  # other systems ignore this limit, or it is too small for a process's start
-    resource.setrlimit(resource.RLIMIT_AS, (held + more, held + more))
+    resource.setrlimit(resource.RLIMIT_AS, (resident + more, resident + more))
 
 
-def _write(stream: IO[bytes], value: Mapping[str, Any]) -> None:
+def _write(stream: IO[bytes], value: Mapping[str, object]) -> None:
     content = json.dumps(value).encode()
     stream.write(len(content).to_bytes(8, "little") + content)
     stream.flush()

@@ -65,6 +65,15 @@ def describe(device: str, threads: int) -> dict[str, Any]:
     }
 
 
+def free_bytes(device: str) -> int:
+    """Return the memory that a device has free now, in bytes; of a CPU, what is available."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
 def resident_bytes() -> int:
     """Return this process's resident memory now, in bytes."""
     return psutil.Process().memory_info().rss

@@ -20,11 +20,11 @@ from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import (
     digest,
     disk_errors,
-    own_folder,
     read_sealed,
     refuse_link,
     write_sealed,
 )
+from flyweight.core.pinned import PinnedFolder
 from flyweight.errors import FlyweightError
 
 FOLDER = ".measured"
@@ -65,6 +65,7 @@ def obtain(fact: Fact[Value], root: Path | None, watch: Watcher = ignore) -> tup
     damaged = False
     if os.path.lexists(path):
         try:
+            refuse_link(path.parent)
             return _kept(fact, path), False
         except FlyweightError as error:
             damaged = True
@@ -82,7 +83,6 @@ def _kept(fact: Fact[Value], path: Path) -> Value:
 
     Raises FlyweightError where the file is damaged or was written for another fact.
     """
-    refuse_link(path.parent)
     refuse_link(path)
     content = read_sealed(path)
     if content.get("key") != dict(fact.key):
@@ -95,15 +95,19 @@ def _kept(fact: Fact[Value], path: Path) -> Value:
 
 def _clear(path: Path) -> None:
     """Remove what killed processes left of this file; the names hold the processes' numbers."""
-    for left in path.parent.glob(f".*{path.name}.*"):
-        numbers = [int(part) for part in left.name.split(".") if part.isdecimal()]
+    for leftover in path.parent.glob(f".*{path.name}.*"):
+        numbers = [int(part) for part in leftover.name.split(".") if part.isdecimal()]
         if numbers and not any(map(psutil.pid_exists, numbers)):
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def _keep(fact: Fact[Value], path: Path, value: Value, replace: bool) -> tuple[Value, bool]:
     """Write a new value; where another process was first, return the value that it wrote."""
-    own_folder(path.parent)
+    with PinnedFolder(path.parent) as place:
+        return _keep_in(fact, place.path / path.name, value, replace)
+
+
+def _keep_in(fact: Fact[Value], path: Path, value: Value, replace: bool) -> tuple[Value, bool]:
     _clear(path)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flyweight.errors import RequestError
 from flyweight.visible import visible
 
 if TYPE_CHECKING:
     import pandas
-    from rich.table import Table
 
 
 def html_table(
@@ -34,15 +33,7 @@ def _cells(row: Sequence[str]) -> str:
     return f'<td style="text-align:left">{first}</td>{numbers}'
 
 
-def html_of(table: Table, notes: Iterable[str] = ()) -> str:
-    """Return a terminal's table as HTML; its styles are left to the notebook."""
-    columns = [[escape(visible(str(cell))) for cell in column.cells] for column in table.columns]
-    return html_table(
-        [str(column.header) for column in table.columns], zip(*columns, strict=True), notes
-    )
-
-
-def plain_text(lines: Iterable[Any], width: int = 100) -> str:
+def plain_text(lines: Iterable[object], width: int = 100) -> str:
     """Return text lines and tables of a terminal as plain text of at most `width` columns."""
     import io
 
@@ -55,7 +46,7 @@ def plain_text(lines: Iterable[Any], width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def frame(rows: Sequence[Mapping[str, Any]], index: str) -> pandas.DataFrame:
+def frame(rows: Sequence[Mapping[str, object]], index: str) -> pandas.DataFrame:
     """Return rows as a data frame; raise RequestError where pandas is not installed."""
     try:
         import pandas

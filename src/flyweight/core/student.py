@@ -20,6 +20,14 @@ def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float,
     return mean, mean - half, mean + half
 
 
+def two_sided_p(mean: float, half: float, count: int, level: float = 0.95) -> float:
+    """Return the p-value of 0 for a mean of `count` runs whose interval reaches `half` each way."""
+    if half == 0:
+        return 0.0 if mean else 1.0
+    t = abs(mean) / half * student_quantile((1 + level) / 2, count - 1)
+    return 2 * student_below(-t, count - 1)
+
+
 def student_below(t: float, free: int) -> float:
     """Return P(T <= t) of Student's t with `free` degrees of freedom, a whole number.
 

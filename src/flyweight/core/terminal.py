@@ -14,9 +14,11 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TextIO, TypeVar
 
 from flyweight.visible import visible
+
+T = TypeVar("T")
 
 NARROWEST, WIDEST = 40, 10_000
 """The fewest and the most columns of a table; a terminal that claims others is not believed."""
@@ -94,7 +96,7 @@ class Output(io.TextIOBase):
     def close(self) -> None:
         """Leave the stream open: it is the process's own."""
 
-    def _tried(self, action: Callable[[], Any], otherwise: Any) -> Any:
+    def _tried(self, action: Callable[[], T], otherwise: T) -> T:
         try:
             return action()
         except OSError:
@@ -217,14 +219,14 @@ class Speech:
         self._stream.flush()
 
 
-def print_json(value: Any, indent: int | None = None) -> None:
+def print_json(value: object, indent: int | None = None) -> None:
     r"""Print plain data as JSON that gives back the exact value.
 
     Characters that would steer a terminal, or that its encoding lacks, become `\u` escapes. Raises
     ValueError for a number that JSON does not have.
     """
-    known = codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
-    text = json.dumps(value, ensure_ascii=not known, allow_nan=False, indent=indent)
+    unicode = codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
+    text = json.dumps(value, ensure_ascii=not unicode, allow_nan=False, indent=indent)
     exact(sys.stdout).write(_escaped_json(text) + "\n")
 
 

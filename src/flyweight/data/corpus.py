@@ -15,6 +15,7 @@ from flyweight.data.document import SPLITS, SplitName
 from flyweight.data.shards import Shard, Tokens
 from flyweight.data.tokenizer import Tokenizer, named_tokens
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.records.likelihood import EvaluatedSplit
 
 VERSION = 2
 OverlapUnit = Literal["pieces", "lines"]
@@ -137,7 +138,7 @@ class Split:
     that exist (None: as many as a model has).
     """
 
-    name: str
+    name: EvaluatedSplit
     tokens: Tokens
     documents: np.ndarray
     bytes: int
@@ -240,7 +241,7 @@ class Corpus:
             for shard in shards
         ]
 
-    def _joined(self, name: str, splits: Sequence[SplitName]) -> Split:
+    def _joined(self, name: EvaluatedSplit, splits: Sequence[SplitName]) -> Split:
         parts: list[np.ndarray] = []
         documents: list[np.ndarray] = []
         offset = 0

@@ -53,8 +53,8 @@ class DocumentIds:
         """
         offsets = starts[:, None] + np.arange(length, dtype=np.int64)  # (rows, length)
         around = offsets >= self._targets
-        found = self._document(np.where(around, offsets - self._targets, offsets))
-        return found + around * len(self._starts)
+        documents = self._document(np.where(around, offsets - self._targets, offsets))
+        return documents + around * len(self._starts)
 
     def untold(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Return which targets are begin tokens, (rows, length) bool: nothing foretells them."""

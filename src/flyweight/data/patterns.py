@@ -132,7 +132,7 @@ class _Remote:
             raise ValueError(str(error)) from error
         self._local = tokenizers.Tokenizer.from_str(self._text)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.__dict__["_local"], name)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> Encoded:

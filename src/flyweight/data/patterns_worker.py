@@ -24,7 +24,7 @@ def work(question: dict[str, Any]) -> dict[str, Any]:
         return {"failed": (str(error) or type(error).__name__)[:1000]}
 
 
-def _work(question: dict[str, Any]) -> dict[str, Any]:
+def _work(question: dict[str, Any]) -> dict[str, object]:
     if "tokenizer" in question:
         _kept[:] = [tokenizers.Tokenizer.from_str(question["tokenizer"])]
         _kept[0].no_truncation()

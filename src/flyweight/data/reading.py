@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import lzma
+import os
 import re
 import shlex
+import stat
 import tokenize
 import zlib
 from collections.abc import Iterable, Iterator
@@ -34,9 +36,11 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def open_text(path: Path) -> BinaryIO:
     """Open a file for reading bytes.
 
-    Raises RequestError where it is missing, a folder or unreadable.
+    Raises RequestError where it is missing, a folder or unreadable, and for a pipe or a device:
+    files are read more than once, and opening a pipe waits for its writer.
     """
     try:
+        _refuse_stream(path, path.stat())
         return open(path, "rb")
     except FileNotFoundError as error:
         raise RequestError(f"{path} does not exist") from error
@@ -53,9 +57,18 @@ def open_text(path: Path) -> BinaryIO:
 def size(path: Path) -> int:
     """Return a file's size in bytes; raise RequestError where it cannot be known."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    _refuse_stream(path, found)
+    return found.st_size
+
+
+def _refuse_stream(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise RequestError(
+            f"{path} is a pipe or a device, which is read only once; write it to a file first"
+        )
 
 
 def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
@@ -75,15 +88,15 @@ def read_blocks(path: Path, file: BinaryIO, length: int | None = None) -> Iterat
 
     Raises RequestError where it is damaged.
     """
-    left = length
-    while left is None or left > 0:
+    remaining = length
+    while remaining is None or remaining > 0:
         try:
-            block = bytes(file.read(BLOCK if left is None else min(BLOCK, left)))
+            block = bytes(file.read(BLOCK if remaining is None else min(BLOCK, remaining)))
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise RequestError(f"{path} is damaged or cut off: {reason(error)}") from error
         if not block:
             return
-        left = None if left is None else left - len(block)
+        remaining = None if remaining is None else remaining - len(block)
         yield block
 
 
@@ -93,14 +106,14 @@ def decoded(path: Path, blocks: Iterable[bytes], start: int = 0) -> Iterator[str
     Raises RequestError as `read_pieces` does.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, held, first = start, "", start == 0
+    offset, carriage_return, first = start, "", start == 0
     for block in _and_end(blocks):
-        text = held + _decoded(path, decoder, block, offset)
+        text = carriage_return + _decoded(path, decoder, block, offset)
         offset += len(block)
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
-        held = "\r" if block and text.endswith("\r") else ""
-        yield text[: len(text) - len(held)].replace("\r\n", "\n")
+        carriage_return = "\r" if block and text.endswith("\r") else ""
+        yield text[: len(text) - len(carriage_return)].replace("\r\n", "\n")
 
 
 def _and_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -243,15 +256,15 @@ def cut_pieces(
     characters, where `cut_text` would cut the piece that holds them.
     """
     targets = [round(total * fraction) for fraction in fractions]
-    number = seen = 0
+    number = position = 0
     for text in parts:
-        while number < len(targets) and text and seen + len(text) > targets[number]:
-            cut = _nearest_character(text, targets[number] - seen)
+        while number < len(targets) and text and position + len(text) > targets[number]:
+            cut = _nearest_character(text, targets[number] - position)
             yield number, text[:cut]
-            seen, text, number = seen + cut, text[cut:], number + 1
+            position, text, number = position + cut, text[cut:], number + 1
         if text:
             yield number, text
-        seen += len(text)
+        position += len(text)
 
 
 def _nearest_character(text: str, target: int) -> int:

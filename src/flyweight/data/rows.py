@@ -38,7 +38,7 @@ def read_rows(path: Path, kind: FileKind, column: str | None) -> Rows:
         yield from _parquet(path, kind, column)
         return
     with open_bytes(path, kind.compression) as file:
-        lines = _lines(path, decoded(path, read_blocks(path, file)))
+        lines = text_lines(path, decoded(path, read_blocks(path, file)))
         if kind.format == "jsonl":
             yield from _json_lines(path, lines, column)
         else:
@@ -66,14 +66,14 @@ def choose_column(where: object, kinds: Mapping[str, str | None], column: str | 
         return TEXT
     if len(texts) == 1:
         return texts[0]
-    wanted = "several are text and none is called `text`" if texts else "none of them is text"
+    problem = "several are text and none is called `text`" if texts else "none of them is text"
     raise RequestError(
-        f"{where}: which column is the corpus? It has {listed}: {wanted}; name one: "
+        f"{where}: which column is the corpus? It has {listed}: {problem}; name one: "
         f"data.column=NAME"
     )
 
 
-def _lines(path: Path, blocks: Iterable[str]) -> Iterator[str]:
+def text_lines(path: Path, blocks: Iterable[str]) -> Iterator[str]:
     """Yield lines with their LF; other line separators are characters like any other."""
     waiting: list[str] = []
     length, number = 0, 1
@@ -127,21 +127,21 @@ def _encodable(text: str) -> bool:
         return False
 
 
-def _objects(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
+def _objects(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise RequestError(
-                f"{path}, line {number} is not JSON ({said}); an object a line is needed, for "
+                f"{path}, line {number} is not JSON ({problem}); an object a line is needed, for "
                 f"example from jq -c . {path.name}"
             ) from error
 
 
-def _kinds(objects: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+def _kinds(objects: Sequence[Mapping[str, object]]) -> dict[str, str | None]:
     """Return the keys of objects in order, with the kind of those that hold anything but text."""
     kinds: dict[str, str | None] = {}
     for row in objects:
@@ -153,7 +153,7 @@ def _kinds(objects: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
     return kinds
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):

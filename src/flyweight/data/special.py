@@ -43,7 +43,7 @@ def read(folder: Path, vocab: Mapping[str, int]) -> Special:
     """
     fields = {**json_object(folder / _OLDER), **json_object(folder / WORDS)}
     by_id = [json_object(folder / name) for name in IDS]
-    known = set(vocab.values())
+    vocab_ids = set(vocab.values())
 
     def named(key: str) -> list[int]:
         word = content(fields.get(f"{key}_token"))
@@ -53,7 +53,7 @@ def read(folder: Path, vocab: Mapping[str, int]) -> Special:
             ids += [
                 at
                 for at in (value if isinstance(value, list) else [value])
-                if type(at) is int and at in known
+                if type(at) is int and at in vocab_ids
             ]
         return list(dict.fromkeys(ids))
 
@@ -119,7 +119,7 @@ def first(names: Sequence[str], vocab: Mapping[str, int], allowed: Sequence[int]
     return next((vocab[name] for name in names if vocab.get(name) in allowed), None)
 
 
-def content(value: Any) -> str:
+def content(value: object) -> str:
     """Return a special token's text, which the files keep plain or with its flags."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else ""

@@ -239,6 +239,11 @@ class Tokenizer:
         """Return the ids of several texts, encoded on all cores, without added tokens."""
         return [encoding.ids for encoding in self._encodings(texts, offsets=False)]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the first and the last character (exclusive) that each token of a text encodes."""
+        (encoding,) = self._encodings([text])
+        return encoding.offsets
+
     def _encodings(self, texts: Sequence[str], offsets: bool = True) -> list[tokenizers.Encoding]:
         run = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         try:
@@ -318,6 +323,24 @@ class Tokenizer:
         )
         return not strips and all(
             letter in self.vocab for letter in pre_tokenizers.ByteLevel.alphabet()
+        )
+
+    @cached_property
+    def cuts_before_words(self) -> bool:
+        """Whether text in front of a space and a word is encoded alike, whatever follows it.
+
+        Byte-level pre-tokenizers cut there. NFC, their usual normalizer, joins nothing to a space.
+        """
+        parts = self._raw
+        normalizer = (parts.get("normalizer") or {}).get("type", "NFC")
+        before = parts.get("pre_tokenizer") or {}
+        steps = before.get("pretokenizers", [before])
+        byte_level = [step for step in steps if step.get("type") == "ByteLevel"]
+        return (
+            normalizer == "NFC"
+            and len(byte_level) == 1
+            and not byte_level[0].get("add_prefix_space", True)
+            and all(step.get("type") in ("Split", "ByteLevel") for step in steps)
         )
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:

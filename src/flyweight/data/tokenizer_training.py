@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyweight.config import schema
+from flyweight.core.files import user_path
 from flyweight.data.tokenizer import LINE_END, PAD, SEPARATOR, UNKNOWN, Tokenizer
 from flyweight.errors import RequestError
 
@@ -47,7 +47,11 @@ def train(
         return _word(config, texts(), () if published else special_words)
     if isinstance(config, schema.BpeTokenizer):
         return _bpe(config, _sampled(texts(), config.sample, size), special_words)
-    return Tokenizer.load(Path(config.path).expanduser())
+    if isinstance(config, schema.ModelTokenizer):
+        raise RequestError(
+            "data.tokenizer: kind model needs a stage with an input or a teacher; choose another"
+        )
+    return Tokenizer.load(user_path(config.path))
 
 
 def _finished(backend: tokenizers.Tokenizer, special_words: Sequence[str]) -> Tokenizer:
@@ -97,7 +101,7 @@ def _characters(texts: Iterable[str]) -> set[str]:
     return characters
 
 
-def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> Tokenizer:
+def _char(characters: set[str], others: set[str], special_words: Sequence[str]) -> Tokenizer:
     """Return a tokenizer with ids in the order of code points.
 
     `<unk>` follows them where a held-out split has a character that train lacks.
@@ -105,8 +109,8 @@ def _char(known: set[str], others: set[str], special_words: Sequence[str]) -> To
     import tokenizers
     from tokenizers import Regex, decoders, models, pre_tokenizers
 
-    vocab = {character: at for at, character in enumerate(sorted(known))}
-    if others - known:
+    vocab = {character: at for at, character in enumerate(sorted(characters))}
+    if others - characters:
         vocab[UNKNOWN] = len(vocab)
     backend = tokenizers.Tokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
@@ -196,9 +200,9 @@ def _sampled(texts: Iterator[str], limit: int, size: int) -> Iterator[str]:
 
     Yields all of them where there are fewer.
     """
-    seen = taken = 0
+    read = yielded = 0
     for text in texts:
-        if taken * size <= seen * limit:
-            taken += len(text)
+        if yielded * size <= read * limit:
+            yielded += len(text)
             yield text
-        seen += len(text)
+        read += len(text)

@@ -15,7 +15,7 @@ from flyweight.data.tokenizer import Tokenizer
 from flyweight.decode import chat_template, sampling_defaults as drawing
 from flyweight.decode.chat_template import Message
 from flyweight.decode.incremental import Ended, IncrementalDecoder
-from flyweight.decode.sampling_defaults import Drawing
+from flyweight.decode.sampling_defaults import SamplingChoice
 from flyweight.decode.stream import TextStream, encoded, text_of, tokenizer_of
 from flyweight.errors import FlyweightError, RequestError
 
@@ -37,18 +37,18 @@ class Options:
     seed: int = 0
     stop: Sequence[str] = ()
 
-    def drawing(self, folder: Path) -> Drawing:
+    def drawing(self, folder: Path) -> SamplingChoice:
         """Return how the model in a folder chooses tokens.
 
         Raises RequestError for options that make no sense.
         """
-        given = {
+        options = {
             "temperature": self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
             "min_p": self.min_p,
         }
-        return drawing.of(folder, **given)
+        return drawing.of(folder, **options)
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class Chat:
             heard[:] = new
             return stream.stopped(new)
 
-        known = 0
+        reused = 0
         try:
-            made = self.running.extend(
+            extension = self.running.extend(
                 window.tokens,
                 self.drawing.sampling,
                 self.options.seed + len(self.turns),
@@ -163,16 +163,21 @@ class Chat:
                 self.ends,
                 stop,
             )
-            new, ended, read, known = made.tokens, made.ended, made.read, made.known
+            new, ended, read, reused = (
+                extension.tokens,
+                extension.ended,
+                extension.read,
+                extension.known,
+            )
         except KeyboardInterrupt:
             new, ended, read = heard, "interrupted", len(window.tokens)
         text = stream.finished(new)
         if self.template:
-            said: list[Message] = [
+            exchange: list[Message] = [
                 {"role": "user", "content": line},
                 {"role": "assistant", "content": text},
             ]
-            self._messages = [*self._messages, *said]
+            self._messages = [*self._messages, *exchange]
             self._seen = (window.text + text, window.tokens + self._kept(new, text, ended))
         else:
             self._ids = window.tokens + self._kept(new, text, ended)
@@ -181,7 +186,7 @@ class Chat:
         dropped = {"dropped_tokens": window.dropped_tokens, "dropped_turns": window.dropped_turns}
         unknown = self.tokenizer.unknown_words(line)
         self.turns.append(
-            Turn(line, text, ended, len(new), read, known, **dropped, unknown_words=unknown)
+            Turn(line, text, ended, len(new), read, reused, **dropped, unknown_words=unknown)
         )
         return self.turns[-1]
 
@@ -211,15 +216,15 @@ class Chat:
         if not line and not self._ids:
             tokens = encoded(self.tokenizer, "")
         else:
-            said = self._break + line if line and self._open else line
+            text = self._break + line if line and self._open else line
             tokens = [
                 *self._ids,
-                *(self.tokenizer.encode(said, start=not self._ids) if said else ()),
+                *(self.tokenizer.encode(text, start=not self._ids) if text else ()),
             ]
         limit = self.running.context
         over = len(tokens) + self._room() > limit
-        kept = tokens[-max(1, limit // 2) :] if over and len(tokens) > limit // 2 else tokens
-        return _Window(kept, len(tokens) - len(kept))
+        window = tokens[-max(1, limit // 2) :] if over and len(tokens) > limit // 2 else tokens
+        return _Window(window, len(tokens) - len(window))
 
     def _turns(self, line: str) -> _Window:
         """Return the rendered conversation with a line more.
@@ -254,10 +259,10 @@ class Chat:
         """
         assert self.template
         text = self.template.marked(messages, self.tokenizer)
-        before, said = self._seen
+        before, earlier = self._seen
         rest = text.removeprefix(before)
         tokens = (
-            [*said, *chat_template.tokens(rest, self.tokenizer)]
+            [*earlier, *chat_template.tokens(rest, self.tokenizer)]
             if rest != text
             else chat_template.tokens(text, self.tokenizer)
         )
@@ -274,7 +279,7 @@ def _line_break(tokenizer: Tokenizer) -> str:
     It is a line end, or a space where the model's text never had line ends.
     """
     try:
-        known = tokenizer.encode("\n", start=False)
+        ids = tokenizer.encode("\n", start=False)
     except FlyweightError:
         return " "
-    return "\n" if known and tokenizer.unknown not in known else " "
+    return "\n" if ids and tokenizer.unknown not in ids else " "

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from flyweight.checkpoints import template_files
+from flyweight.core.files import digest
 from flyweight.core.helper import Helper, TooMuchError
 from flyweight.data.special import content, json_object
 from flyweight.data.tokenizer import Tokenizer
@@ -52,11 +53,16 @@ class ChatTemplate:
         text, for example), and FlyweightError where it fails or takes more time, memory or
         characters than a conversation needs.
         """
-        own = {"add_generation_prompt": reply, "tools": None, "documents": None, **self.special}
+        settings = {
+            "add_generation_prompt": reply,
+            "tools": None,
+            "documents": None,
+            **self.special,
+        }
         longest = LONGEST + REPEATED * sum(
             len(text) for message in messages for text in message.values()
         )
-        variables = {"messages": [dict(message) for message in messages], **own}
+        variables = {"messages": [dict(message) for message in messages], **settings}
         question = {"source": self.source, "variables": variables, "longest": longest}
         try:
             answer = self._renderer.ask(question, SECONDS)
@@ -80,8 +86,17 @@ class ChatTemplate:
             )
         return answer["text"]
 
-    def marked(self, messages: Sequence[Message], tokenizer: Tokenizer) -> str:
-        """Return the rendered conversation with marks for `tokens`.
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the template and of the special tokens that it can write."""
+        return digest([self.source, dict(self.special)])
+
+    def tokens(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """Return the tokens of a text that `marked` returned, or of a part of it."""
+        return tokens(text, tokenizer)
+
+    def marked(self, messages: Sequence[Message], tokenizer: Tokenizer, reply: bool = True) -> str:
+        """Return the rendered conversation with marks for `tokens`; `reply` is that of `render`.
 
         A mark takes the place of a special token that a message merely writes out.
         """
@@ -91,7 +106,8 @@ class ChatTemplate:
             [
                 {**m, "content": hidden.sub(lambda found: place[found[0]], m["content"])}
                 for m in messages
-            ]
+            ],
+            reply,
         )
 
 

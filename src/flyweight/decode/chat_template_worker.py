@@ -54,7 +54,7 @@ def _compiled(source: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def render(question: dict[str, Any]) -> dict[str, Any]:
+def render(question: dict[str, Any]) -> dict[str, object]:
     """Return the `text` of a conversation, or the reason why there is none.
 
     The reason's key is `unusable`, `refused` or `failed`.

@@ -226,7 +226,7 @@ def _padded(
 
 def _rows(model: CausalLM, prompts: Sequence[Sequence[int]], seed: int) -> list[_Sequence]:
     vocab, context = model.config.vocab_size or 0, model.config.context or UNLIMITED
-    rows, seen = [], dict[tuple[int, ...], int]()
+    rows, repeats = [], dict[tuple[int, ...], int]()
     for index, prompt in enumerate(prompts):
         key = tuple(int(token) for token in prompt)
         if not key:
@@ -238,8 +238,8 @@ def _rows(model: CausalLM, prompts: Sequence[Sequence[int]], seed: int) -> list[
                 f"prompt {index}: token ids have to lie in 0 ... {vocab - 1}; use the model's "
                 f"own tokenizer"
             )
-        seen[key] = seen.get(key, -1) + 1
-        rows.append(_Sequence(index, list(key[-context:]), generator(seed, key, seen[key])))
+        repeats[key] = repeats.get(key, -1) + 1
+        rows.append(_Sequence(index, list(key[-context:]), generator(seed, key, repeats[key])))
     return rows
 
 

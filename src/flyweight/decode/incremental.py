@@ -76,8 +76,8 @@ class IncrementalDecoder:
         training = self.model.training
         self.model.train(False)
         try:
-            known = self._keep(tokens)
-            hidden = self._read(tokens[known:])
+            reused = self._keep(tokens)
+            hidden = self._read(tokens[reused:])
             new: list[int] = []
             ended: Ended | None = None
             while ended is None:
@@ -94,7 +94,7 @@ class IncrementalDecoder:
                     ended = "context"
                 else:
                     hidden = self._read([token])
-            return Extension(new, ended, len(tokens) - known, known)
+            return Extension(new, ended, len(tokens) - reused, reused)
         finally:
             self.model.train(training)
 
@@ -132,11 +132,11 @@ class IncrementalDecoder:
 
     def _read(self, tokens: Sequence[int]) -> Tensor:
         """Read more tokens and return the last hidden state (1, dim)."""
-        wanted = len(self.tokens) + len(tokens)
+        total = len(self.tokens) + len(tokens)
         if self.cache is None:
-            self.cache = self.model.new_cache(1, min(self.context, max(wanted, _FIRST)))
-        elif wanted > self.cache.capacity:
-            self.cache.resize(min(self.context, max(wanted, 2 * self.cache.capacity)))
+            self.cache = self.model.new_cache(1, min(self.context, max(total, _FIRST)))
+        elif total > self.cache.capacity:
+            self.cache.resize(min(self.context, max(total, 2 * self.cache.capacity)))
         length = self.cache.length
         try:
             hidden = self.model.hidden(
@@ -145,7 +145,7 @@ class IncrementalDecoder:
         except BaseException:
             # Interrupted half-way through the layers: keys behind the others are written again, but
             # a state, or a key whose place was taken, is lost in some layers.
-            whole = isinstance(self.cache, KVCache) and not self.cache.drops(wanted)
+            whole = isinstance(self.cache, KVCache) and not self.cache.drops(total)
             if self.cache.length != length or not whole:
                 self.forget()
             raise

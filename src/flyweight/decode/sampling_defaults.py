@@ -53,7 +53,7 @@ _OTHERS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingChoice:
     """How tokens are chosen.
 
     `own` are the options that the model's file `file` decided, `unused` what else it says of them.
@@ -75,20 +75,20 @@ class Drawing:
     @property
     def note(self) -> str:
         """What the user should know of the model's own defaults; empty where there are none."""
-        said = []
+        options = []
         if self.own and not self.sampling.temperature:
-            said.append("the likeliest token each time")
+            options.append("the likeliest token each time")
         elif self.own:
             values = ((name, getattr(self.sampling, name)) for name in self.own)
-            said += [
+            options += [
                 f"{name} {'off' if value is None else format(value, 'g')}" for name, value in values
             ]
-        parts = [f"the model's own defaults are used: {', '.join(said)}"] if said else []
+        parts = [f"the model's own defaults are used: {', '.join(options)}"] if options else []
         parts += [f"its {', '.join(self.unused)} not used here"] if self.unused else []
         return f"{'; '.join(parts)} ({self.file})" if parts else ""
 
 
-def of(folder: Path, **given: float | None) -> Drawing:
+def of(folder: Path, **given: float | None) -> SamplingChoice:
     """Return how tokens are chosen with the model in a folder.
 
     What is `given` (temperature, top_k, ...) counts first.
@@ -96,21 +96,21 @@ def of(folder: Path, **given: float | None) -> Drawing:
     A filter that is given asks for drawing, from a greedy model too. Raises RequestError for
     options that make no sense.
     """
-    said = {name: value for name, value in given.items() if value is not None}
+    asked = {name: value for name, value in given.items() if value is not None}
     fields, file = _fields(folder)
     unused = tuple(
         f"{key} {_shown(fields[key])}"
         for key, off in _OTHERS.items()
         if fields.get(key) not in (None, off, [], {}, False)
     )
-    Sampling(**_whole(said))  # what is given is at fault, before what the model's files say
-    own = {} if said.get("temperature") == 0 else _own(fields, said)
-    _check(own, file)
-    chosen = {"temperature": TEMPERATURE if said or not own else 0.0, **own, **said}
-    return Drawing(Sampling(**_whole(chosen)), tuple(own), unused, file.name)
+    Sampling(**_whole(asked))  # what is given is at fault, before what the model's files say
+    defaults = {} if asked.get("temperature") == 0 else _own(fields, asked)
+    _check(defaults, file)
+    chosen = {"temperature": TEMPERATURE if asked or not defaults else 0.0, **defaults, **asked}
+    return SamplingChoice(Sampling(**_whole(chosen)), tuple(defaults), unused, file.name)
 
 
-def _fields(folder: Path) -> tuple[dict[str, Any], Path]:
+def _fields(folder: Path) -> tuple[dict[str, object], Path]:
     """Return the fields of generation in a model's files, and the file that has them.
 
     Older models have them in their config.
@@ -119,39 +119,39 @@ def _fields(folder: Path) -> tuple[dict[str, Any], Path]:
     return json_object(file), file
 
 
-def _own(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _own(fields: Mapping[str, object], asked: Mapping[str, object]) -> dict[str, object]:
     """Return the options that the model's files decide."""
     draws = fields.get("do_sample")
     named = {name: fields[name] for name in _NAMES if fields.get(name) is not None}
     if draws is False:
-        return {} if said else {"temperature": 0.0}
+        return {} if asked else {"temperature": 0.0}
     if draws is None and not named:
         return {}
-    return {name: value for name, value in {**_DRAWN, **named}.items() if name not in said}
+    return {name: value for name, value in {**_DRAWN, **named}.items() if name not in asked}
 
 
-def _check(own: dict[str, Any], file: Path) -> None:
+def _check(defaults: dict[str, Any], file: Path) -> None:
     """Raise RequestError for a value that is none.
 
     A `top_k` of 0 becomes None, which does not filter either.
     """
-    for name, value in own.items():
+    for name, value in defaults.items():
         if not _is_number(value, whole=name == "top_k"):
             option = f"--{name.replace('_', '-')}"
             raise RequestError(
                 f"{file}: {name} is {_shown(value)}, not such a number; say {option} yourself"
             )
         if name == "top_k" and value == 0:
-            own[name] = None
+            defaults[name] = None
     try:
-        Sampling(**_whole(own))
+        Sampling(**_whole(defaults))
     except RequestError as error:
         raise RequestError(
-            f"{file}: {error}; say --{' or --'.join(own).replace('_', '-')} yourself"
+            f"{file}: {error}; say --{' or --'.join(defaults).replace('_', '-')} yourself"
         ) from error
 
 
-def _is_number(value: Any, whole: bool) -> bool:
+def _is_number(value: object, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if isinstance(value, int):
@@ -164,6 +164,6 @@ def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "top_k": top_k if top_k is None else int(top_k)}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

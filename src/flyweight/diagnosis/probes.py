@@ -16,19 +16,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.units import format_size
-from flyweight.core.runtime import Runtime
+from flyweight.core.runtime import Precision, Runtime
 from flyweight.diagnosis.finding import Line, Verdict
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.packed import Packed
+from flyweight.model.precision import DTYPES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRIAL_SECONDS = 0.08
 SLOW_GFLOPS = 5.0
 SLOWER = 1.5
@@ -155,7 +154,7 @@ def _training(runtime: Runtime) -> Line:
     return Line(group, name, "ok", speedups.words(), values=values)
 
 
-def _product(name: str, kind: str, speed: float, fp32: float, error: float) -> Line:
+def _product(name: str, kind: Precision, speed: float, fp32: float, error: float) -> Line:
     """Return the speed of products alone; `_training` says whether training gains from a type."""
     group = "products"
     values = {"gflops": speed, "error": error}
@@ -418,7 +417,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
+def _seconds(work: Callable[[], object], device: str) -> float:
     """Return the least time of one call, in seconds, over as many calls as fit a trial.
 
     These are at least two, after one to warm up. The least counts because other processes only add

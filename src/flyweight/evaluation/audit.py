@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from flyweight.checkpoints import load_any
+from flyweight.core.runtime import Precision
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import checks
-from flyweight.evaluation.checks import Check, Subject
-from flyweight.evaluation.likelihood import Precision, autocast
+from flyweight.evaluation.checks import Subject
+from flyweight.model.precision import autocast
+from flyweight.records.audit import AuditResult, Check
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
-
-
-@dataclass(frozen=True)
-class Audit:
-    """All checks of one model; it passed unless one failed."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check failed."""
-        return all(check.verdict != "fail" for check in self.checks)
-
-    def json(self) -> dict[str, Any]:
-        """Return the checks and the verdict as plain data."""
-        return {"checks": [check.json() for check in self.checks], "passed": self.passed}
 
 
 def audit(
@@ -42,7 +27,7 @@ def audit(
     precision: Precision = "fp32",
     seed: int = 0,
     only: Sequence[str] = (),
-) -> Audit:
+) -> AuditResult:
     """Run every check, or `only` those named, on the model in `folder`.
 
     Without a corpus, those that need text are `n/a`. Raises RequestError for an unknown check,
@@ -57,7 +42,7 @@ def audit(
     if corpus is not None:
         corpus.require_rows(model.config.vocab_size or 0)
     subject = Subject(Path(folder), model, corpus, device, precision, seed)
-    return Audit(tuple(_run(name, CHECKS[name], subject) for name in only or CHECKS))
+    return AuditResult.of([_run(name, CHECKS[name], subject) for name in only or CHECKS])
 
 
 def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Check:
@@ -68,7 +53,8 @@ def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Chec
     except torch.OutOfMemoryError:
         raise
     except (FlyweightError, RuntimeError, LookupError, ValueError) as error:
-        return Check(name, None, None, "fail", f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        return Check(name=name, measured=None, bound=None, verdict="fail", why=why)
 
 
 CHECKS: dict[str, Callable[[Subject], Check]] = {

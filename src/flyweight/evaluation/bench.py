@@ -12,9 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from flyweight.checkpoints import load_any
+from flyweight.checkpoints.read import TRUST, trusted
 from flyweight.config import linear_kinds, schema
 from flyweight.core import process
+from flyweight.core.runtime import Precision
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.metric import Metric
 
 DEFAULT_TOKENS = 64
@@ -32,7 +35,7 @@ class Request:
     new_tokens: int
     repeats: int | None
     device: str
-    precision: str
+    precision: Precision
     threads: int | None
 
 
@@ -59,62 +62,11 @@ class Measured:
     torch: str
 
 
-@dataclass(frozen=True)
-class BenchResult:
-    """Medians over the repeats with 95 % intervals, bytes, and how everything was measured.
-
-    The intervals are order statistics.
-    `weight_bytes` are those of parameters and buffers in memory, shared ones once; `disk_bytes`
-    those of the model folder's files; `kernels` counts the linear layers by kind and kernel.
-    """
-
-    forward_ms: Metric
-    prefill_tokens_per_s: Metric
-    decode_tokens_per_s: Metric
-    peak_bytes: Metric
-    weight_bytes: Metric
-    disk_bytes: Metric
-    p95: dict[str, float]
-    request: Request
-    measured: Measured
-
-    def metrics(self) -> dict[str, Metric]:
-        """Return the figures by name, with their intervals."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Metric)}
-
-    def json(self) -> dict[str, Any]:
-        """Return the figures as plain numbers under their names.
-
-        Intervals, 95th percentiles and raw seconds follow under keys of their own.
-        """
-        metrics = self.metrics()
-        asked = {
-            key: value
-            for key, value in asdict(self.request).items()
-            if key not in ("folder", "threads")
-        }
-        facts = {
-            key: getattr(self.measured, key)
-            for key in ("context", "memory", "baseline_bytes", "kernels", "threads", "torch")
-        }
-        return {
-            **{name: metric.value for name, metric in metrics.items()},
-            "metrics": {name: metric.json() for name, metric in metrics.items()},
-            "p95": self.p95,
-            **asked,
-            **facts,
-            "seconds": {
-                name: getattr(self.measured, f"{name}_s")
-                for name in ("forward", "prefill", "decode")
-            },
-        }
-
-
 def bench(
     folder: str | Path,
     config: schema.Bench,
     device: str = "cpu",
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     threads: int | None = None,
     timeout: float = TIMEOUT,
 ) -> BenchResult:
@@ -136,38 +88,70 @@ def bench(
     forward = [seconds * 1e3 for seconds in measured.forward_s]
     prefill = [config.batch * prompt / seconds for seconds in measured.prefill_s]
     decode = [config.batch * new / seconds for seconds in measured.decode_s]
+    files = (file for file in Path(folder).rglob("*") if file.is_file())
     return BenchResult(
-        median(forward, "ms", "lower"),
-        median(prefill, "tokens/s", "higher"),
-        median(decode, "tokens/s", "higher"),
-        Metric.exact(measured.peak_bytes, "bytes"),
-        Metric.exact(measured.weight_bytes, "bytes"),
-        Metric.exact(
-            sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()), "bytes"
-        ),
-        {
+        forward_ms=median(forward, "ms", "lower"),
+        prefill_tokens_per_s=median(prefill, "tokens/s", "higher"),
+        decode_tokens_per_s=median(decode, "tokens/s", "higher"),
+        peak_bytes=Metric.exact(measured.peak_bytes, "bytes"),
+        weight_bytes=Metric.exact(measured.weight_bytes, "bytes"),
+        disk_bytes=Metric.exact(sum(file.stat().st_size for file in files), "bytes"),
+        p95={
             "forward_ms": float(np.quantile(forward, 0.95)),
             "prefill_tokens_per_s": float(np.quantile(prefill, 0.05)),
             "decode_tokens_per_s": float(np.quantile(decode, 0.05)),
         },
-        asked,
-        measured,
+        batch=config.batch,
+        prompt=prompt,
+        new_tokens=new,
+        repeats=config.repeats,
+        device=device,
+        precision=precision,
+        context=measured.context,
+        memory=measured.memory,
+        baseline_bytes=measured.baseline_bytes,
+        kernels=measured.kernels,
+        threads=measured.threads,
+        torch=measured.torch,
+        seconds=PassSeconds(
+            forward=tuple(measured.forward_s),
+            prefill=tuple(measured.prefill_s),
+            decode=tuple(measured.decode_s),
+        ),
     )
 
 
 def _ask(request: Request, timeout: float) -> dict[str, Any]:
     """Run the worker on a request and return its answer."""
+    return ask_worker(
+        WORKER,
+        asdict(request),
+        what=f"bench of {request.folder}",
+        advice="ask for fewer repeats, tokens or a smaller batch",
+        timeout=timeout,
+    )
+
+
+def ask_worker(
+    module: str, request: dict[str, Any], what: str, advice: str, timeout: float
+) -> dict[str, Any]:
+    """Run a module that measures, in a fresh process, and return its answer.
+
+    Raises RequestError where the child refuses the request, and FlyweightError with its last
+    message where it failed, was killed, or took longer than `timeout` seconds. `what` begins the
+    messages, and `advice` ends that of a child that is too slow.
+    """
     environment: dict[str, str] = {}
-    if request.threads is not None:
-        environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(request.threads))
+    if request["threads"] is not None:
+        threads = str(request["threads"])
+        environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+    if trusted():
+        environment[TRUST] = "1"
     try:
-        asked = {**asdict(request), "modules": linear_kinds.registering_modules()}
-        done = process.run(WORKER, json.dumps(asked), timeout, environment)
+        asked = {**request, "modules": linear_kinds.registering_modules()}
+        done = process.run(module, json.dumps(asked), timeout, environment)
     except TimeoutError as error:
-        raise FlyweightError(
-            f"bench of {request.folder}: no result after {timeout:g} s; ask for fewer repeats, "
-            "tokens or a smaller batch"
-        ) from error
+        raise FlyweightError(f"{what}: no result after {timeout:g} s; {advice}") from error
     if done.returncode == 0:
         return json.loads(done.stdout)
     messages = done.stderr.strip().splitlines()
@@ -178,7 +162,7 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
             f"smaller batch); {last}"
         )
     kind = RequestError if done.returncode == RequestError.status else FlyweightError
-    raise kind(f"bench of {request.folder}: {last}")
+    raise kind(f"{what}: {last}")
 
 
 def median(samples: Sequence[float], unit: str, better: Literal["lower", "higher"]) -> Metric:

@@ -28,6 +28,7 @@ from flyweight.evaluation.bench import Measured, Request
 from flyweight.model import folder
 from flyweight.model.build import build
 from flyweight.model.linear_layer import layers_of
+from flyweight.model.precision import DTYPES, autocast
 
 # A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and
 # averaged.
@@ -39,10 +40,9 @@ ENOUGH_SECONDS = 2.0
 
 Of fifteen runs, the 95 % interval of the median leaves out three slow ones; of five, none.
 """
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Memory:
+class MemoryProbe:
     """The most memory held since `start`, less the memory held at `start`.
 
     CUDA knows its own peak; MPS is read between passes. On a CPU, the process' resident memory has
@@ -231,14 +231,14 @@ def measure(request: Request) -> Measured:
         torch.set_num_threads(request.threads)
     device = torch.device(request.device)
     _exercise(request, device)
-    memory = Memory(device)
+    memory = MemoryProbe(device)
     memory.start()
     model = load_any.load(Path(request.folder), device).eval()
     passes = Passes(model, request, device)
     runs: list[list[float]] = [[], [], []]
     with (
         torch.inference_mode(),
-        torch.autocast(device.type, DTYPES[request.precision], enabled=request.precision != "fp32"),
+        autocast(device, request.precision),
     ):
         # The first pass of each is the warm-up; the second decides how many passes make a sample
         # that is long enough for the clock.
@@ -270,8 +270,11 @@ def measure(request: Request) -> Measured:
     )
 
 
-def main() -> int:
-    """Answer one request; errors are the last line on standard error and the exit status."""
+def answer_one(measure_it: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Answer the request on standard input: the whole work of a process that measures.
+
+    Errors are the last line on standard error and the exit status, which is returned.
+    """
     # Whatever a library prints must not end up in the answer.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -279,13 +282,18 @@ def main() -> int:
         asked = json.load(sys.stdin)
         for module in asked.pop("modules", ()):
             importlib.import_module(module)
-        measured = measure(Request(**asked))
+        measured = measure_it(asked)
     except FlyweightError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return error.status
     with answer:
-        json.dump(asdict(measured), answer)
+        json.dump(measured, answer)
     return 0
+
+
+def main() -> int:
+    """Answer one request of `bench`."""
+    return answer_one(lambda asked: asdict(measure(Request(**asked))))
 
 
 if __name__ == "__main__":

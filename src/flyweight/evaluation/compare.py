@@ -15,17 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from flyweight.config.metrics import Better, metric_kind
+from flyweight.config.metrics import TASK_METRICS, Better, metric_kind
 from flyweight.errors import RequestError
 from flyweight.evaluation.resampling import Ratio, UnitScores, interval, p_value
 from flyweight.records.run_summary import Difference, Verdict
 
 LEVEL = 0.05
+ANSWERS = frozenset(("exact_match", "f1", "rouge1", "rouge2", "rougeL"))
+"""Metrics of single answers to a task: models of all tokenizers can be paired by them."""
+
 BITS = "bits_per_byte"
 """The metric that decides unless another is named: models of all tokenizers have it."""
 
 
-def honest(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
+def cap_lossy_verdict(verdict: Verdict, first_lossy: bool, second_lossy: bool) -> Verdict:
     """Return a verdict by bits per byte across tokenizers; a model that loses text cannot win.
 
     Its bits per byte are too good.
@@ -62,7 +65,7 @@ class Paired:
         """The verdict by the metric that decides."""
         if self.by != BITS:
             return self.decisive.verdict
-        return honest(self.bits_per_byte.verdict, *self.lossy)
+        return cap_lossy_verdict(self.bits_per_byte.verdict, *self.lossy)
 
     @property
     def flattered(self) -> bool:
@@ -81,7 +84,7 @@ class Paired:
             "nll": self.nll.model_dump() if self.nll else None,
             "bits_per_byte": self.bits_per_byte.model_dump(),
             **rest,
-            "metrics": {name: each.model_dump() for name, each in self.metrics.items()},
+            "metrics": {name: difference.model_dump() for name, difference in self.metrics.items()},
         }
 
 
@@ -93,8 +96,8 @@ def paired(
     Raises RequestError where they were not scored on the same units of the same text. `with_p` adds
     the p-value of the difference in the metric `by`, uncorrected.
 
-    Under one tokenizer both numbers are compared; under two, bits per byte alone, and only over
-    documents: blocks of tokens then hold different text.
+    Under one tokenizer both numbers are compared; under two, bits per byte and the scores of a
+    task's answers, and only over documents or contexts: blocks of tokens hold different text.
     """
     if (refusal := _refusal(a, b)) is not None:
         raise RequestError(refusal)
@@ -111,7 +114,7 @@ def paired(
     lossy = (False, False) if same else (a.lossy, b.lossy)
     if any(lossy):
         why += "; tokens that do not give the text back make bits per byte too good"
-    both = sorted(a.metrics.keys() & b.metrics.keys()) if same else []
+    both = sorted(a.metrics.keys() & b.metrics.keys() & (a.metrics.keys() if same else ANSWERS))
     if by != BITS:
         if by not in both:
             raise RequestError(_unmeasured(by, same))
@@ -136,6 +139,13 @@ def paired(
 
 
 def _unmeasured(metric: str, same: bool) -> str:
+    if metric in TASK_METRICS.keys() - ANSWERS:
+        return (
+            f"{metric} is of all answers or tokens together and cannot be paired: compare models "
+            f"on a task by {', '.join(sorted(ANSWERS))}, or by bits_per_byte of the completions"
+        )
+    if metric in ANSWERS:
+        return f"{metric} is measured on a task: name one with --task"
     if not same:
         return (
             f"{metric} is measured for each token, and the models have different tokenizers: "
@@ -163,7 +173,7 @@ def _refusal(a: UnitScores, b: UnitScores) -> str | None:
             "name one text for both, flyweight compare A B --data DATA"
         )
     same = a.tokenizer == b.tokenizer
-    if not same and (a.kind, b.kind) != ("document", "document"):
+    if not same and "block" in (a.kind, b.kind):
         return (
             "the models have different tokenizers and the text has too few documents to pair by: "
             "blocks of tokens do not hold the same text; use a corpus with at least 20 documents"
@@ -198,7 +208,7 @@ def _where(scores: UnitScores, other: UnitScores) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedModel:
     """One model of a table: its own numbers, and its comparison with the reference model.
 
     `paired` is None for the reference itself. `p` is corrected for all comparisons of the table;
@@ -244,7 +254,7 @@ class Comparison:
     `pairs` holds every pair of the family by its two names.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedModel, ...]
     reference: str
     chosen: bool
     pairs: Mapping[tuple[str, str], Paired]
@@ -286,7 +296,7 @@ class Comparison:
         }
 
 
-def table(
+def compare_models(
     models: Mapping[str, UnitScores],
     reference: str | None = None,
     seed: int = 0,
@@ -316,13 +326,13 @@ def table(
         raise RequestError(f"reference {best!r} is not among the models: {', '.join(models)}")
     others = [name for name in order if name != best]
     # The differences that are tested chose the best model; so all pairs count as tested.
-    wanted = [(name, best) for name in others]
+    matches = [(name, best) for name in others]
     if reference is None:
-        wanted += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
-    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True, by=metric) for a, b in wanted}
+        matches += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
+    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True, by=metric) for a, b in matches}
     corrected = dict(zip(pairs, holm([pair.p or 0.0 for pair in pairs.values()]), strict=True))
     rows = [
-        Row(
+        ComparedModel(
             name,
             float(models[name].nll.sum() / models[name].counts.sum()),
             per_byte[name],
@@ -335,7 +345,7 @@ def table(
     return Comparison(tuple(rows), best, reference is None, pairs, corrected, metric)
 
 
-def families(models: Mapping[str, UnitScores]) -> list[dict[str, UnitScores]]:
+def comparable_groups(models: Mapping[str, UnitScores]) -> list[dict[str, UnitScores]]:
     """Return the models in families; all models of a family can be paired with each other."""
     grouped: list[dict[str, UnitScores]] = []
     for name, scores in models.items():

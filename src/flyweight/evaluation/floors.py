@@ -11,13 +11,13 @@ import math
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from flyweight.errors import RequestError
 from flyweight.evaluation.kneser_ney import KneserNey, distinct, lookup
+from flyweight.records.floors import Floor, NgramFloors
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus, Split
@@ -27,63 +27,6 @@ if TYPE_CHECKING:
 # further, so a report names the limit.
 TRAIN_LIMIT = 10_000_000
 CHOICE_LIMIT = 1_000_000
-
-
-@dataclass(frozen=True)
-class Floor:
-    """One baseline: NLL in nats per token, the costs of training, and its constants.
-
-    `seconds` are those of counting, `peak_bytes` the most held meanwhile beside the text, `bytes`
-    the trained model's tables in memory. `stored` counts its n-grams. `constants` holds
-    interpolation weights (longest context first) or discounts (shortest first). `estimated` is
-    False where the text gave no estimate of a discount and a standard one was used.
-    """
-
-    name: str
-    nll: float
-    perplexity: float
-    bits_per_byte: float
-    seconds: float
-    peak_bytes: int
-    bytes: int
-    stored: int
-    constants: tuple[float, ...]
-    estimated: bool = True
-
-    def json(self) -> dict[str, Any]:
-        """Return the floor as plain data."""
-        return {key: value for key, value in vars(self).items() if key != "name"}
-
-
-@dataclass(frozen=True)
-class Floors:
-    """The baselines on one split, and how much of the train split they saw."""
-
-    unigram: Floor
-    bigram: Floor
-    kn5: Floor
-    split: str
-    tokens: int
-    train_tokens: int
-    train_tokens_available: int
-    vocab_size: int
-
-    def json(self) -> dict[str, Any]:
-        """Return perplexities per token under `unigram`, `bigram` and `kn5`, and their costs.
-
-        `details` holds everything by baseline.
-        """
-        named = (self.unigram, self.bigram, self.kn5)
-        rest = ("split", "tokens", "train_tokens", "train_tokens_available", "vocab_size")
-        return {
-            **{floor.name: floor.perplexity for floor in named},
-            **{
-                key: {floor.name: getattr(floor, key) for floor in named}
-                for key in ("seconds", "bytes", "peak_bytes")
-            },
-            **{key: getattr(self, key) for key in rest},
-            "details": {floor.name: floor.json() for floor in named},
-        }
 
 
 def mixture_weights(
@@ -136,9 +79,9 @@ class Unigram:
         # Held-out text without unseen tokens would set the uniform's weight to 0, and an unseen one
         # in the test to infinity.
         times = np.bincount(held_out)
-        seen = np.flatnonzero(times)
+        tokens_present = np.flatnonzero(times)
         self.weights = mixture_weights(
-            self._components(seen), times[seen], least=1 / (len(tokens) + 1)
+            self._components(tokens_present), times[tokens_present], least=1 / (len(tokens) + 1)
         )
         self.constants, self.estimated = tuple(map(float, self.weights)), True
 
@@ -172,8 +115,8 @@ class Bigram:
         self.bytes = (
             self._keys.nbytes + self._counts.nbytes + self._total.nbytes + self._unigram.bytes
         )
-        held = np.asarray(held_out, np.int64)
-        keys, pairs = distinct(held[:-1], held[1:], vocab_size)
+        held_out_ids = np.asarray(held_out, np.int64)
+        keys, pairs = distinct(held_out_ids[:-1], held_out_ids[1:], vocab_size)
         self.weights = mixture_weights(
             self._components(*np.divmod(keys, vocab_size)), np.bincount(pairs)
         )
@@ -192,7 +135,9 @@ class Bigram:
         return self._components(stream[:-1], stream[1:]) @ self.weights
 
 
-def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT) -> Floors:
+def floors(
+    corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_LIMIT
+) -> NgramFloors:
     """Train the three baselines on the train split and score `split` with them.
 
     Reads the first `train_limit` tokens of the train split. Raises RequestError where a split is
@@ -210,10 +155,10 @@ def floors(corpus: Corpus, split: SplitName = "test", train_limit: int = TRAIN_L
                 f"the {name} split has {len(tokens)} tokens: floors need at least 2; use more text"
             )
     scored, text = targets(target)
-    return Floors(
-        _floor("unigram", lambda: Unigram(train, held_out, vocab_size), target, scored, text),
-        _floor("bigram", lambda: Bigram(train, held_out, vocab_size), target, scored, text),
-        _floor("kn5", lambda: KneserNey(train, vocab_size, order=5), target, scored, text),
+    return NgramFloors(
+        unigram=_floor(lambda: Unigram(train, held_out, vocab_size), target, scored, text),
+        bigram=_floor(lambda: Bigram(train, held_out, vocab_size), target, scored, text),
+        kn5=_floor(lambda: KneserNey(train, vocab_size, order=5), target, scored, text),
         split=split,
         tokens=int(scored.sum()),
         train_tokens=len(train),
@@ -233,7 +178,7 @@ def targets(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _floor(
-    name: str, train: Callable[[], Baseline], test: Split, scored: np.ndarray, text: np.ndarray
+    train: Callable[[], Baseline], test: Split, scored: np.ndarray, text: np.ndarray
 ) -> Floor:
     """Train one baseline by the clock and score the split `test` (N tokens).
 
@@ -244,8 +189,17 @@ def _floor(
     seconds = time.perf_counter() - began
     nats = -np.log(model.score(np.asarray(test.tokens)))  # (N - 1,)
     nll, bits = float(nats[scored].mean()), float(nats[text].sum()) / (math.log(2) * test.bytes)
-    costs = (seconds, peak, model.bytes, model.stored)
-    return Floor(name, nll, math.exp(nll), bits, *costs, model.constants, model.estimated)
+    return Floor(
+        nll=nll,
+        perplexity=math.exp(nll),
+        bits_per_byte=bits,
+        seconds=seconds,
+        peak_bytes=peak,
+        bytes=model.bytes,
+        stored=model.stored,
+        constants=model.constants,
+        estimated=model.estimated,
+    )
 
 
 def _watched(train: Callable[[], Baseline]) -> tuple[Baseline, int]:

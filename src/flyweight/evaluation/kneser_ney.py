@@ -105,12 +105,12 @@ class KneserNey:
         self.constants = tuple(value for d in self.discounts for value in (d.one, d.two, d.more))
         self.estimated = all(d.estimated for d in self.discounts)
         self.stored = sum(len(level.keys) for level in self.levels)
-        held = (
+        arrays = (
             array
             for level in self.levels
             for array in (level.keys, level.kept, level.total, level.backoff)
         )
-        self.bytes = sum(array.nbytes for array in held)
+        self.bytes = sum(array.nbytes for array in arrays)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Return the probabilities of every token of a stream but the first, (N - 1,)."""
@@ -128,8 +128,8 @@ class KneserNey:
             usable = np.flatnonzero(context >= 0)
             usable = usable[level.total[context[usable]] > 0]
             at, ngram = context[usable], ngrams[usable]
-            kept = np.where(ngram >= 0, level.kept[ngram], 0.0)
-            result[usable] = kept / level.total[at] + level.backoff[at] * result[usable]
+            discounted = np.where(ngram >= 0, level.kept[ngram], 0.0)
+            result[usable] = discounted / level.total[at] + level.backoff[at] * result[usable]
             if n < self.order:
                 # The next order's context is this order's n-gram that ends one token earlier.
                 context = np.concatenate([np.full(1, -1), ngrams[:-1]])
@@ -154,13 +154,13 @@ def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int)
     """Discount one order's counts and gather what every context keeps and passes on."""
     discounts = estimate_discounts(counts)
     # Nothing is taken from a count of 0: an n-gram that only opens the stream has no continuation.
-    taken = np.array([0.0, discounts.one, discounts.two, discounts.more])[np.minimum(counts, 3)]
+    discount = np.array([0.0, discounts.one, discounts.two, discounts.more])[np.minimum(counts, 3)]
     context = keys // vocab_size
     total = np.bincount(context, weights=counts, minlength=contexts)
-    passed = np.bincount(context, weights=taken, minlength=contexts)
+    passed = np.bincount(context, weights=discount, minlength=contexts)
     return Order(
         keys,
-        counts - taken,
+        counts - discount,
         total,
         np.divide(passed, total, out=np.zeros(contexts), where=total > 0),
         discounts,
@@ -168,7 +168,7 @@ def _order(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int)
     )
 
 
-def lookup(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the positions of `wanted` in ascending `keys`, -1 where they are not."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, at, -1)
+def lookup(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the positions of `queries` in ascending `keys`, -1 where they are not."""
+    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[at] == queries, at, -1)

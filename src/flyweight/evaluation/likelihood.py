@@ -13,19 +13,22 @@ alone: the end of a document has no bytes and is not a word.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flyweight.config.metrics import MetricKind, metric_kind
+from flyweight.core.runtime import Precision
 from flyweight.data.documents import reading_starts
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation.resampling import Ratio, UnitScores, interval, split_units
+from flyweight.model.precision import autocast
+from flyweight.records.likelihood import Interval, MeasuredLikelihood
 from flyweight.records.metric import Metric
 
 if TYPE_CHECKING:
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
 
 # Logits held at once: 8 M values, 32 MiB in float32, whatever the batch.
 LOGITS_AT_ONCE = 1 << 23
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Precision = Literal["fp32", "bf16", "fp16"]
+
+LEVEL = 0.95
+"""The level of the confidence intervals."""
 
 
 class Scorable(Protocol):
@@ -53,53 +57,14 @@ class Scorable(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Likelihood:
-    """A model's likelihood on one split, with 95 % bootstrap intervals over documents or blocks.
+class ScoredSplit:
+    """A model's likelihood on one split, and every unit's summed NLL for paired comparison.
 
-    `units` holds every unit's summed NLL for paired comparison. `word_perplexity` is None where the
-    text has no words.
+    The likelihood has 95 % bootstrap intervals over the units: documents or blocks.
     """
 
-    nll: Metric
-    perplexity: Metric
-    word_perplexity: Metric | None
-    bits_per_byte: Metric
-    split: str
-    window: int
-    stride: int
+    likelihood: MeasuredLikelihood
     units: UnitScores
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    """Metrics that were asked for, by name."""
-
-    def metric(self, name: str) -> Metric | None:
-        """Return a metric by its name; None where the text has none or it was not asked for."""
-        if name in ("nll", "perplexity", "word_perplexity", "bits_per_byte"):
-            return getattr(self, name)
-        return self.metrics.get(name)
-
-    def json(self) -> dict[str, Any]:
-        """Return the numbers as plain data.
-
-        One that is infinite is the string `Infinity`, which JSON can hold.
-        """
-        metrics = {
-            name: getattr(self, name)
-            for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte")
-        }
-        asked = {name: _plain(metric) for name, metric in self.metrics.items()}
-        return {
-            **{name: _plain(metric) if metric else None for name, metric in metrics.items()},
-            **({"metrics": asked} if asked else {}),
-            "split": self.split,
-            "window": self.window,
-            "stride": self.stride,
-            "interval": {"level": 0.95, "over": self.units.kind, "units": len(self.units.nll)},
-        }
-
-
-def _plain(metric: Metric) -> dict[str, Any]:
-    finite = {float("inf"): "Infinity"}
-    return {key: finite.get(value, value) for key, value in metric.json().items()}
 
 
 def evaluate(
@@ -115,7 +80,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
     isolated: bool = False,
-) -> Likelihood:
+) -> ScoredSplit:
     """Return a model's likelihood on a split, in fixed windows of `window` inputs.
 
     They start `stride` (default: window) apart.
@@ -165,7 +130,7 @@ def evaluate(
         kind.name: Ratio.of(total, counts, kind) for kind, total in zip(kinds, totals, strict=True)
     }
     scores = UnitScores(units.kind, sums, counts, size, split.name, marks=marked, metrics=ratios)
-    return _likelihood(scores, split, window, stride, seed)
+    return ScoredSplit(_likelihood(scores, split, window, stride, seed), scores)
 
 
 def quick(
@@ -217,12 +182,12 @@ def spans(targets: int, window: int, stride: int) -> list[tuple[int, int, int]]:
             f"stride: {stride} is not between 1 and the window, {window}; a larger one would "
             f"leave targets out"
         )
-    found, scored, start = [], 0, 0
+    windows, scored, start = [], 0, 0
     while scored < targets:
         stop = min(start + window, targets)
-        found.append((start, stop, scored))
+        windows.append((start, stop, scored))
         start, scored = start + stride, stop
-    return found
+    return windows
 
 
 def windows(
@@ -332,11 +297,6 @@ def _window_scores(
     return token_scores(model, hidden[real], chosen, vocab_size, metrics)
 
 
-def autocast(device: str | torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which matrix products run in `precision`."""
-    return torch.autocast(torch.device(device).type, DTYPES[precision], enabled=precision != "fp32")
-
-
 def token_nll(
     model: Scorable, hidden: Tensor, targets: Tensor, vocab_size: int | None = None
 ) -> np.ndarray:
@@ -399,7 +359,7 @@ def _frozen(model: Scorable) -> Iterator[None]:
 
 def _likelihood(
     scores: UnitScores, split: Split, window: int, stride: int, seed: int
-) -> Likelihood:
+) -> MeasuredLikelihood:
     """Turn sums per unit into the four numbers and their intervals."""
     total, text, targets = (
         float(scores.nll.sum()),
@@ -440,7 +400,17 @@ def _likelihood(
         _exp(nll.value), "perplexity/token", "lower", targets, _exp(nll.low), _exp(nll.high)
     )
     metrics = {name: _measured(name, ratio, seed) for name, ratio in scores.metrics.items()}
-    return Likelihood(nll, perplexity, words, bits, split.name, window, stride, scores, metrics)
+    return MeasuredLikelihood(
+        split=split.name,
+        window=window,
+        stride=stride,
+        nll=nll,
+        perplexity=perplexity,
+        bits_per_byte=bits,
+        word_perplexity=words,
+        metrics=metrics,
+        interval=Interval(level=LEVEL, over=scores.kind, units=len(scores.nll)),
+    )
 
 
 def _measured(name: str, ratio: Ratio, seed: int) -> Metric:

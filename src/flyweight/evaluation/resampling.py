@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -32,7 +32,8 @@ CORRECTED_RESAMPLES = 10_000
 MIN_DOCUMENTS = 20
 MIN_BLOCKS = 10
 
-UnitKind = Literal["document", "block"]
+UnitKind = Literal["document", "block", "context"]
+"""What is resampled: documents of a text, equal pieces of it, or the contexts of a task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +156,8 @@ class UnitScores:
                     for key in sorted(file.keys())
                     if key.startswith(SUMS)
                 }
-            kind: UnitKind = "document" if labels["kind"] == "document" else "block"
             return cls(
-                kind,
+                _unit_kind(labels["kind"]),
                 **arrays,
                 split=labels["split"],
                 corpus=labels["corpus"],
@@ -168,6 +168,14 @@ class UnitScores:
             raise FlyweightError(
                 f"{path}: not a file of unit scores ({reason(error)}); evaluate the model again"
             ) from error
+
+
+def _unit_kind(name: str) -> UnitKind:
+    """Return a kind of unit by its name; raise ValueError for another."""
+    for kind in get_args(UnitKind):
+        if kind == name:
+            return kind
+    raise ValueError(f"{name!r} is not a kind of unit")
 
 
 def split_units(tokens: int, documents: np.ndarray, window: int) -> Units:
@@ -212,6 +220,21 @@ def interval(
     tail = _expanded_tail(len(numerators))
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def jackknife_interval(value: float, left_out: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % jackknife interval of a statistic around its `value` over all units.
+
+    `left_out` (U,) has the statistic without each unit. It suits counts of different things, which
+    a bootstrap makes too few because it draws units twice (Heltshe and Forrester 1983).
+    Raises ValueError for fewer than two units.
+    """
+    units = len(left_out)
+    if units < 2:
+        raise ValueError(f"{units} units: an interval needs at least two")
+    variance = (units - 1) / units * float(((left_out - left_out.mean()) ** 2).sum())
+    half = _student(NormalDist().inv_cdf(0.975), units - 1) * math.sqrt(variance)
+    return value - half, value + half
 
 
 def p_value(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import load_any
+from flyweight.checkpoints import harness, load_any
 from flyweight.config import schema
 from flyweight.core.files import disk_errors, write_json
 from flyweight.data.corpus import Corpus
 from flyweight.data.document import SPLITS
+from flyweight.data.tasks import Examples, read_examples
 from flyweight.decode import stream
-from flyweight.evaluation import audit, bench, floors, likelihood
+from flyweight.decode.stream import tokenizer_of
+from flyweight.errors import FlyweightError
+from flyweight.evaluation import audit, bench, floors, likelihood, lm_eval_scores, tasks
 from flyweight.evaluation.resampling import UNITS
+from flyweight.records.sample import Continuation, samples_json
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Stage
 
@@ -27,7 +32,7 @@ def _documents(config: schema.Evaluate, inputs: Inputs) -> str:
     return inputs.artifacts["input"].facts.get("documents", "joined")
 
 
-class Evaluate(Stage[schema.Evaluate]):
+class EvaluateStage(Stage[schema.Evaluate]):
     """Likelihood on one split."""
 
     version = 3
@@ -60,7 +65,7 @@ class Evaluate(Stage[schema.Evaluate]):
             ),
             isolated=_documents(config, inputs) == "isolated",
         )
-        write_json(draft.path / "metrics.json", result.json())
+        write_json(draft.path / "metrics.json", result.likelihood.to_metrics())
         with disk_errors(draft.path):
             result.units.labelled(draft.identity.data or "", draft.identity.tokenizer or "").save(
                 draft.path / UNITS
@@ -68,7 +73,7 @@ class Evaluate(Stage[schema.Evaluate]):
         return {"corpus_fingerprint": corpus.meta.fingerprint}
 
 
-class Floors(Stage[schema.Floors]):
+class FloorsStage(Stage[schema.Floors]):
     """Unigram, bigram and Kneser-Ney 5-gram on one split."""
 
     version = 3
@@ -80,11 +85,11 @@ class Floors(Stage[schema.Floors]):
         corpus = _corpus(inputs)
         assert corpus is not None
         draft.events.watch("scoring", {"what": "n-gram floors", "done": 0.0})
-        write_json(draft.path / "metrics.json", floors.floors(corpus, config.split).json())
+        write_json(draft.path / "metrics.json", floors.floors(corpus, config.split).to_metrics())
         return {"corpus_fingerprint": corpus.meta.fingerprint}
 
 
-class Bench(Stage[schema.Bench]):
+class BenchStage(Stage[schema.Bench]):
     """Speed and memory in a fresh process."""
 
     version = 2
@@ -96,11 +101,11 @@ class Bench(Stage[schema.Bench]):
         runtime = context.runtime
         draft.events.watch("scoring", {"what": f"speed of {inputs.name}", "done": 0.0})
         result = bench.bench(inputs.model("input"), config, runtime.device, threads=runtime.threads)
-        write_json(draft.path / "metrics.json", result.json())
+        write_json(draft.path / "metrics.json", result.to_metrics())
         return {}
 
 
-class Audit(Stage[schema.Audit]):
+class AuditStage(Stage[schema.Audit]):
     """The checks without which a number is worth nothing."""
 
     version = 2
@@ -117,11 +122,11 @@ class Audit(Stage[schema.Audit]):
             seed=context.runtime.seed,
             only=config.checks,
         )
-        write_json(draft.path / "metrics.json", result.json())
+        write_json(draft.path / "metrics.json", result.to_metrics())
         return {"passed": result.passed}
 
 
-class Sample(Stage[schema.Sample]):
+class SampleStage(Stage[schema.Sample]):
     """Continuations of prompts."""
 
     version = 3
@@ -140,17 +145,92 @@ class Sample(Stage[schema.Sample]):
             seed=context.runtime.seed,
         )
         samples = [
-            {"prompt": prompt, "text": text}
+            Continuation(prompt=prompt, text=text)
             for prompt, text in zip(config.prompts, texts, strict=True)
         ]
-        write_json(draft.path / "metrics.json", {"samples": samples})
+        write_json(draft.path / "metrics.json", samples_json(samples))
         return {}
 
 
+class ScoreStage(Stage[schema.Score]):
+    """Answers to a task and their scores."""
+
+    version = 1
+
+    def data_fingerprint(self, config: schema.Score, data_dir: Path | None) -> str:
+        """Return the checksum of the task's rows, as they are now."""
+        return tasks.task_fingerprint(_examples(config, data_dir).rows)
+
+    def run(
+        self, config: schema.Score, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Answer every prompt, and write the scores and every context's sums."""
+        examples = _examples(config, context.data_dir)
+        if tasks.task_fingerprint(examples.rows) != draft.identity.data:
+            raise FlyweightError(f"{config.task}: its files have changed meanwhile; start again")
+        scored = tasks.score_model(
+            inputs.model("input"),
+            config,
+            context.data_dir,
+            context.runtime.device,
+            progress=lambda done: draft.events.watch(
+                "scoring", {"what": f"{inputs.name} on {config.task}", "done": done}
+            ),
+            examples=examples,
+        )
+        write_json(draft.path / "metrics.json", scored.record.to_metrics())
+        tokenizer = tokenizer_of(inputs.model("input")).fingerprint
+        with disk_errors(draft.path):
+            scored.units.labelled(scored.record.fingerprint, tokenizer).save(draft.path / UNITS)
+        return {
+            "rows": scored.record.rows,
+            "origin": scored.record.origin,
+            "lossy": scored.units.lossy,
+        }
+
+
+def _examples(config: schema.Score, data_dir: Path | None) -> Examples:
+    return read_examples(config.task, config.split, data_dir, config.bad_rows)
+
+
+class LmEvalStage(Stage[schema.LmEval]):
+    """Metrics of lm-eval's tasks, and each question's part of them."""
+
+    version = 1
+
+    def data_fingerprint(self, config: schema.LmEval, data_dir: Path | None) -> str:
+        """Return the checksum of lm-eval's version and of one's own task files, as they are now."""
+        return harness.fingerprint(config.task_path)
+
+    def run(
+        self, config: schema.LmEval, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Ask the model every question, and write the metrics and what each question adds."""
+        request = lm_eval_request(config, context.runtime.seed)
+        draft.events.watch(
+            "scoring", {"what": f"{inputs.name} on {', '.join(config.tasks)}", "done": 0.0}
+        )
+        raw = harness.run(inputs.model("input"), request, context.runtime.device)
+        measured = lm_eval_scores.measured(raw, config.few_shot, harness.version())
+        write_json(draft.path / "metrics.json", measured.record.to_metrics())
+        with disk_errors(draft.path):
+            measured.questions.save(draft.path / lm_eval_scores.QUESTIONS)
+        return {"tasks": list(measured.record.tasks)}
+
+
+def lm_eval_request(config: schema.LmEval, seed: int) -> harness.TaskRequest:
+    """Return what a stage asks of lm-eval."""
+    return harness.TaskRequest.of(
+        config.tasks, config.task_path, config.few_shot, config.limit, config.batch, seed
+    )
+
+
 STAGES: dict[str, Stage[Any]] = {
-    "evaluate": Evaluate(),
-    "floors": Floors(),
-    "bench": Bench(),
-    "audit": Audit(),
-    "sample": Sample(),
+    "evaluate": EvaluateStage(),
+    "floors": FloorsStage(),
+    "bench": BenchStage(),
+    "audit": AuditStage(),
+    "sample": SampleStage(),
+    "score": ScoreStage(),
+    "lm_eval": LmEvalStage(),
 }

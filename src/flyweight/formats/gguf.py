@@ -218,7 +218,7 @@ def _tensors(
     import gguf
 
     architecture = next(
-        known for known, name in gguf.MODEL_ARCH_NAMES.items() if name == family.model_type
+        number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family.model_type
     )
     names = gguf.get_tensor_name_map(architecture, plain.layers)
     for part in family.parts(plain):
@@ -325,11 +325,11 @@ def _kept(tensors: list[_Tensor], type: str, folder: Path) -> list[str]:
 
     Raises RequestError where all of them would be.
     """
-    wanted, found = TYPES[type][0], []
+    asked, notes = TYPES[type][0], []
     others = [
         tensor
         for tensor in tensors
-        if len(tensor.shape) > 1 and tensor.type.name not in (wanted, "F32")
+        if len(tensor.shape) > 1 and tensor.type.name not in (asked, "F32")
     ]
     rows = [tensor for tensor in others if tensor.type.name == "F16"]
     if rows:
@@ -339,15 +339,15 @@ def _kept(tensors: list[_Tensor], type: str, folder: Path) -> list[str]:
                 f"{folder}: {type} needs rows of a multiple of 32; all of this model's matrices "
                 f"have {sizes}: use f16"
             )
-        found.append(
+        notes.append(
             f"{type} needs rows of a multiple of 32: {len(rows)} matrices with rows of {sizes} "
             f"are kept in f16"
         )
     if any(tensor.type.name == "Q8_0" for tensor in others):
-        found.append(
+        notes.append(
             "the output matrix is kept in q8_0, as llama.cpp keeps it finer than the others"
         )
-    return found
+    return notes
 
 
 def _unrolled(config: schema.ModelConfig, tensors: list[_Tensor]) -> list[str]:

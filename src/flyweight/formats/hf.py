@@ -90,14 +90,14 @@ def _describe(out: Path, context: int | None) -> dict[str, Any]:
     if not (out / special.WORDS).is_file():
         fields = special.config(tokenizer.words, tokenizer.adds, context)
         write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    kept = {
+    config = {
         key: value
         for key, value in special.json_object(out / special.IDS[0]).items()
         if value is not None
     }
     ends = tuple(sorted(tokenizer.ends - set(tokenizer.begin)))  # a chat model also ends its turns
     named = special.ids(replace(tokenizer.special, ends=ends))
-    came = kept.get("eos_token_id", [])
+    came = config.get("eos_token_id", [])
     if set(ends) != set(came if isinstance(came, list) else [came]):
-        kept.pop("eos_token_id", None)
-    return {key: kept.get(key, value) for key, value in named.items()}
+        config.pop("eos_token_id", None)
+    return {key: config.get(key, value) for key, value in named.items()}

@@ -64,7 +64,7 @@ def _name(out: Path, tokenizer: Tokenizer, lacking: list[str]) -> None:
     if fields:
         fields |= {f"{kinds[word]}_token": word for word in lacking}
         write_text(out / special.WORDS, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    kept = special.json_object(out / special.IDS[0])
-    if kept:
-        kept |= {f"{kinds[word]}_token_id": tokenizer.vocab[word] for word in lacking}
-        write_text(out / special.IDS[0], json.dumps(kept, indent=2) + "\n")
+    config_ids = special.json_object(out / special.IDS[0])
+    if config_ids:
+        config_ids |= {f"{kinds[word]}_token_id": tokenizer.vocab[word] for word in lacking}
+        write_text(out / special.IDS[0], json.dumps(config_ids, indent=2) + "\n")

@@ -158,13 +158,13 @@ def _splits(raw: Mapping[str, Any] | None) -> str | None:
         steps = raw.get("pretokenizers", []) if raw["type"] == "Sequence" else [raw]
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
-    own = _GPT2 if steps[-1].get("use_regex", True) else ""
+    pattern = _GPT2 if steps[-1].get("use_regex", True) else ""
     before = steps[:-1]
     if not before:
-        return own
-    if before == [{"type": "Digits", "individual_digits": True}] and own:
+        return pattern
+    if before == [{"type": "Digits", "individual_digits": True}] and pattern:
         return _DIGITS
-    if len(before) == 1 and before[0]["type"] == "Split" and not own:
+    if len(before) == 1 and before[0]["type"] == "Split" and not pattern:
         split = before[0]
         if split["behavior"] == "Isolated" and not split["invert"] and "Regex" in split["pattern"]:
             return split["pattern"]["Regex"]

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import ModelConfig, RMSNorm as RMSNormConfig
 from flyweight.model import linear
+from flyweight.model.adapters import JointLora, PrefixAdapter, Read, multiply
 from flyweight.model.cache import CacheSlot
 from flyweight.model.masks import AttentionMask
-from flyweight.model.norm import RMSNorm
+from flyweight.model.norm import RMSNormLayer
 from flyweight.model.position import Rotation
 from flyweight.model.thinking import KeysAndValues
 
@@ -38,34 +39,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float 
         and mask.causal
         and q.shape[2] <= WRITTEN_OUT
     ):
-        return _written_out(q, k, v, dropout)
+        return _written_out(q, k, v, mask, dropout)
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=mask.additive(q.dtype),
         dropout_p=dropout,
-        is_causal=mask.causal,
+        is_causal=mask.causal and not mask.prefix,
         enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float) -> Tensor:
     batch, heads, length, size = q.shape
     if heads != k.shape[1]:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))  # (B, H, T, D)
-    ahead = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1)
-    q, k, v = (x.reshape(batch * heads, length, size) for x in (q, k, v))
+    ahead = mask.additive(q.dtype)
+    if ahead is None:
+        ahead = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1)
+    q, k, v = (x.reshape(batch * heads, -1, size) for x in (q, k, v))
     scores = torch.baddbmm(
-        ahead.expand(batch * heads, -1, -1), q, k.mT, alpha=size**-0.5
-    )  # (B * H, T, T)
+        ahead.view(length, -1).expand(batch * heads, -1, -1), q, k.mT, alpha=size**-0.5
+    )  # (B * H, T, prefix + T)
     weights = scores.softmax(-1)
     if dropout:
         weights = F.dropout(weights, dropout)
     return (weights @ v).view(batch, heads, length, size)
 
 
-class Attention(nn.Module):
+class AttentionLayer(nn.Module):
     """Queries of `heads` heads attend to keys and values of `kv_heads` (Ainslie et al. 2023).
 
     With a `window` each attends to the last so many tokens, and to the first `sinks`.
@@ -88,12 +91,14 @@ class Attention(nn.Module):
         self.k = linear.build_linear(config, f"{name}.k", config.dim, narrow, options.bias)
         self.v = linear.build_linear(config, f"{name}.v", config.dim, narrow, options.bias)
         self.out = linear.build_linear(config, f"{name}.out", wide, config.dim, options.out_bias)
-        self.q_norm: RMSNorm | None = None
-        self.k_norm: RMSNorm | None = None
+        self.q_norm: RMSNormLayer | None = None
+        self.k_norm: RMSNormLayer | None = None
         if options.qk_norm:
             norm = RMSNormConfig(eps=options.qk_norm_eps)
-            self.q_norm = RMSNorm(norm, self.head_dim)
-            self.k_norm = RMSNorm(norm, self.head_dim)
+            self.q_norm = RMSNormLayer(norm, self.head_dim)
+            self.k_norm = RMSNormLayer(norm, self.head_dim)
+        self.qkv: JointLora | None = None
+        self.prefix: PrefixAdapter | None = None
         self.gain: nn.Parameter | None = None
         if options.gain:
             self.gain = nn.Parameter(torch.empty(self.heads))
@@ -105,53 +110,86 @@ class Attention(nn.Module):
         rotation: Rotation | None,
         slot: CacheSlot | None,
         memory_kv: KeysAndValues | None = None,
+        use: int = 0,
     ) -> tuple[Tensor, KeysAndValues]:
         """Return what each position reads, (B, T, dim), and its keys and values.
 
         A position reads those that it may see.
 
         `memory_kv` is the memory's part of these tokens. Read with it, the cache holds both, side
-        by side in the last dimension.
+        by side in the last dimension. `use` counts the visits of the layer, for its adapters.
         """
         batch, length, _ = x.shape
-        q = self._heads(self.q, x, self.heads)  # (B, T, H, D)
+        read = self._joint(x, use)
+        q = self._heads(self.q, x, self.heads, read)  # (B, T, H, D)
         if self.q_norm is not None:
             q = self.q_norm(q)
+        unrotated = q
         if rotation is not None:
             q = rotation(q)
         if self.gain is not None:
             q = q * self.gain[:, None]
         q = q.transpose(1, 2)  # (B, H, T, D)
-        kv = self.project_kv(x, rotation)  # (B, H_kv, T, D) each
+        kv = self._project_kv(x, rotation, read)  # (B, H_kv, T, D) each
         k, v = kv
         if memory_kv is not None:
             k = torch.cat((memory_kv[0], k), -1)  # (B, H_kv, T, 2D)
             v = torch.cat((memory_kv[1], v), -1)
         if slot is not None:
             k, v = slot.extend(k, v)  # (B, H_kv, S, D or 2D)
-        y = self._read(q, k, v, mask)  # (B, H, T, D)
-        return self.out(y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)), kv
+        front = None
+        if self.prefix is not None and self.prefix.shared:
+            front = self.prefix.in_front(k, use)
+        y = self._read(q, k, v, mask, front)  # (B, H, T, D)
+        if self.prefix is not None and not self.prefix.shared:
+            y = y + self._read_prefix(self.prefix, unrotated, use)
+        y = y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
+        return multiply(self.out, y, read), kv
 
-    def project_kv(self, x: Tensor, rotation: Rotation | None) -> KeysAndValues:
+    def project_kv(self, x: Tensor, rotation: Rotation | None, use: int = 0) -> KeysAndValues:
         """Return the keys and values of x (B, T, dim): (B, H_kv, T, D) each."""
-        k = self._heads(self.k, x, self.kv_heads)
+        return self._project_kv(x, rotation, self._joint(x, use))
+
+    def _joint(self, x: Tensor, use: int) -> Read:
+        """Return what the matrices' adapters are given: a joint LoRA reads x once for all."""
+        return Read(use, None if self.qkv is None else self.qkv.lora.reduced(x, use))
+
+    def _read_prefix(self, prefix: PrefixAdapter, q: Tensor, use: int) -> Tensor:
+        """Return what queries (B, T, H, D), not rotated, read of a prefix: (B, H, T, D)."""
+        if self.gain is not None:
+            q = q * self.gain[:, None]
+        return prefix(q.transpose(1, 2), use)
+
+    def _project_kv(self, x: Tensor, rotation: Rotation | None, read: Read) -> KeysAndValues:
+        k = self._heads(self.k, x, self.kv_heads, read)
         if self.k_norm is not None:
             k = self.k_norm(k)
         if rotation is not None:
             k = rotation(k)
-        v = self._heads(self.v, x, self.kv_heads)
+        v = self._heads(self.v, x, self.kv_heads, read)
         return k.transpose(1, 2), v.transpose(1, 2)
 
-    def _read(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-        """Return what queries (B, H, T, D) read of keys and values (B, H_kv, S, D or 2D)."""
+    def _read(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: AttentionMask,
+        front: KeysAndValues | None,
+    ) -> Tensor:
+        """Return what queries (B, H, T, D) read of keys and values (B, H_kv, S, D or 2D).
+
+        `front` are those of a prefix in front of them, (B, H_kv, length, D) each.
+        """
         dropout = self.dropout if self.training else 0.0
+        before_k, before_v = (None, None) if front is None else front
         if not mask.blocks:
-            return attend(q, self._apart(k), self._apart(v), mask, dropout)
+            return attend(q, self._apart(k, before_k), self._apart(v, before_v), mask, dropout)
         parts = [
             attend(
                 q[:, :, block.queries],
-                self._apart(block.select(k)),
-                self._apart(block.select(v)),
+                self._apart(block.select(k), before_k),
+                self._apart(block.select(v), before_v),
                 block.mask,
                 dropout,
             )
@@ -159,11 +197,15 @@ class Attention(nn.Module):
         ]
         return torch.cat(parts, 2)
 
-    def _apart(self, keys: Tensor) -> Tensor:
-        """Return the keys of memory and pass in turn: (B, H_kv, S, 2D) -> (B, H_kv, 2S, D)."""
-        if keys.shape[3] == self.head_dim:
-            return keys
-        return keys.reshape(keys.shape[0], self.kv_heads, -1, self.head_dim)
+    def _apart(self, keys: Tensor, before: Tensor | None) -> Tensor:
+        """Return the keys of memory and pass in turn: (B, H_kv, S, 2D) -> (B, H_kv, 2S, D).
 
-    def _heads(self, matrix: linear.LinearLayer, x: Tensor, heads: int) -> Tensor:
-        return matrix(x).view(x.shape[0], x.shape[1], heads, self.head_dim)  # (B, T, heads, D)
+        Those of a prefix stand before them.
+        """
+        if keys.shape[3] != self.head_dim:
+            keys = keys.reshape(keys.shape[0], self.kv_heads, -1, self.head_dim)
+        return keys if before is None else torch.cat((before, keys), 2)
+
+    def _heads(self, matrix: linear.LinearLayer, x: Tensor, heads: int, read: Read) -> Tensor:
+        y = multiply(matrix, x, read)
+        return y.view(x.shape[0], x.shape[1], heads, self.head_dim)  # (B, T, heads, D)

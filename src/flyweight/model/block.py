@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import Deep, ModelConfig
 from flyweight.model import mlp, norm, residual
-from flyweight.model.attention import Attention
+from flyweight.model.adapters import BottleneckAdapter
+from flyweight.model.attention import AttentionLayer
 from flyweight.model.cache import CacheSlot
 from flyweight.model.masks import AttentionMask
 from flyweight.model.position import Rotation
@@ -24,7 +25,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__()
         self.attention_norm = norm.build(config.norm, config.dim)
-        self.attention = Attention(config, f"{name}.attention")
+        self.attention = AttentionLayer(config, f"{name}.attention")
         self.attention_residual = residual.build(config.residual)
         self.mlp_norm = norm.build(config.norm, config.dim)
         self.mlp = mlp.build(config, f"{name}.mlp")
@@ -32,6 +33,8 @@ class Block(nn.Module):
         self.pre = config.norm.placement == "pre"
         self.dropout = config.dropout.residual
         self.mlp_dropout = config.dropout.mlp
+        self.attention_bottleneck: BottleneckAdapter | None = None
+        self.mlp_bottleneck: BottleneckAdapter | None = None
         self.rate: MemoryRate | None = None
         if isinstance(config.thinking, Deep):
             self.rate = MemoryRate(config.thinking)
@@ -43,23 +46,30 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
         slot: CacheSlot | None = None,
         memory_kv: KeysAndValues | None = None,
+        use: int = 0,
     ) -> tuple[Tensor, KeysAndValues]:
         """Return the residual stream after this layer, (B, T, dim) as x, and the keys and values.
 
         Arguments as attention's.
         """
         read = self._read(x, self.attention_norm)
-        branch, kv = self.attention(read, mask, rotation, slot, memory_kv)
+        branch, kv = self.attention(read, mask, rotation, slot, memory_kv, use)
+        if self.attention_bottleneck is not None:
+            branch = self.attention_bottleneck(branch, use)
         x = self._joined(x, branch, self.attention_residual, self.attention_norm)
         read = self._read(x, self.mlp_norm)
         if self.mlp_dropout:
             read = F.dropout(read, self.mlp_dropout, self.training)
-        branch = self.mlp(read)
+        branch = self.mlp(read, use)
+        if self.mlp_bottleneck is not None:
+            branch = self.mlp_bottleneck(branch, use)
         return self._joined(x, branch, self.mlp_residual, self.mlp_norm), kv
 
-    def project_kv(self, x: Tensor, rotation: Rotation | None = None) -> KeysAndValues:
+    def project_kv(
+        self, x: Tensor, rotation: Rotation | None = None, use: int = 0
+    ) -> KeysAndValues:
         """Return only the keys and values of x (B, T, dim)."""
-        return self.attention.project_kv(self._read(x, self.attention_norm), rotation)
+        return self.attention.project_kv(self._read(x, self.attention_norm), rotation, use)
 
     def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
         """Return what a branch reads.

@@ -1,8 +1,8 @@
 """Any model of ours from its config.
 
-All of them are called alike: `hidden` and `logits` (and `forward`, which is both), `output` and
-`softcap` for objectives that compute head and loss together, `new_cache` for generation, `config`,
-`device` and `dtype`.
+All of them are called alike: `hidden` and `logits` (and `forward`, which is both), `output`,
+`output_of` and `softcap` for objectives that compute head and loss together, `new_cache` for
+generation, `config`, `device` and `dtype`.
 """
 
 from __future__ import annotations

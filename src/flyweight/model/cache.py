@@ -143,12 +143,12 @@ class KVCache:
     def resize(self, length: int) -> None:
         """Make room for `length` tokens in all; what is held stays."""
         for index, shape in enumerate(self.shapes):
-            held = shape.tokens(self.length)
+            count = shape.tokens(self.length)
             for parts in (self.keys, self.values):
                 old = parts[index]
                 size = (*old.shape[:2], shape.tokens(length), old.shape[3])  # (B, H_kv, L, width)
                 parts[index] = old.new_zeros(size) if shape.window else old.new_empty(size)
-                parts[index][:, :, :held] = old[:, :, :held]
+                parts[index][:, :, :count] = old[:, :, :count]
         self.capacity = length
 
     def slot(self, index: int) -> CacheSlot:
@@ -217,34 +217,34 @@ class WindowSlot:
         held_keys, held_values = self.cache.keys[self.index], self.cache.values[self.index]
         return self._extend(held_keys, keys), self._extend(held_values, values)
 
-    def _extend(self, held: Tensor, new: Tensor) -> Tensor:
+    def _extend(self, stored: Tensor, new: Tensor) -> Tensor:
         start = self.cache.length
         tokens = new.shape[2]
         end = start + tokens
         layout = self.layout(tokens)
-        new = new.to(held.dtype)
+        new = new.to(stored.dtype)
         if start == 0:
-            self._store(held, new, start, end)
+            self._store(stored, new, start, end)
             return new
         if tokens > 1 and end > self.window:
-            before = held[:, :, self._places(layout.first, start, held)]
-            self._store(held, new, start, end)
-            return torch.cat((held[:, :, : self.sinks], before, new), 2)
-        self._store(held, new, start, end)
-        return held[:, :, self.sinks - layout.sinks : self.sinks + min(end, self.window)]
+            before = stored[:, :, self._places(layout.first, start, stored)]
+            self._store(stored, new, start, end)
+            return torch.cat((stored[:, :, : self.sinks], before, new), 2)
+        self._store(stored, new, start, end)
+        return stored[:, :, self.sinks - layout.sinks : self.sinks + min(end, self.window)]
 
-    def _places(self, start: int, end: int, held: Tensor) -> Tensor:
+    def _places(self, start: int, end: int, stored: Tensor) -> Tensor:
         """Return where the tokens from `start` to `end` are held."""
-        return self.sinks + torch.arange(start, end, device=held.device) % self.window
+        return self.sinks + torch.arange(start, end, device=stored.device) % self.window
 
-    def _store(self, held: Tensor, new: Tensor, start: int, end: int) -> None:
+    def _store(self, stored: Tensor, new: Tensor, start: int, end: int) -> None:
         first = max(start, end - self.window)
         place = first % self.window
         if place + end - first <= self.window:
             where = slice(self.sinks + place, self.sinks + place + end - first)
-            held[:, :, where] = new[:, :, first - start :]
+            stored[:, :, where] = new[:, :, first - start :]
         else:
-            held[:, :, self._places(first, end, held)] = new[:, :, first - start :]
+            stored[:, :, self._places(first, end, stored)] = new[:, :, first - start :]
         starts = self.cache.row_starts
         if not self.sinks:
             return
@@ -252,11 +252,11 @@ class WindowSlot:
             stop = min(end, self.sinks)
             if start < stop:
                 places = slice(self.sinks - stop, self.sinks - start)
-                held[:, :, places] = new[:, :, : stop - start].flip(2)
+                stored[:, :, places] = new[:, :, : stop - start].flip(2)
             return
-        numbers = torch.arange(self.sinks - 1, -1, -1, device=held.device)
+        numbers = torch.arange(self.sinks - 1, -1, -1, device=stored.device)
         columns = starts[:, None] + numbers - start  # (B, sinks), counted from the first new token
         mine = ((columns >= 0) & (columns < new.shape[2]))[:, None, :, None]
         places = columns.clamp(0, new.shape[2] - 1)[:, None, :, None]
-        found = new.gather(2, places.expand(-1, new.shape[1], -1, new.shape[3]))
-        held[:, :, : self.sinks] = torch.where(mine, found, held[:, :, : self.sinks])
+        first_tokens = new.gather(2, places.expand(-1, new.shape[1], -1, new.shape[3]))
+        stored[:, :, : self.sinks] = torch.where(mine, first_tokens, stored[:, :, : self.sinks])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 from flyweight.config.schema import ModelConfig, NoSharing, Rope
 from flyweight.errors import RequestError
 from flyweight.model import linear, norm
+from flyweight.model.adapters import install, reset_adapters
 from flyweight.model.block import Block
 from flyweight.model.cache import Cache, CacheSlot, KVCache, SlotShape
-from flyweight.model.embedding import Embedding
+from flyweight.model.embedding import EmbeddingLayer
+from flyweight.model.head import HeadMatrix, head_matrix, rows_and_table
 from flyweight.model.init import initialise
 from flyweight.model.inputs import check_documents
 from flyweight.model.masks import WHOLE, TokenSpan, document_starts
@@ -21,11 +22,12 @@ from flyweight.model.mixture import MixtureHead
 from flyweight.model.position import Rotary, Rotation
 from flyweight.model.precision import autocast_dtype
 from flyweight.model.thinking import KeysAndValues, PassMemory
+from flyweight.spec.adapters import check_adapters, sites
 from flyweight.spec.linears import check_patterns, float_name, head_sizes
-from flyweight.spec.visits import Visit, stack_size, visits
+from flyweight.spec.visits import Visit, stack_size, use_of, visits
 
 
-class Head(nn.Module):
+class HeadLayer(nn.Module):
     """An output matrix of its own, for models whose head is not their embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -48,7 +50,8 @@ class Decoder(nn.Module):
     """A decoder-only language model, exactly as its config describes it.
 
     `seed` draws the initial weights without touching torch's global generator. Raises RequestError
-    for a config that leaves vocab_size or context open, or whose `linears` name no layer.
+    for a config that leaves vocab_size or context open, or whose `linears` or `adapters` name no
+    layer.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -58,13 +61,14 @@ class Decoder(nn.Module):
         except ValueError as error:
             raise RequestError(f"model: {error}") from error
         check_patterns(config)
+        check_adapters(config)
         self.config = config
         self.softcap = config.head.softcap
         self._looped = visits(config)
         self._unlooped = visits(config, looped=False)
         self._float = float_name(config)
         self.visits = self._looped
-        self.embedding = Embedding(config)
+        self.embedding = EmbeddingLayer(config)
         self.blocks = nn.ModuleList(
             Block(config.layer(layer), f"blocks.{layer}") for layer in range(config.layers)
         )
@@ -74,9 +78,9 @@ class Decoder(nn.Module):
         self.norm: nn.Module | None = None
         if config.norm.final:
             self.norm = norm.build(config.norm, config.dim)
-        self.head: Head | None = None
+        self.head: HeadLayer | None = None
         if not config.embedding.tied:
-            self.head = Head(config)
+            self.head = HeadLayer(config)
         self.head_bias: nn.Parameter | None = None
         if config.head.bias and config.embedding.tied:
             self.head_bias = nn.Parameter(torch.zeros(config.vocab_size or 0))
@@ -85,15 +89,21 @@ class Decoder(nn.Module):
 
         `torch.utils.checkpoint.checkpoint` or its like.
         """
+        self.stream: torch.dtype | None = None
+        """The dtype of the residual stream, where it is not that of the embedding."""
         self._rotary: Rotary | None = None
         if isinstance(config.position, Rope):
-            self._rotary = Rotary(config.position, head_sizes(config))
+            sizes = head_sizes(config)
+            self._rotary = Rotary(config.position, sizes, config.first_position)
         self.mixture: MixtureHead | None = None
         if config.mixture is not None:
             self.mixture = MixtureHead(config.mixture, config.dim, config.vocab_size or 0)
-        self.reach = self._reach()
+        self.lookback = self._lookback()
         """How many tokens before a new one are needed beside keys and values."""
         initialise(self, config, seed)
+        if config.adapters:
+            install(self, config)
+            reset_adapters(self, sites(config), seed)
 
     def hidden(
         self,
@@ -111,6 +121,17 @@ class Decoder(nn.Module):
         its own document alone, as if that stood in a row by itself. Raises RequestError for inputs
         of other shapes, and for documents that are cached or read by a mixture.
         """
+        return self._hidden(tokens, cache, mask, documents, None)
+
+    def _hidden(
+        self,
+        tokens: Tensor,
+        cache: Cache | None,
+        mask: Tensor | None,
+        documents: Tensor | None,
+        rows: Tensor | None,
+    ) -> Tensor:
+        """Return `hidden`; `rows` (B, T, dim or rank) are those of the tokens' table, if read."""
         start = 0 if cache is None else cache.length
         self._check(tokens, start, cache, mask)
         starts = self._document_starts(tokens, cache, documents)
@@ -124,20 +145,22 @@ class Decoder(nn.Module):
         positions = span.positions  # (B, T)
         run = None
         if self.embedding.bigram is not None:
-            run = self.embedding.run_of(history, length)  # (B, reach + T)
+            run = self.embedding.run_of(history, length)  # (B, lookback + T)
         alone = starts is not None
-        x = self.embedding(tokens, positions, run, start, alone)  # (B, T, dim)
+        x = self.embedding(tokens, positions, run, start, alone, rows)  # (B, T, dim)
+        if self.stream is not None:
+            x = x.to(self.stream)
         rotation = self._rotation(x, positions, start, length)
         x = self._run(x, span, rotation, cache)
         if cache is not None:
-            cache.advance(length, history[:, -self.reach :] if self.reach else None)
+            cache.advance(length, history[:, -self.lookback :] if self.lookback else None)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.mixture is None else self.mixture.extended(x, history)
 
-    def _reach(self) -> int:
-        mixture = 0 if self.mixture is None else self.mixture.reach(self.config.context or 0)
-        return max(self.embedding.reach, mixture)
+    def _lookback(self) -> int:
+        mixture = 0 if self.mixture is None else self.mixture.lookback(self.config.context or 0)
+        return max(self.embedding.lookback, mixture)
 
     def _history(self, marked: Tensor, before: Tensor | None) -> Tensor:
         """Return marked tokens (B, T) behind those kept of what was read earlier: (B, S)."""
@@ -158,12 +181,13 @@ class Decoder(nn.Module):
         for visit in self.visits:
             block = self.blocks[visit.layer]
             assert isinstance(block, Block)
-            if visit.place == 0 and memory.restarts:
+            if visit.stack_index == 0 and memory.restarts:
                 x = embedded
             if self.index is not None:
-                x = x + self.index.weight[visit.place]
-            if not visit.keys:
-                memory.store(visit, block, block.project_kv(x, rotation))
+                x = x + self.index.weight[visit.stack_index]
+            use = use_of(self.config, visit)
+            if not visit.keys_per_token:
+                memory.store(visit, block, block.project_kv(x, rotation, use))
                 continue
             slot: CacheSlot | None = None
             layout = WHOLE
@@ -172,13 +196,19 @@ class Decoder(nn.Module):
                 layout = slot.layout(span.length)
                 index += 1
             attention = block.attention
-            mask = span.mask(attention.window, attention.sinks, layout, visit.keys)
-            memory_kv = memory.kv[visit.place] if visit.keys == 2 else None
-            x, kv = self._call(block, x, mask, rotation, slot, memory_kv)
+            mask = span.mask(
+                attention.window,
+                attention.sinks,
+                layout,
+                visit.keys_per_token,
+                self.config.first_position,
+            )
+            memory_kv = memory.kv[visit.stack_index] if visit.keys_per_token == 2 else None
+            x, kv = self._call(block, x, mask, rotation, slot, memory_kv, use)
             memory.store(visit, block, kv)
         return x
 
-    def _call(self, block: Block, *reads: Any) -> tuple[Tensor, KeysAndValues]:
+    def _call(self, block: Block, *reads: object) -> tuple[Tensor, KeysAndValues]:
         if self.recompute is not None and self.training and torch.is_grad_enabled():
             return self.recompute(block, *reads)
         return block(*reads)
@@ -225,21 +255,42 @@ class Decoder(nn.Module):
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
-    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def output(self, hidden: Tensor) -> tuple[Tensor, HeadMatrix, Tensor | None]:
         """Return the head in parts: what it reads (..., K), its matrix (vocab_size, K), its bias.
 
-        All are differentiable.
+        All are differentiable; a packed matrix is its layer, which nobody has to unpack.
 
         Logits before the softcap are their product and sum; K is dim, or the rank of a factorised
         embedding. Raises RequestError for a mixture, whose logits are not such a product.
         """
+        self._refuse_mixture()
+        if self.head is not None:
+            return hidden, head_matrix(self.head.linear), self.head.linear.bias
+        return self.embedding.reduced(hidden), head_matrix(self.embedding.tokens), self.head_bias
+
+    def output_of(
+        self, tokens: Tensor, documents: Tensor | None = None
+    ) -> tuple[Tensor, HeadMatrix, Tensor | None]:
+        """Return `output(hidden(tokens, documents=documents))`, for a loss that is learned from.
+
+        A table that is both embedding and head gets its gradient in one piece: that of its rows is
+        added to that of the head, in place. So the matrix may be read by one function alone, whose
+        gradient for it is a tensor that nobody else holds. Raises RequestError as both do.
+        """
+        self._refuse_mixture()
+        table = self.embedding.trained_table() if self.head is None else None
+        if table is None:
+            return self.output(self.hidden(tokens, documents=documents))
+        self._check(tokens, 0, None, None)
+        rows, matrix = rows_and_table(table, tokens)
+        hidden = self._hidden(tokens, None, None, documents, rows)
+        return self.embedding.reduced(hidden), matrix, self.head_bias
+
+    def _refuse_mixture(self) -> None:
         if self.mixture is not None:
             raise RequestError(
                 "model: a mixture is not trained any further; train its network, then mix it again"
             )
-        if self.head is not None:
-            return hidden, self.head.linear.dense(), self.head.linear.bias
-        return self.embedding.reduced(hidden), self.embedding.tokens.dense(), self.head_bias
 
     def loop(self, on: bool) -> None:
         """Switch the loop over a span of layers on or off; only training switches it off."""
@@ -250,14 +301,14 @@ class Decoder(nn.Module):
 
         It is on the model's device and in its dtype.
         """
-        shapes = [self._slot_shape(visit) for visit in self.visits if visit.keys]
+        shapes = [self._slot_shape(visit) for visit in self.visits if visit.keys_per_token]
         return KVCache(shapes, batch, length, self.device, self.dtype)
 
     def _slot_shape(self, visit: Visit) -> SlotShape:
         block = self.blocks[visit.layer]
         assert isinstance(block, Block)
         attention = block.attention
-        width = visit.keys * attention.head_dim
+        width = visit.keys_per_token * attention.head_dim
         return SlotShape(attention.kv_heads, width, attention.window, attention.sinks)
 
     @property

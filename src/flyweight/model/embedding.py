@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from flyweight.config import schema
 from flyweight.model import linear
 from flyweight.model.position import LearnedPositions, Sinusoids
-from flyweight.spec.linears import bigram_reach, bigram_rows
+from flyweight.spec.linears import bigram_lookback, bigram_rows
 
 
-class Embedding(nn.Module):
+class EmbeddingLayer(nn.Module):
     """Token rows, expanded where the table is narrower than the model.
 
     The config may add positions and a bigram table.
@@ -30,14 +30,16 @@ class Embedding(nn.Module):
             linear.build_linear(config, "embedding.expand", rank, config.dim) if rank else None
         )
         self.positions = (
-            LearnedPositions(config.context, config.dim)
+            LearnedPositions(config.context, config.dim, config.first_position)
             if isinstance(position, schema.Learned)
             else None
         )
         self._sinusoids = (
-            Sinusoids(position, config.dim) if isinstance(position, schema.Sinusoidal) else None
+            Sinusoids(position, config.dim, config.first_position)
+            if isinstance(position, schema.Sinusoidal)
+            else None
         )
-        self.pairs, self.reach = config.embedding.bigram, bigram_reach(config)
+        self.pairs, self.lookback = config.embedding.bigram, bigram_lookback(config)
         count = bigram_rows(config)
         self.bigram = (
             linear.build_linear(config, "embedding.bigram", config.dim, count) if count else None
@@ -50,12 +52,14 @@ class Embedding(nn.Module):
         run: Tensor | None,
         start: int,
         alone: bool = False,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Return the vectors of tokens (B, T) after `start` others: (B, T, dim).
 
-        `run` is what `run_of` made of them. `alone`: n-grams end where positions begin.
+        `run` is what `run_of` made of them. `alone`: n-grams end where positions begin. `rows` are
+        the tokens' rows of the table (B, T, dim or rank), where somebody has read them already.
         """
-        x = self.tokens.rows(tokens)  # (B, T, dim or rank)
+        x = self.tokens.rows(tokens) if rows is None else rows  # (B, T, dim or rank)
         if self.expand is not None:
             x = self.expand(x)  # (B, T, dim)
         if self.bigram is not None and run is not None:
@@ -66,6 +70,12 @@ class Embedding(nn.Module):
         if self._sinusoids is not None:
             x = x + self._sinusoids.rows(x, positions, start, tokens.shape[1])
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def trained_table(self) -> Tensor | None:
+        """Return the table of tokens (V, dim or rank) where it is dense and learns, or None."""
+        if not (isinstance(self.tokens, linear.Linear) and torch.is_grad_enabled()):
+            return None
+        return self.tokens.weight if self.tokens.weight.requires_grad else None
 
     def reduced(self, hidden: Tensor) -> Tensor:
         """Return what a tied head multiplies its table with, (..., dim) -> (..., rank or dim)."""
@@ -78,21 +88,21 @@ class Embedding(nn.Module):
     def run_of(self, history: Tensor, length: int) -> Tensor:
         """Return the last `length` tokens T of a history (B, S) and those that their n-grams need.
 
-        That is (B, reach + T).
+        That is (B, lookback + T).
 
         Where nothing came before stands "no token".
         """
-        nothing = torch.full_like(history[:, :1], self.vocab_size).expand(-1, self.reach)
-        return torch.cat((nothing, history), 1)[:, -(self.reach + length) :]
+        nothing = torch.full_like(history[:, :1], self.vocab_size).expand(-1, self.lookback)
+        return torch.cat((nothing, history), 1)[:, -(self.lookback + length) :]
 
     def bigram_index(self, run: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the bigram table's rows for the tokens of a run (B, reach + T): (orders, B, T).
+        """Return the bigram table's rows for the tokens of a run (B, lookback + T): (orders, B, T).
 
         With `positions` (B, T) nothing stands before position 0.
         """
-        length = run.shape[1] - self.reach
+        length = run.shape[1] - self.lookback
         back = [
-            run[:, self.reach - n : self.reach - n + length] for n in range(self.reach + 1)
+            run[:, self.lookback - n : self.lookback - n + length] for n in range(self.lookback + 1)
         ]  # (B, T) each: n tokens ago
         if positions is not None:
             back = [
@@ -105,9 +115,9 @@ class Embedding(nn.Module):
             ]  # padding has any row
         # 32-bit multiplicative hashes, mixed, one more token at a time; int64 holds the products of
         # ids below 2^31.
-        mixed, found = (back[0] + 1) * 0x85EBCA6B, []
+        mixed, rows = (back[0] + 1) * 0x85EBCA6B, []
         for earlier in back[1:]:
             mixed = ((earlier + 1) * 0x9E3779B1 ^ mixed) & 0xFFFFFFFF
             mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
-            found.append((mixed ^ (mixed >> 16)) % self.pairs.buckets)
-        return torch.stack(found)
+            rows.append((mixed ^ (mixed >> 16)) % self.pairs.buckets)
+        return torch.stack(rows)

@@ -136,18 +136,18 @@ def _some(faults: list[str]) -> str:
     return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
 
 
-def _faults(model: Model, found: Mapping[str, Tensor]) -> list[str]:
-    wanted, floats = model.state_dict(), {name for name, _ in model.named_parameters()}
-    faults = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    faults += [f"{name} is unexpected" for name in sorted(found.keys() - wanted.keys())]
-    both = sorted(wanted.keys() & found.keys())
+def _faults(model: Model, tensors: Mapping[str, Tensor]) -> list[str]:
+    expected, floats = model.state_dict(), {name for name, _ in model.named_parameters()}
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"{name} is unexpected" for name in sorted(tensors.keys() - expected.keys())]
+    both = sorted(expected.keys() & tensors.keys())
     for name in both:
-        want, have = wanted[name], found[name]
+        want, have = expected[name], tensors[name]
         if want.shape != have.shape:
             faults.append(f"{name} has shape {tuple(have.shape)} instead of {tuple(want.shape)}")
         elif not (have.is_floating_point() if name in floats else want.dtype == have.dtype):
             faults.append(f"{name} has dtype {have.dtype} instead of {want.dtype}")
-    dtypes = {str(found[name].dtype) for name in both if name in floats}
+    dtypes = {str(tensors[name].dtype) for name in both if name in floats}
     return (
         faults
         if len(dtypes) < 2

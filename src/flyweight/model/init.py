@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from flyweight.config.schema import LinearConfig, LstmConfig, MlpConfig, ModelConfig
-from flyweight.model.attention import Attention
+from flyweight.model.attention import AttentionLayer
 from flyweight.model.linear_layer import layers_of, normal
-from flyweight.model.norm import LayerNorm, RMSNorm
+from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import LearnedPositions
-from flyweight.model.residual import Alpha
+from flyweight.model.residual import AlphaResidual
 from flyweight.model.thinking import MemoryRate
 from flyweight.spec.visits import stack_size
 
@@ -36,13 +36,13 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
             layers[name].reset(_std(config, name), generator)
         elif isinstance(module, LearnedPositions):
             module.weight.copy_(normal(module.weight, config.init.std, generator))
-        elif isinstance(module, (LayerNorm, RMSNorm)):
+        elif isinstance(module, (LayerNormLayer, RMSNormLayer)):
             module.weight.fill_(1.0)
-            if isinstance(module, LayerNorm) and module.bias is not None:
+            if isinstance(module, LayerNormLayer) and module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, Attention) and module.gain is not None:
+        elif isinstance(module, AttentionLayer) and module.gain is not None:
             module.gain.fill_(1.0)
-        elif isinstance(module, Alpha | MemoryRate) and module.weight is not None:
+        elif isinstance(module, AlphaResidual | MemoryRate) and module.weight is not None:
             module.weight.fill_(module.start)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.model.adapters import FIRST, Read, multiply
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.spec.linears import kind_of
@@ -84,9 +85,9 @@ def register_linear(config_class: type[LinearKind], layer_class: type[LinearLaye
     if not issubclass(layer_class, LinearLayer):
         raise ValueError(f"{layer_class.__name__}: derive the class of a layer from LinearLayer")
     name = register_kind(config_class)
-    known = KINDS.setdefault(name, layer_class)
-    if known is not layer_class:
-        raise ValueError(f"{layer_class.__name__}: kind {name} is already {known.__name__}")
+    registered = KINDS.setdefault(name, layer_class)
+    if registered is not layer_class:
+        raise ValueError(f"{layer_class.__name__}: kind {name} is already {registered.__name__}")
 
 
 register_linear(Dense, Linear)
@@ -130,9 +131,9 @@ class LowRank(nn.Module):
         self.reduce = build_linear(config, f"{name}.reduce", in_features, rank)
         self.expand = build_linear(config, f"{name}.expand", rank, out_features, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the product with both: (..., in) -> (..., out)."""
-        return self.expand(self.reduce(x))
+    def forward(self, x: Tensor, read: Read = FIRST) -> Tensor:
+        """Return the product with both and their adapters: (..., in) -> (..., out)."""
+        return multiply(self.expand, multiply(self.reduce, x, read), read)
 
 
 def build_low_rank(

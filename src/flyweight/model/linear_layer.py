@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class LinearLayer(nn.Module, ABC):
     out_features: int
     kind: LinearKind
     bias: nn.Parameter | None
+    adapters: tuple[Any, ...] = ()
+    """What is around the layer, the innermost first: each a `LayerAdapter` of `model.adapters`."""
 
     @abstractmethod
     def __init__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +145,7 @@ class Int8Linear(Packed):
     def _factors(self, dtype: torch.dtype) -> Tensor | None:
         return None if dtype == torch.float16 else self.scales
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         # A tensor of a safetensors file lies where its header ends, and the kernel reads aligned
         # vectors.

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from flyweight.config.schema import LstmConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
+from flyweight.model.head import HeadMatrix, head_matrix
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
-from flyweight.model.output import Output
+from flyweight.model.output import OutputLayer
 from flyweight.model.precision import autocast_dtype, without_autocast
 from flyweight.model.recurrent_cache import StateCache
 from flyweight.spec.linears import check_patterns
@@ -81,8 +82,8 @@ class LstmLayer(nn.Module):
         # cast here.
         dtype = autocast_dtype(x)
         weights = [
-            each.to(dtype)
-            for each in (self.input.dense(), self.recurrent.dense(), bias, torch.zeros_like(bias))
+            weight.to(dtype)
+            for weight in (self.input.dense(), self.recurrent.dense(), bias, torch.zeros_like(bias))
         ]
         with without_autocast(x):
             state = (h[None].to(dtype), c[None].to(dtype))
@@ -116,7 +117,7 @@ class LSTM(nn.Module):
         self.blocks = nn.ModuleList(
             LstmLayer(config, f"blocks.{layer}", width) for layer, width in enumerate(widths)
         )
-        self.head = None if config.tied else Output(config, config.hidden)
+        self.head = None if config.tied else OutputLayer(config, config.hidden)
         initialise_fan_in(self, config, seed)
         self._open_forget_gates(config.forget_bias)
 
@@ -153,15 +154,15 @@ class LSTM(nn.Module):
         h, c = (
             self._zero_state(tokens.shape[0], x.dtype) if cache is None else cache.state
         )  # (B, layers, hidden) each
-        seen = None if mask is None else mask[:, start:]
+        mask_of_chunk = None if mask is None else mask[:, start:]
         ends = []
         for index, layer in enumerate(self._layers()):
-            x, *end = layer(x, h[:, index], c[:, index], seen)
+            x, *end = layer(x, h[:, index], c[:, index], mask_of_chunk)
             x = self._dropped(x)
             ends.append(end)
         if cache is not None:
             cache.advance(
-                tokens.shape[1], *(torch.stack(each, 1) for each in zip(*ends, strict=True))
+                tokens.shape[1], *(torch.stack(states, 1) for states in zip(*ends, strict=True))
             )
         return x
 
@@ -178,12 +179,19 @@ class LSTM(nn.Module):
         """Return the logits of hidden states: (..., hidden) -> (..., vocab_size)."""
         return self._table()(hidden)
 
-    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def output(self, hidden: Tensor) -> tuple[Tensor, HeadMatrix, Tensor | None]:
         """Return the head in parts, differentiable: what it reads, its matrix, and no bias.
 
-        The parts have the shapes (..., width) and (vocab_size, width).
+        The parts have the shapes (..., width) and (vocab_size, width); a packed matrix is its
+        layer.
         """
-        return hidden, self._table().dense(), None
+        return hidden, head_matrix(self._table()), None
+
+    def output_of(
+        self, tokens: Tensor, documents: Tensor | None = None
+    ) -> tuple[Tensor, HeadMatrix, Tensor | None]:
+        """Return `output(hidden(tokens, documents=documents))`."""
+        return self.output(self.hidden(tokens, documents=documents))
 
     def new_cache(self, batch: int, length: int) -> StateCache:
         """Return an empty cache for `batch` rows of up to `length` tokens.

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.spec.windows import QueryBlock, query_blocks
@@ -17,12 +18,14 @@ class AttentionMask:
     """What queries may look at: `causal` without a mask is the fast path.
 
     `mask` is (B or 1, 1, T, S) of bool, True where a query sees a key. A sliding window has
-    `blocks` instead, one after another along the queries.
+    `blocks` instead, one after another along the queries. In front of all other keys are those of
+    a `prefix`, so many, which every query sees; where they are, `causal` has a mask too.
     """
 
     causal: bool
     mask: Tensor | None = None
     blocks: tuple[WindowBlock, ...] = ()
+    prefix: int = 0
     _additive: dict[torch.dtype, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def additive(self, dtype: torch.dtype) -> Tensor | None:
@@ -44,12 +47,25 @@ class AttentionMask:
                 causal=False,
                 blocks=tuple(block.for_two_keys_per_token(device) for block in self.blocks),
             )
-        mask = self.mask
-        if mask is None and self.causal:
-            mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        mask = self._explicit(length, device)
         if mask is not None:
             mask = mask.repeat_interleave(2, -1)  # (B or 1, 1, T, 2S)
         return AttentionMask(causal=False, mask=mask)
+
+    def behind_prefix(self, prefix: int, length: int, device: torch.device) -> AttentionMask:
+        """Return the same for `length` queries with so many keys of a prefix in front."""
+        if self.blocks:
+            blocks = tuple(block.behind_prefix(prefix, device) for block in self.blocks)
+            return AttentionMask(causal=False, blocks=blocks, prefix=prefix)
+        mask = self._explicit(length, device)
+        if mask is not None:
+            mask = F.pad(mask, (prefix, 0), value=True)  # (B or 1, 1, T, prefix + S)
+        return AttentionMask(causal=self.causal, mask=mask, prefix=prefix)
+
+    def _explicit(self, length: int, device: torch.device) -> Tensor | None:
+        if self.mask is None and self.causal:
+            return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        return self.mask
 
 
 @dataclass(frozen=True)
@@ -74,9 +90,17 @@ class WindowBlock:
 
     def for_two_keys_per_token(self, device: torch.device) -> WindowBlock:
         """Return the same for two keys a token: places are counted in tokens and stay."""
-        length = self.queries.stop - self.queries.start
-        mask = self.mask.for_two_keys_per_token(length, device)
+        mask = self.mask.for_two_keys_per_token(self._length, device)
         return WindowBlock(self.queries, self.keys, self.sinks, mask)
+
+    def behind_prefix(self, prefix: int, device: torch.device) -> WindowBlock:
+        """Return the same with the keys of a prefix in front of those that `select` returns."""
+        mask = self.mask.behind_prefix(prefix, self._length, device)
+        return WindowBlock(self.queries, self.keys, self.sinks, mask)
+
+    @property
+    def _length(self) -> int:
+        return self.queries.stop - self.queries.start
 
 
 class KeyLayout(NamedTuple):
@@ -124,7 +148,7 @@ class TokenSpan:
         self.real = real
         self.starts = starts
         self.device = device
-        self._masks: dict[tuple[int | None, int, int, KeyLayout], AttentionMask] = {}
+        self._masks: dict[tuple[int | None, int, int, KeyLayout, int], AttentionMask] = {}
 
     @cached_property
     def row_starts(self) -> Tensor | None:
@@ -148,20 +172,28 @@ class TokenSpan:
         sinks: int = 0,
         layout: KeyLayout = WHOLE,
         keys_per_token: int = 1,
+        prefix: int = 0,
     ) -> AttentionMask:
-        """Return what the new tokens see of keys that are laid out so."""
-        key = (window, sinks, keys_per_token, layout)
+        """Return what the new tokens see of keys that are laid out so, behind those of a prefix."""
+        key = (window, sinks, keys_per_token, layout, prefix)
         if key not in self._masks:
             if keys_per_token == 2:
                 single = self.mask(window, sinks, layout)
-                self._masks[key] = single.for_two_keys_per_token(self.length, self.device)
-            elif window is None or self.start + self.length <= window:
-                self._masks[key] = self._full()
-            elif layout.ring is not None:
-                self._masks[key] = self._ring(layout, layout.ring)
+                mask = single.for_two_keys_per_token(self.length, self.device)
             else:
-                self._masks[key] = self._windowed(window, sinks, layout)
+                mask = self._of_tokens(window, sinks, layout)
+            if prefix:
+                mask = mask.behind_prefix(prefix, self.length, self.device)
+            self._masks[key] = mask
         return self._masks[key]
+
+    def _of_tokens(self, window: int | None, sinks: int, layout: KeyLayout) -> AttentionMask:
+        """Return what the new tokens see of one key a token."""
+        if window is None or self.start + self.length <= window:
+            return self._full()
+        if layout.ring is not None:
+            return self._ring(layout, layout.ring)
+        return self._windowed(window, sinks, layout)
 
     def _full(self) -> AttentionMask:
         """Return the mask of attention without a window."""
@@ -205,8 +237,10 @@ class TokenSpan:
         mask = self._near(block, window, sinks)
         if not block.sinks:
             return WindowBlock(queries, keys, None, AttentionMask(causal=False, mask=mask[:, None]))
-        places, seen = self._sinks(block, layout)
-        mask = torch.cat((seen.expand(len(mask), -1, -1), mask.expand(len(seen), -1, -1)), 2)
+        places, sees_sinks = self._sinks(block, layout)
+        mask = torch.cat(
+            (sees_sinks.expand(len(mask), -1, -1), mask.expand(len(sees_sinks), -1, -1)), 2
+        )
         return WindowBlock(queries, keys, places, AttentionMask(causal=False, mask=mask[:, None]))
 
     def _sinks(self, block: QueryBlock, layout: KeyLayout) -> tuple[Tensor, Tensor]:
@@ -218,12 +252,12 @@ class TokenSpan:
         numbers = torch.arange(block.sinks, device=self.device)  # (n,)
         starts = self._starts(block.start, block.stop)  # (B or 1, Q)
         columns = starts[:, :1] + numbers  # (B or 1, n)
-        seen = (starts == starts[:, :1])[:, :, None] & (columns < block.first)[:, None]
+        sees = (starts == starts[:, :1])[:, :, None] & (columns < block.first)[:, None]
         if layout.sinks:
             places = (layout.sinks - 1 - numbers)[None]
         else:
             places = columns.clamp(max=block.stop - 1)
-        return places, seen
+        return places, sees
 
     def _starts(self, start: int, stop: int) -> Tensor:
         """Return where the texts of the tokens from `start` to `stop` begin, (B or 1, Q)."""
@@ -241,16 +275,16 @@ class TokenSpan:
         """
         keys = torch.arange(block.first, block.stop, device=self.device)  # (K,)
         distance = keys[block.start - block.first :, None] - keys  # (Q, K)
-        seen = (distance >= 0)[None]
+        sees = (distance >= 0)[None]
         starts = self._starts(block.start, block.stop)[:, :, None]  # (B or 1, Q, 1)
         if self.starts is not None:
-            seen = seen & (keys >= starts)
+            sees = sees & (keys >= starts)
         if window is not None:
-            seen = seen & ((distance < window) | (keys - starts < sinks))
+            sees = sees & ((distance < window) | (keys - starts < sinks))
         if self.real is not None:
             # A padded query has to see something, or its softmax is 0 / 0: itself.
-            seen = (seen & self.real[:, None, block.first : block.stop]) | (distance == 0)
-        return seen
+            sees = (sees & self.real[:, None, block.first : block.stop]) | (distance == 0)
+        return sees
 
 
 def causal_mask(
@@ -262,9 +296,9 @@ def causal_mask(
     """
     if mask is None and (start == 0 or length == 1):
         return AttentionMask(causal=length > 1)
-    seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)  # (T, S)
+    sees = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)  # (T, S)
     if mask is None:
-        return AttentionMask(causal=False, mask=seen[None, None])
+        return AttentionMask(causal=False, mask=sees[None, None])
     # A padded query has to see something, or its softmax is 0 / 0: itself.
-    itself = seen & ~seen.tril(-1 + start)  # (T, S)
-    return AttentionMask(causal=False, mask=((seen & mask[:, None]) | itself)[:, None])
+    itself = sees & ~sees.tril(-1 + start)  # (T, S)
+    return AttentionMask(causal=False, mask=((sees & mask[:, None]) | itself)[:, None])

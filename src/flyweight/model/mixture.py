@@ -102,32 +102,32 @@ class CountTables(nn.Module):
         levels, _ = self.levels()
         reach = min(history.shape[1], length + self.order - 2)
         tokens = history[:, history.shape[1] - reach :]  # (B, R)
-        known = [_find(levels[0].keys, tokens, tokens < self.vocab_size)]
+        contexts = [_find(levels[0].keys, tokens, tokens < self.vocab_size)]
         for level in levels[1:-1]:
-            shorter = F.pad(known[-1][:, :-1], (1, 0), value=-1)  # (B, R): one token earlier
+            shorter = F.pad(contexts[-1][:, :-1], (1, 0), value=-1)  # (B, R): one token earlier
             key = shorter * self.vocab_size + tokens
-            known.append(_find(level.keys, key, (shorter >= 0) & (tokens < self.vocab_size)))
-        return torch.stack([ids[:, reach - length :] for ids in known], -1)
+            contexts.append(_find(level.keys, key, (shorter >= 0) & (tokens < self.vocab_size)))
+        return torch.stack([ids[:, reach - length :] for ids in contexts], -1)
 
     def distribution(self, contexts: Tensor) -> Tensor:
         """Return the next token's probabilities (N, V) after contexts (N, order - 1), float32."""
         levels, unigram = self.levels()
         rows = torch.arange(len(contexts), device=contexts.device)
-        left = torch.ones(len(contexts), device=contexts.device)  # what longer contexts leave
+        backoff = torch.ones(len(contexts), device=contexts.device)  # what longer contexts leave
         result = torch.zeros(len(contexts), self.vocab_size, device=contexts.device)
         for level, ids in zip(reversed(levels[1:]), reversed(contexts.unbind(1)), strict=True):
-            known = ids.clamp(min=0)
-            first = level.starts[known]
-            lengths = torch.where(ids >= 0, level.starts[known + 1] - first, 0)  # (N,)
+            context = ids.clamp(min=0)
+            first = level.starts[context]
+            lengths = torch.where(ids >= 0, level.starts[context + 1] - first, 0)  # (N,)
             row = torch.repeat_interleave(rows, lengths)
             offset = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
             entry = first[row] + offset
             token = level.keys[entry] % self.vocab_size
             result.view(-1).index_add_(
-                0, row * self.vocab_size + token, level.shares[entry] * left[row]
+                0, row * self.vocab_size + token, level.shares[entry] * backoff[row]
             )
-            left = left * torch.where(ids >= 0, level.backoff[known], 1.0)
-        return result.addcmul_(left.unsqueeze(1), unigram)
+            backoff = backoff * torch.where(ids >= 0, level.backoff[context], 1.0)
+        return result.addcmul_(backoff.unsqueeze(1), unigram)
 
     def confidence(self, contexts: Tensor) -> Tensor:
         """Return a number for how well the counts know each context: (N,).
@@ -138,16 +138,16 @@ class CountTables(nn.Module):
         levels, _ = self.levels()
         result = torch.zeros(len(contexts), dtype=torch.long, device=contexts.device)
         for n, (level, ids) in enumerate(zip(levels[1:], contexts.unbind(1), strict=True), start=1):
-            kept = 1 - level.backoff[ids.clamp(min=0)]
-            bucket = (kept * BUCKETS).long().clamp(max=BUCKETS - 1)
-            result = torch.where((ids >= 0) & (kept > 0), n * BUCKETS + bucket, result)
+            confidence = 1 - level.backoff[ids.clamp(min=0)]
+            bucket = (confidence * BUCKETS).long().clamp(max=BUCKETS - 1)
+            result = torch.where((ids >= 0) & (confidence > 0), n * BUCKETS + bucket, result)
         return result
 
 
-def _find(keys: Tensor, wanted: Tensor, possible: Tensor) -> Tensor:
-    """Return where `wanted` is in ascending `keys`: -1 if missing or not `possible`."""
-    at = torch.searchsorted(keys, wanted.contiguous()).clamp(max=len(keys) - 1)
-    return torch.where(possible & (keys[at] == wanted), at, -1)
+def _find(keys: Tensor, queries: Tensor, possible: Tensor) -> Tensor:
+    """Return where `queries` is in ascending `keys`: -1 if missing or not `possible`."""
+    at = torch.searchsorted(keys, queries.contiguous()).clamp(max=len(keys) - 1)
+    return torch.where(possible & (keys[at] == queries), at, -1)
 
 
 class Pointed(NamedTuple):
@@ -225,7 +225,7 @@ class MixtureHead(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.experts, dim + CONFIDENCE))
         self.cases = nn.Parameter(torch.zeros(config.gate_rows, config.experts))
 
-    def reach(self, context: int) -> int:
+    def lookback(self, context: int) -> int:
         """Return how many earlier tokens the evidence of a new one depends on."""
         if self.config.pointer is not None:
             return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,25 +10,49 @@ from torch import Tensor, nn
 
 from flyweight.config import schema
 from flyweight.model import linear
+from flyweight.model.adapters import JointLora, Read, multiply
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module, ABC):
     """Up, activation, down; with a `gate` where the config has one.
 
     A subclass says what happens in between.
     """
 
+    gate: linear.LinearLayer | linear.LowRank | None
+
     def __init__(self, config: schema.ModelConfig, name: str) -> None:
         super().__init__()
         options, dim = config.mlp, config.dim
         hidden, rest = options.width(dim), (options.bias, options.rank)
+        self.gate_up: JointLora | None = None
+        self.gate = None
         if options.kind in schema.GATED:
             self.gate = linear.build_low_rank(config, f"{name}.gate", dim, hidden, *rest)
         self.up = linear.build_low_rank(config, f"{name}.up", dim, hidden, *rest)
         self.down = linear.build_low_rank(config, f"{name}.down", hidden, dim, *rest)
 
+    def forward(self, x: Tensor, use: int = 0) -> Tensor:
+        """(B, T, dim) -> (B, T, dim).
 
-class Gelu(Mlp):
+        `use` counts the visits of the layer, for its adapters.
+        """
+        read = Read(use, None if self.gate_up is None else self.gate_up.lora.reduced(x, use))
+        gate = x if self.gate is None else _product(self.gate, x, read)
+        return _product(self.down, self.activated(_product(self.up, x, read), gate), read)
+
+    @abstractmethod
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return what `down` reads: (B, T, hidden), as both arguments; some have no gate."""
+
+
+def _product(layer: linear.LinearLayer | linear.LowRank, x: Tensor, read: Read) -> Tensor:
+    if isinstance(layer, linear.LowRank):
+        return layer(x, read)
+    return multiply(layer, x, read)
+
+
+class GeluMlp(Mlp):
     """down(gelu(up(x))), exact or with the tanh approximation."""
 
     def __init__(self, config: schema.ModelConfig, name: str) -> None:
@@ -35,36 +60,36 @@ class Gelu(Mlp):
         assert isinstance(config.mlp, schema.Gelu)
         self.approximate = config.mlp.approximate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.gelu(self.up(x), approximate=self.approximate))
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return gelu(up)."""
+        return F.gelu(up, approximate=self.approximate)
 
 
-class Relu(Mlp):
+class ReluMlp(Mlp):
     """down(relu(up(x)))."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.relu(self.up(x)))
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return relu(up)."""
+        return F.relu(up)
 
 
-class Relu2(Mlp):
+class Relu2Mlp(Mlp):
     """down(relu(up(x))^2)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.relu(self.up(x)).square())
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return relu(up)^2."""
+        return F.relu(up).square()
 
 
-class SwiGLU(Mlp):
+class SwiGLUMlp(Mlp):
     """down(silu(gate(x)) * up(x))."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return silu(gate) * up."""
+        return F.silu(gate) * up
 
 
-class GeGLU(Mlp):
+class GeGLUMlp(Mlp):
     """down(gelu(gate(x)) * up(x)), exact or with the tanh approximation."""
 
     def __init__(self, config: schema.ModelConfig, name: str) -> None:
@@ -72,25 +97,25 @@ class GeGLU(Mlp):
         assert isinstance(config.mlp, schema.GeGLU)
         self.approximate = config.mlp.approximate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.gelu(self.gate(x), approximate=self.approximate) * self.up(x))
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return gelu(gate) * up."""
+        return F.gelu(gate, approximate=self.approximate) * up
 
 
-class DoubleRelu(Mlp):
+class DoubleReluMlp(Mlp):
     """down(relu(gate(x)) * relu(up(x)))."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.relu(self.gate(x)) * F.relu(self.up(x)))
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return relu(gate) * relu(up)."""
+        return F.relu(gate) * F.relu(up)
 
 
-class DoubleSilu(Mlp):
+class DoubleSiluMlp(Mlp):
     """down(silu(gate(x)) * silu(up(x)))."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)."""
-        return self.down(F.silu(self.gate(x)) * F.silu(self.up(x)))
+    def activated(self, up: Tensor, gate: Tensor) -> Tensor:
+        """Return silu(gate) * silu(up)."""
+        return F.silu(gate) * F.silu(up)
 
 
 def build(config: schema.ModelConfig, name: str) -> Mlp:
@@ -99,11 +124,11 @@ def build(config: schema.ModelConfig, name: str) -> Mlp:
 
 
 KINDS: dict[str, Any] = {
-    "gelu": Gelu,
-    "relu": Relu,
-    "relu2": Relu2,
-    "swiglu": SwiGLU,
-    "geglu": GeGLU,
-    "double_relu": DoubleRelu,
-    "double_silu": DoubleSilu,
+    "gelu": GeluMlp,
+    "relu": ReluMlp,
+    "relu2": Relu2Mlp,
+    "swiglu": SwiGLUMlp,
+    "geglu": GeGLUMlp,
+    "double_relu": DoubleReluMlp,
+    "double_silu": DoubleSiluMlp,
 }

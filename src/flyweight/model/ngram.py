@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from flyweight.config.schema import LinearConfig, MlpConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
+from flyweight.model.head import HeadMatrix, head_matrix
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check, check_documents
 from flyweight.model.masks import document_starts
-from flyweight.model.output import Output
+from flyweight.model.output import OutputLayer
 from flyweight.model.recurrent_cache import StateCache
 from flyweight.spec.linears import check_patterns
 
@@ -64,7 +65,7 @@ class NGram(nn.Module):
                 )
                 width = config.hidden
         self.blocks = nn.ModuleList(layers)
-        self.head = Output(config, width)
+        self.head = OutputLayer(config, width)
         initialise_fan_in(self, config, seed)
 
     def hidden(
@@ -87,10 +88,10 @@ class NGram(nn.Module):
         before = (
             self._nothing(tokens.shape[0]) if cache is None else cache.state[0]
         )  # (B, history - 1)
-        seen = torch.cat((before, marked), 1)  # (B, history - 1 + T)
+        history = torch.cat((before, marked), 1)  # (B, history - 1 + T)
         if cache is not None:
-            cache.advance(tokens.shape[1], seen[:, seen.shape[1] - self.history + 1 :])
-        x = self.embedding(seen).unfold(1, self.history, 1)  # (B, T, dim, history)
+            cache.advance(tokens.shape[1], history[:, history.shape[1] - self.history + 1 :])
+        x = self.embedding(history).unfold(1, self.history, 1)  # (B, T, dim, history)
         if documents is not None:
             x = self._alone(x, tokens, cache, documents)
         x = x.transpose(2, 3).flatten(2)
@@ -112,12 +113,19 @@ class NGram(nn.Module):
         """Return the logits of hidden states: (..., D) -> (..., vocab_size)."""
         return self.head.linear(hidden)
 
-    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def output(self, hidden: Tensor) -> tuple[Tensor, HeadMatrix, Tensor | None]:
         """Return the head in parts, differentiable: what it reads, its matrix, and no bias.
 
-        The parts have the shapes (..., width) and (vocab_size, width).
+        The parts have the shapes (..., width) and (vocab_size, width); a packed matrix is its
+        layer.
         """
-        return hidden, self.head.linear.dense(), None
+        return hidden, head_matrix(self.head.linear), None
+
+    def output_of(
+        self, tokens: Tensor, documents: Tensor | None = None
+    ) -> tuple[Tensor, HeadMatrix, Tensor | None]:
+        """Return `output(hidden(tokens, documents=documents))`."""
+        return self.output(self.hidden(tokens, documents=documents))
 
     def new_cache(self, batch: int, length: int) -> StateCache:
         """Return an empty cache for `batch` rows of up to `length` tokens.

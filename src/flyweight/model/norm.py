@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from flyweight.config import schema
 
 
-class LayerNorm(nn.Module):
+class LayerNormLayer(nn.Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016)."""
 
     def __init__(self, config: schema.LayerNorm, size: int) -> None:
@@ -26,7 +26,7 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-class RMSNorm(nn.Module):
+class RMSNormLayer(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019)."""
 
     def __init__(self, config: schema.RMSNorm, size: int) -> None:
@@ -79,9 +79,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     )  # mixed dtypes would miss the fused kernel
 
 
-def build(config: schema.Norm, size: int) -> LayerNorm | RMSNorm:
+def build(config: schema.Norm, size: int) -> LayerNormLayer | RMSNormLayer:
     """Return the uninitialised norm that the config names."""
     return KINDS[config.kind](config, size)
 
 
-KINDS: dict[str, Any] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+KINDS: dict[str, Any] = {"layernorm": LayerNormLayer, "rmsnorm": RMSNormLayer}

@@ -8,7 +8,7 @@ from flyweight.config.schema import Architecture
 from flyweight.model import linear
 
 
-class Output(nn.Module):
+class OutputLayer(nn.Module):
     """A matrix from hidden states of `width` numbers to the vocabulary."""
 
     def __init__(self, config: Architecture, width: int) -> None:

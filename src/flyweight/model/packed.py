@@ -100,7 +100,7 @@ class Packed(LinearLayer):
             result = (
                 _Product.apply(x, self)
                 if torch.is_grad_enabled() and x.requires_grad
-                else self._multiply(x)
+                else self.product(x)
             )
         assert isinstance(result, Tensor)
         return result if self.bias is None else result + self.bias.to(result.dtype)
@@ -164,16 +164,23 @@ class Packed(LinearLayer):
         return result if factors is None else result.mul_(factors)
 
     def transposed(self, grad: Tensor) -> Tensor:
-        """Return grad W, the gradient to the input, a piece of W at a time: (N, out) -> (N, in)."""
-        dtype, given = fast_dtype(grad), grad.dtype
-        factors = self._factors(dtype)
-        grad = grad.to(dtype) if factors is None else grad.to(dtype) * factors
-        result = grad.new_zeros(grad.shape[0], self.in_features)
-        for start, stop in self._row_blocks(self._step(grad)):
-            result.addmm_(grad[:, start:stop], self._part(start, stop, dtype))
-        return result.to(given)
+        """Return grad W, the gradient to the input, a piece of W at a time: (N, n) -> (N, in).
 
-    def _multiply(self, x: Tensor) -> Tensor:
+        `grad` is that of the first n outputs, or of all; the others have none.
+        """
+        dtype, grad_dtype, outputs = fast_dtype(grad), grad.dtype, grad.shape[1]
+        factors = self._factors(dtype)
+        grad = grad.to(dtype) if factors is None else grad.to(dtype) * factors[:outputs]
+        result = grad.new_zeros(grad.shape[0], self.in_features)
+        for start, stop in self._row_blocks(self._step(grad), outputs):
+            result.addmm_(grad[:, start:stop], self._part(start, stop, dtype))
+        return result.to(grad_dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x W^T by this layer's kernel, without its bias: (..., in) -> (..., out).
+
+        No float copy of W is made, and no gradient is kept.
+        """
         flat, chosen = x.reshape(-1, self.in_features), self.kernel(x.dtype)  # (N, in)
         if chosen.multiply and 0 < flat.shape[0] <= (chosen.most_rows or flat.shape[0]):
             result = chosen.multiply(flat, self)
@@ -191,9 +198,10 @@ class Packed(LinearLayer):
             1, (_PIECE_CPU if x.device.type == "cpu" else _PIECE_ELSEWHERE) // self.in_features
         )
 
-    def _row_blocks(self, step: int) -> Iterator[tuple[int, int]]:
-        for start in range(0, self.out_features, step):
-            yield start, min(start + step, self.out_features)
+    def _row_blocks(self, step: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
+        rows = self.out_features if rows is None else rows
+        for start in range(0, rows, step):
+            yield start, min(start + step, rows)
 
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         return tensor if stop - start == self.out_features else tensor[start:stop]
@@ -229,7 +237,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Packed) -> Tensor:
         ctx.layer = layer
-        return layer._multiply(x)
+        return layer.product(x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
@@ -256,10 +264,10 @@ def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> 
         x = torch.arange(3.0 * 64).cos().view(3, 64).to(dtype)
         expected = layer.reference(x).float()  # (3, 12)
         try:
-            found = fast.multiply(x, layer).float()
+            actual = fast.multiply(x, layer).float()
         except RuntimeError as error:
             return Kernel(REFERENCE, f"{fast.name} does not run here: {error}")
-    error = ((found - expected).abs().max() / expected.abs().max()).item()
+    error = ((actual - expected).abs().max() / expected.abs().max()).item()
     if error <= 4 * torch.finfo(dtype).eps:
         return fast
     return Kernel(

@@ -18,45 +18,46 @@ from flyweight.config import schema
 
 
 class LearnedPositions(nn.Module):
-    """One learned vector per position (context, dim)."""
+    """One learned vector per position (first + context, dim); a text begins at `first`."""
 
-    def __init__(self, context: int, dim: int) -> None:
+    def __init__(self, context: int, dim: int, first: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(context, dim))
+        self.first = first
+        self.weight = nn.Parameter(torch.empty(first + context, dim))
 
     def forward(self, positions: Tensor | None, start: int, length: int) -> Tensor:
-        """Return the vectors at `positions` (B, T): (B, T, dim).
+        """Return the vectors at `positions` (B, T) of a text: (B, T, dim).
 
         Without positions they are those at start, start + 1, ...: (T, dim).
         """
-        return (
-            self.weight[start : start + length]
-            if positions is None
-            else F.embedding(positions, self.weight)
-        )
+        if positions is None:
+            return self.weight[self.first + start : self.first + start + length]
+        return F.embedding(positions + self.first, self.weight)
 
 
 class Sinusoids:
     """Row p is sin(p r_0), cos(p r_0), sin(p r_1), ... with r_i = base^(-2i / dim).
 
     It is computed in float64 and rounded to the dtype asked for. Tables are kept per device and
-    dtype and grown by doubling. Like rotary tables they are not buffers.
+    dtype and grown by doubling. Like rotary tables they are not buffers. A text begins at row
+    `first`.
     """
 
-    def __init__(self, config: schema.Sinusoidal, dim: int) -> None:
-        self.base, self.dim = config.base, dim
+    def __init__(self, config: schema.Sinusoidal, dim: int, first: int = 0) -> None:
+        self.base, self.dim, self.first = config.base, dim, first
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tables": {}}
 
     def rows(self, like: Tensor, positions: Tensor | None, start: int, length: int) -> Tensor:
-        """Return the vectors at `positions` (B, T), with device and dtype of `like`: (B, T, dim).
+        """Return the vectors at `positions` (B, T) of a text, with device and dtype of `like`.
 
-        Without positions they are those at start, start + 1, ...: (T, dim).
+        That is (B, T, dim). Without positions they are those at start, start + 1, ...: (T, dim).
         """
+        start += self.first
         table = self._table(like.device, like.dtype, start + length)
-        return table[start : start + length] if positions is None else table[positions]
+        return table[start : start + length] if positions is None else table[positions + self.first]
 
     def _table(self, device: torch.device, dtype: torch.dtype, length: int) -> Tensor:
         key = (device, dtype)
@@ -117,13 +118,15 @@ class PairRotation(Rotation):
 class RotaryTables:
     """Cosines and sines per device and dtype, computed when first needed and grown by doubling.
 
+    A text begins at position `first`.
     They are not buffers on purpose: a non-persistent buffer of a model that is built on the meta
     device comes back as garbage. Nothing is computed before that: a damaged config may name any
     number of channels, and the tensors will not fit it.
     """
 
-    def __init__(self, config: schema.Rope, head_dim: int) -> None:
+    def __init__(self, config: schema.Rope, head_dim: int, first: int = 0) -> None:
         self.config, self.channels = config, int(head_dim * config.fraction)
+        self.first = first
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -132,14 +135,15 @@ class RotaryTables:
     def rotation(
         self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int
     ) -> Rotation:
-        """Return the factors at `positions` (B, T), on the device of `like`.
+        """Return the factors at `positions` (B, T) of a text, on the device of `like`.
 
         Without positions they are those at start, ..., start + length - 1.
         """
+        start += self.first
         cos, sin = self._table(like.device, dtype, start + length)  # (N, 1, channels) each
         if positions is None:
             return PairRotation(cos[start : start + length], sin[start : start + length])
-        return PairRotation(cos[positions], sin[positions])
+        return PairRotation(cos[positions + self.first], sin[positions + self.first])
 
     def _table(
         self, device: torch.device, dtype: torch.dtype, length: int
@@ -164,20 +168,20 @@ class RotaryTables:
 class Rotary:
     """The rotary tables of a model, for each size that its layers' heads have."""
 
-    def __init__(self, config: schema.Rope, sizes: Iterable[int]) -> None:
-        self.by_size = {size: RotaryTables(config, size) for size in sizes}
+    def __init__(self, config: schema.Rope, sizes: Iterable[int], first: int = 0) -> None:
+        self.by_size = {size: RotaryTables(config, size, first) for size in sizes}
 
     def rotation(
         self, like: Tensor, dtype: torch.dtype, positions: Tensor | None, start: int, length: int
     ) -> Rotation:
         """Return the factors of one forward pass, as `RotaryTables.rotation` does."""
-        found = {
+        rotations = {
             size: tables.rotation(like, dtype, positions, start, length)
             for size, tables in self.by_size.items()
         }
-        if len(found) == 1:
-            return next(iter(found.values()))
-        return RotationBySize(found)
+        if len(rotations) == 1:
+            return next(iter(rotations.values()))
+        return RotationBySize(rotations)
 
 
 def frequencies(config: schema.Rope, channels: int) -> list[float]:

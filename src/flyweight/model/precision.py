@@ -1,4 +1,4 @@
-"""In which dtype a product is computed here and now."""
+"""In which float type products are computed: the one asked for, and the one of here and now."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flyweight.core.runtime import native_bf16
+from flyweight.core.runtime import Precision, native_bf16
 
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 _NOTHING = nullcontext()
+
+
+def autocast(device: str | torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which matrix products run in `precision`."""
+    return torch.autocast(torch.device(device).type, DTYPES[precision], enabled=precision != "fp32")
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -34,7 +34,7 @@ class StateCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, in this order."""
-        self.state = tuple(each.index_select(0, rows) for each in self.state)
+        self.state = tuple(part.index_select(0, rows) for part in self.state)
 
     def truncate(self, length: int, kept: Tensor) -> bool:
         """Return False: a state cannot go back to `kept` (1, length), which has to be read anew."""
@@ -46,4 +46,4 @@ class StateCache:
 
     def nbytes(self) -> int:
         """Return the bytes that are held."""
-        return sum(each.nbytes for each in self.state)
+        return sum(part.nbytes for part in self.state)

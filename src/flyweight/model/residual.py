@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from flyweight.config import schema
 
 
-class Add(nn.Module):
+class AddResidual(nn.Module):
     """x + F(x)."""
 
     def __init__(self, config: schema.Add) -> None:
@@ -22,7 +22,7 @@ class Add(nn.Module):
         return x + branch
 
 
-class Alpha(nn.Module):
+class AlphaResidual(nn.Module):
     """a * x + (1 - a) * F(x) with a = sigmoid(weight)."""
 
     def __init__(self, config: schema.Alpha) -> None:
@@ -40,9 +40,9 @@ def logit(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def build(config: schema.Residual) -> Add | Alpha:
+def build(config: schema.Residual) -> AddResidual | AlphaResidual:
     """Return the uninitialised connection that the config names."""
     return KINDS[config.kind](config)
 
 
-KINDS: dict[str, Any] = {"add": Add, "alpha": Alpha}
+KINDS: dict[str, Any] = {"add": AddResidual, "alpha": AlphaResidual}

@@ -68,9 +68,9 @@ class PassMemory:
 
     def store(self, visit: Visit, block: HasMemoryRate, kv: KeysAndValues) -> None:
         """Take a visit's keys and values into its place's memory, if a later visit reads it."""
-        if self.first and visit.pass_ == 0 and visit.place == 0:
+        if self.first and visit.pass_ == 0 and visit.stack_index == 0:
             self.kv = dict.fromkeys(range(stack_size(self.config)), kv)
         elif visit.pass_ < self.passes:
-            memory_kv = self.kv.get(visit.place)
+            memory_kv = self.kv.get(visit.stack_index)
             assert block.rate is not None
-            self.kv[visit.place] = kv if memory_kv is None else block.rate(memory_kv, kv)
+            self.kv[visit.stack_index] = kv if memory_kv is None else block.rate(memory_kv, kv)

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import load_any, tokenizer_files
+from flyweight.checkpoints import tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.units import format_time
 from flyweight.core import machine
-from flyweight.core.files import disk_errors, reason, sha256
+from flyweight.core.files import disk_errors, reason, sha256, user_path
 from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
 from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
+from flyweight.data.tasks.folder import examples_fingerprint, read_splits
 from flyweight.data.tokenizer import Tokenizer
+from flyweight.decode import chat_template
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluation import tasks as task_scoring
+from flyweight.pipeline import before_after, lm_eval_checks
+from flyweight.pipeline.before_after import BeforeAfter
 from flyweight.planning.budget import shared_time
 from flyweight.planning.stages import stage_of
+from flyweight.records.scores import SCORED
 from flyweight.reports.cards import card
 from flyweight.store.artifact import PARTIAL, Artifact, Draft, Identity
 from flyweight.store.budget import BudgetSpent
 from flyweight.store.stage import Context, Inputs, Stage, identity_config
+from flyweight.training.finetune import tunable_config
+from flyweight.training.model_training import check_data
 
 LIMIT_OF = {
     "tokens": "tokens",
@@ -49,6 +57,7 @@ class StageResult:
     config: StageConfig
     artifact: Artifact
     reused: bool
+    inputs: Mapping[str, Artifact] = field(default_factory=dict[str, Artifact])
 
 
 @dataclass
@@ -57,25 +66,64 @@ class Runner:
 
     context: Context
     corpora: dict[str, Artifact] = field(default_factory=dict)
+    encoded: dict[str, Artifact] = field(default_factory=dict)
 
-    def corpus(self, data: schema.Data) -> Artifact:
-        """Return the packed corpus of a data config, packing it when no run has done so."""
+    def corpus(self, data: schema.Data, model: Artifact | None = None) -> Artifact:
+        """Return the packed corpus of a data config, packing it when no run has done so.
+
+        `model` is what a tokenizer of kind `model` is taken from.
+        """
         data = with_tokenizer(data, self.context.data_dir)
-        packing = _packing(data)
-        key = packing.model_dump_json()
+        key = _packing(data).model_dump_json()
+        if key in self.corpora:
+            return self.corpora[key]
+        read = data
+        if isinstance(data.tokenizer, schema.ModelTokenizer):
+            data, read = _own_tokenizer(data, model)
+            key = _packing(data).model_dump_json()
         if key not in self.corpora:
-            name = corpus_label(data.corpus)
-            stage = data_stages.STAGES["corpus"]
-            self.context.watch("stage", {"name": name, "stage": "corpus"})
-            identity = Identity(
-                stage="corpus",
-                version=stage.version,
-                config=_packing_identity(packing),
-                data=source_fingerprint(data, self.context.data_dir),
-                tokenizer=_tokenizer_file(data),
-            )
-            self.corpora[key], _ = self._obtain(stage, data, Inputs(name), identity)
+            self.corpora[key] = self._packed(data, read, model)
         return self.corpora[key]
+
+    def _packed(self, data: schema.Data, read: schema.Data, model: Artifact | None) -> Artifact:
+        """Return a packed corpus, made now or found.
+
+        `read` is `data` with a tokenizer that can be read. A text that the model was trained on is
+        packed with its tokenizer already.
+        """
+        name = corpus_label(data.corpus)
+        stage = data_stages.STAGES["corpus"]
+        identity = Identity(
+            stage="corpus",
+            version=stage.version,
+            config=_packing_identity(_packing(data)),
+            data=source_fingerprint(data, self.context.data_dir),
+            tokenizer=_tokenizer_file(read),
+        )
+        if model is not None and (packed := _same_text(model, identity)) is not None:
+            return packed
+        self.context.watch("stage", {"name": name, "stage": "corpus"})
+        return self._obtain(stage, read, Inputs(name), identity)[0]
+
+    def examples(self, data: schema.TaskData, model: Artifact | None) -> Artifact:
+        """Return the examples of a task as tokens of a model's tokenizer, made now or found."""
+        tokenizer = model_tokenizer(data.task, model)
+        splits = read_splits(data, self.context.data_dir)
+        chat = splits["train"].kind == "messages"
+        template = chat_template.of(model.path / "model") if chat and model is not None else None
+        stage = data_stages.EncodeStage(splits, tokenizer, template)
+        config = data.model_dump(mode="json", exclude={"packing"})
+        identity = Identity(
+            stage="examples",
+            version=data_stages.CONVERSATION_VERSION if chat else stage.version,
+            config=config if template is None else {**config, "template": template.fingerprint},
+            data=examples_fingerprint(splits),
+            tokenizer=tokenizer.identity(tokenizer.fingerprint),
+        )
+        if identity.id not in self.encoded:
+            self.context.watch("stage", {"name": data.task, "stage": "examples"})
+            self.encoded[identity.id], _ = self._obtain(stage, data, Inputs(data.task), identity)
+        return self.encoded[identity.id]
 
     def register_corpus(self, data: schema.Data, packed: Artifact) -> None:
         """Remember the packed corpus of a data config that was found in another way."""
@@ -86,38 +134,45 @@ class Runner:
     ) -> StageResult:
         """Return the stage's artifact, made now or found."""
         stage = stage_of(config.stage)
+        if isinstance(config, schema.TrainingStage) and config.model is None:
+            source_config(config, Inputs(name, artifacts))  # what it refuses is not packed first
         corpus = self._corpus_of(config, artifacts)
-        inputs = Inputs(name, artifacts, corpus)
+        inputs = Inputs(name, artifacts, corpus, self._examples_of(config, artifacts))
         config = self._resolved(config, corpus)
         precision: Precision = "fp32"
         if isinstance(config, schema.TrainingStage):
             width = _width(config, inputs)
-            precision = self.context.runtime.precision(config.train.precision, width)
+            precision = self.context.runtime.precision(config.train.products, width)
             train = config.train.model_copy(update={"precision": precision})
             config = config.model_copy(update={"train": train})
-        identity = self._identity(config, stage.version, inputs, precision)
+        identity = self._identity(config, stage, inputs, precision)
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
         artifact, reused = self._obtain(stage, config, inputs, identity)
         self.context.watch(
             "made",
             {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]},
         )
-        return StageResult(name, config, artifact, reused)
+        return StageResult(name, config, artifact, reused, artifacts)
 
     def _identity(
-        self, config: StageConfig, version: int, inputs: Inputs, precision: Precision
+        self, config: StageConfig, stage: Stage[Any], inputs: Inputs, precision: Precision
     ) -> Identity:
         """Return everything that a stage's result depends on."""
         runtime, corpus = self.context.runtime, inputs.corpus
         parents = {role: artifact.id for role, artifact in inputs.artifacts.items()}
-        data = tokenizer = None
+        data = stage.data_fingerprint(config, self.context.data_dir)
+        tokenizer = None
         if corpus is not None:
             parents["corpus"] = corpus.id
             data = corpus.identity["data"]
             tokenizer = corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"]
+        elif inputs.examples is not None:
+            parents["examples"] = inputs.examples.id
+            data = inputs.examples.identity["data"]
+            tokenizer = inputs.examples.manifest["files"]["examples/tokenizer.json"]["sha256"]
         return Identity(
             stage=config.stage,
-            version=version,
+            version=stage.version,
             config=identity_config(config),
             parents=parents,
             data=data,
@@ -141,6 +196,8 @@ class Runner:
             parents = dict(inputs.artifacts)
             if inputs.corpus is not None:
                 parents["corpus"] = inputs.corpus
+            if inputs.examples is not None:
+                parents["examples"] = inputs.examples
             card.write(draft, facts, parents)
             return facts
 
@@ -178,8 +235,10 @@ class Runner:
     def _corpus_of(self, config: StageConfig, artifacts: Mapping[str, Artifact]) -> Artifact | None:
         """Return the corpus that a stage names, or the one its input was trained on."""
         data = getattr(config, "data", None)
+        if isinstance(data, schema.TaskData):
+            return None
         if data is not None:
-            return self.corpus(data)
+            return self.corpus(data, artifacts.get("input") or artifacts.get("teacher"))
         use = config.text_of_input
         if use == "none":
             return None
@@ -194,10 +253,20 @@ class Runner:
             gone = f"was trained on {name}, which is not in {model.path.parent}"
         raise RequestError(f"{model.id} {gone}; name a text with --data")
 
+    def _examples_of(
+        self, config: StageConfig, artifacts: Mapping[str, Artifact]
+    ) -> Artifact | None:
+        """Return the examples of the task that a stage trains on; None for one of text."""
+        data = getattr(config, "data", None)
+        if not isinstance(data, schema.TaskData):
+            return None
+        return self.examples(data, artifacts.get("input") or artifacts.get("teacher"))
+
     def _resolved(self, config: StageConfig, corpus: Artifact | None) -> StageConfig:
         """Write out what a model config takes from the corpus: vocabulary and context."""
         if not isinstance(config, schema.TrainingStage) or config.model is None or corpus is None:
             return config
+        assert isinstance(config.data, schema.Data)
         entries = corpus.facts["vocab_size"]
         model = load.resolved(config.model, "stages: model", entries, config.data.context)
         if (model.vocab_size or 0) < entries:
@@ -214,22 +283,34 @@ def _corpus_id(inputs: Inputs) -> str | None:
     if inputs.corpus is not None:
         return inputs.corpus.id
     facts = [artifact.facts for artifact in inputs.artifacts.values()]
-    known = {each["corpus"] for each in facts if "corpus" in each}
-    return known.pop() if len(known) == 1 else None
+    ids = {of_input["corpus"] for of_input in facts if "corpus" in of_input}
+    return ids.pop() if len(ids) == 1 else None
 
 
 def _width(config: schema.TrainingStage, inputs: Inputs) -> int:
     """Return the width of the model that a stage trains: a new one, or that of its input."""
     if config.model is not None:
         return config.model.dim
-    return load_any.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input").dim
+    return source_config(config, inputs).dim
+
+
+def source_config(config: schema.TrainingStage, inputs: Inputs) -> schema.Architecture:
+    """Return the config of the model that a stage trains further.
+
+    Raises RequestError for one that cannot be trained, not by the stage's method, or not on rows
+    as the stage asks for.
+    """
+    where = f"stages.{inputs.name}"
+    architecture = tunable_config(inputs.model("input"), config.tuning(), where)
+    check_data(config, architecture, where, "input")
+    return architecture
 
 
 def _tokenizer_file(data: schema.Data) -> str | None:
     """Return the checksum of a tokenizer that is a file: its path does not tell when it changes."""
     if not isinstance(data.tokenizer, schema.FileTokenizer):
         return None
-    path = Path(data.tokenizer.path).expanduser()
+    path = user_path(data.tokenizer.path)
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.exists() and not file.is_file():
@@ -250,12 +331,65 @@ def _tokenizer_file(data: schema.Data) -> str | None:
     return Tokenizer.load(file).identity(content)
 
 
+def model_tokenizer(task: str, model: Artifact | None) -> Tokenizer:
+    """Return the tokenizer of the model that learns a task.
+
+    Raises RequestError where it has none.
+    """
+    file = None if model is None else model.path / "model" / "tokenizer.json"
+    if file is None or not file.is_file():
+        what = "there is no model here" if model is None else f"{model.id} has no tokenizer"
+        raise RequestError(f"data.task: {what}, so nothing can cut {task} into tokens")
+    return Tokenizer.load(file)
+
+
+def _own_tokenizer(data: schema.Data, model: Artifact | None) -> tuple[schema.Data, schema.Data]:
+    """Return a data config with the checksum of a model's tokenizer, and one with its file.
+
+    The first tells texts apart, wherever the model is. Raises RequestError for a model without a
+    tokenizer.
+    """
+    if model is None:
+        raise RequestError(
+            "data.tokenizer: kind model is the tokenizer of a stage's input or teacher, and there "
+            "is none here; choose another kind"
+        )
+    file = model.path / "model" / "tokenizer.json"
+    if not file.is_file():
+        raise RequestError(
+            f"data.tokenizer: {model.id} has no tokenizer, so it cannot read {data.corpus}"
+        )
+    own = schema.ModelTokenizer(sha256=sha256(file))
+    of_file = schema.FileTokenizer(path=str(file))
+    return data.model_copy(update={"tokenizer": own}), data.model_copy(
+        update={"tokenizer": of_file}
+    )
+
+
+def _same_text(model: Artifact, identity: Identity) -> Artifact | None:
+    """Return the corpus that a model was trained on, if it is the text of `identity`.
+
+    The model's own tokenizer has to have cut it.
+    """
+    own = identity.config["tokenizer"]
+    folder = model.path.parent / str(model.facts.get("corpus"))
+    if own["kind"] != "model" or not (folder / "manifest.json").is_file():
+        return None
+    packed = Artifact.open(folder)
+    other = {**packed.identity["config"], "tokenizer": own}
+    if packed.identity["data"] != identity.data or other != identity.config:
+        return None
+    files = packed.manifest["files"]
+    same = files["corpus/tokenizer.json"]["sha256"] == own["sha256"]
+    return packed if same else None
+
+
 def _packing(data: schema.Data) -> schema.Data:
     """Return what packing depends on: windows are cut from the shards later."""
     return data.packed()
 
 
-def _packing_identity(packing: schema.Data) -> dict[str, Any]:
+def _packing_identity(packing: schema.Data) -> dict[str, object]:
     """Return what a corpus' id tells of its config.
 
     A field of later days only where it is set, so that ids stay.
@@ -265,7 +399,7 @@ def _packing_identity(packing: schema.Data) -> dict[str, Any]:
 
 
 @dataclass
-class Finished:
+class FinishedRecipe:
     """A finished recipe: its stages and their measurements.
 
     `stopped` says why the stages that are missing were not made.
@@ -277,6 +411,7 @@ class Finished:
     floors: dict[str, StageResult]
     seconds: float
     stopped: BudgetSpent | None = None
+    tuned: dict[str, BeforeAfter] = field(default_factory=dict[str, BeforeAfter])
 
     def __getitem__(self, name: str) -> Artifact:
         """Return the artifact of a stage."""
@@ -287,7 +422,7 @@ class Finished:
         return self.stages[name].artifact
 
 
-def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> Finished:
+def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> FinishedRecipe:
     """Make every stage, measure what the report compares, and return the result.
 
     `resolve` finds MODELs outside the recipe.
@@ -298,6 +433,7 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> Finished:
     context = runner.context
     asked, recipe = recipe, shared_time(recipe)
     context.meter.shared = context.meter.shared or recipe is not asked
+    lm_eval_checks.check_models(recipe, runner.corpus, resolve)
     stages: dict[str, StageResult] = {}
     stopped = None
     for name in load.order(recipe):
@@ -307,14 +443,40 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> Finished:
             stopped = spent
             break
     compared = recipe.report.compare or tuple(
-        name for name, made in stages.items() if (made.artifact.path / "model").is_dir()
+        name for name, result in stages.items() if (result.artifact.path / "model").is_dir()
     )
     finished = [name for name in compared if name in stages]
     if stopped is not None and not finished:
         raise stopped
     measured = {name: _measure(runner, recipe, stages[name]) for name in finished}
     floors = _floors(runner, measured)
-    return Finished(recipe, stages, measured, floors, context.meter.seconds(), stopped)
+    tuned = _tuned(runner, recipe, [stages[name] for name in finished])
+    seconds = context.meter.seconds()
+    return FinishedRecipe(recipe, stages, measured, floors, seconds, stopped, tuned)
+
+
+def _tuned(
+    runner: Runner, recipe: schema.Recipe, results: Sequence[StageResult]
+) -> dict[str, BeforeAfter]:
+    """Measure what is fine-tuned among the compared models before and after, by their names."""
+    asked = before_after.Asked(
+        evaluate="evaluate" in recipe.report.measure, lm_eval=recipe.report.lm_eval
+    )
+    if not asked.evaluate and asked.lm_eval is None:
+        return {}
+    return {
+        result.name: before_after.measure(
+            runner.make,
+            result.name,
+            result.config,
+            result.inputs["input"],
+            result.artifact,
+            runner.context.data_dir,
+            asked,
+        )
+        for result in results
+        if isinstance(result.config, schema.Finetune)
+    }
 
 
 def _stage(
@@ -347,9 +509,22 @@ def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
     for name, stage in recipe.stages.items():
         source = stage.dependencies().get("input")
         if isinstance(stage, schema.TrainingStage) and source and source not in recipe.stages:
-            where = f"stages.{name}.input"
-            inputs = Inputs(name, {"input": resolve(source, where)})
-            load_any.trainable_config(inputs.model("input"), where)
+            source_config(stage, Inputs(name, {"input": resolve(source, f"stages.{name}.input")}))
+
+
+def check_tasks(recipe: schema.Recipe, data_dir: Path | None) -> None:
+    """Raise RequestError, before anything is trained, for a task that cannot be scored.
+
+    Its rows cannot be read, or its metrics need a package that is not installed.
+    """
+    scores = [stage for stage in recipe.stages.values() if isinstance(stage, schema.Score)]
+    for stage in recipe.stages.values():
+        if isinstance(stage, schema.Select) and stage.score is not None:
+            scores.append(stage.score)
+    scores += [task.stage("") for task in recipe.report.scored()]
+    for config in scores:
+        task_scoring.check(config, data_dir)
+    lm_eval_checks.check_tasks(recipe)
 
 
 def resolve_same_as(config: StageConfig, stages: Mapping[str, StageResult]) -> StageConfig:
@@ -363,26 +538,43 @@ def resolve_same_as(config: StageConfig, stages: Mapping[str, StageResult]) -> S
     return config.model_copy(update={"train": train})
 
 
-def _measure(runner: Runner, recipe: schema.Recipe, made: StageResult) -> dict[str, StageResult]:
+def _measure(runner: Runner, recipe: schema.Recipe, result: StageResult) -> dict[str, StageResult]:
     """Measure one compared model in every way that the report asks for."""
-    wanted: dict[str, StageConfig] = {}
+    stages: dict[str, StageConfig] = {}
     for kind in recipe.report.measure:
         config = STAGE_CONFIGS[kind]
-        fields: dict[str, Any] = {"stage": kind, "input": made.name}
+        if config is schema.TrainingMemory and not isinstance(result.config, schema.TrainingStage):
+            continue  # it was made without training
+        if kind == "evaluate" and _textless(recipe, result):
+            runner.context.watch("unscored", {"model": result.name})
+            continue
+        fields: dict[str, Any] = {"stage": kind, "input": result.name}
         if recipe.report.data is not None and "data" in config.model_fields:
             fields["data"] = recipe.report.data
         if "metrics" in config.model_fields:
             fields["metrics"] = recipe.report.metrics
-        wanted[kind] = config(**fields)
+        stages[kind] = config(**fields)
     if recipe.report.prompts:
         new = recipe.report.sample_tokens
-        wanted["sample"] = schema.Sample(
-            stage="sample", input=made.name, prompts=recipe.report.prompts, new_tokens=new
+        stages["sample"] = schema.Sample(
+            stage="sample", input=result.name, prompts=recipe.report.prompts, new_tokens=new
         )
+    for place, task in enumerate(recipe.report.scored()):
+        stages[f"{SCORED}{place}"] = task.stage(result.name)
+    if recipe.report.lm_eval is not None:
+        stages["lm_eval"] = recipe.report.lm_eval.stage(result.name)
     return {
-        kind: runner.make(made.name, config, {"input": made.artifact})
-        for kind, config in wanted.items()
+        kind: runner.make(result.name, config, {"input": result.artifact})
+        for kind, config in stages.items()
     }
+
+
+def _textless(recipe: schema.Recipe, result: StageResult) -> bool:
+    """Return whether a model of a recipe with tasks has no text here to be evaluated on."""
+    data = [getattr(stage, "data", None) for stage in recipe.stages.values()]
+    tasks = any(isinstance(each, schema.TaskData) for each in data)
+    text = result.artifact.path.parent / str(result.artifact.facts.get("corpus"))
+    return tasks and recipe.report.data is None and not (text / "manifest.json").is_file()
 
 
 def _floors(
@@ -406,8 +598,8 @@ def _floors(
 def link_stages(folder: Path, stages: Mapping[str, StageResult]) -> None:
     """Make `<runs>/<recipe>/<stage>` point to the stage's artifact."""
     with disk_errors(folder):
-        for name, made in stages.items():
+        for name, result in stages.items():
             fresh = folder / f".{name}{PARTIAL}"
             fresh.unlink(missing_ok=True)
-            fresh.symlink_to(Path("..") / made.artifact.path.name, target_is_directory=True)
+            fresh.symlink_to(Path("..") / result.artifact.path.name, target_is_directory=True)
             os.replace(fresh, folder / name)

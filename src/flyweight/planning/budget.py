@@ -66,4 +66,4 @@ def limitless(stage: schema.Strict) -> bool:
     if not isinstance(stage, schema.TrainingStage):
         return False
     train = stage.train
-    return not (train.steps or train.tokens or train.flops or train.time or train.same_as)
+    return not (train.counts_steps or train.time or train.same_as)

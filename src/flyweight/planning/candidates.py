@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from flyweight.config import schema
-from flyweight.planning import memory, mixing, surroundings
+from flyweight.planning import memory, mixing, time
 from flyweight.planning.budget import LEAST_TRAINING, rounded_down
-from flyweight.planning.rate import Rates
-from flyweight.planning.recipe_plan import vocabulary
-from flyweight.planning.surroundings import TextSize, bytes_per_token
+from flyweight.planning.planner import vocabulary
+from flyweight.planning.text_size import TextSize, bytes_per_token
+from flyweight.planning.time import Machine, MachineSpeed
 from flyweight.spec import flops as cost
+from flyweight.training.mix import mixing_seconds
 from flyweight.training.step_cost import StepCost
 
 TOKENS_PER_PARAMETER = 10
@@ -72,7 +74,8 @@ PACKING_BYTES = 120_000_000
 class Setting:
     """Everything that a choice depends on; `stage` holds the user's settings.
 
-    `kinds` are the report's measurements; `kinds_given`: the user asked for them.
+    `kinds` are the report's measurements; `kinds_given`: the user asked for them. `mixes`: a
+    `mix` stage may follow the training.
     """
 
     text: TextSize
@@ -80,21 +83,30 @@ class Setting:
     budget: schema.Budget
     kinds: tuple[str, ...]
     kinds_given: bool
-    rates: Rates
+    sample_tokens: int
+    mixes: bool
+    machine: Machine
 
     @property
     def seconds(self) -> float:
         """The time of the whole run."""
         return self.budget.time or DEFAULT_SECONDS
 
-    def rate(self, width: int) -> float:
-        """Return the training FLOPs per second to plan with."""
-        return self.budget.rate or self.rates.at(width)
+    def speed(self, width: int) -> MachineSpeed:
+        """Return the speed of training a model of this width."""
+        return self.machine.training_speed(self.stage.train, width, self.budget.rate)
+
+    @property
+    def scoring(self) -> MachineSpeed:
+        """The speed of evaluation, which computes in float32."""
+        return self.machine.speed("fp32", self.budget.rate)
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One resolved model with the way it would be trained.
+
+    `chosen` are the model's fields beside the user's.
 
     `tokens` are those of the whole training, `passes` how often they go through the text. `seconds`
     is the limit of training, `expected` what it will probably take. `faults` names the limits that
@@ -102,6 +114,7 @@ class Candidate:
     """
 
     shape: tuple[int, int]
+    chosen: Mapping[str, Any]
     model: schema.ModelConfig
     data: schema.Data
     train: schema.Train
@@ -148,6 +161,7 @@ def candidate(
     """
     stage = setting.stage
     assert isinstance(stage.model, schema.ModelConfig)
+    assert isinstance(stage.data, schema.Data)
     data = stage.data.model_copy(update={"tokenizer": tokenizer})
     train = stage.train
     weighed = None
@@ -197,15 +211,16 @@ def _weighed(
     fields = {**own, "layers": shape[0], "dim": shape[1]}
     unresolved = schema.ModelConfig.model_validate(fields)
     model = unresolved.resolved(vocabulary(data, unresolved), data.context)
-    per_token = bytes_per_token(data.tokenizer)
-    unique = max(1.0, setting.text.bytes["train"] / per_token)
-    seconds, kinds = _time(setting, model, setting.text.bytes["test"] / per_token, unique)
+    unique = max(1.0, setting.text.tokens("train", data.tokenizer))
+    seconds, kinds = _time(setting, model, data.tokenizer)
     flops = StepCost.of(model, train, data.context)
     step_tokens = train.batch * data.context
-    tokens = seconds * setting.rate(model.dim) / flops.mean * step_tokens
+    speed = setting.speed(model.dim)
+    step_seconds = time.step_seconds(model, train, data.context, flops.mean, speed)
+    tokens = seconds / step_seconds * step_tokens
     limits: dict[str, Any] = {} if setting.budget.time is None else {"time": seconds}
     most = MOST_PASSES * unique
-    if not (train.steps or train.tokens or train.flops):
+    if not train.counts_steps:
         if tokens > most / 2:
             limits["tokens"] = round(most)
             tokens = min(tokens, most)
@@ -216,24 +231,32 @@ def _weighed(
         counts = (
             train.steps and train.steps * step_tokens,
             train.tokens,
+            train.epochs and train.epochs * unique,
             train.flops and train.flops / flops.mean * step_tokens,
         )
         tokens = min(tokens, *(count for count in counts if count))
-    passes = tokens / unique
-    regularised = schema.ModelConfig.model_validate({**model_fields(*shape, passes), **fields})
-    model = regularised.resolved(model.vocab_size, data.context)  # dropout keeps more in memory
-    train = train.model_copy(update={**limits, **_validations(setting, tokens, per_token)})
+    held_out = setting.text.tokens("validation", data.tokenizer)
+    train = train.model_copy(update={**limits, **_validations(setting, tokens, held_out)})
+    chosen = model_fields(*shape, tokens / unique)
+    regularised = schema.ModelConfig.model_validate({**chosen, **fields})
+    # Dropout keeps more in memory and takes longer.
+    model = regularised.resolved(model.vocab_size, data.context)
     train = _in_memory(setting, model, train, data.context)
+    step_seconds = time.step_seconds(model, train, data.context, flops.mean, speed)
+    validating = time.validation_seconds(model, train, held_out, speed)
+    in_time = max(1, int((seconds - validating) / step_seconds)) * step_tokens
+    tokens = min(tokens, in_time)
     return Candidate(
         shape=shape,
+        chosen=chosen,
         model=model,
         data=data,
         train=train,
         kinds=kinds,
         tokens=tokens,
-        passes=passes,
+        passes=tokens / unique,
         seconds=seconds,
-        expected=min(seconds, tokens / step_tokens * flops.mean / setting.rate(model.dim)),
+        expected=min(seconds, tokens / step_tokens * step_seconds + validating),
         faults=tuple(_faults(setting, model, train, data.context)),
         enough=tokens >= TOKENS_PER_PARAMETER * _block_parameters(model),
     )
@@ -245,34 +268,48 @@ def _block_parameters(model: schema.ModelConfig) -> int:
 
 
 def _time(
-    setting: Setting, model: schema.ModelConfig, test_tokens: float, train_tokens: float
+    setting: Setting, model: schema.ModelConfig, tokenizer: schema.Tokenizer
 ) -> tuple[float, tuple[str, ...]]:
     """Return the seconds that training has, and the measurements.
 
     The bench is left out where time is short.
     """
-    before, kinds = surroundings.packing(setting.text, setting.rates), setting.kinds
-    after = surroundings.measuring(
-        [model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates
-    )
-    after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
+    before = time.packing_seconds(setting.text.whole, tokenizer, setting.scoring)
+    kinds = setting.kinds
+    after = _after(setting, model, tokenizer, kinds)
     if before + after > MOST_MEASURING * setting.seconds and not setting.kinds_given:
         kinds = tuple(kind for kind in kinds if kind != "bench")
-        after = surroundings.measuring(
-            [model], (*kinds, "sample"), test_tokens, train_tokens, setting.rates
-        )
-        after += surroundings.mixing(train_tokens, test_tokens, setting.rates)
+        after = _after(setting, model, tokenizer, kinds)
     if setting.stage.train.time is not None:
         return setting.stage.train.time, kinds
     left = max(setting.seconds - before - after, LEAST_TRAINING * setting.seconds)
     return rounded_down(left), kinds
 
 
-def _validations(setting: Setting, tokens: float, per_token: float) -> dict[str, int]:
+def _after(
+    setting: Setting,
+    model: schema.ModelConfig,
+    tokenizer: schema.Tokenizer,
+    kinds: tuple[str, ...],
+) -> float:
+    """Return the seconds of all work after training: mixing, measuring, a sample, the report."""
+    speed, text = setting.scoring, setting.text
+    train, test = text.tokens("train", tokenizer), text.tokens("test", tokenizer)
+    mixed = setting.mixes and text.tokens("validation", tokenizer) >= mixing.LEAST_VALIDATED
+    seconds = speed.slowed(time.REPORT_SECONDS)
+    if mixed:
+        seconds += speed.slowed(mixing_seconds(train))
+    measured = tuple(kind for kind in kinds if kind in time.MEASURES)
+    seconds += sum(time.measuring_seconds(model, test, speed, measured, mixed).values())
+    if "evaluate" in kinds:
+        seconds += time.floors_seconds(train, test, speed)
+    return seconds + time.sampling_seconds(model, 1, setting.sample_tokens, speed)
+
+
+def _validations(setting: Setting, tokens: float, held_out: float) -> dict[str, int]:
     """Return how often to validate on how many tokens, within the share of time for it."""
     affordable = 3 * VALIDATING * tokens  # a forward pass takes a third of a training step
-    available = max(1.0, setting.text.bytes["validation"] / per_token)
-    at_once = min(available, 65_536, max(LEAST_VALIDATED, affordable / 8))
+    at_once = min(max(1.0, held_out), 65_536, max(LEAST_VALIDATED, affordable / 8))
     given = setting.stage.train.model_fields_set
     chosen = {
         "validations": max(1, min(MOST_VALIDATIONS, int(affordable / at_once))),
@@ -305,7 +342,9 @@ def _planned_memory(
     setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int
 ) -> int:
     """Return the bytes of a training without libraries, which packing has loaded before."""
-    needed = memory.training(model, train, context)  # float32 takes the most
+    isolated = setting.stage.data.documents == "isolated"
+    # float32 takes the most
+    needed = memory.training(model, train, context, isolated=isolated)
     return needed.total - needed.libraries
 
 

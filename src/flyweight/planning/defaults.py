@@ -7,22 +7,22 @@ Settings of the recipe or its user are kept. The fields of the model are chosen 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flyweight.config import load, schema
 from flyweight.config.baselines import DECODER, kind_of_model
-from flyweight.config.units import format_count, format_size, format_time
-from flyweight.core.runtime import Precision, Runtime
+from flyweight.config.units import format_count, format_flops, format_size, format_time
 from flyweight.data.document import SplitName
 from flyweight.data.sources import SOURCES, source_of
 from flyweight.errors import RequestError
 from flyweight.planning import mixing
-from flyweight.planning.candidates import Candidate, Setting, candidate, model_fields
+from flyweight.planning.candidates import Candidate, Setting, candidate
 from flyweight.planning.rate import WIDTH, Kept
-from flyweight.planning.surroundings import TextSize, bytes_per_token
+from flyweight.planning.text_size import TextSize
+from flyweight.planning.time import Machine
 from flyweight.spec import flops
 
 SHAPES = (
@@ -59,7 +59,7 @@ PROMPT_WORDS = 4
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenRecipe:
     """A complete raw recipe, and lines that say what was chosen and how to choose otherwise."""
 
     raw: dict[str, Any]
@@ -71,15 +71,10 @@ class Choice:
         return load.recipe(self.raw, "train")
 
 
-def suggest(
-    raw: Mapping[str, Any],
-    runtime: Runtime,
-    data_dir: Path | None,
-    kept_for: Callable[[Precision], Kept],
-) -> Choice:
+def suggest(raw: Mapping[str, Any], machine: Machine, data_dir: Path | None) -> ChosenRecipe:
     """Return the raw recipe, with data, model, training and report filled in where left open.
 
-    `kept_for` gives this machine's rates for a compute precision. The model is the largest that
+    The model is the largest that
     every limit of the budget allows and whose compute-optimal number of tokens fits the time.
     Raises RequestError with every fault of the recipe, or where no model fits the budget.
     """
@@ -94,34 +89,39 @@ def suggest(
         stage for stage in checked.stages.values() if isinstance(stage, schema.TrainingStage)
     )
     if (stage := next(trained, None)) is None:
-        return Choice(raw)
+        return ChosenRecipe(raw)
+    if not isinstance(stage.data, schema.Data):
+        return ChosenRecipe(raw)  # a task is learned by a model that is there
     source = source_of(stage.data, data_dir)
     text, held_out = _held_out(stage.data, TextSize.of(source))
-    stage = stage.model_copy(update={"data": stage.data.model_copy(update=held_out)})
-    tokenizers = list(_tokenizers(stage.data, source.about.tokenizer, text))
+    data = stage.data.model_copy(update=held_out)
+    stage = stage.model_copy(update={"data": data})
+    tokenizers = list(_tokenizers(data, source.about.tokenizer, text))
     if not isinstance(stage.model, schema.ModelConfig):
         raw["data"] = load.merge(raw.get("data"), {**held_out, "tokenizer": _plain(tokenizers[0])})
-        return Choice({**raw, "stages": mixing.alone(raw["stages"])})
-    limited = stage.train.steps or stage.train.tokens or stage.train.flops or stage.train.time
+        return ChosenRecipe({**raw, "stages": mixing.alone(raw["stages"])})
+    limited = stage.train.counts_steps or stage.train.time
     if not (limited or checked.budget.time or checked.budget.flops):
         raise RequestError(
-            "budget.time: no limit is left; give budget.time, budget.flops, train.steps or "
-            "train.tokens"
+            "budget.time: no limit is left; give budget.time, budget.flops, train.steps, "
+            "train.tokens or train.epochs"
         )
-    precision = runtime.precision(stage.train.precision, WIDTH)
-    kept = kept_for(precision)
+    precision = machine.runtime.precision(stage.train.products, WIDTH)
     setting = Setting(
         text=text,
         stage=stage,
         budget=checked.budget,
         kinds=checked.report.measure,
         kinds_given="measure" in checked.report.model_fields_set,
-        rates=kept.rates,
+        sample_tokens=checked.report.sample_tokens,
+        mixes="network" in raw["stages"],
+        machine=machine,
     )
     shapes = SHAPES if unshaped else ((stage.model.layers, stage.model.dim),)
     best = _best(setting, tokenizers, shapes)
-    return Choice(
-        _written(raw, setting, best, held_out, unshaped), tuple(_lines(setting, best, kept))
+    return ChosenRecipe(
+        _written(raw, setting, best, held_out, unshaped),
+        tuple(_lines(setting, best, machine.kept(precision))),
     )
 
 
@@ -217,12 +217,11 @@ def _written(
     best: Candidate,
     held_out: Mapping[str, float],
     unshaped: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the raw recipe with the choice in it.
 
     The user's settings are already part of the choice.
     """
-    model = model_fields(*best.shape, best.passes)
     assert isinstance(setting.stage.model, schema.ModelConfig)
     given = setting.stage.model.model_fields_set
     if unshaped:
@@ -250,14 +249,14 @@ def _written(
     prompt = " ".join(setting.text.opening.split()[:PROMPT_WORDS])
     if prompt and not (raw.get("report") or {}).get("prompts"):
         report["prompts"] = [prompt]
-    validated = setting.text.bytes["validation"] / bytes_per_token(best.data.tokenizer)
+    validated = setting.text.tokens("validation", best.data.tokenizer)
     stages = mixing.stages(raw["stages"], setting.budget, best.model, best.stored, validated)
     return {
         **raw,
         "stages": stages,
         "data": load.merge(raw.get("data"), data),
         "model": load.merge(
-            raw["model"], {name: value for name, value in model.items() if name not in given}
+            raw["model"], {name: value for name, value in best.chosen.items() if name not in given}
         ),
         "train": load.merge(raw.get("train") or {}, kept),
         "report": load.merge(raw.get("report") or {}, report),
@@ -302,4 +301,4 @@ def _lines(setting: Setting, best: Candidate, kept: Kept) -> Iterator[str]:
     if setting.budget.rate is None:
         yield f"this machine: {kept.line()}"
     else:
-        yield f"rate: {format_count(setting.budget.rate)}FLOPs/s"
+        yield f"rate: {format_flops(setting.budget.rate)}/s"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from flyweight.config import schema
-from flyweight.config.units import format_time
-from flyweight.core.runtime import Runtime
-from flyweight.planning.recipe_plan import StagePlan, plan
-from flyweight.planning.shown import Shown
+from rich.text import Text
 
-MEASURE_SECONDS = 2.0
-"""Seconds of scoring and checking one small run, without a bench in a process of its own."""
+from flyweight.config import schema
+from flyweight.config.units import format_count, format_flops, format_size, format_time
+from flyweight.planning.planner import plan
+from flyweight.planning.recipe_plan import StagePlan
+from flyweight.planning.shown import Shown, estimated
+from flyweight.planning.time import Machine
+from flyweight.tables.engine import Cell, Table
+from flyweight.tables.plain import Cells, plain_table
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class CellPlan:
     name: str
     runs: int
     stage: StagePlan
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of one run: training, evaluating and checking."""
+        return (self.stage.seconds or 0.0) + self.stage.scoring
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,12 +56,56 @@ class GridPlan(Shown):
         return {
             "cells": len(self.cells),
             "runs": runs,
-            "time": sum(
-                cell.runs * ((cell.stage.seconds or 0.0) + MEASURE_SECONDS) for cell in self.cells
-            ),
+            "time": sum(cell.runs * cell.seconds for cell in self.cells),
             "flops": sum(cell.runs * (cell.stage.flops or 0.0) for cell in self.cells),
             "memory": max((cell.stage.memory.total for cell in self.cells), default=0),
         }
+
+    def verdict(self) -> list[Text | str]:
+        """Return the limits that are broken, then what all runs need in a sentence."""
+        lines: list[Text | str] = []
+        if self.warnings:
+            lines.append(Text(f"{self.name} is over its limit.", "bold yellow"))
+        lines += [Text(each) for each in self.warnings]
+        if not self.cells:
+            return lines
+        totals = self.totals
+        return [
+            *lines,
+            f"{self.name} needs about {estimated(totals['time'])} for {totals['runs']:,.0f} runs "
+            f"of {totals['cells']:,.0f} cells, {format_flops(totals['flops'])} of training and "
+            f"{format_size(totals['memory'])} of memory.",
+        ]
+
+    def table(self) -> Table[Cells] | None:
+        """Return a row for each cell, one for measuring a run, and their sums."""
+        if not self.cells:
+            return None
+        totals = self.totals
+        runs = f"{totals['runs']:,.0f}"
+        scoring = sum(cell.runs * cell.stage.scoring for cell in self.cells) / totals["runs"]
+        measuring = Cell(estimated(scoring), tone="quiet")
+        blank = Cell("")
+        sums = (blank, blank, format_count(totals["flops"]), estimated(totals["time"]), runs)
+        return plain_table(
+            ("cell", "parameters", "tokens", "FLOPs", "time", "runs"),
+            [
+                *(_row(cell) for cell in self.cells),
+                ("measuring a run", (blank, blank, blank, measuring, runs)),
+                ("sum", sums),
+            ],
+            about={
+                "tokens": "tokens read in one training",
+                "FLOPs": "floating-point operations of one training, and of all in the sum",
+                "time": "of one training, and of all runs with measuring in the sum",
+            },
+            priorities={"tokens": 2},
+        )
+
+    def remarks(self) -> list[str]:
+        """Return what was assumed, what is left out and what to expect."""
+        assumed = [f"assumed: {note}" for note in self.assumed]
+        return [*assumed, *self.left_out, *self.notes]
 
     def json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -65,7 +117,7 @@ class GridPlan(Shown):
                 "tokens": cell.stage.tokens,
                 "training_flops": cell.stage.flops,
                 "seconds": cell.stage.seconds,
-                "memory": {**asdict(cell.stage.memory), "total": cell.stage.memory.total},
+                "memory": {**cell.stage.memory.parts, "total": cell.stage.memory.total},
             }
             for cell in self.cells
         }
@@ -80,29 +132,47 @@ class GridPlan(Shown):
         }
 
 
+def _row(cell: CellPlan) -> tuple[str, Cells]:
+    stage = cell.stage
+    return cell.name, (
+        format_count(stage.model.parameters.unique),
+        "?" if stage.tokens is None else format_count(stage.tokens),
+        "?" if stage.flops is None else format_count(stage.flops),
+        "?" if stage.seconds is None else format_time(stage.seconds),
+        f"{cell.runs:,}",
+    )
+
+
 def grid(
     name: str,
-    cells: Sequence[tuple[str, int, schema.Pretrain]],
+    cells: Sequence[tuple[str, int, schema.TrainingStage]],
     limit: float,
-    runtime: Runtime,
+    machine: Machine,
     vocabularies: Mapping[str, int] | None = None,
     data_dir: Path | None = None,
     left_out: Sequence[str] = (),
+    others: Mapping[str, schema.StageConfig] = MappingProxyType({}),
+    known: Mapping[str, schema.Architecture] = MappingProxyType({}),
 ) -> GridPlan:
     """Return the plan of cells given as (name, runs, config).
 
-    `limit` is in seconds, for all runs together.
+    `limit` is in seconds, for all runs together. Cells refer to `others`, stages that train
+    nothing, and to `known`, models from outside. A cell whose model is not known before it runs is
+    not in the plan; a note says so.
     """
     stages = {label: config for label, _, config in cells}
     if not stages:
         return GridPlan(name, (), left_out=tuple(left_out), warnings=("no cell is left to run",))
     recipe = schema.Recipe.model_construct(
-        name=name, stages=stages, budget=schema.Budget(), report=schema.Report(measure=())
+        name=name,
+        stages={**stages, **others},
+        budget=schema.Budget(),
+        report=schema.Report(measure=()),
     )
-    whole = plan(recipe, runtime, vocabularies, data_dir)
+    whole = plan(recipe, machine, vocabularies, data_dir, known=known)
+    of_stage = {stage.name: stage for stage in whole.stages}
     planned = tuple(
-        CellPlan(label, runs, stage)
-        for (label, runs, _), stage in zip(cells, whole.stages, strict=True)
+        CellPlan(label, runs, of_stage[label]) for label, runs, _ in cells if label in of_stage
     )
     result = GridPlan(
         name,

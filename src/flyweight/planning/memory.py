@@ -1,4 +1,4 @@
-"""Estimate the memory of training, part by part, without allocating it.
+"""Estimate the memory of training by formulas, part by part, where a dry run would take too long.
 
 What autograd keeps is counted layer by layer, as `flyweight.model` computes it. Everything counts
 at its largest at the same time, as the allocator seldom gives back what one moment needed before
@@ -8,11 +8,13 @@ the next. benchmarks/bench_plan_memory.py compares it with what training really 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flyweight.config import schema
 from flyweight.spec import flops, flops_baselines
+from flyweight.spec.adapters import sites
 from flyweight.spec.visits import visits
-from flyweight.spec.windows import scores
+from flyweight.spec.windows import query_blocks, scores
 
 LIBRARIES = 130_000_000
 """Bytes that a process loads when it trains for the first time, on a CPU.
@@ -23,11 +25,17 @@ torch's optimizers (70 MB), kernels, the tokenizer.
 CHUNK_ELEMENTS, CHUNK_ROWS = 2**22, 128
 """Logits that the head makes at once, and the rows it takes at least (see train.objectives)."""
 
+STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
+"""Bytes of a number of an optimizer's state, with its share of a block's scale."""
+
 LOGITS_AT_ONCE = 2**23
 """Logits that a validation makes at once (see evaluate.likelihood)."""
 
-CHUNK_COPIES, DISTILLED_COPIES = 3, 8
-"""Float32 numbers held for one logit of a chunk, with its log-probability and gradient.
+PIECE_ELEMENTS = 2**19
+"""Logits of a chunk whose loss is taken at once (see train.objectives)."""
+
+PIECE_COPIES, DISTILLED_COPIES = 4, 10
+"""Float32 numbers held for one logit of a piece, with its log-probability and gradient.
 
 The second number includes those of a teacher.
 """
@@ -48,11 +56,13 @@ MLP_KEPT = {
 
 
 @dataclass(frozen=True)
-class Memory:
+class PlannedMemory:
     """Peak training memory in bytes, by part.
 
     `copies` are the weights once more in the compute dtype, `libraries` what the process loads for
-    training.
+    training. `masks` say what tokens attend to, where not simply to all earlier ones. A dry run
+    counts masks and copies among the activations, and in `head` what its largest moment holds
+    beside all other parts.
     """
 
     weights: int
@@ -63,11 +73,18 @@ class Memory:
     teacher: int = 0
     copies: int = 0
     libraries: int = 0
+    masks: int = 0
+    method: Literal["formula", "dry-run"] = "formula"
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The bytes by the name of their part."""
+        return {name: size for name, size in vars(self).items() if name != "method"}
 
     @property
     def total(self) -> int:
         """The sum of all parts."""
-        return sum(vars(self).values())
+        return sum(self.parts.values())
 
 
 def training(
@@ -77,33 +94,75 @@ def training(
     itemsize: int = 4,
     teacher: schema.Architecture | None = None,
     device: str = "cpu",
-) -> Memory:
-    """Return the memory of training `model` on windows of `context` tokens.
+    isolated: bool = False,
+    trains: schema.TrainedPart = "full",
+) -> PlannedMemory:
+    """Return the memory of training a part of `model` on windows of `context` tokens.
 
-    `itemsize` is the compute dtype's; weights always take 4 bytes. Activations are what autograd
-    keeps of every block for one micro-batch: the inputs of each matrix, each norm and attention.
+    `itemsize` is the compute dtype's; weights take 4 bytes, or 2 where they train in bfloat16.
+    Activations are what autograd keeps of every block for one micro-batch: the inputs of each
+    matrix, each norm and attention.
+    `isolated` documents see nothing of each other, which takes masks.
     """
     unique = flops.parameters(model).unique
-    trained = flops.trained_parameters(model)
+    trained = flops.trained_parameters(model, trains)
     states = 2 * trained
     if isinstance(train.optimizer, schema.Muon):
-        states -= flops.muon_parameters(model)
+        states -= flops.muon_parameters(model, trains)
     rows = train.batch // train.accumulate
+    held = 2 if train.memory.weights == "bf16" else 4
     cpu = device == "cpu"
-    return Memory(
-        weights=flops.weight_bytes(model),
-        gradients=4 * trained,
-        optimizer=4 * states,
-        activations=rows * context * kept_bytes(model, context, itemsize, cpu),
-        head=_head(model, train, context, itemsize, teacher is not None),
-        teacher=_teacher(teacher, rows * context, itemsize) if teacher else 0,
-        copies=itemsize * unique if itemsize < 4 else 0,
+    in_backward = train.memory.step == "backward"
+    kept = (
+        rows
+        * context
+        * kept_bytes(
+            model, context, itemsize, cpu, isolated, trains, train.memory.recompute == "blocks"
+        )
+    )
+    if trains == "frozen" and isinstance(model, schema.ModelConfig):
+        kept = _read_only(model, rows * context, itemsize)
+    return PlannedMemory(
+        weights=flops.weight_bytes(model, held),
+        gradients=held * (_held_at_once(model, trained) if in_backward else trained),
+        optimizer=int(STATE_BYTES[train.memory.states] * states),
+        activations=kept,
+        head=_head(model, train, context, itemsize, teacher is not None, trains),
+        teacher=_teacher(teacher, rows, context, itemsize, isolated) if teacher else 0,
+        copies=itemsize * unique if itemsize < held else 0,
         libraries=LIBRARIES if cpu else 0,
+        masks=mask_bytes(model, rows, context, itemsize, isolated),
     )
 
 
-def kept_bytes(model: schema.Architecture, context: int, itemsize: int, cpu: bool) -> int:
-    """Return the bytes that autograd keeps of one token."""
+def _held_at_once(model: schema.Architecture, trained: int) -> int:
+    """Return the numbers of the gradients that are there at once where each is dropped when used.
+
+    They are those of the embedding and of a layer.
+    """
+    if not isinstance(model, schema.ModelConfig):
+        return trained
+    parts = flops.parameters(model).by_part
+    layer = max(1, model.layers)
+    body = sum(size for part, size in parts.items() if part not in ("embedding", "head"))
+    return min(trained, parts.get("embedding", 0) + body // layer)
+
+
+def kept_bytes(
+    model: schema.Architecture,
+    context: int,
+    itemsize: int,
+    cpu: bool,
+    isolated: bool = False,
+    trains: schema.TrainedPart = "full",
+    recompute: bool = False,
+) -> int:
+    """Return the bytes that autograd keeps of one token, without masks.
+
+    Where adapters alone train, nothing is kept before the first of them, and not what frozen
+    matrices read. Where blocks `recompute`, they are what goes into each visit, and all that is
+    kept of the largest.
+    """
     if not isinstance(model, schema.ModelConfig):
         return flops_baselines.activations(model) * itemsize
     stream = 4 * model.dim  # the residual stream is float32 in every precision
@@ -113,19 +172,104 @@ def kept_bytes(model: schema.Architecture, context: int, itemsize: int, cpu: boo
         + (stream if model.embedding.bigram.kind != "none" else 0)
     )
     ends += 2 * stream if model.dropout.embedding else 0
+    ends += _rotation(model, itemsize) if isolated else 0
     every = 2 * stream + 2 * model.dim * itemsize
     every += 2 * stream if isinstance(model.residual, schema.Alpha) else 0
     every += itemsize * _dropped(model)
-    blocks, doubled = [], []
-    for index in range(model.layers):
-        layer = model.layer(index)
-        kept = itemsize * (_attention(layer) + _mlp(layer))
-        blocks.append(every + kept + _scores(layer, context, itemsize, cpu))
-        doubled.append(4 * _kv(layer) * itemsize)
-    used = visits(model)
-    # A second key for each token is the memory's, beside a pass's own.
-    remembered = sum(doubled[visit.layer] for visit in used if visit.keys == 2)
-    return ends + sum(blocks[visit.layer] for visit in used) + remembered
+    layers = [model.layer(index) for index in range(model.layers)]
+    blocks = [every + itemsize * (_attention(layer) + _mlp(layer)) for layer in layers]
+    for index, layer in enumerate(layers):
+        blocks[index] += itemsize * _adapted(model, index)
+        if trains == "adapters":
+            blocks[index] -= itemsize * (2 * model.dim + (layer.mlp.hidden or 0))
+    total = ends
+    largest = 0
+    adapted = {site.block for site in sites(model)}
+    reached = trains != "adapters"
+    for visit in visits(model):
+        reached = reached or visit.layer in adapted
+        if not reached:
+            continue
+        layer = layers[visit.layer]
+        keys = max(1, visit.keys_per_token)
+        causal = keys == 1 and not isolated
+        visited = blocks[visit.layer] + _scores(layer, context, keys, itemsize, cpu and causal)
+        visited += itemsize * _copied_keys(layer, context, keys)
+        if keys == 2:  # the memory's, beside a pass's own
+            visited += 4 * _kv(layer) * itemsize
+        largest = max(largest, visited)
+        total += visited if not recompute else stream + (keys - 1) * 2 * _kv(layer) * itemsize
+    return total + (largest if recompute else 0)
+
+
+def _rotation(model: schema.ModelConfig, itemsize: int) -> int:
+    """Return the bytes of a token's cosines and sines, where rows have positions of their own."""
+    if not isinstance(model.position, schema.Rope):
+        return 0
+    sizes = {model.layer(index).attention.head_dim or 0 for index in range(model.layers)}
+    return sum(2 * int(size * model.position.fraction) for size in sizes) * itemsize
+
+
+def mask_bytes(
+    model: schema.Architecture, rows: int, context: int, itemsize: int, isolated: bool = False
+) -> int:
+    """Return the bytes of all masks of `rows` windows.
+
+    Layers that look equally far share a mask. It is held as bool and as numbers to add to scores.
+    Without isolated documents all rows have the same. A prefix in front of the keys is in each.
+    """
+    if not isinstance(model, schema.ModelConfig):
+        return 0
+    prefix = model.first_position
+    areas = dict[tuple[int | None, int, int, bool], int]()
+    for visit in visits(model):
+        attention = model.layer(visit.layer).attention
+        window = attention.window
+        if window is not None and context <= window:
+            window = None
+        for keys in range(
+            1, visit.keys_per_token + 1
+        ):  # two keys a token take their mask from that of one
+            used = keys == visit.keys_per_token or not prefix
+            whole = isolated or (used and prefix > 0)
+            area = keys * _masked(attention, context, whole, keys) + used * context * prefix
+            key = (window, attention.sinks if window else 0, keys, used)
+            areas[key] = area * (1 + used * itemsize)
+    return (rows if isolated else 1) * sum(areas.values())
+
+
+def _masked(attention: schema.Attention, context: int, whole: bool, keys: int) -> int:
+    """Return how many scores of a window have a mask; causal attention needs none of its own.
+
+    `whole`: there is one all the same, for documents or a prefix.
+    """
+    window = attention.window
+    if window is None or context <= window:
+        return context**2 if whole or keys == 2 else 0
+    area = scores(attention, context)
+    if whole or keys == 2:
+        return area
+    first = query_blocks(0, context, window, attention.sinks)[0]
+    return area - (first.stop**2 if first.stop <= window else 0)
+
+
+def _copied_keys(model: schema.ModelConfig, context: int, keys: int) -> int:
+    """Return the numbers of a token's keys and values that are there once more.
+
+    They stand beside sinks and behind a prefix, which every row and block has in front of its own.
+    """
+    attention, prefix = model.attention, model.first_position
+    if attention.window is None or context <= attention.window:
+        return -(-2 * _kv(model) * prefix // context)
+    blocks = query_blocks(0, context, attention.window, attention.sinks)
+    copied = sum(
+        keys * (block.stop - block.first + block.sinks) + prefix
+        for block in blocks
+        if block.sinks or prefix
+    )
+    if prefix:  # nothing else needs the keys that were copied
+        copied -= keys * context
+    return 2 * _kv(model) * copied // context
 
 
 def _attention(model: schema.ModelConfig) -> int:
@@ -144,24 +288,65 @@ def _kv(model: schema.ModelConfig) -> int:
     return model.attention.kv_heads * model.attention.head_dim
 
 
-def _scores(model: schema.ModelConfig, context: int, itemsize: int, cpu: bool) -> int:
-    """Return the bytes kept of a token's attention weights, where the kernel keeps them at all."""
+def _scores(model: schema.ModelConfig, context: int, keys: int, itemsize: int, plain: bool) -> int:
+    """Return the bytes kept of a token's attention weights, where the kernel keeps them at all.
+
+    `plain` attention on a CPU looks at all earlier tokens, with one key each.
+    """
     assert model.attention.heads
     window = model.attention.window
     whole = window is None or context <= window
     dropped = bool(model.dropout.attention)
-    written_out = cpu and itemsize == 2 and context <= WRITTEN_OUT and whole
+    written_out = plain and itemsize == 2 and context <= WRITTEN_OUT and whole
     if not (dropped or written_out):
         return 0
     copies = 1 + 2 * dropped  # the weights, the mask of what is dropped, and what is left
-    keys = scores(model.attention, context) // context  # that a token looks at
-    return copies * model.attention.heads * keys * itemsize
+    size = itemsize if written_out else 4  # torch's own form with dropout computes in float32
+    seen = keys * scores(model.attention, context) // context  # keys that a token looks at
+    seen += model.first_position  # those of a prefix
+    return copies * model.attention.heads * seen * size
 
 
 def _mlp(model: schema.ModelConfig) -> int:
     assert model.mlp.hidden
     matrices = 3 if model.mlp.kind in schema.GATED else 2
     return MLP_KEPT[model.mlp.kind] * model.mlp.hidden + matrices * (model.mlp.rank or 0)
+
+
+def _adapted(model: schema.ModelConfig, block: int) -> int:
+    """Return the numbers that a block's adapters keep of a token.
+
+    They are what the adapters read, once where several read the same, and what is between their
+    matrices or is multiplied by their factors. A prefix in front of keys is not among them.
+    """
+    layer = model.layer(block)
+    q = (layer.attention.heads or 0) * (layer.attention.head_dim or 0)
+    inputs: dict[str, int] = {}
+    kept = 0
+    for site in sites(model):
+        if site.block != block:
+            continue
+        adapter = site.adapter
+        match adapter:
+            case schema.Lora():
+                inputs[_input_of(site.name)] = site.reads
+                kept += adapter.r + (site.reads if adapter.dropout else 0)
+                kept += 2 * site.writes if adapter.dora else 0
+            case schema.Ia3():
+                kept += site.reads if site.scales_input else site.writes
+            case schema.Bottleneck():
+                kept += site.width + 2 * adapter.dim
+            case schema.Prefix(softmax="shared"):
+                pass
+            case schema.Prefix():
+                kept += (3 if isinstance(model.position, schema.Rope) else 2) * q
+    return kept + sum(inputs.values())
+
+
+def _input_of(name: str) -> str:
+    """Return a name of what a matrix reads: q, k and v read the same, and so do gate and up."""
+    branch, _, matrix = name.split(".", 2)[2].partition(".")
+    return name if matrix.startswith(("out", "down")) or "expand" in matrix else branch
 
 
 def _dropped(model: schema.ModelConfig) -> int:
@@ -171,11 +356,18 @@ def _dropped(model: schema.ModelConfig) -> int:
 
 
 def _head(
-    model: schema.Architecture, train: schema.Train, context: int, itemsize: int, distilled: bool
+    model: schema.Architecture,
+    train: schema.Train,
+    context: int,
+    itemsize: int,
+    distilled: bool,
+    trains: schema.TrainedPart,
 ) -> int:
     """Return the bytes of head and loss.
 
-    They are a chunk's logits, the head's gradient, and the hidden states with their gradient.
+    They are a chunk's logits (a teacher's too), the hidden states with their gradient, and the
+    head's where that does not become the parameter's own: beside an earlier micro-batch's, or in
+    float32 before it is rounded to bfloat16.
     """
     vocab = model.vocab_size
     assert vocab
@@ -184,26 +376,43 @@ def _head(
     )
     tokens = train.batch // train.accumulate * context
     rows = min(tokens, max(CHUNK_ROWS, CHUNK_ELEMENTS // vocab))
-    copies = DISTILLED_COPIES if distilled else CHUNK_COPIES
-    training_step = (
-        4 * copies * rows * vocab + 2 * 4 * vocab * width + 2 * tokens * width * itemsize
-    )
-    validated = (
-        min(train.batch * context, train.validation_tokens, max(1, LOGITS_AT_ONCE // vocab)) * vocab
-    )
-    return max(training_step, 2 * 4 * validated if train.validations else 0)
+    chunks = itemsize * (2 if distilled else 1) * rows * vocab
+    copies = DISTILLED_COPIES if distilled else PIECE_COPIES
+    pieces = 4 * copies * min(rows * vocab, max(PIECE_ELEMENTS, vocab))
+    apart = train.accumulate > 1 or train.memory.weights == "bf16"
+    head = 4 * vocab * width if apart and trains != "adapters" else 0
+    training_step = chunks + pieces + head + 2 * tokens * width * itemsize
+    return max(training_step, validation_bytes(model, train, context) if train.validations else 0)
 
 
-def _teacher(teacher: schema.Architecture, tokens: int, itemsize: int) -> int:
+def validation_bytes(model: schema.Architecture, train: schema.Train, context: int) -> int:
+    """Return the bytes of the logits that a validation makes at once, with their probabilities."""
+    vocab = model.vocab_size
+    assert vocab
+    at_once = min(train.batch * context, train.validation_tokens, max(1, LOGITS_AT_ONCE // vocab))
+    return 2 * 4 * at_once * vocab
+
+
+def _teacher(
+    teacher: schema.Architecture, rows: int, context: int, itemsize: int, isolated: bool
+) -> int:
     """Return the bytes of a teacher.
 
-    They are its weights, also in the compute dtype, and what one layer holds while it reads.
+    They are its weights, also in the compute dtype, its masks, and what one layer holds while it
+    reads.
     """
     weights = flops.weight_bytes(teacher)
     copies = itemsize * flops.parameters(teacher).unique if itemsize < 4 else 0
+    tokens = rows * context
     if not isinstance(teacher, schema.ModelConfig):
         return weights + copies + tokens * flops_baselines.activations(teacher) * itemsize
-    return weights + copies + tokens * (3 * 4 * teacher.dim + itemsize * _largest_layer(teacher))
+    held = _read_only(teacher, tokens, itemsize)
+    return weights + copies + held + mask_bytes(teacher, rows, context, itemsize, isolated)
+
+
+def _read_only(model: schema.ModelConfig, tokens: int, itemsize: int) -> int:
+    """Return the bytes that a model holds while it reads tokens and keeps nothing for gradients."""
+    return tokens * (3 * 4 * model.dim + itemsize * _largest_layer(model))
 
 
 def _largest_layer(model: schema.ModelConfig) -> int:

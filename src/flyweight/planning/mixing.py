@@ -34,7 +34,7 @@ Its counts may take the rest.
 
 
 def stages(
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     budget: schema.Budget,
     network: schema.ModelConfig,
     stored: int,
@@ -51,7 +51,7 @@ def stages(
     return {**given, "model": load.merge(mix, given.get("model") or {})}
 
 
-def alone(given: Mapping[str, Any]) -> dict[str, Any]:
+def alone(given: Mapping[str, object]) -> dict[str, object]:
     """Return a raw recipe's stages with the network as the `model`, not mixed."""
     if "network" not in given:
         return dict(given)
@@ -61,7 +61,7 @@ def alone(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _counts(
     budget: schema.Budget, network: schema.ModelConfig, stored: int
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     vocab = network.vocab_size or 0
     entry = BYTES_PER_NGRAM + (2 if vocab > 2**15 else 0)
     rooms = list[int]()

@@ -19,13 +19,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from flyweight.config import schema
-from flyweight.config.units import format_count
+from flyweight.config.units import format_flops
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import refuse_link, write_json
+from flyweight.core.files import refuse_link, remove, write_json
 from flyweight.core.machine import busy, processor
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.errors import RequestError
-from flyweight.store.artifact import Store
+from flyweight.store.artifact import PARTIAL, Store
 
 FILE = "rates.json"
 """Where rates are kept, in the runs root."""
@@ -46,10 +46,11 @@ FARTHEST = 1.3
 """How far the line goes beyond the two widths, in units of their distance."""
 
 REFERENCE_PACKING = 1.2e6
-"""Bytes per second of `packing` on the machine of the fixed times.
+"""Bytes per second of `packing` on the machine of the constants in `flyweight.planning.time`."""
 
-Those are in `flyweight.planning.surroundings`.
-"""
+TIMED_TRAINING = schema.Train(batch=4)
+TIMED_CONTEXT, TIMED_VOCABULARY, TIMED_LAYERS = 128, 1024, 2
+"""The training whose steps are timed."""
 
 
 class Rates(BaseModel):
@@ -73,11 +74,22 @@ class Rates(BaseModel):
 
     def at(self, width: int) -> float:
         """Return the training FLOPs per second of a model of this width."""
-        (low, slow), (high, fast) = min(self.training.items()), max(self.training.items())
-        if high == low:
-            return slow
-        place = math.log(width / low) / math.log(high / low)
-        return slow * (fast / slow) ** min(FARTHEST, max(1 - FARTHEST, place))
+        return interpolated(self.training, width)
+
+
+def interpolated(rates: Mapping[int, float], width: int) -> float:
+    """Return the rate at a width, on the line through two widths in logarithms."""
+    (low, slow), (high, fast) = min(rates.items()), max(rates.items())
+    if high == low:
+        return slow
+    place = math.log(width / low) / math.log(high / low)
+    return slow * (fast / slow) ** min(FARTHEST, max(1 - FARTHEST, place))
+
+
+def timed_model(width: int) -> schema.ModelConfig:
+    """Return the resolved model of a width whose training steps are timed."""
+    model = schema.ModelConfig(dim=width, layers=TIMED_LAYERS)
+    return model.resolved(TIMED_VOCABULARY, TIMED_CONTEXT)
 
 
 @dataclass(frozen=True)
@@ -91,13 +103,13 @@ class Kept:
 
     def line(self) -> str:
         """Return a line with the rate, the file that keeps it and how to measure again."""
-        rate = format_count(self.rates.at(WIDTH))
+        rate = format_flops(self.rates.at(WIDTH))
         when = "measured now"
         if not self.fresh:
             when = f"measured {self.rates.created[:16].replace('T', ' ')} UTC"
         other = ", while other work ran" if self.rates.busy else ""
         return (
-            f"{rate}FLOPs/s of training at width {WIDTH} ({when}{other}; delete {self.file} to "
+            f"{rate}/s of training at width {WIDTH} ({when}{other}; delete {self.file} to "
             "measure again)"
         )
 
@@ -124,6 +136,8 @@ def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = 
         known = _read(file)
         fresh = name not in known
         if fresh:
+            for half in store.root.glob(f".{FILE}.*{PARTIAL}"):  # of a process that was killed
+                remove(half)
             watch("measuring", {"what": name})
             known = {**known, name: measured(runtime, precision)}
             write_json(file, {key: rates.model_dump(mode="json") for key, rates in known.items()})
@@ -167,19 +181,18 @@ def _training(width: int, runtime: Runtime, precision: Precision) -> float:
     import torch
 
     from flyweight.data.batch import Batch
-    from flyweight.evaluation.likelihood import autocast
     from flyweight.model.build import build
-    from flyweight.training.objectives import NextToken
+    from flyweight.model.precision import autocast
+    from flyweight.training.objectives import NextTokenObjective
     from flyweight.training.optimizers import build_optimizers
     from flyweight.training.step_cost import StepCost
 
-    train = schema.Train(batch=4)
-    context, vocabulary = 128, 1024
-    model_config = schema.ModelConfig(dim=width, layers=2).resolved(vocabulary, context)
+    train = TIMED_TRAINING
+    model_config = timed_model(width)
     model = build(model_config, seed=0).to(runtime.device)
     optimizers = build_optimizers(model, train.optimizer, precision)
-    objective = NextToken(schema.NextToken())
-    tokens = torch.randint(vocabulary, (train.batch, context + 1)).to(runtime.device)
+    objective = NextTokenObjective(schema.NextToken())
+    tokens = torch.randint(TIMED_VOCABULARY, (train.batch, TIMED_CONTEXT + 1)).to(runtime.device)
     batch = Batch.from_tensors(tokens[:, :-1], tokens[:, 1:])
 
     def step() -> float:
@@ -199,7 +212,7 @@ def _training(width: int, runtime: Runtime, precision: Precision) -> float:
     end, seconds = time.perf_counter() + MEASURE_SECONDS, [step(), step()]
     while time.perf_counter() < end:
         seconds.append(step())
-    return StepCost.of(model_config, train, context).mean / min(seconds)
+    return StepCost.of(model_config, train, TIMED_CONTEXT).mean / min(seconds)
 
 
 def _packing() -> float:

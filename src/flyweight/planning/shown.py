@@ -5,13 +5,37 @@ They are short in a list, and the command line's table when printed or in a note
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
 
-from flyweight.core.notebook import html_of, plain_text
+from flyweight.config.units import format_time
+from flyweight.core.notebook import plain_text
+from flyweight.tables import engine
+from flyweight.visible import visible
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from flyweight.tables.engine import Table
+    from flyweight.tables.plain import Cells
 
 
-class Shown:
-    """Base of plans: `print(plan)` and a notebook show the lines of `flyweight plan`."""
+class Shown(ABC):
+    """Base of plans: `print(plan)` and a notebook show what `flyweight plan` prints."""
+
+    @abstractmethod
+    def verdict(self) -> Sequence[Text | str]:
+        """Return what comes first: whether it fits, and what all of it needs."""
+
+    @abstractmethod
+    def table(self) -> Table[Cells] | None:
+        """Return the needs row by row, None where nothing is left to plan."""
+
+    @abstractmethod
+    def remarks(self) -> Sequence[str]:
+        """Return what else has to be known, such as what was assumed."""
 
     def __repr__(self) -> str:
         name = getattr(self, "name", "")
@@ -21,13 +45,23 @@ class Shown:
         return f"<{type(self).__name__}{label}{fits}; print it for its table>"
 
     def __str__(self) -> str:
-        return plain_text(self._lines())
+        table = self.table()
+        drawn = [] if table is None else ["", engine.terminal(table), ""]
+        return plain_text([*self.verdict(), *drawn, *self.remarks()])
 
     def _repr_html_(self) -> str:
-        table, *notes = self._lines()
-        return html_of(table, map(str, notes))
+        table = self.table()
+        above = "".join(_paragraph(str(line)) for line in self.verdict())
+        below = "".join(map(_paragraph, self.remarks()))
+        return above + ("" if table is None else engine.html(table)) + below
 
-    def _lines(self) -> list[Any]:
-        from flyweight.planning import lines
 
-        return lines.lines(self)  # pyright: ignore[reportArgumentType]
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(visible(text))}</p>"
+
+
+def estimated(seconds: float) -> str:
+    """Return an estimated time in words: whole seconds from ten on."""
+    if seconds < 0.05:
+        return "under 0.1 s"
+    return format_time(float(round(seconds)) if seconds >= 10 else round(seconds, 1))

@@ -1,23 +1,27 @@
-"""Estimate how long work takes on this machine: products at a measured rate, and the rest.
+"""Estimate how long work takes on this machine, without building a model.
 
-Everything is an estimate for an idle machine, made without building a model. The constants were
-measured on two cores of a common server; docs/log.md says how.
+It is the only estimate of seconds: of `plan`, of the shares of a time budget, of what `train`
+chooses and of a study's clock. Products take the time that this machine's kept rates tell. All
+else takes constants, which were measured on two cores of a common server (docs/log.md), times the
+slowness of this machine.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 from flyweight.config import schema
-from flyweight.planning import memory
+from flyweight.core.events import Watcher, ignore
+from flyweight.core.runtime import Precision, Runtime
+from flyweight.evaluation.floors import TRAIN_LIMIT
+from flyweight.planning import memory, rate
+from flyweight.planning.rate import Kept, Rates
 from flyweight.spec import flops as cost
 from flyweight.spec.visits import visits
-
-PRODUCTS = {"fp32": 0.95, "bf16": 0.75, "fp16": 0.75}
-"""Share of a large product's rate that the products of a training step reach."""
+from flyweight.store.artifact import Store
+from flyweight.training.step_cost import StepCost
 
 SECONDS_PER_BYTE = 5e-10
 """Seconds of one thread for each byte of activations and logits.
@@ -30,6 +34,9 @@ STEP_SECONDS, VISIT_SECONDS = 1e-3, 6e-4
 
 They are calls, not arithmetic.
 """
+
+LEAST_PRODUCTS = 0.5
+"""Share of a timed step that its products take at least."""
 
 NEW_TOKEN_SECONDS = 3e-4
 """Seconds of each use of a layer for one new token of a text."""
@@ -48,31 +55,46 @@ AUDIT_TOKENS = 30_000
 """Tokens that the checks of an audit read, counted as if each were read once with its logits."""
 
 FLOOR_SECONDS_PER_TOKEN = 6e-7
-FLOOR_TOKENS = 10_000_000
-"""Training tokens that the n-gram floors count at most (`evaluate.floors.TRAIN_LIMIT`)."""
+"""Seconds of counting or scoring a token for the n-gram floors."""
+
+MIXED_SECONDS_PER_TOKEN = 4e-5
+"""Seconds of scoring a token by a mixture's counts and pointer, beside its network."""
+
+REPORT_SECONDS = 0.6
+"""Seconds of writing a report's page."""
 
 READ_SECONDS_PER_BYTE = 3e-8
-TOKENIZER_SECONDS_PER_BYTE = {"byte": 0.0, "char": 3e-8, "word": 6e-8, "bpe": 3e-7, "file": 0.0}
-ENCODE_SECONDS_PER_BYTE = {"byte": 1e-7, "char": 2e-7, "word": 2e-7, "bpe": 2.5e-7, "file": 2.5e-7}
+TOKENIZER_SECONDS_PER_BYTE = {
+    "byte": 0.0,
+    "char": 3e-8,
+    "word": 6e-8,
+    "bpe": 3e-7,
+    "file": 0.0,
+    "model": 0.0,
+}
+ENCODE_SECONDS_PER_BYTE = {
+    "byte": 1e-7,
+    "char": 2e-7,
+    "word": 2e-7,
+    "bpe": 2.5e-7,
+    "file": 2.5e-7,
+    "model": 2.5e-7,
+}
 
 
 @dataclass(frozen=True)
-class TextSize:
-    """A text's size: its bytes in UTF-8, and the tokens of each split."""
+class MachineSpeed:
+    """How fast this machine computes in one precision: its rates, device and threads.
 
-    bytes: int
-    train: int
-    validation: int
-    test: int
+    `given` are the training FLOPs per second that a budget names, which take the place of all that
+    was measured.
+    """
 
-
-@dataclass(frozen=True)
-class Speed:
-    """Where work is timed: device, threads, and the precision it computes in."""
-
+    rates: Rates
     device: str = "cpu"
     threads: int = 1
-    precision: str = "fp32"
+    precision: Precision = "fp32"
+    given: float | None = None
 
     @property
     def seconds_per_byte(self) -> float:
@@ -80,62 +102,119 @@ class Speed:
 
         Nothing on devices other than a CPU.
         """
-        return SECONDS_PER_BYTE / self.threads if self.device == "cpu" else 0.0
+        if self.device != "cpu":
+            return 0.0
+        return SECONDS_PER_BYTE * self.rates.slowness / self.threads
 
     @property
     def itemsize(self) -> int:
         """Bytes of a number in this precision."""
         return 4 if self.precision == "fp32" else 2
 
+    def slowed(self, seconds: float) -> float:
+        """Return the seconds on this machine of what took `seconds` on the constants' machine."""
+        return seconds * self.rates.slowness
+
     def products(self, flops: float, width: int) -> float:
         """Return the seconds that the products of a model of this width take."""
-        return flops / (PRODUCTS[self.precision] * product_rate(width, self.device, self.precision))
+        return flops / rate.interpolated(self._product_rates, width)
+
+    def beside_products(
+        self, config: schema.Architecture, train: schema.Train, context: int
+    ) -> float:
+        """Return the seconds of a training step that are not products; `config` is resolved."""
+        assert config.vocab_size
+        kept = memory.kept_bytes(config, context, self.itemsize, self.device == "cpu")
+        moved = train.batch * context * (kept + 4 * config.vocab_size)
+        calls = STEP_SECONDS + VISIT_SECONDS * train.accumulate * uses_of_layers(config)
+        return moved * self.seconds_per_byte + self.slowed(calls)
+
+    @cached_property
+    def _product_rates(self) -> dict[int, float]:
+        """FLOPs per second of products alone, by the width of the training that was timed."""
+        train, context = rate.TIMED_TRAINING, rate.TIMED_CONTEXT
+        rates = dict[int, float]()
+        for width, training_rate in self.rates.training.items():
+            model = rate.timed_model(width)
+            flops = StepCost.of(model, train, context).mean
+            seconds = flops / training_rate
+            rest = self.beside_products(model, train, context)
+            rates[width] = flops / max(seconds - rest, LEAST_PRODUCTS * seconds)
+        return rates
 
 
-@cache
-def product_rate(width: int, device: str = "cpu", precision: str = "fp32") -> float:
-    """Return the FLOPs per second of a (1024 x width) by (width x 4 width) product.
+@dataclass(frozen=True)
+class Machine:
+    """What estimates ask about this machine: where it computes, and its rates by precision."""
 
-    It is the best of a few short tries.
-    """
-    import torch
+    runtime: Runtime
+    kept: Callable[[Precision], Kept]
+    _speeds: dict[tuple[Precision, float | None], MachineSpeed] = field(
+        default_factory=dict[tuple[Precision, float | None], MachineSpeed], repr=False
+    )
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    a = torch.randn(1024, width, device=device, dtype=dtype)
-    b = torch.randn(width, 4 * width, device=device, dtype=dtype)
+    @classmethod
+    def of(cls, store: Store, runtime: Runtime, watch: Watcher = ignore) -> Machine:
+        """Return this machine, with the rates that the runs root keeps or that are measured now.
 
-    def once(repeats: int) -> float:
-        began = time.perf_counter()
-        for _ in range(repeats):
-            torch.mm(a, b)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return (time.perf_counter() - began) / repeats
+        They are measured when a precision is first asked for.
+        """
+        return cls(runtime, cache(lambda precision: rate.kept(store, runtime, precision, watch)))
 
-    once(2)
-    repeats = max(1, int(0.01 / max(once(1), 1e-6)))
-    return 2 * 1024 * width * 4 * width / min(once(repeats) for _ in range(8))
+    def speed(self, precision: Precision = "fp32", given: float | None = None) -> MachineSpeed:
+        """Return the speed in a precision; `given` is a budget's own rate."""
+        key = (precision, given)
+        if key not in self._speeds:
+            self._speeds[key] = MachineSpeed(
+                rates=self.kept(precision).rates,
+                device=self.runtime.device,
+                threads=self.runtime.threads,
+                precision=precision,
+                given=given,
+            )
+        return self._speeds[key]
+
+    def training_speed(
+        self, train: schema.Train, width: int, given: float | None = None
+    ) -> MachineSpeed:
+        """Return the speed in the precision in which a model of this width is trained."""
+        return self.speed(self.runtime.precision(train.products, width), given)
 
 
 def step_seconds(
-    config: schema.Architecture, train: schema.Train, context: int, flops: float, speed: Speed
+    config: schema.Architecture,
+    train: schema.Train,
+    context: int,
+    flops: float,
+    speed: MachineSpeed,
 ) -> float:
     """Return the seconds of one training step of `flops` FLOPs, teacher and optimizer included.
 
     `config` is resolved.
     """
-    assert config.vocab_size
-    kept = memory.kept_bytes(config, context, speed.itemsize, speed.device == "cpu")
-    moved = train.batch * context * (kept + 4 * config.vocab_size)
-    calls = STEP_SECONDS + VISIT_SECONDS * train.accumulate * uses_of_layers(config)
-    return speed.products(flops, config.dim) + moved * speed.seconds_per_byte + calls
+    if speed.given is not None:
+        return flops / speed.given
+    seconds = speed.products(flops, config.dim) + speed.beside_products(config, train, context)
+    if train.memory.recompute == "blocks":
+        seconds += reading_seconds(_blocks_alone(config), train.batch * context, speed)
+    return seconds
 
 
-def reading_seconds(config: schema.Architecture, tokens: float, speed: Speed) -> float:
+def _blocks_alone(config: schema.Architecture) -> schema.Architecture:
+    """Return a resolved config with next to no vocabulary: what is computed again has no head."""
+    return config.model_copy(update={"vocab_size": 1})
+
+
+def reading_seconds(config: schema.Architecture, tokens: float, speed: MachineSpeed) -> float:
     """Return the seconds in which a resolved model reads `tokens` tokens in full windows."""
     assert config.context and config.vocab_size
     flops = cost.forward_flops(config, config.context) / config.context
-    kept = memory.kept_bytes(config, config.context, speed.itemsize, speed.device == "cpu")
+    if speed.given is not None:
+        return tokens * flops / speed.given
+    reads = config
+    if isinstance(config, schema.ModelConfig):  # nothing is dropped while reading
+        reads = config.model_copy(update={"dropout": schema.Dropout()})
+    kept = memory.kept_bytes(reads, config.context, speed.itemsize, speed.device == "cpu")
     moved = (kept + 4 * config.vocab_size) / 2
     return tokens * (speed.products(flops, config.dim) + moved * speed.seconds_per_byte)
 
@@ -150,26 +229,36 @@ def uses_of_layers(config: schema.Architecture) -> int:
 def measuring_seconds(
     config: schema.Architecture,
     test_tokens: float,
+    speed: MachineSpeed,
     measures: Sequence[str] = MEASURES,
-    speed: Speed | None = None,
+    mixed: bool = False,
 ) -> dict[str, float]:
     """Return the seconds that each measurement of one model takes, by its name.
 
-    `config` is resolved; `test_tokens` is the length of the split that is scored; `speed` is one
-    thread's by default. The sum is what a report adds for one model; `floors_seconds` are added
-    once for each corpus.
+    `config` is resolved; `test_tokens` is the length of the split that is scored. `mixed`: the
+    model's counts and pointer score with it. The sum is what a report adds for one model;
+    `floors_seconds` are added once for each corpus.
     """
-    speed = speed or Speed()
     return {
-        kind: FIXED_SECONDS[kind] + _work_seconds(kind, config, test_tokens, speed)
+        kind: speed.slowed(schema.STAGE_CONFIGS[kind].seconds)
+        + _work_seconds(kind, config, test_tokens, speed)
+        + (speed.slowed(_mixed_seconds(kind, test_tokens)) if mixed else 0.0)
         for kind in dict.fromkeys(measures)
     }
 
 
+def _mixed_seconds(kind: str, test_tokens: float) -> float:
+    """Return the seconds that a mixture adds to a measurement of its network."""
+    tokens = {"evaluate": test_tokens, "audit": AUDIT_TOKENS}.get(kind, 0.0)
+    return MIXED_SECONDS_PER_TOKEN * tokens
+
+
 def _work_seconds(
-    kind: str, config: schema.Architecture, test_tokens: float, speed: Speed
+    kind: str, config: schema.Architecture, test_tokens: float, speed: MachineSpeed
 ) -> float:
     assert config.context
+    if kind not in MEASURES:
+        return 0.0  # its trait tells it all
     if kind != "bench":
         return reading_seconds(config, test_tokens if kind == "evaluate" else AUDIT_TOKENS, speed)
     bench = schema.Bench(stage="bench", input="")
@@ -181,32 +270,37 @@ def _work_seconds(
     )
 
 
-def token_seconds(config: schema.Architecture, speed: Speed) -> float:
+def token_seconds(config: schema.Architecture, speed: MachineSpeed) -> float:
     """Return the seconds of one new token of one text: calls, and reading the weights once."""
     reading = cost.weight_bytes(config) * SECONDS_PER_BYTE / 5
-    return reading + NEW_TOKEN_SECONDS * (uses_of_layers(config) + 1)
+    return speed.slowed(reading + NEW_TOKEN_SECONDS * (uses_of_layers(config) + 1))
+
+
+TASK_ROWS, TASK_TOKENS = 1_000, 64
+"""Rows and tokens of an answer that a plan assumes of a task whose recipe does not say."""
 
 
 def sampling_seconds(
-    config: schema.Architecture, prompts: int, new_tokens: int, speed: Speed
+    config: schema.Architecture, prompts: int, new_tokens: int, speed: MachineSpeed
 ) -> float:
     """Return the seconds in which a model continues so many prompts, all at once."""
     if not prompts:
         return 0.0
     work = new_tokens * (1 + 0.1 * prompts) * token_seconds(config, speed)
-    return FIXED_SECONDS["audit"] + work
+    return speed.slowed(FIXED_SECONDS["audit"]) + work
 
 
-def floors_seconds(text: TextSize) -> float:
+def floors_seconds(train_tokens: float, test_tokens: float, speed: MachineSpeed) -> float:
     """Return the seconds of a corpus' n-gram floors.
 
     They count its training split and score its test split.
     """
-    return FLOOR_SECONDS_PER_TOKEN * (min(text.train, FLOOR_TOKENS) + text.test)
+    counted = min(train_tokens, TRAIN_LIMIT)
+    return speed.slowed(FLOOR_SECONDS_PER_TOKEN * (counted + test_tokens))
 
 
 def validation_seconds(
-    config: schema.Architecture, train: schema.Train, validation_tokens: float, speed: Speed
+    config: schema.Architecture, train: schema.Train, validation_tokens: float, speed: MachineSpeed
 ) -> float:
     """Return the seconds of all validations of one training.
 
@@ -217,8 +311,9 @@ def validation_seconds(
     )
 
 
-def packing_seconds(size: int, tokenizer: schema.Tokenizer) -> float:
+def packing_seconds(size: int, tokenizer: schema.Tokenizer, speed: MachineSpeed) -> float:
     """Return the seconds of packing `size` bytes of text, with training the tokenizer."""
     sample = min(size, tokenizer.sample) if isinstance(tokenizer, schema.BpeTokenizer) else size
     per_byte = READ_SECONDS_PER_BYTE + ENCODE_SECONDS_PER_BYTE[tokenizer.kind]
-    return size * per_byte + sample * TOKENIZER_SECONDS_PER_BYTE[tokenizer.kind]
+    learning = sample * TOKENIZER_SECONDS_PER_BYTE[tokenizer.kind]
+    return speed.slowed(size * per_byte + learning)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import JsonValue
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,6 +35,11 @@ class Metric:
         """Return a metric of a number that is counted, not sampled."""
         return cls(value=value, unit=unit, better=better, n=1, low=value, high=value)
 
-    def json(self) -> dict[str, Any]:
-        """Return the metric as plain data, in the field order above."""
-        return asdict(self)
+    def json(self) -> dict[str, JsonValue]:
+        """Return the metric as plain data, in the field order above.
+
+        A number that is infinite is the string `Infinity`, which JSON can hold.
+        """
+        return {
+            key: "Infinity" if value == math.inf else value for key, value in asdict(self).items()
+        }

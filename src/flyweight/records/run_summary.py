@@ -11,15 +11,19 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from flyweight.config.metrics import Better
 from flyweight.config.schema import SameAs
-from flyweight.records.metric import Metric
+from flyweight.records.audit import AuditResult
+from flyweight.records.bench import Speed
+from flyweight.records.difference import Difference as Difference, Verdict as Verdict
+from flyweight.records.floors import Floor
+from flyweight.records.likelihood import EvaluatedSplit, Evaluation
+from flyweight.records.lm_eval import LmEvalScores
+from flyweight.records.sample import Continuation
+from flyweight.records.scores import TaskComparison, TaskScores
 from flyweight.records.sealed import Record, SealedRecord
+from flyweight.records.tuning import Tuning
 
 FILE = "summary.json"
-
-Split = Literal["train", "validation", "test", "validation+test"]
-Verdict = Literal["better", "worse", "undecided"]
 
 
 class Environment(Record):
@@ -67,23 +71,6 @@ class SplitSummary(Record):
     lost: int | None = None
 
 
-class Floor(Record):
-    """The quality and cost of an n-gram model on the split that the models are measured on.
-
-    The keys are those of `evaluation.floors.Floor.json`.
-    """
-
-    nll: float
-    perplexity: float
-    bits_per_byte: float
-    seconds: float
-    peak_bytes: int | None = None
-    bytes: int | None = None
-    stored: int
-    constants: tuple[float, ...] = ()
-    estimated: bool = True
-
-
 class CorpusSummary(Record):
     """One text under one tokenizer.
 
@@ -100,8 +87,8 @@ class CorpusSummary(Record):
     tokenizer: str
     vocab_size: int
     context: int
-    splits: dict[Split, SplitSummary]
-    overlap: dict[Split, float] = Field(default_factory=dict)
+    splits: dict[EvaluatedSplit, SplitSummary]
+    overlap: dict[EvaluatedSplit, float] = Field(default_factory=dict)
     overlap_unit: Literal["pieces", "lines"] = "lines"
     floors: dict[str, Floor] = Field(default_factory=dict)
     floors_train_tokens: int | None = None
@@ -138,7 +125,11 @@ class ParameterCount(Record):
 
 
 class Training(Record):
-    """The cost of training this model alone, and with all its teachers and parents (`total_*`)."""
+    """The cost of training this model alone, and with all its teachers and parents (`total_*`).
+
+    `peak_bytes` is the memory that its first steps took in a fresh process, over the interpreter's
+    own, and `seconds_per_step` their mean; None where neither was measured.
+    """
 
     steps: int
     tokens: int
@@ -148,54 +139,8 @@ class Training(Record):
     total_flops: float
     stopped_by: str
     same_as: SameAs | None = None
-
-
-class Evaluation(Record):
-    """Likelihood on one split; `corpus` is the fingerprint of an entry of `Summary.corpus`."""
-
-    corpus: str
-    split: Split
-    window: int
-    stride: int
-    nll: Metric
-    perplexity: Metric
-    bits_per_byte: Metric
-    word_perplexity: Metric | None = None
-    metrics: dict[str, Metric] = Field(default_factory=dict)
-    """Metrics that were asked for beside the likelihood, by name."""
-
-    def metric(self, name: str) -> Metric | None:
-        """Return a metric by its name; None where it was not measured."""
-        if name in ("nll", "perplexity", "bits_per_byte", "word_perplexity"):
-            return getattr(self, name)
-        return self.metrics.get(name)
-
-
-class Speed(Record):
-    """Speed and memory in a fresh process; `peak_bytes` is over the interpreter's own memory."""
-
-    forward_ms: Metric
-    prefill_tokens_per_s: Metric
-    decode_tokens_per_s: Metric
-    peak_bytes: Metric
-    weight_bytes: Metric
-
-
-class AuditCheck(Record):
-    """One check of the audit; `why` says what failed, or why it does not apply (`n/a`)."""
-
-    name: str
-    measured: float | None
-    bound: float | None
-    verdict: Literal["pass", "fail", "n/a"]
-    why: str = ""
-
-
-class Audit(Record):
-    """All checks of one model; `passed` means that none failed."""
-
-    passed: bool
-    checks: tuple[AuditCheck, ...]
+    peak_bytes: int | None = None
+    seconds_per_step: float | None = None
 
 
 class Validation(NamedTuple):
@@ -225,13 +170,6 @@ class Curve(Record):
         return self
 
 
-class Sample(Record):
-    """A prompt and its continuation; `text` does not repeat the prompt."""
-
-    prompt: str
-    text: str
-
-
 class ModelSummary(Record):
     """One model that the recipe compares.
 
@@ -253,38 +191,16 @@ class ModelSummary(Record):
     training: Training | None
     evaluate: Evaluation | None
     bench: Speed | None
-    audit: Audit | None
+    audit: AuditResult | None
     curve: Curve | None = None
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[Continuation, ...] = ()
+    scores: tuple[TaskScores, ...] = ()
+    """Scores on the tasks that the report names, in their order."""
+    lm_eval: LmEvalScores | None = None
+    """Metrics of lm-eval's tasks, where the report names some."""
 
 
-class Difference(Record):
-    """The first model minus the second, paired, with its 95 % interval.
-
-    `verdict` is about the first, by its interval alone; `better` is the direction that is better.
-    """
-
-    value: float
-    low: float
-    high: float
-    unit: str
-    better: Better = "lower"
-    verdict: Verdict
-
-    @classmethod
-    def of(
-        cls, value: float, low: float, high: float, unit: str, better: Better = "lower"
-    ) -> Difference:
-        """Return a difference with its verdict: decided only where the interval leaves out 0."""
-        verdict: Verdict = "undecided"  # of bounds that are not numbers as well
-        if high < 0:
-            verdict = "better" if better == "lower" else "worse"
-        elif low > 0:
-            verdict = "worse" if better == "lower" else "better"
-        return cls(value=value, low=low, high=high, unit=unit, better=better, verdict=verdict)
-
-
-class Comparison(Record):
+class PairedComparison(Record):
     """`a` minus `b` on the same text: below 0, `a` is better.
 
     The keys besides `a` and `b` are those of `evaluation.compare.Paired.json`. `nll` is None under
@@ -345,7 +261,10 @@ class Summary(SealedRecord):
     budget: tuple[BudgetLine, ...] = ()
     corpus: tuple[CorpusSummary, ...]
     models: Annotated[tuple[ModelSummary, ...], Field(min_length=1)]
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
+    task_comparisons: tuple[TaskComparison, ...] = ()
+    tuning: tuple[Tuning, ...] = ()
+    """Each fine-tuning among the compared models, before and after."""
     stages: tuple[StageSummary, ...] = ()
 
     @model_validator(mode="after")

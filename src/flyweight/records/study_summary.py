@@ -153,7 +153,7 @@ class CellSummary(Record):
         return math.fsum(run.seconds for run in self.finished) / max(1, len(self.finished))
 
 
-class Contest(Record):
+class ClaimComparison(Record):
     """One comparison of a finding: `below` minus `factor` times `above`.
 
     It is taken over the seeds that both have; of perplexities, between their logarithms. `p` is
@@ -183,7 +183,7 @@ class FindingSummary(Record):
     verdict: Verdict
     metric: str
     method: str
-    contests: tuple[Contest, ...]
+    contests: tuple[ClaimComparison, ...]
 
 
 class StudySummary(SealedRecord):

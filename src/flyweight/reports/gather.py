@@ -10,24 +10,34 @@ from typing import Any
 
 from flyweight.config import load, schema
 from flyweight.config.schema import StageConfig
-from flyweight.config.units import MOST
+from flyweight.config.units import MOST, format_percent
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
 from flyweight.data.document import corpus_label
 from flyweight.errors import FlyweightError
-from flyweight.evaluation.compare import families, table
+from flyweight.evaluation.compare import comparable_groups, compare_models
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.records import run_summary
+from flyweight.records.audit import AuditResult
+from flyweight.records.bench import Speed
+from flyweight.records.floors import NgramFloors
+from flyweight.records.likelihood import Evaluation, Likelihood
+from flyweight.records.lm_eval import LmEvalScores
+from flyweight.records.sample import samples_of
+from flyweight.records.scores import SCORED, TaskComparison, TaskScores
+from flyweight.records.training_cost import TrainingCost
 from flyweight.reports.findings.distillation import SHORT
-from flyweight.reports.findings.phrases import percent
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
 from flyweight.store.budget import Meter
 
+ANSWERS_SHOWN = 5
+"""Answers of each model to a task that a summary keeps."""
+
 
 @dataclass(frozen=True)
-class Source:
+class ModelArtifacts:
     """A compared model as its artifacts: the model's own, and its measurements by kind."""
 
     name: str
@@ -39,14 +49,14 @@ class Source:
 
 
 def models(
-    recipe: schema.Recipe, sources: Sequence[Source]
+    recipe: schema.Recipe, sources: Sequence[ModelArtifacts]
 ) -> tuple[run_summary.ModelSummary, ...]:
     """Return the compared models in the recipe's order."""
     names = [source.name for source in sources]
     return tuple(_model(source, names) for source in sources)
 
 
-def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
+def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSummary:
     facts, folder = source.artifact.facts, source.artifact.path / "model"
     config = load.model_config(read_json(folder / "config.json"), str(folder))
     counts = flops.parameters(config)
@@ -54,6 +64,7 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
     train = getattr(source.config, "train", None)
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
+    cost = TrainingCost.from_metrics(measured["memory"]) if "memory" in measured else None
     if "steps" in facts:
         training = run_summary.Training(
             **{
@@ -69,6 +80,8 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
                 )
             },
             same_as=train.same_as if train else None,
+            peak_bytes=cost.peak_bytes if cost else None,
+            seconds_per_step=cost.seconds_per_step if cost else None,
         )
     bench = measured.get("bench")
     return run_summary.ModelSummary(
@@ -89,20 +102,16 @@ def _model(source: Source, names: Sequence[str]) -> run_summary.ModelSummary:
         ),
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
-        bench=None
-        if bench is None
-        else run_summary.Speed(
-            **{key: bench["metrics"][key] for key in run_summary.Speed.model_fields}
-        ),
-        audit=None if "audit" not in measured else _audit(measured["audit"]),
-        curve=_curve(source.artifact.path / "events.jsonl") if training else None,
-        samples=tuple(
-            run_summary.Sample(**sample) for sample in measured.get("sample", {}).get("samples", ())
-        ),
+        bench=None if bench is None else Speed.from_metrics(bench),
+        audit=None if "audit" not in measured else AuditResult.from_metrics(measured["audit"]),
+        curve=training_curve(source.artifact.path / "events.jsonl") if training else None,
+        samples=samples_of(measured["sample"]) if "sample" in measured else (),
+        scores=tuple(_scores(artifact) for artifact in _on_tasks(source).values()),
+        lm_eval=LmEvalScores.from_metrics(measured["lm_eval"]) if "lm_eval" in measured else None,
     )
 
 
-def _role(config: StageConfig, facts: Mapping[str, Any]) -> str:
+def _role(config: StageConfig, facts: Mapping[str, object]) -> str:
     """Return what a model is in its recipe, in a few words.
 
     For a control that stopped early that is also the share of its budget that it used.
@@ -116,30 +125,21 @@ def _role(config: StageConfig, facts: Mapping[str, Any]) -> str:
     due = train.tokens or train.flops or train.time
     share = facts[train.same_as.of.removeprefix("total_")] / due if due else 1.0
     return (
-        f"alone, {quantity if share >= SHORT else f'{percent(share)} of the {quantity}'} of "
+        f"alone, {quantity if share >= SHORT else f'{format_percent(share)} of the {quantity}'} of "
         f"{train.same_as.stage}"
     )
 
 
-def evaluation(artifact: Artifact | None) -> run_summary.Evaluation | None:
+def evaluation(artifact: Artifact | None) -> Evaluation | None:
     """Return an evaluation's numbers, or None for any other artifact."""
     if artifact is None or artifact.stage != "evaluate":
         return None
-    fields = run_summary.Evaluation.model_fields
-    numbers = {key: value for key, value in artifact.metrics().items() if key in fields}
-    return run_summary.Evaluation(corpus=artifact.facts["corpus_fingerprint"], **numbers)
+    likelihood = Likelihood.from_metrics(artifact.metrics())
+    return Evaluation.on(artifact.facts["corpus_fingerprint"], likelihood)
 
 
 def _known(name: str | None, names: Sequence[str]) -> str | None:
     return name if name in names else None
-
-
-def _audit(metrics: Mapping[str, Any]) -> run_summary.Audit:
-    keys = run_summary.AuditCheck.model_fields
-    checks = tuple(
-        run_summary.AuditCheck(**{key: check[key] for key in keys}) for check in metrics["checks"]
-    )
-    return run_summary.Audit(passed=metrics["passed"], checks=checks)
 
 
 def config_line(config: schema.Architecture) -> str:
@@ -180,7 +180,8 @@ def _baseline_line(config: schema.LinearConfig | schema.MlpConfig | schema.LstmC
     return ", ".join([config.kind, f"last {config.history} x {config.dim}", *shape, *kinds])
 
 
-def _curve(path: Path) -> run_summary.Curve:
+def training_curve(path: Path) -> run_summary.Curve:
+    """Return the curve that a training's log holds; raise FlyweightError for another log."""
     try:
         return _drawn(read_events(path))
     except (KeyError, TypeError, ValueError) as error:
@@ -215,12 +216,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     """Return one packed corpus, with the n-gram floors measured on it."""
     meta = Corpus.open(artifact.path / "corpus", verify=False).meta
     config = artifact.identity["config"]
-    details = (
-        {}
-        if floors is None
-        else {name: floors.metrics()["details"][name] for name in ("unigram", "bigram", "kn5")}
-    )
-    keys = run_summary.Floor.model_fields
+    measured = None if floors is None else NgramFloors.from_metrics(floors.metrics())
     return run_summary.CorpusSummary(
         name=corpus_label(config["corpus"]),
         fingerprint=meta.fingerprint,
@@ -237,11 +233,8 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
             name: split.overlap for name, split in meta.splits.items() if split.overlap is not None
         },
         overlap_unit=meta.overlap_unit,
-        floors={
-            name: run_summary.Floor(**{key: floor.get(key) for key in keys})
-            for name, floor in details.items()
-        },
-        floors_train_tokens=None if floors is None else floors.metrics()["train_tokens"],
+        floors={} if measured is None else measured.named(),
+        floors_train_tokens=None if measured is None else measured.train_tokens,
         megabytes_per_second=meta.megabytes_per_second,
         source=artifact.identity["data"],
         lossless=meta.lossless,
@@ -262,8 +255,11 @@ def losses(measurement: Artifact) -> str | None:
 
 
 def scores(evaluation: Artifact) -> UnitScores:
-    """Return what an evaluation holds for paired comparison, with the name of its text."""
+    """Return what an evaluation or score holds for paired comparison, with its text's name."""
     scores = UnitScores.load(evaluation.path / UNITS)
+    if evaluation.stage == "score":
+        task = str(evaluation.identity["config"]["task"])
+        return replace(scores, lossy=bool(evaluation.facts["lossy"]), name=task)
     return replace(scores, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
 
 
@@ -279,10 +275,10 @@ def corpus_name(measurement: Artifact) -> str:
     return name if name.startswith("hf:") else Path(name).name or name
 
 
-def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]:
+def comparisons(sources: Sequence[ModelArtifacts]) -> tuple[run_summary.PairedComparison, ...]:
     """Return every pair of models scored on the same text, with the verdicts of `compare`."""
     pairs = []
-    for family in families(
+    for family in comparable_groups(
         {
             each.name: scores(each.measured["evaluate"])
             for each in sources
@@ -291,7 +287,7 @@ def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]
     ):
         if len(family) < 2:
             continue  # of another text or other units than all others: it has no pair
-        stood = table(family)
+        stood = compare_models(family)
         for (a, b), pair in stood.pairs.items():
             numbers = {
                 **pair.json(),
@@ -299,7 +295,50 @@ def comparisons(sources: Sequence[Source]) -> tuple[run_summary.Comparison, ...]
                 "p": pair.p,
                 "p_corrected": stood.corrected[a, b],
             }
-            pairs.append(run_summary.Comparison(a=a, b=b, **numbers, comparisons=stood.family))
+            pairs.append(
+                run_summary.PairedComparison(a=a, b=b, **numbers, comparisons=stood.family)
+            )
+    return tuple(pairs)
+
+
+def _on_tasks(source: ModelArtifacts) -> dict[str, Artifact]:
+    """Return a model's scores on tasks, in the order in which the report names them."""
+    return {key: made for key, made in source.measured.items() if key.startswith(SCORED)}
+
+
+def _scores(artifact: Artifact) -> TaskScores:
+    """Return a model's scores on a task, with the answers that a page shows."""
+    scores = TaskScores.from_metrics(artifact.metrics())
+    return scores.model_copy(update={"answers": scores.answers[:ANSWERS_SHOWN]})
+
+
+def task_comparisons(sources: Sequence[ModelArtifacts]) -> tuple[TaskComparison, ...]:
+    """Return every pair of models on the same rows of a task, by the task's own metric."""
+    pairs: list[TaskComparison] = []
+    for key in dict.fromkeys(key for source in sources for key in _on_tasks(source)):
+        measured = {each.name: each.measured[key] for each in sources if key in each.measured}
+        units = {name: scores(artifact) for name, artifact in measured.items()}
+        for family in comparable_groups(units):
+            if len(family) < 2:
+                continue
+            record = TaskScores.from_metrics(measured[next(iter(family))].metrics())
+            stood = compare_models(family, metric=record.decides)
+            for (a, b), pair in stood.pairs.items():
+                pairs.append(
+                    TaskComparison(
+                        task=record.task,
+                        split=record.split,
+                        fingerprint=record.fingerprint,
+                        metric=record.decides,
+                        a=a,
+                        b=b,
+                        difference=pair.decisive,
+                        verdict=stood.verdict(a, b),
+                        p=1.0 if pair.p is None else pair.p,
+                        p_corrected=stood.corrected[a, b],
+                        comparisons=stood.family,
+                    )
+                )
     return tuple(pairs)
 
 

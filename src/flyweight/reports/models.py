@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from flyweight.config.units import format_bits
 from flyweight.core.files import digest
+from flyweight.records.floors import Floor
+from flyweight.records.likelihood import EvaluatedSplit
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import (
-    Comparison,
     CorpusSummary,
-    Floor,
     ModelSummary,
-    Split,
+    PairedComparison,
     Summary,
     Training,
 )
@@ -48,11 +49,11 @@ class Text:
     """
 
     name: str = field(compare=False)
-    split: Split
+    split: EvaluatedSplit
     content: str
 
     @classmethod
-    def of(cls, corpus: CorpusSummary, split: Split) -> Text:
+    def of(cls, corpus: CorpusSummary, split: EvaluatedSplit) -> Text:
         """Return the text of a corpus.
 
         Early summaries, which lack the fingerprint of its source, tell it by name and sizes.
@@ -64,7 +65,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ModelFault:
     """Why a model may not be ranked, as a clause."""
 
     kind: Literal["collapsed", "too short", "invalid"]
@@ -85,7 +86,7 @@ class RankedModel:
     shape: int = 0
 
     @cached_property
-    def pairs(self) -> dict[tuple[str, str], Comparison]:
+    def pairs(self) -> dict[tuple[str, str], PairedComparison]:
         """The paired comparisons of its run, by the names of the two models."""
         return {(pair.a, pair.b): pair for pair in self.summary.comparisons}
 
@@ -129,26 +130,28 @@ class RankedModel:
         return len(losses) > 1 and losses[-1] < (1 - FALLING) * losses[-2]
 
     @cached_property
-    def faults(self) -> tuple[Fault, ...]:
+    def faults(self) -> tuple[ModelFault, ...]:
         """Why its numbers may not be ranked; empty for a rankable model."""
-        faults: list[Fault] = []
+        faults: list[ModelFault] = []
         nothing: Literal["collapsed", "too short"] = "too short" if self.short else "collapsed"
         corpus, bits = self.summary.corpus_of(self.model), self.bits
         unigram = corpus.floors.get("unigram") if corpus else None
         if bits is not None and not math.isfinite(bits.value):
-            faults.append(Fault("collapsed", "its likelihood is not a finite number"))
+            faults.append(ModelFault("collapsed", "its likelihood is not a finite number"))
         elif bits is not None and unigram and bits.value >= unigram.bits_per_byte:
             floor = (
-                f"{bits.value:.3f} bits per byte is no better than the unigram floor "
-                f"({unigram.bits_per_byte:.3f})"
+                f"{format_bits(bits.value)} bits per byte is no better than the unigram floor "
+                f"({format_bits(unigram.bits_per_byte)})"
             )
-            faults.append(Fault(nothing, floor))
+            faults.append(ModelFault(nothing, floor))
         for check in self.model.audit.checks if self.model.audit else ():
             if check.verdict == "fail" and check.name not in _TEXT:
                 why = f" ({check.why})" if check.why else ""
                 kind = nothing if check.name in _COLLAPSE else "invalid"
                 faults.append(
-                    Fault(kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}')
+                    ModelFault(
+                        kind, f'the audit\'s check "{check.name.replace("_", " ")}" fails{why}'
+                    )
                 )
         return tuple(faults)
 
@@ -167,7 +170,7 @@ class RankedModel:
 
 
 @dataclass(frozen=True)
-class Group:
+class ModelGroup:
     """Models measured on the same text, which alone may stand in one table or plot.
 
     `text` is None for unmeasured ones.
@@ -217,7 +220,7 @@ def _root(summary: Summary, model: ModelSummary) -> str:
     return model.name
 
 
-def groups(models: Sequence[RankedModel]) -> tuple[Group, ...]:
+def groups(models: Sequence[RankedModel]) -> tuple[ModelGroup, ...]:
     """Return the models by the text they were evaluated on, in order of appearance.
 
     Unmeasured ones join the first group.
@@ -233,7 +236,7 @@ def groups(models: Sequence[RankedModel]) -> tuple[Group, ...]:
         )
         if text and called.count((text.name, text.split)) > 1:
             text = replace(text, name=f"{text.name} ({text.content[:8]})")
-        grouped.append(Group(text, members, *_floors(members)))
+        grouped.append(ModelGroup(text, members, *_floors(members)))
     return tuple(grouped)
 
 

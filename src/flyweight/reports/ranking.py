@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flyweight.core.student import student
-from flyweight.evaluation.compare import LEVEL, honest
+from flyweight.evaluation.compare import LEVEL, cap_lossy_verdict
+from flyweight.records.floors import Floor
 from flyweight.records.metric import Metric
-from flyweight.records.run_summary import Comparison, Floor, Verdict
+from flyweight.records.run_summary import PairedComparison, Verdict
 from flyweight.records.study_summary import LEAST_SEEDS, CellSummary
-from flyweight.reports.models import Group, RankedModel, bits_or_infinity
+from flyweight.reports.models import ModelGroup, RankedModel, bits_or_infinity
 
 Direction = Literal["lower", "higher"]
 """Which direction of a number is better."""
@@ -72,7 +73,7 @@ def paired_difference(first: RankedModel, second: RankedModel) -> PairedDifferen
         and second.model.evaluate
         and first.model.evaluate.corpus == second.model.evaluate.corpus
     )
-    verdict = apart if same else honest(apart, first.lossy, second.lossy)
+    verdict = apart if same else cap_lossy_verdict(apart, first.lossy, second.lossy)
     return PairedDifference(
         a.value - b.value, low, high, verdict, False, _FLATTERED if verdict != apart else ""
     )
@@ -81,7 +82,7 @@ def paired_difference(first: RankedModel, second: RankedModel) -> PairedDifferen
 _FLATTERED = "the better one's tokens do not give the text back, which makes its figure too good"
 
 
-def _undecided(pair: Comparison) -> str:
+def _undecided(pair: PairedComparison) -> str:
     """Return why a pair is undecided although its interval leaves out 0."""
     if pair.verdict == pair.bits_per_byte.verdict:
         return ""
@@ -274,7 +275,7 @@ class StrongestFloor:
     """About the best: `better` where its whole interval lies on the good side of the floor."""
 
 
-def strongest_floor(group: Group) -> StrongestFloor | None:
+def strongest_floor(group: ModelGroup) -> StrongestFloor | None:
     """Return the strongest floor of a group beside its best model.
 
     None without floors or rankable models.
@@ -415,7 +416,7 @@ class Picks:
     alike: tuple[RankedModel, ...]
 
 
-def picks(group: Group) -> Picks | None:
+def picks(group: ModelGroup) -> Picks | None:
     """Return the models to take, or None where no model is rankable."""
     rankable = group.rankable
     if not rankable:

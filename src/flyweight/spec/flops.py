@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flyweight.config.adapters import TrainedPart
 from flyweight.config.linear_kinds import Dense, StoredTensor
 from flyweight.config.mixture import CONFIDENCE, table_bytes
 from flyweight.config.schema import (
@@ -29,7 +30,7 @@ from flyweight.config.schema import (
     NoSharing,
     Optimizer,
 )
-from flyweight.spec import flops_baselines
+from flyweight.spec import flops_adapters, flops_baselines, flops_partial
 from flyweight.spec.gradients import qkv_need_grad, saved_products, visits_without_input_grad
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.parts import Matrix, Vector
@@ -48,6 +49,7 @@ PARTS: tuple[str, ...] = (
     "thinking",
     "head",
 )
+ADAPTERS = "adapters"
 MIXTURE_PARTS = ("gates", "counts")
 BLOCK_PARTS = ("attention", "mlp", "lstm")
 """Parts whose matrices are those of the blocks: Muon's."""
@@ -94,7 +96,8 @@ def parameters(config: Architecture) -> Parameters:
 def _parts(config: Architecture) -> tuple[str, ...]:
     if not isinstance(config, ModelConfig):
         return flops_baselines.parts(config)
-    return PARTS if config.mixture is None else (*PARTS, *MIXTURE_PARTS)
+    parts = PARTS if config.mixture is None else (*PARTS, *MIXTURE_PARTS)
+    return (*parts, ADAPTERS) if config.adapters else parts
 
 
 def forward_flops(config: Architecture, length: int, looped: bool = True) -> int:
@@ -107,12 +110,21 @@ def forward_flops(config: Architecture, length: int, looped: bool = True) -> int
     return 2 * length * matrices + _attention_flops(config, length, looped, 2)
 
 
-def training_flops(config: Architecture, length: int, looped: bool = True) -> int:
+def training_flops(
+    config: Architecture, length: int, looped: bool = True, trains: TrainedPart = "full"
+) -> int:
     """Return the FLOPs of forward and backward over one sequence of `length` tokens.
 
-    Frozen and quantized weights get no gradient.
+    Weights outside the part that `trains`, and quantized ones, get no gradient.
     """
     config = config.resolved()
+    if isinstance(config, ModelConfig) and (config.adapters or trains != "full"):
+        backward = flops_partial.backward_flops(config, length, trains, looped)
+        return forward_flops(config, length, looped) + backward
+    heads = [matrix for matrix in _matrices(config) if matrix.part == "head"]
+    if trains != "full" and heads:
+        # A baseline has no norm behind its layers: nothing goes back beyond its head.
+        return forward_flops(config, length) + 2 * length * sum(map(_own_gradient, heads))
     matrices = sum(matrix.training for matrix in _matrices(config, looped))
     return (
         2 * length * matrices
@@ -121,8 +133,16 @@ def training_flops(config: Architecture, length: int, looped: bool = True) -> in
     )
 
 
-def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
-    """Return the FLOPs of one optimizer step over the trainable parameters.
+def _own_gradient(matrix: Matrix) -> int:
+    """Return the multiplications for each token of a matrix's own gradient."""
+    products = matrix.kind.products(matrix.out, matrix.in_)
+    return sum(product.size for product in products if product.trains)
+
+
+def optimizer_flops(
+    config: Architecture, optimizer: Optimizer, trains: TrainedPart = "full"
+) -> int:
+    """Return the FLOPs of one optimizer step over the parameters of the part that trains.
 
     AdamW takes 13 per parameter and one more where weight decay acts, on matrices. Muon takes, for
     each matrix (a, b) of a block with a <= b, 4 a^2 b + 2 a^3 per Newton-Schulz iteration, and 11
@@ -132,9 +152,10 @@ def optimizer_flops(config: Architecture, optimizer: Optimizer) -> int:
     rest = optimizer if isinstance(optimizer, AdamW) else optimizer.rest
     decayed = ADAMW_FLOPS + (DECAY_FLOPS if rest.weight_decay else 0)
     flops = 0
-    for vector in _vectors(config):
-        flops += (decayed if vector.part in TABLES else ADAMW_FLOPS) * vector.size
-    for matrix in _matrices(config):
+    for vector in _trained_vectors(config, trains):
+        decays = vector.part in TABLES or vector.decays
+        flops += (decayed if decays else ADAMW_FLOPS) * vector.size
+    for matrix in _trained_matrices(config, trains):
         flops += ADAMW_FLOPS * matrix.out * matrix.bias
         for tensor in matrix.kind.tensors(matrix.out, matrix.in_):
             if not tensor.trains:
@@ -156,22 +177,50 @@ def _muon_flops(optimizer: Muon, tensor: StoredTensor) -> int:
     return optimizer.iterations * iteration + element * tensor.size
 
 
-def trained_parameters(config: Architecture) -> int:
-    """Return how many numbers an optimizer moves: without what is frozen or packed."""
+def trained_parameters(config: Architecture, trains: TrainedPart = "full") -> int:
+    """Return how many numbers an optimizer moves: without what is frozen or packed.
+
+    `trains` is the part of the model that a training moves.
+    """
     config = config.resolved()
-    matrices = sum(matrix.trained for matrix in _matrices(config))
-    return matrices + sum(vector.size for vector in _vectors(config) if vector.stored is None)
+    matrices = sum(matrix.trained for matrix in _trained_matrices(config, trains))
+    vectors = _trained_vectors(config, trains)
+    return matrices + sum(vector.size for vector in vectors if vector.stored is None)
 
 
-def muon_parameters(config: Architecture) -> int:
+def muon_parameters(config: Architecture, trains: TrainedPart = "full") -> int:
     """Return how many of these are in the blocks' matrices, which Muon moves."""
     return sum(
         tensor.size
-        for matrix in _matrices(config.resolved())
+        for matrix in _trained_matrices(config.resolved(), trains)
         if matrix.part in BLOCK_PARTS
         for tensor in matrix.kind.tensors(matrix.out, matrix.in_)
         if tensor.trains and len(tensor.shape) == 2
     )
+
+
+def _trained_matrices(config: Architecture, trains: TrainedPart) -> Iterator[Matrix]:
+    """Yield the matrices of the part that trains; a tied embedding is the head."""
+    parts = {"adapters": (ADAPTERS,), "frozen": _head_parts(config)}.get(trains)
+    for matrix in _matrices(config):
+        if parts is None or matrix.part in parts:
+            yield matrix
+
+
+def _trained_vectors(config: Architecture, trains: TrainedPart) -> Iterator[Vector]:
+    """Yield the vectors of the part that trains: the final norm stands with the head."""
+    for vector in _vectors(config):
+        if trains == "frozen":
+            chosen = vector.part == "head" or vector.final
+        else:
+            chosen = trains == "full" or vector.part == ADAPTERS
+        if chosen:
+            yield vector
+
+
+def _head_parts(config: Architecture) -> tuple[str, ...]:
+    tied = not any(matrix.part == "head" for matrix in _matrices(config))
+    return ("head", "embedding") if tied else ("head",)
 
 
 def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
@@ -185,7 +234,9 @@ def kv_bytes_per_token(config: Architecture, itemsize: int = 4) -> int:
         return 0
     config = config.resolved()
     widths = [_kv_width(config.layer(index)) for index in range(config.layers)]
-    return sum(2 * visit.keys * widths[visit.layer] * itemsize for visit in visits(config))
+    return sum(
+        2 * visit.keys_per_token * widths[visit.layer] * itemsize for visit in visits(config)
+    )
 
 
 def _kv_width(layer: ModelConfig) -> int:
@@ -203,7 +254,7 @@ def kv_bytes(config: Architecture, length: int, itemsize: int = 4) -> int:
     config = config.resolved()
     layers = [config.layer(index) for index in range(config.layers)]
     sizes = [_kv_width(layer) * cached_tokens(layer.attention, length) for layer in layers]
-    return sum(2 * visit.keys * sizes[visit.layer] * itemsize for visit in visits(config))
+    return sum(2 * visit.keys_per_token * sizes[visit.layer] * itemsize for visit in visits(config))
 
 
 def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
@@ -214,11 +265,13 @@ def weight_bytes(config: Architecture, itemsize: int = 4) -> int:
 
 
 def _attention_flops(config: Architecture, length: int, looped: bool, products: int) -> int:
-    """Return the FLOPs of so many products of attention in every visit."""
+    """Return the FLOPs of so many products of attention in every visit, prefixes included."""
     if not isinstance(config, ModelConfig):
         return 0
+    prefixes = flops_adapters.prefix_flops(config, length, looped)
     cost = [_attention_product(config.layer(index), length) for index in range(config.layers)]
-    return products * sum(visit.keys * cost[visit.layer] for visit in visits(config, looped))
+    text = sum(visit.keys_per_token * cost[visit.layer] for visit in visits(config, looped))
+    return products * (text + prefixes)
 
 
 def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
@@ -226,7 +279,7 @@ def _saved_flops(config: Architecture, length: int, looped: bool) -> int:
     if not isinstance(config, ModelConfig):
         return flops_baselines.unneeded_flops(config, length)
     return sum(
-        visit.keys
+        visit.keys_per_token
         * saved_products(config, visit)
         * _attention_product(config.layer(visit.layer), length)
         for visit in visits_without_input_grad(config, looped)
@@ -245,6 +298,7 @@ def _matrices(config: Architecture, looped: bool = True) -> Iterator[Matrix]:
         return
     yield from _embedding_matrices(config)
     yield from _block_matrices(config, looped)
+    yield from flops_adapters.matrices(config, looped)
     if config.mixture is not None:
         width = config.dim + CONFIDENCE
         yield Matrix(part="gates", out=config.mixture.experts, in_=width, kind=Dense(), products=1)
@@ -315,8 +369,10 @@ def _blind(config: ModelConfig, name: str, looped: bool) -> int:
     """Return how many products with a matrix of the first layer's attention have a blind input."""
     blind = visits_without_input_grad(config, looped)
     if name == "out":
-        return sum(visit.keys > 0 and not any(qkv_need_grad(config, visit)) for visit in blind)
-    return sum(visit.keys > 0 or name != "q" for visit in blind)
+        return sum(
+            visit.keys_per_token > 0 and not any(qkv_need_grad(config, visit)) for visit in blind
+        )
+    return sum(visit.keys_per_token > 0 or name != "q" for visit in blind)
 
 
 def _vectors(config: Architecture) -> Iterator[Vector]:
@@ -325,14 +381,16 @@ def _vectors(config: Architecture) -> Iterator[Vector]:
         return
     norm, sharing = _norm_size(config), config.sharing
     if isinstance(config.position, Learned):
-        yield Vector(part="positions", size=(config.context or 0) * config.dim)
+        rows = (config.context or 0) + config.first_position
+        yield Vector(part="positions", size=rows * config.dim)
     if not isinstance(sharing, NoSharing) and sharing.index:
         yield Vector(part="index", size=stack_size(config) * config.dim)
     whole, _ = uses(config)
     for index in range(config.layers):
         yield from _layer_vectors(config.layer(index), norm, whole[index])
+    yield from flops_adapters.vectors(config)
     if config.norm.final:
-        yield Vector(part="norms", size=norm)
+        yield Vector(part="norms", size=norm, final=True)
     if config.head.bias and config.embedding.tied:
         yield Vector(part="head", size=config.vocab_size or 0)
     if config.mixture is not None:

@@ -29,7 +29,7 @@ def visits_without_input_grad(config: ModelConfig, looped: bool) -> list[Visit]:
     return [
         visit
         for visit in visits(config, looped)
-        if visit.place == 0 and (visit.pass_ == 0 or restarts)
+        if visit.stack_index == 0 and (visit.pass_ == 0 or restarts)
     ]
 
 

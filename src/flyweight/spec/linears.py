@@ -129,7 +129,7 @@ def bigram_rows(config: ModelConfig) -> int:
     return (vocab + 1) * vocab if isinstance(pairs, ExactBigram) else 0
 
 
-def bigram_reach(config: ModelConfig) -> int:
+def bigram_lookback(config: ModelConfig) -> int:
     """Return how many tokens before its own a row of the bigram table depends on: 0 without one."""
     pairs = config.embedding.bigram
     return (
@@ -137,7 +137,8 @@ def bigram_reach(config: ModelConfig) -> int:
     )
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern names a module, or one that holds it."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
@@ -148,7 +149,7 @@ def kind_of(config: Architecture, name: str) -> LinearKind:
     The first pattern that matches it, or a module that holds it, decides.
     """
     return next(
-        (kind for pattern, kind in config.linears.items() if _matches(name, pattern)), Dense()
+        (kind for pattern, kind in config.linears.items() if matches(name, pattern)), Dense()
     )
 
 
@@ -169,7 +170,7 @@ def pattern_faults(config: Architecture) -> list[str]:
     return [
         f"linears.{pattern}: no layer has such a name; names are {known} (`*` stands for anything)"
         for pattern in config.linears
-        if not any(_matches(name, pattern) for name in names)
+        if not any(matches(name, pattern) for name in names)
     ]
 
 

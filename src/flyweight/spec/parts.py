@@ -63,13 +63,16 @@ class Matrix:
 class Vector:
     """Numbers that are not a matrix; `stored` is their bytes where they are not floats.
 
-    `stored` stands where nothing trains: tables of n-grams.
+    `stored` stands where nothing trains: tables of n-grams. `decays`: weight decay acts on them.
+    `final` is the norm that the head reads.
     """
 
     part: str
     size: int
     visits: int = 1
     stored: int | None = None
+    decays: bool = False
+    final: bool = False
 
     def nbytes(self, itemsize: int) -> int:
         """Return the bytes they are stored in where floats take `itemsize`."""

@@ -18,17 +18,18 @@ from flyweight.config.schema import Cycle, Deep, ModelConfig, NoSharing, Span
 class Visit(NamedTuple):
     """One use of a layer.
 
-    `turn` counts the uses of this layer within a pass, `place` is where in the unrolled stack it
-    stands. `keys` is how many keys per token its attention reads: 1, or 2 with a memory beside its
-    own. 0 is for the last place of a pass whose output nothing reads, because the next one begins
-    with the embedding: only keys and values are computed, for the memory.
+    `repeat_index` counts the uses of this layer within a pass, `stack_index` is its position in the
+    unrolled stack. `keys_per_token` is how many keys its attention reads for each token: 1, or 2
+    with a memory beside its own. It is 0 for the last visit of a pass whose output nothing reads,
+    because the next pass begins with the embedding: only keys and values are computed, for the
+    memory.
     """
 
     layer: int
-    turn: int = 0
-    place: int = 0
+    repeat_index: int = 0
+    stack_index: int = 0
     pass_: int = 0
-    keys: int = 1
+    keys_per_token: int = 1
 
 
 def visits(config: ModelConfig, looped: bool = True) -> tuple[Visit, ...]:
@@ -38,19 +39,36 @@ def visits(config: ModelConfig, looped: bool = True) -> tuple[Visit, ...]:
     """
     stack, thinking = _stack(config), config.thinking
     if not looped and isinstance(config.sharing, Span):
-        stack = tuple(visit for visit in stack if visit.turn == 0)
+        stack = tuple(visit for visit in stack if visit.repeat_index == 0)
     if not isinstance(thinking, Deep):
         return stack
-    found = []
+    order = []
     for pass_ in range(thinking.passes + 1):
         for visit in stack:
             if visit is stack[-1] and pass_ < thinking.passes and thinking.input == "embedding":
                 keys = 0
             else:
                 # The first pass finds no memory, but for what `first` takes from its first place.
-                keys = 2 if pass_ or (thinking.memory == "first" and visit.place) else 1
-            found.append(visit._replace(pass_=pass_, keys=keys))
-    return tuple(found)
+                keys = 2 if pass_ or (thinking.memory == "first" and visit.stack_index) else 1
+            order.append(visit._replace(pass_=pass_, keys_per_token=keys))
+    return tuple(order)
+
+
+def visits_of(config: ModelConfig, layer: int) -> tuple[Visit, ...]:
+    """Return the visits of one layer, in order."""
+    return tuple(visit for visit in visits(config) if visit.layer == layer)
+
+
+def use_of(config: ModelConfig, visit: Visit) -> int:
+    """Return which of its layer's visits one is, counted from 0 over all passes."""
+    if isinstance(config.sharing, NoSharing):
+        times = 1
+    elif isinstance(config.sharing, Span):
+        first, last = config.sharing.span
+        times = config.sharing.times if first <= visit.layer <= last else 1
+    else:
+        times = config.sharing.times
+    return visit.pass_ * times + visit.repeat_index
 
 
 def stack_size(config: ModelConfig) -> int:
@@ -60,14 +78,14 @@ def stack_size(config: ModelConfig) -> int:
 
 def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:
     """Return the keys per token of each cache slot: of every visit that attends."""
-    return tuple(visit.keys for visit in visits(config, looped) if visit.keys)
+    return tuple(visit.keys_per_token for visit in visits(config, looped) if visit.keys_per_token)
 
 
 def uses(config: ModelConfig, looped: bool = True) -> tuple[Counter[int], Counter[int]]:
     """Return how often a forward pass uses each layer, and how often only its keys and values."""
-    found = visits(config, looped)
-    return Counter(visit.layer for visit in found if visit.keys), Counter(
-        visit.layer for visit in found if not visit.keys
+    order = visits(config, looped)
+    return Counter(visit.layer for visit in order if visit.keys_per_token), Counter(
+        visit.layer for visit in order if not visit.keys_per_token
     )
 
 
@@ -82,9 +100,9 @@ def _stack(config: ModelConfig) -> tuple[Visit, ...]:
         order *= sharing.times
     elif not isinstance(sharing, NoSharing):
         order = [layer for layer in layers for _ in range(sharing.times)]
-    turns = Counter[int]()
-    found = []
+    repeats = Counter[int]()
+    stack = []
     for place, layer in enumerate(order):
-        found.append(Visit(layer, turns[layer], place))
-        turns[layer] += 1
-    return tuple(found)
+        stack.append(Visit(layer, repeats[layer], place))
+        repeats[layer] += 1
+    return tuple(stack)

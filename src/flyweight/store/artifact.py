@@ -38,14 +38,13 @@ from flyweight.core.files import (
     read_sealed,
     refuse_link,
     refuse_links,
-    refuse_other,
     remove_inside,
     sha256,
     sync_file,
-    sync_folder,
     write_sealed,
     write_text,
 )
+from flyweight.core.pinned import PinnedFolder
 from flyweight.errors import FlyweightError, RequestError
 
 FORMAT = 1
@@ -212,15 +211,9 @@ class Draft:
     Write its files into `path`, resume from `state`, log through `events`.
     """
 
-    folder: Path
+    place: PinnedFolder
     identity: Identity
     events: Events
-    made: tuple[int, int] = field(init=False)
-    """What identifies the folder to the system."""
-
-    def __post_init__(self) -> None:
-        self.made = own_folder(self.folder)
-        self.events.guard = lambda: self.path
 
     @property
     def path(self) -> Path:
@@ -228,8 +221,12 @@ class Draft:
 
         Asking raises FlyweightError where a link or another folder has taken its place.
         """
-        refuse_other(self.folder, self.made)
-        return self.folder
+        return self.place.path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, `<id>.partial`."""
+        return self.place.folder.name
 
     def new_folder(self, name: str) -> Path:
         """Make a folder in it and return its path.
@@ -291,7 +288,8 @@ class Store:
                 f"and run again"
             )
         if (path / STATE).exists():  # killed between the rename and the end of its tidying
-            shutil.rmtree(path / STATE, ignore_errors=True)
+            with PinnedFolder(path) as place:
+                shutil.rmtree(place.path / STATE, ignore_errors=True)
         return artifact
 
     def obtain(
@@ -331,60 +329,56 @@ class Store:
             lock.release()
 
     @contextmanager
-    def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[Path]:
+    def recipe_folder(self, name: str, watch: Watcher = ignore) -> Iterator[PinnedFolder]:
         """Yield the folder of a recipe under its lock: one process at a time writes there.
 
         Half-written files of killed processes are removed first. Raises RequestError where the
         folder is a symbolic link.
         """
-        folder = self.root / name
-        with self.locked(name, watch):
-            own_folder(folder)
-            with disk_errors(folder):
-                for path in folder.glob(f".*{PARTIAL}"):
+        with self.locked(name, watch), PinnedFolder(self.root / name) as place:
+            with disk_errors(place.folder):
+                for path in place.path.glob(f".*{PARTIAL}"):
                     path.unlink(missing_ok=True)
-            yield folder
+            yield place
 
     def _make(self, identity: Identity, work: Work, command: str, watch: Watcher) -> Artifact:
-        partial = self.root / f"{identity.id}{PARTIAL}"
-        refuse_link(partial)
-        if complete := self._completed(partial, identity):
-            return complete
-        draft = Draft(partial, identity, Events(partial / EVENTS, watch))
-        with disk_errors(partial):
-            if lost := _leave_only_the_resume_point(draft):
-                watch(
-                    "unusable",
-                    {
-                        "path": str(lost),
-                        "why": "it belongs to no whole checkpoint; the stage starts anew",
-                    },
+        with PinnedFolder(self.root / f"{identity.id}{PARTIAL}") as place:
+            if manifest := self._whole(place.folder, identity):
+                return self._rename(place, manifest)
+            log = Events(place.path / EVENTS, watch, guard=lambda: place.path)
+            draft = Draft(place, identity, log)
+            with disk_errors(place.folder):
+                if lost := _leave_only_the_resume_point(draft):
+                    watch(
+                        "unusable",
+                        {
+                            "path": str(place.named(lost)),
+                            "why": "it belongs to no whole checkpoint; the stage starts anew",
+                        },
+                    )
+                write_text(
+                    draft.path / "config.yaml",
+                    yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True),
                 )
-            write_text(
-                draft.path / "config.yaml",
-                yaml.safe_dump(dict(identity.config), sort_keys=False, allow_unicode=True),
-            )
-        facts = work(draft)
-        return self._publish(draft, facts, command)
+            facts = work(draft)
+            return self._publish(draft, facts, command)
 
-    def _completed(self, partial: Path, identity: Identity) -> Artifact | None:
-        """Publish a whole artifact whose process was killed just before the rename.
+    def _whole(self, partial: Path, identity: Identity) -> dict[str, Any] | None:
+        """Return the manifest of a whole artifact whose process was killed before the rename.
 
-        Return None where the folder is not such an artifact.
+        Return None where the folder is not such an artifact: it is made again then.
         """
         if not (partial / "manifest.json").is_file():
             return None
         try:
-            complete = Artifact.open(partial)
+            whole = Artifact.open(partial)
         except FlyweightError:
-            return None  # not whole, so it is made again like any other half-made artifact
-        if digest(complete.identity) != digest(asdict(identity)):
             return None
-        return self._rename(partial, complete.manifest)
+        return whole.manifest if digest(whole.identity) == digest(asdict(identity)) else None
 
     def _publish(self, draft: Draft, facts: dict[str, Any], command: str) -> Artifact:
         partial = draft.path
-        with disk_errors(partial):
+        with disk_errors(draft.place.folder):
             names = [name for name in _files(partial) if name != "manifest.json"]
             for name in names:
                 refuse_link(partial / name)
@@ -406,16 +400,13 @@ class Store:
             for name in names:
                 sync_file(partial / name)
             manifest = write_sealed(draft.path / "manifest.json", manifest)
-            refuse_other(partial, draft.made)
-        return self._rename(partial, manifest)
+        return self._rename(draft.place, manifest)
 
-    def _rename(self, partial: Path, manifest: dict[str, Any]) -> Artifact:
+    def _rename(self, place: PinnedFolder, manifest: dict[str, Any]) -> Artifact:
         final = self.root / manifest["id"]
         with disk_errors(final):
-            sync_folder(partial)
-            os.rename(partial, final)
-            sync_folder(self.root)
-        shutil.rmtree(final / STATE, ignore_errors=True)
+            place.rename(final)
+        shutil.rmtree(place.path / STATE, ignore_errors=True)
         return Artifact(final, manifest)
 
     def artifacts(self) -> list[Artifact]:
@@ -471,12 +462,12 @@ def _leave_only_the_resume_point(draft: Draft) -> Path | None:
     refuse_link(events)
     whole = (partial / STATE / "current.json").exists()
     lost = None if whole else next(partial.glob(f"{STATE}/step-*"), None)
-    kept = []
+    names = []
     if whole:
-        kept = [STATE, EVENTS] if events.is_file() else [STATE]
-    remove_inside(partial, draft.made, kept)
+        names = [STATE, EVENTS] if events.is_file() else [STATE]
+    remove_inside(draft.place.folder, draft.place.made, names)
     if events.exists():
-        own = partial / f".{EVENTS}{PARTIAL}"
-        copy_file(events, own)
-        os.replace(own, events)
+        copy = partial / f".{EVENTS}{PARTIAL}"
+        copy_file(events, copy)
+        os.replace(copy, events)
     return lost

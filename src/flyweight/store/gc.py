@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 from flyweight.config.units import format_size
 from flyweight.core.events import Watcher, ignore
-from flyweight.core.files import disk_errors, read_json, refuse_link, sync_folder
+from flyweight.core.files import disk_errors, read_json, sync_folder
+from flyweight.core.pinned import PinnedFolder
 from flyweight.errors import FlyweightError
 from flyweight.store import locks, references
 from flyweight.store.artifact import LOCKS, NAMED, PARTIAL, STATE, Artifact, Damaged, Store
 from flyweight.store.measurements import is_measurement, subject
-from flyweight.store.references import Finished, OtherRun, References
+from flyweight.store.references import OtherRun, References, RunReferences
 
 TRASH = ".trash"
 Kind = Literal["artifact", "damaged", "half-made", "trash", "leftover", "lock"]
@@ -118,9 +119,11 @@ def collect(
             trash = [_discard(item, store.root) for item in items]
             sync_folder(store.root)
             for path in trash:
-                if path.parent != store.root:
-                    refuse_link(path.parent)
-                _delete(path)
+                if path.parent == store.root:
+                    _delete(path)
+                else:
+                    with PinnedFolder(path.parent) as place:
+                        _delete(place.path / path.name)
     return Garbage(tuple(items), garbage.kept, removed=True)
 
 
@@ -132,9 +135,9 @@ def _unreferenced(uses: References, before: str, measurements_only: bool) -> Ite
 
     In that order a kill never leaves an artifact without its parents.
     """
-    known = {entry.id: entry for entry in uses.entries if isinstance(entry, Artifact)}
-    young = [name for name, artifact in known.items() if artifact.manifest["created"] >= before]
-    needed = uses.users.keys() | references.reached(young, known)
+    artifacts = {entry.id: entry for entry in uses.entries if isinstance(entry, Artifact)}
+    young = [name for name, artifact in artifacts.items() if artifact.manifest["created"] >= before]
+    needed = uses.users.keys() | references.reachable(young, artifacts)
     for entry in reversed(uses.entries):
         if entry.path.name in needed:
             continue
@@ -193,7 +196,7 @@ def _other_runs(root: Path, uses: References) -> Iterator[str]:
                 yield _kept_for(recipe, runs, paths)
 
 
-def _kept_for(recipe: Finished, runs: Sequence[OtherRun], paths: Sequence[Path]) -> str:
+def _kept_for(recipe: RunReferences, runs: Sequence[OtherRun], paths: Sequence[Path]) -> str:
     commands = " or ".join(
         f"`{command}`" for command in dict.fromkeys(run.command for run in runs) if command
     )
@@ -217,17 +220,17 @@ def _leftovers(root: Path, before: str, awaited: Collection[str]) -> Iterator[It
     if not root.is_dir():
         return
     for path in sorted(root.iterdir()):
-        stem, kind, why = path.name.removesuffix(PARTIAL), None, ""
+        stem, kind, reason = path.name.removesuffix(PARTIAL), None, ""
         if path.name.startswith(".") and path.name.endswith(TRASH):
-            kind, why = "trash", "an earlier collection was killed before it had deleted this"
+            kind, reason = "trash", "an earlier collection was killed before it had deleted this"
         elif (
             path.name.endswith(PARTIAL)
             and NAMED.fullmatch(stem)
             and not (stem in awaited or locks.held(lock_of(root, stem)))
         ):
-            kind, why = "half-made", _half(path)
+            kind, reason = "half-made", _half(path)
         if kind and (changed := _changed(path)) < before:
-            yield Item(path, kind, size(path), changed, why)
+            yield Item(path, kind, size(path), changed, reason)
     for path in sorted(root.glob(f"*/.*{PARTIAL}")):
         if (
             not path.parent.is_symlink()

@@ -46,7 +46,7 @@ def working(store: Store, command: str = "", watch: Watcher = ignore) -> Iterato
 
 def _claim(store: Store, command: str, watch: Watcher) -> filelock.BaseFileLock | None:
     try:
-        with _gate(store, watch):
+        with _gate_lock(store, watch):
             mine = lock_file(store.root, f"{USE}{secrets.token_hex(4)}")
             path = Path(mine.lock_file)
             with disk_errors(path):
@@ -59,7 +59,7 @@ def _claim(store: Store, command: str, watch: Watcher) -> filelock.BaseFileLock 
 
 
 @contextmanager
-def _gate(store: Store, watch: Watcher) -> Iterator[None]:
+def _gate_lock(store: Store, watch: Watcher) -> Iterator[None]:
     store.prepare()
     gate = lock_file(store.root, GATE)
     with disk_errors(Path(gate.lock_file)):
@@ -86,7 +86,7 @@ def alone(store: Store, watch: Watcher = ignore) -> Iterator[None]:
 
     Raises FlyweightError where one is working there already.
     """
-    with _gate(store, watch):
+    with _gate_lock(store, watch):
         for path in sorted((store.root / LOCKS).glob(f"{USE}*.lock")):
             if held(path):
                 with _opened(path, os.O_RDONLY) as file:

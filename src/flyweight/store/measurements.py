@@ -12,10 +12,11 @@ from flyweight.store.artifact import Artifact, Damaged
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Measurements of one model, newest last.
 
-    `floors` are those of their texts, `others` are made by stages of other packages.
+    `floors` are those of their texts, `tasks` are scores of answers, `others` are made by stages of
+    other packages.
 
     `damaged` says what could not be read.
     """
@@ -25,6 +26,7 @@ class Measured:
     audits: tuple[Artifact, ...] = ()
     samples: tuple[Artifact, ...] = ()
     floors: tuple[Artifact, ...] = ()
+    tasks: tuple[Artifact, ...] = ()
     others: tuple[Artifact, ...] = ()
     damaged: tuple[str, ...] = ()
 
@@ -35,6 +37,7 @@ class Measured:
         yield from self.audits
         yield from self.samples
         yield from self.floors
+        yield from self.tasks
         yield from self.others
 
 
@@ -46,7 +49,7 @@ def subject(identity: Mapping[str, Any]) -> str | None:
     return identity["parents"].get(config.measures)
 
 
-def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
+def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measurements:
     """Return a model's measurements among the entries of a runs root, checked by their manifests.
 
     A measurement of the same model under another id counts as well: `select` copies the model that
@@ -70,10 +73,31 @@ def of(model: Artifact, entries: Sequence[Artifact | Damaged]) -> Measured:
     for artifact in artifacts:
         if artifact.stage == "floors" and subject(artifact.identity) in texts:
             newest.add(artifact)
-    known = ("evaluate", "bench", "audit", "sample", "floors")
-    others = [each for stage in newest.stages if stage not in known for each in newest.of(stage)]
-    kinds = [newest.of(stage) for stage in known]
-    return Measured(*kinds, others=tuple(others), damaged=tuple(damaged))
+    shipped = ("evaluate", "bench", "audit", "sample", "floors", "score")
+    others = [each for stage in newest.stages if stage not in shipped for each in newest.of(stage)]
+    kinds = [newest.of(stage) for stage in shipped]
+    return Measurements(*kinds, others=tuple(others), damaged=tuple(damaged))
+
+
+def of_base(
+    tuned: Artifact, measured: Measurements, entries: Sequence[Artifact | Damaged]
+) -> dict[str, Artifact]:
+    """Return the scores of the model that was fine-tuned, by those of the tuned model on its rows.
+
+    Keys are the ids of `measured.tasks`; other models than fine-tuned ones have none.
+    """
+    base = tuned.identity["parents"].get("input")
+    artifacts = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
+    if tuned.stage != "finetune" or not measured.tasks or base not in artifacts:
+        return {}
+    scores = {_rows(score): score for score in of(artifacts[base], entries).tasks}
+    return {task.id: scores[_rows(task)] for task in measured.tasks if _rows(task) in scores}
+
+
+def _rows(score: Artifact) -> tuple[object, ...]:
+    """Return what tells the rows that were answered."""
+    metrics = score.metrics()
+    return tuple(metrics.get(name) for name in ("fingerprint", "split", "rows"))
 
 
 @dataclass
@@ -93,9 +117,9 @@ class _Newest:
             self.damaged.append(f"{artifact.id} is damaged")
             return
         same = config.same_measurement(artifact.identity)
-        kept = self.stages.setdefault(artifact.stage, {})
-        kept.pop(same, None)
-        kept[same] = checked
+        of_stage = self.stages.setdefault(artifact.stage, {})
+        of_stage.pop(same, None)
+        of_stage[same] = checked
 
     def of(self, stage: str) -> tuple[Artifact, ...]:
         """Return the measurements of a kind, newest last."""

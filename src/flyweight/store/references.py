@@ -47,7 +47,7 @@ _OTHERS = TypeAdapter(tuple[OtherRun, ...])
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunReferences:
     """A recipe's folder: `stages` are the ids of its artifacts by stage.
 
     `named` are all ids that its JSON files name anywhere: those of a study's cells, and those that
@@ -85,7 +85,7 @@ class References:
     """Everything under a runs root, and the recipes that need it."""
 
     entries: tuple[Artifact | Damaged, ...] = ()
-    recipes: tuple[Finished, ...] = ()
+    recipes: tuple[RunReferences, ...] = ()
     users: Mapping[str, list[str]] = field(default_factory=dict)
     """The users of each artifact, by its id.
 
@@ -107,29 +107,31 @@ class References:
 def read(store: Store) -> References:
     """Return what is under a runs root; only manifests and summaries are read."""
     entries, recipes = tuple(store.entries()), tuple(_recipes(store.root))
-    known = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
+    artifacts = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
     users: dict[str, list[str]] = {}
     for recipe in recipes:
         stages = {
             identifier: f"{recipe.name}:{stage}" for stage, identifier in recipe.stages.items()
         }
-        needed = reached(recipe.results, known)
+        needed = reachable(recipe.results, artifacts)
         for identifier in needed:
             users.setdefault(identifier, []).append(stages.get(identifier, recipe.name))
         for other in recipe.others:
-            for identifier in reached(other.ids, known) - needed:
+            for identifier in reachable(other.ids, artifacts) - needed:
                 names = users.setdefault(identifier, [])
                 if recipe.user(other) not in names:
                     names.append(recipe.user(other))
     return References(entries, recipes, users)
 
 
-def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
+def reachable(roots: Iterable[str], artifacts: Mapping[str, Artifact]) -> set[str]:
     """Return the ids of `roots`, of all their ancestors, and of the measurements of any of these.
 
     The ancestors of those measurements, such as their texts, are included.
     """
-    subjects = {identifier: subject(artifact.identity) for identifier, artifact in known.items()}
+    subjects = {
+        identifier: subject(artifact.identity) for identifier, artifact in artifacts.items()
+    }
     needed: set[str] = set()
     new = set(roots)
     while new:
@@ -137,15 +139,15 @@ def reached(roots: Iterable[str], known: Mapping[str, Artifact]) -> set[str]:
         parents = {
             name
             for identifier in new
-            if identifier in known
-            for name in known[identifier].identity["parents"].values()
+            if identifier in artifacts
+            for name in artifacts[identifier].identity["parents"].values()
         }
         measurements = {identifier for identifier, of in subjects.items() if of in needed}
         new = {name for name in (parents | measurements) if NAMED.fullmatch(name)} - needed
     return needed
 
 
-def _recipes(root: Path) -> Iterable[Finished]:
+def _recipes(root: Path) -> Iterable[RunReferences]:
     """Yield every folder with a summary, or whose links or files name artifacts.
 
     The latter are studies and unfinished runs.
@@ -161,14 +163,14 @@ def _recipes(root: Path) -> Iterable[Finished]:
             yield recipe
 
 
-def of(folder: Path) -> Finished:
+def of(folder: Path) -> RunReferences:
     """Return what a recipe's folder refers to, as far as its links and files say."""
     links = _links(folder)
     named = _ids_in(_results(folder))
     other_runs = others(folder)
     if not (folder / FILE).is_file():
         created, command, request = _origin(folder)
-        return Finished(
+        return RunReferences(
             path=folder,
             stages=links,
             named=named,
@@ -180,10 +182,10 @@ def of(folder: Path) -> Finished:
     try:
         summary = Summary.read(folder)
     except FlyweightError as error:
-        return Finished(
+        return RunReferences(
             path=folder, stages=links, named=named, damaged=str(error), others=other_runs
         )
-    return Finished(
+    return RunReferences(
         path=folder,
         stages={**links, **{stage.name: stage.id for stage in summary.stages}},
         named=named,

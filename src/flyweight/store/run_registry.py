@@ -34,7 +34,7 @@ def knows_only(folder: Path, work: str) -> bool:
 
 
 @dataclass
-class Unfinished:
+class RunRegistry:
     """One run in progress; within `with` it notes what it makes.
 
     `work` is a digest of the request: the same request goes on with its own entry. A run that ends
@@ -54,16 +54,16 @@ class Unfinished:
 
         A measurement itself is not listed: the artifact that it measures keeps it.
         """
-        own = () if is_measurement(identity.stage) else (identity.id,)
-        new = {*identity.parents.values(), *own} - self.ids
+        itself = () if is_measurement(identity.stage) else (identity.id,)
+        new = {*identity.parents.values(), *itself} - self.ids
         if not new:
             return
         self.ids |= new
         if new <= references.of(self.store.root / self.name).results:
             return  # the results that are there keep it; `replace` of another run lists it then
-        with self.store.recipe_folder(self.name, self.watch) as folder:
+        with self.store.recipe_folder(self.name, self.watch) as place:
             self.noted = True
-            runs = references.others(folder)
+            runs = references.others(place.path)
             mine = next((run for run in runs if run.work == self.work), None)
             if mine is None:
                 mine = OtherRun(
@@ -73,7 +73,7 @@ class Unfinished:
                 ids = tuple(dict.fromkeys((*mine.ids, *sorted(new))))
                 mine = mine.model_copy(update={"ids": ids})
                 rest = [run for run in runs if run.work != self.work]
-                references.write_others(folder, [*rest, mine])
+                references.write_others(place.path, [*rest, mine])
 
     def warn_of_replacing(self) -> None:
         """Say before any work that this run will replace the results of another request."""
@@ -88,10 +88,12 @@ class Unfinished:
         Call this before the results are replaced.
         """
         before = references.of(folder)
-        kept = {identifier for run in before.others if run.finished for identifier in run.ids}
-        if not before.results - self.ids - kept:
+        needed_by_others = {
+            identifier for run in before.others if run.finished for identifier in run.ids
+        }
+        if not before.results - self.ids - needed_by_others:
             return
-        lost = before.results - references.reached(self.ids, self._known()) - kept
+        lost = before.results - references.reachable(self.ids, self._known()) - needed_by_others
         ids = tuple(
             sorted(identifier for identifier in lost if (self.store.root / identifier).exists())
         )
@@ -109,14 +111,14 @@ class Unfinished:
         runs = references.others(folder)
         if not runs:
             return
-        needed = references.reached(references.of(folder).results | self.ids, self._known())
+        needed = references.reachable(references.of(folder).results | self.ids, self._known())
         rest = [
             run.model_copy(update={"ids": tuple(self._existing(set(run.ids) - needed))})
             for run in runs
         ]
         references.write_others(folder, [run for run in rest if run.ids])
 
-    def __enter__(self) -> Unfinished:
+    def __enter__(self) -> RunRegistry:
         return self
 
     def __exit__(
@@ -135,13 +137,15 @@ class Unfinished:
 
         For a request that was refused, a packed text alone counts as nothing.
         """
-        with self.store.recipe_folder(self.name, self.watch) as folder:
-            runs = references.others(folder)
-            kept = [run for run in runs if run.work != self.work or self._has_work(run, refused)]
-            if len(kept) < len(runs):
-                references.write_others(folder, kept)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        with self.store.recipe_folder(self.name, self.watch) as place:
+            runs = references.others(place.path)
+            with_work = [
+                run for run in runs if run.work != self.work or self._has_work(run, refused)
+            ]
+            if len(with_work) < len(runs):
+                references.write_others(place.path, with_work)
+            if not any(place.path.iterdir()):
+                place.folder.rmdir()
 
     def _has_work(self, run: OtherRun, refused: bool) -> bool:
         return any(

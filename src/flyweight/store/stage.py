@@ -40,12 +40,14 @@ class Context:
 class Inputs:
     """A stage's finished inputs: artifacts by the field that names them, and its packed corpus.
 
-    `corpus` is None where a measurement needs no text and the model came without its corpus.
+    `corpus` is None where a measurement needs no text and the model came without its corpus, and
+    where a training reads `examples` instead.
     """
 
     name: str
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     corpus: Artifact | None = None
+    examples: Artifact | None = None
 
     def model(self, role: str) -> Path:
         """Return the model folder of an input; raise RequestError when that artifact holds none."""
@@ -60,9 +62,20 @@ class Inputs:
             raise RequestError(f"{self.name}: no corpus is known; name a text")
         return self.corpus.path / "corpus"
 
+    def encoded(self) -> Path:
+        """Return the folder of the text or the examples that a training reads as tokens."""
+        return self.text() if self.examples is None else self.examples.path / "examples"
+
+    def vocabulary(self) -> int:
+        """Return how many tokens the tokenizer of the text or the examples knows."""
+        read = self.corpus if self.examples is None else self.examples
+        if read is None:
+            raise RequestError(f"{self.name}: no text and no task is known; name one")
+        return read.facts["vocab_size"]
+
     def tokenizer_files(self) -> list[Path]:
-        """Return the files of the corpus' tokenizer, and of its special tokens' names."""
-        files = (self.text() / name for name in ("tokenizer.json", "tokenizer_config.json"))
+        """Return the files of the tokenizer, and of its special tokens' names."""
+        files = (self.encoded() / name for name in ("tokenizer.json", "tokenizer_config.json"))
         return [file for file in files if file.is_file()]
 
     def spent(self, key: str) -> float:
@@ -108,6 +121,13 @@ class Stage(ABC, Generic[C]):
     @abstractmethod
     def run(self, config: C, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
         """Write the artifact's files into `draft.path` and return its facts."""
+
+    def data_fingerprint(self, config: C, data_dir: Path | None) -> str | None:
+        """Return the checksum of what the stage reads beside its inputs and its packed corpus.
+
+        It becomes the identity's `data`. By default nothing is read. `data_dir` has local copies.
+        """
+        return None
 
     def plan(self, config: C, inputs: PlannedInputs) -> Outline:
         """Return what the stage will make.

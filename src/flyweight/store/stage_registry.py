@@ -33,11 +33,11 @@ def register_stage(config: type[StageConfig], stage: Stage[Any]) -> None:
             f"register_stage: {config.__name__}.stage has to be a Literal of small letters, digits "
             f"and _ (32 at most), not {name!r}"
         )
-    known = STAGE_CONFIGS.get(name)
-    if name in OTHER_ARTIFACTS or (known is not None and known is not config):
+    registered = STAGE_CONFIGS.get(name)
+    if name in OTHER_ARTIFACTS or (registered is not None and registered is not config):
         raise RequestError(f"register_stage: the name {name!r} is taken")
     alike = [other for other in STAGE_CONFIGS.values() if other.__name__ == config.__name__]
-    if known is None and alike:
+    if registered is None and alike:
         raise RequestError(
             f"register_stage: another stage's config class is called {config.__name__}; choose "
             f"another name for the class"

@@ -13,25 +13,27 @@ from pydantic import ValidationError
 
 from flyweight.config import catalogue, load as config_load, schema, study as config
 from flyweight.config.model_rules import packed_kinds
-from flyweight.core.runtime import Runtime
+from flyweight.config.tuning_study import is_tuning_study
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
-from flyweight.planning import recipe_plan as plans
+from flyweight.planning import planner as plans
 from flyweight.planning.grid import GridPlan, grid
+from flyweight.planning.time import Machine
 from flyweight.records.study_summary import LEAST_SEEDS
+from flyweight.spec.adapters import adapter_faults
 from flyweight.spec.linears import linear_names, pattern_faults
-from flyweight.studies.claims import conditions, lines_of, select, written
+from flyweight.studies.claims import budget_curves, conditions, select, written
 
 LARGEST = 20_000
 """Cells that a study may have: as many are looked at one by one before anything runs."""
 
 
-Over = Callable[[config.Study], Sequence[str]]
+OverLimit = Callable[[config.Study], Sequence[str]]
 """Returns the limits that a study is over once it is planned."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One condition of a study: a model on a text at a context for a budget.
 
     `config` is what each of its runs trains.
@@ -85,14 +87,14 @@ def is_study(target: str) -> bool:
     if Path(target).suffix not in (".yaml", ".yml") or not Path(target).is_file():
         return False
     raw = config_load.read_yaml(Path(target))
-    return "models" in raw and "stages" not in raw
+    return ("models" in raw and "stages" not in raw) or is_tuning_study(raw)
 
 
 def load(
-    study: str | Path | Mapping[str, Any],
+    study: str | Path | Mapping[str, object],
     *overrides: str,
     yes: bool = False,
-    over: Over | None = None,
+    over: OverLimit | None = None,
 ) -> config.Study:
     """Return a checked study, with `path=value` words applied.
 
@@ -100,10 +102,7 @@ def load(
     with every fault, a grid over its limit of runs among them unless `yes`, and then what `over`
     says too.
     """
-    if isinstance(study, Mapping):
-        text, raw = str(study.get("name", "the study")), copy.deepcopy(dict(study))
-    else:
-        text, raw = str(study), _read(study)
+    text, raw = read_raw(study)
     if "stages" in raw and "models" not in raw:
         raise RequestError(f"{text} is a recipe, not a study: flyweight run {text}")
     raw = config_load.override(config.longhand(raw), overrides)
@@ -113,6 +112,16 @@ def load(
         faults = [str(error), *(f"  {fault}" for fault in _others(raw, yes))]
         raise RequestError("\n".join(faults)) from error
     return checked(parsed, text, yes, over)
+
+
+def read_raw(study: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return what messages call a study, and its raw fields.
+
+    Raises RequestError where there is none of that name.
+    """
+    if isinstance(study, Mapping):
+        return str(study.get("name", "the study")), copy.deepcopy(dict(study))
+    return str(study), _read(study)
 
 
 def _read(study: str | Path) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def _read(study: str | Path) -> dict[str, Any]:
 
 
 def checked(
-    study: config.Study, where: str, yes: bool = False, over: Over | None = None
+    study: config.Study, where: str, yes: bool = False, over: OverLimit | None = None
 ) -> config.Study:
     """Return the study; raise RequestError with every contradiction in it and in its models."""
     faults, large = _faults(study), [] if yes else _too_large(study)
@@ -152,20 +161,20 @@ def _faults(study: config.Study) -> list[str]:
             f"models: {count:,} cells are more than the {LARGEST:,} that one study may have; "
             f"make several of it",
         ]
-    made, wrong = cells(study)
-    faults += wrong + _unvalidated_sweep(study, made) + _rate_of_nothing(study, made)
+    grid, wrong = cells(study)
+    faults += wrong + _unvalidated_sweep(study, grid) + _rate_of_nothing(study, grid)
     # A group may be empty, or small, only because what belongs to it is at fault itself.
-    return faults or ([] if study.only else _unmatched(study, made)) or _untested(study, made)
+    return faults or ([] if study.only else _unmatched(study, grid)) or _untested(study, grid)
 
 
-def _others(raw: Mapping[str, Any], yes: bool) -> list[str]:
+def _others(raw: Mapping[str, object], yes: bool) -> list[str]:
     """Return what else is wrong with a study whose fields are at fault, without consequences."""
     study, gone = config.readable(raw)
     if study is None:
         return []
     faults = [*_faults(study), *([] if yes else _too_large(study))]
     # Without some of its models, a grid may leave a claim without cells.
-    holes = ["findings"] if any(each.startswith("models.") for each in gone) else []
+    holes = ["findings"] if any(field.startswith("models.") for field in gone) else []
     inside = tuple(f"{place}." for place in (*gone, *holes))
     holders = {place.rpartition(".")[0] for place in gone if "budgets" in place.split(".")}
     where = [fault.partition(": ")[0] for fault in faults]
@@ -187,9 +196,9 @@ def _too_large(study: config.Study) -> list[str]:
     ]
 
 
-def cells(study: config.Study) -> tuple[list[Cell], list[str]]:
+def cells(study: config.Study) -> tuple[list[StudyCell], list[str]]:
     """Return every cell, and what is wrong with those that cannot be made."""
-    made: list[Cell] = []
+    grid: list[StudyCell] = []
     faults: dict[str, list[str]] = {}
     repeated: list[str] = []
     protocol = study.protocols.get(study.protocol, config.Protocol())
@@ -200,18 +209,18 @@ def cells(study: config.Study) -> tuple[list[Cell], list[str]]:
             faults.setdefault(f"models.{name}.config: {error}", [])
             continue
         train = config_load.merge(config_load.merge(study.train, protocol.train), model.train)
-        first = len(made)
+        first = len(grid)
         for combination in config.combinations(model.grid):
             label = " ".join(
                 [name, *(f"{path}={written(value)}" for path, value in combination.items())]
             )
             for place in _places(study, name):
                 try:
-                    made.append(_cell(study, name, base, combination, train, place))
+                    grid.append(_cell(study, name, base, combination, train, place))
                 except RequestError as error:
                     _note(faults, error, label)
-        repeated += _repeated(f"models.{name}.grid", made[first:])
-    return made, [*_told(faults), *repeated]
+        repeated += _repeated(f"models.{name}.grid", grid[first:])
+    return grid, [*_told(faults), *repeated]
 
 
 def _note(faults: dict[str, list[str]], error: RequestError, label: str) -> None:
@@ -225,17 +234,17 @@ def _told(faults: Mapping[str, Sequence[str]]) -> list[str]:
     return [text if not who else f"{_few(who)}: {text}" for text, who in faults.items()]
 
 
-def _repeated(where: str, made: Sequence[Cell]) -> list[str]:
+def _repeated(where: str, grid: Sequence[StudyCell]) -> list[str]:
     """Return the combinations of a grid that are the same model, or have the same name."""
-    seen: dict[tuple[str, ...], Cell] = {}
-    found: dict[str, None] = {}
-    for cell in made:
+    first_of: dict[tuple[str, ...], StudyCell] = {}
+    repeats: dict[str, None] = {}
+    for cell in grid:
         place = (cell.data, str(cell.context), cell.budget)
         for key in (
             ("name", cell.label, *place),
             ("config", cell.config.model_dump_json(), *place),
         ):
-            other = seen.setdefault(key, cell)
+            other = first_of.setdefault(key, cell)
             if other is cell:
                 continue
             same = other.label == cell.label
@@ -244,9 +253,9 @@ def _repeated(where: str, made: Sequence[Cell]) -> list[str]:
                 if same
                 else f"{other.label} and {cell.label} are the same model"
             )
-            found[f"{where}: {text}; leave one of them out"] = None
+            repeats[f"{where}: {text}; leave one of them out"] = None
             break
-    return list(found)
+    return list(repeats)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -281,11 +290,11 @@ def _places(study: config.Study, model: str) -> Iterator[tuple[str, int, str, co
 def _cell(
     study: config.Study,
     name: str,
-    base: Mapping[str, Any],
-    combination: Mapping[str, Any],
-    train: Mapping[str, Any],
+    base: Mapping[str, object],
+    combination: Mapping[str, object],
+    train: Mapping[str, object],
     place: tuple[str, int, str, config.RunBudget],
-) -> Cell:
+) -> StudyCell:
     text, context, budget, limit = place
     raw: dict[str, Any] = {**config_load.merge({}, base), "context": context}
     for path, value in combination.items():
@@ -301,51 +310,51 @@ def _cell(
         "train": {**train, **limit.limit()},
     }
     try:
-        made = schema.Pretrain.model_validate(stage)
+        training = schema.Pretrain.model_validate(stage)
     except ValidationError as error:
         lines = config_load.explain(error, "", schema.Pretrain).splitlines()
         raise RequestError("\n".join(line for line in lines[1:])) from error
-    assert made.model is not None
-    if kinds := packed_kinds(made.model):
+    assert training.model is not None
+    if kinds := packed_kinds(training.model):
         raise RequestError(
             f"model.linears: matrices stored as {' and '.join(kinds)} cannot be trained"
         )
-    if faults := pattern_faults(made.model):
+    if faults := [*pattern_faults(training.model), *adapter_faults(training.model)]:
         raise RequestError("\n".join(f"model.{fault}" for fault in faults))
-    return Cell(
+    return StudyCell(
         name,
         {path: written(value) for path, value in combination.items()},
         text,
         context,
         budget,
-        made,
+        training,
     )
 
 
-def _unmatched(study: config.Study, made: Sequence[Cell]) -> list[str]:
+def _unmatched(study: config.Study, grid: Sequence[StudyCell]) -> list[str]:
     """Return the groups of findings that no cell belongs to."""
     return [
         f"findings.{place}.{side}: no cell of this study belongs to it"
         for place, finding in enumerate(study.findings)
         for side in ("below", "above")
-        if not select(getattr(finding, side), made)
+        if not select(getattr(finding, side), grid)
     ]
 
 
-def _untested(study: config.Study, made: Sequence[Cell]) -> list[str]:
+def _untested(study: config.Study, grid: Sequence[StudyCell]) -> list[str]:
     """Return the findings that nothing could test, and those whose models nothing could choose."""
-    found = []
+    result = []
     for place, finding in enumerate(study.findings):
         where = f"findings.{place}"
         compared = [
-            (below, above) for _, below, above in conditions(finding, made) if below and above
+            (below, above) for _, below, above in conditions(finding, grid) if below and above
         ]
         if (
             not (compared or study.only)
-            and select(finding.below, made)
-            and select(finding.above, made)
+            and select(finding.below, grid)
+            and select(finding.above, grid)
         ):
-            found.append(
+            result.append(
                 f"{where}: no cell of below can be compared with one of above: they have no "
                 f"text, context, budget or field in"
                 " common that neither side names; name both sides' own"
@@ -359,24 +368,24 @@ def _untested(study: config.Study, made: Sequence[Cell]) -> list[str]:
                 (cell for group in several for cell in group if not cell.config.train.validations),
                 None,
             ):
-                found.append(
+                result.append(
                     f"{where}.{side}: train.validations is 0 for {blind.label}, but validation "
                     f"chooses which of several models"
-                    " speaks for this side; give it validations or name one model"
+                    " represents this side; give it validations or name one model"
                 )
-    return found
+    return result
 
 
-def _speakers(finding: config.Finding, group: Sequence[Cell]) -> int:
+def _speakers(finding: config.Finding, group: Sequence[StudyCell]) -> int:
     """Return how many could speak for a side.
 
     At equal FLOPs a model with all its budgets is one.
     """
-    return len(lines_of(group)) if finding.compare == "equal_flops" else len(group)
+    return len(budget_curves(group)) if finding.compare == "equal_flops" else len(group)
 
 
-def _unvalidated_sweep(study: config.Study, made: Sequence[Cell]) -> list[str]:
-    blind = {cell.model for cell in made if not cell.config.train.validations}
+def _unvalidated_sweep(study: config.Study, grid: Sequence[StudyCell]) -> list[str]:
+    blind = {cell.model for cell in grid if not cell.config.train.validations}
     if not blind or study.protocol not in study.protocols or len(study.rates()) == 1:
         return []
     return [
@@ -385,13 +394,13 @@ def _unvalidated_sweep(study: config.Study, made: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _rate_of_nothing(study: config.Study, made: Sequence[Cell]) -> list[str]:
+def _rate_of_nothing(study: config.Study, grid: Sequence[StudyCell]) -> list[str]:
     """Return the models of which the protocol's learning rate moves nothing."""
     if study.protocol not in study.protocols or study.rates() == (None,):
         return []
     idle = {
         cell.model
-        for cell in made
+        for cell in grid
         if cell.config.train.optimizer.kind == "muon" and not _has_blocks(cell.config.model)
     }
     return [
@@ -410,29 +419,29 @@ def _has_blocks(model: schema.Architecture | None) -> bool:
 
 
 def plan(
-    study: config.Study, runtime: Runtime, vocabularies: Mapping[str, int], data_dir: Path | None
+    study: config.Study, machine: Machine, vocabularies: Mapping[str, int], data_dir: Path | None
 ) -> GridPlan:
     """Return what the study will need; nothing is trained or allocated.
 
     Raises RequestError with every model that cannot be made with the vocabulary that its text is
     known to have.
     """
-    made, missing = cells(study)[0], {}
-    for name, data in texts(made).items():
-        if study.data[name].optional and (why := _unresolved(data, data_dir)):
-            missing[name] = why
+    all_cells, missing = cells(study)[0], {}
+    for name, data in texts(all_cells).items():
+        if study.data[name].optional and (reason := _unresolved(data, data_dir)):
+            missing[name] = reason
     runs = len(study.seeds) + len(study.rates()) - 1
-    kept = [cell for cell in made if cell.data not in missing]
-    known: dict[str, int] = {}
-    for name, data in texts(kept).items():
+    runnable = [cell for cell in all_cells if cell.data not in missing]
+    sizes: dict[str, int] = {}
+    for name, data in texts(runnable).items():
         data = with_tokenizer(data, data_dir)
         if vocab := vocabularies.get(plans.vocabulary_key(data)) or plans.requested(data):
-            known[name] = vocab
-    if faults := misfits(kept, known):
+            sizes[name] = vocab
+    if faults := misfits(runnable, sizes):
         raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))
-    trainings = [(cell.name, runs, cell.config) for cell in kept]
+    trainings = [(cell.name, runs, cell.config) for cell in runnable]
     planned = grid(
-        study.name, trainings, study.limit.time, runtime, vocabularies, data_dir, left_out(missing)
+        study.name, trainings, study.limit.time, machine, vocabularies, data_dir, left_out(missing)
     )
     if study.findings and len(study.seeds) < LEAST_SEEDS:
         few = (
@@ -448,38 +457,38 @@ def over_time(planned: GridPlan) -> list[str]:
     return [f"{warning}; or start it with --yes" for warning in planned.warnings]
 
 
-def misfits(made: Iterable[Cell], vocabularies: Mapping[str, int]) -> list[str]:
+def misfits(grid: Iterable[StudyCell], vocabularies: Mapping[str, int]) -> list[str]:
     """Return what is wrong with models given the vocabularies of their texts.
 
     A text without one is passed over.
     """
     faults: dict[str, list[str]] = {}
-    seen: set[tuple[str, str, int]] = set()
-    for cell in made:
+    checked: set[tuple[str, str, int]] = set()
+    for cell in grid:
         key = (cell.label, cell.data, cell.context)
-        if cell.data not in vocabularies or key in seen:
+        if cell.data not in vocabularies or key in checked:
             continue
-        seen.add(key)
+        checked.add(key)
         assert cell.config.model is not None
         try:
             config_load.resolved(cell.config.model, "model", vocabularies[cell.data], cell.context)
         except RequestError as error:
             lines = str(error).splitlines()
-            told = (
+            messages = (
                 RequestError("\n".join(f"model: {line.strip()}" for line in lines[1:]))
                 if len(lines) > 1
                 else error
             )
-            _note(faults, told, f"{cell.label} on {cell.data}")
+            _note(faults, messages, f"{cell.label} on {cell.data}")
     return _told(faults)
 
 
-def texts(made: Sequence[Cell]) -> dict[str, schema.Data]:
+def texts(grid: Sequence[StudyCell]) -> dict[str, schema.Data]:
     """Return the texts of some cells by their names, each at its first context."""
-    found: dict[str, schema.Data] = {}
-    for cell in made:
-        found.setdefault(cell.data, cell.config.data)
-    return found
+    result: dict[str, schema.Data] = {}
+    for cell in grid:
+        result.setdefault(cell.data, cell.config.data)
+    return result
 
 
 def _unresolved(data: schema.Data, data_dir: Path | None) -> str:
@@ -492,4 +501,4 @@ def _unresolved(data: schema.Data, data_dir: Path | None) -> str:
 
 def left_out(missing: Mapping[str, str]) -> list[str]:
     """Return what a summary says of the texts that are not there."""
-    return [f"{name} is left out: {why}" for name, why in missing.items()]
+    return [f"{name} is left out: {reason}" for name, reason in missing.items()]

@@ -1,6 +1,6 @@
 """Claims held against a study's cells: who is compared with whom, by which test, and the verdict.
 
-Validation chooses which model speaks for a group; the test split decides. Differences are taken
+Validation chooses which model represents a group; the test split decides. Differences are taken
 seed by seed and held against Student's t, so they tell how another seed would have come out, on
 this text.
 """
@@ -16,12 +16,12 @@ from typing import Any, Protocol, TypeVar
 
 from flyweight.config.metrics import metric_kind
 from flyweight.config.study import Finding, Group
-from flyweight.config.units import format_count
-from flyweight.core.student import student, student_below, student_quantile
+from flyweight.config.units import format_flops
+from flyweight.core.student import student, two_sided_p
 from flyweight.records.study_summary import (
     LEAST_SEEDS,
     CellSummary,
-    Contest,
+    ClaimComparison,
     FindingSummary,
     Verdict,
 )
@@ -34,7 +34,7 @@ SAME = 0.01
 """FLOPs this close are the same: runs end at whole steps."""
 
 
-class Place(Protocol):
+class CellKey(Protocol):
     """What a group names a cell by."""
 
     @property
@@ -63,7 +63,7 @@ class Place(Protocol):
         ...
 
 
-Placed = TypeVar("Placed", bound=Place)
+Placed = TypeVar("Placed", bound=CellKey)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Point:
     how: str
 
 
-def judge(finding: Finding, cells: Sequence[CellSummary], default_metric: str) -> FindingSummary:
+def evaluate_claim(
+    finding: Finding, cells: Sequence[CellSummary], default_metric: str
+) -> FindingSummary:
     """Return a finding's verdict from the cells of its study."""
     metric = finding.metric or default_metric
     finding = finding.model_copy(update={"metric": metric})
@@ -115,7 +117,7 @@ def select(group: Group, cells: Sequence[Placed]) -> list[Placed]:
     ]
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """Return a field's value as cells name it: `rope`, `{kind: rope, fraction: 0.5}`."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {written(inner)}' for key, inner in value.items())}}}"
@@ -170,7 +172,7 @@ def _named(group: Group) -> set[str]:
     )
 
 
-def _value(cell: Place, axis: str) -> Any:
+def _value(cell: CellKey, axis: str) -> Any:
     return (
         getattr(cell, axis)
         if axis in ("data", "model", "context", "budget")
@@ -178,7 +180,7 @@ def _value(cell: Place, axis: str) -> Any:
     )
 
 
-def _shown(axis: str, value: Any) -> str:
+def _shown(axis: str, value: object) -> str:
     if axis in ("data", "model", "budget"):
         return str(value)
     return f"{axis} {value}"
@@ -190,13 +192,13 @@ def _equal_cells(
     below: Sequence[CellSummary],
     above: Sequence[CellSummary],
     metric: str,
-) -> list[Contest]:
+) -> list[ClaimComparison]:
     sound = [
         [_measured(cell, metric) for cell in side if cell.standing == "ok"]
         for side in (below, above)
     ]
     first, second = map(_best, sound)
-    return [_contest(finding, where, first, second, (below, above), _undecided(sound))]
+    return [_compare_cells(finding, where, first, second, (below, above), _undecided(sound))]
 
 
 def _measured(cell: CellSummary, metric: str) -> Point:
@@ -239,7 +241,7 @@ def _equal_flops(
     below: Sequence[CellSummary],
     above: Sequence[CellSummary],
     metric: str,
-) -> list[Contest]:
+) -> list[ClaimComparison]:
     """Compare at the FLOPs of the upper group's runs which the lower group covers as well.
 
     At three of them at most.
@@ -258,41 +260,43 @@ def _equal_flops(
         if first and second and (not met or target > met[-1][0] * (1 + SAME)):
             met.append((target, first, second))
     if not met:
-        return [_contest(finding, where, None, None, (below, above), why)]
-    kept = sorted({round(place * (len(met) - 1) / max(1, TARGETS - 1)) for place in range(TARGETS)})
+        return [_compare_cells(finding, where, None, None, (below, above), why)]
+    chosen = sorted(
+        {round(place * (len(met) - 1) / max(1, TARGETS - 1)) for place in range(TARGETS)}
+    )
     return [
-        _contest(
+        _compare_cells(
             finding,
             f"{where}{', ' if where else ''}{_at_flops(target)}",
             first,
             second,
             (below, above),
         )
-        for target, first, second in (met[place] for place in kept)
+        for target, first, second in (met[place] for place in chosen)
     ]
 
 
 def _at_flops(flops: float) -> str:
-    return f"{format_count(flops)} FLOPs"
+    return format_flops(flops)
 
 
 def _curves(cells: Sequence[CellSummary], metric: str) -> list[list[Point]]:
     """Return the budget curve of every model: its sound cells by FLOPs."""
-    curves = lines_of([cell for cell in cells if cell.standing == "ok"])
+    curves = budget_curves([cell for cell in cells if cell.standing == "ok"])
     return [
         sorted((_measured(cell, metric) for cell in curve), key=lambda point: point.flops)
         for curve in curves
     ]
 
 
-def lines_of(cells: Sequence[Placed]) -> list[list[Placed]]:
+def budget_curves(cells: Sequence[Placed]) -> list[list[Placed]]:
     """Return the cells of each model at one context of one text: its budgets."""
-    found: dict[tuple[Any, ...], list[Placed]] = {}
+    curves: dict[tuple[Any, ...], list[Placed]] = {}
     for cell in cells:
-        found.setdefault(
+        curves.setdefault(
             (cell.data, cell.model, cell.context, *sorted(cell.fields.items())), []
         ).append(cell)
-    return list(found.values())
+    return list(curves.values())
 
 
 def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
@@ -331,14 +335,14 @@ def _at(curve: Sequence[Point], flops: float, tolerance: float) -> Point | None:
 # --- tests ---
 
 
-def _contest(
+def _compare_cells(
     finding: Finding,
     where: str,
     first: Point | None,
     second: Point | None,
     sides: tuple[Sequence[CellSummary], Sequence[CellSummary]],
     why: str = "",
-) -> Contest:
+) -> ClaimComparison:
     """Return one comparison with its paired t-test over the seeds that both sides have."""
     below, above = (
         point.label if point else " or ".join(cell.name for cell in side[:2])
@@ -347,7 +351,7 @@ def _contest(
     if not all(sides):
         side, other = ("below", "above") if sides[0] else ("above", "below")
         why = f"only {side} has cells there, {other} has none"
-        return Contest(
+        return ClaimComparison(
             where=where,
             below=below or "none",
             above=above or "none",
@@ -364,7 +368,7 @@ def _contest(
             for cell in side
         ]
         why = f"no sound run of {', '.join(lost[:3])}" if lost else why
-        return Contest(
+        return ClaimComparison(
             where=where, below=below, above=above, below_flops=0, above_flops=0, how="", why=why
         )
     seeds = sorted(set(first.values) & set(second.values))
@@ -379,7 +383,7 @@ def _contest(
         for seed in seeds
     ]
     hows = {first.how, second.how} - {"measured"}
-    made = Contest(
+    comparison = ClaimComparison(
         where=where,
         below=below,
         above=above,
@@ -392,28 +396,20 @@ def _contest(
     if len(seeds) < LEAST_SEEDS:
         mean = math.fsum(differences) / len(seeds) if seeds else None
         short = f"{len(seeds)} seeds in common; a test needs {LEAST_SEEDS}"
-        return made.model_copy(update={"difference": mean, "why": short})
+        return comparison.model_copy(update={"difference": mean, "why": short})
     mean, low, high = student(differences)
     verdict: Verdict = "undecided"
     if high < 0:
         verdict = "confirmed"
     elif low > 0:
         verdict = "refuted"
-    p = _two_sided(mean, high - mean, len(seeds))
-    return made.model_copy(
+    p = two_sided_p(mean, high - mean, len(seeds))
+    return comparison.model_copy(
         update={"difference": mean, "low": low, "high": high, "p": p, "verdict": verdict}
     )
 
 
-def _two_sided(mean: float, half: float, count: int) -> float:
-    """Return the p of a mean whose 95 % interval reaches `half` to either side."""
-    if half == 0:
-        return 0.0 if mean else 1.0
-    t = abs(mean) / half * student_quantile(1 - LEVEL / 2, count - 1)
-    return 2 * student_below(-t, count - 1)
-
-
-def _verdict(finding: Finding, contests: Sequence[Contest]) -> Verdict:
+def _verdict(finding: Finding, contests: Sequence[ClaimComparison]) -> Verdict:
     """Return the verdict over all comparisons.
 
     A claim about every condition needs each of them (an intersection-union test, at the full level)
@@ -438,7 +434,7 @@ def _verdict(finding: Finding, contests: Sequence[Contest]) -> Verdict:
     return "undecided"
 
 
-def _method(finding: Finding, contests: Sequence[Contest]) -> str:
+def _method(finding: Finding, contests: Sequence[ClaimComparison]) -> str:
     """Return how the verdict was reached, in words."""
     tested = [contest for contest in contests if contest.p is not None]
     counts = sorted({contest.n for contest in tested})

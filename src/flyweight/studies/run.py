@@ -12,15 +12,17 @@ from flyweight.config.metrics import scored
 from flyweight.core import machine
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.pipeline.recipe import Runner
-from flyweight.planning.grid import MEASURE_SECONDS, GridPlan
+from flyweight.planning.grid import GridPlan
+from flyweight.records.audit import AuditResult
+from flyweight.records.likelihood import Likelihood
 from flyweight.records.run_summary import CorpusSummary, Environment
 from flyweight.records.study_summary import CellSummary, RunSummary, StudySummary
 from flyweight.reports import gather
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
 from flyweight.store.stage import Context
-from flyweight.studies.cells import Cell, cells, left_out, misfits, texts
-from flyweight.studies.claims import judge
+from flyweight.studies.cells import StudyCell, cells, left_out, misfits, texts
+from flyweight.studies.claims import evaluate_claim
 
 CHECKS = ("finite_outputs", "causality", "initial_token_sensitivity")
 """The checks of the audit that every run has to pass.
@@ -75,18 +77,18 @@ class _Grid:
         context = replace(self.context, runtime=replace(self.context.runtime, seed=seed))
         return Runner(context, self.corpora)
 
-    def texts(self, made: Sequence[Cell]) -> tuple[dict[str, Artifact], dict[str, str]]:
+    def texts(self, grid: Sequence[StudyCell]) -> tuple[dict[str, Artifact], dict[str, str]]:
         """Return the packed texts by name, and why an optional one is left out."""
-        found, missing = {}, {}
-        for name, data in texts(made).items():
+        packed, missing = {}, {}
+        for name, data in texts(grid).items():
             try:
-                found[name] = self.runner(self.study.seeds[0]).corpus(data)
+                packed[name] = self.runner(self.study.seeds[0]).corpus(data)
             except FlyweightError as error:
                 if not self.study.data[name].optional:
                     raise
                 missing[name] = str(error)
                 self.context.watch("left out", {"name": name, "why": str(error)})
-        return found, missing
+        return packed, missing
 
     def floors(self, packed: Artifact, context: int) -> Artifact:
         """Return the n-gram floors of a packed text."""
@@ -98,7 +100,7 @@ class _Grid:
         runner.register_corpus(data, packed)
         return runner.make("floors", schema.Floors(stage="floors", data=data), {}).artifact
 
-    def cell(self, cell: Cell, packed: Artifact, unigram: float) -> CellSummary:
+    def cell(self, cell: StudyCell, packed: Artifact, unigram: float) -> CellSummary:
         """Return a cell with its runs: the sweep with one seed, the chosen rate with every seed."""
         rates, first = self.study.rates(), self.study.seeds[0]
         sweep = [self._trained(cell, first, lr) for lr in rates]
@@ -130,24 +132,24 @@ class _Grid:
             ),
         )
 
-    def _trained(self, cell: Cell, seed: int, lr: float | None) -> RunSummary:
+    def _trained(self, cell: StudyCell, seed: int, lr: float | None) -> RunSummary:
         self.clock.tell()
         began, name = time.monotonic(), _run_name(cell, seed, lr)
         try:
-            made = self.runner(seed).make(name, cell.at(lr), {})
+            result = self.runner(seed).make(name, cell.at(lr), {})
         except DivergedError as error:
             self.clock.passed(began, reused=False)
             self.context.watch("diverged", {"name": name})
             why = str(error).removeprefix(f"{name}: ").partition(";")[0]
             return RunSummary(seed=seed, lr=lr, id=None, standing="collapsed", why=why)
-        self.clock.passed(began, made.reused)
-        facts = made.artifact.facts
+        self.clock.passed(began, result.reused)
+        facts = result.artifact.facts
         numbers = {key: facts[key] for key in ("steps", "tokens", "flops", "seconds")}
         return RunSummary(
-            seed=seed, lr=lr, id=made.artifact.id, validation=facts["best_nll"], **numbers
+            seed=seed, lr=lr, id=result.artifact.id, validation=facts["best_nll"], **numbers
         )
 
-    def _tested(self, cell: Cell, run: RunSummary, unigram: float) -> RunSummary:
+    def _tested(self, cell: StudyCell, run: RunSummary, unigram: float) -> RunSummary:
         """Return a run with its test metrics and whether they are a result."""
         assert run.id is not None
         artifact, runner = Artifact.open(self.context.store.root / run.id), self.runner(run.seed)
@@ -158,55 +160,61 @@ class _Grid:
         audit = runner.make(
             name, schema.Audit(stage="audit", input=name, checks=CHECKS), inputs
         ).artifact
-        measured = evaluation.metrics()
-        known = {**measured, **measured.get("metrics", {})}
-        metrics = {key: float(known[key]["value"]) for key in self.study.metrics}
-        found = {"evaluation": evaluation.id, "metrics": metrics}
-        nll = float(measured["nll"]["value"])
+        measured = Likelihood.from_metrics(evaluation.metrics())
+        metrics = {key: _value(measured, key) for key in self.study.metrics}
+        update = {"evaluation": evaluation.id, "metrics": metrics}
+        nll = measured.nll.value
         if not nll < unigram:
             why = f"{nll:.3f} nats per token is no better than the unigram floor ({unigram:.3f})"
-            return run.model_copy(update={**found, "standing": "collapsed", "why": why})
-        for check in audit.metrics()["checks"]:
-            if check["verdict"] == "fail":
-                why = f"the audit's check {check['name'].replace('_', ' ')} fails"
-                if check["measured"] is not None:
-                    why += f" ({float(check['measured']):.3g} against {check['bound']:.3g})"
-                standing = "collapsed" if check["name"] in COLLAPSE else "invalid"
-                return run.model_copy(update={**found, "standing": standing, "why": why})
-        return run.model_copy(update=found)
+            return run.model_copy(update={**update, "standing": "collapsed", "why": why})
+        for check in AuditResult.from_metrics(audit.metrics()).checks:
+            if check.verdict == "fail":
+                why = f"the audit's check {check.name.replace('_', ' ')} fails"
+                if check.measured is not None:
+                    why += f" ({check.measured:.3g} against {check.bound:.3g})"
+                standing = "collapsed" if check.name in COLLAPSE else "invalid"
+                return run.model_copy(update={**update, "standing": standing, "why": why})
+        return run.model_copy(update=update)
+
+
+def _value(measured: Likelihood, metric: str) -> float:
+    found = measured.metric(metric)
+    if found is None:
+        raise FlyweightError(f"the evaluation did not measure {metric}")
+    return found.value
 
 
 def _number(value: float | None) -> float:
     return value or 0.0
 
 
-def _run_name(cell: Cell, seed: int, lr: float | None) -> str:
+def _run_name(cell: StudyCell, seed: int, lr: float | None) -> str:
     return f"{cell.name}, seed {seed}" + ("" if lr is None else f", lr {lr:g}")
 
 
 def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummary:
     """Make every run of a study that is not there yet, measure it, and return the summary."""
-    made = cells(study)[0]
-    seconds = {cell.name: (cell.stage.seconds or 0.0) + MEASURE_SECONDS for cell in planned.cells}
+    grid = cells(study)[0]
+    seconds = {cell.name: cell.seconds for cell in planned.cells}
     work = _Grid(study, context, _Clock(context, []))
-    packed, missing = work.texts(made)
-    made = [cell for cell in made if cell.data in packed]
-    if not made:
+    packed, missing = work.texts(grid)
+    grid = [cell for cell in grid if cell.data in packed]
+    if not grid:
         raise RequestError(
             f"{study.name}: none of its texts is there: {'; '.join(missing.values())}"
         )
-    _check(study, made, packed)
-    each = len(study.seeds) + len(study.rates()) - 1
+    _check(study, grid, packed)
+    runs_of_cell = len(study.seeds) + len(study.rates()) - 1
     work.clock = _Clock(
-        context, [seconds.get(cell.name, MEASURE_SECONDS) for cell in made for _ in range(each)]
+        context, [seconds.get(cell.name, 0.0) for cell in grid for _ in range(runs_of_cell)]
     )
     corpus: dict[str, CorpusSummary] = {}
-    for name, data in texts(made).items():
+    for name, data in texts(grid).items():
         corpus[name] = gather.corpus(
             packed[name], data.context, work.floors(packed[name], data.context)
         )
     done = tuple(
-        work.cell(cell, packed[cell.data], corpus[cell.data].floors["unigram"].nll) for cell in made
+        work.cell(cell, packed[cell.data], corpus[cell.data].floors["unigram"].nll) for cell in grid
     )
     return StudySummary(
         name=study.name,
@@ -224,19 +232,21 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
         corpus=corpus,
         left_out=tuple(left_out(missing)),
         cells=done,
-        findings=tuple(judge(finding, done, study.metrics[0]) for finding in study.findings),
+        findings=tuple(
+            evaluate_claim(finding, done, study.metrics[0]) for finding in study.findings
+        ),
     )
 
 
-def _check(study: config.Study, made: Sequence[Cell], packed: Mapping[str, Artifact]) -> None:
+def _check(study: config.Study, grid: Sequence[StudyCell], packed: Mapping[str, Artifact]) -> None:
     """Raise RequestError with everything that the texts rule out: models and metrics."""
-    used = {cell.data: packed[cell.data] for cell in made}
-    faults = misfits(made, {name: text.facts["vocab_size"] for name, text in used.items()})
+    used = {cell.data: packed[cell.data] for cell in grid}
+    faults = misfits(grid, {name: text.facts["vocab_size"] for name, text in used.items()})
     splits = {name: gather.corpus(text, 1, None).splits for name, text in used.items()}
     for name, sizes in splits.items():
         tokens = sizes["train"].tokens
         for context in sorted(
-            {cell.context for cell in made if cell.data == name and cell.context >= tokens}
+            {cell.context for cell in grid if cell.data == name and cell.context >= tokens}
         ):
             faults.append(
                 f"data.{name}.context: {context:,} is longer than the train split, which has "

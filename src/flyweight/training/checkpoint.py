@@ -30,6 +30,7 @@ from flyweight.core.files import (
     read_sealed,
     reason,
     refuse_link,
+    remove_inside,
     sha256,
     sync_file,
     sync_folder,
@@ -107,8 +108,13 @@ def _current_files(state: Path) -> dict[str, str]:
     return read_sealed(pointer)["files"] if pointer.exists() else {}
 
 
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that training changes; the others are those that it began with."""
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -121,11 +127,16 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
 
 
 def save(
-    state: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    state: Path,
+    artifact: str,
+    progress: Progress,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
-    """Write a checkpoint of this step and make it the current one; older ones go, but for the best.
+    """Write a checkpoint of this step and make it the current one; of older ones, the best stays.
 
-    Until then the one that was current is whole, even where it is of the same step.
+    Of the best one the weights stay alone. `artifact` names the folder that `state` belongs to.
+    Until the new one is whole, the one before it is, even where it is of the same step.
     """
     own_folder(state)
     current_files = _current_files(state)
@@ -134,7 +145,7 @@ def save(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, tensors in (
-            (MODEL, _parameters(model)),
+            (MODEL, _trained(model)),
             (OPTIMIZER, _optimizer_tensors(optimizers)),
         ):
             with new_file(folder / name) as file:
@@ -148,15 +159,21 @@ def save(
             best = _owner(current_files, progress.best_step)
         if best is not None:
             sums[f"{best}/{MODEL}"] = sha256(state / best / MODEL)
-        content = {"artifact": state.parent.name, "progress": asdict(progress), "files": sums}
+        content = {"artifact": artifact, "progress": asdict(progress), "files": sums}
         write_sealed(state / "current.json", content)
     for other in state.glob("step-*"):
         if other.name not in (folder.name, best):
             shutil.rmtree(other, ignore_errors=True)
+    if best is not None:
+        with disk_errors(state / best):
+            remove_inside(state / best, own_folder(state / best), keep=(MODEL,))
 
 
 def load(
-    state: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    state: Path,
+    artifact: str,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> Progress | None:
     """Restore the current checkpoint into `model` and `optimizers` and return its counters.
 
@@ -178,7 +195,7 @@ def load(
         raise FlyweightError(
             f"{pointer} is not a valid checkpoint ({where}: {error.errors()[0]['msg']}); {advice}"
         ) from error
-    if current.artifact != state.parent.name:
+    if current.artifact != artifact:
         raise FlyweightError(
             f"{pointer} is the checkpoint of another artifact, {current.artifact}; {advice}"
         )
@@ -204,15 +221,15 @@ def load(
 
 
 def restore(model: nn.Module, file: Path) -> None:
-    """Copy a checkpoint's weights into `model`; every name and shape has to match."""
-    tensors, own = _read(file), dict(model.named_parameters())
-    if tensors.keys() != own.keys():
+    """Copy a checkpoint's weights into `model`; every trained tensor has to match."""
+    tensors, ours = _read(file), _trained(model)
+    if tensors.keys() != ours.keys():
         raise FlyweightError(
-            f"{file} belongs to another model: {sorted(tensors.keys() ^ own.keys())[:4]} do not "
+            f"{file} belongs to another model: {sorted(tensors.keys() ^ ours.keys())[:4]} do not "
             f"match"
         )
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in ours.items():
             parameter.copy_(tensors[name])
 
 

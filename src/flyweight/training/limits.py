@@ -14,24 +14,36 @@ from flyweight.training.step_cost import StepCost
 class Limits:
     """Where training ends: after `steps` or after `seconds`, whichever comes first.
 
-    Limits of steps, tokens and FLOPs all come down to `steps`.
+    Limits of steps, tokens, epochs and FLOPs all come down to `steps`.
     """
 
     steps: int | None
     seconds: float | None
 
     @classmethod
-    def of(cls, train: schema.Train, tokens_per_step: int, cost: StepCost, name: str) -> Limits:
-        """Return the limits of a config; raise RequestError when it names none."""
+    def of(
+        cls,
+        train: schema.Train,
+        tokens_per_step: int,
+        cost: StepCost,
+        name: str,
+        epoch: int | None = None,
+    ) -> Limits:
+        """Return the limits of a config; raise RequestError when it names none.
+
+        `epoch` is the number of rows (windows, or rows of examples) that one epoch reads, of which
+        a step reads `train.batch`. Where it is not known, epochs do not limit it.
+        """
         counts = [
             train.steps,
             train.tokens and math.ceil(train.tokens / tokens_per_step),
+            train.epochs and epoch and math.ceil(train.epochs * epoch / train.batch - 1e-9),
             train.flops and cost.steps(train.flops),
         ]
         steps = min((count for count in counts if count), default=None)
         if steps is None and train.time is None:
             raise RequestError(
-                f"{name}.train: no limit; give steps, tokens, flops, time or same_as (or a "
+                f"{name}.train: no limit; give steps, tokens, epochs, flops, time or same_as (or a "
                 f"budget.time to share)"
             )
         return cls(steps, train.time)

@@ -87,14 +87,19 @@ def _pruned(counted: KneserNey, config: schema.Counts) -> tuple[list[np.ndarray]
     least = config.min_count
     while True:
         stays = _kept(counted, least)
-        kept = sum(int(keep.sum()) for keep in stays)
-        if config.limit is None or kept <= config.limit:
+        ngrams = sum(int(keep.sum()) for keep in stays)
+        if config.limit is None or ngrams <= config.limit:
             return stays, config.model_copy(update={"min_count": least})
-        if kept == len(stays[0]) + config.order - 1:
+        if ngrams == len(stays[0]) + config.order - 1:
             raise RequestError(
-                f"counts.limit: {config.limit} is less than the {kept} n-grams that are needed"
+                f"counts.limit: {config.limit} is less than the {ngrams} n-grams that are needed"
             )
         least = least + 1 if least < 8 else least * 5 // 4
+
+
+def mixing_seconds(counted_tokens: float) -> float:
+    """Return the seconds of mixing a network, whose text has so many tokens to count."""
+    return GATES_SECONDS + TABLE_SECONDS_PER_TOKEN * min(counted_tokens, TRAIN_LIMIT)
 
 
 def planned(network: schema.ModelConfig, config: schema.Mix) -> schema.ModelConfig:
@@ -239,7 +244,7 @@ def crossfit_nll(head: MixtureHead, evidence: Evidence) -> float:
 # --- the stage ---
 
 
-class Mix(Stage[schema.Mix]):
+class MixStage(Stage[schema.Mix]):
     """A trained network mixed with counts and a pointer.
 
     It must be at hand as one of our decoders.
@@ -295,8 +300,7 @@ class Mix(Stage[schema.Mix]):
 
     def plan(self, config: schema.Mix, inputs: PlannedInputs) -> Outline:
         """Return the mixture as far as it is known before its text is counted."""
-        tokens = min(inputs.train_tokens or 0, TRAIN_LIMIT) if config.counts else 0
-        seconds = GATES_SECONDS + TABLE_SECONDS_PER_TOKEN * tokens
+        seconds = mixing_seconds((inputs.train_tokens or 0) if config.counts else 0)
         network = inputs.models.get("input")
         if not isinstance(network, schema.ModelConfig):
             return Outline(seconds=seconds)
@@ -326,11 +330,13 @@ def mixed(network: Decoder, corpus: Corpus, config: schema.Mix) -> Decoder:
     with torch.device("meta"):
         model = build(network.config.model_copy(update={"mixture": mixture}))
     assert isinstance(model, Decoder) and model.mixture is not None
-    own = {name: value for name, value in network.state_dict().items() if "mixture." not in name}
+    weights = {
+        name: value for name, value in network.state_dict().items() if "mixture." not in name
+    }
     gates = {
         f"mixture.{name}": torch.zeros(value.shape, dtype=network.dtype, device=network.device)
         for name, value in model.mixture.named_parameters()
     }
     counted = {f"mixture.counts.{name}": value.to(network.device) for name, value in tables.items()}
-    model.load_state_dict({**own, **gates, **counted}, assign=True)
+    model.load_state_dict({**weights, **gates, **counted}, assign=True)
     return model.eval()

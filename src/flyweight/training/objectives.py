@@ -8,16 +8,19 @@ version (ADR 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from flyweight.config import schema
 from flyweight.data.batch import Batch, real_targets
+from flyweight.model.head import HeadMatrix
+from flyweight.model.packed import Packed
 
 CHUNK_ELEMENTS = 2**22
 """Logits held at once (17 MB in float32), as long as that makes CHUNK_ROWS tokens."""
@@ -25,14 +28,26 @@ CHUNK_ELEMENTS = 2**22
 CHUNK_ROWS = 128
 """Tokens in a chunk at least: with fewer, products with the head fall to half their speed."""
 
+PIECE_CPU, PIECE_ELSEWHERE = 2**19, 2**24
+"""Logits whose loss is taken at once, by device.
+
+A loss holds several numbers for each of them. A CPU takes what its cache holds, a GPU enough work.
+"""
+
 HEAD_ROWS = 4096
 """Rows of the head whose gradient is added at once in half precision."""
 
-ChunkLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor, Tensor | None]]
-"""(raw float32 logits (n, V), rows, needs_grad) -> (summed loss, summed NLL, grad_logits (n, V)).
+PieceLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor, Tensor | None]]
+"""(raw float32 logits (n, V), rows, needs_grad) -> (losses (n,), NLL (n,), grad_logits (n, V)).
 
-Loss and NLL count real targets only. `grad_logits` is the gradient of the loss by the raw logits,
-or None unless `needs_grad`; it may reuse their memory.
+Losses and NLL are 0 for targets that are not real. `grad_logits` is the gradient of the summed loss
+by the raw logits, or None unless `needs_grad`. It may reuse their memory.
+"""
+
+ChunkLoss = Callable[[slice], PieceLoss]
+"""rows of a chunk -> the loss of pieces of it.
+
+It takes a teacher's logits for all of the chunk: products with few rows are slow.
 """
 
 
@@ -49,24 +64,31 @@ class LossSum:
     targets: int
 
 
-class LanguageModel(Protocol):
-    """What an objective needs of a model: see `flyweight.model.build`."""
-
-    softcap: float | None
+class Reader(Protocol):
+    """What an objective needs of a teacher: see `flyweight.checkpoints.load_any.AnyModel`."""
 
     def hidden(self, tokens: Tensor, *, documents: Tensor | None = None) -> Tensor:
         """Return the hidden states (B, T, D) of tokens (B, T), which may belong to `documents`."""
         ...
 
-    def output(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what the head reads (..., K), its matrix (V, K) and its bias (V).
-
-        All are differentiable.
-        """
-        ...
-
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the final logits (..., V) of hidden states (..., D)."""
+        ...
+
+
+class LanguageModel(Reader, Protocol):
+    """What an objective needs of a model that learns: see `flyweight.model.build`."""
+
+    softcap: float | None
+
+    def output_of(
+        self, tokens: Tensor, documents: Tensor | None = None
+    ) -> tuple[Tensor, HeadMatrix, Tensor | None]:
+        """Return what the head reads of tokens (B, T, K), its matrix (V, K) and its bias (V).
+
+        All are differentiable, but a packed matrix, which is its layer. The matrix is read once:
+        the gradient that it is given belongs to the model.
+        """
         ...
 
 
@@ -81,60 +103,118 @@ class Objective(Protocol):
 class _ChunkedHead(torch.autograd.Function):
     """Head product and loss over chunks of tokens.
 
-    The gradients of hidden states and head are taken on the way.
+    The gradients of hidden states, head and bias are taken on the way, where they are needed.
+    Backward scales them in place and gives them away: the head's is not copied, and becomes that of
+    the parameter. So there is one backward.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
+        head: _Head,
         loss_of: ChunkLoss,
-        chunk_rows: int,
-        needs_grad: bool,
+        needs_grads: tuple[bool, bool, bool],
     ) -> tuple[Tensor, Tensor]:
-        # hidden (N, K), weight (V, K), both in the compute dtype, bias (V)
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        nll = torch.zeros_like(loss)
-        grad_hidden, grad_weight, grad_bias = None, None, None
-        if needs_grad:
-            grad_hidden = torch.empty_like(hidden)
-            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-            if bias is not None:
-                grad_bias = torch.zeros_like(bias, dtype=torch.float32)
-        for start in range(0, hidden.shape[0], chunk_rows):
-            rows = slice(start, start + chunk_rows)
-            logits = (hidden[rows] @ weight.T).float()
-            if bias is not None:
-                logits = logits.add_(bias)
-            chunk_loss, chunk_nll, grad_logits = loss_of(logits, rows, needs_grad)
-            if grad_logits is not None and grad_hidden is not None and grad_weight is not None:
+        # hidden (N, K) in the compute dtype, weight (R, K), bias (R)
+        losses = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        nlls = torch.zeros_like(losses)
+        needs_hidden, needs_weight, needs_bias = needs_grads
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = _zeros(weight) if needs_weight else None
+        grad_bias = _zeros(bias) if needs_bias else None
+        for rows in head.chunks(hidden.shape[0]):
+            logits = head.logits(hidden[rows])  # (n, V)
+            piece_loss = loss_of(rows)
+            for piece in _pieces(rows, logits):
+                part = logits[piece.start - rows.start : piece.stop - rows.start]
+                raw = part.float()
+                if bias is not None:
+                    raw = raw + bias[: head.tokens]
+                losses[piece], nlls[piece], grad_logits = piece_loss(raw, piece, any(needs_grads))
+                if grad_logits is None:
+                    continue
                 if grad_bias is not None:
-                    grad_bias += grad_logits.sum(0)
-                grad_logits = grad_logits.to(hidden.dtype)  # (n, V)
-                torch.mm(grad_logits, weight, out=grad_hidden[rows])
-                _add_product(grad_weight, grad_logits, hidden[rows])
-            loss += chunk_loss
-            nll += chunk_nll
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+                    grad_bias[: head.tokens] += grad_logits.sum(0)
+                part.copy_(grad_logits)
+            if grad_hidden is not None:
+                head.write_grad_hidden(logits, grad_hidden[rows])
+            if grad_weight is not None:
+                _add_product(grad_weight[: head.tokens], logits, hidden[rows])
+            del logits, piece_loss  # before the next chunk has its own
+        ctx.gradients = (grad_hidden, grad_weight, grad_bias)
+        nll = nlls.sum()
         ctx.mark_non_differentiable(nll)
-        return loss, nll
+        return losses.sum(), nll
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_loss = grads[0]
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        if grad_bias is not None:
-            grad_bias = grad_bias * grad_loss
-        return (
-            grad_hidden * grad_loss.to(grad_hidden.dtype),
-            grad_weight * grad_loss,
-            grad_bias,
-            None,
-            None,
-            None,
-        )
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the gradients of head and loss were taken before: compute the loss again"
+            )
+        gradients, ctx.gradients = ctx.gradients, None
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(grads[0].to(gradient.dtype))
+        return (*gradients, None, None, None)
+
+
+def _zeros(parameter: Tensor | None) -> Tensor | None:
+    """Return zeros to add a parameter's gradient to, in float32 at least."""
+    if parameter is None:
+        return None
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)
+
+
+def _pieces(rows: slice, logits: Tensor) -> Iterator[slice]:
+    """Yield the rows of a chunk with these logits (n, V) in pieces that are small enough."""
+    elements = PIECE_CPU if logits.device.type == "cpu" else PIECE_ELSEWHERE
+    step = max(1, elements // logits.shape[1])
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop))
+
+
+class _Head:
+    """The products of a head's matrix with chunks of rows; its first `tokens` rows take part."""
+
+    def __init__(self, matrix: HeadMatrix, tokens: int | None, dtype: torch.dtype) -> None:
+        self.matrix: HeadMatrix = matrix
+        rows = matrix.shape[0] if isinstance(matrix, Tensor) else matrix.out_features
+        self.tokens = rows if tokens is None else min(tokens, rows)
+        if isinstance(matrix, Tensor):
+            self.matrix = matrix.detach()[: self.tokens].to(dtype)
+        self._memory: Tensor | None = None
+
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Yield the chunks of so many rows."""
+        size = max(CHUNK_ROWS, CHUNK_ELEMENTS // self.tokens)
+        for start in range(0, rows, size):
+            yield slice(start, min(start + size, rows))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the product of a chunk (n, K) with the matrix, (n, V), to be changed freely.
+
+        A dense matrix writes all chunks to the same memory: fresh pages cost more than a pass.
+        """
+        if not isinstance(self.matrix, Tensor):
+            return self.matrix.product(hidden)[:, : self.tokens]
+        if self._memory is None or self._memory.shape[0] < hidden.shape[0]:
+            self._memory = hidden.new_empty(hidden.shape[0], self.tokens)
+        return torch.mm(hidden, self.matrix.T, out=self._memory[: hidden.shape[0]])
+
+    def write_grad_hidden(self, grad_logits: Tensor, out: Tensor) -> None:
+        """Write grad_logits (n, V) times the matrix to `out` (n, K)."""
+        if isinstance(self.matrix, Tensor):
+            torch.mm(grad_logits, self.matrix, out=out)
+            return
+        out.copy_(self.matrix.transposed(grad_logits))
 
 
 def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
@@ -144,7 +224,7 @@ def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
     before it is added, and a temporary copy of the whole head, which no cache holds, took three
     times as long as the product itself.
     """
-    if hidden.dtype == torch.float32:
+    if hidden.dtype == total.dtype:
         total.addmm_(grad_logits.T, hidden)
         return
     for start in range(0, total.shape[0], HEAD_ROWS):
@@ -153,37 +233,33 @@ def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
 
 
 def chunked(
-    hidden: Tensor, weight: Tensor, loss_of: ChunkLoss, bias: Tensor | None = None
+    hidden: Tensor,
+    matrix: HeadMatrix,
+    loss_of: ChunkLoss,
+    bias: Tensor | None = None,
+    tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (loss, nll) of `loss_of`, summed over all rows of `hidden` (N, K).
 
-    The head is `weight` (V, K) with `bias` (V). Under autocast the products run in its dtype and
-    the loss in float32, as in the plain version.
+    The head is `matrix` (V, K) with `bias` (V); of its rows the first `tokens` take part, or all.
+    Under autocast the products run in its dtype and the loss in float32, as in the plain version.
+    Raises RuntimeError where backward is called twice.
     """
     device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    needs_grad = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)
+    dtype = matrix.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    weight = None if isinstance(matrix, Packed) else matrix
+    parts = (hidden, weight, bias)
+    needs_grads = tuple(
+        part is not None and part.requires_grad and torch.is_grad_enabled() for part in parts
     )
-    chunk_rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
     with torch.autocast(device, enabled=False):
         sums = _ChunkedHead.apply(
-            hidden.to(dtype), weight.to(dtype), bias, loss_of, chunk_rows, needs_grad
+            hidden.to(dtype), weight, bias, _Head(matrix, tokens, dtype), loss_of, needs_grads
         )
     assert isinstance(sums, tuple)
     return sums
-
-
-def head_rows(
-    weight: Tensor, bias: Tensor | None, tokens: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return the rows of a head (V, K) and its bias (V) that stand for tokens.
-
-    They are the first `tokens` rows, or all of them.
-    """
-    if tokens is None or tokens >= weight.shape[0]:
-        return weight, bias
-    return weight[:tokens], None if bias is None else bias[:tokens]
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
@@ -191,7 +267,7 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
-def _hidden(model: LanguageModel, batch: Batch) -> Tensor:
+def _hidden(model: Reader, batch: Batch) -> Tensor:
     """Return a model's hidden states of all inputs of a batch, each of its own document, (N, D)."""
     if batch.documents is None:
         return model.hidden(batch.inputs).flatten(0, 1)
@@ -202,13 +278,12 @@ def _sum_over_head(
     model: LanguageModel, batch: Batch, loss_of: ChunkLoss, tokens: int | None
 ) -> LossSum:
     """Return the sums of `loss_of` over a batch; only the head's rows for `tokens` take part."""
-    read, weight, bias = model.output(_hidden(model, batch))
-    weight, bias = head_rows(weight, bias, tokens)
-    loss, nll = chunked(read, weight, loss_of, bias)
+    read, matrix, bias = model.output_of(batch.inputs, batch.documents)
+    loss, nll = chunked(read.flatten(0, 1), matrix, loss_of, bias, tokens)
     return LossSum(loss, nll, batch.real_targets)
 
 
-class NextToken:
+class NextTokenObjective:
     """Cross-entropy of the next token, in nats.
 
     `tokens` is the size of the vocabulary where the head has more rows than that; they take no part
@@ -222,22 +297,22 @@ class NextToken:
     def __call__(self, model: LanguageModel, batch: Batch) -> LossSum:
         """Return the sums of one batch; without weights, loss and NLL are the same number."""
 
-        def loss_of(
+        def piece_loss(
             logits: Tensor, rows: slice, needs_grad: bool
         ) -> tuple[Tensor, Tensor, Tensor | None]:
-            targets = _TargetChunk(batch, rows)
+            targets = _TargetPiece(batch, rows)
             logits = capped(logits, model.softcap)
             log_probs = F.log_softmax(logits, dim=-1)  # (n, V)
-            loss, nll = targets.cross_entropy(log_probs)
+            losses, nll = targets.cross_entropy(log_probs)
             if not needs_grad:
-                return loss, nll, None
+                return losses, nll, None
             grad_logits = targets.grad_cross_entropy(log_probs)
-            return loss, nll, targets.finish_gradient(grad_logits, logits, model.softcap)
+            return losses, nll, targets.finish_gradient(grad_logits, logits, model.softcap)
 
-        return _sum_over_head(model, batch, loss_of, self.tokens)
+        return _sum_over_head(model, batch, lambda rows: piece_loss, self.tokens)
 
 
-class Distillation:
+class DistillationObjective:
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
 
     Forward KL is KL(teacher || student) (Hinton et al. 2015). Reverse KL is KL(student || teacher).
@@ -251,7 +326,7 @@ class Distillation:
     """
 
     def __init__(
-        self, config: schema.Distillation, teacher: LanguageModel, tokens: int | None = None
+        self, config: schema.Distillation, teacher: Reader, tokens: int | None = None
     ) -> None:
         self.config = config
         self.teacher = teacher
@@ -265,34 +340,36 @@ class Distillation:
         device = teacher_hidden.device.type
         autocast = torch.is_autocast_enabled(device)
 
-        def teacher_log_probs(rows: slice) -> Tensor:
+        def loss_of(chunk: slice) -> PieceLoss:
             with torch.autocast(device, enabled=autocast):
-                logits = self.teacher.logits(teacher_hidden[rows])[:, : self.tokens].float()
-            if temperature != 1:
-                logits = logits / temperature
-            return F.log_softmax(logits, dim=-1)
+                teacher = self.teacher.logits(teacher_hidden[chunk])[:, : self.tokens]  # (n, V)
 
-        def loss_of(
-            logits: Tensor, rows: slice, needs_grad: bool
-        ) -> tuple[Tensor, Tensor, Tensor | None]:
-            targets = _TargetChunk(batch, rows)
-            log_p = teacher_log_probs(rows)  # (n, V)
-            logits = capped(logits, model.softcap)
-            log_probs = F.log_softmax(logits, dim=-1)  # (n, V)
-            cross_entropy, nll = targets.cross_entropy(log_probs)
-            log_q = log_probs
-            if temperature != 1:
-                log_q = F.log_softmax(logits / temperature, dim=-1)
-            divergence, grad_logits = divergence_of(log_p, log_q, config.beta)  # (n,), (n, V)
-            loss = config.weight * temperature**2 * targets.weighted_sum(divergence)
-            loss = loss + (1 - config.weight) * cross_entropy
-            if not needs_grad:
-                return loss, nll, None
-            grad_logits *= config.weight * temperature
-            if config.weight < 1:
-                grad_cross_entropy = targets.grad_cross_entropy(log_probs)
-                grad_logits.add_(grad_cross_entropy, alpha=1 - config.weight)
-            return loss, nll, targets.finish_gradient(grad_logits, logits, model.softcap)
+            def piece_loss(
+                logits: Tensor, rows: slice, needs_grad: bool
+            ) -> tuple[Tensor, Tensor, Tensor | None]:
+                targets = _TargetPiece(batch, rows)
+                taught = teacher[rows.start - chunk.start : rows.stop - chunk.start].float()
+                if temperature != 1:
+                    taught = taught / temperature
+                log_p = F.log_softmax(taught, dim=-1)  # (n, V)
+                logits = capped(logits, model.softcap)
+                log_probs = F.log_softmax(logits, dim=-1)  # (n, V)
+                cross_entropy, nll = targets.cross_entropy(log_probs)
+                log_q = log_probs
+                if temperature != 1:
+                    log_q = F.log_softmax(logits / temperature, dim=-1)
+                divergence, grad_logits = divergence_of(log_p, log_q, config.beta)  # (n,), (n, V)
+                losses = config.weight * temperature**2 * targets.weighted(divergence)
+                losses = losses + (1 - config.weight) * cross_entropy
+                if not needs_grad:
+                    return losses, nll, None
+                grad_logits *= config.weight * temperature
+                if config.weight < 1:
+                    grad_cross_entropy = targets.grad_cross_entropy(log_probs)
+                    grad_logits.add_(grad_cross_entropy, alpha=1 - config.weight)
+                return losses, nll, targets.finish_gradient(grad_logits, logits, model.softcap)
+
+            return piece_loss
 
         return _sum_over_head(model, batch, loss_of, self.tokens)
 
@@ -303,8 +380,8 @@ class Distillation:
         return _hidden(self.teacher, batch)
 
 
-class _TargetChunk:
-    """The targets (n,) of one chunk, and what cross-entropy and its gradient take from them.
+class _TargetPiece:
+    """The targets (n,) of a piece, and what cross-entropy and its gradient take from them.
 
     Gradients by the logits are written out (softmax minus one-hot and the like): fewer passes and
     buffers than autograd's. Which case applies is known without asking the device.
@@ -324,16 +401,15 @@ class _TargetChunk:
         self.index = targets.unsqueeze(1)  # (n, 1)
 
     def cross_entropy(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss and the plain NLL of log-probabilities (n, V), both summed."""
-        picked = log_probs.gather(1, self.index).squeeze(1)  # (n,)
-        nll = -(picked.sum() if self.real is None else (picked * self.real).sum())
-        if self.weights is self.real:
-            return nll, nll
-        return -self.weighted_sum(picked), nll
+        """Return the weighted losses and the plain NLL, (n,) each, of log-probabilities (n, V)."""
+        nll = -log_probs.gather(1, self.index).squeeze(1)  # (n,)
+        if self.real is not None:
+            nll = nll * self.real
+        return (nll, nll) if self.weights is self.real else (self.weighted(nll), nll)
 
-    def weighted_sum(self, values: Tensor) -> Tensor:
-        """Return the weighted sum of one value (n,) a target."""
-        return values.sum() if self.weights is None else (values * self.weights).sum()
+    def weighted(self, values: Tensor) -> Tensor:
+        """Return one value (n,) a target times its weight."""
+        return values if self.weights is None else values * self.weights
 
     def grad_cross_entropy(self, log_probs: Tensor) -> Tensor:
         """Return the NLL's gradient by the logits, unweighted, in the memory of `log_probs`."""

@@ -1,136 +1,31 @@
-"""The stages that train: pretrain and distill, two objectives for one loop."""
+"""The stages that make models: pretrain and distill, two objectives for one loop, and others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flyweight.checkpoints import load_any
-from flyweight.checkpoints.load_any import AnyModel
-from flyweight.config import schema
+from flyweight.config import load, schema
 from flyweight.config.metrics import metric_kind, scored
-from flyweight.core.events import Events
-from flyweight.core.files import copy_file, copy_folder, disk_errors
+from flyweight.core.files import copy_folder, disk_errors, write_json
 from flyweight.data.corpus import Corpus
-from flyweight.data.tokenizer import Tokenizer, named_tokens
-from flyweight.data.windows import Windows
-from flyweight.errors import RequestError
-from flyweight.evaluation import likelihood
+from flyweight.data.tasks import read_examples
+from flyweight.errors import FlyweightError, RequestError
+from flyweight.evaluation import likelihood, tasks as task_scoring
 from flyweight.model import folder
-from flyweight.model.build import Model, build
+from flyweight.model.build import build
 from flyweight.store.artifact import Artifact, Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
-from flyweight.training.limits import Limits
-from flyweight.training.mix import Mix
-from flyweight.training.objectives import Distillation, NextToken, Objective
-from flyweight.training.step_cost import StepCost
-from flyweight.training.trackers import tracked
-from flyweight.training.trainer import Trainer
+from flyweight.training import training_cost
+from flyweight.training.finetune import FinetuneStage
+from flyweight.training.mix import MixStage
+from flyweight.training.model_training import check_reads, train_model as train_model, vocabulary
+from flyweight.training.objectives import DistillationObjective, NextTokenObjective
 
 
-def _run(
-    config: schema.TrainingStage,
-    model: Model,
-    objective: Objective,
-    teacher: AnyModel | None,
-    inputs: Inputs,
-    context: Context,
-    draft: Draft,
-) -> dict[str, Any]:
-    """Train `model` by `objective`, write `model/` and return the facts.
-
-    Their totals hold what the inputs had cost as well.
-    """
-    assert inputs.corpus is not None
-    runtime, train = context.runtime, config.train
-    precision = runtime.precision(train.precision, model.config.dim)
-    # Opening the artifact has just compared every checksum.
-    corpus = Corpus.open(inputs.text(), verify=False)
-    context_length, documents = config.data.context, config.data.documents
-    windows = Windows(corpus.split("train"), context_length, train.batch, runtime.seed, documents)
-    if documents == "isolated":
-        load_any.require_isolation(model, f"stages.{inputs.name}.data.documents")
-        load_any.require_isolation(teacher, f"stages.{inputs.name}.data.documents: the teacher")
-    teacher_flops = 0
-    if teacher is not None:
-        teacher_flops = load_any.forward_flops(teacher, context_length)
-    cost = StepCost.of(
-        model.config, train, context_length, teacher_flops, fresh=config.model is not None
-    )
-
-    def validate(tokens: int) -> float:
-        split = corpus.split("validation")
-        return likelihood.quick(
-            model,
-            split,
-            window=config.data.context,
-            tokens=tokens,
-            batch=train.batch,
-            device=runtime.device,
-            precision=precision,
-            isolated=documents == "isolated",
-        )
-
-    watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
-    trainer = Trainer(
-        model=model,
-        objective=objective,
-        source=windows,
-        validate=validate,
-        config=train,
-        limits=Limits.of(train, train.batch * config.data.context, cost, f"stages.{inputs.name}"),
-        cost=cost,
-        runtime=runtime,
-        precision=precision,
-        draft=replace(draft, events=Events(draft.events.path, watch)),
-        meter=context.meter,
-        name=inputs.name,
-    )
-    facts = trainer.train()
-    with disk_errors(draft.path):
-        folder.save(model, draft.new_folder("model"))
-        for file in inputs.tokenizer_files():
-            copy_file(file, draft.path / "model" / file.name)
-    if documents == "isolated":
-        facts["documents"] = documents
-    return {
-        **facts,
-        "total_flops": facts["flops"] + inputs.spent("total_flops"),
-        "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
-    }
-
-
-def _vocabulary(inputs: Inputs) -> int:
-    """Return the number of tokens that the corpus knows; a head may have more rows than that."""
-    assert inputs.corpus is not None
-    return inputs.corpus.facts["vocab_size"]
-
-
-def _fits(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
-    """Raise RequestError where a finished model cannot read this stage's windows."""
-    assert inputs.corpus is not None
-    mine, theirs = inputs.text() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
-    if mine.read_bytes() != theirs.read_bytes():
-        raise RequestError(
-            f"stages.{inputs.name}.{what}: the {what} and the corpus use different tokenizers; "
-            f"give this stage data.tokenizer={{kind: file, path: {theirs}}}"
-        )
-    rows = model.config.vocab_size or 0
-    if rowless := Tokenizer.load(theirs).rowless(rows):
-        raise RequestError(
-            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for "
-            f"{named_tokens(rowless)} of its tokenizer; take such tokens out of {theirs}, or use "
-            f"another {what}"
-        )
-    if model.config.context is not None and model.config.context < context:
-        raise RequestError(
-            f"stages.{inputs.name}.data.context: {context} is longer than the "
-            f"{model.config.context} tokens that the {what} reads at once"
-        )
-
-
-class Pretrain(Stage[schema.Pretrain]):
+class PretrainStage(Stage[schema.Pretrain]):
     """Next-token training, from nothing or from `input`'s weights."""
 
     version = 3
@@ -146,12 +41,12 @@ class Pretrain(Stage[schema.Pretrain]):
             model = load_any.decoder(
                 inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input"
             )
-            _fits(model, "input", inputs, config.data.context)
-        objective = NextToken(schema.NextToken(), _vocabulary(inputs))
-        return _run(config, model, objective, None, inputs, context, draft)
+            check_reads(model, "input", inputs, config.data.context)
+        objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))
+        return train_model(config, model, objective, None, inputs, context, draft)
 
 
-class Distill(Stage[schema.Distill]):
+class DistillStage(Stage[schema.Distill]):
     """Training against a teacher's next-token distribution on the same windows."""
 
     version = 3
@@ -161,11 +56,11 @@ class Distill(Stage[schema.Distill]):
     ) -> dict[str, Any]:
         """Train and return the facts."""
         teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
-        _fits(teacher, "teacher", inputs, config.data.context)
+        check_reads(teacher, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
         model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
-        objective = Distillation(config.objective, teacher, _vocabulary(inputs))
-        return _run(config, model, objective, teacher, inputs, context, draft)
+        objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))
+        return train_model(config, model, objective, teacher, inputs, context, draft)
 
 
 def _best_validations(name: str, candidates: Mapping[str, Artifact]) -> dict[str, float]:
@@ -199,7 +94,7 @@ def _measured(
             device=context.runtime.device,
             metrics=scored((metric,)),
         )
-        measured = result.metric(metric)
+        measured = result.likelihood.metric(metric)
         if measured is None:
             raise RequestError(
                 f"stages.{inputs.name}.by: {metric} cannot be measured on this text; choose another"
@@ -208,22 +103,61 @@ def _measured(
     return values
 
 
-class Select(Stage[schema.Select]):
-    """The best of several models of one corpus by a metric of validation text."""
+def _on_task(
+    score: schema.Score,
+    by: str,
+    candidates: Mapping[str, Artifact],
+    context: Context,
+    draft: Draft,
+) -> dict[str, float]:
+    """Return a metric of every candidate's answers to a task."""
+    examples = read_examples(score.task, score.split, context.data_dir, score.bad_rows)
+    if task_scoring.task_fingerprint(examples.rows) != draft.identity.data:
+        raise FlyweightError(f"{score.task}: its files have changed meanwhile; start again")
+    values: dict[str, float] = {}
+    for name, artifact in candidates.items():
+        what = f"{name} on {score.task}"
+        scored_model = task_scoring.score_model(
+            artifact.path / "model",
+            score,
+            context.data_dir,
+            context.runtime.device,
+            progress=lambda done, what=what: draft.events.watch(
+                "scoring", {"what": what, "done": done}
+            ),
+            examples=examples,
+        )
+        values[name] = scored_model.record.metrics[by].value
+    return values
+
+
+class SelectStage(Stage[schema.Select]):
+    """The best of several models of one corpus, by a metric of validation text or of a task."""
 
     version = 1
+
+    def data_fingerprint(self, config: schema.Select, data_dir: Path | None) -> str | None:
+        """Return the checksum of the task's rows, where a task decides."""
+        score = config.score
+        if score is None:
+            return None
+        rows = read_examples(score.task, score.split, data_dir, score.bad_rows).rows
+        return task_scoring.task_fingerprint(rows)
 
     def run(
         self, config: schema.Select, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Copy the best model and return its facts; `chosen` is its name."""
         candidates = dict(zip(config.among, inputs.artifacts.values(), strict=True))
-        if len({artifact.facts.get("corpus") for artifact in candidates.values()}) > 1:
+        corpora = {artifact.facts.get("corpus") for artifact in candidates.values()}
+        if config.score is None and len(corpora) > 1:
             raise RequestError(
                 f"stages.{inputs.name}.among: these models were validated on different corpora"
             )
         if config.by == "nll":
             validation = _best_validations(inputs.name, candidates)
+        elif config.score is not None:
+            validation = _on_task(config.score, config.by, candidates, context, draft)
         else:
             validation = _measured(config.by, candidates, inputs, context, draft)
         sign = metric_kind(config.by).sign
@@ -247,7 +181,7 @@ class Select(Stage[schema.Select]):
         return Outline(candidates[0] if alike else None)
 
 
-class Initialise(Stage[schema.Initialise]):
+class InitialiseStage(Stage[schema.Initialise]):
     """A model with random weights: what bench and audit take when they are given a config."""
 
     version = 1
@@ -260,11 +194,32 @@ class Initialise(Stage[schema.Initialise]):
             folder.save(build(config.model, seed=context.runtime.seed), draft.new_folder("model"))
         return {}
 
+    def plan(self, config: schema.Initialise, inputs: PlannedInputs) -> Outline:
+        """Return the model that the config describes."""
+        return Outline(load.resolved(config.model, "stages: model"))
+
+
+class TrainingMemoryStage(Stage[schema.TrainingMemory]):
+    """What a training costs: its first steps once more, in a fresh process."""
+
+    version = 1
+
+    def run(
+        self, config: schema.TrainingMemory, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Train in a child process of its own and write the metrics."""
+        draft.events.watch("scoring", {"what": f"memory of training {inputs.name}", "done": 0.0})
+        cost = training_cost.measure(inputs.artifacts["input"], config.steps, context.runtime)
+        write_json(draft.path / "metrics.json", cost.model_dump())
+        return {}
+
 
 STAGES: dict[str, Stage[Any]] = {
-    "pretrain": Pretrain(),
-    "distill": Distill(),
-    "select": Select(),
-    "init": Initialise(),
-    "mix": Mix(),
+    "pretrain": PretrainStage(),
+    "finetune": FinetuneStage(),
+    "distill": DistillStage(),
+    "select": SelectStage(),
+    "init": InitialiseStage(),
+    "mix": MixStage(),
+    "memory": TrainingMemoryStage(),
 }

@@ -10,6 +10,7 @@ import torch
 
 from flyweight.training.checkpoint import Progress
 from flyweight.training.limits import Limits
+from flyweight.training.memory_saving import BackwardSteps
 
 
 @dataclass
@@ -41,8 +42,9 @@ class Clock:
 class TrainerState:
     """Counters, optimizers, gradient scaler, clock, and the plan of what is left.
 
-    `first_step` is the step from which this process went on. `limits`, `validations` and
-    `validation_tokens` are those of the config, or fewer where time is limited.
+    `backward_steps` is there where tensors move in the backward pass. `first_step` is the step from
+    which this process went on. `limits`, `validations` and `validation_tokens` are those of the
+    config, or fewer where time is limited.
     """
 
     progress: Progress
@@ -53,6 +55,7 @@ class TrainerState:
     limits: Limits
     validations: int
     validation_tokens: int
+    backward_steps: BackwardSteps | None = None
 
     def fraction_done(self) -> float:
         """Return the fraction of the nearest limit that is used up now, at most 1."""

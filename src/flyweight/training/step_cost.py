@@ -36,14 +36,16 @@ class StepCost:
         context: int,
         teacher: int = 0,
         fresh: bool = True,
+        trains: schema.TrainedPart = "full",
     ) -> StepCost:
         """Return the cost of a step with `train`'s batch and optimizer.
 
         `teacher` are the FLOPs that a teacher takes for each window. A model that begins with
-        trained weights (not `fresh`) has its loop on all the time.
+        trained weights (not `fresh`) has its loop on all the time. `trains` is the part that is
+        trained.
         """
-        rest = train.batch * teacher + flops.optimizer_flops(model, train.optimizer)
-        looped = train.batch * flops.training_flops(model, context) + rest
+        rest = train.batch * teacher + flops.optimizer_flops(model, train.optimizer, trains)
+        looped = train.batch * flops.training_flops(model, context, trains=trains) + rest
         sharing = model.sharing if fresh and isinstance(model, schema.ModelConfig) else None
         if not (isinstance(sharing, schema.Span) and sharing.loop_from):
             return cls.constant(looped)

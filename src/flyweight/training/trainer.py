@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from flyweight.config import schema
+from flyweight.config.training import FP16_SCALER
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.batch import Batch, BatchSource
 from flyweight.errors import DivergedError, FlyweightError, RequestError
-from flyweight.evaluation.likelihood import autocast
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
+from flyweight.model.precision import autocast
 from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
 from flyweight.training import checkpoint
 from flyweight.training.limits import Limits
+from flyweight.training.memory_saving import BackwardSteps, hold_in_float32, save_memory
 from flyweight.training.objectives import Objective
 from flyweight.training.optimizers import build_optimizers, rate_factor, set_rates
 from flyweight.training.state import Clock, TrainerState
@@ -70,8 +72,9 @@ class Trainer:
         """Train to the limit, from wherever the draft's checkpoint stands, and return the facts.
 
         The kept weights are left in the model. The facts are steps, tokens, flops, seconds and what
-        else the artifact records. Raises RequestError where the rows of a step cannot be shared,
-        DivergedError, BudgetSpent, and FlyweightError where memory runs out.
+        else the artifact records. Raises RequestError where the rows of a step cannot be shared or
+        memory cannot be saved as asked, DivergedError, BudgetSpent, and FlyweightError where memory
+        runs out.
         """
         with _memory_errors(self.name, self.config):
             return self.run(self.start())
@@ -79,8 +82,16 @@ class Trainer:
     def start(self) -> TrainerState:
         """Return the state to train from: of the draft's checkpoint, or that of a new training."""
         self._check_shares()
-        optimizers = build_optimizers(self.model, self.config.optimizer, self.precision)
-        progress = checkpoint.load(self.draft.state, self.model, optimizers)
+        saving = self.config.memory
+        save_memory(self.model, saving, f"stages.{self.name}")
+        optimizers = build_optimizers(
+            self.model,
+            self.config.optimizer,
+            self.precision,
+            saving.states,
+            self.runtime.seed,
+        )
+        progress = checkpoint.load(self.draft.state, self.draft.name, self.model, optimizers)
         if progress is None:
             progress = checkpoint.Progress()
         device = self.runtime.device.split(":")[0]
@@ -100,6 +111,7 @@ class Trainer:
             limits=self.limits,
             validations=self.config.validations,
             validation_tokens=self.config.validation_tokens,
+            backward_steps=BackwardSteps(optimizers) if saving.step == "backward" else None,
         )
         self._plan_time(state)
         return state
@@ -125,8 +137,24 @@ class Trainer:
         return self._finish(state)
 
     def _check_shares(self) -> None:
-        """Raise RequestError where processes and their micro-batches cannot share a step evenly."""
+        """Raise RequestError where processes cannot share a step evenly, or end at a time.
+
+        A step in the backward pass is not shared at all.
+        """
         batch, accumulate, processes = self.config.batch, self.config.accumulate, self.world.size
+        if processes > 1 and self.limits.seconds is not None:
+            raise RequestError(
+                f"stages.{self.name}.train: {processes} processes cannot end at a time, because "
+                f"their clocks differ; give steps, tokens or flops instead of time"
+            )
+        backward = self.config.memory.step == "backward"
+        if backward and processes > 1:
+            raise RequestError(
+                f"stages.{self.name}.train.memory.step: backward drops each gradient before "
+                f"{processes} processes could add theirs; set it to after"
+            )
+        if backward and self.precision == "fp16":
+            raise RequestError(f"stages.{self.name}.train.memory.step: backward: {FP16_SCALER}")
         if batch % (accumulate * processes):
             raise RequestError(
                 f"stages.{self.name}.train: batch {batch} cannot be cut into {accumulate} equal "
@@ -145,8 +173,8 @@ class Trainer:
         if share is None:
             return
         if share > seconds_before:
-            left = self.meter.training_left(share - seconds_before)
-            state.limits = replace(state.limits, seconds=seconds_before + left)
+            remaining = self.meter.training_left(share - seconds_before)
+            state.limits = replace(state.limits, seconds=seconds_before + remaining)
         if state.validations and progress.validation_tokens is None:
             self._plan_validations(state, state.limits.seconds or share)
         state.validations = min(
@@ -205,6 +233,8 @@ class Trainer:
         finite = math.isfinite(norm) or self.precision == "fp16"  # whose scaler skips the step
         if not (math.isfinite(nll) and finite):
             self._refuse_divergence(state, nll, norm)
+        if state.backward_steps is not None:
+            return nll, norm
         for optimizer in state.optimizers:
             state.scaler.step(optimizer)
         state.scaler.update()
@@ -253,6 +283,8 @@ class Trainer:
 
     def _clip(self, state: TrainerState) -> float:
         """Clip the gradient; return its norm before."""
+        if state.backward_steps is not None:
+            return state.backward_steps.norm()
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
         limit = self.config.clip or math.inf
@@ -351,16 +383,20 @@ class Trainer:
         progress.seconds = state.clock.seconds()
         progress.events, progress.events_sha256 = self.draft.events.mark()
         progress.scaler = state.scaler.state_dict()
-        checkpoint.save(self.draft.state, progress, self.model, state.optimizers)
+        checkpoint.save(self.draft.state, self.draft.name, progress, self.model, state.optimizers)
         state.clock.saved = time.monotonic()
 
-    def _finish(self, state: TrainerState) -> dict[str, Any]:
+    def _finish(self, state: TrainerState) -> dict[str, object]:
         """Leave the kept weights in the model and return the facts."""
         progress = state.progress
+        if state.backward_steps is not None:
+            state.backward_steps.end()
         if self.config.keep == "best":
             best = checkpoint.best_file(self.draft.state, progress)
             if best is not None:
                 checkpoint.restore(self.model, best)
+        if isinstance(self.model, Decoder) and self.config.memory.weights == "bf16":
+            hold_in_float32(self.model)
         self.model.eval()
         progress.seconds = state.clock.seconds()
         return {
@@ -401,8 +437,9 @@ def _memory_errors(name: str, config: schema.Train) -> Iterator[None]:
             (n for n in range(config.accumulate + 1, config.batch) if config.batch % n == 0),
             config.batch,
         )
+        kept = "" if config.memory.recompute == "blocks" else ", with train.memory.recompute=blocks"
         raise FlyweightError(
             f"{name}: out of memory. Compute the same update in smaller pieces with "
-            f"train.accumulate={finer}, or choose a smaller train.batch (now {config.batch}), "
-            f"data.context or model. What was done is kept"
+            f"train.accumulate={finer}{kept}, or choose a smaller train.batch (now "
+            f"{config.batch}), data.context or model. What was done is kept"
         ) from error

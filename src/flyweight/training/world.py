@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, distributed
+
+from flyweight.errors import FlyweightError
 
 Number = TypeVar("Number", int, float)
 
@@ -55,3 +58,51 @@ class OneProcess:
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Leave the gradients as they are: nobody else has any."""
+
+
+class ProcessGroup:
+    """The processes of torch.distributed's default group, which the caller has set up."""
+
+    def __init__(self) -> None:
+        """Raise FlyweightError where the group has not been set up."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise FlyweightError(
+                "torch.distributed has no process group; call init_process_group before training"
+            )
+        self._rank = distributed.get_rank()
+        self._size = distributed.get_world_size()
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return self._size
+
+    def sum(self, number: Number) -> Number:
+        """Return the sum of what all processes give, an int in 64 bits or a float in 64 bits."""
+        kind = torch.int64 if isinstance(number, int) else torch.float64
+        total = torch.tensor([number], dtype=kind)
+        distributed.all_reduce(total)
+        return type(number)(total.item())
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the gradient of each parameter by its sum over all processes.
+
+        A parameter that has a gradient in some processes only counts as zero in the others. One
+        that has none anywhere keeps none, so that optimizers leave it alone.
+        """
+        present = torch.tensor([parameter.grad is not None for parameter in parameters]).int()
+        distributed.all_reduce(present)
+        pending = []
+        for parameter, processes in zip(parameters, present.tolist(), strict=True):
+            if not processes:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            pending.append(distributed.all_reduce(parameter.grad, async_op=True))
+        for work in pending:
+            work.wait()

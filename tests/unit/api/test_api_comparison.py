@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flyweight.api.comparison import Compared, Size
-from flyweight.evaluation.compare import table
+from flyweight.evaluation.compare import compare_models
 from flyweight.evaluation.resampling import UnitScores
 
 
@@ -19,7 +19,10 @@ def scores(level=0.0, noise=0.0, seed=0, tokenizer="t") -> UnitScores:
 def compared(models, reference=None) -> Compared:
     same = len({score.tokenizer for score in models.values()}) == 1
     return Compared(
-        table(models, reference), {name: Size(1, 1, None, None) for name in models}, same, "test"
+        compare_models(models, reference),
+        {name: Size(1, 1, None, None) for name in models},
+        same,
+        "test",
     )
 
 
@@ -28,8 +31,8 @@ def test_a_verdict_is_one_plain_sentence():
     (sentence,) = found.verdicts()
     bits = found.comparison.rows[1].paired.bits_per_byte
     assert sentence == (
-        f"b is worse than a by {bits.value:.4f} bits/byte (95 % interval {bits.low:.4f} to "
-        f"{bits.high:.4f}, 40 documents)"
+        f"b is worse than a by {bits.value:.3f} bits/byte (95 % interval {bits.low:.3f} to "
+        f"{bits.high:.3f} over 40 documents of the text)."
     )
     (other,) = compared({"a": scores(0.0, 0.01, 1), "b": scores(0.1, 0.01, 2)}, "b").verdicts()
     assert other == sentence.replace("b is worse than a", "a is better than b")
@@ -38,7 +41,8 @@ def test_a_verdict_is_one_plain_sentence():
 def test_undecided_says_what_would_decide():
     (sentence,) = compared({"a": scores(0.004, 0.02, 1), "b": scores(0.0, 0.02, 2)}, "b").verdicts()
     assert (
-        "undecided (the interval" in sentence
+        "is undecided: the 95 % interval" in sentence
+        and "contains 0. About" in sentence
         and "as much text would decide it, if the difference is really" in sentence
     )
     (sentence,) = compared({"a": scores(), "b": scores()}, "b").verdicts()
@@ -59,3 +63,19 @@ def test_several_models_and_tokenizers_are_noted(reference, count):
         and "only bits per byte" in notes
         and ("--against" in notes) == (reference is None)
     )
+
+
+def test_the_headline_is_the_verdict_in_a_sentence():
+    models = {"a": scores(0.0, 0.01, 1), "b": scores(0.1, 0.01, 2), "c": scores(0.0, 0.01, 3)}
+    assert compared({"a": models["a"], "b": models["b"]}).headline() == (
+        "a is the best of 2 models on the test split."
+    )
+    alike = compared(models).headline()
+    assert "comes first on the test split, but is not significantly better than" in alike
+    assert compared(models, "b").headline() == "Against b on the test split: 2 are better."
+
+
+def test_a_notebook_shows_the_table_of_the_terminal():
+    page = compared({"a<b": scores(0.0, 0.01, 1), "b": scores(0.1, 0.01, 2)})._repr_html_()
+    assert page.startswith("<p>a&lt;b is the best of 2 models")
+    assert "<th>difference</th>" in page and "a&lt;b</td>" in page and "a<b" not in page

@@ -101,7 +101,9 @@ def test_it_loads_to_the_bit_and_saves_to_the_bit(name, made, tmp_path):
         torch.equal(state[key], wanted[key]) and state[key].dtype == wanted[key].dtype
         for key in wanted
     )
-    assert model.config.num_hidden_layers == sum(visit.keys > 0 for visit in decoder.visits)
+    assert model.config.num_hidden_layers == sum(
+        visit.keys_per_token > 0 for visit in decoder.visits
+    )
 
 
 @each

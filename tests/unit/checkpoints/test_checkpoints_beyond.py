@@ -33,6 +33,7 @@ NOT_SAVED = FRESH_WEIGHTS | DROPOUTS
 """Fields that act before or during training alone: a file of weights need not say them."""
 
 GIVEN: dict[str, list[Any]] = {
+    "adapters": [["lora"], ["ia3", "prefix"]],
     "linears": [{"blocks": "int8"}],
     "blocks": [{"1": {"mlp": {"hidden": 40}}}],
     "mixture": [{"pointer": {}}],
@@ -156,6 +157,7 @@ def names_the_field(message: str, path: str) -> bool:
         for name, word in (
             ("mixture", "mixture"),
             ("linears", "quantized"),
+            ("adapters", "adapters"),
             ("norm.eps", "qk_norm_eps"),  # which has to be the same
         )
     )

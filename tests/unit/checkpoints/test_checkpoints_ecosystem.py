@@ -2,6 +2,7 @@
 
 import json
 
+import lm_eval_fixture
 import pytest
 import torch
 import transformers
@@ -155,39 +156,16 @@ def test_one_step_of_sft(own, tmp_path):
     assert all(not torch.equal(after[name].cpu(), before[name]) for name in before)
 
 
-TASK = """
-task: tiny-choice
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: "{file}"}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{text}}}}"
-doc_to_target: "{{{{label}}}}"
-doc_to_choice: ["mat", "log"]
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 1}}
-"""
-
-
 @pytest.fixture
 def task_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = [
-        {"text": "the cat sat on the", "label": 0},
-        {"text": "the dog sat on the", "label": 1},
-        {"text": "a", "label": 1},
-    ]
-    (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "tiny.yaml").write_text(TASK.format(file=tmp_path / "tiny.jsonl"))
-    return tmp_path / "tasks"
+    return lm_eval_fixture.write(tmp_path, monkeypatch)
 
 
 def test_lm_eval_scores_choices_as_the_decoder_does(own, task_folder):
     from flyweight.data.tokenizer import Tokenizer
 
-    found = harness.evaluate(own[0], ["tiny-choice"], "cpu", task_path=task_folder)
+    request = harness.TaskRequest.of(["tiny-choice"], task_folder)
+    (found,) = harness.run(own[0], request, "cpu")
     model, tokenizer = folder.load(own[0]).eval(), Tokenizer.load(own[0])
     right = 0
     for line in (task_folder.parent / "tiny.jsonl").read_text().splitlines():
@@ -201,17 +179,38 @@ def test_lm_eval_scores_choices_as_the_decoder_does(own, task_folder):
                 sum(float(log[at - 1, whole[at]]) for at in range(len(start), len(whole)))
             )
         right += scores.index(max(scores)) == row["label"]
-    metric = found["tiny-choice"]["acc"]
-    assert metric["value"] == pytest.approx(right / 3)
-    assert metric["n"] == 3
-    assert 0 <= metric["stderr"] < 1
+    metric = found.metrics["acc"]
+    assert metric.value == pytest.approx(right / 3)
+    assert sum(metric.parts) == right
+    assert (metric.n, metric.better, len(set(found.questions))) == (3, "higher", 3)
+    assert 0 <= metric.stderr < 1
 
 
-def test_tasks_that_do_not_exist_are_refused(own, tmp_path):
+def test_tasks_that_cannot_be_asked_are_refused_without_a_model(task_folder, tmp_path):
+    def check(*tasks, folder=task_folder, **rest):
+        harness.check(harness.TaskRequest.of(tasks, folder, **rest))
+
+    check("tiny-choice", "tiny-group-of-two")
     with pytest.raises(RequestError, match="lm-eval knows no no-such-task"):
-        harness.evaluate(own[0], ["no-such-task"], "cpu")
+        check("tiny-choice", "no-such-task")
     with pytest.raises(RequestError, match="the folder does not exist"):
-        harness.evaluate(own[0], ["x"], "cpu", task_path=tmp_path / "nowhere")
+        check("x", folder=tmp_path / "nowhere")
+    (task_folder.parent / "tiny.jsonl").unlink()
+    with pytest.raises(RequestError, match="lm-eval cannot read tiny-choice"):
+        check("tiny-choice")
+
+
+def test_a_change_of_a_task_or_of_its_data_is_another_fingerprint(task_folder):
+    first = harness.fingerprint(task_folder)
+    assert first == harness.fingerprint(str(task_folder)) != harness.fingerprint(None)
+    rows = task_folder.parent / "tiny.jsonl"
+    kept = rows.read_text()
+    rows.write_text(kept.replace("a cat", "a dog"))
+    assert harness.fingerprint(task_folder) != first
+    rows.write_text(kept)
+    assert harness.fingerprint(task_folder) == first
+    (task_folder / "more.py").write_text("x = 1\n")
+    assert harness.fingerprint(task_folder) != first
 
 
 def test_metrics_that_differ_in_their_filter_alone_are_all_kept():
@@ -222,12 +221,13 @@ def test_metrics_that_differ_in_their_filter_alone_are_all_kept():
     }
     result |= {"exact_match,flexible-extract": 0.3, "exact_match_stderr,flexible-extract": 0.02}
     result |= {"acc,none": 0.5, "acc_stderr,none": "N/A"}
-    found = harness._metrics(result, {"effective": 20})
-    assert found == {
-        "exact_match,strict-match": {"value": 0.1, "stderr": 0.01, "n": 20},
-        "exact_match,flexible-extract": {"value": 0.3, "stderr": 0.02, "n": 20},
-        "acc": {"value": 0.5, "stderr": None, "n": 20},
+    found = harness.metrics(result, {"acc": True, "exact_match": True}, 20)
+    assert {key: (each.name, each.value, each.stderr, each.n) for key, each in found.items()} == {
+        "exact_match,strict-match": ("exact_match", 0.1, 0.01, 20),
+        "exact_match,flexible-extract": ("exact_match", 0.3, 0.02, 20),
+        "acc": ("acc", 0.5, None, 20),
     }
+    assert {each.better for each in found.values()} == {"higher"}
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe"])

@@ -1,23 +1,30 @@
 import hashlib
 import itertools
 import json
+import os
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hub_fixture
 import pytest
 import torch
+import transformers
 from hub_fixture import CHECKPOINTS, VOCAB
 from safetensors.torch import load_file
 
-from flyweight.api.session import Session
+import flyweight
+from flyweight import api
+from flyweight.api.session import DEFAULT, Session, reads_models
 from flyweight.checkpoints import convert, read, unpickle
 from flyweight.checkpoints.families import FAMILIES, Inexpressible, family_of
+from flyweight.config.adapters import Frozen
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
+from flyweight.training.finetune import prepared
 
 every_checkpoint = pytest.mark.parametrize("name", CHECKPOINTS)
 
@@ -90,6 +97,28 @@ def test_our_own_type_keeps_every_bit(values, tmp_path):
     again, state = convert.decoder(read.read(tmp_path / "hf"))
     assert again == config
     same(dict(model.state_dict()), state)
+
+
+@every_checkpoint
+def test_a_head_that_was_trained_apart_goes_to_transformers_and_back(name, tmp_path):
+    """`frozen` unties the head: a GPT-2 with a head of its own is still a GPT-2."""
+    hub_fixture.save(name, tmp_path / "hf")
+    model = prepared(imported(tmp_path / "hf", tmp_path / "ours"), Frozen())
+    with torch.no_grad():
+        weight = model.get_parameter("head.linear.weight")
+        weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)) / 9
+    assert not model.config.embedding.tied
+    family, _ = family_of(model.config)
+    state = {each: tensor.detach() for each, tensor in model.state_dict().items()}
+    convert.write(*convert.checkpoint_files(model.config, state, family), tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = torch.randint(VOCAB, (3, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = theirs(tokens).logits, model.eval()(tokens)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    config, again = convert.decoder(read.read(tmp_path / "out"))
+    assert not config.embedding.tied
+    same(state, again)
 
 
 def test_bfloat16_stays_and_mixed_types_become_the_wider(tmp_path):
@@ -217,6 +246,12 @@ def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path):
         ({"attention": {"heads": 4, "gain": True}}, "gains"),
         ({"attention": {"heads": 4, "window": 4}}, "a sliding window of 4 tokens"),
         ({"linears": {"blocks": "int8"}}, "quantized"),
+        ({"adapters": ["ia3"]}, r"adapters of kind ia3 \(flyweight merge"),
+        (
+            {"linears": {"blocks": "int8"}, "adapters": ["ia3"]},
+            r"flyweight merge MODEL --unpack first",
+        ),
+        ({"adapters": ["lora", "prefix"]}, "of kind prefix, which become part of no matrix"),
         ({"position": {"kind": "rope", "fraction": 0.5}}, "0.5 of each head"),
         ({"mlp": "relu2"}, "relu2"),
         ({"mlp": "double_silu"}, "double_silu"),
@@ -377,17 +412,43 @@ def test_code_is_refused_unless_asked_for_by_name(tmp_path, monkeypatch):
     assert "modeling_evil.py" in read.read(place).others
 
 
-def test_trust_ends_with_the_session_that_was_told_to(tmp_path, monkeypatch):
+def test_trust_is_that_of_the_session_and_of_nothing_else(tmp_path, monkeypatch):
     monkeypatch.delenv(read.TRUST, raising=False)
-    told, other = Session(runs=tmp_path, trust_remote_code=True), Session(runs=tmp_path)
-    assert not read.trusted()
-    assert told.store and read.trusted()
-    assert other.store and not read.trusted()
-    monkeypatch.setenv(read.TRUST, "1")  # the user's own word outlasts every session
-    assert other.store and read.trusted()
+
+    @reads_models
+    def trusted(session=DEFAULT):
+        assert session.store
+        return read.trusted()
+
+    @reads_models
+    def nested(session, inner):
+        within = trusted(inner)
+        return within, read.trusted()
+
+    trusting, other = Session(runs=tmp_path, trust_remote_code=True), Session(runs=tmp_path)
+    assert trusting.store and not read.trusted()
+    assert trusted(trusting) and not trusted(other) and not trusted()
+    assert nested(trusting, other) == (False, True) and nested(other, trusting) == (True, False)
+    with pytest.raises(ZeroDivisionError), read.trusting(True):
+        raise ZeroDivisionError
+    assert not read.trusted() and read.TRUST not in os.environ
+    with read.trusting(True), ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(read.trusted).result()
+    monkeypatch.setenv(read.TRUST, "1")  # the user's own word counts for every session
+    assert trusted(other)
     monkeypatch.setenv(read.TRUST, "0")
-    assert other.store and not read.trusted()
-    assert told.store and read.trusted()
+    assert not trusted(other) and trusted(trusting)
+
+
+def test_functions_that_read_models_do_so_with_the_trust_of_their_session():
+    """Those without a session's context list and remember names, and read no model."""
+    readers = (
+        *(flyweight.plan, flyweight.run, flyweight.study, flyweight.train, flyweight.evaluate),
+        *(flyweight.bench, flyweight.audit, flyweight.compare, flyweight.generate, flyweight.chat),
+        *(flyweight.distill, flyweight.quantize, flyweight.export, flyweight.report),
+        *(api.import_, api.tasks),
+    )
+    assert all(hasattr(reader, "__wrapped__") for reader in readers)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

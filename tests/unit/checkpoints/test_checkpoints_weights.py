@@ -69,7 +69,8 @@ def test_an_adapter_is_never_left_out_in_silence(folder, tmp_path):
         (folder / name).unlink()
     (folder / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(
-        RequestError, match=r"not a whole model; its base is 'owner/base'.*merge_and_unload"
+        RequestError,
+        match=r"not a whole model; its base is 'owner/base'.*--onto MODEL.*merge_and_unload",
     ) as caught:
         model_references.find(folder, Store(tmp_path / "runs"))
     assert str(folder) in str(caught.value)

@@ -60,10 +60,46 @@ def offered(runs, *words: str) -> list[str]:
         (("eval", "toy", ":", "teacher", "--data", "tiny"), ["tiny-shakespeare"]),
         (("eval", "toy", ":", "teacher", "--dat"), ["--data", "--data-dir"]),
         (("report", ""), ["toy"]),
+        (("run", "quickstart", "budget.t"), ["budget.time=6min"]),
+        (("quickstart", "data.con"), ["data.context=512"]),
+        (("quickstart", "data.context", "=", "12"), []),
+        (("plan", "quickstart", "stages.int8.k"), ["stages.int8.kind=int8"]),
+        (("train", "notes.txt", "train.schedule.w"), ["train.schedule.warmup=0.02"]),
+        (("study", "compact-ladder-small", "train.b"), ["train.batch=16"]),
+        (
+            ("study", "compact-ladder-small", "models.rung-9r.fields.mlp"),
+            ["models.rung-9r.fields.mlp.hidden=192"],
+        ),
+        (("run", "gone.yaml", "data"), []),
     ],
 )
 def test_bash_is_offered(runs, words, expected):
     assert offered(runs, *words) == expected
+
+
+def test_fields_of_a_file_of_ones_own_are_offered(runs):
+    """Values that a shell would split or change are not."""
+    file = runs / "mine.yaml"
+    file.write_text(
+        'name: no\ntrain: {steps: 400}\n$(x): 1\nreport: {prompts: ["a b"], title: "x y"}\n'
+    )
+    assert offered(runs, "run", str(file), "") == ["name=no", "train.steps=400"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "a: &a {b: *a}", "- 1", "!!python/object:os.system x: 1", "[" * 5000, "\0", "3"],
+)
+def test_a_file_that_is_not_a_recipe_offers_nothing(runs, text):
+    (runs / "mine.yaml").write_text(text)
+    assert offered(runs, "run", str(runs / "mine.yaml"), "") == []
+
+
+def test_what_a_file_names_many_times_is_offered_up_to_a_limit(runs):
+    lines = ["a0: &a0 {x: 1, y: 1}"]
+    lines += [f"a{n}: &a{n} {{l: *a{n - 1}, r: *a{n - 1}}}" for n in range(1, 40)]
+    (runs / "mine.yaml").write_text("\n".join(lines))
+    assert len(offered(runs, "run", str(runs / "mine.yaml"), "")) <= completion.MOST_FIELDS
 
 
 def test_names_are_those_of_the_package():

@@ -1,6 +1,8 @@
 """Measurements in a terminal: every figure has its unit."""
 
 from flyweight.cli.show import measurements
+from flyweight.records.bench import BenchResult
+from flyweight.records.likelihood import MeasuredLikelihood
 
 
 def metric(value, unit, low=None, high=None, n=8):
@@ -25,13 +27,23 @@ def test_a_bench_has_units_and_says_how_it_was_measured(capsys):
     }
     asked = {"batch": 1, "prompt": 64, "new_tokens": 64, "context": 256, "threads": 1}
     machine = {"device": "cpu", "precision": "fp32", "torch": "2.13.0"}
-    measurements.bench(
-        {"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine}, "quickstart:nf4"
-    )
+    rest = {
+        "p95": {},
+        "repeats": None,
+        "memory": "resident",
+        "baseline_bytes": 1000,
+        "kernels": {"dense": 8},
+        "seconds": {"forward": [0.02], "prefill": [0.01], "decode": [0.1]},
+    }
+    written = {"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine, **rest}
+    measurements.bench(BenchResult.from_metrics(written), "quickstart:nf4")
     text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("quickstart:nf4 measure median 95 % interval")
-    assert "forward pass of 256 tokens 24.8 ms 3.19 ms to 27.8 ms" in text
-    assert "generating 457 tokens/s 429 tokens/s to 1,418 tokens/s" in text
+    assert text.startswith(
+        "quickstart:nf4 generates 457 tokens/s and takes 10.4 MB of memory measure median"
+    )
+    assert "Not shown" not in text
+    assert "forward pass of 256 tokens 24.8 ms 3.19 to 27.8 ms" in text
+    assert "generating 457 tokens/s 429 to 1,418 tokens/s" in text
     assert "10.4 MB" in text and "324 kB" in text and "436 kB" in text
     assert "8 runs; cpu, fp32, 1 thread, torch 2.13.0" in text
     assert "bench-" not in text
@@ -48,22 +60,25 @@ def test_an_evaluation_names_its_model_and_text(capsys):
         "window": 256,
         "stride": 128,
         "interval": {"level": 0.95, "over": "document", "units": 20},
-        "notes": ["some lines are lost"],
     }
-    measurements.evaluation(values, "quickstart:nf4", "python-stdlib")
+    measured = MeasuredLikelihood.from_metrics(values)
+    measurements.evaluation(measured, "quickstart:nf4", "python-stdlib", ["some lines are lost"])
     text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("quickstart:nf4 on the test split of python-stdlib")
-    assert "bits per byte 2.1695 2.1312 to 2.2201" in text and "perplexity per word 3.64 M" in text
-    assert "stride 128 tokens; intervals over 20 documents; lower is better" in text
+    assert text.startswith("quickstart:nf4: 2.170 bits per byte on the test split of python-stdlib")
+    assert (
+        "bits per byte 2.170 2.131 to 2.220 lower" in text and "perplexity per word 3.64 M" in text
+    )
+    assert "stride 128 tokens; intervals over 20 documents" in text
     assert "note: some lines are lost" in text and "evaluate-" not in text
 
 
 def test_what_is_infinite_is_called_so(capsys):
     endless = metric("Infinity", "perplexity/word")
-    values = {"word_perplexity": endless, "split": "test", "window": 8, "stride": 4}
-    measurements.evaluation(
-        {**values, "interval": {"units": 1, "over": "piece"}}, "toy:a", "one long word"
-    )
+    numbers = dict.fromkeys(("nll", "perplexity", "bits_per_byte"), metric(1.0, "nats"))
+    values = {"word_perplexity": endless, "split": "test", "window": 8, "stride": 4, **numbers}
+    interval = {"level": 0.95, "units": 1, "over": "block"}
+    measured = MeasuredLikelihood.from_metrics({**values, "interval": interval})
+    measurements.evaluation(measured, "toy:a", "one long word")
     assert "perplexity per word infinite infinite to infinite" in " ".join(
         capsys.readouterr().out.split()
     )

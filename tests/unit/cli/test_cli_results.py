@@ -9,6 +9,7 @@ from rich.console import Console
 
 from flyweight.cli.show import results
 from flyweight.cli.show.console import prose
+from flyweight.records.audit import AuditResult
 
 
 def printed(capsys, **changes):
@@ -115,7 +116,8 @@ def test_a_check_whose_figure_is_infinite_is_shown(capsys):
         "bound": 0.0,
         "why": "it comes back changed",
     }
-    results.checks({"checks": [check, {**check, "measured": None, "bound": None}], "passed": False})
+    checks = [check, {**check, "measured": None, "bound": None}]
+    results.checks(AuditResult.from_metrics({"checks": checks, "passed": False}))
     assert "save_load fail infinite 0 it comes back changed" in " ".join(
         capsys.readouterr().out.split()
     )

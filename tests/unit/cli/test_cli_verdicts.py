@@ -5,7 +5,7 @@ import pytest
 
 from flyweight.api.comparison import Compared, Size
 from flyweight.cli.show import verdicts
-from flyweight.evaluation.compare import table
+from flyweight.evaluation.compare import compare_models
 from flyweight.evaluation.resampling import UnitScores
 
 
@@ -22,10 +22,17 @@ def test_a_comparison_can_be_read_at_any_width(width, monkeypatch, capsys):
     sizes = {name: Size(1_330_000, 5_640_000, 2.66e6, 2.12e14) for name in names}
     verdicts.comparison(
         Compared(
-            table(dict(zip(names, (scores(0.0), scores(0.1)), strict=True))), sizes, True, "test"
+            compare_models(dict(zip(names, (scores(0.0), scores(0.1)), strict=True))),
+            sizes,
+            True,
+            "test",
         )
     )
-    shown = capsys.readouterr().out.partition("\n\n")[0]
+    verdict, sentences, shown, _ = capsys.readouterr().out.split("\n\n", 3)
+    assert verdict == "quickstart:student is the best of 2 models on the test split."
+    assert " ".join(sentences.split()).startswith(
+        "\N{BLACK CIRCLE} quickstart:student-alone is worse"
+    )
     flat = " ".join(shown.split())
     assert all(len(line.rstrip()) <= width for line in shown.splitlines())
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
@@ -33,7 +40,7 @@ def test_a_comparison_can_be_read_at_any_width(width, monkeypatch, capsys):
         name in shown for name in (*names, "difference", "verdict", "the reference", "worse")
     )
     assert ("Not shown at this width" in flat) == (width < 140)
-    assert "difference: bits per byte minus those of the reference" in flat
+    assert "difference: from the reference" in flat
     assert ("95 % interval" in shown.splitlines()[0]) == (width >= 80)
     if width == 80:
         assert "bits/byte" in shown.splitlines()[0] and "FLOPs to make" not in shown.splitlines()[0]

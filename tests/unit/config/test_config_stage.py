@@ -126,3 +126,20 @@ def test_select_by_a_metric_needs_no_validation_while_training():
 
 def test_a_base_without_a_name_is_no_stage():
     assert StageConfig.stage_name() == ""
+
+
+def test_lm_eval_is_a_stage_of_recipes_and_of_the_schema_and_keeps_older_requests():
+    raw = {"name": "r", "data": {"corpus": "x"}, "model": {"dim": 8, "layers": 1}}
+    raw["train"] = {"steps": 1}
+    raw["stages"] = {"a": {"stage": "pretrain"}}
+    assert "lm_eval" not in load.recipe(raw).model_dump(mode="json")["report"]
+    raw["stages"]["b"] = {"stage": "lm_eval", "input": "a", "tasks": ["x", " y ", "x"]}
+    raw["report"] = {"compare": ["a"], "lm_eval": {"tasks": ["x"], "task_path": "here"}}
+    recipe = load.recipe(raw)
+    assert recipe.stages["b"].tasks == ("x", "y")
+    asked = recipe.report.lm_eval.stage("a")
+    assert identity_config(asked)["task_path"] is None
+    assert "LmEval" in load.json_schema()["$defs"]
+    raw["report"]["lm_eval"] = {"tasks": ["x"], "limits": 3}
+    with pytest.raises(RequestError, match="limits"):
+        load.recipe(raw)

@@ -62,7 +62,7 @@ def test_what_is_shown_as_a_size_reads_back_within_its_digits(size):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.004, "4 ms"), (5.25, "5.25 s"), (83, "1 min 23 s"), (7260, "2 h 1 min")],
+    [(0.004, "4 ms"), (5.25, "5.25 s"), (60, "1 min"), (83, "1 min 23 s"), (7260, "2 h 1 min")],
 )
 def test_times_as_people_read_them(seconds, text):
     assert units.format_time(seconds) == text
@@ -82,7 +82,7 @@ def test_short_times_have_one_unit(seconds, text):
         (12_345.6, "12,346"),
         (1_234_567.0, "1.23 M"),
         (0.0, "0"),
-        (3e-7, "3e-07"),
+        (3e-7, "3e-7"),
     ],
 )
 def test_numbers_have_five_digits_and_suffixes_for_large_ones(value, text):
@@ -116,3 +116,35 @@ def test_what_is_shown_as_a_count_reads_back(count):
 @pytest.mark.parametrize(("rate", "text"), [(1174.3, "1,174"), (99.96, "100"), (7.25, "7.25")])
 def test_rates_are_written_in_full(rate, text):
     assert units.format_rate(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "text"),
+    [
+        (units.format_bits, 1.8551, "1.855"),
+        (units.format_bits, float("inf"), "infinite"),
+        (units.format_perplexity, 4.698, "4.70"),
+        (units.format_perplexity, 193.58, "194"),
+        (units.format_perplexity, 12_345.6, "12,346"),
+        (units.format_perplexity, 3.6374e6, "3.64 M"),
+        (units.format_flops, 3.51e8, "351 MFLOPs"),
+        (units.format_flops, 344, "344 FLOPs"),
+        (units.format_short, 24.797, "24.8"),
+        (units.format_short, 3e-4, "0.0003"),
+        (units.format_short, 1.05e-6, "1.05e-6"),
+        (units.format_signed, -0.0125, "\N{MINUS SIGN}0.013"),
+        (units.format_percent, 0.0912, "9.1 %"),
+        (units.format_times, 3.44, "3.4 times"),
+        (units.format_p, 0.00112, "p = 0.0011"),
+        (units.format_p, 1e-30, "p < 1e-12"),
+    ],
+)
+def test_every_place_writes_a_number_alike(write, value, text):
+    assert write(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"), [(-0.5, 0.2, 3), (0.0001, 0.004, 4), (1e-7, 2e-7, 8), (0, 0, 3)]
+)
+def test_a_difference_has_two_figures(low, high, decimals):
+    assert units.decimals_of_difference(low, high) == decimals

@@ -39,7 +39,20 @@ def test_nothing_is_a_link_or_concealed():
 def test_progress_quotes_nothing_that_steers(kind):
     out = io.StringIO()
     fields = dict.fromkeys(
-        ("name", "what", "limit", "note", "model", "why", "command", "id", "step", "path"), EVIL
+        (
+            "name",
+            "what",
+            "limit",
+            "note",
+            "model",
+            "why",
+            "command",
+            "id",
+            "step",
+            "path",
+            "remark",
+        ),
+        EVIL,
     )
     Display(Terminal(out, width=100))(kind, fields)
     text = out.getvalue()

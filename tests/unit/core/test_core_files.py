@@ -17,6 +17,7 @@ from flyweight.core.files import (
     reason,
     remove,
     sha256,
+    user_path,
     write_text,
 )
 from flyweight.errors import FlyweightError, RequestError
@@ -130,3 +131,8 @@ def test_a_pipe_or_device_where_a_file_belongs_is_not_waited_for(tmp_path: Path,
         with pytest.raises((OSError, FlyweightError), match="pipe or a device"):
             read(tmp_path / name)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_home_folder_of_nobody_is_an_ordinary_name():
+    assert user_path("~nobody-of-this-name/text") == Path("~nobody-of-this-name/text")
+    assert user_path("~/text") == Path.home() / "text"

@@ -113,6 +113,8 @@ def test_unreadable_missing_and_folder(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RequestError, match="is a folder, not a file"):
         reading.open_text(tmp_path)
 
+    (tmp_path / "secret.txt").write_text("a")
+
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 

@@ -67,6 +67,17 @@ def test_what_looks_like_a_path_is_reported_as_one(tmp_path: Path, monkeypatch: 
         resolve("a\0b")
 
 
+def test_a_bare_name_is_looked_for_in_the_data_folder_too(tmp_path: Path, prose: Prose):
+    for name in ("stories", "notes.txt"):
+        folder = tmp_path / name if name == "stories" else tmp_path
+        folder.mkdir(exist_ok=True)
+        (folder / "notes.txt").write_text(prose(400), encoding="utf-8")
+        source = resolve(name, tmp_path)
+        assert sum(len(each.text) for split in SPLITS for each in source.documents(split)) > 300
+    with pytest.raises(RequestError, match="no corpus is called"):
+        resolve("stories", tmp_path / "stories")
+
+
 def test_a_registered_name_wins_over_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prose: Prose
 ):

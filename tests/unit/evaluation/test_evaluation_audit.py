@@ -15,11 +15,12 @@ from flyweight.data.corpus import Corpus
 from flyweight.data.pack import pack
 from flyweight.errors import RequestError
 from flyweight.evaluation import checks
-from flyweight.evaluation.audit import CHECKS, Audit, audit
-from flyweight.evaluation.checks import Check, Subject
+from flyweight.evaluation.audit import CHECKS, audit
+from flyweight.evaluation.checks import Subject
 from flyweight.evaluation.likelihood import target_nll
 from flyweight.model import folder
 from flyweight.model.decoder import Decoder
+from flyweight.records.audit import AuditResult, Check
 
 WORDS = (
     "small",
@@ -359,13 +360,13 @@ def test_a_corpus_of_another_vocabulary_is_refused(corpus, tmp_path):
 
 
 def test_json_is_plain_even_where_a_number_is_infinite():
-    result = Audit(
+    result = AuditResult.of(
         (
-            Check("causality", float("inf"), 0.0, "fail"),
-            Check("floor", None, None, "n/a", "needs text"),
+            Check(name="causality", measured=float("inf"), bound=0.0, verdict="fail"),
+            Check(name="floor", measured=None, bound=None, verdict="n/a", why="needs text"),
         )
     )
-    back = json.loads(json.dumps(result.json(), allow_nan=False))
+    back = json.loads(json.dumps(result.to_metrics(), allow_nan=False))
     assert back["passed"] is False and back["checks"][0]["measured"] == "Infinity"
     assert back["checks"][1] == {
         "name": "floor",

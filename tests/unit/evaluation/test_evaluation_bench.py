@@ -14,11 +14,12 @@ from pydantic import TypeAdapter
 from flyweight.config import schema
 from flyweight.core.events import Events, ignore
 from flyweight.core.files import read_json
+from flyweight.core.pinned import PinnedFolder
 from flyweight.core.runtime import Runtime
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import bench as bench_module, bench_worker
 from flyweight.evaluation.bench import bench, median
-from flyweight.evaluation.stages import Bench
+from flyweight.evaluation.stages import BenchStage
 from flyweight.model import folder
 from flyweight.model.build import build
 from flyweight.model.decoder import Decoder
@@ -37,39 +38,44 @@ def saved(place: Path, **changes) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    return bench(saved(tmp_path_factory.mktemp("model")), ASKED, threads=1)
+def place(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def result(place):
+    return bench(place, ASKED, threads=1)
 
 
 def test_rates_follow_from_the_seconds(result):
-    seconds = result.measured
-    assert result.forward_ms.value == pytest.approx(1e3 * np.median(seconds.forward_s))
+    seconds = result.seconds
+    assert result.forward_ms.value == pytest.approx(1e3 * np.median(seconds.forward))
     assert result.prefill_tokens_per_s.value == pytest.approx(
-        np.median([8 / s for s in seconds.prefill_s])
+        np.median([8 / s for s in seconds.prefill])
     )
     assert result.decode_tokens_per_s.value == pytest.approx(
-        np.median([4 / s for s in seconds.decode_s])
+        np.median([4 / s for s in seconds.decode])
     )
-    assert len(seconds.forward_s) == len(seconds.prefill_s) == len(seconds.decode_s) == 3
+    assert len(seconds.forward) == len(seconds.prefill) == len(seconds.decode) == 3
     assert 0 < result.p95["decode_tokens_per_s"] <= result.decode_tokens_per_s.value
     assert result.forward_ms.value <= result.p95["forward_ms"]
 
 
-def test_bytes_are_those_of_the_tensors_and_the_folder(result):
-    model = folder.load(result.request.folder)
+def test_bytes_are_those_of_the_tensors_and_the_folder(place, result):
+    model = folder.load(place)
     assert result.weight_bytes.value == sum(p.nbytes for p in model.parameters())
-    files = Path(result.request.folder).iterdir()
+    files = place.iterdir()
     assert (
         result.disk_bytes.value
         == sum(file.stat().st_size for file in files)
         > result.weight_bytes.value
     )
-    assert result.measured.kernels == {"dense": 8}
-    assert (result.measured.threads, result.measured.context) == (1, 16)
+    assert result.kernels == {"dense": 8}
+    assert (result.threads, result.context) == (1, 16)
 
 
 def test_json_has_plain_numbers_and_their_intervals(result):
-    found = json.loads(json.dumps(result.json(), allow_nan=False))
+    found = json.loads(json.dumps(result.to_metrics(), allow_nan=False))
     for name in (
         "forward_ms",
         "prefill_tokens_per_s",
@@ -91,7 +97,7 @@ def test_json_has_plain_numbers_and_their_intervals(result):
 def test_peak_is_the_models_and_not_the_interpreters(tmp_path):
     # 4 M parameters, 16 MB: the interpreter with torch alone would be hundreds.
     measured = bench(saved(tmp_path, vocab_size=16_384, dim=256), ASKED, threads=1)
-    assert measured.measured.memory == "resident" and measured.measured.baseline_bytes > 100e6
+    assert measured.memory == "resident" and measured.baseline_bytes > 100e6
     assert (
         0.9 * measured.weight_bytes.value
         < measured.peak_bytes.value
@@ -107,7 +113,7 @@ def test_a_peak_that_has_passed_is_still_seen():
 import torch
 from pydantic import TypeAdapter
 from flyweight.evaluation import bench_worker
-memory = bench_worker.Memory(torch.device("cpu"))
+memory = bench_worker.MemoryProbe(torch.device("cpu"))
 memory.start()
 torch.ones(20_000_000)  # 80 MB, gone at once
 print(memory.peak())
@@ -119,9 +125,7 @@ print(memory.peak())
 
 
 def test_quantized_layers_are_counted_with_their_kernels(tmp_path):
-    found = bench(
-        saved(tmp_path, dim=64, linears={"blocks": "int8"}), ASKED, threads=1
-    ).measured.kernels
+    found = bench(saved(tmp_path, dim=64, linears={"blocks": "int8"}), ASKED, threads=1).kernels
     assert sum(found.values()) == 8 and found["dense"] == 1
     assert all(name == "dense" or name.startswith("int8 ") for name in found)
 
@@ -131,8 +135,10 @@ def test_a_bench_is_measured_after_the_budgets_time(tmp_path):
     saved(tmp_path / "a" / "model")
     limits = schema.Budget.model_validate({"time": "100ms", "over": "stop"})
     context = Context(Store(tmp_path), Runtime("cpu", 1), Meter(limits), ignore)
-    draft = Draft(tmp_path, Identity("bench", 1, {}), Events(tmp_path / "events.jsonl"))
-    Bench().run(
+    draft = Draft(
+        PinnedFolder(tmp_path), Identity("bench", 1, {}), Events(tmp_path / "events.jsonl")
+    )
+    BenchStage().run(
         ASKED, Inputs("toy", {"input": Artifact(tmp_path / "a", {"id": "a"})}), context, draft
     )
     assert read_json(tmp_path / "metrics.json")["decode_tokens_per_s"] > 0

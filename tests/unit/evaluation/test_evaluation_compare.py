@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from flyweight.errors import RequestError
-from flyweight.evaluation.compare import families, holm, needed_text, paired, table
+from flyweight.evaluation.compare import (
+    comparable_groups,
+    compare_models,
+    holm,
+    needed_text,
+    paired,
+)
 from flyweight.evaluation.resampling import Ratio, UnitScores, interval, p_value
 
 
@@ -83,11 +89,12 @@ def test_different_units_are_refused():
 
 
 def test_table_is_ordered_and_paired_with_the_best():
-    rows = table({"big": scores(0.0), "small": scores(0.3), "middle": scores(0.1)}).rows
+    rows = compare_models({"big": scores(0.0), "small": scores(0.3), "middle": scores(0.1)}).rows
     assert [row.name for row in rows] == ["big", "middle", "small"]
     assert rows[0].paired is None and [row.paired.verdict for row in rows[1:]] == ["worse", "worse"]
     assert (
-        table({"a": scores(0.1), "b": scores()}, reference="a").rows[0].paired.verdict == "better"
+        compare_models({"a": scores(0.1), "b": scores()}, reference="a").rows[0].paired.verdict
+        == "better"
     )
     assert rows[1].json()["paired"]["bits_per_byte"]["verdict"] == "worse"
 
@@ -136,9 +143,12 @@ def test_several_comparisons_are_corrected_for():
         "a": scores(0.0, 0.03, seed=1),
         **{f"m{n}": scores(0.011, 0.03, seed=n) for n in range(2, 8)},
     }
-    alone = [table({"a": models["a"], name: models[name]}, "a").rows for name in list(models)[1:]]
+    alone = [
+        compare_models({"a": models["a"], name: models[name]}, "a").rows
+        for name in list(models)[1:]
+    ]
     single = {row.name: row.verdict for rows in alone for row in rows}
-    fixed, free = table(models, "a"), table(models)
+    fixed, free = compare_models(models, "a"), compare_models(models)
     assert (fixed.family, free.family) == (6, 21)
     decided = [name for name in single if single[name] == "worse"]
     kept = {row.name: row for row in fixed.rows}
@@ -174,9 +184,9 @@ def test_the_text_that_would_decide():
 
 def test_table_refuses_an_unknown_reference_and_a_single_model():
     with pytest.raises(RequestError, match="nobody"):
-        table({"a": scores(), "b": scores()}, reference="nobody")
+        compare_models({"a": scores(), "b": scores()}, reference="nobody")
     with pytest.raises(RequestError, match="at least two"):
-        table({"a": scores()})
+        compare_models({"a": scores()})
 
 
 def test_comparing_needs_no_torch():
@@ -195,7 +205,7 @@ def test_a_model_whose_tokens_lose_text_can_lose_but_not_win():
         and pair.verdict == "undecided"
         and "too good" in pair.why
     )
-    found = table(lossy)
+    found = compare_models(lossy)
     assert [row.verdict for row in found.rows] == [None, "undecided"]
     assert found.json()["pairs"][0]["verdict"] == "undecided"
     assert paired(lossy["b"], replace(lossy["a"], nll=scores(0.1).nll)).verdict == "better"
@@ -211,7 +221,7 @@ def test_families_hold_what_can_be_paired():
         "c": scores(0.1),
         "d": scores(kind="block"),
     }
-    assert [list(family) for family in families(models)] == [["a", "c"], ["b"], ["d"]]
+    assert [list(family) for family in comparable_groups(models)] == [["a", "c"], ["b"], ["d"]]
 
 
 def test_what_falls_on_tokens_without_bytes_decides_nothing():
@@ -222,7 +232,7 @@ def test_what_falls_on_tokens_without_bytes_decides_nothing():
     )
     assert also_ends.nll.sum() > plain.nll.sum()
     assert paired(also_ends, plain).verdict == "better"
-    assert table({"plain": plain, "ends": also_ends}).rows[0].name == "ends"
+    assert compare_models({"plain": plain, "ends": also_ends}).rows[0].name == "ends"
     same = paired(replace(also_ends, tokenizer="t"), plain)
     assert same.nll.verdict == "worse" and same.bits_per_byte.verdict == "better"
 
@@ -243,7 +253,7 @@ def test_higher_is_better_where_the_metric_says_so():
     assert pair.verdict == "better"
     assert pair.p < 0.01
     assert paired(low, high, by="accuracy").verdict == "worse"
-    stood = table({"low": low, "high": high}, metric="accuracy")
+    stood = compare_models({"low": low, "high": high}, metric="accuracy")
     assert [row.name for row in stood.rows] == ["high", "low"]
     assert stood.rows[1].verdict == "worse"
     assert paired(high, low).by == "bits_per_byte"
@@ -251,7 +261,7 @@ def test_higher_is_better_where_the_metric_says_so():
 
 def test_a_metric_that_was_not_measured_or_means_other_tokens_decides_nothing():
     with pytest.raises(RequestError, match="accuracy was not measured"):
-        table({"a": accurate(0.5, 1), "b": scores()}, metric="accuracy")
+        compare_models({"a": accurate(0.5, 1), "b": scores()}, metric="accuracy")
     other = replace(accurate(0.5, 2), tokenizer="u")
     with pytest.raises(RequestError, match="different tokenizers: compare them by bits per byte"):
         paired(accurate(0.5, 1), other, by="accuracy")

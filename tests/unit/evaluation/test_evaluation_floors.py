@@ -66,7 +66,7 @@ def test_floors_of_a_text_with_memory_fall_with_the_context(corpus):
 
 def test_json_has_perplexities_under_the_interfaces_keys(corpus):
     found = floors(corpus)
-    plain = json.loads(json.dumps(found.json(), allow_nan=False))
+    plain = json.loads(json.dumps(found.to_metrics(), allow_nan=False))
     assert (plain["unigram"], plain["bigram"], plain["kn5"]) == tuple(
         floor.perplexity for floor in (found.unigram, found.bigram, found.kn5)
     )
@@ -177,7 +177,7 @@ def test_the_limit_on_training_text_is_reported(corpus, monkeypatch):
 
 def test_floors_and_models_are_scored_on_the_same_targets(corpus):
     config = schema.ModelConfig(vocab_size=corpus.meta.vocab_size, context=32, dim=16, layers=1)
-    result = evaluate(Decoder(config), corpus.split("test"), window=32)
+    result = evaluate(Decoder(config), corpus.split("test"), window=32).likelihood
     assert result.nll.n == floors(corpus).tokens
     # An untrained model is about uniform: worse than any floor.
     assert result.nll.value > floors(corpus).unigram.nll

@@ -73,11 +73,15 @@ def test_nll_is_that_of_the_next_tokens_by_hand():
     p = torch.log_softmax(model.table.detach().double(), -1).numpy()
     expected = -p[stream[:-1].astype(int), stream[1:].astype(int)]
     result = evaluate(model, FakeSplit(stream), window=32)
-    assert result.nll.value == pytest.approx(expected.mean(), abs=1e-6)
-    assert result.nll.n == 300
-    assert result.perplexity.value == pytest.approx(math.exp(expected.mean()), rel=1e-6)
-    assert result.word_perplexity.value == pytest.approx(math.exp(expected.sum() / 130), rel=1e-5)
-    assert result.bits_per_byte.value == pytest.approx(expected.sum() / math.log(2) / 900, rel=1e-6)
+    assert result.likelihood.nll.value == pytest.approx(expected.mean(), abs=1e-6)
+    assert result.likelihood.nll.n == 300
+    assert result.likelihood.perplexity.value == pytest.approx(math.exp(expected.mean()), rel=1e-6)
+    assert result.likelihood.word_perplexity.value == pytest.approx(
+        math.exp(expected.sum() / 130), rel=1e-5
+    )
+    assert result.likelihood.bits_per_byte.value == pytest.approx(
+        expected.sum() / math.log(2) / 900, rel=1e-6
+    )
     found = np.concatenate([nll for _, nll in target_nll(model, stream, 32, 32, 4, "cpu", "fp32")])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -102,7 +106,8 @@ def test_later_windows_of_a_smaller_stride_score_only_their_last_targets():
 def test_nll_is_the_same_for_every_batch_size_and_padding(position):
     model, split = decoder(position=position), FakeSplit(tokens(205))
     values = [
-        evaluate(model, split, window=32, batch=batch).nll.value for batch in (1, 2, 3, 5, 7, 64)
+        evaluate(model, split, window=32, batch=batch).likelihood.nll.value
+        for batch in (1, 2, 3, 5, 7, 64)
     ]
     assert max(values) - min(values) <= 1e-6
     for pad in (32, 40, 64) if position == "rope" else (32,):
@@ -122,9 +127,9 @@ def test_window_by_window_without_the_evaluator():
             total += torch.nn.functional.cross_entropy(
                 logits[0], piece[0, 1:], reduction="sum"
             ).item()
-    assert evaluate(model, FakeSplit(stream), window=32, batch=3).nll.value == pytest.approx(
-        total / 99, abs=1e-6
-    )
+    assert evaluate(
+        model, FakeSplit(stream), window=32, batch=3
+    ).likelihood.nll.value == pytest.approx(total / 99, abs=1e-6)
 
 
 def test_a_smaller_stride_gives_more_context():
@@ -137,7 +142,9 @@ def test_a_smaller_stride_gives_more_context():
 
     stream = np.resize(np.array([1, 9, 4, 7, 12]), 400)
     model = Copier(torch.eye(VOCAB) * 20)
-    plain, strided = (evaluate(model, FakeSplit(stream), window=20, stride=s).nll for s in (20, 10))
+    plain, strided = (
+        evaluate(model, FakeSplit(stream), window=20, stride=s).likelihood.nll for s in (20, 10)
+    )
     assert plain.value > 2.0 and strided.value < plain.value / 5
     assert plain.n == strided.n == 399
 
@@ -145,10 +152,12 @@ def test_a_smaller_stride_gives_more_context():
 def test_logits_are_never_held_for_all_tokens_at_once(monkeypatch):
     monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 10 * VOCAB)
     model, split = table(), FakeSplit(tokens(301))
-    value = evaluate(model, split, window=64, batch=16).nll.value
+    value = evaluate(model, split, window=64, batch=16).likelihood.nll.value
     assert model.widest == 10
     monkeypatch.undo()
-    assert evaluate(table(), split, window=64, batch=16).nll.value == pytest.approx(value, abs=1e-7)
+    assert evaluate(table(), split, window=64, batch=16).likelihood.nll.value == pytest.approx(
+        value, abs=1e-7
+    )
 
 
 def test_softcap_counts():
@@ -158,16 +167,18 @@ def test_softcap_counts():
         evaluate(decoder(layers=0, head={"softcap": cap}, init={"std": 2.0}), stream, window=16)
         for cap in (None, 1)
     )
-    assert capped.nll.value < plain.nll.value - 0.5
-    assert capped.nll.value <= math.log(VOCAB) + 2
+    assert capped.likelihood.nll.value < plain.likelihood.nll.value - 0.5
+    assert capped.likelihood.nll.value <= math.log(VOCAB) + 2
 
 
 def test_documents_are_the_units_where_there_are_enough():
     split = FakeSplit(tokens(401), documents=np.arange(0, 400, 16))
     result = evaluate(decoder(), split, window=32)
     assert result.units.kind == "document" and len(result.units.nll) == 25
-    assert result.units.nll.sum() / result.units.counts.sum() == pytest.approx(result.nll.value)
-    assert result.nll.low < result.nll.value < result.nll.high
+    assert result.units.nll.sum() / result.units.counts.sum() == pytest.approx(
+        result.likelihood.nll.value
+    )
+    assert result.likelihood.nll.low < result.likelihood.nll.value < result.likelihood.nll.high
     parts = list(target_nll(decoder(), split.tokens, 32, 32, 16, "cpu", "fp32"))
     nll = np.concatenate([part for _, part in parts])
     assert result.units.nll[1] == pytest.approx(
@@ -182,7 +193,7 @@ def test_progress_rises_to_one():
 
 
 def test_json_has_the_interfaces_keys():
-    result = evaluate(table(), FakeSplit(tokens(301)), window=32, stride=16).json()
+    result = evaluate(table(), FakeSplit(tokens(301)), window=32, stride=16).likelihood.to_metrics()
     for name in ("nll", "perplexity", "word_perplexity", "bits_per_byte"):
         assert (
             result[name]["low"] <= result[name]["value"] <= result[name]["high"]
@@ -194,13 +205,18 @@ def test_json_has_the_interfaces_keys():
 
 def test_a_likelihood_that_is_not_a_number_is_infinite_and_still_json():
     result = evaluate(Table(torch.full((VOCAB, VOCAB), math.nan)), FakeSplit(tokens(50)), window=16)
-    assert result.nll.value == math.inf == result.perplexity.high
-    assert json.loads(json.dumps(result.json(), allow_nan=False))["nll"]["value"] == "Infinity"
+    assert result.likelihood.nll.value == math.inf == result.likelihood.perplexity.high
+    assert (
+        json.loads(json.dumps(result.likelihood.to_metrics(), allow_nan=False))["nll"]["value"]
+        == "Infinity"
+    )
 
 
 def test_a_text_without_words_has_no_word_perplexity():
     assert (
-        evaluate(table(), FakeSplit(tokens(50), words=0), window=16).json()["word_perplexity"]
+        evaluate(table(), FakeSplit(tokens(50), words=0), window=16).likelihood.to_metrics()[
+            "word_perplexity"
+        ]
         is None
     )
 
@@ -220,11 +236,11 @@ def test_dropout_is_off_and_the_mode_and_gradients_come_back():
 
 def test_quick_is_the_mean_over_the_first_targets():
     model, stream = decoder(), tokens(200)
-    part = evaluate(model, FakeSplit(stream[:65]), window=32).nll.value
+    part = evaluate(model, FakeSplit(stream[:65]), window=32).likelihood.nll.value
     assert quick(model, FakeSplit(stream), tokens=64, window=32, batch=3) == pytest.approx(
         part, abs=1e-6
     )
-    whole = evaluate(model, FakeSplit(stream), window=32).nll.value
+    whole = evaluate(model, FakeSplit(stream), window=32).likelihood.nll.value
     assert quick(model, FakeSplit(stream), tokens=10**6, window=32) == pytest.approx(
         whole, abs=1e-6
     )
@@ -233,7 +249,8 @@ def test_quick_is_the_mean_over_the_first_targets():
 def test_bf16_is_close_but_not_the_same():
     split = FakeSplit(tokens(100))
     exact, rough = (
-        evaluate(decoder(), split, window=16, precision=p).nll.value for p in ("fp32", "bf16")
+        evaluate(decoder(), split, window=16, precision=p).likelihood.nll.value
+        for p in ("fp32", "bf16")
     )
     assert 0 < abs(exact - rough) < 0.05 * exact
 
@@ -258,7 +275,9 @@ def test_rows_without_a_token_are_outside_the_softmax():
     p = torch.log_softmax(model.table.detach().double()[:, :11], -1).numpy()
     expected = -p[stream[:-1].astype(int), stream[1:].astype(int)]
     split = FakeSplit(stream, vocab_size=11)
-    assert evaluate(model, split, window=32).nll.value == pytest.approx(expected.mean(), abs=1e-6)
+    assert evaluate(model, split, window=32).likelihood.nll.value == pytest.approx(
+        expected.mean(), abs=1e-6
+    )
     assert quick(model, split, tokens=500, window=32) == pytest.approx(expected.mean(), abs=1e-6)
 
 
@@ -273,11 +292,16 @@ def test_bits_per_byte_and_word_perplexity_leave_out_tokens_that_are_no_text():
     result = evaluate(
         model, FakeSplit(stream, documents=np.arange(0, 400, 16), marks=(end,)), window=32
     )
-    assert result.nll.value == pytest.approx(nats.mean(), abs=1e-6) and result.nll.n == 399
-    assert result.bits_per_byte.value == pytest.approx(
+    assert (
+        result.likelihood.nll.value == pytest.approx(nats.mean(), abs=1e-6)
+        and result.likelihood.nll.n == 399
+    )
+    assert result.likelihood.bits_per_byte.value == pytest.approx(
         nats[text].sum() / math.log(2) / 900, rel=1e-6
     )
-    assert result.word_perplexity.value == pytest.approx(math.exp(nats[text].sum() / 130), rel=1e-5)
+    assert result.likelihood.word_perplexity.value == pytest.approx(
+        math.exp(nats[text].sum() / 130), rel=1e-5
+    )
     assert result.units.marks.sum() == pytest.approx(nats[~text].sum(), rel=1e-6)
     assert result.units.bytes.sum() == pytest.approx(900) and result.units.bytes[
         1
@@ -297,10 +321,10 @@ def test_with_begin_tokens_each_document_is_read_by_itself():
         parts = target_nll(model, stream[start:end], 16, 8, 1, "cpu", "fp32")
         nll = np.concatenate([part for _, part in parts])
         total, count = total + nll.sum(), count + len(nll)
-    assert result.nll.n == count == 400 - len(starts)
-    assert result.nll.value == pytest.approx(total / count, abs=1e-6)
+    assert result.likelihood.nll.n == count == 400 - len(starts)
+    assert result.likelihood.nll.value == pytest.approx(total / count, abs=1e-6)
     assert result.units.marks is None and result.units.counts.sum() == count
-    whole = evaluate(model, split, window=16).nll.value
+    whole = evaluate(model, split, window=16).likelihood.nll.value
     assert quick(model, split, tokens=10**6, window=16) == pytest.approx(whole, abs=1e-6)
 
 
@@ -340,11 +364,13 @@ def test_isolated_documents_are_scored_as_each_alone():
             logits = model(piece[:, :-1])[0]
         total += float(torch.nn.functional.cross_entropy(logits, piece[0, 1:], reduction="sum"))
         count += stop - start
-    assert found.nll.n == count == len(split.tokens) - 1
-    assert found.nll.value == pytest.approx(total / count, abs=1e-5)
-    assert found.nll.value != pytest.approx(evaluate(model, split, window=32).nll.value, abs=1e-4)
+    assert found.likelihood.nll.n == count == len(split.tokens) - 1
+    assert found.likelihood.nll.value == pytest.approx(total / count, abs=1e-5)
+    assert found.likelihood.nll.value != pytest.approx(
+        evaluate(model, split, window=32).likelihood.nll.value, abs=1e-4
+    )
     alone = quick(model, split, tokens=10**6, window=32, isolated=True)
-    assert alone == pytest.approx(found.nll.value, abs=1e-6)
+    assert alone == pytest.approx(found.likelihood.nll.value, abs=1e-6)
 
 
 def test_accuracy_is_the_share_of_targets_that_are_most_probable():
@@ -354,12 +380,12 @@ def test_accuracy_is_the_share_of_targets_that_are_most_probable():
     split = FakeSplit(text)
     result = evaluate(Table(logits), split, window=32, metrics=["accuracy"])
     right = logits.argmax(-1).numpy()[text[:-1]] == text[1:]
-    assert result.metric("accuracy").value == pytest.approx(right.mean())
-    assert result.metric("accuracy").n == len(right)
-    assert result.json()["metrics"]["accuracy"]["better"] == "higher"
+    assert result.likelihood.metric("accuracy").value == pytest.approx(right.mean())
+    assert result.likelihood.metric("accuracy").n == len(right)
+    assert result.likelihood.to_metrics()["metrics"]["accuracy"]["better"] == "higher"
     plain = evaluate(Table(logits), split, window=32)
-    assert plain.nll == result.nll
-    assert "metrics" not in plain.json()
+    assert plain.likelihood.nll == result.likelihood.nll
+    assert "metrics" not in plain.likelihood.to_metrics()
 
 
 def test_a_metric_over_documents_counts_each_document_alike(monkeypatch):
@@ -383,8 +409,8 @@ def test_a_metric_over_documents_counts_each_document_alike(monkeypatch):
     )
     edges = np.append(np.clip(starts - 1, 0, None), len(text) - 1)
     means = [(text[1:][first:last] == 0).mean() for first, last in itertools.pairwise(edges)]
-    assert result.metric("first").value == pytest.approx(np.mean(means))
-    assert result.metric("first").n == 30
+    assert result.likelihood.metric("first").value == pytest.approx(np.mean(means))
+    assert result.likelihood.metric("first").n == 30
 
 
 def test_a_metric_that_does_not_score_every_target_is_refused(monkeypatch):

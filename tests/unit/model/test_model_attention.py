@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.attention import Attention, attend
+from flyweight.model.attention import AttentionLayer, attend
 from flyweight.model.decoder import Decoder
 from flyweight.model.init import initialise
 from flyweight.model.masks import causal_mask
@@ -14,10 +14,10 @@ from flyweight.model.masks import causal_mask
 CPU = torch.device("cpu")
 
 
-def attention(**fields: Any) -> Attention:
+def attention(**fields: Any) -> AttentionLayer:
     base = {"vocab_size": 9, "context": 8, "dim": 12, "layers": 1, "position": "learned"}
     config = ModelConfig.model_validate({**base, "attention": fields}).resolved()
-    layer = Attention(config, "blocks.0.attention")
+    layer = AttentionLayer(config, "blocks.0.attention")
     initialise(layer, config, 0)
     with torch.no_grad():
         for parameter in layer.parameters():

@@ -148,7 +148,7 @@ def test_a_recipe_may_name_it_and_another_process_knows_it(tmp_path: Path) -> No
     from flyweight.config.schema import Bench
 
     asked = Bench(stage="bench", input="x", prompt=4, new_tokens=2, repeats=1)
-    measured = bench.bench(tmp_path, asked, threads=1).measured
+    measured = bench.bench(tmp_path, asked, threads=1)
     assert measured.kernels == {"scaled int8": 15}
 
 

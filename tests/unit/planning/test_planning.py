@@ -1,12 +1,11 @@
 import pytest
+from known_machine import CPU
 
 from flyweight.config import load
 from flyweight.config.schema import ModelConfig, Train
-from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.planning import budget, lines, memory, recipe_plan
-
-CPU = Runtime("cpu", 1)
+from flyweight.planning import budget, memory, planner
+from flyweight.planning.recipe_plan import refuse
 
 
 def recipe(**fields):
@@ -37,7 +36,7 @@ def recipe(**fields):
 
 
 def test_a_recipe_is_planned_stage_by_stage():
-    found = {stage.name: stage for stage in recipe_plan.plan(recipe(), CPU).stages}
+    found = {stage.name: stage for stage in planner.plan(recipe(), CPU).stages}
     assert found["teacher"].tokens == 10 * 4 * 32
     assert (
         found["student"].flops > 10 * 4 * 32 * found["student"].model.training_per_token
@@ -49,7 +48,7 @@ def test_a_recipe_is_planned_stage_by_stage():
 
 @pytest.mark.parametrize("measure", [(), ("evaluate",), ("evaluate", "bench", "audit")])
 def test_the_time_is_the_sum_of_its_rows_and_only_what_is_measured_is_one(measure):
-    found = recipe_plan.plan(
+    found = planner.plan(
         recipe(report={"measure": measure, "compare": ["teacher", "student"]}), CPU
     )
     assert found.totals["time"] == pytest.approx(sum(row.seconds for row in found.rows))
@@ -64,19 +63,19 @@ def test_the_time_is_the_sum_of_its_rows_and_only_what_is_measured_is_one(measur
 
 
 def test_a_stage_has_its_validations_in_its_seconds_and_the_rows_tell_them_apart():
-    found = recipe_plan.plan(recipe(), CPU)
+    found = planner.plan(recipe(), CPU)
     rows = {row.name: row.seconds for row in found.rows}
     for stage in found.stages:
         assert rows[stage.name] == pytest.approx(stage.seconds - stage.validating)
     assert rows["validating"] == pytest.approx(sum(stage.validating for stage in found.stages))
-    without = recipe_plan.plan(recipe(train={"steps": 10, "batch": 4, "validations": 0}), CPU)
+    without = planner.plan(recipe(train={"steps": 10, "batch": 4, "validations": 0}), CPU)
     assert "validating" not in {row.name for row in without.rows}
 
 
 def test_no_weights_are_validated_twice():
     seconds = []
     for validations in (10, 10_000_000):
-        found = recipe_plan.plan(
+        found = planner.plan(
             recipe(train={"steps": 10, "batch": 4, "validations": validations}), CPU
         )
         seconds.append(next(stage.validating for stage in found.stages if stage.name == "teacher"))
@@ -84,19 +83,24 @@ def test_no_weights_are_validated_twice():
 
 
 def test_every_part_of_a_stages_memory_is_in_its_total_and_is_printed():
-    found = recipe_plan.plan(recipe(), CPU)
+    found = planner.plan(recipe(), CPU)
     memory_of = found.json()["stages"]["student"]["memory"]
     assert memory_of["total"] == sum(size for part, size in memory_of.items() if part != "total")
     assert memory_of["libraries"] > 0 and memory_of["teacher"] > 0
-    assert any(
-        "most memory: " in str(line) and "libraries" in str(line) for line in lines.lines(found)
-    )
+    assert any("most memory: " in line and "libraries" in line for line in found.remarks())
+
+
+def test_the_masks_of_isolated_documents_are_planned():
+    raw = {"corpus": "python-stdlib", "tokenizer": {"kind": "bpe", "vocab": 500}, "context": 32}
+    train = {"steps": 10, "batch": 4, "precision": "fp32"}
+    found = planner.plan(recipe(data={**raw, "documents": "isolated"}, train=train), CPU)
+    assert found.json()["stages"]["student"]["memory"]["masks"] == 4 * 32 * 32 * 5
 
 
 def test_a_text_that_is_elsewhere_is_said_not_to_be_counted(monkeypatch, tmp_path):
     monkeypatch.delenv("FLYWEIGHT_DATA", raising=False)
     data = {"corpus": "wikitext-2", "tokenizer": "word", "context": 32}
-    found = recipe_plan.plan(recipe(data=data), CPU, data_dir=None)
+    found = planner.plan(recipe(data=data), CPU, data_dir=None)
     assert not [row for row in found.rows if row.kind == "packing"]
     assert any("the size of wikitext-2 is not known yet" in note for note in found.assumed)
 
@@ -114,11 +118,9 @@ def test_models_that_are_chosen_or_quantized_are_measured_as_what_they_come_from
     data = {"corpus": str(text), "tokenizer": "byte", "context": 64}
     found = {
         row.name: row.seconds
-        for row in recipe_plan.plan(recipe(stages=stages, report=report, data=data), CPU).rows
+        for row in planner.plan(recipe(stages=stages, report=report, data=data), CPU).rows
     }
-    one = recipe_plan.plan(
-        recipe(stages=stages, report={**report, "compare": ["a"]}, data=data), CPU
-    )
+    one = planner.plan(recipe(stages=stages, report={**report, "compare": ["a"]}, data=data), CPU)
     alone = {row.name: row.seconds for row in one.rows}
     assert found["2 evaluations"] == pytest.approx(2 * alone["1 evaluation"])
     assert found["best, small"] == alone["best, small"]
@@ -135,9 +137,9 @@ def test_models_that_are_chosen_or_quantized_are_measured_as_what_they_come_from
     ],
 )
 def test_a_limit_that_cannot_hold_is_refused_with_its_name(limit, name):
-    planned = recipe_plan.plan(recipe(budget=limit), CPU)
+    planned = planner.plan(recipe(budget=limit), CPU)
     with pytest.raises(RequestError, match=rf"budget\.{name}"):
-        recipe_plan.refuse(planned)
+        refuse(planned)
 
 
 def test_every_model_that_cannot_be_made_is_named_with_its_stage():
@@ -149,7 +151,7 @@ def test_every_model_that_cannot_be_made_is_named_with_its_stage():
         "b": {"stage": "pretrain", "model": {"dim": 1024, "layers": 1, "embedding": {"rank": 600}}},
     }
     with pytest.raises(RequestError) as refused:
-        recipe_plan.plan(recipe(stages=stages), CPU)
+        planner.plan(recipe(stages=stages), CPU)
     for part in (
         "stages.a.model.linears.foo: no",
         "stages.a.model.linears.bar: no",
@@ -160,10 +162,10 @@ def test_every_model_that_cannot_be_made_is_named_with_its_stage():
 
 
 def test_generous_limits_hold():
-    planned = recipe_plan.plan(
+    planned = planner.plan(
         recipe(budget={"memory": "2GB", "flops": "1e15", "parameters": "1M", "time": "9h"}), CPU
     )
-    recipe_plan.refuse(planned)
+    refuse(planned)
     assert not planned.warnings
 
 
@@ -172,18 +174,18 @@ def test_bytes_are_those_of_the_smallest_model_compared_quantized_ones_too():
         "model": {"stage": "pretrain", "model": {"dim": 64, "layers": 2}},
         "small": {"stage": "quantize", "input": "model", "kind": "int8"},
     }
-    dense = recipe_plan.plan(recipe(stages=stages, report={"compare": ["model"]}), CPU)
-    both = recipe_plan.plan(recipe(stages=stages, budget={"bytes": "150kB"}), CPU)
+    dense = planner.plan(recipe(stages=stages, report={"compare": ["model"]}), CPU)
+    both = planner.plan(recipe(stages=stages, budget={"bytes": "150kB"}), CPU)
     assert both.totals["bytes"] < 0.35 * dense.totals["bytes"]
     assert dense.totals["bytes"] == dense.stages[0].model.weight_bytes > 150_000
     assert both.totals["parameters"] == dense.totals["parameters"]
-    recipe_plan.refuse(both)
+    refuse(both)
 
 
 def test_a_time_that_will_not_do_is_a_warning():
-    planned = recipe_plan.plan(recipe(budget={"time": "1ms"}), CPU)
+    planned = planner.plan(recipe(budget={"time": "1ms"}), CPU)
     assert "budget.time" in planned.warnings[0]
-    assert any("probably over" in str(line) for line in lines.lines(planned))
+    assert any("probably over" in str(line) for line in planned.verdict())
 
 
 def test_training_without_a_limit_shares_the_time_budget():
@@ -231,3 +233,28 @@ def test_a_guess_about_time_is_no_failure(flyweight, toy_recipe):
 def test_a_name_that_is_nearly_one_is_told(flyweight, verb, word, meant):
     status, _, err = flyweight(verb, word)
     assert (status, f"did you mean {meant}?" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"method": "full"}, "stages.second.input: this model has adapters"),
+        (
+            {"method": "ia3", "data": {"corpus": "python-stdlib", "context": 64}},
+            "stages.second.data.context: 64 is longer than the 32 tokens",
+        ),
+    ],
+)
+def test_what_a_finetuning_cannot_start_from_is_refused_before_the_base_is_trained(second, message):
+    stages = {
+        "base": {"stage": "pretrain", "model": {"dim": 32, "layers": 1}},
+        "first": {
+            "stage": "finetune",
+            "input": "base",
+            "method": "lora",
+            "data": {"corpus": "python-stdlib", "tokenizer": "model"},
+        },
+        "second": {"stage": "finetune", "input": "first", "data": {"tokenizer": "model"}, **second},
+    }
+    with pytest.raises(RequestError, match=message):
+        planner.plan(recipe(stages=stages), CPU)

@@ -1,25 +1,18 @@
 """What `train` chooses for a text, a budget and a machine."""
 
-from pathlib import Path
-
 import pytest
+from known_machine import machine
 
 from flyweight.config import load, schema
-from flyweight.core.runtime import Runtime
+from flyweight.config.units import format_count
 from flyweight.errors import RequestError
-from flyweight.planning import defaults, recipe_plan
+from flyweight.planning import defaults, planner
 from flyweight.planning.budget import rounded_down
-from flyweight.planning.rate import Kept, Rates
-from flyweight.training.step_cost import StepCost
+from flyweight.planning.rate import Rates
 
-CPU = Runtime("cpu", 1)
 MODEL = {"model": {"stage": "pretrain"}}
-FAST = Kept(
-    Rates(training={64: 4e10, 256: 9e10}, packing=1.2e6), Path("rates.json"), "cpu", fresh=False
-)
-SLOW = Kept(
-    Rates(training={64: 4e9, 256: 9e9}, packing=1.2e6), Path("rates.json"), "cpu", fresh=False
-)
+FAST = machine(Rates(training={64: 4e10, 256: 9e10}, packing=1.2e6))
+SLOW = machine(Rates(training={64: 4e9, 256: 9e9}, packing=1.2e6))
 
 
 def words(path, size):
@@ -27,16 +20,16 @@ def words(path, size):
     return path
 
 
-def chosen(path, kept=FAST, **fields):
+def chosen(path, on=FAST, **fields):
     budget = {"time": "10min", **fields.pop("budget", {})}
     raw = {"name": "x", "data": {"corpus": str(path)}, "stages": MODEL, "budget": budget, **fields}
-    return defaults.suggest(raw, CPU, None, lambda precision: kept)
+    return defaults.suggest(raw, on, None)
 
 
 def trained(choice) -> tuple[schema.ModelConfig, schema.Train, schema.Data]:
     stage = choice.recipe.stages["model"]
     return (
-        stage.model.resolved(recipe_plan.vocabulary(stage.data, stage.model), stage.data.context),
+        stage.model.resolved(planner.vocabulary(stage.data, stage.model), stage.data.context),
         stage.train,
         stage.data,
     )
@@ -74,7 +67,7 @@ def test_the_same_command_chooses_the_same(tmp_path):
 )
 def test_every_kind_of_budget_is_kept_by_choosing(tmp_path, budget):
     choice = chosen(words(tmp_path / "a.txt", 3_000_000), budget=budget)
-    planned = recipe_plan.plan(choice.recipe, CPU)
+    planned = planner.plan(choice.recipe, FAST)
     assert planned.faults == ()
     for name, limit in choice.recipe.budget:
         if name in planned.totals and limit is not None and name != "time":
@@ -95,13 +88,12 @@ def test_a_training_without_any_end_is_refused(tmp_path):
 
 def test_a_tiny_text_gets_a_small_model_and_a_short_run(tmp_path):
     choice = chosen(words(tmp_path / "tiny.txt", 2_000))
-    model, train, data = trained(choice)
+    _, train, data = trained(choice)
     assert isinstance(data.tokenizer, schema.ByteTokenizer)
     assert data.context < 0.1 * 2_000
     assert train.tokens and train.tokens <= 20 * 1_600
-    flops = StepCost.of(model, train, data.context)
-    seconds = train.tokens / (train.batch * data.context) * flops.mean / FAST.rates.at(model.dim)
-    assert seconds < 60
+    (stage,) = planner.plan(choice.recipe, FAST).stages
+    assert stage.seconds < 60
     assert any("20 times through the text" in line for line in choice.lines)
 
 
@@ -114,11 +106,21 @@ def test_the_test_of_a_long_text_is_no_longer_than_it_has_to_be(tmp_path):
 @pytest.mark.parametrize("time", ["20s", "1min", "10min"])
 def test_validations_take_at_most_a_tenth_of_training(tmp_path, time):
     choice = chosen(words(tmp_path / "a.txt", 3_000_000), budget={"time": time})
-    model, train, data = trained(choice)
-    tokens = train.time * FAST.rates.at(model.dim) / StepCost.of(model, train, data.context).mean
-    tokens *= train.batch * data.context
+    _, train, _ = trained(choice)
+    (stage,) = planner.plan(choice.recipe, FAST).stages
     assert train.validations >= 1
-    assert train.validations * train.validation_tokens / 3 <= 0.1 * tokens
+    assert 0 < stage.validating <= 0.1 * stage.seconds
+
+
+@pytest.mark.parametrize("time", [20, 60, 3600])
+def test_a_plan_of_what_was_chosen_fills_the_time_and_is_not_over_it(tmp_path, time):
+    """The choice and its plan ask the same estimate."""
+    choice = chosen(words(tmp_path / "a.txt", 6_000_000), budget={"time": f"{time}s"})
+    planned = planner.plan(choice.recipe, FAST)
+    assert not planned.warnings
+    assert 0.9 * time <= planned.totals["time"] <= time
+    expected = format_count(planned.stages[0].tokens)
+    assert any(f"about {expected} tokens" in line for line in choice.lines)
 
 
 def test_the_users_own_choice_is_kept(tmp_path):

@@ -29,6 +29,14 @@ def test_rates_are_measured_once(tmp_path, monkeypatch):
     assert rate.kept(Store(tmp_path), Runtime("cpu", 2), "fp32").fresh
 
 
+def test_what_a_killed_process_had_written_of_rates_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(rate, "measured", lambda *_: rate.Rates(training={64: 1e10}, packing=1e6))
+    half = tmp_path / f".{rate.FILE}.3532.partial"
+    half.write_text("{")
+    rate.kept(Store(tmp_path), CPU, "fp32")
+    assert not half.exists() and (tmp_path / rate.FILE).is_file()
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_rates_of_a_busy_machine_say_so_for_as_long_as_they_are_kept(tmp_path, monkeypatch, busy):
     monkeypatch.setattr(machine, "load", lambda: 9.0 * busy)

@@ -1,64 +1,103 @@
 import pytest
+from known_machine import CPU, RATES
 
 from flyweight.config.schema import BpeTokenizer, ByteTokenizer, ModelConfig, Train
-from flyweight.planning import time
-from flyweight.planning.time import Speed, TextSize
+from flyweight.evaluation.floors import TRAIN_LIMIT
+from flyweight.planning import rate, time
+from flyweight.planning.time import MachineSpeed
+from flyweight.training.step_cost import StepCost
 
 MODEL = ModelConfig(dim=64, layers=2).resolved(1000, 64)
 LARGE = ModelConfig(dim=256, layers=6).resolved(4000, 64)
-
-
-@pytest.fixture(autouse=True)
-def rate(monkeypatch):
-    """A machine of 100 GFLOP/s in float32, and four times that in bfloat16."""
-    monkeypatch.setattr(
-        time, "product_rate", lambda width, device, precision: 1e11 if precision == "fp32" else 4e11
-    )
+SPEED = MachineSpeed(RATES)
+SLOW = MachineSpeed(RATES.model_copy(update={"packing": 0.3e6}))
 
 
 def test_measuring_grows_with_the_text_and_the_model():
-    short, long = (time.measuring_seconds(MODEL, tokens) for tokens in (10_000, 1_000_000))
+    short, long = (time.measuring_seconds(MODEL, tokens, SPEED) for tokens in (10_000, 1_000_000))
     assert list(short) == ["evaluate", "bench", "audit"]
     assert 50 < (long["evaluate"] - 0.4) / (short["evaluate"] - 0.4) < 150
     assert (short["bench"], short["audit"]) == (long["bench"], long["audit"])
-    large = time.measuring_seconds(LARGE, 10_000)
+    large = time.measuring_seconds(LARGE, 10_000, SPEED)
     assert all(large[kind] > short[kind] >= time.FIXED_SECONDS[kind] for kind in short)
-    assert time.measuring_seconds(MODEL, 10_000, ()) == {}
-    assert list(time.measuring_seconds(MODEL, 10, ("audit", "audit"))) == ["audit"]
+    assert time.measuring_seconds(MODEL, 10_000, SPEED, ()) == {}
+    assert list(time.measuring_seconds(MODEL, 10, SPEED, ("audit", "audit"))) == ["audit"]
+
+
+def test_counts_and_a_pointer_take_time_for_every_token_they_score():
+    alone, mixed = (
+        time.measuring_seconds(MODEL, 77_000, SPEED, mixed=mixed) for mixed in (False, True)
+    )
+    assert mixed["evaluate"] - alone["evaluate"] == pytest.approx(77_000 * 4e-5)
+    assert mixed["audit"] > alone["audit"] and mixed["bench"] == alone["bench"]
+
+
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("speed", [SPEED, MachineSpeed(RATES, threads=2, precision="bf16")])
+def test_the_training_that_was_timed_is_planned_as_it_was_timed(width, speed):
+    model, train = rate.timed_model(width), rate.TIMED_TRAINING
+    flops = StepCost.of(model, train, rate.TIMED_CONTEXT).mean
+    seconds = time.step_seconds(model, train, rate.TIMED_CONTEXT, flops, speed)
+    assert seconds == pytest.approx(flops / RATES.training[width])
 
 
 def test_a_step_is_products_at_the_measured_rate_and_what_is_not_a_product():
     train, flops = Train(batch=16), 1e10
-    step = time.step_seconds(LARGE, train, 64, flops, Speed(threads=2))
-    assert step > flops / 0.95e11
-    assert step < time.step_seconds(LARGE, train, 64, flops, Speed(threads=1))
-    half = time.step_seconds(LARGE, train, 64, flops, Speed(threads=2, precision="bf16"))
-    assert half < step < 4 * half  # the products are four times as fast, the rest is not
+    step = time.step_seconds(LARGE, train, 64, flops, SPEED)
+    twice = time.step_seconds(LARGE, train, 64, 2 * flops, SPEED)
+    assert flops / 4e10 < step + 1e-2 and twice < 2 * step
+    large_vocabulary = ModelConfig(dim=256, layers=6).resolved(50_000, 64)
+    assert time.step_seconds(large_vocabulary, train, 64, flops, SPEED) > step
 
 
 def test_small_steps_take_the_time_of_their_calls():
-    assert time.step_seconds(MODEL, Train(batch=1), 1, 1.0, Speed()) == pytest.approx(
-        2.2e-3, rel=0.05
+    seconds = time.step_seconds(MODEL, Train(batch=1), 1, 1.0, SPEED)
+    assert seconds == pytest.approx(2.2e-3, rel=0.05)
+    assert time.step_seconds(MODEL, Train(batch=1), 1, 1.0, SLOW) == pytest.approx(4 * seconds)
+
+
+def test_a_machine_that_packs_slower_is_slower_in_all_that_has_no_rate():
+    tokenizer = BpeTokenizer(vocab=512)
+    for seconds in (
+        lambda speed: time.packing_seconds(1_000_000, tokenizer, speed),
+        lambda speed: time.floors_seconds(1e6, 1e5, speed),
+        lambda speed: time.token_seconds(MODEL, speed),
+    ):
+        assert seconds(SLOW) == pytest.approx(4 * seconds(SPEED))
+    fast = MachineSpeed(RATES.model_copy(update={"packing": 9e6}))
+    assert time.packing_seconds(10**6, tokenizer, fast) == time.packing_seconds(
+        10**6, tokenizer, SPEED
     )
+
+
+def test_a_budgets_own_rate_takes_the_place_of_what_was_measured():
+    given = CPU.speed("fp32", given=1e9)
+    assert time.step_seconds(MODEL, Train(), 64, 5e9, given) == 5.0
 
 
 def test_validations_read_no_more_than_there_is():
     train = Train(validations=4, validation_tokens=65_536)
-    assert time.validation_seconds(MODEL, train, 1e9, Speed()) == pytest.approx(
-        time.reading_seconds(MODEL, 4 * 65_536, Speed())
+    assert time.validation_seconds(MODEL, train, 1e9, SPEED) == pytest.approx(
+        time.reading_seconds(MODEL, 4 * 65_536, SPEED)
     )
-    assert time.validation_seconds(MODEL, train, 1000, Speed()) == pytest.approx(
-        time.reading_seconds(MODEL, 4000, Speed())
+    assert time.validation_seconds(MODEL, train, 1000, SPEED) == pytest.approx(
+        time.reading_seconds(MODEL, 4000, SPEED)
     )
 
 
 def test_packing_trains_a_tokenizer_on_its_sample_alone():
-    whole = time.packing_seconds(50_000_000, BpeTokenizer(sample="100MB"))
-    sampled = time.packing_seconds(50_000_000, BpeTokenizer(sample="1MB"))
+    whole = time.packing_seconds(50_000_000, BpeTokenizer(sample="100MB"), SPEED)
+    sampled = time.packing_seconds(50_000_000, BpeTokenizer(sample="1MB"), SPEED)
     assert whole - sampled == pytest.approx(49e6 * 3e-7)
-    assert time.packing_seconds(50_000_000, ByteTokenizer()) < sampled
+    assert time.packing_seconds(50_000_000, ByteTokenizer(), SPEED) < sampled
 
 
 def test_floors_count_no_more_than_their_limit():
-    small, large = (TextSize(10, train, 10, 10) for train in (20_000_000, 900_000_000))
-    assert time.floors_seconds(small) == time.floors_seconds(large) > 5
+    small, large = (time.floors_seconds(train, 10, SPEED) for train in (2e7, 9e8))
+    assert small == large == pytest.approx(6e-7 * (TRAIN_LIMIT + 10))
+
+
+def test_reading_drops_nothing():
+    dropping = ModelConfig.model_validate({"dim": 64, "layers": 2, "dropout": 0.1})
+    seconds = time.reading_seconds(dropping.resolved(1000, 64), 1e6, SPEED)
+    assert seconds == time.reading_seconds(MODEL, 1e6, SPEED)

@@ -10,7 +10,10 @@ from markdown_it import MarkdownIt
 from flyweight.config import load
 from flyweight.core.files import write_json, write_sealed
 from flyweight.errors import FlyweightError
-from flyweight.reports.cards import card
+from flyweight.records.floors import Floor, NgramFloors
+from flyweight.records.metric import Metric
+from flyweight.records.scores import TaskScores
+from flyweight.reports.cards import card, metrics
 from flyweight.store import measurements
 from flyweight.store.artifact import Artifact, Identity, Store
 
@@ -50,6 +53,8 @@ def model(
         return facts
 
     config = {} if train is None else {"train": train}
+    if stage == "finetune":
+        config |= {"method": {"kind": "lora"}, "data": {"task": "squad"}}
     identity = Identity(stage=stage, version=1, config=config, seed=seed, parents=parents)
     return store.obtain(identity, work, command)[0]
 
@@ -106,8 +111,8 @@ def test_the_card_is_part_of_the_artifact_and_has_no_times(store):
         "3,840",
         "12 M",
         "15 M",
-        "3.2100 nats/token at step 28",
-        "1 min 0 s",
+        "3.210 nats/token at step 28",
+        "| time | 1 min |",
         "manifest.json",
     ):
         assert expected in said, expected
@@ -148,17 +153,24 @@ def test_the_full_card_has_every_measurement_with_its_interval_and_commands(stor
         {"samples": [{"prompt": EVIL, "text": "```\n# out"}]},
         prompts=[EVIL],
     )
-    details = {
-        kind: {"bits_per_byte": value}
-        for kind, value in (("unigram", 4.0), ("bigram", 3.0), ("kn5", 2.0))
-    }
-    measure(store, artifact, "floors", {"details": details}, split="test")
+    costs = {"nll": 1.0, "perplexity": 2.7, "seconds": 0.1, "stored": 9}
+    floors = NgramFloors(
+        unigram=Floor(bits_per_byte=4.0, **costs),
+        bigram=Floor(bits_per_byte=3.0, **costs),
+        kn5=Floor(bits_per_byte=2.0, **costs),
+        split="test",
+        tokens=10,
+        train_tokens=20,
+        train_tokens_available=20,
+        vocab_size=8,
+    )
+    measure(store, artifact, "floors", floors.to_metrics(), split="test")
     said = card.full(artifact, store)
     for expected in (
-        "2.25 ... 2.75", "6 ... 8", "44 blocks", "A chip", "1 of 2 checks "
+        "2.250 to 2.750", "6 to 8", "44 blocks", "A chip", "1 of 2 checks "
                                                            "passed", "`padding`", "flyweight run x",
-        "flyweight eval x", "flyweight bench x", "5-gram (Kneser-Ney) reaches 2 bits/byte "
-                                                 "against its 2.5",
+        "flyweight eval x", "flyweight bench x", "5-gram (Kneser-Ney) reaches 2.000 bits/byte "
+                                                 "against its 2.500",
         artifact.manifest["created"],
     ):  # fmt: skip
         assert expected in said, expected
@@ -244,7 +256,7 @@ def test_a_chosen_model_has_the_measurements_and_the_training_of_the_one_it_is(s
     best = model(store, "select", facts={**FACTS, "chosen": "alone"}, train=None, **parents)
     said = card.full(best, store)
     assert (
-        "2.25 ... 2.75" in said
+        "2.250 to 2.750" in said
         and "30 |" in said
         and "4 windows a step" in said
         and "the best validation likelihood: `alone`" in said
@@ -287,3 +299,68 @@ def test_an_export_has_front_matter_that_the_hub_reads(store):
     own = card.exported(artifact, store, "x", "transformers", "flyweight", [])
     assert "library_name: flyweight" in own
     assert "- gguf" in card.exported(artifact, store, "x", "gguf", "GGUF, llama, f16", [])
+
+
+def test_what_a_stage_of_another_package_measured_is_printed(store):
+    measured = store.obtain(
+        Identity(stage="probe", version=1, config={}, seed=0, parents={}),
+        lambda draft: (
+            write_json(
+                draft.path / "metrics.json",
+                {"reach": number(2.5, 2.25, 2.75, "steps"), "rounds": 12, "note": "x"},
+            )
+            or {}
+        ),
+        "flyweight run x",
+    )[0]
+    lines = metrics.section(measurements.Measurements(others=(measured,)), {})
+    shown = " ".join("\n".join(lines).split())
+    assert "Measured by the stage `probe`" in shown
+    assert "| reach | 2.5 | 2.25 to 2.75 | steps | 10 |" in shown
+    assert "| rounds | 12 |" in shown and "note" not in shown
+
+
+def score(store, of, value, standing="above"):
+    """Measure a model on a task; every model answers the same rows."""
+    f1 = Metric(value, "%", "higher", 9, value - 1, value + 1)
+    floor = Metric(9.7, "%", "higher", 9, 9.4, 10.1)
+    record = TaskScores(
+        task="squad",
+        kind="squad",
+        split="test",
+        origin="here",
+        fingerprint="abc",
+        rows=9,
+        rows_available=9,
+        contexts=5,
+        dropped=0,
+        cut_prompts=0,
+        unscored=0,
+        window=32,
+        new_tokens=8,
+        metrics={"f1": f1},
+        floor="first_sentence",
+        floor_about="the paragraph's first sentence",
+        floor_metrics={"f1": floor},
+        above_floor={},
+        decides="f1",
+        p=0.01,
+        standing=standing,
+        shown=("f1",),
+    )
+    return measure(store, of, "score", record.to_metrics(), split="test")
+
+
+def test_scores_on_tasks_stand_beside_the_floor_and_the_bases(store):
+    base = model(store, weights=b"base")
+    tuned = model(store, stage="finetune", weights=b"tuned", input=base.id)
+    score(store, tuned, 31.2)
+    alone = card.full(tuned, store)
+    assert "Answers to `squad`, test split, 9 rows" in alone and "| before |" not in alone
+    assert "It is above its floor in F1." in alone
+    score(store, base, 12.5)
+    said = card.full(tuned, store)
+    assert "| metric | this model | before | floor |" in said
+    assert "| f1 | 31.20 (30.20 to 32.20) | 12.50 (11.50 to 13.50) | 9.70 (9.40 to 10.10) |" in said
+    assert "Not measured: other tasks" in said
+    assert "| before |" not in card.full(base, store), "nothing came before the base"

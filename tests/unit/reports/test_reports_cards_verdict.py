@@ -59,6 +59,6 @@ def test_cards_beside_a_run_have_the_verdict(tmp_path, monkeypatch):
     artifact = SimpleNamespace(path=tmp_path / "artifact")
     monkeypatch.setattr(card.Artifact, "open", lambda path: artifact)
     monkeypatch.setattr(card, "full", lambda *_, verdict_lines, **__: "\n".join(verdict_lines))
-    card.write_beside(folder, SimpleNamespace(root=tmp_path, entries=list))
+    card.write_beside(folder, folder.name, SimpleNamespace(root=tmp_path, entries=list))
     assert "This card's model: smallest within" in (folder / "card-int8.md").read_text()
     assert len(list(folder.glob("card-*.md"))) == 6

@@ -140,7 +140,7 @@ def test_collapsed_models_are_crosses_out_of_the_front():
     models = (*made.quickstart_models(), made.model("bad", 6.0, disk_bytes=10_000))
     disk = plots.quality(group(models=models))[0]
     assert "bad" not in disk.caption
-    assert "bad (collapsed \N{UPWARDS ARROW} 6.00)" in texts(disk.svg)
+    assert "bad (collapsed \N{UPWARDS ARROW} 6.000)" in texts(disk.svg)
     low, high = plots.span(group(models=models))
     assert high < 2.6, "a collapsed model squeezes the others together"
     assert low < 1.5

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flyweight.config import schema
-from flyweight.evaluation.compare import paired, table
+from flyweight.evaluation.compare import compare_models, paired
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.reports import gather
 
@@ -25,10 +25,13 @@ def test_a_report_decides_pairs_as_compare_does(tmp_path):
         scores.save(tmp_path / name / UNITS)
         sources.append(
             SimpleNamespace(
-                name=name, measured={"evaluate": SimpleNamespace(path=tmp_path / name, facts={})}
+                name=name,
+                measured={
+                    "evaluate": SimpleNamespace(stage="evaluate", path=tmp_path / name, facts={})
+                },
             )
         )
-    found, stood = gather.comparisons(sources), table(models)
+    found, stood = gather.comparisons(sources), compare_models(models)
     assert {(pair.a, pair.b): pair.verdict for pair in found} == {
         pair: stood.verdict(*pair) for pair in stood.pairs
     }

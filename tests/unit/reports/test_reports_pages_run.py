@@ -9,7 +9,7 @@ import report_fixture as made
 from flyweight import api
 from flyweight.api.session import Session
 from flyweight.errors import RequestError
-from flyweight.records.run_summary import Sample
+from flyweight.records.sample import Continuation
 from flyweight.reports import report
 from flyweight.reports.findings import run as words
 from flyweight.reports.models import ranked_models
@@ -119,7 +119,11 @@ def test_everything_from_outside_is_escaped_and_made_visible():
     evil = "<script>alert(1)</script>&amp;\x00\x1b[2J\u202egpj.exe"
     models = made.quickstart_models()
     models[0] = models[0].model_copy(
-        update={"samples": (Sample(prompt=evil, text=evil),), "role": evil, "config_line": evil}
+        update={
+            "samples": (Continuation(prompt=evil, text=evil),),
+            "role": evil,
+            "config_line": evil,
+        }
     )
     audit = made.audit(1.9, causality=evil)
     models.append(made.model(evil, audit=audit))
@@ -313,11 +317,11 @@ def test_what_stands_in_the_training_text_is_told_in_its_own_unit():
         return " ".join(page.render([made.quickstart(corpus=(made.corpus(**changes),))]).split())
 
     assert (
-        "8.1 % of the validation lines and 9.3 % of the test lines also stand in the training text."
+        "8.1 % of the validation lines and 9.3 % of the test lines also occur in the training text."
         in said()
     )
     pieces = said(overlap_unit="pieces", overlap={"test": 0.5})
     assert (
-        "50 % of the test text also stands in the training text, in pieces of 50 characters."
+        "50 % of the test text also occurs in the training text, in pieces of 50 characters."
         in pieces
     )

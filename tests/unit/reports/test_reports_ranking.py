@@ -4,8 +4,8 @@ import pytest
 import report_fixture as made
 from hypothesis import given, strategies as st
 
+from flyweight.records.audit import Check
 from flyweight.records.metric import Metric
-from flyweight.records.run_summary import AuditCheck
 from flyweight.reports.findings.phrases import change
 from flyweight.reports.findings.run import across, findings, plain
 from flyweight.reports.models import groups, ranked_models
@@ -294,10 +294,8 @@ def test_the_strongest_floor_is_judged_by_the_interval_of_the_best():
 
 def test_standing():
     failing = made.audit(1.2, causality="logits change with the future")
-    sensitivity = AuditCheck(
-        name="initial_token_sensitivity", measured=0.01, bound=0.2, verdict="fail"
-    )
-    overlap = AuditCheck(name="train_overlap", measured=0.7, bound=0.5, verdict="fail")
+    sensitivity = Check(name="initial_token_sensitivity", measured=0.01, bound=0.2, verdict="fail")
+    overlap = Check(name="train_overlap", measured=0.7, bound=0.5, verdict="fail")
     sound = made.audit(1.9)
     models = (
         made.model("good"),
@@ -345,7 +343,7 @@ def test_what_had_no_time_to_learn_is_too_short_and_not_collapsed():
         "too short",
     ]
     said = " ".join(plain(findings(summary)))
-    assert "few was trained too shortly to be ranked" in said
+    assert "few was not trained long enough to be ranked" in said
     assert "after 38 steps in 22 s. Give it more time" in said
 
 

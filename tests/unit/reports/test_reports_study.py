@@ -18,7 +18,7 @@ from flyweight.reports.figures import study as study_plots
 from flyweight.reports.findings.study import study_advice
 from flyweight.reports.pages import study as study_page
 from flyweight.reports.tables import study as study_tables
-from flyweight.studies.claims import judge, select, written
+from flyweight.studies.claims import evaluate_claim, select, written
 
 LOW, HIGH = [1.00, 1.02, 1.01], [2.00, 2.03, 2.01]
 NOISY = [0.5, 3.0, 1.4]
@@ -34,7 +34,7 @@ NOISY = [0.5, 3.0, 1.4]
     ],
 )
 def test_one_comparison(a, b, verdict):
-    found = judge(finding(), [cell("a", a), cell("b", b)], "nll")
+    found = evaluate_claim(finding(), [cell("a", a), cell("b", b)], "nll")
     assert found.verdict == found.contests[0].verdict == verdict
     assert found.contests[0].n == 3
 
@@ -45,7 +45,7 @@ def test_the_test_is_paired_over_seeds():
         [1.0 + s for s in shift],
         [1.1 + s + e for s, e in zip(shift, (0.01, -0.01, 0.0), strict=True)],
     )
-    contest = judge(finding(), [cell("a", a), cell("b", b)], "nll").contests[0]
+    contest = evaluate_claim(finding(), [cell("a", a), cell("b", b)], "nll").contests[0]
     assert contest.difference == pytest.approx(-0.1)
     assert contest.verdict == "confirmed"
     # t = 0.1 / (0.01 / sqrt(3)) = 17.32 with 2 degrees of freedom
@@ -56,14 +56,14 @@ def test_the_test_is_paired_over_seeds():
 
 
 def test_two_seeds_decide_nothing():
-    found = judge(finding(), [cell("a", LOW[:2]), cell("b", HIGH[:2])], "nll")
+    found = evaluate_claim(finding(), [cell("a", LOW[:2]), cell("b", HIGH[:2])], "nll")
     assert found.verdict == "undecided"
     assert "a test needs 3" in found.contests[0].why
 
 
 def test_a_collapsed_side_decides_nothing():
     bad = cell("b", HIGH, bad=(1, "collapsed", "worse than unigrams"))
-    found = judge(finding(), [cell("a", LOW), bad], "nll")
+    found = evaluate_claim(finding(), [cell("a", LOW), bad], "nll")
     assert found.verdict == "undecided"
     assert "no sound run of b" in found.contests[0].why
     assert bad.spread("nll") is None
@@ -77,7 +77,7 @@ def test_validation_chooses_who_speaks_and_test_decides():
         cell("b", NOISY, validation=1.0),
     ]
     cells += [cell("b-2", [1.5, 1.51, 1.52], validation=0.5)]
-    found = judge(finding("a-*", "b*"), cells, "nll")
+    found = evaluate_claim(finding("a-*", "b*"), cells, "nll")
     assert found.contests[0].below.startswith("a-1")
     assert found.contests[0].above.startswith("b-2")
     assert found.verdict == "refuted"
@@ -91,18 +91,20 @@ def blind(made):
 
 def test_without_validation_nobody_is_chosen():
     several = [blind(cell("a-1", LOW)), blind(cell("a-2", HIGH))]
-    (contest,) = judge(finding("a-*", "b"), [*several, blind(cell("b", NOISY))], "nll").contests
+    (contest,) = evaluate_claim(
+        finding("a-*", "b"), [*several, blind(cell("b", NOISY))], "nll"
+    ).contests
     assert (contest.verdict, contest.difference, contest.why) == (
         "undecided",
         None,
         "no validation to choose by",
     )
-    (contest,) = judge(
+    (contest,) = evaluate_claim(
         finding("a-*", "b", compare="equal_flops"), [*several, cell("b", NOISY)], "nll"
     ).contests
     assert contest.why == "no validation to choose by"
     assert (
-        judge(finding(), [blind(cell("a", LOW)), blind(cell("b", HIGH))], "nll").verdict
+        evaluate_claim(finding(), [blind(cell("a", LOW)), blind(cell("b", HIGH))], "nll").verdict
         == "confirmed"
     )  # nothing to choose
 
@@ -120,7 +122,7 @@ def test_without_validation_nobody_is_chosen():
 def test_several_conditions(second, holds, verdict):
     cells = [cell("a", LOW), cell("b", HIGH)]
     cells += [cell("a", second[0], data="other"), cell("b", second[1], data="other")]
-    found = judge(finding(holds=holds), cells, "nll")
+    found = evaluate_claim(finding(holds=holds), cells, "nll")
     assert [contest.where for contest in found.contests] == [
         "text, context 64, b",
         "other, context 64, b",
@@ -134,13 +136,13 @@ def test_somewhere_falls_only_where_every_condition_is_against_it():
         for data in ("x", "y")
         for each in (cell("a", HIGH, data=data), cell("b", LOW, data=data))
     ]
-    assert judge(finding(holds="somewhere"), cells, "nll").verdict == "refuted"
+    assert evaluate_claim(finding(holds="somewhere"), cells, "nll").verdict == "refuted"
 
 
 def test_one_of_many_conditions_is_corrected_for_their_number():
     """A p of 0.03 in one of twenty conditions is what chance gives."""
     strong = [0.96, 0.95, 0.94]
-    alone = judge(finding(), [cell("a", strong), cell("b", [1.0] * 3)], "nll")
+    alone = evaluate_claim(finding(), [cell("a", strong), cell("b", [1.0] * 3)], "nll")
     assert alone.verdict == "confirmed"
     cells = [
         each
@@ -151,7 +153,7 @@ def test_one_of_many_conditions_is_corrected_for_their_number():
         )
     ]
     cells += [cell("a", strong, data="last"), cell("b", [1.0] * 3, data="last")]
-    assert judge(finding(holds="somewhere"), cells, "nll").verdict == "undecided"
+    assert evaluate_claim(finding(holds="somewhere"), cells, "nll").verdict == "undecided"
 
 
 def test_false_alarms_are_as_rare_as_the_level():
@@ -161,7 +163,7 @@ def test_false_alarms_are_as_rare_as_the_level():
         return [draw.gauss(1, 0.1) for _ in range(4)]
 
     verdicts = [
-        judge(finding(), [cell("a", noise()), cell("b", noise())], "nll").verdict
+        evaluate_claim(finding(), [cell("a", noise()), cell("b", noise())], "nll").verdict
         for _ in range(1000)
     ]
     assert 0.03 < 1 - verdicts.count("undecided") / 1000 < 0.07
@@ -175,16 +177,18 @@ def test_a_field_is_an_axis_where_both_sides_have_it_and_free_elsewhere():
         cell("b", HIGH, fields=rope),
         cell("b", LOW, fields=learned),
     ]
-    both = judge(finding(), cells, "nll")
+    both = evaluate_claim(finding(), cells, "nll")
     assert [contest.verdict for contest in both.contests] == ["confirmed", "refuted"]
     assert [contest.where for contest in both.contests] == [
         f"text, context 64, b, position {each}" for each in ("rope", "learned")
     ]
-    free = judge(finding(), [*cells[:2], cell("b", HIGH)], "nll")
+    free = evaluate_claim(finding(), [*cells[:2], cell("b", HIGH)], "nll")
     assert len(free.contests) == 1
     assert free.contests[0].below.startswith("a {'position': 'rope'}")
     sides = finding({"fields": {"position": "rope"}}, {"fields": {"position": "learned"}})
-    assert [contest.where.split(", ")[1] for contest in judge(sides, cells, "nll").contests] == [
+    assert [
+        contest.where.split(", ")[1] for contest in evaluate_claim(sides, cells, "nll").contests
+    ] == [
         "a",
         "b",
     ]
@@ -197,11 +201,11 @@ def test_nobody_is_dropped_from_a_claim():
         for model, values in (("a", LOW), ("b", HIGH))
         for fields in (rope, learned)
     ]
-    (contest,) = judge(
+    (contest,) = evaluate_claim(
         finding("*", "b"), [*cells, cell("c", NOISY, validation=0.1)], "nll"
     ).contests
     assert contest.below.startswith("c")  # it has no such field, and validation prefers it
-    found = judge(
+    found = evaluate_claim(
         finding(), [cell("a", HIGH, budget="long"), cell("a", LOW), cell("b", HIGH)], "nll"
     )
     assert [contest.why for contest in found.contests] == [
@@ -213,23 +217,29 @@ def test_nobody_is_dropped_from_a_claim():
 
 def test_perplexities_are_compared_by_their_logarithms():
     cells = [cell("a", [1.0, 2.0, 6.0]), cell("b", [1.1, 2.11, 6.1])]
-    plain, logs = judge(finding(), cells, "nll"), judge(finding(metric="perplexity"), cells, "nll")
+    plain, logs = (
+        evaluate_claim(finding(), cells, "nll"),
+        evaluate_claim(finding(metric="perplexity"), cells, "nll"),
+    )
     assert (logs.verdict, logs.contests[0].p) == (
         "confirmed",
         pytest.approx(plain.contests[0].p, rel=1e-6),
     )
     assert "by logarithms" in logs.method
     assert (
-        judge(finding(metric="perplexity", factor=0.95), cells, "nll").verdict == "confirmed"
+        evaluate_claim(finding(metric="perplexity", factor=0.95), cells, "nll").verdict
+        == "confirmed"
     )  # exp(-0.1) is 0.905
-    assert judge(finding(metric="perplexity", factor=0.85), cells, "nll").verdict == "refuted"
+    assert (
+        evaluate_claim(finding(metric="perplexity", factor=0.85), cells, "nll").verdict == "refuted"
+    )
 
 
 def test_a_factor_asks_for_more():
     cells = [cell("a", [0.95, 0.951, 0.949]), cell("b", [1.0, 1.0, 1.0])]
-    assert judge(finding(), cells, "nll").verdict == "confirmed"
-    assert judge(finding(factor=0.9), cells, "nll").verdict == "refuted"
-    assert judge(finding(factor=0.96), cells, "nll").verdict == "confirmed"
+    assert evaluate_claim(finding(), cells, "nll").verdict == "confirmed"
+    assert evaluate_claim(finding(factor=0.9), cells, "nll").verdict == "refuted"
+    assert evaluate_claim(finding(factor=0.96), cells, "nll").verdict == "confirmed"
 
 
 def curve(model, points, **more):
@@ -240,7 +250,7 @@ def curve(model, points, **more):
 
 def test_equal_flops_are_interpolated_in_their_logarithm():
     cells = [*curve("a", [(1e10, 3.0), (1e12, 1.0)]), *curve("b", [(1e11, 2.5)])]
-    (contest,) = judge(finding(compare="equal_flops"), cells, "nll").contests
+    (contest,) = evaluate_claim(finding(compare="equal_flops"), cells, "nll").contests
     assert contest.how == "interpolated"
     assert contest.below_flops == contest.above_flops == 1e11
     assert contest.difference == pytest.approx(2.0 - 2.5)
@@ -249,16 +259,18 @@ def test_equal_flops_are_interpolated_in_their_logarithm():
 
 def test_equal_flops_take_the_nearest_within_the_tolerance_and_say_so():
     cells = [*curve("a", [(1.05e11, 2.0)]), *curve("b", [(1e11, 2.5)])]
-    (contest,) = judge(finding(compare="equal_flops"), cells, "nll").contests
+    (contest,) = evaluate_claim(finding(compare="equal_flops"), cells, "nll").contests
     assert contest.how == "nearest, 5 % apart"
-    (contest,) = judge(finding(compare="equal_flops", tolerance=0.01), cells, "nll").contests
+    (contest,) = evaluate_claim(
+        finding(compare="equal_flops", tolerance=0.01), cells, "nll"
+    ).contests
     assert contest.verdict == "undecided"
     assert "do not meet" in contest.why
 
 
 def test_a_share_of_the_flops():
     cells = [*curve("a", [(1e10, 2.0), (1e11, 1.0)]), *curve("b", [(1e11, 2.5)])]
-    (contest,) = judge(finding(compare="equal_flops", flops=0.1), cells, "nll").contests
+    (contest,) = evaluate_claim(finding(compare="equal_flops", flops=0.1), cells, "nll").contests
     assert (contest.below_flops, contest.above_flops) == (1e10, 1e11)
     assert contest.difference == pytest.approx(-0.5)
 
@@ -268,7 +280,7 @@ def test_equal_flops_at_three_points_at_most_and_never_outside_a_curve():
         *curve("a", [(1e10, 3.0), (1e12, 1.0)]),
         *curve("b", [(10**e, 4 - 0.1 * e) for e in (9, 10, 10.5, 11, 11.5, 12, 13)]),
     ]
-    contests = judge(finding(compare="equal_flops"), cells, "nll").contests
+    contests = evaluate_claim(finding(compare="equal_flops"), cells, "nll").contests
     assert [contest.above_flops for contest in contests] == [1e10, 1e11, 1e12]
 
 
@@ -397,7 +409,7 @@ def test_the_verdict_counts_claims_and_names_the_best_cell(study):
     assert advice.title == "1 claim: 1 refuted."
     best, *others = advice.choices
     assert (best.label, best.roles) == ("b-1, 1e+12", ("best",)) and not others
-    assert best.line == "1.700 nats/token, 1 T FLOPs, 1 k parameters"
+    assert best.line == "1.700 nats/token, 1 TFLOPs, 1 k parameters"
     assert best.command == "flyweight generate pretrain-00000002 Once"
     plain = study_advice(study.model_copy(update={"findings": ()}))
     assert plain.title == f"Take `b-1, 1e+12`: {best.line}"
@@ -478,16 +490,14 @@ def test_figures_and_page(study, tmp_path):
 
 def test_the_page_names_the_difference_that_it_prints(study, tmp_path):
     cells = [cell("a", [0.95, 0.951, 0.949]), cell("b", [1.0, 1.0, 1.0])]
-    summary(cells, findings=(judge(finding(factor=0.9), cells, "nll"),)).write(tmp_path)
-    assert re.search(
-        r"minus 0\.9 times b [^:]*: \+0\.0500 ", study_page.write(tmp_path).read_text()
-    )
+    summary(cells, findings=(evaluate_claim(finding(factor=0.9), cells, "nll"),)).write(tmp_path)
+    assert re.search(r"minus 0\.9 times b [^:]*: \+0\.050 ", study_page.write(tmp_path).read_text())
     certain = [cell("a", [1.0 + 1e-9 * s for s in range(7)]), cell("b", [2.0] * 7)]
-    assert 0 <= judge(finding(), certain, "nll").contests[0].p < 1e-12
+    assert 0 <= evaluate_claim(finding(), certain, "nll").contests[0].p < 1e-12
 
 
 def test_a_claim_about_nobody_opens_nothing(study, tmp_path):
-    found = judge(finding("nobody", "none"), study.cells, "nll")
+    found = evaluate_claim(finding("nobody", "none"), study.cells, "nll")
     assert (found.verdict, found.contests) == ("undecided", ())
     study.model_copy(update={"findings": (found,)}).write(tmp_path)
     page = study_page.write(tmp_path).read_text()

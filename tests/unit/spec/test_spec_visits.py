@@ -18,7 +18,7 @@ def layers(**fields: Any) -> list[int]:
 
 
 def test_every_layer_is_visited_once_in_order() -> None:
-    assert visits(config()) == (Visit(0), Visit(1, place=1), Visit(2, place=2))
+    assert visits(config()) == (Visit(0), Visit(1, stack_index=1), Visit(2, stack_index=2))
 
 
 def test_orders_of_sharing() -> None:
@@ -36,7 +36,7 @@ def test_orders_of_sharing() -> None:
         3,
     ]
     turns = [
-        visit.turn
+        visit.repeat_index
         for visit in visits(config(layers=4, sharing={"kind": "span", "span": [1, 2], "times": 3}))
     ]
     assert turns == [0, 0, 0, 1, 1, 2, 2, 0]
@@ -44,7 +44,7 @@ def test_orders_of_sharing() -> None:
 
 def test_before_a_loop_is_switched_on_layers_keep_their_places() -> None:
     late = config(layers=4, sharing={"kind": "span", "span": [1, 2], "times": 2, "loop_from": 0.4})
-    assert [(visit.layer, visit.place) for visit in visits(late, looped=False)] == [
+    assert [(visit.layer, visit.stack_index) for visit in visits(late, looped=False)] == [
         (0, 0),
         (1, 1),
         (2, 2),
@@ -56,7 +56,7 @@ def test_before_a_loop_is_switched_on_layers_keep_their_places() -> None:
 
 def test_passes_of_thinking_and_their_keys() -> None:
     own = visits(config(layers=2, thinking={"passes": 2}))
-    assert [(visit.pass_, visit.layer, visit.keys) for visit in own] == [
+    assert [(visit.pass_, visit.layer, visit.keys_per_token) for visit in own] == [
         *((0, 0, 1), (0, 1, 1)),
         *((1, 0, 2), (1, 1, 2)),
         *((2, 0, 2), (2, 1, 2)),
@@ -66,9 +66,10 @@ def test_passes_of_thinking_and_their_keys() -> None:
     first = visits(
         config(layers=2, thinking={"passes": 1, "memory": "first", "input": "embedding"})
     )
-    assert [visit.keys for visit in first] == [1, 0, 2, 2]
+    assert [visit.keys_per_token for visit in first] == [1, 0, 2, 2]
     assert [
-        visit.keys for visit in visits(config(layers=2, thinking={"passes": 1, "memory": "first"}))
+        visit.keys_per_token
+        for visit in visits(config(layers=2, thinking={"passes": 1, "memory": "first"}))
     ] == [1, 2, 2, 2]
     assert slots(config(layers=2, thinking={"passes": 0, "memory": "first"})) == (1, 2)
     assert slots(config(layers=2, thinking={"passes": 0})) == (1, 1)

@@ -1,13 +1,12 @@
 """From a study's file to its cells: what is laid over what, and what is planned."""
 
 import pytest
+from known_machine import CPU
 from toy_study import toy_study
 
-from flyweight.config import catalogue, study as config
-from flyweight.core.runtime import Runtime
+from flyweight.config import catalogue, study as config, tuning_study
 from flyweight.errors import RequestError
-from flyweight.planning import lines
-from flyweight.planning.recipe_plan import vocabulary_key
+from flyweight.planning.planner import vocabulary_key
 from flyweight.studies import cells as studies
 
 OTHERS = ("tradeoffs/", "compact-ladder/")
@@ -104,12 +103,12 @@ def test_a_model_may_be_restricted():
 
 def test_the_plan_counts_every_run(tmp_path, text_file):
     study = studies.checked(config.parse(toy_study(text_file, protocol="tuned"), "toy"), "toy")
-    plan = studies.plan(study, Runtime("cpu", 1), {}, None)
+    plan = studies.plan(study, CPU, {}, None)
     assert plan.totals["runs"] == 8
     assert plan.totals["flops"] == pytest.approx(sum(4 * cell.stage.flops for cell in plan.cells))
     assert {cell.stage.steps for cell in plan.cells} == {40}
     tight = study.model_copy(update={"limit": config.Limit.model_validate({"time": "1ms"})})
-    assert "limit.time" in studies.plan(tight, Runtime("cpu", 1), {}, None).warnings[0]
+    assert "limit.time" in studies.plan(tight, CPU, {}, None).warnings[0]
 
 
 WORDS = {"config": {"dim": 8, "layers": 1, "embedding": {"bigram": "exact"}}}
@@ -127,7 +126,7 @@ def test_a_vocabulary_that_is_only_assumed_refuses_no_model(tmp_path, text_file)
         for name, kind in (("words", "word"), ("letters", "char"))
     }
     study = studies.checked(config.parse(raw, "toy"), "toy")
-    planned = studies.plan(study, Runtime("cpu", 1), {}, None)
+    planned = studies.plan(study, CPU, {}, None)
     assert [note.partition(" (")[0] for note in planned.assumed] == [
         "1024 word tokens",
         "200 char tokens",
@@ -138,7 +137,7 @@ def test_a_vocabulary_that_is_only_assumed_refuses_no_model(tmp_path, text_file)
         for data, vocab in zip(studies.texts(made).values(), (2000, 99), strict=True)
     }
     with pytest.raises(RequestError) as refused:
-        studies.plan(study, Runtime("cpu", 1), known, None)
+        studies.plan(study, CPU, known, None)
     assert str(refused.value).splitlines() == [
         "toy-study:",
         "  words on words: model: embedding.bigram: an exact table for vocab_size 2000 has "
@@ -152,10 +151,10 @@ def test_a_vocabulary_that_is_only_assumed_refuses_no_model(tmp_path, text_file)
 
 def test_findings_of_two_seeds_are_said_to_stay_undecided(text_file):
     study = studies.checked(config.parse(toy_study(text_file, seeds=[0, 1]), "toy"), "toy")
-    planned = studies.plan(study, Runtime("cpu", 1), {}, None)
+    planned = studies.plan(study, CPU, {}, None)
     assert planned.notes == ("2 seeds: every finding will stay undecided; a test needs 3",)
     assert not planned.warnings
-    assert planned.notes[0] in lines.lines(planned)
+    assert planned.notes[0] in planned.remarks()
 
 
 def test_an_optional_text_that_is_not_there_is_left_out_of_the_plan(tmp_path, text_file):
@@ -163,12 +162,23 @@ def test_an_optional_text_that_is_not_there_is_left_out_of_the_plan(tmp_path, te
     raw = toy_study(text_file)
     raw["data"]["wikitext-2"] = {"corpus": "wikitext-2", "context": 32, "optional": True}
     study = studies.checked(config.parse(raw, "toy"), "toy")
-    plan = studies.plan(study, Runtime("cpu", 1), {}, tmp_path)
+    plan = studies.plan(study, CPU, {}, tmp_path)
     assert plan.totals["runs"] == 6
     assert plan.left_out[0].startswith("wikitext-2 is left out")
 
 
-@pytest.mark.parametrize("name", studies.shipped())
+OF_TUNING = [name for name in studies.shipped() if name.startswith("finetuning")]
+
+
+@pytest.mark.parametrize("name", OF_TUNING)
+def test_shipped_studies_of_fine_tuning_are_valid(name):
+    study = tuning_study.parse(studies.read_raw(name)[1], name)
+    assert study.name == name
+    assert len(study.seeds) >= 3
+    assert {"full", "frozen", "bottleneck", "lora", "prefix", "scratch"} <= set(study.methods)
+
+
+@pytest.mark.parametrize("name", [name for name in studies.shipped() if name not in OF_TUNING])
 def test_shipped_studies_are_valid(name):
     try:
         study = studies.load(name, yes=True)

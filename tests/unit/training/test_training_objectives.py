@@ -9,7 +9,7 @@ from flyweight.config.schema import ModelConfig
 from flyweight.data.batch import IGNORE, Batch, TeacherRecord
 from flyweight.model.decoder import Decoder
 from flyweight.training import objectives
-from flyweight.training.objectives import Distillation, NextToken
+from flyweight.training.objectives import DistillationObjective, NextTokenObjective
 
 VOCAB, BATCH, LENGTH = 123, 5, 7
 
@@ -84,7 +84,7 @@ def test_a_biased_or_factorised_head_equals_the_plain_version(monkeypatch, tied,
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    loss, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
+    loss, _ = sums(NextTokenObjective(schema.NextToken()), model, inputs, targets)
     (2 * loss).backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     for name, gradient in gradients(model).items():
@@ -105,7 +105,7 @@ def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    loss, nll = sums(NextToken(schema.NextToken()), model, inputs, targets)
+    loss, nll = sums(NextTokenObjective(schema.NextToken()), model, inputs, targets)
     (loss * 1.0).backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     assert nll.item() == pytest.approx(plain.item(), rel=1e-6)
@@ -129,7 +129,9 @@ def test_distillation_equals_its_definition(monkeypatch, divergence, temperature
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
-    loss, nll = sums(Distillation(config, teacher.requires_grad_(False)), model, inputs, targets)
+    loss, nll = sums(
+        DistillationObjective(config, teacher.requires_grad_(False)), model, inputs, targets
+    )
     loss.backward()
     ce = F.cross_entropy(
         model(inputs).flatten(0, 1), targets.reshape(-1), ignore_index=IGNORE, reduction="sum"
@@ -143,7 +145,9 @@ def test_distillation_equals_its_definition(monkeypatch, divergence, temperature
 def test_distilling_a_model_from_itself_costs_nothing():
     model, (inputs, targets) = decoder(), batch(False)
     config = schema.Distillation(weight=1.0)
-    loss, _ = sums(Distillation(config, decoder().requires_grad_(False)), model, inputs, targets)
+    loss, _ = sums(
+        DistillationObjective(config, decoder().requires_grad_(False)), model, inputs, targets
+    )
     loss.backward()
     assert abs(loss.item()) < 1e-3
     assert max(g.abs().max().item() for g in gradients(model).values()) < 1e-4
@@ -153,8 +157,8 @@ def test_masked_targets_count_nowhere():
     model, (inputs, targets) = decoder(), batch(True)
     other = inputs.clone()
     other[3] = (other[3] + 1) % VOCAB  # a row whose targets are all masked
-    first, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
-    second, _ = sums(NextToken(schema.NextToken()), model, other, targets)
+    first, _ = sums(NextTokenObjective(schema.NextToken()), model, inputs, targets)
+    second, _ = sums(NextTokenObjective(schema.NextToken()), model, other, targets)
     assert first.item() == second.item()
 
 
@@ -167,7 +171,7 @@ def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
     monkeypatch.setattr(
         objectives, "capped", lambda logits, cap: seen.append(logits.shape) or original(logits, cap)
     )
-    sums(NextToken(schema.NextToken()), decoder(), *batch(False))
+    sums(NextTokenObjective(schema.NextToken()), decoder(), *batch(False))
     assert sum(shape[0] for shape in seen) == BATCH * LENGTH
     assert max(shape[0] for shape in seen) <= rows
 
@@ -175,12 +179,12 @@ def test_no_more_logits_than_a_chunk_exist_at_once(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_autocast_agrees_with_float32(dtype):
     model, (inputs, targets) = decoder(), batch(False)
-    exact, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
+    exact, _ = sums(NextTokenObjective(schema.NextToken()), model, inputs, targets)
     exact.backward()
     expected = gradients(model)
     model.zero_grad()
     with torch.autocast("cpu", dtype):
-        loss, _ = sums(NextToken(schema.NextToken()), model, inputs, targets)
+        loss, _ = sums(NextTokenObjective(schema.NextToken()), model, inputs, targets)
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
@@ -225,12 +229,12 @@ def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergen
 
     teacher, student = decoder(seed=5), decoder()
     expected, expected_nll = sums(
-        Distillation(config, teacher.requires_grad_(False)), student, inputs, targets
+        DistillationObjective(config, teacher.requires_grad_(False)), student, inputs, targets
     )
     expected.backward()
     model = padded(student, student_rows)
     loss, nll = sums(
-        Distillation(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB),
+        DistillationObjective(config, padded(teacher, VOCAB + 31).requires_grad_(False), VOCAB),
         model,
         inputs,
         targets,
@@ -243,15 +247,15 @@ def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergen
         gradient[:VOCAB], student.embedding.tokens.weight.grad, rtol=1e-4, atol=1e-5
     )
     assert (gradient[VOCAB:] == 0).all()
-    plain, _ = sums(NextToken(schema.NextToken()), student, inputs, targets)
-    assert sums(NextToken(schema.NextToken(), VOCAB), model, inputs, targets)[
+    plain, _ = sums(NextTokenObjective(schema.NextToken()), student, inputs, targets)
+    assert sums(NextTokenObjective(schema.NextToken(), VOCAB), model, inputs, targets)[
         0
     ].item() == pytest.approx(plain.item(), rel=1e-5)
 
 
 OBJECTIVES = {
-    "next_token": lambda: NextToken(schema.NextToken()),
-    "distillation": lambda: Distillation(
+    "next_token": lambda: NextTokenObjective(schema.NextToken()),
+    "distillation": lambda: DistillationObjective(
         schema.Distillation(divergence="jsd", temperature=2.0, weight=0.6),
         decoder(seed=5).requires_grad_(False),
     ),
@@ -309,7 +313,7 @@ def test_a_weight_of_zero_is_a_target_that_counts_nowhere(objective, masked):
 def test_a_teachers_record_stands_in_for_running_its_body():
     inputs, targets = batch(True)
     teacher, model = decoder(seed=5, dim=28).requires_grad_(False), decoder()
-    objective = Distillation(schema.Distillation(temperature=2.0), teacher)
+    objective = DistillationObjective(schema.Distillation(temperature=2.0), teacher)
     running, _ = sums(objective, model, inputs, targets)
     record = TeacherRecord(teacher.hidden(inputs))
     teacher.hidden = None  # it is not called again
@@ -343,10 +347,10 @@ def test_documents_in_one_window_have_the_loss_and_gradient_of_padding(distils, 
         "init": {"std": 0.3},
     }
     model = Decoder(ModelConfig.model_validate(config).resolved(VOCAB, 16), seed=0)
-    objective = NextToken(schema.NextToken())
+    objective = NextTokenObjective(schema.NextToken())
     if distils:
         teacher = decoder(seed=3, dim=24).requires_grad_(False)
-        objective = Distillation(schema.Distillation(temperature=2.0, weight=0.7), teacher)
+        objective = DistillationObjective(schema.Distillation(temperature=2.0, weight=0.7), teacher)
     packed, packed_nll = sums(objective, model, inputs, targets, documents=ids)
     packed.backward()
     found = gradients(model)

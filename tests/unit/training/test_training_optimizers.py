@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from flyweight.config import schema
-from flyweight.config.schema import ModelConfig
+from flyweight.config.schema import Ia3, Lora, ModelConfig
+from flyweight.errors import RequestError
+from flyweight.model.attach import attach, freeze
 from flyweight.model.decoder import Decoder
 from flyweight.training.optimizers import (
-    Muon,
+    MuonOptimizer,
     build_optimizers,
     newton_schulz,
     rate_factor,
@@ -46,7 +48,7 @@ def test_muon_is_torchs_muon_in_bfloat16():
     options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1}
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
     mine, reference = (
-        Muon(ours, dtype=torch.bfloat16, **options),
+        MuonOptimizer(ours, dtype=torch.bfloat16, **options),
         torch.optim.Muon(theirs, **options),
     )
     for _ in range(5):
@@ -90,3 +92,26 @@ def test_rates_keep_their_base():
     for factor in (0.5, 0.1):
         set_rates(optimizers, factor)
     assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.002, 0.0003])
+
+
+def test_muon_does_not_move_adapters():
+    model = attach(decoder(), [Lora()])
+    freeze(model, model.config, "adapters")
+    with pytest.raises(RequestError, match="use adamw"):
+        build_optimizers(model, schema.Muon(), "fp32")
+    freeze(model, model.config, "frozen")
+    build_optimizers(model, schema.Muon(), "fp32")
+
+
+def test_adapters_alone_are_moved_and_factors_do_not_decay():
+    model = attach(decoder(), [Lora(r=2), Ia3(targets=("mlp.down",), per="visit")])
+    freeze(model, model.config, "adapters")
+    (optimizer,) = build_optimizers(model, schema.AdamW(), "fp32")
+    groups = {
+        name: group["weight_decay"]
+        for name, parameter in model.named_parameters()
+        for group in optimizer.param_groups
+        if any(parameter is each for each in group["params"])
+    }
+    assert {name.rpartition(".")[2] for name in groups} == {"a", "b", "scale"}
+    assert all((decay > 0) == (".lora." in name) for name, decay in groups.items())

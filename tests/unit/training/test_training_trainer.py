@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from flyweight.compression.quantize import quantize
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
 from flyweight.core.events import Events, read_events
 from flyweight.core.files import write_sealed
+from flyweight.core.pinned import PinnedFolder
 from flyweight.core.runtime import Runtime
 from flyweight.data.pack import pack
 from flyweight.data.windows import Windows
@@ -21,8 +23,9 @@ from flyweight.model.decoder import Decoder
 from flyweight.store.artifact import Draft, Identity
 from flyweight.store.budget import BudgetSpent, Meter
 from flyweight.training import checkpoint, trainer as trainer_module
+from flyweight.training.finetune import prepared
 from flyweight.training.limits import Limits
-from flyweight.training.objectives import LossSum, NextToken
+from flyweight.training.objectives import LossSum, NextTokenObjective
 from flyweight.training.optimizers import build_optimizers
 from flyweight.training.step_cost import StepCost
 from flyweight.training.trainer import Trainer
@@ -30,7 +33,7 @@ from flyweight.training.world import OneProcess
 
 CONTEXT = 16
 COST = StepCost.constant(1000)
-PLAIN = NextToken(schema.NextToken())
+PLAIN = NextTokenObjective(schema.NextToken())
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +97,8 @@ def trainer(
         limits=limits or Limits.of(train, train.batch * CONTEXT, cost, "x"),
         cost=cost,
         runtime=Runtime("cpu", 1),
-        precision="fp32",
-        draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
+        precision="bf16" if train.products == "bf16" else "fp32",
+        draft=Draft(PinnedFolder(folder), Identity("toy", 1, {}), Events(folder / "events.jsonl")),
         meter=meter or Meter(schema.Budget()),
         name="toy",
         world=world or OneProcess(),
@@ -287,6 +290,28 @@ def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
         "step-00000004",
         "step-00000012",
     ]
+    best = tmp_path / "state" / "step-00000004"
+    assert [file.name for file in best.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_checkpoints_of_an_adapter_take_four_times_its_bytes(corpus, tmp_path, packed):
+    config = {"dim": 128, "layers": 2, "attention": {"heads": 2}}
+    base = Decoder(ModelConfig.model_validate(config).resolved(corpus.meta.vocab_size, CONTEXT))
+    base = quantize(base, schema.NF4(), schema.Int8()) if packed else base
+    frozen = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = prepared(base, schema.Lora(r=16))
+    nlls = iter([1.0, 2.0, 3.0])
+    options = {"optimizer": "adamw", "validate": lambda _: next(nlls), "keep": "last"}
+    trainer(corpus, tmp_path, model, **options).train()
+    added = model.state_dict().keys() - frozen.keys()
+    adapter = sum(model.state_dict()[name].nbytes for name in added)
+    state = tmp_path / "state"
+    newest = sum(file.stat().st_size for file in (state / "step-00000012").iterdir())
+    assert 3 * adapter <= newest <= 4 * adapter  # weights and AdamW's two states
+    everything = sum(file.stat().st_size for file in state.rglob("*.*") if file.is_file())
+    assert newest + adapter <= everything <= 4.2 * adapter  # the best weights, names and sums
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
 
 
 def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(
@@ -298,13 +323,22 @@ def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(
     made = trainer(corpus, tmp_path, keep="last")
     state = made.start()
     made.run(state)
-    kept, saved = weights(made), (made.draft.state, state.progress, made.model, state.optimizers)
+    kept, saved = (
+        weights(made),
+        (
+            made.draft.state,
+            made.draft.name,
+            state.progress,
+            made.model,
+            state.optimizers,
+        ),
+    )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "save_file", killed)
         checkpoint.save(*saved)
     again = trainer(corpus, tmp_path)
     optimizers = build_optimizers(again.model, again.config.optimizer, "fp32")
-    assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
+    assert checkpoint.load(made.draft.state, made.draft.name, again.model, optimizers) is not None
     assert same(weights(again), kept)
     for _ in range(3):
         checkpoint.save(*saved)
@@ -313,7 +347,9 @@ def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(
         )
         best = checkpoint.best_file(tmp_path / "state", state.progress)
         assert best is not None and best.is_file()
-        assert checkpoint.load(tmp_path / "state", again.model, optimizers) is not None
+        assert (
+            checkpoint.load(made.draft.state, made.draft.name, again.model, optimizers) is not None
+        )
 
 
 def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus, tmp_path):

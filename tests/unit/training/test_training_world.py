@@ -1,108 +1,45 @@
 """Losses are divided by the real targets of a whole step: over micro-batches and over processes."""
 
-import random
+import json
 import threading
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from world_fixture import (
+    BATCH,
+    CONTEXT,
+    STEPS,
+    Case,
+    Uneven,
+    decoder,
+    objective_of,
+    packed,
+    run_processes,
+    trainer,
+)
 
 from flyweight.config import schema
-from flyweight.config.schema import ModelConfig
-from flyweight.core.events import Events, read_events
-from flyweight.core.runtime import Runtime
-from flyweight.data.batch import IGNORE, Batch
-from flyweight.data.pack import pack
+from flyweight.core.events import read_events
+from flyweight.data.batch import IGNORE
 from flyweight.data.windows import Windows
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.model.decoder import Decoder
-from flyweight.store.artifact import Draft, Identity
-from flyweight.store.budget import Meter
-from flyweight.training.limits import Limits
-from flyweight.training.objectives import Distillation, NextToken
+from flyweight.training.objectives import NextTokenObjective
 from flyweight.training.optimizers import build_optimizers, set_rates
-from flyweight.training.step_cost import StepCost
-from flyweight.training.trainer import Trainer
-from flyweight.training.world import OneProcess
-
-CONTEXT, BATCH, STEPS = 16, 8, 3
+from flyweight.training.world import ProcessGroup
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    words = random.Random(0).choices(["small", "models", "under", "a", "budget"], k=900)
-    (folder / "text.txt").write_text(
-        "\n".join(" ".join(words[i : i + 9]) for i in range(0, 900, 9))
-    )
-    data = schema.Data(corpus=str(folder / "text.txt"), tokenizer={"kind": "byte"}, context=CONTEXT)
-    return pack(data, None, folder / "packed")
-
-
-class Uneven:
-    """Windows whose rows have 0 to CONTEXT real targets, as completions and padding leave them.
-
-    With `weights`, real targets weigh 0.5 to 1.5.
-    """
-
-    context = CONTEXT
-
-    def __init__(self, corpus, weights=False):
-        self.windows = Windows(corpus.split("train"), CONTEXT, BATCH, 0)
-        self.weights = weights
-
-    def batch(self, step, rows=slice(None), rank=0, world=1):
-        whole = self.windows.batch(step)
-        generator = torch.Generator().manual_seed(step)
-        first = torch.randint(CONTEXT + 1, (BATCH, 1), generator=generator)
-        first[:3], first[3] = CONTEXT, 0  # whole micro-batches have no targets
-        targets = torch.where(torch.arange(CONTEXT) < first, IGNORE, whole.targets)
-        weights = 0.5 + torch.rand(BATCH, CONTEXT, generator=generator)
-        share = torch.arange(BATCH).chunk(world)[rank][rows]
-        return Batch.from_tensors(
-            whole.inputs[share], targets[share], weights[share] if self.weights else None
-        )
-
-
-def decoder(corpus, seed=0, dim=16, **fields):
-    config = {"dim": dim, "layers": 1, "attention": {"heads": 2}, **fields}
-    vocab = corpus.meta.vocab_size
-    return Decoder(ModelConfig.model_validate(config).resolved(vocab, CONTEXT), seed=seed)
-
-
-def trainer(corpus, folder, source, objective=None, world=None, **options):
-    train = schema.Train.model_validate(
-        {"steps": STEPS, "batch": BATCH, "validations": 0, "checkpoint": "1h", **options}
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(
-        model=decoder(corpus).double(),
-        objective=objective or NextToken(schema.NextToken()),
-        source=source,
-        validate=lambda tokens: 0.0,
-        config=train,
-        limits=Limits(train.steps, None),
-        cost=StepCost.constant(1),
-        runtime=Runtime("cpu", 1),
-        precision="fp32",
-        draft=Draft(folder, Identity("toy", 1, {}), Events(folder / "events.jsonl")),
-        meter=Meter(schema.Budget()),
-        name="toy",
-        world=world or OneProcess(),
-    )
+    return packed(tmp_path_factory.mktemp("corpus"))
 
 
 def assert_same_weights(a, b):
     for (name, first), (_, second) in zip(a.named_parameters(), b.named_parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6, msg=name)
-
-
-def objective_of(name, corpus):
-    if name == "next_token":
-        return NextToken(schema.NextToken())
-    teacher = decoder(corpus, seed=5).double().requires_grad_(False)
-    return Distillation(schema.Distillation(temperature=2.0, weight=0.6), teacher)
 
 
 @pytest.mark.parametrize("weights", [False, True])
@@ -183,7 +120,7 @@ def test_where_all_targets_are_real_the_bits_are_those_of_dividing_by_all_tokens
     )
     model = decoder(corpus).double()
     (optimizer,) = build_optimizers(model, made.config.optimizer, "fp32")
-    objective, size = NextToken(schema.NextToken()), BATCH // accumulate
+    objective, size = NextTokenObjective(schema.NextToken()), BATCH // accumulate
     for step in range(STEPS):
         optimizer.zero_grad()
         for micro in range(accumulate):
@@ -278,6 +215,76 @@ def test_dropout_of_two_processes_is_that_of_twice_the_accumulation(corpus, tmp_
         assert [alone._dropout_seed(step, micro) for micro in range(4)] == [
             rank._dropout_seed(step, micro) for rank in pair for micro in range(2)
         ]
+
+
+CASES = [
+    *(
+        Case(accumulate=accumulate, optimizer=optimizer)
+        for accumulate, optimizer in product((1, 2, 4), ("adamw", "muon"))
+    ),
+    Case(accumulate=2, objective="distillation", weights=True),
+    Case(accumulate=2, dropout=0.3),
+]
+MUTE = Case(accumulate=2, mute=True)
+
+
+@pytest.fixture(scope="module")
+def gloo(tmp_path_factory):
+    """Return the folder in which two processes have trained all cases, each in its rank's part."""
+    folder = tmp_path_factory.mktemp("gloo")
+    run_processes([*CASES, MUTE], folder)
+    return folder
+
+
+def weights_of(folder, case):
+    return [load_file(folder / str(rank) / case.name / "weights.safetensors") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_two_processes_over_gloo_make_the_update_of_one(corpus, gloo, tmp_path, case):
+    """The single process has the same micro-batches, and so the same dropout."""
+    alone = case.trainer(corpus, tmp_path, accumulate=2 * case.accumulate)
+    start = {name: value.clone() for name, value in alone.model.state_dict().items()}
+    alone.train()
+    first, second = weights_of(gloo, case)
+    assert first.keys() == start.keys()
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(first[name], second[name]), name  # the processes agree to the bit
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6, msg=name)
+        assert (value - start[name]).abs().max() > 1e-4, name
+    expected = [(e["nll"], e["norm"]) for e in read_events(alone.draft.events.path)]
+    assert len(expected) == STEPS
+    for rank in range(2):
+        events = read_events(gloo / str(rank) / case.name / "events.jsonl")
+        logged = [(e["nll"], e["norm"]) for e in events]
+        assert logged == [pytest.approx(pair, abs=2e-6) for pair in expected]
+
+
+def test_processes_that_do_not_exchange_gradients_go_apart(gloo):
+    first, second = weights_of(gloo, MUTE)
+    assert all((first[name] - second[name]).abs().max() > 1e-4 for name in first)
+
+
+def test_processes_sum_numbers_and_the_gradients_that_there_are(gloo):
+    for rank in range(2):
+        sums = json.loads((gloo / str(rank) / "sums.json").read_text())
+        assert sums == {
+            "count": 2**54 + 1,  # a float would have lost the 1
+            "number": 0.5,
+            "gradients": [[3.0, 3.0], [5.0, 5.0], None],
+        }
+        assert isinstance(sums["count"], int)
+
+
+def test_a_group_that_nobody_has_set_up_is_refused():
+    with pytest.raises(FlyweightError, match="call init_process_group before"):
+        ProcessGroup()
+
+
+def test_processes_do_not_end_at_a_time(corpus, tmp_path):
+    timed = trainer(corpus, tmp_path, Uneven(corpus), world=Rank(0, Exchange(2)), time="1h")
+    with pytest.raises(RequestError, match="2 processes cannot end at a time"):
+        timed.train()
 
 
 def test_rows_that_processes_cannot_share_are_refused_before_any_work(corpus, tmp_path):

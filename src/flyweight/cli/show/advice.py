@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from flyweight.cli.show.console import prose, say
+from flyweight.cli.show.tables import drawn
 from flyweight.reports.findings.advice import Advice, Choice
+from flyweight.tables.engine import Cell
+from flyweight.tables.plain import Cells
 
 
 def show(advices: Sequence[Advice | None]) -> None:
@@ -27,20 +30,22 @@ def _one(advice: Advice) -> None:
     prose(*(Text(_plain(note), "yellow" if warning else "") for note in advice.notes))
 
 
-def _figures(choices: Sequence[Choice]) -> Table:
-    """Return a line for each choice, each figure over its interval."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for _ in ("roles", "label"):
-        table.add_column(overflow="fold")
-    for _ in choices[0].figures:
-        table.add_column(justify="right", no_wrap=True)
-    for choice in choices:
-        figures = [Text(figure.text) for figure in choice.figures]
-        for text, figure in zip(figures, choice.figures, strict=True):
-            if figure.interval:
-                text.append(f"\n{figure.interval}", "dim")
-        table.add_row(Text(", ".join(choice.roles), "dim"), choice.label, *figures)
-    return table
+def _figures(choices: Sequence[Choice]) -> RenderableType:
+    """Return a line for each choice; the last figures go first where a terminal is narrow."""
+    names = [figure.name for figure in choices[0].figures]
+    return drawn(
+        ("for", "model", *names),
+        [_row(choice) for choice in choices],
+        wraps=("model",),
+        priorities={name: 2 + place for place, name in enumerate(names)},
+        headed=False,
+    )
+
+
+def _row(choice: Choice) -> tuple[str, Cells]:
+    """Return what a model is best for, its name, and its figures over their intervals."""
+    figures = [Cell(each.text, each.interval) for each in choice.figures]
+    return ", ".join(choice.roles), (choice.label, *figures)
 
 
 def _plain(text: str) -> str:

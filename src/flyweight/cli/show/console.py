@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.text import Text
 
 from flyweight.core.console import Terminal
 
 
-def say(*lines: Any) -> None:
+def say(*lines: object) -> None:
     """Print text lines as they are and tables on standard output."""
     console = Terminal()
     for line in lines:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
-from flyweight.cli.show.console import say
-from flyweight.config.units import format_number, format_rate, format_size
+from flyweight.cli.show.console import prose, say
+from flyweight.cli.show.tables import drawn
+from flyweight.config.metrics import metric_kind
+from flyweight.config.units import format_rate, format_short, format_size
+from flyweight.records.bench import BenchResult
+from flyweight.records.likelihood import MeasuredLikelihood
+from flyweight.records.metric import Metric
+from flyweight.tables.engine import Cell
+from flyweight.tables.plain import Cells
 
 _LIKELIHOOD = {
     "bits_per_byte": "bits per byte",
@@ -19,72 +24,72 @@ _LIKELIHOOD = {
 }
 
 
-def evaluation(values: Mapping[str, Any], model: str, corpus: str) -> None:
+def evaluation(
+    measured: MeasuredLikelihood, model: str, corpus: str, notes: Sequence[str] = ()
+) -> None:
     """Print a model's likelihood on a text, then what else was measured."""
-    say(Text(f"{model} on the {values['split']} split of {corpus}", "bold"))
-    table = _table("measure", "value", "95 % interval")
+    bits = _number("bits_per_byte", measured.bits_per_byte.value)
+    where = f"on the {measured.split} split of {corpus}"
+    prose(Text(f"{model}: {bits} bits per byte {where}", "bold"), "")
+    rows: list[tuple[str, Cells]] = []
     for key, title in _LIKELIHOOD.items():
-        metric = values.get(key)
+        metric = measured.metric(key)
         if metric is not None:
-            low, high = (_number(metric[end]) for end in ("low", "high"))
-            table.add_row(title, _number(metric["value"]), f"{low} to {high}")
-    others = values.get("metrics", {})
-    for name, metric in others.items():
-        low, high = (_number(metric[end]) for end in ("low", "high"))
-        title = f"{name.replace('_', ' ')}, {metric['better']} is better"
-        table.add_row(title, _number(metric["value"]), f"{low} to {high}")
-    units = values["interval"]
-    over = f"intervals over {units['units']:,} {units['over']}s"
-    note = f"window {values['window']}, stride {values['stride']} tokens; {over}; lower is better"
-    if others:
-        note += " but where the line says otherwise"
-    say(table, Text(note, "dim"))
-    say(*(Text(f"note: {each}", "yellow") for each in values.get("notes", ())))
+            rows.append((title, _with_interval(key, metric)))
+    for name, metric in measured.metrics.items():
+        rows.append((name.replace("_", " "), _with_interval(name, metric)))
+    over = f"intervals over {measured.interval.units:,} {measured.interval.over}s"
+    note = f"window {measured.window:,}, stride {measured.stride:,} tokens; {over}"
+    say(drawn(("measure", "value", "95 % interval", "better"), rows), "", Text(note, "dim"))
+    prose(*(Text(f"note: {each}", "yellow") for each in notes))
 
 
-def bench(values: Mapping[str, Any], model: str) -> None:
+def bench(measured: BenchResult, model: str) -> None:
     """Print a model's speed and memory, every figure with its unit."""
-    say(Text(model, "bold"))
-    table = _table("measure", "median", "95 % interval")
-    metrics = values["metrics"]
-    tokens = values["context"] * values["batch"]
-    for key, title in (
-        ("forward_ms", f"forward pass of {tokens:,} tokens"),
-        ("prefill_tokens_per_s", "reading a prompt"),
-        ("decode_tokens_per_s", "generating"),
+    speed = measured.decode_tokens_per_s
+    speed_reached = f"generates {_timed(speed.value, speed.unit)}"
+    taken = f"takes {format_size(measured.peak_bytes.value)} of memory"
+    prose(Text(f"{model} {speed_reached} and {taken}", "bold"), "")
+    rows: list[tuple[str, Cells]] = []
+    tokens = measured.context * measured.batch
+    for metric, title in (
+        (measured.forward_ms, f"forward pass of {tokens:,} tokens"),
+        (measured.prefill_tokens_per_s, "reading a prompt"),
+        (measured.decode_tokens_per_s, "generating"),
     ):
-        metric = metrics[key]
-        low, high = (_timed(metric[end], metric["unit"]) for end in ("low", "high"))
-        table.add_row(title, _timed(metric["value"], metric["unit"]), f"{low} to {high}")
-    for key, title in (
-        ("peak_bytes", "peak memory, beside Python's own"),
-        ("weight_bytes", "weights in memory"),
-        ("disk_bytes", "size on disk"),
+        low, high = _amount(metric.low, metric.unit), _timed(metric.high, metric.unit)
+        rows.append((title, (_timed(metric.value, metric.unit), f"{low} to {high}")))
+    for metric, title in (
+        (measured.peak_bytes, "peak memory, beside Python's own"),
+        (measured.weight_bytes, "weights in memory"),
+        (measured.disk_bytes, "size on disk"),
     ):
-        table.add_row(title, format_size(metrics[key]["value"]), "")
-    runs = metrics["decode_tokens_per_s"]["n"]
+        rows.append((title, (format_size(metric.value), Cell(""))))
+    runs = measured.decode_tokens_per_s.n
     asked = (
-        f"batch {values['batch']}, {values['prompt']} prompt tokens, {values['new_tokens']} new "
-        f"ones,"
-        f" {runs} run{'s' * (runs != 1)}"
+        f"batch {measured.batch}, {measured.prompt} prompt tokens, {measured.new_tokens} new ones, "
+        f"{runs} run{'s' * (runs != 1)}"
     )
-    threads = values["threads"]
-    machine = f"{values['device']}, {values['precision']}, {threads} thread{'s' * (threads != 1)}"
-    say(table, Text(f"{asked}; {machine}, torch {values['torch']}", "dim"))
+    threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
+    machine = f"{measured.device}, {measured.precision}, {threads}"
+    table = drawn(("measure", "median", "95 % interval"), rows)
+    say(table, "")
+    prose(Text(f"{asked}; {machine}, torch {measured.torch}", "dim"))
 
 
-def _number(value: float | str) -> str:
-    if isinstance(value, str):  # JSON has no number for it
-        return "infinite"
-    return format_number(value)
+def _with_interval(name: str, metric: Metric) -> Cells:
+    """Return a metric's value, its interval, and the direction in which it is better."""
+    value, low, high = (_number(name, each) for each in (metric.value, metric.low, metric.high))
+    return value, f"{low} to {high}", metric.better
+
+
+def _number(name: str, value: float) -> str:
+    return metric_kind(name).written(value)
 
 
 def _timed(value: float, unit: str) -> str:
-    return f"{value:.3g} ms" if unit == "ms" else f"{format_rate(value)} {unit}"
+    return f"{_amount(value, unit)} {unit}"
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="left" if head == heads[0] else "right")
-    return table
+def _amount(value: float, unit: str) -> str:
+    return format_short(value) if unit == "ms" else format_rate(value)

@@ -2,108 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
-from typing import Any
 
-from rich.table import Table as RichTable
 from rich.text import Text
 
+from flyweight.api.comparison import Compared
 from flyweight.cli.show.console import prose, say
+from flyweight.cli.show.tables import drawn
+from flyweight.config.units import format_time
 from flyweight.core.console import Terminal
-from flyweight.reports.tables import engine
-from flyweight.reports.tables.engine import Cell, Column, Row, Table, Tone
+from flyweight.diagnosis.examine import Health
+from flyweight.diagnosis.finding import Line
+from flyweight.tables import engine
+from flyweight.tables.engine import Cell, Tone
+from flyweight.tables.plain import Cells
 
-COLOURS = {
-    **{"ok": "green", "missing": "yellow", "slow": "yellow", "broken": "red"},
-    **{"better": "green", "worse": "red", "undecided": "yellow"},
-}
-
-
-@dataclass(frozen=True)
-class Wording:
-    """What a column of a comparison means, and how soon a narrow terminal drops it."""
-
-    about: str
-    priority: int
+COLOURS = {"better": "green", "worse": "red", "undecided": "yellow"}
+CONDITIONS: dict[str, Tone] = {"ok": "pass", "missing": "open", "slow": "open", "broken": "fail"}
+"""The tones of the doctor's verdicts."""
 
 
-WORDINGS = {
-    "bits/byte": Wording("bits to code a byte of the text, lower is better", 2),
-    "nats/token": Wording("nats per token, lower is better", 6),
-    "difference": Wording("bits per byte minus those of the reference", 1),
-    "95 % interval": Wording("of the difference, resampled in pairs", 3),
-    "verdict": Wording("against the reference, corrected for all comparisons", 1),
-    "parameters": Wording("parameters stored", 5),
-    "bytes": Wording("size of the weights' files", 4),
-    "FLOPs/token": Wording("of a forward pass at full context", 7),
-    "FLOPs to make": Wording("of its whole training, teachers included", 8),
-}
-"""The columns of a comparison; those of the highest priority number are dropped first."""
-TONES: dict[str, Tone] = {"better": "pass", "worse": "fail", "undecided": "open"}
-
-
-def comparison(found: Any) -> None:
-    """Print a comparison, best first, and what it means.
-
-    Columns that do not fit are left out and named.
-    """
-    say(engine.terminal(_table(found), Terminal().width), "")
+def comparison(found: Compared) -> None:
+    """Print a comparison: the verdict, each model's sentence, the table, what has to be known."""
+    prose(Text(found.headline(), "bold"), "")
     rows = (row for row in found if row.name != found.comparison.reference)
     for row, sentence in zip(rows, found.verdicts(), strict=True):
-        prose(Text.assemble(("● ", COLOURS[row.verdict]), sentence))
+        prose(Text.assemble(("● ", COLOURS[str(row.verdict)]), sentence))
+    say("", engine.terminal(found.table(), Terminal().width), "")
     prose(*(Text(f"note: {note}", "dim") for note in found.notes()))
 
 
-def _table(found: Any) -> Table[dict[str, str]]:
-    """Return a comparison as a table of the engine that reports use."""
-    rows = tuple(Row(row.name, row.name, found.cells(row)) for row in found)
-    columns = tuple(
-        Column(
-            key=head,
-            title=head,
-            about=WORDINGS[head].about,
-            value=partial(_cell, head),
-            priority=WORDINGS[head].priority,
-        )
-        for head in rows[0].of
-        if head != "model"
-    )
-    return Table("comparison", columns, rows)
-
-
-def _cell(head: str, cells: dict[str, str]) -> Cell | None:
-    text = cells[head]
-    tone: Tone = TONES.get(text, "") if head == "verdict" else ""
-    return Cell(text, tone=tone) if text else None
-
-
-def doctor(found: Any) -> None:
+def doctor(found: Health) -> None:
     """Print what a machine can do, group by group, and what to do about what it cannot."""
-    table = RichTable(box=None, show_header=False, pad_edge=False)
-    for name in ("what", "verdict", "measured", "do"):
-        table.add_column(
-            name,
-            overflow="fold",
-            no_wrap=name in ("what", "verdict"),
-            ratio=None if name != "measured" else 1,
-        )
+    rows: list[tuple[str, Cells]] = []
     for group, lines in groupby(found.lines, key=lambda line: line.group):
-        table.add_row(Text(group, "bold"))
-        for line in lines:
-            told = Text(line.found)
-            if line.remedy:
-                told.append(f"\n→ {line.remedy}", "cyan")
-            table.add_row(f"  {line.name}", Text(line.verdict, COLOURS[line.verdict]), told)
-    broken = [line for line in found.lines if line.verdict == "broken"]
-    end = (
-        ("everything needed works", "green") if found.ok else ("something needed is broken", "red")
-    )
-    say(
-        table,
-        "",
-        Text.assemble(
-            end, (f"; {len(broken)} broken in all, measured in {found.seconds:.1f} s", "dim")
-        ),
-    )
+        rows.append((group, ()))
+        rows += [(f"  {line.name}", (_verdict(line), _measured(line))) for line in lines]
+    broken = sum(line.verdict == "broken" for line in found.lines)
+    verdict = ("Everything needed works", "bold green")
+    if not found.ok:
+        verdict = ("Something needed is broken", "bold red")
+    rest = f"; {broken} of {len(found.lines)} checks: broken" if broken else ""
+    prose(Text.assemble(verdict, (f"{rest}. Measured in {format_time(found.seconds)}.", "dim")), "")
+    say(drawn(("what", "verdict", "measured"), rows, wraps=("measured",)))
+
+
+def _verdict(line: Line) -> Cell:
+    return Cell(line.verdict, tone=CONDITIONS[line.verdict])
+
+
+def _measured(line: Line) -> str:
+    return f"{line.found}\n→ {line.remedy}" if line.remedy else line.found

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import MACHINE, ModelName, Shared, verb
+from flyweight.cli.options import MACHINE, CommonOptions, ModelName, verb
 
 
 def import_(
-    shared: Shared,
+    shared: CommonOptions,
     model: Annotated[
         str,
         typer.Argument(metavar="HF", help="A Hugging Face folder, or hf:owner/name[@revision]."),
@@ -20,13 +20,17 @@ def import_(
         Path | None,
         typer.Option(metavar="DIR", help="A new folder for a copy, besides the runs root."),
     ] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="HF is an adapter of peft's, trained around MODEL."),
+    ] = None,
 ) -> None:
     """Import a GPT-2, Llama or Qwen3 model as one of flyweight's own."""
     from flyweight import api
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        artifact = api.import_(model, out=out, session=session)
+        artifact = api.import_(model, out=out, onto=onto, session=session)
     answer = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
     line = f"{artifact.id}: {artifact.path}"
     if unread := artifact.facts.get("unread"):
@@ -35,20 +39,20 @@ def import_(
 
 
 def export(
-    shared: Shared,
+    shared: CommonOptions,
     model: ModelName,
     out: Annotated[
         Path, typer.Option(metavar="DIR|FILE", help="Where to write; it must not exist yet.")
     ],
     to: Annotated[
-        str | None, typer.Option(help="hf or gguf [gguf for FILE.gguf, else hf].")
+        str | None, typer.Option(help="hf, gguf or peft [gguf for FILE.gguf, else hf].")
     ] = None,
     type: Annotated[
         str | None,
         typer.Option(help="Type of a GGUF file's matrices: f32, f16, q8_0 or q4_0 [f16]."),
     ] = None,
 ) -> None:
-    """Write MODEL for other programs: a Hugging Face folder or a GGUF file."""
+    """Write MODEL for other programs: a Hugging Face folder, a GGUF file, or its adapters."""
     from flyweight import api
     from flyweight.cli.show import results
     from flyweight.config.units import format_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,59 +10,78 @@ from flyweight.cli.options import (
     MACHINE,
     WORK,
     AnyModel,
+    BadRows,
+    CommonOptions,
     Data,
+    FewShot,
+    LmEvalTasks,
     ModelName,
+    NewTokens,
     Separator,
-    Shared,
-    Split,
+    Task,
+    TaskPath,
+    TaskSplit,
+    listed,
     verb,
 )
 from flyweight.errors import RequestError
 
 
 def evaluate(
-    shared: Shared,
+    shared: CommonOptions,
     model: ModelName,
     data: Data = None,
-    split: Split = "test",
+    split: TaskSplit = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read at once [the model's context].")
     ] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
-    tasks: Annotated[
-        str | None, typer.Option(metavar="A,B", help="lm-eval tasks instead of a text.")
+    task: Task = None,
+    tasks: LmEvalTasks = None,
+    task_path: TaskPath = None,
+    few_shot: FewShot = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rows of a task, drawn over all contexts; lm-eval takes the first [all]."
+        ),
     ] = None,
-    task_path: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder of task files of your own.")
-    ] = None,
-    few_shot: Annotated[
-        int | None, typer.Option(min=0, help="Examples before each question [the task's].")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task [all].")] = None,
+    new_tokens: NewTokens = None,
+    bad_rows: BadRows = None,
     separator: Separator = None,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Measure these as well, such as accuracy."),
+        typer.Option(
+            metavar="A,B", help="Measure these as well, such as accuracy; of a task only these."
+        ),
     ] = None,
 ) -> None:
-    """Measure NLL, perplexities and bits per byte with intervals; or lm-eval's tasks."""
+    """Measure NLL, perplexities and bits per byte with intervals; or how well a task is done.
+
+    --task asks a model to answer, and shows its scores beside those of answers without a model.
+    """
     from flyweight import api
-    from flyweight.cli.show import measurements, results
+    from flyweight.cli.show import measurements, results, scores
+    from flyweight.records.likelihood import MeasuredLikelihood
     from flyweight.reports import gather
 
-    if tasks is not None and (data or separator or window or stride or metrics):
+    if tasks is not None and (data or separator or window or stride or metrics or task or split):
         raise RequestError(
             "--tasks: lm-eval brings its own texts and metrics; leave --data, --separator, "
-            "--window, --stride and --metrics out"
+            "--window, --stride, --split, --task and --metrics out"
         )
-    if tasks is None and (task_path or few_shot is not None or limit):
-        raise RequestError("--task-path, --few-shot and --limit belong to --tasks")
+    if tasks is None and (task_path or few_shot is not None):
+        raise RequestError("--task-path and --few-shot belong to --tasks")
     if tasks is not None:
-        names = _listed(tasks)
+        if new_tokens is not None or bad_rows is not None:
+            raise RequestError("--new-tokens and --bad-rows belong to --task")
+        names = listed(tasks)
         with shared.session() as session:
-            scores = api.tasks(model, names, task_path, few_shot, limit, session=session)
-        shared.answer({"tasks": scores}, results.tasks)
+            scored = api.tasks(model, names, task_path, few_shot, limit, session=session)
+        shared.answer({"tasks": scored}, results.tasks)
         return
+    if task is None and limit is not None:
+        raise RequestError("--limit belongs to --task or --tasks")
     with shared.session() as session:
         result = api.evaluate(
             model,
@@ -72,20 +90,27 @@ def evaluate(
             window=window,
             stride=stride,
             separator=separator,
-            metrics=_listed(metrics),
+            metrics=listed(metrics),
+            task=task,
+            limit=limit,
+            new_tokens=new_tokens,
+            bad_rows=bad_rows,
             session=session,
         )
         text = gather.corpus_name(result.artifact) or data or "its own text"
-    shared.answer(result.json(), lambda values: measurements.evaluation(values, model, text))
+    if task is not None:
+        shared.answer(result.json(), lambda values: scores.task(values, model))
+        return
 
+    def show(_: object) -> None:
+        measured = MeasuredLikelihood.from_metrics(result.values)
+        measurements.evaluation(measured, model, text, result.notes)
 
-def _listed(names: str | None) -> list[str]:
-    """Return the names of an option that lists several, with commas between them."""
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+    shared.answer(result.json(), show)
 
 
 def floors(
-    shared: Shared,
+    shared: CommonOptions,
     data: Annotated[str, typer.Argument(metavar="DATA")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     tokenizer: Annotated[
@@ -99,16 +124,18 @@ def floors(
     """
     from flyweight import api
     from flyweight.cli.show import results
+    from flyweight.records.floors import NgramFloors
 
     with shared.session() as session:
         result = api.floors(
             data, split=split, tokenizer=tokenizer, separator=separator, session=session
         )
-    shared.answer(result.json(), results.floors)
+    measured = NgramFloors.from_metrics(result.values)
+    shared.answer(result.json(), lambda _: results.floors(measured, result.notes))
 
 
 def bench(
-    shared: Shared,
+    shared: CommonOptions,
     model: AnyModel,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     new_tokens: Annotated[int | None, typer.Option(help="Tokens generated [64].")] = None,
@@ -120,6 +147,7 @@ def bench(
     """Measure speed and memory in a fresh process."""
     from flyweight import api
     from flyweight.cli.show import measurements
+    from flyweight.records.bench import BenchResult
 
     with shared.session() as session:
         result = api.bench(
@@ -130,11 +158,12 @@ def bench(
             repeats=repeats,
             session=session,
         )
-    shared.answer(result.json(), lambda values: measurements.bench(values, model))
+    measured = BenchResult.from_metrics(result.values)
+    shared.answer(result.json(), lambda _: measurements.bench(measured, model))
 
 
 def audit(
-    shared: Shared,
+    shared: CommonOptions,
     model: AnyModel,
     data: Data = None,
 ) -> None:
@@ -144,21 +173,21 @@ def audit(
     """
     from flyweight import api
     from flyweight.cli.show import results
+    from flyweight.records.audit import AuditResult
 
     with shared.session() as session:
         result = api.audit(model, data=data, session=session)
-    shared.answer(result.json(), results.checks)
-    if not result.passed:
+    checked = AuditResult.from_metrics(result.values)
+    shared.answer(result.json(), lambda _: results.checks(checked))
+    if not checked.passed:
         raise typer.Exit(1)
 
 
 def compare(
-    shared: Shared,
+    shared: CommonOptions,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL ...")],
     data: Data = None,
-    split: Annotated[
-        str, typer.Option(help="train, validation, test or validation+test.")
-    ] = "test",
+    split: TaskSplit = None,
     against: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="The model to compare the others with [the best]."),
@@ -169,8 +198,15 @@ def compare(
     stride: Annotated[int | None, typer.Option(help="Tokens between windows [the window].")] = None,
     separator: Separator = None,
     metric: Annotated[
-        str, typer.Option(metavar="NAME", help="What decides, such as accuracy.")
-    ] = "bits_per_byte",
+        str | None,
+        typer.Option(metavar="NAME", help="What decides [bits_per_byte; f1 or rougeL of a task]."),
+    ] = None,
+    task: Task = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the task, drawn over all contexts [all].")
+    ] = None,
+    new_tokens: NewTokens = None,
+    bad_rows: BadRows = None,
 ) -> None:
     """Say whether one model is really better than another.
 
@@ -181,14 +217,21 @@ def compare(
 
     with shared.session() as session:
         options = {"data": data, "split": split, "against": against, "separator": separator}
+        of_task = {"task": task, "limit": limit, "new_tokens": new_tokens, "bad_rows": bad_rows}
         compared = api.compare(
-            *models, **options, window=window, stride=stride, metric=metric, session=session
+            *models,
+            **options,
+            **of_task,
+            window=window,
+            stride=stride,
+            metric=metric,
+            session=session,
         )
     shared.answer(compared.json(), lambda _: verdicts.comparison(compared))
 
 
 def doctor(
-    shared: Shared,
+    shared: CommonOptions,
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out libraries that take seconds to import.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import WORK, Overrides, Shared, Without, verb
+from flyweight.cli.options import WORK, CommonOptions, Overrides, Without, verb
 from flyweight.core.terminal import print_json
 from flyweight.errors import RequestError
 
@@ -15,7 +15,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Make a finished run anew."
 
 
 def quickstart(
-    shared: Shared,
+    shared: CommonOptions,
     overrides: Overrides = None,
     without: Without = None,
     fresh: Fresh = False,
@@ -28,7 +28,7 @@ def quickstart(
 
 
 def run(
-    shared: Shared,
+    shared: CommonOptions,
     recipe: Annotated[
         str,
         typer.Argument(
@@ -44,7 +44,7 @@ def run(
 
 
 def study(
-    shared: Shared,
+    shared: CommonOptions,
     study: Annotated[
         str,
         typer.Argument(
@@ -68,11 +68,15 @@ def study(
     if shared.as_json:
         print_json(result.summary.model_dump(mode="json"))
     else:
-        results.study(result)
+        results.any_study(result)
 
 
 def _run(
-    shared: Shared, recipe: str, overrides: list[str] | None, without: list[str] | None, fresh: bool
+    shared: CommonOptions,
+    recipe: str,
+    overrides: list[str] | None,
+    without: list[str] | None,
+    fresh: bool,
 ) -> None:
     from flyweight import api
 
@@ -84,7 +88,7 @@ def _run(
 
 
 def train(
-    shared: Shared,
+    shared: CommonOptions,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -125,7 +129,7 @@ def _apart(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def plan(
-    shared: Shared,
+    shared: CommonOptions,
     target: Annotated[
         str, typer.Argument(metavar="RECIPE|STUDY|CONFIG|MODEL|TEXT", help="What to plan.")
     ],
@@ -142,15 +146,18 @@ def plan(
         str | None,
         typer.Option("--bytes", help="Limit of the smallest model's bytes, for example 4MB."),
     ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Print the recipe changed so that its memory fits.")
+    ] = False,
 ) -> None:
     """Say what a recipe, study, config or model needs, before anything runs.
 
     For a text, say what `train` would choose. Exit status 1: it does not fit.
     """
     from flyweight import api
-    from flyweight.cli.show import results
-    from flyweight.planning import lines
+    from flyweight.cli.show import plans
     from flyweight.planning.grid import GridPlan
+    from flyweight.planning.recipe_plan import Plan
 
     limits = {
         "memory": memory,
@@ -169,12 +176,19 @@ def plan(
             result = api.plan(choice.recipe, session=session)
         else:
             result = api.plan(target, *(overrides or ()), **limits, session=session)
+    if fit:
+        if not isinstance(result, Plan) or chosen:
+            raise RequestError(
+                f"--fit: {target} is not a recipe; only a recipe can be changed to fit"
+            )
+        given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
+        fields = api.with_words(target, [*(overrides or ()), *given, *result.words()])
+        shared.answer(fields, plans.recipe)
+        return
     answer = result.json()
-    shown = list(lines.lines(result))
     if chosen:
         answer = {**answer, "chosen": chosen}
-        shown = [*chosen, "", *shown]
-    shared.answer(answer, lambda _: results.say(*shown))
+    shared.answer(answer, lambda _: plans.plan(result, chosen))
     # Only what `run` or `study` would refuse is a failure, such as a grid over its limit.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)
@@ -183,10 +197,10 @@ def plan(
 def schema(
     study: Annotated[bool, typer.Option("--study", help="The schema of study files.")] = False,
 ) -> None:
-    """Print the JSON Schema of recipe files, for editors."""
-    from flyweight.config import load, study as study_config
+    """Print the JSON Schema of recipe files, or of both forms of studies, for editors."""
+    from flyweight.config import load, tuning_study
 
-    print_json(study_config.json_schema() if study else load.json_schema(), indent=1)
+    print_json(tuning_study.json_schema_of_studies() if study else load.json_schema(), indent=1)
 
 
 def add(app: typer.Typer) -> None:

@@ -6,11 +6,23 @@ from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import WORK, Data, ModelName, Overrides, Shared, verb
+from flyweight.cli.options import (
+    WORK,
+    CommonOptions,
+    Data,
+    FewShot,
+    LmEvalTasks,
+    ModelName,
+    Overrides,
+    Task,
+    TaskPath,
+    listed,
+    verb,
+)
 
 
 def distill(
-    shared: Shared,
+    shared: CommonOptions,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The teacher.")],
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
@@ -27,7 +39,7 @@ def distill(
 
 
 def quantize(
-    shared: Shared,
+    shared: CommonOptions,
     model: ModelName,
     kind: Annotated[str, typer.Option(help="int8 or nf4.")] = "int8",
     data: Data = None,
@@ -44,7 +56,77 @@ def quantize(
     shared.answer_run(result)
 
 
+def merge(
+    shared: CommonOptions,
+    model: ModelName,
+    unpack: Annotated[
+        bool, typer.Option("--unpack", help="Make matrices dense that are stored in fewer bits.")
+    ] = False,
+    data: Data = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Make MODEL's adapters part of its matrices."""
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.merge(
+            model, *(overrides or ()), unpack=unpack, data=data, name=name, session=session
+        )
+    shared.answer_run(result)
+
+
+def finetune(
+    shared: CommonOptions,
+    model: ModelName,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="A text, or a file of prompts and completions."),
+    ] = None,
+    task: Task = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="lora, rslora, dora, ia3, bottleneck, prefix, frozen or full [chosen and told]."
+        ),
+    ] = None,
+    tasks: LmEvalTasks = None,
+    task_path: TaskPath = None,
+    few_shot: FewShot = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each lm-eval task, the first [all].")
+    ] = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Train MODEL further on a text or a task.
+
+    Its fields are path=value words: train.epochs=2 method.r=16 data.context=128
+
+    With --tasks, lm-eval's tasks are measured before and after.
+    """
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.finetune(
+            model,
+            *(overrides or ()),
+            data=data,
+            task=task,
+            method=method,
+            tasks=listed(tasks),
+            task_path=task_path,
+            few_shot=few_shot,
+            limit=limit,
+            name=name,
+            session=session,
+        )
+    shared.answer_run(result)
+
+
 def add(app: typer.Typer) -> None:
     """Register these verbs."""
     verb(app, *WORK, "seed")(distill)
+    verb(app, *WORK, "seed")(finetune)
     verb(app, *WORK)(quantize)
+    verb(app, *WORK)(merge)

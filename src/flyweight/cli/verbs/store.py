@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import Shared, verb
+from flyweight.cli.options import CommonOptions, verb
 from flyweight.config.units import format_size, parse_time
 from flyweight.errors import RequestError
 
 
 def report(
-    shared: Shared,
+    shared: CommonOptions,
     names: Annotated[list[str], typer.Argument(metavar="RUN ...", help="Finished runs.")],
     out: Annotated[
         Path | None,
@@ -34,12 +34,15 @@ def report(
 
 
 def ls(
-    shared: Shared,
+    shared: CommonOptions,
     catalogue: Annotated[bool, typer.Option("--catalogue", help="Shipped model configs.")] = False,
     recipes: Annotated[bool, typer.Option("--recipes", help="Shipped recipes.")] = False,
     studies: Annotated[bool, typer.Option("--studies", help="Shipped studies.")] = False,
     models: Annotated[
         bool, typer.Option("--models", help="Only models, by the name to give as MODEL.")
+    ] = False,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="Tasks with their fixed texts and their files.")
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Every line, however long the list.")
@@ -60,16 +63,21 @@ def ls(
         ]
         shared.answer({"items": names}, lambda value: results.say(*value["items"]))
         return
+    if tasks:
+        shared.answer(
+            {"items": api.task_templates()}, lambda value: results.task_templates(value["items"])
+        )
+        return
     with shared.session(quiet=True) as session:
         if models:
-            items = {"items": api.listed_models(session)}
-            shared.answer(items, lambda value: results.models(value["items"], everything))
+            found = api.listed_models(session)
+            shared.answer({"items": found}, lambda _: results.models(found, everything))
             return
         shared.answer(api.artifacts(session), lambda value: results.listing(value, everything))
 
 
 def gc(
-    shared: Shared,
+    shared: CommonOptions,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
@@ -110,7 +118,7 @@ def gc(
             names = [item.path.name for item in garbage.items]
             garbage = api.gc(names, age, session=session)
 
-    def show(_: Any) -> None:
+    def show(_: object) -> None:
         if garbage.removed or yes:
             results.removed(garbage)
 

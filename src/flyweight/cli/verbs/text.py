@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flyweight.cli.options import MACHINE, ModelName, Shared, verb
+from flyweight.cli.options import MACHINE, CommonOptions, ModelName, verb
 from flyweight.core.terminal import Speech
 
 if TYPE_CHECKING:
-    from flyweight.decode.sampling_defaults import Drawing
+    from flyweight.decode.sampling_defaults import SamplingChoice
 
 Temperature = Annotated[
     float | None,
@@ -37,7 +37,7 @@ MinP = Annotated[
 
 
 def generate(
-    shared: Shared,
+    shared: CommonOptions,
     model: ModelName,
     prompt: Annotated[str, typer.Argument(metavar="TEXT")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 128,
@@ -63,7 +63,7 @@ def generate(
         speech.say("".join([*waiting, piece]))
         waiting.clear()
 
-    drawn: list[Drawing] = []
+    drawn: list[SamplingChoice] = []
     with shared.session(quiet=True) as session:
         text = api.generate(
             model,
@@ -85,7 +85,7 @@ def generate(
 
 
 def chat(
-    shared: Shared,
+    shared: CommonOptions,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")
     ],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyweight.config import schema
-from flyweight.core.files import reason
+from flyweight.core.files import reason, user_path
 from flyweight.data.document import HeldOut, Source
 from flyweight.data.sources import (
     hub,
@@ -32,8 +32,8 @@ def resolve(
 
     It is a registered name, `hf:owner/name[:config]`, a file, a folder or a glob; a list of files,
     folders and globs is one corpus. A registered name wins over a file of that name
-    (write `./ptb` for the file). `column` is the column of text in files of rows. Raises
-    RequestError with the nearest name.
+    (write `./ptb` for the file). A bare name is looked for here, then in `data_dir`. `column` is
+    the column of text in files of rows. Raises RequestError with the nearest name.
     """
     held_out = held_out or HeldOut()
     if not isinstance(corpus, str):
@@ -44,13 +44,17 @@ def resolve(
         return SOURCES[corpus](data_dir, held_out)
     if corpus.startswith("hf:"):
         return hub.open_dataset(corpus, held_out, column)
-    path = Path(corpus).expanduser()
-    try:
-        exists = bool(corpus) and path.exists()
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{corpus!r} cannot be read: {reason(error)}") from error
-    if exists:
-        return text.open_path(path, held_out, column)
+    path = user_path(corpus)
+    places = [path]
+    if data_dir is not None and path.name == corpus:
+        places.append(data_dir / corpus)
+    for place in places:
+        try:
+            exists = bool(corpus) and place.exists()
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{corpus!r} cannot be read: {reason(error)}") from error
+        if exists:
+            return text.open_path(place, held_out, column)
     if any(mark in corpus for mark in "*?["):
         return text.open_glob(corpus, held_out, column)
     names = ", ".join(sorted(SOURCES))

@@ -87,6 +87,35 @@ class Parquet:
         yield from _texts(table, self.column)
 
 
+@dataclass(frozen=True)
+class HubRows:
+    """Whole rows of a hub repository's Parquet files, for the splits that it has."""
+
+    repository: str
+    revision: str
+    files: str
+    splits: tuple[SplitName, ...]
+
+    @property
+    def address(self) -> str:
+        """The repository and its revision."""
+        return f"hf:{self.repository} at {self.revision}"
+
+    def rows(self, task: str, split: SplitName) -> Iterator[dict[str, Any]]:
+        """Yield the rows of one split.
+
+        Raises RequestError where it cannot be read.
+        """
+        url = _URL.format(
+            repository=self.repository,
+            revision=self.revision.replace("/", "%2F"),
+            path=self.files.format(split=split),
+        )
+        yield from _load(
+            f"{task} ({self.address})", "parquet", data_files={split: url}, split=split
+        )
+
+
 def _texts(table: Any, column: str) -> Iterator[str]:
     for batch in table.select_columns([column]).iter(batch_size=1000):
         yield from (normalized(text or "") for text in batch[column])

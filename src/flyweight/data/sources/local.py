@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flyweight.core.files import utf8_name
+from flyweight.core.files import user_path, utf8_name
 from flyweight.errors import RequestError
 
 VARIABLE = "FLYWEIGHT_DATA"
@@ -20,11 +20,11 @@ def data_folder(option: Path | str | None) -> Path | None:
     name = str(option or os.environ.get(VARIABLE, ""))
     if not name:
         return None
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not folder.is_dir():
-        given = "--data-dir" if option else VARIABLE
+        where = "--data-dir" if option else VARIABLE
         raise RequestError(
-            f"{given}: {folder} is not a folder; name one that has <corpus>/<file> in it, or leave "
+            f"{where}: {folder} is not a folder; name one that has <corpus>/<file> in it, or leave "
             "it out"
         )
     return utf8_name(folder, "--data-dir" if option else VARIABLE)

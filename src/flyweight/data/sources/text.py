@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from flyweight.config import schema
+from flyweight.core.files import user_path
 from flyweight.data.document import SPLITS, About, Document, HeldOut, Skipped, SplitName
 from flyweight.data.file_kinds import (
     ROWS,
@@ -203,7 +204,7 @@ def open_list(
     paths: list[Path] = []
     skipped: dict[Path, str] = {}
     for name in names:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if path.is_dir():
             folder = _search(path)
             paths += folder.files
@@ -218,7 +219,7 @@ def open_list(
         raise RequestError(f"{', '.join(names)} has no text files; looked for {' '.join(SUFFIXES)}")
     files = sorted({path.absolute(): path for path in reversed(paths)})
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    skipped = {path.absolute(): why for path, why in skipped.items()}
+    skipped = {path.absolute(): reason for path, reason in skipped.items()}
     return _many(name, _root([*files, *skipped]), files, skipped, held_out, column)
 
 
@@ -254,8 +255,8 @@ def _search(path: Path) -> _Folder:
         for file in (Path(inside) / name for name in files if not name.startswith(".")):
             if in_folder(file.name):
                 folder.files.append(file)
-            elif why := left_out(file):
-                folder.documents[file] = why
+            elif reason := left_out(file):
+                folder.documents[file] = reason
             else:
                 folder.others.add(file.suffix.lower() or "no ending")
     folder.files.sort()
@@ -264,13 +265,13 @@ def _search(path: Path) -> _Folder:
 
 def _without_text(path: Path, folder: _Folder) -> RequestError:
     if folder.documents:
-        file, why = min(folder.documents.items())
-        return RequestError(f"{path} has no text files: {file.name} is {why}")
-    held = "it is empty"
+        file, reason = min(folder.documents.items())
+        return RequestError(f"{path} has no text files: {file.name} is {reason}")
+    content = "it is empty"
     if folder.others:
-        held = f"it holds only {', '.join(sorted(folder.others)[:8])}"
+        content = f"it holds only {', '.join(sorted(folder.others)[:8])}"
     return RequestError(
-        f"{path} has no text files: {held}; looked for {' '.join(SUFFIXES)}; a glob takes any "
+        f"{path} has no text files: {content}; looked for {' '.join(SUFFIXES)}; a glob takes any "
         "ending"
     )
 
@@ -323,7 +324,8 @@ def _many(
         else:
             files.append(TextFile(path, held_out, kind, within))
     skipped += [
-        Skipped(path.relative_to(root).as_posix(), why) for path, why in sorted(documents.items())
+        Skipped(path.relative_to(root).as_posix(), reason)
+        for path, reason in sorted(documents.items())
     ]
     if not files:
         raise _none_readable(name, skipped)

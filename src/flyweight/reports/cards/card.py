@@ -18,7 +18,7 @@ from flyweight.checkpoints.read import is_checkpoint
 from flyweight.config import load, schema
 from flyweight.config.schema import stage_class
 from flyweight.config.stage import Origin
-from flyweight.config.units import format_count, format_size, format_time
+from flyweight.config.units import format_bits, format_count, format_flops, format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import read_json, write_text
 from flyweight.data.document import corpus_label
@@ -26,16 +26,16 @@ from flyweight.errors import FlyweightError
 from flyweight.records.run_summary import Summary
 from flyweight.reports import gather
 from flyweight.reports.cards import metrics as numbers, verdict
-from flyweight.reports.tables.markdown import block, code, front_matter, table, text
 from flyweight.spec import flops
 from flyweight.store import measurements
 from flyweight.store.artifact import Artifact, Damaged, Draft, Store
+from flyweight.tables.markdown import block, code, front_matter, table, text
 
 FILE = "README.md"
 
 
 @dataclass(frozen=True)
-class Subject:
+class CardSubject:
     """A model to be described, finished or about to be.
 
     `parents` are the artifacts that it was made from, by role.
@@ -48,7 +48,7 @@ class Subject:
     parents: Mapping[str, Artifact] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, artifact: Artifact, store: Store) -> Subject:
+    def of(cls, artifact: Artifact, store: Store) -> CardSubject:
         """Return a finished artifact with those of its parents that are under the runs root."""
         parents = {}
         corpus = artifact.facts.get(
@@ -99,7 +99,7 @@ class Subject:
         )
 
 
-def birth(subject: Subject) -> str:
+def birth(subject: CardSubject) -> str:
     """Return the card that goes into an artifact: the same bytes whenever it is made."""
     lines = [
         *_head(subject),
@@ -130,17 +130,19 @@ def birth(subject: Subject) -> str:
 
 
 def write(
-    draft: Draft, facts: Mapping[str, Any], parents: Mapping[str, Artifact] | None = None
+    draft: Draft, facts: Mapping[str, object], parents: Mapping[str, Artifact] | None = None
 ) -> None:
     """Write the card of a model into the draft that holds it; a draft without a model has none."""
     folder = draft.path / "model"
     if folder.is_dir():
-        subject = Subject(draft.identity.id, asdict(draft.identity), facts, folder, parents or {})
+        subject = CardSubject(
+            draft.identity.id, asdict(draft.identity), facts, folder, parents or {}
+        )
         write_text(draft.path / FILE, birth(subject))
 
 
-def write_beside(folder: Path, store: Store) -> None:
-    """Write `card-<stage>.md` into a finished recipe's folder for each of its models.
+def write_beside(folder: Path, run: str, store: Store) -> None:
+    """Write `card-<stage>.md` into the folder of the finished run `run` for each of its models.
 
     A model that is gone or damaged keeps the card of an earlier day.
     """
@@ -155,7 +157,7 @@ def write_beside(folder: Path, store: Store) -> None:
             card = full(
                 artifact,
                 store,
-                f"{folder.name}:{stage.name}",
+                f"{run}:{stage.name}",
                 entries=entries,
                 verdict_lines=verdicts.get(stage.name, ()),
             )
@@ -177,17 +179,16 @@ def full(
     one may expect of it. `entries` are the root's, where they have been read already.
     `verdict_lines` are what the run that made it says about it.
     """
-    subject, measured = (
-        Subject.of(artifact, store),
-        measurements.of(artifact, store.entries() if entries is None else entries),
-    )
+    entries = store.entries() if entries is None else entries
+    subject, measured = CardSubject.of(artifact, store), measurements.of(artifact, entries)
+    texts = {each.id: _known(store, each) for each in measured.evaluations}
     lines = [
         *_head(subject, title),
         *verdict_lines,
         *_model(subject, written_as, notes),
         *_data(subject),
         *_training(subject, times=True),
-        *numbers.section(measured, {each.id: _known(store, each) for each in measured.evaluations}),
+        *numbers.section(measured, texts, measurements.of_base(artifact, measured, entries)),
         *_commands(artifact, measured),
         *_limits(subject, measured),
     ]
@@ -214,7 +215,7 @@ def exported(
             dict.fromkeys(["flyweight", artifact.stage, *(["gguf"] if library == "gguf" else [])])
         ),
     }
-    subject = Subject.of(artifact, store)
+    subject = CardSubject.of(artifact, store)
     sources = [
         each.facts.get("source", "")
         for each in (artifact, *subject.parents.values())
@@ -244,7 +245,7 @@ def exported(
 # --- sections ---
 
 
-def _head(subject: Subject, title: str = "") -> list[str]:
+def _head(subject: CardSubject, title: str = "") -> list[str]:
     config = subject.config()
     size = (
         "A language model"
@@ -259,9 +260,14 @@ def _head(subject: Subject, title: str = "") -> list[str]:
     ]
 
 
-def _made(subject: Subject) -> str:
+def _made(subject: CardSubject) -> str:
     """Return how a model came about, as its stage describes it."""
     identity, facts = subject.identity, subject.facts
+    if subject.stage == "import" and "onto" in facts:
+        return (
+            f"{code(facts['onto'])} with the adapter in {code(facts['source'])}, which is in "
+            f"peft's format ({code(facts['model_type'])})"
+        )
     if subject.stage == "import":
         return (
             f"imported from {code(facts['source'])} "
@@ -294,7 +300,7 @@ def _tokenizer(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
+def _model(subject: CardSubject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
     config = subject.config()
     rows = [
         ("artifact", code(subject.id)),
@@ -333,7 +339,7 @@ def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) ->
             ("context", f"{context:,} tokens"),
             (
                 "forward pass",
-                f"{format_count(flops.forward_flops(config, context) / context)} FLOPs/token at "
+                f"{format_flops(flops.forward_flops(config, context) / context)}/token at "
                 f"full context",
             ),
         ]
@@ -349,16 +355,33 @@ def _model(subject: Subject, written_as: str = "", notes: Sequence[str] = ()) ->
     return [*lines, *(f"- {text(note)}" for note in notes), ""] if notes else lines
 
 
-def _data(subject: Subject) -> list[str]:
-    lines = ["## Data", ""]
+def _task(subject: CardSubject) -> list[str]:
+    """Return what the model was fine-tuned on, where that was a task and not a text."""
+    examples = subject.parents.get("examples")
+    if examples is None:
+        return []
+    facts = examples.facts
+    rows = ", ".join(f"{count:,} {split}" for split, count in facts["rows"].items())
+    learned = "Completions alone were learned."
+    if subject.identity["config"]["train"].get("loss") == "all":
+        learned = "Prompts were learned as well as completions."
+    return [
+        f"Fine-tuned on the task {code(facts['name'])} ({rows} examples). {learned}",
+        *(f"- {text(remark)}" for remark in facts["remarks"]),
+        "",
+    ]
+
+
+def _data(subject: CardSubject) -> list[str]:
+    lines = ["## Data", "", *_task(subject)]
     if subject.corpus is None:
         known = subject.facts.get("corpus") or subject.identity["parents"].get("corpus")
         why = {"import": "It came without its training text.", "init": "None: it was not trained."}
-        named = (
-            f"Packed as {code(known)}; that artifact has the details."
-            if known
-            else "Its training text is not known."
-        )
+        named = "Its training text is not known."
+        if known:
+            named = f"Packed as {code(known)}; that artifact has the details."
+            if "examples" in subject.parents:
+                named = f"The text of the model it began with is {code(known)}."
         return [*lines, why.get(subject.stage, named), ""]
     corpus = gather.corpus(subject.corpus, 1, None)
     sizes = [
@@ -384,7 +407,7 @@ def _data(subject: Subject) -> list[str]:
     ]
 
 
-def _training(subject: Subject, times: bool) -> list[str]:
+def _training(subject: CardSubject, times: bool) -> list[str]:
     """Return budget and spending; with `times` what the clock measured as well."""
     facts, identity = subject.facts, subject.trained
     train = identity["config"].get("train")
@@ -394,7 +417,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
             return [*lines, "Nothing was trained here.", ""]
         before = (
             f"Nothing was trained here. What it was made from had taken "
-            f"{format_count(facts['total_flops'])} FLOPs"
+            f"{format_flops(facts['total_flops'])}"
         )
         return [
             *lines,
@@ -406,20 +429,25 @@ def _training(subject: Subject, times: bool) -> list[str]:
         "tokens": f"{facts['tokens']:,}",
         "flops": format_count(facts["flops"]),
     }
-    rows = [(name, _limit(name, train.get(name)), value) for name, value in spent.items()]
+    rows = [
+        ("FLOPs" if name == "flops" else name, _limit(name, train.get(name)), value)
+        for name, value in spent.items()
+    ]
     rows.append(
         (
-            "seconds",
+            "time",
             _limit("time", train.get("time")),
-            f"{facts['seconds']:,.1f}" if times else "see `manifest.json`",
+            format_time(facts["seconds"]) if times else "see `manifest.json`",
         )
     )
-    rows.append(("flops, with teachers and parents", "", format_count(facts["total_flops"])))
+    rows.append(("FLOPs, with teachers and parents", "", format_count(facts["total_flops"])))
     if times:
-        rows.append(("seconds, with teachers and parents", "", f"{facts['total_seconds']:,.1f}"))
+        total = format_time(facts["total_seconds"])
+        rows.append(("time, with teachers and parents", "", total))
     optimizer = train["optimizer"]
+    read = "rows of examples" if "task" in identity["config"].get("data", {}) else "windows"
     settings = (
-        f"{train['batch']} windows a step, {optimizer['kind']} at {optimizer['lr']:g}, precision "
+        f"{train['batch']} {read} a step, {optimizer['kind']} at {optimizer['lr']:g}, precision "
         f"{identity['dtype']},"
         f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
         f"by {facts['stopped_by']}."
@@ -429,7 +457,7 @@ def _training(subject: Subject, times: bool) -> list[str]:
         ""
         if best is None
         else (
-            f" Best validation during training: {best:.4f} nats/token at step "
+            f" Best validation during training: {format_bits(best)} nats/token at step "
             f"{facts['best_step']:,}"
         )
     )
@@ -455,7 +483,7 @@ def _limit(name: str, value: float | None) -> str:
     return format_count(value) if name == "flops" else f"{value:,}"
 
 
-def _commands(artifact: Artifact, measured: measurements.Measured) -> list[str]:
+def _commands(artifact: Artifact, measured: measurements.Measurements) -> list[str]:
     """Return the commands that made and measured the model, each once."""
     made = artifact.manifest["command"]
     lines = ["## How it was made and measured", "", f"Made {artifact.manifest['created']}:", ""]
@@ -473,7 +501,7 @@ def _commands(artifact: Artifact, measured: measurements.Measured) -> list[str]:
     return [*lines, ""]
 
 
-def _limits(subject: Subject, measured: measurements.Measured | None) -> list[str]:
+def _limits(subject: CardSubject, measured: measurements.Measurements | None) -> list[str]:
     """Return what the numbers do not say, what is missing first."""
     lines = [] if measured is None else numbers.missing(measured)
     config = stage_class(subject.stage)

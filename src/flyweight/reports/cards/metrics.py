@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
-from flyweight.config.units import format_number, format_size
+from flyweight.config.metrics import metric_kind
+from flyweight.config.units import (
+    format_bits,
+    format_number,
+    format_percent,
+    format_rate,
+    format_short,
+    format_size,
+)
 from flyweight.errors import FlyweightError
+from flyweight.records.audit import AuditResult
+from flyweight.records.bench import Speed
+from flyweight.records.floors import NgramFloors
+from flyweight.records.likelihood import MeasuredLikelihood
+from flyweight.records.lm_eval import LmEvalMetric, LmEvalScores
 from flyweight.records.metric import Metric
+from flyweight.records.sample import samples_of
+from flyweight.records.scores import TaskScores
 from flyweight.reports import gather
 from flyweight.reports.findings.phrases import floor_name
-from flyweight.reports.tables.markdown import block, code, table, text
 from flyweight.store.artifact import Artifact
-from flyweight.store.measurements import Measured
+from flyweight.store.measurements import Measurements
+from flyweight.tables.markdown import block, code, table, text
 
 LIKELIHOOD = ("nll", "perplexity", "bits_per_byte", "word_perplexity")
-SPEED = ("forward_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_bytes", "weight_bytes")
 
 
 def share(value: float | None) -> str:
     """Return a share in percent; nothing where it is not known."""
-    return "" if value is None else f"{value:.1%}"
+    return "" if value is None else format_percent(value)
 
 
-def section(measured: Measured, texts: Mapping[str, str]) -> list[str]:
-    """Return the section on metrics; `texts` names the text of each evaluation, by its id."""
+def section(
+    measured: Measurements,
+    texts: Mapping[str, str],
+    before: Mapping[str, Artifact] = MappingProxyType({}),
+) -> list[str]:
+    """Return the section on metrics; `texts` names the text of each evaluation, by its id.
+
+    `before` has the scores on tasks of the model that was fine-tuned, by those of this one.
+    """
     lines = ["## Metrics", ""]
     if not any(measured.all()):
         return [*lines, "None: nothing was measured.", ""]
     for evaluation in measured.evaluations:
         with _readable(evaluation):
             lines += _likelihood(evaluation, texts[evaluation.id], measured)
+    for score in measured.tasks:
+        with _readable(score):
+            lines += _answers(score, before.get(score.id))
     for bench in measured.benches:
         with _readable(bench):
             lines += _speed(bench)
@@ -40,6 +65,9 @@ def section(measured: Measured, texts: Mapping[str, str]) -> list[str]:
     for sample in measured.samples:
         with _readable(sample):
             lines += _continuations(sample)
+    for other in measured.others:
+        with _readable(other):
+            lines += _lm_eval(other) if other.stage == "lm_eval" else _registered(other)
     return lines
 
 
@@ -58,17 +86,76 @@ def _readable(artifact: Artifact) -> Iterator[None]:
 
 def _continuations(artifact: Artifact) -> list[str]:
     lines = []
-    for continuation in artifact.metrics()["samples"]:
+    for sample in samples_of(artifact.metrics()):
         lines += [
-            f"Its continuation of {code(continuation['prompt'])}, one draw, not chosen:",
+            f"Its continuation of {code(sample.prompt)}, one draw, not chosen:",
             "",
-            *block(continuation["text"]),
+            *block(sample.text),
             "",
         ]
     return lines
 
 
-def missing(measured: Measured) -> list[str]:
+def _lm_eval(artifact: Artifact) -> list[str]:
+    """Return what lm-eval measured: every task's metrics with their intervals."""
+    scores = LmEvalScores.from_metrics(artifact.metrics())
+    rows = [
+        (
+            text(task),
+            text(name),
+            "" if metric.value is None else format_number(metric.value),
+            _ends(metric),
+            metric.better or "",
+            "" if metric.n is None else f"{metric.n:,}",
+        )
+        for task, each in scores.tasks.items()
+        for name, metric in each.metrics.items()
+    ]
+    head = ("task", "metric", "value", "95 % interval", "better", "n")
+    shots = {str(each.few_shot) for each in scores.tasks.values() if each.few_shot is not None}
+    return [
+        f"On tasks of lm-eval {text(scores.lm_eval)} with {' or '.join(sorted(shots))} examples "
+        f"before each question ({code(artifact.id)}):",
+        "",
+        *table(head, rows, right=("value", head[3], "n")),
+        "",
+    ]
+
+
+def _ends(metric: LmEvalMetric) -> str:
+    if metric.low is None or metric.high is None:
+        return ""
+    return f"{format_number(metric.low)} to {format_number(metric.high)}"
+
+
+def _registered(artifact: Artifact) -> list[str]:
+    """Return what a stage of another package measured: its metrics, then its plain numbers."""
+    rows = []
+    for name, value in artifact.metrics().items():
+        if isinstance(value, dict) and set(value) == set(Metric.__dataclass_fields__):
+            metric = Metric(**value)
+            shown = format_number(metric.value)
+            rows.append(
+                (
+                    text(name),
+                    shown,
+                    _interval(metric, format_number),
+                    text(metric.unit),
+                    f"{metric.n:,}",
+                )
+            )
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            rows.append((text(name), format_number(value), "", "", ""))
+    head = ("metric", "value", "95 % interval", "unit", "n")
+    return [
+        f"Measured by the stage {code(artifact.stage)} ({code(artifact.id)}):",
+        "",
+        *table(head, rows, right=("value", head[2], "n")),
+        "",
+    ]
+
+
+def missing(measured: Measurements) -> list[str]:
     """Return what was not measured, and what it showed that a reader must not miss."""
     lines = []
     splits = {each.identity["config"]["split"] for each in measured.evaluations}
@@ -93,33 +180,27 @@ def missing(measured: Measured) -> list[str]:
     for audit in measured.audits:
         lines += [f"It fails the audit's check {code(name)}." for name in _named(audit, "fail")]
     lines += _below_floors(measured)
+    tasks = "other tasks" if measured.tasks else "tasks"
     lines.append(
-        "Not measured: tasks, other texts than those named, and other machines than those named."
+        f"Not measured: {tasks}, other texts than those named, and other machines than those named."
     )
     return lines
 
 
-def _likelihood(artifact: Artifact, name: str, measured: Measured) -> list[str]:
-    result, interval = gather.evaluation(artifact), artifact.metrics()["interval"]
-    assert result is not None
+def _likelihood(artifact: Artifact, name: str, measured: Measurements) -> list[str]:
+    result = MeasuredLikelihood.from_metrics(artifact.metrics())
+    interval = result.interval
     rows = []
     for key in (*LIKELIHOOD, *result.metrics):
         if (metric := result.metric(key)) is not None:
-            rows.append(
-                (
-                    key,
-                    format_number(metric.value),
-                    _interval(metric),
-                    text(metric.unit),
-                    f"{metric.n:,}",
-                )
-            )
+            write = metric_kind(key).written
+            shown = (key, write(metric.value), _interval(metric, write), text(metric.unit))
+            rows.append((*shown, f"{metric.n:,}"))
     for kind, value in _floors(artifact, measured).items():
-        rows.append(
-            (f"bits_per_byte of {code(kind)}, a floor", format_number(value), "", "bits/byte", "")
-        )
-    head = ("metric", "value", f"{interval['level']:.0%} interval", "unit", "n")
-    over = f"{interval['units']:,} {interval['over']}s"
+        named = f"bits_per_byte of {code(kind)}, a floor"
+        rows.append((named, format_bits(value), "", "bits/byte", ""))
+    head = ("metric", "value", f"{format_percent(interval.level)} interval", "unit", "n")
+    over = f"{interval.units:,} {interval.over}s"
     losses = gather.losses(artifact)
     return [
         f"Likelihood on the {result.split} split of {code(name)}, window {result.window:,}, "
@@ -132,19 +213,55 @@ def _likelihood(artifact: Artifact, name: str, measured: Measured) -> list[str]:
     ]
 
 
-def _floors(evaluation: Artifact, measured: Measured) -> dict[str, float]:
+def _answers(artifact: Artifact, base: Artifact | None) -> list[str]:
+    """Return a model's scores on a task beside the task's floor and, if known, its base's."""
+    scores = TaskScores.from_metrics(artifact.metrics())
+    before = {} if base is None else TaskScores.from_metrics(base.metrics()).metrics
+    rows: list[tuple[str, ...]] = []
+    for name, metric in scores.metrics.items():
+        others = (before.get(name), scores.floor_metrics.get(name))
+        cells = [_with_interval(name, each) for each in (metric, *others)]
+        rows.append((name, *cells, text(metric.unit), metric_kind(name).better))
+    head = ["metric", "this model", "before", "floor", "unit", "better"]
+    if base is None:
+        head.remove("before")
+        rows = [(*row[:2], *row[3:]) for row in rows]
+    rated = metric_kind(scores.decides).title
+    standing = {
+        "above": f"It is above its floor in {rated}.",
+        "below": f"It is below its floor in {rated}.",
+        "undecided": f"It is not shown to be above its floor in {rated}.",
+    }[scores.standing]
+    known = "" if base is None else f"; before: those of its base ({code(base.id)})"
+    return [
+        f"Answers to {code(scores.task)}, {scores.split} split, {scores.rows:,} rows; 95 % "
+        f"intervals over {scores.contexts:,} contexts ({code(artifact.id)}){known}. Its floor, "
+        f"{code(scores.floor)}: {text(scores.floor_about)}. {text(standing)}",
+        "",
+        *table(tuple(head), rows),
+        "",
+    ]
+
+
+def _with_interval(name: str, metric: Metric | None) -> str:
+    if metric is None:
+        return ""
+    write = metric_kind(name).written
+    interval = _interval(metric, write)
+    return write(metric.value) + (f" ({interval})" if interval else "")
+
+
+def _floors(evaluation: Artifact, measured: Measurements) -> dict[str, float]:
     """Return what n-gram models reach in bits per byte on the split of an evaluation."""
     values = {}
     for each in measured.floors:
         if _text(each) == _text(evaluation) and _split(each) == _split(evaluation):
-            details = each.metrics()["details"]
-            values |= {
-                kind: float(details[kind]["bits_per_byte"]) for kind in ("unigram", "bigram", "kn5")
-            }
+            floors = NgramFloors.from_metrics(each.metrics())
+            values |= {kind: floor.bits_per_byte for kind, floor in floors.named().items()}
     return values
 
 
-def _below_floors(measured: Measured) -> list[str]:
+def _below_floors(measured: Measurements) -> list[str]:
     """Return where counting n-grams does better than the model."""
     lines = []
     for evaluation in measured.evaluations:
@@ -153,8 +270,8 @@ def _below_floors(measured: Measured) -> list[str]:
         if result and floors and min(floors.values()) <= result.bits_per_byte.value:
             kind = min(floors, key=lambda name: floors[name])
             reached = (
-                f"{format_number(floors[kind])} bits/byte against its "
-                f"{format_number(result.bits_per_byte.value)}"
+                f"{format_bits(floors[kind])} bits/byte against its "
+                f"{format_bits(result.bits_per_byte.value)}"
             )
             floor = text(floor_name(kind))
             lines.append(
@@ -164,14 +281,13 @@ def _below_floors(measured: Measured) -> list[str]:
 
 
 def _speed(artifact: Artifact) -> list[str]:
-    raw, identity = artifact.metrics()["metrics"], artifact.identity
+    speed, identity = Speed.from_metrics(artifact.metrics()), artifact.identity
     rows = []
-    for key in SPEED:
-        metric = Metric(**raw[key])
-        show = format_size if metric.unit == "bytes" else format_number
-        apart = "" if metric.low == metric.high else f"{show(metric.low)} ... {show(metric.high)}"
-        rows.append((key, show(metric.value), apart, text(metric.unit), f"{metric.n:,}"))
-    head = ("metric", "value", "95% interval", "unit", "n")
+    for key, metric in speed:
+        show = _SHOWN.get(metric.unit, format_rate)
+        shown = (key, show(metric.value), _interval(metric, show), text(metric.unit))
+        rows.append((*shown, f"{metric.n:,}"))
+    head = ("metric", "value", "95 % interval", "unit", "n")
     where = f"{code(identity['machine'])}, {identity['device']}, threads {identity['threads']}"
     batch = identity["config"]["batch"]
     return [
@@ -183,23 +299,24 @@ def _speed(artifact: Artifact) -> list[str]:
 
 
 def _audit(artifact: Artifact) -> list[str]:
-    checks = artifact.metrics()["checks"]
-    passed = sum(check["verdict"] == "pass" for check in checks)
-    apply = sum(check["verdict"] != "n/a" for check in checks)
+    checks = AuditResult.from_metrics(artifact.metrics()).checks
+    passed = sum(check.verdict == "pass" for check in checks)
+    apply = sum(check.verdict != "n/a" for check in checks)
     rest = len(checks) - apply
     verb = "does" if rest == 1 else "do"
     others = f", {rest} {verb} not apply" if rest else ""
     lines = [f"Audit: {passed} of {apply} checks passed{others} ({code(artifact.id)}).", ""]
     reasons = [
-        f"- {check['verdict']}: {code(check['name'])}: {text(check['why'])}"
+        f"- {check.verdict}: {code(check.name)}: {text(check.why)}"
         for check in checks
-        if check["verdict"] != "pass"
+        if check.verdict != "pass"
     ]
     return [*lines, *reasons, ""] if reasons else lines
 
 
 def _named(audit: Artifact, verdict: str) -> list[str]:
-    return [check["name"] for check in audit.metrics()["checks"] if check["verdict"] == verdict]
+    checks = AuditResult.from_metrics(audit.metrics()).checks
+    return [check.name for check in checks if check.verdict == verdict]
 
 
 def _text(artifact: Artifact) -> str | None:
@@ -210,9 +327,9 @@ def _split(artifact: Artifact) -> str:
     return artifact.identity["config"]["split"]
 
 
-def _interval(metric: Metric) -> str:
-    return (
-        ""
-        if metric.low == metric.high
-        else f"{format_number(metric.low)} ... {format_number(metric.high)}"
-    )
+_SHOWN: Mapping[str, Callable[[float], str]] = {"bytes": format_size, "ms": format_short}
+"""How measurements of speed are written, by their unit."""
+
+
+def _interval(metric: Metric, write: Callable[[float], str]) -> str:
+    return "" if metric.low == metric.high else f"{write(metric.low)} to {write(metric.high)}"

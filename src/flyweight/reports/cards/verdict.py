@@ -5,7 +5,7 @@ from __future__ import annotations
 from flyweight.records.run_summary import Summary
 from flyweight.reports.findings.advice import Advice
 from flyweight.reports.report import RunReport
-from flyweight.reports.tables.markdown import code, text
+from flyweight.tables.markdown import code, text
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from flyweight.config.units import format_bits
 from flyweight.reports.figures import labels
 from flyweight.reports.figures.svg import COLOURS
 from flyweight.visible import visible
@@ -42,7 +43,7 @@ class Canvas:
         box = self.axes.get_window_extent()
         return labels.Box(box.x0 - 4, box.y0 + 1, WIDTH - 2, box.y1 + 4)
 
-    def text(self, x: float, y: float, text: str, **style: Any) -> None:
+    def text(self, x: float, y: float, text: str, **style: object) -> None:
         """Write at a place in figure units."""
         from matplotlib.transforms import IdentityTransform
 
@@ -155,7 +156,7 @@ def draw_floors(sheet: Canvas, floors: Iterable[tuple[str, float]]) -> None:
     box = sheet.axes.get_window_extent()
     above, below = [], []
     for name, value in sorted(floors, key=lambda item: item[1]):
-        text = f"{name} {value:.3f}"
+        text = f"{name} {format_bits(value)}"
         if not low <= value <= high:
             (above if value > high else below).append(text)
             continue

@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flyweight.config.units import format_count, format_rate, format_short_time, format_size
+from flyweight.config.units import (
+    format_bits,
+    format_count,
+    format_rate,
+    format_short_time,
+    format_size,
+)
+from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Curve, Training
 from flyweight.reports.figures import labels
 from flyweight.reports.figures.canvas import (
@@ -33,7 +40,7 @@ from flyweight.reports.figures.canvas import (
 )
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.findings.phrases import and_list, floor_name, short_floor_name
-from flyweight.reports.models import Group, RankedModel
+from flyweight.reports.models import ModelGroup, RankedModel
 from flyweight.reports.ranking import AXES, Axis
 
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">")
@@ -52,7 +59,7 @@ class Drawing:
     svg: str
 
 
-def span(group: Group) -> tuple[float, float]:
+def span(group: ModelGroup) -> tuple[float, float]:
     """Return the range of bits per byte of the rankable models, with intervals and near floors."""
     metrics = [each.bits for each in group.rankable if each.bits] or [
         each.bits for each in group.models if each.bits
@@ -86,7 +93,7 @@ _TITLES = {
 }
 
 
-def quality(group: Group, prefix: str = "") -> list[Drawing]:
+def quality(group: ModelGroup, prefix: str = "") -> list[Drawing]:
     """Return the figures of quality against bytes, speed and training FLOPs that can be drawn."""
     return [
         drawn
@@ -95,7 +102,7 @@ def quality(group: Group, prefix: str = "") -> list[Drawing]:
     ]
 
 
-def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
+def _scatter(group: ModelGroup, axis: Axis, key: str) -> Drawing | None:
     """Return one scatter plot, or None where fewer than two models have both numbers."""
     placed = [
         (each, value)
@@ -147,7 +154,11 @@ def _scatter(group: Group, axis: Axis, key: str) -> Drawing | None:
 
 
 def _bits(ranked: RankedModel) -> str:
-    return f"{ranked.bits.value:.3f}" if ranked.bits else ""
+    return format_bits(ranked.bits.value) if ranked.bits else ""
+
+
+def _interval(bits: Metric) -> str:
+    return f"{format_bits(bits.low)} to {format_bits(bits.high)}"
 
 
 def _point_name(ranked: RankedModel, span: tuple[float, float]) -> str:
@@ -160,9 +171,9 @@ def _point_name(ranked: RankedModel, span: tuple[float, float]) -> str:
         return name
     value = ranked.bits.value
     if value > span[1]:
-        return f"{name} ({ranked.standing} \N{UPWARDS ARROW} {value:.2f})"
+        return f"{name} ({ranked.standing} \N{UPWARDS ARROW} {format_bits(value)})"
     if value < span[0]:
-        return f"{name} ({ranked.standing} \N{DOWNWARDS ARROW} {value:.2f})"
+        return f"{name} ({ranked.standing} \N{DOWNWARDS ARROW} {format_bits(value)})"
     return f"{name} ({ranked.standing})"
 
 
@@ -214,9 +225,9 @@ def _point(
         zorder=6 if filled else 5,
         **style,
     )
-    interval = f"{ranked.bits.low:.3f} to {ranked.bits.high:.3f}"
     sheet.tips[gid] = (
-        f"{ranked.label}: {_bits(ranked)} bits per byte ({interval}) at {form(value.value)}"
+        f"{ranked.label}: {_bits(ranked)} bits per byte ({_interval(ranked.bits)}) at "
+        f"{form(value.value)}"
     )
     return sheet.display(value.value, y)
 
@@ -224,7 +235,7 @@ def _point(
 # --- ranking ---
 
 
-def ranking(group: Group, prefix: str = "") -> Drawing | None:
+def ranking(group: ModelGroup, prefix: str = "") -> Drawing | None:
     """Return the models' bits per byte in order, each with its interval, between the floors."""
     ranked = group.rankable
     if not ranked:
@@ -273,12 +284,11 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
             y = sheet.display(low, row)[1] - 3.6
             sheet.text(4, y, labels.short(each.label), size=NORMAL)
             sheet.text(WIDTH - 4, y, _bits(each), ha="right", size=NORMAL)
-            sheet.tips[gid] = (
-                f"{each.label}: {_bits(each)} ({each.bits.low:.3f} to {each.bits.high:.3f})"
-            )
+            sheet.tips[gid] = f"{each.label}: {_bits(each)} ({_interval(each.bits)})"
         stated = "; ".join(f"{each.label} {_bits(each)}" for each in ranked)
         floors = ", ".join(
-            f"{floor_name(key)} {floor.bits_per_byte:.3f}" for key, floor in group.floors.items()
+            f"{floor_name(key)} {format_bits(floor.bits_per_byte)}"
+            for key, floor in group.floors.items()
         )
         alt = (
             f"Bits per byte of every sound model, best first: {stated}. Floors: {floors or 'none'}."
@@ -287,7 +297,7 @@ def ranking(group: Group, prefix: str = "") -> Drawing | None:
     return Drawing(f"{prefix}ranking", "Quality", "", svg)
 
 
-def _upright_floors(sheet: Canvas, group: Group) -> None:
+def _upright_floors(sheet: Canvas, group: ModelGroup) -> None:
     """Draw floors as dashed upright lines named above.
 
     Names that would touch are left to the lines farther off.
@@ -304,7 +314,9 @@ def _upright_floors(sheet: Canvas, group: Group) -> None:
             if x - half > free:
                 sheet.text(x, box.y1 + 6, name, ha="center", color=COLOURS["muted"])
                 free = x + half
-    below = [f"\N{LEFTWARDS ARROW} {name} {value:.2f}" for value, name in values if value < low]
+    below = [
+        f"\N{LEFTWARDS ARROW} {name} {format_bits(value)}" for value, name in values if value < low
+    ]
     starts = [
         sheet.display(value, 0)[0] - labels.extent(name, SMALL)[0] / 2
         for value, name in values
@@ -312,7 +324,7 @@ def _upright_floors(sheet: Canvas, group: Group) -> None:
     ]
     if below and 8 + labels.extent(below[-1], SMALL)[0] < min([*starts, WIDTH]):
         sheet.text(4, box.y1 + 6, below[-1], color=COLOURS["muted"])
-    beyond = [f"{name} {value:.2f}" for value, name in values if value > high]
+    beyond = [f"{name} {format_bits(value)}" for value, name in values if value > high]
     if beyond:
         text = f"{beyond[0]} \N{RIGHTWARDS ARROW}"
         if WIDTH - 4 - labels.extent(text, SMALL)[0] > free:
@@ -329,7 +341,7 @@ _SPENT: dict[Spent, tuple[str, str, Callable[[float], str]]] = {
 }
 
 
-def curves(group: Group, prefix: str = "") -> list[Drawing]:
+def curves(group: ModelGroup, prefix: str = "") -> list[Drawing]:
     """Return validation loss against total FLOPs and seconds.
 
     Only models with one tokenizer share a figure.
@@ -385,7 +397,7 @@ def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
                 gid=gid,
             )
             sheet.tips[gid] = (
-                f"{each.label}: {line[-1][1]:.3f} nats per token after {form(line[-1][0])}"
+                f"{each.label}: {format_bits(line[-1][1])} nats per token after {form(line[-1][0])}"
             )
             sheet.obstacles += labels.along(
                 [sheet.display(*point) for point in line if low <= point[1] <= high], 8.0, half=2
@@ -400,7 +412,7 @@ def _curves(trained: Sequence[RankedModel], spent: Spent, key: str) -> Drawing:
             [series(each.colour) for each, _ in lines],
         )
         stated = "; ".join(
-            f"{each.label} reaches {line[-1][1]:.3f} after {form(line[-1][0])}"
+            f"{each.label} reaches {format_bits(line[-1][1])} after {form(line[-1][0])}"
             for each, line in lines
         )
         alt = f"Validation loss in nats per token against {x_title}. {stated}."

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flyweight.config.metrics import metric_kind
+from flyweight.config.metrics import MetricKind, metric_kind
 from flyweight.config.units import format_count
 from flyweight.records.study_summary import CellSummary, Spread, StudySummary
 from flyweight.reports.figures import labels
@@ -48,7 +48,7 @@ AXES: dict[str, tuple[str, Callable[[CellSummary], float]]] = {
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlottedCell:
     """One sound cell in a figure."""
 
     cell: CellSummary
@@ -159,7 +159,7 @@ def _scatter(
     metric, better = main_metric(summary)
     kind = metric_kind(metric)
     marks = [
-        Mark(cell, value(cell), spread)
+        PlottedCell(cell, value(cell), spread)
         for cell in cells
         if (spread := cell.spread(metric)) and value(cell) > 0
     ]
@@ -172,11 +172,11 @@ def _scatter(
         name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()
     }
     styles = Styles(summary)
-    rows = _key_rows(styles.key())
+    rows = key_rows(styles.key())
     height = KEY_ROW * len(rows) + 4
     with figure_style():
         sheet = canvas(height=HEIGHT + height, bottom=44 + height)
-        _draw_key(sheet, rows)
+        draw_key(sheet, rows)
         scale_x(sheet.axes, [mark.x for mark in marks], format_count)
         vertical(
             sheet,
@@ -195,7 +195,13 @@ def _scatter(
             _join(sheet, marks, styles)
         placed = [
             _point(
-                sheet, mark, f"p{place}", mark in on_front, len(marks) <= BARS, styles.of(mark.cell)
+                sheet,
+                mark,
+                kind,
+                f"p{place}",
+                mark in on_front,
+                len(marks) <= BARS,
+                styles.of(mark.cell),
             )
             for place, mark in enumerate(marks)
         ]
@@ -212,7 +218,7 @@ def _scatter(
         )
         ends = and_list([f"{label(mark.cell)} {mark.cell.budget}" for mark in on_front])
         stated = "; ".join(
-            f"{mark.cell.name} {mark.spread.mean:.3f} at {format_count(mark.x)}"
+            f"{mark.cell.name} {kind.written(mark.spread.mean)} at {format_count(mark.x)}"
             for mark in on_front
         )
         alt = (
@@ -234,7 +240,7 @@ KEY_ROW = 15.0
 """Height of one line of a figure's key."""
 
 
-def _key_rows(entries: Sequence[tuple[str, str, str]]) -> list[list[tuple[str, str, str]]]:
+def key_rows(entries: Sequence[tuple[str, str, str]]) -> list[list[tuple[str, str, str]]]:
     """Return a key's entries in lines that fit the width of a figure."""
     rows: list[list[tuple[str, str, str]]] = [[]]
     used = 0.0
@@ -253,7 +259,7 @@ def _key_width(entry: tuple[str, str, str]) -> float:
     return labels.extent(text, SMALL)[0] + (26.0 if marker else 12.0)
 
 
-def _draw_key(sheet: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> None:
+def draw_key(sheet: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> None:
     """Write what colours and markers mean below the axis."""
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
@@ -273,7 +279,7 @@ def _draw_key(sheet: Canvas, rows: Sequence[Sequence[tuple[str, str, str]]]) -> 
             x += _key_width(entry)
 
 
-def _named(front: Sequence[Mark]) -> list[Mark]:
+def _named(front: Sequence[PlottedCell]) -> list[PlottedCell]:
     """Return the points of a front that are named: the best of every model, at most eight."""
     best = list({label(mark.cell): mark for mark in front}.values())
     if len(best) <= NAMED:
@@ -281,7 +287,7 @@ def _named(front: Sequence[Mark]) -> list[Mark]:
     return [best[round(place * (len(best) - 1) / (NAMED - 1))] for place in range(NAMED)]
 
 
-def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]:
+def _span(marks: Sequence[PlottedCell], floors: Sequence[float]) -> tuple[float, float]:
     """Return the range that shows every mean, its interval and near floors.
 
     Intervals that are wider than the range of all means are cut.
@@ -296,9 +302,9 @@ def _span(marks: Sequence[Mark], floors: Sequence[float]) -> tuple[float, float]
     return low - pad, high + pad
 
 
-def _join(sheet: Canvas, marks: Sequence[Mark], styles: Styles) -> None:
+def _join(sheet: Canvas, marks: Sequence[PlottedCell], styles: Styles) -> None:
     """Draw a thin line through the budgets of every model."""
-    curves: dict[tuple[str, int], list[Mark]] = {}
+    curves: dict[tuple[str, int], list[PlottedCell]] = {}
     for mark in marks:
         curves.setdefault((label(mark.cell), mark.cell.context), []).append(mark)
     for members in curves.values():
@@ -316,7 +322,13 @@ def _join(sheet: Canvas, marks: Sequence[Mark], styles: Styles) -> None:
 
 
 def _point(
-    sheet: Canvas, mark: Mark, gid: str, filled: bool, bars: bool, style: Style
+    sheet: Canvas,
+    mark: PlottedCell,
+    kind: MetricKind,
+    gid: str,
+    filled: bool,
+    bars: bool,
+    style: Style,
 ) -> tuple[float, float]:
     """Draw one cell with its interval and return its place in figure units."""
     (bottom, top), colour, y = sheet.axes.get_ylim(), series(style.colour), mark.spread.mean
@@ -336,8 +348,9 @@ def _point(
         clip_on=False,
         zorder=6 if filled else 5,
     )
-    range_ = "" if mark.spread.low is None else f" ({mark.low:.3f} to {mark.high:.3f})"
-    sheet.tips[gid] = f"{mark.cell.name}: {y:.3f}{range_} at {format_count(mark.x)}"
+    interval = kind.interval(mark.spread.low, mark.spread.high)
+    shown = f"{kind.written(y)} ({interval})" if interval else kind.written(y)
+    sheet.tips[gid] = f"{mark.cell.name}: {shown} at {format_count(mark.x)}"
     at = sheet.display(mark.x, y)
     sheet.obstacles.append(labels.Box(at[0] - 4, at[1] - 4, at[0] + 4, at[1] + 4, 8.0))
     return at

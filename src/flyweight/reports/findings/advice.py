@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flyweight.config.units import format_rate, format_size
+from flyweight.config.units import format_bits, format_rate, format_size
 from flyweight.records.metric import Metric
 from flyweight.reports.findings.phrases import Kind, and_list, bits, floor_name, name
-from flyweight.reports.models import Group, RankedModel
+from flyweight.reports.models import ModelGroup, RankedModel
 from flyweight.reports.ranking import AXES, CLOSE, Picks, StrongestFloor, picks, strongest_floor
 
 BEST, SMALLEST, FASTEST = "best", f"smallest within {100 * CLOSE:.0f}\N{NO-BREAK SPACE}%", "fastest"
@@ -22,8 +22,12 @@ ALONE = "the only model"
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a choice with its unit, and its 95 % interval; both empty where unmeasured."""
+    """One figure of a choice with its unit, and its 95 % interval; both empty where unmeasured.
 
+    `name` says what it is a figure of.
+    """
+
+    name: str
     text: str
     interval: str = ""
 
@@ -70,7 +74,7 @@ class Advice:
     notes: tuple[str, ...]
 
 
-def advice(group: Group) -> Advice | None:
+def advice(group: ModelGroup) -> Advice | None:
     """Return which model to take from a group, or why none; None where nothing was measured."""
     if not any(each.bits for each in group.models):
         return None
@@ -91,9 +95,10 @@ def choice(model: RankedModel, *roles: str) -> Choice:
     """Return a model as a choice for these roles."""
     disk, rate = model.model.disk_bytes, AXES["speed"].metric(model)
     figures = (
-        Figure("" if disk is None else format_size(disk)),
-        Figure(f"{bits(model)} bits/byte", _interval(model.bits, "{:.3f}".format)),
+        Figure("size", "" if disk is None else format_size(disk)),
+        Figure("quality", f"{bits(model)} bits/byte", _interval(model.bits, format_bits)),
         Figure(
+            "speed",
             "" if rate is None else f"{format_rate(rate.value)} tokens/s",
             _interval(rate, format_rate),
         ),
@@ -149,7 +154,7 @@ def _floor(floor: StrongestFloor | None) -> list[str]:
 
 def floor_note(floor: StrongestFloor, thing: str, unit: str) -> str:
     """Say that nothing of a kind beats a floor decidedly, and what to do about it."""
-    named = f"the {floor_name(floor.name)} floor ({floor.value:.3f} {unit})"
+    named = f"the {floor_name(floor.name)} floor ({format_bits(floor.value)} {unit})"
     if floor.verdict == "undecided":
         return f"Whether any {thing} here beats {named}, which only counts, is undecided."
     return (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flyweight.reports.findings.phrases import Finding, Kind, bits, change, name, percent, times
+from flyweight.config.units import format_percent, format_times
+from flyweight.reports.findings.phrases import Kind, RunFinding, bits, change, name
 from flyweight.reports.models import RankedModel
 from flyweight.reports.ranking import PairedDifference, paired_difference
 
@@ -41,18 +42,18 @@ class Control:
     gap: PairedDifference
 
 
-def distillations(models: Sequence[RankedModel]) -> list[Finding]:
+def distillations(models: Sequence[RankedModel]) -> list[RunFinding]:
     """Return one finding for every distilled model of a run."""
     return [_distillation(each, models) for each in models if each.model.stage == "distill"]
 
 
-def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> Finding:
+def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> RunFinding:
     if student.standing != "ok":
         reasons = "; ".join(fault.text for fault in student.faults) or "it was not evaluated"
-        return Finding(
+        return RunFinding(
             "warning",
-            "Whether distillation paid cannot be said.",
-            f"{name(student)} is no measure of it: {reasons}.",
+            "Whether distillation paid is undecided.",
+            f"{name(student)} cannot show it: {reasons}.",
         )
     free, not_free = _controls(student, models, _FREE)
     full, not_full = _controls(student, models, _FULL)
@@ -63,11 +64,11 @@ def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> Findin
             "The run has no sound control: the same student trained alone, on the same tokens "
             "or for the same total compute."
         )
-        return Finding(
-            "undecided", "Whether distillation paid cannot be said.", " ".join([why, *text])
+        return RunFinding(
+            "undecided", "Whether distillation paid is undecided.", " ".join([why, *text])
         )
     kind, title = _title(student, free, full)
-    return Finding(kind, title, " ".join(text))
+    return RunFinding(kind, title, " ".join(text))
 
 
 def _controls(
@@ -203,8 +204,8 @@ def _shortfall(other: RankedModel, student: RankedModel, quantity: Quantity) -> 
         ""
         if share >= SHORT
         else (
-            f"was stopped early by its limit ({alone.stopped_by}), at {percent(share)} of what "
-            f"it was due,"
+            f"was stopped early by its limit ({alone.stopped_by}), at {format_percent(share)} of "
+            f"what it was due,"
         )
     )
 
@@ -223,7 +224,9 @@ def _teacher(
     for control in controls:
         gap = paired_difference(control.ranked, teacher)
         if gap and gap.verdict == "better":
-            ratio = times(teacher.model.parameters.total / control.ranked.model.parameters.total)
+            ratio = format_times(
+                teacher.model.parameters.total / control.ranked.model.parameters.total
+            )
             own = f"{name(teacher)} ({bits(teacher)})"
             beats = f"Trained alone, {name(control.ranked)} even beats {own}"
             return [f"{beats}, the teacher itself, which has {ratio} its parameters."]

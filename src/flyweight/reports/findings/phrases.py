@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flyweight.config.units import decimals_of_difference, format_bits, format_signed
 from flyweight.reports.models import RankedModel
 from flyweight.reports.ranking import PairedDifference
 
@@ -21,7 +22,7 @@ MARKS: dict[Kind, str] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class RunFinding:
     """One thing worth saying: a sentence, and the sentences that support it.
 
     Names of models stand in backticks.
@@ -61,9 +62,6 @@ def short_floor_name(key: str) -> str:
     return floor_name(key).replace(" (Kneser-Ney)", "")
 
 
-MINUS = "\N{MINUS SIGN}"
-
-
 def name(ranked: RankedModel) -> str:
     """Return a model's name, marked as such."""
     return f"`{ranked.label}`"
@@ -71,41 +69,22 @@ def name(ranked: RankedModel) -> str:
 
 def bits(ranked: RankedModel) -> str:
     """Return a model's bits per byte as it stands in every sentence and table."""
-    return f"{ranked.bits.value:.3f}" if ranked.bits else "unmeasured"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign, a true minus included."""
-    return f"{'+' if value >= 0 else MINUS}{size(value)}"
-
-
-def size(value: float) -> str:
-    """Return a difference without its sign: three decimals, or five where three would be zeros."""
-    value = abs(value)
-    return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.5f}"
+    return format_bits(ranked.bits.value) if ranked.bits else "unmeasured"
 
 
 def change(gap: PairedDifference) -> str:
     """Return a difference about its first model, with the interval: better, worse or undecided."""
     source = "95 % interval" if gap.paired else "unpaired 95 % intervals:"
+    decimals = decimals_of_difference(gap.low, gap.high)
     if gap.verdict == "undecided":
         why = f"; {gap.why}" if gap.why else ""
-        return (
-            f"undecided: the difference is {signed(gap.difference)} ({source} "
-            f"{signed(gap.low)} to {signed(gap.high)}{why})"
+        shown, low, high = (
+            format_signed(value, decimals) for value in (gap.difference, gap.low, gap.high)
         )
+        return f"undecided: the difference is {shown} ({source} {low} to {high}{why})"
     low, high = sorted((abs(gap.low), abs(gap.high)))
-    return f"{gap.verdict} by {size(gap.difference)} ({source} {size(low)} to {size(high)})"
-
-
-def times(ratio: float) -> str:
-    """Return a factor as people say it: `3.4 times`."""
-    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
-
-
-def percent(share: float) -> str:
-    """Return a share in whole percent, or with one digit below 10 %."""
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+    shown, low, high = (f"{abs(value):.{decimals}f}" for value in (gap.difference, low, high))
+    return f"{gap.verdict} by {shown} ({source} {low} to {high})"
 
 
 def and_list(items: Sequence[str], word: str = "and") -> str:

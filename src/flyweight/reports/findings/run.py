@@ -11,31 +11,39 @@ from collections.abc import Sequence
 from typing import Literal
 
 from flyweight.config.schema import stage_class
-from flyweight.config.units import format_count, format_rate, format_size, format_time
+from flyweight.config.units import (
+    format_bits,
+    format_count,
+    format_percent,
+    format_rate,
+    format_size,
+    format_time,
+    format_times,
+)
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import BudgetLine, Summary
 from flyweight.reports.findings.distillation import distillations
 from flyweight.reports.findings.phrases import (
     FLOOR,
-    Finding,
+    RunFinding,
     and_list,
     bits,
     change,
     floor_name,
     name,
-    percent,
-    times,
 )
-from flyweight.reports.models import Group, RankedModel, groups, ranked_models
+from flyweight.reports.models import ModelGroup, RankedModel, groups, ranked_models
 from flyweight.reports.ranking import AXES, decide, paired_difference, strongest_floor, tied_best
 
-__all__ = ["Finding", "across", "budget_line", "findings", "plain"]
+__all__ = ["RunFinding", "across", "budget_line", "findings", "plain"]
 
 # Below this share of repeated lines the figures are not worth a warning.
 _OVERLAP = 0.01
 
 
-def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[Finding, ...]:
+def findings(
+    summary: Summary, grouped: Sequence[ModelGroup] | None = None
+) -> tuple[RunFinding, ...]:
     """Return what a run tells beside which model to take: first what paid, then warnings.
 
     `grouped` are the run's models by text, where they are there already.
@@ -52,10 +60,10 @@ def findings(summary: Summary, grouped: Sequence[Group] | None = None) -> tuple[
 
 
 def across(
-    summaries: Sequence[Summary], grouped: Sequence[Group] | None = None
-) -> tuple[Finding, ...]:
+    summaries: Sequence[Summary], grouped: Sequence[ModelGroup] | None = None
+) -> tuple[RunFinding, ...]:
     """Return what can be said about several runs together."""
-    results: list[Finding] = []
+    results: list[RunFinding] = []
     grouped = groups(ranked_models(summaries)) if grouped is None else grouped
     models = [each for group in grouped for each in group.models]
     for group in grouped:
@@ -66,7 +74,7 @@ def across(
     return tuple(dict.fromkeys(results))
 
 
-def plain(results: Sequence[Finding]) -> list[str]:
+def plain(results: Sequence[RunFinding]) -> list[str]:
     """Return findings as lines for a terminal."""
     return [f"{each.mark} {each.title} {each.text}".rstrip().replace("`", "") for each in results]
 
@@ -74,7 +82,7 @@ def plain(results: Sequence[Finding]) -> list[str]:
 # --- quantization ---
 
 
-def _quantizations(models: Sequence[RankedModel]) -> list[Finding]:
+def _quantizations(models: Sequence[RankedModel]) -> list[RunFinding]:
     known = {each.model.name: each for each in models}
     return [
         _quantization(each, known[each.model.input], models)
@@ -89,7 +97,9 @@ def _compressed(ranked: RankedModel) -> bool:
     return config is not None and config.compresses
 
 
-def _quantization(ranked: RankedModel, base: RankedModel, models: Sequence[RankedModel]) -> Finding:
+def _quantization(
+    ranked: RankedModel, base: RankedModel, models: Sequence[RankedModel]
+) -> RunFinding:
     """Say what a quantized model saves and what it costs, each with its interval."""
     after, before = ranked.model.disk_bytes, base.model.disk_bytes
     size, smaller = "of unmeasured size", False
@@ -97,7 +107,7 @@ def _quantization(ranked: RankedModel, base: RankedModel, models: Sequence[Ranke
     if after is not None and before is not None:
         smaller = after < before
         size = (
-            f"{times(before / after)} smaller than {name(base)}"
+            f"{format_times(before / after)} smaller than {name(base)}"
             if smaller
             else f"not smaller than {name(base)}"
         )
@@ -113,10 +123,10 @@ def _quantization(ranked: RankedModel, base: RankedModel, models: Sequence[Ranke
     if better is not None:
         text.append(f"It is not worth having: {name(better)} is both smaller and better.")
     kind: Literal["paid", "not paid"] = "paid" if smaller and better is None else "not paid"
-    return Finding(kind, f"{name(ranked)} is {size}{speed}.", " ".join(text))
+    return RunFinding(kind, f"{name(ranked)} is {size}{speed}.", " ".join(text))
 
 
-def _mixtures(models: Sequence[RankedModel]) -> list[Finding]:
+def _mixtures(models: Sequence[RankedModel]) -> list[RunFinding]:
     """Say of every mixture what counts and pointer brought to its network, and what they cost."""
     known = {each.model.name: each for each in models if each.standing == "ok"}
     return [
@@ -126,7 +136,7 @@ def _mixtures(models: Sequence[RankedModel]) -> list[Finding]:
     ]
 
 
-def _mixture(ranked: RankedModel, base: RankedModel) -> Finding:
+def _mixture(ranked: RankedModel, base: RankedModel) -> RunFinding:
     gap = paired_difference(ranked, base)
     text = (
         []
@@ -143,7 +153,7 @@ def _mixture(ranked: RankedModel, base: RankedModel) -> Finding:
         f"Mixing {name(base)} with counts and a pointer {'paid' if paid else 'did not pay'}: "
         f"{name(ranked)}."
     )
-    return Finding("paid" if paid else "not paid", title, " ".join(text))
+    return RunFinding("paid" if paid else "not paid", title, " ".join(text))
 
 
 def _speed(ranked: RankedModel, base: RankedModel) -> tuple[str, str]:
@@ -153,7 +163,7 @@ def _speed(ranked: RankedModel, base: RankedModel) -> tuple[str, str]:
     if after is None or before is None or not before.value:
         return "", ""
     figures = f"{format_rate(after.value)} tokens/s against {format_rate(before.value)}"
-    ratio = f"{times(after.value / before.value)} as fast"
+    ratio = f"{format_times(after.value / before.value)} as fast"
     verdict = decide(after, before)
     if verdict == "worse":
         return ", and slower", f"Generation is slower: {figures}, {ratio}."
@@ -185,7 +195,7 @@ def _beaten_on_disk(ranked: RankedModel, models: Sequence[RankedModel]) -> Ranke
 # --- the best, and what is worth its cost ---
 
 
-def _best(group: Group) -> list[Finding]:
+def _best(group: ModelGroup) -> list[RunFinding]:
     """Name the best model, or those that cannot be told apart, beside the strongest floor."""
     rankable = group.rankable
     if not rankable:
@@ -195,18 +205,16 @@ def _best(group: Group) -> list[Finding]:
     below = ""
     if floor is not None and first.bits is not None:
         share = 1 - first.bits.value / floor.value
-        way = f"{percent(abs(share))} {'below' if share > 0 else 'above'}"
-        below = f", {way} the {floor_name(floor.name)} floor ({floor.value:.3f})"
+        way = f"{format_percent(abs(share))} {'below' if share > 0 else 'above'}"
+        below = f", {way} the {floor_name(floor.name)} floor ({format_bits(floor.value)})"
     where = f" on the {group.text.split} split of {group.text.name}" if group.text else ""
     if len(tied) > 1:
         names = and_list([f"{name(each)} ({bits(each)})" for each in tied])
-        text = (
-            f"The best by a hair, {name(first)}, reaches {bits(first)} bits per byte{where}{below}."
-        )
-        return [Finding("undecided", f"Which model is best is undecided between {names}.", text)]
+        text = f"The lowest, that of {name(first)}, is {bits(first)} bits per byte{where}{below}."
+        return [RunFinding("undecided", f"Which model is best is undecided between {names}.", text)]
     if len(rankable) == 1:
         return [
-            Finding(
+            RunFinding(
                 "note",
                 f"{name(first)} reaches {bits(first)} bits per byte{below}.",
                 _alone(first, where),
@@ -215,7 +223,7 @@ def _best(group: Group) -> list[Finding]:
     gap = paired_difference(first, rankable[1])
     text = f"Next is {name(rankable[1])}" + (f": {name(first)} is {change(gap)}." if gap else ".")
     return [
-        Finding(
+        RunFinding(
             "note",
             f"{name(first)} is the best model here: {bits(first)} bits per byte{below}.",
             text,
@@ -225,11 +233,10 @@ def _best(group: Group) -> list[Finding]:
 
 def _alone(ranked: RankedModel, where: str) -> str:
     """Describe a model that stands alone: its interval, and what it took."""
-    text = [
-        f"The 95 % interval{where} is {ranked.bits.low:.3f} to {ranked.bits.high:.3f}."
-        if ranked.bits
-        else ""
-    ]
+    text: list[str] = []
+    if ranked.bits:
+        low, high = format_bits(ranked.bits.low), format_bits(ranked.bits.high)
+        text.append(f"The 95 % interval{where} is {low} to {high}.")
     if (training := ranked.model.training) is not None:
         text.append(
             f"It was trained for {format_time(training.seconds)} on "
@@ -243,7 +250,7 @@ def _alone(ranked: RankedModel, where: str) -> str:
     return " ".join(text)
 
 
-def _worth(group: Group) -> list[Finding]:
+def _worth(group: ModelGroup) -> list[RunFinding]:
     """Name the models on the Pareto fronts, and those that are beaten on disk."""
     rankable = [each for each in group.rankable if each.model.disk_bytes is not None]
     if len(rankable) < 3:
@@ -259,7 +266,7 @@ def _worth(group: Group) -> list[Finding]:
         text.append(f"Against generation speed it is {names}.")
     chosen = and_list([_sized(each) for each in front], "or")
     title = f"For bits per byte against bytes on disk the choice is {chosen}."
-    return [Finding("note", title, " ".join(text))]
+    return [RunFinding("note", title, " ".join(text))]
 
 
 def _sized(ranked: RankedModel) -> str:
@@ -270,15 +277,15 @@ def _sized(ranked: RankedModel) -> str:
 # --- warnings ---
 
 
-def _broken(members: Sequence[RankedModel]) -> list[Finding]:
+def _broken(members: Sequence[RankedModel]) -> list[RunFinding]:
     """Name the models that may not be ranked, and why."""
     titles = {
         "collapsed": "{} collapsed and is not ranked.",
-        "too short": "{} was trained too shortly to be ranked.",
+        "too short": "{} was not trained long enough to be ranked.",
         "invalid": "The numbers of {} cannot be believed and are not ranked.",
     }
     return [
-        Finding(
+        RunFinding(
             "warning", titles[each.standing].format(name(each)), f"The reason: {_reason(each)}."
         )
         for each in members
@@ -287,7 +294,7 @@ def _broken(members: Sequence[RankedModel]) -> list[Finding]:
 
 
 def _reason(ranked: RankedModel) -> str:
-    """Return why a model is not ranked, and for one that was trained too shortly what to do."""
+    """Return why a model is not ranked, and for one that was trained too briefly what to do."""
     reasons = and_list([fault.text for fault in ranked.faults])
     training = ranked.training
     if ranked.standing != "too short" or training is None:
@@ -298,7 +305,7 @@ def _reason(ranked: RankedModel) -> str:
     return f"{reasons}, after {took}. Give it more time or steps, or a smaller model"
 
 
-def _below_floor(group: Group) -> list[Finding]:
+def _below_floor(group: ModelGroup) -> list[RunFinding]:
     """Name the models that counting n-grams beats decidedly."""
     floor = strongest_floor(group)
     if floor is None:
@@ -308,24 +315,24 @@ def _below_floor(group: Group) -> list[Finding]:
     if not beaten:
         return []
     names = and_list([f"{name(each)} ({bits(each)})" for each in beaten])
-    floor_text = f"the {floor_name(floor.name)} floor ({floor.value:.3f} bits per byte)"
-    return [Finding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
+    floor_text = f"the {floor_name(floor.name)} floor ({format_bits(floor.value)} bits per byte)"
+    return [RunFinding("warning", f"Counting does better: {floor_text} beats {names}.", FLOOR)]
 
 
-def _namesakes(models: Sequence[RankedModel]) -> list[Finding]:
+def _namesakes(models: Sequence[RankedModel]) -> list[RunFinding]:
     """Name the texts of several runs that are called the same and are not."""
     texts = dict.fromkeys((each.text.name, each.text.content) for each in models if each.text)
     names = [name for name, _ in texts]
     title = "Different texts are called {}."
     text = "Models that were measured on one of them are not compared with those of another."
     return [
-        Finding("warning", title.format(each), text)
+        RunFinding("warning", title.format(each), text)
         for each in dict.fromkeys(names)
         if names.count(each) > 1
     ]
 
 
-def _losses(summary: Summary) -> list[Finding]:
+def _losses(summary: Summary) -> list[RunFinding]:
     """Name the tokenizers under which bits per byte are too good."""
     results = []
     for corpus in summary.corpus:
@@ -343,11 +350,11 @@ def _losses(summary: Summary) -> list[Finding]:
                 "tokenizer alone."
             )
             text = f"{lines} of the {split} split {end}"
-            results.append(Finding("warning", title, text))
+            results.append(RunFinding("warning", title, text))
     return results
 
 
-def _overlaps(summary: Summary) -> list[Finding]:
+def _overlaps(summary: Summary) -> list[RunFinding]:
     results = []
     for corpus in summary.corpus:
         share = corpus.overlap.get("test", 0.0)
@@ -356,14 +363,14 @@ def _overlaps(summary: Summary) -> list[Finding]:
                 "pieces": "test text of {}, in pieces of 50 characters,",
                 "lines": "test lines of {}",
             }
-            also = {"pieces": "also stands", "lines": "also stand"}[corpus.overlap_unit]
+            also = {"pieces": "also occurs", "lines": "also occur"}[corpus.overlap_unit]
             of = unit[corpus.overlap_unit].format(corpus.name)
-            title = f"{percent(share)} of the {of} {also} in its training text."
+            title = f"{format_percent(share)} of the {of} {also} in its training text."
             text = (
-                "All figures on it are flattered by that: compare models with each other "
+                "All its figures are too good for that reason: compare models with each other "
                 "here, not with other texts."
             )
-            results.append(Finding("warning", title, text))
+            results.append(RunFinding("warning", title, text))
     return results
 
 
@@ -378,11 +385,11 @@ def budget_line(line: BudgetLine) -> str:
     return f"{line.name}: {used}{', ' if line.limit is None else ' '}{limit}{planned}"
 
 
-def _budget(summary: Summary) -> list[Finding]:
+def _budget(summary: Summary) -> list[RunFinding]:
     over = [line for line in summary.budget if not line.ok]
     if over:
         return [
-            Finding(
+            RunFinding(
                 "warning",
                 "The budget was exceeded.",
                 _sentence([budget_line(line) for line in over]),
@@ -391,7 +398,9 @@ def _budget(summary: Summary) -> list[Finding]:
     held = [line for line in summary.budget if line.limit is not None]
     if held:
         return [
-            Finding("note", "The budget was kept.", _sentence([budget_line(line) for line in held]))
+            RunFinding(
+                "note", "The budget was kept.", _sentence([budget_line(line) for line in held])
+            )
         ]
     return []
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from flyweight.config.metrics import metric_kind
-from flyweight.config.units import format_count
+from flyweight.config.units import format_count, format_flops
 from flyweight.records.study_summary import CellSummary, StudySummary
 from flyweight.reports.findings.advice import Advice, Choice, Figure, floor_note
 from flyweight.reports.findings.phrases import and_list
@@ -17,7 +17,7 @@ from flyweight.reports.ranking import (
     strongest_cell_floor,
     tied_best_cells,
 )
-from flyweight.reports.tables.study import interval, label, main_metric
+from flyweight.reports.tables.study import label, main_metric
 
 CHEAPEST = "cheapest of those not significantly worse"
 VERDICTS = ("confirmed", "refuted", "undecided")
@@ -70,13 +70,11 @@ def _choice(summary: StudySummary, cell: CellSummary, role: str) -> Choice:
     metric, _ = main_metric(summary)
     wording, spread = metric_kind(metric), cell.spread(metric)
     assert spread is not None  # only results are ranked
-    quality = Figure(
-        f"{spread.mean:,.{wording.digits}f} {wording.unit}", interval(spread, wording.digits)
-    )
+    quality = f"{wording.written(spread.mean)} {wording.unit}"
     figures = (
-        quality,
-        Figure(f"{format_count(cell.flops)} FLOPs"),
-        Figure(f"{format_count(cell.parameters)} parameters"),
+        Figure("quality", quality, wording.interval(spread.low, spread.high)),
+        Figure("training", format_flops(cell.flops)),
+        Figure("size", f"{format_count(cell.parameters)} parameters"),
     )
     return Choice(cell.name, f"{label(cell)}, {cell.budget}", (role,), figures, _command(cell))
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flyweight.core.files import write_text
 from flyweight.errors import RequestError
-from flyweight.records.run_summary import AuditCheck, BudgetLine, Sample, Summary
+from flyweight.records.audit import Check
+from flyweight.records.run_summary import BudgetLine, Summary
+from flyweight.records.sample import Continuation
+from flyweight.records.tuning import Tuning
 from flyweight.reports.figures import run as figures
 from flyweight.reports.findings.advice import Advice, command
 from flyweight.reports.findings.distillation import other_shape
 from flyweight.reports.findings.run import budget_line
-from flyweight.reports.models import Group, RankedModel
+from flyweight.reports.findings.tuning import tuned_advice
+from flyweight.reports.models import ModelGroup, RankedModel
 from flyweight.reports.pages.shell import (
     CSV,
     MARKDOWN,
@@ -25,7 +30,9 @@ from flyweight.reports.pages.shell import (
 )
 from flyweight.reports.report import RunReport
 from flyweight.reports.tables import run as run_tables
-from flyweight.reports.tables.engine import Table
+from flyweight.reports.tuning import HEAD, change_cells, headline
+from flyweight.tables import engine
+from flyweight.tables.engine import Table
 
 _CHIPS = {
     "paid": "paid",
@@ -66,7 +73,10 @@ def write_many(run_folders: Sequence[Path], out: Path) -> Path:
 
 def _write_folder(summaries: Sequence[Summary], out: Path) -> Path:
     report = RunReport(tuple(summaries))
-    write_text(out / MARKDOWN, "\n".join(run_tables.markdown(group) for group in report.groups))
+    tables = [run_tables.markdown(group) for group in report.groups]
+    for title, table in report.task_tables:
+        tables.append("\n".join([title, "", *engine.markdown(table), ""]))
+    write_text(out / MARKDOWN, "\n".join(tables))
     write_text(out / CSV, run_tables.long_csv(report.groups))
     write_text(out / PAGE, render(summaries, report))
     return out / PAGE
@@ -76,12 +86,12 @@ def _write_folder(summaries: Sequence[Summary], out: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Section:
+class RunSection:
     """Everything about the models of one text: which to take, table and figures."""
 
-    group: Group
+    group: ModelGroup
     advice: Advice | None
-    table: Table[run_tables.Line]
+    table: Table[run_tables.RunSubject]
     ranking: figures.Drawing | None
     quality: list[figures.Drawing]
     curves: list[tuple[figures.Drawing, ...]]
@@ -97,7 +107,7 @@ class AuditRow:
 
     name: str
     bound: float | None
-    cells: tuple[AuditCheck | None, ...]
+    cells: tuple[Check | None, ...]
 
 
 @dataclass(frozen=True)
@@ -125,10 +135,14 @@ def render(summaries: Sequence[Summary], report: RunReport | None = None) -> str
         each.label: Mark.of(each.colour, figures.SHAPES[each.shape % len(figures.SHAPES)])
         for each in report.models
     }
+    shown: list[Table[Any]] = [
+        *(section.table for section in sections),
+        *(table for _, table in report.task_tables),
+    ]
     return render_page(
         "run.html",
         title=f"{_title(summaries)}: flyweight report",
-        tables=[section.table for section in sections],
+        tables=shown,
         marks=marks,
         names=marks,
         report=report,
@@ -136,6 +150,8 @@ def render(summaries: Sequence[Summary], report: RunReport | None = None) -> str
         sections=sections,
         other_shapes={each.label for each in report.models if other_shape(each, report.models)},
         samples=_samples(report.groups),
+        tuned=tuned_advice([record for summary in summaries for record in summary.tuning]),
+        tunings=[_tuning(record) for summary in summaries for record in summary.tuning],
         audited=audited,
         audit=_audit(audited),
         reasons=_reasons(audited),
@@ -151,9 +167,9 @@ def _title(summaries: Sequence[Summary]) -> str:
     return f"{names} and others" if len(summaries) > 3 else names
 
 
-def _section(group: Group, advice: Advice | None, prefix: str) -> Section:
+def _section(group: ModelGroup, advice: Advice | None, prefix: str) -> RunSection:
     curves = figures.curves(group, prefix)
-    return Section(
+    return RunSection(
         group=group,
         advice=advice,
         table=run_tables.table(group, f"{prefix}models"),
@@ -168,6 +184,21 @@ def _headlines(part: RunReport) -> list[str]:
     return [advice.title for advice in part.advice if advice is not None]
 
 
+@dataclass(frozen=True)
+class TuningSection:
+    """A fine-tuning in words, and the rows of its table before and after."""
+
+    record: Tuning
+    headline: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def _tuning(record: Tuning) -> TuningSection:
+    rows = [tuple(change_cells(change)) for change in record.changes]
+    return TuningSection(record, headline(record), HEAD, rows)
+
+
 SHOWN_SAMPLES = 3
 """Models whose samples stand open on the page; those of the others are folded."""
 
@@ -177,13 +208,13 @@ class Samples:
     """Continuations of one prompt: those of the best models, and those of all others."""
 
     prompt: str
-    best: list[tuple[RankedModel, Sample]]
-    rest: list[tuple[RankedModel, Sample]]
+    best: list[tuple[RankedModel, Continuation]]
+    rest: list[tuple[RankedModel, Continuation]]
 
 
-def _samples(grouped: Sequence[Group]) -> list[Samples]:
+def _samples(grouped: Sequence[ModelGroup]) -> list[Samples]:
     """Return the continuations of every prompt, best model first; the unranked come last."""
-    by_prompt: dict[str, list[tuple[RankedModel, Sample]]] = {}
+    by_prompt: dict[str, list[tuple[RankedModel, Continuation]]] = {}
     for group in grouped:
         unranked = [each for each in group.models if each.standing != "ok"]
         for each in (*group.rankable, *unranked):

@@ -14,11 +14,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyweight.config.units import format_count, format_size, format_time
+from flyweight.config.units import (
+    format_count,
+    format_percent,
+    format_short,
+    format_size,
+    format_time,
+)
 from flyweight.errors import RequestError
-from flyweight.reports.figures.run import SHAPES
-from flyweight.reports.findings.phrases import percent
-from flyweight.reports.tables.engine import UNRANKED, Table
+from flyweight.reports.figures.run import SHAPES, Drawing
+from flyweight.tables.engine import UNRANKED, Table
 from flyweight.visible import visible
 
 if TYPE_CHECKING:
@@ -72,8 +77,8 @@ def render(
     tables: Sequence[Table[Any]],
     marks: Mapping[str, Mark],
     names: Mapping[str, Mark] | None = None,
-    filters: Mapping[str, Any] | None = None,
-    **context: Any,
+    filters: Mapping[str, object] | None = None,
+    **context: object,
 ) -> str:
     """Return a page of one of this package's templates.
 
@@ -123,14 +128,14 @@ def _environment(names: Mapping[str, Mark]) -> Environment:
         "count": format_count,
         "time": format_time,
         "measured": _measured,
-        "percent": percent,
+        "percent": format_percent,
         "notes": lambda tables: _union(table.legend() for table in tables),
         "glossary": lambda tables: _union(table.glossary() for table in tables),
     }
     return built
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> object:
     from markupsafe import Markup
 
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -153,9 +158,21 @@ def _prose(text: str, names: Mapping[str, Mark]) -> Markup:
 
 
 def _measured(value: float | None) -> str:
-    return "" if value is None else re.sub(r"e([+-])0", r"e\1", f"{value:.2g}").replace("e+", "e")
+    return "" if value is None else format_short(value)
 
 
-def _union(lists: Iterable[Iterable[Any]]) -> list[Any]:
+def _union(lists: Iterable[Iterable[object]]) -> list[object]:
     """Return all items once, in order of appearance."""
     return list(dict.fromkeys(item for items in lists for item in items))
+
+
+def standalone(drawing: Drawing) -> str:
+    """Return a figure as an SVG file of its own.
+
+    It holds the page's colours, light and dark, which it otherwise takes from the style sheet.
+    """
+    css = resource("page.css")
+    colours = css.partition(".s0 ")[0]  # the colours stand before everything else
+    style = f"<style>{colours} svg {{ font-family: var(--sans); background: var(--paper) }}</style>"
+    head, _, body = drawing.svg.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flyweight.config.units import format_count
+from flyweight.config.units import decimals_of_difference, format_flops, format_p, format_signed
 from flyweight.core.files import write_text
 from flyweight.records.run_summary import CorpusSummary
-from flyweight.records.study_summary import Contest, FindingSummary, StudySummary
+from flyweight.records.study_summary import ClaimComparison, FindingSummary, StudySummary
 from flyweight.reports.figures import study as figures
 from flyweight.reports.figures.run import Drawing
 from flyweight.reports.findings.study import study_advice
@@ -20,21 +20,21 @@ from flyweight.reports.pages.shell import (
     is_page,
     refuse_place,
     render as render_page,
-    resource,
+    standalone,
 )
 from flyweight.reports.tables import study as study_tables
-from flyweight.reports.tables.engine import Table
+from flyweight.tables.engine import Table
 
 CHIPS = {"confirmed": "paid", "refuted": "not-paid", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
-class Section:
+class StudySection:
     """Everything about the cells of one text, which the study calls `data`."""
 
     data: str
     corpus: CorpusSummary
-    table: Table[study_tables.Line]
+    table: Table[study_tables.StudySubject]
     figures: list[Drawing]
 
 
@@ -55,10 +55,9 @@ def write(folder: Path, out: Path | None = None) -> Path:
     write_text(folder / MARKDOWN, study_tables.markdown(summary))
     write_text(folder / CSV, study_tables.long_csv(summary))
     sections = _sections(summary)
-    css = resource("page.css")
     drawings = {f"{each.key}.svg": each for section in sections for each in section.figures}
     for name, drawing in drawings.items():
-        write_text(folder / name, _standalone(drawing, css))
+        write_text(folder / name, standalone(drawing))
     if out is None:  # a figure of an earlier result would stand beside this one's table
         for axis in figures.AXES:
             for old in folder.glob(f"*-{axis}.svg"):
@@ -68,9 +67,9 @@ def write(folder: Path, out: Path | None = None) -> Path:
     return folder / PAGE
 
 
-def _sections(summary: StudySummary) -> list[Section]:
+def _sections(summary: StudySummary) -> list[StudySection]:
     return [
-        Section(
+        StudySection(
             data=data,
             corpus=summary.corpus[data],
             table=table,
@@ -80,18 +79,7 @@ def _sections(summary: StudySummary) -> list[Section]:
     ]
 
 
-def _standalone(drawing: Drawing, css: str) -> str:
-    """Return a figure as a file of its own.
-
-    It holds the page's colours, light and dark, which it otherwise takes from the style sheet.
-    """
-    colours = css.partition(".s0 ")[0]  # the colours stand before everything else
-    style = f"<style>{colours} svg {{ font-family: var(--sans); background: var(--paper) }}</style>"
-    head, _, body = drawing.svg.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'
-
-
-def render(summary: StudySummary, sections: list[Section] | None = None) -> str:
+def render(summary: StudySummary, sections: list[StudySection] | None = None) -> str:
     """Return the page of a study."""
     sections = _sections(summary) if sections is None else sections
     styles = figures.Styles(summary)
@@ -125,15 +113,18 @@ def _lines(finding: FindingSummary) -> list[str]:
     return [_line(contest) for contest in finding.contests]
 
 
-def _line(contest: Contest) -> str:
+def _line(contest: ClaimComparison) -> str:
     where = f"{contest.where}: " if contest.where else ""
     if contest.difference is None:
         return f"{where}not tested: {contest.why}"
-    numbers = f"{contest.difference:+.4f}"
+    decimals = decimals_of_difference(contest.low or 0.0, contest.high or 0.0)
+    numbers = format_signed(contest.difference, decimals)
     if contest.low is not None and contest.high is not None:
-        numbers += f" ({contest.low:+.4f} to {contest.high:+.4f}, {_p(contest)})"
-    spent = [format_count(flops) for flops in (contest.below_flops, contest.above_flops)]
-    how = f" at {' and '.join(dict.fromkeys(spent))} FLOPs"
+        low, high = (format_signed(end, decimals) for end in (contest.low, contest.high))
+        tested = "" if contest.p is None else f", {format_p(contest.p)}"
+        numbers += f" (95 % interval {low} to {high}{tested})"
+    spent = [format_flops(flops) for flops in (contest.below_flops, contest.above_flops)]
+    how = f" at {' and '.join(dict.fromkeys(spent))}"
     if contest.how != "measured":
         how += f", {contest.how}"
     other = contest.above
@@ -141,9 +132,3 @@ def _line(contest: Contest) -> str:
         other = f"{contest.factor:g} times {contest.above}"
     why = f"; {contest.why}" if contest.why else ""
     return f"{where}{contest.below} minus {other}: {numbers}{how}; {contest.verdict}{why}"
-
-
-def _p(contest: Contest) -> str:
-    if contest.p is not None and contest.p < 1e-12:
-        return "p < 1e-12"
-    return f"p = {contest.p:.2g}"

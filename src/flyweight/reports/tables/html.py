@@ -9,7 +9,8 @@ from flyweight.records.study_summary import StudySummary
 from flyweight.reports.findings.advice import Advice
 from flyweight.reports.findings.study import study_advice
 from flyweight.reports.report import RunReport
-from flyweight.reports.tables import engine, run as run_tables, study as study_tables
+from flyweight.reports.tables import run as run_tables, study as study_tables
+from flyweight.tables import engine
 from flyweight.visible import visible
 
 
@@ -17,9 +18,9 @@ def of_run(summary: Summary) -> str:
     """Return a run's verdicts and tables, one of each for every text that was measured on."""
     report = RunReport((summary,))
     parts = zip(report.groups, report.advice, strict=True)
-    return "".join(
-        _verdict(advice) + engine.html(run_tables.table(group)) for group, advice in parts
-    )
+    models = [_verdict(advice) + engine.html(run_tables.table(group)) for group, advice in parts]
+    tables = [engine.html(table, title) for title, table in report.task_tables]
+    return "".join([*models, *tables])
 
 
 def of_study(summary: StudySummary) -> str:

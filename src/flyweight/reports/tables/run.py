@@ -7,19 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flyweight.config.metrics import metric_kind
-from flyweight.config.units import format_count, format_rate, format_short_time, format_size
+from flyweight.config.units import (
+    format_bits,
+    format_count,
+    format_perplexity,
+    format_rate,
+    format_short,
+    format_short_time,
+    format_size,
+)
+from flyweight.records.floors import Floor
 from flyweight.records.metric import Metric
-from flyweight.records.run_summary import Floor, Summary, Training
+from flyweight.records.run_summary import Summary, Training
 from flyweight.reports.findings.phrases import FLOOR, floor_name
-from flyweight.reports.models import Group, RankedModel
+from flyweight.reports.models import ModelGroup, RankedModel
 from flyweight.reports.ranking import AXES, bold
-from flyweight.reports.tables import engine
 from flyweight.reports.tables.csv_text import csv_text
-from flyweight.reports.tables.engine import Cell, Column, Row, Table, shown_columns
+from flyweight.tables import engine
+from flyweight.tables.engine import Cell, Column, Row, Table, shown_columns
 from flyweight.visible import visible
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import RenderableType
 
 ASKED_AT = 2
 """The place of the metrics that a recipe asked for: after the likelihood's own columns."""
@@ -40,14 +49,14 @@ LEGEND = {
 
 
 @dataclass(frozen=True)
-class Line:
+class RunSubject:
     """What one row is about: a model, or a floor."""
 
     ranked: RankedModel | None = None
     floor: Floor | None = None
 
 
-def columns_of(group: Group) -> list[Column[Line]]:
+def columns_of(group: ModelGroup) -> list[Column[RunSubject]]:
     """Return the columns of a group: the usual ones, and a metric's where a recipe asked for it."""
     evaluations = [each.model.evaluate for each in group.models if each.model.evaluate]
     names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics)
@@ -55,7 +64,7 @@ def columns_of(group: Group) -> list[Column[Line]]:
     return [*COLUMNS[:ASKED_AT], *asked, *COLUMNS[ASKED_AT:]]
 
 
-def _metric_column(name: str) -> Column[Line]:
+def _metric_column(name: str) -> Column[RunSubject]:
     kind = metric_kind(name)
     return Column(
         key=name,
@@ -68,11 +77,11 @@ def _metric_column(name: str) -> Column[Line]:
     )
 
 
-def table(group: Group, name: str = "models") -> Table[Line]:
+def table(group: ModelGroup, name: str = "models") -> Table[RunSubject]:
     """Return the table of a group: its models in the recipe's order, then its floors."""
-    models = [Row(each.label, each.label, Line(each), each.standing) for each in group.models]
+    models = [Row(each.label, each.label, RunSubject(each), each.standing) for each in group.models]
     floors = [
-        Row(f"floor:{key}", floor_name(key), Line(floor=floor), "floor")
+        Row(f"floor:{key}", floor_name(key), RunSubject(floor=floor), "floor")
         for key, floor in group.floors.items()
     ]
     rows = (*models, *floors)
@@ -87,20 +96,20 @@ def table(group: Group, name: str = "models") -> Table[Line]:
     return Table(name, shown_columns(columns, rows), rows, best, notes)
 
 
-def _metric_of(column: Column[Line]) -> Callable[[RankedModel], Metric | None] | None:
+def _metric_of(column: Column[RunSubject]) -> Callable[[RankedModel], Metric | None] | None:
     """Return how a column measures a model, None for quality, whose differences are paired."""
 
     def metric(ranked: RankedModel) -> Metric | None:
-        cell = column.cell(Line(ranked))
+        cell = column.cell(RunSubject(ranked))
         return cell.metric if cell else None
 
     return None if column.key == QUALITY else metric
 
 
 def _notes(
-    group: Group,
-    columns: Sequence[Column[Line]],
-    rows: Sequence[Row[Line]],
+    group: ModelGroup,
+    columns: Sequence[Column[RunSubject]],
+    rows: Sequence[Row[RunSubject]],
     best: frozenset[tuple[str, str]],
 ) -> tuple[tuple[str, frozenset[str]], ...]:
     """Return what has to be known to read the table, with the columns that it is about."""
@@ -124,7 +133,7 @@ def _notes(
 
 
 def _noisy(
-    columns: Sequence[Column[Line]], rows: Sequence[Row[Line]], keys: frozenset[str]
+    columns: Sequence[Column[RunSubject]], rows: Sequence[Row[RunSubject]], keys: frozenset[str]
 ) -> frozenset[str]:
     """Return those of these columns whose figures have intervals and are not paired."""
     return frozenset(
@@ -139,22 +148,26 @@ def _noisy(
 # --- values ---
 
 
-def _interval(metric: Metric) -> str:
-    return "" if metric.low == metric.high else f"{metric.low:.3f}\N{EN DASH}{metric.high:.3f}"
-
-
-def _bits_per_byte(line: Line) -> Cell | None:
+def _bits_per_byte(line: RunSubject) -> Cell | None:
     if line.floor:
         bits = line.floor.bits_per_byte
-        return Cell(f"{bits:.3f}", metric=Metric.exact(bits, "bits/byte"))
+        return Cell(format_bits(bits), metric=Metric.exact(bits, "bits/byte"))
     metric = line.ranked.bits if line.ranked else None
-    return Cell(f"{metric.value:.3f}", _interval(metric), metric) if metric else None
+    return _written(QUALITY, metric)
 
 
-def _evaluated(name: str, unit: str) -> Callable[[Line], Metric | None]:
+def _written(name: str, metric: Metric | None) -> Cell | None:
+    """Return a metric as a cell: its value over its interval."""
+    if metric is None:
+        return None
+    kind = metric_kind(name)
+    return Cell(kind.written(metric.value), kind.interval(metric.low, metric.high), metric)
+
+
+def _evaluated(name: str, unit: str) -> Callable[[RunSubject], Metric | None]:
     """Return how to read a likelihood by its name, which floors have too."""
 
-    def value(line: Line) -> Metric | None:
+    def value(line: RunSubject) -> Metric | None:
         if line.floor:
             number = getattr(line.floor, name, None)
             return None if number is None else Metric.exact(number, unit)
@@ -164,49 +177,44 @@ def _evaluated(name: str, unit: str) -> Callable[[Line], Metric | None]:
     return value
 
 
-def _perplexity(value: float) -> str:
-    if value >= 1e5:
-        return format_count(value)
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def _asked(name: str) -> Callable[[Line], Cell | None]:
+def _asked(name: str) -> Callable[[RunSubject], Cell | None]:
     """Return how to read a metric that a recipe asked for."""
 
-    def value(line: Line) -> Cell | None:
+    def value(line: RunSubject) -> Cell | None:
         evaluate = line.ranked.model.evaluate if line.ranked else None
-        metric = evaluate.metric(name) if evaluate else None
-        return Cell(f"{metric.value:.4g}", _interval(metric), metric) if metric else None
+        return _written(name, evaluate.metric(name) if evaluate else None)
 
     return value
 
 
-def _parameters(line: Line) -> Metric | None:
+def _parameters(line: RunSubject) -> Metric | None:
     count = line.ranked.model.parameters.unique if line.ranked else None
     return None if count is None else Metric.exact(count, "parameters")
 
 
-def _disk(line: Line) -> Metric | None:
+def _disk(line: RunSubject) -> Metric | None:
     return AXES["disk"].metric(line.ranked) if line.ranked else None
 
 
-def _measured(name: str) -> Callable[[Line], Metric | None]:
+def _measured(name: str) -> Callable[[RunSubject], Metric | None]:
     """Return how to read a measurement of speed or memory by its name."""
 
-    def value(line: Line) -> Metric | None:
+    def value(line: RunSubject) -> Metric | None:
         bench = line.ranked.model.bench if line.ranked else None
         return getattr(bench, name) if bench else None
 
     return value
 
 
-def _trained(own: str, unit: str, form: Callable[[float], str]) -> Callable[[Line], Cell | None]:
+def _trained(
+    own: str, unit: str, form: Callable[[float], str]
+) -> Callable[[RunSubject], Cell | None]:
     """Return a training's own cost over the total one.
 
     A model made without training cost nothing itself.
     """
 
-    def value(line: Line) -> Cell | None:
+    def value(line: RunSubject) -> Cell | None:
         training = line.ranked.training if line.ranked else None
         if line.ranked is None or training is None:
             return None
@@ -217,21 +225,28 @@ def _trained(own: str, unit: str, form: Callable[[float], str]) -> Callable[[Lin
     return value
 
 
+def _training_peak(line: RunSubject) -> Metric | None:
+    training = line.ranked.model.training if line.ranked else None
+    if training is None or training.peak_bytes is None:
+        return None
+    return Metric.exact(training.peak_bytes, "bytes")
+
+
 def _own(ranked: RankedModel, training: Training, what: str) -> float:
     return 0.0 if ranked.model.training is None else getattr(training, what)
 
 
-def _total(name: str, unit: str) -> Callable[[Line], Metric | None]:
+def _total(name: str, unit: str) -> Callable[[RunSubject], Metric | None]:
     """Return how to read what a model cost with its teachers and parents."""
 
-    def value(line: Line) -> Metric | None:
+    def value(line: RunSubject) -> Metric | None:
         training = line.ranked.training if line.ranked else None
         return Metric.exact(getattr(training, f"total_{name}"), unit) if training else None
 
     return value
 
 
-def _audit(line: Line) -> Cell | None:
+def _audit(line: RunSubject) -> Cell | None:
     audit = line.ranked.model.audit if line.ranked else None
     if audit is None:
         return None
@@ -242,23 +257,15 @@ def _audit(line: Line) -> Cell | None:
     return Cell("pass", f"{passed} of {passed}", tone="pass")
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _four_digits(value: float) -> str:
-    return f"{value:.4g}"
-
-
 # --- writers ---
 
 
-def terminal(group: Group, width: int = 100) -> RichTable:
+def terminal(group: ModelGroup, width: int = 100) -> RenderableType:
     """Return the table for a terminal of `width` columns."""
     return engine.terminal(table(group), width)
 
 
-def markdown(group: Group) -> str:
+def markdown(group: ModelGroup) -> str:
     """Return the table in Markdown with what has to be known to read it."""
     built = table(group)
     notes = ["", " ".join(built.legend()), "", engine.explained(built)]
@@ -270,7 +277,7 @@ ROW_HEAD = ("corpus", "split", "row", "kind", "standing")
 METRIC_HEAD = ("metric", "value", "low", "high", "n", "unit", "better")
 
 
-def long_csv(groups: Sequence[Group]) -> str:
+def long_csv(groups: Sequence[ModelGroup]) -> str:
     """Return every number of every column in long form.
 
     One line per run, model and metric, with machine and versions.
@@ -282,7 +289,7 @@ def long_csv(groups: Sequence[Group]) -> str:
     return csv_text(rows)
 
 
-def _csv_rows(group: Group, row: Row[Line]) -> list[Sequence[Any]]:
+def _csv_rows(group: ModelGroup, row: Row[RunSubject]) -> list[Sequence[object]]:
     ranked = row.of.ranked
     summary = ranked.summary if ranked else group.models[0].summary
     where = (group.text.name, group.text.split) if group.text else ("", "")
@@ -307,7 +314,7 @@ def _machine(summary: Summary) -> tuple[str | int, ...]:
     return (summary.name, summary.seed, summary.created.isoformat(), *versions)
 
 
-COLUMNS: tuple[Column[Line], ...] = (
+COLUMNS: tuple[Column[RunSubject], ...] = (
     Column(
         key=QUALITY,
         title="bits/byte",
@@ -322,7 +329,7 @@ COLUMNS: tuple[Column[Line], ...] = (
         title="ppl",
         about="perplexity per token",
         value=_evaluated("perplexity", "1/token"),
-        format=_perplexity,
+        format=format_perplexity,
         better="lower",
         priority=4,
     ),
@@ -349,7 +356,7 @@ COLUMNS: tuple[Column[Line], ...] = (
         title="fwd ms",
         about="milliseconds of a forward pass over the whole context, median",
         value=_measured("forward_ms"),
-        format=_short,
+        format=format_short,
         better="lower",
         ranked=True,
         priority=9,
@@ -389,6 +396,15 @@ COLUMNS: tuple[Column[Line], ...] = (
         priority=10,
     ),
     Column(
+        key="training_peak_bytes",
+        title="train mem",
+        about="peak memory of training in a fresh process, beside Python's own",
+        value=_training_peak,
+        format=format_size,
+        better="lower",
+        priority=8,
+    ),
+    Column(
         key="audit",
         title="audit",
         about="checks passed, such as: no token sees the future, saving changes nothing",
@@ -400,7 +416,7 @@ COLUMNS: tuple[Column[Line], ...] = (
         title="NLL",
         about="nats per token",
         value=_evaluated("nll", "nats/token"),
-        format=_four_digits,
+        format=format_bits,
         better="lower",
         priority=0,
     ),
@@ -409,7 +425,7 @@ COLUMNS: tuple[Column[Line], ...] = (
         title="word ppl",
         about="perplexity per word of the corpus",
         value=_evaluated("word_perplexity", "1/word"),
-        format=_four_digits,
+        format=format_perplexity,
         better="lower",
         priority=0,
     ),

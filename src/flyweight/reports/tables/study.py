@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flyweight.config.metrics import metric_kind
-from flyweight.config.units import format_count, format_short_time
-from flyweight.records.run_summary import Floor
-from flyweight.records.study_summary import CellSummary, RunSummary, Spread, StudySummary
+from flyweight.config.units import format_bits, format_count, format_short, format_short_time
+from flyweight.records.floors import Floor
+from flyweight.records.study_summary import CellSummary, RunSummary, StudySummary
 from flyweight.reports.findings.phrases import FLOOR, floor_name
 from flyweight.reports.ranking import Direction, bold_cells, front_cells
-from flyweight.reports.tables import engine
 from flyweight.reports.tables.csv_text import csv_text
-from flyweight.reports.tables.engine import Cell, Column, Row, Table, shown_columns
-from flyweight.reports.tables.markdown import text as plain
+from flyweight.tables import engine
+from flyweight.tables.engine import Cell, Column, Row, Table, shown_columns
+from flyweight.tables.markdown import text as plain
 from flyweight.visible import visible
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import RenderableType
 
 INTERVALS = (
     "Means over seeds on the test split. Ranges are 95 % Student t intervals over at least three "
@@ -34,7 +34,7 @@ BEST = (
 
 
 @dataclass(frozen=True)
-class Line:
+class StudySubject:
     """What one row is about: a cell, or a floor."""
 
     cell: CellSummary | None = None
@@ -42,22 +42,22 @@ class Line:
     on_front: bool = False
 
 
-def tables(summary: StudySummary) -> dict[str, Table[Line]]:
+def tables(summary: StudySummary) -> dict[str, Table[StudySubject]]:
     """Return a study's tables by the name of their text."""
     return {data: table(summary, data) for data in summary.corpus}
 
 
-def table(summary: StudySummary, data: str) -> Table[Line]:
+def table(summary: StudySummary, data: str) -> Table[StudySubject]:
     """Return the table of one text: its cells in the study's order, then its floors."""
     cells = [cell for cell in summary.cells if cell.data == data]
     front = {cell.name for cell in front_cells(cells, *main_metric(summary))}
     rows = [
-        Row(cell.name, label(cell), Line(cell, on_front=cell.name in front), cell.standing)
+        Row(cell.name, label(cell), StudySubject(cell, on_front=cell.name in front), cell.standing)
         for cell in cells
     ]
     floors = summary.corpus[data].floors
     rows += [
-        Row(f"floor:{name}", floor_name(name), Line(floor=floor), "floor")
+        Row(f"floor:{name}", floor_name(name), StudySubject(floor=floor), "floor")
         for name, floor in floors.items()
     ]
     columns = _columns(summary)
@@ -82,7 +82,7 @@ def label(cell: CellSummary) -> str:
     return " ".join([cell.model, *(f"{path}={value}" for path, value in cell.fields.items())])
 
 
-def _columns(summary: StudySummary) -> list[Column[Line]]:
+def _columns(summary: StudySummary) -> list[Column[StudySubject]]:
     """Return the columns of a study; only contexts that differ are worth room in a terminal."""
     several_contexts = len({cell.context for cell in summary.cells}) > 1
     return [
@@ -169,53 +169,46 @@ def _columns(summary: StudySummary) -> list[Column[Line]]:
 # --- values ---
 
 
-def _of_cell(text: Callable[[CellSummary], str]) -> Callable[[Line], Cell | None]:
+def _of_cell(text: Callable[[CellSummary], str]) -> Callable[[StudySubject], Cell | None]:
     return lambda line: Cell(text(line.cell)) if line.cell else None
 
 
-def _of_finished(text: Callable[[CellSummary], str]) -> Callable[[Line], Cell | None]:
+def _of_finished(text: Callable[[CellSummary], str]) -> Callable[[StudySubject], Cell | None]:
     return lambda line: Cell(text(line.cell)) if line.cell and line.cell.finished else None
 
 
-def _rate(line: Line) -> Cell | None:
+def _rate(line: StudySubject) -> Cell | None:
     if line.cell is None or line.cell.lr is None:
         return None
     edge = "end of sweep" if line.cell.at_edge else ""
-    return Cell(f"{line.cell.lr:g}".replace("e-0", "e-"), edge)
+    return Cell(format_short(line.cell.lr), edge)
 
 
-def _metric(metric: str) -> Callable[[Line], Cell | None]:
-    digits = metric_kind(metric).digits
+def _metric(metric: str) -> Callable[[StudySubject], Cell | None]:
+    kind = metric_kind(metric)
 
-    def value(line: Line) -> Cell | None:
+    def value(line: StudySubject) -> Cell | None:
         if line.floor:
             number = getattr(line.floor, metric, None)
-            return None if number is None else Cell(f"{number:,.{digits}f}")
+            return None if number is None else Cell(kind.written(number))
         spread = line.cell.spread(metric) if line.cell else None
         if spread is None:
             return None
-        return Cell(f"{spread.mean:,.{digits}f}", interval(spread, digits))
+        return Cell(kind.written(spread.mean), kind.interval(spread.low, spread.high))
 
     return value
 
 
-def interval(spread: Spread, digits: int) -> str:
-    """Return the interval of a mean as text, empty where there is none."""
-    if spread.low is None or spread.high is None:
-        return ""
-    return f"{spread.low:,.{digits}f}\N{EN DASH}{spread.high:,.{digits}f}"
-
-
-def _validation(line: Line) -> Cell | None:
+def _validation(line: StudySubject) -> Cell | None:
     if line.cell is None or not math.isfinite(line.cell.validation):
         return None
-    return Cell(f"{line.cell.validation:.3f}")
+    return Cell(format_bits(line.cell.validation))
 
 
 # --- writers ---
 
 
-def terminal(summary: StudySummary, width: int = 100) -> list[RichTable]:
+def terminal(summary: StudySummary, width: int = 100) -> list[RenderableType]:
     """Return the tables for a terminal of `width` columns."""
     return [engine.terminal(built, width, title=data) for data, built in tables(summary).items()]
 
@@ -265,7 +258,7 @@ def long_csv(summary: StudySummary) -> str:
     return csv_text(rows)
 
 
-def _csv_cell(cell: CellSummary, metrics: Sequence[str]) -> Iterator[Sequence[Any]]:
+def _csv_cell(cell: CellSummary, metrics: Sequence[str]) -> Iterator[Sequence[object]]:
     fields = " ".join(f"{path}={value}" for path, value in cell.fields.items())
     where = (cell.data, cell.model, fields, cell.context, cell.budget)
     for run in cell.runs:
@@ -279,7 +272,9 @@ def _csv_cell(cell: CellSummary, metrics: Sequence[str]) -> Iterator[Sequence[An
             yield (*mean, metric, f"{spread.mean:.10g}", *ends, spread.n)
 
 
-def _csv_run(cell: CellSummary, run: RunSummary, metrics: Sequence[str]) -> Iterator[Sequence[Any]]:
+def _csv_run(
+    cell: CellSummary, run: RunSummary, metrics: Sequence[str]
+) -> Iterator[Sequence[object]]:
     diverged = run.id is None
     spent = ("", "") if diverged else (f"{run.flops:.10g}", f"{run.seconds:.6g}")
     fixed = (run.seed, run.lr or cell.lr, run.chosen, cell.parameters, *spent, run.standing)
@@ -294,7 +289,7 @@ def _csv_run(cell: CellSummary, run: RunSummary, metrics: Sequence[str]) -> Iter
         yield (*fixed, metric, f"{value:.10g}", "", "", 1)
 
 
-def _csv_floors(summary: StudySummary) -> Iterator[Sequence[Any]]:
+def _csv_floors(summary: StudySummary) -> Iterator[Sequence[object]]:
     for data, corpus in summary.corpus.items():
         for name, floor in corpus.floors.items():
             blank = (data, name, "", "", "", "", "", "", floor.stored, "", f"{floor.seconds:.6g}")

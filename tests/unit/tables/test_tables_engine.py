@@ -5,8 +5,8 @@ from rich.console import Console
 
 from flyweight.config.units import format_size
 from flyweight.records.metric import Metric
-from flyweight.reports.tables import engine
-from flyweight.reports.tables.engine import Cell, Column, Row, Table, shown_columns
+from flyweight.tables import engine
+from flyweight.tables.engine import Cell, Column, Row, Table, shown_columns
 
 SIZE = Column(
     key="bytes",

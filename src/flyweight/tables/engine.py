@@ -1,7 +1,7 @@
 """One table for every place: columns are defined once, and each writer draws the same cells.
 
-The terminal, Markdown, notebooks and the page all read a `Table`. Which figures are bold comes from
-`flyweight.reports.ranking` alone.
+The terminal, Markdown, notebooks and the page all read a `Table`. In reports, which figures are
+bold comes from `flyweight.reports.ranking` alone.
 """
 
 from __future__ import annotations
@@ -9,28 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from flyweight.core.notebook import html_table
 from flyweight.records.metric import Metric
-from flyweight.reports.tables.markdown import text as plain
+from flyweight.tables.markdown import text as plain
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import RenderableType
     from rich.text import Text
 
 T = TypeVar("T")
-Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured", "floor"]
+Standing = Literal["ok", "collapsed", "too short", "invalid", "unmeasured", "floor", "heading"]
 
-Tone = Literal["", "pass", "fail", "open"]
-TONES: dict[Tone, str] = {"pass": "green", "fail": "bold red", "open": "yellow"}
+Tone = Literal["", "pass", "fail", "open", "quiet"]
+TONES: dict[Tone, str] = {"pass": "green", "fail": "bold red", "open": "yellow", "quiet": "dim"}
 """Terminal styles of cells by tone; `open` is what is undecided."""
 UNRANKED: tuple[Standing, ...] = ("collapsed", "too short", "invalid")
 """Standings that are shown beside a name: the row was measured and may not be ranked."""
-STYLES = {"collapsed": "red", "too short": "yellow", "invalid": "red", "floor": "dim"}
+STYLES = {
+    "collapsed": "red",
+    "too short": "yellow",
+    "invalid": "red",
+    "floor": "dim",
+    "heading": "bold",
+}
 """Terminal styles of names by standing."""
 LONGEST_NAME = 28
 """Characters of a name before a terminal breaks it into lines."""
+NARROWEST_TEXT = 16
+"""Columns of a terminal that a column of sentences needs at least."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,11 @@ class Cell:
 class Column(Generic[T]):
     """One column: its title, what it means, how its numbers are written, which are better.
 
-    `value` returns a Metric, which `format` writes, or a ready Cell, or None for an empty place.
+    `value` returns a Metric, which `format` writes, or a Cell, or None for an empty place.
     `better` is the direction in which a number is better, None where none is. A column that is
     `ranked` has bold figures. Where a terminal is too narrow, the highest `priority` goes first;
-    0 stands in CSV only.
+    0 stands in CSV only. A column that `wraps` holds sentences: it is set to the left and broken
+    into lines.
     """
 
     key: str
@@ -61,6 +70,7 @@ class Column(Generic[T]):
     better: Literal["lower", "higher"] | None = None
     ranked: bool = False
     priority: int = 1
+    wraps: bool = False
 
     def cell(self, of: T) -> Cell | None:
         """Return the cell of a row, None where nothing was measured."""
@@ -91,7 +101,9 @@ class Table(Generic[T]):
 
     `best` holds the (row key, column key) of bold figures. `notes` is what has to be known to read
     the table, each note with the keys of the columns that it is about; without keys it always
-    holds. `name` begins the anchors of the rows on a page.
+    holds. `name` begins the anchors of the rows on a page. `head` is the title of the rows' labels.
+    A terminal breaks labels into lines unless they are `whole_labels`, which a reader copies. A
+    table that is not `headed` needs no titles, as each of its figures has its unit.
     """
 
     name: str
@@ -99,6 +111,9 @@ class Table(Generic[T]):
     rows: tuple[Row[T], ...]
     best: frozenset[tuple[str, str]] = frozenset()
     notes: tuple[tuple[str, frozenset[str]], ...] = ()
+    head: str = "model"
+    whole_labels: bool = False
+    headed: bool = True
 
     def anchor(self, key: str) -> str:
         """Return the id of a row on a page."""
@@ -115,9 +130,12 @@ class Table(Generic[T]):
         return [note for note, about in self.notes if not about or about & keys]
 
     def glossary(self, columns: Sequence[Column[T]] | None = None) -> list[tuple[str, str]]:
-        """Return (title, explanation) of these columns, by default of all that are shown."""
+        """Return (title, explanation) of these columns, by default of all that are shown.
+
+        A column whose title says everything has no explanation.
+        """
         shown = self.columns if columns is None else columns
-        return [(column.title, column.explanation) for column in shown]
+        return [(column.title, column.explanation) for column in shown if column.about]
 
 
 def shown_columns(columns: Iterable[Column[T]], rows: Sequence[Row[T]]) -> tuple[Column[T], ...]:
@@ -129,19 +147,22 @@ def shown_columns(columns: Iterable[Column[T]], rows: Sequence[Row[T]]) -> tuple
 
 def explained(table: Table[T], columns: Sequence[Column[T]] | None = None) -> str:
     """Return what the columns mean, in one paragraph."""
-    return f"{'; '.join(f'{title}: {about}' for title, about in table.glossary(columns))}."
+    meanings = "; ".join(f"{title}: {about}" for title, about in table.glossary(columns))
+    return f"{meanings}." if meanings else ""
 
 
 # --- terminal ---
 
 
-def terminal(table: Table[Any], width: int = 100, title: str | None = None) -> RichTable:
+def terminal(table: Table[T], width: int = 100, title: str | None = None) -> RenderableType:
     """Return the table for a terminal of `width` columns.
 
     Columns that do not fit are left out and named below it.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     columns, gap = fit(table, width)
     drawn = RichTable(
@@ -149,29 +170,32 @@ def terminal(table: Table[Any], width: int = 100, title: str | None = None) -> R
         padding=(0, gap - 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        title=title,
-        title_justify="left",
-        caption=_caption(table, columns),
-        caption_justify="left",
-        caption_style="dim",
+        show_header=table.headed,
     )
-    drawn.add_column("model", overflow="fold")
+    drawn.add_column(table.head, overflow="fold", no_wrap=table.whole_labels)
     for column in columns:
-        drawn.add_column(column.title, justify="right", no_wrap=True)
+        if column.wraps:
+            drawn.add_column(column.title, overflow="fold")
+        else:
+            drawn.add_column(column.title, justify="right", no_wrap=True)
     for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
         last = row.standing != "floor" and following is not None and following.standing == "floor"
         cells = [_rich_cell(table, row, column) for column in columns]
         drawn.add_row(_rich_name(row), *cells, end_section=last)
-    return drawn
+    caption = _caption(table, columns)
+    # A title or caption of rich's own would be as narrow as the table.
+    above = [Text(title, style="table.title")] if title else []
+    below = [Text(caption, style="dim")] if caption else []
+    return Group(*above, drawn, *below)
 
 
-def _caption(table: Table[Any], columns: Sequence[Column[Any]]) -> str:
+def _caption(table: Table[T], columns: Sequence[Column[T]]) -> str:
     left_out = [column.title for column in table.columns if column not in columns]
     missing = [f"Not shown at this width: {', '.join(left_out)}."] if left_out else []
-    return " ".join([*table.legend(columns), *missing, explained(table, columns)])
+    return " ".join(filter(None, [*table.legend(columns), *missing, explained(table, columns)]))
 
 
-def _rich_name(row: Row[Any]) -> Text:
+def _rich_name(row: Row[T]) -> Text:
     from rich.text import Text
 
     name = Text(row.label, style=STYLES.get(row.standing, ""))
@@ -180,19 +204,20 @@ def _rich_name(row: Row[Any]) -> Text:
     return name
 
 
-def _rich_cell(table: Table[Any], row: Row[Any], column: Column[Any]) -> Text:
+def _rich_cell(table: Table[T], row: Row[T], column: Column[T]) -> Text:
     from rich.text import Text
 
     cell = column.cell(row.of)
     if cell is None:
-        return Text("\N{MIDDLE DOT}", style="dim")
+        blank = column.wraps or row.standing == "heading"
+        return Text("" if blank else "\N{MIDDLE DOT}", style="dim")
     text = Text(cell.text, style=_style(table, row, column, cell))
     if cell.sub:
         text.append(f"\n{cell.sub}", style="dim not bold")
     return text
 
 
-def _style(table: Table[Any], row: Row[Any], column: Column[Any], cell: Cell) -> str:
+def _style(table: Table[T], row: Row[T], column: Column[T], cell: Cell) -> str:
     if cell.tone:
         return TONES[cell.tone]
     if table.bold(row, column):
@@ -205,7 +230,9 @@ def fit(table: Table[T], width: int) -> tuple[list[Column[T]], int]:
 
     The least important columns are dropped, those of one priority together.
     """
-    names = min(max(len(row.label) for row in table.rows), LONGEST_NAME)
+    names = max(len(table.head), *(len(row.label) for row in table.rows))
+    if not table.whole_labels:
+        names = min(names, LONGEST_NAME)
     columns = list(table.columns)
     while len(columns) > 1:
         needed = names + sum(_width(table, column) for column in columns)
@@ -220,15 +247,18 @@ def fit(table: Table[T], width: int) -> tuple[list[Column[T]], int]:
 
 def _width(table: Table[T], column: Column[T]) -> int:
     cells = [cell for row in table.rows if (cell := column.cell(row.of))]
+    if column.wraps:
+        longest = max(len(cell.text) for cell in cells)
+        return max(len(column.title), min(longest, NARROWEST_TEXT))
     return max(len(column.title), *(max(len(cell.text), len(cell.sub)) for cell in cells))
 
 
 # --- Markdown ---
 
 
-def markdown(table: Table[Any]) -> list[str]:
+def markdown(table: Table[T]) -> list[str]:
     """Return the lines of the table in Markdown, second lines in brackets, without its notes."""
-    heads = ["model", *(column.title for column in table.columns)]
+    heads = [table.head, *(column.title for column in table.columns)]
     lines = [f"| {' | '.join(heads)} |", f"|:---|{'---:|' * len(table.columns)}"]
     for row in table.rows:
         standing = f" ({row.standing})" if row.standing in UNRANKED else ""
@@ -237,7 +267,7 @@ def markdown(table: Table[Any]) -> list[str]:
     return lines
 
 
-def _markdown_cell(table: Table[Any], row: Row[Any], column: Column[Any]) -> str:
+def _markdown_cell(table: Table[T], row: Row[T], column: Column[T]) -> str:
     cell = column.cell(row.of)
     if cell is None:
         return ""
@@ -250,17 +280,17 @@ def _markdown_cell(table: Table[Any], row: Row[Any], column: Column[Any]) -> str
 # --- notebooks ---
 
 
-def html(table: Table[Any], head: str = "model") -> str:
-    """Return the table as HTML for a notebook."""
+def html(table: Table[T], head: str | None = None) -> str:
+    """Return the table as HTML for a notebook; `head` replaces the title of the rows' labels."""
     rows = [
         [escape(row.label), *(_html_cell(table, row, column) for column in table.columns)]
         for row in table.rows
     ]
-    heads = [head, *(column.title for column in table.columns)]
+    heads = [head or table.head, *(column.title for column in table.columns)]
     return html_table(heads, rows, [*table.legend(), explained(table)])
 
 
-def _html_cell(table: Table[Any], row: Row[Any], column: Column[Any]) -> str:
+def _html_cell(table: Table[T], row: Row[T], column: Column[T]) -> str:
     cell = column.cell(row.of)
     if cell is None:
         return ""

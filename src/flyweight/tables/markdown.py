@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import yaml
 
@@ -20,12 +19,12 @@ _SPECIAL = re.compile(
 """Signs with a meaning; a `_` has none inside a word, and the last two parts would make links."""
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Return text as it stands, on one line, without any meaning to Markdown or HTML."""
     return _SPECIAL.sub(lambda sign: f"&#{ord(sign[0])};", _line(value))
 
 
-def code(value: Any) -> str:
+def code(value: object) -> str:
     """Return text in the typeface of code, in a sentence or in a table's cell."""
     line = _line(value)
     if _PLAIN.fullmatch(line) and line == line.strip():
@@ -34,7 +33,7 @@ def code(value: Any) -> str:
     return f"<code>{text(value)}</code>"
 
 
-def _line(value: Any) -> str:
+def _line(value: object) -> str:
     return visible(str(value)).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -60,7 +59,7 @@ def table(
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def front_matter(fields: Mapping[str, Any], *remarks: str) -> list[str]:
+def front_matter(fields: Mapping[str, object], *remarks: str) -> list[str]:
     """Return YAML front matter, as the Hugging Face hub reads it at the head of a README.
 
     Remarks are comments in it.

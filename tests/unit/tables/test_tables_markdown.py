@@ -4,7 +4,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from flyweight.reports.tables.markdown import block, code, front_matter, table, text
+from flyweight.tables.markdown import block, code, front_matter, table, text
 
 NASTY = [
     "plain words",

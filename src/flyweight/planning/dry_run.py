@@ -1,0 +1,210 @@
+"""The memory of a training from a dry run: its first two steps on tensors that hold no data.
+
+The model, the objective and the optimizers are those of the training itself. Every tensor has its
+shape and type, and nothing is computed (PyTorch's fake tensors); the bytes of all that are alive at
+once are counted at each operation. What a kernel takes for itself inside an operation is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from flyweight.config import schema
+from flyweight.core.runtime import Precision
+from flyweight.data.batch import Batch
+from flyweight.model.build import build
+from flyweight.model.precision import autocast
+from flyweight.planning.memory import LIBRARIES, PlannedMemory, validation_bytes
+from flyweight.spec.adapters import trained_tensors
+from flyweight.training.memory_saving import BackwardSteps, save_memory
+from flyweight.training.objectives import DistillationObjective, NextTokenObjective, Objective
+from flyweight.training.optimizer_states import first_part_alone
+from flyweight.training.optimizers import build_optimizers
+
+KERNELS = 10_000_000
+"""Bytes that a CPU's kernels in half precision hold for themselves."""
+
+STEPS = 2
+"""The first step makes the optimizer's states, the second one has all there is."""
+
+NOT_POSSIBLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+"""What an operation that cannot go without data raises."""
+
+_known: dict[tuple[object, ...], PlannedMemory] = {}
+
+
+def training_memory(
+    model: schema.Architecture,
+    train: schema.Train,
+    context: int,
+    precision: Precision = "fp32",
+    teacher: schema.Architecture | None = None,
+    *,
+    device: str = "cpu",
+    isolated: bool = False,
+    trains: schema.TrainedPart = "full",
+    objective: schema.NextToken | schema.Distillation | None = None,
+) -> PlannedMemory:
+    """Return the memory of training a part of a resolved `model` on windows of `context` tokens.
+
+    Takes a second or so and next to no memory; the same question is answered once. Activations are
+    what is alive between a micro-batch's forward and backward pass, `head` is what the largest
+    moment holds beyond all other parts. Raises one of NOT_POSSIBLE where an operation of the model
+    cannot go without data.
+    """
+    key = (
+        *(config and config.model_dump_json() for config in (model, teacher, objective)),
+        train.model_dump_json(include={"batch", "accumulate", "optimizer", "memory", "clip"}),
+        (train.validations > 0, train.validation_tokens, context, precision),
+        (device, isolated, trains),
+    )
+    if key not in _known:
+        with _LiveBytes() as live, FakeTensorMode(), first_part_alone():
+            run = _Run(live, model, train, trains, precision, teacher, objective)
+            _known[key] = run.memory(context, isolated, device)
+    return _known[key]
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and the most that were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.most = 0
+        self.first_step = False
+        """Whether a number that is asked for is 1: that of an optimizer's first step."""
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def count(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor from now until nobody has it."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._alive:
+            return
+
+        def freed(_: object) -> None:
+            self.now -= size
+            del self._alive[key]
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.first_step and func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self.count(value)
+        return result
+
+
+class _Run:
+    """The steps of a dry run, and what is alive between their parts."""
+
+    def __init__(
+        self,
+        live: _LiveBytes,
+        config: schema.Architecture,
+        train: schema.Train,
+        trains: schema.TrainedPart,
+        precision: Precision,
+        teacher: schema.Architecture | None,
+        objective: schema.NextToken | schema.Distillation | None,
+    ) -> None:
+        self.live, self.config, self.train = live, config, train
+        self.precision: Precision = precision
+        self.model = build(config)
+        trained = trained_tensors(config, trains)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and trained(name))
+        save_memory(self.model, train.memory, "stages")
+        self.model.train()
+        self.weights = live.now
+        self.objective: Objective = NextTokenObjective(schema.NextToken())
+        if teacher is not None:
+            guide = build(teacher).eval().requires_grad_(False)
+            distillation = objective or schema.Distillation()
+            assert isinstance(distillation, schema.Distillation)
+            self.objective = DistillationObjective(distillation, guide)
+        self.teacher = live.now - self.weights
+
+    def memory(self, context: int, isolated: bool, device: str) -> PlannedMemory:
+        """Make the steps and return the bytes by part."""
+        saving = self.train.memory
+        optimizers = build_optimizers(
+            self.model, self.train.optimizer, self.precision, saving.states
+        )
+        in_backward = saving.step == "backward"
+        if in_backward:
+            BackwardSteps(optimizers)
+        trained = [tensor for tensor in self.model.parameters() if tensor.requires_grad]
+        gradients = 0 if in_backward else sum(tensor.nbytes for tensor in trained)
+        standing = self.weights + self.teacher
+        states, kept = 0, 0
+        self.live.most = self.live.now
+        for _ in range(STEPS):
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            for _ in range(min(2, self.train.accumulate)):
+                kept = self._micro_batch(context, isolated) - standing - states
+            if self.train.accumulate > 1:
+                kept -= gradients
+            if self.train.clip:
+                torch.nn.utils.clip_grad_norm_(trained, self.train.clip)
+            self.live.first_step = True
+            for optimizer in () if in_backward else optimizers:
+                optimizer.step()
+            self.live.first_step = False
+            states = self.live.now - standing - gradients
+        validated = 0
+        if self.train.validations:
+            validated = validation_bytes(self.config, self.train, context)
+        most = max(self.live.most, standing + states + gradients + validated)
+        activations = max(0, min(kept, most - standing - states - gradients))
+        cpu = device == "cpu"
+        return PlannedMemory(
+            weights=self.weights,
+            gradients=gradients,
+            optimizer=states,
+            activations=activations,
+            head=most - standing - states - gradients - activations,
+            teacher=self.teacher,
+            copies=KERNELS if cpu and self.precision != "fp32" else 0,
+            libraries=LIBRARIES if cpu else 0,
+            method="dry-run",
+        )
+
+    def _micro_batch(self, context: int, isolated: bool) -> int:
+        """Read and learn from one micro-batch; return what is alive between the two."""
+        shape = (self.train.batch // self.train.accumulate, context)
+        ids = torch.zeros(shape, dtype=torch.int64)
+        documents = torch.zeros_like(ids) if isolated else None
+        batch = Batch(ids, torch.zeros_like(ids), ids.numel(), documents=documents)
+        with autocast("cpu", self.precision):
+            summed = self.objective(self.model, batch)
+        kept = self.live.now
+        self.live.first_step = self.train.memory.step == "backward"
+        (summed.loss / ids.numel()).backward()
+        self.live.first_step = False
+        return kept

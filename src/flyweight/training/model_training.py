@@ -1,0 +1,131 @@
+"""Train a stage's model on its text or examples by the one loop, and write what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from flyweight.checkpoints import load_any
+from flyweight.checkpoints.load_any import AnyModel
+from flyweight.config import schema
+from flyweight.core.events import Events
+from flyweight.core.files import copy_file, disk_errors
+from flyweight.data.tokenizer import Tokenizer, named_tokens
+from flyweight.errors import RequestError
+from flyweight.model import folder
+from flyweight.model.build import Model
+from flyweight.store.artifact import Draft
+from flyweight.store.stage import Context, Inputs
+from flyweight.training.limits import Limits
+from flyweight.training.memory_saving import check_saving
+from flyweight.training.objectives import Objective
+from flyweight.training.step_cost import StepCost
+from flyweight.training.trackers import tracked
+from flyweight.training.trainer import Trainer
+from flyweight.training.training_data import training_data
+
+
+def train_model(
+    config: schema.TrainingStage,
+    model: Model,
+    objective: Objective,
+    teacher: AnyModel | None,
+    inputs: Inputs,
+    context: Context,
+    draft: Draft,
+) -> dict[str, Any]:
+    """Train `model` by `objective`, write `model/` and return the facts.
+
+    Their totals hold what the inputs had cost as well.
+    """
+    runtime, train = context.runtime, config.train
+    check_saving(model, train.memory, f"stages.{inputs.name}")  # before anything is encoded
+    precision = runtime.precision(train.products, model.config.dim)
+    context_length = config.data.context
+    check_data(config, model.config, f"stages.{inputs.name}", "model")
+    if teacher is not None:
+        check_data(config, teacher.config, f"stages.{inputs.name}", "teacher")
+    data = training_data(config, model, inputs, runtime, precision)
+    teacher_flops = 0
+    if teacher is not None:
+        teacher_flops = load_any.forward_flops(teacher, context_length)
+    trains = config.tuning().trains
+    cost = StepCost.of(
+        model.config,
+        train,
+        context_length,
+        teacher_flops,
+        fresh=config.model is not None,
+        trains=trains,
+    )
+
+    watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
+    trainer = Trainer(
+        model=model,
+        objective=objective,
+        source=data.source,
+        validate=data.validate,
+        config=train,
+        limits=Limits.of(
+            train,
+            train.batch * context_length,
+            cost,
+            f"stages.{inputs.name}",
+            epoch=data.epoch,
+        ),
+        cost=cost,
+        runtime=runtime,
+        precision=precision,
+        draft=replace(draft, events=Events(draft.events.path, watch)),
+        meter=context.meter,
+        name=inputs.name,
+    )
+    facts = trainer.train()
+    with disk_errors(draft.path):
+        folder.save(model, draft.new_folder("model"))
+        for file in inputs.tokenizer_files():
+            copy_file(file, draft.path / "model" / file.name)
+    return {
+        **facts,
+        **data.facts(facts["steps"] * train.batch),
+        "total_flops": facts["flops"] + inputs.spent("total_flops"),
+        "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
+    }
+
+
+def check_data(
+    config: schema.TrainingStage, architecture: load_any.AnyConfig, where: str, what: str
+) -> None:
+    """Raise RequestError where a model cannot read the rows that its stage asks for.
+
+    Nothing is read for that. `where` is the stage, `what` the model's role in it.
+    """
+    load_any.require_context(architecture, config.data.context, f"{where}.data.context", what)
+    if config.data.documents == "isolated":
+        task = isinstance(config.data, schema.TaskData)
+        field = f"{where}.data.{'packing' if task else 'documents'}"
+        field = f"{field}: the teacher" if what == "teacher" else field
+        load_any.require_isolation(architecture, field, task)
+
+
+def vocabulary(inputs: Inputs) -> int:
+    """Return the number of tokens that the tokenizer knows; a head may have more rows than that."""
+    return inputs.vocabulary()
+
+
+def check_reads(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
+    """Raise RequestError where a finished model cannot read this stage's windows."""
+    mine, theirs = inputs.encoded() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
+    if mine.read_bytes() != theirs.read_bytes():
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: the {what} and the corpus use different tokenizers; "
+            f"give this stage data.tokenizer=model"
+        )
+    rows = model.config.vocab_size or 0
+    if rowless := Tokenizer.load(theirs).rowless(rows):
+        raise RequestError(
+            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for "
+            f"{named_tokens(rowless)} of its tokenizer; take such tokens out of {theirs}, or use "
+            f"another {what}"
+        )
+    load_any.require_context(model.config, context, f"stages.{inputs.name}.data.context", what)

@@ -1,0 +1,146 @@
+"""What a training reads: windows of a text or examples of a task, and how both are validated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flyweight.config import schema
+from flyweight.core.runtime import Precision, Runtime
+from flyweight.data.batch import BatchSource
+from flyweight.data.corpus import Corpus
+from flyweight.data.tasks.batches import ExampleBatches
+from flyweight.data.tasks.folder import ExampleFolder
+from flyweight.data.windows import Windows
+from flyweight.evaluation import likelihood
+from flyweight.model.build import Model
+from flyweight.model.precision import autocast
+from flyweight.store.stage import Inputs
+from flyweight.training.objectives import NextTokenObjective
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The batches of a training and its validation.
+
+    `epoch` is the number of rows that one epoch reads. `validate` returns the mean NLL in nats per
+    target on so many inputs of the validation split. `facts` tells what so many rows were.
+    """
+
+    source: BatchSource
+    epoch: int
+    validate: Callable[[int], float]
+    facts: Callable[[int], dict[str, Any]]
+
+
+def training_data(
+    config: schema.TrainingStage,
+    model: Model,
+    inputs: Inputs,
+    runtime: Runtime,
+    precision: Precision,
+) -> TrainingData:
+    """Return what a stage trains `model` on; raise RequestError where there is too little of it."""
+    if isinstance(config.data, schema.TaskData):
+        return _examples(config.data, config.train, model, inputs, runtime, precision)
+    return _windows(config.data, config.train, model, inputs, runtime, precision)
+
+
+def _windows(
+    data: schema.Data,
+    train: schema.Train,
+    model: Model,
+    inputs: Inputs,
+    runtime: Runtime,
+    precision: Precision,
+) -> TrainingData:
+    # Opening the artifact has just compared every checksum.
+    corpus = Corpus.open(inputs.text(), verify=False)
+    documents = data.documents
+    windows = Windows(corpus.split("train"), data.context, train.batch, runtime.seed, documents)
+
+    def validate(tokens: int) -> float:
+        return likelihood.quick(
+            model,
+            corpus.split("validation"),
+            window=data.context,
+            tokens=tokens,
+            batch=train.batch,
+            device=runtime.device,
+            precision=precision,
+            isolated=documents == "isolated",
+        )
+
+    def facts(_: int) -> dict[str, Any]:
+        return {"documents": documents} if documents == "isolated" else {}
+
+    return TrainingData(windows, windows.windows, validate, facts)
+
+
+def _examples(
+    data: schema.TaskData,
+    train: schema.Train,
+    model: Model,
+    inputs: Inputs,
+    runtime: Runtime,
+    precision: Precision,
+) -> TrainingData:
+    folder = ExampleFolder.open(inputs.encoded())
+    source = ExampleBatches(
+        folder.split("train"),
+        data.context,
+        train.batch,
+        runtime.seed,
+        data.packing,
+        train.loss or "completion",
+    )
+    # One order whatever the seed: all trainings of a task are validated on the same examples.
+    held_out = ExampleBatches(
+        folder.split("validation"), data.context, train.batch, 0, data.packing
+    )
+    pieces = train.batch // train.accumulate
+
+    def validate(tokens: int) -> float:
+        return completion_nll(
+            model, held_out, tokens, pieces, inputs.vocabulary(), runtime, precision
+        )
+
+    def facts(rows: int) -> dict[str, Any]:
+        return {
+            "task": folder.meta.task,
+            "examples": source.examples_in(rows),
+            "epochs": round(rows / source.rows, 4),
+            "documents": data.documents,
+            "remarks": list(folder.meta.remarks()),
+        }
+
+    return TrainingData(source, source.rows, validate, facts)
+
+
+@torch.no_grad()
+def completion_nll(
+    model: Model,
+    source: ExampleBatches,
+    tokens: int,
+    rows: int,
+    vocabulary: int,
+    runtime: Runtime,
+    precision: Precision,
+) -> float:
+    """Return the mean NLL of completions, in nats per token, on so many inputs of their rows.
+
+    The number is limited by inputs, prompts and padding among them, because they are what takes
+    time. Batches have `rows` rows. The model is left in evaluation mode.
+    """
+    objective = NextTokenObjective(schema.NextToken(), vocabulary)
+    model.eval()
+    total, targets = 0.0, 0
+    for batch in source.first(tokens, rows):
+        with autocast(runtime.device, precision):
+            summed = objective(model, batch.to(runtime.device))
+        total += float(summed.nll)
+        targets += batch.real_targets
+    return total / targets
