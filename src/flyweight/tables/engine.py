@@ -184,7 +184,7 @@ def terminal(table: Table[T], width: int = 100, title: str | None = None) -> Ren
         drawn.add_row(_rich_name(row), *cells, end_section=last)
     caption = _caption(table, columns)
     # A title or caption of rich's own would be as narrow as the table.
-    above = [Text(title, style="table.title")] if title else []
+    above = [Text(title, style="table.title", no_wrap=True)] if title else []
     below = [Text(caption, style="dim")] if caption else []
     return Group(*above, drawn, *below)
 

@@ -11,16 +11,20 @@ from flyweight.core.console import Terminal
 def say(*lines: object) -> None:
     """Print text lines as they are and tables on standard output.
 
-    A table's title and caption are sentences.
+    A file gets the title of a table on one line.
     """
     console = Terminal()
     for line in lines:
-        parts = line.renderables if isinstance(line, Group) else [line]
-        for part in parts:
-            if isinstance(line, Group) and isinstance(part, Text):
-                prose(part)
-            else:
-                console.print(part, soft_wrap=isinstance(part, str | Text))
+        if isinstance(line, Group):
+            _say_parts(console, line)
+        else:
+            console.print(line, soft_wrap=isinstance(line, str | Text))
+
+
+def _say_parts(console: Terminal, table: Group) -> None:
+    for part in table.renderables:
+        title = isinstance(part, Text) and bool(part.no_wrap)
+        console.print(part, soft_wrap=title and not console.is_terminal)
 
 
 def prose(*lines: str | Text) -> None:
