@@ -109,7 +109,10 @@ from flyweight.config.layers import (
 from flyweight.config.linear_kinds import (
     NF4 as NF4,
     Dense as Dense,
+    Int3 as Int3,
+    Int4 as Int4,
     Int8 as Int8,
+    Int8Dynamic as Int8Dynamic,
     LinearKind as LinearKind,
 )
 from flyweight.config.messages import nearest

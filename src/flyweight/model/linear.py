@@ -6,9 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
+from flyweight.config.linear_kinds import (
+    NF4,
+    Dense,
+    Int3,
+    Int4,
+    Int8,
+    Int8Dynamic,
+    LinearKind,
+    register_kind,
+)
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.model.adapters import FIRST, Read, multiply
+from flyweight.model.linear_dynamic import Int8DynamicLinear
+from flyweight.model.linear_grouped import Int3Linear, Int4Linear
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.spec.linears import kind_of
@@ -92,7 +103,10 @@ def register_linear(config_class: type[LinearKind], layer_class: type[LinearLaye
 
 register_linear(Dense, Linear)
 register_linear(Int8, Int8Linear)
+register_linear(Int8Dynamic, Int8DynamicLinear)
 register_linear(NF4, NF4Linear)
+register_linear(Int4, Int4Linear)
+register_linear(Int3, Int3Linear)
 
 
 def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> LinearLayer:

@@ -1,8 +1,8 @@
 """What layers with packed weights share: products without a float copy, gradients, kernels.
 
-Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
-largest value, so that a future token would change what a past one sees. How a layer is multiplied
-is a visible choice, `Packed.kernel`.
+Activations are rounded by no kind but `int8_dynamic`, which scales each token alone. torch's own
+dynamically quantized products scale a whole batch by its largest value, so that a future token
+would change what a past one sees. How a layer is multiplied is a visible choice, `Packed.kernel`.
 """
 
 from __future__ import annotations
@@ -73,12 +73,51 @@ class Packed(LinearLayer):
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    @abstractmethod
+    @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in) in the buffers.
+        """Store this weight (out, in): each value as the nearest code under the scales of `fit`.
 
         Raises FlyweightError for another shape or a value that is not finite.
         """
+        weight = self.checked(weight)
+        self.fit(weight)
+        for start, stop in self._row_blocks(self._step(weight)):
+            steps = self.steps(start, stop)  # (n, in or 1)
+            units = weight[start:stop] / torch.where(steps != 0, steps, 1)  # (n, in)
+            self.store(self.nearest(units), start, stop)
+
+    @abstractmethod
+    def fit(self, weight: Tensor) -> None:
+        """Choose and store the scales for a float32 weight (out, in)."""
+
+    @property
+    def columns_at_once(self) -> int | None:
+        """How many columns `refit` takes at a time; None where scales stay those of `fit`."""
+        return None
+
+    def refit(self, columns: Tensor, start: int) -> Tensor:
+        """Choose anew the scale of the group that these columns (out, n) are, and return it (out,).
+
+        GPTQ calls it with columns that make up for the errors of those before `start`. Only kinds
+        whose scales depend on nothing but their group have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps its scales")
+
+    @abstractmethod
+    def steps(self, start: int, stop: int) -> Tensor:
+        """Return what a unit is in each weight of rows `start` to `stop`, float32: (n, in or 1)."""
+
+    @abstractmethod
+    def nearest(self, units: Tensor) -> Tensor:
+        """Return the codes (...) nearest to weights in units (...), which may change in place."""
+
+    @abstractmethod
+    def units(self, codes: Tensor) -> Tensor:
+        """Return what codes (...) stand for, in units, float32: (...)."""
+
+    @abstractmethod
+    def store(self, codes: Tensor, start: int, stop: int) -> None:
+        """Store the codes (n, in) of rows `start` to `stop` in the buffer."""
 
     @abstractmethod
     def kernel_mismatch(self) -> str | None:
@@ -206,7 +245,11 @@ class Packed(LinearLayer):
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         return tensor if stop - start == self.out_features else tensor[start:stop]
 
-    def _checked(self, weight: Tensor) -> Tensor:
+    def checked(self, weight: Tensor) -> Tensor:
+        """Return a weight (out, in) in float32, where the layer is.
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
         expected = (self.out_features, self.in_features)
         if tuple(weight.shape) != expected:
             raise FlyweightError(
