@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flyweight.checkpoints import load_any
+from flyweight.checkpoints.reading import check_reads
 from flyweight.compression.prune import prune, pruned_config
 from flyweight.compression.sweep import sweep
 from flyweight.compression.written import inherited, write_model
@@ -14,7 +15,6 @@ from flyweight.model.build import Model
 from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
-from flyweight.training.model_training import check_reads
 
 
 class PruneStage(Stage[Prune]):
@@ -27,8 +27,8 @@ class PruneStage(Stage[Prune]):
         pruned_config(load_any.own_config(source, what), config)  # before anything is read
         model = load_any.decoder(source, device, what).eval()
         share, facts = config.sparsity, dict[str, Any]()
-        if config.reads_text:
-            check_reads(model, "input", inputs, 1)
+        if config.calibrates:
+            check_reads(model.config, "input", inputs, 1, "calibration.data")
         if isinstance(share, SparsitySweep):
             share, facts = _swept(model, config, share, inputs, context, draft)
         pruned = prune(model, config, share or config.share, context.runtime.seed)

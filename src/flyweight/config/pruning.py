@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from flyweight.config.base import Strict
+from flyweight.config.compression import Calibrated
 from flyweight.config.sparse_kinds import Pattern
-from flyweight.config.stage import INHERITED, Origin, StageConfig, TextUse
+from flyweight.config.stage import Origin
 from flyweight.config.units import Tokens
 
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
@@ -64,7 +65,7 @@ Patterns = Annotated[
 """Glob patterns over the names of layers, as in a model's `linears`."""
 
 
-class Prune(StageConfig):
+class Prune(Calibrated):
     """Set the least important weights of a model to zero, with masks that keep them there.
 
     `method` says what is important: `magnitude` is a weight's absolute value, `random` is chance,
@@ -86,17 +87,15 @@ class Prune(StageConfig):
     targets: Patterns = ("blocks",)
 
     makes_model: ClassVar[bool] = True
-    spends: ClassVar[tuple[str, ...]] = INHERITED
 
     @property
-    def text_of_input(self) -> TextUse:
-        """A choice among sparsities is made on the text that the model was trained on."""
-        return "required" if self.reads_text else "none"
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether anything is measured on a text."""
+    def calibrates(self) -> bool:
+        """A choice among sparsities is made on validation text."""
         return isinstance(self.sparsity, SparsitySweep)
+
+    def without_calibration(self) -> str:
+        """Return that a method reads no text."""
+        return f"{self.method} at one sparsity reads no text"
 
     @property
     def share(self) -> float:
@@ -106,7 +105,7 @@ class Prune(StageConfig):
 
     def faults(self) -> list[str]:
         """Return every contradiction between the fields."""
-        return [*self._pattern_faults(), *self._adapter_faults()]
+        return [*super().faults(), *self._pattern_faults(), *self._adapter_faults()]
 
     def _pattern_faults(self) -> Iterator[str]:
         if self.pattern is None:
@@ -128,7 +127,7 @@ class Prune(StageConfig):
 
     def role(self) -> str:
         """Return what it was made from, and how much of it is zero."""
-        share = "as much as it can bear" if self.reads_text else f"{self.share:.0%}"
+        share = "as much as it can bear" if self.calibrates else f"{self.share:.0%}"
         what = "adapters" if self.of == "adapters" else "weights"
         return f"{self.input}, {share} of its {what} pruned ({self.method})"
 

@@ -52,6 +52,12 @@ from flyweight.config.baselines import (
     LstmConfig as LstmConfig,
     MlpConfig as MlpConfig,
 )
+from flyweight.config.compression import (
+    Calibrated as Calibrated,
+    Calibration as Calibration,
+    Merge as Merge,
+    Quantize as Quantize,
+)
 from flyweight.config.data import (
     BpeTokenizer as BpeTokenizer,
     ByteTokenizer as ByteTokenizer,
@@ -132,7 +138,6 @@ from flyweight.config.sharing import (
 from flyweight.config.sparse_kinds import Masked as Masked, Sparse as Sparse, TwoFour as TwoFour
 from flyweight.config.stage import (
     EVERY_QUANTITY,
-    INHERITED,
     Origin,
     StageConfig as StageConfig,
     TextUse,
@@ -156,6 +161,10 @@ from flyweight.config.units import Count, Seconds, Size, Tokens
 
 SAME_AS = "train.same_as.stage"
 """The field that names the stage whose cost limits another; its model is not needed."""
+
+
+def _none(value: object) -> bool:
+    return value is None
 
 
 def _kind_of_data(value: object) -> str:
@@ -194,10 +203,6 @@ def _known(name: str) -> str:
 
 def _empty(value: object) -> bool:
     return not value
-
-
-def _none(value: object) -> bool:
-    return value is None
 
 
 def _is_input(value: object) -> bool:
@@ -460,63 +465,6 @@ class Initialise(StageConfig):
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
         return "with random weights, not trained"
-
-
-class Quantize(StageConfig):
-    """Store a model's matrices in fewer bits.
-
-    Embedding and head have their own kind, by default int8.
-
-    The one matrix of a linear model is its head, which therefore is of `kind`.
-    """
-
-    stage: Literal["quantize"]
-    input: str
-    kind: LinearKind
-    embedding: LinearKind = Int8()
-
-    makes_model: ClassVar[bool] = True
-    spends: ClassVar[tuple[str, ...]] = INHERITED
-    compresses: ClassVar[bool] = True
-
-    def untrainable(self) -> str:
-        """Return why its model cannot be trained further; empty where each kind trains."""
-        if self.kind.trains and self.embedding.trains:
-            return ""
-        return (
-            f"stores its matrices in fewer bits, and these cannot be trained; start from "
-            f"{self.input} and quantize the result"
-        )
-
-    @classmethod
-    def describe(cls, origin: Origin) -> str:
-        """Return how a model came about, as a card says it."""
-        kind = origin.config["kind"]
-        name = kind["kind"] if isinstance(kind, dict) else kind
-        return f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
-
-
-class Merge(StageConfig):
-    """Make a model's adapters part of its matrices, so that nothing is computed for them alone.
-
-    Matrices in fewer bits are not rounded again: `unpack` makes every matrix of the model dense.
-    """
-
-    stage: Literal["merge"]
-    input: str
-    unpack: bool = False
-
-    makes_model: ClassVar[bool] = True
-    spends: ClassVar[tuple[str, ...]] = INHERITED
-
-    @classmethod
-    def describe(cls, origin: Origin) -> str:
-        """Return how a model came about, as a card says it."""
-        merged = f"{origin.parent('input')} with its adapters merged into its matrices"
-        share = origin.facts.get("sparsity")
-        if share is None:
-            return merged
-        return f"{merged}; of those that were pruned, or had pruned adapters, {share:.1%} is zero"
 
 
 class Mix(StageConfig):

@@ -155,7 +155,7 @@ class TwoFourLinear(PrunedPacked):
         super().__init__(in_features, out_features, bias, kind)
         if in_features % 4:
             raise FlyweightError(
-                f"two_four: a row of {in_features} numbers is no multiple of 4; use sparse"
+                f"two_four: rows of {in_features} numbers are not whole fours; use sparse"
             )
         places = torch.zeros(out_features, -(-in_features // 8), dtype=torch.uint8)
         self.register_buffer("places", places)
