@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flyweight.config.adapters import Bottleneck, Ia3, Lora, Prefix
 from flyweight.config.schema import ModelConfig
+from flyweight.model.dropout import dropout
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.spec.adapters import Site, site_layers, sites
 
@@ -98,7 +99,7 @@ class LoraAdapter(nn.Module):
 
     def __init__(self, config: Lora, site: Site) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout = dropout(config.dropout)
         self.factor = config.factor
         self.copies = site.copies
         self.a = _parameter(site, config.r, site.reads)
@@ -108,8 +109,8 @@ class LoraAdapter(nn.Module):
 
     def reduced(self, x: Tensor, use: int) -> Tensor:
         """Return s A x: (..., in) -> (..., r)."""
-        if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
+        if self.dropout is not None:
+            x = self.dropout(x)
         return F.linear(x, _copy(self, self.a, use)) * self.factor
 
     @torch.no_grad()
