@@ -42,6 +42,8 @@ class LstmLayer(nn.Module):
         self.recurrent = linear.build_linear(
             config, f"{name}.recurrent", config.hidden, 4 * config.hidden
         )
+        self.fuses = True
+        """Whether torch's own LSTM may compute it, which calls neither matrix by itself."""
 
     def forward(
         self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
@@ -52,7 +54,7 @@ class LstmLayer(nn.Module):
         does not change.
         """
         dense = self.input.kind.plain and self.recurrent.kind.plain
-        if dense and mask is None and not x.is_meta:
+        if dense and self.fuses and mask is None and not x.is_meta:
             return self._fused(x, h, c)
         return self.unrolled(x, h, c, mask)
 

@@ -236,7 +236,7 @@ class Runner:
         facts["took"] = round(seconds, 3)
         corpus = _corpus_id(inputs)
         if corpus is not None:
-            facts["corpus"] = corpus
+            facts.setdefault("corpus", corpus)
         return facts
 
     def _corpus_of(self, config: StageConfig, artifacts: Mapping[str, Artifact]) -> Artifact | None:

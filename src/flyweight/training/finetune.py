@@ -7,6 +7,7 @@ from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.convert import copy_tokenizer
+from flyweight.checkpoints.reading import check_reads
 from flyweight.config import schema
 from flyweight.config.adapters import Frozen, Full, Method
 from flyweight.config.finetuning import tuned_config
@@ -20,7 +21,7 @@ from flyweight.spec import flops
 from flyweight.spec.adapters import adapter_bytes, adapter_faults, trained_tensors
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Stage
-from flyweight.training.model_training import check_reads, train_model, vocabulary
+from flyweight.training.model_training import train_model, vocabulary
 from flyweight.training.objectives import NextTokenObjective
 
 
@@ -39,7 +40,7 @@ class FinetuneStage(Stage[schema.Finetune]):
         if config.start == "random":
             model = build(model.config, seed=context.runtime.seed).to(context.runtime.device)
         model = prepared(model, config.method, context.runtime.seed)
-        check_reads(model, "input", inputs, config.data.context)
+        check_reads(model.config, "input", inputs, config.data.context)
         objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))
         facts = train_model(config, model, objective, None, inputs, context, draft)
         copy_tokenizer(base, draft.path / "model")  # with the template of a chat
