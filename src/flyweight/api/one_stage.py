@@ -138,8 +138,8 @@ def prune(
 ) -> Run:
     """Set a model's least important weights to zero, measure the cost, and return the run.
 
-    `run["prune"]` is the new model: its masks keep the zeros through any further training, and it
-    is no smaller. `method` is magnitude or random. `sparsity` is the share that becomes zero, or
+    `run["prune"]` is the new model. Masks keep its zeros through any further training, and its file
+    is not smaller. `method` is magnitude or random. `sparsity` is the share that becomes zero, or
     the fields of a sweep. `pattern="2:4"` keeps two of every four weights in a row. `of="adapters"`
     prunes the A and B of LoRA. `scope="global"` compares all weights with each other. `overrides`
     are the command line's words, and win. `data` is the text to measure on, as in `quantize`.

@@ -74,7 +74,7 @@ class Prune(Calibrated):
     B of every LoRA instead of matrices. `targets` are the matrices: those of blocks, unless others
     are named.
 
-    The model is no smaller and no faster: the stage `pack` stores less.
+    The model is neither smaller nor faster: the stage `pack` stores less.
     """
 
     stage: Literal["prune"]

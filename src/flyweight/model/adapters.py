@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from flyweight.config.adapters import Bottleneck, Ia3, Lora, Prefix
 from flyweight.config.schema import ModelConfig
 from flyweight.config.sparse_kinds import mask_bytes
+from flyweight.model.dropout import dropout
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.masked import kept, pack_bits, unpack_bits
 from flyweight.spec.adapters import Site, site_layers, sites
@@ -102,7 +103,7 @@ class LoraAdapter(nn.Module):
 
     def __init__(self, config: Lora, site: Site) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout = dropout(config.dropout)
         self.factor = config.factor
         self.copies = site.copies
         self.a = _parameter(site, config.r, site.reads)
@@ -139,8 +140,8 @@ class LoraAdapter(nn.Module):
 
     def reduced(self, x: Tensor, use: int) -> Tensor:
         """Return s A x: (..., in) -> (..., r)."""
-        if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
+        if self.dropout is not None:
+            x = self.dropout(x)
         return F.linear(x, self.part_a(use)) * self.factor
 
     @torch.no_grad()
