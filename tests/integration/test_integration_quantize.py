@@ -103,7 +103,7 @@ def test_a_run_that_was_killed_gives_the_same_model(place: Path, monkeypatch) ->
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(compression_stages, "_write", killed)
+        patch.setattr(compression_stages, "write_model", killed)
         with pytest.raises(KeyboardInterrupt):
             run(second, gptq=quantized(**GPTQ, clip=3.0))
     resumed = run(second, gptq=quantized(**GPTQ, clip=3.0))["gptq"]

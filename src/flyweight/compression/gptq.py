@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flyweight.errors import FlyweightError
-from flyweight.model.packed import Packed
+from flyweight.model.rounded import Rounded
 
 AT_ONCE = 128
 """Columns after which the rest of a matrix is corrected, where scales do not ask for fewer."""
@@ -31,14 +31,20 @@ class RoundingError:
 
 @torch.no_grad()
 def round_by_inputs(
-    layer: Packed, weight: Tensor, gram: Tensor, damping: float, clip: float | None = None
+    layer: Rounded,
+    weight: Tensor,
+    gram: Tensor,
+    damping: float,
+    clip: float | None = None,
+    kept: Tensor | None = None,
 ) -> RoundingError:
     """Pack a weight (out, in) so that the layer's output on its inputs changes least.
 
     `gram` (in, in) is the mean of x x^T. `damping` is added to its diagonal, as a share of the
     diagonal's mean. `clip` cuts off values beyond so many standard deviations of their row, before
-    scales are chosen. Where GPTQ is not better than nearest rounding, the layer is rounded to
-    nearest. Raises FlyweightError as `pack` does, and where the inputs are not finite.
+    scales are chosen. What `kept` (out, in) leaves out was pruned and stays zero. Where GPTQ is not
+    better than nearest rounding, the layer is rounded to nearest. Raises FlyweightError as `pack`
+    does, and where the inputs are not finite.
     """
     weight = layer.checked(weight)
     gram = gram.to(weight.device, torch.float32)
@@ -51,7 +57,8 @@ def round_by_inputs(
     nearest = output_error(weight, layer.dense().float(), gram)
     state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     layer.fit(within)
-    layer.store(_codes(layer, weight, _corrections(gram, damping)), 0, layer.out_features)
+    codes = _codes(layer, weight, _corrections(gram, damping), kept)
+    layer.store(codes, 0, layer.out_features)
     gptq = output_error(weight, layer.dense().float(), gram)
     if gptq > nearest:
         layer.load_state_dict(state)
@@ -89,7 +96,7 @@ def _corrections(gram: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True).float().to(device)
 
 
-def _codes(layer: Packed, weight: Tensor, corrections: Tensor) -> Tensor:
+def _codes(layer: Rounded, weight: Tensor, corrections: Tensor, kept: Tensor | None) -> Tensor:
     """Return the codes (out, in) of a weight, each column rounded with its errors passed on."""
     columns = weight.T.contiguous()  # (in, out), so that a column lies together
     steps = layer.steps(0, layer.out_features).T.expand_as(columns)  # (in, out)
@@ -103,7 +110,8 @@ def _codes(layer: Packed, weight: Tensor, corrections: Tensor) -> Tensor:
         errors = torch.empty_like(columns[start:stop])  # (n, out)
         for at in range(start, stop):
             step = steps[at] if refitted is None else refitted
-            code = layer.nearest(columns[at] / torch.where(step != 0, step, 1))
+            units = columns[at] / torch.where(step != 0, step, 1)
+            code = layer.nearest(units if kept is None else units.masked_fill(~kept[:, at], 0))
             codes.append(code)
             error = (columns[at] - layer.units(code) * step) / corrections[at, at]  # (out,)
             errors[at - start] = error

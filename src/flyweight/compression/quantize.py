@@ -13,9 +13,11 @@ from flyweight.config.schema import Architecture, LinearConfig, LinearKind
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import linear
 from flyweight.model.build import Model, build
-from flyweight.model.linear import KINDS, Linear, build_linear
+from flyweight.model.dense_state import dense_state, written_out
+from flyweight.model.linear import KINDS, build_linear
 from flyweight.model.linear_layer import LinearLayer
-from flyweight.model.packed import Packed
+from flyweight.model.masked import MaskedLinear
+from flyweight.model.rounded import Rounded
 from flyweight.spec.linears import kind_of, linear_names
 
 
@@ -63,15 +65,18 @@ def quantize_by_inputs(
     errors: dict[str, RoundingError] = {}
     for inputs in layer_inputs(working, batches, progress):
         for name in inputs.names:
-            dense, chosen = working.get_submodule(name), kind_of(config, name)
-            if chosen.plain:
+            dense = working.get_submodule(name)
+            if kind_of(config, name).plain:
                 continue
-            assert isinstance(dense, Linear)
+            assert isinstance(dense, LinearLayer)
+            kept = dense.kept() if isinstance(dense, MaskedLinear) else None
             layer = build_linear(config, name, dense.in_features, dense.out_features)
-            assert isinstance(layer, Packed)
-            layer = layer.to(dense.weight.device, dense.weight.dtype)
+            assert isinstance(layer, Rounded)
+            layer = layer.to(model.device, model.dtype)
             try:
-                errors[name] = round_by_inputs(layer, dense.weight, inputs.gram, damping, clip)
+                errors[name] = round_by_inputs(
+                    layer, dense.dense(), inputs.gram, damping, clip, kept
+                )
             except FlyweightError as error:
                 raise FlyweightError(f"quantize: {name}: {error}") from error
             layer.bias, layer.adapters = dense.bias, dense.adapters
@@ -90,7 +95,7 @@ def check_gptq(config: Architecture) -> None:
             "of them stay dense; use rounding: nearest"
         )
     for name in kinds:
-        if not issubclass(KINDS[name], Packed):
+        if not issubclass(KINDS[name], Rounded):
             raise RequestError(
                 f"quantize: rounding gptq does not know the codes of kind {name}; use rounding: "
                 f"nearest"
@@ -101,7 +106,7 @@ def _assembled(
     model: Model, config: Architecture, layers: Mapping[str, LinearLayer], clip: float | None
 ) -> Model:
     """Return a model of a quantized config: `layers` as they are, and the others rounded now."""
-    old = model.state_dict()
+    old = dense_state(model)
     with torch.device("meta"):
         small = build(config)
     tensors: dict[str, Tensor] = {}
@@ -122,10 +127,17 @@ def _assembled(
 def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> Architecture:
     """Return the config that `quantize` gives a model of this one.
 
-    Raises RequestError as it does.
+    Masks are left behind: what they keep at zero stays zero in codes. Raises RequestError as
+    `quantize` does.
     """
+    if chosen := next((each for each in (kind, embedding) if written_out(each)), None):
+        raise RequestError(
+            f"quantize: {chosen.label} stores pruned matrices and rounds nothing; use the stages "
+            f"prune and pack"
+        )
     for name in linear_names(config):
-        if not (present := kind_of(config, name)).plain:
+        present = kind_of(config, name)
+        if not (present.plain or (present.lossless and present.trains)):
             raise RequestError(
                 f"quantize: the model is quantized already ({name} is {present.label}), and its "
                 f"errors would add up; start from the model that it was made from"

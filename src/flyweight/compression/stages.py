@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from flyweight.checkpoints import load_any
-from flyweight.checkpoints.convert import copy_tokenizer
-from flyweight.compression.calibration import calibration_batches, check_length
+from flyweight.compression.calibration import (
+    calibration_batches,
+    check_length,
+)
 from flyweight.compression.merge import merge, merged
+from flyweight.compression.prune_stage import PruneStage
 from flyweight.compression.quantize import check_gptq, quantize, quantize_by_inputs, quantized
+from flyweight.compression.written import inherited, write_model
 from flyweight.config import schema
-from flyweight.core.files import disk_errors
-from flyweight.model import folder
 from flyweight.model.build import Model
+from flyweight.model.sparsity import pruned_layers, sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 
@@ -29,14 +31,18 @@ class QuantizeStage(Stage[schema.Quantize]):
         self, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
-        source, where = inputs.model("input"), f"stages.{inputs.name}.input"
+        source = inputs.model("input")
         if config.calibrates:
-            facts = _round_by_inputs(config, inputs, context, draft)
+            small = load_any.own_config(source, f"stages.{inputs.name}.input")
+            check_gptq(quantized(small, config.kind, config.embedding))
+        device = context.runtime.device if config.calibrates else "cpu"
+        model = load_any.decoder(source, device, f"stages.{inputs.name}.input")
+        if config.calibrates:
+            smaller, facts = _round_by_inputs(model, config, inputs, context, draft)
         else:
-            model = load_any.decoder(source, what=where)
-            _write(quantize(model, config.kind, config.embedding, config.clip), source, draft)
-            facts = {}
-        return {**_inherited(inputs), **facts}
+            smaller, facts = quantize(model, config.kind, config.embedding, config.clip), {}
+        write_model(smaller, source, draft)
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model)), **facts}
 
     def plan(self, config: schema.Quantize, inputs: PlannedInputs) -> Outline:
         """Return the input's model with its matrices in fewer bits."""
@@ -60,8 +66,9 @@ class MergeStage(Stage[schema.Merge]):
         """Write the plain `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
         model = load_any.decoder(source, what=f"stages.{inputs.name}.input")
-        _write(merge(model, config.unpack), source, draft)
-        return _inherited(inputs)
+        smaller = merge(model, config.unpack)
+        write_model(smaller, source, draft)
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model))}
 
     def plan(self, config: schema.Merge, inputs: PlannedInputs) -> Outline:
         """Return the input's model without adapters."""
@@ -70,17 +77,14 @@ class MergeStage(Stage[schema.Merge]):
 
 
 def _round_by_inputs(
-    config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
-) -> dict[str, Any]:
-    """Write the model with its blocks rounded by GPTQ, and return how far each layer is off."""
-    source, began = inputs.model("input"), time.monotonic()
+    model: Model, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
+) -> tuple[Model, dict[str, Any]]:
+    """Return the model with its blocks rounded by GPTQ, and how far each layer is off."""
+    began = time.monotonic()
     assert inputs.corpus is not None
-    small = load_any.own_config(source, f"stages.{inputs.name}.input")
-    check_gptq(quantized(small, config.kind, config.embedding))
-    seed, device = context.runtime.seed, context.runtime.device
-    batches = calibration_batches(config.calibration, small, inputs, seed)
-    model, errors = quantize_by_inputs(
-        load_any.decoder(source, device),
+    batches = calibration_batches(config.calibration, model.config, inputs, context.runtime.seed)
+    smaller, errors = quantize_by_inputs(
+        model,
         config.kind,
         config.embedding,
         batches,
@@ -90,30 +94,17 @@ def _round_by_inputs(
             "scoring", {"what": f"rounding {inputs.name} by GPTQ", "done": done}
         ),
     )
-    _write(model.to("cpu"), source, draft)
     rounding = {
         "tokens": sum(batch.numel() for batch in batches),
         "text": inputs.corpus.id,
         "seconds": round(time.monotonic() - began, 3),
         "errors": {name: asdict(error) for name, error in errors.items()},
     }
-    return {"rounding": rounding}
+    return smaller.to("cpu"), {"rounding": rounding}
 
 
-def _write(model: Model, source: Path, draft: Draft) -> None:
-    """Write a model into the draft, with the tokenizer of the model that it was made from."""
-    with disk_errors(draft.path):
-        folder.save(model, draft.new_folder("model"))
-        copy_tokenizer(source, draft.path / "model")
-
-
-def _inherited(inputs: Inputs) -> dict[str, object]:
-    """Return the facts of a model that was not trained: what its input had cost and read."""
-    facts: dict[str, Any] = {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
-    for name in ("documents", "corpus"):
-        if (value := inputs.artifacts["input"].facts.get(name)) is not None:
-            facts[name] = value
-    return facts
-
-
-STAGES: dict[str, Stage[Any]] = {"quantize": QuantizeStage(), "merge": MergeStage()}
+STAGES: dict[str, Stage[Any]] = {
+    "quantize": QuantizeStage(),
+    "prune": PruneStage(),
+    "merge": MergeStage(),
+}

@@ -17,11 +17,14 @@ from flyweight.config.linear_kinds import (
     register_kind,
 )
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.config.sparse_kinds import Masked, Sparse, TwoFour
 from flyweight.model.adapters import FIRST, Read, multiply
 from flyweight.model.linear_dynamic import Int8DynamicLinear
 from flyweight.model.linear_grouped import Int3Linear, Int4Linear
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
+from flyweight.model.masked import MaskedLinear
+from flyweight.model.sparse import SparseLinear, TwoFourLinear
 from flyweight.spec.linears import kind_of
 
 
@@ -107,6 +110,9 @@ register_linear(Int8Dynamic, Int8DynamicLinear)
 register_linear(NF4, NF4Linear)
 register_linear(Int4, Int4Linear)
 register_linear(Int3, Int3Linear)
+register_linear(Masked, MaskedLinear)
+register_linear(Sparse, SparseLinear)
+register_linear(TwoFour, TwoFourLinear)
 
 
 def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> LinearLayer:

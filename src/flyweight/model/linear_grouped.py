@@ -13,13 +13,13 @@ from torch import Tensor
 
 from flyweight.config.linear_kinds import Grouped, Int3, Int4, LinearKind
 from flyweight.model.linear_quant import packed_pairs
-from flyweight.model.packed import Packed
+from flyweight.model.rounded import Rounded
 
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """How far from zero the lowest code may lie, as shares of a group's largest value."""
 
 
-class GroupedLinear(Packed):
+class GroupedLinear(Rounded):
     """Integers of a few bits, side by side, and a bfloat16 scale for each group of columns.
 
     There is one more code below zero than above. The scale's sign makes a group's largest value a

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.linear_kinds import NF4, NF4_GROUP, Int8, LinearKind
-from flyweight.model.packed import DeviceKernel, Kernel, Packed
+from flyweight.model.packed import DeviceKernel, Kernel
+from flyweight.model.rounded import Rounded
 
 # The code book of Dettmers et al. (2023, appendix E): quantiles of the normal distribution, scaled
 # to [-1, 1], zero among them.
@@ -80,7 +81,7 @@ _INT8_FAST = {"cpu": DeviceKernel(_INT8, _int8_refusal)}
 _NF4_FAST = {"cuda": DeviceKernel(_NF4, _nf4_refusal)}
 
 
-class Int8Linear(Packed):
+class Int8Linear(Rounded):
     """Symmetric int8, one scale per output row.
 
     The error of a weight is at most half its row's scale.
@@ -91,6 +92,8 @@ class Int8Linear(Packed):
     """
 
     default_kind = Int8()
+    codes: Tensor
+    scales: Tensor
     fast = _INT8_FAST
 
     def __init__(
@@ -159,7 +162,7 @@ class Int8Linear(Packed):
             self.codes = self.codes.clone()
 
 
-class NF4Linear(Packed):
+class NF4Linear(Rounded):
     """4-bit NormalFloat in blocks along each row, two codes a byte, one float32 scale a block.
 
     With `double`, scales take 8 bits: in groups of 256, each an offset plus a multiple of a step
@@ -168,6 +171,8 @@ class NF4Linear(Packed):
     """
 
     default_kind = NF4()
+    codes: Tensor
+    scales: Tensor
     fast = _NF4_FAST
     scale_ranges: Tensor
 

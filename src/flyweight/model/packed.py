@@ -54,8 +54,6 @@ class Packed(LinearLayer):
     `dtype` is that of `rows` and `dense`; `.to(dtype)` changes it, and never the packed buffers.
     """
 
-    codes: Tensor
-    scales: Tensor
     default_kind: ClassVar[LinearKind]
     fast: ClassVar[Mapping[str, DeviceKernel]] = {}
 
@@ -73,51 +71,17 @@ class Packed(LinearLayer):
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    @torch.no_grad()
+    @property
+    def _stored(self) -> Tensor:
+        """A packed tensor, which tells where the layer is."""
+        return next(self.buffers())
+
+    @abstractmethod
     def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in): each value as the nearest code under the scales of `fit`.
+        """Store this weight (out, in) in the buffers.
 
         Raises FlyweightError for another shape or a value that is not finite.
         """
-        weight = self.checked(weight)
-        self.fit(weight)
-        for start, stop in self._row_blocks(self._step(weight)):
-            steps = self.steps(start, stop)  # (n, in or 1)
-            units = weight[start:stop] / torch.where(steps != 0, steps, 1)  # (n, in)
-            self.store(self.nearest(units), start, stop)
-
-    @abstractmethod
-    def fit(self, weight: Tensor) -> None:
-        """Choose and store the scales for a float32 weight (out, in)."""
-
-    @property
-    def columns_at_once(self) -> int | None:
-        """How many columns `refit` takes at a time; None where scales stay those of `fit`."""
-        return None
-
-    def refit(self, columns: Tensor, start: int) -> Tensor:
-        """Choose anew the scale of the group that these columns (out, n) are, and return it (out,).
-
-        GPTQ calls it with columns that make up for the errors of those before `start`. Only kinds
-        whose scales depend on nothing but their group have it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} keeps its scales")
-
-    @abstractmethod
-    def steps(self, start: int, stop: int) -> Tensor:
-        """Return what a unit is in each weight of rows `start` to `stop`, float32: (n, in or 1)."""
-
-    @abstractmethod
-    def nearest(self, units: Tensor) -> Tensor:
-        """Return the codes (...) nearest to weights in units (...), which may change in place."""
-
-    @abstractmethod
-    def units(self, codes: Tensor) -> Tensor:
-        """Return what codes (...) stand for, in units, float32: (...)."""
-
-    @abstractmethod
-    def store(self, codes: Tensor, start: int, stop: int) -> None:
-        """Store the codes (n, in) of rows `start` to `stop` in the buffer."""
 
     @abstractmethod
     def kernel_mismatch(self) -> str | None:
@@ -146,7 +110,7 @@ class Packed(LinearLayer):
 
     def dense(self) -> Tensor:
         """Return the weight (out, in) that the layer stands for, in float."""
-        return self.rows(torch.arange(self.out_features, device=self.codes.device))
+        return self.rows(torch.arange(self.out_features, device=self._stored.device))
 
     @classmethod
     def from_dense(
@@ -162,7 +126,7 @@ class Packed(LinearLayer):
 
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
-        chosen = choose_kernel(type(self), self.codes.device.type, dtype)
+        chosen = choose_kernel(type(self), self._stored.device.type, dtype)
         if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
         return chosen
@@ -174,7 +138,7 @@ class Packed(LinearLayer):
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
-        if not self.codes.is_meta:
+        if not self._stored.is_meta:
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             self.pack(normal(weight, std, generator))
         if self.bias is not None:
@@ -260,7 +224,7 @@ class Packed(LinearLayer):
                 "weight: it holds NaN or infinite values and cannot be quantized; train the "
                 "model again"
             )
-        return weight.detach().to(self.codes.device, torch.float32)
+        return weight.detach().to(self._stored.device, torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move, but never round the packed buffers: `.to(bfloat16)` changes the compute dtype."""

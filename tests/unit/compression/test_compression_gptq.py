@@ -25,7 +25,7 @@ from flyweight.model.build import Model, build
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear import KINDS, Linear
 from flyweight.model.linear_layer import layers_of
-from flyweight.model.packed import Packed
+from flyweight.model.rounded import Rounded
 from flyweight.training.objectives import NextTokenObjective
 
 ALL = [
@@ -50,13 +50,13 @@ def correlated(rows: int, in_: int) -> Tensor:
     return normal(rows, in_) @ (normal(in_, in_, seed=1) * torch.logspace(0, -2, in_))
 
 
-def empty(kind: LinearKind, out: int, in_: int) -> Packed:
+def empty(kind: LinearKind, out: int, in_: int) -> Rounded:
     layer = KINDS[kind.kind](in_, out, False, kind)
-    assert isinstance(layer, Packed)
+    assert isinstance(layer, Rounded)
     return layer
 
 
-def written_out(layer: Packed, weight: Tensor, gram: Tensor, damping: float) -> Tensor:
+def written_out(layer: Rounded, weight: Tensor, gram: Tensor, damping: float) -> Tensor:
     """Return GPTQ's weight by the inverse Hessian that loses a row and a column at every step.
 
     It has no Cholesky factor and no blocks: equations 2 and 3 of Frantar et al. 2022.
@@ -114,6 +114,16 @@ def test_inputs_that_are_never_read_and_equal_ones_do_no_harm(kind):
     assert error.gptq <= error.nearest
     zeros = round_by_inputs(empty(kind, 6, 40), weight, torch.zeros(40, 40), 0.01)
     assert zeros.gptq == zeros.nearest == 0
+
+
+@kinds
+def test_pruned_weights_stay_zero(kind):
+    weight, x = normal(20, 72, seed=2) * 0.02, correlated(500, 72)
+    kept = normal(20, 72, seed=4) > 0
+    layer = empty(kind, 20, 72)
+    error = round_by_inputs(layer, weight * kept, x.T @ x / 500, 0.01, kept=kept)
+    assert not layer.dense()[~kept].any()
+    assert error.gptq < error.nearest
 
 
 def test_nearest_is_kept_where_gptq_is_worse():
