@@ -105,6 +105,12 @@ class LinearKind(Strict):
     lossless: ClassVar[bool] = False
     """Whether the layer's float matrix is what it was made from, to the bit: exports write that."""
 
+    rounds: ClassVar[bool] = False
+    """Whether a layer stands for a float matrix whose values are rounded one by one.
+
+    A model can be trained for that; see `flyweight.model.rounding`.
+    """
+
     if TYPE_CHECKING:
         kind: Any  # so that a subclass may give it the type of its one name
     else:
@@ -184,6 +190,8 @@ class Dense(LinearKind):
 class Int8(LinearKind):
     """Symmetric int8 with one float scale per output row."""
 
+    rounds: ClassVar[bool] = True
+
     kind: Literal["int8"] = "int8"
 
     def tensors(self, out: int, in_: int) -> tuple[StoredTensor, ...]:
@@ -215,10 +223,11 @@ class Grouped(LinearKind):
     """Base of kinds in few bits, with one scale for each `group` of columns in a row.
 
     A code stands for an integer times its group's scale, a bfloat16 number that may be negative. A
-    last, shorter group ends a row whose length is not a multiple of `group`. There is no zero
-    point: at 32 columns a group it costs 0.5 bits a weight, and those buy less than half of what
-    they buy as codes (docs/compression.md).
+    last, shorter group ends a row whose length is not a multiple of `group`. A zero point does not
+    pay: its 0.5 bits a weight buy more as codes (docs/compression.md).
     """
+
+    rounds: ClassVar[bool] = True
 
     group: PositiveInt = 32
 
@@ -265,6 +274,8 @@ class NF4(LinearKind):
 
     `double` stores the blocks' scales in 8 bits as well (QLoRA, Dettmers et al. 2023).
     """
+
+    rounds: ClassVar[bool] = True
 
     kind: Literal["nf4"] = "nf4"
     block: PositiveInt = 64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +37,9 @@ class Linear(nn.Linear, LinearLayer):
     starts uninitialised.
     """
 
+    rounding: Callable[[Tensor], Tensor] | None = None
+    """What training sees of the weight (out, in), where it is trained to be rounded."""
+
     def __init__(
         self,
         in_features: int,
@@ -51,15 +56,15 @@ class Linear(nn.Linear, LinearLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, self.dense(), self.bias)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
-        return F.embedding(index, self.weight)
+        return F.embedding(index, self.dense())
 
     def dense(self) -> Tensor:
-        """Return the weight (out, in) itself, so that gradients reach it."""
-        return self.weight
+        """Return the weight (out, in), rounded where training does so; gradients reach it."""
+        return self.weight if self.rounding is None else self.rounding(self.weight)
 
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:

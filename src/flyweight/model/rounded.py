@@ -32,6 +32,19 @@ class Rounded(Packed):
             units = weight[start:stop] / torch.where(steps != 0, steps, 1)  # (n, in)
             self.store(self.nearest(units), start, stop)
 
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return what the layer would stand for with this float32 weight (out, in) packed.
+
+        The scales are those of the weight; the codes are not stored.
+        """
+        self.fit(weight)
+        result = torch.empty_like(weight)
+        for start, stop in self._row_blocks(self._step(weight)):
+            steps = self.steps(start, stop)  # (n, in or 1)
+            units = weight[start:stop] / torch.where(steps != 0, steps, 1)  # (n, in)
+            result[start:stop] = self.units(self.nearest(units)).mul_(steps)
+        return result
+
     @abstractmethod
     def fit(self, weight: Tensor) -> None:
         """Choose and store the scales for a float32 weight (out, in)."""

@@ -23,10 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from flyweight.config import schema
+from flyweight.config.linear_kinds import LinearKind
 from flyweight.core.runtime import Precision
 from flyweight.data.batch import Batch
 from flyweight.model.build import build
 from flyweight.model.precision import autocast
+from flyweight.model.rounding import round_in_training
 from flyweight.planning.memory import LIBRARIES, PlannedMemory, validation_bytes
 from flyweight.spec.adapters import trained_tensors
 from flyweight.training.memory_saving import BackwardSteps, save_memory
@@ -62,6 +64,7 @@ def training_memory(
     isolated: bool = False,
     trains: schema.TrainedPart = "full",
     objective: schema.NextToken | schema.Distillation | None = None,
+    rounding: LinearKind | None = None,
 ) -> PlannedMemory:
     """Return the memory of training a part of a resolved `model` on windows of `context` tokens.
 
@@ -71,14 +74,14 @@ def training_memory(
     cannot go without data.
     """
     key = (
-        *(config and config.model_dump_json() for config in (model, teacher, objective)),
+        *(config and config.model_dump_json() for config in (model, teacher, objective, rounding)),
         train.model_dump_json(include={"batch", "accumulate", "optimizer", "memory", "clip"}),
         (train.validations > 0, train.validation_tokens, context, precision),
         (device, isolated, trains),
     )
     if key not in _known:
         with _LiveBytes() as live, FakeTensorMode(), first_part_alone():
-            run = _Run(live, model, train, trains, precision, teacher, objective)
+            run = _Run(live, model, train, trains, precision, teacher, objective, rounding)
             _known[key] = run.memory(context, isolated, device)
     return _known[key]
 
@@ -131,6 +134,7 @@ class _Run:
         precision: Precision,
         teacher: schema.Architecture | None,
         objective: schema.NextToken | schema.Distillation | None,
+        rounding: LinearKind | None,
     ) -> None:
         self.live, self.config, self.train = live, config, train
         self.precision: Precision = precision
@@ -139,6 +143,8 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and trained(name))
         save_memory(self.model, train.memory, "stages")
+        if rounding is not None:
+            round_in_training(self.model, self.model.config, rounding)
         self.model.train()
         self.weights = live.now
         self.objective: Objective = NextTokenObjective(schema.NextToken())

@@ -287,6 +287,7 @@ class _Planner:
                     isolated=isolated,
                     trains=trains,
                     objective=stage.objective if isinstance(stage, schema.Distill) else None,
+                    rounding=stage.round,
                 )
             except dry_run.NOT_POSSIBLE as error:
                 self.assumed.append(
