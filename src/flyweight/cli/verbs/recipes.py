@@ -149,6 +149,12 @@ def plan(
     fit: Annotated[
         bool, typer.Option("--fit", help="Print the recipe changed so that its memory fits.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Make two steps of each training, and show planned against measured."
+        ),
+    ] = False,
 ) -> None:
     """Say what a recipe, study, config or model needs, before anything runs.
 
@@ -159,7 +165,7 @@ def plan(
     from flyweight.planning.grid import GridPlan
     from flyweight.planning.recipe_plan import Plan
 
-    limits = {
+    limits: dict[str, str | None] = {
         "memory": memory,
         "time": time,
         "flops": flops,
@@ -176,6 +182,8 @@ def plan(
             result = api.plan(choice.recipe, session=session)
         else:
             result = api.plan(target, *(overrides or ()), **limits, session=session)
+        if check:
+            result = api.checked(result, session)
     if fit:
         if not isinstance(result, Plan) or chosen:
             raise RequestError(
