@@ -165,7 +165,7 @@ def plan(
     from flyweight.planning.grid import GridPlan
     from flyweight.planning.recipe_plan import Plan
 
-    limits: dict[str, str | None] = {
+    limits = {
         "memory": memory,
         "time": time,
         "flops": flops,
@@ -181,7 +181,16 @@ def plan(
             chosen = choice.lines
             result = api.plan(choice.recipe, session=session)
         else:
-            result = api.plan(target, *(overrides or ()), **limits, session=session)
+            result = api.plan(
+                target,
+                *(overrides or ()),
+                memory=memory,
+                time=time,
+                flops=flops,
+                parameters=parameters,
+                bytes=size,
+                session=session,
+            )
         if check:
             result = api.checked(result, session)
     if fit:
