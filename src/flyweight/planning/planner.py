@@ -132,6 +132,11 @@ class _Planner:
     dry_run: bool = False
     watch: Watcher = ignore
 
+    @property
+    def held(self) -> bool:
+        """Whether freed memory goes back to the system at once, to hold a limit of memory."""
+        return self.recipe.budget.memory is not None and self.machine.runtime.device == "cpu"
+
     def describe(self) -> None:
         """Learn the models and texts of all stages; what is wrong is kept for the end."""
         for name in load.order(self.recipe):
@@ -245,7 +250,9 @@ class _Planner:
         if train.same_as is not None:
             train = _same_as(train, self.planned, self.recipe)
         validated, tested = self._held_out(name, data, train)
-        step_seconds = time.step_seconds(model, train, context, flops.mean, speed)
+        step_seconds = time.step_seconds(
+            model, train, context, flops.mean, speed, trains=trains, held=self.held
+        )
         limits = None
         if train.counts_steps:
             epoch = self._epoch(name, data) if train.epochs else None
@@ -375,10 +382,10 @@ class _Planner:
             self.planned[name] = self._stage_plan(name, asked)
         recipe, stages = self.recipe, tuple(self.planned.values())
         fittings = self._fittings()
-        if recipe.budget.memory is not None and self.machine.runtime.device == "cpu":
+        if self.held:
             self.assumed.append(
-                "budget.memory: freed memory goes back to the system at once, and steps take up to "
-                "1.4 times as long; the seconds here do not count that"
+                f"budget.memory: freed memory goes back to the system at once; for that, steps are "
+                f"counted as {time.HELD:g} times as long"
             )
         compared = recipe.report.compare or self.models
         smallest = _smallest([self.models[name] for name in compared if name in self.models])
@@ -390,7 +397,7 @@ class _Planner:
             fittings=fittings,
             beside=tuple(self.beside()),
             smallest=smallest,
-            held=recipe.budget.memory is not None and self.machine.runtime.device == "cpu",
+            held=self.held,
             unread=tuple(self.unread.values()),
         )
         return replace(planned, warnings=tuple(_warnings(recipe, planned.totals["time"])))
@@ -424,7 +431,9 @@ class _Planner:
         teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
         trains = stage.tuning().trains
         flops = StepCost.of(model, train, context, teacher_flops, fresh=asked.fresh, trains=trains)
-        return time.step_seconds(model, train, context, flops.mean, speed)
+        return time.step_seconds(
+            model, train, context, flops.mean, speed, trains=trains, held=self.held
+        )
 
 
 def _input_faults(
