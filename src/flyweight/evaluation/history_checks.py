@@ -21,13 +21,13 @@ from flyweight.checkpoints import load_any
 from flyweight.config.adapters import Method
 from flyweight.config.training import Schedule
 from flyweight.core.events import read_events
-from flyweight.evaluation.checks import CACHE, Subject, at_most, not_applicable
+from flyweight.evaluation.checks import CACHE, History, Subject, at_most, not_applicable
 from flyweight.model import folder
 from flyweight.model.build import Model
-from flyweight.model.linear_layer import layers_of
+from flyweight.model.sparsity import pruned_layers, sparsity_facts
 from flyweight.records.audit import Check
-from flyweight.spec.adapters import adapter_tensors, trained_tensors
-from flyweight.store.artifact import EVENTS
+from flyweight.spec.adapters import trained_tensors
+from flyweight.store.artifact import EVENTS, Artifact
 
 RATE = 1e-6
 """A rate may differ from its schedule by rounding, as a share of the peak rate."""
@@ -36,6 +36,8 @@ TIMED_RATE = 0.05
 LOGGED = 400
 """A training logs the first step after each of so many equal parts of it."""
 SPARSITY = 1e-4
+ROUNDED = 0.01
+"""The share that is pruned may differ so much from the one that was asked for, in small layers."""
 
 NO_LOG = "the model was not trained here, so there is no log of its training"
 
@@ -259,48 +261,63 @@ def merge_of_parent(subject: Subject) -> Check:
 
 
 def sparsity(subject: Subject) -> Check:
-    """Check that a pruned model has the share of zeros that its facts claim.
+    """Check that a pruned model has the zeros that are claimed, and that were asked for.
 
-    Counted in the weights that its matrices stand for, or in its adapters where those were pruned.
+    What was zero in the model that it was made from must still be zero, unless it was merged.
+    Measures the largest difference of two shares.
     """
     history = subject.history
-    claimed = None if history is None else history.artifact.facts.get("sparsity")
-    if history is None or not isinstance(claimed, int | float):
+    claimed = _claims(history.artifact if history else None)
+    before = _claims(history.parent if history else None)
+    if history is None or not (claimed or before):
         return not_applicable("sparsity", "no sparsity is claimed: the model was not pruned")
-    config = history.artifact.identity["config"]
-    zeros, numbers = _zeros(subject, config.get("of") == "adapters")
-    found = zeros / max(1, numbers)
-    why = f"{zeros:,} of {numbers:,} numbers are zero, {claimed:.2%} claimed"
-    return at_most("sparsity", abs(found - claimed), SPARSITY, why)
+    stage = history.artifact.stage
+    found = sparsity_facts(subject.model, _pruned_names(subject, history))
+    parts, worst = [], 0.0
+    for name, share in claimed.items():
+        parts.append(f"{name} {found.get(name, 0.0):.4g}, claimed {share:.4g}")
+        worst = max(worst, abs(found.get(name, 0.0) - share))
+    if stage == "prune":
+        asked = _asked(history.artifact)
+        share = found.get("adapter_sparsity", found.get("sparsity", 0.0))
+        parts.append(f"asked for {asked:.4g}")
+        worst = max(worst, abs(share - asked) - ROUNDED)
+    elif stage == "finetune" and before and history.parent is not None:
+        grown = _regrown(_tensors(history.parent.path / "model"), _tensors(subject.folder))
+        parts.append(f"{grown:.4g} of its zeros grew back")
+        worst = max(worst, grown)
+    return at_most("sparsity", worst, SPARSITY, "; ".join(parts))
 
 
-def _zeros(subject: Subject, adapters: bool) -> tuple[int, int]:
-    """Return the zeros and the numbers of the blocks' matrices, or of their adapters."""
-    zeros = numbers = 0
-    for tensor in _adapters(subject) if adapters else _matrices(subject):
-        zeros += int((tensor == 0).sum())
-        numbers += tensor.numel()
-    return zeros, numbers
+def _claims(artifact: Artifact | None) -> dict[str, float]:
+    facts = {} if artifact is None else artifact.facts
+    return {name: facts[name] for name in ("sparsity", "adapter_sparsity") if name in facts}
 
 
-def _adapters(subject: Subject) -> Iterator[Tensor]:
-    state = subject.model.state_dict()
-    if not isinstance(subject.model, Model):
-        return
-    for tensor in adapter_tensors(subject.model.config):
-        if state[tensor.name].is_floating_point():
-            yield state[tensor.name]
+def _pruned_names(subject: Subject, history: History) -> set[str]:
+    """Return the layers that were pruned: those of the model, or of the one before it."""
+    own = pruned_layers(subject.model)
+    if own or history.parent is None:
+        return own
+    return pruned_layers(load_any.load(history.parent.path / "model"))
 
 
-def _matrices(subject: Subject) -> Iterator[Tensor]:
-    """Yield the weights that the layers in blocks stand for: the masked ones where there are any.
+def _asked(artifact: Artifact) -> float:
+    """Return the share that a stage `prune` was asked for, or that its sweep chose."""
+    asked = artifact.identity["config"].get("sparsity")
+    if isinstance(asked, Mapping):
+        return float(artifact.facts["chosen"])
+    return 0.5 if asked is None else float(asked)
 
-    Adapters around them are counted in.
-    """
-    layers = [layer for name, layer in layers_of(subject.model) if name.startswith("blocks.")]
-    masked = [layer for layer in layers if layer.kind.label.startswith("masked")]
-    for layer in masked or layers:
-        weight, bias = layer.dense(), layer.bias
-        for adapter in layer.adapters:
-            weight, bias = adapter.folded(weight, bias)
-        yield weight
+
+def _regrown(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> float:
+    """Return the share of the pruned numbers of a model that are not zero in a later one."""
+    grown = pruned = 0
+    for name in before:
+        weight = name.removesuffix("_mask") if name.endswith("_mask") else f"{name[:-4]}weight"
+        if not name.endswith("mask") or weight not in before:
+            continue
+        zero = before[weight] == 0
+        pruned += int(zero.sum())
+        grown += int((now[weight][zero] != 0).sum()) if weight in now else int(zero.sum())
+    return grown / max(1, pruned)

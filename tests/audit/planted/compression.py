@@ -12,6 +12,7 @@ from audit_fixture import Lab
 from safetensors.torch import load_file, save_file
 
 from flyweight.compression.merge import merge
+from flyweight.compression.prune import prune
 from flyweight.compression.quantize import quantize
 from flyweight.config import schema
 from flyweight.evaluation import checks, history_checks, scoring_checks
@@ -21,28 +22,49 @@ from flyweight.model.adapters import LoraPart
 from flyweight.model.attach import attach
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear_layer import layers_of
+from flyweight.model.masked import apply_mask, masks_of
+from flyweight.model.sparsity import sparsity_facts
 from flyweight.records.audit import Check
 
 
-def zeroed(model: Decoder, share: float) -> Decoder:
-    """Return the model with a share of each block's matrix set to zero, and no mask."""
+def pruned_model(lab: Lab) -> Decoder:
+    config = schema.Prune(stage="prune", input="", sparsity=0.5)
+    model = prune(folder.load(lab.subject.folder), config, 0.5)
+    assert isinstance(model, Decoder)
+    return model.eval()
+
+
+def fine_tuned(lab: Lab, keeps_masks: bool) -> Check:
+    """A model trained further after pruning; without its masks the weights grow back."""
+    model, parent = pruned_model(lab), replace_place(lab)
+    folder.save(model, parent.path / "model")
     with torch.no_grad():
-        for name, layer in layers_of(model):
-            if name.startswith("blocks."):
-                weight = layer.weight  # type: ignore[attr-defined]
-                weight[:, : round(share * weight.shape[1])] = 0
-    return model
+        for parameter in model.parameters():
+            parameter.add_(1e-3)
+    if keeps_masks:
+        for weight, mask in masks_of(model):
+            apply_mask(weight, mask)
+    child = lab.place / "model"
+    child.mkdir()
+    folder.save(model, child)
+    parent.facts.update(sparsity_facts(pruned_model(lab)))
+    artifact = lab.artifact("finetune", sparsity_facts(model))
+    history = History(artifact, parent)
+    return history_checks.sparsity(replace(lab.subject, folder=child, model=model, history=history))
 
 
-def pruned(lab: Lab, vanishes: bool) -> Check:
-    """A model that claims 50 % of zeros; they grew back in the next step."""
-    model = zeroed(folder.load(lab.subject.folder).eval(), 0.5)
-    if vanishes:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(1e-3)
-    history = History(lab.artifact("prune", {"sparsity": 0.5}, config={"of": "weights"}))
-    return history_checks.sparsity(replace(lab.subject, model=model, history=history))
+def claimed(lab: Lab, share: float) -> Check:
+    """A stage that says it pruned such a share."""
+    artifact = lab.artifact("prune", {"sparsity": share}, config={"sparsity": share})
+    history = History(artifact, None)
+    return history_checks.sparsity(replace(lab.subject, model=pruned_model(lab), history=history))
+
+
+def adapters_pruned_at_the_start(lab: Lab) -> None:
+    """B is all zero before training, so that half of an adapter counts as pruned."""
+    model = attach(folder.load(lab.subject.folder), [schema.Lora(r=2)])
+    config = schema.Prune(stage="prune", input="", of="adapters", sparsity=0.8)
+    prune(model, config, 0.8)
 
 
 def adapted_model(lab: Lab) -> Decoder:
@@ -54,19 +76,6 @@ def adapted_model(lab: Lab) -> Decoder:
             if name.endswith(".b"):
                 parameter.normal_(0, 0.3, generator=generator)
     return model.eval()
-
-
-def adapters_pruned_at_the_start(lab: Lab, claims: float) -> Check:
-    """The adapters' B is all zero, so a claim of a half-pruned adapter says nothing of it."""
-    model = attach(folder.load(lab.subject.folder), [schema.Lora(r=2)]).eval()
-    history = History(lab.artifact("prune", {"sparsity": claims}, config={"of": "adapters"}))
-    return history_checks.sparsity(replace(lab.subject, model=model, history=history))
-
-
-def share_of_zeros(lab: Lab) -> float:
-    model = attach(folder.load(lab.subject.folder), [schema.Lora(r=2)])
-    zeros = [tensor for name, tensor in model.named_parameters() if name.endswith((".a", ".b"))]
-    return sum(int((each == 0).sum()) for each in zeros) / sum(each.numel() for each in zeros)
 
 
 def merged_again(lab: Lab, times: int) -> Check:
@@ -117,18 +126,27 @@ MISTAKES = (
         "the mask is removed before training, and 80 % of zeros become 0 % in two steps",
         "caught",
         "sparsity",
-        lambda lab: pruned(lab, vanishes=True),
-        lambda lab: pruned(lab, vanishes=False),
+        lambda lab: fine_tuned(lab, keeps_masks=False),
+        lambda lab: fine_tuned(lab, keeps_masks=True),
+    ),
+    Mistake(
+        "zeros_that_are_claimed",
+        "lightgpt2",
+        4,
+        "80 % of zeros are claimed, and the file has fewer",
+        "caught",
+        "sparsity",
+        lambda lab: claimed(lab, 0.8),
+        lambda lab: claimed(lab, 0.5),
     ),
     Mistake(
         "adapters_pruned_at_the_start",
         "lightgpt2",
         4,
         "LoRA is pruned before training, when its B is all zero anyway",
-        "caught",
-        "sparsity",
-        lambda lab: adapters_pruned_at_the_start(lab, 0.8),
-        lambda lab: adapters_pruned_at_the_start(lab, share_of_zeros(lab)),
+        "refused",
+        "the stage `prune`: an adapter that was never trained",
+        adapters_pruned_at_the_start,
     ),
     Mistake(
         "merged_twice",
