@@ -36,7 +36,11 @@ from flyweight.api.one_stage import (
     quantize as quantize,
 )
 from flyweight.api.own_text import choose as choose, is_text as is_text, train as train
-from flyweight.api.plans import plan as plan
+from flyweight.api.plans import (
+    checked as checked,
+    measure_memory as measure_memory,
+    plan as plan,
+)
 from flyweight.api.results import (
     Run as Run,
     StudyRun as StudyRun,

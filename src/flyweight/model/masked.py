@@ -33,6 +33,15 @@ def unpack_bits(bits: Tensor, count: int) -> Tensor:
     return (bits[..., None] & places).ne(0).flatten(-2)[..., :count]
 
 
+def masked_tensor(mask: str) -> str:
+    """Return the name of the tensor that a mask is of, by the mask's own name in a state.
+
+    A layer's is `weight`, an adapter's is `a` or `b`.
+    """
+    layer = mask.removesuffix(".mask")
+    return mask.removesuffix("_mask") if layer == mask else f"{layer}.weight"
+
+
 class _Kept(torch.autograd.Function):
     """The weight itself, whose gradient is zero where the mask is."""
 

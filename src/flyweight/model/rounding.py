@@ -16,6 +16,7 @@ from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.schema import Architecture
 from flyweight.errors import RequestError
 from flyweight.model.linear import Linear, build
+from flyweight.model.linear_layer import layers_of
 from flyweight.model.rounded import Rounded
 from flyweight.spec.linears import block_names, kind_of
 
@@ -38,9 +39,11 @@ def round_in_training(model: nn.Module, config: Architecture, kind: LinearKind |
 
     None lets them be read as they are.
     """
+    layers = dict(layers_of(model))
     for name in block_names(config):
-        layer = model.get_submodule(name)
-        assert isinstance(layer, Linear)
+        layer = layers[name]
+        if not isinstance(layer, Linear):
+            continue  # refused before a training begins
         layer.rounding = None
         if kind is not None:
             rounder = build(kind, layer.in_features, layer.out_features, False)
