@@ -128,4 +128,8 @@ class Merge(StageConfig):
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        return f"{origin.parent('input')} with its adapters merged into its matrices"
+        merged = f"{origin.parent('input')} with its adapters merged into its matrices"
+        share = origin.facts.get("sparsity")
+        if share is None:
+            return merged
+        return f"{merged}; of those that were pruned, or had pruned adapters, {share:.1%} is zero"

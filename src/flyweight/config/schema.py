@@ -117,6 +117,7 @@ from flyweight.config.metrics import METRICS, TASK_METRICS, metric_kind
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.plugins import load_plugins
+from flyweight.config.pruning import Prune as Prune
 from flyweight.config.scoring import (
     LmEval as LmEval,
     LmEvalTasks as LmEvalTasks,
@@ -134,6 +135,7 @@ from flyweight.config.sharing import (
     Span as Span,
     Thinking as Thinking,
 )
+from flyweight.config.sparse_kinds import Masked as Masked, Sparse as Sparse, TwoFour as TwoFour
 from flyweight.config.stage import (
     EVERY_QUANTITY,
     Origin,
@@ -347,6 +349,8 @@ class Finetune(TrainingStage):
         faults = super().faults()
         if self.method.trains == "adapters" and isinstance(self.train.optimizer, Muon):
             faults.append(MUON_REFUSED)
+        if isinstance(self.method, Lora) and self.method.masked:
+            faults.append("method.masked: the stage prune sets it; leave it out")
         if self.start == "random" and self.method.kind != "full":
             faults.append(f"start: random trains every weight, which {self.method.kind} does not")
         return faults
@@ -667,6 +671,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,
+    "prune": Prune,
     "merge": Merge,
     "mix": Mix,
     "evaluate": Evaluate,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.schema import LstmConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
+from flyweight.model.dropout import dropout
 from flyweight.model.head import HeadMatrix, head_matrix
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
@@ -119,6 +119,7 @@ class LSTM(nn.Module):
         self.blocks = nn.ModuleList(
             LstmLayer(config, f"blocks.{layer}", width) for layer, width in enumerate(widths)
         )
+        self.dropout = dropout(config.dropout)
         self.head = None if config.tied else OutputLayer(config, config.hidden)
         initialise_fan_in(self, config, seed)
         self._open_forget_gates(config.forget_bias)
@@ -230,4 +231,4 @@ class LSTM(nn.Module):
         )
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+        return x if self.dropout is None else self.dropout(x)

@@ -12,6 +12,7 @@ from flyweight.core.events import Events
 from flyweight.core.files import copy_file, disk_errors
 from flyweight.model import folder
 from flyweight.model.build import Model
+from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs
 from flyweight.training.limits import Limits
@@ -86,6 +87,7 @@ def train_model(
     return {
         **facts,
         **data.facts(facts["steps"] * train.batch),
+        **sparsity_facts(model),
         "total_flops": facts["flops"] + inputs.spent("total_flops"),
         "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
     }
