@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import record_function
 
 from flyweight.config.schema import ModelConfig, RMSNorm as RMSNormConfig
+from flyweight.config.speed import AttentionName
 from flyweight.model import linear
 from flyweight.model.adapters import JointLora, PrefixAdapter, Read, multiply
 from flyweight.model.cache import CacheSlot
@@ -22,6 +29,32 @@ WRITTEN_OUT = 512
 """
 
 
+_KERNELS = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+_EAGER: ContextVar[bool] = ContextVar("eager", default=False)
+
+EAGER_MARK = "flyweight::eager_attention"
+"""What a profiler sees where attention is written out because somebody asked for it."""
+
+
+@contextmanager
+def attention_kernel(name: AttentionName) -> Iterator[None]:
+    """Compute attention by this kernel inside the context, or by none.
+
+    Where torch has no such kernel for a device or a dtype, its product raises RuntimeError.
+    """
+    chosen = sdpa_kernel(_KERNELS[name]) if name in _KERNELS else nullcontext()
+    token = _EAGER.set(name == "eager")
+    try:
+        with chosen:
+            yield
+    finally:
+        _EAGER.reset(token)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float = 0.0) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v under a mask without blocks: (B, H, T, D).
 
@@ -31,6 +64,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float 
     backward does not use the processor's bfloat16 products well there, and plain products with the
     scores kept are faster.
     """
+    if _EAGER.get():
+        with record_function(EAGER_MARK):
+            return _eager(q, k, v, mask, dropout)
     trains = torch.is_grad_enabled() and q.requires_grad
     if (
         trains
@@ -49,6 +85,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float 
         is_causal=mask.causal and not mask.prefix,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float) -> Tensor:
+    if q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))  # (B, H, S, D)
+    scores = q @ k.mT * q.shape[3] ** -0.5  # (B, H, T, S)
+    ahead = mask.additive(q.dtype)
+    if ahead is None and mask.causal:
+        ahead = torch.full(scores.shape[2:], -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    weights = (scores if ahead is None else scores + ahead).softmax(-1)
+    return F.dropout(weights, dropout, training=dropout > 0).to(v.dtype) @ v
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float) -> Tensor:

@@ -8,10 +8,15 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.model import kernels
 from flyweight.model.adapters import FIRST, Read, multiply
+from flyweight.model.kernels import Format, Stored
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.spec.linears import kind_of
+
+FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16}
+"""How the compiled products read a dense matrix."""
 
 
 class Linear(nn.Linear, LinearLayer):
@@ -37,7 +42,15 @@ class Linear(nn.Linear, LinearLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, input)) is not None:
+            return product
         return F.linear(input, self.weight, self.bias)
+
+    def stored(self) -> Stored | None:
+        """Return the matrix as the compiled products read it; None in float16 and float64."""
+        form = FORMATS.get(self.weight.dtype)
+        return None if form is None else Stored(form, self.weight, self.in_features)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
