@@ -18,7 +18,13 @@ from flyweight.api import model_references
 from flyweight.api.forgetting import forget
 from flyweight.api.measurements import Model
 from flyweight.api.results import Run as Run
-from flyweight.api.session import DEFAULT, Session, reads_models, shows_progress, uses_runs_root
+from flyweight.api.session import (
+    DEFAULT,
+    Session,
+    shows_progress,
+    shows_what_takes_long,
+    uses_runs_root,
+)
 from flyweight.config import (
     catalogue,
     load as config_load,
@@ -106,7 +112,7 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     raise RequestError(f"no recipe is called {name!r}{near}; or name a YAML file")
 
 
-@reads_models
+@shows_what_takes_long
 def plan(
     target: schema.Recipe | AnyStudy | schema.Architecture | Model,
     session: Session = DEFAULT,
@@ -130,6 +136,7 @@ def plan(
             session.data_folder,
             _packed_tokens(store),
             dry_run=True,
+            watch=session.watch,
         )
     if isinstance(target, schema.ARCHITECTURES):
         return ModelPlan.of(target)

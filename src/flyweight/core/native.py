@@ -23,7 +23,7 @@ _TIMEOUT = 120.0
 
 
 class NativeError(FlyweightError):
-    """There is no machine code, and the message says why."""
+    """No machine code: the message says why."""
 
 
 @dataclass(frozen=True)

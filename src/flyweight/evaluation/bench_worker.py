@@ -76,6 +76,14 @@ class MemoryProbe:
                 self.method = "resident"
             self.baseline = _resident("VmRSS") if self.method == "resident" else _maxrss()
 
+    def forget(self) -> None:
+        """Forget the highest so far; the baseline stays."""
+        gc.collect()
+        if self.method == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.method == "resident":
+            _reset_high_water()
+
     def look(self) -> None:
         """Note what is held now, on devices without a peak of their own."""
         if self.method == "mps":

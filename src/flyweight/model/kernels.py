@@ -71,6 +71,16 @@ class Stored:
         return all(part is None or (part.is_cpu and part.is_contiguous()) for part in held)
 
 
+def dense_stored(weight: Tensor) -> Stored | None:
+    """Return a float matrix (out, in) as the compiled products read it.
+
+    None for floats that they do not know.
+    """
+    formats = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16}
+    form = formats.get(weight.dtype)
+    return None if form is None else Stored(form, weight, weight.shape[1])
+
+
 class _Matrix(ctypes.Structure):
     """The struct `matrix` of `kernels.c`."""
 

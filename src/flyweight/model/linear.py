@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.config.sparse_kinds import Masked, Sparse, TwoFour
 from flyweight.model import kernels
 from flyweight.model.adapters import FIRST, Read, multiply
-from flyweight.model.kernels import Format, Stored
+from flyweight.model.kernels import Stored
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
+from flyweight.model.masked import MaskedLinear
+from flyweight.model.sparse import SparseLinear, TwoFourLinear
 from flyweight.spec.linears import kind_of
-
-FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16}
-"""How the compiled products read a dense matrix."""
 
 
 class Linear(nn.Linear, LinearLayer):
@@ -49,8 +49,7 @@ class Linear(nn.Linear, LinearLayer):
 
     def stored(self) -> Stored | None:
         """Return the matrix as the compiled products read it; None in float16 and float64."""
-        form = FORMATS.get(self.weight.dtype)
-        return None if form is None else Stored(form, self.weight, self.in_features)
+        return kernels.dense_stored(self.weight)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
@@ -106,6 +105,9 @@ def register_linear(config_class: type[LinearKind], layer_class: type[LinearLaye
 register_linear(Dense, Linear)
 register_linear(Int8, Int8Linear)
 register_linear(NF4, NF4Linear)
+register_linear(Masked, MaskedLinear)
+register_linear(Sparse, SparseLinear)
+register_linear(TwoFour, TwoFourLinear)
 
 
 def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> LinearLayer:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from flyweight.config import schema
+from flyweight.core.alike import alike
 from flyweight.data.batch import Batch, real_targets
 from flyweight.model.head import HeadMatrix
 from flyweight.model.packed import Packed
@@ -177,7 +178,7 @@ def _pieces(rows: slice, logits: Tensor) -> Iterator[slice]:
     """Yield the rows of a chunk with these logits (n, V) in pieces that are small enough."""
     elements = PIECE_CPU if logits.device.type == "cpu" else PIECE_ELSEWHERE
     step = max(1, elements // logits.shape[1])
-    for start in range(rows.start, rows.stop, step):
+    for start in alike(range(rows.start, rows.stop, step), enough=2):
         yield slice(start, min(start + step, rows.stop))
 
 
@@ -195,7 +196,7 @@ class _Head:
     def chunks(self, rows: int) -> Iterator[slice]:
         """Yield the chunks of so many rows."""
         size = max(CHUNK_ROWS, CHUNK_ELEMENTS // self.tokens)
-        for start in range(0, rows, size):
+        for start in alike(range(0, rows, size), enough=2):
             yield slice(start, min(start + size, rows))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
     if hidden.dtype == total.dtype:
         total.addmm_(grad_logits.T, hidden)
         return
-    for start in range(0, total.shape[0], HEAD_ROWS):
+    for start in alike(range(0, total.shape[0], HEAD_ROWS), enough=2):
         rows = slice(start, start + HEAD_ROWS)
         total[rows] += grad_logits[:, rows].T @ hidden
 

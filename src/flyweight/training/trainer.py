@@ -19,6 +19,7 @@ from flyweight.data.batch import Batch, BatchSource
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
+from flyweight.model.dropout import dropouts_of, number_rows
 from flyweight.model.precision import autocast
 from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
@@ -112,6 +113,7 @@ class Trainer:
             validations=self.config.validations,
             validation_tokens=self.config.validation_tokens,
             backward_steps=BackwardSteps(optimizers) if saving.step == "backward" else None,
+            dropouts=dropouts_of(self.model),
         )
         self._plan_time(state)
         return state
@@ -120,21 +122,29 @@ class Trainer:
         """Train from a state to the limit and return the facts."""
         progress = state.progress
         while (fraction := state.fraction_done()) < 1:
-            self.model.train()
-            self._set_layer_loop(self.cost.is_looped(fraction))
-            position = self._schedule_position(state, fraction)
-            factor = rate_factor(self.config.schedule, position)
-            set_rates(state.optimizers, factor)
-            nll, norm = self._step(state)
-            progress.step += 1
-            progress.tokens += self._tokens_per_step
-            progress.flops += self.cost.at(fraction)
+            nll, norm = self.step(state)
             self._after_step(state, fraction, nll, norm)
         self._set_layer_loop(True)
         if progress.validations < state.validations and progress.validated != progress.step:
             self._validate(state)
             self._save(state)
         return self._finish(state)
+
+    def step(self, state: TrainerState) -> tuple[float, float]:
+        """Make the next step and nothing else.
+
+        Returns the mean training NLL of its real targets, and the gradient's norm before clipping.
+        """
+        progress, fraction = state.progress, state.fraction_done()
+        self.model.train()
+        self._set_layer_loop(self.cost.is_looped(fraction))
+        factor = rate_factor(self.config.schedule, self._schedule_position(state, fraction))
+        set_rates(state.optimizers, factor)
+        nll, norm = self._update(state)
+        progress.step += 1
+        progress.tokens += self._tokens_per_step
+        progress.flops += self.cost.at(fraction)
+        return nll, norm
 
     def _check_shares(self) -> None:
         """Raise RequestError where processes cannot share a step evenly, or end at a time.
@@ -218,12 +228,8 @@ class Trainer:
         if isinstance(self.model, Decoder):
             self.model.loop(on)
 
-    def _step(self, state: TrainerState) -> tuple[float, float]:
-        """Make one update.
-
-        Returns the mean training NLL of the step's real targets, and the gradient's norm before
-        clipping.
-        """
+    def _update(self, state: TrainerState) -> tuple[float, float]:
+        """Learn from the batch of the next step; return as `step` does."""
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         batches = self._micro_batches(state.progress.step)
@@ -263,8 +269,10 @@ class Trainer:
     def _add_gradients(self, state: TrainerState, batches: Sequence[Batch], targets: int) -> float:
         """Add up the gradients of all micro-batches; return the mean NLL over `targets`."""
         device, sums = self.runtime.device, list[Tensor]()
+        rows = self.config.batch // self.world.size // len(batches)
         for micro, batch in enumerate(batches):
-            torch.manual_seed(self._dropout_seed(state.progress.step, micro))
+            torch.manual_seed(self._dropout_seed(state.progress.step))
+            number_rows(state.dropouts, (self.world.rank * len(batches) + micro) * rows)
             with autocast(device, self.precision):
                 summed = self.objective(self.model, batch.to(device))
             state.scaler.scale(summed.loss / targets).backward()
@@ -272,11 +280,9 @@ class Trainer:
         self.world.sum_gradients(self._trainable())
         return self.world.sum(float(sum(sums))) / targets
 
-    def _dropout_seed(self, step: int, micro: int) -> int:
-        """Return the seed of a micro-batch; it is the same in one process that accumulates more."""
-        pieces = self.config.accumulate * self.world.size
-        piece = self.world.rank * self.config.accumulate + micro
-        return (self.runtime.seed * 1_000_003 + step * pieces + piece) % 2**63
+    def _dropout_seed(self, step: int) -> int:
+        """Return the seed of a step, the same for each micro-batch: masks are drawn by row."""
+        return (self.runtime.seed * 1_000_003 + step) % 2**63
 
     def _trainable(self) -> list[Tensor]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
