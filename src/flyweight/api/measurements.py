@@ -19,9 +19,12 @@ from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import catalogue, load as config_load, schema
 from flyweight.errors import RequestError
 from flyweight.evaluation.compare import BITS, compare_models
+from flyweight.evaluation.run_checks import ComparedRun, audit_run
 from flyweight.pipeline import recipe as recipes
+from flyweight.records.audit import AuditResult
 from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.metric import Metric
+from flyweight.records.run_summary import Summary
 from flyweight.records.scores import TaskScores
 from flyweight.reports import gather
 from flyweight.store.artifact import Artifact
@@ -288,13 +291,27 @@ def _copy_trace(artifact: Artifact, target: Path) -> None:
 
 
 @uses_runs_root
-def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
+def audit(
+    model: Model, data: str | Path | None = None, session: Session = DEFAULT
+) -> Measurement | AuditResult:
     """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
 
     `model` may be a config as well, which gets random weights. `data` is the text for the checks
     that need one. By default it is the corpus that the model was trained on.
+
+    A finished run, by its name or folder, is audited for what it compares: which split chose and
+    which reports, whether texts and conditions are equal, and whether a speed-up has one cause. The
+    audits of its models are part of that. Raises RequestError for a run with `data`.
     """
-    return _measure("audit", model, session, data=data and str(data))
+    run = model_references.finished_run(model, session.store)
+    if run is None:
+        return _measure("audit", model, session, data=data and str(data))
+    if data is not None:
+        raise RequestError(
+            f"--data {data}: the audit of the run {run.name} reads its own results; leave it out, "
+            f"or name one of its models, {run.name}:STAGE"
+        )
+    return audit_run(ComparedRun.of(Summary.read(run), session.store))
 
 
 @uses_runs_root

@@ -224,6 +224,13 @@ AnyModel = Annotated[
     ),
 ]
 
+Audited = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|CONFIG|RUN", help="A model, a config, or the name of a finished run."
+    ),
+]
+
 
 def listed(names: str | None) -> list[str]:
     """Return the names of an option that lists several, with commas between them."""

@@ -15,9 +15,11 @@ from flyweight.decode import stream
 from flyweight.decode.stream import tokenizer_of
 from flyweight.errors import FlyweightError
 from flyweight.evaluation import audit, bench, floors, likelihood, lm_eval_scores, profile, tasks
+from flyweight.evaluation.checks import History
 from flyweight.evaluation.resampling import UNITS
 from flyweight.records.sample import Continuation, samples_json
-from flyweight.store.artifact import Draft
+from flyweight.store.artifact import Artifact, Draft, Store
+from flyweight.store.measurements import weights
 from flyweight.store.stage import Context, Inputs, Stage
 
 
@@ -125,7 +127,7 @@ class ProfileStage(Stage[schema.Profile]):
 class AuditStage(Stage[schema.Audit]):
     """The checks without which a number is worth nothing."""
 
-    version = 2
+    version = 3
 
     def run(
         self, config: schema.Audit, inputs: Inputs, context: Context, draft: Draft
@@ -138,9 +140,30 @@ class AuditStage(Stage[schema.Audit]):
             context.runtime.device,
             seed=context.runtime.seed,
             only=config.checks,
+            history=_history(inputs.artifacts["input"], context.store),
         )
         write_json(draft.path / "metrics.json", result.to_metrics())
         return {"passed": result.passed}
+
+
+def _history(artifact: Artifact, store: Store) -> History:
+    """Return how a model was made; a `select` stands for the model that it chose."""
+    parents = artifact.identity["parents"]
+    if artifact.stage == "select":
+        made = (_kept(parent, store) for parent in parents.values())
+        same = (each for each in made if each is not None and weights(each) == weights(artifact))
+        chosen = next(same, None)
+        return History(artifact) if chosen is None else _history(chosen, store)
+    parent = parents.get("input")
+    return History(artifact, None if parent is None else _kept(parent, store))
+
+
+def _kept(name: str, store: Store) -> Artifact | None:
+    """Return an artifact of the runs root, checked; None where it is gone or damaged."""
+    try:
+        return Artifact.open(store.root / name)
+    except FlyweightError:
+        return None
 
 
 class SampleStage(Stage[schema.Sample]):

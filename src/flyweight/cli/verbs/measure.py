@@ -11,6 +11,7 @@ from flyweight.cli.options import (
     MACHINE,
     WORK,
     AnyModel,
+    Audited,
     BadRows,
     CommonOptions,
     Data,
@@ -217,12 +218,13 @@ def profile(
 
 def audit(
     shared: CommonOptions,
-    model: AnyModel,
+    model: Audited,
     data: Data = None,
 ) -> None:
-    """Check what makes numbers worthless: leaks, padding, caches, sizes.
+    """Check what makes numbers worthless: leaks, padding, caches, sizes, comparisons.
 
-    Exit status 1: a check failed.
+    A RUN is checked for what it compares: texts, splits, speeds and their causes. Exit status 1: a
+    check failed.
     """
     from flyweight import api
     from flyweight.cli.show import results
@@ -230,8 +232,11 @@ def audit(
 
     with shared.session() as session:
         result = api.audit(model, data=data, session=session)
-    checked = AuditResult.from_metrics(result.values)
-    shared.answer(result.json(), lambda _: results.checks(checked))
+    checked, content = result, {}
+    if isinstance(checked, api.Measurement):
+        content = checked.json()
+        checked = AuditResult.from_metrics(checked.values)
+    shared.answer(content or checked.to_metrics(), lambda _: results.checks(checked))
     if not checked.passed:
         raise typer.Exit(1)
 
