@@ -20,7 +20,9 @@ from flyweight.config.linear_kinds import (
 )
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.config.sparse_kinds import Masked, Sparse, TwoFour
+from flyweight.model import kernels
 from flyweight.model.adapters import FIRST, Read, multiply
+from flyweight.model.kernels import Stored
 from flyweight.model.linear_dynamic import Int8DynamicLinear
 from flyweight.model.linear_grouped import Int3Linear, Int4Linear
 from flyweight.model.linear_layer import LinearLayer, normal
@@ -56,7 +58,14 @@ class Linear(nn.Linear, LinearLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
+        engine = kernels.active() if self.rounding is None else None
+        if engine is not None and (product := engine.product(self, input)) is not None:
+            return product
         return F.linear(input, self.dense(), self.bias)
+
+    def stored(self) -> Stored | None:
+        """Return the matrix as the compiled products read it; None in float16 and float64."""
+        return kernels.dense_stored(self.weight)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.linear_kinds import Int8Dynamic
+from flyweight.model.kernels import Stored
 from flyweight.model.linear_quant import Int8Linear
 from flyweight.model.packed import DeviceKernel, Kernel
 
@@ -55,6 +56,10 @@ class Int8DynamicLinear(Int8Linear):
 
     default_kind = Int8Dynamic()
     fast = _FAST
+
+    def stored(self) -> Stored | None:
+        """Return None: the compiled products round no inputs."""
+        return None
 
     def reference(self, x: Tensor) -> Tensor:
         """Return x W^T with sums of integers that floats hold exactly: (N, in) -> (N, out)."""
