@@ -6,6 +6,7 @@ from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.compression.merge import merge, merged
+from flyweight.compression.pack import PackStage
 from flyweight.compression.prune_stage import PruneStage
 from flyweight.compression.quantize import quantize, quantized
 from flyweight.compression.written import inherited, write_model
@@ -60,5 +61,6 @@ class MergeStage(Stage[schema.Merge]):
 STAGES: dict[str, Stage[Any]] = {
     "quantize": QuantizeStage(),
     "prune": PruneStage(),
+    "pack": PackStage(),
     "merge": MergeStage(),
 }
