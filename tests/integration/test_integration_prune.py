@@ -221,7 +221,7 @@ def test_a_pruned_model_is_packed_and_then_left_as_it_is(tmp_path: Path) -> None
             config_load.recipe(recipe(tmp_path, **stages, later=stage))
         if name not in ("pretrain", "finetune"):
             outside = recipe(tmp_path, later={**stage, "input": "pruned:packed"})
-            with pytest.raises(fw.RequestError, match="sparse|no masks"):
+            with pytest.raises(fw.RequestError, match=r"sparse|no masks"):
                 run(tmp_path, outside)
     with pytest.raises(fw.RequestError, match="no masks"):
         fw.pack("pruned:base", session=session)
