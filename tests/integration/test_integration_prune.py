@@ -166,3 +166,26 @@ def test_an_order_that_cannot_be_is_refused_before_work(tmp_path, stages, prune,
     with pytest.raises(fw.RequestError, match=words):
         run(tmp_path, raw)
     assert not list((tmp_path / "runs").glob("pretrain-*"))
+
+
+def test_a_calibration_text_is_read_and_has_to_be_long_enough(tmp_path: Path) -> None:
+    fields = {"stage": "prune", "input": "base", "sparsity": 0.5}
+    calibration = {"tokens": 2048}
+    stages = {
+        name: {**fields, "method": name, "calibration": calibration}
+        for name in ("wanda", "sparsegpt")
+    }
+    stages["random"] = {**fields, "method": "random"}
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    nll = {
+        model.name: model.evaluate.nll.value for model in result.summary.models if model.evaluate
+    }
+    assert nll["base"] < nll["random"]
+    assert max(nll["wanda"], nll["sparsegpt"]) < nll["random"]
+    session = Session(runs=tmp_path / "runs", threads=1)
+    with pytest.raises(fw.RequestError, match="more than the"):
+        fw.prune(
+            "pruned:base", "calibration.tokens=10M", method="wanda", sparsity=0.5, session=session
+        )
+    with pytest.raises(fw.RequestError, match="reads no text"):
+        fw.prune("pruned:base", "calibration.tokens=500", sparsity=0.5, session=session)

@@ -27,6 +27,7 @@ from flyweight.api.measurements import (
     compare as compare,
     evaluate as evaluate,
     floors as floors,
+    profile as profile,
     tasks as tasks,
 )
 from flyweight.api.one_stage import (

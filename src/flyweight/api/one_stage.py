@@ -15,6 +15,7 @@ from flyweight.api.measurements import Model, data_for
 from flyweight.api.runs import Run, plain_name, request_of, run
 from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import load, schema
+from flyweight.config.pruning import CALIBRATED
 from flyweight.config.words import corpus_fields, field_words
 from flyweight.store.artifact import NAMED, Artifact
 from flyweight.store.run_registry import knows_only
@@ -139,11 +140,12 @@ def prune(
     """Set a model's least important weights to zero, measure the cost, and return the run.
 
     `run["prune"]` is the new model. Masks keep its zeros through any further training, and its file
-    is not smaller. `method` is magnitude or random. `sparsity` is the share that becomes zero, or
-    the fields of a sweep. `pattern="2:4"` keeps two of every four weights in a row. `of="adapters"`
-    prunes the A and B of LoRA. `scope="global"` compares all weights with each other. `overrides`
-    are the command line's words, and win. `data` is the text to measure on, as in `quantize`.
-    `name` is the run's. Raises RequestError with every fault of the request.
+    is not smaller. `method` is magnitude, wanda, sparsegpt or random. `sparsity` is the share that
+    becomes zero, or the fields of a sweep. `pattern="2:4"` keeps two of every four weights in a
+    row. `of="adapters"` prunes the A and B of LoRA. `scope="global"` compares all weights with each
+    other. `overrides` are the command line's words, and win. `data` is the text to measure on, as
+    in `quantize`, and to calibrate on. `name` is the run's. Raises RequestError with every fault of
+    the request.
     """
     artifact = model_references.find(model, session.store, watch=session.watch)
     stage: dict[str, Any] = {"input": reference_to(model, artifact), "method": method, "of": of}
@@ -151,6 +153,8 @@ def prune(
     stage |= {field: value for field, value in given.items() if value is not None}
     if scope != "layer":
         stage["scope"] = scope
+    if data is not None and (method in CALIBRATED or isinstance(sparsity, Mapping)):
+        stage["calibration"] = {"data": data_for(artifact, str(data))}
     report = _measured(model, artifact, data, session)
     return run_stage("prune", stage, overrides, name, report, session)
 

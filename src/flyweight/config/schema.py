@@ -136,6 +136,13 @@ from flyweight.config.sharing import (
     Thinking as Thinking,
 )
 from flyweight.config.sparse_kinds import Masked as Masked, Sparse as Sparse, TwoFour as TwoFour
+from flyweight.config.speed import (
+    AttentionName as AttentionName,
+    Bench as Bench,
+    EngineName as EngineName,
+    PrecisionName as PrecisionName,
+    Profile as Profile,
+)
 from flyweight.config.stage import (
     EVERY_QUANTITY,
     Origin,
@@ -557,35 +564,6 @@ class Evaluate(StageConfig):
         return (identity["parents"].get("corpus"), identity["config"].get("split"))
 
 
-class Bench(StageConfig):
-    """Speed and memory in a fresh process: warm-up, then `repeats` timed runs.
-
-    A fixed number of new tokens.
-
-    `prompt` and `new_tokens` are 64, or half the context where that is less. Without `repeats`
-    there are at least five runs, and up to fifteen within two seconds: enough to leave slow
-    outliers out of the interval.
-    """
-
-    stage: Literal["bench"]
-    input: str
-    batch: PositiveInt = 1
-    prompt: PositiveInt | None = None
-    new_tokens: PositiveInt | None = None
-    repeats: PositiveInt | None = None
-
-    measures: ClassVar[str | None] = "input"
-    of_machine: ClassVar[bool] = True
-    seconds: ClassVar[float] = 3.5
-
-    @classmethod
-    def same_measurement(cls, identity: Mapping[str, Any]) -> Hashable:
-        """Return the device and the lengths: of equal ones the newest counts."""
-        config = identity["config"]
-        lengths = (config.get("batch"), config.get("prompt"), config.get("new_tokens"))
-        return (identity["device"], *lengths)
-
-
 class Floors(StageConfig):
     """What any model has to beat: n-gram models of the corpus' own training split."""
 
@@ -677,6 +655,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "evaluate": Evaluate,
     "floors": Floors,
     "bench": Bench,
+    "profile": Profile,
     "sample": Sample,
     "audit": Audit,
     "memory": TrainingMemory,

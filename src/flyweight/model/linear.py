@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.config.sparse_kinds import Masked, Sparse, TwoFour
+from flyweight.model import kernels
 from flyweight.model.adapters import FIRST, Read, multiply
+from flyweight.model.kernels import Stored
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.masked import MaskedLinear
@@ -40,7 +42,14 @@ class Linear(nn.Linear, LinearLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, input)) is not None:
+            return product
         return F.linear(input, self.weight, self.bias)
+
+    def stored(self) -> Stored | None:
+        """Return the matrix as the compiled products read it; None in float16 and float64."""
+        return kernels.dense_stored(self.weight)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""

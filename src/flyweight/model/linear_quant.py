@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.linear_kinds import NF4, NF4_GROUP, Int8, LinearKind
+from flyweight.model.kernels import Format, Stored
 from flyweight.model.packed import DeviceKernel, Kernel, Packed
 
 # The code book of Dettmers et al. (2023, appendix E): quantiles of the normal distribution, scaled
@@ -147,6 +148,10 @@ class Int8Linear(Packed):
     def _factors(self, dtype: torch.dtype) -> Tensor | None:
         return None if dtype == torch.float16 else self.scales
 
+    def stored(self) -> Stored | None:
+        """Return the codes and scales as the compiled products read them."""
+        return Stored(Format.ROWS_INT8, self.codes, self.in_features, self.scales)
+
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         # A tensor of a safetensors file lies where its header ends, and the kernel reads aligned
@@ -263,6 +268,18 @@ class NF4Linear(Packed):
             None
             if self.block in sizes
             else f"bitsandbytes knows no blocks of {self.block}, only of {sizes}"
+        )
+
+    def stored(self) -> Stored | None:
+        """Return the codes and the blocks' scales as the compiled products read them."""
+        return Stored(
+            Format.BLOCKS_4BIT_NESTED if self.nested else Format.BLOCKS_4BIT,
+            self.codes,
+            self.in_features,
+            self.scales,
+            self.scale_ranges if self.nested else None,
+            torch.from_numpy(_BOOK),
+            self.block,
         )
 
     def _part(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.errors import FlyweightError
+from flyweight.model import kernels
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
@@ -97,6 +98,9 @@ class Packed(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out), differentiable with respect to `x` (and b)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, x)) is not None:
+            return product
         dtype = autocast_dtype(x)
         x = x if x.dtype == dtype else x.to(dtype)
         with without_autocast(x):

@@ -141,6 +141,7 @@ class Trainer:
         factor = rate_factor(self.config.schedule, self._schedule_position(state, fraction))
         set_rates(state.optimizers, factor)
         nll, norm = self._update(state)
+        state.rates.append(state.optimizers[0].param_groups[0]["lr"])
         progress.step += 1
         progress.tokens += self._tokens_per_step
         progress.flops += self.cost.at(fraction)
@@ -332,10 +333,13 @@ class Trainer:
             step=state.progress.step,
             nll=round(nll, 6),
             norm=round(norm, 6),
-            lr=state.optimizers[0].param_groups[0]["lr"],
+            lr=state.rates[-1],
+            lr_low=min(state.rates),
+            lr_high=max(state.rates),
             seconds=round(state.clock.seconds(), 3),
             flops=state.progress.flops,
         )
+        state.rates.clear()
 
     def _show(self, state: TrainerState, fraction: float, nll: float) -> None:
         steps = state.progress.step - state.first_step

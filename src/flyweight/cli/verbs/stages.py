@@ -59,7 +59,9 @@ def quantize(
 def prune(
     shared: CommonOptions,
     model: ModelName,
-    method: Annotated[str, typer.Option(help="magnitude or random.")] = "magnitude",
+    method: Annotated[
+        str, typer.Option(help="magnitude, wanda, sparsegpt or random.")
+    ] = "magnitude",
     sparsity: Annotated[
         float | None, typer.Option(help="Share of the weights that becomes zero, such as 0.5.")
     ] = None,
