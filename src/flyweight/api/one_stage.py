@@ -187,6 +187,28 @@ def prune(
 
 
 @uses_runs_root
+def pack(
+    model: Model,
+    *overrides: str,
+    keep: bool = False,
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Store a pruned model without its zeros, measure it, and return the run.
+
+    `run["pack"]` is the new model, which computes the same and cannot be trained further. `keep`
+    packs a model that gets larger so. `overrides` are the command line's words, and win. `data` is
+    the text to measure on, as in `quantize`. `name` is the run's. Raises RequestError for a model
+    without masks, one that would not get smaller, and with every fault of the request.
+    """
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    stage = {"input": reference_to(model, artifact), "keep": keep}
+    report = _measured(model, artifact, data, session)
+    return run_stage("pack", stage, overrides, name, report, session)
+
+
+@uses_runs_root
 def merge(
     model: Model,
     *overrides: str,
