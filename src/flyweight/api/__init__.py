@@ -28,6 +28,7 @@ from flyweight.api.measurements import (
     evaluate as evaluate,
     floors as floors,
     tasks as tasks,
+    verify as verify,
 )
 from flyweight.api.one_stage import (
     distill as distill,
