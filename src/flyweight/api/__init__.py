@@ -27,12 +27,14 @@ from flyweight.api.measurements import (
     compare as compare,
     evaluate as evaluate,
     floors as floors,
+    profile as profile,
     tasks as tasks,
     verify as verify,
 )
 from flyweight.api.one_stage import (
     distill as distill,
     merge as merge,
+    pack as pack,
     prune as prune,
     quantize as quantize,
 )

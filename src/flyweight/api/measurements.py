@@ -5,6 +5,7 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,16 +216,78 @@ def bench(
     new_tokens: int | None = None,
     prompt: int | None = None,
     repeats: int | None = None,
+    precision: str | None = None,
+    attention: str | None = None,
+    engine: str | None = None,
+    generate_tokens: int | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
 
     A fresh process measures `repeats` times (default: five to fifteen, as fits two seconds). It
     computes `batch` sequences at once, reads `prompt` tokens and generates `new_tokens` (default 64
-    each, fewer where the context is shorter).
+    each, fewer where the context is shorter). `precision` (fp32, bf16, fp16) is that of products,
+    `attention` its kernel (auto, eager, math, flash, efficient), `engine` what multiplies a few
+    rows (auto, eager, compiled). `generate_ms` is an answer of `generate_tokens` (default 5) with
+    its prompt. Raises FlyweightError where a profiler sees another kernel than the one asked for.
     """
-    options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
-    return _measure("bench", model, session, **options)
+    return _measure(
+        "bench",
+        model,
+        session,
+        batch=batch,
+        new_tokens=new_tokens,
+        prompt=prompt,
+        repeats=repeats,
+        precision=precision,
+        attention=attention,
+        engine=engine,
+        generate_tokens=generate_tokens,
+    )
+
+
+@uses_runs_root
+def profile(
+    model: Model,
+    new_tokens: int | None = None,
+    prompt: int | None = None,
+    trace: str | Path | None = None,
+    precision: str | None = None,
+    attention: str | None = None,
+    engine: str | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return the operators of one generation, their calls and milliseconds, in a fresh process.
+
+    `prompt` tokens are read (default 64, fewer where the context is shorter) and `new_tokens`
+    (default 20) generated. `trace` is a file for the events of the first new tokens, as Perfetto
+    and Chrome show them, compressed where it ends in .gz. `precision`, `attention` and `engine` are
+    those of `bench`, and so is what is raised.
+    """
+    measured = _measure(
+        "profile",
+        model,
+        session,
+        new_tokens=new_tokens,
+        prompt=prompt,
+        precision=precision,
+        attention=attention,
+        engine=engine,
+    )
+    if trace is not None:
+        _copy_trace(measured.artifact, Path(trace))
+    return measured
+
+
+def _copy_trace(artifact: Artifact, target: Path) -> None:
+    """Write a profile's trace to a file; raise RequestError where that cannot be written."""
+    packed = (artifact.path / "trace.json.gz").read_bytes()
+    try:
+        target.write_bytes(packed if target.suffix == ".gz" else gzip.decompress(packed))
+    except OSError as error:
+        raise RequestError(
+            f"--trace {target}: {error.strerror}; name a file that can be written"
+        ) from error
 
 
 @uses_runs_root
@@ -268,8 +331,9 @@ def verify(
     quantized or merged model is compared with the one before it as well.
 
     Each export has the NLL of both, the mean and the 99.9 % quantile of the divergence per token,
-    and how often both find the same token most probable, with 95 % intervals, on the first `tokens`
-    (default 16,384) of the validation split. `data` is the text, by default the model's own.
+    and how often both find the same token most probable, with 95 % intervals. They are measured on
+    the first `tokens` (default 16,384) of the validation split. `data` is the text, by default the
+    model's own.
     `within` is the share of the NLL that may be lost: by default 1e-4 where an export keeps the
     weights, 1e-3 in 16 bits and 5 % in fewer. Raises RequestError for a path that is not an export,
     and where no program here can read it.

@@ -39,7 +39,7 @@ from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.pipeline import recipe as recipes
-from flyweight.planning import planner as plans
+from flyweight.planning import dry_run, planner as plans
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.model_plan import ModelPlan
 from flyweight.planning.recipe_plan import Plan, refuse
@@ -315,6 +315,7 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
         unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
         finished = recipes.run(checked, runner, resolve)
+        planned = dry_run.counted(planned, context.runtime.device)
         result = _summarise(finished, context, planned, unfinished.work)
         with context.store.recipe_folder(checked.name, context.watch) as place:
             unfinished.replace(place.path)
@@ -398,6 +399,7 @@ def _summarise(
         for name, kinds in finished.measured.items()
     ]
     compared = gather.models(recipe, sources)
+    needs = {stage.name: stage.memory for stage in planned.stages}
     corpora = []
     for name, result in finished.floors.items():
         assert isinstance(result.config, schema.Floors)
@@ -427,6 +429,7 @@ def _summarise(
                 seconds=stage.artifact.facts["took"],
                 reused=stage.reused,
                 evaluate=gather.evaluation(stage.artifact),
+                memory=gather.memory(needs.get(name), stage.artifact, planned.held),
             )
             for name, stage in finished.stages.items()
         ),

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from flyweight.cli.completion import names_for
+from flyweight.config.speed import EngineName
 from flyweight.core.terminal import print_json
 from flyweight.errors import RequestError
 
@@ -186,6 +187,12 @@ Task = Annotated[
     typer.Option(
         metavar="TASK",
         help="squad, dialogue, summarize, or a file of prompts and completions.",
+    ),
+]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        help="eager: torch's products; compiled: this machine's, made once by its C compiler.",
     ),
 ]
 LmEvalTasks = Annotated[

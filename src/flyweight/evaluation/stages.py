@@ -14,7 +14,7 @@ from flyweight.data.tasks import Examples, read_examples
 from flyweight.decode import stream
 from flyweight.decode.stream import tokenizer_of
 from flyweight.errors import FlyweightError
-from flyweight.evaluation import audit, bench, floors, likelihood, lm_eval_scores, tasks
+from flyweight.evaluation import audit, bench, floors, likelihood, lm_eval_scores, profile, tasks
 from flyweight.evaluation.checks import History
 from flyweight.evaluation.resampling import UNITS
 from flyweight.records.sample import Continuation, samples_json
@@ -94,7 +94,7 @@ class FloorsStage(Stage[schema.Floors]):
 class BenchStage(Stage[schema.Bench]):
     """Speed and memory in a fresh process."""
 
-    version = 2
+    version = 3
 
     def run(
         self, config: schema.Bench, inputs: Inputs, context: Context, draft: Draft
@@ -103,6 +103,23 @@ class BenchStage(Stage[schema.Bench]):
         runtime = context.runtime
         draft.events.watch("scoring", {"what": f"speed of {inputs.name}", "done": 0.0})
         result = bench.bench(inputs.model("input"), config, runtime.device, threads=runtime.threads)
+        write_json(draft.path / "metrics.json", result.to_metrics())
+        return {}
+
+
+class ProfileStage(Stage[schema.Profile]):
+    """The operators of one generation in a fresh process."""
+
+    version = 1
+
+    def run(
+        self, config: schema.Profile, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Profile the model in a child process of its own."""
+        runtime = context.runtime
+        draft.events.watch("scoring", {"what": f"profile of {inputs.name}", "done": 0.0})
+        model, trace = inputs.model("input"), draft.path / profile.TRACE
+        result = profile.profile(model, config, runtime.device, runtime.threads, trace)
         write_json(draft.path / "metrics.json", result.to_metrics())
         return {}
 
@@ -163,6 +180,7 @@ class SampleStage(Stage[schema.Sample]):
             config.prompts,
             context.runtime.device,
             max_new_tokens=config.new_tokens,
+            engine="eager",  # the same text on every machine
             temperature=config.temperature,
             top_p=config.top_p,
             seed=context.runtime.seed,
@@ -252,6 +270,7 @@ STAGES: dict[str, Stage[Any]] = {
     "evaluate": EvaluateStage(),
     "floors": FloorsStage(),
     "bench": BenchStage(),
+    "profile": ProfileStage(),
     "audit": AuditStage(),
     "sample": SampleStage(),
     "score": ScoreStage(),

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.sparse_kinds import Masked, mask_bytes
+from flyweight.model import kernels
+from flyweight.model.kernels import Stored
 from flyweight.model.linear_layer import LinearLayer, normal
 
 
@@ -131,7 +133,14 @@ class MaskedLinear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, x)) is not None:
+            return product
         return F.linear(x, self.dense(), self.bias)
+
+    def stored(self) -> Stored | None:
+        """Return the matrix, zeros and all, as the compiled products read it."""
+        return kernels.dense_stored(self.weight)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
