@@ -33,6 +33,7 @@ from flyweight.api.measurements import (
 from flyweight.api.one_stage import (
     distill as distill,
     merge as merge,
+    pack as pack,
     prune as prune,
     quantize as quantize,
 )
