@@ -303,14 +303,15 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     machine = Machine.of(context.store, context.runtime, context.watch)
     checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked
-    planned = plans.plan(checked, machine, {}, context.data_dir)
+    known = _models_outside(asked, resolve)
+    planned = plans.plan(checked, machine, {}, context.data_dir, known=known)
     with registry_entry(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             packed = {plans.vocabulary_key(data): runner.corpus(data) for data in planned.unread}
             real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}
             tokens = {key: _train_tokens(corpus) for key, corpus in packed.items()}
-            planned = plans.plan(checked, machine, real, context.data_dir, tokens)
+            planned = plans.plan(checked, machine, real, context.data_dir, tokens, known)
         refuse(planned)
         unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
@@ -333,6 +334,26 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     if all(stage.reused for stage in result.stages):
         context.watch("all kept", {"name": checked.name})
     return Run(finished, result, report, report.parent)
+
+
+def _models_outside(
+    asked: schema.Recipe, resolve: recipes.Resolver
+) -> dict[str, schema.Architecture]:
+    """Return the models outside a recipe that its trainings start from or learn from.
+
+    They go by their references. What a plan does not know, such as a foreign model, is left out.
+    """
+    known = dict[str, schema.Architecture]()
+    for name, stage in asked.stages.items():
+        if not isinstance(stage, schema.TrainingStage):
+            continue
+        for role in ("input", "teacher"):
+            reference = stage.dependencies().get(role)
+            if reference is None or reference in asked.stages or reference in known:
+                continue
+            with suppress(RequestError):
+                known[reference] = _config_of(resolve(reference, f"stages.{name}.{role}"))
+    return known
 
 
 def _recipe(

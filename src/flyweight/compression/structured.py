@@ -38,8 +38,8 @@ class Scores:
 def shrunk_config(config: Architecture, settings: Prune) -> ModelConfig:
     """Return the config that `shrink` gives a model of this one.
 
-    Raises RequestError for a model that is not a plain decoder, whose layers differ or that is
-    shared where layers are to go, and for numbers that are no smaller or do not fit.
+    Raises RequestError for anything but a decoder of dense matrices whose layers are alike, for
+    `layers` of a model that shares them, and for numbers that are not fewer or do not fit.
     """
     plain = _plain_decoder(config)
     attention, mlp, layers = plain.attention, plain.mlp, plain.layers

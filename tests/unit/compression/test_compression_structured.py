@@ -135,7 +135,9 @@ def test_what_cannot_shrink_is_refused_by_the_config_alone(model, fields, words)
 
 def test_a_baseline_has_no_heads():
     with pytest.raises(RequestError, match="only decoders"):
-        shrunk_config(LinearConfig(kind="linear", dim=8, vocab_size=50, context=8), settings(heads=1))
+        shrunk_config(
+            LinearConfig(kind="linear", dim=8, vocab_size=50, context=8), settings(heads=1)
+        )
 
 
 FAULTS = {
@@ -145,7 +147,7 @@ FAULTS = {
     "twice": ({"layers": [1, 1]}, "once"),
     "other method": ({"method": "magnitude", "sparsity": 0.5, "heads": 2}, "method: structured"),
     "other score": ({"method": "magnitude", "sparsity": 0.5, "score": "taylor"}, "own"),
-    "unread": ({"heads": 2, "calibration": {"tokens": 512}}, "leave it out"),
+    "unread": ({"heads": 2, "calibration": {"tokens": 512}}, "reads no text"),
 }
 
 
