@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from flyweight.config.adapters import Bottleneck, Ia3, Lora, Prefix
 from flyweight.config.schema import ModelConfig
-from flyweight.model.linear_layer import LinearLayer, normal
+from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 from flyweight.spec.adapters import Site, site_layers, sites
 
 Matrix = tuple[Tensor, Tensor | None]
@@ -116,7 +116,7 @@ class LoraAdapter(nn.Module):
     def reset(self, generator: torch.Generator) -> None:
         """Draw A uniformly as torch draws a matrix, and set B to zero."""
         bound = 1 / math.sqrt(self.a.shape[-1])
-        if not self.a.is_meta:
+        if holds_data(self.a):
             drawn = torch.empty(self.a.shape, device="cpu")
             self.a.copy_(drawn.uniform_(-bound, bound, generator=generator))
         self.b.zero_()

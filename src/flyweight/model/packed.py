@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
+from flyweight.core.alike import pieces
 from flyweight.errors import FlyweightError
-from flyweight.model.linear_layer import LinearLayer, normal
+from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
 REFERENCE = "reference"
@@ -123,6 +124,8 @@ class Packed(LinearLayer):
 
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
+        if not holds_data(self.codes):
+            return Kernel(REFERENCE, "there is nothing to multiply")
         chosen = choose_kernel(type(self), self.codes.device.type, dtype)
         if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
@@ -135,7 +138,7 @@ class Packed(LinearLayer):
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
-        if not self.codes.is_meta:
+        if holds_data(self.codes):
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             self.pack(normal(weight, std, generator))
         if self.bias is not None:
@@ -200,8 +203,7 @@ class Packed(LinearLayer):
 
     def _row_blocks(self, step: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
         rows = self.out_features if rows is None else rows
-        for start in range(0, rows, step):
-            yield start, min(start + step, rows)
+        return pieces((start, min(start + step, rows)) for start in range(0, rows, step))
 
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         return tensor if stop - start == self.out_features else tensor[start:stop]

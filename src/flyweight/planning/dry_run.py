@@ -23,15 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from flyweight.config import schema
+from flyweight.core.alike import first_pieces_alone
 from flyweight.core.runtime import Precision
 from flyweight.data.batch import Batch
 from flyweight.model.build import build
 from flyweight.model.precision import autocast
 from flyweight.planning.memory import LIBRARIES, PlannedMemory, validation_bytes
+from flyweight.spec import flops
 from flyweight.spec.adapters import trained_tensors
 from flyweight.training.memory_saving import BackwardSteps, save_memory
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective, Objective
-from flyweight.training.optimizer_states import first_part_alone
 from flyweight.training.optimizers import build_optimizers
 
 KERNELS = 10_000_000
@@ -77,7 +78,7 @@ def training_memory(
         (device, isolated, trains),
     )
     if key not in _known:
-        with _LiveBytes() as live, FakeTensorMode(), first_part_alone():
+        with _LiveBytes() as live, first_pieces_alone(), FakeTensorMode(allow_non_fake_inputs=True):
             run = _Run(live, model, train, trains, precision, teacher, objective)
             _known[key] = run.memory(context, isolated, device)
     return _known[key]
@@ -119,6 +120,19 @@ class _LiveBytes(TorchDispatchMode):
         return result
 
 
+def _few_layers(model: schema.Architecture) -> tuple[schema.Architecture, int]:
+    """Return a model with two of many layers that are alike, and the bytes of the others.
+
+    It is for models that only read: of their layers they hold one at a time, and all weights.
+    """
+    if not isinstance(model, schema.ModelConfig) or model.layers <= 2 or model.blocks:
+        return model, 0
+    if model.sharing != schema.NoSharing() or model.thinking != schema.NoThinking():
+        return model, 0
+    short = model.model_copy(update={"layers": 2})
+    return short, flops.weight_bytes(model) - flops.weight_bytes(short)
+
+
 class _Run:
     """The steps of a dry run, and what is alive between their parts."""
 
@@ -143,7 +157,9 @@ class _Run:
         self.weights = live.now
         self.objective: Objective = NextTokenObjective(schema.NextToken())
         if teacher is not None:
-            guide = build(teacher).eval().requires_grad_(False)
+            short, rest = _few_layers(teacher)
+            guide = build(short).eval().requires_grad_(False)
+            live.now += rest
             distillation = objective or schema.Distillation()
             assert isinstance(distillation, schema.Distillation)
             self.objective = DistillationObjective(distillation, guide)
@@ -163,10 +179,10 @@ class _Run:
         standing = self.weights + self.teacher
         states, kept = 0, 0
         self.live.most = self.live.now
-        for _ in range(STEPS):
+        for step in range(1, STEPS + 1):
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            for _ in range(min(2, self.train.accumulate)):
+            for _ in range(min(step, self.train.accumulate)):
                 kept = self._micro_batch(context, isolated) - standing - states
             if self.train.accumulate > 1:
                 kept -= gradients

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from flyweight.config import schema
+from flyweight.core.alike import pieces
 from flyweight.data.batch import Batch, real_targets
 from flyweight.model.head import HeadMatrix
 from flyweight.model.packed import Packed
@@ -176,9 +177,13 @@ def _zeros(parameter: Tensor | None) -> Tensor | None:
 def _pieces(rows: slice, logits: Tensor) -> Iterator[slice]:
     """Yield the rows of a chunk with these logits (n, V) in pieces that are small enough."""
     elements = PIECE_CPU if logits.device.type == "cpu" else PIECE_ELSEWHERE
-    step = max(1, elements // logits.shape[1])
-    for start in range(rows.start, rows.stop, step):
-        yield slice(start, min(start + step, rows.stop))
+    return pieces(_cut(rows, max(1, elements // logits.shape[1])))
+
+
+def _cut(rows: slice, size: int) -> Iterator[slice]:
+    """Yield rows in slices of this size; the last one may be smaller."""
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
 
 
 class _Head:
@@ -195,8 +200,7 @@ class _Head:
     def chunks(self, rows: int) -> Iterator[slice]:
         """Yield the chunks of so many rows."""
         size = max(CHUNK_ROWS, CHUNK_ELEMENTS // self.tokens)
-        for start in range(0, rows, size):
-            yield slice(start, min(start + size, rows))
+        return pieces(_cut(slice(0, rows), size))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the product of a chunk (n, K) with the matrix, (n, V), to be changed freely.
