@@ -29,7 +29,12 @@ from flyweight.api.measurements import (
     floors as floors,
     tasks as tasks,
 )
-from flyweight.api.one_stage import distill as distill, merge as merge, quantize as quantize
+from flyweight.api.one_stage import (
+    distill as distill,
+    merge as merge,
+    prune as prune,
+    quantize as quantize,
+)
 from flyweight.api.own_text import choose as choose, is_text as is_text, train as train
 from flyweight.api.plans import plan as plan
 from flyweight.api.results import (

@@ -52,6 +52,8 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
     kind = list[str]()
     if isinstance(stage, schema.Quantize):
         kind = [stage.kind.kind]
+    elif isinstance(stage, schema.Prune):
+        kind = [stage.method]
     elif isinstance(stage, schema.Finetune):
         kind = [stage.method.kind]
     (source,) = stage.dependencies().values()
@@ -119,6 +121,38 @@ def quantize(
     stage = {"input": reference_to(model, artifact), "kind": kind}
     report = _measured(model, artifact, data, session)
     return run_stage("quantize", stage, overrides, name, report, session)
+
+
+@uses_runs_root
+def prune(
+    model: Model,
+    *overrides: str,
+    method: str = "magnitude",
+    sparsity: float | Mapping[str, object] | None = None,
+    of: str = "weights",
+    pattern: str | None = None,
+    scope: str = "layer",
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Set a model's least important weights to zero, measure the cost, and return the run.
+
+    `run["prune"]` is the new model. Masks keep its zeros through any further training, and its file
+    is not smaller. `method` is magnitude or random. `sparsity` is the share that becomes zero, or
+    the fields of a sweep. `pattern="2:4"` keeps two of every four weights in a row. `of="adapters"`
+    prunes the A and B of LoRA. `scope="global"` compares all weights with each other. `overrides`
+    are the command line's words, and win. `data` is the text to measure on, as in `quantize`.
+    `name` is the run's. Raises RequestError with every fault of the request.
+    """
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    stage: dict[str, Any] = {"input": reference_to(model, artifact), "method": method, "of": of}
+    given = {"sparsity": sparsity, "pattern": pattern}
+    stage |= {field: value for field, value in given.items() if value is not None}
+    if scope != "layer":
+        stage["scope"] = scope
+    report = _measured(model, artifact, data, session)
+    return run_stage("prune", stage, overrides, name, report, session)
 
 
 @uses_runs_root

@@ -9,6 +9,7 @@ from flyweight.config.schema import Architecture, LinearConfig, LinearKind
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import linear
 from flyweight.model.build import Model, build
+from flyweight.model.dense_state import dense_state, written_out
 from flyweight.spec.linears import kind_of, linear_names
 
 
@@ -22,7 +23,7 @@ def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
     errors would add up. Raises it as well if every matrix would
     stay dense. Raises FlyweightError if a weight is not finite.
     """
-    config, old = quantized(model.config, kind, embedding), model.state_dict()
+    config, old = quantized(model.config, kind, embedding), dense_state(model)
     with torch.device("meta"):
         small = build(config)
     tensors: dict[str, Tensor] = {}
@@ -41,10 +42,17 @@ def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
 def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> Architecture:
     """Return the config that `quantize` gives a model of this one.
 
-    Raises RequestError as it does.
+    Masks are left behind: what they keep at zero stays zero in codes. Raises RequestError as
+    `quantize` does.
     """
+    if chosen := next((each for each in (kind, embedding) if written_out(each)), None):
+        raise RequestError(
+            f"quantize: {chosen.label} stores pruned matrices and rounds nothing; use the stages "
+            f"prune and pack"
+        )
     for name in linear_names(config):
-        if not (present := kind_of(config, name)).plain:
+        present = kind_of(config, name)
+        if not (present.plain or (present.lossless and present.trains)):
             raise RequestError(
                 f"quantize: the model is quantized already ({name} is {present.label}), and its "
                 f"errors would add up; start from the model that it was made from"

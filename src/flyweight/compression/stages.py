@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from flyweight.checkpoints import load_any
-from flyweight.checkpoints.convert import copy_tokenizer
 from flyweight.compression.merge import merge, merged
+from flyweight.compression.prune_stage import PruneStage
 from flyweight.compression.quantize import quantize, quantized
+from flyweight.compression.written import inherited, write_model
 from flyweight.config import schema
-from flyweight.core.files import disk_errors
-from flyweight.model import folder
-from flyweight.model.build import Model
+from flyweight.model.sparsity import pruned_layers, sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 
@@ -27,13 +25,10 @@ class QuantizeStage(Stage[schema.Quantize]):
     ) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
-        model = quantize(
-            load_any.decoder(source, what=f"stages.{inputs.name}.input"),
-            config.kind,
-            config.embedding,
-        )
-        _write(model, source, draft)
-        return _inherited(inputs)
+        model = load_any.decoder(source, what=f"stages.{inputs.name}.input")
+        smaller = quantize(model, config.kind, config.embedding)
+        write_model(smaller, source, draft)
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model))}
 
     def plan(self, config: schema.Quantize, inputs: PlannedInputs) -> Outline:
         """Return the input's model with its matrices in fewer bits."""
@@ -52,8 +47,9 @@ class MergeStage(Stage[schema.Merge]):
         """Write the plain `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
         model = load_any.decoder(source, what=f"stages.{inputs.name}.input")
-        _write(merge(model, config.unpack), source, draft)
-        return _inherited(inputs)
+        smaller = merge(model, config.unpack)
+        write_model(smaller, source, draft)
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model))}
 
     def plan(self, config: schema.Merge, inputs: PlannedInputs) -> Outline:
         """Return the input's model without adapters."""
@@ -61,19 +57,8 @@ class MergeStage(Stage[schema.Merge]):
         return Outline() if source is None else Outline(merged(source, config.unpack))
 
 
-def _write(model: Model, source: Path, draft: Draft) -> None:
-    """Write a model into the draft, with the tokenizer of the model that it was made from."""
-    with disk_errors(draft.path):
-        folder.save(model, draft.new_folder("model"))
-        copy_tokenizer(source, draft.path / "model")
-
-
-def _inherited(inputs: Inputs) -> dict[str, object]:
-    """Return the facts of a model that was not trained: what its input had cost and read."""
-    facts: dict[str, Any] = {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
-    if (documents := inputs.artifacts["input"].facts.get("documents")) is not None:
-        facts["documents"] = documents
-    return facts
-
-
-STAGES: dict[str, Stage[Any]] = {"quantize": QuantizeStage(), "merge": MergeStage()}
+STAGES: dict[str, Stage[Any]] = {
+    "quantize": QuantizeStage(),
+    "prune": PruneStage(),
+    "merge": MergeStage(),
+}

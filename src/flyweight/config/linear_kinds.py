@@ -102,6 +102,9 @@ class LinearKind(Strict):
     plain: ClassVar[bool] = False
     """Whether a layer is an ordinary float matrix, which other programs know and training needs."""
 
+    lossless: ClassVar[bool] = False
+    """Whether the layer's float matrix is what it was made from, to the bit: exports write that."""
+
     if TYPE_CHECKING:
         kind: Any  # so that a subclass may give it the type of its one name
     else:
@@ -165,6 +168,7 @@ class Dense(LinearKind):
     """An ordinary float matrix."""
 
     plain: ClassVar[bool] = True
+    lossless: ClassVar[bool] = True
 
     kind: Literal["dense"] = "dense"
 
@@ -263,7 +267,8 @@ _DESCRIBING: set[str] = set()
 def registering_modules() -> tuple[str, ...]:
     """Return the modules of other packages' kinds, for another process to import."""
     modules = {kind.__module__ for kind in REGISTRY.values()}
-    return tuple(sorted(modules - {__name__, "__main__"}))
+    own = {module for module in modules if module.startswith(f"{__package__}.")}
+    return tuple(sorted(modules - own - {"__main__"}))
 
 
 def held(tensors: tuple[StoredTensor, ...], name: str, trains: bool) -> tuple[StoredTensor, ...]:

@@ -18,11 +18,9 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializeAsAny,
-    SerializerFunctionWrapHandler,
     Tag,
     TypeAdapter,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -46,7 +44,6 @@ from flyweight.config.base import (
     Rate as Rate,
     StageName as StageName,
     Strict as Strict,
-    choice,
 )
 from flyweight.config.baselines import (
     ARCHITECTURES as ARCHITECTURES,
@@ -54,6 +51,22 @@ from flyweight.config.baselines import (
     LinearConfig as LinearConfig,
     LstmConfig as LstmConfig,
     MlpConfig as MlpConfig,
+)
+from flyweight.config.compression import (
+    Calibrated as Calibrated,
+    Calibration as Calibration,
+    Merge as Merge,
+    Quantize as Quantize,
+)
+from flyweight.config.data import (
+    BpeTokenizer as BpeTokenizer,
+    ByteTokenizer as ByteTokenizer,
+    CharTokenizer as CharTokenizer,
+    Data as Data,
+    FileTokenizer as FileTokenizer,
+    ModelTokenizer as ModelTokenizer,
+    Tokenizer as Tokenizer,
+    WordTokenizer as WordTokenizer,
 )
 from flyweight.config.decoder import (
     Dropout as Dropout,
@@ -104,6 +117,7 @@ from flyweight.config.metrics import METRICS, TASK_METRICS, metric_kind
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.plugins import load_plugins
+from flyweight.config.pruning import Prune as Prune
 from flyweight.config.scoring import (
     LmEval as LmEval,
     LmEvalTasks as LmEvalTasks,
@@ -121,9 +135,9 @@ from flyweight.config.sharing import (
     Span as Span,
     Thinking as Thinking,
 )
+from flyweight.config.sparse_kinds import Masked as Masked, Sparse as Sparse, TwoFour as TwoFour
 from flyweight.config.stage import (
     EVERY_QUANTITY,
-    INHERITED,
     Origin,
     StageConfig as StageConfig,
     TextUse,
@@ -148,115 +162,9 @@ from flyweight.config.units import Count, Seconds, Size, Tokens
 SAME_AS = "train.same_as.stage"
 """The field that names the stage whose cost limits another; its model is not needed."""
 
-# --- data ---
-
-
-class ByteTokenizer(Strict):
-    """One token per byte of UTF-8: 256 tokens."""
-
-    kind: Literal["byte"] = "byte"
-
-
-class CharTokenizer(Strict):
-    """One token per character of the training text; unseen characters become `<unk>`."""
-
-    kind: Literal["char"] = "char"
-
-
-class WordTokenizer(Strict):
-    """The training text's own words, split at white space.
-
-    Rare and unseen words become `<unk>`, line ends `<eos>`.
-    """
-
-    kind: Literal["word"] = "word"
-    min_count: PositiveInt = 1
-    vocab: Annotated[Count, Field(gt=2)] | None = None
-
-
-class BpeTokenizer(Strict):
-    """Byte-level byte-pair encoding with `vocab` entries.
-
-    It is trained on at most `sample` of the training text, taken evenly.
-    """
-
-    kind: Literal["bpe"] = "bpe"
-    vocab: Annotated[Count, Field(ge=257)] = 4096
-    sample: Annotated[Size, Field(gt=0)] = 100_000_000
-
-
-class FileTokenizer(Strict):
-    """An existing `tokenizer.json`."""
-
-    kind: Literal["file"] = "file"
-    path: str
-
 
 def _none(value: object) -> bool:
     return value is None
-
-
-class ModelTokenizer(Strict):
-    """The tokenizer of the model that the stage starts from: of its `input`, or of its `teacher`.
-
-    `sha256` is the checksum of that tokenizer's file. It is filled in when the model is there.
-    """
-
-    kind: Literal["model"] = "model"
-    sha256: str | None = Field(default=None, exclude_if=_none)
-
-
-Tokenizer = Annotated[
-    Annotated[
-        ByteTokenizer
-        | CharTokenizer
-        | WordTokenizer
-        | BpeTokenizer
-        | FileTokenizer
-        | ModelTokenizer,
-        Discriminator("kind"),
-    ],
-    choice("bpe"),
-]
-
-
-class Data(Strict):
-    """Text and how it becomes windows of tokens.
-
-    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list
-    of files and folders. `column` is the column of text in files of rows (CSV, TSV, JSON lines,
-    Parquet, the hub): `text`, or the only one of text, where it is left out. `validation` and
-    `test` are the fractions held out where the corpus has no standard split. `separator` is what
-    stands between the documents of a text file, such as `<|endoftext|>`. Windows run on across
-    documents that are `joined`; `isolated` ones see nothing of each other, in training and in
-    evaluation.
-    """
-
-    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    column: str | None = None
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    tokenizer: Tokenizer | None = None
-    context: PositiveInt = 256
-    validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    documents: Literal["joined", "isolated"] = "joined"
-
-    union_tag: ClassVar[str] = "text"
-    """How a fault of a config names this kind of data beside examples."""
-
-    def packed(self) -> Data:
-        """Return what packing depends on: windows are cut from the shards later."""
-        return self.model_copy(update={"context": 1, "documents": "joined"})
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave a later field out at its default: ids hash what is written, and older ones stay."""
-        fields: dict[str, Any] = plain(self)
-        if self.separator is None:
-            fields.pop("separator", None)
-        if self.documents == "joined":
-            fields.pop("documents", None)
-        return fields
 
 
 def _kind_of_data(value: object) -> str:
@@ -441,6 +349,8 @@ class Finetune(TrainingStage):
         faults = super().faults()
         if self.method.trains == "adapters" and isinstance(self.train.optimizer, Muon):
             faults.append(MUON_REFUSED)
+        if isinstance(self.method, Lora) and self.method.masked:
+            faults.append("method.masked: the stage prune sets it; leave it out")
         if self.start == "random" and self.method.kind != "full":
             faults.append(f"start: random trains every weight, which {self.method.kind} does not")
         return faults
@@ -555,59 +465,6 @@ class Initialise(StageConfig):
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
         return "with random weights, not trained"
-
-
-class Quantize(StageConfig):
-    """Store a model's matrices in fewer bits.
-
-    Embedding and head have their own kind, by default int8.
-
-    The one matrix of a linear model is its head, which therefore is of `kind`.
-    """
-
-    stage: Literal["quantize"]
-    input: str
-    kind: LinearKind
-    embedding: LinearKind = Int8()
-
-    makes_model: ClassVar[bool] = True
-    spends: ClassVar[tuple[str, ...]] = INHERITED
-    compresses: ClassVar[bool] = True
-
-    def untrainable(self) -> str:
-        """Return why its model cannot be trained further; empty where each kind trains."""
-        if self.kind.trains and self.embedding.trains:
-            return ""
-        return (
-            f"stores its matrices in fewer bits, and these cannot be trained; start from "
-            f"{self.input} and quantize the result"
-        )
-
-    @classmethod
-    def describe(cls, origin: Origin) -> str:
-        """Return how a model came about, as a card says it."""
-        kind = origin.config["kind"]
-        name = kind["kind"] if isinstance(kind, dict) else kind
-        return f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
-
-
-class Merge(StageConfig):
-    """Make a model's adapters part of its matrices, so that nothing is computed for them alone.
-
-    Matrices in fewer bits are not rounded again: `unpack` makes every matrix of the model dense.
-    """
-
-    stage: Literal["merge"]
-    input: str
-    unpack: bool = False
-
-    makes_model: ClassVar[bool] = True
-    spends: ClassVar[tuple[str, ...]] = INHERITED
-
-    @classmethod
-    def describe(cls, origin: Origin) -> str:
-        """Return how a model came about, as a card says it."""
-        return f"{origin.parent('input')} with its adapters merged into its matrices"
 
 
 class Mix(StageConfig):
@@ -814,6 +671,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,
+    "prune": Prune,
     "merge": Merge,
     "mix": Mix,
     "evaluate": Evaluate,

@@ -10,6 +10,7 @@ from flyweight.config.schema import ModelConfig, RMSNorm as RMSNormConfig
 from flyweight.model import linear
 from flyweight.model.adapters import JointLora, PrefixAdapter, Read, multiply
 from flyweight.model.cache import CacheSlot
+from flyweight.model.dropout import Dropout, dropout
 from flyweight.model.masks import AttentionMask
 from flyweight.model.norm import RMSNormLayer
 from flyweight.model.position import Rotation
@@ -22,15 +23,22 @@ WRITTEN_OUT = 512
 """
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: Dropout | None = None
+) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v under a mask without blocks: (B, H, T, D).
 
     Queries are (B, H, T, D), keys and values (B, H_kv, S, D).
 
     torch's fused kernel does it, but for training on short windows in bfloat16 on a CPU: its
     backward does not use the processor's bfloat16 products well there, and plain products with the
-    scores kept are faster.
+    scores kept are faster. Nor can it drop weights by row: those are written out, or given to it a
+    row at a time.
     """
+    if dropout is not None and dropout.training:
+        if q.is_cuda:
+            return _row_by_row(q, k, v, mask, dropout)
+        return _written_out(q, k, v, mask, dropout)
     trains = torch.is_grad_enabled() and q.requires_grad
     if (
         trains
@@ -39,33 +47,80 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float 
         and mask.causal
         and q.shape[2] <= WRITTEN_OUT
     ):
-        return _written_out(q, k, v, mask, dropout)
+        return _written_out(q, k, v, mask, None)
+    return _fused(q, k, v, mask.additive(q.dtype), mask)
+
+
+def _fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    additive: Tensor | None,
+    mask: AttentionMask,
+    rate: float = 0.0,
+) -> Tensor:
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=mask.additive(q.dtype),
-        dropout_p=dropout,
+        attn_mask=additive,
+        dropout_p=rate,
         is_causal=mask.causal and not mask.prefix,
         enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float) -> Tensor:
+def _row_by_row(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: Dropout) -> Tensor:
+    """Let the fused kernel drop the weights of each row by itself.
+
+    It keeps no weights, so that dropout takes no memory. The kernel draws from the device's own
+    generator, which is as it was afterwards.
+    """
+    additive = mask.additive(q.dtype)  # (B or 1, 1, T, S)
+    rows = []
+    with torch.random.fork_rng([q.device]):
+        generator = torch.cuda.default_generators[q.get_device()]
+        for row, seed in enumerate(dropout.seeds(len(q))):
+            generator.manual_seed(seed)
+            one = slice(row, row + 1)
+            own = additive
+            if additive is not None and len(additive) > 1:
+                own = additive[one]
+            rows.append(_fused(q[one], k[one], v[one], own, mask, dropout.rate))
+    return torch.cat(rows)
+
+
+def _written_out(
+    q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: Dropout | None
+) -> Tensor:
+    """Compute the weights in plain products, and keep them for the backward pass."""
     batch, heads, length, size = q.shape
     if heads != k.shape[1]:
-        k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))  # (B, H, T, D)
-    ahead = mask.additive(q.dtype)
-    if ahead is None:
-        ahead = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1)
+        k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))  # (B, H, S, D)
+    added = _added(mask, q, k.shape[2]).expand(batch, heads, length, -1).flatten(0, 1)
     q, k, v = (x.reshape(batch * heads, -1, size) for x in (q, k, v))
-    scores = torch.baddbmm(
-        ahead.view(length, -1).expand(batch * heads, -1, -1), q, k.mT, alpha=size**-0.5
-    )  # (B * H, T, prefix + T)
+    scores = torch.baddbmm(added, q, k.mT, alpha=size**-0.5)  # (B * H, T, S)
     weights = scores.softmax(-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
+    if dropout is not None:
+        del scores
+        weights = dropout(weights.unflatten(0, (batch, heads))).flatten(0, 1)
     return (weights @ v).view(batch, heads, length, size)
+
+
+def _added(mask: AttentionMask, q: Tensor, keys: int) -> Tensor:
+    """Return what is added to the scores of queries (B, H, T, D), 0 or -inf.
+
+    Its shape is (B or 1, 1, T or 1, keys).
+    """
+    additive = mask.additive(q.dtype)
+    if additive is not None:
+        return additive
+    length = q.shape[2]
+    if mask.causal:
+        return torch.full((1, 1, length, length), -torch.inf, dtype=q.dtype, device=q.device).triu(
+            1
+        )
+    return q.new_zeros(1, 1, 1, keys)
 
 
 class AttentionLayer(nn.Module):
@@ -84,7 +139,7 @@ class AttentionLayer(nn.Module):
         self.head_dim = options.head_dim
         self.window = options.window
         self.sinks = options.sinks
-        self.dropout = config.dropout.attention
+        self.dropout = dropout(config.dropout.attention)
         wide = self.heads * self.head_dim
         narrow = self.kv_heads * self.head_dim
         self.q = linear.build_linear(config, f"{name}.q", config.dim, wide, options.bias)
@@ -181,17 +236,16 @@ class AttentionLayer(nn.Module):
 
         `front` are those of a prefix in front of them, (B, H_kv, length, D) each.
         """
-        dropout = self.dropout if self.training else 0.0
         before_k, before_v = (None, None) if front is None else front
         if not mask.blocks:
-            return attend(q, self._apart(k, before_k), self._apart(v, before_v), mask, dropout)
+            return attend(q, self._apart(k, before_k), self._apart(v, before_v), mask, self.dropout)
         parts = [
             attend(
                 q[:, :, block.queries],
                 self._apart(block.select(k), before_k),
                 self._apart(block.select(v), before_v),
                 block.mask,
-                dropout,
+                self.dropout,
             )
             for block in mask.blocks
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.schema import Deep, ModelConfig
@@ -10,6 +9,7 @@ from flyweight.model import mlp, norm, residual
 from flyweight.model.adapters import BottleneckAdapter
 from flyweight.model.attention import AttentionLayer
 from flyweight.model.cache import CacheSlot
+from flyweight.model.dropout import dropout
 from flyweight.model.masks import AttentionMask
 from flyweight.model.position import Rotation
 from flyweight.model.precision import autocast_dtype
@@ -31,8 +31,8 @@ class Block(nn.Module):
         self.mlp = mlp.build(config, f"{name}.mlp")
         self.mlp_residual = residual.build(config.residual)
         self.pre = config.norm.placement == "pre"
-        self.dropout = config.dropout.residual
-        self.mlp_dropout = config.dropout.mlp
+        self.dropout = dropout(config.dropout.residual)
+        self.mlp_dropout = dropout(config.dropout.mlp)
         self.attention_bottleneck: BottleneckAdapter | None = None
         self.mlp_bottleneck: BottleneckAdapter | None = None
         self.rate: MemoryRate | None = None
@@ -58,8 +58,8 @@ class Block(nn.Module):
             branch = self.attention_bottleneck(branch, use)
         x = self._joined(x, branch, self.attention_residual, self.attention_norm)
         read = self._read(x, self.mlp_norm)
-        if self.mlp_dropout:
-            read = F.dropout(read, self.mlp_dropout, self.training)
+        if self.mlp_dropout is not None:
+            read = self.mlp_dropout(read)
         branch = self.mlp(read, use)
         if self.mlp_bottleneck is not None:
             branch = self.mlp_bottleneck(branch, use)
@@ -81,7 +81,7 @@ class Block(nn.Module):
         return x.to(autocast_dtype(x))
 
     def _joined(self, x: Tensor, branch: Tensor, join: nn.Module, norm: nn.Module) -> Tensor:
-        if self.dropout:
-            branch = F.dropout(branch, self.dropout, self.training)
+        if self.dropout is not None:
+            branch = self.dropout(branch)
         x = join(x, branch)
         return x if self.pre else norm(x)

@@ -89,6 +89,8 @@ class Decoder(nn.Module):
 
         `torch.utils.checkpoint.checkpoint` or its like.
         """
+        self.through: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
+        """Runs the blocks in the decoder's place, where somebody gathers what they read."""
         self.stream: torch.dtype | None = None
         """The dtype of the residual stream, where it is not that of the embedding."""
         self._rotary: Rotary | None = None
@@ -209,6 +211,8 @@ class Decoder(nn.Module):
         return x
 
     def _call(self, block: Block, *reads: object) -> tuple[Tensor, KeysAndValues]:
+        if self.through is not None:
+            return self.through(block, *reads)
         if self.recompute is not None and self.training and torch.is_grad_enabled():
             return self.recompute(block, *reads)
         return block(*reads)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config import schema
 from flyweight.model import linear
+from flyweight.model.dropout import dropout
 from flyweight.model.position import LearnedPositions, Sinusoids
 from flyweight.spec.linears import bigram_lookback, bigram_rows
 
@@ -21,7 +21,8 @@ class EmbeddingLayer(nn.Module):
     def __init__(self, config: schema.ModelConfig) -> None:
         super().__init__()
         assert config.vocab_size and config.context
-        self.vocab_size, self.dropout = config.vocab_size, config.dropout.embedding
+        self.vocab_size = config.vocab_size
+        self.dropout = dropout(config.dropout.embedding)
         rank, position = config.embedding.rank, config.position
         self.tokens = linear.build_linear(
             config, "embedding.tokens", rank or config.dim, config.vocab_size
@@ -69,7 +70,7 @@ class EmbeddingLayer(nn.Module):
             x = x + self.positions(positions, start, tokens.shape[1])
         if self._sinusoids is not None:
             x = x + self._sinusoids.rows(x, positions, start, tokens.shape[1])
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return x if self.dropout is None else self.dropout(x)
 
     def trained_table(self) -> Tensor | None:
         """Return the table of tokens (V, dim or rank) where it is dense and learns, or None."""

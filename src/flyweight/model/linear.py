@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.config.sparse_kinds import Masked, Sparse, TwoFour
 from flyweight.model.adapters import FIRST, Read, multiply
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
+from flyweight.model.masked import MaskedLinear
+from flyweight.model.sparse import SparseLinear, TwoFourLinear
 from flyweight.spec.linears import kind_of
 
 
@@ -93,6 +96,9 @@ def register_linear(config_class: type[LinearKind], layer_class: type[LinearLaye
 register_linear(Dense, Linear)
 register_linear(Int8, Int8Linear)
 register_linear(NF4, NF4Linear)
+register_linear(Masked, MaskedLinear)
+register_linear(Sparse, SparseLinear)
+register_linear(TwoFour, TwoFourLinear)
 
 
 def build(kind: LinearKind, in_features: int, out_features: int, bias: bool) -> LinearLayer:

@@ -91,6 +91,8 @@ class Int8Linear(Packed):
     """
 
     default_kind = Int8()
+    codes: Tensor
+    scales: Tensor
     fast = _INT8_FAST
 
     def __init__(
@@ -162,6 +164,8 @@ class NF4Linear(Packed):
     """
 
     default_kind = NF4()
+    codes: Tensor
+    scales: Tensor
     fast = _NF4_FAST
     scale_ranges: Tensor
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.schema import LstmConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
+from flyweight.model.dropout import dropout
 from flyweight.model.head import HeadMatrix, head_matrix
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check
@@ -42,6 +42,8 @@ class LstmLayer(nn.Module):
         self.recurrent = linear.build_linear(
             config, f"{name}.recurrent", config.hidden, 4 * config.hidden
         )
+        self.fuses = True
+        """Whether torch's own LSTM may compute it, which calls neither matrix by itself."""
 
     def forward(
         self, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None
@@ -52,7 +54,7 @@ class LstmLayer(nn.Module):
         does not change.
         """
         dense = self.input.kind.plain and self.recurrent.kind.plain
-        if dense and mask is None and not x.is_meta:
+        if dense and self.fuses and mask is None and not x.is_meta:
             return self._fused(x, h, c)
         return self.unrolled(x, h, c, mask)
 
@@ -117,6 +119,7 @@ class LSTM(nn.Module):
         self.blocks = nn.ModuleList(
             LstmLayer(config, f"blocks.{layer}", width) for layer, width in enumerate(widths)
         )
+        self.dropout = dropout(config.dropout)
         self.head = None if config.tied else OutputLayer(config, config.hidden)
         initialise_fan_in(self, config, seed)
         self._open_forget_gates(config.forget_bias)
@@ -228,4 +231,4 @@ class LSTM(nn.Module):
         )
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+        return x if self.dropout is None else self.dropout(x)

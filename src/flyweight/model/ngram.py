@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flyweight.config.schema import LinearConfig, MlpConfig
 from flyweight.errors import RequestError
 from flyweight.model import linear
+from flyweight.model.dropout import dropout
 from flyweight.model.head import HeadMatrix, head_matrix
 from flyweight.model.init import initialise_fan_in
 from flyweight.model.inputs import check, check_documents
@@ -57,7 +58,7 @@ class NGram(nn.Module):
         self.softcap: float | None = None
         self.embedding = PaddedEmbedding(config)
         width, layers = self.history * config.dim, list[linear.LinearLayer]()
-        self.dropout = config.dropout if isinstance(config, MlpConfig) else 0.0
+        self.dropout = dropout(config.dropout if isinstance(config, MlpConfig) else 0.0)
         if isinstance(config, MlpConfig):
             for layer in range(config.layers):
                 layers.append(
@@ -97,7 +98,7 @@ class NGram(nn.Module):
         x = x.transpose(2, 3).flatten(2)
         for layer in self.blocks:
             x = F.relu(layer(x))
-            x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+            x = x if self.dropout is None else self.dropout(x)
         return x
 
     def forward(

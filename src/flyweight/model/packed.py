@@ -55,8 +55,6 @@ class Packed(LinearLayer):
     `dtype` is that of `rows` and `dense`; `.to(dtype)` changes it, and never the packed buffers.
     """
 
-    codes: Tensor
-    scales: Tensor
     default_kind: ClassVar[LinearKind]
     fast: ClassVar[Mapping[str, DeviceKernel]] = {}
 
@@ -73,6 +71,11 @@ class Packed(LinearLayer):
         self.dtype = torch.get_default_dtype()
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @property
+    def _stored(self) -> Tensor:
+        """A packed tensor, which tells where the layer is."""
+        return next(self.buffers())
 
     @abstractmethod
     def pack(self, weight: Tensor) -> None:
@@ -108,7 +111,7 @@ class Packed(LinearLayer):
 
     def dense(self) -> Tensor:
         """Return the weight (out, in) that the layer stands for, in float."""
-        return self.rows(torch.arange(self.out_features, device=self.codes.device))
+        return self.rows(torch.arange(self.out_features, device=self._stored.device))
 
     @classmethod
     def from_dense(
@@ -124,9 +127,9 @@ class Packed(LinearLayer):
 
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
-        if not holds_data(self.codes):
+        if not holds_data(self._stored):
             return Kernel(REFERENCE, "there is nothing to multiply")
-        chosen = choose_kernel(type(self), self.codes.device.type, dtype)
+        chosen = choose_kernel(type(self), self._stored.device.type, dtype)
         if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
         return chosen
@@ -138,7 +141,7 @@ class Packed(LinearLayer):
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
-        if holds_data(self.codes):
+        if holds_data(self._stored):
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             self.pack(normal(weight, std, generator))
         if self.bias is not None:
@@ -219,7 +222,7 @@ class Packed(LinearLayer):
                 "weight: it holds NaN or infinite values and cannot be quantized; train the "
                 "model again"
             )
-        return weight.detach().to(self.codes.device, torch.float32)
+        return weight.detach().to(self._stored.device, torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move, but never round the packed buffers: `.to(bfloat16)` changes the compute dtype."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import tokenizer_files
+from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.units import format_time
@@ -33,7 +33,7 @@ from flyweight.records.scores import SCORED
 from flyweight.reports.cards import card
 from flyweight.store.artifact import PARTIAL, Artifact, Draft, Identity
 from flyweight.store.budget import BudgetSpent
-from flyweight.store.stage import Context, Inputs, Stage, identity_config
+from flyweight.store.stage import Context, Inputs, PlannedInputs, Stage, drops, identity_config
 from flyweight.training.finetune import tunable_config
 from flyweight.training.model_training import check_data
 
@@ -44,6 +44,10 @@ LIMIT_OF = {
     "total_flops": "flops",
     "total_seconds": "time",
 }
+
+ROW_MASKS = 1
+"""What dropout by row adds to a stage's version: it drew other masks before, without it nothing
+changed."""
 
 Resolver = Callable[[str, str], Artifact]
 """Returns the artifact of a MODEL outside the recipe, which a field (the second text) names."""
@@ -140,12 +144,15 @@ class Runner:
         inputs = Inputs(name, artifacts, corpus, self._examples_of(config, artifacts))
         config = self._resolved(config, corpus)
         precision: Precision = "fp32"
+        model: schema.Architecture | None = None
         if isinstance(config, schema.TrainingStage):
-            width = _width(config, inputs)
-            precision = self.context.runtime.precision(config.train.products, width)
+            model = config.model or source_config(config, inputs)
+            precision = self.context.runtime.precision(config.train.products, model.dim)
             train = config.train.model_copy(update={"precision": precision})
             config = config.model_copy(update={"train": train})
         identity = self._identity(config, stage, inputs, precision)
+        if model is not None and drops([config.model_dump(), model.model_dump()]):
+            identity = replace(identity, version=identity.version + ROW_MASKS)
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
         artifact, reused = self._obtain(stage, config, inputs, identity)
         self.context.watch(
@@ -229,7 +236,7 @@ class Runner:
         facts["took"] = round(seconds, 3)
         corpus = _corpus_id(inputs)
         if corpus is not None:
-            facts["corpus"] = corpus
+            facts.setdefault("corpus", corpus)
         return facts
 
     def _corpus_of(self, config: StageConfig, artifacts: Mapping[str, Artifact]) -> Artifact | None:
@@ -285,13 +292,6 @@ def _corpus_id(inputs: Inputs) -> str | None:
     facts = [artifact.facts for artifact in inputs.artifacts.values()]
     ids = {of_input["corpus"] for of_input in facts if "corpus" in of_input}
     return ids.pop() if len(ids) == 1 else None
-
-
-def _width(config: schema.TrainingStage, inputs: Inputs) -> int:
-    """Return the width of the model that a stage trains: a new one, or that of its input."""
-    if config.model is not None:
-        return config.model.dim
-    return source_config(config, inputs).dim
 
 
 def source_config(config: schema.TrainingStage, inputs: Inputs) -> schema.Architecture:
@@ -505,11 +505,17 @@ def _stage(
 
 
 def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
-    """Raise RequestError for a model outside the recipe that cannot be trained but would be."""
+    """Raise RequestError for a model outside the recipe that a stage cannot make what it is to."""
     for name, stage in recipe.stages.items():
         source = stage.dependencies().get("input")
-        if isinstance(stage, schema.TrainingStage) and source and source not in recipe.stages:
-            source_config(stage, Inputs(name, {"input": resolve(source, f"stages.{name}.input")}))
+        if source is None or source in recipe.stages or not stage.makes_model:
+            continue
+        inputs = Inputs(name, {"input": resolve(source, f"stages.{name}.input")})
+        if isinstance(stage, schema.TrainingStage):
+            source_config(stage, inputs)
+            continue
+        model = load_any.own_config(inputs.model("input"), f"stages.{name}.input")
+        stage_of(stage.stage).plan(stage, PlannedInputs({"input": model}))
 
 
 def check_tasks(recipe: schema.Recipe, data_dir: Path | None) -> None:

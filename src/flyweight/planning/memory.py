@@ -171,11 +171,11 @@ def kept_bytes(
         + 2 * model.dim * itemsize
         + (stream if model.embedding.bigram.kind != "none" else 0)
     )
-    ends += 2 * stream if model.dropout.embedding else 0
+    ends += model.dim if model.dropout.embedding else 0
     ends += _rotation(model, itemsize) if isolated else 0
     every = 2 * stream + 2 * model.dim * itemsize
     every += 2 * stream if isinstance(model.residual, schema.Alpha) else 0
-    every += itemsize * _dropped(model)
+    every += _dropped(model)
     layers = [model.layer(index) for index in range(model.layers)]
     blocks = [every + itemsize * (_attention(layer) + _mlp(layer)) for layer in layers]
     for index, layer in enumerate(layers):
@@ -300,11 +300,10 @@ def _scores(model: schema.ModelConfig, context: int, keys: int, itemsize: int, p
     written_out = plain and itemsize == 2 and context <= WRITTEN_OUT and whole
     if not (dropped or written_out):
         return 0
-    copies = 1 + 2 * dropped  # the weights, the mask of what is dropped, and what is left
-    size = itemsize if written_out else 4  # torch's own form with dropout computes in float32
     seen = keys * scores(model.attention, context) // context  # keys that a token looks at
     seen += model.first_position  # those of a prefix
-    return copies * model.attention.heads * seen * size
+    size = itemsize * (1 + dropped) + dropped  # the weights, what is left of them, and the mask
+    return model.attention.heads * seen * size
 
 
 def _mlp(model: schema.ModelConfig) -> int:
@@ -350,7 +349,7 @@ def _input_of(name: str) -> str:
 
 
 def _dropped(model: schema.ModelConfig) -> int:
-    """Return the numbers of the masks that dropout keeps: of both branches and the MLP's input."""
+    """Return the bytes of the masks that dropout keeps: of both branches and the MLP's input."""
     dropout = model.dropout
     return model.dim * (2 * bool(dropout.residual) + bool(dropout.mlp))
 

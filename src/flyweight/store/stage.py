@@ -137,6 +137,15 @@ class Stage(ABC, Generic[C]):
         return Outline(inputs.models.get("input"))
 
 
+def drops(plain: object, inside: bool = False) -> bool:
+    """Return whether a config as plain data has a dropout above 0 anywhere."""
+    if isinstance(plain, Mapping):
+        return any(drops(value, inside or name == "dropout") for name, value in plain.items())
+    if isinstance(plain, list | tuple):
+        return any(drops(value, inside) for value in plain)
+    return inside and bool(plain)
+
+
 def identity_config(config: Strict) -> dict[str, Any]:
     """Return the part of a stage's config that its result depends on, as plain data.
 

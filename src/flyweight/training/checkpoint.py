@@ -5,7 +5,8 @@
     state/current.json    which folder is the newest whole one, its checksums, which artifact it
                           belongs to, the counters, and a digest of all that; replaced by one rename
 
-No random state is stored: dropout is seeded by step and data order is a function of the step.
+No random state is stored: dropout is seeded by step and row, and data order is a function of the
+step.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.convert import copy_tokenizer
+from flyweight.checkpoints.reading import check_reads
 from flyweight.config import schema
 from flyweight.config.adapters import Frozen, Full, Method
 from flyweight.config.finetuning import tuned_config
@@ -15,12 +16,13 @@ from flyweight.errors import RequestError
 from flyweight.model.attach import attach
 from flyweight.model.build import Model, build
 from flyweight.model.decoder import Decoder
+from flyweight.model.masked import copy_masks
 from flyweight.model.own_head import with_own_head
 from flyweight.spec import flops
 from flyweight.spec.adapters import adapter_bytes, adapter_faults, trained_tensors
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Stage
-from flyweight.training.model_training import check_reads, train_model, vocabulary
+from flyweight.training.model_training import train_model, vocabulary
 from flyweight.training.objectives import NextTokenObjective
 
 
@@ -37,9 +39,11 @@ class FinetuneStage(Stage[schema.Finetune]):
         tunable_config(base, config.method, where)
         model = load_any.decoder(base, context.runtime.device, f"{where}.input")
         if config.start == "random":
-            model = build(model.config, seed=context.runtime.seed).to(context.runtime.device)
+            fresh = build(model.config, seed=context.runtime.seed).to(context.runtime.device)
+            copy_masks(model, fresh)
+            model = fresh
         model = prepared(model, config.method, context.runtime.seed)
-        check_reads(model, "input", inputs, config.data.context)
+        check_reads(model.config, "input", inputs, config.data.context)
         objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))
         facts = train_model(config, model, objective, None, inputs, context, draft)
         copy_tokenizer(base, draft.path / "model")  # with the template of a chat

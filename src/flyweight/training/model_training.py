@@ -10,10 +10,9 @@ from flyweight.checkpoints.load_any import AnyModel
 from flyweight.config import schema
 from flyweight.core.events import Events
 from flyweight.core.files import copy_file, disk_errors
-from flyweight.data.tokenizer import Tokenizer, named_tokens
-from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.model.build import Model
+from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs
 from flyweight.training.limits import Limits
@@ -88,6 +87,7 @@ def train_model(
     return {
         **facts,
         **data.facts(facts["steps"] * train.batch),
+        **sparsity_facts(model),
         "total_flops": facts["flops"] + inputs.spent("total_flops"),
         "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
     }
@@ -111,21 +111,3 @@ def check_data(
 def vocabulary(inputs: Inputs) -> int:
     """Return the number of tokens that the tokenizer knows; a head may have more rows than that."""
     return inputs.vocabulary()
-
-
-def check_reads(model: AnyModel, what: str, inputs: Inputs, context: int) -> None:
-    """Raise RequestError where a finished model cannot read this stage's windows."""
-    mine, theirs = inputs.encoded() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
-    if mine.read_bytes() != theirs.read_bytes():
-        raise RequestError(
-            f"stages.{inputs.name}.{what}: the {what} and the corpus use different tokenizers; "
-            f"give this stage data.tokenizer=model"
-        )
-    rows = model.config.vocab_size or 0
-    if rowless := Tokenizer.load(theirs).rowless(rows):
-        raise RequestError(
-            f"stages.{inputs.name}.{what}: the {what} has {rows} rows and none for "
-            f"{named_tokens(rowless)} of its tokenizer; take such tokens out of {theirs}, or use "
-            f"another {what}"
-        )
-    load_any.require_context(model.config, context, f"stages.{inputs.name}.data.context", what)

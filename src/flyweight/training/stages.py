@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.checkpoints import load_any
+from flyweight.checkpoints.reading import check_reads
 from flyweight.config import load, schema
 from flyweight.config.metrics import metric_kind, scored
 from flyweight.core.files import copy_folder, disk_errors, write_json
@@ -21,7 +22,7 @@ from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 from flyweight.training import training_cost
 from flyweight.training.finetune import FinetuneStage
 from flyweight.training.mix import MixStage
-from flyweight.training.model_training import check_reads, train_model as train_model, vocabulary
+from flyweight.training.model_training import train_model as train_model, vocabulary
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective
 
 
@@ -41,7 +42,7 @@ class PretrainStage(Stage[schema.Pretrain]):
             model = load_any.decoder(
                 inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input"
             )
-            check_reads(model, "input", inputs, config.data.context)
+            check_reads(model.config, "input", inputs, config.data.context)
         objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))
         return train_model(config, model, objective, None, inputs, context, draft)
 
@@ -56,7 +57,7 @@ class DistillStage(Stage[schema.Distill]):
     ) -> dict[str, Any]:
         """Train and return the facts."""
         teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
-        check_reads(teacher, "teacher", inputs, config.data.context)
+        check_reads(teacher.config, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
         model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
         objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from flyweight.model.dropout import Dropout
 from flyweight.training.checkpoint import Progress
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import BackwardSteps
@@ -42,7 +43,8 @@ class Clock:
 class TrainerState:
     """Counters, optimizers, gradient scaler, clock, and the plan of what is left.
 
-    `backward_steps` is there where tensors move in the backward pass. `first_step` is the step from
+    `backward_steps` is there where tensors move in the backward pass. `dropouts` are the model's,
+    which are told the number of each micro-batch's first row. `first_step` is the step from
     which this process went on. `limits`, `validations` and `validation_tokens` are those of the
     config, or fewer where time is limited.
     """
@@ -56,6 +58,7 @@ class TrainerState:
     validations: int
     validation_tokens: int
     backward_steps: BackwardSteps | None = None
+    dropouts: Sequence[Dropout] = ()
 
     def fraction_done(self) -> float:
         """Return the fraction of the nearest limit that is used up now, at most 1."""

@@ -19,6 +19,7 @@ from flyweight.data.batch import Batch, BatchSource
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
+from flyweight.model.dropout import dropouts_of, number_rows
 from flyweight.model.precision import autocast
 from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
@@ -112,6 +113,7 @@ class Trainer:
             validations=self.config.validations,
             validation_tokens=self.config.validation_tokens,
             backward_steps=BackwardSteps(optimizers) if saving.step == "backward" else None,
+            dropouts=dropouts_of(self.model),
         )
         self._plan_time(state)
         return state
@@ -263,8 +265,10 @@ class Trainer:
     def _add_gradients(self, state: TrainerState, batches: Sequence[Batch], targets: int) -> float:
         """Add up the gradients of all micro-batches; return the mean NLL over `targets`."""
         device, sums = self.runtime.device, list[Tensor]()
+        rows = self.config.batch // self.world.size // len(batches)
         for micro, batch in enumerate(batches):
-            torch.manual_seed(self._dropout_seed(state.progress.step, micro))
+            torch.manual_seed(self._dropout_seed(state.progress.step))
+            number_rows(state.dropouts, (self.world.rank * len(batches) + micro) * rows)
             with autocast(device, self.precision):
                 summed = self.objective(self.model, batch.to(device))
             state.scaler.scale(summed.loss / targets).backward()
@@ -272,11 +276,9 @@ class Trainer:
         self.world.sum_gradients(self._trainable())
         return self.world.sum(float(sum(sums))) / targets
 
-    def _dropout_seed(self, step: int, micro: int) -> int:
-        """Return the seed of a micro-batch; it is the same in one process that accumulates more."""
-        pieces = self.config.accumulate * self.world.size
-        piece = self.world.rank * self.config.accumulate + micro
-        return (self.runtime.seed * 1_000_003 + step * pieces + piece) % 2**63
+    def _dropout_seed(self, step: int) -> int:
+        """Return the seed of a step, the same for each micro-batch: masks are drawn by row."""
+        return (self.runtime.seed * 1_000_003 + step) % 2**63
 
     def _trainable(self) -> list[Tensor]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,10 +7,11 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.attention import AttentionLayer, attend
+from flyweight.model.attention import AttentionLayer, _row_by_row, attend
 from flyweight.model.decoder import Decoder
+from flyweight.model.dropout import Dropout, number_rows
 from flyweight.model.init import initialise
-from flyweight.model.masks import causal_mask
+from flyweight.model.masks import WHOLE, AttentionMask, TokenSpan, causal_mask
 
 CPU = torch.device("cpu")
 
@@ -138,3 +140,57 @@ def test_scores_are_not_kept_where_nothing_trains() -> None:
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         attend(q, k, v, causal_mask(0, 9, None, CPU))
     assert "aten::baddbmm" not in {event.key for event in trace.key_averages()}
+
+
+def documents_mask(length: int) -> AttentionMask:
+    starts = torch.tensor([[0] * length, [0] * 3 + [3] * (length - 3)])
+    return TokenSpan(0, length, None, starts, CPU).mask(None, 0, WHOLE, 1, 0)
+
+
+DROPPED_MASKS = {
+    "causal": lambda length: AttentionMask(causal=True),
+    "all": lambda length: AttentionMask(causal=False),
+    "documents": documents_mask,
+    "two keys": lambda length: documents_mask(length).for_two_keys_per_token(length, CPU),
+    "prefix": lambda length: AttentionMask(causal=True).behind_prefix(2, length, CPU),
+}
+
+
+def dropped_case(name: str, kv_heads: int) -> tuple[list[torch.Tensor], AttentionMask]:
+    mask = DROPPED_MASKS[name](6)
+    keys = 6 if mask.mask is None else mask.mask.shape[-1]
+    generator = torch.Generator().manual_seed(3)
+    shapes = (2, 4, 6, 8), (2, kv_heads, keys, 8), (2, kv_heads, keys, 8)
+    return [torch.randn(shape, generator=generator) for shape in shapes], mask
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("name", DROPPED_MASKS)
+def test_written_out_with_dropout_it_sees_what_the_fused_kernel_sees(name, kv_heads) -> None:
+    tensors, mask = dropped_case(name, kv_heads)
+    torch.testing.assert_close(attend(*tensors, mask, Dropout(0.0)), attend(*tensors, mask))
+    assert not torch.allclose(attend(*tensors, mask, Dropout(0.5)), attend(*tensors, mask))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("name", DROPPED_MASKS)
+def test_row_by_row_the_fused_kernel_drops_the_same_in_any_batch(
+    name, kv_heads, monkeypatch
+) -> None:
+    """As on CUDA, with the CPU's generator in the place of the device's."""
+    fork = torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: fork([]))
+    monkeypatch.setattr(torch.cuda, "default_generators", [torch.default_generator])
+    tensors, mask = dropped_case(name, kv_heads)
+    found = []
+    for rows in (slice(0, 2), slice(1, 2)):
+        own = mask
+        if mask.mask is not None and len(mask.mask) > 1:
+            own = replace(mask, mask=mask.mask[rows], _additive={})
+        drop = Dropout(0.5)
+        number_rows([drop], rows.start)
+        torch.manual_seed(0)
+        found.append(_row_by_row(*(t[rows] for t in tensors), own, drop))
+    assert torch.equal(found[0][1:], found[1])
+    assert not torch.allclose(found[0], attend(*tensors, mask))
+    torch.testing.assert_close(_row_by_row(*tensors, mask, Dropout(0.0)), attend(*tensors, mask))

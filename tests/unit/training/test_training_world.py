@@ -27,6 +27,7 @@ from flyweight.core.events import read_events
 from flyweight.data.batch import IGNORE
 from flyweight.data.windows import Windows
 from flyweight.errors import FlyweightError, RequestError
+from flyweight.model.dropout import Dropout
 from flyweight.training.objectives import NextTokenObjective
 from flyweight.training.optimizers import build_optimizers, set_rates
 from flyweight.training.world import ProcessGroup
@@ -204,17 +205,109 @@ def test_processes_make_the_update_of_a_single_one(corpus, tmp_path, optimizer, 
     assert all(found[rank]["tokens"] == facts["tokens"] for rank in range(size))
 
 
-def test_dropout_of_two_processes_is_that_of_twice_the_accumulation(corpus, tmp_path):
-    source = Uneven(corpus)
-    alone = trainer(corpus, tmp_path, source, accumulate=4)
-    pair = [
-        trainer(corpus, tmp_path, source, world=Rank(rank, Exchange(2)), accumulate=2)
-        for rank in range(2)
-    ]
-    for step in range(5):
-        assert [alone._dropout_seed(step, micro) for micro in range(4)] == [
-            rank._dropout_seed(step, micro) for rank in pair for micro in range(2)
+EVERYWHERE = {"residual": 0.2, "mlp": 0.2, "attention": 0.2, "embedding": 0.2}
+DROPPED = {
+    "everywhere": {},
+    "shared": {"layers": 2, "sharing": {"kind": "cycle", "times": 2}},
+    "thinking": {"layers": 2, "thinking": {"passes": 2, "memory": "first", "learned": True}},
+    "window": {"attention": {"heads": 2, "kv_heads": 1, "window": 8, "sinks": 2}},
+    "adapters": {
+        "adapters": [
+            {"kind": "lora", "targets": ["attention.qkv", "mlp"], "r": 4, "dropout": 0.2},
+            {"kind": "bottleneck", "dim": 4},
         ]
+    },
+}
+
+
+def kept_masks(monkeypatch):
+    """Return a list that gets a dict of masks by row for every micro-batch from now on."""
+    found, whole = [], Dropout.mask
+
+    def mask(self, x):
+        made = whole(self, x)
+        if not found or self.first_row != found[-1][0]:
+            found.append((self.first_row, []))
+        found[-1][1].append(made)
+        return made
+
+    monkeypatch.setattr(Dropout, "mask", mask)
+    return found
+
+
+@pytest.mark.parametrize("recompute", ["none", "blocks"])
+@pytest.mark.parametrize("name", DROPPED)
+def test_accumulation_changes_no_mask_of_dropout_and_no_gradient(
+    corpus, tmp_path, monkeypatch, name, recompute
+):
+    found = kept_masks(monkeypatch)
+    gradients, masks = [], []
+    for accumulate in (1, 2, 4, 8):
+        made = trainer(
+            corpus,
+            tmp_path / str(accumulate),
+            Uneven(corpus),
+            model=decoder(corpus, **{"dropout": EVERYWHERE, **DROPPED[name]}),
+            accumulate=accumulate,
+            memory={"recompute": recompute},
+            clip=0.0,
+        )
+        made.model.train()
+        with torch.no_grad():
+            for parameter in made.model.parameters():  # adapters begin as nothing
+                parameter.add_(0.02)
+        found.clear()
+        made._step(made.start())
+        assert [first for first, _ in found] == [
+            micro * BATCH // accumulate for micro in range(accumulate)
+        ]
+        masks.append([torch.cat(rows) for rows in zip(*(m for _, m in found), strict=True)])
+        flat = [p.grad.flatten() for p in made.model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(flat))
+    assert len(masks[0]) > 4
+    for other, drawn in zip(gradients[1:], masks[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(masks[0], drawn, strict=True))
+        assert (other - gradients[0]).norm() < 1e-6 * gradients[0].norm()
+
+
+class Share:
+    """One process of two that are asked one after the other: threads would share a generator."""
+
+    size = 2
+
+    def __init__(self, rank, targets):
+        self.rank, self.targets = rank, targets
+
+    def sum(self, number):
+        return self.targets
+
+    def sum_gradients(self, parameters):
+        pass
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_processes_drop_what_a_single_one_drops(corpus, tmp_path, monkeypatch, accumulate):
+    source, masks, gradients = Uneven(corpus), [], []
+    found = kept_masks(monkeypatch)
+    for world in (None, *(Share(rank, source.batch(0).real_targets) for rank in range(2))):
+        made = trainer(
+            corpus,
+            tmp_path / str(world and world.rank),
+            source,
+            world=world,
+            model=decoder(corpus, dropout=EVERYWHERE),
+            accumulate=accumulate if world else 1,
+            clip=0.0,
+        )
+        made.model.train()
+        made._step(made.start())
+        gradients.append([parameter.grad for parameter in made.model.parameters()])
+        masks += [m for _, m in found]
+        found.clear()
+    drawn = [torch.cat(rows) for rows in zip(*masks[1:], strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(masks[0], drawn, strict=True))
+    for whole, *shares in zip(*gradients, strict=True):
+        torch.testing.assert_close(sum(shares), whole, rtol=1e-6, atol=1e-9)
 
 
 CASES = [
@@ -242,8 +335,7 @@ def weights_of(folder, case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_processes_over_gloo_make_the_update_of_one(corpus, gloo, tmp_path, case):
-    """The single process has the same micro-batches, and so the same dropout."""
-    alone = case.trainer(corpus, tmp_path, accumulate=2 * case.accumulate)
+    alone = case.trainer(corpus, tmp_path)
     start = {name: value.clone() for name, value in alone.model.state_dict().items()}
     alone.train()
     first, second = weights_of(gloo, case)

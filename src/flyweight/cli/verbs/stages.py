@@ -56,6 +56,43 @@ def quantize(
     shared.answer_run(result)
 
 
+def prune(
+    shared: CommonOptions,
+    model: ModelName,
+    method: Annotated[str, typer.Option(help="magnitude or random.")] = "magnitude",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the weights that becomes zero, such as 0.5.")
+    ] = None,
+    of: Annotated[str, typer.Option(help="weights, or adapters: the A and B of LoRA.")] = "weights",
+    pattern: Annotated[
+        str | None, typer.Option(help="2:4 keeps two of every four weights in a row.")
+    ] = None,
+    scope: Annotated[
+        str, typer.Option(help="layer or global: which weights are compared with each other.")
+    ] = "layer",
+    data: Data = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Set the least important weights of MODEL to zero, with masks that keep them there."""
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.prune(
+            model,
+            *(overrides or ()),
+            method=method,
+            sparsity=sparsity,
+            of=of,
+            pattern=pattern,
+            scope=scope,
+            data=data,
+            name=name,
+            session=session,
+        )
+    shared.answer_run(result)
+
+
 def merge(
     shared: CommonOptions,
     model: ModelName,
@@ -129,4 +166,5 @@ def add(app: typer.Typer) -> None:
     verb(app, *WORK, "seed")(distill)
     verb(app, *WORK, "seed")(finetune)
     verb(app, *WORK)(quantize)
+    verb(app, *WORK, "seed")(prune)
     verb(app, *WORK)(merge)

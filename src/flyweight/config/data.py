@@ -1,0 +1,118 @@
+"""Text as data: tokenizers, and how a text becomes windows of tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, model_serializer
+
+from flyweight.config.base import PositiveInt, Strict, choice
+from flyweight.config.units import Count, Size
+
+
+class ByteTokenizer(Strict):
+    """One token per byte of UTF-8: 256 tokens."""
+
+    kind: Literal["byte"] = "byte"
+
+
+class CharTokenizer(Strict):
+    """One token per character of the training text; unseen characters become `<unk>`."""
+
+    kind: Literal["char"] = "char"
+
+
+class WordTokenizer(Strict):
+    """The training text's own words, split at white space.
+
+    Rare and unseen words become `<unk>`, line ends `<eos>`.
+    """
+
+    kind: Literal["word"] = "word"
+    min_count: PositiveInt = 1
+    vocab: Annotated[Count, Field(gt=2)] | None = None
+
+
+class BpeTokenizer(Strict):
+    """Byte-level byte-pair encoding with `vocab` entries.
+
+    It is trained on at most `sample` of the training text, taken evenly.
+    """
+
+    kind: Literal["bpe"] = "bpe"
+    vocab: Annotated[Count, Field(ge=257)] = 4096
+    sample: Annotated[Size, Field(gt=0)] = 100_000_000
+
+
+class FileTokenizer(Strict):
+    """An existing `tokenizer.json`."""
+
+    kind: Literal["file"] = "file"
+    path: str
+
+
+def _none(value: object) -> bool:
+    return value is None
+
+
+class ModelTokenizer(Strict):
+    """The tokenizer of the model that the stage starts from: of its `input`, or of its `teacher`.
+
+    `sha256` is the checksum of that tokenizer's file. It is filled in when the model is there.
+    """
+
+    kind: Literal["model"] = "model"
+    sha256: str | None = Field(default=None, exclude_if=_none)
+
+
+Tokenizer = Annotated[
+    Annotated[
+        ByteTokenizer
+        | CharTokenizer
+        | WordTokenizer
+        | BpeTokenizer
+        | FileTokenizer
+        | ModelTokenizer,
+        Discriminator("kind"),
+    ],
+    choice("bpe"),
+]
+
+
+class Data(Strict):
+    """Text and how it becomes windows of tokens.
+
+    `corpus` is a registered name, a text file, folder or glob, `hf:owner/name[:config]`, or a list
+    of files and folders. `column` is the column of text in files of rows (CSV, TSV, JSON lines,
+    Parquet, the hub): `text`, or the only one of text, where it is left out. `validation` and
+    `test` are the fractions held out where the corpus has no standard split. `separator` is what
+    stands between the documents of a text file, such as `<|endoftext|>`. Windows run on across
+    documents that are `joined`; `isolated` ones see nothing of each other, in training and in
+    evaluation.
+    """
+
+    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    column: str | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    tokenizer: Tokenizer | None = None
+    context: PositiveInt = 256
+    validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    documents: Literal["joined", "isolated"] = "joined"
+
+    union_tag: ClassVar[str] = "text"
+    """How a fault of a config names this kind of data beside examples."""
+
+    def packed(self) -> Data:
+        """Return what packing depends on: windows are cut from the shards later."""
+        return self.model_copy(update={"context": 1, "documents": "joined"})
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave a later field out at its default: ids hash what is written, and older ones stay."""
+        fields: dict[str, Any] = plain(self)
+        if self.separator is None:
+            fields.pop("separator", None)
+        if self.documents == "joined":
+            fields.pop("documents", None)
+        return fields
