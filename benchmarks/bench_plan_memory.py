@@ -23,10 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memory_sample import SMALL, Sampled, sampled
+from memory_sample import SCALED, SMALL, Sampled, sampled
 from rows import Rows, worker
 
-TEACHER = {"dim": 384, "layers": 6}
 BASE_TOKENS = 16
 """Tokens of the one step that makes a base or a teacher: its weights do not matter."""
 
@@ -78,7 +77,7 @@ def prepared(case: Sampled, folder: Path) -> str | None:
     if not (case.method or case.teacher):
         return None
     whole = recipe(Sampled("", {}, {}, case.vocab), folder, 1, None)
-    model = {**(case.model if case.method else TEACHER), "context": 1024}
+    model = {**(case.model if case.method else case.taught_by), "context": 1024}
     stage = whole["stages"]["model"]
     stage["data"]["context"] = BASE_TOKENS
     stage |= {"model": model}
@@ -191,7 +190,7 @@ def main() -> None:
         rows.read()
     known = {row["setting"] for row in rows.found}
     with tempfile.TemporaryDirectory() as place:
-        for case in [*sampled(), *SMALL]:
+        for case in [*sampled(), *SCALED, *SMALL]:
             asked = not options.only or any(word in case.name for word in options.only)
             if not asked or case.name in known:
                 continue

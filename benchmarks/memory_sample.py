@@ -7,7 +7,7 @@ Seeds draw the order in which choices are tried, and nothing is picked by hand.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allpairspy import AllPairs
@@ -89,7 +89,7 @@ class Sampled:
     """One training: a model (already resolved but for its vocabulary), what it reads, and how.
 
     `method` and `base` are those of a fine-tuning, `teacher` that of a distillation: how its
-    matrices are stored, or `dense`.
+        matrices are stored, or `dense`.
     """
 
     name: str
@@ -102,6 +102,7 @@ class Sampled:
     base: str | None = None
     teacher: str | None = None
     divergence: str = "forward_kl"
+    taught_by: dict[str, Any] = field(default_factory=lambda: {"dim": 384, "layers": 6})
 
 
 def possible(kind: str, case: dict[str, Any]) -> bool:
@@ -216,3 +217,40 @@ SMALL = [
     ),
 ]
 """Trainings that hold little beside the libraries, of baselines too."""
+
+EIGHTH = Sampled(
+    "distilqwen3 at 1/8 of its width, V 18,992",
+    {
+        "dim": 384,
+        "layers": 1,
+        "attention": {"heads": 4, "kv_heads": 1, "head_dim": 96, "qk_norm": True},
+        "mlp": {"kind": "swiglu", "hidden": 192, "rank": 64},
+        "sharing": {"kind": "all", "times": 24, "index": True},
+    },
+    {
+        "batch": 8,
+        "accumulate": 2,
+        "optimizer": {"kind": "adamw", "lr": 8e-6},
+        "memory": {"recompute": "blocks"},
+        "precision": "fp32",
+    },
+    18_992,
+    512,
+    teacher="nf4",
+    taught_by={
+        "dim": 512,
+        "layers": 36,
+        "attention": {"heads": 4, "kv_heads": 1, "head_dim": 128, "qk_norm": True},
+        "mlp": {"kind": "swiglu", "hidden": 1536},
+        "embedding": {"tied": False},
+    },
+)
+SCALED = [
+    EIGHTH,
+    replace(
+        EIGHTH,
+        name="distilqwen3 at 1/8 of its width, nothing saved",
+        train=EIGHTH.train | {"memory": {"recompute": "none"}},
+    ),
+]
+"""DistilQwen3's student and teacher with an eighth of width, heads, hidden channels and vocabulary."""

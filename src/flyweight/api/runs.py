@@ -83,9 +83,10 @@ def load(
 def with_words(recipe: str | Path, words: Sequence[str]) -> Mapping[str, object]:
     """Return the fields of a shipped recipe or of a file with `path=value` words applied.
 
-    Raises RequestError where there is no such recipe, or a word names nothing in it.
+    For a model of the catalogue, the recipe is the one that trains it. Raises RequestError where
+    there is no such recipe, or a word names nothing in it.
     """
-    return config_load.override(_read(recipe), words)
+    return config_load.override(_read(_recipe_that_trains(str(recipe)) or recipe), words)
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def plan(
             vocabularies(store),
             session.data_folder,
             _packed_tokens(store),
+            _models_outside(target, store),
             dry_run=True,
         )
     if isinstance(target, schema.ARCHITECTURES):
@@ -174,11 +176,41 @@ def planned(
         )
     if studies.is_study(target):
         return _planned_study(target, target, overrides, limits)
-    if overrides or limits:
-        raise RequestError(
-            f"{target}: limits and path=value words are for recipes; this is a single model"
-        )
-    return target
+    if not (overrides or limits):
+        return target
+    if recipe := _recipe_that_trains(target):
+        return planned(recipe, overrides, limits)
+    raise RequestError(
+        f"{target}: limits and path=value words are for recipes; this is a single model"
+    )
+
+
+def _recipe_that_trains(model: str) -> str | None:
+    """Return the shipped recipe that trains a model of the catalogue; None without such a one."""
+    return next((name for name in shipped() if model in _trained_models(_read(name))), None)
+
+
+def _trained_models(raw: Mapping[str, Any]) -> list[object]:
+    stages = raw.get("stages", {}).values()
+    return [stage.get("model") for stage in stages if isinstance(stage.get("model"), str)]
+
+
+def _models_outside(recipe: schema.Recipe, store: Store) -> dict[str, schema.Architecture]:
+    """Return the shapes of MODELs that a recipe's stages refer to, where they are known here.
+
+    They are artifacts, and models of the hub that the catalogue has. Nothing is imported.
+    """
+    models = dict[str, schema.Architecture]()
+    for stage in recipe.stages.values():
+        for reference in stage.dependencies().values():
+            if reference in recipe.stages or reference in models:
+                continue
+            shape = catalogue.published(reference)
+            if shape is None and model_references.is_artifact(reference, store):
+                shape = _config_of(model_references.find(reference, store))
+            if shape is not None:
+                models[reference] = shape
+    return models
 
 
 def planned_fields(
@@ -296,14 +328,15 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     machine = Machine.of(context.store, context.runtime, context.watch)
     checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked
-    planned = plans.plan(checked, machine, {}, context.data_dir)
+    outside = _models_outside(checked, context.store)
+    planned = plans.plan(checked, machine, {}, context.data_dir, known=outside)
     with registry_entry(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             packed = {plans.vocabulary_key(data): runner.corpus(data) for data in planned.unread}
             real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}
             tokens = {key: _train_tokens(corpus) for key, corpus in packed.items()}
-            planned = plans.plan(checked, machine, real, context.data_dir, tokens)
+            planned = plans.plan(checked, machine, real, context.data_dir, tokens, outside)
         refuse(planned)
         unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})

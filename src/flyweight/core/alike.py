@@ -18,7 +18,7 @@ _first_alone: ContextVar[bool] = ContextVar("first_alone", default=False)
 
 @contextmanager
 def first_pieces_alone() -> Iterator[None]:
-    """Let `pieces` yield the first FIRST pieces alone."""
+    """Let `pieces` yield the first ones alone."""
     token = _first_alone.set(True)
     try:
         yield
@@ -26,6 +26,6 @@ def first_pieces_alone() -> Iterator[None]:
         _first_alone.reset(token)
 
 
-def pieces(work: Iterable[T]) -> Iterator[T]:
+def pieces(work: Iterable[T], first: int = FIRST) -> Iterator[T]:
     """Yield the pieces of some work; they hold equally much memory, but for a smaller last one."""
-    return islice(work, FIRST if _first_alone.get() else None)
+    return islice(work, first if _first_alone.get() else None)

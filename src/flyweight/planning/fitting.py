@@ -90,7 +90,7 @@ def fit(
     """
     held, took = memory(stage), seconds(stage)
     made: list[Change] = []
-    for field, after in _free(stage):
+    for field, after in _free(stage, limit, memory):
         if held.total <= limit:
             break
         changed = _changed(stage, field, after)
@@ -113,12 +113,22 @@ def fit(
     return Fitting(tuple(made), tuple(proposed), stage, held, fits)
 
 
-def _free(stage: schema.TrainingStage) -> Iterator[tuple[str, object]]:
-    """Yield the changes that leave quality as it is, in order."""
+def _free(
+    stage: schema.TrainingStage,
+    limit: float,
+    memory: Callable[[schema.TrainingStage], PlannedMemory],
+) -> Iterator[tuple[str, object]]:
+    """Yield the changes that leave quality as it is, in order.
+
+    Of micro-batches the largest that fit are taken, or the smallest where none do.
+    """
     train = stage.train
     if train.memory.step != "backward":
         pieces = [count for count in range(1, train.batch + 1) if train.batch % count == 0]
-        yield from (("train.accumulate", count) for count in pieces if count > train.accumulate)
+        finer = [count for count in pieces if count > train.accumulate]
+        if finer and (finest := _changed(stage, "train.accumulate", finer[-1])):
+            fits = memory(finest).total <= limit
+            yield from (("train.accumulate", count) for count in (finer if fits else finer[-1:]))
     yield "train.memory.recompute", "blocks"
     if train.memory.states == "fp32":
         yield "train.memory.states", "bf16"

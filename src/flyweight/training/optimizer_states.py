@@ -163,7 +163,8 @@ def kept_as(states: States, count: int) -> States:
 
 def parts(count: int) -> Iterator[slice]:
     """Return the slices in which a tensor of `count` numbers is updated."""
-    return pieces(slice(start, min(start + SLICE, count)) for start in range(0, count, SLICE))
+    slices = (slice(start, min(start + SLICE, count)) for start in range(0, count, SLICE))
+    return pieces(slices, first=1)  # they are small
 
 
 def generator_for(seed: int, step: int, place: int, device: torch.device) -> torch.Generator:
