@@ -7,6 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from flyweight.compression.calibration import (
+    LayerInputs,
+    Progress,
+    calibrated_layers,
+    ignore,
+    layer_inputs,
+)
+from flyweight.compression.kept import ALREADY, largest, largest_of_rows, two_of_four
+from flyweight.compression.sparsegpt import prune_by_inputs
 from flyweight.config.adapters import Lora
 from flyweight.config.linear_kinds import Dense, LinearKind
 from flyweight.config.pruning import Prune
@@ -15,63 +24,86 @@ from flyweight.config.sparse_kinds import Masked, pattern_faults
 from flyweight.errors import RequestError
 from flyweight.model.adapters import LoraAdapter
 from flyweight.model.build import Model, build
-from flyweight.model.linear_layer import LinearLayer, layers_of
-from flyweight.model.masked import MaskedLinear, pack_bits
+from flyweight.model.linear_layer import layers_of
+from flyweight.model.masked import (
+    MaskedLinear,
+    apply_mask,
+    masked_tensor,
+    pack_bits,
+    unpack_bits,
+)
 from flyweight.spec.linears import kind_of, linear_names, matches
-
-ALREADY = -1.0
-"""The score of a weight that was pruned before: less than that of any other."""
 
 
 @torch.no_grad()
-def prune(model: Model, config: Prune, sparsity: float, seed: int = 0) -> Model:
-    """Return a copy of a model in which the share `sparsity` of the chosen weights is zero.
-
-    Masks keep them zero in any further training. `seed` draws the random control. Raises
-    RequestError for what cannot be pruned, as `pruned_config` does, and for adapters that were
-    never trained.
-    """
-    planned = pruned_config(model.config, config)
-    if config.of == "adapters":
-        return _with_pruned_adapters(model, planned, config, sparsity, seed)
-    layers = dict(layers_of(model))
-    weights = {name: layers[name].dense() for name in target_names(model.config, config)}
-    earlier = {name: _mask_of(layers[name]) for name in weights}
-    kept = choose(weights, earlier, config, sparsity, seed)
-    state = model.state_dict()
-    for name, weight in weights.items():
-        state[f"{name}.weight"] = weight.masked_fill(~kept[name], 0)
-        state[f"{name}.mask"] = pack_bits(kept[name])
-    return _loaded(planned, state, model)
-
-
-def _loaded(config: Architecture, state: Mapping[str, Tensor], source: Model) -> Model:
-    """Return a model of a config with copies of these tensors."""
-    with torch.device("meta"):
-        model = build(config)
-    model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
-    return model.to(source.dtype).train(source.training)
-
-
-def _mask_of(layer: LinearLayer) -> Tensor | None:
-    """Return what an earlier pruning has kept (out, in); None where there was none."""
-    return layer.kept() if isinstance(layer, MaskedLinear) else None
-
-
-def choose(
-    weights: Mapping[str, Tensor],
-    earlier: Mapping[str, Tensor | None],
+def prune(
+    model: Model,
     config: Prune,
     sparsity: float,
-    seed: int,
-) -> dict[str, Tensor]:
-    """Return which numbers of each matrix (out, in) are kept; what was pruned before is not."""
+    seed: int = 0,
+    batches: Sequence[Tensor] = (),
+    progress: Progress = ignore,
+) -> Model:
+    """Return a copy of a model in which the share `sparsity` of the chosen weights is zero.
+
+    Masks keep them zero in any further training. `seed` draws the random control, `batches` are the
+    tokens (B, T) of a calibration text, for methods that weigh weights by what they multiply.
+    Raises RequestError for what cannot be pruned, as `pruned_config` does, and for adapters that
+    were never trained.
+    """
+    pruned = _with_masks(model, pruned_config(model.config, config))
+    if config.weighs_inputs:
+        _prune_by_inputs(pruned, config, sparsity, batches, progress)
+        return pruned
+    if config.of == "adapters":
+        parts = _adapter_parts(pruned, config)
+    else:
+        layers = _masked_layers(pruned, config)
+        parts = {name: (layer.weight, layer.mask) for name, layer in layers.items()}
+    kept = _choose(parts, config, sparsity, seed)
+    for name, (weight, mask) in parts.items():
+        mask.copy_(pack_bits(kept[name]))
+        apply_mask(weight, mask)
+    return pruned
+
+
+def _masked_layers(model: Model, config: Prune) -> dict[str, MaskedLinear]:
+    """Return the layers that are to be pruned, by name."""
+    names = target_names(model.config, config)
+    return {
+        name: layer
+        for name, layer in layers_of(model)
+        if name in names and isinstance(layer, MaskedLinear)
+    }
+
+
+Parts = Mapping[str, tuple[Tensor, Tensor]]
+"""Numbers (..., n) that are to be pruned, with their masks of bits (..., bytes), by name."""
+
+
+def _with_masks(model: Model, config: Architecture) -> Model:
+    """Return a copy of a model with masks; where it had none, they keep everything."""
+    with torch.device("meta"):
+        masked = build(config)
+    own = model.state_dict()
+    state = dict[str, Tensor]()
+    for name in masked.state_dict():
+        if name in own:
+            state[name] = own[name].clone()
+        else:
+            weight = own[masked_tensor(name)]
+            state[name] = pack_bits(torch.ones_like(weight, dtype=torch.bool))
+    masked.load_state_dict(state, assign=True)
+    return masked.to(model.dtype).train(model.training)
+
+
+def _choose(parts: Parts, config: Prune, sparsity: float, seed: int) -> dict[str, Tensor]:
+    """Return which numbers of each part are kept; what was pruned before is not."""
     generator = torch.Generator("cpu").manual_seed(seed)
     scores: dict[str, Tensor] = {}
-    for name, weight in weights.items():
+    for name, (weight, mask) in parts.items():
         score = SCORES[config.method](weight, generator)
-        kept = earlier[name]
-        scores[name] = score if kept is None else score.masked_fill(~kept, ALREADY)
+        scores[name] = score.masked_fill(~unpack_bits(mask, weight.shape[-1]), ALREADY)
     if config.pattern is not None:
         return {name: two_of_four(score) for name, score in scores.items()}
     if config.scope == "global":
@@ -92,68 +124,63 @@ SCORES: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "magnitude": _magnitude,
     "random": _random,
 }
-"""How important each number of a matrix (out, in) is: never less than zero."""
+"""How important each number of a matrix (out, in) is by itself: never less than zero."""
 
 
-def largest(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-    """Return where scores are kept that are compared with each other: booleans of their shapes.
-
-    All but the share `sparsity` are kept, to the number. Of equal scores the later ones are.
-    """
-    flat = torch.cat([score.reshape(-1) for score in scores])
-    count = round(sparsity * len(flat))
-    kept = torch.ones_like(flat, dtype=torch.bool)
-    if count:
-        bound = flat.kthvalue(count).values
-        kept = flat > bound
-        missing = count - int((flat < bound).sum())
-        equal = (flat == bound).nonzero()[:, 0]
-        kept[equal[missing:]] = True
-    parts = kept.split([score.numel() for score in scores])
-    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+# --- by what the weights multiply ---
 
 
-def two_of_four(score: Tensor) -> Tensor:
-    """Return the larger two of every four scores in a row: booleans (out, in)."""
-    fours = score.unflatten(-1, (-1, 4))
-    best = fours.topk(2, -1).indices
-    return torch.zeros_like(fours, dtype=torch.bool).scatter_(-1, best, True).flatten(-2)
+def _prune_by_inputs(
+    model: Model,
+    config: Prune,
+    sparsity: float,
+    batches: Sequence[Tensor],
+    progress: Progress,
+) -> None:
+    """Prune a masked model's matrices one block at a time, each by what it reads by then."""
+    layers = _masked_layers(model, config)
+    for read in layer_inputs(model, batches, progress):
+        for name in read.names:
+            if (layer := layers.get(name)) is not None:
+                weight, kept = _pruned_by(read, layer, config, sparsity)
+                layer.weight.copy_(weight)
+                layer.mask.copy_(pack_bits(kept))
+                apply_mask(layer.weight, layer.mask)
+
+
+def _pruned_by(
+    read: LayerInputs, layer: MaskedLinear, config: Prune, sparsity: float
+) -> tuple[Tensor, Tensor]:
+    """Return a layer's new weight (out, in) and which of its numbers are kept."""
+    if config.method == "sparsegpt":
+        return prune_by_inputs(layer.weight, read.gram, sparsity, config.pattern, layer.kept())
+    score = layer.weight.float().abs() * read.norms()  # Wanda (Sun et al. 2023)
+    score = score.masked_fill(~layer.kept(), ALREADY)
+    if config.pattern is not None:
+        return layer.weight, two_of_four(score)
+    return layer.weight, largest_of_rows(score, sparsity)
 
 
 # --- adapters ---
 
 
-def _with_pruned_adapters(
-    model: Model, planned: Architecture, config: Prune, sparsity: float, seed: int
-) -> Model:
-    """Return a copy of a model in which numbers of every LoRA's A and B are zero."""
-    tensors, earlier = dict[str, Tensor](), dict[str, Tensor | None]()
+def _adapter_parts(model: Model, config: Prune) -> Parts:
+    """Return A and B of every LoRA of a masked model, with their masks.
+
+    Raises RequestError for an adapter that adds nothing yet, unless it is pruned at random: half of
+    its numbers are zero already, and a share of zeros there would say nothing.
+    """
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
     for name, module in model.named_modules():
         if not isinstance(module, LoraAdapter):
             continue
-        _refuse_untrained(name, module, config)
-        masks = dict(module.kept())
-        for part in ("a", "b"):
-            tensors[f"{name}.{part}"] = getattr(module, part)
-            earlier[f"{name}.{part}"] = masks.get(part)
-    kept = choose(tensors, earlier, config, sparsity, seed)
-    state = model.state_dict()
-    for name, tensor in tensors.items():
-        state[name] = tensor.masked_fill(~kept[name], 0)
-        state[f"{name}_mask"] = pack_bits(kept[name])
-    return _loaded(planned, state, model)
-
-
-def _refuse_untrained(name: str, lora: LoraAdapter, config: Prune) -> None:
-    """Raise RequestError for an adapter that adds nothing yet, unless it is pruned at random.
-
-    Half of its numbers are zero already: a share of zeros there would say nothing.
-    """
-    if config.method != "random" and not lora.b.count_nonzero():
-        raise RequestError(
-            f"prune: B of {name} is zero everywhere, so this adapter was never trained, and its "
-            f"zeros would be no result of pruning; fine-tune the model first"
-        )
+        if config.method != "random" and not module.b.count_nonzero():
+            raise RequestError(
+                f"prune: B of {name} is zero everywhere, so this adapter was never trained, and "
+                f"its zeros would be no result of pruning; fine-tune the model first"
+            )
+        parts |= {f"{name}.{part}": pair for part, pair in zip("ab", module.masks(), strict=True)}
+    return parts
 
 
 # --- configs ---
@@ -191,6 +218,12 @@ def pruned_config(config: Architecture, settings: Prune) -> Architecture:
             "(of: adapters)"
         )
     names = target_names(config, settings)
+    tables = sorted(set(names) - set(calibrated_layers(config, names)))
+    if settings.weighs_inputs and tables:
+        raise RequestError(
+            f"prune: {settings.method} weighs a matrix by what it multiplies, and {tables[0]} is a "
+            f"table whose rows are looked up; name other targets, or method: magnitude"
+        )
     for name, in_ in _inputs(config).items():
         if name not in names:
             continue

@@ -86,13 +86,12 @@ def sweep(
     window: int,
     device: str,
     pruned: Callable[[float], Model],
-    watch: Callable[[float], None] = lambda _: None,
 ) -> Swept:
     """Measure each sparsity and take the largest that stays within the cost.
 
-    `pruned` returns the model at a sparsity, `watch` hears the share that is done. Raises
-    RequestError for a validation split with fewer tokens than the choice is to read, and
-    FlyweightError where even the smallest sparsity costs too much.
+    `pruned` returns the model at a sparsity. Raises RequestError for a validation split with fewer
+    tokens than the choice is to read, and FlyweightError where even the smallest sparsity costs too
+    much.
     """
     choosing = split if config.tokens is None else first_tokens(split, config.tokens)
 
@@ -107,7 +106,6 @@ def sweep(
     for sparsity in config.among:
         after = measured(pruned(sparsity))
         rows.append(SweptSparsity(sparsity, after, _cost(after.choosing, before.choosing)))
-        watch(len(rows) / len(config.among))
     limit = config.within.perplexity
     within = [row.sparsity for row in rows if row.cost[0] <= limit]
     if not within:

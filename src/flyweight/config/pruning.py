@@ -10,11 +10,14 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from flyweight.config.base import Strict
 from flyweight.config.compression import Calibrated
 from flyweight.config.sparse_kinds import Pattern
-from flyweight.config.stage import Origin
+from flyweight.config.stage import INHERITED, Origin, StageConfig
 from flyweight.config.units import Tokens
 
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 """The share of numbers that are zero."""
+
+CALIBRATED = ("wanda", "sparsegpt")
+"""Methods that weigh a weight by what it multiplies."""
 
 HALF = 0.5
 """The sparsity of the pattern 2:4."""
@@ -68,18 +71,22 @@ Patterns = Annotated[
 class Prune(Calibrated):
     """Set the least important weights of a model to zero, with masks that keep them there.
 
-    `method` says what is important: `magnitude` is a weight's absolute value, `random` is chance,
-    the control. `scope: global` compares all chosen weights with each other, `layer` those of one
-    matrix. `pattern: 2:4` keeps two of every four numbers in a row. `of: adapters` prunes the A and
-    B of every LoRA instead of matrices. `targets` are the matrices: those of blocks, unless others
-    are named.
+    `method` says what is important. `magnitude` is a weight's absolute value. `wanda` multiplies it
+    by the size of what the weight multiplies (Sun et al. 2023), and compares the weights of one
+    output. `sparsegpt` lets later weights make up for the loss (Frantar and Alistarh 2023). Both
+    read the calibration text. `random` is chance, the control.
+
+    `scope: global` compares all chosen weights with each other, `layer` those of one matrix.
+    `pattern: 2:4` keeps two of every four numbers in a row. `of: adapters` prunes the A and B of
+    every LoRA instead of matrices. `targets` are the matrices: those of blocks, unless others are
+    named.
 
     The model is neither smaller nor faster: the stage `pack` stores less.
     """
 
     stage: Literal["prune"]
     input: str
-    method: Literal["magnitude", "random"] = "magnitude"
+    method: Literal["magnitude", "wanda", "sparsegpt", "random"] = "magnitude"
     of: Literal["weights", "adapters"] = "weights"
     scope: Literal["global", "layer"] = "layer"
     sparsity: AnySparsity | None = None
@@ -90,8 +97,13 @@ class Prune(Calibrated):
 
     @property
     def calibrates(self) -> bool:
-        """A choice among sparsities is made on validation text."""
-        return isinstance(self.sparsity, SparsitySweep)
+        """Inputs are gathered on a text, and a choice among sparsities is made on one."""
+        return self.weighs_inputs or isinstance(self.sparsity, SparsitySweep)
+
+    @property
+    def weighs_inputs(self) -> bool:
+        """Whether weights are compared by what they multiply as well."""
+        return self.method in CALIBRATED
 
     def without_calibration(self) -> str:
         """Return that a method reads no text."""
@@ -105,7 +117,12 @@ class Prune(Calibrated):
 
     def faults(self) -> list[str]:
         """Return every contradiction between the fields."""
-        return [*super().faults(), *self._pattern_faults(), *self._adapter_faults()]
+        return [
+            *super().faults(),
+            *self._method_faults(),
+            *self._pattern_faults(),
+            *self._adapter_faults(),
+        ]
 
     def _pattern_faults(self) -> Iterator[str]:
         if self.pattern is None:
@@ -117,6 +134,14 @@ class Prune(Calibrated):
         if self.scope == "global":
             yield "scope: the pattern 2:4 compares four weights with each other; leave scope out"
 
+    def _method_faults(self) -> Iterator[str]:
+        if not self.weighs_inputs:
+            return
+        if self.scope == "global":
+            yield f"scope: {self.method} compares the weights of one matrix; leave scope out"
+        if self.of == "adapters":
+            yield f"of: {self.method} prunes whole matrices; use magnitude or random for adapters"
+
     def _adapter_faults(self) -> Iterator[str]:
         if self.of == "weights":
             return
@@ -127,7 +152,8 @@ class Prune(Calibrated):
 
     def role(self) -> str:
         """Return what it was made from, and how much of it is zero."""
-        share = "as much as it can bear" if self.calibrates else f"{self.share:.0%}"
+        swept = isinstance(self.sparsity, SparsitySweep)
+        share = "as much as it can bear" if swept else f"{self.share:.0%}"
         what = "adapters" if self.of == "adapters" else "weights"
         return f"{self.input}, {share} of its {what} pruned ({self.method})"
 
@@ -143,4 +169,42 @@ class Prune(Calibrated):
         return (
             f"{origin.parent('input')} pruned by {method}{shape}: {share} is zero and stays zero; "
             f"the file is no smaller for it"
+        )
+
+
+class Pack(StageConfig):
+    """Store a pruned model without its zeros: each masked matrix in its smallest form.
+
+    That is `sparse`, a bit for each place and the numbers that are not zero, or `two_four`, where
+    the pattern is 2:4. A matrix that takes no fewer bytes so becomes dense. A model that would not
+    get smaller is refused, unless `keep` packs it all the same.
+    """
+
+    stage: Literal["pack"]
+    input: str
+    keep: bool = False
+
+    makes_model: ClassVar[bool] = True
+    spends: ClassVar[tuple[str, ...]] = INHERITED
+    compresses: ClassVar[bool] = True
+
+    def untrainable(self) -> str:
+        """Return why its model cannot be trained further."""
+        return (
+            f"stores its pruned matrices packed, and these cannot be trained; start from "
+            f"{self.input}, and pack the result"
+        )
+
+    def role(self) -> str:
+        """Return what it was made from."""
+        return f"{self.input}, its zeros not stored"
+
+    @classmethod
+    def describe(cls, origin: Origin) -> str:
+        """Return how a model came about, as a card says it."""
+        facts = origin.facts
+        share = facts["packed_bytes"] / facts["dense_bytes"]
+        return (
+            f"{origin.parent('input')} without the zeros of its pruned matrices "
+            f"({facts['sparsity']:.1%}), which take {share:.0%} of their dense bytes"
         )

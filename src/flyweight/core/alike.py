@@ -1,4 +1,4 @@
-"""Work that is done piece by piece, all pieces alike: a dry run does the first ones alone."""
+"""Loops whose turns are alike: a dry run, which only counts memory, makes the first of them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from contextvars import ContextVar
 from itertools import islice
 from typing import TypeVar
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
-FIRST = 2
-"""Pieces of a dry run: the second is there while what the first one made is still held."""
-
-_first_alone: ContextVar[bool] = ContextVar("first_alone", default=False)
+_few: ContextVar[bool] = ContextVar("few", default=False)
 
 
 @contextmanager
-def first_pieces_alone() -> Iterator[None]:
-    """Let `pieces` yield the first ones alone."""
-    token = _first_alone.set(True)
+def few_turns() -> Iterator[None]:
+    """Let loops over `alike` parts end early: what the first turns hold, the others hold too."""
+    token = _few.set(True)
     try:
         yield
     finally:
-        _first_alone.reset(token)
+        _few.reset(token)
 
 
-def pieces(work: Iterable[T], first: int = FIRST) -> Iterator[T]:
-    """Yield the pieces of some work; they hold equally much memory, but for a smaller last one."""
-    return islice(work, first if _first_alone.get() else None)
+def alike(parts: Iterable[Part], enough: int) -> Iterator[Part]:
+    """Yield all parts, or in a dry run the first `enough` of them."""
+    yield from islice(parts, enough if _few.get() else None)

@@ -22,7 +22,7 @@ from flyweight.config.schema import ModelConfig
 from flyweight.config.sparse_kinds import mask_bytes
 from flyweight.model.dropout import dropout
 from flyweight.model.linear_layer import LinearLayer, holds_data, normal
-from flyweight.model.masked import kept, pack_bits, unpack_bits
+from flyweight.model.masked import kept, pack_bits
 from flyweight.spec.adapters import Site, site_layers, sites
 
 Matrix = tuple[Tensor, Tensor | None]
@@ -132,11 +132,6 @@ class LoraAdapter(nn.Module):
         if self.a_mask is not None and self.b_mask is not None:
             yield self.a, self.a_mask
             yield self.b, self.b_mask
-
-    def kept(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield `a` and `b` with which of their numbers are not pruned, where some may be."""
-        for name, (tensor, mask) in zip(("a", "b"), self.masks(), strict=False):
-            yield name, unpack_bits(mask, tensor.shape[-1])
 
     def reduced(self, x: Tensor, use: int) -> Tensor:
         """Return s A x: (..., in) -> (..., r)."""

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.sparse_kinds import Masked, mask_bytes
+from flyweight.model import kernels
+from flyweight.model.kernels import Stored
 from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 
 
@@ -31,6 +33,15 @@ def unpack_bits(bits: Tensor, count: int) -> Tensor:
     """Return the first `count` booleans of each row of bits: (..., bytes) -> (..., count)."""
     places = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
     return (bits[..., None] & places).ne(0).flatten(-2)[..., :count]
+
+
+def masked_tensor(mask: str) -> str:
+    """Return the name of the tensor that a mask is of, by the mask's own name in a state.
+
+    A layer's is `weight`, an adapter's is `a` or `b`.
+    """
+    layer = mask.removesuffix(".mask")
+    return mask.removesuffix("_mask") if layer == mask else f"{layer}.weight"
 
 
 class _Kept(torch.autograd.Function):
@@ -122,7 +133,14 @@ class MaskedLinear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, x)) is not None:
+            return product
         return F.linear(x, self.dense(), self.bias)
+
+    def stored(self) -> Stored | None:
+        """Return the matrix, zeros and all, as the compiled products read it."""
+        return kernels.dense_stored(self.weight)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""

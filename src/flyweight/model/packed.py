@@ -1,8 +1,8 @@
 """What layers with packed weights share: products without a float copy, gradients, kernels.
 
-Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
-largest value, so that a future token would change what a past one sees. How a layer is multiplied
-is a visible choice, `Packed.kernel`.
+Activations are rounded by no kind but `int8_dynamic`, which scales each token alone. torch's own
+dynamically quantized products scale a whole batch by its largest value, so that a future token
+would change what a past one sees. How a layer is multiplied is a visible choice, `Packed.kernel`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
-from flyweight.core.alike import pieces
+from flyweight.core.alike import alike
 from flyweight.errors import FlyweightError
+from flyweight.model import kernels
 from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
@@ -98,6 +99,9 @@ class Packed(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out), differentiable with respect to `x` (and b)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, x)) is not None:
+            return product
         dtype = autocast_dtype(x)
         x = x if x.dtype == dtype else x.to(dtype)
         with without_autocast(x):
@@ -124,6 +128,11 @@ class Packed(LinearLayer):
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
+
+    @classmethod
+    def sample(cls, dtype: torch.dtype) -> Self:
+        """Return a small layer, on which a faster kernel for inputs of `dtype` is tried."""
+        return cls.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
 
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
@@ -206,12 +215,17 @@ class Packed(LinearLayer):
 
     def _row_blocks(self, step: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
         rows = self.out_features if rows is None else rows
-        return pieces((start, min(start + step, rows)) for start in range(0, rows, step))
+        for start in alike(range(0, rows, step), enough=2):
+            yield start, min(start + step, rows)
 
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         return tensor if stop - start == self.out_features else tensor[start:stop]
 
-    def _checked(self, weight: Tensor) -> Tensor:
+    def checked(self, weight: Tensor) -> Tensor:
+        """Return a weight (out, in) in float32, where the layer is.
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
         expected = (self.out_features, self.in_features)
         if tuple(weight.shape) != expected:
             raise FlyweightError(
@@ -265,8 +279,8 @@ def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> 
         return Kernel(REFERENCE, reason)
     assert fast.multiply
     with torch.device(device), torch.no_grad():
-        layer = layer_type.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
-        x = torch.arange(3.0 * 64).cos().view(3, 64).to(dtype)
+        layer = layer_type.sample(dtype)
+        x = torch.arange(3.0 * layer.in_features).cos().view(3, -1).to(dtype)
         expected = layer.reference(x).float()  # (3, 12)
         try:
             actual = fast.multiply(x, layer).float()

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from flyweight.core.alike import pieces
+from flyweight.core.alike import alike
 
 States = Literal["fp32", "bf16", "int8"]
 
@@ -163,8 +163,8 @@ def kept_as(states: States, count: int) -> States:
 
 def parts(count: int) -> Iterator[slice]:
     """Return the slices in which a tensor of `count` numbers is updated."""
-    slices = (slice(start, min(start + SLICE, count)) for start in range(0, count, SLICE))
-    return pieces(slices, first=1)  # they are small
+    for start in alike(range(0, count, SLICE), enough=1):
+        yield slice(start, min(start + SLICE, count))
 
 
 def generator_for(seed: int, step: int, place: int, device: torch.device) -> torch.Generator:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from flyweight.compression.prune import largest, prune, pruned_config, two_of_four
+from flyweight.compression.kept import largest, two_of_four
+from flyweight.compression.prune import prune, pruned_config
 from flyweight.compression.quantize import quantize
 from flyweight.config.schema import NF4, Dense, Int8, Lora, Masked, ModelConfig, Prune
 from flyweight.errors import RequestError
