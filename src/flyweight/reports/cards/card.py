@@ -452,11 +452,12 @@ def _training(subject: CardSubject, times: bool) -> list[str]:
         f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
         f"by {facts['stopped_by']}."
     )
-    pieces = facts.get("accumulate_used", train["accumulate"])
-    if pieces != train["accumulate"]:
+    asked = train.get("accumulate", 1)
+    pieces = facts.get("accumulate_used", asked)
+    if pieces != asked:
         settings += (
-            f" Memory ran out: steps were computed in {pieces} pieces instead of "
-            f"{train['accumulate']}, with the same updates."
+            f" Memory ran out: steps were computed in {pieces} pieces instead of {asked}, with "
+            f"the same updates."
         )
     best = facts.get("best_nll")
     kept = (
