@@ -27,11 +27,22 @@ from flyweight.api.measurements import (
     compare as compare,
     evaluate as evaluate,
     floors as floors,
+    profile as profile,
     tasks as tasks,
 )
-from flyweight.api.one_stage import distill as distill, merge as merge, quantize as quantize
+from flyweight.api.one_stage import (
+    distill as distill,
+    merge as merge,
+    pack as pack,
+    prune as prune,
+    quantize as quantize,
+)
 from flyweight.api.own_text import choose as choose, is_text as is_text, train as train
-from flyweight.api.plans import plan as plan
+from flyweight.api.plans import (
+    checked as checked,
+    measure_memory as measure_memory,
+    plan as plan,
+)
 from flyweight.api.results import (
     Run as Run,
     StudyRun as StudyRun,

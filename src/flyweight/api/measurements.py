@@ -5,6 +5,7 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,12 @@ from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import catalogue, load as config_load, schema
 from flyweight.errors import RequestError
 from flyweight.evaluation.compare import BITS, compare_models
+from flyweight.evaluation.run_checks import ComparedRun, audit_run
 from flyweight.pipeline import recipe as recipes
+from flyweight.records.audit import AuditResult
 from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.metric import Metric
+from flyweight.records.run_summary import Summary
 from flyweight.records.scores import TaskScores
 from flyweight.reports import gather
 from flyweight.store.artifact import Artifact
@@ -212,26 +216,102 @@ def bench(
     new_tokens: int | None = None,
     prompt: int | None = None,
     repeats: int | None = None,
+    precision: str | None = None,
+    attention: str | None = None,
+    engine: str | None = None,
+    generate_tokens: int | None = None,
     session: Session = DEFAULT,
 ) -> Measurement:
     """Return forward, prefill and decode speed, peak memory and weight bytes of a model or config.
 
     A fresh process measures `repeats` times (default: five to fifteen, as fits two seconds). It
     computes `batch` sequences at once, reads `prompt` tokens and generates `new_tokens` (default 64
-    each, fewer where the context is shorter).
+    each, fewer where the context is shorter). `precision` (fp32, bf16, fp16) is that of products,
+    `attention` its kernel (auto, eager, math, flash, efficient), `engine` what multiplies a few
+    rows (auto, eager, compiled). `generate_ms` is an answer of `generate_tokens` (default 5) with
+    its prompt. Raises FlyweightError where a profiler sees another kernel than the one asked for.
     """
-    options = {"batch": batch, "new_tokens": new_tokens, "prompt": prompt, "repeats": repeats}
-    return _measure("bench", model, session, **options)
+    return _measure(
+        "bench",
+        model,
+        session,
+        batch=batch,
+        new_tokens=new_tokens,
+        prompt=prompt,
+        repeats=repeats,
+        precision=precision,
+        attention=attention,
+        engine=engine,
+        generate_tokens=generate_tokens,
+    )
 
 
 @uses_runs_root
-def audit(model: Model, data: str | Path | None = None, session: Session = DEFAULT) -> Measurement:
+def profile(
+    model: Model,
+    new_tokens: int | None = None,
+    prompt: int | None = None,
+    trace: str | Path | None = None,
+    precision: str | None = None,
+    attention: str | None = None,
+    engine: str | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return the operators of one generation, their calls and milliseconds, in a fresh process.
+
+    `prompt` tokens are read (default 64, fewer where the context is shorter) and `new_tokens`
+    (default 20) generated. `trace` is a file for the events of the first new tokens, as Perfetto
+    and Chrome show them, compressed where it ends in .gz. `precision`, `attention` and `engine` are
+    those of `bench`, and so is what is raised.
+    """
+    measured = _measure(
+        "profile",
+        model,
+        session,
+        new_tokens=new_tokens,
+        prompt=prompt,
+        precision=precision,
+        attention=attention,
+        engine=engine,
+    )
+    if trace is not None:
+        _copy_trace(measured.artifact, Path(trace))
+    return measured
+
+
+def _copy_trace(artifact: Artifact, target: Path) -> None:
+    """Write a profile's trace to a file; raise RequestError where that cannot be written."""
+    packed = (artifact.path / "trace.json.gz").read_bytes()
+    try:
+        target.write_bytes(packed if target.suffix == ".gz" else gzip.decompress(packed))
+    except OSError as error:
+        raise RequestError(
+            f"--trace {target}: {error.strerror}; name a file that can be written"
+        ) from error
+
+
+@uses_runs_root
+def audit(
+    model: Model, data: str | Path | None = None, session: Session = DEFAULT
+) -> Measurement | AuditResult:
     """Return an audit: its `checks` (leaks, padding, caches, sizes), and whether all `passed`.
 
     `model` may be a config as well, which gets random weights. `data` is the text for the checks
     that need one. By default it is the corpus that the model was trained on.
+
+    A finished run, by its name or folder, is audited for what it compares: which split chose and
+    which reports, whether texts and conditions are equal, and whether a speed-up has one cause. The
+    audits of its models are part of that. Raises RequestError for a run with `data`.
     """
-    return _measure("audit", model, session, data=data and str(data))
+    run = model_references.finished_run(model, session.store)
+    if run is None:
+        return _measure("audit", model, session, data=data and str(data))
+    if data is not None:
+        raise RequestError(
+            f"--data {data}: the audit of the run {run.name} reads its own results; leave it out, "
+            f"or name one of its models, {run.name}:STAGE"
+        )
+    return audit_run(ComparedRun.of(Summary.read(run), session.store))
 
 
 @uses_runs_root

@@ -98,6 +98,16 @@ def _run(name: str, store: Store) -> references.RunReferences | None:
     return run if run.results or run.others else None
 
 
+def finished_run(reference: str | Path | Artifact, store: Store) -> Path | None:
+    """Return the folder of a finished run that a name or a path means; None for anything else."""
+    if not isinstance(reference, str | Path):
+        return None
+    for folder in (store.root / reference, Path(reference)):
+        if _is_file(folder / FILE) and not _is_file(folder / "manifest.json"):
+            return folder
+    return None
+
+
 def description_of_run(name: str, store: Store) -> str | None:
     """Return the state of a run and the command that goes on with it; None without such a run."""
     run = _run(name, store)

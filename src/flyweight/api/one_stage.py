@@ -15,7 +15,10 @@ from flyweight.api.measurements import Model, data_for
 from flyweight.api.runs import Run, plain_name, request_of, run
 from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import load, schema
+from flyweight.config.linear_kinds import REGISTRY
+from flyweight.config.pruning import CALIBRATED
 from flyweight.config.words import corpus_fields, field_words
+from flyweight.errors import RequestError
 from flyweight.store.artifact import NAMED, Artifact
 from flyweight.store.run_registry import knows_only
 
@@ -28,8 +31,9 @@ def run_stage(
     report: Mapping[str, object],
     session: Session,
 ) -> Run:
-    """Run one stage as a recipe of its own; `overrides` are relative to the stage.
+    """Run one stage as a recipe of its own.
 
+    `overrides` are relative to the stage, but for those of the recipe's budget.
     Without a `name` the run is called after the verb, the kind if it has one, and the model. A
     number follows where another request has taken that name.
     """
@@ -39,11 +43,16 @@ def run_stage(
         "stages": {verb: {"stage": verb, **stage}},
         "report": dict(report),
     }
-    raw = load.override(raw, [f"stages.{verb}.{word}" for word in overrides])
+    raw = load.override(raw, [_placed(word, verb) for word in overrides])
     checked = load.recipe(raw, verb)
     if name is None:
         checked = _with_a_name(checked, verb, session)
     return run(checked, session=session)
+
+
+def _placed(word: str, verb: str) -> str:
+    """Return a word with the path of its field in the recipe."""
+    return word if word.startswith("budget.") else f"stages.{verb}.{word}"
 
 
 def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:
@@ -51,7 +60,9 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
     stage = checked.stages[verb]
     kind = list[str]()
     if isinstance(stage, schema.Quantize):
-        kind = [stage.kind.kind]
+        kind = [stage.kind.kind] + (["gptq"] if stage.rounding == "gptq" else [])
+    elif isinstance(stage, schema.Prune):
+        kind = [stage.method]
     elif isinstance(stage, schema.Finetune):
         kind = [stage.method.kind]
     (source,) = stage.dependencies().values()
@@ -104,21 +115,103 @@ def quantize(
     model: Model,
     *overrides: str,
     kind: str = "int8",
+    group: int | None = None,
+    rounding: str = "nearest",
+    clip: float | None = None,
     data: str | Path | None = None,
     name: str | None = None,
     session: Session = DEFAULT,
 ) -> Run:
     """Store a model's matrices in fewer bits, measure the cost, and return the run.
 
-    `run["quantize"]` is the new model. `kind` is int8 or nf4. `overrides` are the command line's
-    words (`embedding=nf4`), and win. `data` is the text to measure on, for a model that came
-    without its corpus. Without either, likelihood is not measured. `name` is the run's. Raises
-    RequestError with every fault of the request.
+    `run["quantize"]` is the new model. `kind` is int8, int8_dynamic, int4, int3, nf4 or one that a
+    package registered; `group` is how many columns share a scale, of a kind that has groups.
+    `rounding` is nearest or gptq, `clip` how many standard deviations a value may be from zero.
+    `overrides` are the command line's words (`embedding=int4`), and win. `data` is the text to
+    measure on, for a model that came without its corpus, and GPTQ reads its training split. Without
+    either, likelihood is not measured. `name` is the run's. Raises RequestError with every fault of
+    the request.
     """
     artifact = model_references.find(model, session.store, watch=session.watch)
-    stage = {"input": reference_to(model, artifact), "kind": kind}
+    stage: dict[str, object] = {"input": reference_to(model, artifact)}
+    stage["kind"] = kind if group is None else _grouped(kind, group)
+    if rounding != "nearest":
+        stage["rounding"] = rounding
+    if clip is not None:
+        stage["clip"] = clip
+    calibrates = rounding == "gptq" or "rounding=gptq" in overrides
+    if calibrates and data is not None:
+        stage["calibration"] = {"data": data_for(artifact, str(data))}
     report = _measured(model, artifact, data, session)
     return run_stage("quantize", stage, overrides, name, report, session)
+
+
+def _grouped(kind: str, group: int) -> dict[str, object]:
+    """Return a kind with so many columns a scale; raise RequestError for one without groups."""
+    known = REGISTRY.get(kind)
+    if known is not None and "group" not in known.model_fields:
+        having = [name for name, other in REGISTRY.items() if "group" in other.model_fields]
+        raise RequestError(
+            f"group: kind {kind} has no groups of columns; {' and '.join(having)} have"
+        )
+    return {"kind": kind, "group": group}
+
+
+@uses_runs_root
+def prune(
+    model: Model,
+    *overrides: str,
+    method: str = "magnitude",
+    sparsity: float | Mapping[str, object] | None = None,
+    of: str = "weights",
+    pattern: str | None = None,
+    scope: str = "layer",
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Set a model's least important weights to zero, measure the cost, and return the run.
+
+    `run["prune"]` is the new model. Masks keep its zeros through any further training, and its file
+    is not smaller. `method` is magnitude, wanda, sparsegpt or random. `sparsity` is the share that
+    becomes zero, or the fields of a sweep. `pattern="2:4"` keeps two of every four weights in a
+    row. `of="adapters"` prunes the A and B of LoRA. `scope="global"` compares all weights with each
+    other. `overrides` are the command line's words, and win. `data` is the text to measure on, as
+    in `quantize`, and to calibrate on. `name` is the run's. Raises RequestError with every fault of
+    the request.
+    """
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    stage: dict[str, Any] = {"input": reference_to(model, artifact), "method": method, "of": of}
+    given = {"sparsity": sparsity, "pattern": pattern}
+    stage |= {field: value for field, value in given.items() if value is not None}
+    if scope != "layer":
+        stage["scope"] = scope
+    if data is not None and (method in CALIBRATED or isinstance(sparsity, Mapping)):
+        stage["calibration"] = {"data": data_for(artifact, str(data))}
+    report = _measured(model, artifact, data, session)
+    return run_stage("prune", stage, overrides, name, report, session)
+
+
+@uses_runs_root
+def pack(
+    model: Model,
+    *overrides: str,
+    keep: bool = False,
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Store a pruned model without its zeros, measure it, and return the run.
+
+    `run["pack"]` is the new model, which computes the same and cannot be trained further. `keep`
+    packs a model that gets larger so. `overrides` are the command line's words, and win. `data` is
+    the text to measure on, as in `quantize`. `name` is the run's. Raises RequestError for a model
+    without masks, one that would not get smaller, and with every fault of the request.
+    """
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    stage = {"input": reference_to(model, artifact), "keep": keep}
+    report = _measured(model, artifact, data, session)
+    return run_stage("pack", stage, overrides, name, report, session)
 
 
 @uses_runs_root

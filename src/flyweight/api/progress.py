@@ -30,8 +30,15 @@ WIDEST_BAR, NARROWEST_BAR = 28, 8
 """Columns of the progress bar; a terminal without room for the narrowest shows the words alone."""
 
 
+PATIENCE = 2.0
+"""Seconds after which a `quiet` display says what is being counted or measured."""
+
+
 class Display:
-    """A watcher of run events; use it as a context manager around the run."""
+    """A watcher of run events; use it as a context manager around the run.
+
+    A `quiet` one shows notes that matter and, once it takes long, what a plan is working on.
+    """
 
     def __init__(self, console: Terminal, quiet: bool = False) -> None:
         self.console = console
@@ -46,6 +53,7 @@ class Display:
         self._events: dict[str, Callable[[dict[str, Any]], None]] = {
             "stage": self._stage,
             "training": self._training,
+            "counting": self._counting,
             "packing": self._work,
             "scoring": self._work,
             "validation": self._validation,
@@ -56,7 +64,13 @@ class Display:
         }
 
     def __enter__(self) -> Display:
-        if self.console.is_terminal and not self.quiet:
+        if not self.quiet:
+            self._start()
+        return self
+
+    def _start(self) -> None:
+        """Show a live line where there is a terminal."""
+        if self.console.is_terminal and self.live is None:
             self.live = Live(
                 console=self.console,
                 get_renderable=self._view,
@@ -64,7 +78,6 @@ class Display:
                 transient=True,
             )
             self.live.start()
-        return self
 
     def __exit__(
         self,
@@ -103,6 +116,17 @@ class Display:
             self.work += f" {format_percent(fields['done'])}"
         self._plain(lambda: self.work)
 
+    def _counting(self, fields: dict[str, Any]) -> None:
+        """Show what is quick as a rule, where it takes longer."""
+        new, self.work = fields["what"] != self.work, fields["what"]
+        self._start()
+        if self.live is None and new and self._is_slow:
+            self._say(f"  {self.work}")
+
+    @property
+    def _is_slow(self) -> bool:
+        return time.monotonic() - self.began > PATIENCE
+
     def _validation(self, fields: dict[str, Any]) -> None:
         self._say(
             f"  {self.stage.get('name', '')}: step {fields['step']:,}, validation "
@@ -137,9 +161,12 @@ class Display:
             self._say(f"  {self.stage.get('name', '')}: {line()}")
 
     def _view(self) -> RenderableType:
+        if self.quiet and not self._is_slow:
+            return Text()
         elapsed = format_time(max(1.0, round(time.monotonic() - self.began)))
         head = Text.assemble(
-            (str(self.stage.get("name", "starting")), "bold"), f"  {self.stage.get('stage', '')}"
+            (str(self.stage.get("name", "planning" if self.quiet else "starting")), "bold"),
+            f"  {self.stage.get('stage', '')}",
         )
         grid = f"  {self.grid}" if self.grid else ""
         head.append(f"  {elapsed}{grid}", "dim")
@@ -166,7 +193,7 @@ def _training_line(fields: dict[str, Any]) -> str:
     )
 
 
-ALWAYS = ("unknown", "drawing")
+ALWAYS = ("unknown", "drawing", "counting")
 """Events that are shown even where progress is not."""
 
 NOTES = {

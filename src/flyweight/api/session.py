@@ -62,8 +62,11 @@ class Session:
         return f"Session({', '.join(shown)})"
 
     @contextmanager
-    def watched(self) -> Iterator[Session]:
-        """Yield this session with a progress display, unless it has a watcher of its own."""
+    def watched(self, quiet: bool = False) -> Iterator[Session]:
+        """Yield this session with a progress display, unless it has a watcher of its own.
+
+        A `quiet` display shows only what takes long.
+        """
         if self.watch is not progress_lines:
             yield self
         elif self.quiet:
@@ -72,7 +75,7 @@ class Session:
             from flyweight.api.progress import Display
             from flyweight.core.console import Terminal
 
-            with Display(Terminal(stderr=True, force_jupyter=False)) as display:
+            with Display(Terminal(stderr=True, force_jupyter=False), quiet) as display:
                 yield replace(self, watch=display)
 
     @property
@@ -158,6 +161,11 @@ def in_use(function: Callable[P, R]) -> Callable[P, R]:
 def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function show its progress, unless its session has a watcher of its own."""
     return _with_session(function, Session.watched)
+
+
+def shows_what_takes_long(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function show what takes it longer than a moment, unless it has a watcher."""
+    return _with_session(function, functools.partial(Session.watched, quiet=True))
 
 
 def uses_runs_root(function: Callable[P, R]) -> Callable[P, R]:

@@ -15,6 +15,7 @@ from flyweight.api.session import DEFAULT, Session, in_use
 from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
+    from flyweight.config.speed import EngineName
     from flyweight.decode.chat import Chat
     from flyweight.decode.sampling_defaults import SamplingChoice
 
@@ -30,6 +31,7 @@ def generate(
     min_p: float | None = None,
     seed: int = 0,
     stop: Sequence[str] = (),
+    engine: EngineName = "auto",
     on_text: Callable[[str], None] | None = None,
     on_drawing: Callable[[SamplingChoice], None] | None = None,
     session: Session = DEFAULT,
@@ -40,10 +42,12 @@ def generate(
     with `seed`. An option that is None is taken from the model's own files
     (generation_config.json); without it the temperature is 0.8. The text ends before the first of
     the `stop` strings. `on_drawing` hears first how tokens are chosen, then `on_text` hears each
-    new piece at once. Raises RequestError for a model that is not known, an option out of range,
-    or a prompt that is not UTF-8 text.
+    new piece at once. `engine` is `compiled` for products by code that is compiled on this machine
+    once, `eager` for torch's own, `auto` for the first where it is possible. Raises RequestError
+    for a model that is not known, an option out of range, or a prompt that is not UTF-8 text.
     """
     from flyweight.decode import sampling_defaults, stream
+    from flyweight.model.kernels import check_engine
 
     _refuse_other_encodings(prompt)
     artifact = model_references.find(model, session.store, watch=session.watch)
@@ -58,7 +62,8 @@ def generate(
     _announce(drawn, session)
     if on_drawing is not None:
         on_drawing(drawn)
-    options = {**asdict(drawn.sampling), "seed": seed}
+    options = {**asdict(drawn.sampling), "seed": seed, "engine": engine}
+    check_engine(engine)
     return stream.text(folder, prompt, max_new_tokens, stop, on_text, device, options)
 
 
@@ -73,19 +78,22 @@ def chat(
     min_p: float | None = None,
     seed: int = 0,
     stop: Sequence[str] = (),
+    engine: EngineName = "auto",
     session: Session = DEFAULT,
 ) -> Chat:
     """Return a conversation with a model: `chat(...).say("Hello")` returns its answer.
 
     Its `turns` keep every question and answer. A model whose files bring a chat template is talked
     to in it, after `system`. Any other model goes on with one running text. `temperature`, `top_k`,
-    `top_p` and `min_p` that are None are the model's own, as in `generate`. Raises RequestError for
-    a model that is not known or an option out of range.
+    `top_p` and `min_p` that are None are the model's own, as in `generate`, and so is `engine`.
+    Raises RequestError for a model that is not known or an option out of range.
     """
     from flyweight.decode.chat import Chat, Options
+    from flyweight.model.kernels import check_engine
 
     artifact = model_references.find(model, session.store, watch=session.watch)
-    options = Options(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop))
+    options = Options(max_new_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop), engine)
+    check_engine(engine)
     conversation = Chat(artifact.path / "model", session.runtime().device, system, options)
     _announce(conversation.drawing, session)
     return conversation

@@ -47,12 +47,17 @@ def beyond(config: schema.ModelConfig, claims: Collection[str]) -> list[str]:
     for path, value in changed_fields(config):
         if path in claims or path.startswith(tuple(covered)):
             continue
-        if path == "linears" and all(kind.plain for kind in config.linears.values()):
+        if path == "linears" and all(map(_is_a_matrix, config.linears.values())):
             continue
         covered.append(path.removesuffix("kind") if path.endswith(".kind") else f"{path}.")
         describe = _REASONS.get(path)
         reasons.append(_plainly(path, value) if describe is None else describe(config))
     return reasons
+
+
+def _is_a_matrix(kind: schema.LinearKind) -> bool:
+    """Return whether a format of float matrices can say all that a kind of layer computes."""
+    return kind.plain or kind.lossless
 
 
 def _plainly(path: str, value: object) -> str:

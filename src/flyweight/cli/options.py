@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from flyweight.cli.completion import names_for
+from flyweight.config.speed import EngineName
 from flyweight.core.terminal import print_json
 from flyweight.errors import RequestError
 
@@ -188,6 +189,12 @@ Task = Annotated[
         help="squad, dialogue, summarize, or a file of prompts and completions.",
     ),
 ]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        help="eager: torch's products; compiled: this machine's, made once by its C compiler.",
+    ),
+]
 LmEvalTasks = Annotated[
     str | None, typer.Option(metavar="A,B", help="Tasks or groups of tasks of lm-eval.")
 ]
@@ -214,6 +221,13 @@ AnyModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL|CONFIG", help="A model, a YAML config or a name of the catalogue."
+    ),
+]
+
+Audited = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|CONFIG|RUN", help="A model, a config, or the name of a finished run."
     ),
 ]
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flyweight.config.adapters import MERGEABLE
+from flyweight.config.adapters import MERGEABLE, Lora
+from flyweight.config.linear_kinds import Dense, LinearKind
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.config.sparse_kinds import Masked
 from flyweight.errors import RequestError
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear_layer import LinearLayer, layers_of
 from flyweight.spec.adapters import site_layers, sites
-from flyweight.spec.linears import kind_of
+from flyweight.spec.linears import kind_of, linear_names
 
 
 @torch.no_grad()
 def merge(model: Model, unpack: bool = False) -> Decoder:
     """Return a copy of a model without adapters, which computes the same to rounding.
 
-    Every LoRA and IA3 becomes part of its matrix and bias, in float32. `unpack` makes all packed
-    matrices dense first. Raises RequestError for what cannot be merged, as `merged` does.
+    Every LoRA and IA3 becomes part of its matrix and bias, in float32. A LoRA fills the zeros of a
+    pruned matrix, which is dense from then on. `unpack` makes all packed matrices dense first.
+    Raises RequestError for what cannot be merged, as `merged` does.
     """
     config = merged(model.config, unpack)
     with torch.device("meta"):
@@ -31,7 +34,9 @@ def merge(model: Model, unpack: bool = False) -> Decoder:
     for name in plain.state_dict():
         parent = name.rpartition(".")[0]
         layer = layers.get(parent)
-        if layer is not None and (layer.adapters or name not in own):
+        if name.endswith(".mask"):
+            tensors[name] = own[name].clone()
+        elif layer is not None and (layer.adapters or name not in own):
             tensors |= _tensors(parent, layer)
         elif name not in tensors:
             tensors[name] = own[name].clone()
@@ -78,7 +83,7 @@ def merged(config: Architecture, unpack: bool = False) -> ModelConfig:
         name: kind.label
         for site in places
         for name in site_layers(site)
-        if not (kind := kind_of(config, name)).plain
+        if not ((kind := kind_of(config, name)).plain or isinstance(kind, Masked))
     }
     if packed and not unpack:
         name, kind = next(iter(packed.items()))
@@ -87,8 +92,26 @@ def merged(config: Architecture, unpack: bool = False) -> ModelConfig:
             f"cost quality; merge with unpack=true (--unpack), which makes every matrix dense, or "
             f"use the model as it is"
         )
-    linears = {} if unpack else config.linears
+    linears = {} if unpack else _with_filled(config)
     return config.model_copy(update={"adapters": (), "linears": linears})
+
+
+def filled(config: ModelConfig) -> list[str]:
+    """Return the names of pruned matrices whose zeros a merge fills: those with a LoRA around."""
+    loras = (site for site in sites(config) if isinstance(site.adapter, Lora))
+    names = dict.fromkeys(name for site in loras for name in site_layers(site))
+    return [name for name in names if isinstance(kind_of(config, name), Masked)]
+
+
+def _with_filled(config: ModelConfig) -> dict[str, LinearKind]:
+    """Return the kinds of a merged model's matrices: pruned ones that a LoRA fills are dense."""
+    dense = filled(config)
+    masked = [name for name in linear_names(config) if isinstance(kind_of(config, name), Masked)]
+    if len(dense) < len(masked):
+        return {**dict.fromkeys(dense, Dense()), **config.linears}
+    return {
+        pattern: kind for pattern, kind in config.linears.items() if not isinstance(kind, Masked)
+    }
 
 
 _NO_MATRIX = {

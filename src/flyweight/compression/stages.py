@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from dataclasses import asdict
 from typing import Any
 
 from flyweight.checkpoints import load_any
-from flyweight.checkpoints.convert import copy_tokenizer
+from flyweight.compression.calibration import (
+    calibration_batches,
+    check_length,
+)
 from flyweight.compression.merge import merge, merged
-from flyweight.compression.quantize import quantize, quantized
+from flyweight.compression.pack import PackStage
+from flyweight.compression.prune_stage import PruneStage
+from flyweight.compression.quantize import check_gptq, quantize, quantize_by_inputs, quantized
+from flyweight.compression.written import inherited, write_model
 from flyweight.config import schema
-from flyweight.core.files import disk_errors
-from flyweight.model import folder
 from flyweight.model.build import Model
+from flyweight.model.sparsity import pruned_layers, sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 
@@ -27,20 +33,29 @@ class QuantizeStage(Stage[schema.Quantize]):
     ) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
-        model = quantize(
-            load_any.decoder(source, what=f"stages.{inputs.name}.input"),
-            config.kind,
-            config.embedding,
-        )
-        _write(model, source, draft)
-        return _inherited(inputs)
+        if config.calibrates:
+            small = load_any.own_config(source, f"stages.{inputs.name}.input")
+            check_gptq(quantized(small, config.kind, config.embedding))
+        device = context.runtime.device if config.calibrates else "cpu"
+        model = load_any.decoder(source, device, f"stages.{inputs.name}.input")
+        if config.calibrates:
+            smaller, facts = _round_by_inputs(model, config, inputs, context, draft)
+        else:
+            smaller, facts = quantize(model, config.kind, config.embedding, config.clip), {}
+        write_model(smaller, source, draft)
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model)), **facts}
 
     def plan(self, config: schema.Quantize, inputs: PlannedInputs) -> Outline:
         """Return the input's model with its matrices in fewer bits."""
         source = inputs.models.get("input")
         if source is None:
             return Outline()
-        return Outline(quantized(source, config.kind, config.embedding))
+        made = quantized(source, config.kind, config.embedding)
+        if config.calibrates:
+            check_gptq(made)
+            known = inputs.train_tokens if config.data is None else None
+            check_length(config.calibration, source, known)
+        return Outline(made)
 
 
 class MergeStage(Stage[schema.Merge]):
@@ -52,8 +67,9 @@ class MergeStage(Stage[schema.Merge]):
         """Write the plain `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
         model = load_any.decoder(source, what=f"stages.{inputs.name}.input")
-        _write(merge(model, config.unpack), source, draft)
-        return _inherited(inputs)
+        smaller = merge(model, config.unpack)
+        write_model(smaller, source, draft)
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model))}
 
     def plan(self, config: schema.Merge, inputs: PlannedInputs) -> Outline:
         """Return the input's model without adapters."""
@@ -61,19 +77,36 @@ class MergeStage(Stage[schema.Merge]):
         return Outline() if source is None else Outline(merged(source, config.unpack))
 
 
-def _write(model: Model, source: Path, draft: Draft) -> None:
-    """Write a model into the draft, with the tokenizer of the model that it was made from."""
-    with disk_errors(draft.path):
-        folder.save(model, draft.new_folder("model"))
-        copy_tokenizer(source, draft.path / "model")
+def _round_by_inputs(
+    model: Model, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
+) -> tuple[Model, dict[str, Any]]:
+    """Return the model with its blocks rounded by GPTQ, and how far each layer is off."""
+    began = time.monotonic()
+    assert inputs.corpus is not None
+    batches = calibration_batches(config.calibration, model.config, inputs, context.runtime.seed)
+    smaller, errors = quantize_by_inputs(
+        model,
+        config.kind,
+        config.embedding,
+        batches,
+        config.calibration.damping,
+        config.clip,
+        lambda done: draft.events.watch(
+            "scoring", {"what": f"rounding {inputs.name} by GPTQ", "done": done}
+        ),
+    )
+    rounding = {
+        "tokens": sum(batch.numel() for batch in batches),
+        "text": inputs.corpus.id,
+        "seconds": round(time.monotonic() - began, 3),
+        "errors": {name: asdict(error) for name, error in errors.items()},
+    }
+    return smaller.to("cpu"), {"rounding": rounding}
 
 
-def _inherited(inputs: Inputs) -> dict[str, object]:
-    """Return the facts of a model that was not trained: what its input had cost and read."""
-    facts: dict[str, Any] = {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
-    if (documents := inputs.artifacts["input"].facts.get("documents")) is not None:
-        facts["documents"] = documents
-    return facts
-
-
-STAGES: dict[str, Stage[Any]] = {"quantize": QuantizeStage(), "merge": MergeStage()}
+STAGES: dict[str, Stage[Any]] = {
+    "quantize": QuantizeStage(),
+    "prune": PruneStage(),
+    "pack": PackStage(),
+    "merge": MergeStage(),
+}

@@ -40,7 +40,8 @@ class Lora(Strict):
     A is (r, in) and drawn at random, B is (out, r) and starts at zero. `scale: standard` is
     s = alpha / r, `rs` is alpha / sqrt(r) (Kalajdzievski 2023). The joint names `attention.qkv` and
     `mlp.gate_up` have one A for all their matrices. `dora` learns the length of each row apart from
-    its direction (Liu et al. 2024). `dropout` is on what A reads, in training alone.
+    its direction (Liu et al. 2024). `dropout` is on what A reads, in training alone. `masked`: both
+    matrices have a bit mask, and pruned numbers stay zero; the stage `prune` sets it.
     """
 
     kind: Literal["lora"] = "lora"
@@ -51,6 +52,7 @@ class Lora(Strict):
     scale: Literal["standard", "rs"] = "standard"
     dora: bool = False
     per: Per = "layer"
+    masked: bool = Field(default=False, exclude_if=lambda value: not value)
 
     trains: ClassVar[TrainedPart] = "adapters"
 

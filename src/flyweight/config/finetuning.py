@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flyweight.config.adapters import Adapter, Frozen, Full, Method, shared_length
+from flyweight.config.adapters import Adapter, Frozen, Full, Lora, Method, shared_length
 from flyweight.config.baselines import Architecture
 from flyweight.config.decoder import ModelConfig
 from flyweight.config.layers import Learned
@@ -23,7 +23,7 @@ def tuned_config(base: Architecture, method: Method) -> Architecture:
         return base
     base = base.resolved()
     if not isinstance(method, Frozen):
-        if method in base.adapters:
+        if any(_unmasked(method) == _unmasked(adapter) for adapter in base.adapters):
             return base
         return with_adapters(base, [method])
     linears = {name: kind for name, kind in base.linears.items() if name != "head.linear"}
@@ -31,6 +31,11 @@ def tuned_config(base: Architecture, method: Method) -> Architecture:
         linears = {"head.linear": Dense(), **linears}
     embedding = base.embedding.model_copy(update={"tied": False})
     return base.model_copy(update={"embedding": embedding, "linears": linears})
+
+
+def _unmasked(adapter: Adapter) -> Adapter:
+    """Return an adapter as it was before it was pruned."""
+    return adapter.model_copy(update={"masked": False}) if isinstance(adapter, Lora) else adapter
 
 
 def with_adapters(config: ModelConfig, adapters: Sequence[Adapter]) -> ModelConfig:

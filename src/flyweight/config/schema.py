@@ -108,8 +108,12 @@ from flyweight.config.layers import (
 )
 from flyweight.config.linear_kinds import (
     NF4 as NF4,
+    REGISTRY,
     Dense as Dense,
+    Int3 as Int3,
+    Int4 as Int4,
     Int8 as Int8,
+    Int8Dynamic as Int8Dynamic,
     LinearKind as LinearKind,
 )
 from flyweight.config.messages import nearest
@@ -117,6 +121,7 @@ from flyweight.config.metrics import METRICS, TASK_METRICS, metric_kind
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.plugins import load_plugins
+from flyweight.config.pruning import Pack as Pack, Prune as Prune
 from flyweight.config.scoring import (
     LmEval as LmEval,
     LmEvalTasks as LmEvalTasks,
@@ -133,6 +138,14 @@ from flyweight.config.sharing import (
     Sharing as Sharing,
     Span as Span,
     Thinking as Thinking,
+)
+from flyweight.config.sparse_kinds import Masked as Masked, Sparse as Sparse, TwoFour as TwoFour
+from flyweight.config.speed import (
+    AttentionName as AttentionName,
+    Bench as Bench,
+    EngineName as EngineName,
+    PrecisionName as PrecisionName,
+    Profile as Profile,
 )
 from flyweight.config.stage import (
     EVERY_QUANTITY,
@@ -218,12 +231,15 @@ Metrics = Annotated[tuple[str, ...], AfterValidator(_scored)]
 class TrainingStage(StageConfig):
     """Base of the stages that train a model by `train` on the text or the examples of `data`.
 
-    They compute in the configured precision, and a budget counts what they spend.
+    They compute in the configured precision, and a budget counts what they spend. `round` lets the
+    blocks' matrices be read as a quantize stage of this kind would round them, while their float
+    values are trained.
     """
 
     model: Architecture | None = None
     data: StageData
     train: Train = Train()
+    round: LinearKind | None = Field(default=None, exclude_if=_none)
 
     makes_model: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("data", "train", "model")
@@ -270,7 +286,23 @@ class TrainingStage(StageConfig):
             faults.append(NO_BFLOAT16)
         elif self.train.memory.weights == "bf16" and not self.trains_all():
             faults.append(FROZEN_IN_BFLOAT16)
-        return faults
+        return [*faults, *self._unrounded()]
+
+    def _unrounded(self) -> list[str]:
+        """Return why the matrices of blocks cannot be rounded in this training."""
+        if self.round is None:
+            return []
+        if not self.round.rounds:
+            known = ", ".join(name for name, kind in REGISTRY.items() if kind.rounds)
+            return [f"round: {self.round.label} is not a rounding of weights alone; use {known}"]
+        if not self.trains_all():
+            return [
+                "round: this method leaves the matrices of blocks as they are; use method: full, "
+                "or quantize the input"
+            ]
+        if self.train.memory.weights == "bf16":
+            return ["round: weights in bf16 are rounded already; leave memory.weights at fp32"]
+        return []
 
     def _no_tokenizer(self) -> list[str]:
         """Return what to change where a tokenizer is that of a model, and there is none."""
@@ -347,6 +379,8 @@ class Finetune(TrainingStage):
         faults = super().faults()
         if self.method.trains == "adapters" and isinstance(self.train.optimizer, Muon):
             faults.append(MUON_REFUSED)
+        if isinstance(self.method, Lora) and self.method.masked:
+            faults.append("method.masked: the stage prune sets it; leave it out")
         if self.start == "random" and self.method.kind != "full":
             faults.append(f"start: random trains every weight, which {self.method.kind} does not")
         return faults
@@ -359,7 +393,8 @@ class Finetune(TrainingStage):
         """Return what it was made from, and how."""
         if self.start == "random":
             return f"the shape of {self.input}, from random weights"
-        return f"{self.input}, fine-tuned ({self.method.kind})"
+        how = self.method.kind if self.round is None else f"to be rounded to {self.round.label}"
+        return f"{self.input}, fine-tuned ({how})"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
@@ -367,7 +402,11 @@ class Finetune(TrainingStage):
         kind = origin.quote(origin.config["method"]["kind"])
         task = origin.config["data"].get("task")
         on = "" if task is None else f" on the task {origin.quote(task)}"
-        return f"fine-tuned from {origin.parent('input')} by the method {kind}{on}"
+        made = f"fine-tuned from {origin.parent('input')} by the method {kind}{on}"
+        rounded = origin.config.get("round")
+        return (
+            made if rounded is None else f"{made}, to be rounded to {origin.quote(rounded['kind'])}"
+        )
 
 
 class Distill(TrainingStage):
@@ -553,35 +592,6 @@ class Evaluate(StageConfig):
         return (identity["parents"].get("corpus"), identity["config"].get("split"))
 
 
-class Bench(StageConfig):
-    """Speed and memory in a fresh process: warm-up, then `repeats` timed runs.
-
-    A fixed number of new tokens.
-
-    `prompt` and `new_tokens` are 64, or half the context where that is less. Without `repeats`
-    there are at least five runs, and up to fifteen within two seconds: enough to leave slow
-    outliers out of the interval.
-    """
-
-    stage: Literal["bench"]
-    input: str
-    batch: PositiveInt = 1
-    prompt: PositiveInt | None = None
-    new_tokens: PositiveInt | None = None
-    repeats: PositiveInt | None = None
-
-    measures: ClassVar[str | None] = "input"
-    of_machine: ClassVar[bool] = True
-    seconds: ClassVar[float] = 3.5
-
-    @classmethod
-    def same_measurement(cls, identity: Mapping[str, Any]) -> Hashable:
-        """Return the device and the lengths: of equal ones the newest counts."""
-        config = identity["config"]
-        lengths = (config.get("batch"), config.get("prompt"), config.get("new_tokens"))
-        return (identity["device"], *lengths)
-
-
 class Floors(StageConfig):
     """What any model has to beat: n-gram models of the corpus' own training split."""
 
@@ -667,11 +677,14 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,
+    "prune": Prune,
+    "pack": Pack,
     "merge": Merge,
     "mix": Mix,
     "evaluate": Evaluate,
     "floors": Floors,
     "bench": Bench,
+    "profile": Profile,
     "sample": Sample,
     "audit": Audit,
     "memory": TrainingMemory,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flyweight.checkpoints import load_any
+from flyweight.config.speed import EngineName
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.decode import chat_template, sampling_defaults as drawing
 from flyweight.decode.chat_template import Message
@@ -22,7 +23,7 @@ from flyweight.errors import FlyweightError, RequestError
 
 @dataclass(frozen=True)
 class Options:
-    """How answers are made: see `flyweight.decode.sampling.Sampling`.
+    """How answers are made: see `flyweight.decode.sampling.Sampling` and `model.kernels`.
 
     `stop` ends an answer before one of these texts.
 
@@ -36,6 +37,7 @@ class Options:
     min_p: float | None = None
     seed: int = 0
     stop: Sequence[str] = ()
+    engine: EngineName = "auto"
 
     def drawing(self, folder: Path) -> SamplingChoice:
         """Return how the model in a folder chooses tokens.
@@ -114,7 +116,9 @@ class Chat:
             )
         self.ends = self.tokenizer.ends
         self.running = IncrementalDecoder(
-            load_any.load(self.folder, self.device), self.tokenizer.vocab_size
+            load_any.load(self.folder, self.device),
+            self.tokenizer.vocab_size,
+            self.options.engine,
         )
         self._messages: list[Message] = []
         self._ids: list[int] = []

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from flyweight.config.speed import EngineName
 from flyweight.decode.sampling import Sampling
 from flyweight.errors import RequestError
+from flyweight.model import kernels
 
 UNLIMITED = 2**31
 """The context of a model whose config names none."""
@@ -93,6 +95,7 @@ def generate(
     stop_tokens: Collection[int] = (),
     on_token: OnToken | None = None,
     tokens: int | None = None,
+    engine: EngineName = "auto",
 ) -> list[list[int]]:
     """Return the new tokens after each prompt of token ids.
 
@@ -101,8 +104,9 @@ def generate(
     stays. Of a text longer than the model's context only its end is seen: a full window goes on
     with its last half. Only the first `tokens` ids are drawn, or all that the model has rows for. A
     row's draws depend on the seed, on its prompt and on how many rows before it have the same
-    prompt, not on the batch around it. Raises RequestError for options or prompts that make no
-    sense.
+    prompt, not on the batch around it. `engine` says what multiplies a few rows: see
+    `model.kernels`. Raises RequestError for options or prompts that make no sense, and for an
+    engine that this machine has not.
     """
     rows = _rows(model, prompts, seed)
     if max_new_tokens < 0:
@@ -122,9 +126,10 @@ def generate(
     try:
         if not max_new_tokens:
             rows = []
-        while rows:
-            # When a window moves, every row's window is read anew, into a fresh cache.
-            rows = _decode_until_window_moves(model, rows, options)
+        with kernels.engine(engine):
+            while rows:
+                # When a window moves, every row's window is read anew, into a fresh cache.
+                rows = _decode_until_window_moves(model, rows, options)
     finally:
         model.train(was_training)
     return results

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from flyweight.config.speed import EngineName
 from flyweight.decode.generate import UNLIMITED, CausalLM, generator
 from flyweight.decode.sampling import Sampling
+from flyweight.model import kernels
 from flyweight.model.cache import KVCache
 
 Ended = Literal["end", "stop", "length", "context"]
@@ -39,12 +41,15 @@ class IncrementalDecoder:
     """What a model has read so far, and its keys and values.
 
     `tokens` are those in the cache. The model's dropout is off while it speaks. Only the first
-    `vocab_size` ids are drawn, or all that the model has rows for.
+    `vocab_size` ids are drawn, or all that the model has rows for. `engine` is as in `generate`.
     """
 
-    def __init__(self, model: CausalLM, vocab_size: int | None = None) -> None:
+    def __init__(
+        self, model: CausalLM, vocab_size: int | None = None, engine: EngineName = "auto"
+    ) -> None:
         self.model = model
         self.vocab_size = vocab_size
+        self.engine: EngineName = engine
         self.context: int = model.config.context or UNLIMITED
         self.tokens: list[int] = []
         self.cache: Any = None
@@ -77,23 +82,24 @@ class IncrementalDecoder:
         self.model.train(False)
         try:
             reused = self._keep(tokens)
-            hidden = self._read(tokens[reused:])
-            new: list[int] = []
-            ended: Ended | None = None
-            while ended is None:
-                token = self._choose(hidden, sampling, draws)
-                if token in ends:
-                    ended = "end"
-                    continue
-                new.append(token)
-                if stop(new):
-                    ended = "stop"
-                elif len(new) >= most:
-                    ended = "length"
-                elif len(self.tokens) >= self.context:
-                    ended = "context"
-                else:
-                    hidden = self._read([token])
+            with kernels.engine(self.engine):
+                hidden = self._read(tokens[reused:])
+                new: list[int] = []
+                ended: Ended | None = None
+                while ended is None:
+                    token = self._choose(hidden, sampling, draws)
+                    if token in ends:
+                        ended = "end"
+                        continue
+                    new.append(token)
+                    if stop(new):
+                        ended = "stop"
+                    elif len(new) >= most:
+                        ended = "length"
+                    elif len(self.tokens) >= self.context:
+                        ended = "context"
+                    else:
+                        hidden = self._read([token])
             return Extension(new, ended, len(tokens) - reused, reused)
         finally:
             self.model.train(training)

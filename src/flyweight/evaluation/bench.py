@@ -14,8 +14,8 @@ import numpy as np
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.read import TRUST, trusted
 from flyweight.config import linear_kinds, schema
+from flyweight.config.speed import AttentionName, EngineName, PrecisionName
 from flyweight.core import process
-from flyweight.core.runtime import Precision
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.metric import Metric
@@ -35,8 +35,11 @@ class Request:
     new_tokens: int
     repeats: int | None
     device: str
-    precision: Precision
+    precision: PrecisionName
     threads: int | None
+    attention: AttentionName = "auto"
+    engine: EngineName = "auto"
+    generate_tokens: int = 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Measured:
     """What the worker answers: one JSON object on its standard output.
 
     The lists hold seconds, one per repeat: of a forward pass over (batch, context) with all logits,
-    of reading the prompts into an empty cache, and of `new_tokens` greedy steps after them.
+    of reading the prompts into an empty cache, of `new_tokens` greedy steps after them, and of an
+    answer of `generate_tokens`, its prompt included. `kernel` is the attention that a profiler saw.
     `peak_bytes` is the most that the process (CUDA: the device) held, from loading on, less what it
     held before; `memory` names the way in which it was read.
     """
@@ -52,12 +56,15 @@ class Measured:
     forward_s: list[float]
     prefill_s: list[float]
     decode_s: list[float]
+    generate_s: list[float]
     context: int
     weight_bytes: int
     peak_bytes: int
     baseline_bytes: int
     memory: str
     kernels: dict[str, int]
+    kernel: str
+    engine: str
     threads: int
     torch: str
 
@@ -66,33 +73,44 @@ def bench(
     folder: str | Path,
     config: schema.Bench,
     device: str = "cpu",
-    precision: Precision = "fp32",
     threads: int | None = None,
     timeout: float = TIMEOUT,
 ) -> BenchResult:
     """Measure the model in `folder` in a child process.
 
-    Raises RequestError where the child refuses the request: a folder without a model, or prompts
-    longer than learned positions. Raises FlyweightError with the child's last message where it
-    failed, was killed, or took longer than `timeout` seconds.
+    Raises RequestError where the child refuses the request: a folder without a model, prompts
+    longer than learned positions, or a kernel that the device has not. Raises FlyweightError with
+    the child's last message where it failed, was killed, or took longer than `timeout` seconds.
     """
-    prompt, new = config.prompt, config.new_tokens
-    if prompt is None or new is None:
-        half = min(DEFAULT_TOKENS, max(1, load_any.window(load_any.config(Path(folder))) // 2))
-        prompt, new = prompt or half, new or half
+    check_precision(config.precision, device)
+    prompt = config.prompt or half_of_context(folder)
+    new = config.new_tokens or half_of_context(folder)
     asked = Request(
-        str(folder), config.batch, prompt, new, config.repeats, device, precision, threads
+        folder=str(folder),
+        batch=config.batch,
+        prompt=prompt,
+        new_tokens=new,
+        repeats=config.repeats,
+        device=device,
+        precision=config.precision,
+        threads=threads,
+        attention=config.attention,
+        engine=config.engine,
+        generate_tokens=config.generate_tokens,
     )
     measured = Measured(**_ask(asked, timeout))
     # A rate's 95th percentile is that of its slow runs: the 5th of the rate itself.
     forward = [seconds * 1e3 for seconds in measured.forward_s]
     prefill = [config.batch * prompt / seconds for seconds in measured.prefill_s]
     decode = [config.batch * new / seconds for seconds in measured.decode_s]
+    answers = measured.generate_s
     files = (file for file in Path(folder).rglob("*") if file.is_file())
     return BenchResult(
         forward_ms=median(forward, "ms", "lower"),
         prefill_tokens_per_s=median(prefill, "tokens/s", "higher"),
         decode_tokens_per_s=median(decode, "tokens/s", "higher"),
+        generate_ms=median([seconds * 1e3 for seconds in answers], "ms", "lower"),
+        samples_per_s=median([config.batch / seconds for seconds in answers], "1/s", "higher"),
         peak_bytes=Metric.exact(measured.peak_bytes, "bytes"),
         weight_bytes=Metric.exact(measured.weight_bytes, "bytes"),
         disk_bytes=Metric.exact(sum(file.stat().st_size for file in files), "bytes"),
@@ -106,7 +124,11 @@ def bench(
         new_tokens=new,
         repeats=config.repeats,
         device=device,
-        precision=precision,
+        precision=config.precision,
+        generate_tokens=config.generate_tokens,
+        attention=config.attention,
+        kernel=measured.kernel,
+        engine=measured.engine,
         context=measured.context,
         memory=measured.memory,
         baseline_bytes=measured.baseline_bytes,
@@ -117,8 +139,21 @@ def bench(
             forward=tuple(measured.forward_s),
             prefill=tuple(measured.prefill_s),
             decode=tuple(measured.decode_s),
+            generate=tuple(measured.generate_s),
         ),
     )
+
+
+def half_of_context(folder: str | Path) -> int:
+    """Return 64 tokens, or half the context of a model folder where that is less."""
+    window = load_any.window(load_any.config(Path(folder)))
+    return min(DEFAULT_TOKENS, max(1, window // 2))
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise RequestError for a float type in which the device does not multiply."""
+    if precision == "fp16" and device == "cpu":
+        raise RequestError("precision: fp16 needs a GPU; on a CPU use fp32 or bf16")
 
 
 def _ask(request: Request, timeout: float) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from flyweight.config import schema
 from flyweight.core.machine import high_water_bytes, reset_high_water, resident_bytes
 from flyweight.errors import FlyweightError
 from flyweight.evaluation.bench import Measured, Request
+from flyweight.evaluation.speed_choices import attention_seen, choices
 from flyweight.model import folder
 from flyweight.model.build import build
 from flyweight.model.linear_layer import layers_of
-from flyweight.model.precision import DTYPES, autocast
+from flyweight.model.precision import DTYPES
 
 # A sample shorter than this is mostly the clock and the scheduler: fast passes are repeated and
 # averaged.
@@ -75,6 +76,14 @@ class MemoryProbe:
             if reset_high_water():
                 self.method = "resident"
             self.baseline = resident_bytes() if self.method == "resident" else _maxrss()
+
+    def forget(self) -> None:
+        """Forget the highest so far; the baseline stays."""
+        gc.collect()
+        if self.method == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.method == "resident":
+            reset_high_water()
 
     def look(self) -> None:
         """Note what is held now, on devices without a peak of their own."""
@@ -152,10 +161,18 @@ class Passes:
         Return the first new tokens (B, 1) and the cache.
         """
         cache: Any = self.model.new_cache(
-            self.request.batch, self.request.prompt + self.request.new_tokens
+            self.request.batch,
+            self.request.prompt + max(self.request.new_tokens, self.request.generate_tokens),
         )
         hidden = self.model.hidden(self.prompt, cache)  # (B, T, dim)
         return self.model.logits(hidden[:, -1:]).argmax(-1), cache
+
+    def answer(self) -> Tensor:
+        """Read the prompts and return the last of `generate_tokens` greedy tokens (B, 1)."""
+        token, cache = self.prefill()
+        for _ in range(self.request.generate_tokens - 1):
+            token = self.model(token, cache).argmax(-1)
+        return token
 
     def decode(self, device: torch.device) -> float:
         """Return the seconds of `new_tokens` greedy steps after a prefill that is not counted."""
@@ -169,7 +186,7 @@ class Passes:
         return seconds(steps, device)
 
 
-def _exercise(request: Request, device: torch.device) -> None:
+def exercise(request: Request, device: torch.device) -> None:
     """Load and run tiny models of the same kinds.
 
     Thread pools and libraries that load at first use are not the model's memory. They take some
@@ -196,9 +213,8 @@ def _exercise(request: Request, device: torch.device) -> None:
                 replace(request, batch=1, prompt=8, new_tokens=2),
                 device,
             )
-        with torch.inference_mode():
-            seconds(passes.forward, device)
-            passes.decode(device)
+        seconds(passes.forward, device)
+        passes.decode(device)
 
 
 def _more(done: int, asked: int | None, spent: float) -> bool:
@@ -216,44 +232,54 @@ def measure(request: Request) -> Measured:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     device = torch.device(request.device)
-    _exercise(request, device)
     memory = MemoryProbe(device)
-    memory.start()
-    model = load_any.load(Path(request.folder), device).eval()
-    passes = Passes(model, request, device)
-    runs: list[list[float]] = [[], [], []]
-    with (
-        torch.inference_mode(),
-        autocast(device, request.precision),
-    ):
-        # The first pass of each is the warm-up; the second decides how many passes make a sample
-        # that is long enough for the clock.
-        counts = []
-        for run in (passes.forward, passes.prefill):
-            seconds(run, device)
-            counts.append(min(MOST_PASSES, math.ceil(LEAST_SECONDS / seconds(run, device))))
-        passes.decode(device)
-        memory.look()
-        # Interleaved: a machine that slows down slows all three.
-        began = time.perf_counter()
-        while _more(len(runs[0]), request.repeats, time.perf_counter() - began):
-            runs[0].append(seconds(passes.forward, device, counts[0]))
-            runs[1].append(seconds(passes.prefill, device, counts[1]))
-            runs[2].append(passes.decode(device))
-            memory.look()
+    with choices(device, request.precision, request.attention, request.engine) as engine:
+        exercise(request, device)
+        memory.start()
+        model = load_any.load(Path(request.folder), device).eval()
+        passes = Passes(model, request, device)
+        runs = _timed(passes, request, device, memory)
+        peak = memory.peak()  # before the profiler, which holds memory of its own
+        kernel = attention_seen(passes.answer, request.attention)
     return Measured(
         *runs,
         context=passes.window.shape[1],
         weight_bytes=weight_bytes(model),
-        peak_bytes=memory.peak(),
+        peak_bytes=peak,
         baseline_bytes=memory.baseline,
         memory=memory.method,
         kernels=kernels(
             model, DTYPES[request.precision] if request.precision != "fp32" else model.dtype
         ),
+        kernel=kernel,
+        engine=engine,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )
+
+
+def _timed(
+    passes: Passes, request: Request, device: torch.device, memory: MemoryProbe
+) -> list[list[float]]:
+    """Return the seconds of every repeat: of forward, prefill, decode and answer."""
+    runs: list[list[float]] = [[], [], [], []]
+    # The first pass of each is the warm-up; the second decides how many passes make a sample
+    # that is long enough for the clock.
+    counts = []
+    for run in (passes.forward, passes.prefill, passes.answer):
+        seconds(run, device)
+        counts.append(min(MOST_PASSES, math.ceil(LEAST_SECONDS / seconds(run, device))))
+    passes.decode(device)
+    memory.look()
+    # Interleaved: a machine that slows down slows all of them.
+    began = time.perf_counter()
+    while _more(len(runs[0]), request.repeats, time.perf_counter() - began):
+        runs[0].append(seconds(passes.forward, device, counts[0]))
+        runs[1].append(seconds(passes.prefill, device, counts[1]))
+        runs[2].append(passes.decode(device))
+        runs[3].append(seconds(passes.answer, device, counts[2]))
+        memory.look()
+    return runs
 
 
 def answer_one(measure_it: Callable[[dict[str, Any]], dict[str, Any]]) -> int:

@@ -30,6 +30,7 @@ from flyweight.model.build import Model, build as build_model
 from flyweight.model.decoder import Decoder
 from flyweight.records.audit import Check
 from flyweight.spec import flops
+from flyweight.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from flyweight.data.corpus import Corpus
@@ -53,10 +54,21 @@ DATA_TARGETS = 8_192
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is audited: a model on a device, its folder, and the corpus to try it on.
+class History:
+    """How a model was made: its artifact, and the one that it was made from.
 
-    Without a corpus, checks that need one are `n/a`.
+    `parent` is None where nothing was its input, or where that is no longer in the runs root.
+    """
+
+    artifact: Artifact
+    parent: Artifact | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is audited: a model on a device, its folder, the corpus to try it on, and its history.
+
+    Without a corpus or a history, checks that need one are `n/a`.
     """
 
     folder: Path
@@ -65,6 +77,7 @@ class Subject:
     device: str = "cpu"
     precision: Precision = "fp32"
     seed: int = 0
+    history: History | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -117,24 +130,20 @@ def at_most(name: str, measured: float, bound: float, why: str = "") -> Check:
     return judged(name, measured, bound, measured <= bound, why)
 
 
-def _missing_data(name: str) -> Check:
-    return Check(
-        name=name,
-        measured=None,
-        bound=None,
-        verdict="n/a",
-        why="needs text: name a corpus with --data",
-    )
+def not_applicable(name: str, why: str) -> Check:
+    """Return a check that does not apply to this model, with the reason."""
+    return Check(name=name, measured=None, bound=None, verdict="n/a", why=why)
+
+
+def missing_text(name: str) -> Check:
+    """Return a check that needs a text and has none."""
+    return not_applicable(name, "needs text: name a corpus with --data")
 
 
 def _foreign(name: str, subject: Subject) -> Check:
     kind = getattr(subject.model.config, "model_type", "foreign")
-    return Check(
-        name=name,
-        measured=None,
-        bound=None,
-        verdict="n/a",
-        why=f"only for models that flyweight computes itself, not for the type {kind}",
+    return not_applicable(
+        name, f"only for models that flyweight computes itself, not for the type {kind}"
     )
 
 
@@ -363,7 +372,7 @@ def predicts_next(subject: Subject, build: Callable[..., Model] = build_model) -
     where the model cannot be initialised again.
     """
     if subject.corpus is None:
-        return _missing_data("predicts_next")
+        return missing_text("predicts_next")
     text = subject.text()[:4097]
     totals, counts = _by_shift(subject, subject.model, text)  # (P, 3), (P,)
     nll = totals.sum(0) / counts.sum()  # (3,)
@@ -427,7 +436,7 @@ def _unigram_nll(subject: Subject, text: np.ndarray) -> float:
 def below_unigram_floor(subject: Subject) -> Check:
     """Check that the model's NLL on test text is below that of the training split's unigrams."""
     if subject.corpus is None:
-        return _missing_data("below_unigram_floor")
+        return missing_text("below_unigram_floor")
     text, window = subject.text(), min(subject.model.config.context or 256, 256)
     floor = _unigram_nll(subject, text)
     parts = target_nll(subject.model, text, window, window, 16, subject.device, subject.precision)
@@ -444,16 +453,12 @@ def below_unigram_floor(subject: Subject) -> Check:
 def train_overlap(subject: Subject) -> Check:
     """Check how much of the test split the training text contains too."""
     if subject.corpus is None:
-        return _missing_data("train_overlap")
+        return missing_text("train_overlap")
     meta = subject.corpus.meta
     share = meta.splits["test"].overlap
     if share is None:
-        return Check(
-            name="train_overlap",
-            measured=None,
-            bound=None,
-            verdict="n/a",
-            why=f"the test split has no {meta.overlap_unit} to look for",
+        return not_applicable(
+            "train_overlap", f"the test split has no {meta.overlap_unit} to look for"
         )
     of = {"pieces": "pieces of 50 characters", "lines": "lines of at least 20 characters"}[
         meta.overlap_unit

@@ -14,10 +14,12 @@ from flyweight.data.tasks import Examples, read_examples
 from flyweight.decode import stream
 from flyweight.decode.stream import tokenizer_of
 from flyweight.errors import FlyweightError
-from flyweight.evaluation import audit, bench, floors, likelihood, lm_eval_scores, tasks
+from flyweight.evaluation import audit, bench, floors, likelihood, lm_eval_scores, profile, tasks
+from flyweight.evaluation.checks import History
 from flyweight.evaluation.resampling import UNITS
 from flyweight.records.sample import Continuation, samples_json
-from flyweight.store.artifact import Draft
+from flyweight.store.artifact import Artifact, Draft, Store
+from flyweight.store.measurements import weights
 from flyweight.store.stage import Context, Inputs, Stage
 
 
@@ -92,7 +94,7 @@ class FloorsStage(Stage[schema.Floors]):
 class BenchStage(Stage[schema.Bench]):
     """Speed and memory in a fresh process."""
 
-    version = 2
+    version = 3
 
     def run(
         self, config: schema.Bench, inputs: Inputs, context: Context, draft: Draft
@@ -105,10 +107,27 @@ class BenchStage(Stage[schema.Bench]):
         return {}
 
 
+class ProfileStage(Stage[schema.Profile]):
+    """The operators of one generation in a fresh process."""
+
+    version = 1
+
+    def run(
+        self, config: schema.Profile, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Profile the model in a child process of its own."""
+        runtime = context.runtime
+        draft.events.watch("scoring", {"what": f"profile of {inputs.name}", "done": 0.0})
+        model, trace = inputs.model("input"), draft.path / profile.TRACE
+        result = profile.profile(model, config, runtime.device, runtime.threads, trace)
+        write_json(draft.path / "metrics.json", result.to_metrics())
+        return {}
+
+
 class AuditStage(Stage[schema.Audit]):
     """The checks without which a number is worth nothing."""
 
-    version = 2
+    version = 3
 
     def run(
         self, config: schema.Audit, inputs: Inputs, context: Context, draft: Draft
@@ -121,9 +140,30 @@ class AuditStage(Stage[schema.Audit]):
             context.runtime.device,
             seed=context.runtime.seed,
             only=config.checks,
+            history=_history(inputs.artifacts["input"], context.store),
         )
         write_json(draft.path / "metrics.json", result.to_metrics())
         return {"passed": result.passed}
+
+
+def _history(artifact: Artifact, store: Store) -> History:
+    """Return how a model was made; a `select` stands for the model that it chose."""
+    parents = artifact.identity["parents"]
+    if artifact.stage == "select":
+        made = (_kept(parent, store) for parent in parents.values())
+        same = (each for each in made if each is not None and weights(each) == weights(artifact))
+        chosen = next(same, None)
+        return History(artifact) if chosen is None else _history(chosen, store)
+    parent = parents.get("input")
+    return History(artifact, None if parent is None else _kept(parent, store))
+
+
+def _kept(name: str, store: Store) -> Artifact | None:
+    """Return an artifact of the runs root, checked; None where it is gone or damaged."""
+    try:
+        return Artifact.open(store.root / name)
+    except FlyweightError:
+        return None
 
 
 class SampleStage(Stage[schema.Sample]):
@@ -140,6 +180,7 @@ class SampleStage(Stage[schema.Sample]):
             config.prompts,
             context.runtime.device,
             max_new_tokens=config.new_tokens,
+            engine="eager",  # the same text on every machine
             temperature=config.temperature,
             top_p=config.top_p,
             seed=context.runtime.seed,
@@ -229,6 +270,7 @@ STAGES: dict[str, Stage[Any]] = {
     "evaluate": EvaluateStage(),
     "floors": FloorsStage(),
     "bench": BenchStage(),
+    "profile": ProfileStage(),
     "audit": AuditStage(),
     "sample": SampleStage(),
     "score": ScoreStage(),

@@ -127,6 +127,7 @@ def answers(
             model,
             group,
             max_new_tokens=new_tokens,
+            engine="eager",  # the same answers on every machine
             stop=lines.ended if one_line else None,
             stop_tokens=tokenizer.ends,
             tokens=tokenizer.vocab_size,

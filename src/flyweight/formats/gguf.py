@@ -28,6 +28,7 @@ from flyweight.errors import RequestError
 from flyweight.formats import vocabulary
 from flyweight.formats.exported import Exported
 from flyweight.model import folder as model_folder
+from flyweight.model.dense_state import dense_state, zeros_note
 from flyweight.model.position import frequencies
 from flyweight.spec import flops
 from flyweight.spec.visits import visits
@@ -98,10 +99,15 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     tokens = vocabulary.read(folder / "tokenizer.json", config.vocab_size, reasons)
     if reasons or tokens is None:
         raise Inexpressible("this model cannot be written as GGUF", reasons)
-    state = model_folder.load(folder).state_dict()
+    state = dense_state(model_folder.load(folder))
     order = [visit.layer for visit in visits(config)]
     tensors = list(_tensors(plain, family, order, state, type))
-    warnings = [*_unrolled(config, tensors), *_kept(tensors, type, folder), *tokens.warnings]
+    warnings = [
+        *_unrolled(config, tensors),
+        *_kept(tensors, type, folder),
+        *zeros_note(config),
+        *tokens.warnings,
+    ]
     with appearing(out) as partial, disk_errors(out), new_file(partial):
         writer = gguf.GGUFWriter(partial, family.model_type)
         try:
@@ -156,7 +162,8 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     )
     family = FAMILIES[_nearest(config)]
     reasons = []
-    if packed := sorted({kind.label for kind in config.linears.values() if not kind.plain}):
+    lossy = (kind for kind in config.linears.values() if not (kind.plain or kind.lossless))
+    if packed := sorted({kind.label for kind in lossy}):
         reasons.append(
             f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have: export "
             f"the dense model that it was made"

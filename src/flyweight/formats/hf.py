@@ -19,6 +19,7 @@ from flyweight.data.tokenizer import Tokenizer
 from flyweight.formats import special_tokens
 from flyweight.formats.exported import Exported
 from flyweight.model import folder
+from flyweight.model.dense_state import dense_state, zeros_note
 
 Card = Callable[[str, Sequence[str]], str]
 """Returns an export's card, given its `kind` and `notes` (see `Exported`)."""
@@ -65,6 +66,9 @@ def _written(source: Path, out: Path, shard_bytes: int) -> tuple[str, list[str]]
             f"{error}"
         )
     state: Mapping[str, Tensor] = load_file(source / folder.WEIGHTS)
+    if family is not None and (zeros := zeros_note(config)):
+        notes += zeros
+        state = dense_state(folder.load(source))
     ends: dict[str, Any] = {}
     if convert.copy_tokenizer(source, out):
         config, state, added = special_tokens.complete(source, out, config, state, notes)

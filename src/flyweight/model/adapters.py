@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from flyweight.config.adapters import Bottleneck, Ia3, Lora, Prefix
 from flyweight.config.schema import ModelConfig
+from flyweight.config.sparse_kinds import mask_bytes
 from flyweight.model.dropout import dropout
 from flyweight.model.linear_layer import LinearLayer, normal
+from flyweight.model.masked import kept, pack_bits
 from flyweight.spec.adapters import Site, site_layers, sites
 
 Matrix = tuple[Tensor, Tensor | None]
@@ -96,6 +98,8 @@ class LoraAdapter(nn.Module):
     """
 
     magnitude: nn.Parameter | None
+    a_mask: Tensor | None
+    b_mask: Tensor | None
 
     def __init__(self, config: Lora, site: Site) -> None:
         super().__init__()
@@ -106,12 +110,34 @@ class LoraAdapter(nn.Module):
         self.b = _parameter(site, site.writes, config.r)
         magnitude = _parameter(site, site.writes) if config.dora else None
         self.register_parameter("magnitude", magnitude)
+        for name, tensor in (("a_mask", self.a), ("b_mask", self.b)):
+            mask = None
+            if config.masked:
+                shape = (*tensor.shape[:-1], mask_bytes(tensor.shape[-1]))
+                mask = torch.empty(shape, dtype=torch.uint8)
+            self.register_buffer(name, mask)
+
+    def part_a(self, use: int) -> Tensor:
+        """Return A (r, in) as a visit uses it, with zeros where it is pruned."""
+        whole = self.a if self.a_mask is None else kept(self.a, self.a_mask)
+        return _copy(self, whole, use)
+
+    def part_b(self, use: int) -> Tensor:
+        """Return B (out, r) as a visit uses it, with zeros where it is pruned."""
+        whole = self.b if self.b_mask is None else kept(self.b, self.b_mask)
+        return _copy(self, whole, use)
+
+    def masks(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield A and B with their masks, where they are pruned."""
+        if self.a_mask is not None and self.b_mask is not None:
+            yield self.a, self.a_mask
+            yield self.b, self.b_mask
 
     def reduced(self, x: Tensor, use: int) -> Tensor:
         """Return s A x: (..., in) -> (..., r)."""
         if self.dropout is not None:
             x = self.dropout(x)
-        return F.linear(x, _copy(self, self.a, use)) * self.factor
+        return F.linear(x, self.part_a(use)) * self.factor
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -121,6 +147,9 @@ class LoraAdapter(nn.Module):
             drawn = torch.empty(self.a.shape, device="cpu")
             self.a.copy_(drawn.uniform_(-bound, bound, generator=generator))
         self.b.zero_()
+        for tensor, mask in self.masks():
+            if not mask.is_meta:
+                mask.copy_(pack_bits(torch.ones_like(tensor, dtype=torch.bool)))
 
 
 class JointLora(nn.Module):
@@ -148,7 +177,7 @@ class LoraPart(LayerAdapter):
         low = read.low if self.joint else None
         if low is None:
             low = lora.reduced(x, read.use)
-        delta = F.linear(low, self._rows(lora.b, read.use))
+        delta = F.linear(low, lora.part_b(read.use)[self.rows])
         if lora.magnitude is None:
             return y + delta
         share = self._stretch(layer.dense(), read.use)  # (out,)
@@ -164,8 +193,8 @@ class LoraPart(LayerAdapter):
 
     def delta(self, use: int) -> Tensor:
         """Return s B A (out, in)."""
-        b = self._rows(self.lora.b, use)
-        return self.lora.factor * (b @ _copy(self.lora, self.lora.a, use))
+        b = self.lora.part_b(use)[self.rows]
+        return self.lora.factor * (b @ self.lora.part_a(use))
 
     @torch.no_grad()
     def lengths(self, weight: Tensor, use: int) -> Tensor:
@@ -180,10 +209,8 @@ class LoraPart(LayerAdapter):
         4.3).
         """
         assert self.lora.magnitude is not None
-        return self._rows(self.lora.magnitude, use) / self.lengths(weight, use)
-
-    def _rows(self, tensor: Tensor, use: int) -> Tensor:
-        return _copy(self.lora, tensor, use)[self.rows]
+        magnitude = _copy(self.lora, self.lora.magnitude, use)[self.rows]
+        return magnitude / self.lengths(weight, use)
 
 
 class Ia3Adapter(nn.Module):

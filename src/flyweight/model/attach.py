@@ -30,7 +30,8 @@ def attach(model: Model, adapters: Sequence[Adapter], seed: int = 0) -> Decoder:
     tensors = model.state_dict()
     for tensor in adapter_tensors(config):
         if tensor.name not in tensors:
-            empty = torch.empty(tensor.shape, dtype=model.dtype, device=model.device)
+            dtype = torch.uint8 if tensor.itemsize else model.dtype
+            empty = torch.empty(tensor.shape, dtype=dtype, device=model.device)
             tensors[tensor.name] = empty
     adapted.load_state_dict(tensors, assign=True)
     adapted = adapted.to(model.dtype).train(model.training)

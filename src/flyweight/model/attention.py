@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import record_function
 
 from flyweight.config.schema import ModelConfig, RMSNorm as RMSNormConfig
+from flyweight.config.speed import AttentionName
 from flyweight.model import linear
 from flyweight.model.adapters import JointLora, PrefixAdapter, Read, multiply
 from flyweight.model.cache import CacheSlot
@@ -23,6 +30,32 @@ WRITTEN_OUT = 512
 """
 
 
+_KERNELS = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+_EAGER: ContextVar[bool] = ContextVar("eager", default=False)
+
+EAGER_MARK = "flyweight::eager_attention"
+"""What a profiler sees where attention is written out because somebody asked for it."""
+
+
+@contextmanager
+def attention_kernel(name: AttentionName) -> Iterator[None]:
+    """Compute attention by this kernel inside the context, or by none.
+
+    Where torch has no such kernel for a device or a dtype, its product raises RuntimeError.
+    """
+    chosen = sdpa_kernel(_KERNELS[name]) if name in _KERNELS else nullcontext()
+    token = _EAGER.set(name == "eager")
+    try:
+        with chosen:
+            yield
+    finally:
+        _EAGER.reset(token)
+
+
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: Dropout | None = None
 ) -> Tensor:
@@ -35,6 +68,9 @@ def attend(
     scores kept are faster. Nor can it drop weights by row: those are written out, or given to it a
     row at a time.
     """
+    if _EAGER.get():
+        with record_function(EAGER_MARK):
+            return _written_out(q, k, v, mask, dropout)
     if dropout is not None and dropout.training:
         if q.is_cuda:
             return _row_by_row(q, k, v, mask, dropout)

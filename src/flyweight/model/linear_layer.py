@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
+from flyweight.model.kernels import Stored
 
 
 class LinearLayer(nn.Module, ABC):
@@ -60,6 +61,10 @@ class LinearLayer(nn.Module, ABC):
 
         Raises FlyweightError where the weight is not finite and the kind cannot hold it.
         """
+
+    def stored(self) -> Stored | None:
+        """Return the matrix as the compiled products read it; None where they do not know it."""
+        return None
 
     def stored_bytes(self) -> int:
         """Return the bytes that all tensors of the layer take in memory and on disk."""

@@ -1,8 +1,8 @@
 """What layers with packed weights share: products without a float copy, gradients, kernels.
 
-Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
-largest value, so that a future token would change what a past one sees. How a layer is multiplied
-is a visible choice, `Packed.kernel`.
+Activations are rounded by no kind but `int8_dynamic`, which scales each token alone. torch's own
+dynamically quantized products scale a whole batch by its largest value, so that a future token
+would change what a past one sees. How a layer is multiplied is a visible choice, `Packed.kernel`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.errors import FlyweightError
+from flyweight.model import kernels
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
@@ -54,8 +55,6 @@ class Packed(LinearLayer):
     `dtype` is that of `rows` and `dense`; `.to(dtype)` changes it, and never the packed buffers.
     """
 
-    codes: Tensor
-    scales: Tensor
     default_kind: ClassVar[LinearKind]
     fast: ClassVar[Mapping[str, DeviceKernel]] = {}
 
@@ -72,6 +71,11 @@ class Packed(LinearLayer):
         self.dtype = torch.get_default_dtype()
         self.kind = kind or self.default_kind
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @property
+    def _stored(self) -> Tensor:
+        """A packed tensor, which tells where the layer is."""
+        return next(self.buffers())
 
     @abstractmethod
     def pack(self, weight: Tensor) -> None:
@@ -94,6 +98,9 @@ class Packed(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out), differentiable with respect to `x` (and b)."""
+        engine = kernels.active()
+        if engine is not None and (product := engine.product(self, x)) is not None:
+            return product
         dtype = autocast_dtype(x)
         x = x if x.dtype == dtype else x.to(dtype)
         with without_autocast(x):
@@ -107,7 +114,7 @@ class Packed(LinearLayer):
 
     def dense(self) -> Tensor:
         """Return the weight (out, in) that the layer stands for, in float."""
-        return self.rows(torch.arange(self.out_features, device=self.codes.device))
+        return self.rows(torch.arange(self.out_features, device=self._stored.device))
 
     @classmethod
     def from_dense(
@@ -121,9 +128,14 @@ class Packed(LinearLayer):
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
 
+    @classmethod
+    def sample(cls, dtype: torch.dtype) -> Self:
+        """Return a small layer, on which a faster kernel for inputs of `dtype` is tried."""
+        return cls.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
+
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
-        chosen = choose_kernel(type(self), self.codes.device.type, dtype)
+        chosen = choose_kernel(type(self), self._stored.device.type, dtype)
         if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
         return chosen
@@ -135,7 +147,7 @@ class Packed(LinearLayer):
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
-        if not self.codes.is_meta:
+        if not self._stored.is_meta:
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             self.pack(normal(weight, std, generator))
         if self.bias is not None:
@@ -206,7 +218,11 @@ class Packed(LinearLayer):
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         return tensor if stop - start == self.out_features else tensor[start:stop]
 
-    def _checked(self, weight: Tensor) -> Tensor:
+    def checked(self, weight: Tensor) -> Tensor:
+        """Return a weight (out, in) in float32, where the layer is.
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
         expected = (self.out_features, self.in_features)
         if tuple(weight.shape) != expected:
             raise FlyweightError(
@@ -217,7 +233,7 @@ class Packed(LinearLayer):
                 "weight: it holds NaN or infinite values and cannot be quantized; train the "
                 "model again"
             )
-        return weight.detach().to(self.codes.device, torch.float32)
+        return weight.detach().to(self._stored.device, torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move, but never round the packed buffers: `.to(bfloat16)` changes the compute dtype."""
@@ -260,8 +276,8 @@ def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> 
         return Kernel(REFERENCE, reason)
     assert fast.multiply
     with torch.device(device), torch.no_grad():
-        layer = layer_type.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
-        x = torch.arange(3.0 * 64).cos().view(3, 64).to(dtype)
+        layer = layer_type.sample(dtype)
+        x = torch.arange(3.0 * layer.in_features).cos().view(3, -1).to(dtype)
         expected = layer.reference(x).float()  # (3, 12)
         try:
             actual = fast.multiply(x, layer).float()

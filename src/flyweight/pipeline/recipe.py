@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import tokenizer_files
+from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.units import format_time
@@ -33,7 +33,7 @@ from flyweight.records.scores import SCORED
 from flyweight.reports.cards import card
 from flyweight.store.artifact import PARTIAL, Artifact, Draft, Identity
 from flyweight.store.budget import BudgetSpent
-from flyweight.store.stage import Context, Inputs, Stage, drops, identity_config
+from flyweight.store.stage import Context, Inputs, PlannedInputs, Stage, drops, identity_config
 from flyweight.training.finetune import tunable_config
 from flyweight.training.model_training import check_data
 
@@ -505,11 +505,17 @@ def _stage(
 
 
 def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
-    """Raise RequestError for a model outside the recipe that cannot be trained but would be."""
+    """Raise RequestError for a model outside the recipe that a stage cannot make what it is to."""
     for name, stage in recipe.stages.items():
         source = stage.dependencies().get("input")
-        if isinstance(stage, schema.TrainingStage) and source and source not in recipe.stages:
-            source_config(stage, Inputs(name, {"input": resolve(source, f"stages.{name}.input")}))
+        if source is None or source in recipe.stages or not stage.makes_model:
+            continue
+        inputs = Inputs(name, {"input": resolve(source, f"stages.{name}.input")})
+        if isinstance(stage, schema.TrainingStage):
+            source_config(stage, inputs)
+            continue
+        model = load_any.own_config(inputs.model("input"), f"stages.{name}.input")
+        stage_of(stage.stage).plan(stage, PlannedInputs({"input": model}))
 
 
 def check_tasks(recipe: schema.Recipe, data_dir: Path | None) -> None:

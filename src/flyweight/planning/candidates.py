@@ -216,7 +216,8 @@ def _weighed(
     flops = StepCost.of(model, train, data.context)
     step_tokens = train.batch * data.context
     speed = setting.speed(model.dim)
-    step_seconds = time.step_seconds(model, train, data.context, flops.mean, speed)
+    held = setting.budget.memory is not None
+    step_seconds = time.step_seconds(model, train, data.context, flops.mean, speed, held=held)
     tokens = seconds / step_seconds * step_tokens
     limits: dict[str, Any] = {} if setting.budget.time is None else {"time": seconds}
     most = MOST_PASSES * unique
@@ -242,7 +243,7 @@ def _weighed(
     # Dropout keeps more in memory and takes longer.
     model = regularised.resolved(model.vocab_size, data.context)
     train = _in_memory(setting, model, train, data.context)
-    step_seconds = time.step_seconds(model, train, data.context, flops.mean, speed)
+    step_seconds = time.step_seconds(model, train, data.context, flops.mean, speed, held=held)
     validating = time.validation_seconds(model, train, held_out, speed)
     in_time = max(1, int((seconds - validating) / step_seconds)) * step_tokens
     tokens = min(tokens, in_time)
@@ -336,6 +337,16 @@ def _memory(setting: Setting) -> float | None:
     """Return the bytes that the planned training may take, or None without a limit."""
     limit = setting.budget.memory
     return None if limit is None else MEMORY_MARGIN * max(limit - PACKING_BYTES, limit / 2)
+
+
+def least_limit(candidate: Candidate) -> float:
+    """Return the limit of memory, in bytes, that a candidate's training would hold to."""
+    isolated = candidate.data.documents == "isolated"
+    needed = memory.training(
+        candidate.model, candidate.train, candidate.data.context, isolated=isolated
+    )
+    alone = (needed.total - needed.libraries) / MEMORY_MARGIN
+    return max(memory.LIBRARIES, min(alone + PACKING_BYTES, 2 * alone))
 
 
 def _planned_memory(

@@ -8,6 +8,7 @@ once are counted at each operation. What a kernel takes for itself inside an ope
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,17 +23,15 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from flyweight.config import schema
-from flyweight.core.runtime import Precision
+from flyweight.core.alike import few_turns
 from flyweight.data.batch import Batch
-from flyweight.model.build import build
 from flyweight.model.precision import autocast
 from flyweight.planning.memory import LIBRARIES, PlannedMemory, validation_bytes
-from flyweight.spec.adapters import trained_tensors
+from flyweight.planning.recipe_plan import Plan, StagePlan
 from flyweight.training.memory_saving import BackwardSteps, save_memory
-from flyweight.training.objectives import DistillationObjective, NextTokenObjective, Objective
-from flyweight.training.optimizer_states import first_part_alone
 from flyweight.training.optimizers import build_optimizers
+from flyweight.training.planned_training import PlannedTraining
+from flyweight.training.stand_ins import new_model, new_objective, new_teacher
 
 KERNELS = 10_000_000
 """Bytes that a CPU's kernels in half precision hold for themselves."""
@@ -48,39 +47,39 @@ NOT_POSSIBLE = (
 )
 """What an operation that cannot go without data raises."""
 
-_known: dict[tuple[object, ...], PlannedMemory] = {}
+_known: dict[tuple[str, str], PlannedMemory] = {}
 
 
-def training_memory(
-    model: schema.Architecture,
-    train: schema.Train,
-    context: int,
-    precision: Precision = "fp32",
-    teacher: schema.Architecture | None = None,
-    *,
-    device: str = "cpu",
-    isolated: bool = False,
-    trains: schema.TrainedPart = "full",
-    objective: schema.NextToken | schema.Distillation | None = None,
-) -> PlannedMemory:
-    """Return the memory of training a part of a resolved `model` on windows of `context` tokens.
+def training_memory(planned: PlannedTraining, device: str = "cpu") -> PlannedMemory:
+    """Return the memory of a training.
 
     Takes a second or so and next to no memory; the same question is answered once. Activations are
     what is alive between a micro-batch's forward and backward pass, `head` is what the largest
     moment holds beyond all other parts. Raises one of NOT_POSSIBLE where an operation of the model
     cannot go without data.
     """
-    key = (
-        *(config and config.model_dump_json() for config in (model, teacher, objective)),
-        train.model_dump_json(include={"batch", "accumulate", "optimizer", "memory", "clip"}),
-        (train.validations > 0, train.validation_tokens, context, precision),
-        (device, isolated, trains),
-    )
+    key = (planned.key, device)
     if key not in _known:
-        with _LiveBytes() as live, FakeTensorMode(), first_part_alone():
-            run = _Run(live, model, train, trains, precision, teacher, objective)
-            _known[key] = run.memory(context, isolated, device)
+        with _LiveBytes() as live, FakeTensorMode(), few_turns():
+            _known[key] = _Run(live, planned).memory(device)
     return _known[key]
+
+
+def counted(planned: Plan, device: str) -> Plan:
+    """Return a plan in which the memory of every training comes from a dry run, where one can go.
+
+    Where it was counted before, nothing is done.
+    """
+    return replace(planned, stages=tuple(_counted(stage, device) for stage in planned.stages))
+
+
+def _counted(stage: StagePlan, device: str) -> StagePlan:
+    if stage.memory.method == "dry-run":
+        return stage
+    try:
+        return replace(stage, memory=training_memory(stage.training, device))
+    except NOT_POSSIBLE:
+        return stage
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -122,38 +121,20 @@ class _LiveBytes(TorchDispatchMode):
 class _Run:
     """The steps of a dry run, and what is alive between their parts."""
 
-    def __init__(
-        self,
-        live: _LiveBytes,
-        config: schema.Architecture,
-        train: schema.Train,
-        trains: schema.TrainedPart,
-        precision: Precision,
-        teacher: schema.Architecture | None,
-        objective: schema.NextToken | schema.Distillation | None,
-    ) -> None:
-        self.live, self.config, self.train = live, config, train
-        self.precision: Precision = precision
-        self.model = build(config)
-        trained = trained_tensors(config, trains)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and trained(name))
-        save_memory(self.model, train.memory, "stages")
+    def __init__(self, live: _LiveBytes, planned: PlannedTraining) -> None:
+        self.live, self.planned, self.train = live, planned, planned.train
+        self.model = new_model(planned)
+        save_memory(self.model, self.train.memory, "stages")
         self.model.train()
         self.weights = live.now
-        self.objective: Objective = NextTokenObjective(schema.NextToken())
-        if teacher is not None:
-            guide = build(teacher).eval().requires_grad_(False)
-            distillation = objective or schema.Distillation()
-            assert isinstance(distillation, schema.Distillation)
-            self.objective = DistillationObjective(distillation, guide)
+        self.objective = new_objective(planned, new_teacher(planned))
         self.teacher = live.now - self.weights
 
-    def memory(self, context: int, isolated: bool, device: str) -> PlannedMemory:
+    def memory(self, device: str) -> PlannedMemory:
         """Make the steps and return the bytes by part."""
         saving = self.train.memory
         optimizers = build_optimizers(
-            self.model, self.train.optimizer, self.precision, saving.states
+            self.model, self.train.optimizer, self.planned.precision, saving.states
         )
         in_backward = saving.step == "backward"
         if in_backward:
@@ -167,7 +148,7 @@ class _Run:
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             for _ in range(min(2, self.train.accumulate)):
-                kept = self._micro_batch(context, isolated) - standing - states
+                kept = self._micro_batch() - standing - states
             if self.train.accumulate > 1:
                 kept -= gradients
             if self.train.clip:
@@ -179,7 +160,7 @@ class _Run:
             states = self.live.now - standing - gradients
         validated = 0
         if self.train.validations:
-            validated = validation_bytes(self.config, self.train, context)
+            validated = validation_bytes(self.planned.model, self.train, self.planned.context)
         most = max(self.live.most, standing + states + gradients + validated)
         activations = max(0, min(kept, most - standing - states - gradients))
         cpu = device == "cpu"
@@ -190,18 +171,18 @@ class _Run:
             activations=activations,
             head=most - standing - states - gradients - activations,
             teacher=self.teacher,
-            copies=KERNELS if cpu and self.precision != "fp32" else 0,
+            copies=KERNELS if cpu and self.planned.precision != "fp32" else 0,
             libraries=LIBRARIES if cpu else 0,
             method="dry-run",
         )
 
-    def _micro_batch(self, context: int, isolated: bool) -> int:
+    def _micro_batch(self) -> int:
         """Read and learn from one micro-batch; return what is alive between the two."""
-        shape = (self.train.batch // self.train.accumulate, context)
+        shape = (self.train.batch // self.train.accumulate, self.planned.context)
         ids = torch.zeros(shape, dtype=torch.int64)
-        documents = torch.zeros_like(ids) if isolated else None
+        documents = torch.zeros_like(ids) if self.planned.isolated else None
         batch = Batch(ids, torch.zeros_like(ids), ids.numel(), documents=documents)
-        with autocast("cpu", self.precision):
+        with autocast("cpu", self.planned.precision):
             summed = self.objective(self.model, batch)
         kept = self.live.now
         self.live.first_step = self.train.memory.step == "backward"

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from flyweight.config import load, schema
 from flyweight.config.model_rules import fitting_vocabulary
 from flyweight.config.units import format_count, format_size, format_time
+from flyweight.core.events import Watcher, ignore
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
 from flyweight.planning import memory, rows, time
@@ -27,6 +28,7 @@ from flyweight.spec.adapters import adapter_faults
 from flyweight.spec.linears import pattern_faults
 from flyweight.store.stage import Outline
 from flyweight.training.limits import Limits
+from flyweight.training.planned_training import PlannedTraining
 from flyweight.training.step_cost import StepCost
 
 ASSUMED_VOCAB = {"byte": 258, "char": 128, "word": 10_000, "file": 32_000, "model": 32_000}
@@ -40,6 +42,7 @@ def plan(
     packed_tokens: Mapping[str, int] | None = None,
     known: Mapping[str, schema.Architecture] = MappingProxyType({}),
     dry_run: bool | None = None,
+    watch: Watcher = ignore,
 ) -> Plan:
     """Return what a recipe's training stages will need, with its time shared out.
 
@@ -62,6 +65,7 @@ def plan(
         packed_tokens=packed_tokens or {},
         models=dict(known),
         dry_run=recipe.budget.memory is not None if dry_run is None else dry_run,
+        watch=watch,
     )
     planner.describe()
     return planner.plan()
@@ -126,6 +130,12 @@ class _Planner:
     wrong: list[str] = field(default_factory=list)
     packed_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
     dry_run: bool = False
+    watch: Watcher = ignore
+
+    @property
+    def held(self) -> bool:
+        """Whether freed memory goes back to the system at once, to hold a limit of memory."""
+        return self.recipe.budget.memory is not None and self.machine.runtime.device == "cpu"
 
     def describe(self) -> None:
         """Learn the models and texts of all stages; what is wrong is kept for the end."""
@@ -240,13 +250,16 @@ class _Planner:
         if train.same_as is not None:
             train = _same_as(train, self.planned, self.recipe)
         validated, tested = self._held_out(name, data, train)
-        step_seconds = time.step_seconds(model, train, context, flops.mean, speed)
+        step_seconds = time.step_seconds(
+            model, train, context, flops.mean, speed, trains=trains, held=self.held
+        )
         limits = None
         if train.counts_steps:
             epoch = self._epoch(name, data) if train.epochs else None
             limits = Limits.of(train, train.batch * context, flops, name, epoch).steps
         if limits is not None:  # no weights are validated twice
             train = train.model_copy(update={"validations": min(train.validations, limits)})
+        training = self._training(name, stage, train)
         validating = time.validation_seconds(model, train, validated, speed)
         steps, seconds = _steps_and_seconds(limits, train.time, step_seconds, validating)
         return StagePlan(
@@ -256,46 +269,54 @@ class _Planner:
             tokens=steps and steps * train.batch * context,
             flops=steps and float(flops.total(steps)),
             seconds=seconds,
-            memory=self._memory(name, stage, train, teacher),
+            memory=self._memory(name, training),
+            training=training,
             validating=min(validating, seconds or 0.0),
             scoring=sum(self._scoring_seconds(model, tested)),
         )
 
-    def _memory(
-        self,
-        name: str,
-        stage: schema.TrainingStage,
-        train: schema.Train,
-        teacher: schema.Architecture | None,
-    ) -> memory.PlannedMemory:
+    def _training(
+        self, name: str, stage: schema.TrainingStage, train: schema.Train
+    ) -> PlannedTraining:
+        """Return what decides the memory of a stage that trains so."""
+        model = self.models[name]
+        if isinstance(stage.data, schema.TaskData):  # validated as it learns, without gradients
+            train = train.model_copy(update={"validations": 0})
+        return PlannedTraining(
+            model=model,
+            train=train,
+            context=stage.data.context,
+            precision=self.machine.runtime.precision(train.products, model.dim),
+            teacher=self.models.get(stage.dependencies().get("teacher", "")),
+            objective=stage.objective if isinstance(stage, schema.Distill) else None,
+            isolated=stage.data.documents == "isolated",
+            trains=stage.tuning().trains,
+            round=stage.round,
+        )
+
+    def _memory(self, name: str, training: PlannedTraining) -> memory.PlannedMemory:
         """Return the memory of one training, counted in a dry run or estimated."""
-        model, context = self.models[name], stage.data.context
-        isolated, trains = stage.data.documents == "isolated", stage.tuning().trains
-        runtime = self.machine.runtime
-        precision = runtime.precision(train.products, model.dim)
+        device = self.machine.runtime.device
         if self.dry_run:
             from flyweight.planning import dry_run  # loads torch
 
+            self.watch("counting", {"what": f"memory of {name}, in a dry run"})
             try:
-                return dry_run.training_memory(
-                    model,
-                    train,
-                    context,
-                    precision,
-                    teacher,
-                    device=runtime.device,
-                    isolated=isolated,
-                    trains=trains,
-                    objective=stage.objective if isinstance(stage, schema.Distill) else None,
-                )
+                return dry_run.training_memory(training, device)
             except dry_run.NOT_POSSIBLE as error:
                 self.assumed.append(
                     f"{name}: memory is estimated by formulas, because a dry run met an operation "
                     f"that needs data ({type(error).__name__})"
                 )
-        itemsize = 4 if precision == "fp32" else 2
         return memory.training(
-            model, train, context, itemsize, teacher, runtime.device, isolated, trains
+            training.model,
+            training.train,
+            training.context,
+            4 if training.precision == "fp32" else 2,
+            training.teacher,
+            device,
+            training.isolated,
+            training.trains,
         )
 
     def _held_out(
@@ -362,10 +383,10 @@ class _Planner:
             self.planned[name] = self._stage_plan(name, asked)
         recipe, stages = self.recipe, tuple(self.planned.values())
         fittings = self._fittings()
-        if recipe.budget.memory is not None and self.machine.runtime.device == "cpu":
+        if self.held:
             self.assumed.append(
-                "budget.memory: freed memory goes back to the system at once, and steps take up to "
-                "1.4 times as long; the seconds here do not count that"
+                f"budget.memory: freed memory goes back to the system at once; for that, steps are "
+                f"counted as {time.HELD:g} times as long"
             )
         compared = recipe.report.compare or self.models
         smallest = _smallest([self.models[name] for name in compared if name in self.models])
@@ -377,6 +398,7 @@ class _Planner:
             fittings=fittings,
             beside=tuple(self.beside()),
             smallest=smallest,
+            held=self.held,
             unread=tuple(self.unread.values()),
         )
         return replace(planned, warnings=tuple(_warnings(recipe, planned.totals["time"])))
@@ -390,19 +412,17 @@ class _Planner:
             name: fit(
                 asked.stage,
                 limit,
-                partial(self._memory_of, name, asked),
+                partial(self._memory_of, name),
                 partial(self._step_seconds, name, asked),
             )
             for name, asked in self.asked.items()
             if self.planned[name].memory.total > limit
+            and not memory.beneath_all(limit, self.planned[name].memory.libraries)
         }
 
-    def _memory_of(
-        self, name: str, asked: _AskedTraining, stage: schema.TrainingStage
-    ) -> memory.PlannedMemory:
+    def _memory_of(self, name: str, stage: schema.TrainingStage) -> memory.PlannedMemory:
         """Return the memory of a stage that is trained otherwise than it asks for."""
-        teacher = self.models.get(stage.dependencies().get("teacher", ""))
-        return self._memory(name, stage, stage.train, teacher)
+        return self._memory(name, self._training(name, stage, stage.train))
 
     def _step_seconds(self, name: str, asked: _AskedTraining, stage: schema.TrainingStage) -> float:
         """Return the seconds of one of its steps."""
@@ -413,7 +433,9 @@ class _Planner:
         teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
         trains = stage.tuning().trains
         flops = StepCost.of(model, train, context, teacher_flops, fresh=asked.fresh, trains=trains)
-        return time.step_seconds(model, train, context, flops.mean, speed)
+        return time.step_seconds(
+            model, train, context, flops.mean, speed, trains=trains, held=self.held
+        )
 
 
 def _input_faults(
@@ -550,20 +572,13 @@ def _memory_fault(stage: StagePlan, limit: float, fitting: Fitting | None) -> st
     """Return by how much a stage is over the limit of memory, and what would make it fit."""
     over = (
         f"budget.memory: {format_size(limit)}, but {stage.name} needs about "
-        f"{format_size(stage.memory.total)} (activations "
-        f"{format_size(stage.memory.activations)})"
+        f"{format_size(stage.memory.total)}, {format_size(stage.memory.total - limit)} more"
     )
+    if beneath := memory.beneath_all(limit, stage.memory.libraries):
+        return f"{over}: {beneath}"
     if fitting is None:
         return f"{over}: raise train.accumulate or lower train.batch"
-    if fitting.fits:
-        needed = format_size(fitting.memory.total)
-        words = " ".join(fitting.words(stage.name))
-        return f"{over}: {words} makes it {needed}, at no cost in quality"
-    least = format_size(fitting.memory.total)
-    return (
-        f"{over}: the least that leaves quality as it is takes {least}; give budget.memory that "
-        f"much, or a smaller model"
-    )
+    return f"{over}: {fitting.advice(stage.name)}"
 
 
 def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:

@@ -16,8 +16,10 @@ from flyweight.planning.memory import PlannedMemory
 from flyweight.planning.model_plan import ModelPlan
 from flyweight.planning.rows import TimeRow
 from flyweight.planning.shown import Shown, estimated
+from flyweight.records.training_memory import format_error, planning_error
 from flyweight.tables.engine import Cell, Table
 from flyweight.tables.plain import Cells, plain_table
+from flyweight.training.planned_training import PlannedTraining
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class StagePlan:
 
     `seconds` and `steps` are None where the limit comes from another stage's clock. `validating`
     is the part of its seconds that validations take, `scoring` the seconds of evaluating and
-    auditing its model once.
+    auditing its model once. `training` is what a check measures, and `measured` what it found, in
+    bytes.
     """
 
     name: str
@@ -36,8 +39,15 @@ class StagePlan:
     flops: float | None
     seconds: float | None
     memory: PlannedMemory
+    training: PlannedTraining
     validating: float = 0.0
     scoring: float = 0.0
+    measured: int | None = None
+
+    @property
+    def error(self) -> float | None:
+        """How far the planned memory is from what was measured, as a share of that."""
+        return planning_error(self.memory.total, self.measured)
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +58,8 @@ class Plan(Shown):
     names limits that probably will not hold: time depends on what else this machine does. `beside`
     has the rows other than training. `fittings` has what makes stages fit that need more memory
     than they may. `smallest` has the parameters and bytes of the smallest model compared, `unread`
-    the corpora whose vocabulary is not known yet.
+    the corpora whose vocabulary is not known yet. `held`: freed memory goes back to the system at
+    once, because the budget limits it.
     """
 
     name: str
@@ -60,6 +71,7 @@ class Plan(Shown):
     smallest: Mapping[str, float] = field(default_factory=dict[str, float])
     unread: tuple[schema.Data, ...] = ()
     fittings: Mapping[str, Fitting] = field(default_factory=dict[str, Fitting])
+    held: bool = False
 
     @property
     def rows(self) -> tuple[TimeRow, ...]:
@@ -110,6 +122,7 @@ class Plan(Shown):
                 "memory": {**stage.memory.parts, "total": stage.memory.total},
                 "method": stage.memory.method,
                 "changes": self._changes(stage.name),
+                **_measured(stage),
             }
             for stage in self.stages
         }
@@ -167,25 +180,29 @@ class Plan(Shown):
         stages = {stage.name: stage for stage in self.stages}
         totals = self.totals
         rows = [_row(row, stages) for row in self.rows]
-        blank = Cell("")
-        sums = (
-            blank,
-            blank,
-            blank,
-            format_count(totals["flops"]),
-            estimated(totals["time"]),
-            blank,
-        )
+        sums = ("", "", "", format_count(totals["flops"]), estimated(totals["time"]), "", "", "")
         return plain_table(
-            ("stage", "parameters", "steps", "tokens", "FLOPs", "time", "memory"),
+            (
+                "stage",
+                "parameters",
+                "steps",
+                "tokens",
+                "FLOPs",
+                "time",
+                "memory",
+                "measured",
+                "error",
+            ),
             [*rows, ("sum", sums)],
             about={
                 "steps": "updates of the weights",
                 "tokens": "tokens read in training",
                 "FLOPs": "floating-point operations of training",
                 "memory": "the most in use at once",
+                "measured": "the most in use in two steps, in a fresh process",
+                "error": "planned over measured memory, less 1",
             },
-            priorities={"steps": 3, "tokens": 2},
+            priorities={"steps": 5, "tokens": 4, "parameters": 3, "FLOPs": 2},
         )
 
     def remarks(self) -> list[str]:
@@ -217,9 +234,8 @@ def _row(row: TimeRow, stages: Mapping[str, StagePlan]) -> tuple[str, Cells]:
     """Return a stage's needs, or only the time of other work such as packing."""
     stage = stages.get(row.name) if row.kind == "training" else None
     if stage is None:
-        blank = Cell("")
         time = Cell(estimated(row.seconds), tone="quiet")
-        return row.name, (blank, blank, blank, blank, time, blank)
+        return row.name, ("", "", "", "", time, "", "", "")
     return stage.name, (
         format_count(stage.model.parameters.unique),
         "?" if stage.steps is None else f"{stage.steps:,}",
@@ -227,7 +243,16 @@ def _row(row: TimeRow, stages: Mapping[str, StagePlan]) -> tuple[str, Cells]:
         "?" if stage.flops is None else format_count(stage.flops),
         "?" if stage.seconds is None else estimated(row.seconds),
         format_size(stage.memory.total),
+        "" if stage.measured is None else format_size(stage.measured),
+        "" if stage.error is None else format_error(stage.error),
     )
+
+
+def _measured(stage: StagePlan) -> dict[str, Any]:
+    """Return what a check of a stage measured, as plain data; nothing where there was none."""
+    if stage.measured is None:
+        return {}
+    return {"measured": {"peak_bytes": stage.measured, "error": stage.error}}
 
 
 def refuse(planned: Plan) -> None:

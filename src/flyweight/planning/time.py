@@ -41,6 +41,19 @@ LEAST_PRODUCTS = 0.5
 NEW_TOKEN_SECONDS = 3e-4
 """Seconds of each use of a layer for one new token of a text."""
 
+HELD = 1.3
+"""How many times as long steps take where freed memory goes back to a CPU's system at once.
+
+1.2 to 1.4 were measured (docs/adr/0022).
+"""
+
+UPDATE_SECONDS = {"fp32": 0.0, "bf16": 1.0e-8, "int8": 1.6e-8}
+"""Seconds of updating a parameter whose states are so short, over the fused update's 0.8 ns.
+
+11 and 17 ns were measured on one core (docs/finetuning.md). Weights in bfloat16 are updated in the
+same slices, with states of any length.
+"""
+
 MEASURES = ("evaluate", "bench", "audit")
 FIXED_SECONDS = {name: schema.STAGE_CONFIGS[name].seconds for name in MEASURES}
 """Seconds of a measurement that do not depend on the model.
@@ -187,17 +200,27 @@ def step_seconds(
     context: int,
     flops: float,
     speed: MachineSpeed,
+    *,
+    trains: schema.TrainedPart = "full",
+    held: bool = False,
 ) -> float:
     """Return the seconds of one training step of `flops` FLOPs, teacher and optimizer included.
 
-    `config` is resolved.
+    `config` is resolved, and `trains` is the part of it that does. `held`: a limit of memory is
+    held. What saves memory and takes time for it is counted here and nowhere else.
     """
     if speed.given is not None:
         return flops / speed.given
     seconds = speed.products(flops, config.dim) + speed.beside_products(config, train, context)
     if train.memory.recompute == "blocks":
         seconds += reading_seconds(_blocks_alone(config), train.batch * context, speed)
-    return seconds
+    if speed.device != "cpu":
+        return seconds
+    update = UPDATE_SECONDS[train.memory.states]
+    if train.memory.weights == "bf16":
+        update = max(update, UPDATE_SECONDS["bf16"])
+    seconds += speed.slowed(update * cost.trained_parameters(config, trains))
+    return seconds * (HELD if held else 1.0)
 
 
 def _blocks_alone(config: schema.Architecture) -> schema.Architecture:

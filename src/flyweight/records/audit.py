@@ -12,13 +12,17 @@ CheckVerdict = Literal["pass", "fail", "n/a"]
 
 
 class Check(Record):
-    """One check: the measured number, its bound, and the reason of a failure or of `n/a`."""
+    """One check: what it would catch, the measured number, its bound, and what was found.
+
+    `why` is what was found, or the reason of `n/a`. Audits of earlier versions lack `catches`.
+    """
 
     name: str
     measured: float | None
     bound: float | None
     verdict: CheckVerdict
     why: str = ""
+    catches: str = ""
 
     def to_metrics(self) -> dict[str, object]:
         """Return the check as plain data.

@@ -38,11 +38,12 @@ class Speed(Record):
 
 
 class PassSeconds(Record):
-    """Seconds of every repeat: of a forward pass, of reading the prompts, of the new tokens."""
+    """Seconds of every repeat: a forward pass, reading the prompts, new tokens, a whole answer."""
 
     forward: tuple[float, ...]
     prefill: tuple[float, ...]
     decode: tuple[float, ...]
+    generate: tuple[float, ...]
 
 
 class BenchResult(Speed):
@@ -51,8 +52,13 @@ class BenchResult(Speed):
     `disk_bytes` are those of the model folder's files; `p95` the 95th percentiles, a rate's being
     that of its slow runs; `kernels` counts the linear layers by kind and kernel. `memory` names the
     way in which the memory was read, `baseline_bytes` what the process held before the model.
+    `generate_ms` is an answer of `generate_tokens`, its prompt included, and `samples_per_s` how
+    many of them there are in a second. `kernel` is the attention that a profiler saw, `attention`
+    the one that was asked for; `engine` is what multiplied a few rows.
     """
 
+    generate_ms: Metric
+    samples_per_s: Metric
     disk_bytes: Metric
     p95: dict[str, float]
     batch: int
@@ -61,6 +67,10 @@ class BenchResult(Speed):
     repeats: int | None
     device: str
     precision: str
+    generate_tokens: int
+    attention: str
+    kernel: str
+    engine: str
     context: int
     memory: str
     baseline_bytes: int
@@ -71,7 +81,8 @@ class BenchResult(Speed):
 
     def figures(self) -> dict[str, Metric]:
         """Return the figures by name, with their intervals."""
-        return {name: getattr(self, name) for name in (*Speed.model_fields, "disk_bytes")}
+        own = ("generate_ms", "samples_per_s", "disk_bytes")
+        return {name: getattr(self, name) for name in (*Speed.model_fields, *own)}
 
     def to_metrics(self) -> dict[str, JsonValue]:
         """Return the figures as plain numbers under their names.

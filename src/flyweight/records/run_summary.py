@@ -21,6 +21,7 @@ from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.sample import Continuation
 from flyweight.records.scores import TaskComparison, TaskScores
 from flyweight.records.sealed import Record, SealedRecord
+from flyweight.records.training_memory import TrainingMemory
 from flyweight.records.tuning import Tuning
 
 FILE = "summary.json"
@@ -128,9 +129,8 @@ class Training(Record):
     """The cost of training this model alone, and with all its teachers and parents (`total_*`).
 
     `peak_bytes` is the memory that its first steps took in a fresh process, over the interpreter's
-    own, and `seconds_per_step` their mean; None where neither was measured. `memory_used` is the
-    most bytes that the training itself held over the interpreter's, and `pieces` in how many each
-    step was computed at the end: more than the `asked_pieces` where memory ran out.
+    own, and `seconds_per_step` their mean; None where neither was measured. `pieces` is in
+    how many each step was computed at the end: more than `asked_pieces` where memory ran out.
     """
 
     steps: int
@@ -143,7 +143,6 @@ class Training(Record):
     same_as: SameAs | None = None
     peak_bytes: int | None = None
     seconds_per_step: float | None = None
-    memory_used: int | None = None
     pieces: int | None = None
     asked_pieces: int = 1
 
@@ -243,6 +242,8 @@ class StageSummary(Record):
     seconds: float
     reused: bool
     evaluate: Evaluation | None = None
+    memory: TrainingMemory | None = None
+    """Of a training: planned, and used where it was watched."""
 
 
 class Summary(SealedRecord):

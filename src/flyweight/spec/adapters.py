@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from flyweight.config.adapters import Adapter, Bottleneck, Ia3, Lora, Prefix, TrainedPart
 from flyweight.config.linear_kinds import StoredTensor
 from flyweight.config.schema import Architecture, ModelConfig
+from flyweight.config.sparse_kinds import mask_bytes
 from flyweight.errors import RequestError
 from flyweight.spec.linears import Shape, attention_shapes, linear_names, matches, mlp_shapes
 from flyweight.spec.visits import visits_of
@@ -58,10 +59,24 @@ class Site:
         return self.name.endswith(("mlp.down", "mlp.down.reduce"))
 
     def tensors(self) -> tuple[StoredTensor, ...]:
-        """Return the adapter's tensors by their full names; all of them train."""
-        return tuple(
+        """Return the adapter's tensors by their full names; all train but a pruned one's masks."""
+        trained = tuple(
             StoredTensor(f"{self.name}.{name}", self._copied(shape), trains=True)
             for name, shape in self._shapes()
+        )
+        return (*trained, *self._masks())
+
+    def _masks(self) -> tuple[StoredTensor, ...]:
+        """Return the bits of a pruned LoRA's matrices."""
+        if not (isinstance(self.adapter, Lora) and self.adapter.masked):
+            return ()
+        shapes = {
+            "lora.a_mask": (self.adapter.r, mask_bytes(self.reads)),
+            "lora.b_mask": (self.writes, mask_bytes(self.adapter.r)),
+        }
+        return tuple(
+            StoredTensor(f"{self.name}.{name}", self._copied(shape), itemsize=1)
+            for name, shape in shapes.items()
         )
 
     def _copied(self, shape: tuple[int, ...]) -> tuple[int, ...]:

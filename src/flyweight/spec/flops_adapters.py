@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flyweight.config.adapters import Bottleneck, Ia3, Lora, Prefix
-from flyweight.config.linear_kinds import Dense
+from flyweight.config.linear_kinds import Dense, LinearKind
 from flyweight.config.schema import ModelConfig
+from flyweight.config.sparse_kinds import Masked
 from flyweight.spec.adapters import Site, decays, sites
 from flyweight.spec.parts import Matrix, Vector
 from flyweight.spec.visits import Visit, uses, visits, visits_of
@@ -29,9 +30,11 @@ def _matrices(config: ModelConfig, site: Site, copy: int | None, looped: bool) -
     adapter = site.adapter
     if isinstance(adapter, Lora):
         reads = any(shape.name in ("k", "v") for shape in site.layers)
-        yield _matrix(adapter.r, site.reads, whole + written * reads)
+        kind = Masked() if adapter.masked else Dense()
+        yield _matrix(adapter.r, site.reads, whole + written * reads, kind=kind)
         for shape in site.layers:
-            yield _matrix(shape.out, adapter.r, whole + written * (shape.name in ("k", "v")))
+            times = whole + written * (shape.name in ("k", "v"))
+            yield _matrix(shape.out, adapter.r, times, kind=kind)
     if isinstance(adapter, Bottleneck):
         yield _matrix(adapter.dim, site.width, whole, bias=True)
         yield _matrix(site.width, adapter.dim, whole, bias=True)
@@ -56,9 +59,17 @@ def _runs(config: ModelConfig, visit: Visit, looped: bool) -> bool:
     )
 
 
-def _matrix(out: int, in_: int, products: int, bias: bool = False) -> Matrix:
+def _matrix(
+    out: int, in_: int, products: int, bias: bool = False, kind: LinearKind | None = None
+) -> Matrix:
     return Matrix(
-        part=PART, out=out, in_=in_, kind=Dense(), bias=bias, products=products, visits=products
+        part=PART,
+        out=out,
+        in_=in_,
+        kind=kind or Dense(),
+        bias=bias,
+        products=products,
+        visits=products,
     )
 
 

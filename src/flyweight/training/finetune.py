@@ -16,6 +16,7 @@ from flyweight.errors import RequestError
 from flyweight.model.attach import attach
 from flyweight.model.build import Model, build
 from flyweight.model.decoder import Decoder
+from flyweight.model.masked import copy_masks
 from flyweight.model.own_head import with_own_head
 from flyweight.spec import flops
 from flyweight.spec.adapters import adapter_bytes, adapter_faults, trained_tensors
@@ -38,7 +39,9 @@ class FinetuneStage(Stage[schema.Finetune]):
         tunable_config(base, config.method, where)
         model = load_any.decoder(base, context.runtime.device, f"{where}.input")
         if config.start == "random":
-            model = build(model.config, seed=context.runtime.seed).to(context.runtime.device)
+            fresh = build(model.config, seed=context.runtime.seed).to(context.runtime.device)
+            copy_masks(model, fresh)
+            model = fresh
         model = prepared(model, config.method, context.runtime.seed)
         check_reads(model.config, "input", inputs, config.data.context)
         objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))

@@ -8,12 +8,12 @@ rounded to the nearest, a mean that changes by less than half a place would neve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from flyweight.core.alike import alike
 
 States = Literal["fp32", "bf16", "int8"]
 
@@ -163,23 +163,8 @@ def kept_as(states: States, count: int) -> States:
 
 def parts(count: int) -> Iterator[slice]:
     """Return the slices in which a tensor of `count` numbers is updated."""
-    for start in range(0, count, SLICE):
+    for start in alike(range(0, count, SLICE), enough=1):
         yield slice(start, min(start + SLICE, count))
-        if _first_alone.get():
-            return
-
-
-@contextmanager
-def first_part_alone() -> Iterator[None]:
-    """Update the first slice of every tensor and no other: in a dry run all slices are alike."""
-    token = _first_alone.set(True)
-    try:
-        yield
-    finally:
-        _first_alone.reset(token)
-
-
-_first_alone: ContextVar[bool] = ContextVar("first_alone", default=False)
 
 
 def generator_for(seed: int, step: int, place: int, device: torch.device) -> torch.Generator:

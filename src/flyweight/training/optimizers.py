@@ -15,6 +15,7 @@ from flyweight.config.adapters import MUON_REFUSED
 from flyweight.core.runtime import Precision
 from flyweight.errors import RequestError
 from flyweight.model.decoder import Decoder
+from flyweight.model.masked import keep_masks
 from flyweight.spec.adapters import adapter_tensors, decays
 from flyweight.training.optimizer_states import (
     FIRST,
@@ -166,8 +167,23 @@ def build_optimizers(
 
     Decay acts on matrices only. With Muon, the matrices of the blocks are its own; embeddings,
     head, norms, gains and biases go to `config.rest`. `states` says how running means are stored,
-    and `seed` is that of rounding them. Raises RequestError for Muon where adapters train.
+    and `seed` is that of rounding them. Pruned weights are zero after every step. Raises
+    RequestError for Muon where adapters train.
     """
+    optimizers = _built(model, config, precision, states, seed)
+    for optimizer in optimizers:
+        keep_masks(model, optimizer)
+    return optimizers
+
+
+def _built(
+    model: nn.Module,
+    config: schema.AdamW | schema.Muon,
+    precision: Precision,
+    states: States,
+    seed: int,
+) -> Sequence[torch.optim.Optimizer]:
+    """Return the optimizers themselves."""
     named = [
         (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
     ]

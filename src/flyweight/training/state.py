@@ -47,7 +47,8 @@ class TrainerState:
     `backward_steps` is there where tensors move in the backward pass. `dropouts` are the model's,
     which are told the number of each micro-batch's first row. `first_step` is the step from
     which this process went on. `limits`, `validations` and `validation_tokens` are those of the
-    config, or fewer where time is limited.
+    config, or fewer where time is limited. `rates` are the learning rates of the steps since the
+    last one that was logged.
     """
 
     progress: Progress
@@ -61,6 +62,7 @@ class TrainerState:
     validation_tokens: int
     backward_steps: BackwardSteps | None = None
     dropouts: Sequence[Dropout] = ()
+    rates: list[float] = field(default_factory=list[float])
 
     def fraction_done(self) -> float:
         """Return the fraction of the nearest limit that is used up now, at most 1."""

@@ -131,21 +131,30 @@ class Trainer:
         """Train from a state to the limit and return the facts."""
         progress = state.progress
         while (fraction := state.fraction_done()) < 1:
-            self.model.train()
-            self._set_layer_loop(self.cost.is_looped(fraction))
-            position = self._schedule_position(state, fraction)
-            factor = rate_factor(self.config.schedule, position)
-            set_rates(state.optimizers, factor)
-            nll, norm = self._step(state)
-            progress.step += 1
-            progress.tokens += self._tokens_per_step
-            progress.flops += self.cost.at(fraction)
+            nll, norm = self.step(state)
             self._after_step(state, fraction, nll, norm)
         self._set_layer_loop(True)
         if progress.validations < state.validations and progress.validated != progress.step:
             self._validate(state)
             self._save(state)
         return self._finish(state)
+
+    def step(self, state: TrainerState) -> tuple[float, float]:
+        """Make the next step and nothing else.
+
+        Returns the mean training NLL of its real targets, and the gradient's norm before clipping.
+        """
+        progress, fraction = state.progress, state.fraction_done()
+        self.model.train()
+        self._set_layer_loop(self.cost.is_looped(fraction))
+        factor = rate_factor(self.config.schedule, self._schedule_position(state, fraction))
+        set_rates(state.optimizers, factor)
+        nll, norm = self._update(state)
+        state.rates.append(state.optimizers[0].param_groups[0]["lr"])
+        progress.step += 1
+        progress.tokens += self._tokens_per_step
+        progress.flops += self.cost.at(fraction)
+        return nll, norm
 
     def _check_shares(self) -> None:
         """Raise RequestError where processes cannot share a step evenly, or end at a time.
@@ -233,12 +242,8 @@ class Trainer:
         if isinstance(self.model, Decoder):
             self.model.loop(on)
 
-    def _step(self, state: TrainerState) -> tuple[float, float]:
-        """Make one update.
-
-        Returns the mean training NLL of the step's real targets, and the gradient's norm before
-        clipping.
-        """
+    def _update(self, state: TrainerState) -> tuple[float, float]:
+        """Learn from the batch of the next step; return as `step` does."""
         nll = self._gradients(state)
         norm = self._clip(state)
         finite = math.isfinite(norm) or self.precision == "fp16"  # whose scaler skips the step
@@ -349,10 +354,13 @@ class Trainer:
             step=state.progress.step,
             nll=round(nll, 6),
             norm=round(norm, 6),
-            lr=state.optimizers[0].param_groups[0]["lr"],
+            lr=state.rates[-1],
+            lr_low=min(state.rates),
+            lr_high=max(state.rates),
             seconds=round(state.clock.seconds(), 3),
             flops=state.progress.flops,
         )
+        state.rates.clear()
 
     def _show(self, state: TrainerState, fraction: float, nll: float) -> None:
         steps = state.progress.step - state.first_step

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flyweight.config.schema import STAGE_CONFIGS, TrainingStage
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
 from flyweight.evaluation.bench import ask_worker
 from flyweight.records.training_cost import TrainingCost
 from flyweight.store.artifact import Artifact
+from flyweight.training.planned_training import PlannedTraining
 
 TIMEOUT = 900.0
 WORKER = "flyweight.training.training_cost_worker"
+
+CHECKED_STEPS = 2
+"""The first step makes the optimizer's states, the second one has all there is."""
 
 
 def measure(artifact: Artifact, steps: int, runtime: Runtime) -> TrainingCost:
@@ -30,12 +36,23 @@ def measure(artifact: Artifact, steps: int, runtime: Runtime) -> TrainingCost:
                 f"memory of {artifact.id}: its {role} {name} is not in {artifact.path.parent}; "
                 f"measure it where it was trained"
             )
-    asked = {
-        "artifact": str(artifact.path.absolute()),
-        "steps": steps,
-        "device": runtime.device,
-        "threads": runtime.threads,
-        "seed": artifact.identity["seed"],
-    }
-    answer = ask_worker(WORKER, asked, f"memory of {artifact.id}", "ask for fewer steps", TIMEOUT)
+    asked = {"artifact": str(artifact.path.absolute()), "seed": artifact.identity["seed"]}
+    return _ask(asked, steps, runtime, artifact.id)
+
+
+def check(planned: PlannedTraining, name: str, runtime: Runtime, held: bool) -> TrainingCost:
+    """Return what two steps and a validation of a planned training take in a fresh process.
+
+    Its models have random weights, and it reads random tokens. `held`: freed memory goes back at
+    once, as with a budget of memory.
+    Raises FlyweightError as `measure` does.
+    """
+    asked = {"planned": planned.model_dump(mode="json"), "seed": runtime.seed, "held": held}
+    return _ask(asked, CHECKED_STEPS, runtime, name)
+
+
+def _ask(asked: dict[str, Any], steps: int, runtime: Runtime, what: str) -> TrainingCost:
+    machine = {"steps": steps, "device": runtime.device, "threads": runtime.threads}
+    advice = "ask for fewer steps or a smaller batch"
+    answer = ask_worker(WORKER, {**asked, **machine}, f"memory of {what}", advice, TIMEOUT)
     return TrainingCost(**answer)

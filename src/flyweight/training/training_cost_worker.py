@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from flyweight.config import schema
 from flyweight.config.recipe_rules import LIMITS
 from flyweight.config.schema import STAGE_CONFIGS
+from flyweight.core import allocator
 from flyweight.core.events import ignore
 from flyweight.core.runtime import Runtime
 from flyweight.evaluation.bench_worker import MemoryProbe, answer_one
@@ -22,7 +24,18 @@ from flyweight.store.artifact import Artifact, Draft, Identity, Store
 from flyweight.store.budget import Meter
 from flyweight.store.stage import Context, Inputs
 from flyweight.store.stage_registry import REGISTERED
+from flyweight.training.limits import Limits
+from flyweight.training.planned_training import PlannedTraining
 from flyweight.training.stages import STAGES
+from flyweight.training.stand_ins import (
+    RandomTokens,
+    Validation,
+    new_model,
+    new_objective,
+    new_teacher,
+)
+from flyweight.training.step_cost import StepCost
+from flyweight.training.trainer import Trainer
 
 ENDLESS = 1e9
 """Seconds between checkpoints: none is due within a few steps."""
@@ -60,12 +73,11 @@ def _exercise(device: torch.device) -> None:
         optimizer.step()
 
 
-def measure(asked: Mapping[str, Any]) -> TrainingCost:
-    """Make the first steps of an artifact's training in a folder that is removed afterwards."""
-    path, device = Path(asked["artifact"]), torch.device(asked["device"])
-    runtime = Runtime(asked["device"], asked["threads"], asked["seed"])
-    runtime.apply()
-    _exercise(device)
+def _train_artifact(
+    asked: Mapping[str, Any], runtime: Runtime, store: Store, draft: Draft
+) -> tuple[int, float]:
+    """Make the first steps of the training that made an artifact; return steps and seconds."""
+    path = Path(asked["artifact"])
     artifact = Artifact.open(path)
     config = first_steps(artifact, asked["steps"])
     parents = {
@@ -75,18 +87,75 @@ def measure(asked: Mapping[str, Any]) -> TrainingCost:
     corpus, examples = parents.pop("corpus", None), parents.pop("examples", None)
     inputs = Inputs(artifact.id, parents, corpus, examples)
     stage = STAGES[artifact.stage] if artifact.stage in STAGES else REGISTERED[artifact.stage]
+    context = Context(store, runtime, Meter(schema.Budget()), ignore)
+    facts = stage.run(config, inputs, context, draft)
+    return facts["steps"], facts["seconds"]
+
+
+def _train_planned(
+    asked: Mapping[str, Any], runtime: Runtime, draft: Draft, memory: MemoryProbe
+) -> tuple[int, float]:
+    """Make the first steps of a planned training, with a validation; return steps and seconds.
+
+    Its models have random weights, and it reads random tokens.
+    """
+    planned, device, steps = PlannedTraining.read(asked["planned"]), runtime.device, asked["steps"]
+    model, teacher = new_model(planned, runtime.seed).to(device), new_teacher(planned, runtime.seed)
+    validate = Validation(model, planned, device)
+    few = planned.with_few_pieces()
+    trainer = Trainer(
+        model=model,
+        objective=new_objective(planned, teacher and teacher.to(device)),
+        source=RandomTokens(few, runtime.seed),
+        validate=validate,
+        config=few.train.model_copy(update={"validations": 0}),
+        limits=Limits(steps, None),
+        cost=StepCost.constant(0),
+        runtime=runtime,
+        precision=planned.precision,
+        draft=draft,
+        meter=Meter(schema.Budget()),
+        name="check",
+    )
+    memory.forget()  # packing random weights takes more than reading finished ones
+    state = trainer.start()
+    began = time.monotonic()
+    for _ in range(steps):
+        trainer.step(state)
+    seconds = time.monotonic() - began
+    if planned.train.validations:
+        validate(planned.train.validation_tokens, few.train.batch // few.train.accumulate)
+    return steps, seconds
+
+
+def measure(asked: Mapping[str, Any]) -> TrainingCost:
+    """Make the first steps of a training in a folder that is removed afterwards.
+
+    `artifact` has a finished training, else `planned` the configs of one. What a planned one takes
+    is what a run's budget counts: over the interpreter and its imports, with what libraries load
+    when they are first used, and with `held` as a budget of memory is held.
+    """
+    device = torch.device(asked["device"])
+    runtime = Runtime(asked["device"], asked["threads"], asked["seed"])
+    runtime.apply()
+    if asked.get("held"):
+        allocator.give_back_at_once()
+    if "artifact" in asked:
+        _exercise(device)
     memory = MemoryProbe(device)
     with tempfile.TemporaryDirectory() as place:
         store = Store(Path(place))
-        context = Context(store, runtime, Meter(schema.Budget()), ignore)
 
         def work(draft: Draft) -> dict[str, Any]:
             memory.start()
-            facts = stage.run(config, inputs, context, draft)
+            if "artifact" in asked:
+                steps, seconds = _train_artifact(asked, runtime, store, draft)
+            else:
+                steps, seconds = _train_planned(asked, runtime, draft, memory)
             memory.look()
-            return facts
+            return {"steps": steps, "seconds": seconds}
 
-        made, _ = store.obtain(Identity("memory", 1, artifact.identity["config"]), work)
+        made, _ = store.obtain(Identity("memory", 1, {"steps": asked["steps"]}), work)
     return TrainingCost(
         peak_bytes=memory.peak(),
         baseline_bytes=memory.baseline,
@@ -98,7 +167,7 @@ def measure(asked: Mapping[str, Any]) -> TrainingCost:
 
 
 def main() -> int:
-    """Answer one request of the stage `memory`."""
+    """Answer one request of the stage `memory`, or of a plan's check."""
     return answer_one(lambda asked: measure(asked).model_dump())
 
 

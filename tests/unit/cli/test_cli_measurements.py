@@ -21,21 +21,24 @@ def test_a_bench_has_units_and_says_how_it_was_measured(capsys):
         "forward_ms": metric(24.797, "ms", 3.19, 27.8),
         "prefill_tokens_per_s": metric(6915.2, "tokens/s", 4913, 56136),
         "decode_tokens_per_s": metric(456.6, "tokens/s", 429, 1418),
+        "generate_ms": metric(12.3, "ms", 12.1, 15.0),
+        "samples_per_s": metric(81.3, "1/s", 66.7, 82.6),
         "peak_bytes": metric(10_424_320, "bytes"),
         "weight_bytes": metric(323_680, "bytes"),
         "disk_bytes": metric(435_780, "bytes"),
     }
     asked = {"batch": 1, "prompt": 64, "new_tokens": 64, "context": 256, "threads": 1}
     machine = {"device": "cpu", "precision": "fp32", "torch": "2.13.0"}
+    chosen = {"attention": "auto", "kernel": "flash", "engine": "compiled", "generate_tokens": 5}
     rest = {
         "p95": {},
         "repeats": None,
         "memory": "resident",
         "baseline_bytes": 1000,
         "kernels": {"dense": 8},
-        "seconds": {"forward": [0.02], "prefill": [0.01], "decode": [0.1]},
+        "seconds": {"forward": [0.02], "prefill": [0.01], "decode": [0.1], "generate": [0.01]},
     }
-    written = {"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine, **rest}
+    written = {"id": "bench-d6c1f66c", "metrics": metrics, **asked, **machine, **chosen, **rest}
     measurements.bench(BenchResult.from_metrics(written), "quickstart:nf4")
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith(
@@ -45,7 +48,8 @@ def test_a_bench_has_units_and_says_how_it_was_measured(capsys):
     assert "forward pass of 256 tokens 24.8 ms 3.19 to 27.8 ms" in text
     assert "generating 457 tokens/s 429 to 1,418 tokens/s" in text
     assert "10.4 MB" in text and "324 kB" in text and "436 kB" in text
-    assert "8 runs; cpu, fp32, 1 thread, torch 2.13.0" in text
+    assert "an answer of 5 tokens 12.3 ms 12.1 to 15 ms" in text
+    assert "8 runs; cpu, fp32, attention flash, engine compiled, 1 thread, torch 2.13.0" in text
     assert "bench-" not in text
 
 

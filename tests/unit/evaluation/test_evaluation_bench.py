@@ -17,7 +17,7 @@ from flyweight.core.files import read_json
 from flyweight.core.pinned import PinnedFolder
 from flyweight.core.runtime import Runtime
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.evaluation import bench as bench_module, bench_worker
+from flyweight.evaluation import bench as bench_module, bench_worker, speed_choices
 from flyweight.evaluation.bench import bench, median
 from flyweight.evaluation.stages import BenchStage
 from flyweight.model import folder
@@ -265,6 +265,59 @@ def test_baselines_are_timed_like_decoders(fields, kernels, tmp_path):
 )
 def test_how_many_runs_are_timed(done, asked, spent, more):
     assert bench_worker._more(done, asked, spent) == more
+
+
+def test_an_answer_is_timed_with_its_prompt(result):
+    assert result.generate_tokens == 5
+    assert result.generate_ms.value == pytest.approx(1e3 * np.median(result.seconds.generate))
+    assert result.samples_per_s.value == pytest.approx(1e3 / result.generate_ms.value)
+    assert result.engine in ("eager", "compiled")
+
+
+@pytest.mark.parametrize("asked", ["auto", "eager", "math", "flash"])
+def test_the_kernel_that_was_asked_for_is_seen(asked, place):
+    request = bench_module.Request(
+        str(place), 1, 8, 4, 1, "cpu", "fp32", None, attention=asked, engine="eager"
+    )
+    found = bench_worker.measure(request)
+    assert found.kernel == ("flash" if asked == "auto" else asked)
+    assert found.engine == "eager"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attention": "efficient"}, "attention: efficient does not run here .*; use auto"),
+        ({"precision": "fp16"}, "precision: fp16 needs a GPU; on a CPU use fp32 or bf16"),
+        ({"precision": "bf16", "engine": "compiled"}, "autocast chooses the dtype of products"),
+    ],
+)
+def test_kernels_that_are_not_there_are_refused(fields, message, place):
+    with pytest.raises(RequestError, match=message):
+        bench(place, ASKED.model_copy(update=fields), threads=1)
+
+
+def test_a_model_without_attention_has_no_kernel_to_choose(tmp_path):
+    config = schema.LinearConfig(vocab_size=64, context=16, dim=16, history=3)
+    folder.save(build(config), tmp_path)
+    with pytest.raises(RequestError, match="math cannot be chosen; this model has no attention"):
+        bench_worker.measure(
+            bench_module.Request(str(tmp_path), 1, 8, 4, 1, "cpu", "fp32", None, attention="math")
+        )
+
+
+def test_another_kernel_than_the_one_asked_for_is_an_error():
+    speed_choices.check_attention("flash", "flash")
+    with pytest.raises(FlyweightError, match="math was asked for, and the profiler saw flash"):
+        speed_choices.check_attention("math", "flash")
+
+
+def test_later_fields_leave_ids_at_their_defaults():
+    later = {"precision", "attention", "engine", "generate_tokens"}
+    assert not later & set(ASKED.model_dump(mode="json"))
+    changed = ASKED.model_copy(update={"attention": "math", "generate_tokens": 6})
+    assert changed.model_dump(mode="json")["attention"] == "math"
+    assert changed.model_dump(mode="json")["generate_tokens"] == 6
 
 
 def test_slow_outliers_among_many_runs_stay_out_of_the_interval():

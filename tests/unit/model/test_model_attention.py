@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from flyweight.config.schema import ModelConfig
-from flyweight.model.attention import AttentionLayer, _row_by_row, attend
+from flyweight.config.speed import AttentionName
+from flyweight.model.attention import AttentionLayer, _row_by_row, attend, attention_kernel
 from flyweight.model.decoder import Decoder
 from flyweight.model.dropout import Dropout, number_rows
 from flyweight.model.init import initialise
@@ -140,6 +141,25 @@ def test_scores_are_not_kept_where_nothing_trains() -> None:
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         attend(q, k, v, causal_mask(0, 9, None, CPU))
     assert "aten::baddbmm" not in {event.key for event in trace.key_averages()}
+
+
+@pytest.mark.parametrize("name", ["auto", "eager", "math", "flash"])
+@pytest.mark.parametrize("kv_heads", [1, 3])
+@pytest.mark.parametrize("start", [0, 4])
+def test_every_kernel_reads_the_same(name: AttentionName, kv_heads: int, start: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, 5, 8, generator=generator)
+    k, v = torch.randn(2, 2, kv_heads, 5 + start, 8, generator=generator)
+    real = torch.ones(2, 5 + start, dtype=torch.bool)
+    real[0, :2] = False
+    for mask in (causal_mask(start, 5, None, CPU), causal_mask(start, 5, real, CPU)):
+        expected = attend(q, k, v, mask)
+        with attention_kernel(name):
+            torch.testing.assert_close(attend(q, k, v, mask), expected)
+    step = causal_mask(start + 4, 1, None, CPU)
+    expected = attend(q[:, :, :1], k, v, step)
+    with attention_kernel(name):
+        torch.testing.assert_close(attend(q[:, :, :1], k, v, step), expected)
 
 
 def documents_mask(length: int) -> AttentionMask:

@@ -1,4 +1,5 @@
 import gc
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,10 +9,17 @@ from flyweight.config.schema import AdamW, ModelConfig, NextToken, Train
 from flyweight.data.batch import Batch
 from flyweight.model.build import build
 from flyweight.planning import dry_run, memory
-from flyweight.planning.dry_run import training_memory
 from flyweight.training.objectives import NextTokenObjective
+from flyweight.training.planned_training import PlannedTraining
 
 SMALL = ModelConfig(dim=64, layers=2).resolved(500, 64)
+
+
+def training_memory(model, train, context, precision="fp32", **fields):
+    planned = PlannedTraining(
+        model=model, train=train, context=context, precision=precision, **fields
+    )
+    return dry_run.training_memory(planned)
 
 
 def test_parts_are_those_of_the_training_and_add_up():
@@ -122,3 +130,13 @@ def test_short_states_and_weights_and_dropped_gradients_are_seen(states, share):
         dropped = planned(step="backward", **saving)
         assert dropped.gradients == 0
         assert dropped.total < planned(**saving).total - 0.5 * plain.gradients
+
+
+def test_loops_over_alike_parts_are_cut_short_without_a_difference(monkeypatch):
+    config = ModelConfig(dim=64, layers=1).resolved(20_000, 64)
+    train = Train.model_validate({"batch": 16, "memory": {"states": "int8"}})
+    monkeypatch.setattr(dry_run, "_known", {})
+    short = training_memory(config, train, 64)
+    monkeypatch.setattr(dry_run, "_known", {})
+    monkeypatch.setattr(dry_run, "few_turns", nullcontext)
+    assert training_memory(config, train, 64).total == pytest.approx(short.total, rel=1e-3)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from known_machine import CPU, RATES
 
@@ -5,6 +7,7 @@ from flyweight.config.schema import BpeTokenizer, ByteTokenizer, ModelConfig, Tr
 from flyweight.evaluation.floors import TRAIN_LIMIT
 from flyweight.planning import rate, time
 from flyweight.planning.time import MachineSpeed
+from flyweight.spec import flops as cost
 from flyweight.training.step_cost import StepCost
 
 MODEL = ModelConfig(dim=64, layers=2).resolved(1000, 64)
@@ -101,3 +104,23 @@ def test_reading_drops_nothing():
     dropping = ModelConfig.model_validate({"dim": 64, "layers": 2, "dropout": 0.1})
     seconds = time.reading_seconds(dropping.resolved(1000, 64), 1e6, SPEED)
     assert seconds == time.reading_seconds(MODEL, 1e6, SPEED)
+
+
+def test_what_saves_memory_takes_its_time():
+    def step(held=False, **saving):
+        train = Train.model_validate({"batch": 8, "memory": saving})
+        return time.step_seconds(LARGE, train, 64, 1e9, SPEED, held=held)
+
+    plain = step()
+    assert step(held=True) == pytest.approx(time.HELD * plain)
+    assert step(recompute="blocks") > plain
+    parameters = cost.parameters(LARGE).unique
+    for states in ("bf16", "int8"):
+        slower = SPEED.slowed(time.UPDATE_SECONDS[states] * parameters)
+        assert step(states=states) == pytest.approx(plain + slower)
+    assert step(weights="bf16") == pytest.approx(step(states="bf16"))
+    on_gpu = replace(SPEED, device="cuda")
+    train = Train.model_validate({"memory": {"states": "int8"}})
+    assert time.step_seconds(LARGE, train, 64, 1e9, on_gpu, held=True) == time.step_seconds(
+        LARGE, Train(), 64, 1e9, on_gpu
+    )

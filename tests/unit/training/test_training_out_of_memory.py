@@ -17,7 +17,6 @@ from flyweight.errors import FlyweightError
 from flyweight.store.budget import BudgetSpent, Meter
 from flyweight.training import out_of_memory
 from flyweight.training.objectives import NextTokenObjective
-from flyweight.training.optimizers import rate_factor, set_rates
 
 PLAIN = NextTokenObjective(schema.NextToken())
 EVERYWHERE = {"residual": 0.2, "mlp": 0.2, "attention": 0.2, "embedding": 0.2}
@@ -110,19 +109,11 @@ def test_the_bits_are_those_of_going_on_from_the_last_step_in_more_pieces(corpus
     )
     state = made.start()
     stops = replace(made, limits=replace(made.limits, steps=STEPS))
-    one_step(made, state)
+    made.step(state)
     state.progress.accumulate = 2
     stops.run(state)
     for name, value in made.model.named_parameters():
         assert torch.equal(value, weights[name]), name
-
-
-def one_step(made, state):
-    made.model.train()
-    position = made._schedule_position(state, 0.0)
-    set_rates(state.optimizers, rate_factor(made.config.schedule, position))
-    made._step(state)
-    state.progress.step += 1
 
 
 def test_a_resumed_training_begins_with_the_pieces_it_had(corpus, tmp_path):

@@ -257,7 +257,7 @@ def test_accumulation_changes_no_mask_of_dropout_and_no_gradient(
             for parameter in made.model.parameters():  # adapters begin as nothing
                 parameter.add_(0.02)
         found.clear()
-        made._step(made.start())
+        made._update(made.start())
         assert [first for first, _ in found] == [
             micro * BATCH // accumulate for micro in range(accumulate)
         ]
@@ -300,7 +300,7 @@ def test_processes_drop_what_a_single_one_drops(corpus, tmp_path, monkeypatch, a
             clip=0.0,
         )
         made.model.train()
-        made._step(made.start())
+        made._update(made.start())
         gradients.append([parameter.grad for parameter in made.model.parameters()])
         masks += [m for _, m in found]
         found.clear()

@@ -13,8 +13,11 @@ from flyweight.config.units import format_rate, format_short, format_size
 from flyweight.records.bench import BenchResult
 from flyweight.records.likelihood import MeasuredLikelihood
 from flyweight.records.metric import Metric
+from flyweight.records.profile import ProfileResult
 from flyweight.tables.engine import Cell
 from flyweight.tables.plain import Cells
+
+SHOWN_OPERATORS = 12
 
 _LIKELIHOOD = {
     "bits_per_byte": "bits per byte",
@@ -56,6 +59,8 @@ def bench(measured: BenchResult, model: str) -> None:
         (measured.forward_ms, f"forward pass of {tokens:,} tokens"),
         (measured.prefill_tokens_per_s, "reading a prompt"),
         (measured.decode_tokens_per_s, "generating"),
+        (measured.generate_ms, f"an answer of {measured.generate_tokens} tokens"),
+        (measured.samples_per_s, "such answers"),
     ):
         low, high = _amount(metric.low, metric.unit), _timed(metric.high, metric.unit)
         rows.append((title, (_timed(metric.value, metric.unit), f"{low} to {high}")))
@@ -71,10 +76,38 @@ def bench(measured: BenchResult, model: str) -> None:
         f"{runs} run{'s' * (runs != 1)}"
     )
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
-    machine = f"{measured.device}, {measured.precision}, {threads}"
+    machine = (
+        f"{measured.device}, {measured.precision}, attention {measured.kernel}, "
+        f"engine {measured.engine}, {threads}"
+    )
     table = drawn(("measure", "median", "95 % interval"), rows)
     say(table, "")
     prose(Text(f"{asked}; {machine}, torch {measured.torch}", "dim"))
+
+
+def profile(measured: ProfileResult, model: str) -> None:
+    """Print where the time of a generation goes: the most expensive operators."""
+    where, total = "on the processor", measured.cpu_ms
+    if measured.device_ms:
+        where, total = f"on {measured.device}", measured.device_ms
+    tokens = f"{measured.tokens} tokens after {measured.prompt}"
+    prose(Text(f"{model}: {tokens} take {total:,.1f} ms {where}", "bold"), "")
+    rows: list[tuple[str, Cells]] = []
+    for each in measured.operators[:SHOWN_OPERATORS]:
+        spent = each.device_ms if measured.device_ms else each.self_ms
+        share = f"{spent / total:.1%}" if total else ""
+        rows.append((each.name, (f"{each.calls:,}", f"{spent:,.2f} ms", share)))
+    say(drawn(("operator", "calls", "itself", "share"), rows), "")
+    groups = ", ".join(
+        f"{name} {spent:,.1f} ms" for name, spent in measured.groups.model_dump().items()
+    )
+    memory = f"peak memory {format_size(measured.peak_bytes)}"
+    threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
+    chosen = f"attention {measured.kernel}, engine {measured.engine}, {measured.precision}"
+    prose(
+        Text(f"{groups}", "dim"),
+        Text(f"{memory}; {chosen}; {threads}, torch {measured.torch}", "dim"),
+    )
 
 
 def _with_interval(name: str, metric: Metric) -> Cells:

@@ -198,7 +198,11 @@ def checks(audit: AuditResult) -> None:
         verdict = Text(counted, "bold red")
     prose(verdict, "")
     about = {"verdict": "n/a where a check does not apply", "bound": "where it would fail"}
-    say(drawn(("check", "verdict", "measured", "bound", "why"), rows, about=about, wraps=("why",)))
+    heads = ("check", "verdict", "measured", "bound", "found")
+    say(drawn(heads, rows, about=about, wraps=("found",)))
+    for check in audit.checks:
+        if check.verdict == "fail" and check.catches:
+            prose(f"{check.name} looks for {check.catches}.")
 
 
 def _checked(value: float | None) -> Cell:

@@ -1,7 +1,8 @@
-"""The verbs that measure: eval, floors, bench, audit, compare, doctor."""
+"""The verbs that measure: eval, floors, bench, profile, audit, compare, doctor."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +11,11 @@ from flyweight.cli.options import (
     MACHINE,
     WORK,
     AnyModel,
+    Audited,
     BadRows,
     CommonOptions,
     Data,
+    EngineOption,
     FewShot,
     LmEvalTasks,
     ModelName,
@@ -24,7 +27,15 @@ from flyweight.cli.options import (
     listed,
     verb,
 )
+from flyweight.config.speed import AttentionName, PrecisionName
 from flyweight.errors import RequestError
+
+Precision = Annotated[
+    PrecisionName, typer.Option(help="The float type of products; fp32 is the model's own.")
+]
+Attention = Annotated[
+    AttentionName, typer.Option(help="Its kernel; what a profiler sees has to be the same.")
+]
 
 
 def evaluate(
@@ -143,6 +154,12 @@ def bench(
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Timed runs [5 to 15, as fits 2 s].")
     ] = None,
+    precision: Precision = "fp32",
+    attention: Attention = "auto",
+    engine: EngineOption = "auto",
+    generate_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of the short answer that is timed.")
+    ] = 5,
 ) -> None:
     """Measure speed and memory in a fresh process."""
     from flyweight import api
@@ -156,20 +173,58 @@ def bench(
             new_tokens=new_tokens,
             prompt=prompt,
             repeats=repeats,
+            precision=precision,
+            attention=attention,
+            engine=engine,
+            generate_tokens=generate_tokens,
             session=session,
         )
     measured = BenchResult.from_metrics(result.values)
     shared.answer(result.json(), lambda _: measurements.bench(measured, model))
 
 
-def audit(
+def profile(
     shared: CommonOptions,
     model: AnyModel,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated.")] = 20,
+    prompt: Annotated[int | None, typer.Option(min=1, help="Tokens of the prompt [64].")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the first tokens' events, for Perfetto."),
+    ] = None,
+    precision: Precision = "fp32",
+    attention: Attention = "auto",
+    engine: EngineOption = "auto",
+) -> None:
+    """Show which operators a generation calls, and what they take."""
+    from flyweight import api
+    from flyweight.cli.show import measurements
+    from flyweight.records.profile import ProfileResult
+
+    with shared.session() as session:
+        result = api.profile(
+            model,
+            new_tokens=new_tokens,
+            prompt=prompt,
+            trace=trace,
+            precision=precision,
+            attention=attention,
+            engine=engine,
+            session=session,
+        )
+    measured = ProfileResult.from_metrics(result.values)
+    shared.answer(result.json(), lambda _: measurements.profile(measured, model))
+
+
+def audit(
+    shared: CommonOptions,
+    model: Audited,
     data: Data = None,
 ) -> None:
-    """Check what makes numbers worthless: leaks, padding, caches, sizes.
+    """Check what makes numbers worthless: leaks, padding, caches, sizes, comparisons.
 
-    Exit status 1: a check failed.
+    A RUN is checked for what it compares: texts, splits, speeds and their causes. Exit status 1: a
+    check failed.
     """
     from flyweight import api
     from flyweight.cli.show import results
@@ -177,8 +232,11 @@ def audit(
 
     with shared.session() as session:
         result = api.audit(model, data=data, session=session)
-    checked = AuditResult.from_metrics(result.values)
-    shared.answer(result.json(), lambda _: results.checks(checked))
+    checked, content = result, {}
+    if isinstance(checked, api.Measurement):
+        content = checked.json()
+        checked = AuditResult.from_metrics(checked.values)
+    shared.answer(content or checked.to_metrics(), lambda _: results.checks(checked))
     if not checked.passed:
         raise typer.Exit(1)
 
@@ -255,6 +313,7 @@ def add(app: typer.Typer) -> None:
     verb(app, *WORK, name="eval")(evaluate)
     verb(app, "runs", "data_dir")(floors)
     verb(app, *MACHINE, "seed")(bench)
+    verb(app, *MACHINE, "seed")(profile)
     verb(app, *WORK, "seed")(audit)
     verb(app, *WORK)(compare)
     verb(app, *WORK)(doctor)

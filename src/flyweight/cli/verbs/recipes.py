@@ -149,6 +149,12 @@ def plan(
     fit: Annotated[
         bool, typer.Option("--fit", help="Print the recipe changed so that its memory fits.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Make two steps of each training, and show planned against measured."
+        ),
+    ] = False,
 ) -> None:
     """Say what a recipe, study, config or model needs, before anything runs.
 
@@ -175,7 +181,18 @@ def plan(
             chosen = choice.lines
             result = api.plan(choice.recipe, session=session)
         else:
-            result = api.plan(target, *(overrides or ()), **limits, session=session)
+            result = api.plan(
+                target,
+                *(overrides or ()),
+                memory=memory,
+                time=time,
+                flops=flops,
+                parameters=parameters,
+                bytes=size,
+                session=session,
+            )
+        if check:
+            result = api.checked(result, session)
     if fit:
         if not isinstance(result, Plan) or chosen:
             raise RequestError(

@@ -41,17 +41,95 @@ def distill(
 def quantize(
     shared: CommonOptions,
     model: ModelName,
-    kind: Annotated[str, typer.Option(help="int8 or nf4.")] = "int8",
+    kind: Annotated[str, typer.Option(help="int8, int8_dynamic, int4, int3 or nf4.")] = "int8",
+    group: Annotated[
+        int | None, typer.Option(min=1, help="Columns that share a scale, of int4 and int3 [32].")
+    ] = None,
+    rounding: Annotated[
+        str, typer.Option(help="nearest, or gptq, which reads training text.")
+    ] = "nearest",
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Standard deviations of a row beyond which values are cut off."),
+    ] = None,
     data: Data = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
-    """Store MODEL's matrices in fewer bits and measure the cost."""
+    """Store MODEL's matrices in fewer bits and measure the cost.
+
+    Its fields are path=value words: embedding=int4 calibration.tokens=16384
+    """
     from flyweight import api
 
     with shared.session() as session:
         result = api.quantize(
-            model, *(overrides or ()), kind=kind, data=data, name=name, session=session
+            model,
+            *(overrides or ()),
+            kind=kind,
+            group=group,
+            rounding=rounding,
+            clip=clip,
+            data=data,
+            name=name,
+            session=session,
+        )
+    shared.answer_run(result)
+
+
+def prune(
+    shared: CommonOptions,
+    model: ModelName,
+    method: Annotated[
+        str, typer.Option(help="magnitude, wanda, sparsegpt or random.")
+    ] = "magnitude",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the weights that becomes zero, such as 0.5.")
+    ] = None,
+    of: Annotated[str, typer.Option(help="weights, or adapters: the A and B of LoRA.")] = "weights",
+    pattern: Annotated[
+        str | None, typer.Option(help="2:4 keeps two of every four weights in a row.")
+    ] = None,
+    scope: Annotated[
+        str, typer.Option(help="layer or global: which weights are compared with each other.")
+    ] = "layer",
+    data: Data = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Set the least important weights of MODEL to zero, with masks that keep them there."""
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.prune(
+            model,
+            *(overrides or ()),
+            method=method,
+            sparsity=sparsity,
+            of=of,
+            pattern=pattern,
+            scope=scope,
+            data=data,
+            name=name,
+            session=session,
+        )
+    shared.answer_run(result)
+
+
+def pack(
+    shared: CommonOptions,
+    model: ModelName,
+    keep: Annotated[bool, typer.Option("--keep", help="Pack it even if it gets larger.")] = False,
+    data: Data = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Store MODEL, which was pruned, without its zeros."""
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.pack(
+            model, *(overrides or ()), keep=keep, data=data, name=name, session=session
         )
     shared.answer_run(result)
 
@@ -129,4 +207,6 @@ def add(app: typer.Typer) -> None:
     verb(app, *WORK, "seed")(distill)
     verb(app, *WORK, "seed")(finetune)
     verb(app, *WORK)(quantize)
+    verb(app, *WORK, "seed")(prune)
+    verb(app, *WORK)(pack)
     verb(app, *WORK)(merge)

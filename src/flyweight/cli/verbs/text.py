@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flyweight.cli.options import MACHINE, CommonOptions, ModelName, verb
+from flyweight.cli.options import MACHINE, CommonOptions, EngineOption, ModelName, verb
 from flyweight.core.terminal import Speech
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text (may be repeated).")
     ] = None,
+    engine: EngineOption = "auto",
 ) -> None:
     """Continue a text.
 
@@ -75,6 +76,7 @@ def generate(
             min_p=min_p,
             seed=shared.seed,
             stop=stop or (),
+            engine=engine,
             on_text=None if shared.as_json else speak,
             on_drawing=drawn.append,
             session=session,
@@ -101,6 +103,7 @@ def chat(
     stop: Annotated[
         list[str] | None, typer.Option(help="End answers before this text (may be repeated).")
     ] = None,
+    engine: EngineOption = "auto",
 ) -> None:
     """Talk with a model, a line a turn, typed or piped.
 
@@ -120,6 +123,7 @@ def chat(
             min_p=min_p,
             seed=shared.seed,
             stop=stop or (),
+            engine=engine,
             session=session,
         )
         conversation.talk(chat, model, shared.as_json)

@@ -1,0 +1,78 @@
+"""The stage that prunes a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from flyweight.checkpoints import load_any
+from flyweight.checkpoints.reading import check_reads
+from flyweight.compression.calibration import calibration_batches
+from flyweight.compression.prune import prune, pruned_config
+from flyweight.compression.sweep import Swept, sweep
+from flyweight.compression.written import inherited, write_model
+from flyweight.config.pruning import Prune, SparsitySweep
+from flyweight.data.corpus import Corpus
+from flyweight.model.build import Model
+from flyweight.model.sparsity import sparsity_facts
+from flyweight.store.artifact import Draft
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
+
+
+class PruneStage(Stage[Prune]):
+    """The same model with some of its weights at zero."""
+
+    def run(self, config: Prune, inputs: Inputs, context: Context, draft: Draft) -> dict[str, Any]:
+        """Write the pruned `model/`; the facts have the zeros that are found in it."""
+        source, device = inputs.model("input"), context.runtime.device
+        what = f"stages.{inputs.name}.input"
+        pruned_config(load_any.own_config(source, what), config)  # before anything is read
+        model = load_any.decoder(source, device, what).eval()
+        pruned = partial(
+            prune,
+            model,
+            config,
+            seed=context.runtime.seed,
+            batches=_batches(config, model, inputs, context),
+            progress=lambda done: draft.events.watch(
+                "scoring", {"what": inputs.name, "done": done}
+            ),
+        )
+        share, facts = config.sparsity, dict[str, Any]()
+        if isinstance(share, SparsitySweep):
+            swept = _swept(model, share, inputs, context, pruned)
+            share, facts = swept.chosen, swept.facts()
+        result = pruned(share or config.share)
+        write_model(result, source, draft)
+        return {**inherited(inputs), **sparsity_facts(result), **facts}
+
+    def plan(self, config: Prune, inputs: PlannedInputs) -> Outline:
+        """Return the input's model with masks."""
+        source = inputs.models.get("input")
+        return Outline() if source is None else Outline(pruned_config(source, config))
+
+
+def _batches(config: Prune, model: Model, inputs: Inputs, context: Context) -> list[Tensor]:
+    """Return the calibration text as batches of tokens (B, T), where the method reads one."""
+    if config.weighs_inputs:
+        seed = context.runtime.seed
+        return calibration_batches(config.calibration, model.config, inputs, seed)
+    if config.calibrates:
+        check_reads(model.config, "input", inputs, 1, "calibration.data")
+    return []
+
+
+def _swept(
+    model: Model,
+    choice: SparsitySweep,
+    inputs: Inputs,
+    context: Context,
+    pruned: Callable[[float], Model],
+) -> Swept:
+    """Return the sparsity that a sweep chooses on validation text, and what it measured."""
+    split = Corpus.open(inputs.text(), verify=False).split("validation")
+    window = load_any.window(model.config)
+    return sweep(model, choice, split, window, context.runtime.device, pruned)

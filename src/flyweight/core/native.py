@@ -1,0 +1,109 @@
+"""Machine code for this processor, made from a C file of the package by the system's compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from flyweight.errors import FlyweightError
+
+_COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = ("-O3", "-march=native", "-fPIC", "-shared")
+_THREADS = "-fopenmp"
+_TIMEOUT = 120.0
+
+
+class NativeError(FlyweightError):
+    """No machine code: the message says why."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """A loaded library, and the seconds that compiling it took now: 0 where it was kept."""
+
+    library: ctypes.CDLL
+    path: Path
+    seconds: float
+
+
+@cache
+def load(source: Path) -> Native:
+    """Return the library of a C file, compiled for this processor, once for each processor.
+
+    It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`), under a name that
+    depends on the file, the compiler and what the processor can do. Raises NativeError where there
+    is no compiler, where it fails, and where the folder is not this user's alone.
+    """
+    compiler = _compiler()
+    try:
+        # The predefined macros name the compiler's version and the processor's instructions.
+        macros = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
+        content = source.read_bytes()
+        words = " ".join((compiler, *_FLAGS, _THREADS, sys.platform)).encode()
+        name = hashlib.sha256(b"\0".join((content, macros, words))).hexdigest()[:16]
+        folder = _own_folder()
+        path = folder / f"{source.stem}-{name}.so"
+        seconds = 0.0
+        if not path.is_file():
+            seconds = _compile(compiler, source, path)
+        return Native(ctypes.CDLL(str(path)), path, seconds)
+    except OSError as error:
+        raise NativeError(f"{source.name} could not be compiled: {error}") from error
+
+
+def _compiler() -> str:
+    if sys.platform == "win32":
+        raise NativeError("nothing is compiled on Windows")
+    asked = os.environ.get("CC")
+    for name in (asked,) if asked else _COMPILERS:
+        if found := shutil.which(name):
+            return found
+    if asked:
+        raise NativeError(f"the compiler {asked} that CC names is not there")
+    raise NativeError(f"no C compiler was found ({', '.join(_COMPILERS)}); CC names another one")
+
+
+def _own_folder() -> Path:
+    """Return the folder of compiled files; what others can write to is not run."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(root) / "flyweight"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        raise NativeError(f"{folder} can be written by others, and machine code is kept there")
+    return folder
+
+
+def _compile(compiler: str, source: Path, path: Path) -> float:
+    """Compile a file to `path` in one step, so that processes may race; return the seconds."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        made = Path(place) / path.name
+        command = [compiler, *_FLAGS, str(source), "-o", str(made)]
+        try:
+            _run([*command, _THREADS])
+        except NativeError:
+            _run(command)  # a compiler without OpenMP: one thread
+        made.replace(path)
+    return time.perf_counter() - began
+
+
+def _run(command: list[str]) -> bytes:
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired as error:
+        raise NativeError(f"{command[0]} took longer than {_TIMEOUT:g} s") from error
+    if done.returncode == 0:
+        return done.stdout
+    said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    wrong = next((line for line in said if "error" in line), said[-1])
+    raise NativeError(f"{command[0]} failed: {wrong.strip()}")

@@ -1,0 +1,445 @@
+"""The audit of a finished run: checks of what its report compares.
+
+Each check takes the `ComparedRun`, the summary with the artifacts behind its numbers, and returns
+one `Check`. A pair of numbers may be compared where one thing is different between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+from flyweight.config.adapters import MERGEABLE
+from flyweight.core.files import read_json
+from flyweight.errors import FlyweightError
+from flyweight.evaluation.checks import at_most, not_applicable
+from flyweight.evaluation.resampling import UNITS, UnitScores
+from flyweight.records.audit import AuditResult, Check
+from flyweight.records.likelihood import Likelihood
+from flyweight.records.metric import Metric
+from flyweight.records.run_summary import CorpusSummary, ModelSummary, Summary
+from flyweight.store import measurements
+from flyweight.store.artifact import Artifact, Store
+from flyweight.store.measurements import Measurements
+
+ARITHMETIC = 1e-6
+CONDITIONS = ("machine", "device", "threads", "batch", "prompt", "new_tokens", "engine")
+"""What has to be equal between speeds in one table; `engine` is the versions of the libraries."""
+FACTORS = ("model", "precision", "attention", *CONDITIONS)
+"""What may make one model faster than another."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run's summary, and the artifacts of its models and of their measurements, by model name."""
+
+    summary: Summary
+    models: Mapping[str, Artifact] = field(default_factory=dict)
+    measured: Mapping[str, Measurements] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, summary: Summary, store: Store) -> ComparedRun:
+        """Return a run with what is left of its artifacts in the runs root."""
+        entries = store.entries()
+        by_id = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
+        models = {each.name: by_id[each.id] for each in summary.models if each.id in by_id}
+        measured = {name: measurements.of(model, entries) for name, model in models.items()}
+        return cls(summary, models, measured)
+
+    def benches(self) -> Iterator[tuple[str, Artifact]]:
+        """Yield each bench of a compared model, with the model's name."""
+        for name, measured in self.measured.items():
+            for bench in measured.benches:
+                yield name, bench
+
+    def reported(self) -> Iterator[tuple[str, Artifact]]:
+        """Yield the bench behind each model's speed in the summary."""
+        for model in self.summary.models:
+            if model.bench is None:
+                continue
+            for name, bench in self.benches():
+                same = bench.metrics()["metrics"]["forward_ms"] == model.bench.forward_ms.json()
+                if name == model.name and same:
+                    yield name, bench
+                    break
+
+
+def audit_run(run: ComparedRun) -> AuditResult:
+    """Run every check of comparisons on a finished run."""
+    results = []
+    for name, (check, catches) in RUN_CHECKS.items():
+        try:
+            result = check(run)
+        except (FlyweightError, LookupError, TypeError, ValueError) as error:
+            why = f"{type(error).__name__}: {error}"
+            result = Check(name=name, measured=None, bound=None, verdict="fail", why=why)
+        results.append(result.model_copy(update={"catches": catches}))
+    return AuditResult.of(results)
+
+
+def _faults(name: str, faults: Sequence[str], sound: str) -> Check:
+    """Return a check that fails with its first faults, or passes with what was found."""
+    return at_most(name, float(len(faults)), 0.0, "; ".join(faults[:3]) or sound)
+
+
+# --- which text chooses, and which reports ---
+
+
+def choice_split(run: ComparedRun) -> Check:
+    """Check that the split which reports neither trained a model nor chose one."""
+    faults = []
+    reported = [model for model in run.summary.models if model.evaluate is not None]
+    chooses = _choosers(run)
+    for model in reported:
+        assert model.evaluate is not None
+        split = model.evaluate.split
+        if split == "train":
+            faults.append(f"{model.name} is reported on the split that it was trained on")
+        elif split == "validation" and model.name in chooses:
+            faults.append(f"{model.name} is reported on validation, which {chooses[model.name]}")
+    faults += _task_choices(run)
+    if not reported and not faults:
+        return not_applicable("choice_split", "no likelihood is reported")
+    splits = sorted({model.evaluate.split for model in reported if model.evaluate})
+    return _faults("choice_split", faults, f"reported on {', '.join(splits)}")
+
+
+def _choosers(run: ComparedRun) -> dict[str, str]:
+    """Return what the validation split chose, by the name of the model that it flatters."""
+    chosen: dict[str, str] = {}
+    for name, artifact in run.models.items():
+        facts, config = artifact.facts, artifact.identity["config"]
+        if artifact.stage == "select":
+            chosen[name] = f"chose it ({facts.get('chosen')}) among several models"
+        elif facts.get("best_nll") is not None and config.get("train", {}).get("keep") == "best":
+            chosen[name] = f"chose its weights (of step {facts.get('best_step')})"
+        elif "sweep" in facts:
+            chosen[name] = "chose its sparsity"
+    return chosen
+
+
+def _task_choices(run: ComparedRun) -> Iterator[str]:
+    for name, artifact in run.models.items():
+        if artifact.stage != "select":
+            continue
+        task = artifact.identity["config"].get("task")
+        if not task:
+            continue
+        raw = {"task": task} if isinstance(task, str) else task
+        for score in run.measured[name].tasks:
+            config = score.identity["config"]
+            if (
+                config["task"] == raw["task"]
+                and artifact.identity["data"] == score.identity["data"]
+            ):
+                yield f"{name} was chosen on the rows of {raw['task']} that report its score"
+
+
+def whole_split(run: ComparedRun) -> Check:
+    """Check that every likelihood is of the whole split, each target counted once."""
+    faults, models = [], []
+    for model, text in _evaluated(run.summary):
+        assert model.evaluate is not None
+        parts = text.parts(model.evaluate.split)
+        tokens = sum(part.tokens for part in parts)
+        least = tokens - 2 * sum(max(1, part.documents) for part in parts)
+        found = model.evaluate.nll.n
+        models.append(model.name)
+        if not least <= found <= tokens:
+            faults.append(
+                f"{model.name}: {found:,} targets of {tokens:,} tokens of {model.evaluate.split}"
+            )
+    if not models:
+        return not_applicable("whole_split", "no likelihood is reported")
+    return _faults("whole_split", faults, f"{len(models)} models, each on all targets")
+
+
+def same_text(run: ComparedRun) -> Check:
+    """Check that paired likelihoods are of one text, and perplexities of one tokenizer."""
+    texts = {model.name: (model, text) for model, text in _evaluated(run.summary)}
+    faults = []
+    for pair in run.summary.comparisons:
+        if pair.a not in texts or pair.b not in texts:
+            faults.append(f"{pair.a} and {pair.b} are compared, and one was not evaluated")
+            continue
+        (a, a_text), (b, b_text) = texts[pair.a], texts[pair.b]
+        faults += _unlike(a, a_text, b, b_text, pair.nll is not None)
+    if not run.summary.comparisons:
+        return not_applicable("same_text", "no likelihoods are compared")
+    sound = f"{len(run.summary.comparisons)} pairs, each on one text"
+    return _faults("same_text", faults, sound)
+
+
+def _evaluated(summary: Summary) -> Iterator[tuple[ModelSummary, CorpusSummary]]:
+    for model in summary.models:
+        text = summary.corpus_of(model)
+        if text is not None:
+            yield model, text
+
+
+def _unlike(
+    a: ModelSummary, a_text: CorpusSummary, b: ModelSummary, b_text: CorpusSummary, tokens: bool
+) -> Iterator[str]:
+    """Yield why two likelihoods cannot be compared; `tokens`: also by token."""
+    assert a.evaluate is not None and b.evaluate is not None
+    pair = f"{a.name} and {b.name}"
+    if a.evaluate.split != b.evaluate.split:
+        yield f"{pair}: on {a.evaluate.split} and {b.evaluate.split}"
+    if (a_text.source or a_text.name) != (b_text.source or b_text.name):
+        yield f"{pair}: on the texts {a_text.name} and {b_text.name}"
+    if a_text.fingerprint == b_text.fingerprint:
+        if a.evaluate.split == b.evaluate.split and a.evaluate.nll.n != b.evaluate.nll.n:
+            yield f"{pair}: on {a.evaluate.nll.n:,} and {b.evaluate.nll.n:,} targets"
+    elif tokens:
+        yield f"{pair}: NLL by token under the tokenizers {a_text.tokenizer}, {b_text.tokenizer}"
+
+
+# --- arithmetic ---
+
+
+def reported_arithmetic(run: ComparedRun) -> Check:
+    """Check that reported numbers follow from what was scored and timed.
+
+    Perplexity and bits per byte follow from the NLL of the units, tokens per second from the
+    seconds and the tokens of each timed pass.
+    """
+    worst, where, count = 0.0, "", 0
+    for model in run.summary.models:
+        for name, found, due in (*_due_metrics(run, model), *_due_rates(run, model)):
+            apart = abs(found - due) / max(abs(due), 1e-12)
+            count += 1
+            if not apart <= worst:
+                worst, where = apart, f"{model.name}: {name} {found:.6g}, due {due:.6g}"
+    if not count:
+        return not_applicable("reported_arithmetic", "no likelihood and no speed is reported")
+    sound = f"{count} numbers follow from what was scored and timed"
+    return at_most("reported_arithmetic", worst, ARITHMETIC, where or sound)
+
+
+def _due_rates(run: ComparedRun, model: ModelSummary) -> Iterator[tuple[str, float, float]]:
+    """Yield a rate's name, its reported value, and what it has to be by its seconds."""
+    benches = (bench for name, bench in run.reported() if name == model.name)
+    bench = next(benches, None)
+    if bench is None or model.bench is None:
+        return
+    metrics = bench.metrics()
+    tokens = {"prefill": metrics["prompt"], "decode": metrics["new_tokens"]}
+    for name, each in tokens.items():
+        rates = [metrics["batch"] * each / seconds for seconds in metrics["seconds"][name]]
+        found = getattr(model.bench, f"{name}_tokens_per_s").value
+        yield f"{name} tokens/s", found, median(rates)
+
+
+def _units(run: ComparedRun, model: ModelSummary) -> UnitScores | None:
+    """Return the scored units behind a model's likelihood, or None where they are gone."""
+    assert model.evaluate is not None
+    measured = run.measured.get(model.name)
+    for artifact in measured.evaluations if measured else ():
+        same_text = artifact.facts.get("corpus_fingerprint") == model.evaluate.corpus
+        same_split = artifact.identity["config"]["split"] == model.evaluate.split
+        if same_text and same_split and (artifact.path / UNITS).is_file():
+            return UnitScores.load(artifact.path / UNITS)
+    return None
+
+
+def _due_metrics(run: ComparedRun, model: ModelSummary) -> Iterator[tuple[str, float, float]]:
+    """Yield a metric's name, its reported value, and what it has to be."""
+    if model.evaluate is None:
+        return
+    units = _units(run, model)
+    nll, perplexity, bits = (
+        model.evaluate.nll.value,
+        model.evaluate.perplexity.value,
+        model.evaluate.bits_per_byte.value,
+    )
+    yield "perplexity", perplexity, math.exp(nll) if nll < 700 else math.inf
+    if units is not None and math.isfinite(nll):
+        yield "nll", nll, float(units.nll.sum() / units.counts.sum())
+        yield "bits_per_byte", bits, float(units.text.sum() / math.log(2) / units.bytes.sum())
+
+
+def figures_measured(run: ComparedRun) -> Check:
+    """Check that each number of the summary stands in a measurement of the runs root."""
+    faults, count = [], 0
+    for model in run.summary.models:
+        measured = run.measured.get(model.name)
+        if measured is None:
+            faults.append(f"{model.name} ({model.id}) is not in the runs root")
+            continue
+        if model.evaluate is not None:
+            count += 1
+            if model.evaluate.nll not in list(_nlls(measured.evaluations)):
+                faults.append(f"{model.name}: no evaluation has its NLL")
+        if model.bench is not None:
+            count += 1
+            figures = [bench.metrics()["metrics"]["forward_ms"] for bench in measured.benches]
+            if model.bench.forward_ms.json() not in figures:
+                faults.append(f"{model.name}: no bench has its speed")
+    return _faults("figures_measured", faults, f"{count} results, each with its artifact")
+
+
+def _nlls(evaluations: Sequence[Artifact]) -> Iterator[Metric]:
+    for artifact in evaluations:
+        yield Likelihood.from_metrics(artifact.metrics()).nll
+
+
+# --- speed ---
+
+
+def one_factor(run: ComparedRun) -> Check:
+    """Check that no speed-up is claimed where two factors changed at once.
+
+    Two models' speeds may differ in one of FACTORS. Where they differ in more, other benches of the
+    run must lead from one to the other, one factor at a time: the controls.
+    """
+    reported = list(run.reported())
+    if len(reported) < 2:
+        return not_applicable("one_factor", "no speeds are compared")
+    nodes = [_factors(name, bench) for name, bench in run.benches()]
+    faults = []
+    for (a, a_bench), (b, b_bench) in combinations(reported, 2):
+        start, end = _factors(a, a_bench), _factors(b, b_bench)
+        if not _connected(start, end, nodes):
+            changed = ", ".join(_changed(start, end))
+            faults.append(f"{a} and {b} differ in {changed}, and no control has one of them alone")
+    return _faults("one_factor", faults, f"{len(reported)} speeds, one factor apart or controlled")
+
+
+def _factors(name: str, bench: Artifact) -> dict[str, object]:
+    """Return what a speed was measured with."""
+    identity, metrics = bench.identity, bench.metrics()
+    of_bench = {key: metrics.get(key) for key in ("precision", "attention", "batch", "prompt")}
+    return {
+        "model": name,
+        **of_bench,
+        "new_tokens": metrics.get("new_tokens"),
+        "threads": metrics.get("threads"),
+        "device": metrics.get("device"),
+        "machine": identity["machine"],
+        "engine": str(sorted((identity["libraries"] or {}).items())),
+    }
+
+
+def _changed(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
+    return [name for name in FACTORS if a[name] != b[name]]
+
+
+def _connected(
+    start: Mapping[str, object], end: Mapping[str, object], nodes: Sequence[Mapping[str, object]]
+) -> bool:
+    """Return whether single-factor steps lead from one bench to another."""
+    reached, new = [start], [start]
+    while new:
+        if any(len(_changed(node, end)) <= 1 for node in new):
+            return True
+        new = [
+            node
+            for node in nodes
+            if node not in reached and any(len(_changed(node, each)) <= 1 for each in new)
+        ]
+        reached += new
+    return False
+
+
+def same_conditions(run: ComparedRun) -> Check:
+    """Check that the speeds of a table were measured on one machine, under one load.
+
+    The benches' machine, device, threads, batch, lengths and libraries are equal, and each is of a
+    fresh process whose memory before the model is told.
+    """
+    reported = list(run.reported())
+    if not reported:
+        return not_applicable("same_conditions", "no speed is reported")
+    faults = []
+    first_name, first = reported[0]
+    for name, bench in reported:
+        changed = [
+            key
+            for key in CONDITIONS
+            if _factors(name, bench)[key] != _factors(first_name, first)[key]
+        ]
+        if changed:
+            faults.append(f"{first_name} and {name} were measured with another {changed[0]}")
+        if not bench.metrics().get("baseline_bytes"):
+            faults.append(f"{name}: what its process held before the model is not known")
+    return _faults("same_conditions", faults, f"{len(reported)} speeds under the same conditions")
+
+
+def attention_asked(run: ComparedRun) -> Check:
+    """Check that a bench which asks for a kernel of attention has seen it run."""
+    asked: list[str] = []
+    faults = []
+    for name, bench in run.benches():
+        wanted, seen = bench.metrics().get("attention"), bench.metrics().get("kernel")
+        if wanted in (None, "auto"):
+            continue
+        asked.append(name)
+        if str(wanted) not in str(seen or ""):
+            faults.append(f"{name}: {wanted} was asked for and {seen or 'no kernel'} was seen")
+    if not asked:
+        return not_applicable("attention_asked", "no bench asks for a kernel")
+    return _faults("attention_asked", faults, f"{len(asked)} benches saw what they asked for")
+
+
+def merged_speed(run: ComparedRun) -> Check:
+    """Check that adapters which can become part of their matrices are merged where speed counts."""
+    adapted, faults = [], []
+    merges = {
+        artifact.identity["parents"].get("input")
+        for name, artifact in run.models.items()
+        if artifact.stage == "merge" and run.measured[name].benches
+    }
+    for name, artifact in run.models.items():
+        kinds = {each["kind"] for each in _adapters(artifact)}
+        if not kinds or not kinds <= set(MERGEABLE) or not run.measured[name].benches:
+            continue
+        adapted.append(name)
+        if artifact.id not in merges:
+            faults.append(f"{name}: its adapters are not merged, and no merge of it is benched")
+    if not adapted:
+        return not_applicable("merged_speed", "no benched model has adapters that can be merged")
+    return _faults("merged_speed", faults, f"{len(adapted)} adapted models beside their merges")
+
+
+def _adapters(artifact: Artifact) -> list[dict[str, Any]]:
+    path = artifact.path / "model" / "config.json"
+    return list(read_json(path).get("adapters") or ()) if path.is_file() else []
+
+
+# --- the models ---
+
+
+def models_audited(run: ComparedRun) -> Check:
+    """Check that each compared model passed its own audit."""
+    faults, count = [], 0
+    for model in run.summary.models:
+        measured = run.measured.get(model.name)
+        for audit in measured.audits if measured else ():
+            count += 1
+            failed = [
+                check.name
+                for check in AuditResult.from_metrics(audit.metrics()).checks
+                if check.verdict == "fail"
+            ]
+            faults += [f"{model.name} fails {name}" for name in failed]
+    if not count:
+        return not_applicable("models_audited", "no compared model was audited")
+    return _faults("models_audited", faults, f"{count} models passed")
+
+
+RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
+    "choice_split": (choice_split, "the split that trained or chose a model also reports it"),
+    "whole_split": (whole_split, "a score of a part of the text, or with padding counted"),
+    "same_text": (same_text, "likelihoods of different texts or tokenizers compared"),
+    "reported_arithmetic": (reported_arithmetic, "reported numbers that were scaled"),
+    "figures_measured": (figures_measured, "numbers without a measurement"),
+    "one_factor": (one_factor, "a speed-up of two changes at once, without a control"),
+    "same_conditions": (same_conditions, "speeds of different machines, loads or processes"),
+    "attention_asked": (attention_asked, "a bench that ran another kernel than it names"),
+    "merged_speed": (merged_speed, "the speed of adapters that should have been merged"),
+    "models_audited": (models_audited, "a compared model that fails its own audit"),
+}

@@ -1,0 +1,241 @@
+"""Products of a few rows by compiled code, for decoding: every weight is read once, as stored.
+
+torch's products are made for many rows. With one row they read dense matrices at two thirds of the
+memory's speed, and 4-bit ones at a twentieth. `kernels.c` is compiled once on a machine, in about a
+second. Where that is not possible, everything is computed by torch, and `engine` says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from flyweight.config.speed import EngineName
+from flyweight.core import native
+from flyweight.errors import RequestError
+
+MOST_ROWS = 8
+"""More rows are multiplied by torch, which is faster from some tens of rows on."""
+
+_ALONE = 1 << 17
+"""Weights of a matrix that one thread multiplies sooner than several."""
+
+MARK = "flyweight::compiled_product"
+"""What a profiler sees of a compiled product."""
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+
+
+class Format(IntEnum):
+    """How a matrix lies in memory; the numbers are those of `kernels.c`."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    ROWS_INT8 = 2
+    BLOCKS_4BIT = 3
+    BLOCKS_4BIT_NESTED = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A matrix (out, in) as it lies in memory, for the compiled products.
+
+    `weights` are floats (out, in), int8 codes (out, in), or two 4-bit codes a byte, the first in
+    the high half, (out, ceil(in / 2)). `scales` are bfloat16 (out,) of int8, float32 (out, blocks)
+    of 4 bits, or bytes (out, blocks) with their groups' offsets and steps, `ranges` (2, groups, 1).
+    `levels` (16,) is what each 4-bit code stands for, in float32; a `block` is even.
+    """
+
+    format: Format
+    weights: Tensor
+    in_features: int
+    scales: Tensor | None = None
+    ranges: Tensor | None = None
+    levels: Tensor | None = None
+    block: int = 0
+
+    def runs(self) -> bool:
+        """Return whether the tensors are where the compiled code can read them."""
+        held = (self.weights, self.scales, self.ranges, self.levels)
+        return all(part is None or (part.is_cpu and part.is_contiguous()) for part in held)
+
+
+def dense_stored(weight: Tensor) -> Stored | None:
+    """Return a float matrix (out, in) as the compiled products read it.
+
+    None for floats that they do not know.
+    """
+    formats = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16}
+    form = formats.get(weight.dtype)
+    return None if form is None else Stored(form, weight, weight.shape[1])
+
+
+class _Matrix(ctypes.Structure):
+    """The struct `matrix` of `kernels.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("format", "out", "in_", "block", "groups")),
+        *((name, ctypes.c_void_p) for name in ("weights", "scales", "ranges", "levels", "bias")),
+    )
+
+
+class Product:
+    """x W^T + b by compiled code, of one matrix that stays where it is while this is used."""
+
+    def __init__(self, stored: Stored, bias: Tensor | None, threads: int) -> None:
+        bias = None if bias is None else bias.detach().float().contiguous()
+        self.held = (stored, bias)
+        self.out = stored.weights.shape[0]
+        self.threads = threads if self.out * stored.in_features >= _ALONE else 1
+        groups = 0 if stored.ranges is None else stored.ranges.shape[1]
+        self.matrix = _Matrix(
+            *(stored.format, self.out, stored.in_features, stored.block, groups),
+            *map(_address, (stored.weights, stored.scales, stored.ranges, stored.levels, bias)),
+        )
+        self.at = ctypes.addressof(self.matrix)
+        self.multiply = _library().multiply
+
+    def __call__(self, x: Tensor, rows: int) -> Tensor:
+        """Return the product of x (..., in), of so many rows in all: (..., out)."""
+        dtype = x.dtype
+        if dtype != torch.float32:
+            x = x.float()
+        if not x.is_contiguous():
+            x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], self.out))
+        if self.multiply(self.at, x.data_ptr(), y.data_ptr(), rows, self.threads):
+            raise MemoryError("no memory for a matrix product")
+        return y if dtype == torch.float32 else y.to(dtype)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class HasStored(Protocol):
+    """A layer that can say how its matrix lies in memory."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to every product, (out,)."""
+        ...
+
+    def stored(self) -> Stored | None:
+        """Return the matrix as the compiled products read it; None where they do not know it."""
+        ...
+
+
+class Engine:
+    """The compiled products of a model's layers, made when a layer is first used.
+
+    It is good while nobody changes where the weights are: for one text, not for a training run.
+    """
+
+    def __init__(self, threads: int, marked: bool = False) -> None:
+        self.threads = threads
+        self.marked = marked
+        self.products: dict[object, Product | None] = {}
+
+    def product(self, layer: HasStored, x: Tensor) -> Tensor | None:
+        """Return what a layer makes of x (..., in): (..., out).
+
+        None where torch has to: for many rows, other devices and kinds that are not compiled.
+        """
+        rows = x.numel() // x.shape[-1]
+        if rows > MOST_ROWS or not rows:
+            return None
+        if layer not in self.products:
+            self.products[layer] = self._bound(layer)
+        product = self.products[layer]
+        if product is None or not self.marked:
+            return None if product is None else product(x, rows)
+        with record_function(MARK):
+            return product(x, rows)
+
+    def _bound(self, layer: HasStored) -> Product | None:
+        stored = layer.stored()
+        if stored is None or not stored.runs():
+            return None
+        return Product(stored, layer.bias, self.threads)
+
+
+_ENGINE: ContextVar[Engine | None] = ContextVar("engine", default=None)
+
+active = _ENGINE.get
+"""Return the engine of here and now, or None where torch computes everything."""
+
+
+def check_engine(name: str) -> None:
+    """Raise RequestError for an engine that is not known, or cannot be had on this machine."""
+    if name not in get_args(EngineName):
+        raise RequestError(f"engine: {name} is not one of {', '.join(get_args(EngineName))}")
+    if name == "compiled" and (reason := refusal()):
+        raise RequestError(f"engine: compiled is not possible here: {reason}; use eager")
+
+
+@contextmanager
+def engine(name: EngineName, marked: bool = False) -> Iterator[Engine | None]:
+    """Multiply few rows by compiled code inside this context, which must not train.
+
+    A profiler sees products that are `marked`.
+
+    `eager` leaves everything to torch, and `auto` does so where nothing can be compiled or where
+    autocast chooses the products' dtype. Raises RequestError where `compiled` cannot be had.
+    """
+    check_engine(name)
+    chosen = None
+    if name != "eager" and not refusal():
+        chosen = Engine(torch.get_num_threads(), marked)
+    token = _ENGINE.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _ENGINE.reset(token)
+
+
+def refusal() -> str:
+    """Return why the compiled products are not used here and now; empty where they are."""
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the dtype of products"
+    return _fault()
+
+
+def compile_seconds() -> float:
+    """Return how long compiling took in this process: 0 where the code was there, or cannot be."""
+    return 0.0 if _fault() else native.load(_SOURCE).seconds
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = native.load(_SOURCE).library
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.multiply.argtypes = (pointer, pointer, pointer, number, number)
+    library.multiply.restype = ctypes.c_int
+    return library
+
+
+@cache
+def _fault() -> str:
+    """Return why there are no compiled products on this machine; empty where they are right."""
+    try:
+        _library()
+    except native.NativeError as error:
+        return str(error)
+    weight = torch.arange(7.0 * 66).sin().view(7, 66)
+    x = torch.arange(3.0 * 66).cos().view(3, 66)
+    found = Product(Stored(Format.FLOAT32, weight, 66), weight[:, 0], 2)(x, 3)
+    expected = torch.nn.functional.linear(x, weight, weight[:, 0])
+    if torch.allclose(found, expected, rtol=0, atol=1e-4):
+        return ""
+    return "the compiled products are wrong on this machine"

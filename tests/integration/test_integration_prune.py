@@ -1,0 +1,227 @@
+"""Pruning in recipes: masks through training and a resume, the sweep, the verb, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import flyweight as fw
+from flyweight.api import Session
+from flyweight.cli.app import app
+from flyweight.config import load as config_load
+from flyweight.config.graph import leave_out
+from flyweight.model import folder
+from flyweight.model.masked import masks_of, unpack_bits
+
+TUNE = {"stage": "finetune", "method": "full", "train": {"steps": 4}}
+
+
+def recipe(place: Path, **stages: Any) -> dict[str, Any]:
+    text = place / "text.txt"
+    words = ["tree", "stone", "river", "cloud", "field"]
+    lines = (f"The {words[n % 5]} near the {words[n * 7 % 5]}.\n" for n in range(1500))
+    text.write_text("".join(lines))
+    return {
+        "name": "pruned",
+        "data": {"corpus": str(text), "tokenizer": "byte", "context": 32},
+        "train": {
+            "steps": 30,
+            "batch": 8,
+            "validations": 1,
+            "optimizer": "muon",
+            "precision": "fp32",
+        },
+        "stages": {
+            "base": {
+                "stage": "pretrain",
+                "model": {"dim": 32, "layers": 1, "attention": {"heads": 2}},
+            },
+            **stages,
+        },
+        "report": {"measure": ["evaluate"]},
+    }
+
+
+def run(place: Path, raw: dict[str, Any]) -> fw.Run:
+    return fw.run(config_load.recipe(raw), session=Session(runs=place / "runs", threads=1))
+
+
+def zeros(artifact: Any) -> dict[str, torch.Tensor]:
+    model = folder.load(artifact.path / "model")
+    found = {}
+    for number, (weight, mask) in enumerate(masks_of(model)):
+        pruned = ~unpack_bits(mask, weight.shape[-1])
+        assert weight[pruned].count_nonzero() == 0
+        found[str(number)] = pruned
+    assert found
+    return found
+
+
+def test_masks_go_through_training_quantizing_and_leaving_out(tmp_path: Path) -> None:
+    stages = {
+        "pruned": {"stage": "prune", "input": "base", "sparsity": 0.6},
+        "back": {**TUNE, "input": "pruned"},
+        "again": {**TUNE, "input": "pruned", "start": "random"},
+        "small": {"stage": "quantize", "input": "back", "kind": "int8"},
+    }
+    raw = recipe(tmp_path, **stages)
+    result = run(tmp_path, raw)
+    before = zeros(result["pruned"])
+    for name in ("back", "again"):
+        after = zeros(result[name])
+        assert all(torch.equal(after[key], before[key]) for key in before)
+        assert result[name].facts["sparsity"] == pytest.approx(0.6, abs=1e-3)
+        assert result[name].facts["nonzero"] == result["pruned"].facts["nonzero"]
+    assert result["small"].facts["sparsity"] >= 0.6 - 1e-3
+    weights = [folder.load(result[name].path / "model").state_dict() for name in ("back", "pruned")]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    without = config_load.recipe(leave_out(raw, ["pruned"]))
+    assert without.stages["back"].dependencies() == {"input": "base"}
+
+
+def test_a_sweep_chooses_the_largest_sparsity_within_the_limit(tmp_path: Path) -> None:
+    among = [0.1, 0.3, 0.5, 0.7, 0.9]
+    sweep = {"among": among, "within": {"perplexity": 0.5}}
+    stages = {
+        "whole": {"stage": "prune", "input": "base", "sparsity": sweep},
+        "part": {"stage": "prune", "input": "base", "sparsity": {**sweep, "tokens": 200}},
+    }
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    for name in stages:
+        facts = result[name].facts
+        rows = facts["sweep"]
+        assert [row["sparsity"] for row in rows] == among
+        assert all(row["low"] <= row["nll"] <= row["high"] for row in rows)
+        within = [row["sparsity"] for row in rows if row["perplexity_cost"]["value"] <= 0.5]
+        assert facts["chosen"] == max(within)
+        assert facts["sparsity"] == pytest.approx(facts["chosen"], abs=2e-3)
+        assert facts["decided"] == (not facts["undecided"])
+    whole, part = (result[name].facts["sweep"][0] for name in ("whole", "part"))
+    assert whole["nll"] == part["nll"]
+    assert whole["chosen_on"]["targets"] > part["chosen_on"]["targets"] == 200
+    assert _width(part["chosen_on"]) > _width(whole["chosen_on"])
+
+
+def _width(nll: dict[str, float]) -> float:
+    return nll["high"] - nll["low"]
+
+
+def test_the_verb_the_function_and_a_recipe_make_the_same(tmp_path: Path) -> None:
+    stages = {"pruned": {"stage": "prune", "input": "base", "pattern": "2:4"}}
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    session = Session(runs=tmp_path / "runs", threads=1)
+    by_function = fw.prune("pruned:base", pattern="2:4", session=session)
+    words = ["prune", "pruned:base", "--pattern", "2:4", "--runs", str(tmp_path / "runs")]
+    answer = CliRunner().invoke(app, [*words, "--threads", "1", "--json"])
+    assert answer.exit_code == 0, answer.output
+    by_verb = json.loads(answer.stdout)
+    assert by_function["prune"].id == by_verb["stages"][0]["id"] == result["pruned"].id
+    assert by_verb["name"] == "prune-magnitude-pruned-base"
+
+
+def test_pruned_adapters_stay_pruned_and_end_with_the_merge(tmp_path: Path) -> None:
+    lora = {"kind": "lora", "r": 4}
+    adamw = {"steps": 4, "optimizer": "adamw", "precision": "fp32"}
+    tuned = {"stage": "finetune", "input": "base", "method": lora, "train": adamw}
+    stages = {
+        "tuned": tuned,
+        "cut": {"stage": "prune", "input": "tuned", "of": "adapters", "sparsity": 0.8},
+        "back": {**tuned, "input": "cut"},
+        "merged": {"stage": "merge", "input": "back"},
+    }
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    before, after = zeros(result["cut"]), zeros(result["back"])
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert result["back"].facts["adapter_sparsity"] == pytest.approx(0.8, abs=0.01)
+    assert result["cut"].facts["sparsity"] == result["back"].facts["sparsity"] == 0
+    assert result["merged"].facts["sparsity"] == 0
+    assert "adapter_sparsity" not in result["merged"].facts
+    card = (result["merged"].path / "README.md").read_text()
+    assert "0.0%" in card
+
+
+REFUSED = {
+    "a quantized model": (
+        {"q": {"stage": "quantize", "input": "base", "kind": "nf4"}},
+        {"input": "q", "sparsity": 0.5},
+        "stored as nf4",
+    ),
+    "no adapters": ({}, {"input": "base", "of": "adapters", "sparsity": 0.5}, "no LoRA"),
+    "2:4 first": (
+        {"fours": {"stage": "prune", "input": "base", "pattern": "2:4"}},
+        {"input": "fours", "sparsity": 0.7},
+        "pattern 2:4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("stages", "prune", "words"), REFUSED.values(), ids=REFUSED)
+def test_an_order_that_cannot_be_is_refused_before_work(tmp_path, stages, prune, words) -> None:
+    raw = recipe(tmp_path, **stages, p={"stage": "prune", **prune})
+    with pytest.raises(fw.RequestError, match=words):
+        run(tmp_path, raw)
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
+
+
+def test_a_calibration_text_is_read_and_has_to_be_long_enough(tmp_path: Path) -> None:
+    fields = {"stage": "prune", "input": "base", "sparsity": 0.5}
+    calibration = {"tokens": 2048}
+    stages = {
+        name: {**fields, "method": name, "calibration": calibration}
+        for name in ("wanda", "sparsegpt")
+    }
+    stages["random"] = {**fields, "method": "random"}
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    nll = {
+        model.name: model.evaluate.nll.value for model in result.summary.models if model.evaluate
+    }
+    assert nll["base"] < nll["random"]
+    assert max(nll["wanda"], nll["sparsegpt"]) < nll["random"]
+    session = Session(runs=tmp_path / "runs", threads=1)
+    with pytest.raises(fw.RequestError, match="more than the"):
+        fw.prune(
+            "pruned:base", "calibration.tokens=10M", method="wanda", sparsity=0.5, session=session
+        )
+    with pytest.raises(fw.RequestError, match="reads no text"):
+        fw.prune("pruned:base", "calibration.tokens=500", sparsity=0.5, session=session)
+
+
+def test_a_pruned_model_is_packed_and_then_left_as_it_is(tmp_path: Path) -> None:
+    stages: dict[str, Any] = {
+        "pruned": {"stage": "prune", "input": "base", "sparsity": 0.7},
+        "packed": {"stage": "pack", "input": "pruned"},
+    }
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    facts = result["packed"].facts
+    assert facts["entropy_bytes"] < facts["packed_bytes"] < facts["dense_bytes"]
+    assert facts["nonzero"] == result["pruned"].facts["nonzero"]
+    nll = {
+        model.name: model.evaluate.nll.value for model in result.summary.models if model.evaluate
+    }
+    assert nll["packed"] == pytest.approx(nll["pruned"], abs=1e-6)
+    session = Session(runs=tmp_path / "runs", threads=1)
+    words = ["pack", "pruned:pruned", "--runs", str(tmp_path / "runs"), "--threads", "1", "--json"]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["stages"][0]["id"] == result["packed"].id
+    later = {
+        "quantize": {"stage": "quantize", "input": "packed", "kind": "int8"},
+        "prune": {"stage": "prune", "input": "packed", "sparsity": 0.8},
+        "pack": {"stage": "pack", "input": "packed"},
+        "finetune": {**TUNE, "input": "packed"},
+        "pretrain": {"stage": "pretrain", "input": "packed"},
+    }
+    for name, stage in later.items():
+        with pytest.raises(fw.RequestError, match="packed"):
+            config_load.recipe(recipe(tmp_path, **stages, later=stage))
+        if name not in ("pretrain", "finetune"):
+            outside = recipe(tmp_path, later={**stage, "input": "pruned:packed"})
+            with pytest.raises(fw.RequestError, match=r"sparse|no masks"):
+                run(tmp_path, outside)
+    with pytest.raises(fw.RequestError, match="no masks"):
+        fw.pack("pruned:base", session=session)
