@@ -103,7 +103,7 @@ def measured(job: Mapping[str, Any]) -> dict[str, Any]:
     from flyweight.checkpoints.load_any import own_config
     from flyweight.config import load, schema
     from flyweight.core.allocator import give_back_at_once
-    from flyweight.evaluation.bench_worker import _reset_high_water, _resident
+    from flyweight.core.machine import high_water_bytes, reset_high_water, resident_bytes
     from flyweight.pipeline import recipe as recipes
     from flyweight.planning import planner as plans
     from flyweight.planning.time import Machine
@@ -132,12 +132,12 @@ def measured(job: Mapping[str, Any]) -> dict[str, Any]:
     began = time.process_time()
     planned = plan(dry_run=True).stages[-1].memory
     seconds = time.process_time() - began
-    before = _resident("VmRSS") - context.meter.baseline_bytes
-    if not _reset_high_water():
+    before = resident_bytes() - context.meter.baseline_bytes
+    if not reset_high_water():
         raise SystemExit("this system cannot reset the high-water mark of a process")
     runner.make("model", checked.stages["model"], artifacts)
-    used = _resident("VmHWM") - context.meter.baseline_bytes
-    after = _resident("VmRSS") - context.meter.baseline_bytes
+    used = high_water_bytes() - context.meter.baseline_bytes
+    after = resident_bytes() - context.meter.baseline_bytes
     return {
         "used": used,
         "planned": planned.total,
