@@ -193,7 +193,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     _train(
         model,
         Drawn(),
-        lambda _: 0.0,
+        lambda *_: 0.0,
         {"steps": _steps(job), "batch": BATCH, "validations": 0, **fields},
     )
     return {
@@ -233,7 +233,7 @@ def learned(job: dict[str, Any]) -> dict[str, Any]:
         model = Decoder(config.resolved(corpus.meta.vocab_size, CONTEXT), job["seed"])
         source = Windows(corpus.split("train"), CONTEXT, 4, job["seed"])
         train = {"steps": 200, "batch": 4, "validations": 0, **fields}
-        _train(model, source, lambda _: 0.0, train, job["seed"])
+        _train(model, source, lambda *_: 0.0, train, job["seed"])
         nlls[name] = likelihood.quick(
             model.float(), corpus.split("validation"), tokens=16_384, window=CONTEXT
         )

@@ -141,7 +141,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
 
     from flyweight.api import Session
     from flyweight.config import load, schema
-    from flyweight.evaluation.bench_worker import _reset_high_water, _resident
+    from flyweight.core.machine import high_water_bytes, reset_high_water
     from flyweight.pipeline import recipe as recipes
     from flyweight.planning import planner as plans
     from flyweight.planning.time import Machine
@@ -160,13 +160,13 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
     if job["prepare"]:  # the teacher alone: trained in the measured process it would be the peak
         return {}
     context = session.context(seed=0)
-    if not _reset_high_water():
+    if not reset_high_water():
         raise SystemExit("this system cannot reset the high-water mark of a process")
     stage = checked.stages["model"]
     assert isinstance(stage, schema.Pretrain | schema.Distill)
     runner = recipes.Runner(context)
     made = runner.make("model", stage, artifacts)
-    used = _resident("VmHWM") - context.meter.baseline_bytes
+    used = high_water_bytes() - context.meter.baseline_bytes
     machine = Machine.of(context.store, context.runtime)
     vocabularies = {plans.vocabulary_key(made.config.data): made.config.model.vocab_size}
     planned = plans.plan(checked, machine, vocabularies).stages[-1].memory

@@ -33,7 +33,7 @@ from flyweight.config import (
     tuning_study as tuning_study_config,
 )
 from flyweight.config.tuning_study import TuningStudy, is_tuning_study
-from flyweight.core import allocator
+from flyweight.core import accelerator, allocator
 from flyweight.core.files import digest
 from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
@@ -282,6 +282,19 @@ def run(
     return run_checked(checked, session)
 
 
+def _hold_memory(budget: schema.Budget, device: str) -> None:
+    """Prepare the process for a limit of memory: what is free is given back, or no more is given.
+
+    A GPU refuses what is over the limit, where that stops a run at all.
+    """
+    if budget.memory is None:
+        return
+    if device == "cpu":
+        allocator.give_back_at_once()
+    elif budget.over == "stop":
+        accelerator.hold(device, budget.memory)
+
+
 @uses_runs_root
 def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
     """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
@@ -296,8 +309,7 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     def resolve(reference: str, where: str) -> Artifact:
         return model_references.find(reference, context.store, where, context.watch)
 
-    if asked.budget.memory is not None and context.runtime.device == "cpu":
-        allocator.give_back_at_once()
+    _hold_memory(asked.budget, context.runtime.device)
     recipes.check_inputs(asked, resolve)
     recipes.check_tasks(asked, context.data_dir)
     machine = Machine.of(context.store, context.runtime, context.watch)

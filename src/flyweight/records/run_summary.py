@@ -130,7 +130,8 @@ class Training(Record):
     """The cost of training this model alone, and with all its teachers and parents (`total_*`).
 
     `peak_bytes` is the memory that its first steps took in a fresh process, over the interpreter's
-    own, and `seconds_per_step` their mean; None where neither was measured.
+    own, and `seconds_per_step` their mean; None where neither was measured. `pieces` is in
+    how many each step was computed at the end: more than `asked_pieces` where memory ran out.
     """
 
     steps: int
@@ -143,6 +144,8 @@ class Training(Record):
     same_as: SameAs | None = None
     peak_bytes: int | None = None
     seconds_per_step: float | None = None
+    pieces: int | None = None
+    asked_pieces: int = 1
 
 
 class Validation(NamedTuple):

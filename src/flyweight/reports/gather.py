@@ -68,6 +68,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
     cost = TrainingCost.from_metrics(measured["memory"]) if "memory" in measured else None
+    asked = source.artifact.identity["config"].get("train", {}).get("accumulate", 1)
     if "steps" in facts:
         training = run_summary.Training(
             **{
@@ -85,6 +86,8 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             same_as=train.same_as if train else None,
             peak_bytes=cost.peak_bytes if cost else None,
             seconds_per_step=cost.seconds_per_step if cost else None,
+            pieces=facts.get("accumulate_used"),
+            asked_pieces=asked,
         )
     bench = measured.get("bench")
     return run_summary.ModelSummary(
