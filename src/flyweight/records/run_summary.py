@@ -23,6 +23,7 @@ from flyweight.records.scores import TaskComparison, TaskScores
 from flyweight.records.sealed import Record, SealedRecord
 from flyweight.records.training_memory import TrainingMemory
 from flyweight.records.tuning import Tuning
+from flyweight.records.verification import Verification
 
 FILE = "summary.json"
 
@@ -202,6 +203,8 @@ class ModelSummary(Record):
     """Scores on the tasks that the report names, in their order."""
     lm_eval: LmEvalScores | None = None
     """Metrics of lm-eval's tasks, where the report names some."""
+    verification: Verification | None = None
+    """Whether its exports are this model, where the report asks for it."""
 
 
 class PairedComparison(Record):

@@ -29,6 +29,7 @@ from flyweight.records.sample import samples_of
 from flyweight.records.scores import SCORED, TaskComparison, TaskScores
 from flyweight.records.training_cost import TrainingCost
 from flyweight.records.training_memory import TrainingMemory
+from flyweight.records.verification import Verification
 from flyweight.reports.findings.distillation import SHORT
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
@@ -108,6 +109,9 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
         bench=None if bench is None else Speed.from_metrics(bench),
+        verification=Verification.from_metrics(measured["verify"])
+        if "verify" in measured
+        else None,
         audit=None if "audit" not in measured else AuditResult.from_metrics(measured["audit"]),
         curve=training_curve(source.artifact.path / "events.jsonl") if training else None,
         samples=samples_of(measured["sample"]) if "sample" in measured else (),
