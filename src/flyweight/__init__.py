@@ -73,6 +73,7 @@ __all__ = [
     "study",
     "tasks",
     "train",
+    "verify",
 ]
 
 from flyweight.checkpoints.register import register, register_when_imported
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
         study,
         tasks,
         train,
+        verify,
     )
     from flyweight.config.linear_kinds import LinearKind
     from flyweight.config.metrics import MetricKind, register_metric

@@ -29,6 +29,7 @@ from flyweight.api.measurements import (
     floors as floors,
     profile as profile,
     tasks as tasks,
+    verify as verify,
 )
 from flyweight.api.one_stage import (
     distill as distill,

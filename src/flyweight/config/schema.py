@@ -169,6 +169,7 @@ from flyweight.config.training import (
     Train as Train,
 )
 from flyweight.config.units import Count, Seconds, Size, Tokens
+from flyweight.config.verification import Verify as Verify
 
 SAME_AS = "train.same_as.stage"
 """The field that names the stage whose cost limits another; its model is not needed."""
@@ -688,6 +689,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "sample": Sample,
     "audit": Audit,
     "memory": TrainingMemory,
+    "verify": Verify,
     "score": Score,
     "lm_eval": LmEval,
 }
@@ -764,7 +766,7 @@ class Report(Strict):
 
     compare: tuple[str, ...] = ()
     data: Data | None = None
-    measure: tuple[Literal["evaluate", "bench", "audit", "memory"], ...] = (
+    measure: tuple[Literal["evaluate", "bench", "audit", "memory", "verify"], ...] = (
         "evaluate",
         "bench",
         "audit",

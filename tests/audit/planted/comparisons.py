@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import report_fixture as made
@@ -23,6 +23,7 @@ from flyweight.records.audit import AuditResult, Check
 from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Evaluation, ModelSummary
+from flyweight.records.verification import Verification, VerifiedExport
 from flyweight.store.artifact import Artifact
 from flyweight.store.measurements import Measurements
 
@@ -68,6 +69,12 @@ def bench(**changes: Any) -> BenchResult:
         "prompt": 64,
         "new_tokens": 64,
         "repeats": None,
+        "generate_ms": Metric(11.0, "ms", "lower", 3, 10.0, 12.0),
+        "samples_per_s": Metric(90.0, "samples/s", "higher", 3, 80.0, 100.0),
+        "generate_tokens": 5,
+        "attention": "auto",
+        "kernel": "flash",
+        "engine": "torch",
         "device": "cpu",
         "precision": "fp32",
         "context": 256,
@@ -76,7 +83,7 @@ def bench(**changes: Any) -> BenchResult:
         "kernels": {},
         "threads": 1,
         "torch": "2",
-        "seconds": PassSeconds(forward=SECONDS, prefill=SECONDS, decode=SECONDS),
+        "seconds": PassSeconds(forward=SECONDS, prefill=SECONDS, decode=SECONDS, generate=SECONDS),
     }
     return BenchResult(**{**fields, **changes})
 
@@ -214,6 +221,18 @@ def a_failed_audit(lab: Lab) -> Check:
     return run_checks.models_audited(
         replace(made_up.run(), measured={**made_up.measured, "b": measured})
     )
+
+
+def verified(lab: Lab, verdict: Literal["pass", "fail"]) -> Check:
+    """A model of which an export was verified, and is it or is not."""
+    made_up = two(lab)
+    export = VerifiedExport(
+        export="folder", format="Hugging Face", program="transformers", verdict=verdict, why=""
+    )
+    metrics = Verification.of([export]).to_metrics()
+    others = (artifact(lab.place / "verified", "verify", metrics),)
+    measured = {**made_up.measured, "b": replace(made_up.measured["b"], others=others)}
+    return run_checks.exports_verified(replace(made_up.run(), measured=measured))
 
 
 def padded_rates(lab: Lab) -> Check:
@@ -369,6 +388,16 @@ MISTAKES = (
         "attention_asked",
         planted(run_checks.attention_asked, asked="flash", seen="math"),
         planted(run_checks.attention_asked, asked="flash", seen="flash"),
+    ),
+    Mistake(
+        "an_export_of_another_model",
+        "others",
+        10,
+        "the exported file is not the model that was measured",
+        "caught",
+        "exports_verified",
+        lambda lab: verified(lab, "fail"),
+        lambda lab: verified(lab, "pass"),
     ),
     Mistake(
         "a_broken_model_compared",
