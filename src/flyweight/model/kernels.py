@@ -117,15 +117,13 @@ class Product:
 
     def __call__(self, x: Tensor, rows: int) -> Tensor:
         """Return the product of x (..., in), of so many rows in all: (..., out)."""
-        dtype = x.dtype
-        if dtype != torch.float32:
-            x = x.float()
-        if not x.is_contiguous():
-            x = x.contiguous()
-        y = x.new_empty((*x.shape[:-1], self.out))
-        if self.multiply(self.at, x.data_ptr(), y.data_ptr(), rows, self.threads):
+        read = x if x.dtype is torch.float32 else x.float()
+        if not read.is_contiguous():
+            read = read.contiguous()
+        y = torch.empty((*x.shape[:-1], self.out), dtype=torch.float32)
+        if self.multiply(self.at, read.data_ptr(), y.data_ptr(), rows, self.threads):
             raise MemoryError("no memory for a matrix product")
-        return y if dtype == torch.float32 else y.to(dtype)
+        return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
 def _scale_format(stored: Stored) -> int:
@@ -171,11 +169,14 @@ class Engine:
         rows = x.numel() // x.shape[-1]
         if rows > MOST_ROWS or not rows:
             return None
-        if layer not in self.products:
-            self.products[layer] = self._bound(layer)
-        product = self.products[layer]
-        if product is None or not self.marked:
-            return None if product is None else product(x, rows)
+        try:
+            product = self.products[layer]
+        except KeyError:
+            product = self.products[layer] = self._bound(layer)
+        if product is None:
+            return None
+        if not self.marked:
+            return product(x, rows)
         with record_function(MARK):
             return product(x, rows)
 
