@@ -94,6 +94,7 @@ FIELDS: dict[str, list[Any]] = {
         {"*": "int8"},
         {"embedding": "int8", "*": {"kind": "nf4", "block": 16}},
         {"blocks.*.mlp": {"kind": "nf4", "double": False}, "blocks.0.*": "int8"},
+        {"blocks": {"kind": "int3", "group": 8}, "*": "int4"},
     ],
     "biases": [{}, {"bias": True}, {"out_bias": True}, {"bias": True, "out_bias": False}],
     "dim": [24, 33],

@@ -15,8 +15,10 @@ from flyweight.api.measurements import Model, data_for
 from flyweight.api.runs import Run, plain_name, request_of, run
 from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import load, schema
+from flyweight.config.linear_kinds import REGISTRY
 from flyweight.config.pruning import CALIBRATED
 from flyweight.config.words import corpus_fields, field_words
+from flyweight.errors import RequestError
 from flyweight.store.artifact import NAMED, Artifact
 from flyweight.store.run_registry import knows_only
 
@@ -52,7 +54,7 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
     stage = checked.stages[verb]
     kind = list[str]()
     if isinstance(stage, schema.Quantize):
-        kind = [stage.kind.kind]
+        kind = [stage.kind.kind] + (["gptq"] if stage.rounding == "gptq" else [])
     elif isinstance(stage, schema.Prune):
         kind = [stage.method]
     elif isinstance(stage, schema.Finetune):
@@ -107,21 +109,46 @@ def quantize(
     model: Model,
     *overrides: str,
     kind: str = "int8",
+    group: int | None = None,
+    rounding: str = "nearest",
+    clip: float | None = None,
     data: str | Path | None = None,
     name: str | None = None,
     session: Session = DEFAULT,
 ) -> Run:
     """Store a model's matrices in fewer bits, measure the cost, and return the run.
 
-    `run["quantize"]` is the new model. `kind` is int8 or nf4. `overrides` are the command line's
-    words (`embedding=nf4`), and win. `data` is the text to measure on, for a model that came
-    without its corpus. Without either, likelihood is not measured. `name` is the run's. Raises
-    RequestError with every fault of the request.
+    `run["quantize"]` is the new model. `kind` is int8, int8_dynamic, int4, int3, nf4 or one that a
+    package registered; `group` is how many columns share a scale, of a kind that has groups.
+    `rounding` is nearest or gptq, `clip` how many standard deviations a value may be from zero.
+    `overrides` are the command line's words (`embedding=int4`), and win. `data` is the text to
+    measure on, for a model that came without its corpus, and GPTQ reads its training split. Without
+    either, likelihood is not measured. `name` is the run's. Raises RequestError with every fault of
+    the request.
     """
     artifact = model_references.find(model, session.store, watch=session.watch)
-    stage = {"input": reference_to(model, artifact), "kind": kind}
+    stage: dict[str, object] = {"input": reference_to(model, artifact)}
+    stage["kind"] = kind if group is None else _grouped(kind, group)
+    if rounding != "nearest":
+        stage["rounding"] = rounding
+    if clip is not None:
+        stage["clip"] = clip
+    calibrates = rounding == "gptq" or "rounding=gptq" in overrides
+    if calibrates and data is not None:
+        stage["calibration"] = {"data": data_for(artifact, str(data))}
     report = _measured(model, artifact, data, session)
     return run_stage("quantize", stage, overrides, name, report, session)
+
+
+def _grouped(kind: str, group: int) -> dict[str, object]:
+    """Return a kind with so many columns a scale; raise RequestError for one without groups."""
+    known = REGISTRY.get(kind)
+    if known is not None and "group" not in known.model_fields:
+        having = [name for name, other in REGISTRY.items() if "group" in other.model_fields]
+        raise RequestError(
+            f"group: kind {kind} has no groups of columns; {' and '.join(having)} have"
+        )
+    return {"kind": kind, "group": group}
 
 
 @uses_runs_root

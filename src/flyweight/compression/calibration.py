@@ -66,20 +66,30 @@ def check_calibration(calibration: Calibration, config: load_any.AnyConfig, inpu
 
     It is too short, cut by another tokenizer, or read in windows longer than the model's context.
     """
-    where = f"stages.{inputs.name}.calibration"
     window = calibration_window(calibration, config)
     check_reads(config, "input", inputs, window, "calibration.data")
-    read = calibration.tokens // window
-    if not read:
+    split = Corpus.open(inputs.text(), verify=False).split(calibration.split)
+    try:
+        check_length(calibration, config, len(split.tokens))
+    except RequestError as error:
+        raise RequestError(f"stages.{inputs.name}.{error}") from error
+
+
+def check_length(calibration: Calibration, config: load_any.AnyConfig, held: int | None) -> None:
+    """Raise RequestError where no window fits into the calibration, or the text has too few tokens.
+
+    `held` are the tokens of the training split, where they are known.
+    """
+    window = calibration_window(calibration, config)
+    if calibration.tokens < window:
         raise RequestError(
-            f"{where}.tokens: {calibration.tokens:,} are less than one window of {window}; ask for "
-            f"at least {window}"
+            f"calibration.tokens: {calibration.tokens:,} are less than one window of {window:,} "
+            f"tokens; ask for at least as many"
         )
-    held = len(Corpus.open(inputs.text(), verify=False).split(calibration.split).tokens)
-    if held <= read * window:
+    if held is not None and held <= calibration.tokens:
         raise RequestError(
-            f"{where}.tokens: {calibration.tokens:,} are more than the {held:,} tokens of the "
-            f"training split; ask for fewer, or name a longer text with calibration.data"
+            f"calibration.tokens: {calibration.tokens:,} are not fewer than the {held:,} tokens of "
+            f"the training split; ask for fewer, or name a longer text with calibration.data"
         )
 
 

@@ -2,35 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
+from flyweight.compression.calibration import Progress, calibrated_layers, ignore, layer_inputs
+from flyweight.compression.gptq import RoundingError, clipped, round_by_inputs
 from flyweight.config.schema import Architecture, LinearConfig, LinearKind
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import linear
 from flyweight.model.build import Model, build
 from flyweight.model.dense_state import dense_state, written_out
+from flyweight.model.linear import KINDS, build_linear
+from flyweight.model.linear_layer import LinearLayer
+from flyweight.model.masked import MaskedLinear
+from flyweight.model.rounded import Rounded
 from flyweight.spec.linears import kind_of, linear_names
 
 
 @torch.no_grad()
-def quantize(model: Model, kind: LinearKind, embedding: LinearKind) -> Model:
+def quantize(
+    model: Model, kind: LinearKind, embedding: LinearKind, clip: float | None = None
+) -> Model:
     """Return a copy of a model whose blocks' matrices are of `kind`, and its tables of `embedding`.
 
     Tables are the token embedding, an untied head and a bigram table, which can be most of a file;
     the head of a linear model is its one matrix and no table. Norms, gains, biases, padding and
-    learned positions stay as they are. Raises RequestError if the model is quantized already, as
-    errors would add up. Raises it as well if every matrix would
+    learned positions stay as they are. Values are rounded to nearest; those beyond `clip` standard
+    deviations of their row are cut off first. Raises RequestError if the model is quantized
+    already, as errors would add up. Raises it as well if every matrix would
     stay dense. Raises FlyweightError if a weight is not finite.
     """
-    config, old = quantized(model.config, kind, embedding), dense_state(model)
+    config = quantized(model.config, kind, embedding)
+    return _assembled(model, config, {}, clip)
+
+
+@torch.no_grad()
+def quantize_by_inputs(
+    model: Model,
+    kind: LinearKind,
+    embedding: LinearKind,
+    batches: Sequence[Tensor],
+    damping: float,
+    clip: float | None = None,
+    progress: Progress = ignore,
+) -> tuple[Model, dict[str, RoundingError]]:
+    """Return what `quantize` does, with the blocks and an untied head rounded by GPTQ.
+
+    `batches` are the calibration text (B, T). A block is rounded by what the rounded blocks before
+    it make of the text. Tables that are looked up are rounded to nearest: a row that stands alone
+    has no inputs to weigh. Returns the errors by the layer's name as well. Raises as `quantize`
+    does, and RequestError where GPTQ has nothing to round or does not know the kind.
+    """
+    config = quantized(model.config, kind, embedding)
+    check_gptq(config)
+    # Its modules are replaced one by one; its tensors are the model's own.
+    with torch.device("meta"):
+        working = build(model.config)
+    working.load_state_dict(model.state_dict(), assign=True)
+    layers: dict[str, LinearLayer] = {}
+    errors: dict[str, RoundingError] = {}
+    for inputs in layer_inputs(working, batches, progress):
+        for name in inputs.names:
+            dense = working.get_submodule(name)
+            if kind_of(config, name).plain:
+                continue
+            assert isinstance(dense, LinearLayer)
+            kept = dense.kept() if isinstance(dense, MaskedLinear) else None
+            layer = build_linear(config, name, dense.in_features, dense.out_features)
+            assert isinstance(layer, Rounded)
+            layer = layer.to(model.device, model.dtype)
+            try:
+                errors[name] = round_by_inputs(
+                    layer, dense.dense(), inputs.gram, damping, clip, kept
+                )
+            except FlyweightError as error:
+                raise FlyweightError(f"quantize: {name}: {error}") from error
+            layer.bias, layer.adapters = dense.bias, dense.adapters
+            layers[name] = layer
+            working.set_submodule(name, layer)
+    return _assembled(model, config, layers, clip), errors
+
+
+def check_gptq(config: Architecture) -> None:
+    """Raise RequestError where GPTQ has nothing to round in a quantized config, or cannot."""
+    names = calibrated_layers(config, linear_names(config))
+    kinds = {kind.kind: kind for name in names if not (kind := kind_of(config, name)).plain}
+    if not kinds:
+        raise RequestError(
+            "quantize: rounding gptq is for the matrices of blocks and for an untied head, and all "
+            "of them stay dense; use rounding: nearest"
+        )
+    for name in kinds:
+        if not issubclass(KINDS[name], Rounded):
+            raise RequestError(
+                f"quantize: rounding gptq does not know the codes of kind {name}; use rounding: "
+                f"nearest"
+            )
+
+
+def _assembled(
+    model: Model, config: Architecture, layers: Mapping[str, LinearLayer], clip: float | None
+) -> Model:
+    """Return a model of a quantized config: `layers` as they are, and the others rounded now."""
+    old = dense_state(model)
     with torch.device("meta"):
         small = build(config)
     tensors: dict[str, Tensor] = {}
     for name in linear_names(config):
         weight, bias = old.pop(f"{name}.weight"), old.pop(f"{name}.bias", None)
         try:
-            layer = linear.from_dense(kind_of(config, name), weight, bias)
+            layer = layers.get(name) or linear.from_dense(
+                kind_of(config, name), clipped(weight, clip), bias
+            )
         except FlyweightError as error:
             raise FlyweightError(f"quantize: {name}: {error}") from error
         tensors.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
@@ -66,6 +151,7 @@ def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> 
     linears = {name: part for name, part in chosen.items() if name in names and not part.plain}
     if not linears:
         raise RequestError(
-            "quantize: every matrix would stay dense, so nothing would change; choose int8 or nf4"
+            "quantize: every matrix would stay dense, so nothing would change; choose "
+            "another kind, such as int8 or int4"
         )
     return config.model_copy(update={"linears": linears})

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from typing import Any
 
 from flyweight.checkpoints import load_any
+from flyweight.compression.calibration import (
+    calibration_batches,
+    check_length,
+)
 from flyweight.compression.merge import merge, merged
 from flyweight.compression.prune_stage import PruneStage
-from flyweight.compression.quantize import quantize, quantized
+from flyweight.compression.quantize import check_gptq, quantize, quantize_by_inputs, quantized
 from flyweight.compression.written import inherited, write_model
 from flyweight.config import schema
+from flyweight.model.build import Model
 from flyweight.model.sparsity import pruned_layers, sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
@@ -25,17 +32,29 @@ class QuantizeStage(Stage[schema.Quantize]):
     ) -> dict[str, Any]:
         """Write the smaller `model/`; the facts inherit what the input had cost."""
         source = inputs.model("input")
-        model = load_any.decoder(source, what=f"stages.{inputs.name}.input")
-        smaller = quantize(model, config.kind, config.embedding)
+        if config.calibrates:
+            small = load_any.own_config(source, f"stages.{inputs.name}.input")
+            check_gptq(quantized(small, config.kind, config.embedding))
+        device = context.runtime.device if config.calibrates else "cpu"
+        model = load_any.decoder(source, device, f"stages.{inputs.name}.input")
+        if config.calibrates:
+            smaller, facts = _round_by_inputs(model, config, inputs, context, draft)
+        else:
+            smaller, facts = quantize(model, config.kind, config.embedding, config.clip), {}
         write_model(smaller, source, draft)
-        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model))}
+        return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model)), **facts}
 
     def plan(self, config: schema.Quantize, inputs: PlannedInputs) -> Outline:
         """Return the input's model with its matrices in fewer bits."""
         source = inputs.models.get("input")
         if source is None:
             return Outline()
-        return Outline(quantized(source, config.kind, config.embedding))
+        made = quantized(source, config.kind, config.embedding)
+        if config.calibrates:
+            check_gptq(made)
+            known = inputs.train_tokens if config.data is None else None
+            check_length(config.calibration, source, known)
+        return Outline(made)
 
 
 class MergeStage(Stage[schema.Merge]):
@@ -55,6 +74,33 @@ class MergeStage(Stage[schema.Merge]):
         """Return the input's model without adapters."""
         source = inputs.models.get("input")
         return Outline() if source is None else Outline(merged(source, config.unpack))
+
+
+def _round_by_inputs(
+    model: Model, config: schema.Quantize, inputs: Inputs, context: Context, draft: Draft
+) -> tuple[Model, dict[str, Any]]:
+    """Return the model with its blocks rounded by GPTQ, and how far each layer is off."""
+    began = time.monotonic()
+    assert inputs.corpus is not None
+    batches = calibration_batches(config.calibration, model.config, inputs, context.runtime.seed)
+    smaller, errors = quantize_by_inputs(
+        model,
+        config.kind,
+        config.embedding,
+        batches,
+        config.calibration.damping,
+        config.clip,
+        lambda done: draft.events.watch(
+            "scoring", {"what": f"rounding {inputs.name} by GPTQ", "done": done}
+        ),
+    )
+    rounding = {
+        "tokens": sum(batch.numel() for batch in batches),
+        "text": inputs.corpus.id,
+        "seconds": round(time.monotonic() - began, 3),
+        "errors": {name: asdict(error) for name, error in errors.items()},
+    }
+    return smaller.to("cpu"), {"rounding": rounding}
 
 
 STAGES: dict[str, Stage[Any]] = {

@@ -23,6 +23,7 @@ def write_model(model: Model, source: Path, draft: Draft) -> None:
 def inherited(inputs: Inputs) -> dict[str, object]:
     """Return the facts of a model that was not trained: what its input had cost and read."""
     facts: dict[str, Any] = {key: inputs.spent(key) for key in ("total_flops", "total_seconds")}
-    if (documents := inputs.artifacts["input"].facts.get("documents")) is not None:
-        facts["documents"] = documents
+    for name in ("documents", "corpus"):
+        if (value := inputs.artifacts["input"].facts.get(name)) is not None:
+            facts[name] = value
     return facts

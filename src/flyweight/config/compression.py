@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from flyweight.config.base import Strict
+from flyweight.config.base import Rate, Strict
 from flyweight.config.data import Data, ModelTokenizer
 from flyweight.config.linear_kinds import Int8, LinearKind
 from flyweight.config.stage import INHERITED, Origin, StageConfig, TextUse
@@ -18,12 +18,14 @@ class Calibration(Strict):
 
     `tokens` of the training split are read, in windows that the run's seed draws. Validation and
     test are never read. `data: null` takes the corpus the model was trained on, in windows of the
-    model's context; another text is read in windows of its `context`.
+    model's context; another text is read in windows of its `context`. `damping`, a share of the
+    inputs' mean square, is added to each input's: it keeps rare inputs from deciding.
     """
 
     tokens: Tokens = 65_536
     split: Literal["train"] = "train"
     data: Data | None = None
+    damping: Rate = 0.01
 
     @field_validator("data", mode="after")
     @classmethod
@@ -62,11 +64,11 @@ class Calibrated(StageConfig):
     def faults(self) -> list[str]:
         """Refuse a calibration text that nothing would read."""
         if "calibration" in self.model_fields_set and not self.calibrates:
-            return [f"calibration: {self.without_calibration()}; leave it out"]
+            return [f"calibration: {self.without_calibration()}, or leave calibration out"]
         return []
 
     def without_calibration(self) -> str:
-        """Return why no calibration text is read, as a clause."""
+        """Return why no calibration text is read and what would read it, as a clause."""
         raise NotImplementedError(f"{type(self).__name__} has no `without_calibration`")
 
     @model_serializer(mode="wrap")
@@ -78,22 +80,42 @@ class Calibrated(StageConfig):
         return fields
 
 
-class Quantize(StageConfig):
+def _is_nearest(value: object) -> bool:
+    return value == "nearest"
+
+
+def _none(value: object) -> bool:
+    return value is None
+
+
+class Quantize(Calibrated):
     """Store a model's matrices in fewer bits.
 
     Embedding and head have their own kind, by default int8.
 
-    The one matrix of a linear model is its head, which therefore is of `kind`.
+    The one matrix of a linear model is its head, which therefore is of `kind`. `rounding: gptq`
+    rounds so that the layers' outputs on the calibration text change least (Frantar et al. 2022).
+    `clip` cuts off values beyond so many standard deviations of their row first.
     """
 
     stage: Literal["quantize"]
     input: str
     kind: LinearKind
     embedding: LinearKind = Int8()
+    rounding: Literal["nearest", "gptq"] = Field(default="nearest", exclude_if=_is_nearest)
+    clip: Rate | None = Field(default=None, exclude_if=_none)
 
     makes_model: ClassVar[bool] = True
-    spends: ClassVar[tuple[str, ...]] = INHERITED
     compresses: ClassVar[bool] = True
+
+    @property
+    def calibrates(self) -> bool:
+        """GPTQ reads the calibration text."""
+        return self.rounding == "gptq"
+
+    def without_calibration(self) -> str:
+        """Return that nearest rounding reads no text."""
+        return "rounding nearest reads no text; set rounding: gptq"
 
     def untrainable(self) -> str:
         """Return why its model cannot be trained further; empty where each kind trains."""
@@ -109,7 +131,12 @@ class Quantize(StageConfig):
         """Return how a model came about, as a card says it."""
         kind = origin.config["kind"]
         name = kind["kind"] if isinstance(kind, dict) else kind
-        return f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
+        made = f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
+        rounding = origin.facts.get("rounding")
+        if rounding is None:
+            return made
+        text = origin.quote(rounding["text"])
+        return f"{made}, rounded by GPTQ on {rounding['tokens']:,} tokens of {text}"
 
 
 class Merge(StageConfig):

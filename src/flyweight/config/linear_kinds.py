@@ -19,8 +19,8 @@ from pydantic_core import CoreSchema, core_schema
 from flyweight.config.base import PositiveInt, Strict, choice
 from flyweight.config.plugins import load_plugins
 
-INT8_SCALE_BYTES = 2
-"""A bfloat16 scale for each row of an int8 matrix."""
+SCALE_BYTES = 2
+"""A bfloat16 scale for each row of an int8 matrix, and for each group of int4 and int3."""
 
 NF4_GROUP = 256
 """NF4 scales in 8 bits that share an offset and a step, two float32 numbers."""
@@ -105,6 +105,12 @@ class LinearKind(Strict):
     lossless: ClassVar[bool] = False
     """Whether the layer's float matrix is what it was made from, to the bit: exports write that."""
 
+    rounds: ClassVar[bool] = False
+    """Whether a layer stands for a float matrix whose values are rounded one by one.
+
+    A model can be trained for that; see `flyweight.model.rounding`.
+    """
+
     if TYPE_CHECKING:
         kind: Any  # so that a subclass may give it the type of its one name
     else:
@@ -184,14 +190,83 @@ class Dense(LinearKind):
 class Int8(LinearKind):
     """Symmetric int8 with one float scale per output row."""
 
+    rounds: ClassVar[bool] = True
+
     kind: Literal["int8"] = "int8"
 
     def tensors(self, out: int, in_: int) -> tuple[StoredTensor, ...]:
         """Return the codes and a scale for each row."""
+        return _int8_tensors(out, in_)
+
+
+class Int8Dynamic(LinearKind):
+    """Int8 weights times int8 inputs: an input vector has a scale of its own, made as it comes.
+
+    A token's result depends on no other token. Products are sums of integers, and so exact.
+    """
+
+    kind: Literal["int8_dynamic"] = "int8_dynamic"
+
+    def tensors(self, out: int, in_: int) -> tuple[StoredTensor, ...]:
+        """Return the tensors of int8: the inputs' scales are not stored."""
+        return _int8_tensors(out, in_)
+
+
+def _int8_tensors(out: int, in_: int) -> tuple[StoredTensor, ...]:
+    return (
+        StoredTensor("codes", (out, in_), itemsize=1),
+        StoredTensor("scales", (out,), itemsize=SCALE_BYTES),
+    )
+
+
+class Grouped(LinearKind):
+    """Base of kinds in few bits, with one scale for each `group` of columns in a row.
+
+    A code stands for an integer times its group's scale, a bfloat16 number that may be negative. A
+    last, shorter group ends a row whose length is not a multiple of `group`. A zero point does not
+    pay: its 0.5 bits a weight buy more as codes (docs/compression.md).
+    """
+
+    rounds: ClassVar[bool] = True
+
+    group: PositiveInt = 32
+
+    bits: ClassVar[int]
+
+    def row_bytes(self, in_: int) -> int:
+        """Return the bytes of a row's codes: whole bytes of int4, whole words of int3."""
+        raise NotImplementedError(f"{type(self).__name__} has no `row_bytes`")
+
+    def tensors(self, out: int, in_: int) -> tuple[StoredTensor, ...]:
+        """Return the codes, as bits side by side, and a scale for each group."""
         return (
-            StoredTensor("codes", (out, in_), itemsize=1),
-            StoredTensor("scales", (out,), itemsize=INT8_SCALE_BYTES),
+            StoredTensor("codes", (out, self.row_bytes(in_)), itemsize=1),
+            StoredTensor("scales", (out, -(-in_ // self.group)), itemsize=SCALE_BYTES),
         )
+
+
+class Int4(Grouped):
+    """Integers from -8 to 7, two a byte: 4.5 bits a weight at a group of 32."""
+
+    bits: ClassVar[int] = 4
+
+    kind: Literal["int4"] = "int4"
+
+    def row_bytes(self, in_: int) -> int:
+        """Return the bytes of a row's codes, two a byte."""
+        return -(-in_ // 2)
+
+
+class Int3(Grouped):
+    """Integers from -4 to 3, eight in three bytes: 3.5 bits a weight at a group of 32."""
+
+    bits: ClassVar[int] = 3
+
+    kind: Literal["int3"] = "int3"
+
+    def row_bytes(self, in_: int) -> int:
+        """Return the bytes of a row's codes, eight in three bytes."""
+        return 3 * -(-in_ // 8)
 
 
 class NF4(LinearKind):
@@ -199,6 +274,8 @@ class NF4(LinearKind):
 
     `double` stores the blocks' scales in 8 bits as well (QLoRA, Dettmers et al. 2023).
     """
+
+    rounds: ClassVar[bool] = True
 
     kind: Literal["nf4"] = "nf4"
     block: PositiveInt = 64
@@ -303,5 +380,5 @@ def linears_faults(linears: dict[str, LinearKind]) -> Iterator[str]:
         yield from kind_faults(f"linears.{pattern}", kind)
 
 
-for _kind in (Dense, Int8, NF4):
+for _kind in (Dense, Int8, Int8Dynamic, NF4, Int4, Int3):
     register_kind(_kind)

@@ -108,8 +108,12 @@ from flyweight.config.layers import (
 )
 from flyweight.config.linear_kinds import (
     NF4 as NF4,
+    REGISTRY,
     Dense as Dense,
+    Int3 as Int3,
+    Int4 as Int4,
     Int8 as Int8,
+    Int8Dynamic as Int8Dynamic,
     LinearKind as LinearKind,
 )
 from flyweight.config.messages import nearest
@@ -227,12 +231,15 @@ Metrics = Annotated[tuple[str, ...], AfterValidator(_scored)]
 class TrainingStage(StageConfig):
     """Base of the stages that train a model by `train` on the text or the examples of `data`.
 
-    They compute in the configured precision, and a budget counts what they spend.
+    They compute in the configured precision, and a budget counts what they spend. `round` lets the
+    blocks' matrices be read as a quantize stage of this kind would round them, while their float
+    values are trained.
     """
 
     model: Architecture | None = None
     data: StageData
     train: Train = Train()
+    round: LinearKind | None = Field(default=None, exclude_if=_none)
 
     makes_model: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("data", "train", "model")
@@ -279,7 +286,23 @@ class TrainingStage(StageConfig):
             faults.append(NO_BFLOAT16)
         elif self.train.memory.weights == "bf16" and not self.trains_all():
             faults.append(FROZEN_IN_BFLOAT16)
-        return faults
+        return [*faults, *self._unrounded()]
+
+    def _unrounded(self) -> list[str]:
+        """Return why the matrices of blocks cannot be rounded in this training."""
+        if self.round is None:
+            return []
+        if not self.round.rounds:
+            known = ", ".join(name for name, kind in REGISTRY.items() if kind.rounds)
+            return [f"round: {self.round.label} is not a rounding of weights alone; use {known}"]
+        if not self.trains_all():
+            return [
+                "round: this method leaves the matrices of blocks as they are; use method: full, "
+                "or quantize the input"
+            ]
+        if self.train.memory.weights == "bf16":
+            return ["round: weights in bf16 are rounded already; leave memory.weights at fp32"]
+        return []
 
     def _no_tokenizer(self) -> list[str]:
         """Return what to change where a tokenizer is that of a model, and there is none."""
@@ -370,7 +393,8 @@ class Finetune(TrainingStage):
         """Return what it was made from, and how."""
         if self.start == "random":
             return f"the shape of {self.input}, from random weights"
-        return f"{self.input}, fine-tuned ({self.method.kind})"
+        how = self.method.kind if self.round is None else f"to be rounded to {self.round.label}"
+        return f"{self.input}, fine-tuned ({how})"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
@@ -378,7 +402,11 @@ class Finetune(TrainingStage):
         kind = origin.quote(origin.config["method"]["kind"])
         task = origin.config["data"].get("task")
         on = "" if task is None else f" on the task {origin.quote(task)}"
-        return f"fine-tuned from {origin.parent('input')} by the method {kind}{on}"
+        made = f"fine-tuned from {origin.parent('input')} by the method {kind}{on}"
+        rounded = origin.config.get("round")
+        return (
+            made if rounded is None else f"{made}, to be rounded to {origin.quote(rounded['kind'])}"
+        )
 
 
 class Distill(TrainingStage):

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind, register_kind
+from flyweight.config.linear_kinds import (
+    NF4,
+    Dense,
+    Int3,
+    Int4,
+    Int8,
+    Int8Dynamic,
+    LinearKind,
+    register_kind,
+)
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.config.sparse_kinds import Masked, Sparse, TwoFour
 from flyweight.model import kernels
 from flyweight.model.adapters import FIRST, Read, multiply
 from flyweight.model.kernels import Stored
+from flyweight.model.linear_dynamic import Int8DynamicLinear
+from flyweight.model.linear_grouped import Int3Linear, Int4Linear
 from flyweight.model.linear_layer import LinearLayer, normal
 from flyweight.model.linear_quant import Int8Linear, NF4Linear
 from flyweight.model.masked import MaskedLinear
@@ -25,6 +38,9 @@ class Linear(nn.Linear, LinearLayer):
     It is an `nn.Linear` for libraries that look for one (peft puts its adapters around it), but
     starts uninitialised.
     """
+
+    rounding: Callable[[Tensor], Tensor] | None = None
+    """What training sees of the weight (out, in), where it is trained to be rounded."""
 
     def __init__(
         self,
@@ -42,10 +58,10 @@ class Linear(nn.Linear, LinearLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b: (..., in) -> (..., out)."""
-        engine = kernels.active()
+        engine = kernels.active() if self.rounding is None else None
         if engine is not None and (product := engine.product(self, input)) is not None:
             return product
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, self.dense(), self.bias)
 
     def stored(self) -> Stored | None:
         """Return the matrix as the compiled products read it; None in float16 and float64."""
@@ -53,11 +69,11 @@ class Linear(nn.Linear, LinearLayer):
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
-        return F.embedding(index, self.weight)
+        return F.embedding(index, self.dense())
 
     def dense(self) -> Tensor:
-        """Return the weight (out, in) itself, so that gradients reach it."""
-        return self.weight
+        """Return the weight (out, in), rounded where training does so; gradients reach it."""
+        return self.weight if self.rounding is None else self.rounding(self.weight)
 
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
@@ -104,7 +120,10 @@ def register_linear(config_class: type[LinearKind], layer_class: type[LinearLaye
 
 register_linear(Dense, Linear)
 register_linear(Int8, Int8Linear)
+register_linear(Int8Dynamic, Int8DynamicLinear)
 register_linear(NF4, NF4Linear)
+register_linear(Int4, Int4Linear)
+register_linear(Int3, Int3Linear)
 register_linear(Masked, MaskedLinear)
 register_linear(Sparse, SparseLinear)
 register_linear(TwoFour, TwoFourLinear)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from flyweight.config.linear_kinds import NF4, NF4_GROUP, Int8, LinearKind
 from flyweight.model.kernels import Format, Stored
-from flyweight.model.packed import DeviceKernel, Kernel, Packed
+from flyweight.model.packed import DeviceKernel, Kernel
+from flyweight.model.rounded import Rounded
 
 # The code book of Dettmers et al. (2023, appendix E): quantiles of the normal distribution, scaled
 # to [-1, 1], zero among them.
@@ -81,7 +82,7 @@ _INT8_FAST = {"cpu": DeviceKernel(_INT8, _int8_refusal)}
 _NF4_FAST = {"cuda": DeviceKernel(_NF4, _nf4_refusal)}
 
 
-class Int8Linear(Packed):
+class Int8Linear(Rounded):
     """Symmetric int8, one scale per output row.
 
     The error of a weight is at most half its row's scale.
@@ -107,19 +108,25 @@ class Int8Linear(Packed):
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("scales", torch.zeros(out_features, dtype=torch.bfloat16))
 
-    @torch.no_grad()
-    def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in).
+    def fit(self, weight: Tensor) -> None:
+        """Choose the scales: a row's largest value is code 127."""
+        self.scales.copy_((weight.abs().amax(1) / 127).to(torch.bfloat16))  # (out,)
 
-        Raises FlyweightError for another shape or a value that is not finite.
-        """
-        weight = self._checked(weight)
-        scales = (weight.abs().amax(1) / 127).to(torch.bfloat16)  # (out,)
-        self.scales.copy_(scales)
-        steps = torch.where(scales > 0, scales.float(), 1)[:, None]  # (out, 1)
-        for start, stop in self._row_blocks(self._step(weight)):
-            codes = (weight[start:stop] / steps[start:stop]).round_().clamp_(-127, 127)
-            self.codes[start:stop] = codes.to(torch.int8)
+    def steps(self, start: int, stop: int) -> Tensor:
+        """Return the scales of rows `start` to `stop`: (n, 1)."""
+        return self.scales[start:stop, None].float()
+
+    def nearest(self, units: Tensor) -> Tensor:
+        """Return the integers nearest to weights in units (...)."""
+        return units.round_().clamp_(-127, 127).to(torch.int8)
+
+    def units(self, codes: Tensor) -> Tensor:
+        """Return the integers as floats (...)."""
+        return codes.float()
+
+    def store(self, codes: Tensor, start: int, stop: int) -> None:
+        """Store the codes (n, in) of rows `start` to `stop`."""
+        self.codes[start:stop] = codes
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
@@ -160,7 +167,7 @@ class Int8Linear(Packed):
             self.codes = self.codes.clone()
 
 
-class NF4Linear(Packed):
+class NF4Linear(Rounded):
     """4-bit NormalFloat in blocks along each row, two codes a byte, one float32 scale a block.
 
     With `double`, scales take 8 bits: in groups of 256, each an offset plus a multiple of a step
@@ -195,33 +202,33 @@ class NF4Linear(Packed):
                 "scale_ranges", torch.zeros(2, -(-out_features * self.blocks // NF4_GROUP), 1)
             )
 
-    @torch.no_grad()
-    def pack(self, weight: Tensor) -> None:
-        """Store this weight (out, in).
-
-        Raises FlyweightError for another shape or a value that is not finite.
-        """
-        weight = self._checked(weight)
+    def fit(self, weight: Tensor) -> None:
+        """Choose the scales: the largest value of a block is code 15 or 0."""
         width = self.blocks * self.block
         largest = [
             self._blocked(weight[start:stop], width).abs().amax(2)
             for start, stop in self._row_blocks(self._step(weight))
         ]
         self._pack_scales(torch.cat(largest))  # (out, blocks)
-        book = torch.tensor(NF4_VALUES, device=weight.device)
+
+    def steps(self, start: int, stop: int) -> Tensor:
+        """Return the scale of each weight of rows `start` to `stop`: (n, in)."""
+        scales = self.block_scales(start, stop)
+        return scales.repeat_interleave(self.block, 1)[:, : self.in_features]
+
+    def nearest(self, units: Tensor) -> Tensor:
+        """Return the places in the code book nearest to weights in units (...)."""
+        book = torch.tensor(NF4_VALUES, device=units.device)
         middles = (book[1:] + book[:-1]) / 2  # (15,)
-        for start, stop in self._row_blocks(self._step(weight)):
-            scales = self.block_scales(start, stop)[..., None]  # (n, blocks, 1)
-            unit = self._blocked(weight[start:stop], width) / torch.where(
-                scales > 0, scales, 1
-            )  # (n, blocks, block)
-            codes = (
-                torch.bucketize(unit, middles, out_int32=True)
-                .flatten(1)[:, : self.in_features]
-                .to(torch.uint8)
-            )
-            codes = F.pad(codes, (0, self.in_features % 2))
-            self.codes[start:stop] = codes[:, ::2] << 4 | codes[:, 1::2]
+        return torch.bucketize(units, middles, out_int32=True).to(torch.uint8)
+
+    def units(self, codes: Tensor) -> Tensor:
+        """Return the values of the code book at some places (...)."""
+        return torch.tensor(NF4_VALUES, device=codes.device)[codes.int()]
+
+    def store(self, codes: Tensor, start: int, stop: int) -> None:
+        """Store the codes (n, in) of rows `start` to `stop`, two a byte."""
+        self.codes[start:stop] = packed_pairs(codes)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the rows at `index`: (...) -> (..., in)."""
@@ -316,6 +323,12 @@ class NF4Linear(Packed):
         codes = ((padded - offset) / torch.where(step > 0, step, 1)).round_().clamp_(0, 255)
         self.scale_ranges.copy_(torch.stack((offset, step)))
         self.scales.copy_(codes.to(torch.uint8).view(-1)[: flat.numel()].view_as(self.scales))
+
+
+def packed_pairs(codes: Tensor) -> Tensor:
+    """Return codes below 16 (n, in), two a byte, the first in its high half: (n, bytes)."""
+    codes = F.pad(codes, (0, codes.shape[1] % 2))
+    return codes[:, ::2] << 4 | codes[:, 1::2]
 
 
 def _decoded(codes: Tensor, ranges: Tensor) -> Tensor:

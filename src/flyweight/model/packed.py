@@ -1,8 +1,8 @@
 """What layers with packed weights share: products without a float copy, gradients, kernels.
 
-Activations are never rounded: torch's dynamically quantized products scale a whole batch by its
-largest value, so that a future token would change what a past one sees. How a layer is multiplied
-is a visible choice, `Packed.kernel`.
+Activations are rounded by no kind but `int8_dynamic`, which scales each token alone. torch's own
+dynamically quantized products scale a whole batch by its largest value, so that a future token
+would change what a past one sees. How a layer is multiplied is a visible choice, `Packed.kernel`.
 """
 
 from __future__ import annotations
@@ -213,7 +213,11 @@ class Packed(LinearLayer):
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:
         return tensor if stop - start == self.out_features else tensor[start:stop]
 
-    def _checked(self, weight: Tensor) -> Tensor:
+    def checked(self, weight: Tensor) -> Tensor:
+        """Return a weight (out, in) in float32, where the layer is.
+
+        Raises FlyweightError for another shape or a value that is not finite.
+        """
         expected = (self.out_features, self.in_features)
         if tuple(weight.shape) != expected:
             raise FlyweightError(

@@ -72,7 +72,7 @@ class SparseLinear(PrunedPacked):
         Raises FlyweightError for another shape, a value that is not finite, or more numbers than
         the kind says. Where there are fewer, some zeros are stored as numbers.
         """
-        weight = self._checked(weight)
+        weight = self.checked(weight)
         assert isinstance(self.kind, Sparse)
         present = weight != 0
         missing = self.kind.nonzero - int(present.sum())
@@ -168,7 +168,7 @@ class TwoFourLinear(PrunedPacked):
         Raises FlyweightError for another shape, a value that is not finite, or four numbers in a
         row of which more than two are not zero.
         """
-        fours = self._checked(weight).view(self.out_features, -1, 4)  # (out, in / 4, 4)
+        fours = self.checked(weight).view(self.out_features, -1, 4)  # (out, in / 4, 4)
         present = fours != 0
         if (present.sum(-1) > 2).any():
             raise FlyweightError("weight: more than two of four numbers are not zero")

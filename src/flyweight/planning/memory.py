@@ -13,6 +13,7 @@ from typing import Literal
 from flyweight.config import schema
 from flyweight.spec import flops, flops_baselines
 from flyweight.spec.adapters import sites
+from flyweight.spec.chunks import PIECE_CPU, chunk_rows
 from flyweight.spec.visits import visits
 from flyweight.spec.windows import query_blocks, scores
 
@@ -22,17 +23,11 @@ LIBRARIES = 130_000_000
 torch's optimizers (70 MB), kernels, the tokenizer.
 """
 
-CHUNK_ELEMENTS, CHUNK_ROWS = 2**22, 128
-"""Logits that the head makes at once, and the rows it takes at least (see train.objectives)."""
-
 STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
 """Bytes of a number of an optimizer's state, with its share of a block's scale."""
 
 LOGITS_AT_ONCE = 2**23
 """Logits that a validation makes at once (see evaluate.likelihood)."""
-
-PIECE_ELEMENTS = 2**19
-"""Logits of a chunk whose loss is taken at once (see train.objectives)."""
 
 PIECE_COPIES, DISTILLED_COPIES = 4, 10
 """Float32 numbers held for one logit of a piece, with its log-probability and gradient.
@@ -374,10 +369,10 @@ def _head(
         model.dim if isinstance(model, schema.ModelConfig) else flops_baselines.head_width(model)
     )
     tokens = train.batch // train.accumulate * context
-    rows = min(tokens, max(CHUNK_ROWS, CHUNK_ELEMENTS // vocab))
+    rows = min(tokens, chunk_rows(vocab))
     chunks = itemsize * (2 if distilled else 1) * rows * vocab
     copies = DISTILLED_COPIES if distilled else PIECE_COPIES
-    pieces = 4 * copies * min(rows * vocab, max(PIECE_ELEMENTS, vocab))
+    pieces = 4 * copies * min(rows * vocab, max(PIECE_CPU, vocab))
     apart = train.accumulate > 1 or train.memory.weights == "bf16"
     head = 4 * vocab * width if apart and trains != "adapters" else 0
     training_step = chunks + pieces + head + 2 * tokens * width * itemsize

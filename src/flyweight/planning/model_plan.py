@@ -129,6 +129,6 @@ class ModelPlan(Shown):
 def _weights(config: schema.Architecture) -> dict[str, int]:
     sizes = {"float32": cost.weight_bytes(config, 4), "bfloat16": cost.weight_bytes(config, 2)}
     if all(kind.plain for kind in config.linears.values()):
-        for kind in (schema.Int8(), schema.NF4()):
+        for kind in (schema.Int8(), schema.NF4(), schema.Int4(), schema.Int3()):
             sizes[kind.kind] = cost.weight_bytes(quantized(config, kind, schema.Int8()))
     return sizes

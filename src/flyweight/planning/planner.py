@@ -291,6 +291,7 @@ class _Planner:
             objective=stage.objective if isinstance(stage, schema.Distill) else None,
             isolated=stage.data.documents == "isolated",
             trains=stage.tuning().trains,
+            round=stage.round,
         )
 
     def _memory(self, name: str, training: PlannedTraining) -> memory.PlannedMemory:

@@ -100,6 +100,15 @@ def linear_names(config: Architecture) -> list[str]:
     return names if config.embedding.tied else [*names, "head.linear"]
 
 
+def block_names(config: Architecture) -> list[str]:
+    """Return the module names of the matrices that are not tables: those of the blocks.
+
+    Of a linear model it is its one matrix, the head.
+    """
+    part = "head" if isinstance(config, LinearConfig) else "blocks"
+    return [name for name in linear_names(config) if name.split(".")[0] == part]
+
+
 def float_name(config: ModelConfig) -> str:
     """Return the name of a parameter that is never packed, and so tells the dtype of a model."""
     return "norm.weight" if config.norm.final else "blocks.0.attention_norm.weight"

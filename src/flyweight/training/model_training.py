@@ -12,6 +12,7 @@ from flyweight.core.events import Events
 from flyweight.core.files import copy_file, disk_errors
 from flyweight.model import folder
 from flyweight.model.build import Model
+from flyweight.model.rounding import check_rounding, round_in_training
 from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs
@@ -39,6 +40,8 @@ def train_model(
     """
     runtime, train = context.runtime, config.train
     check_saving(model, train.memory, f"stages.{inputs.name}")  # before anything is encoded
+    if config.round is not None:
+        check_rounding(model.config, f"stages.{inputs.name}")
     precision = runtime.precision(train.products, model.config.dim)
     context_length = config.data.context
     check_data(config, model.config, f"stages.{inputs.name}", "model")
@@ -79,6 +82,8 @@ def train_model(
         meter=context.meter,
         name=inputs.name,
     )
+    if config.round is not None:
+        round_in_training(model, model.config, config.round)
     facts = trainer.train()
     with disk_errors(draft.path):
         folder.save(model, draft.new_folder("model"))

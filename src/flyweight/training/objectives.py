@@ -22,18 +22,7 @@ from flyweight.core.alike import alike
 from flyweight.data.batch import Batch, real_targets
 from flyweight.model.head import HeadMatrix
 from flyweight.model.packed import Packed
-
-CHUNK_ELEMENTS = 2**22
-"""Logits held at once (17 MB in float32), as long as that makes CHUNK_ROWS tokens."""
-
-CHUNK_ROWS = 128
-"""Tokens in a chunk at least: with fewer, products with the head fall to half their speed."""
-
-PIECE_CPU, PIECE_ELSEWHERE = 2**19, 2**24
-"""Logits whose loss is taken at once, by device.
-
-A loss holds several numbers for each of them. A CPU takes what its cache holds, a GPU enough work.
-"""
+from flyweight.spec.chunks import ALIGNED, PIECE_CPU, PIECE_ELSEWHERE, chunk_rows
 
 HEAD_ROWS = 4096
 """Rows of the head whose gradient is added at once in half precision."""
@@ -195,7 +184,7 @@ class _Head:
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Yield the chunks of so many rows."""
-        size = max(CHUNK_ROWS, CHUNK_ELEMENTS // self.tokens)
+        size = chunk_rows(self.tokens)
         for start in alike(range(0, rows, size), enough=2):
             yield slice(start, min(start + size, rows))
 
@@ -207,7 +196,8 @@ class _Head:
         if not isinstance(self.matrix, Tensor):
             return self.matrix.product(hidden)[:, : self.tokens]
         if self._memory is None or self._memory.shape[0] < hidden.shape[0]:
-            self._memory = hidden.new_empty(hidden.shape[0], self.tokens)
+            wide = -(-self.tokens // ALIGNED) * ALIGNED
+            self._memory = hidden.new_empty(hidden.shape[0], wide)[:, : self.tokens]
         return torch.mm(hidden, self.matrix.T, out=self._memory[: hidden.shape[0]])
 
     def write_grad_hidden(self, grad_logits: Tensor, out: Tensor) -> None:

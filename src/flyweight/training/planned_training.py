@@ -14,6 +14,7 @@ class PlannedTraining(Strict):
 
     `model` is the one that trains, with its adapters; `trains` is the part of it that does.
     `isolated` documents see nothing of each other. `teacher` and `objective` are a distillation's.
+    `round` is what the blocks' matrices are read as.
     """
 
     model: schema.Architecture
@@ -24,6 +25,7 @@ class PlannedTraining(Strict):
     objective: schema.Distillation | None = None
     isolated: bool = False
     trains: schema.TrainedPart = "full"
+    round: schema.LinearKind | None = None
 
     @property
     def key(self) -> str:

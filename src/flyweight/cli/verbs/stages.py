@@ -41,17 +41,38 @@ def distill(
 def quantize(
     shared: CommonOptions,
     model: ModelName,
-    kind: Annotated[str, typer.Option(help="int8 or nf4.")] = "int8",
+    kind: Annotated[str, typer.Option(help="int8, int8_dynamic, int4, int3 or nf4.")] = "int8",
+    group: Annotated[
+        int | None, typer.Option(min=1, help="Columns that share a scale, of int4 and int3 [32].")
+    ] = None,
+    rounding: Annotated[
+        str, typer.Option(help="nearest, or gptq, which reads training text.")
+    ] = "nearest",
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Standard deviations of a row beyond which values are cut off."),
+    ] = None,
     data: Data = None,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
-    """Store MODEL's matrices in fewer bits and measure the cost."""
+    """Store MODEL's matrices in fewer bits and measure the cost.
+
+    Its fields are path=value words: embedding=int4 calibration.tokens=16384
+    """
     from flyweight import api
 
     with shared.session() as session:
         result = api.quantize(
-            model, *(overrides or ()), kind=kind, data=data, name=name, session=session
+            model,
+            *(overrides or ()),
+            kind=kind,
+            group=group,
+            rounding=rounding,
+            clip=clip,
+            data=data,
+            name=name,
+            session=session,
         )
     shared.answer_run(result)
 
