@@ -17,7 +17,7 @@ from pathlib import Path
 from flyweight.errors import FlyweightError
 
 _COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-O3", "-march=native", "-fPIC", "-shared")
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared")
 _THREADS = "-fopenmp"
 _TIMEOUT = 120.0
 
