@@ -29,9 +29,13 @@ typedef __m512 vec;
 typedef __m512i whole;
 #define WHOLE_WIDTH 32
 #define WHOLE_ZERO _mm512_setzero_si512()
+#define INT16(w) _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(w)))
+#ifdef __AVX512VNNI__
+#define WHOLE_ADD(x, w, sum) _mm512_dpwssd_epi32(sum, _mm512_loadu_si512(x), INT16(w))
+#else
 #define WHOLE_ADD(x, w, sum)                                                                      \
-    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(x),                                 \
-                                            _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(w)))))
+    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(x), INT16(w)))
+#endif
 #define WHOLE_SUM(v) _mm512_reduce_add_epi32(v)
 typedef __m512i codes;
 #define CODES(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
@@ -39,11 +43,11 @@ typedef __m512i codes;
 typedef struct { __m512 all; } book;
 #define BOOK(p) {_mm512_loadu_ps(p)}
 #define LOOK(b, c) _mm512_permutexvar_ps(c, (b).all) /* reads the low four bits */
-/* Sixteen codes of three bits, of two words of 24 bits; the book has its eight levels twice. */
-#define THREE_BITS(p)                                                                             \
-    _mm512_srlv_epi32(_mm512_inserti64x4(_mm512_set1_epi32(word24(p)),                             \
-                                         _mm256_set1_epi32(word24((p) + 3)), 1),                   \
-                      _mm512_set_epi32(0, 3, 6, 9, 12, 15, 18, 21, 0, 3, 6, 9, 12, 15, 18, 21))
+/* Codes of three bits, of the 48 bits of two words; the book has its eight levels twice. */
+#define THREE_BITS(bits)                                                                          \
+    _mm512_srlv_epi32(                                                                             \
+        _mm512_mask_set1_epi32(_mm512_set1_epi32((int32_t)((bits) >> 24)), 0xff00, (int32_t)(bits)), \
+        _mm512_set_epi32(0, 3, 6, 9, 12, 15, 18, 21, 0, 3, 6, 9, 12, 15, 18, 21))
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #define WIDTH 8
@@ -85,8 +89,9 @@ typedef struct { __m256 low, high; } book;
 #define LOOK(b, c)                                                                                \
     _mm256_blendv_ps(_mm256_permutevar8x32_ps((b).low, c), _mm256_permutevar8x32_ps((b).high, c),  \
                      _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)))
-#define THREE_BITS(p)                                                                             \
-    _mm256_srlv_epi32(_mm256_set1_epi32(word24(p)), _mm256_set_epi32(0, 3, 6, 9, 12, 15, 18, 21))
+#define THREE_BITS(bits)                                                                          \
+    _mm256_srlv_epi32(_mm256_set1_epi32((int32_t)((bits) >> 24)),                                  \
+                      _mm256_set_epi32(0, 3, 6, 9, 12, 15, 18, 21))
 #else
 #error "the kernels are written for AVX2 and AVX-512"
 #endif
@@ -142,6 +147,22 @@ DOT4(dot_int8, int8_t, INT8, (float))
 static inline int32_t word24(const uint8_t *p)
 {
     return p[0] << 16 | p[1] << 8 | p[2];
+}
+
+/* Return two words, of six bytes from p on. `inside`: those two before p may be read, and are not
+   used. Of a last single word the second is not used either, and not read. */
+static inline int64_t two_words(const uint8_t *p, int inside)
+{
+    if (!inside)
+        return (int64_t)word24(p) << 24 | (WIDTH > 8 ? word24(p + 3) : 0);
+    if (WIDTH == 8) {
+        uint32_t four;
+        memcpy(&four, p - 1, 4);
+        return (int64_t)(__builtin_bswap32(four) & 0xffffff) << 24;
+    }
+    uint64_t eight;
+    memcpy(&eight, p - 2, 8);
+    return (int64_t)(__builtin_bswap64(eight) & 0xffffffffffff);
 }
 
 static inline int64_t count_blocks(const matrix *m)
@@ -210,6 +231,34 @@ static void dot_4bit(const float *x, const matrix *m, const int64_t *rows,
         sums[k] += SUM(sum[k]);
 }
 
+static void dot_3bit(const float *x, const matrix *m, const int64_t *rows,
+                     const float *const *scales, float *sums)
+{
+    const book levels = BOOK(m->levels);
+    const int64_t bytes = (m->in + 7) / 8 * 3;
+    const uint8_t *w[4];
+    vec sum[4];
+    for (int k = 0; k < 4; k++)
+        w[k] = (const uint8_t *)m->weights + rows[k] * bytes, sum[k] = ZERO, sums[k] = 0;
+    for (int64_t g = 0; g < count_blocks(m); g++) {
+        int64_t i = g * m->block, end = i + m->block < m->in ? i + m->block : m->in;
+        vec s[4] = {ZERO, ZERO, ZERO, ZERO};
+        for (; i % 8 == 0 && i + WIDTH <= end; i += WIDTH) {
+            vec y = LOAD(x + i);
+            for (int k = 0; k < 4; k++)
+                s[k] = FMA(y, LOOK(levels, THREE_BITS(two_words(w[k] + i / 8 * 3, i > 0))), s[k]);
+        }
+        for (int k = 0; k < 4; k++)
+            sum[k] = FMA(s[k], SPREAD(scales[k][g]), sum[k]);
+        for (; i < end; i++)
+            for (int k = 0; k < 4; k++)
+                sums[k] += scales[k][g] * x[i] *
+                           m->levels[word24(w[k] + i / 8 * 3) >> (21 - i % 8 * 3) & 7];
+    }
+    for (int k = 0; k < 4; k++)
+        sums[k] += SUM(sum[k]);
+}
+
 /* x are integers here. */
 static void dot_int8_dynamic(const int16_t *x, const int8_t *w, int64_t in, const int64_t *rows,
                              float *sums)
@@ -245,6 +294,9 @@ static void dot_rows(const float *x, const matrix *m, const int64_t *rows,
         for (int k = 0; k < 4; k++)
             sums[k] *= from_bf16(((const uint16_t *)m->scales)[rows[k]]);
         break;
+    case BLOCKS_3BIT:
+        dot_3bit(x, m, rows, scales, sums);
+        break;
     default:
         dot_4bit(x, m, rows, scales, sums);
     }
@@ -279,7 +331,7 @@ static void decode_3bit(const matrix *m, int64_t row, const float *scales, float
         int64_t i = g * m->block, end = i + m->block < m->in ? i + m->block : m->in;
         vec scale = SPREAD(scales[g]);
         for (; i % 8 == 0 && i + WIDTH <= end; i += WIDTH)
-            STORE(to + i, MUL(scale, LOOK(levels, THREE_BITS(w + i / 8 * 3))));
+            STORE(to + i, MUL(scale, LOOK(levels, THREE_BITS(two_words(w + i / 8 * 3, i > 0)))));
         for (; i < end; i++)
             to[i] = scales[g] * m->levels[word24(w + i / 8 * 3) >> (21 - i % 8 * 3) & 7];
     }
@@ -345,9 +397,16 @@ static void halves(const float *x, int64_t n, int64_t in, float *to)
 static void integers(const float *x, int64_t n, int64_t in, int16_t *to, float *scales)
 {
     for (int64_t b = 0; b < n; b++, x += in, to += in) {
-        float largest = 0;
-        for (int64_t i = 0; i < in; i++)
-            largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+        /* Of floats without their sign, the larger one has the larger bits. */
+        uint32_t most = 0;
+        for (int64_t i = 0; i < in; i++) {
+            uint32_t bits;
+            memcpy(&bits, x + i, 4);
+            bits &= 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+        float largest;
+        memcpy(&largest, &most, 4);
         scales[b] = largest / 127;
         float step = scales[b] > 0 ? scales[b] : 1;
         for (int64_t i = 0; i < in; i++) {
@@ -392,7 +451,7 @@ static void multiply_part(const matrix *m, const float *x, const float *x_scales
                 read_scales(m, rows[k], left, tile + k * TILE * blocks);
             scales[k] = tile + (k * TILE + at % TILE) * blocks;
         }
-        if (n == 1 && m->format != ROWS_INT8_DYNAMIC && m->format != BLOCKS_3BIT)
+        if (n == 1 && m->format != ROWS_INT8_DYNAMIC)
             dot_rows(x, m, rows, scales, sums);
         else
             dot_decoded(x, n, width, m, rows, scales, decoded, sums);
