@@ -59,6 +59,7 @@ __all__ = [
     "load",
     "measure_memory",
     "merge",
+    "pack",
     "plan",
     "profile",
     "prune",
@@ -72,6 +73,7 @@ __all__ = [
     "study",
     "tasks",
     "train",
+    "verify",
 ]
 
 from flyweight.checkpoints.register import register, register_when_imported
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
         load,
         measure_memory,
         merge,
+        pack,
         plan,
         profile,
         prune,
@@ -108,6 +111,7 @@ if TYPE_CHECKING:
         study,
         tasks,
         train,
+        verify,
     )
     from flyweight.config.linear_kinds import LinearKind
     from flyweight.config.metrics import MetricKind, register_metric

@@ -33,7 +33,7 @@ def refused(result, *parts, status=2):
         (["quickstart", "--device", ""], "this machine has"),
         (["plan", "gpt2", "--device", "tpu"], "this machine has"),
         (["plan", "gpt2", "--threads", "0"], "at least 1"),
-        (["plan", "gpt2", "--memory", ""], "limits and path=value words"),
+        (["plan", "gpt2", "--memory", ""], "--memory: the value is empty"),
         (["run", "/dev/zero"], "a device or a pipe"),
         (["eval", "quickstart:student"], "make it: flyweight run quickstart"),
         (["eval", "nothing"], "there is no model"),
@@ -189,6 +189,55 @@ def test_a_tokenizer_that_does_not_fit(flyweight, toy_recipe, text_file):
     )
     words = ("stages.student.data.tokenizer=char", "--threads", 1)
     refused(flyweight("run", toy_recipe, *words), "the corpus use different tokenizers")
+
+
+@pytest.mark.parametrize(
+    ("size", "part"),
+    [
+        ("6", "the unit is missing"),
+        ("0", "the unit is missing"),
+        ("6 G", "did you mean 6GB?"),
+        ("6G", "did you mean 6GB?"),
+        ("6gb", "did you mean 6GB?"),
+        ("6Gb", "did you mean 6GB?"),
+        ("6gib", "did you mean 6GiB?"),
+        ("-6GB", "write it like 6GB"),
+        ("0GB", "has to be more than 0"),
+        ("0.4B", "has to be more than 0"),
+        ("nan", "write it like 6GB"),
+        ("nanGB", "write it like 6GB"),
+        ("inf", "write it like 6GB"),
+        ("1e30GB", "too large for a size"),
+        ("1e9TB", "no machine has that much"),
+        ("GB", "write it like 6GB"),
+        ("6,5GB", "write it like 6GB"),
+        ("6_000MB", "write it like 6GB"),
+        ("48Gbit", "write it like 6GB"),
+        ("50%", "write it like 6GB"),
+        ("true", "True is not a size"),
+        ("[1GB]", "is not a size"),
+    ],
+)
+def test_what_is_not_a_size_is_told_with_what_one_looks_like(
+    flyweight, toy_recipe, text_file, size, part
+):
+    word = f"budget.memory={size}"
+    refused(flyweight("plan", toy_recipe, "--memory", size), "budget.memory", part)
+    refused(flyweight("run", toy_recipe, word), "budget.memory", part)
+    refused(flyweight("train", text_file, word), "budget.memory", part)
+    refused(flyweight("plan", text_file, "--memory", size), "budget.memory", part)
+
+
+def test_an_empty_limit_is_refused(flyweight, toy_recipe, text_file):
+    for target in (toy_recipe, text_file):
+        refused(flyweight("plan", target, "--memory", ""), "--memory: the value is empty")
+
+
+def test_a_limit_below_what_libraries_take_is_refused(flyweight, toy_recipe, text_file):
+    least = "every training here takes more than 130 MB"
+    refused(flyweight("run", toy_recipe, "budget.memory=1MB"), "budget.memory: 1 MB", least)
+    refused(flyweight("train", text_file, "budget.memory=1MB"), "budget.memory: 1 MB", least)
+    refused(flyweight("plan", text_file, "--memory", "1MB"), "budget.memory: 1 MB", least)
 
 
 def test_a_plan_that_breaks_its_budget_is_refused_before_anything_runs(

@@ -363,6 +363,8 @@ def test_python_takes_the_same_words(finished, letters):
         (("--task", "squod"), "one of squad, dialogue, summarize"),
         (("--data", "tiny-shakespeare", "method.targets=[attention.x]"), "no layer is called"),
         (("--data", "tiny-shakespeare", "train.optimizer=muon"), "use adamw"),
+        (("--data", "tiny-shakespeare", "budget.memory=6"), "the unit is missing"),
+        (("--data", "tiny-shakespeare", "budget.memory=1MB"), "takes more than 130 MB"),
     ],
 )
 def test_wrong_words_are_told(finished, flyweight, words, message):

@@ -189,3 +189,39 @@ def test_a_calibration_text_is_read_and_has_to_be_long_enough(tmp_path: Path) ->
         )
     with pytest.raises(fw.RequestError, match="reads no text"):
         fw.prune("pruned:base", "calibration.tokens=500", sparsity=0.5, session=session)
+
+
+def test_a_pruned_model_is_packed_and_then_left_as_it_is(tmp_path: Path) -> None:
+    stages: dict[str, Any] = {
+        "pruned": {"stage": "prune", "input": "base", "sparsity": 0.7},
+        "packed": {"stage": "pack", "input": "pruned"},
+    }
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    facts = result["packed"].facts
+    assert facts["entropy_bytes"] < facts["packed_bytes"] < facts["dense_bytes"]
+    assert facts["nonzero"] == result["pruned"].facts["nonzero"]
+    nll = {
+        model.name: model.evaluate.nll.value for model in result.summary.models if model.evaluate
+    }
+    assert nll["packed"] == pytest.approx(nll["pruned"], abs=1e-6)
+    session = Session(runs=tmp_path / "runs", threads=1)
+    words = ["pack", "pruned:pruned", "--runs", str(tmp_path / "runs"), "--threads", "1", "--json"]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["stages"][0]["id"] == result["packed"].id
+    later = {
+        "quantize": {"stage": "quantize", "input": "packed", "kind": "int8"},
+        "prune": {"stage": "prune", "input": "packed", "sparsity": 0.8},
+        "pack": {"stage": "pack", "input": "packed"},
+        "finetune": {**TUNE, "input": "packed"},
+        "pretrain": {"stage": "pretrain", "input": "packed"},
+    }
+    for name, stage in later.items():
+        with pytest.raises(fw.RequestError, match="packed"):
+            config_load.recipe(recipe(tmp_path, **stages, later=stage))
+        if name not in ("pretrain", "finetune"):
+            outside = recipe(tmp_path, later={**stage, "input": "pruned:packed"})
+            with pytest.raises(fw.RequestError, match=r"sparse|no masks"):
+                run(tmp_path, outside)
+    with pytest.raises(fw.RequestError, match="no masks"):
+        fw.pack("pruned:base", session=session)

@@ -29,10 +29,12 @@ from flyweight.api.measurements import (
     floors as floors,
     profile as profile,
     tasks as tasks,
+    verify as verify,
 )
 from flyweight.api.one_stage import (
     distill as distill,
     merge as merge,
+    pack as pack,
     prune as prune,
     quantize as quantize,
 )

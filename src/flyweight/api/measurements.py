@@ -32,7 +32,7 @@ from flyweight.store.artifact import Artifact
 Model = str | Path | Artifact
 """The types that MODEL may have; see `flyweight.api.model_references`."""
 
-OF_TRAINED = ("evaluate", "score", "lm_eval")
+OF_TRAINED = ("evaluate", "score", "lm_eval", "verify")
 """Measurements that say nothing of random weights."""
 
 
@@ -312,6 +312,49 @@ def audit(
             f"or name one of its models, {run.name}:STAGE"
         )
     return audit_run(ComparedRun.of(Summary.read(run), session.store))
+
+
+@uses_runs_root
+def verify(
+    model: Model,
+    export: Model | None = None,
+    data: str | Path | None = None,
+    tokens: int | None = None,
+    within: float | None = None,
+    session: Session = DEFAULT,
+) -> Measurement:
+    """Return whether an export is the model that was measured: its `exports`, and `passed`.
+
+    `export` is a Hugging Face folder, a GGUF file, an adapter of peft's, or another model. The
+    program that will use it reads it: transformers, peft, llama.cpp where it is installed. Without
+    `export`, the model is written in every format that can hold it, and each is verified. A
+    quantized or merged model is compared with the one before it as well.
+
+    Each export has the NLL of both, the mean and the 99.9 % quantile of the divergence per token,
+    and how often both find the same token most probable, with 95 % intervals. They are measured on
+    the first `tokens` (default 16,384) of the validation split. `data` is the text, by default the
+    model's own.
+    `within` is the share of the NLL that may be lost: by default 1e-4 where an export keeps the
+    weights, 1e-3 in 16 bits and 5 % in fewer. Raises RequestError for a path that is not an export,
+    and where no program here can read it.
+    """
+    named = None
+    if export is not None:
+        named = str(_export(export, session))
+    fields = {"export": named, "tokens": tokens, "within": within}
+    return _measure("verify", model, session, data=data and str(data), **fields)
+
+
+def _export(export: Model, session: Session) -> Path:
+    """Return the path of an export: its own, or the folder of the model that it names."""
+    if isinstance(export, str | Path):
+        path = Path(export).expanduser()
+        if path.exists() and not (path / "manifest.json").is_file():
+            return path
+    found = model_references.find(export, session.store, "EXPORT", session.watch)
+    if not (found.path / "model").is_dir():
+        raise RequestError(f"EXPORT: {found.id} holds no model")
+    return found.path / "model"
 
 
 @uses_runs_root

@@ -31,8 +31,9 @@ def run_stage(
     report: Mapping[str, object],
     session: Session,
 ) -> Run:
-    """Run one stage as a recipe of its own; `overrides` are relative to the stage.
+    """Run one stage as a recipe of its own.
 
+    `overrides` are relative to the stage, but for those of the recipe's budget.
     Without a `name` the run is called after the verb, the kind if it has one, and the model. A
     number follows where another request has taken that name.
     """
@@ -42,11 +43,16 @@ def run_stage(
         "stages": {verb: {"stage": verb, **stage}},
         "report": dict(report),
     }
-    raw = load.override(raw, [f"stages.{verb}.{word}" for word in overrides])
+    raw = load.override(raw, [_placed(word, verb) for word in overrides])
     checked = load.recipe(raw, verb)
     if name is None:
         checked = _with_a_name(checked, verb, session)
     return run(checked, session=session)
+
+
+def _placed(word: str, verb: str) -> str:
+    """Return a word with the path of its field in the recipe."""
+    return word if word.startswith("budget.") else f"stages.{verb}.{word}"
 
 
 def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:
@@ -184,6 +190,28 @@ def prune(
         stage["calibration"] = {"data": data_for(artifact, str(data))}
     report = _measured(model, artifact, data, session)
     return run_stage("prune", stage, overrides, name, report, session)
+
+
+@uses_runs_root
+def pack(
+    model: Model,
+    *overrides: str,
+    keep: bool = False,
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Run:
+    """Store a pruned model without its zeros, measure it, and return the run.
+
+    `run["pack"]` is the new model, which computes the same and cannot be trained further. `keep`
+    packs a model that gets larger so. `overrides` are the command line's words, and win. `data` is
+    the text to measure on, as in `quantize`. `name` is the run's. Raises RequestError for a model
+    without masks, one that would not get smaller, and with every fault of the request.
+    """
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    stage = {"input": reference_to(model, artifact), "keep": keep}
+    report = _measured(model, artifact, data, session)
+    return run_stage("pack", stage, overrides, name, report, session)
 
 
 @uses_runs_root

@@ -94,6 +94,7 @@ def choose(
     `limits` are those of the budget by name. The machine's rates are measured where the runs root
     has none. Raises RequestError for what is wrong with the text, the fields or the budget.
     """
+    refuse_empty(limits)
     corpus = _corpus(data)
     text = (resources.files("flyweight") / "assets" / "recipes" / "train.yaml").read_text(
         encoding="utf-8"
@@ -108,6 +109,12 @@ def choose(
     raw = config_load.override(raw, words)
     machine = Machine.of(session.store, session.runtime(), session.watch)
     return suggest(raw, machine, session.data_folder)
+
+
+def refuse_empty(limits: Mapping[str, object]) -> None:
+    """Raise RequestError for limits that are given and empty, as a shell's unset variable is."""
+    if empty := [f"--{name}" for name, value in limits.items() if value == ""]:
+        raise RequestError(f"{' and '.join(empty)}: the value is empty; leave it out, or give one")
 
 
 def is_text(word: str, session: Session = DEFAULT) -> bool:

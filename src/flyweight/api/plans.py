@@ -12,7 +12,7 @@ from typing import Any
 
 from flyweight.api import runs
 from flyweight.api.measurements import Model
-from flyweight.api.own_text import choose, is_text
+from flyweight.api.own_text import choose, is_text, refuse_empty
 from flyweight.api.session import DEFAULT, Session, shows_what_takes_long
 from flyweight.config import schema, study as study_config
 from flyweight.config.units import format_size
@@ -56,6 +56,7 @@ def plan(
         "parameters": parameters,
         "bytes": bytes,
     }
+    refuse_empty(options)
     limits = {name: str(value) for name, value in options.items() if value is not None}
     planned = _planned(target, overrides, limits, session)
     if not check:

@@ -39,7 +39,7 @@ from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.pipeline import recipe as recipes
-from flyweight.planning import planner as plans
+from flyweight.planning import dry_run, planner as plans
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.model_plan import ModelPlan
 from flyweight.planning.recipe_plan import Plan, refuse
@@ -303,18 +303,20 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     machine = Machine.of(context.store, context.runtime, context.watch)
     checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked
-    planned = plans.plan(checked, machine, {}, context.data_dir)
+    known = _models_outside(asked, resolve)
+    planned = plans.plan(checked, machine, {}, context.data_dir, known=known)
     with registry_entry(asked, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             packed = {plans.vocabulary_key(data): runner.corpus(data) for data in planned.unread}
             real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}
             tokens = {key: _train_tokens(corpus) for key, corpus in packed.items()}
-            planned = plans.plan(checked, machine, real, context.data_dir, tokens)
+            planned = plans.plan(checked, machine, real, context.data_dir, tokens, known)
         refuse(planned)
         unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
         finished = recipes.run(checked, runner, resolve)
+        planned = dry_run.counted(planned, context.runtime.device)
         result = _summarise(finished, context, planned, unfinished.work)
         with context.store.recipe_folder(checked.name, context.watch) as place:
             unfinished.replace(place.path)
@@ -332,6 +334,26 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     if all(stage.reused for stage in result.stages):
         context.watch("all kept", {"name": checked.name})
     return Run(finished, result, report, report.parent)
+
+
+def _models_outside(
+    asked: schema.Recipe, resolve: recipes.Resolver
+) -> dict[str, schema.Architecture]:
+    """Return the models outside a recipe that its trainings start from or learn from.
+
+    They go by their references. What a plan does not know, such as a foreign model, is left out.
+    """
+    known = dict[str, schema.Architecture]()
+    for name, stage in asked.stages.items():
+        if not isinstance(stage, schema.TrainingStage):
+            continue
+        for role in ("input", "teacher"):
+            reference = stage.dependencies().get(role)
+            if reference is None or reference in asked.stages or reference in known:
+                continue
+            with suppress(RequestError):
+                known[reference] = _config_of(resolve(reference, f"stages.{name}.{role}"))
+    return known
 
 
 def _recipe(
@@ -398,6 +420,7 @@ def _summarise(
         for name, kinds in finished.measured.items()
     ]
     compared = gather.models(recipe, sources)
+    needs = {stage.name: stage.memory for stage in planned.stages}
     corpora = []
     for name, result in finished.floors.items():
         assert isinstance(result.config, schema.Floors)
@@ -427,6 +450,7 @@ def _summarise(
                 seconds=stage.artifact.facts["took"],
                 reused=stage.reused,
                 evaluate=gather.evaluation(stage.artifact),
+                memory=gather.memory(needs.get(name), stage.artifact, planned.held),
             )
             for name, stage in finished.stages.items()
         ),

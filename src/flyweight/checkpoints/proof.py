@@ -79,7 +79,7 @@ def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]
     _finite(source.path, logits)
     theirs = None
     if source.model_type != OWN and find_spec("transformers") is not None:
-        theirs = _transformers(source, layers)
+        theirs = transformers_model(source, layers)
     difference = None
     if theirs is not None:
         difference = _share(logits - _logits(source.path, theirs, tokens), logits)
@@ -188,8 +188,11 @@ def _decoder(config: ModelConfig, state: Mapping[str, Tensor], layers: int | Non
     return model.to(torch.float32).eval()
 
 
-def _transformers(source: Checkpoint, layers: int | None) -> nn.Module:
-    """Return transformers' model in float32, with its first `layers` layers (None: all)."""
+def transformers_model(source: Checkpoint, layers: int | None = None) -> nn.Module:
+    """Return transformers' model in float32, with its first `layers` layers (None: all).
+
+    Raises FlyweightError, with transformers' first line, where it cannot be loaded.
+    """
     import transformers
 
     try:

@@ -12,6 +12,7 @@ from flyweight.compression.calibration import (
     check_length,
 )
 from flyweight.compression.merge import merge, merged
+from flyweight.compression.pack import PackStage
 from flyweight.compression.prune_stage import PruneStage
 from flyweight.compression.quantize import check_gptq, quantize, quantize_by_inputs, quantized
 from flyweight.compression.written import inherited, write_model
@@ -106,5 +107,6 @@ def _round_by_inputs(
 STAGES: dict[str, Stage[Any]] = {
     "quantize": QuantizeStage(),
     "prune": PruneStage(),
+    "pack": PackStage(),
     "merge": MergeStage(),
 }

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from flyweight.config.base import Strict
 from flyweight.config.compression import Calibrated
 from flyweight.config.sparse_kinds import Pattern
-from flyweight.config.stage import Origin
+from flyweight.config.stage import INHERITED, Origin, StageConfig
 from flyweight.config.units import Tokens
 
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
@@ -169,4 +169,42 @@ class Prune(Calibrated):
         return (
             f"{origin.parent('input')} pruned by {method}{shape}: {share} is zero and stays zero; "
             f"the file is no smaller for it"
+        )
+
+
+class Pack(StageConfig):
+    """Store a pruned model without its zeros: each masked matrix in its smallest form.
+
+    That is `sparse`, a bit for each place and the numbers that are not zero, or `two_four`, where
+    the pattern is 2:4. A matrix that takes no fewer bytes so becomes dense. A model that would not
+    get smaller is refused, unless `keep` packs it all the same.
+    """
+
+    stage: Literal["pack"]
+    input: str
+    keep: bool = False
+
+    makes_model: ClassVar[bool] = True
+    spends: ClassVar[tuple[str, ...]] = INHERITED
+    compresses: ClassVar[bool] = True
+
+    def untrainable(self) -> str:
+        """Return why its model cannot be trained further."""
+        return (
+            f"stores its pruned matrices packed, and these cannot be trained; start from "
+            f"{self.input}, and pack the result"
+        )
+
+    def role(self) -> str:
+        """Return what it was made from."""
+        return f"{self.input}, its zeros not stored"
+
+    @classmethod
+    def describe(cls, origin: Origin) -> str:
+        """Return how a model came about, as a card says it."""
+        facts = origin.facts
+        share = facts["packed_bytes"] / facts["dense_bytes"]
+        return (
+            f"{origin.parent('input')} without the zeros of its pruned matrices "
+            f"({facts['sparsity']:.1%}), which take {share:.0%} of their dense bytes"
         )

@@ -14,7 +14,11 @@ from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import (
     SAME_AS,
     Data,
+    Merge,
     Mix,
+    Pack,
+    Prune,
+    Quantize,
     Recipe,
     Select,
     StageConfig,
@@ -76,6 +80,8 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
         faults += [*_loss_of_text(where, stage), *_joined_documents(where, stage, recipe)]
     if isinstance(stage, Mix):
         faults += _mixed_documents(where, stage, recipe)
+    if isinstance(stage, Quantize | Prune | Pack | Merge):
+        faults += _from_packed(where, stage, recipe)
     if isinstance(stage, Select):
         faults += _choice(where, stage, recipe)
     return faults
@@ -137,6 +143,19 @@ def _packed(where: str, stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
         )
     if source is not None and stage.trains_all() and (reason := source.untrainable()):
         yield f"{where}.input: {reference} {reason}{stage.beside_training_all()}"
+
+
+def _from_packed(
+    where: str, stage: Quantize | Prune | Pack | Merge, recipe: Recipe
+) -> Iterator[str]:
+    """Find changes to the matrices of a model that a stage `pack` has stored without zeros."""
+    source = recipe.stages.get(stage.input)
+    unpacks = isinstance(stage, Merge) and stage.unpack
+    if isinstance(source, Pack) and not unpacks:
+        yield (
+            f"{where}.input: {stage.input} is packed, and {stage.stage} changes matrices that are "
+            f"not; start from {source.input}, and pack the result"
+        )
 
 
 def _tie(where: str, train: Any, recipe: Recipe) -> Iterator[str]:

@@ -121,7 +121,7 @@ from flyweight.config.metrics import METRICS, TASK_METRICS, metric_kind
 from flyweight.config.mixture import Counts as Counts, Mixture as Mixture, Pointer as Pointer
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.plugins import load_plugins
-from flyweight.config.pruning import Prune as Prune
+from flyweight.config.pruning import Pack as Pack, Prune as Prune
 from flyweight.config.scoring import (
     LmEval as LmEval,
     LmEvalTasks as LmEvalTasks,
@@ -169,6 +169,7 @@ from flyweight.config.training import (
     Train as Train,
 )
 from flyweight.config.units import Count, Seconds, Size, Tokens
+from flyweight.config.verification import Verify as Verify
 
 SAME_AS = "train.same_as.stage"
 """The field that names the stage whose cost limits another; its model is not needed."""
@@ -678,6 +679,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "init": Initialise,
     "quantize": Quantize,
     "prune": Prune,
+    "pack": Pack,
     "merge": Merge,
     "mix": Mix,
     "evaluate": Evaluate,
@@ -687,6 +689,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "sample": Sample,
     "audit": Audit,
     "memory": TrainingMemory,
+    "verify": Verify,
     "score": Score,
     "lm_eval": LmEval,
 }

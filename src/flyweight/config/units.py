@@ -12,6 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+MOST_BYTES = 1e18
+"""The largest size: a million machines with a terabyte each."""
+
 MOST = 1e30
 """The largest quantity: all the computing there has ever been is some 1e28 operations."""
 
@@ -29,11 +32,21 @@ def _quantity(text: str, units: dict[str, float], what: str, example: str) -> fl
     match = _NUMBER.fullmatch(text)
     if match is None or match[2] not in units:
         names = ", ".join(unit for unit in units if unit)
-        raise ValueError(f"{text!r} is not a {what}; write it like {example} (units: {names})")
+        near = "" if match is None else _meant(match[1], match[2], units)
+        raise ValueError(
+            f"{text!r} is not a {what}{near}; write it like {example} (units: {names})"
+        )
     value = float(match[1]) * units[match[2]]
     if value > MOST:
         raise ValueError(f"{text!r} is too large for a {what}")
     return value
+
+
+def _meant(number: str, unit: str, units: dict[str, float]) -> str:
+    """Return the question for a unit that is nearly one: other letters, or a last one left out."""
+    written = {unit.lower(), f"{unit.lower()}b", unit.lower().removesuffix("s")}
+    near = next((each for each in units if each and each.lower() in written), None)
+    return f" (did you mean {number}{near}?)" if unit and near else ""
 
 
 def parse_count(value: object) -> int:
@@ -52,11 +65,20 @@ def parse_count(value: object) -> int:
 
 def parse_size(value: object) -> int:
     """Return a size such as `6GB` or `512MiB` in bytes; a number without a unit is refused."""
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{value!r} is not a size: the unit is missing; write it like 6GB or 512MiB"
-        )
-    return round(_quantity(value, _SIZE, "size", "6GB or 512MiB"))
+    example = "6GB or 512MiB"
+    size = _quantity(_text(value, "size", example), _SIZE, "size", example)
+    if size > MOST_BYTES:
+        raise ValueError(f"{value!r} is too large for a size: no machine has that much")
+    return round(size)
+
+
+def _text(value: object, what: str, example: str) -> str:
+    """Return what is text; raise ValueError for a bare number, or another value."""
+    if isinstance(value, str):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    why = ": the unit is missing" if number else ""
+    raise ValueError(f"{value!r} is not a {what}{why}; write it like {example}")
 
 
 def parse_time(value: object) -> float:
@@ -64,11 +86,8 @@ def parse_time(value: object) -> float:
 
     A number without a unit is refused.
     """
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{value!r} is not a time: the unit is missing; write it like 30s, 10min or 2h"
-        )
-    return _quantity(value, _TIME, "time", "30s, 10min or 2h")
+    example = "30s, 10min or 2h"
+    return _quantity(_text(value, "time", example), _TIME, "time", example)
 
 
 _ROUNDED = 0.9995
@@ -81,6 +100,20 @@ def format_size(size: float) -> str:
         if abs(size) >= _ROUNDED * factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} B"
+
+
+def size_word(size: float) -> str:
+    """Return the smallest size of three digits that is not below `size`, as it is written.
+
+    1_234_567 -> `1.24MB`.
+    """
+    unit, factor = next(
+        ((unit, _SIZE[unit]) for unit in ("TB", "GB", "MB", "kB") if size >= _SIZE[unit]),
+        ("B", 1.0),
+    )
+    digits = max(0, 2 - math.floor(math.log10(max(1.0, size / factor))))
+    places = 10**digits
+    return f"{math.ceil(size / factor * places - 1e-9) / places:g}{unit}"
 
 
 def format_count(count: float) -> str:

@@ -27,8 +27,8 @@ from flyweight.store.artifact import Artifact, Store
 from flyweight.store.measurements import Measurements
 
 ARITHMETIC = 1e-6
-CONDITIONS = ("machine", "device", "threads", "batch", "prompt", "new_tokens", "engine")
-"""What has to be equal between speeds in one table; `engine` is the versions of the libraries."""
+CONDITIONS = ("machine", "device", "threads", "batch", "prompt", "new_tokens", "libraries")
+"""What has to be equal between speeds in one table."""
 FACTORS = ("model", "precision", "attention", *CONDITIONS)
 """What may make one model faster than another."""
 
@@ -320,7 +320,7 @@ def _factors(name: str, bench: Artifact) -> dict[str, object]:
         "threads": metrics.get("threads"),
         "device": metrics.get("device"),
         "machine": identity["machine"],
-        "engine": str(sorted((identity["libraries"] or {}).items())),
+        "libraries": str(sorted((identity["libraries"] or {}).items())),
     }
 
 
@@ -378,7 +378,7 @@ def attention_asked(run: ComparedRun) -> Check:
         if wanted in (None, "auto"):
             continue
         asked.append(name)
-        if str(wanted) not in str(seen or ""):
+        if wanted != seen:
             faults.append(f"{name}: {wanted} was asked for and {seen or 'no kernel'} was seen")
     if not asked:
         return not_applicable("attention_asked", "no bench asks for a kernel")

@@ -87,7 +87,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     own name). Raises RequestError with every reason why llama.cpp could not compute the same,
     FlyweightError where a file is damaged or cannot be written.
     """
-    gguf = _library()
+    gguf = gguf_library()
     if type not in TYPES:
         raise RequestError(f"--type {type}: GGUF files are written as {', '.join(TYPES)}")
     if out.is_dir():
@@ -119,7 +119,8 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     return Exported(out, family.model_type, out.stat().st_size, tuple(warnings))
 
 
-def _library() -> Any:
+def gguf_library() -> Any:
+    """Return the gguf package; raise RequestError where it is not installed."""
     try:
         import gguf
     except ImportError as error:

@@ -128,6 +128,11 @@ class Packed(LinearLayer):
             layer.bias = nn.Parameter(bias.detach().clone())
         return layer
 
+    @classmethod
+    def sample(cls, dtype: torch.dtype) -> Self:
+        """Return a small layer, on which a faster kernel for inputs of `dtype` is tried."""
+        return cls.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
+
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
         chosen = choose_kernel(type(self), self._stored.device.type, dtype)
@@ -271,8 +276,8 @@ def choose_kernel(layer_type: type[Packed], device: str, dtype: torch.dtype) -> 
         return Kernel(REFERENCE, reason)
     assert fast.multiply
     with torch.device(device), torch.no_grad():
-        layer = layer_type.from_dense(torch.arange(12.0 * 64).sin().view(12, 64), None)
-        x = torch.arange(3.0 * 64).cos().view(3, 64).to(dtype)
+        layer = layer_type.sample(dtype)
+        x = torch.arange(3.0 * layer.in_features).cos().view(3, -1).to(dtype)
         expected = layer.reference(x).float()  # (3, 12)
         try:
             actual = fast.multiply(x, layer).float()

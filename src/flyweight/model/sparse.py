@@ -1,10 +1,13 @@
 """Linear layers that store the numbers of a pruned matrix alone: by a bit mask, or two of four.
 
-Both unpack some rows at a time and multiply with those, as all packed layers do.
+Both unpack some rows at a time and multiply with those, as all packed layers do. On CPUs a sparse
+matrix that is mostly zero is multiplied row by row of what it stores; on CUDA two of four are
+multiplied by the card's own kernel.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 
 import torch
@@ -15,7 +18,46 @@ from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.sparse_kinds import Sparse, TwoFour, mask_bytes
 from flyweight.errors import FlyweightError
 from flyweight.model.masked import pack_bits, unpack_bits
-from flyweight.model.packed import Packed
+from flyweight.model.packed import DeviceKernel, Kernel, Packed
+
+CSR_SPARSITY = 0.8
+"""The share of zeros from which a product of compressed rows was measured to beat a dense one."""
+
+
+def _csr_refusal(dtype: torch.dtype) -> str | None:
+    if dtype == torch.float32:
+        return None
+    return "torch multiplies compressed rows of float32 alone in fast ways"
+
+
+def _csr_multiply(x: Tensor, layer: SparseLinear) -> Tensor:
+    return (layer.compressed_rows() @ x.T).T.contiguous()
+
+
+_CSR = Kernel(
+    "torch CSR",
+    "reads numbers that are not zero alone; each takes 4 bytes more in memory, for its column",
+    _csr_multiply,
+)
+
+
+def _semi_structured_refusal(dtype: torch.dtype) -> str | None:
+    if dtype in (torch.float16, torch.bfloat16):
+        return None
+    return "graphics cards multiply 2:4 matrices of 16-bit numbers alone"
+
+
+def _semi_structured_multiply(x: Tensor, layer: TwoFourLinear) -> Tensor:
+    return F.linear(x, layer.semi_structured(x.dtype))
+
+
+_SEMI_STRUCTURED = Kernel(
+    "torch semi-structured",
+    "the card skips the zeros; it has a form of the matrix of its own, beside the file's",
+    _semi_structured_multiply,
+)
+_CSR_FAST = {"cpu": DeviceKernel(_CSR, _csr_refusal)}
+_SEMI_STRUCTURED_FAST = {"cuda": DeviceKernel(_SEMI_STRUCTURED, _semi_structured_refusal)}
 
 
 class PrunedPacked(Packed):
@@ -32,10 +74,6 @@ class PrunedPacked(Packed):
         """Return the weight (out, in) that the layer stands for, in float."""
         return self._part(0, self.out_features, self.dtype)
 
-    def kernel_mismatch(self) -> str | None:
-        """Return None: no kernel depends on this layer's size."""
-        return None
-
     @abstractmethod
     def _chosen(self, rows: Tensor) -> Tensor:
         """Return different rows of the weight, by ascending number: (n,) -> (n, in)."""
@@ -49,6 +87,7 @@ class SparseLinear(PrunedPacked):
     """The numbers that are not zero, row by row, and a bit for each place of the matrix."""
 
     default_kind = Sparse(nonzero=0)
+    fast = _CSR_FAST
     mask: Tensor
 
     def __init__(
@@ -64,6 +103,39 @@ class SparseLinear(PrunedPacked):
         self.register_buffer("mask", bits)
         self._hold(torch.zeros(self.kind.nonzero))
         self._starts: Tensor | None = None
+        self._rows: Tensor | None = None
+
+    @classmethod
+    def sample(cls, dtype: torch.dtype) -> SparseLinear:
+        """Return a small layer of which nine in ten numbers are zero."""
+        weight = torch.arange(12.0 * 64).sin().view(12, 64)
+        weight[weight < 0.95] = 0
+        return cls.from_dense(weight, None, Sparse(nonzero=int(weight.count_nonzero())))
+
+    def kernel_mismatch(self) -> str | None:
+        """Return why compressed rows would not be faster: too few numbers are zero."""
+        share = 1 - self.values.numel() / max(1, self.out_features * self.in_features)
+        if share >= CSR_SPARSITY:
+            return None
+        return f"{share:.0%} of it is zero, and compressed rows pay from {CSR_SPARSITY:.0%} on"
+
+    @torch.no_grad()
+    def compressed_rows(self) -> Tensor:
+        """Return the weight (out, in) as torch's CSR tensor, made once; it shares the numbers."""
+        current = self._rows
+        if current is None or current.values().data_ptr() != self.values.data_ptr():
+            present = unpack_bits(self.mask, self.in_features)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+                current = torch.sparse_csr_tensor(
+                    self._row_starts().int(),
+                    present.nonzero()[:, 1].int(),
+                    self.values.detach(),
+                    (self.out_features, self.in_features),
+                    check_invariants=True,
+                )
+            self._rows = current
+        return current
 
     @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
@@ -85,7 +157,7 @@ class SparseLinear(PrunedPacked):
         present.view(-1)[zeros] = True
         self.mask.copy_(pack_bits(present))
         self._hold(weight[present])
-        self._starts = None
+        self._starts = self._rows = None
 
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
@@ -136,13 +208,14 @@ class SparseLinear(PrunedPacked):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._starts = None
+        self._starts = self._rows = None
 
 
 class TwoFourLinear(PrunedPacked):
     """Two of every four numbers in a row, and two bits for the place of each."""
 
     default_kind = TwoFour()
+    fast = _SEMI_STRUCTURED_FAST
     places: Tensor
 
     def __init__(
@@ -160,6 +233,39 @@ class TwoFourLinear(PrunedPacked):
         places = torch.zeros(out_features, -(-in_features // 8), dtype=torch.uint8)
         self.register_buffer("places", places)
         self._hold(torch.zeros(out_features, in_features // 2))
+        self._semi_structured: Tensor | None = None
+
+    @classmethod
+    def sample(cls, dtype: torch.dtype) -> TwoFourLinear:
+        """Return a small layer of a size that graphics cards multiply."""
+        fours = torch.arange(64.0 * 128).sin().view(64, -1, 4)
+        fours[..., 1::2] = 0
+        return cls.from_dense(fours.flatten(1).to(dtype), None)
+
+    def kernel_mismatch(self) -> str | None:
+        """Return why a graphics card cannot take this layer: its size."""
+        if self.out_features % 32 or self.in_features % 64:
+            return (
+                f"2:4 kernels want sizes in multiples of 32 and 64, not {self.in_features} -> "
+                f"{self.out_features}"
+            )
+        return None
+
+    @torch.no_grad()
+    def semi_structured(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight (out, in) in the card's own form, made once. CUDA alone has it."""
+        from torch.sparse import to_sparse_semi_structured
+
+        current = self._semi_structured
+        if current is None or current.dtype != dtype or current.device != self.values.device:
+            dense = self._part(0, self.out_features, dtype)
+            current = to_sparse_semi_structured(dense)
+            self._semi_structured = current
+        return current
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._semi_structured = None
 
     @torch.no_grad()
     def pack(self, weight: Tensor) -> None:
@@ -175,6 +281,7 @@ class TwoFourLinear(PrunedPacked):
         places = torch.sort(present.int(), dim=-1, descending=True, stable=True).indices[..., :2]
         places = places.sort(-1).values  # (out, in / 4, 2)
         self._hold(fours.gather(-1, places).flatten(1))
+        self._semi_structured = None
         codes = places[..., 0] | places[..., 1] << 2  # (out, in / 4)
         codes = F.pad(codes, (0, codes.shape[1] % 2)).to(torch.uint8)
         self.places.copy_(codes[:, ::2] | codes[:, 1::2] << 4)

@@ -14,7 +14,7 @@ from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.units import format_time
 from flyweight.core import machine
-from flyweight.core.files import disk_errors, reason, sha256, user_path
+from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
 from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
 from flyweight.data.document import corpus_label
@@ -171,7 +171,8 @@ class Runner:
         tokenizer = None
         if corpus is not None:
             parents["corpus"] = corpus.id
-            data = corpus.identity["data"]
+            read = corpus.identity["data"]
+            data = read if data is None else digest([read, data])
             tokenizer = corpus.manifest["files"]["corpus/tokenizer.json"]["sha256"]
         elif inputs.examples is not None:
             parents["examples"] = inputs.examples.id

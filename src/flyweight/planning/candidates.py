@@ -339,6 +339,16 @@ def _memory(setting: Setting) -> float | None:
     return None if limit is None else MEMORY_MARGIN * max(limit - PACKING_BYTES, limit / 2)
 
 
+def least_limit(candidate: Candidate) -> float:
+    """Return the limit of memory, in bytes, that a candidate's training would hold to."""
+    isolated = candidate.data.documents == "isolated"
+    needed = memory.training(
+        candidate.model, candidate.train, candidate.data.context, isolated=isolated
+    )
+    alone = (needed.total - needed.libraries) / MEMORY_MARGIN
+    return max(memory.LIBRARIES, min(alone + PACKING_BYTES, 2 * alone))
+
+
 def _planned_memory(
     setting: Setting, model: schema.ModelConfig, train: schema.Train, context: int
 ) -> int:

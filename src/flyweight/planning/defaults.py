@@ -14,12 +14,13 @@ from typing import Any
 
 from flyweight.config import load, schema
 from flyweight.config.baselines import DECODER, kind_of_model
-from flyweight.config.units import format_count, format_flops, format_size, format_time
+from flyweight.config.units import format_count, format_flops, format_size, format_time, size_word
 from flyweight.data.document import SplitName
 from flyweight.data.sources import SOURCES, source_of
 from flyweight.errors import RequestError
 from flyweight.planning import mixing
-from flyweight.planning.candidates import Candidate, Setting, candidate
+from flyweight.planning.candidates import Candidate, Setting, candidate, least_limit
+from flyweight.planning.memory import beneath_all
 from flyweight.planning.rate import WIDTH, Kept
 from flyweight.planning.text_size import TextSize
 from flyweight.planning.time import Machine
@@ -85,6 +86,9 @@ def suggest(raw: Mapping[str, Any], machine: Machine, data_dir: Path | None) -> 
     checked = load.recipe(
         {**raw, "model": {**own, "layers": 1, "dim": SHAPES[-1][1]}} if unshaped else raw, "train"
     )
+    limit = checked.budget.memory
+    if limit is not None and machine.runtime.device == "cpu" and (why := beneath_all(limit)):
+        raise RequestError(f"budget.memory: {format_size(limit)}, but {why}")
     trained = (
         stage for stage in checked.stages.values() if isinstance(stage, schema.TrainingStage)
     )
@@ -204,10 +208,13 @@ def _best(
             "model.layers and model.dim"
         )
     limits = " and ".join(f"budget.{name}" for name in smallest.faults)
+    training = ""
+    if "memory" in smallest.faults:
+        training = f", and its training holds to budget.memory={size_word(least_limit(smallest))}"
     raise RequestError(
         f"{limits}: even the smallest model does not fit ({format_count(smallest.parameters)} "
-        f"parameters, {format_size(flops.weight_bytes(smallest.model))} of weights); raise the "
-        "limit"
+        f"parameters, {format_size(flops.weight_bytes(smallest.model))} of weights{training}); "
+        f"raise the limit"
     )
 
 

@@ -8,6 +8,7 @@ once are counted at each operation. What a kernel takes for itself inside an ope
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from flyweight.core.alike import few_turns
 from flyweight.data.batch import Batch
 from flyweight.model.precision import autocast
 from flyweight.planning.memory import LIBRARIES, PlannedMemory, validation_bytes
+from flyweight.planning.recipe_plan import Plan, StagePlan
 from flyweight.training.memory_saving import BackwardSteps, save_memory
 from flyweight.training.optimizers import build_optimizers
 from flyweight.training.planned_training import PlannedTraining
@@ -63,9 +65,21 @@ def training_memory(planned: PlannedTraining, device: str = "cpu") -> PlannedMem
     return _known[key]
 
 
-def is_known(planned: PlannedTraining, device: str = "cpu") -> bool:
-    """Return whether this process has made the dry run already."""
-    return (planned.key, device) in _known
+def counted(planned: Plan, device: str) -> Plan:
+    """Return a plan in which the memory of every training comes from a dry run, where one can go.
+
+    Where it was counted before, nothing is done.
+    """
+    return replace(planned, stages=tuple(_counted(stage, device) for stage in planned.stages))
+
+
+def _counted(stage: StagePlan, device: str) -> StagePlan:
+    if stage.memory.method == "dry-run":
+        return stage
+    try:
+        return replace(stage, memory=training_memory(stage.training, device))
+    except NOT_POSSIBLE:
+        return stage
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flyweight.config import schema
-from flyweight.config.units import format_size
+from flyweight.config.units import format_size, size_word
 from flyweight.planning.memory import PlannedMemory
 
 NAMES = {
@@ -54,7 +54,8 @@ class Change:
 class Fitting:
     """How a stage fits a limit: the changes, the memory after them, and whether that fits.
 
-    `stage` has the free changes in it. Those that cost quality are proposed and not made.
+    `stage` and `memory` have the free changes in them. Those that cost quality are proposed and not
+    made; `least` is the memory with all of them.
     """
 
     changes: tuple[Change, ...]
@@ -62,6 +63,7 @@ class Fitting:
     stage: schema.TrainingStage
     memory: PlannedMemory
     fits: bool
+    least: PlannedMemory
 
     def words(self, name: str) -> list[str]:
         """Return the free changes of the stage `name` as words of the command line."""
@@ -71,10 +73,27 @@ class Fitting:
     def sentences(self) -> list[str]:
         """Return every change with its effect, then what is left over the limit."""
         lines = [change.sentence() for change in self.changes]
-        if not self.fits:
+        if not self.fits and self.changes:
             lines.append(f"with all of these it needs {format_size(self.memory.total)}")
         lines += [f"at some cost: {change.sentence()}" for change in self.proposed]
+        if self.proposed:
+            lines.append(f"with these as well it needs {format_size(self.least.total)}")
         return lines
+
+    def advice(self, name: str) -> str:
+        """Return how the stage `name` fits, or the smallest limits that it can be held to."""
+        least = format_size(self.memory.total)
+        if self.fits:
+            return f"{' '.join(self.words(name))} makes it {least}, at no cost in quality"
+        lines = f"the least that leaves quality as it is takes {least}"
+        nearest = f"the nearest limit that fits: budget.memory={size_word(self.memory.total)}"
+        if self.proposed:
+            words = " ".join(
+                f"stages.{name}.{change.field}={change.after}" for change in self.proposed
+            )
+            lines += f", and at some cost ({words}) {format_size(self.least.total)}"
+            nearest += f", or {size_word(self.least.total)} at that cost"
+        return f"{lines}; {nearest} (or a smaller model)"
 
 
 def fit(
@@ -86,41 +105,83 @@ def fit(
     """Return what brings the memory of `stage` under `limit` bytes.
 
     `memory` and `seconds` of a step are asked for every step of the way. Each free change is made
-    where it saves anything, until all fits; then what has a price is proposed.
+    where it saves anything, until all fits. Where all of them do not suffice, what has a price is
+    proposed.
     """
-    held, took = memory(stage), seconds(stage)
-    made: list[Change] = []
+    way = _Way(limit, memory, seconds, stage)
+    way.cut()
     for field, after in _free(stage):
-        if held.total <= limit:
-            break
-        changed = _changed(stage, field, after)
-        if changed is None or (needed := memory(changed)).total >= 0.99 * held.total:
-            continue
-        takes = seconds(changed)
-        made.append(_change(field, stage, after, held, needed, takes / took, free=True))
-        stage, held, took = changed, needed, takes
-    fits = held.total <= limit
-    proposed: list[Change] = []
+        if not way.fits:
+            way.change(field, after, free=True)
+    fits, tried, held = way.fits, way.stage, way.held
+    free = len(way.changes)
     for field, after in () if fits else _priced(stage):
-        changed = _changed(stage, field, after)
+        way.change(field, after, free=False)
+    changes = tuple(way.changes)
+    return Fitting(changes[:free], changes[free:], tried, held, fits, way.held)
+
+
+class _Way:
+    """The way from a stage to one that fits: the changes so far, and what they leave."""
+
+    def __init__(
+        self,
+        limit: float,
+        memory: Callable[[schema.TrainingStage], PlannedMemory],
+        seconds: Callable[[schema.TrainingStage], float],
+        stage: schema.TrainingStage,
+    ) -> None:
+        self._limit, self._memory, self._seconds = limit, memory, seconds
+        self.stage, self.held, self._took = stage, memory(stage), seconds(stage)
+        self.changes: list[Change] = []
+
+    @property
+    def fits(self) -> bool:
+        """Whether the stage as it is changed so far is within the limit."""
+        return self.held.total <= self._limit
+
+    def cut(self) -> None:
+        """Cut the batch into as few micro-batches as fit, or into single rows."""
+        train = self.stage.train
+        if self.fits or train.memory.step == "backward":
+            return
+        counts = [n for n in range(train.accumulate + 1, train.batch + 1) if train.batch % n == 0]
+        finest = _changed(self.stage, "train.accumulate", counts[-1]) if counts else None
+        if finest is None:
+            return
+        first, last = 0, len(counts) - 1
+        if self._memory(finest).total > self._limit:
+            first = last  # none fits: the finest saves most
+        while first < last:
+            middle = (first + last) // 2
+            cut = _changed(self.stage, "train.accumulate", counts[middle])
+            if cut is not None and self._memory(cut).total <= self._limit:
+                last = middle
+            else:
+                first = middle + 1
+        self.change("train.accumulate", counts[first], free=True)
+
+    def change(self, field: str, after: object, *, free: bool) -> None:
+        """Make a change, unless it contradicts the rest of the stage or saves nothing.
+
+        A free one has to save a hundredth.
+        """
+        changed = _changed(self.stage, field, after)
         if changed is None:
-            continue
-        needed = memory(changed)
-        if needed.total < held.total:
-            proposed.append(
-                _change(field, stage, after, held, needed, seconds(changed) / took, free=False)
-            )
-    return Fitting(tuple(made), tuple(proposed), stage, held, fits)
+            return
+        needed = self._memory(changed)
+        if needed.total >= (0.99 if free else 1.0) * self.held.total:
+            return
+        takes = self._seconds(changed)
+        slower = takes / self._took
+        self.changes.append(_change(field, self.stage, after, self.held, needed, slower, free=free))
+        self.stage, self.held, self._took = changed, needed, takes
 
 
 def _free(stage: schema.TrainingStage) -> Iterator[tuple[str, object]]:
-    """Yield the changes that leave quality as it is, in order."""
-    train = stage.train
-    if train.memory.step != "backward":
-        pieces = [count for count in range(1, train.batch + 1) if train.batch % count == 0]
-        yield from (("train.accumulate", count) for count in pieces if count > train.accumulate)
+    """Yield the changes behind micro-batches that leave quality as it is, in order."""
     yield "train.memory.recompute", "blocks"
-    if train.memory.states == "fp32":
+    if stage.train.memory.states == "fp32":
         yield "train.memory.states", "bf16"
     yield "train.memory.states", "int8"
     yield "train.memory.step", "backward"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flyweight.config import schema
+from flyweight.config.units import format_size
 from flyweight.spec import flops, flops_baselines
 from flyweight.spec.adapters import sites
 from flyweight.spec.chunks import PIECE_CPU, chunk_rows
@@ -127,6 +128,19 @@ def training(
         copies=itemsize * unique if itemsize < held else 0,
         libraries=LIBRARIES if cpu else 0,
         masks=mask_bytes(model, rows, context, itemsize, isolated),
+    )
+
+
+def beneath_all(limit: float, libraries: int = LIBRARIES) -> str:
+    """Return why no training holds to a limit of memory, however small; empty where one may.
+
+    `libraries` are the bytes that they take on the device.
+    """
+    if limit > libraries:
+        return ""
+    return (
+        f"every training here takes more than {format_size(libraries)}, which its libraries load "
+        f"before there is a model; give budget.memory more than that"
     )
 
 

@@ -417,6 +417,7 @@ class _Planner:
             )
             for name, asked in self.asked.items()
             if self.planned[name].memory.total > limit
+            and not memory.beneath_all(limit, self.planned[name].memory.libraries)
         }
 
     def _memory_of(self, name: str, stage: schema.TrainingStage) -> memory.PlannedMemory:
@@ -571,20 +572,13 @@ def _memory_fault(stage: StagePlan, limit: float, fitting: Fitting | None) -> st
     """Return by how much a stage is over the limit of memory, and what would make it fit."""
     over = (
         f"budget.memory: {format_size(limit)}, but {stage.name} needs about "
-        f"{format_size(stage.memory.total)} (activations "
-        f"{format_size(stage.memory.activations)})"
+        f"{format_size(stage.memory.total)}, {format_size(stage.memory.total - limit)} more"
     )
+    if beneath := memory.beneath_all(limit, stage.memory.libraries):
+        return f"{over}: {beneath}"
     if fitting is None:
         return f"{over}: raise train.accumulate or lower train.batch"
-    if fitting.fits:
-        needed = format_size(fitting.memory.total)
-        words = " ".join(fitting.words(stage.name))
-        return f"{over}: {words} makes it {needed}, at no cost in quality"
-    least = format_size(fitting.memory.total)
-    return (
-        f"{over}: the least that leaves quality as it is takes {least}; give budget.memory that "
-        f"much, or a smaller model"
-    )
+    return f"{over}: {fitting.advice(stage.name)}"
 
 
 def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flyweight.compression import stages as compression
 from flyweight.evaluation import stages as evaluation
+from flyweight.formats import stages as formats
 from flyweight.store.stage import Stage
 from flyweight.store.stage_registry import REGISTERED
 from flyweight.training import stages as training
@@ -20,4 +21,5 @@ STAGES: dict[str, Stage[Any]] = {
     **training.STAGES,
     **compression.STAGES,
     **evaluation.STAGES,
+    **formats.STAGES,
 }

@@ -21,6 +21,7 @@ from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.sample import Continuation
 from flyweight.records.scores import TaskComparison, TaskScores
 from flyweight.records.sealed import Record, SealedRecord
+from flyweight.records.training_memory import TrainingMemory
 from flyweight.records.tuning import Tuning
 
 FILE = "summary.json"
@@ -238,6 +239,8 @@ class StageSummary(Record):
     seconds: float
     reused: bool
     evaluate: Evaluation | None = None
+    memory: TrainingMemory | None = None
+    """Of a training: planned, and used where it was watched."""
 
 
 class Summary(SealedRecord):

@@ -18,6 +18,7 @@ from flyweight.data.document import corpus_label
 from flyweight.errors import FlyweightError
 from flyweight.evaluation.compare import comparable_groups, compare_models
 from flyweight.evaluation.resampling import UNITS, UnitScores
+from flyweight.planning.memory import PlannedMemory
 from flyweight.records import run_summary
 from flyweight.records.audit import AuditResult
 from flyweight.records.bench import Speed
@@ -27,6 +28,7 @@ from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.sample import samples_of
 from flyweight.records.scores import SCORED, TaskComparison, TaskScores
 from flyweight.records.training_cost import TrainingCost
+from flyweight.records.training_memory import TrainingMemory
 from flyweight.reports.findings.distillation import SHORT
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
@@ -136,6 +138,17 @@ def evaluation(artifact: Artifact | None) -> Evaluation | None:
         return None
     likelihood = Likelihood.from_metrics(artifact.metrics())
     return Evaluation.on(artifact.facts["corpus_fingerprint"], likelihood)
+
+
+def memory(planned: PlannedMemory | None, artifact: Artifact, held: bool) -> TrainingMemory | None:
+    """Return the memory of a training, planned and used; None for a stage that is not planned.
+
+    `held`: freed memory goes back to the system at once in this run.
+    """
+    if planned is None:
+        return None
+    used = artifact.facts.get("memory_used")
+    return TrainingMemory(planned=planned.total, used=used, method=planned.method, held=held)
 
 
 def _known(name: str | None, names: Sequence[str]) -> str | None:

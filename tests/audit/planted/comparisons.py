@@ -68,6 +68,12 @@ def bench(**changes: Any) -> BenchResult:
         "prompt": 64,
         "new_tokens": 64,
         "repeats": None,
+        "generate_ms": Metric(11.0, "ms", "lower", 3, 10.0, 12.0),
+        "samples_per_s": Metric(90.0, "samples/s", "higher", 3, 80.0, 100.0),
+        "generate_tokens": 5,
+        "attention": "auto",
+        "kernel": "flash",
+        "engine": "torch",
         "device": "cpu",
         "precision": "fp32",
         "context": 256,
@@ -76,7 +82,7 @@ def bench(**changes: Any) -> BenchResult:
         "kernels": {},
         "threads": 1,
         "torch": "2",
-        "seconds": PassSeconds(forward=SECONDS, prefill=SECONDS, decode=SECONDS),
+        "seconds": PassSeconds(forward=SECONDS, prefill=SECONDS, decode=SECONDS, generate=SECONDS),
     }
     return BenchResult(**{**fields, **changes})
 

@@ -19,11 +19,31 @@ def test_sizes(text, value):
 
 
 @pytest.mark.parametrize(
-    "value", [6, 6.5, "6", "6XB", "GB", "", "-1GB", None, True, "nanGB", "1e999GB"]
+    "value", [6, 6.5, "6", "6XB", "GB", "", "-1GB", None, True, "nanGB", "1e999GB", "1e7TB"]
 )
 def test_a_size_needs_a_number_and_a_unit(value):
     with pytest.raises(ValueError, match="size"):
         units.parse_size(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("6gb", "6GB"), ("6 G", "6GB"), ("6Gb", "6GB"), ("1.5m", "1.5MB"), ("6gib", "6GiB")],
+)
+def test_a_unit_that_is_nearly_one_is_named(text, meant):
+    with pytest.raises(ValueError, match=rf"did you mean {meant}\?\); write it like 6GB"):
+        units.parse_size(text)
+    with pytest.raises(ValueError, match=r"did you mean 10min\?"):
+        units.parse_time("10mins")
+
+
+@pytest.mark.parametrize(
+    ("size", "word"),
+    [(1_234_567, "1.24MB"), (1.23e6, "1.23MB"), (140_400_000, "141MB"), (999, "999B"), (1, "1B")],
+)
+def test_a_size_as_a_word_is_not_below_it(size, word):
+    assert units.size_word(size) == word
+    assert size <= units.parse_size(word) < 1.01 * size + 1
 
 
 @pytest.mark.parametrize(

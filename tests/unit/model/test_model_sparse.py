@@ -110,3 +110,31 @@ def test_a_saved_model_comes_back_to_the_bit(tmp_path: Path, dtype):
     tokens = torch.arange(24)[None]
     assert loaded.dtype == dtype
     assert torch.equal(loaded(tokens), model(tokens))
+
+
+def test_a_matrix_that_is_mostly_zero_is_multiplied_by_what_it_stores():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 64, generator=generator)
+    weight[weight < 1.3] = 0
+    layer = linear.from_dense(Sparse(nonzero=int(weight.count_nonzero())), weight, None)
+    assert isinstance(layer, Packed)
+    assert layer.kernel(torch.float32).name == "torch CSR"
+    assert layer.kernel(torch.bfloat16).name == "reference"
+    for rows in (1, 5, 130):
+        x = torch.randn(rows, 64, generator=generator)
+        assert torch.allclose(layer(x), x @ weight.T, atol=1e-5)
+    with torch.no_grad():
+        layer.load_state_dict({**layer.state_dict(), "values": layer.values * 2})
+        assert torch.allclose(layer(x), 2 * x @ weight.T, atol=1e-5)
+    layer = layer.to(torch.bfloat16)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_kernel_of_graphics_cards_is_refused_with_its_reason():
+    layer = linear.from_dense(*reversed(pruned(12, 124, "two_four")), None)
+    assert isinstance(layer, Packed)
+    assert layer.kernel(torch.float16).name == "reference"
+    assert "12" in (layer.kernel_mismatch() or "")
+    refusal = layer.fast["cuda"].refusal
+    assert refusal(torch.float16) is None
+    assert "16-bit" in (refusal(torch.float32) or "")

@@ -14,7 +14,8 @@ from flyweight.records.bench import BenchResult
 from flyweight.records.likelihood import MeasuredLikelihood
 from flyweight.records.metric import Metric
 from flyweight.records.profile import ProfileResult
-from flyweight.tables.engine import Cell
+from flyweight.records.verification import Verification
+from flyweight.tables.engine import Cell, Tone
 from flyweight.tables.plain import Cells
 
 SHOWN_OPERATORS = 12
@@ -45,6 +46,44 @@ def evaluation(
     note = f"window {measured.window:,}, stride {measured.stride:,} tokens; {over}"
     say(drawn(("measure", "value", "95 % interval", "better"), rows), "", Text(note, "dim"))
     prose(*(Text(f"note: {each}", "yellow") for each in notes))
+
+
+def verification(verified: Verification, model: str) -> None:
+    """Print whether each export of a model is that model, and by how much they differ."""
+    tones: dict[str, Tone] = {"pass": "pass", "fail": "fail", "not run": "quiet"}
+    rows: list[tuple[str, Cells]] = []
+    for each in verified.exports:
+        numbers: tuple[Cell | str, ...] = ("",) * 5
+        if (found := each.agreement) is not None:
+            numbers = (
+                f"{found.nll.value:.5g}",
+                f"{found.difference.value:+.2g}",
+                f"{found.kl.value:.2g}",
+                f"{found.kl_999:.2g}",
+                f"{found.top_1.value:.2%}",
+            )
+        program = f"{each.program} (weaker)" if each.weaker else each.program
+        verdict = Cell(each.verdict, tone=tones[each.verdict])
+        rows.append((each.export, (program, verdict, *numbers, each.why)))
+    said = Text(f"Passed: the exports are {model}", "bold green")
+    if not verified.passed:
+        failed = [each.export for each in verified.exports if each.verdict == "fail"]
+        said = Text(f"Failed: {', '.join(failed) or 'no export could be read'}", "bold red")
+    prose(said, "")
+    about = {
+        "NLL": "of the export, nats per token",
+        "change": "from the model's",
+        "KL": "from the model to the export, mean over tokens",
+        "99.9 %": "of the tokens have less KL than this",
+        "top 1": "tokens at which both find the same one most probable",
+    }
+    heads = ("export", "program", "verdict", *about, "why")
+    say(drawn(heads, rows, about=about, wraps=("why", "export", "program")))
+    measured = [each.agreement for each in verified.exports if each.agreement is not None]
+    if measured:
+        prose(Text(f"on {measured[0].tokens:,} tokens of held-out text", "dim"))
+    if any(each.weaker for each in verified.exports):
+        prose("weaker: read by flyweight itself, in place of the program that will use the file")
 
 
 def bench(measured: BenchResult, model: str) -> None:

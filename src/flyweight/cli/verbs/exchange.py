@@ -1,4 +1,4 @@
-"""The verbs that exchange models with other programs: import and export."""
+"""The verbs that exchange models with other programs: import, export and verify."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flyweight.cli.options import MACHINE, CommonOptions, ModelName, verb
+from flyweight.cli.options import MACHINE, WORK, CommonOptions, Data, ModelName, verb
 
 
 def import_(
@@ -67,7 +67,45 @@ def export(
     shared.answer(exported.json(), lambda _: results.say(*lines))
 
 
+def verify(
+    shared: CommonOptions,
+    model: ModelName,
+    export: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="EXPORT",
+            help="A Hugging Face folder, a GGUF file, an adapter, or a model [every format].",
+        ),
+    ] = None,
+    data: Data = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the validation split [16,384].")
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(help="Share of the NLL that may be lost [1e-4; 1e-3 in f16; 0.05 in fewer]."),
+    ] = None,
+) -> None:
+    """Say whether an export is the model that was measured, in the program that will use it.
+
+    Exit status 1: one of them is not, or none could be read.
+    """
+    from flyweight import api
+    from flyweight.cli.show import measurements
+    from flyweight.records.verification import Verification
+
+    with shared.session() as session:
+        result = api.verify(
+            model, export=export, data=data, tokens=tokens, within=within, session=session
+        )
+    verified = Verification.from_metrics(result.values)
+    shared.answer(result.json(), lambda _: measurements.verification(verified, model))
+    if not verified.passed:
+        raise typer.Exit(1)
+
+
 def add(app: typer.Typer) -> None:
     """Register these verbs."""
     verb(app, *MACHINE, name="import")(import_)
     verb(app, *MACHINE)(export)
+    verb(app, *WORK)(verify)

@@ -116,6 +116,24 @@ def prune(
     shared.answer_run(result)
 
 
+def pack(
+    shared: CommonOptions,
+    model: ModelName,
+    keep: Annotated[bool, typer.Option("--keep", help="Pack it even if it gets larger.")] = False,
+    data: Data = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Store MODEL, which was pruned, without its zeros."""
+    from flyweight import api
+
+    with shared.session() as session:
+        result = api.pack(
+            model, *(overrides or ()), keep=keep, data=data, name=name, session=session
+        )
+    shared.answer_run(result)
+
+
 def merge(
     shared: CommonOptions,
     model: ModelName,
@@ -190,4 +208,5 @@ def add(app: typer.Typer) -> None:
     verb(app, *WORK, "seed")(finetune)
     verb(app, *WORK)(quantize)
     verb(app, *WORK, "seed")(prune)
+    verb(app, *WORK)(pack)
     verb(app, *WORK)(merge)

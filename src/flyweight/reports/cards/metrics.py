@@ -24,6 +24,7 @@ from flyweight.records.lm_eval import LmEvalMetric, LmEvalScores
 from flyweight.records.metric import Metric
 from flyweight.records.sample import samples_of
 from flyweight.records.scores import TaskScores
+from flyweight.records.verification import Verification
 from flyweight.reports import gather
 from flyweight.reports.findings.phrases import floor_name
 from flyweight.store.artifact import Artifact
@@ -67,7 +68,7 @@ def section(
             lines += _continuations(sample)
     for other in measured.others:
         with _readable(other):
-            lines += _lm_eval(other) if other.stage == "lm_eval" else _registered(other)
+            lines += _OTHERS.get(other.stage, _registered)(other)
     return lines
 
 
@@ -118,6 +119,33 @@ def _lm_eval(artifact: Artifact) -> list[str]:
         f"before each question ({code(artifact.id)}):",
         "",
         *table(head, rows, right=("value", head[3], "n")),
+        "",
+    ]
+
+
+def _verification(artifact: Artifact) -> list[str]:
+    """Return whether exports of the model are the model, as the programs that use them read it."""
+    verified = Verification.from_metrics(artifact.metrics())
+    rows = []
+    for each in verified.exports:
+        program = f"{each.program} (weaker: a reader of ours)" if each.weaker else each.program
+        numbers = ("", "", "", "")
+        if (found := each.agreement) is not None:
+            numbers = (
+                f"{found.difference.value:+.2g}",
+                f"{found.kl.value:.2g}",
+                f"{found.kl_999:.2g}",
+                f"{found.top_1.value:.2%}",
+            )
+        rows.append((text(each.export), text(program), each.verdict, *numbers, text(each.why)))
+    head = ("export", "read by", "verdict", "NLL", "KL", "KL, 99.9 %", "top 1", "why")
+    passed = "passed" if verified.passed else "did not pass"
+    return [
+        f"Exports, compared with the model on held-out text, {passed} ({code(artifact.id)}). NLL "
+        f"is the change in nats per token, KL the divergence per token, top 1 the share of tokens "
+        f"on which both agree:",
+        "",
+        *table(head, rows),
         "",
     ]
 
@@ -326,6 +354,11 @@ def _text(artifact: Artifact) -> str | None:
 def _split(artifact: Artifact) -> str:
     return artifact.identity["config"]["split"]
 
+
+_OTHERS: Mapping[str, Callable[[Artifact], list[str]]] = {
+    "lm_eval": _lm_eval,
+    "verify": _verification,
+}
 
 _SHOWN: Mapping[str, Callable[[float], str]] = {"bytes": format_size, "ms": format_short}
 """How measurements of speed are written, by their unit."""

@@ -23,6 +23,7 @@ from flyweight.config.units import (
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import BudgetLine, Summary
 from flyweight.reports.findings.distillation import distillations
+from flyweight.reports.findings.memory import memory_findings
 from flyweight.reports.findings.phrases import (
     FLOOR,
     RunFinding,
@@ -56,6 +57,7 @@ def findings(
     for group in grouped:
         results += [*_broken(group.models), *_below_floor(group)]
     results += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
+    results += memory_findings(summary)
     return tuple(results)
 
 
@@ -70,7 +72,7 @@ def across(
         results += [*_best(group), *_worth(group), *_broken(group.models), *_below_floor(group)]
     results += _namesakes(models)
     for summary in summaries:
-        results += [*_losses(summary), *_overlaps(summary)]
+        results += [*_losses(summary), *_overlaps(summary), *memory_findings(summary)]
     return tuple(dict.fromkeys(results))
 
 

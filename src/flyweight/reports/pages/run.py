@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flyweight.config.units import format_size
 from flyweight.core.files import write_text
 from flyweight.errors import RequestError
 from flyweight.records.audit import Check
-from flyweight.records.run_summary import BudgetLine, Summary
+from flyweight.records.run_summary import BudgetLine, StageSummary, Summary
 from flyweight.records.sample import Continuation
+from flyweight.records.training_memory import format_error
 from flyweight.records.tuning import Tuning
 from flyweight.reports.figures import run as figures
 from flyweight.reports.findings.advice import Advice, command
 from flyweight.reports.findings.distillation import other_shape
+from flyweight.reports.findings.memory import watched
 from flyweight.reports.findings.run import budget_line
 from flyweight.reports.findings.tuning import tuned_advice
 from flyweight.reports.models import ModelGroup, RankedModel
@@ -156,6 +159,8 @@ def render(summaries: Sequence[Summary], report: RunReport | None = None) -> str
         audit=_audit(audited),
         reasons=_reasons(audited),
         bars=[[_bar(line) for line in summary.budget] for summary in summaries],
+        watched=[bool(watched(summary)) for summary in summaries],
+        memory_cells=_memory_cells,
         headlines=[] if len(summaries) == 1 else [_headlines(part) for part in report.parts],
         commands=[_commands(part) for part in report.parts],
         chips=_CHIPS,
@@ -177,6 +182,14 @@ def _section(group: ModelGroup, advice: Advice | None, prefix: str) -> RunSectio
         quality=figures.quality(group, prefix),
         curves=[tuple(curves[at : at + 2]) for at in range(0, len(curves), 2)],
     )
+
+
+def _memory_cells(stage: StageSummary) -> list[str]:
+    """Return the memory of a training as planned and used, and the plan's error; else blanks."""
+    memory = stage.memory
+    if memory is None or memory.used is None or memory.error is None:
+        return ["", "", ""]
+    return [format_size(memory.planned), format_size(memory.used), format_error(memory.error)]
 
 
 def _headlines(part: RunReport) -> list[str]:
