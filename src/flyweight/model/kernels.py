@@ -52,9 +52,9 @@ class Format(IntEnum):
 class Stored:
     """A matrix (out, in) as it lies in memory, for the compiled products.
 
-    `weights` are floats (out, in) or int8 codes (out, in). Codes of 4 bits are two a byte, the first
-    in its high half: (out, ceil(in / 2)). Codes of 3 bits are eight in three bytes, the first in
-    the highest bits: (out, 3 * ceil(in / 8)). `scales` of int8 are bfloat16 (out,). The others
+    `weights` are floats (out, in) or int8 codes (out, in). Codes of 4 bits are two a byte, the
+    first in its high half: (out, ceil(in / 2)). Codes of 3 bits are eight in three bytes, the first
+    in the highest bits: (out, 3 * ceil(in / 8)). `scales` of int8 are bfloat16 (out,). The others
     have (out, blocks) of float32, bfloat16, or bytes; of bytes, `ranges` (2, groups, 1) are the
     groups' offsets and steps. `levels` (16,) is what each code stands for, in float32; of 3 bits
     the same eight twice. A `block` of 4 bits is even.
