@@ -121,7 +121,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             model=model,
             objective=NextTokenObjective(schema.NextToken()),
             source=Rowwise(),
-            validate=lambda tokens: 0.0,
+            validate=lambda tokens, rows: 0.0,
             config=train,
             limits=Limits(job["steps"], None),
             cost=StepCost.constant(1),

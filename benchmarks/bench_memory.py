@@ -31,39 +31,26 @@ SHORT = 8
 ALL = {"recompute": "blocks", "states": "int8", "step": "backward"}
 THEIRS: dict[str, dict[str, Any]] = {
     "transformers": {},
+    "transformers, bf16 autocast": {"precision": "bf16"},
     "transformers, its own switches": {"checkpointing": True, "accumulate": 16},
 }
+RECOMPUTED = {"method": "lora", "memory": {"recompute": "blocks"}}
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
+    "ours, all but bf16 weights": {"memory": ALL, "clip": 0},
+    "ours, all": {"memory": {**ALL, "weights": "bf16"}, "precision": "bf16", "clip": 0},
+    "ours, LoRA": {"method": "lora"},
+    "ours, LoRA, recompute, accumulate 16": {**RECOMPUTED, "accumulate": 16},
+    "ours, QLoRA": {"method": "lora", "packed": True},
+    "ours, QLoRA, recompute, accumulate 16": {**RECOMPUTED, "packed": True, "accumulate": 16},
     "ours, accumulate 16": {"accumulate": 16},
     "ours, recompute": {"memory": {"recompute": "blocks"}},
     "ours, states bf16": {"memory": {"states": "bf16"}},
     "ours, states int8": {"memory": {"states": "int8"}},
     "ours, step in backward": {"memory": {"step": "backward"}, "clip": 0},
     "ours, weights bf16": {"memory": {"weights": "bf16"}, "precision": "bf16"},
-    "ours, all but bf16 weights": {"memory": ALL, "clip": 0},
     "ours, all but step in backward, accumulate 4": {
         "memory": {"recompute": "blocks", "states": "int8"},
-        "accumulate": 4,
-    },
-    "ours, all": {"memory": {**ALL, "weights": "bf16"}, "precision": "bf16", "clip": 0},
-    "ours, LoRA": {"method": "lora"},
-    "ours, LoRA, recompute": {"method": "lora", "memory": {"recompute": "blocks"}},
-    "ours, LoRA, recompute, accumulate 4": {
-        "method": "lora",
-        "memory": {"recompute": "blocks"},
-        "accumulate": 4,
-    },
-    "ours, QLoRA": {"method": "lora", "packed": True},
-    "ours, QLoRA, recompute": {
-        "method": "lora",
-        "packed": True,
-        "memory": {"recompute": "blocks"},
-    },
-    "ours, QLoRA, recompute, accumulate 4": {
-        "method": "lora",
-        "packed": True,
-        "memory": {"recompute": "blocks"},
         "accumulate": 4,
     },
 }
@@ -128,8 +115,11 @@ def theirs(job: dict[str, Any]) -> dict[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         batch = torch.from_numpy(_tokens(job, step))
         for piece in batch.chunk(pieces):
-            logits = model(input_ids=piece[:, :-1]).logits  # (B, T, V)
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), piece[:, 1:].flatten())
+            with torch.autocast("cpu", torch.bfloat16, enabled=job.get("precision") == "bf16"):
+                logits = model(input_ids=piece[:, :-1]).logits  # (B, T, V)
+                loss = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), piece[:, 1:].flatten()
+                )
             (loss / pieces).backward()
             del logits, loss
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,7 +183,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     _train(
         model,
         Drawn(),
-        lambda _: 0.0,
+        lambda *_: 0.0,
         {"steps": _steps(job), "batch": BATCH, "validations": 0, **fields},
     )
     return {
@@ -233,7 +223,7 @@ def learned(job: dict[str, Any]) -> dict[str, Any]:
         model = Decoder(config.resolved(corpus.meta.vocab_size, CONTEXT), job["seed"])
         source = Windows(corpus.split("train"), CONTEXT, 4, job["seed"])
         train = {"steps": 200, "batch": 4, "validations": 0, **fields}
-        _train(model, source, lambda _: 0.0, train, job["seed"])
+        _train(model, source, lambda *_: 0.0, train, job["seed"])
         nlls[name] = likelihood.quick(
             model.float(), corpus.split("validation"), tokens=16_384, window=CONTEXT
         )

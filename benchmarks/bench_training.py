@@ -89,7 +89,7 @@ def ours(job: dict[str, Any]) -> list[float]:
             model=model,
             objective=NextTokenObjective(schema.NextToken()),
             source=Windows(Text(), CONTEXT, BATCH, 0),
-            validate=lambda tokens: 0.0,
+            validate=lambda tokens, rows: 0.0,
             config=train,
             limits=Limits(steps, None),
             cost=StepCost.constant(1),

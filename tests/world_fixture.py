@@ -94,7 +94,7 @@ def trainer(corpus, folder, source, objective=None, world=None, model=None, **op
         model=(model or decoder(corpus)).double(),
         objective=objective or NextTokenObjective(schema.NextToken()),
         source=source,
-        validate=lambda tokens: 0.0,
+        validate=lambda tokens, rows: 0.0,
         config=train,
         limits=Limits(train.steps, train.time),
         cost=StepCost.constant(1),

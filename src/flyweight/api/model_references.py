@@ -175,6 +175,15 @@ def _known(store: Store) -> list[str]:
     return names
 
 
+def is_artifact(reference: str, store: Store) -> bool:
+    """Return whether a reference names an artifact: its folder, or a stage of a finished run."""
+    name, colon, _ = reference.partition(":")
+    folders = (Path(reference), store.root / reference)
+    if any(_is_file(folder / "manifest.json") for folder in folders):
+        return True
+    return bool(colon) and _is_file(store.root / name / FILE)
+
+
 def is_config(reference: str | Path) -> bool:
     """Return whether a reference names a model config: a YAML file or a name of the catalogue."""
     if not isinstance(reference, str | Path):

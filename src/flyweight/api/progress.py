@@ -226,6 +226,12 @@ NOTES = {
     ),
     "waiting": ("waiting", "yellow", "for {id}: {why}"),
     "resumed": ("going on", "cyan", "from step {step}"),
+    "halved": (
+        "note",
+        "yellow",
+        "{name}: {why} at step {step}; from here on steps are computed in {accumulate} pieces of"
+        " {rows} rows, and make the same updates",
+    ),
     "left out": ("left out", "yellow", "{name}: {why}"),
     "remark": ("note", "yellow", "{name}: {remark}"),
     "diverged": ("diverged", "yellow", "{name}"),

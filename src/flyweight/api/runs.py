@@ -33,7 +33,7 @@ from flyweight.config import (
     tuning_study as tuning_study_config,
 )
 from flyweight.config.tuning_study import TuningStudy, is_tuning_study
-from flyweight.core import allocator
+from flyweight.core import accelerator, allocator
 from flyweight.core.files import digest
 from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
@@ -89,9 +89,10 @@ def load(
 def with_words(recipe: str | Path, words: Sequence[str]) -> Mapping[str, object]:
     """Return the fields of a shipped recipe or of a file with `path=value` words applied.
 
-    Raises RequestError where there is no such recipe, or a word names nothing in it.
+    For a model of the catalogue, the recipe is the one that trains it. Raises RequestError where
+    there is no such recipe, or a word names nothing in it.
     """
-    return config_load.override(_read(recipe), words)
+    return config_load.override(_read(_recipe_that_trains(str(recipe)) or recipe), words)
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
@@ -135,6 +136,7 @@ def plan(
             vocabularies(store),
             session.data_folder,
             _packed_tokens(store),
+            _shapes_outside(target, store),
             dry_run=True,
             watch=session.watch,
         )
@@ -181,11 +183,41 @@ def planned(
         )
     if studies.is_study(target):
         return _planned_study(target, target, overrides, limits)
-    if overrides or limits:
-        raise RequestError(
-            f"{target}: limits and path=value words are for recipes; this is a single model"
-        )
-    return target
+    if not (overrides or limits):
+        return target
+    if recipe := _recipe_that_trains(target):
+        return planned(recipe, overrides, limits)
+    raise RequestError(
+        f"{target}: limits and path=value words are for recipes; this is a single model"
+    )
+
+
+def _recipe_that_trains(model: str) -> str | None:
+    """Return the shipped recipe that trains a model of the catalogue; None without such a one."""
+    return next((name for name in shipped() if model in _trained_models(_read(name))), None)
+
+
+def _trained_models(raw: Mapping[str, Any]) -> list[object]:
+    stages = raw.get("stages", {}).values()
+    return [stage.get("model") for stage in stages if isinstance(stage.get("model"), str)]
+
+
+def _shapes_outside(recipe: schema.Recipe, store: Store) -> dict[str, schema.Architecture]:
+    """Return the shapes of MODELs that a recipe's stages refer to, where they are known here.
+
+    They are artifacts, and models of the hub that the catalogue has. Nothing is imported.
+    """
+    models = dict[str, schema.Architecture]()
+    for stage in recipe.stages.values():
+        for reference in stage.dependencies().values():
+            if reference in recipe.stages or reference in models:
+                continue
+            shape = catalogue.published(reference)
+            if shape is None and model_references.is_artifact(reference, store):
+                shape = _config_of(model_references.find(reference, store))
+            if shape is not None:
+                models[reference] = shape
+    return models
 
 
 def planned_fields(
@@ -282,6 +314,19 @@ def run(
     return run_checked(checked, session)
 
 
+def _hold_memory(budget: schema.Budget, device: str) -> None:
+    """Prepare the process for a limit of memory: what is free is given back, or no more is given.
+
+    A GPU refuses what is over the limit, where that stops a run at all.
+    """
+    if budget.memory is None:
+        return
+    if device == "cpu":
+        allocator.give_back_at_once()
+    elif budget.over == "stop":
+        accelerator.hold(device, budget.memory)
+
+
 @uses_runs_root
 def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
     """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
@@ -296,8 +341,7 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     def resolve(reference: str, where: str) -> Artifact:
         return model_references.find(reference, context.store, where, context.watch)
 
-    if asked.budget.memory is not None and context.runtime.device == "cpu":
-        allocator.give_back_at_once()
+    _hold_memory(asked.budget, context.runtime.device)
     recipes.check_inputs(asked, resolve)
     recipes.check_tasks(asked, context.data_dir)
     machine = Machine.of(context.store, context.runtime, context.watch)

@@ -102,10 +102,11 @@ class Session:
     def context(self, budget: schema.Budget | None = None, seed: int | None = None) -> Context:
         """Return what stages need; raise RequestError where the runs root cannot be written."""
         self.store.prepare()
+        runtime = self.runtime(seed)
         return Context(
             store=self.store,
-            runtime=self.runtime(seed),
-            meter=Meter(budget or schema.Budget()),
+            runtime=runtime,
+            meter=Meter(budget or schema.Budget(), runtime.device),
             watch=self.watch,
             data_dir=self.data_folder,
             command=self.command,

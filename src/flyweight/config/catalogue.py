@@ -15,6 +15,18 @@ from flyweight.errors import RequestError
 
 _SUFFIX = ".yaml"
 
+PUBLISHED = {
+    "HuggingFaceTB/SmolLM2-135M": "smollm2-135m",
+    "Qwen/Qwen3-0.6B": "qwen3-0.6b",
+    "Qwen/Qwen3-8B": "qwen3-8b",
+    "meta-llama/Llama-3.2-1B": "llama-3.2-1b",
+    "openai-community/gpt2": "gpt2",
+    "openai-community/gpt2-large": "gpt2-large",
+    "openai-community/gpt2-medium": "gpt2-medium",
+    "openai-community/gpt2-xl": "gpt2-xl",
+}
+"""Models of the Hugging Face hub whose shape is in the catalogue, with its name there."""
+
 
 def names() -> list[str]:
     """Return the names of all shipped configs, sorted.
@@ -30,6 +42,14 @@ def load(name: str) -> Architecture:
     Raises RequestError with the nearest name if there is none.
     """
     return TypeAdapter(Architecture).validate_python(fields(name)).resolved()
+
+
+def published(reference: str) -> Architecture | None:
+    """Return the shape of `hf:owner/name[@revision]`; None where the catalogue does not have it."""
+    repository = reference.removeprefix("hf:").partition("@")[0]
+    if repository == reference or repository not in PUBLISHED:
+        return None
+    return load(PUBLISHED[repository])
 
 
 def fields(name: str) -> dict[str, Any]:

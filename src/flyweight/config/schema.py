@@ -766,7 +766,7 @@ class Report(Strict):
 
     compare: tuple[str, ...] = ()
     data: Data | None = None
-    measure: tuple[Literal["evaluate", "bench", "audit", "memory"], ...] = (
+    measure: tuple[Literal["evaluate", "bench", "audit", "memory", "verify"], ...] = (
         "evaluate",
         "bench",
         "audit",

@@ -119,6 +119,10 @@ class MemorySaving(Strict):
     step: Literal["after", "backward"] = Field(default="after", exclude_if=_after)
 
 
+def _halves(value: object) -> bool:
+    return value == "halve"
+
+
 def _saves_nothing(value: object) -> bool:
     return value == MemorySaving()
 
@@ -128,7 +132,8 @@ class Train(Strict):
 
     The schedule follows it. `epochs` are passes over the windows of a text, or over the examples of
     a task. `loss` is for tasks: by default completions alone are learned, with `all` the prompts
-    too.
+    too. Out of memory, `on_oom: halve` computes a step in micro-batches of half as many rows and
+    goes on with the same update; `stop` ends the run.
     """
 
     steps: Steps | None = None
@@ -150,6 +155,7 @@ class Train(Strict):
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
+    on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
 
     @property
     def products(self) -> Literal["auto", "fp32", "bf16", "fp16"]:

@@ -31,6 +31,7 @@ class Verify(StageConfig):
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True
     seconds: ClassVar[float] = 5.0
+    noun: ClassVar[str] = "verification"
 
     @property
     def text_of_input(self) -> TextUse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 MMAP_THRESHOLD = -3
 """The option of glibc's mallopt (see its manual page)."""
@@ -20,10 +21,24 @@ def give_back_at_once() -> bool:
     memory that it gives. It holds for the whole process from now on. Returns whether the C library
     knows how.
     """
+    mallopt = _function("mallopt")
+    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, BLOCK))
+
+
+def give_back_now() -> bool:
+    """Give all free memory that the C library holds back to the system, once.
+
+    Returns whether there was any, and the C library knows how.
+    """
+    trim = _function("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _function(name: str) -> Any:
+    """Return a function of glibc, or None elsewhere."""
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return False
-    return bool(mallopt(MMAP_THRESHOLD, BLOCK))
+        return None

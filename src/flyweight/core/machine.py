@@ -77,3 +77,30 @@ def free_bytes(device: str) -> int:
 def resident_bytes() -> int:
     """Return this process's resident memory now, in bytes."""
     return psutil.Process().memory_info().rss
+
+
+def reset_high_water() -> bool:
+    """Lower the mark of the most memory that this process ever held to what it holds now.
+
+    Returns whether the system can: Linux can, where it lets a process write its own clear_refs.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def high_water_bytes() -> int:
+    """Return the most resident memory that this process held since `reset_high_water`, in bytes.
+
+    For Linux. Raises OSError elsewhere.
+    """
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.load_any import AnyModel
 from flyweight.config import schema
+from flyweight.core.machine import high_water_bytes, reset_high_water, resident_bytes
 from flyweight.errors import FlyweightError
 from flyweight.evaluation.bench import Measured, Request
 from flyweight.evaluation.speed_choices import attention_seen, choices
@@ -72,9 +73,9 @@ class MemoryProbe:
         elif self.method == "mps":
             self.baseline = torch.mps.driver_allocated_memory()
         else:
-            if _reset_high_water():
+            if reset_high_water():
                 self.method = "resident"
-            self.baseline = _resident("VmRSS") if self.method == "resident" else _maxrss()
+            self.baseline = resident_bytes() if self.method == "resident" else _maxrss()
 
     def forget(self) -> None:
         """Forget the highest so far; the baseline stays."""
@@ -82,7 +83,7 @@ class MemoryProbe:
         if self.method == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.method == "resident":
-            _reset_high_water()
+            reset_high_water()
 
     def look(self) -> None:
         """Note what is held now, on devices without a peak of their own."""
@@ -94,25 +95,10 @@ class MemoryProbe:
         if self.method == "cuda":
             self.highest = torch.cuda.max_memory_allocated(self.device)
         elif self.method == "resident":
-            self.highest = _resident("VmHWM")
+            self.highest = high_water_bytes()
         elif self.method == "maxrss":
             self.highest = _maxrss()
         return max(0, self.highest - self.baseline)
-
-
-def _reset_high_water() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise FlyweightError(f"/proc/self/status has no {field}")
 
 
 def _maxrss() -> int:

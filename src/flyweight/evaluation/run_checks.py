@@ -22,6 +22,7 @@ from flyweight.records.audit import AuditResult, Check
 from flyweight.records.likelihood import Likelihood
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import CorpusSummary, ModelSummary, Summary
+from flyweight.records.verification import Verification
 from flyweight.store import measurements
 from flyweight.store.artifact import Artifact, Store
 from flyweight.store.measurements import Measurements
@@ -431,6 +432,22 @@ def models_audited(run: ComparedRun) -> Check:
     return _faults("models_audited", faults, f"{count} models passed")
 
 
+def exports_verified(run: ComparedRun) -> Check:
+    """Check that no export of a compared model is another model."""
+    faults, count = [], 0
+    for name, measured in run.measured.items():
+        for artifact in measured.others:
+            if artifact.stage != "verify":
+                continue
+            for each in Verification.from_metrics(artifact.metrics()).exports:
+                count += 1
+                if each.verdict == "fail":
+                    faults.append(f"{name}: {each.export} is not the model ({each.why})")
+    if not count:
+        return not_applicable("exports_verified", "no export was verified (flyweight verify)")
+    return _faults("exports_verified", faults, f"{count} exports")
+
+
 RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
     "choice_split": (choice_split, "the split that trained or chose a model also reports it"),
     "whole_split": (whole_split, "a score of a part of the text, or with padding counted"),
@@ -441,5 +458,6 @@ RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
     "same_conditions": (same_conditions, "speeds of different machines, loads or processes"),
     "attention_asked": (attention_asked, "a bench that ran another kernel than it names"),
     "merged_speed": (merged_speed, "the speed of adapters that should have been merged"),
+    "exports_verified": (exports_verified, "an export that is not the model that was measured"),
     "models_audited": (models_audited, "a compared model that fails its own audit"),
 }

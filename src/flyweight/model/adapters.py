@@ -21,7 +21,7 @@ from flyweight.config.adapters import Bottleneck, Ia3, Lora, Prefix
 from flyweight.config.schema import ModelConfig
 from flyweight.config.sparse_kinds import mask_bytes
 from flyweight.model.dropout import dropout
-from flyweight.model.linear_layer import LinearLayer, normal
+from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 from flyweight.model.masked import kept, pack_bits
 from flyweight.spec.adapters import Site, site_layers, sites
 
@@ -145,12 +145,12 @@ class LoraAdapter(nn.Module):
     def reset(self, generator: torch.Generator) -> None:
         """Draw A uniformly as torch draws a matrix, and set B to zero."""
         bound = 1 / math.sqrt(self.a.shape[-1])
-        if not self.a.is_meta:
+        if holds_data(self.a):
             drawn = torch.empty(self.a.shape, device="cpu")
             self.a.copy_(drawn.uniform_(-bound, bound, generator=generator))
         self.b.zero_()
         for tensor, mask in self.masks():
-            if not mask.is_meta:
+            if holds_data(mask):
                 mask.copy_(pack_bits(torch.ones_like(tensor, dtype=torch.bool)))
 
 

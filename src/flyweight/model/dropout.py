@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+
+from flyweight.model.linear_layer import holds_data
 
 LEVELS = 1 << 16
 """Steps that a rate is rounded to: a number is dropped by 16 random bits, four times as fast as by
@@ -45,7 +46,7 @@ class Dropout(nn.Module):
     def mask(self, x: Tensor) -> Tensor:
         """Return which numbers of x (B, ...) are kept, as bool of its shape."""
         mask = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-        if isinstance(x, FakeTensor) or x.is_meta:  # nothing is computed: the bytes count alone
+        if not holds_data(x):  # nothing is computed: the bytes count alone
             return mask
         # Apple's GPUs draw no 64 random bits; the CPU does it for them.
         device = x.device if x.is_cuda else torch.device("cpu")

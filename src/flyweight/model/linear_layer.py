@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.model.kernels import Stored
@@ -47,7 +48,7 @@ class LinearLayer(nn.Module, ABC):
 
     @abstractmethod
     def reset(self, std: float, generator: torch.Generator) -> None:
-        """Draw initial values from a normal distribution, on the CPU; do nothing on meta.
+        """Draw initial values from a normal distribution, on the CPU; do nothing without data.
 
         The bias becomes zero.
         """
@@ -84,8 +85,13 @@ def layers_of(model: nn.Module) -> Iterator[tuple[str, LinearLayer]]:
             yield from ((f"{name}.{inner}", layer) for inner, layer in layers_of(module))
 
 
+def holds_data(tensor: Tensor) -> bool:
+    """Return whether a tensor has values: not on the meta device, and not in a dry run."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
 def normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Return normal values in the shape of a tensor, drawn on the CPU; zeros on the meta device."""
-    if like.is_meta or not std:
+    """Return normal values in the shape of a tensor, drawn on the CPU; zeros where it has none."""
+    if not (std and holds_data(like)):
         return torch.zeros_like(like)
     return torch.empty(like.shape, device="cpu").normal_(0.0, std, generator=generator)

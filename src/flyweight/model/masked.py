@@ -19,7 +19,7 @@ from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.sparse_kinds import Masked, mask_bytes
 from flyweight.model import kernels
 from flyweight.model.kernels import Stored
-from flyweight.model.linear_layer import LinearLayer, normal
+from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 
 
 def pack_bits(kept: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class MaskedLinear(LinearLayer):
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw the weight from a normal distribution; nothing is pruned, and the bias is zero."""
         self.weight.copy_(normal(self.weight, std, generator))
-        if not self.mask.is_meta:
+        if holds_data(self.mask):
             self.mask.copy_(pack_bits(torch.ones_like(self.weight, dtype=torch.bool)))
         if self.bias is not None:
             self.bias.zero_()

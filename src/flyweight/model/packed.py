@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flyweight.config.linear_kinds import LinearKind
+from flyweight.core.alike import alike
 from flyweight.errors import FlyweightError
 from flyweight.model import kernels
-from flyweight.model.linear_layer import LinearLayer, normal
+from flyweight.model.linear_layer import LinearLayer, holds_data, normal
 from flyweight.model.precision import autocast_dtype, fast_dtype, without_autocast
 
 REFERENCE = "reference"
@@ -135,6 +136,8 @@ class Packed(LinearLayer):
 
     def kernel(self, dtype: torch.dtype) -> Kernel:
         """Return how inputs of this dtype are multiplied by this layer where it is now, and why."""
+        if not holds_data(self._stored):
+            return Kernel(REFERENCE, "there is nothing to multiply")
         chosen = choose_kernel(type(self), self._stored.device.type, dtype)
         if chosen.multiply and (reason := self.kernel_mismatch()):
             return Kernel(REFERENCE, reason)
@@ -147,7 +150,7 @@ class Packed(LinearLayer):
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight from a normal distribution, pack it, and set the bias to zero."""
-        if not self._stored.is_meta:
+        if holds_data(self._stored):
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             self.pack(normal(weight, std, generator))
         if self.bias is not None:
@@ -212,7 +215,7 @@ class Packed(LinearLayer):
 
     def _row_blocks(self, step: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
         rows = self.out_features if rows is None else rows
-        for start in range(0, rows, step):
+        for start in alike(range(0, rows, step), enough=2):
             yield start, min(start + step, rows)
 
     def _sliced(self, tensor: Tensor, start: int, stop: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.sparse_kinds import Sparse, TwoFour, mask_bytes
 from flyweight.errors import FlyweightError
+from flyweight.model.linear_layer import holds_data
 from flyweight.model.masked import pack_bits, unpack_bits
 from flyweight.model.packed import DeviceKernel, Kernel, Packed
 
@@ -163,7 +164,7 @@ class SparseLinear(PrunedPacked):
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight, of which the largest numbers stay, and set the bias to zero."""
         assert isinstance(self.kind, Sparse)
-        if not self.mask.is_meta:
+        if holds_data(self.mask):
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             weight.normal_(0.0, std, generator=generator)
             smallest = weight.abs().view(-1).argsort()[: weight.numel() - self.kind.nonzero]
@@ -289,7 +290,7 @@ class TwoFourLinear(PrunedPacked):
     @torch.no_grad()
     def reset(self, std: float, generator: torch.Generator) -> None:
         """Draw a weight, of which the larger two of every four stay, and set the bias to zero."""
-        if not self.places.is_meta:
+        if holds_data(self.places):
             weight = torch.empty(self.out_features, self.in_features, device="cpu")
             fours = weight.normal_(0.0, std, generator=generator).view(-1, 4)
             fours.scatter_(1, fours.abs().argsort(1)[:, :2], 0.0)

@@ -226,12 +226,12 @@ class Runner:
         """Do a stage's work and return its facts, with the time it took and the corpus it knows."""
         meter = self.context.meter
         trains = isinstance(config, schema.TrainingStage)
+        meter.begin_stage()
         if trains:
             meter.observe(inputs.name, ends_itself=config.train.time is not None)
-        else:
-            meter.note()
         began = time.monotonic()
         facts = dict(stage.run(config, inputs, self.context, draft))
+        meter.note()
         # A resumed training knows its earlier parts.
         seconds = facts["seconds"] if trains else time.monotonic() - began
         facts["took"] = round(seconds, 3)

@@ -397,7 +397,8 @@ def validation_bytes(model: schema.Architecture, train: schema.Train, context: i
     """Return the bytes of the logits that a validation makes at once, with their probabilities."""
     vocab = model.vocab_size
     assert vocab
-    at_once = min(train.batch * context, train.validation_tokens, max(1, LOGITS_AT_ONCE // vocab))
+    rows = train.batch // train.accumulate
+    at_once = min(rows * context, train.validation_tokens, max(1, LOGITS_AT_ONCE // vocab))
     return 2 * 4 * at_once * vocab
 
 

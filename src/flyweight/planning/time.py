@@ -225,7 +225,7 @@ def step_seconds(
 
 def _blocks_alone(config: schema.Architecture) -> schema.Architecture:
     """Return a resolved config with next to no vocabulary: what is computed again has no head."""
-    return config.model_copy(update={"vocab_size": 1})
+    return config.model_copy(update={"vocab_size": 1, "embedding": schema.Embedding()})
 
 
 def reading_seconds(config: schema.Architecture, tokens: float, speed: MachineSpeed) -> float:

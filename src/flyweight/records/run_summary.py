@@ -23,6 +23,7 @@ from flyweight.records.scores import TaskComparison, TaskScores
 from flyweight.records.sealed import Record, SealedRecord
 from flyweight.records.training_memory import TrainingMemory
 from flyweight.records.tuning import Tuning
+from flyweight.records.verification import Verification
 
 FILE = "summary.json"
 
@@ -129,7 +130,8 @@ class Training(Record):
     """The cost of training this model alone, and with all its teachers and parents (`total_*`).
 
     `peak_bytes` is the memory that its first steps took in a fresh process, over the interpreter's
-    own, and `seconds_per_step` their mean; None where neither was measured.
+    own, and `seconds_per_step` their mean; None where neither was measured. `pieces` is in
+    how many each step was computed at the end: more than `asked_pieces` where memory ran out.
     """
 
     steps: int
@@ -142,6 +144,8 @@ class Training(Record):
     same_as: SameAs | None = None
     peak_bytes: int | None = None
     seconds_per_step: float | None = None
+    pieces: int | None = None
+    asked_pieces: int = 1
 
 
 class Validation(NamedTuple):
@@ -199,6 +203,8 @@ class ModelSummary(Record):
     """Scores on the tasks that the report names, in their order."""
     lm_eval: LmEvalScores | None = None
     """Metrics of lm-eval's tasks, where the report names some."""
+    verification: Verification | None = None
+    """Whether its exports are this model, where the report asks for it."""
 
 
 class PairedComparison(Record):

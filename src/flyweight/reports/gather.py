@@ -29,6 +29,7 @@ from flyweight.records.sample import samples_of
 from flyweight.records.scores import SCORED, TaskComparison, TaskScores
 from flyweight.records.training_cost import TrainingCost
 from flyweight.records.training_memory import TrainingMemory
+from flyweight.records.verification import Verification
 from flyweight.reports.findings.distillation import SHORT
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
@@ -67,6 +68,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
     cost = TrainingCost.from_metrics(measured["memory"]) if "memory" in measured else None
+    asked = source.artifact.identity["config"].get("train", {}).get("accumulate", 1)
     if "steps" in facts:
         training = run_summary.Training(
             **{
@@ -84,6 +86,8 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             same_as=train.same_as if train else None,
             peak_bytes=cost.peak_bytes if cost else None,
             seconds_per_step=cost.seconds_per_step if cost else None,
+            pieces=facts.get("accumulate_used"),
+            asked_pieces=asked,
         )
     bench = measured.get("bench")
     return run_summary.ModelSummary(
@@ -105,6 +109,9 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
         bench=None if bench is None else Speed.from_metrics(bench),
+        verification=Verification.from_metrics(measured["verify"])
+        if "verify" in measured
+        else None,
         audit=None if "audit" not in measured else AuditResult.from_metrics(measured["audit"]),
         curve=training_curve(source.artifact.path / "events.jsonl") if training else None,
         samples=samples_of(measured["sample"]) if "sample" in measured else (),

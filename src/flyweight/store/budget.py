@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from flyweight.config.schema import Budget
 from flyweight.config.units import format_count, format_size, format_time
-from flyweight.core.machine import resident_bytes
+from flyweight.core import accelerator, machine
 from flyweight.errors import FlyweightError
 
 LEAST_SHARE = 0.5
@@ -26,7 +26,10 @@ class Meter:
     `seconds_before` and `flops` start with what reused artifacts cost when they were made. A
     resumed run is then held to the same limits as an uninterrupted one. `shared` is true where
     training stages share the time that `limits.time` leaves them: another limit is another training
-    then. Memory is counted over what the interpreter held when the meter started.
+    then. Memory is counted over what the interpreter held when the meter started: `peak_bytes` is
+    the most of the run, `stage_peak_bytes` that of the stage in progress. On a CPU it is the
+    high-water mark that the system keeps, or what is seen from time to time where there is none;
+    on a GPU what torch holds of it.
 
     `after` are the seconds of the measurements after the last training. `training_ends` is the
     second of this meter at which the training in progress has to end: it leaves time for the
@@ -34,6 +37,7 @@ class Meter:
     """
 
     limits: Budget
+    device: str = "cpu"
     flops: float = 0.0
     seconds_before: float = 0.0
     shared: bool = False
@@ -41,30 +45,39 @@ class Meter:
     training_ends: float = math.inf
     late: bool = False
     peak_bytes: int = 0
-    baseline_bytes: int = field(default_factory=resident_bytes)
+    baseline_bytes: int = field(default_factory=machine.resident_bytes)
+    stage_peak_bytes: int = 0
+    _marked: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def seconds(self) -> float:
         """Return the seconds spent so far."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def note(self, accelerator_bytes: int | None = None) -> int:
-        """Note the memory that is in use and return it.
+    def begin_stage(self) -> None:
+        """Forget the peak of the stage before."""
+        self.stage_peak_bytes = 0
+        self.lower_mark()
 
-        `accelerator_bytes` replaces the process's memory on a GPU.
-        """
-        if accelerator_bytes is None:
-            used = max(0, resident_bytes() - self.baseline_bytes)
-        else:
-            used = accelerator_bytes
+    def lower_mark(self) -> None:
+        """Let the high-water mark begin at what is held now; the peaks noted stay."""
+        self._marked = machine.reset_high_water()
+        accelerator.reset_peak(self.device)
+
+    def note(self) -> int:
+        """Note the most memory in use since the mark was lowered, and return it."""
+        used = accelerator.used_bytes(self.device)
+        if used is None:
+            held = machine.high_water_bytes() if self._marked else machine.resident_bytes()
+            used = max(0, held - self.baseline_bytes)
         self.peak_bytes = max(self.peak_bytes, used)
+        self.stage_peak_bytes = max(self.stage_peak_bytes, used)
         return used
 
     def observe(
         self,
         where: str,
         flops: float = 0.0,
-        accelerator_bytes: int | None = None,
         ends_itself: bool = False,
     ) -> None:
         """Note what is used at `where`; raise BudgetSpent past a limit with `over: stop`.
@@ -72,7 +85,7 @@ class Meter:
         `flops` are those of the stage in progress so far. A training that `ends_itself` by its own
         clock is not held to the limit of time here.
         """
-        used = self.note(accelerator_bytes)
+        used = self.note()
         if self.limits.over != "stop":
             return
         limits = self.limits
@@ -82,6 +95,12 @@ class Meter:
             self._stop("flops", format_count(limits.flops), format_count(self.flops + flops), where)
         if limits.time is not None and not ends_itself and self.seconds() > limits.time:
             self._stop("time", format_time(limits.time), format_time(self.seconds()), where)
+
+    def past_memory(self) -> bool:
+        """Note what is used, and return whether it is more than the run may take."""
+        limit = self.limits.memory
+        used = self.note()
+        return self.limits.over == "stop" and limit is not None and used > limit
 
     def training_left(self, share: float) -> float:
         """Return the seconds that a training with this `share` of the time has from now on.
@@ -101,6 +120,11 @@ class Meter:
 
     def _stop(self, name: str, limit: str, used: str, where: str) -> None:
         on = f"a larger budget.{name} and the same command go on from here"
+        if name == "memory":
+            on += (
+                "; `flyweight plan RECIPE --memory SIZE` says what makes it fit, such as "
+                "train.memory.recompute=blocks"
+            )
         if name == "time" and self.shared:
             on = (
                 "budget.over=warn and the same command go on from here. A larger budget.time is "

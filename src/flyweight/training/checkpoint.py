@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes, load_file, save_file
 from torch import Tensor, nn
 
 from flyweight.core.files import (
@@ -38,6 +38,7 @@ from flyweight.core.files import (
     write_sealed,
 )
 from flyweight.errors import FlyweightError
+from flyweight.training.out_of_memory import ran_out
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Progress:
 
     `validated` is the last step that was validated as the model that is kept, with its loop on.
     `validation_tokens` and `validations_planned` are those of a training by the clock, which plans
-    them when it begins.
+    them when it begins. `accumulate` is in how many pieces each process computes a step now, and
+    `memory_used` the most bytes that were held.
     """
 
     step: NonNegativeInt = 0
@@ -62,6 +64,8 @@ class Progress:
     events: NonNegativeInt = 0
     events_sha256: str = ""
     scaler: dict[str, int | float] = field(default_factory=dict)
+    accumulate: NonNegativeInt = 1
+    memory_used: NonNegativeInt = 0
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -243,5 +247,11 @@ def best_file(state: Path, progress: Progress) -> Path | None:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        return from_bytes(
+            read_bytes(file)
+        )  # memory that is free here need not be free for a mapping
     except (OSError, SafetensorError) as error:
         raise FlyweightError(f"{file} cannot be read ({reason(error)}): it is damaged") from error

@@ -78,10 +78,10 @@ class Validation:
     planned: PlannedTraining
     device: str
 
-    def __call__(self, tokens: int) -> float:
-        """Return the mean NLL in nats per token on so many tokens, of a batch at most."""
+    def __call__(self, tokens: int, rows: int) -> float:
+        """Return the mean NLL in nats per token on so many tokens, of so many rows at most."""
         planned = self.planned
-        count = min(tokens, planned.train.batch * planned.context)
+        count = min(tokens, rows * planned.context)
         vocab = planned.model.vocab_size or 1
         drawn = np.random.default_rng(0).integers(vocab, size=count + 1, dtype=np.uint32)
         text = Split("validation", Tokens([drawn]), np.array([0]), bytes=0, words=0, unknown=0)
@@ -90,7 +90,7 @@ class Validation:
             text,
             window=planned.context,
             tokens=count,
-            batch=planned.train.batch,
+            batch=rows,
             device=self.device,
             precision=planned.precision,
             isolated=planned.isolated,

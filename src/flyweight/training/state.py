@@ -12,6 +12,7 @@ from flyweight.model.dropout import Dropout
 from flyweight.training.checkpoint import Progress
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import BackwardSteps
+from flyweight.training.out_of_memory import Pieces
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Clock:
 
 @dataclass
 class TrainerState:
-    """Counters, optimizers, gradient scaler, clock, and the plan of what is left.
+    """Counters, micro-batches, optimizers, gradient scaler, clock, and the plan of what is left.
 
     `backward_steps` is there where tensors move in the backward pass. `dropouts` are the model's,
     which are told the number of each micro-batch's first row. `first_step` is the step from
@@ -51,6 +52,7 @@ class TrainerState:
     """
 
     progress: Progress
+    pieces: Pieces
     optimizers: Sequence[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     clock: Clock

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,11 +22,12 @@ from flyweight.model.dropout import dropouts_of, number_rows
 from flyweight.model.precision import autocast
 from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
-from flyweight.training import checkpoint
+from flyweight.training import checkpoint, out_of_memory
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import BackwardSteps, hold_in_float32, save_memory
 from flyweight.training.objectives import Objective
 from flyweight.training.optimizers import build_optimizers, rate_factor, set_rates
+from flyweight.training.out_of_memory import Pieces
 from flyweight.training.state import Clock, TrainerState
 from flyweight.training.step_cost import StepCost
 from flyweight.training.world import OneProcess, World
@@ -49,7 +49,8 @@ TRIED_TOKENS = 2048
 class Trainer:
     """Everything that one training is given; what changes on the way is its TrainerState.
 
-    `validate` returns the mean NLL in nats per token on so many tokens of the validation text.
+    `validate` returns the mean NLL in nats per token on so many tokens of the validation text, so
+    many rows at a time.
     `cost` counts the FLOPs of a step: model, teacher and optimizer. It also says when a loop over a
     span of layers is switched on. A validation before that chooses no weights, because the model
     that is kept has its loop on.
@@ -58,7 +59,7 @@ class Trainer:
     model: Model
     objective: Objective
     source: BatchSource
-    validate: Callable[[int], float]
+    validate: Callable[[int, int], float]
     config: schema.Train
     limits: Limits
     cost: StepCost
@@ -77,7 +78,9 @@ class Trainer:
         memory cannot be saved as asked, DivergedError, BudgetSpent, and FlyweightError where memory
         runs out.
         """
-        with _memory_errors(self.name, self.config):
+        rows = self.config.batch // self.world.size
+        to_do = out_of_memory.advice(self.config, self.config.accumulate, rows)
+        with out_of_memory.advised(self.name, to_do):
             return self.run(self.start())
 
     def start(self) -> TrainerState:
@@ -95,6 +98,8 @@ class Trainer:
         progress = checkpoint.load(self.draft.state, self.draft.name, self.model, optimizers)
         if progress is None:
             progress = checkpoint.Progress()
+        progress.accumulate = max(progress.accumulate, self.config.accumulate)
+        self._check_pieces(progress.accumulate)
         device = self.runtime.device.split(":")[0]
         scaler = torch.amp.GradScaler(device, enabled=self.precision == "fp16")
         if progress.scaler:
@@ -103,8 +108,12 @@ class Trainer:
         if progress.step:
             self.draft.events.watch("resumed", {"step": progress.step, "of": self.limits.steps})
         self.meter.seconds_before += progress.seconds
+        pieces = Pieces(
+            self.name, self.config, progress, self.world, device, self.meter, self.draft.events
+        )
         state = TrainerState(
             progress=progress,
+            pieces=pieces,
             optimizers=optimizers,
             scaler=scaler,
             clock=Clock(progress.seconds),
@@ -152,7 +161,7 @@ class Trainer:
 
         A step in the backward pass is not shared at all.
         """
-        batch, accumulate, processes = self.config.batch, self.config.accumulate, self.world.size
+        processes = self.world.size
         if processes > 1 and self.limits.seconds is not None:
             raise RequestError(
                 f"stages.{self.name}.train: {processes} processes cannot end at a time, because "
@@ -166,6 +175,10 @@ class Trainer:
             )
         if backward and self.precision == "fp16":
             raise RequestError(f"stages.{self.name}.train.memory.step: backward: {FP16_SCALER}")
+        self._check_pieces(self.config.accumulate)
+
+    def _check_pieces(self, accumulate: int) -> None:
+        batch, processes = self.config.batch, self.world.size
         if batch % (accumulate * processes):
             raise RequestError(
                 f"stages.{self.name}.train: batch {batch} cannot be cut into {accumulate} equal "
@@ -200,7 +213,7 @@ class Trainer:
         """
         tried = min(TRIED_TOKENS, state.validation_tokens)
         began = time.monotonic()
-        self.validate(tried)
+        self._validated(state, tried)
         seconds_per_token = (time.monotonic() - began) / tried
         affordable = VALIDATING * seconds / max(seconds_per_token, 1e-9)
         tokens = min(state.validation_tokens, max(tried, int(affordable / state.validations)))
@@ -231,31 +244,38 @@ class Trainer:
 
     def _update(self, state: TrainerState) -> tuple[float, float]:
         """Learn from the batch of the next step; return as `step` does."""
-        for optimizer in state.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        batches = self._micro_batches(state.progress.step)
-        targets = self._count_targets(batches, state.progress.step)
-        nll = self._add_gradients(state, batches, targets)
+        nll = self._gradients(state)
         norm = self._clip(state)
         finite = math.isfinite(norm) or self.precision == "fp16"  # whose scaler skips the step
         if not (math.isfinite(nll) and finite):
             self._refuse_divergence(state, nll, norm)
         if state.backward_steps is not None:
             return nll, norm
-        for optimizer in state.optimizers:
-            state.scaler.step(optimizer)
+        with out_of_memory.advised(self.name, out_of_memory.IN_THE_STEP):
+            for optimizer in state.optimizers:
+                state.scaler.step(optimizer)
         state.scaler.update()
         return nll, norm
 
-    def _micro_batches(self, step: int) -> list[Batch]:
-        """Return what this process reads in a step, in `accumulate` pieces."""
-        size = self.config.batch // self.world.size // self.config.accumulate
-        return [
-            self.source.batch(
-                step, slice(micro * size, (micro + 1) * size), self.world.rank, self.world.size
-            )
-            for micro in range(self.config.accumulate)
-        ]
+    def _micro_batches(self, state: TrainerState) -> list[Batch]:
+        """Return what this process reads in a step, in as many pieces as it has now."""
+        step, rank, processes = state.progress.step, self.world.rank, self.world.size
+        return [self.source.batch(step, rows, rank, processes) for rows in state.pieces.slices()]
+
+    def _gradients(self, state: TrainerState) -> float:
+        """Compute the gradients of a step, and return the mean NLL over its real targets."""
+        batches = self._micro_batches(state)
+        targets = self._count_targets(batches, state.progress.step)
+
+        def compute() -> float:
+            nonlocal batches
+            if len(batches) != state.progress.accumulate:
+                batches = self._micro_batches(state)
+            return self._add_gradients(state, batches, targets)
+
+        summed = state.pieces.fitted(compute)
+        self.world.sum_gradients(self._trainable())
+        return self.world.sum(summed) / targets
 
     def _count_targets(self, batches: Sequence[Batch], step: int) -> int:
         """Return the number of real targets of a step, over all micro-batches and processes.
@@ -268,18 +288,19 @@ class Trainer:
         return targets
 
     def _add_gradients(self, state: TrainerState, batches: Sequence[Batch], targets: int) -> float:
-        """Add up the gradients of all micro-batches; return the mean NLL over `targets`."""
+        """Add up this process's gradients over all micro-batches; return its summed NLL."""
+        for optimizer in state.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         device, sums = self.runtime.device, list[Tensor]()
-        rows = self.config.batch // self.world.size // len(batches)
-        for micro, batch in enumerate(batches):
+        first = self.world.rank * self.config.batch // self.world.size
+        for rows, batch in zip(state.pieces.slices(), batches, strict=True):
             torch.manual_seed(self._dropout_seed(state.progress.step))
-            number_rows(state.dropouts, (self.world.rank * len(batches) + micro) * rows)
+            number_rows(state.dropouts, first + rows.start)
             with autocast(device, self.precision):
                 summed = self.objective(self.model, batch.to(device))
             state.scaler.scale(summed.loss / targets).backward()
             sums.append(summed.nll.detach())
-        self.world.sum_gradients(self._trainable())
-        return self.world.sum(float(sum(sums))) / targets
+        return float(sum(sums))
 
     def _dropout_seed(self, step: int) -> int:
         """Return the seed of a step, the same for each micro-batch: masks are drawn by row."""
@@ -361,19 +382,29 @@ class Trainer:
         )
 
     def _hold_to_budget(self, state: TrainerState) -> None:
-        """Raise BudgetSpent where the run has spent its budget."""
+        """Raise BudgetSpent where the run has spent its budget.
+
+        Past the limit of memory, micro-batches are halved first. Processes would not do so
+        together.
+        """
+        if self.world.size == 1 and state.pieces.can_halve() and self.meter.past_memory():
+            state.pieces.halve("budget.memory was passed")
+            return
         self.meter.observe(
             self.name,
             state.progress.flops,
-            accelerator_bytes(self.runtime.device),
             ends_itself=state.limits.seconds is not None,
         )
+
+    def _validated(self, state: TrainerState, tokens: int) -> float:
+        """Return the NLL of so many tokens of the validation text, in rows of a micro-batch."""
+        return state.pieces.fitted(lambda: self.validate(tokens, state.pieces.rows))
 
     def _validate(self, state: TrainerState) -> None:
         progress, fraction = state.progress, state.fraction_done()
         looped = self.cost.is_looped(fraction)
         self._set_layer_loop(looped)
-        nll = self.validate(state.validation_tokens)
+        nll = self._validated(state, state.validation_tokens)
         planned = int(fraction * state.validations + 1e-9)
         progress.validations = max(progress.validations + 1, planned)
         progress.validated = progress.step if looped else None
@@ -393,8 +424,14 @@ class Trainer:
         progress.seconds = state.clock.seconds()
         progress.events, progress.events_sha256 = self.draft.events.mark()
         progress.scaler = state.scaler.state_dict()
+        progress.memory_used = self._memory_used(state)
         checkpoint.save(self.draft.state, self.draft.name, progress, self.model, state.optimizers)
         state.clock.saved = time.monotonic()
+
+    def _memory_used(self, state: TrainerState) -> int:
+        """Return the most bytes that were held, before a resumption too."""
+        self.meter.note()
+        return max(state.progress.memory_used, self.meter.stage_peak_bytes)
 
     def _finish(self, state: TrainerState) -> dict[str, object]:
         """Leave the kept weights in the model and return the facts."""
@@ -419,37 +456,6 @@ class Trainer:
             "stopped_by": state.limits.reason(progress.step),
             "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "precision": self.precision,
+            "accumulate_used": progress.accumulate,
+            "memory_used": self._memory_used(state),
         }
-
-
-def accelerator_bytes(device: str) -> int | None:
-    """Return the peak memory allocated on a CUDA or MPS device, or None on a CPU."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    if device.startswith("mps"):
-        return torch.mps.current_allocated_memory()
-    return None
-
-
-@contextmanager
-def _memory_errors(name: str, config: schema.Train) -> Iterator[None]:
-    """Turn running out of memory into advice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if (
-            not isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            and "can't allocate memory" not in text
-        ):
-            raise
-        finer = next(
-            (n for n in range(config.accumulate + 1, config.batch) if config.batch % n == 0),
-            config.batch,
-        )
-        kept = "" if config.memory.recompute == "blocks" else ", with train.memory.recompute=blocks"
-        raise FlyweightError(
-            f"{name}: out of memory. Compute the same update in smaller pieces with "
-            f"train.accumulate={finer}{kept}, or choose a smaller train.batch (now "
-            f"{config.batch}), data.context or model. What was done is kept"
-        ) from error

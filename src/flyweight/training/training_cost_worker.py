@@ -124,7 +124,7 @@ def _train_planned(
         trainer.step(state)
     seconds = time.monotonic() - began
     if planned.train.validations:
-        validate(planned.train.validation_tokens)
+        validate(planned.train.validation_tokens, few.train.batch // few.train.accumulate)
     return steps, seconds
 
 

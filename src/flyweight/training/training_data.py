@@ -27,12 +27,13 @@ class TrainingData:
     """The batches of a training and its validation.
 
     `epoch` is the number of rows that one epoch reads. `validate` returns the mean NLL in nats per
-    target on so many inputs of the validation split. `facts` tells what so many rows were.
+    target on so many inputs of the validation split, so many
+    rows at a time. `facts` tells what so many rows of a training were.
     """
 
     source: BatchSource
     epoch: int
-    validate: Callable[[int], float]
+    validate: Callable[[int, int], float]
     facts: Callable[[int], dict[str, Any]]
 
 
@@ -62,13 +63,13 @@ def _windows(
     documents = data.documents
     windows = Windows(corpus.split("train"), data.context, train.batch, runtime.seed, documents)
 
-    def validate(tokens: int) -> float:
+    def validate(tokens: int, rows: int) -> float:
         return likelihood.quick(
             model,
             corpus.split("validation"),
             window=data.context,
             tokens=tokens,
-            batch=train.batch,
+            batch=rows,
             device=runtime.device,
             precision=precision,
             isolated=documents == "isolated",
@@ -101,11 +102,10 @@ def _examples(
     held_out = ExampleBatches(
         folder.split("validation"), data.context, train.batch, 0, data.packing
     )
-    pieces = train.batch // train.accumulate
 
-    def validate(tokens: int) -> float:
+    def validate(tokens: int, rows: int) -> float:
         return completion_nll(
-            model, held_out, tokens, pieces, inputs.vocabulary(), runtime, precision
+            model, held_out, tokens, rows, inputs.vocabulary(), runtime, precision
         )
 
     def facts(rows: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import report_fixture as made
@@ -23,6 +23,7 @@ from flyweight.records.audit import AuditResult, Check
 from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Evaluation, ModelSummary
+from flyweight.records.verification import Verification, VerifiedExport
 from flyweight.store.artifact import Artifact
 from flyweight.store.measurements import Measurements
 
@@ -222,6 +223,18 @@ def a_failed_audit(lab: Lab) -> Check:
     )
 
 
+def verified(lab: Lab, verdict: Literal["pass", "fail"]) -> Check:
+    """A model of which an export was verified, and is it or is not."""
+    made_up = two(lab)
+    export = VerifiedExport(
+        export="folder", format="Hugging Face", program="transformers", verdict=verdict, why=""
+    )
+    metrics = Verification.of([export]).to_metrics()
+    others = (artifact(lab.place / "verified", "verify", metrics),)
+    measured = {**made_up.measured, "b": replace(made_up.measured["b"], others=others)}
+    return run_checks.exports_verified(replace(made_up.run(), measured=measured))
+
+
 def padded_rates(lab: Lab) -> Check:
     """Tokens per second that count the padding of prompts, twice as many as were read."""
     rate = bench().prefill_tokens_per_s
@@ -375,6 +388,16 @@ MISTAKES = (
         "attention_asked",
         planted(run_checks.attention_asked, asked="flash", seen="math"),
         planted(run_checks.attention_asked, asked="flash", seen="flash"),
+    ),
+    Mistake(
+        "an_export_of_another_model",
+        "others",
+        10,
+        "the exported file is not the model that was measured",
+        "caught",
+        "exports_verified",
+        lambda lab: verified(lab, "fail"),
+        lambda lab: verified(lab, "pass"),
     ),
     Mistake(
         "a_broken_model_compared",

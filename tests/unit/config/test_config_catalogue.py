@@ -87,3 +87,10 @@ def test_a_wrong_name_is_told_the_nearest() -> None:
         catalogue.load("gpt2-midium")
     with pytest.raises(RequestError, match=r"there are compact-ladder/1, compact-ladder/1r,"):
         catalogue.load("zzz")
+
+
+def test_models_of_the_hub_have_the_catalogue_s_shape():
+    assert catalogue.published("hf:Qwen/Qwen3-8B@main") == catalogue.load("qwen3-8b")
+    assert catalogue.published("Qwen/Qwen3-8B") is None
+    assert catalogue.published("hf:somebody/else") is None
+    assert set(catalogue.PUBLISHED.values()) <= set(catalogue.names())

@@ -4,12 +4,28 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from flyweight.compression.quantize import quantized
 from flyweight.config import catalogue, load
-from flyweight.config.schema import AdamW, ModelConfig, NextToken, Train
+from flyweight.config.finetuning import tuned_config
+from flyweight.config.schema import (
+    NF4,
+    AdamW,
+    Distillation,
+    Int8,
+    Lora,
+    ModelConfig,
+    NextToken,
+    Train,
+)
 from flyweight.data.batch import Batch
 from flyweight.model.build import build
+from flyweight.model.precision import autocast
 from flyweight.planning import dry_run, memory
-from flyweight.training.objectives import NextTokenObjective
+from flyweight.planning.dry_run import _LiveBytes
+from flyweight.spec import flops
+from flyweight.training.memory_saving import save_memory
+from flyweight.training.objectives import DistillationObjective, NextTokenObjective
+from flyweight.training.optimizers import build_optimizers
 from flyweight.training.planned_training import PlannedTraining
 
 SMALL = ModelConfig(dim=64, layers=2).resolved(500, 64)
@@ -140,3 +156,91 @@ def test_loops_over_alike_parts_are_cut_short_without_a_difference(monkeypatch):
     monkeypatch.setattr(dry_run, "_known", {})
     monkeypatch.setattr(dry_run, "few_turns", nullcontext)
     assert training_memory(config, train, 64).total == pytest.approx(short.total, rel=1e-3)
+
+
+POSTER = ModelConfig.model_validate(
+    {
+        "dim": 96,
+        "layers": 1,
+        "attention": {"heads": 2, "kv_heads": 1, "head_dim": 48, "qk_norm": True},
+        "mlp": {"kind": "swiglu", "hidden": 48, "rank": 16},
+        "sharing": {"kind": "all", "times": 24, "index": True},
+    }
+).resolved(9000, 64)
+"""DistilQwen3's student at 1/32 of its width."""
+
+LARGE = ModelConfig.model_validate(
+    {
+        "dim": 128,
+        "layers": 12,
+        "attention": {"heads": 2, "kv_heads": 1, "head_dim": 64, "qk_norm": True},
+        "mlp": {"kind": "swiglu", "hidden": 384},
+        "embedding": {"tied": False},
+    }
+).resolved(9000, 64)
+"""Its teacher at 1/32 of its width, with fewer layers."""
+
+TEACHER = quantized(LARGE, NF4(), Int8())
+
+
+def _live_bytes(model, teacher, train, precision):
+    """The most bytes that tensors hold in two real steps of a distillation, counted as they live."""
+    torch.manual_seed(0)
+    with _LiveBytes() as live:
+        student = build(model).train()
+        guide = build(teacher).eval().requires_grad_(False)
+        save_memory(student, train.memory, "test")
+        objective = DistillationObjective(Distillation(), guide)
+        optimizers = build_optimizers(student, train.optimizer, precision, train.memory.states)
+        ids = torch.randint(0, 9000, (train.batch, 65))
+        for _ in range(2):
+            gc.collect()
+            live.most = live.now
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            for rows in ids.chunk(train.accumulate):
+                batch = Batch.from_tensors(rows[:, :-1], rows[:, 1:])
+                with autocast("cpu", precision):
+                    summed = objective(student, batch)
+                summed.loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    return live.most
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("saving", [{}, {"recompute": "blocks", "states": "int8"}])
+def test_a_distillation_from_packed_layers_is_counted_as_it_happens(precision, saving):
+    fields = {"batch": 8, "accumulate": 2, "clip": 0, "validations": 0, "memory": saving}
+    train = Train.model_validate(fields)
+    planned = training_memory(
+        POSTER, train, 64, precision, teacher=TEACHER, objective=Distillation()
+    )
+    assert planned.method == "dry-run"
+    counted = planned.total - planned.libraries - planned.copies
+    assert counted == pytest.approx(_live_bytes(POSTER, TEACHER, train, precision), rel=0.03)
+
+
+def test_a_teacher_of_many_layers_holds_their_weights_and_no_more():
+    models = [LARGE.model_copy(update={"layers": n, "vocab_size": 500}) for n in (2, 12)]
+    few, many = (training_memory(SMALL, Train(batch=4), 64, teacher=each) for each in models)
+    weights = [flops.weight_bytes(each) for each in models]
+    assert many.teacher - few.teacher == weights[1] - weights[0]
+    assert many.head == few.head
+
+
+def test_products_in_half_precision_are_compiled_once_for_each_shape():
+    plain, deep = (ModelConfig(dim=64, layers=n).resolved(500, 64) for n in (2, 4))
+    assert training_memory(plain, Train(batch=4), 64).copies == 0
+    half = training_memory(plain, Train(batch=4), 64, "bf16").copies
+    assert half > dry_run.KERNELS
+    assert training_memory(deep, Train(batch=4), 64, "bf16").copies == half
+
+
+def test_qlora_is_counted_in_a_dry_run():
+    packed = quantized(SMALL, NF4(), Int8())
+    tuned = tuned_config(packed, Lora())
+    planned = training_memory(tuned, Train(batch=4), 64, trains="adapters")
+    dense = training_memory(tuned_config(SMALL, Lora()), Train(batch=4), 64, trains="adapters")
+    assert planned.method == "dry-run"
+    assert planned.weights < 0.5 * dense.weights

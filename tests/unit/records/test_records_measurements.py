@@ -186,7 +186,9 @@ def test_an_audit_comes_back_with_its_infinity(tmp_path):
     written = _written(tmp_path, AUDIT.to_metrics())
     assert AuditResult.from_metrics(written) == AUDIT
     assert not AUDIT.passed and written["checks"][0]["measured"] == "Infinity"
-    assert list(AUDIT.checks[0].to_metrics()) == ["name", "measured", "bound", "verdict", "why"]
+    assert list(AUDIT.checks[0].to_metrics()) == [
+        *("name", "measured", "bound", "verdict", "why", "catches")
+    ]
 
 
 def test_samples_come_back(tmp_path):

@@ -125,6 +125,20 @@ def test_a_collapsed_student_cannot_be_judged():
     assert "no better than the unigram floor (2.931)" in first.text
 
 
+def test_halved_micro_batches_are_told():
+    def halved(each):
+        if each.name != "student":
+            return each
+        training = made.training(each, pieces=8, asked_pieces=2)
+        return each.model_copy(update={"training": training})
+
+    titles = [each.title for each in said(models=tuple(map(halved, made.quickstart_models())))]
+    assert (
+        "`student` was computed in 8 pieces a step instead of 2, because memory ran out." in titles
+    )
+    assert not any("pieces" in each.title for each in said())
+
+
 def test_a_control_that_was_cut_short_is_told():
     def cut(each):
         if each.name != "student-compute":

@@ -1,10 +1,12 @@
 """What is told where a budget is spent, and what is left of it."""
 
+import sys
 import time
 
 import pytest
 
 from flyweight.config import schema
+from flyweight.core import machine
 from flyweight.store.budget import BudgetSpent, Meter
 
 
@@ -49,3 +51,31 @@ def test_being_late_is_seen_once():
     assert found.late_now() and not found.late_now()
     assert not meter(time="9s").late_now()
     assert not meter().late_now()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lower the high-water mark")
+def test_a_peak_between_two_looks_is_seen_and_belongs_to_its_stage():
+    found = meter()
+    found.begin_stage()
+    held = bytearray(80_000_000)
+    held[::4096] = held[::4096]
+    del held
+    found.note()
+    assert found.stage_peak_bytes > 70e6
+    peak = found.peak_bytes
+    found.begin_stage()
+    found.note()
+    assert found.stage_peak_bytes < peak - 50e6
+    assert found.peak_bytes == peak
+
+
+def test_without_a_mark_memory_is_looked_at(monkeypatch):
+    monkeypatch.setattr(machine, "reset_high_water", lambda: False)
+    monkeypatch.setattr(machine, "resident_bytes", lambda: 7_000_000)
+    found = meter(memory="5MB")
+    found.baseline_bytes = 1_000_000
+    found.begin_stage()
+    assert found.past_memory() and found.stage_peak_bytes == 6_000_000
+    with pytest.raises(BudgetSpent, match=r"5 MB is spent \(6 MB\) in x.*flyweight plan"):
+        found.observe("x")
+    assert not meter(memory="5MB", over="warn").past_memory()

@@ -31,5 +31,5 @@ def test_only_what_trains_has_gradients():
 
 
 def test_a_validation_reads_a_batch_at_most():
-    nll = Validation(new_model(PLANNED), PLANNED, "cpu")(10**6)
+    nll = Validation(new_model(PLANNED), PLANNED, "cpu")(10**6, PLANNED.train.batch)
     assert 5 < nll < 8

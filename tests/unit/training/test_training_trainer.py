@@ -89,7 +89,7 @@ def trainer(
         source=source or windows(corpus, train.batch),
         validate=validate
         or (
-            lambda tokens: likelihood.quick(
+            lambda tokens, _: likelihood.quick(
                 model, corpus.split("validation"), window=CONTEXT, tokens=min(tokens, 200), batch=4
             )
         ),
@@ -167,9 +167,9 @@ def test_accumulation_is_the_same_update_as_one_big_batch(corpus, tmp_path, accu
 
 def test_the_best_weights_are_kept_and_the_last_on_request(corpus, tmp_path):
     nlls = iter([3.0, 1.0, 2.0] * 2)
-    best = trainer(corpus, tmp_path / "a", validate=lambda _: next(nlls))
+    best = trainer(corpus, tmp_path / "a", validate=lambda *_: next(nlls))
     best_facts = best.train()
-    last = trainer(corpus, tmp_path / "b", validate=lambda _: next(nlls), keep="last")
+    last = trainer(corpus, tmp_path / "b", validate=lambda *_: next(nlls), keep="last")
     last.train()
     assert (best_facts["best_step"], best_facts["best_nll"]) == (8, 1.0)
     assert not same(weights(best), weights(last))
@@ -214,16 +214,6 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(corpus, tmp_path):
         made.train()
     assert (tmp_path / "state" / "current.json").exists()
     assert all(torch.isfinite(p).all() for p in made.model.parameters())
-
-
-def test_out_of_memory_says_what_to_change(corpus, tmp_path):
-    def breaks(model, batch):
-        raise RuntimeError(
-            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
-        )
-
-    with pytest.raises(FlyweightError, match=r"accumulate=2"):
-        trainer(corpus, tmp_path, objective=breaks).train()
 
 
 def test_other_errors_are_not_disguised(corpus, tmp_path):
@@ -285,7 +275,7 @@ def test_a_sealed_checkpoint_that_says_nonsense_is_named(corpus, tmp_path, chang
 
 def test_old_checkpoints_go_but_for_the_best(corpus, tmp_path):
     nlls = iter([1.0, 2.0, 3.0])
-    trainer(corpus, tmp_path, validate=lambda _: next(nlls), checkpoint="1ms").train()
+    trainer(corpus, tmp_path, validate=lambda *_: next(nlls), checkpoint="1ms").train()
     assert sorted(p.name for p in Path(tmp_path / "state").glob("step-*")) == [
         "step-00000004",
         "step-00000012",
@@ -302,7 +292,7 @@ def test_the_checkpoints_of_an_adapter_take_four_times_its_bytes(corpus, tmp_pat
     frozen = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     model = prepared(base, schema.Lora(r=16))
     nlls = iter([1.0, 2.0, 3.0])
-    options = {"optimizer": "adamw", "validate": lambda _: next(nlls), "keep": "last"}
+    options = {"optimizer": "adamw", "validate": lambda *_: next(nlls), "keep": "last"}
     trainer(corpus, tmp_path, model, **options).train()
     added = model.state_dict().keys() - frozen.keys()
     adapter = sum(model.state_dict()[name].nbytes for name in added)
@@ -355,7 +345,7 @@ def test_a_second_save_at_the_same_step_keeps_the_first_until_it_is_whole(
 def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus, tmp_path):
     calls = itertools.count()
 
-    def slow(_):
+    def slow(*_):
         call = next(calls)
         if call:  # not the one that is timed beforehand
             time.sleep(0.5)
@@ -376,7 +366,7 @@ def test_a_time_limit_that_passes_while_validating_is_not_validated_twice(corpus
 def test_validations_of_a_training_by_the_clock_take_a_tenth_of_it_at_most(corpus, tmp_path):
     asked, began = [], time.monotonic()
 
-    def slow(tokens):
+    def slow(tokens, _):
         asked.append(tokens)
         time.sleep(
             tokens * 1e-5

@@ -452,6 +452,13 @@ def _training(subject: CardSubject, times: bool) -> list[str]:
         f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
         f"by {facts['stopped_by']}."
     )
+    asked = train.get("accumulate", 1)
+    pieces = facts.get("accumulate_used", asked)
+    if pieces != asked:
+        settings += (
+            f" Memory ran out: steps were computed in {pieces} pieces instead of {asked}, with "
+            f"the same updates."
+        )
     best = facts.get("best_nll")
     kept = (
         ""

@@ -56,7 +56,7 @@ def findings(
         results += [*_best(group), *_worth(group)]
     for group in grouped:
         results += [*_broken(group.models), *_below_floor(group)]
-    results += [*_losses(summary), *_overlaps(summary), *_budget(summary)]
+    results += [*_losses(summary), *_overlaps(summary), *_halved(models), *_budget(summary)]
     results += memory_findings(summary)
     return tuple(results)
 
@@ -332,6 +332,22 @@ def _namesakes(models: Sequence[RankedModel]) -> list[RunFinding]:
         for each in dict.fromkeys(names)
         if names.count(each) > 1
     ]
+
+
+def _halved(models: Sequence[RankedModel]) -> list[RunFinding]:
+    """Name the trainings whose micro-batches were halved because memory ran out."""
+    results = []
+    for each in models:
+        training = each.training
+        if training is None or training.pieces in (None, training.asked_pieces):
+            continue
+        title = (
+            f"{name(each)} was computed in {training.pieces} pieces a step instead of "
+            f"{training.asked_pieces}, because memory ran out."
+        )
+        text = f"Its updates are the same. train.accumulate={training.pieces} asks for it at once."
+        results.append(RunFinding("note", title, text))
+    return results
 
 
 def _losses(summary: Summary) -> list[RunFinding]:

@@ -257,6 +257,19 @@ def _audit(line: RunSubject) -> Cell | None:
     return Cell("pass", f"{passed} of {passed}", tone="pass")
 
 
+def _exports(line: RunSubject) -> Cell | None:
+    verified = line.ranked.model.verification if line.ranked else None
+    if verified is None:
+        return None
+    verdicts = [each.verdict for each in verified.exports]
+    failed, passed = verdicts.count("fail"), verdicts.count("pass")
+    if failed:
+        return Cell(f"{failed} fail", f"of {failed + passed}", tone="fail")
+    if not passed:
+        return Cell("not run", tone="quiet")
+    return Cell("pass", f"{passed} of {passed}", tone="pass")
+
+
 # --- writers ---
 
 
@@ -410,6 +423,13 @@ COLUMNS: tuple[Column[RunSubject], ...] = (
         about="checks passed, such as: no token sees the future, saving changes nothing",
         value=_audit,
         priority=6,
+    ),
+    Column(
+        key="exports",
+        title="exports",
+        about="exports that are the model, in the program that will use them",
+        value=_exports,
+        priority=7,
     ),
     Column(
         key="nll",
