@@ -58,3 +58,4 @@ from flyweight.api.runs import (
 from flyweight.api.session import DEFAULT as DEFAULT, Session as Session
 from flyweight.api.study_runs import study as study
 from flyweight.api.text import chat as chat, generate as generate
+from flyweight.api.within_limit import Compressed as Compressed, compress as compress

@@ -66,7 +66,13 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
     elif isinstance(stage, schema.Finetune):
         kind = [stage.method.kind]
     (source,) = stage.dependencies().values()
-    first = "-".join([verb, *kind, plain_name(Path(source).name)])
+    return under_a_free_name(
+        checked, "-".join([verb, *kind, plain_name(Path(source).name)]), session
+    )
+
+
+def under_a_free_name(checked: schema.Recipe, first: str, session: Session) -> schema.Recipe:
+    """Return the recipe as `first` or, where another request has that name, with a number."""
     candidates = (checked.model_copy(update={"name": name}) for name in _names(first))
     store = session.store
     return next(

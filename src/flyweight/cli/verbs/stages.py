@@ -1,4 +1,4 @@
-"""The verbs that are recipes of one stage."""
+"""The verbs that are recipes of one stage, and the search among many."""
 
 from __future__ import annotations
 
@@ -154,6 +154,43 @@ def merge(
     shared.answer_run(result)
 
 
+def compress(
+    shared: CommonOptions,
+    model: ModelName,
+    size: Annotated[
+        str | None, typer.Option("--bytes", help="The weights' bytes at most, such as 40MB.")
+    ] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="How many times as fast it generates here, such as 2x.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="More bits per byte at most, such as 1%.")
+    ] = None,
+    recover: Annotated[
+        str,
+        typer.Option(help="Share of the original tokens to train pruned models on; 0: none."),
+    ] = "10%",
+    data: Data = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Make MODEL smaller or faster within one limit, by the way that is best on validation text."""
+    from flyweight import api
+    from flyweight.cli.show import compression
+
+    with shared.session() as session:
+        result = api.compress(
+            model,
+            bytes=size,
+            speed=speed,
+            loss=loss,
+            recover=recover,
+            data=data,
+            name=name,
+            session=session,
+        )
+    shared.answer(result.json() if shared.as_json else result, compression.show)
+
+
 def finetune(
     shared: CommonOptions,
     model: ModelName,
@@ -210,3 +247,4 @@ def add(app: typer.Typer) -> None:
     verb(app, *WORK, "seed")(prune)
     verb(app, *WORK)(pack)
     verb(app, *WORK)(merge)
+    verb(app, *WORK, "seed")(compress)

@@ -1,0 +1,273 @@
+"""A model made smaller or faster within one limit, by the best of the ways that exist.
+
+Part of `flyweight.api`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flyweight.api import model_references
+from flyweight.api.measurements import Model, data_for
+from flyweight.api.one_stage import reference_to, under_a_free_name
+from flyweight.api.results import Run
+from flyweight.api.runs import plain_name, run_checked
+from flyweight.api.session import DEFAULT, Session, uses_runs_root
+from flyweight.checkpoints import load_any
+from flyweight.compression.calibration import check_length
+from flyweight.compression.choice import choose, choose_plain, front
+from flyweight.compression.ways import Recovery, Way, ways
+from flyweight.config import schema
+from flyweight.config.limits import Limit, share_of
+from flyweight.data.corpus import Meta
+from flyweight.errors import RequestError
+from flyweight.pipeline.compress import Search, original_tokens, stages_of
+from flyweight.pipeline.recipe import Runner
+from flyweight.planning.tuning import default_training
+from flyweight.records.compression import Compression, Tried
+from flyweight.spec import flops
+from flyweight.spec.linears import kind_of, linear_names
+from flyweight.store.artifact import Artifact
+
+LEAST_STEPS = 20
+"""Updates that a recovery has where its tokens suffice: smaller batches make more of them."""
+
+
+@dataclass(frozen=True, repr=False)
+class Compressed:
+    """A finished compression: `model` is the chosen artifact, `record` has all tries.
+
+    `run` is the recipe that makes all of them, with the report of the chosen one.
+    """
+
+    record: Compression
+    run: Run
+
+    @property
+    def model(self) -> Artifact:
+        """The model that was chosen."""
+        return self.run[self.record.chosen]
+
+    def __repr__(self) -> str:
+        return f"<Compressed {self.record.chosen}: {self.run.report}>"
+
+    def json(self) -> dict[str, Any]:
+        """Return the record as plain data, with the run's name and report."""
+        place = {"name": self.run.summary.name, "report": str(self.run.report)}
+        return {**place, **self.record.model_dump(mode="json")}
+
+
+@uses_runs_root
+def compress(
+    model: Model,
+    bytes: str | int | None = None,
+    speed: str | float | None = None,
+    loss: str | float | None = None,
+    recover: str | float = "10%",
+    data: str | Path | None = None,
+    name: str | None = None,
+    session: Session = DEFAULT,
+) -> Compressed:
+    """Return the best model within one limit: `bytes="40MB"`, `speed="2x"` or `loss="1%"`.
+
+    Tried are quantization (nearest and GPTQ), fewer heads and channels, zeros that are packed, and
+    combinations. Validation text chooses: the fewest bits per byte or, within a `loss` of them, the
+    fewest bytes. Test text reports on the chosen way, and on what plain quantization would have
+    given. `bytes` are those of the weights, `speed` is that of generation, one token at a time, as
+    a multiple of the model's own here.
+
+    A model of which parts were removed is trained further on `recover` of its original tokens, or
+    not at all with 0. `data` is the text for a model that came without its own. `name` is the
+    run's. What is finished is found again. Raises RequestError before long work for a request that
+    is wrong, and for limits that no way can meet, with the nearest. Raises FlyweightError, with the
+    nearest, where every way loses too much.
+    """
+    limit, share = Limit.of(bytes, speed, loss), share_of(recover, "--recover")
+    artifact = model_references.find(model, session.store, watch=session.watch)
+    config = _dense_decoder(artifact)
+    runner = Runner(session.context(seed=session.seed))
+    text = _text(artifact, config, data, runner)
+    reference = reference_to(model, artifact)
+    search = Search(runner, artifact, reference, config, limit, text.data)
+    left_out = list(text.short)
+    calibration = _calibration(text, config, left_out)
+    recovery = _recovery(artifact, config, text, share, left_out)
+    for line in left_out:
+        session.watch("left out", {"name": artifact.id, "why": line})
+    found = ways(config, reference, calibration, recovery)
+    worth = _with_a_plain_one(search.worth(found), found)
+    base = search.validation(artifact, reference_name(reference))
+    made = list(search.tries(worth, base.value))
+    tried = [one for _, one in made]
+    chosen = choose(tried, limit, base.value)
+    plain, fits = choose_plain(tried, limit, chosen, base.value)
+    stages = stages_of(search, {way.name: way for way, _ in made})
+    run = _reported(stages, (chosen, plain), text, name, artifact, session)
+    summary = {each.name: each for each in run.summary.models}
+    took = {part.artifact.id: part.artifact.facts["took"] for part in search.made.values()}
+    audit = summary[chosen.name].audit
+    record = Compression(
+        model=artifact.id,
+        limit=limit.kind,
+        value=limit.value,
+        bytes=flops.weight_bytes(config),
+        bits_per_byte=base,
+        chosen=chosen.name,
+        plain=plain.name,
+        plain_fits=fits,
+        tried=tuple(tried),
+        front=front(tried),
+        test={
+            each: scores.bits_per_byte
+            for each in dict.fromkeys((chosen.name, plain.name))
+            if (scores := summary[each].evaluate) is not None
+        },
+        audit_passed=audit is not None and audit.passed,
+        seconds=round(sum(took.values()), 3),
+        tokens=search.tokens(),
+        left_out=tuple(left_out),
+    )
+    return Compressed(record, run)
+
+
+def reference_name(reference: str) -> str:
+    """Return a short name for a model's own measurement, as progress shows it."""
+    return plain_name(Path(reference).name)
+
+
+def _dense_decoder(artifact: Artifact) -> schema.ModelConfig:
+    """Return the config of a decoder of dense matrices; raise RequestError for other models."""
+    folder = artifact.path / "model"
+    if not folder.is_dir():
+        raise RequestError(f"compress: {artifact.id} holds no model")
+    config = load_any.own_config(folder, "compress")
+    if not isinstance(config, schema.ModelConfig):
+        raise RequestError(
+            f"compress: this is a baseline (kind: {config.kind}), and ways are for decoders; use "
+            f"flyweight quantize"
+        )
+    if config.adapters:
+        raise RequestError(
+            "compress: the model has adapters; merge them first (flyweight merge), and compress "
+            "the result"
+        )
+    kinds = (kind_of(config, name) for name in linear_names(config))
+    packed = next((kind.label for kind in kinds if not kind.plain), None)
+    if packed is not None:
+        raise RequestError(
+            f"compress: its matrices are stored as {packed} already; start from the dense model "
+            f"that it was made from"
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The text of a compression: `data` where one was named, `read` with all fields, its size."""
+
+    data: schema.Data | None
+    read: schema.Data
+    tokens: int
+    short: tuple[str, ...] = ()
+
+
+def _text(
+    artifact: Artifact, config: schema.ModelConfig, data: str | Path | None, runner: Runner
+) -> _Text:
+    """Return the named text or that of the model's training; raise RequestError for neither."""
+    if data is not None:
+        named = schema.Data.model_validate(data_for(artifact, str(data)))
+        return _Text(named, named, _train_tokens(runner.corpus(named, artifact)))
+    folder = artifact.path.parent / str(artifact.facts.get("corpus"))
+    if not (folder / "manifest.json").is_file():
+        raise RequestError(
+            f"compress: {artifact.id} has no text here to choose on; name one with --data"
+        )
+    packed = Artifact.open(folder)
+    fields = {**packed.identity["config"], "context": load_any.window(config)}
+    own = schema.Data.model_validate(fields, context={"resolved": True})
+    runner.register_corpus(own, packed)
+    return _Text(None, own, _train_tokens(packed))
+
+
+def _train_tokens(corpus: Artifact) -> int:
+    return Meta.load(corpus.path / "corpus" / "meta.json").splits["train"].tokens
+
+
+def _calibration(
+    text: _Text, config: schema.ModelConfig, left_out: list[str]
+) -> schema.Calibration | None:
+    """Return the text that weighs changes; None where the training split is too short for one."""
+    usual = schema.Calibration().tokens
+    tokens = max(1, min(usual, text.tokens // 2))
+    calibration = schema.Calibration(tokens=tokens, data=text.data)
+    try:
+        check_length(calibration, config, text.tokens)
+    except RequestError:
+        left_out.append(
+            f"GPTQ: the training split has {text.tokens:,} tokens, too few for two windows"
+        )
+        return None
+    return calibration
+
+
+def _recovery(
+    artifact: Artifact,
+    config: schema.ModelConfig,
+    text: _Text,
+    share: float,
+    left_out: list[str],
+) -> Recovery | None:
+    """Return the training that follows the removal of parts; None for one of no tokens."""
+    if share == 0:
+        return None
+    original = original_tokens(artifact)
+    if original is None:
+        left_out.append(
+            "nobody knows here how many tokens the model was trained on: the share to recover is "
+            "of the text's training split"
+        )
+    window = text.read.context
+    tokens = round(share * (text.tokens if original is None else original))
+    if tokens < window or text.tokens <= window:
+        left_out.append(
+            f"recovery: {tokens:,} tokens of {text.tokens:,} are less than one row of {window:,}"
+        )
+        return None
+    fields = default_training("full", config, task=False)
+    rest = {key: value for key, value in fields.items() if key not in ("epochs", "time")}
+    batch = min(16, max(1, tokens // (window * LEAST_STEPS)))
+    train = schema.Train.model_validate({**rest, "tokens": tokens, "batch": batch})
+    return Recovery(text.read, train)
+
+
+def _with_a_plain_one(worth: list[Way], found: list[Way]) -> list[Way]:
+    """Return the ways with the smallest plain one in front, where none of them is plain."""
+    if any(way.plain for way in worth):
+        return worth
+    plain = (way for way in found if way.plain)
+    return [min(plain, key=lambda way: way.bytes), *worth]
+
+
+def _reported(
+    stages: dict[str, schema.StageConfig],
+    compared: tuple[Tried, Tried],
+    text: _Text,
+    name: str | None,
+    artifact: Artifact,
+    session: Session,
+) -> Run:
+    """Run the recipe of all tries, which are there already: it tests the two that are compared."""
+    recipe = schema.Recipe(
+        name=name or "compress",
+        seed=session.seed,
+        stages=stages,
+        report=schema.Report(
+            compare=tuple(dict.fromkeys(one.name for one in compared)), data=text.data
+        ),
+    )
+    if name is None:
+        recipe = under_a_free_name(recipe, f"compress-{plain_name(artifact.id)}", session)
+    return run_checked(recipe, session)

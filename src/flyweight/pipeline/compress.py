@@ -1,0 +1,183 @@
+"""The search of `compress`: ways to a smaller model, made and measured on validation text.
+
+Every try is an ordinary artifact, so what is finished is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flyweight.checkpoints import load_any
+from flyweight.compression.choice import choose, fits
+from flyweight.compression.ways import Way, first_fits, steps
+from flyweight.config import schema
+from flyweight.config.limits import Limit
+from flyweight.config.units import format_size, size_word
+from flyweight.errors import RequestError
+from flyweight.pipeline.recipe import Runner, StageResult
+from flyweight.records.bench import Speed
+from flyweight.records.compression import Tried
+from flyweight.records.likelihood import Likelihood
+from flyweight.records.metric import Metric
+from flyweight.spec import flops
+from flyweight.store.artifact import Artifact
+
+
+@dataclass
+class Search:
+    """Tries of one model within one limit.
+
+    `reference` names the model in recipes. `data` is the text to measure on, None for the one that
+    the model was trained on.
+    """
+
+    runner: Runner
+    source: Artifact
+    reference: str
+    config: schema.ModelConfig
+    limit: Limit
+    data: schema.Data | None = None
+    made: dict[str, StageResult] = field(default_factory=dict[str, StageResult])
+    speeds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def validation(self, artifact: Artifact, name: str) -> Metric:
+        """Return the bits per byte of a model on the validation split."""
+        config = self.evaluation(name)
+        measured = self.runner.make(name, config, {"input": artifact}).artifact
+        return Likelihood.from_metrics(measured.metrics()).bits_per_byte
+
+    def evaluation(self, name: str) -> schema.Evaluate:
+        """Return the stage that measures a way on the validation split."""
+        return schema.Evaluate(stage="evaluate", input=name, data=self.data, split="validation")
+
+    def worth(self, ways: Sequence[Way]) -> list[Way]:
+        """Return the ways that are worth a try; raise RequestError where none can be within.
+
+        Bytes are counted. Speeds are measured of random weights in the same shapes: so a limit that
+        cannot be met is refused before anything is trained.
+        """
+        if self.limit.kind == "speed":
+            return self._fast(ways)
+        ways = [way for way in ways if "int8_dynamic" not in way.form]  # it is faster, no smaller
+        if self.limit.kind == "loss":
+            return ways
+        whole = flops.weight_bytes(self.config)
+        if whole <= self.limit.value:
+            raise RequestError(
+                f"--bytes: the model takes {format_size(whole)} already, which is within the limit"
+            )
+        # Int8 is smaller than any share of a dense model that is left here, and loses less.
+        known = [way for way in ways if way.form != "dense"]
+        within = first_fits(known, lambda way: way.bytes <= self.limit.value)
+        if not within:
+            least = min(ways, key=lambda way: way.bytes)
+            raise RequestError(
+                f"--bytes: no way is so small; the nearest is {least.name}, which takes "
+                f"--bytes {size_word(least.bytes)}"
+            )
+        return within
+
+    def _fast(self, ways: Sequence[Way]) -> list[Way]:
+        """Return the ways that are fast enough, with those of one shape measured once."""
+        # Zeros are no faster as a rule, and a token looks up one row of a table.
+        known = [way for way in ways if way.config is not None and "tables" not in way.form]
+        within = first_fits(known, lambda way: self.speed(way) >= self.limit.value)
+        if not within:
+            best = max(known, key=self.speed)
+            raise RequestError(
+                f"--speed: no way is so fast here; the nearest is {best.name}, at "
+                f"{self.speed(best):.2f}x"
+            )
+        return within
+
+    def speed(self, way: Way) -> float:
+        """Return how many times as fast as the model a way's shape generates."""
+        assert way.config is not None
+        return self._rate(way.config) / self._rate(self.config)
+
+    def _rate(self, config: schema.Architecture) -> float:
+        """Return the tokens per second that random weights in a shape generate, one at a time."""
+        key = config.model_dump_json()
+        if key not in self.speeds:
+            fresh = schema.Initialise(stage="init", model=config)
+            shape = self.runner.make("shape", fresh, {}).artifact
+            bench = schema.Bench(stage="bench", input="shape")
+            measured = self.runner.make("shape", bench, {"input": shape}).artifact
+            speed = Speed.from_metrics(measured.metrics())
+            self.speeds[key] = speed.decode_tokens_per_s.value
+        return self.speeds[key]
+
+    def tries(self, ways: Sequence[Way], base: float) -> Iterator[tuple[Way, Tried]]:
+        """Make the ways in turn and yield each with its measurements.
+
+        For a limit of loss, a way that is not plain has to be smaller than the best one so far. One
+        that loses too much ends its form: to remove more would lose more.
+        """
+        smallest, ended = float("inf"), set[str]()
+        for way in ways:
+            skips = way.bytes >= smallest or way.form in ended
+            if self.limit.kind == "loss" and not way.plain and skips:
+                continue
+            one = self._try(way)
+            if fits(one, self.limit, base):
+                smallest = min(smallest, one.bytes)
+            else:
+                ended.add(way.form)
+            yield way, one
+
+    def _try(self, way: Way) -> Tried:
+        """Make the stages of a way, each once, and measure the last on validation text."""
+        for name, config in way.stages.items():
+            if name not in self.made:
+                source = str(config.dependencies()["input"])
+                before = self.made[source].artifact if source in self.made else self.source
+                self.made[name] = self.runner.make(name, config, {"input": before})
+        result = self.made[way.name].artifact
+        kept = load_any.own_config(result.path / "model", way.name)
+        parts = [self.made[name] for name in way.stages]
+        return Tried(
+            name=way.name,
+            id=result.id,
+            steps=steps(way),
+            bytes=flops.weight_bytes(kept),
+            bits_per_byte=self.validation(result, way.name),
+            speed=self.speed(way) if self.limit.kind == "speed" else None,
+            plain=way.plain,
+            seconds=round(sum(part.artifact.facts["took"] for part in parts), 3),
+            tokens=trained_tokens(parts),
+        )
+
+    def tokens(self) -> int:
+        """Return the tokens that all tries together were trained on."""
+        return trained_tokens(list(self.made.values()))
+
+
+def trained_tokens(parts: Sequence[StageResult]) -> int:
+    """Return the tokens that stages were trained on."""
+    trained = (part for part in parts if isinstance(part.config, schema.TrainingStage))
+    return sum(part.artifact.facts["tokens"] for part in trained)
+
+
+def original_tokens(artifact: Artifact) -> int | None:
+    """Return the tokens that a model was trained on; None where that is not known.
+
+    A model that was made from another without training has those of the other.
+    """
+    if "tokens" in artifact.facts:
+        return int(artifact.facts["tokens"])
+    parent = artifact.identity["parents"].get("input")
+    folder = artifact.path.parent / str(parent)
+    if parent is None or not (Path(folder) / "manifest.json").is_file():
+        return None
+    return original_tokens(Artifact.open(folder))
+
+
+def stages_of(search: Search, ways: Mapping[str, Way]) -> dict[str, schema.StageConfig]:
+    """Return the stages of a recipe that makes what was tried, and measures it on validation."""
+    stages: dict[str, schema.StageConfig] = {}
+    for way in ways.values():
+        stages |= way.stages
+    measured = {f"{name}-validation": search.evaluation(name) for name in ways}
+    return {**stages, **measured}
