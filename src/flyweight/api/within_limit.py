@@ -5,7 +5,8 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flyweight.compression.choice import choose, choose_plain, front
 from flyweight.compression.ways import Recovery, Way, ways
 from flyweight.config import schema
 from flyweight.config.limits import Limit, share_of
+from flyweight.core.events import Watcher
 from flyweight.data.corpus import Meta
 from flyweight.errors import RequestError
 from flyweight.pipeline.compress import Search, original_tokens, stages_of
@@ -98,13 +100,14 @@ def compress(
         session.watch("left out", {"name": artifact.id, "why": line})
     found = ways(config, reference, calibration, recovery)
     worth = _with_a_plain_one(search.worth(found), found)
-    base = search.validation(artifact, reference_name(reference))
+    called = plain_name(Path(reference).name)
+    base = search.validation(artifact, called)
     made = list(search.tries(worth, base.value))
     tried = [one for _, one in made]
     chosen = choose(tried, limit, base.value)
     plain, fits = choose_plain(tried, limit, chosen, base.value)
     stages = stages_of(search, {way.name: way for way, _ in made})
-    run = _reported(stages, (chosen, plain), text, name, artifact, session)
+    run = _reported(stages, (chosen, plain), text, name, called, session)
     summary = {each.name: each for each in run.summary.models}
     took = {part.artifact.id: part.artifact.facts["took"] for part in search.made.values()}
     audit = summary[chosen.name].audit
@@ -130,11 +133,6 @@ def compress(
         left_out=tuple(left_out),
     )
     return Compressed(record, run)
-
-
-def reference_name(reference: str) -> str:
-    """Return a short name for a model's own measurement, as progress shows it."""
-    return plain_name(Path(reference).name)
 
 
 def _dense_decoder(artifact: Artifact) -> schema.ModelConfig:
@@ -256,7 +254,7 @@ def _reported(
     compared: tuple[Tried, Tried],
     text: _Text,
     name: str | None,
-    artifact: Artifact,
+    model: str,
     session: Session,
 ) -> Run:
     """Run the recipe of all tries, which are there already: it tests the two that are compared."""
@@ -269,5 +267,16 @@ def _reported(
         ),
     )
     if name is None:
-        recipe = under_a_free_name(recipe, f"compress-{plain_name(artifact.id)}", session)
-    return run_checked(recipe, session)
+        recipe = under_a_free_name(recipe, f"compress-{model}", session)
+    return run_checked(recipe, replace(session, watch=_without(stages, session.watch)))
+
+
+def _without(stages: Collection[str], watch: Watcher) -> Watcher:
+    """Return a watcher that is not told of stages again, nor that all of them were there."""
+
+    def told(kind: str, fields: dict[str, Any]) -> None:
+        again = kind == "all kept" or (kind == "made" and fields["reused"])
+        if not again and not (kind == "stage" and fields["name"] in stages):
+            watch(kind, fields)
+
+    return told

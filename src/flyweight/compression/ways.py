@@ -40,7 +40,10 @@ KINDS: tuple[tuple[LinearKind, LinearKind], ...] = (
     (Int3(), Int8()),
     (Int3(), Int4()),
 )
-"""Kinds of the blocks' matrices and of the tables, from many bytes to few."""
+"""Kinds of the blocks' matrices and of the tables, from many bytes to few.
+
+Names of ways say `tables4` where tables have 4 bits; otherwise they have 8.
+"""
 
 LEFT = (0.9, 0.75, 0.6, 0.45, 0.3)
 """Shares of heads and channels that stay where parts are removed."""
@@ -78,7 +81,7 @@ class Way:
     @property
     def name(self) -> str:
         """The name of the last stage."""
-        return next(reversed(self.stages))
+        return list(self.stages)[-1]
 
 
 def ways(
@@ -109,7 +112,7 @@ def _quantized(
     source: ModelConfig, reference: str, kind: LinearKind, tables: LinearKind, prefix: str = ""
 ) -> Way:
     """Return quantization to nearest, of a model or of what stands before it in a way."""
-    form = kind.kind if isinstance(tables, Int8) else f"{kind.kind}-tables-{tables.kind}"
+    form = kind.kind if isinstance(tables, Int8) else f"{kind.kind}-tables4"
     stage = Quantize(stage="quantize", input=reference, kind=kind, embedding=tables)
     config = quantized(source, kind, tables)
     stages = {f"{prefix}{form}": stage}

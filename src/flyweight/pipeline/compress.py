@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flyweight.checkpoints import load_any
-from flyweight.compression.choice import choose, fits
+from flyweight.compression.choice import fits
 from flyweight.compression.ways import Way, first_fits, steps
 from flyweight.config import schema
 from flyweight.config.limits import Limit

@@ -11,10 +11,10 @@ from flyweight.records.sealed import Record
 class Tried(Record):
     """One way to a smaller model, measured on the validation split.
 
-    `steps` say what was done. `bytes` are those of its weights, `speed` how many times as fast as the model it generates
-    (None where no speed was asked for). `plain` is quantization to nearest and nothing else.
-    `seconds` and `tokens` are what making it took, parts that it shares with others included:
-    `tokens` were trained on.
+    `steps` say what was done. `bytes` are those of its weights. `speed` is how many times as fast
+    as the model it generates, None where no speed was asked for. `plain` is quantization to nearest
+    and nothing else. `seconds` and `tokens` are what making it took, parts that it shares with
+    others included: `tokens` were trained on.
     """
 
     name: str

@@ -18,7 +18,8 @@ def show(result: Compressed) -> None:
     chosen = found[found.chosen]
     prose(Text(_headline(found, chosen), "bold"))
     say("", *(f"  {place}. {step}" for place, step in enumerate(chosen.steps, 1)), "")
-    say(drawn(_heads(found), [(each.name, _cells(found, each)) for each in found.tried]))
+    rows = [(each.name, _cells(found, each)) for each in found.tried]
+    say(drawn(_heads(found), rows, about={"bits/byte": "on validation text"}))
     prose("", _against_plain(found))
     trained = f"{found.tokens:,} tokens of training" if found.tokens else "no training"
     prose(
@@ -27,7 +28,7 @@ def show(result: Compressed) -> None:
     )
     prose(*(Text(f"left out: {line}", "yellow") for line in found.left_out))
     if not found.audit_passed:
-        prose(Text("The audit of the result failed: see its report.", "bold red"))
+        prose(Text("The audit of the result failed: flyweight audit says where.", "bold red"))
     say("", f"model: {result.model.path}", f"report: {result.run.report}")
 
 
@@ -42,7 +43,7 @@ def _headline(found: Compression, chosen: Tried) -> str:
 
 def _heads(found: Compression) -> tuple[str, ...]:
     speed = ("speed",) if found.limit == "speed" else ()
-    return ("way", "weights", *speed, "bits per byte (validation)", "front", "made in")
+    return ("way", "weights", *speed, "bits/byte", "front", "made in")
 
 
 def _cells(found: Compression, each: Tried) -> Cells:
@@ -59,9 +60,10 @@ def _against_plain(found: Compression) -> str:
         return f"Plain quantization is the best way here: {test} bits per byte on the test split."
     plain = found[found.plain]
     size = format_size(plain.bytes)
-    which = f"the best within the limit is {plain.name} ({size})"
+    within = "as small" if found.limit == "loss" else "within the limit"
+    which = f"the best {within} is {plain.name} ({size})"
     if not found.plain_fits:
-        which = f"none is within the limit, and the smallest is {plain.name} ({size})"
+        which = f"none is {within}, and the smallest is {plain.name} ({size})"
     scores = [format_bits(found.test[name].value) for name in (found.plain, found.chosen)]
     return (
         f"Of plain quantization {which}: {scores[0]} bits per byte on the test split, and "

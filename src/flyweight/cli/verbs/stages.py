@@ -188,7 +188,9 @@ def compress(
             name=name,
             session=session,
         )
-    shared.answer(result.json() if shared.as_json else result, compression.show)
+    shared.answer(result.json(), lambda _: compression.show(result))
+    if not result.record.audit_passed:
+        raise typer.Exit(1)
 
 
 def finetune(
