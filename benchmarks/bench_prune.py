@@ -1,6 +1,6 @@
 """Bits per byte of pruned models: each method at each sparsity, one-shot and after recovery.
 
-    python benchmarks/bench_prune.py [--corpus python-stdlib] [--steps 600] [--recovery 60]
+    python benchmarks/bench_prune.py [--corpus tiny-shakespeare] [--steps 400] [--recovery 40]
 
 A model of 4 x 128 is trained, pruned, and trained further for `--recovery` steps. `dense` is the
 model as it was and, under `after recovery`, trained further for as long. Numbers are of the test
@@ -47,9 +47,9 @@ def recipe(corpus: str, steps: int, recovery: int) -> dict[str, Any]:
             stages[f"{name}-back"] = {**recover, "input": name}
     return {
         "name": "bench-prune",
-        "data": {"corpus": corpus, "tokenizer": {"kind": "bpe", "vocab": 2048}, "context": 128},
+        "data": {"corpus": corpus, "tokenizer": {"kind": "bpe", "vocab": 1024}, "context": 128},
         "model": {"dim": 128, "layers": 4, "attention": {"heads": 4}},
-        "train": {"batch": 16, "validations": 1, "precision": "fp32", "optimizer": "muon"},
+        "train": {"batch": 8, "validations": 1, "precision": "fp32", "optimizer": "muon"},
         "stages": stages,
         "report": {"measure": ["evaluate"]},
     }
@@ -63,9 +63,9 @@ def stage_name(method: str, share: str) -> str:
 def main() -> None:
     """Run the recipe and write one row for each model and number."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", default="python-stdlib")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--recovery", type=int, default=60)
+    parser.add_argument("--corpus", default="tiny-shakespeare")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--recovery", type=int, default=40)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     session = Session(runs=options.runs, threads=1)

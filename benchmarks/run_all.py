@@ -26,6 +26,7 @@ BENCHMARKS = {
     "objectives": ["bench_objectives.py"],
     "training": ["bench_training.py"],
     "finetuning": ["bench_finetuning.py"],
+    "generate": ["bench_generate.py"],
     "linear_quant": ["bench_linear_quant.py"],
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],

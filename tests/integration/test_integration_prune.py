@@ -15,6 +15,7 @@ from flyweight.api import Session
 from flyweight.cli.app import app
 from flyweight.config import load as config_load
 from flyweight.config.graph import leave_out
+from flyweight.config.schema import ModelConfig
 from flyweight.model import folder
 from flyweight.model.masked import masks_of, unpack_bits
 
@@ -225,3 +226,23 @@ def test_a_pruned_model_is_packed_and_then_left_as_it_is(tmp_path: Path) -> None
                 run(tmp_path, outside)
     with pytest.raises(fw.RequestError, match="no masks"):
         fw.pack("pruned:base", session=session)
+
+
+def test_fewer_heads_and_channels_are_an_ordinary_model_that_trains_on(tmp_path: Path) -> None:
+    fields = {"stage": "prune", "input": "base", "method": "structured"}
+    stages = {
+        "small": {**fields, "heads": 1, "hidden": 48},
+        "felt": {**fields, "heads": 1, "score": "taylor", "calibration": {"tokens": 1024}},
+        "back": {**TUNE, "input": "small"},
+        "int8": {"stage": "quantize", "input": "back", "kind": "int8"},
+    }
+    result = run(tmp_path, recipe(tmp_path, **stages))
+    facts = result["small"].facts
+    assert facts["parameters"] < facts["parameters_before"]
+    config = folder.load_config(result["back"].path / "model")
+    assert isinstance(config, ModelConfig)
+    assert (config.attention.heads, config.mlp.hidden) == (1, 48)
+    assert not config.linears
+    assert "parameters" in (result["small"].path / "README.md").read_text()
+    with pytest.raises(fw.RequestError, match="not fewer"):
+        run(tmp_path, recipe(tmp_path, small={**fields, "heads": 2}))

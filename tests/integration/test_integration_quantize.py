@@ -15,8 +15,10 @@ from flyweight.api import Session
 from flyweight.cli.app import app
 from flyweight.compression import stages as compression_stages
 from flyweight.config import load as config_load
+from flyweight.config.schema import Int3
 from flyweight.errors import RequestError
 from flyweight.model import folder
+from flyweight.model.rounding import round_in_training
 
 GPTQ = {"rounding": "gptq", "calibration": {"tokens": 1024}}
 
@@ -200,3 +202,35 @@ def test_a_group_is_for_kinds_that_have_groups(place: Path) -> None:
 def test_a_packed_model_is_refused_before_it_is_calibrated(place: Path) -> None:
     with pytest.raises(RequestError, match="quantized already"):
         run(place, small=quantized(), twice={**quantized(**GPTQ), "input": "small"})
+
+
+def test_a_model_trained_for_a_rounding_is_what_it_is_rounded_to(place: Path) -> None:
+    tuned = {"stage": "finetune", "input": "dense", "method": "full", "train": {"steps": 4}}
+    rounded = {**tuned, "round": "int3"}
+    result = run(
+        place, plain=tuned, qat=rounded, small={**quantized(embedding="dense"), "input": "qat"}
+    )
+    assert result["qat"].id != result["plain"].id
+    assert "to be rounded to `int3`" in (result["qat"].path / "README.md").read_text()
+    qat = folder.load(result["qat"].path / "model").eval()
+    small = folder.load(result["small"].path / "model").eval()
+    round_in_training(qat, qat.config, Int3())
+    tokens = torch.arange(20)[None] + 40
+    torch.testing.assert_close(small(tokens), qat(tokens), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"round": "int8_dynamic"}, "round: int8_dynamic is not a rounding of weights alone"),
+        ({"round": "int3", "method": "lora"}, "round: this method leaves the matrices of blocks"),
+        ({"round": "int9"}, "int9"),
+        ({"round": "int3", "train": {"memory": {"weights": "bf16"}}}, "rounded already"),
+    ],
+)
+def test_roundings_that_cannot_be_trained_are_refused(place, fields, message) -> None:
+    tuned = {"stage": "finetune", "input": "dense", "method": "full", **fields}
+    raw = recipe(place, tuned=tuned)
+    raw["train"]["precision"] = "bf16"
+    with pytest.raises(RequestError, match=message):
+        config_load.recipe(raw)

@@ -57,7 +57,7 @@ def round_by_inputs(
     nearest = output_error(weight, layer.dense().float(), gram)
     state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     layer.fit(within)
-    codes = _codes(layer, weight, _corrections(gram, damping), kept)
+    codes = _codes(layer, weight, corrections(gram, damping), kept)
     layer.store(codes, 0, layer.out_features)
     gptq = output_error(weight, layer.dense().float(), gram)
     if gptq > nearest:
@@ -82,7 +82,7 @@ def output_error(weight: Tensor, rounded: Tensor, gram: Tensor) -> float:
     return float((changed.clamp(min=0) / whole.clamp(min=1e-30)).sqrt())
 
 
-def _corrections(gram: Tensor, damping: float) -> Tensor:
+def corrections(gram: Tensor, damping: float) -> Tensor:
     """Return the upper Cholesky factor of the damped gram's inverse: (in, in) float32.
 
     Inputs that are always zero count as independent ones. The inverse is computed in float64.

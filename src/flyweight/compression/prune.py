@@ -153,7 +153,10 @@ def _pruned_by(
 ) -> tuple[Tensor, Tensor]:
     """Return a layer's new weight (out, in) and which of its numbers are kept."""
     if config.method == "sparsegpt":
-        return prune_by_inputs(layer.weight, read.gram, sparsity, config.pattern, layer.kept())
+        damping = config.calibration.damping
+        return prune_by_inputs(
+            layer.weight, read.gram, sparsity, config.pattern, layer.kept(), damping
+        )
     score = layer.weight.float().abs() * read.norms()  # Wanda (Sun et al. 2023)
     score = score.masked_fill(~layer.kept(), ALREADY)
     if config.pattern is not None:

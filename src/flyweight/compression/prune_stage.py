@@ -12,11 +12,14 @@ from flyweight.checkpoints import load_any
 from flyweight.checkpoints.reading import check_reads
 from flyweight.compression.calibration import calibration_batches
 from flyweight.compression.prune import prune, pruned_config
+from flyweight.compression.structured import shrink, shrinking_facts, shrunk_config
 from flyweight.compression.sweep import Swept, sweep
 from flyweight.compression.written import inherited, write_model
+from flyweight.config.baselines import Architecture
 from flyweight.config.pruning import Prune, SparsitySweep
 from flyweight.data.corpus import Corpus
 from flyweight.model.build import Model
+from flyweight.model.decoder import Decoder
 from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
@@ -29,8 +32,12 @@ class PruneStage(Stage[Prune]):
         """Write the pruned `model/`; the facts have the zeros that are found in it."""
         source, device = inputs.model("input"), context.runtime.device
         what = f"stages.{inputs.name}.input"
-        pruned_config(load_any.own_config(source, what), config)  # before anything is read
+        _planned(load_any.own_config(source, what), config)  # before anything is read
         model = load_any.decoder(source, device, what).eval()
+        if config.method == "structured":
+            small, facts = _with_fewer_parts(model, config, inputs, context)
+            write_model(small, source, draft)
+            return {**inherited(inputs), **facts}
         pruned = partial(
             prune,
             model,
@@ -50,14 +57,31 @@ class PruneStage(Stage[Prune]):
         return {**inherited(inputs), **sparsity_facts(result), **facts}
 
     def plan(self, config: Prune, inputs: PlannedInputs) -> Outline:
-        """Return the input's model with masks."""
+        """Return the input's model with masks, or with fewer parts."""
         source = inputs.models.get("input")
-        return Outline() if source is None else Outline(pruned_config(source, config))
+        return Outline() if source is None else Outline(_planned(source, config))
+
+
+def _planned(source: Architecture, config: Prune) -> Architecture:
+    """Return the config of what a model becomes; raise RequestError where it cannot."""
+    if config.method == "structured":
+        return shrunk_config(source, config)
+    return pruned_config(source, config)
+
+
+def _with_fewer_parts(
+    model: Model, config: Prune, inputs: Inputs, context: Context
+) -> tuple[Model, dict[str, Any]]:
+    """Return the model with fewer heads, channels or layers, and what that saves."""
+    assert isinstance(model, Decoder)
+    batches = _batches(config, model, inputs, context)
+    small = shrink(model, config, context.runtime.seed, batches)
+    return small, shrinking_facts(model.config, small.config)
 
 
 def _batches(config: Prune, model: Model, inputs: Inputs, context: Context) -> list[Tensor]:
     """Return the calibration text as batches of tokens (B, T), where the method reads one."""
-    if config.weighs_inputs:
+    if config.weighs_inputs or config.score == "taylor":
         seed = context.runtime.seed
         return calibration_batches(config.calibration, model.config, inputs, seed)
     if config.calibrates:

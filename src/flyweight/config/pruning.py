@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag, field_validator
 
-from flyweight.config.base import Strict
+from flyweight.config.base import PositiveInt, Strict
 from flyweight.config.compression import Calibrated
 from flyweight.config.sparse_kinds import Pattern
 from flyweight.config.stage import INHERITED, Origin, StageConfig
@@ -21,6 +21,10 @@ CALIBRATED = ("wanda", "sparsegpt")
 
 HALF = 0.5
 """The sparsity of the pattern 2:4."""
+
+
+def _none(value: object) -> bool:
+    return value is None
 
 
 class Within(Strict):
@@ -82,23 +86,33 @@ class Prune(Calibrated):
     named.
 
     The model is neither smaller nor faster: the stage `pack` stores less.
+
+    `structured` removes whole parts instead, and makes an ordinary smaller and faster model. Each
+    layer keeps `heads` heads and `hidden` channels of its MLP. `layers` are those that stay, or how
+    many. `score` says which: by the size of their weights, by the change of the loss without them
+    (`taylor`, Molchanov et al. 2019, which reads the calibration text), or by chance.
     """
 
     stage: Literal["prune"]
     input: str
-    method: Literal["magnitude", "wanda", "sparsegpt", "random"] = "magnitude"
+    method: Literal["magnitude", "wanda", "sparsegpt", "random", "structured"] = "magnitude"
     of: Literal["weights", "adapters"] = "weights"
     scope: Literal["global", "layer"] = "layer"
     sparsity: AnySparsity | None = None
     pattern: Pattern | None = None
     targets: Patterns = ("blocks",)
+    heads: PositiveInt | None = Field(default=None, exclude_if=_none)
+    hidden: PositiveInt | None = Field(default=None, exclude_if=_none)
+    layers: PositiveInt | tuple[NonNegativeInt, ...] | None = Field(default=None, exclude_if=_none)
+    score: Literal["magnitude", "taylor", "random"] | None = Field(default=None, exclude_if=_none)
 
     makes_model: ClassVar[bool] = True
 
     @property
     def calibrates(self) -> bool:
         """Inputs are gathered on a text, and a choice among sparsities is made on one."""
-        return self.weighs_inputs or isinstance(self.sparsity, SparsitySweep)
+        swept = isinstance(self.sparsity, SparsitySweep)
+        return self.weighs_inputs or swept or self.score == "taylor"
 
     @property
     def weighs_inputs(self) -> bool:
@@ -119,6 +133,7 @@ class Prune(Calibrated):
         """Return every contradiction between the fields."""
         return [
             *super().faults(),
+            *self._structured_faults(),
             *self._method_faults(),
             *self._pattern_faults(),
             *self._adapter_faults(),
@@ -126,13 +141,31 @@ class Prune(Calibrated):
 
     def _pattern_faults(self) -> Iterator[str]:
         if self.pattern is None:
-            if self.sparsity is None:
+            if self.sparsity is None and self.method != "structured":
                 yield "sparsity: say which share of the weights becomes zero, such as 0.5"
             return
         if self.sparsity not in (None, HALF):
             yield "sparsity: the pattern 2:4 makes half of the weights zero; leave sparsity out"
         if self.scope == "global":
             yield "scope: the pattern 2:4 compares four weights with each other; leave scope out"
+
+    def _structured_faults(self) -> Iterator[str]:
+        parts = {"heads": self.heads, "hidden": self.hidden, "layers": self.layers}
+        if self.method != "structured":
+            for name in (name for name, value in parts.items() if value is not None):
+                yield f"{name}: {self.method} removes no whole parts; use method: structured"
+            if self.score is not None:
+                yield f"score: {self.method} is a score of its own; use method: structured"
+            return
+        if all(value is None for value in parts.values()):
+            yield "method: structured: say how many heads, hidden channels or layers stay"
+        others = {"sparsity": self.sparsity, "pattern": self.pattern}
+        for name in (name for name, value in others.items() if value is not None):
+            yield f"{name}: structured removes whole parts; leave {name} out"
+        if self.of == "adapters" or self.scope == "global" or self.targets != ("blocks",):
+            yield "of, scope, targets: structured removes parts of blocks; leave them out"
+        if isinstance(self.layers, tuple) and list(self.layers) != sorted(set(self.layers)):
+            yield "layers: name each layer once, in their order"
 
     def _method_faults(self) -> Iterator[str]:
         if not self.weighs_inputs:
@@ -152,6 +185,8 @@ class Prune(Calibrated):
 
     def role(self) -> str:
         """Return what it was made from, and how much of it is zero."""
+        if self.method == "structured":
+            return f"{self.input} with fewer parts"
         swept = isinstance(self.sparsity, SparsitySweep)
         share = "as much as it can bear" if swept else f"{self.share:.0%}"
         what = "adapters" if self.of == "adapters" else "weights"
@@ -160,6 +195,14 @@ class Prune(Calibrated):
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
+        if origin.config["method"] == "structured":
+            facts = origin.facts
+            fewer = 1 - facts["parameters"] / facts["parameters_before"]
+            faster = 1 - facts["forward_flops"] / facts["forward_flops_before"]
+            return (
+                f"{origin.parent('input')} with {fewer:.0%} of its parameters and {faster:.0%} of "
+                f"its FLOPs removed: whole heads, channels or layers"
+            )
         method, pattern = origin.quote(origin.config["method"]), origin.config.get("pattern")
         shape = "" if pattern is None else f" in the pattern {origin.quote(pattern)}"
         if origin.config.get("of") == "adapters":

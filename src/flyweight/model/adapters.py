@@ -68,6 +68,8 @@ def multiply(layer: LinearLayer, x: Tensor, read: Read = FIRST) -> Tensor:
 
     A library may have put a layer of its own around it, as peft does: ours are around that one.
     """
+    if getattr(layer, "adapters", None) == ():  # nearly always, and for every matrix of every token
+        return layer(x)
     own = layer if isinstance(layer, LinearLayer) else getattr(layer, "base_layer", None)
     if not isinstance(own, LinearLayer) or not own.adapters:
         return layer(x)

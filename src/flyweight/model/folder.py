@@ -126,10 +126,23 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
         raise FlyweightError(
             f"{path}: does not fit {CONFIG}: {_some(faults)}; save the model again"
         )
+    tensors = _aligned(tensors)
     model.load_state_dict(tensors, assign=True)
     return model.to(
         model.dtype
     )  # packed layers keep no tensor that tells them which float to unpack into
+
+
+def _aligned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors whose int8 codes lie where kernels read aligned vectors.
+
+    A tensor lies in a mapped file where its header ends. Where one has to be copied, all are: a
+    file of which any tensor is left stays mapped, with the pages of those that were copied.
+    """
+    codes = (tensor for tensor in tensors.values() if tensor.dtype is torch.int8)
+    if all(tensor.data_ptr() % 64 == 0 for tensor in codes):
+        return tensors
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _some(faults: list[str]) -> str:

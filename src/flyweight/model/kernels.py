@@ -43,18 +43,21 @@ class Format(IntEnum):
     FLOAT32 = 0
     BFLOAT16 = 1
     ROWS_INT8 = 2
-    BLOCKS_4BIT = 3
-    BLOCKS_4BIT_NESTED = 4
+    ROWS_INT8_DYNAMIC = 3
+    BLOCKS_3BIT = 4
+    BLOCKS_4BIT = 5
 
 
 @dataclass(frozen=True)
 class Stored:
     """A matrix (out, in) as it lies in memory, for the compiled products.
 
-    `weights` are floats (out, in), int8 codes (out, in), or two 4-bit codes a byte, the first in
-    the high half, (out, ceil(in / 2)). `scales` are bfloat16 (out,) of int8, float32 (out, blocks)
-    of 4 bits, or bytes (out, blocks) with their groups' offsets and steps, `ranges` (2, groups, 1).
-    `levels` (16,) is what each 4-bit code stands for, in float32; a `block` is even.
+    `weights` are floats (out, in) or int8 codes (out, in). Codes of 4 bits are two a byte, the
+    first in its high half: (out, ceil(in / 2)). Codes of 3 bits are eight in three bytes, the first
+    in the highest bits: (out, 3 * ceil(in / 8)). `scales` of int8 are bfloat16 (out,). The others
+    have (out, blocks) of float32, bfloat16, or bytes; of bytes, `ranges` (2, groups, 1) are the
+    groups' offsets and steps. `levels` (16,) is what each code stands for, in float32; of 3 bits
+    the same eight twice. A `block` of 4 bits is even.
     """
 
     format: Format
@@ -68,6 +71,8 @@ class Stored:
     def runs(self) -> bool:
         """Return whether the tensors are where the compiled code can read them."""
         held = (self.weights, self.scales, self.ranges, self.levels)
+        if self.format == Format.BLOCKS_4BIT and self.block % 2:
+            return False
         return all(part is None or (part.is_cpu and part.is_contiguous()) for part in held)
 
 
@@ -85,7 +90,10 @@ class _Matrix(ctypes.Structure):
     """The struct `matrix` of `kernels.c`."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("format", "out", "in_", "block", "groups")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("format", "scale_format", "out", "in_", "block", "groups")
+        ),
         *((name, ctypes.c_void_p) for name in ("weights", "scales", "ranges", "levels", "bias")),
     )
 
@@ -100,7 +108,8 @@ class Product:
         self.threads = threads if self.out * stored.in_features >= _ALONE else 1
         groups = 0 if stored.ranges is None else stored.ranges.shape[1]
         self.matrix = _Matrix(
-            *(stored.format, self.out, stored.in_features, stored.block, groups),
+            *(stored.format, _scale_format(stored)),
+            *(self.out, stored.in_features, stored.block, groups),
             *map(_address, (stored.weights, stored.scales, stored.ranges, stored.levels, bias)),
         )
         self.at = ctypes.addressof(self.matrix)
@@ -108,15 +117,20 @@ class Product:
 
     def __call__(self, x: Tensor, rows: int) -> Tensor:
         """Return the product of x (..., in), of so many rows in all: (..., out)."""
-        dtype = x.dtype
-        if dtype != torch.float32:
-            x = x.float()
-        if not x.is_contiguous():
-            x = x.contiguous()
-        y = x.new_empty((*x.shape[:-1], self.out))
-        if self.multiply(self.at, x.data_ptr(), y.data_ptr(), rows, self.threads):
+        read = x if x.dtype is torch.float32 else x.float()
+        if not read.is_contiguous():
+            read = read.contiguous()
+        y = torch.empty((*x.shape[:-1], self.out), dtype=torch.float32)
+        if self.multiply(self.at, read.data_ptr(), y.data_ptr(), rows, self.threads):
             raise MemoryError("no memory for a matrix product")
-        return y if dtype == torch.float32 else y.to(dtype)
+        return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+
+def _scale_format(stored: Stored) -> int:
+    """Return how the scales lie, as `kernels.c` numbers it."""
+    if stored.ranges is not None:
+        return 2
+    return 0 if stored.scales is None else int(stored.scales.dtype == torch.bfloat16)
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -155,11 +169,14 @@ class Engine:
         rows = x.numel() // x.shape[-1]
         if rows > MOST_ROWS or not rows:
             return None
-        if layer not in self.products:
-            self.products[layer] = self._bound(layer)
-        product = self.products[layer]
-        if product is None or not self.marked:
-            return None if product is None else product(x, rows)
+        try:
+            product = self.products[layer]
+        except KeyError:
+            product = self.products[layer] = self._bound(layer)
+        if product is None:
+            return None
+        if not self.marked:
+            return product(x, rows)
         with record_function(MARK):
             return product(x, rows)
 

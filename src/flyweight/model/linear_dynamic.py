@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.linear_kinds import Int8Dynamic
-from flyweight.model.kernels import Stored
+from flyweight.model.kernels import Format, Stored
 from flyweight.model.linear_quant import Int8Linear
 from flyweight.model.packed import DeviceKernel, Kernel
 
@@ -58,8 +58,8 @@ class Int8DynamicLinear(Int8Linear):
     fast = _FAST
 
     def stored(self) -> Stored | None:
-        """Return None: the compiled products round no inputs."""
-        return None
+        """Return the codes and scales; the compiled product rounds its inputs the same way."""
+        return Stored(Format.ROWS_INT8_DYNAMIC, self.codes, self.in_features, self.scales)
 
     def reference(self, x: Tensor) -> Tensor:
         """Return x W^T with sums of integers that floats hold exactly: (N, in) -> (N, out)."""

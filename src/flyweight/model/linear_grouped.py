@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.linear_kinds import Grouped, Int3, Int4, LinearKind
+from flyweight.model.kernels import Format, Stored
 from flyweight.model.linear_quant import packed_pairs
 from flyweight.model.rounded import Rounded
 
@@ -85,6 +86,18 @@ class GroupedLinear(Rounded):
         flat = index.reshape(-1).long()
         values = self._values(self.codes[flat], self.scales[flat])
         return values.to(self.dtype).view(*index.shape, self.in_features)
+
+    def stored(self) -> Stored | None:
+        """Return the codes and the groups' scales as the compiled products read them."""
+        levels = _table(self.bits, 1)[:, 0]
+        return Stored(
+            Format.BLOCKS_4BIT if self.bits == 4 else Format.BLOCKS_3BIT,
+            self.codes,
+            self.in_features,
+            self.scales,
+            levels=torch.from_numpy(np.resize(levels, 16)),
+            block=self.group,
+        )
 
     def kernel_mismatch(self) -> str | None:
         """Return None: there is only the reference."""

@@ -280,7 +280,7 @@ class NF4Linear(Rounded):
     def stored(self) -> Stored | None:
         """Return the codes and the blocks' scales as the compiled products read them."""
         return Stored(
-            Format.BLOCKS_4BIT_NESTED if self.nested else Format.BLOCKS_4BIT,
+            Format.BLOCKS_4BIT,
             self.codes,
             self.in_features,
             self.scales,

@@ -113,8 +113,11 @@ class _ChunkedHead(torch.autograd.Function):
         nlls = torch.zeros_like(losses)
         needs_hidden, needs_weight, needs_bias = needs_grads
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = _zeros(weight) if needs_weight else None
-        grad_bias = _zeros(bias) if needs_bias else None
+        grad_weight = _HeadGradient(weight) if weight is not None and needs_weight else None
+        grad_bias = None
+        if bias is not None and needs_bias:
+            wide = torch.promote_types(bias.dtype, torch.float32)
+            grad_bias = torch.zeros_like(bias, dtype=wide)
         for rows in head.chunks(hidden.shape[0]):
             logits = head.logits(hidden[rows])  # (n, V)
             piece_loss = loss_of(rows)
@@ -132,7 +135,7 @@ class _ChunkedHead(torch.autograd.Function):
             if grad_hidden is not None:
                 head.write_grad_hidden(logits, grad_hidden[rows])
             if grad_weight is not None:
-                _add_product(grad_weight[: head.tokens], logits, hidden[rows])
+                grad_weight.add(logits, hidden[rows])
             del logits, piece_loss  # before the next chunk has its own
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         nll = nlls.sum()
@@ -148,19 +151,12 @@ class _ChunkedHead(torch.autograd.Function):
             raise RuntimeError(
                 "the gradients of head and loss were taken before: compute the loss again"
             )
-        gradients, ctx.gradients = ctx.gradients, None
-        for gradient in gradients:
+        (grad_hidden, grad_weight, grad_bias), ctx.gradients = ctx.gradients, None
+        for gradient in (grad_hidden, grad_bias):
             if gradient is not None:
                 gradient.mul_(grads[0].to(gradient.dtype))
-        return (*gradients, None, None, None)
-
-
-def _zeros(parameter: Tensor | None) -> Tensor | None:
-    """Return zeros to add a parameter's gradient to, in float32 at least."""
-    if parameter is None:
-        return None
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    return torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)
+        summed = None if grad_weight is None else grad_weight.times(grads[0])
+        return grad_hidden, summed, grad_bias, None, None, None
 
 
 def _pieces(rows: slice, logits: Tensor) -> Iterator[slice]:
@@ -206,6 +202,44 @@ class _Head:
             torch.mm(grad_logits, self.matrix, out=out)
             return
         out.copy_(self.matrix.transposed(grad_logits))
+
+
+class _HeadGradient:
+    """The gradient of a head's matrix (V, D), summed over chunks in float32 at least.
+
+    That of a bfloat16 matrix is summed in two halves of its rows: rounded, all of it fits into the
+    memory of the first, and the second is given back.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.shape, self.dtype = weight.shape, weight.dtype
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        halves = weight.dtype.itemsize < wide.itemsize
+        self.rows = -(-weight.shape[0] // 2) if halves else weight.shape[0]
+        self.parts = [
+            torch.zeros(len(part), *part.shape[1:], dtype=wide, device=weight.device)
+            for part in weight.detach().split(self.rows)
+        ]
+
+    def add(self, grad_logits: Tensor, hidden: Tensor) -> None:
+        """Add grad_logits^T hidden, (n, V) and (n, D), V being the rows that take part."""
+        for part, logits in zip(self.parts, grad_logits.split(self.rows, dim=1), strict=False):
+            _add_product(part[: logits.shape[1]], logits, hidden)
+
+    def times(self, factor: Tensor) -> Tensor:
+        """Return the gradient times a factor, in the dtype of the matrix; its parts are used up."""
+        for part in self.parts:
+            part.mul_(factor.to(part.dtype))
+        first = self.parts[0]
+        if first.dtype == self.dtype:
+            return first
+        rounded = first.view(-1).view(self.dtype)[: self.shape.numel()].view(self.shape)
+        start = 0
+        for piece in (piece for part in self.parts for piece in part.split(HEAD_ROWS)):
+            # What is written lies before all that is still to be read.
+            rounded[start : start + len(piece)] = piece.to(self.dtype)
+            start += len(piece)
+        return rounded
 
 
 def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:

@@ -58,7 +58,7 @@ def layer_and_inputs(out: int, in_: int) -> tuple[Tensor, Tensor]:
 def test_it_is_the_algorithm_of_the_paper(in_, pattern):
     weight, gram = layer_and_inputs(6, in_)
     whole = torch.ones_like(weight, dtype=torch.bool)
-    pruned, kept = prune_by_inputs(weight, gram, 0.5, pattern, whole)
+    pruned, kept = prune_by_inputs(weight, gram, 0.5, pattern, whole, DAMPING)
     expected = reference(weight, gram, 0.5, pattern is not None)
     assert pruned[~kept].count_nonzero() == 0
     assert (kept == (expected != 0)).float().mean() > 0.99
@@ -76,7 +76,7 @@ def error(weight: Tensor, pruned: Tensor, gram: Tensor) -> Tensor:
 def test_what_was_pruned_before_stays_so():
     weight, gram = layer_and_inputs(6, 40)
     before = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) > 0.3
-    _, kept = prune_by_inputs(weight * before, gram, 0.6, None, before)
+    _, kept = prune_by_inputs(weight * before, gram, 0.6, None, before, DAMPING)
     assert not (kept & ~before).any()
     assert int((~kept).sum()) == round(0.6 * weight.numel())
 
@@ -84,7 +84,9 @@ def test_what_was_pruned_before_stays_so():
 def test_an_input_that_is_always_zero():
     weight, gram = layer_and_inputs(4, 12)
     gram[3], gram[:, 3] = 0, 0
-    pruned, _ = prune_by_inputs(weight, gram, 0.5, None, torch.ones_like(weight, dtype=torch.bool))
+    pruned, _ = prune_by_inputs(
+        weight, gram, 0.5, None, torch.ones_like(weight, dtype=torch.bool), DAMPING
+    )
     assert torch.isfinite(pruned).all()
 
 

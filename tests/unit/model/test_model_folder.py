@@ -176,3 +176,15 @@ def test_files_have_the_modes_of_new_files_and_replace_links(tmp_path, elsewhere
     assert {path.lstat().st_mode for path in (tmp_path / "out").iterdir()} == {
         (tmp_path / "new").stat().st_mode
     }
+
+
+def test_codes_that_lie_badly_are_copied_with_all_others_so_that_the_file_is_let_go():
+    odd = torch.zeros(200, dtype=torch.int8)
+    offset = -odd.data_ptr() % 64 + 8
+    tensors = {"a.codes": odd[offset : offset + 16], "norm": torch.ones(3)}
+    copied = folder._aligned(tensors)
+    assert all(copied[name].data_ptr() != tensor.data_ptr() for name, tensor in tensors.items())
+    assert all(torch.equal(copied[name], tensor) for name, tensor in tensors.items())
+    assert copied["a.codes"].data_ptr() % 64 == 0
+    even = {"a.codes": torch.zeros(64, dtype=torch.int8), "norm": torch.ones(3)}
+    assert folder._aligned(even) is even

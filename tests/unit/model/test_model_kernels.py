@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flyweight.config.linear_kinds import NF4, Dense, Int8, LinearKind
+from flyweight.config.linear_kinds import NF4, Dense, Int3, Int4, Int8, Int8Dynamic, LinearKind
 from flyweight.config.schema import LstmConfig, ModelConfig
 from flyweight.decode.generate import generate
 from flyweight.errors import RequestError
@@ -12,11 +12,14 @@ from flyweight.model import kernels, linear
 from flyweight.model.build import build
 
 compiled = pytest.mark.skipif(bool(kernels.refusal()), reason=kernels.refusal())
-KINDS = (Dense(), Int8(), NF4(), NF4(double=False), NF4(block=6), NF4(block=128, double=False))
+KINDS = (
+    *(Dense(), Int8(), NF4(), NF4(double=False), NF4(block=6), NF4(block=128, double=False)),
+    *(Int4(), Int4(group=6), Int4(group=128), Int3(), Int3(group=5), Int3(group=64)),
+)
 
 
 @compiled
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{getattr(kind, 'block', 0)}")
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("size", [(7, 5), (5, 123), (123, 64), (130, 768), (3, 1), (1, 30)])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_product_is_that_of_the_matrix_it_stands_for(
@@ -35,6 +38,31 @@ def test_a_product_is_that_of_the_matrix_it_stands_for(
             expected = F.linear(x, layer.dense(), added)
             error = (product(x, rows) - expected).abs().max() / expected.abs().max()
             assert error < 3e-6
+
+
+@compiled
+@pytest.mark.parametrize("size", [(7, 5), (33, 70), (130, 768), (64, 3000)])
+def test_rounded_inputs_give_the_same_bits_as_torch(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(size, generator=generator), torch.randn(size[0], generator=generator)
+    layer = linear.from_dense(Int8Dynamic(), weight, bias)
+    stored = layer.stored()
+    assert stored is not None
+    product = kernels.Product(stored, layer.bias, 1)
+    x = torch.randn(5, size[1], generator=generator)
+    x[1] = 0
+    x[2, 0] = 1000.0
+    with torch.inference_mode():
+        assert torch.equal(product(x, 5), layer(x))
+        assert torch.equal(product(x[3:4], 1), layer(x)[3:4])
+
+
+@compiled
+def test_a_group_that_splits_a_byte_is_left_to_torch() -> None:
+    layer = linear.from_dense(Int4(group=5), torch.randn(8, 20), None)
+    with kernels.engine("compiled") as engine:
+        assert engine is not None
+        assert engine.product(layer, torch.ones(1, 20)) is None
 
 
 @compiled
@@ -111,7 +139,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["dense", "int8", "nf4"])
+@pytest.mark.parametrize("kind", ["dense", "int8", "int8_dynamic", "int4", "int3", "nf4"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_texts_are_those_of_torch(name: str, kind: str) -> None:
     config = ModelConfig.model_validate(

@@ -82,16 +82,17 @@ def test_one_gradient_of_the_head_exists(objective, tied):
     assert [dtype for _, dtype in found].count(torch.float32) == (1 if tied else 2), found
 
 
-def test_the_gradient_of_the_head_becomes_that_of_the_parameter(monkeypatch):
-    made, original = [], objectives._zeros
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_the_head_becomes_that_of_the_parameter(monkeypatch, dtype):
+    made = []
 
-    def zeros(parameter):
-        result = original(parameter)
-        made.append(None if result is None else result.data_ptr())
-        return result
+    class Recorded(objectives._HeadGradient):
+        def __init__(self, weight):
+            super().__init__(weight)
+            made.append(self.parts[0].data_ptr())
 
-    monkeypatch.setattr(objectives, "_zeros", zeros)
-    model = decoder()
+    monkeypatch.setattr(objectives, "_HeadGradient", Recorded)
+    model = decoder().to(dtype)
     objective = OBJECTIVES["next_token"]()
     (objective(model, batch()).loss / 7).backward()
     assert model.embedding.tokens.weight.grad.data_ptr() == made[0]

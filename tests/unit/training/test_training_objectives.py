@@ -198,6 +198,24 @@ def test_the_heads_gradient_is_added_in_pieces_in_half_precision(monkeypatch, ro
     torch.testing.assert_close(total, 1 + (grad_logits.T @ hidden).float())
 
 
+@pytest.mark.parametrize("rows", [2, 4, 1000])
+@pytest.mark.parametrize("tokens", [VOCAB, VOCAB // 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_heads_gradient_has_the_dtype_of_the_head(monkeypatch, rows, tokens, dtype):
+    """It is summed in float32, and rounded once where the head is narrower."""
+    monkeypatch.setattr(objectives, "HEAD_ROWS", rows)
+    weight = torch.randn(VOCAB, 20, dtype=dtype)
+    gradient, total = objectives._HeadGradient(weight), torch.zeros(VOCAB, 20, dtype=torch.float64)
+    wide = torch.promote_types(dtype, torch.float32)
+    for _ in range(3):
+        grad_logits, hidden = torch.randn(9, tokens, dtype=wide), torch.randn(9, 20, dtype=wide)
+        gradient.add(grad_logits, hidden)
+        total[:tokens] += grad_logits.double().T @ hidden.double()
+    summed = gradient.times(torch.tensor(0.3))
+    assert summed.dtype == dtype and summed.is_contiguous()
+    torch.testing.assert_close(summed, (0.3 * total).to(dtype))
+
+
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
 @pytest.mark.parametrize("student_rows", [VOCAB, VOCAB + 9])
 def test_rows_without_a_token_take_no_part_in_distillation(monkeypatch, divergence, student_rows):
