@@ -36,8 +36,8 @@ def _before_the_first() -> int:
 def interpreter_bytes() -> int:
     """Return what this process holds beside what trainings take, in bytes.
 
-    A process that trained before, such as a notebook's, holds their LIBRARIES already. They count
-    for every training, so they are no part of it.
+    A process that trained before, such as a notebook's, holds their LIBRARIES already. Every
+    training counts those as its own.
     """
     allocator.give_back_now()
     held = machine.resident_bytes()
