@@ -13,7 +13,7 @@ import flyweight as fw
 from flyweight.api import Session
 from flyweight.cli.app import app
 from flyweight.config import load as config_load
-from flyweight.errors import FlyweightError, RequestError
+from flyweight.errors import RequestError
 from flyweight.pipeline.compress import Search
 
 
@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "dense": {"stage": "pretrain"},
             "packed": {"stage": "quantize", "input": "dense", "kind": "int8"},
         },
-        "report": {"measure": []},
+        "report": {"measure": ["evaluate"]},
     }
     fw.run(config_load.recipe(raw), session=session(place))
     return place
@@ -53,7 +53,9 @@ def test_the_verb_and_the_function_choose_within_bytes(place: Path) -> None:
     assert set(record.test) == {record.chosen, record.plain}
     assert record[record.plain].plain
     assert any("back" in one.name for one in record.tried)
-    assert 0 < record.tokens <= 4 * round(0.05 * 150 * 8 * 32) + 4 * 32
+    trainings = {step for one in record.tried for step in one.steps if step.startswith("train")}
+    assert trainings == {"train 1,920 tokens further"}  # 5 % of 150 steps of 8 rows of 32
+    assert record.tokens % 1920 == 0 < record.tokens
     # Test text is read for two models alone.
     tested = [model.name for model in found.run.summary.models if model.evaluate]
     assert set(tested) == {record.chosen, record.plain}
@@ -80,8 +82,6 @@ def test_a_loss_takes_the_smallest_and_skips_what_is_larger(place: Path) -> None
     within = [one for one in found.tried if one.bits_per_byte.value <= most]
     assert found[found.chosen].bytes == min(one.bytes for one in within)
     assert found.tokens == 0
-    with pytest.raises(FlyweightError, match=r"the nearest is .*which costs"):
-        fw.compress("toy:dense", loss=1e-9, recover=0, session=session(place))
 
 
 def test_a_speed_is_measured_of_shapes_before_anything_is_trained(
@@ -116,16 +116,3 @@ def test_wrong_requests_are_refused_before_work(place: Path, case: str) -> None:
     with pytest.raises(RequestError, match=message):
         fw.compress(model, **fields, session=session(place))
     assert {path.name for path in (place / "runs").iterdir()} == before
-
-
-def test_a_text_too_short_for_gptq_leaves_it_out_and_says_so(place: Path) -> None:
-    (place / "short.txt").write_text("".join(f"Line {n}.\n" for n in range(8)))
-    found = fw.compress(
-        "toy:dense",
-        bytes="11kB",
-        data=place / "short.txt",
-        name="short",
-        session=session(place),
-    ).record
-    assert not any("gptq" in one.name for one in found.tried)
-    assert any(line.startswith("GPTQ") for line in found.left_out)
