@@ -63,6 +63,9 @@ def test_running_again_repeats_nothing(finished):
     assert before == after
     assert all(stage.reused for stage in again.summary.stages)
     assert again.summary.models == first.summary.models
+    used = {row.name: row.used for row in again.summary.budget}
+    held = [stage.memory.used or 0 for stage in again.summary.stages if stage.memory]
+    assert held and used["memory"] >= max(held) > 0, "what reused trainings held counts"
 
 
 def test_a_run_is_a_mapping_of_its_stages(finished):

@@ -218,6 +218,7 @@ class Runner:
             context.watch("late", {"name": inputs.name, "limit": limit})
         if isinstance(config, schema.TrainingStage):
             context.meter.flops += artifact.facts["flops"]
+            context.meter.note_earlier(artifact.facts.get("memory_used", 0))
         return artifact, reused
 
     def _work(

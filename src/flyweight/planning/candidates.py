@@ -16,6 +16,7 @@ from flyweight.planning.planner import vocabulary
 from flyweight.planning.text_size import TextSize, bytes_per_token
 from flyweight.planning.time import Machine, MachineSpeed
 from flyweight.spec import flops as cost
+from flyweight.store.budget import LIBRARIES
 from flyweight.training.mix import mixing_seconds
 from flyweight.training.step_cost import StepCost
 
@@ -346,7 +347,7 @@ def least_limit(candidate: Candidate) -> float:
         candidate.model, candidate.train, candidate.data.context, isolated=isolated
     )
     alone = (needed.total - needed.libraries) / MEMORY_MARGIN
-    return max(memory.LIBRARIES, min(alone + PACKING_BYTES, 2 * alone))
+    return max(LIBRARIES, min(alone + PACKING_BYTES, 2 * alone))
 
 
 def _planned_memory(

@@ -88,7 +88,9 @@ def suggest(raw: Mapping[str, Any], machine: Machine, data_dir: Path | None) -> 
     )
     limit = checked.budget.memory
     if limit is not None and machine.runtime.device == "cpu" and (why := beneath_all(limit)):
-        raise RequestError(f"budget.memory: {format_size(limit)}, but {why}")
+        raise RequestError(
+            f"budget.memory: {format_size(limit)}, but {why}; give budget.memory more than that"
+        )
     trained = (
         stage for stage in checked.stages.values() if isinstance(stage, schema.TrainingStage)
     )

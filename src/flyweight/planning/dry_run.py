@@ -30,9 +30,10 @@ from flyweight.config import schema
 from flyweight.core.alike import few_turns
 from flyweight.data.batch import Batch
 from flyweight.model.precision import autocast
-from flyweight.planning.memory import LIBRARIES, PlannedMemory, validation_bytes
+from flyweight.planning.memory import PlannedMemory, validation_bytes
 from flyweight.planning.recipe_plan import Plan, StagePlan
 from flyweight.spec import flops
+from flyweight.store.budget import LIBRARIES
 from flyweight.training.memory_saving import BackwardSteps, save_memory
 from flyweight.training.optimizers import build_optimizers
 from flyweight.training.planned_training import PlannedTraining

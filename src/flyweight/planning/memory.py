@@ -17,12 +17,7 @@ from flyweight.spec.adapters import sites
 from flyweight.spec.chunks import PIECE_CPU, chunk_rows
 from flyweight.spec.visits import visits
 from flyweight.spec.windows import query_blocks, scores
-
-LIBRARIES = 130_000_000
-"""Bytes that a process loads when it trains for the first time, on a CPU.
-
-torch's optimizers (70 MB), kernels, the tokenizer.
-"""
+from flyweight.store.budget import LIBRARIES
 
 STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
 """Bytes of a number of an optimizer's state, with its share of a block's scale."""
@@ -140,7 +135,7 @@ def beneath_all(limit: float, libraries: int = LIBRARIES) -> str:
         return ""
     return (
         f"every training here takes more than {format_size(libraries)}, which its libraries load "
-        f"before there is a model; give budget.memory more than that"
+        f"before there is a model"
     )
 
 

@@ -417,7 +417,6 @@ class _Planner:
             )
             for name, asked in self.asked.items()
             if self.planned[name].memory.total > limit
-            and not memory.beneath_all(limit, self.planned[name].memory.libraries)
         }
 
     def _memory_of(self, name: str, stage: schema.TrainingStage) -> memory.PlannedMemory:
@@ -574,11 +573,11 @@ def _memory_fault(stage: StagePlan, limit: float, fitting: Fitting | None) -> st
         f"budget.memory: {format_size(limit)}, but {stage.name} needs about "
         f"{format_size(stage.memory.total)}, {format_size(stage.memory.total - limit)} more"
     )
-    if beneath := memory.beneath_all(limit, stage.memory.libraries):
-        return f"{over}: {beneath}"
-    if fitting is None:
-        return f"{over}: raise train.accumulate or lower train.batch"
-    return f"{over}: {fitting.advice(stage.name)}"
+    beneath = memory.beneath_all(limit, stage.memory.libraries)
+    advice = "raise train.accumulate or lower train.batch"
+    if fitting is not None:
+        advice = fitting.advice(stage.name)
+    return f"{over}: {beneath}; {advice}" if beneath else f"{over}: {advice}"
 
 
 def _warnings(recipe: schema.Recipe, seconds: float) -> list[str]:

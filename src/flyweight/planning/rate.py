@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 
 from flyweight.config import schema
 from flyweight.config.units import format_flops
+from flyweight.core import allocator
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import refuse_link, remove, write_json
 from flyweight.core.machine import busy, processor
@@ -140,6 +141,7 @@ def kept(store: Store, runtime: Runtime, precision: Precision, watch: Watcher = 
                 remove(half)
             watch("measuring", {"what": name})
             known = {**known, name: measured(runtime, precision)}
+            allocator.give_back_now()  # what was measured is no part of the run's memory
             write_json(file, {key: rates.model_dump(mode="json") for key, rates in known.items()})
     return Kept(known[name], file, name, fresh)
 

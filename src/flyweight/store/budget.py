@@ -5,26 +5,51 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from functools import cache
 
 from flyweight.config.schema import Budget
 from flyweight.config.units import format_count, format_size, format_time
-from flyweight.core import accelerator, machine
+from flyweight.core import accelerator, allocator, machine
 from flyweight.errors import FlyweightError
 
 LEAST_SHARE = 0.5
 """The part of its share of the time that a training gets, however late it begins."""
 
 
+LIBRARIES = 130_000_000
+"""Bytes that a process loads when it trains for the first time, on a CPU.
+
+torch's optimizers (70 MB), kernels, the tokenizer.
+"""
+
+
 class BudgetSpent(FlyweightError):
     """A limit was reached; the message says how to go on from the work that is kept."""
+
+
+@cache
+def _before_the_first() -> int:
+    """Return the bytes that this process held when its first meter started."""
+    return machine.resident_bytes()
+
+
+def interpreter_bytes() -> int:
+    """Return what this process holds beside what trainings take, in bytes.
+
+    A process that trained before, such as a notebook's, holds their LIBRARIES already. Every
+    training counts those as its own.
+    """
+    allocator.give_back_now()
+    held = machine.resident_bytes()
+    return min(held, max(_before_the_first(), held - LIBRARIES))
 
 
 @dataclass
 class Meter:
     """Counts what one recipe spends against its budget.
 
-    `seconds_before` and `flops` start with what reused artifacts cost when they were made. A
-    resumed run is then held to the same limits as an uninterrupted one. `shared` is true where
+    `seconds_before`, `flops` and `peak_bytes` count what reused artifacts cost when they were made.
+    A resumed run is then held to the same limits as an uninterrupted one. `shared` is true where
     training stages share the time that `limits.time` leaves them: another limit is another training
     then. Memory is counted over what the interpreter held when the meter started: `peak_bytes` is
     the most of the run, `stage_peak_bytes` that of the stage in progress. On a CPU it is the
@@ -45,7 +70,7 @@ class Meter:
     training_ends: float = math.inf
     late: bool = False
     peak_bytes: int = 0
-    baseline_bytes: int = field(default_factory=machine.resident_bytes)
+    baseline_bytes: int = field(default_factory=interpreter_bytes)
     stage_peak_bytes: int = 0
     _marked: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -73,6 +98,10 @@ class Meter:
         self.peak_bytes = max(self.peak_bytes, used)
         self.stage_peak_bytes = max(self.stage_peak_bytes, used)
         return used
+
+    def note_earlier(self, used: int) -> None:
+        """Note the peak of a training that was made, or begun, before this meter started."""
+        self.peak_bytes = max(self.peak_bytes, used)
 
     def observe(
         self,

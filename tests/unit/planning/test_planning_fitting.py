@@ -51,8 +51,11 @@ def test_free_changes_come_first_and_those_with_a_price_are_proposed(recipe):
 def test_no_training_holds_to_less_than_its_libraries(recipe, flyweight):
     status, out, _ = flyweight("plan", recipe, "--memory", "1MB")
     assert status == 1 and "every training here takes more than 130 MB" in " ".join(out.split())
-    planned = fw.plan(str(recipe), memory="1MB")
-    assert not planned.fittings, "no way to fit is looked for"
+    (fault,) = fw.plan(str(recipe), memory="1MB").faults
+    nearest = fault.partition("the nearest limit that fits: budget.memory=")[2].partition(",")[0]
+    assert fw.plan(str(recipe), memory=nearest).words()
+    status, _, err = flyweight("plan", recipe, "--memory", "1GB", "--fit", "--check")
+    assert status == 2 and "--fit" in err and "second call" in err
 
 
 def test_the_changed_recipe_fits(recipe, flyweight, tmp_path):

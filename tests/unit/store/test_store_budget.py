@@ -7,6 +7,7 @@ import pytest
 
 from flyweight.config import schema
 from flyweight.core import machine
+from flyweight.store import budget
 from flyweight.store.budget import BudgetSpent, Meter
 
 
@@ -67,6 +68,24 @@ def test_a_peak_between_two_looks_is_seen_and_belongs_to_its_stage():
     found.note()
     assert found.stage_peak_bytes < peak - 50e6
     assert found.peak_bytes == peak
+
+
+def test_a_process_that_trained_before_counts_the_libraries_again(monkeypatch):
+    monkeypatch.setattr(budget, "_before_the_first", lambda: 500)
+    monkeypatch.setattr(machine, "resident_bytes", lambda: 500 + budget.LIBRARIES)
+    assert meter().baseline_bytes == 500
+    monkeypatch.setattr(machine, "resident_bytes", lambda: 600 + budget.LIBRARIES)
+    assert meter().baseline_bytes == 600
+    monkeypatch.setattr(machine, "resident_bytes", lambda: 1)
+    assert meter().baseline_bytes == 1, "never more than is held"
+
+
+def test_the_peak_of_an_earlier_training_counts_and_stops_nothing():
+    found = meter(memory="900GB")
+    found.note_earlier(2 * 10**12)
+    assert found.peak_bytes == 2 * 10**12 and not found.past_memory()
+    found.note_earlier(1)
+    assert found.peak_bytes == 2 * 10**12
 
 
 def test_without_a_mark_memory_is_looked_at(monkeypatch):

@@ -172,6 +172,8 @@ def plan(
         "parameters": parameters,
         "bytes": size,
     }
+    if fit and check:
+        raise RequestError("--fit: it prints a recipe; check that one in a second call")
     chosen: tuple[str, ...] = ()
     with shared.session(quiet=True) as session:
         if api.is_text(target, session):
