@@ -87,9 +87,9 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     losses: list[float] = []
 
     class TimedTrainer(Trainer):
-        def _step(self, state: TrainerState) -> tuple[float, float]:
+        def step(self, state: TrainerState) -> tuple[float, float]:
             began = time.perf_counter()
-            result = super()._step(state)
+            result = super().step(state)
             seconds.append(time.perf_counter() - began)
             losses.append(result[0])
             return result

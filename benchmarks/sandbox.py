@@ -314,6 +314,8 @@ TIMES = {
         "tokenizer_seconds",
         "megabytes_per_second",
         "peak_bytes",
+        "memory_used",
+        "used",
         "digest",
         "environment",
         "budget",

@@ -460,20 +460,20 @@ def test_a_killed_tuning_goes_on_to_the_same_bits(finished, rows, at, monkeypatc
     second = Session(runs=tmp_path / "second", threads=1, quiet=True)
     asked = {"data": rows, "method": "lora", "train": fields, "name": "killed"}
     whole = fw.finetune(run["packed"], *words, **asked, session=first)["finetune"]
-    step = Trainer._step
+    step = Trainer.step
 
     def killed(trainer, state):
         if state.progress.step == at:
             raise Killed
         return step(trainer, state)
 
-    monkeypatch.setattr(Trainer, "_step", killed)
+    monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(Killed):
         fw.finetune(run["packed"], *words, **asked, session=second)
     (weights,) = (tmp_path / "second").rglob("step-*/model.safetensors") if at == 1 else [None]
     if weights is not None:
         assert weights.stat().st_size < 1.2 * whole.facts["adapter_bytes"] + 4000
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     again = fw.finetune(run["packed"], *words, **asked, session=second)["finetune"]
     assert again.id == whole.id
     before, after = tensors(whole), tensors(again)

@@ -41,7 +41,7 @@ RECIPE = {
 }
 
 
-def child(tmp_path, allowed, **train):
+def child(tmp_path, allowed, context=256, **train):
     """Run a small recipe, then a larger one with so many bytes more than the process holds."""
     words = " ".join(f"word{n % 97} and {n % 31}" for n in range(4000))
     (tmp_path / "text.txt").write_text(words)
@@ -49,6 +49,7 @@ def child(tmp_path, allowed, **train):
     recipe["stages"] = {"model": {"stage": "pretrain"}}
     small = {**recipe, "name": "small", "model": {"dim": 16, "layers": 1, "dropout": 0.1}}
     small["train"] = {**RECIPE["train"], "batch": 1}
+    recipe["data"] = {**RECIPE["data"], "context": context}
     for path, content in (("large.yaml", recipe), ("large.yaml.small", small)):
         (tmp_path / path).write_text(yaml.safe_dump(content))
     return subprocess.run(
@@ -87,7 +88,7 @@ def test_where_the_system_gives_too_little_steps_are_halved_and_the_run_ends_wel
 
 
 def test_where_not_even_a_row_fits_it_ends_with_a_message_and_keeps_what_is_finished(tmp_path):
-    done = child(tmp_path, 25_000_000)
+    done = child(tmp_path, 25_000_000, context=4096)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "model: out of memory." in " ".join(done.stderr.split())

@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from flyweight.core import process
 from flyweight.errors import FlyweightError
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -100,9 +100,9 @@ def _compile(compiler: str, source: Path, path: Path) -> float:
 
 def _run(command: list[str]) -> bytes:
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT)
-    except subprocess.TimeoutExpired as error:
-        raise NativeError(f"{command[0]} took longer than {_TIMEOUT:g} s") from error
+        done = process.run_program(command, _TIMEOUT)
+    except TimeoutError as error:
+        raise NativeError(str(error)) from error
     if done.returncode == 0:
         return done.stdout
     said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flyweight.core import run_module
@@ -35,6 +35,17 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{module}: no end after {timeout:g} s") from error
+
+
+def run_program(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a program of the system, such as a compiler; return its output and exit status.
+
+    After `timeout` seconds it is ended and TimeoutError raised. Raises OSError where there is none.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{command[0]} took longer than {timeout:g} s") from error
 
 
 def start(module: str) -> Process:

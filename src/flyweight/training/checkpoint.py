@@ -37,8 +37,8 @@ from flyweight.core.files import (
     sync_folder,
     write_sealed,
 )
+from flyweight.core.memory_errors import ran_out
 from flyweight.errors import FlyweightError
-from flyweight.training.out_of_memory import ran_out
 
 
 @dataclass

@@ -6,44 +6,20 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
 
 from flyweight.config import schema
 from flyweight.core import accelerator, allocator
 from flyweight.core.events import Events
+from flyweight.core.memory_errors import ERRORS, ran_out
 from flyweight.errors import FlyweightError
 from flyweight.store.budget import Meter
+from flyweight.training.checkpoint import Progress
 from flyweight.training.world import World
-
-if TYPE_CHECKING:
-    from flyweight.training.checkpoint import Progress
-
-ERRORS = (MemoryError, RuntimeError)
-"""What may mean that memory ran out; `ran_out` says whether it does."""
-
-WORDS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "std::bad_alloc",
-)
-"""What torch says where an allocation fails, on GPUs and on CPUs, and where a file is mapped."""
 
 IN_THE_STEP = (
     "The optimizer could not move the weights, and smaller micro-batches would not help: set "
     "train.memory.states=int8 or a smaller model"
 )
-
-
-def ran_out(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return any(words in text for words in WORDS)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ def test_progress_quotes_nothing_that_steers(kind):
             "step",
             "path",
             "remark",
+            "accumulate",
+            "rows",
         ),
         EVIL,
     )

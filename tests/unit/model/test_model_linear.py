@@ -7,15 +7,11 @@ from flyweight.model.linear import Linear
 
 def test_linear_layers_share_one_face() -> None:
     weight, bias, x = torch.randn(12, 32), torch.randn(12), torch.randn(3, 32)
+    weight.view(12, 8, 4)[..., 2:] = 0  # two of four, which every kind can hold
     for kind, layer_type in linear.KINDS.items():
-        built = linear.build(
-            ModelConfig.model_validate({"dim": 8, "layers": 0, "linears": {"*": kind}}).linears[
-                "*"
-            ],
-            32,
-            12,
-            True,
-        )
+        fields = {"kind": kind, "nonzero": 12 * 16} if kind == "sparse" else kind
+        config = ModelConfig.model_validate({"dim": 8, "layers": 0, "linears": {"*": fields}})
+        built = linear.build(config.linears["*"], 32, 12, True)
         assert type(built) is layer_type
         layer = layer_type.from_dense(weight, bias, built.kind)
         off = 0.2 if kind == "int8_dynamic" else 1e-5  # which rounds its inputs
