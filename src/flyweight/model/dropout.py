@@ -38,13 +38,16 @@ class Dropout(nn.Module):
         self.first_row = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (B, ...) with numbers dropped in training. One byte of each is kept."""
+        """Return x (B, ...) with numbers dropped in training. One byte of each is kept.
+
+        A product with the mask would make floats of it first, forward and backward.
+        """
         if not self.training:
             return x
-        return (x * self.mask(x)).mul_(LEVELS / self.kept)
+        return x.masked_fill(self.dropped(x), 0).mul_(LEVELS / self.kept)
 
-    def mask(self, x: Tensor) -> Tensor:
-        """Return which numbers of x (B, ...) are kept, as bool of its shape."""
+    def dropped(self, x: Tensor) -> Tensor:
+        """Return which numbers of x (B, ...) are dropped, as bool of its shape."""
         mask = torch.empty(x.shape, dtype=torch.bool, device=x.device)
         if not holds_data(x):  # nothing is computed: the bytes count alone
             return mask
@@ -58,7 +61,7 @@ class Dropout(nn.Module):
         for row, seed in zip(mask, self.seeds(len(x)), strict=True):
             generator.manual_seed(seed)
             words.random_(-(1 << (_WORD - 1)), None, generator=generator)
-            row.copy_(drawn >= least)
+            row.copy_(drawn < least)
         return mask
 
     def seeds(self, rows: int) -> Sequence[int]:

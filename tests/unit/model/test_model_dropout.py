@@ -16,7 +16,7 @@ def masks(drop, cuts, seed=0):
     for start, stop in zip((0, *cuts), (*cuts, len(x)), strict=True):
         torch.manual_seed(seed)
         number_rows([drop], start)
-        found.append(torch.cat([drop.mask(x[start:stop]), drop.mask(x[start:stop])], 1))
+        found.append(torch.cat([drop.dropped(x[start:stop]), drop.dropped(x[start:stop])], 1))
     return torch.cat(found)
 
 
@@ -37,10 +37,10 @@ def test_rows_calls_and_keys_differ():
 def test_half_the_batch_is_not_numbered_from_nothing():
     drop = Dropout(0.5)
     torch.manual_seed(0)
-    first = drop.mask(torch.ones(SHAPE))
+    first = drop.dropped(torch.ones(SHAPE))
     torch.manual_seed(0)
     number_rows([drop], 8)
-    assert not torch.equal(drop.mask(torch.ones(SHAPE)), first)
+    assert not torch.equal(drop.dropped(torch.ones(SHAPE)), first)
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
@@ -56,7 +56,7 @@ def test_as_many_are_dropped_as_the_rate_says_and_the_mean_stays(rate):
 
 def test_neighbours_are_independent():
     torch.manual_seed(4)
-    mask = Dropout(0.5).mask(torch.ones(64, 10_000)).double() - 0.5
+    mask = Dropout(0.5).dropped(torch.ones(64, 10_000)).double() - 0.5
     for other in (mask.roll(1, 0), mask.roll(1, 1), mask.roll(4, 1)):
         assert abs(float((mask * other).mean())) < 4 * 0.25 / 800
 
