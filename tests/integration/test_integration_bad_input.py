@@ -110,7 +110,8 @@ def test_the_folder_of_corpora_is_named_by_who_named_it(flyweight, monkeypatch, 
     monkeypatch.setenv("FLYWEIGHT_DATA", "~/data")
     refused(flyweight("plan", "quickstart"), f"FLYWEIGHT_DATA: {tmp_path / 'data'} is not a folder")
     (tmp_path / "data").mkdir()
-    assert flyweight("plan", "quickstart")[2] == ""
+    status, _, err = flyweight("plan", "quickstart")
+    assert status == 0 and "FLYWEIGHT_DATA" not in err
     refused(
         flyweight("plan", "quickstart", "--data-dir", "~/other"),
         f"--data-dir: {tmp_path / 'other'} is not a folder",
