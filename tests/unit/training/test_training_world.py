@@ -222,7 +222,7 @@ DROPPED = {
 
 def kept_masks(monkeypatch):
     """Return a list that gets a dict of masks by row for every micro-batch from now on."""
-    found, whole = [], Dropout.mask
+    found, whole = [], Dropout.dropped
 
     def mask(self, x):
         made = whole(self, x)
@@ -231,7 +231,7 @@ def kept_masks(monkeypatch):
         found[-1][1].append(made)
         return made
 
-    monkeypatch.setattr(Dropout, "mask", mask)
+    monkeypatch.setattr(Dropout, "dropped", mask)
     return found
 
 
