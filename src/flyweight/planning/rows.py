@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from flyweight.config import schema
@@ -58,13 +59,19 @@ def text_key(data: schema.Data) -> str:
     return data.packed().model_dump_json()
 
 
+def _shown(data: schema.Data) -> str:
+    """Return the names of the corpus, of files without their folders."""
+    corpora = (data.corpus,) if isinstance(data.corpus, str) else data.corpus
+    return ", ".join(PurePath(corpus).name for corpus in corpora)
+
+
 def _packing(
     stages: Iterable[TrainedStage], sizes: Mapping[str, TextSize], speed: MachineSpeed
 ) -> Iterator[TimeRow]:
     for key, data in {text_key(stage.data): stage.data for stage in stages}.items():
         if key in sizes and data.tokenizer is not None:
             yield TimeRow(
-                f"packing {data.corpus}",
+                f"packing {_shown(data)}",
                 time.packing_seconds(sizes[key].whole, data.tokenizer, speed),
                 "packing",
             )
@@ -173,7 +180,7 @@ def _floors(
     for key, data in {text_key(stage.data): stage.data for stage in compared}.items():
         if key in sizes:
             seconds = time.floors_seconds(*_tokens(data, sizes), speed)
-            yield TimeRow(f"n-gram floors of {data.corpus}", seconds, "measuring")
+            yield TimeRow(f"n-gram floors of {_shown(data)}", seconds, "measuring")
 
 
 def _compared(recipe: schema.Recipe) -> Sequence[str]:

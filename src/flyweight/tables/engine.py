@@ -228,7 +228,8 @@ def _style(table: Table[T], row: Row[T], column: Column[T], cell: Cell) -> str:
 def fit(table: Table[T], width: int) -> tuple[list[Column[T]], int]:
     """Return the columns that fit into `width` and the gap between them.
 
-    The least important columns are dropped, those of one priority together.
+    The least important columns are dropped, those of one priority together; of the most
+    important ones the last goes first.
     """
     names = max(len(table.head), *(len(row.label) for row in table.rows))
     if not table.whole_labels:
@@ -241,7 +242,7 @@ def fit(table: Table[T], width: int) -> tuple[list[Column[T]], int]:
                 return columns, gap
         least = max(column.priority for column in columns)
         kept = [column for column in columns if column.priority < least]
-        columns = kept or columns[:1]
+        columns = kept or columns[:-1]
     return columns, 1
 
 
