@@ -36,6 +36,7 @@ BENCHMARKS = {
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
+    "resident": ["bench_resident.py"],
     "structured": ["bench_structured.py"],
     "prune": ["bench_prune.py"],
     "train_default": ["bench_train_default.py"],
