@@ -119,6 +119,15 @@ class MemorySaving(Strict):
     step: Literal["after", "backward"] = Field(default="after", exclude_if=_after)
 
 
+class Average(Strict):
+    """The running average of the weights, which is validated and kept in their place.
+
+    After a step it moves by 1 - min(decay, (1 + step) / (10 + step)) towards the weights.
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+
+
 def _halves(value: object) -> bool:
     return value == "halve"
 
@@ -133,7 +142,8 @@ class Train(Strict):
     The schedule follows it. `epochs` are passes over the windows of a text, or over the examples of
     a task. `loss` is for tasks: by default completions alone are learned, with `all` the prompts
     too. Out of memory, `on_oom: halve` computes a step in micro-batches of half as many rows and
-    goes on with the same update; `stop` ends the run.
+    goes on with the same update; `stop` ends the run. With `average`, what is validated and kept is
+    a running average of the weights.
     """
 
     steps: Steps | None = None
@@ -154,6 +164,7 @@ class Train(Strict):
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    average: Average | None = Field(default=None, exclude_if=_none)
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
     on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
 
@@ -182,6 +193,15 @@ class Train(Strict):
             raise ValueError(
                 f"memory.weights: weights in bf16 are multiplied in bf16, and precision is "
                 f"{self.precision}; set precision to bf16, or leave weights at fp32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averaged_exactly(self) -> Train:
+        if self.average is not None and self.memory.weights == "bf16":
+            raise ValueError(
+                "average: weights in bf16 are too coarse for an average; leave memory.weights at "
+                "fp32"
             )
         return self
 
