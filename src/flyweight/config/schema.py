@@ -160,6 +160,7 @@ from flyweight.config.training import (
     NO_BLOCKS,
     AdamW as AdamW,
     Distillation as Distillation,
+    HiddenMatching as HiddenMatching,
     MemorySaving as MemorySaving,
     Muon as Muon,
     NextToken as NextToken,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, model_validator
 
 from flyweight.config.base import (
+    Depth,
     Fraction,
     LearningRate,
     PositiveInt,
@@ -235,11 +236,26 @@ class NextToken(Strict):
     kind: Literal["next_token"] = "next_token"
 
 
+class HiddenMatching(Strict):
+    """What a student's hidden states have to do with its teacher's, beside the predictions.
+
+    `places` are pairs student: teacher of places in the unrolled stacks of layers, from 0: the
+    residual stream behind them is compared. `by: values` is the squared distance as a share of the
+    teacher's squared length, for streams of one width. `by: relations` compares, for each token,
+    how alike it is to each token before it: a divergence of two softmaxes, for any widths (after
+    Wang et al. 2020). `weight` multiplies the sum over places.
+    """
+
+    places: Annotated[dict[Depth, Depth], Field(min_length=1)]
+    weight: Rate = 0.1
+    by: Literal["values", "relations"] = "values"
+
+
 class Distillation(Strict):
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
 
     `jsd` is the generalised Jensen-Shannon divergence with mixture weight `beta` on the teacher
-    (Agarwal et al. 2024).
+    (Agarwal et al. 2024). `hidden` adds how far hidden states are from the teacher's.
     """
 
     kind: Literal["distillation"] = "distillation"
@@ -247,3 +263,4 @@ class Distillation(Strict):
     temperature: Rate = 1.0
     weight: Fraction = 0.5
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    hidden: HiddenMatching | None = Field(default=None, exclude_if=_none)

@@ -163,7 +163,8 @@ class _Run:
         save_memory(self.model, self.train.memory, "stages")
         self.model.train()
         self.weights = live.now
-        if planned.teacher is not None:
+        matched = planned.objective is not None and planned.objective.hidden is not None
+        if planned.teacher is not None and not matched:
             short, rest = _few_layers(planned.teacher)
             planned = planned.model_copy(update={"teacher": short})
             live.now += rest

@@ -17,6 +17,8 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import likelihood, tasks as task_scoring
 from flyweight.model import folder
 from flyweight.model.build import Model, build
+from flyweight.model.decoder import Decoder
+from flyweight.spec.matching import matching_faults
 from flyweight.store.artifact import Artifact, Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 from flyweight.training import training_cost
@@ -53,8 +55,19 @@ class DistillStage(Stage[schema.Distill]):
         check_reads(teacher.config, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
         model = _starting_model(config, inputs, context)
+        _check_matching(config, model, teacher, f"stages.{inputs.name}")
         objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))
         return train_model(config, model, objective, teacher, inputs, context, draft)
+
+
+def _check_matching(
+    config: schema.Distill, model: Model, teacher: load_any.AnyModel, where: str
+) -> None:
+    """Raise RequestError where hidden states cannot be compared as they are to be."""
+    if (hidden := config.objective.hidden) is not None:
+        known = teacher.config if isinstance(teacher, Decoder) else None
+        if faults := list(matching_faults(hidden, model.config, known)):
+            raise RequestError("\n".join(f"{where}.{fault}" for fault in faults))
 
 
 def _starting_model(config: schema.NewOrExisting, inputs: Inputs, context: Context) -> Model:
