@@ -251,6 +251,28 @@ class HiddenMatching(Strict):
     by: Literal["values", "relations"] = "values"
 
 
+class FromTeacher(Strict):
+    """The first weights of a student are parts of its teacher's.
+
+    `layers` are the teacher's layers, one for each of the student's; `even` spreads them from the
+    first to the last. Of what the student has fewer (widths, heads, channels) it gets the first
+    ones, or with `width: norm` those of the largest norm.
+    """
+
+    layers: Literal["even"] | Annotated[tuple[Depth, ...], Field(min_length=1)] = "even"
+    width: Literal["first", "norm"] = "first"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from(cls, value: object) -> object:
+        """Read `from: teacher`, which says what the other fields are about."""
+        if not isinstance(value, dict) or "from" not in value:
+            return value
+        if value["from"] != "teacher":
+            raise ValueError(f"from: {value['from']!r} is not known; use teacher, or start: random")
+        return {key: field for key, field in value.items() if key != "from"}
+
+
 class Distillation(Strict):
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
 

@@ -1,11 +1,25 @@
-"""Which hidden states of a student can be compared with which of a teacher."""
+"""What of a student and of its teacher has to fit: the parts it begins with, hidden states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flyweight.config.schema import Architecture, HiddenMatching, ModelConfig
+from flyweight.config.schema import Architecture, Distill, HiddenMatching, ModelConfig
+from flyweight.spec.teacher_start import start_faults
 from flyweight.spec.visits import stack_size
+
+
+def part_faults(
+    stage: Distill, student: Architecture, teacher: Architecture | None
+) -> Iterator[str]:
+    """Yield why parts of two models do not fit as a distillation asks, below the stage.
+
+    A teacher that is not one of our decoders has no config here.
+    """
+    if stage.objective.hidden is not None:
+        yield from matching_faults(stage.objective.hidden, student, teacher)
+    if stage.start != "random":
+        yield from start_faults(stage.start, student, teacher)
 
 
 def matching_faults(
