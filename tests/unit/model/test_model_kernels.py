@@ -32,7 +32,7 @@ def test_a_product_is_that_of_the_matrix_it_stands_for(
         stored = layer.stored()
         assert stored is not None
         product = kernels.Product(stored, layer.bias, threads)
-        product.threads = threads  # a small matrix takes one
+        product.matrix.threads = threads  # a small matrix takes one
         for rows in (1, 2, kernels.MOST_ROWS):
             x = torch.randn(rows, size[1], generator=generator)
             expected = F.linear(x, layer.dense(), added)
