@@ -172,6 +172,7 @@ static void dot_rows(const float *x, const matrix *m, const int64_t *rows,
             sums[k] *= from_bf16(((const uint16_t *)m->scales)[rows[k]]);
         break;
     case BLOCKS_3BIT:
+    case BLOCKS_INT3:
         dot_3bit(x, m, rows, scales, sums);
         break;
     default:
@@ -219,7 +220,7 @@ static void decode_row(const matrix *m, int64_t row, const float *scales, float 
     int64_t i = 0, in = m->in;
     if (m->format == BLOCKS_4BIT || m->format == BLOCKS_INT4) {
         decode_4bit(m, row, scales, to);
-    } else if (m->format == BLOCKS_3BIT) {
+    } else if (m->format == BLOCKS_3BIT || m->format == BLOCKS_INT3) {
         decode_3bit(m, row, scales, to);
     } else if (m->format == ROWS_INT8) {
         const int8_t *w = (const int8_t *)m->weights + row * in;
@@ -319,7 +320,7 @@ static void multiply_part(const matrix *m, const input *x, float *y, int64_t fir
 {
     int64_t quarter = (end - first + 3) / 4, blocks = count_blocks(m);
     float *tile = room, *rest = tile + 4 * TILE * blocks + WIDTH;
-    memset(rest - WIDTH, 0, WIDTH * sizeof(float));
+    memset(tile, 0, (rest - tile) * sizeof(float)); /* vectors reach into rows that are not there */
     for (int64_t at = 0; at < quarter; at += TILE) {
         int64_t starts[4], sizes[4];
         for (int64_t k = 0; k < 4; k++) {

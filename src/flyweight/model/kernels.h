@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if defined(__AVX512BW__)
 #include <immintrin.h>
 #define WIDTH 16
 typedef __m512 vec;
@@ -69,43 +69,53 @@ typedef struct { __m256 low, high; } book;
 
 /* --- numbers of 8 bits: each of BYTES numbers of W, prepared, meets one of x --- */
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-/* Products of unsigned and signed bytes, added in fours: 16 sums of int32. Numbers of W get OFFSET
+#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
+/* Products of unsigned and signed bytes, added in fours: 16 sums of int32. Numbers of W get 128
    more, so that they have no sign. */
 #define BYTES 64
-#define OFFSET 128
 typedef __m512i whole;
 #define WHOLE_ZERO _mm512_setzero_si512()
+#define WHOLE_LOAD(p) _mm512_loadu_si512(p)
 #define WHOLE_X(p) _mm512_loadu_si512(p)
 #define WHOLE_W(p) _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128))
 #define WHOLE_ADD(sum, w, x) _mm512_dpbusd_epi32(sum, w, x)
 #else
 /* Products of int16, added in pairs: 8 sums of int32. */
 #define BYTES 16
-#define OFFSET 0
 typedef __m256i whole;
-#define WHOLE_ZERO _mm256_setzero_si256()
+#define WHOLE_LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
 #define WHOLE_X(p) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(p)))
 #define WHOLE_W(p) WHOLE_X(p)
 #define WHOLE_ADD(sum, w, x) _mm256_add_epi32(sum, _mm256_madd_epi16(x, w))
 #endif
 
+#if BYTES == 64
 /* Return the sums of four vectors. */
+static inline __m128 four_float_sums(vec a, vec b, vec c, vec d)
+{
+#define FLOAT_HALF(v) _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1))
+    __m256 front = _mm256_hadd_ps(FLOAT_HALF(a), FLOAT_HALF(b));
+    __m256 all = _mm256_hadd_ps(front, _mm256_hadd_ps(FLOAT_HALF(c), FLOAT_HALF(d)));
+    return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+}
+#endif
+
+/* Return the sums of four vectors of int32. */
 static inline __m128i four_sums(whole a, whole b, whole c, whole d)
 {
 #if BYTES == 64
-#define FOLD(v) _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1))
+#define HALF(v) _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1))
 #else
-#define FOLD(v) v
+#define HALF(v) v
 #endif
-    __m256i front = _mm256_hadd_epi32(FOLD(a), FOLD(b)), back = _mm256_hadd_epi32(FOLD(c), FOLD(d));
+    __m256i front = _mm256_hadd_epi32(HALF(a), HALF(b)), back = _mm256_hadd_epi32(HALF(c), HALF(d));
     __m256i all = _mm256_hadd_epi32(front, back);
     return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
 /* --- */
 
-enum { FLOAT32, BFLOAT16, ROWS_INT8, ROWS_INT8_DYNAMIC, BLOCKS_3BIT, BLOCKS_4BIT, BLOCKS_INT4 };
+enum { FLOAT32, BFLOAT16, ROWS_INT8, ROWS_INT8_DYNAMIC, BLOCKS_3BIT, BLOCKS_4BIT, BLOCKS_INT4, BLOCKS_INT3 };
 
 /* A matrix (out, in) where it lies. `scales` are bfloat16, one a row, of int8. Of 3 and 4 bits there
    is one a block: floats, or bytes, whose offsets and then steps are `ranges`, one of each a group of
@@ -133,7 +143,7 @@ static inline int64_t smaller(int64_t a, int64_t b)
 
 /* Rows of x as integers, for formats that multiply such: `n` rows of `planes` vectors of `width`
    bytes. A row is the sum of its vectors, each worth 256 times as much as the one after it, times its
-   scale. `offsets` is what W's OFFSET adds: one a vector, for BLOCKS_INT4 16 a step of 128 columns. */
+   scale. `offsets` take away what codes of W are too large by, for each lane of a vector of sums. */
 typedef struct {
     int64_t n, planes, width;
     int8_t *bytes;

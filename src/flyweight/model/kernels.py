@@ -55,12 +55,13 @@ class Format(IntEnum):
     BLOCKS_3BIT = 4
     BLOCKS_4BIT = 5
     BLOCKS_INT4 = 6
+    BLOCKS_INT3 = 7
 
 
-_INTEGERS = (Format.ROWS_INT8, Format.ROWS_INT8_DYNAMIC, Format.BLOCKS_INT4)
+WHOLE_BLOCKS = {Format.BLOCKS_INT4: (8, 16, 32, 64, 128), Format.BLOCKS_INT3: (4, 8, 16, 32, 64)}
+"""Blocks that products of integers go through as they are."""
 
-WHOLE_BLOCKS = (8, 16, 32, 64, 128)
-"""Blocks of int4 that the products of integers go through at once."""
+_INTEGERS = (Format.ROWS_INT8, Format.ROWS_INT8_DYNAMIC, *WHOLE_BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Stored:
     in the highest bits: (out, 3 * ceil(in / 8)). `scales` of int8 are bfloat16 (out,). The others
     have (out, blocks) of float32, bfloat16, or bytes; of bytes, `ranges` (2, groups, 1) are the
     groups' offsets and steps. `levels` (16,) is what each code stands for, in float32; of 3 bits
-    the same eight twice. A `block` of 4 bits is even. BLOCKS_INT4 are 4 bits whose levels are -8 to
-    7 and whose blocks are those of `WHOLE_BLOCKS`.
+    the same eight twice. A `block` of 4 bits is even. Levels of BLOCKS_INT4 are -8 to 7, those of
+    BLOCKS_INT3 -4 to 3, and their blocks are those of `WHOLE_BLOCKS`.
     """
 
     format: Format

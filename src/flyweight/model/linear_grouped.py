@@ -100,9 +100,10 @@ class GroupedLinear(Rounded):
         )
 
     def _format(self) -> Format:
-        if self.bits == 3:
-            return Format.BLOCKS_3BIT
-        return Format.BLOCKS_INT4 if self.group in WHOLE_BLOCKS else Format.BLOCKS_4BIT
+        whole = Format.BLOCKS_INT4 if self.bits == 4 else Format.BLOCKS_INT3
+        if self.group in WHOLE_BLOCKS[whole]:
+            return whole
+        return Format.BLOCKS_4BIT if self.bits == 4 else Format.BLOCKS_3BIT
 
     def kernel_mismatch(self) -> str | None:
         """Return None: there is only the reference."""
