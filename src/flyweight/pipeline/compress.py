@@ -5,17 +5,20 @@ Every try is an ordinary artifact, so what is finished is found again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flyweight.checkpoints import load_any
+from flyweight.compression.calibration import calibration_batches
 from flyweight.compression.choice import fits
-from flyweight.compression.ways import Way, first_fits, steps
+from flyweight.compression.mix import rounding_costs, share_out
+from flyweight.compression.ways import Recovery, Way, first_fits, mixed, steps, ways
 from flyweight.config import schema
 from flyweight.config.limits import Limit
 from flyweight.config.units import format_size, size_word
 from flyweight.errors import RequestError
+from flyweight.model.decoder import Decoder
 from flyweight.pipeline.recipe import Runner, StageResult
 from flyweight.records.bench import Speed
 from flyweight.records.compression import Tried
@@ -23,6 +26,7 @@ from flyweight.records.likelihood import Likelihood
 from flyweight.records.metric import Metric
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
+from flyweight.store.stage import Inputs
 
 
 @dataclass
@@ -52,37 +56,25 @@ class Search:
         """Return the stage that measures a way on the validation split."""
         return schema.Evaluate(stage="evaluate", input=name, data=self.data, split="validation")
 
-    def worth(self, ways: Sequence[Way]) -> list[Way]:
-        """Return the ways that are worth a try; raise RequestError where none can be within.
+    def worth(self, found: Sequence[Way]) -> list[Way]:
+        """Return the ways that are worth a try.
 
-        Bytes are counted. Speeds are measured of random weights in the same shapes: so a limit that
-        cannot be met is refused before anything is trained.
+        Bytes are counted. Speeds are measured of random weights in the same shapes, before anything
+        is trained. Raises RequestError where no way is fast enough.
         """
         if self.limit.kind == "speed":
-            return self._fast(ways)
-        ways = [way for way in ways if "int8_dynamic" not in way.form]  # it is faster, no smaller
+            return self._fast(found)
+        found = [way for way in found if "int8_dynamic" not in way.form]  # is faster, no smaller
         if self.limit.kind == "loss":
-            return ways
-        whole = flops.weight_bytes(self.config)
-        if whole <= self.limit.value:
-            raise RequestError(
-                f"--bytes: the model takes {format_size(whole)} already, which is within the limit"
-            )
+            return found
         # Int8 is smaller than any share of a dense model that is left here, and loses less.
-        known = [way for way in ways if way.form != "dense"]
-        within = first_fits(known, lambda way: way.bytes <= self.limit.value)
-        if not within:
-            least = min(ways, key=lambda way: way.bytes)
-            raise RequestError(
-                f"--bytes: no way is so small; the nearest is {least.name}, which takes "
-                f"--bytes {size_word(least.bytes)}"
-            )
-        return within
+        known = [way for way in found if way.form != "dense"]
+        return first_fits(known, lambda way: way.bytes <= self.limit.value)
 
-    def _fast(self, ways: Sequence[Way]) -> list[Way]:
+    def _fast(self, found: Sequence[Way]) -> list[Way]:
         """Return the ways that are fast enough, with those of one shape measured once."""
         # Zeros are no faster as a rule, and a token looks up one row of a table.
-        known = [way for way in ways if way.config is not None and "tables" not in way.form]
+        known = [way for way in found if way.config is not None and "tables" not in way.form]
         within = first_fits(known, lambda way: self.speed(way) >= self.limit.value)
         if not within:
             best = max(known, key=self.speed)
@@ -101,22 +93,46 @@ class Search:
         """Return the tokens per second that random weights in a shape generate, one at a time."""
         key = config.model_dump_json()
         if key not in self.speeds:
+            # No run needs a shape later: it is not noted, so `gc` may take it.
+            alone = Runner(replace(self.runner.context, note=lambda _: None))
             fresh = schema.Initialise(stage="init", model=config)
-            shape = self.runner.make("shape", fresh, {}).artifact
+            shape = alone.make("shape", fresh, {}).artifact
             bench = schema.Bench(stage="bench", input="shape")
-            measured = self.runner.make("shape", bench, {"input": shape}).artifact
+            measured = alone.make("shape", bench, {"input": shape}).artifact
             speed = Speed.from_metrics(measured.metrics())
             self.speeds[key] = speed.decode_tokens_per_s.value
         return self.speeds[key]
 
-    def tries(self, ways: Sequence[Way], base: float) -> Iterator[tuple[Way, Tried]]:
+    def mixed(
+        self, text: Artifact, calibration: schema.Calibration, recovery: Recovery | None
+    ) -> list[Way]:
+        """Return the ways that share out a limit of bytes by what rounding each matrix costs.
+
+        The costs are measured on the calibration `text`, a packed corpus. There are none for other
+        limits, and where all kinds take too much.
+        """
+        if self.limit.kind != "bytes":
+            return []
+        inputs = Inputs("compress", {"input": self.source}, text)
+        seed = self.runner.context.runtime.seed
+        batches = calibration_batches(calibration, self.config, inputs, seed)
+        device = self.runner.context.runtime.device
+        model = load_any.decoder(inputs.model("input"), device, "compress")
+        assert isinstance(model, Decoder)
+        costs = rounding_costs(model, batches)
+        kinds = share_out(self.config, costs, int(self.limit.value))
+        if kinds is None:
+            return []
+        return mixed(self.config, self.reference, kinds, calibration, recovery)
+
+    def tries(self, worth: Sequence[Way], base: float) -> Iterator[tuple[Way, Tried]]:
         """Make the ways in turn and yield each with its measurements.
 
         For a limit of loss, a way that is not plain has to be smaller than the best one so far. One
         that loses too much ends its form: to remove more would lose more.
         """
         smallest, ended = float("inf"), set[str]()
-        for way in ways:
+        for way in worth:
             skips = way.bytes >= smallest or way.form in ended
             if self.limit.kind == "loss" and not way.plain and skips:
                 continue
@@ -154,6 +170,23 @@ class Search:
         return trained_tokens(list(self.made.values()))
 
 
+def check_bytes(config: schema.ModelConfig, reference: str, limit: Limit) -> None:
+    """Raise RequestError for a limit of bytes that the model meets as it is, or that no way can."""
+    if limit.kind != "bytes":
+        return
+    whole = flops.weight_bytes(config)
+    if whole <= limit.value:
+        raise RequestError(
+            f"--bytes: the model takes {format_size(whole)} already, which is within the limit"
+        )
+    least = min(ways(config, reference), key=lambda way: way.bytes)
+    if least.bytes > limit.value:
+        raise RequestError(
+            f"--bytes: no way is so small; the nearest is {least.name}, which takes "
+            f"--bytes {size_word(least.bytes)}"
+        )
+
+
 def trained_tokens(parts: Sequence[StageResult]) -> int:
     """Return the tokens that stages were trained on."""
     trained = (part for part in parts if isinstance(part.config, schema.TrainingStage))
@@ -174,10 +207,10 @@ def original_tokens(artifact: Artifact) -> int | None:
     return original_tokens(Artifact.open(folder))
 
 
-def stages_of(search: Search, ways: Mapping[str, Way]) -> dict[str, schema.StageConfig]:
+def stages_of(search: Search, made: Sequence[Way]) -> dict[str, schema.StageConfig]:
     """Return the stages of a recipe that makes what was tried, and measures it on validation."""
     stages: dict[str, schema.StageConfig] = {}
-    for way in ways.values():
+    for way in made:
         stages |= way.stages
-    measured = {f"{name}-validation": search.evaluation(name) for name in ways}
+    measured = {f"{way.name}-validation": search.evaluation(way.name) for way in made}
     return {**stages, **measured}
