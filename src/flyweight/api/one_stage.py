@@ -65,7 +65,7 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
         kind = [stage.method]
     elif isinstance(stage, schema.Finetune):
         kind = [stage.method.kind]
-    (source,) = stage.dependencies().values()
+    *_, source = stage.dependencies().values()
     return _under_a_free_name(
         checked, "-".join([verb, *kind, plain_name(Path(source).name)]), session
     )
@@ -99,6 +99,7 @@ def _names(first: str) -> Iterator[str]:
 def distill(
     teacher: Model,
     *overrides: str,
+    input: Model | None = None,
     data: str | Path | Mapping[str, object] | None = None,
     model: str | Mapping[str, object] | None = None,
     train: Mapping[str, object] | None = None,
@@ -110,7 +111,8 @@ def distill(
 
     `data` is a corpus or the fields of one. `model`, `train` and `objective` are fields as in a
     recipe: `fw.distill("quickstart:teacher", data="python-stdlib", model={"dim": 64},
-    train={"steps": 400})`. `overrides` are the command line's words (`train.steps=400`), and win.
+    train={"steps": 400})`. `input` is an existing student, in the place of `model`: its weights are
+    trained further. `overrides` are the command line's words (`train.steps=400`), and win.
     Unless `data` names others, the student takes the teacher's tokenizer, and its context where
     that is shorter than usual. `name` is the run's. Raises RequestError with every fault of the
     request.
@@ -122,6 +124,9 @@ def distill(
     words = [*words_of_arguments, *overrides]
     default = {"data": _teachers_own(artifact, words)}
     stage = {"teacher": reference_to(teacher, artifact), **default}
+    if input is not None:
+        student = model_references.find(input, session.store, watch=session.watch)
+        stage["input"] = reference_to(input, student)
     return run_stage("distill", stage, words, name, {}, session)
 
 

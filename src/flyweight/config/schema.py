@@ -330,12 +330,11 @@ class TrainingStage(StageConfig):
         return "trained from random weights"
 
 
-class Pretrain(TrainingStage):
-    """Train a model on a corpus; `input` starts from another stage's weights."""
+class NewOrExisting(TrainingStage):
+    """Base of the stages that train a new `model`, or the weights of `input` further."""
 
-    stage: Literal["pretrain"]
     data: Data  # pyright: ignore - a task is learned by fine-tuning
-    input: str | None = None
+    input: str | None = Field(default=None, exclude_if=_none)
 
     def faults(self) -> list[str]:
         """Refuse to train both a new model and an existing one, or neither."""
@@ -344,6 +343,12 @@ class Pretrain(TrainingStage):
         return [
             "needs either model (a new one) or input (weights to go on from), and not both",
         ]
+
+
+class Pretrain(NewOrExisting):
+    """Train a model on a corpus; `input` starts from another stage's weights."""
+
+    stage: Literal["pretrain"]
 
 
 class Finetune(TrainingStage):
@@ -410,25 +415,30 @@ class Finetune(TrainingStage):
         )
 
 
-class Distill(TrainingStage):
-    """Train a model to match a teacher's next-token distribution."""
+class Distill(NewOrExisting):
+    """Train a model to match a teacher's next-token distribution.
+
+    `input` starts from another stage's weights, such as those of the teacher without some parts.
+    """
 
     stage: Literal["distill"]
-    data: Data  # pyright: ignore - a task is learned by fine-tuning
     teacher: str
-    model: Architecture  # pyright: ignore - it has no default here
     objective: Distillation = Distillation()
 
-    references: ClassVar[tuple[str, ...]] = ("teacher",)
+    references: ClassVar[tuple[str, ...]] = ("input", "teacher")
 
     def role(self) -> str:
-        """Return whom it learned from."""
-        return f"distilled from {self.teacher}"
+        """Return whom it learned from, and what it was before."""
+        start = "" if self.input is None else f"{self.input}, "
+        return f"{start}distilled from {self.teacher}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        return f"distilled from {origin.parent('teacher')}"
+        made = f"distilled from {origin.parent('teacher')}"
+        if "input" in origin.parents:
+            return f"{made}, starting from {origin.parent('input')}"
+        return made
 
 
 class Select(StageConfig):

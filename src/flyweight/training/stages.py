@@ -16,7 +16,7 @@ from flyweight.data.tasks import read_examples
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import likelihood, tasks as task_scoring
 from flyweight.model import folder
-from flyweight.model.build import build
+from flyweight.model.build import Model, build
 from flyweight.store.artifact import Artifact, Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 from flyweight.training import training_cost
@@ -35,14 +35,7 @@ class PretrainStage(Stage[schema.Pretrain]):
         self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Train and return the facts."""
-        if config.model is not None:
-            model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
-        else:
-            load_any.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input")
-            model = load_any.decoder(
-                inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input"
-            )
-            check_reads(model.config, "input", inputs, config.data.context)
+        model = _starting_model(config, inputs, context)
         objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))
         return train_model(config, model, objective, None, inputs, context, draft)
 
@@ -59,9 +52,20 @@ class DistillStage(Stage[schema.Distill]):
         teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
         check_reads(teacher.config, "teacher", inputs, config.data.context)
         teacher.eval().requires_grad_(False)
-        model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        model = _starting_model(config, inputs, context)
         objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))
         return train_model(config, model, objective, teacher, inputs, context, draft)
+
+
+def _starting_model(config: schema.NewOrExisting, inputs: Inputs, context: Context) -> Model:
+    """Return the new model that a stage trains, or that of its input."""
+    if config.model is not None:
+        return build(config.model, seed=context.runtime.seed).to(context.runtime.device)
+    where = f"stages.{inputs.name}.input"
+    load_any.trainable_config(inputs.model("input"), where)
+    model = load_any.decoder(inputs.model("input"), context.runtime.device, where)
+    check_reads(model.config, "input", inputs, config.data.context)
+    return model
 
 
 def _best_validations(name: str, candidates: Mapping[str, Artifact]) -> dict[str, float]:

@@ -26,6 +26,10 @@ def distill(
     shared: CommonOptions,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The teacher.")],
     overrides: Overrides = None,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="An existing student, instead of a new one."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
     """Distil MODEL into a smaller one.
@@ -35,7 +39,7 @@ def distill(
     from flyweight import api
 
     with shared.session() as session:
-        result = api.distill(model, *(overrides or ()), name=name, session=session)
+        result = api.distill(model, *(overrides or ()), input=input, name=name, session=session)
     shared.answer_run(result)
 
 
