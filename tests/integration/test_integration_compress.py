@@ -68,7 +68,7 @@ def test_the_verb_and_the_function_choose_within_bytes(place: Path) -> None:
     assert set(tested) == {record.chosen, record.plain}
     assert found.model.id == record[record.chosen].id
     validated = {stage.name for stage in found.run.summary.stages if stage.evaluate}
-    assert validated == {f"{one.name}-validation" for one in record.tried}
+    assert validated >= {f"{one.name}-validation" for one in record.tried}
 
     words = ["compress", "toy:dense", "--bytes", "11kB", "--recover", "5%"]
     shared = ["--runs", str(place / "runs"), "--threads", "1"]

@@ -5,7 +5,7 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from flyweight.core.files import digest
 from flyweight.data.corpus import Meta
 from flyweight.data.document import SplitName
 from flyweight.errors import RequestError
-from flyweight.pipeline.compress import Search, check_bytes, original_tokens, stages_of
+from flyweight.pipeline.compress import Search, check_bytes, original_tokens
 from flyweight.pipeline.recipe import Runner
 from flyweight.planning.tuning import default_training
 from flyweight.records.compression import Compression, Tried
@@ -154,11 +154,10 @@ def _compressed(asked: _Asked, runner: Runner, session: Session, name: str) -> C
         found += search.mixed(text.packed, calibration, recovery)
     worth = _with_a_plain_one(search.worth(found), found)
     base = search.validation(artifact, asked.called)
-    made = list(search.tries(worth, base.value))
-    tried = [one for _, one in made]
+    tried = list(search.tries(worth, base.value))
     chosen = choose(tried, limit, base.value)
     plain, fits = choose_plain(tried, limit, chosen, base.value)
-    run = _reported(search, [way for way, _ in made], (chosen, plain), name, asked, session)
+    run = _reported(search, (chosen, plain), name, asked, session)
     summary = {each.name: each for each in run.summary.models}
     took = {part.artifact.id: part.artifact.facts["took"] for part in search.made.values()}
     audit = summary[chosen.name].audit
@@ -335,25 +334,23 @@ def _with_a_plain_one(worth: list[Way], found: list[Way]) -> list[Way]:
 
 def _reported(
     search: Search,
-    made: Sequence[Way],
     compared: tuple[Tried, Tried],
     name: str,
     asked: _Asked,
     session: Session,
 ) -> Run:
     """Run the recipe of all tries, which are there already: it tests the two that are compared."""
-    stages = stages_of(search, made)
     recipe = schema.Recipe(
         name=name,
         seed=session.seed,
-        stages=stages,
+        stages=search.stages,
         report=schema.Report(
             compare=tuple(dict.fromkeys(one.name for one in compared)),
             data=asked.data,
             measure=("evaluate", "bench", "audit", "verify"),
         ),
     )
-    quiet = replace(session, watch=_without(stages, session.watch))
+    quiet = replace(session, watch=_without(search.stages, session.watch))
     return run_checked(recipe, quiet, request=asked.request(session.seed))
 
 

@@ -81,6 +81,11 @@ class Way:
     plain: bool = False
 
     @property
+    def fewer_parts(self) -> bool:
+        """Whether heads or channels are removed."""
+        return self.config is not None and self.left < 1
+
+    @property
     def name(self) -> str:
         """The name of the last stage."""
         return list(self.stages)[-1]

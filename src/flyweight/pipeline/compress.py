@@ -44,6 +44,8 @@ class Search:
     limit: Limit
     data: schema.Data | None = None
     made: dict[str, StageResult] = field(default_factory=dict[str, StageResult])
+    stages: dict[str, schema.StageConfig] = field(default_factory=dict[str, schema.StageConfig])
+    """The stages of a recipe that makes what was tried, and measures it on validation text."""
     speeds: dict[str, float] = field(default_factory=dict[str, float])
 
     def validation(self, artifact: Artifact, name: str) -> Metric:
@@ -69,7 +71,8 @@ class Search:
             return found
         # Int8 is smaller than any share of a dense model that is left here, and loses less.
         known = [way for way in found if way.form != "dense"]
-        return first_fits(known, lambda way: way.bytes <= self.limit.value)
+        within = first_fits(known, lambda way: way.bytes <= self.limit.value)
+        return sorted(within, key=lambda way: -way.left)  # what removes parts has to beat the rest
 
     def _fast(self, found: Sequence[Way]) -> list[Way]:
         """Return the ways that are fast enough, with those of one shape measured once."""
@@ -125,32 +128,59 @@ class Search:
             return []
         return mixed(self.config, self.reference, kinds, calibration, recovery)
 
-    def tries(self, worth: Sequence[Way], base: float) -> Iterator[tuple[Way, Tried]]:
+    def tries(self, worth: Sequence[Way], base: float) -> Iterator[Tried]:
         """Make the ways in turn and yield each with its measurements.
 
         For a limit of loss, a way that is not plain has to be smaller than the best one so far. One
-        that loses too much ends its form: to remove more would lose more.
+        that loses too much ends its form: to remove more would lose more. A model with fewer parts
+        that loses too much as it is, or more than the best so far, is not quantized, and ends the
+        removal of parts.
         """
         smallest, ended = float("inf"), set[str]()
+        loss = self.limit.kind == "loss"
+        most = base * (1 + self.limit.value) if loss else float("inf")
         for way in worth:
             skips = way.bytes >= smallest or way.form in ended
-            if self.limit.kind == "loss" and not way.plain and skips:
+            if loss and not way.plain and skips:
+                continue
+            if way.fewer_parts and ("parts" in ended or self._before(way) > most):
+                ended.add("parts")
                 continue
             one = self._try(way)
-            if fits(one, self.limit, base):
+            if not fits(one, self.limit, base):
+                ended.add(way.form)
+            elif loss:
                 smallest = min(smallest, one.bytes)
             else:
-                ended.add(way.form)
-            yield way, one
+                most = min(most, one.bits_per_byte.value)
+            yield one
 
-    def _try(self, way: Way) -> Tried:
-        """Make the stages of a way, each once, and measure the last on validation text."""
+    def _before(self, way: Way) -> float:
+        """Return the bits per byte of a model with fewer parts before it is quantized."""
+        kept = (name for name, stage in way.stages.items() if stage.stage != "quantize")
+        *_, name = kept
+        return self._measured(way, name).value
+
+    def _measured(self, way: Way, name: str) -> Metric:
+        """Return the bits per byte, on validation text, of a model that a way makes."""
+        self.stages[f"{name}-validation"] = self.evaluation(name)
+        return self.validation(self._made(way, name), name)
+
+    def _made(self, way: Way, last: str) -> Artifact:
+        """Make the stages of a way up to one of them, each once, and return that one's model."""
         for name, config in way.stages.items():
             if name not in self.made:
                 source = str(config.dependencies()["input"])
                 before = self.made[source].artifact if source in self.made else self.source
                 self.made[name] = self.runner.make(name, config, {"input": before})
-        result = self.made[way.name].artifact
+                self.stages[name] = config
+            if name == last:
+                break
+        return self.made[last].artifact
+
+    def _try(self, way: Way) -> Tried:
+        """Make the stages of a way, each once, and measure the last on validation text."""
+        result = self._made(way, way.name)
         kept = load_any.own_config(result.path / "model", way.name)
         parts = [self.made[name] for name in way.stages]
         return Tried(
@@ -158,7 +188,7 @@ class Search:
             id=result.id,
             steps=steps(way),
             bytes=flops.weight_bytes(kept),
-            bits_per_byte=self.validation(result, way.name),
+            bits_per_byte=self._measured(way, way.name),
             speed=self.speed(way) if self.limit.kind == "speed" else None,
             plain=way.plain,
             seconds=round(sum(part.artifact.facts["took"] for part in parts), 3),
@@ -205,12 +235,3 @@ def original_tokens(artifact: Artifact) -> int | None:
     if parent is None or not (Path(folder) / "manifest.json").is_file():
         return None
     return original_tokens(Artifact.open(folder))
-
-
-def stages_of(search: Search, made: Sequence[Way]) -> dict[str, schema.StageConfig]:
-    """Return the stages of a recipe that makes what was tried, and measures it on validation."""
-    stages: dict[str, schema.StageConfig] = {}
-    for way in made:
-        stages |= way.stages
-    measured = {f"{way.name}-validation": search.evaluation(way.name) for way in made}
-    return {**stages, **measured}
