@@ -160,6 +160,8 @@ from flyweight.config.training import (
     NO_BLOCKS,
     AdamW as AdamW,
     Distillation as Distillation,
+    FromTeacher as FromTeacher,
+    HiddenMatching as HiddenMatching,
     MemorySaving as MemorySaving,
     Muon as Muon,
     NextToken as NextToken,
@@ -173,6 +175,10 @@ from flyweight.config.verification import Verify as Verify
 
 SAME_AS = "train.same_as.stage"
 """The field that names the stage whose cost limits another; its model is not needed."""
+
+
+def _is_random(value: object) -> bool:
+    return value == "random"
 
 
 def _none(value: object) -> bool:
@@ -255,8 +261,6 @@ class TrainingStage(StageConfig):
         """Return what the stage refers to, with the stage whose spending it is held to."""
         tied = self.train.same_as
         return super().dependencies() | ({} if tied is None else {SAME_AS: tied.stage})
-
-    start: Literal["input", "random"] = Field(default="input", exclude_if=_is_input)
 
     def tuning(self) -> Method:
         """Return what of the model trains: everything, unless it is fine-tuned another way."""
@@ -418,14 +422,23 @@ class Finetune(TrainingStage):
 class Distill(NewOrExisting):
     """Train a model to match a teacher's next-token distribution.
 
-    `input` starts from another stage's weights, such as those of the teacher without some parts.
+    `input` starts from another stage's weights, such as those of the teacher without some parts. A
+    new `model` starts at random, or from the layers and widths of the teacher that `start` names.
     """
 
     stage: Literal["distill"]
     teacher: str
+    start: FromTeacher | Literal["random"] = Field(default="random", exclude_if=_is_random)
     objective: Distillation = Distillation()
 
     references: ClassVar[tuple[str, ...]] = ("input", "teacher")
+
+    def faults(self) -> list[str]:
+        """Refuse to begin with parts of the teacher where there are weights already."""
+        faults = super().faults()
+        if self.input is not None and self.start != "random":
+            faults.append("start: input has weights to start from; leave start out")
+        return faults
 
     def role(self) -> str:
         """Return whom it learned from, and what it was before."""
@@ -438,6 +451,8 @@ class Distill(NewOrExisting):
         made = f"distilled from {origin.parent('teacher')}"
         if "input" in origin.parents:
             return f"{made}, starting from {origin.parent('input')}"
+        if origin.config.get("start", "random") != "random":
+            return f"{made}, starting with parts of its weights"
         return made
 
 
