@@ -93,6 +93,11 @@ class Decoder(nn.Module):
         """
         self.through: Callable[..., tuple[Tensor, KeysAndValues]] | None = None
         """Runs the blocks in the decoder's place, where somebody gathers what they read."""
+        self.watched: Callable[[int, Tensor], None] | None = None
+        """Is told each place in the unrolled stack, and the residual stream (B, T, dim) behind it.
+
+        Of several passes the last one counts.
+        """
         self.stream: torch.dtype | None = None
         """The dtype of the residual stream, where it is not that of the embedding."""
         self._rotary: Rotary | None = None
@@ -233,6 +238,8 @@ class Decoder(nn.Module):
             memory_kv = memory.kv[visit.stack_index] if visit.keys_per_token == 2 else None
             x, kv = self._call(block, x, mask, rotation, slot, memory_kv, use)
             memory.store(visit, block, kv)
+            if self.watched is not None and visit.pass_ == self.visits[-1].pass_:
+                self.watched(visit.stack_index, x)
         return x
 
     def _call(self, block: Block, *reads: object) -> tuple[Tensor, KeysAndValues]:

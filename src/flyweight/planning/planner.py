@@ -26,6 +26,7 @@ from flyweight.planning.time import Machine
 from flyweight.spec import flops as cost
 from flyweight.spec.adapters import adapter_faults
 from flyweight.spec.linears import pattern_faults
+from flyweight.spec.matching import part_faults
 from flyweight.store.stage import Outline
 from flyweight.training.limits import Limits
 from flyweight.training.planned_training import PlannedTraining
@@ -191,6 +192,9 @@ class _Planner:
         self.models[name] = model
         faults = [*pattern_faults(model), *adapter_faults(model)]
         self.wrong += [f"stages.{name}.model.{fault}" for fault in faults]
+        if isinstance(stage, schema.Distill) and stage.teacher in self.models:
+            faults = part_faults(stage, model, self.models[stage.teacher])
+            self.wrong += [f"stages.{name}.{fault}" for fault in faults]
         self.trained[name] = rows.TrainedStage(model, data)
         self.asked[name] = _AskedTraining(stage, data, fresh)
         if known is None and (note := _assumption(data, model)):

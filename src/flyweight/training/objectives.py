@@ -9,7 +9,7 @@ version (ADR 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,9 +20,11 @@ from torch.autograd.function import once_differentiable
 from flyweight.config import schema
 from flyweight.core.alike import alike
 from flyweight.data.batch import Batch, real_targets
+from flyweight.model.decoder import Decoder
 from flyweight.model.head import HeadMatrix
 from flyweight.model.packed import Packed
 from flyweight.spec.chunks import ALIGNED, PIECE_CPU, PIECE_ELSEWHERE, chunk_rows
+from flyweight.training.hidden_matching import distance, watched
 
 HEAD_ROWS = 4096
 """Rows of the head whose gradient is added at once in half precision."""
@@ -348,6 +350,7 @@ class DistillationObjective:
 
     `tokens` is the size of the vocabulary where a head has more rows than that; both softmaxes run
     over the tokens alone. A batch that holds the teacher's hidden states saves running its body.
+    With `hidden`, the loss has the distance of hidden states as well, and both are decoders.
     """
 
     def __init__(
@@ -359,6 +362,19 @@ class DistillationObjective:
 
     def __call__(self, model: LanguageModel, batch: Batch) -> LossSum:
         """Return the sums of one batch."""
+        hidden = self.config.hidden
+        if hidden is None:
+            return self._predictions(model, batch)
+        assert isinstance(model, Decoder) and isinstance(self.teacher, Decoder)
+        with (
+            watched(self.teacher, list(hidden.places.values())) as taught,
+            watched(model, list(hidden.places)) as seen,
+        ):
+            sums = self._predictions(model, batch)
+        return replace(sums, loss=sums.loss + distance(hidden, seen, taught, batch))
+
+    def _predictions(self, model: LanguageModel, batch: Batch) -> LossSum:
+        """Return the sums of what the predictions cost."""
         config, temperature = self.config, self.config.temperature
         teacher_hidden = self._teacher_hidden(batch)  # (N, D of the teacher)
         divergence_of = DIVERGENCES[config.divergence]
@@ -400,7 +416,7 @@ class DistillationObjective:
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: Batch) -> Tensor:
-        if batch.teacher is not None:
+        if batch.teacher is not None and self.config.hidden is None:
             return batch.teacher.hidden.flatten(0, 1)
         return _hidden(self.teacher, batch)
 
