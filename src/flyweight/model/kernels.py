@@ -205,9 +205,9 @@ class Engine:
         try:
             return self.products[layer]
         except KeyError:
-            stored = layer.stored()
-            runs = stored is not None and stored.runs()
-            product = Product(stored, layer.bias, self.threads) if runs else None
+            product, stored = None, layer.stored()
+            if stored is not None and stored.runs():
+                product = Product(stored, layer.bias, self.threads)
             self.products[layer] = product
             return product
 
