@@ -35,6 +35,13 @@ def raw(text_file):
                 "input": "fewer",
                 "train": {"steps": 1, "optimizer": {"lr": 1e-30}},
             },
+            "half": {
+                **taught,
+                "model": {"layers": 1},
+                "start": {"from": "teacher", "width": "norm"},
+                "objective": {"hidden": {"places": {0: 1}, "weight": 0.5}},
+                "train": {**FEW, "average": {"decay": 0.9}},
+            },
             "small": {"stage": "quantize", "input": "fewer-back", "kind": "int8"},
         },
         "report": {"measure": ["evaluate"]},
@@ -64,6 +71,10 @@ def test_a_pruned_model_learns_from_the_whole_one(raw, tmp_path):
     size = sum(each.numel() for each in fewer.parameters())
     assert planned["fewer-back"].model.parameters.unique == size
 
+    facts = run["half"].facts["started_from"]
+    assert facts["layers"] == [0] and facts["new"] == []
+    assert run["half"].facts["best_nll"] < 4
+
     spent = [run[name].facts["total_flops"] for name in ("base", "fewer-back")]
     assert spent[1] > spent[0], "it counts what the teacher and the start have cost"
     card = (run["fewer-back"].path / "README.md").read_text()
@@ -77,6 +88,8 @@ def test_a_pruned_model_learns_from_the_whole_one(raw, tmp_path):
         ({"model": None}, "needs either model .* or input"),
         ({"input": "packed"}, "stages.taught.input: packed stores its matrices in fewer bits"),
         ({"input": "nobody"}, "nobody"),
+        ({"input": "base", "start": {"from": "teacher"}}, "start: input has weights to start from"),
+        ({"model": TINY, "start": {"from": "input"}}, "from: 'input' is not known"),
     ],
 )
 def test_what_cannot_start_a_student(raw, stage, message):
@@ -88,6 +101,21 @@ def test_what_cannot_start_a_student(raw, stage, message):
     }
     with pytest.raises(RequestError, match=message):
         config_load.recipe(raw)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"start": {"layers": [5]}}, "stages.taught.start.layers: the teacher has no layer 5"),
+        ({"objective": {"hidden": {"places": {3: 0}}}}, "the student has no place 3"),
+        ({"model": {"dim": 16}, "objective": {"hidden": {"places": {0: 0}}}}, "by: relations"),
+    ],
+)
+def test_a_plan_says_what_does_not_fit(raw, stage, message, tmp_path):
+    taught = {"stage": "distill", "teacher": "base", "model": {"layers": 1}, **stage}
+    raw["stages"] = {"base": {"stage": "pretrain"}, "taught": taught}
+    with pytest.raises(RequestError, match=message):
+        fw.plan(raw, session=Session(runs=tmp_path / "runs", threads=1, quiet=True))
 
 
 def test_the_function_goes_on_from_a_student(raw, tmp_path):

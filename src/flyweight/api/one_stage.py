@@ -5,7 +5,7 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,27 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
     elif isinstance(stage, schema.Finetune):
         kind = [stage.method.kind]
     *_, source = stage.dependencies().values()
-    return under_a_free_name(
+    return _under_a_free_name(
         checked, "-".join([verb, *kind, plain_name(Path(source).name)]), session
     )
 
 
-def under_a_free_name(checked: schema.Recipe, first: str, session: Session) -> schema.Recipe:
+def _under_a_free_name(checked: schema.Recipe, first: str, session: Session) -> schema.Recipe:
     """Return the recipe as `first` or, where another request has that name, with a number."""
-    candidates = (checked.model_copy(update={"name": name}) for name in _names(first))
-    store = session.store
-    return next(
-        recipe for recipe in candidates if knows_only(store.root / recipe.name, request_of(recipe))
-    )
+
+    def named(name: str) -> schema.Recipe:
+        return checked.model_copy(update={"name": name})
+
+    return named(free_name(first, session, lambda name: request_of(named(name))))
+
+
+def free_name(first: str, session: Session, request: Callable[[str], str]) -> str:
+    """Return `first` or, where another request has that name, the same with a number.
+
+    `request` returns the digest of the request under a name.
+    """
+    root = session.store.root
+    return next(name for name in _names(first) if knows_only(root / name, request(name)))
 
 
 def _names(first: str) -> Iterator[str]:
