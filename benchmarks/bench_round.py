@@ -4,7 +4,8 @@
 
 The base of `wikitext2-base.yaml` is trained on 5 % of its tokens further, with its blocks rounded to
 int3 as they are read (then rounded to nearest), and without (then rounded by GPTQ). Both are tried
-with the same optimizers and rates, of which validation text chooses. `more bits`
+with the same optimizers and rates, of which validation text chooses. `int3-distilled` learns half of
+the loss from the base in float32. `more bits`
 is the difference to the base, paired on the last tenth of the test split, on which nothing is chosen.
 """
 
@@ -31,6 +32,10 @@ TRIES: dict[str, dict[str, Any]] = {
 """The optimizers and rates, of which validation chooses with and without rounding."""
 
 
+DISTILLED = TRIES["adamw-3e-04"]
+"""How the base is trained for the rounding with its float self as the teacher."""
+
+
 def stages() -> dict[str, wikitext2.Stage]:
     """Return the trainings with and without rounding, and the best of each rounded."""
     gptq = {"rounding": "gptq", "calibration": {"tokens": CALIBRATION}}
@@ -42,16 +47,20 @@ def stages() -> dict[str, wikitext2.Stage]:
             train = {"optimizer": optimizer, "validations": 1}
             found[stage] = wikitext2.trained(wikitext2.BASE, SHARE, train, **fields)
         found[f"trained-{name}"] = {"stage": "select", "among": among}
+    train = {"optimizer": DISTILLED, "validations": 1}
+    found["distilled-for-int3"] = wikitext2.distilled(wikitext2.BASE, SHARE, train, round=kind)
+    found["int3-distilled"] = quantized("distilled-for-int3", kind)
     found["int3-trained"] = quantized("trained-for-int3", kind)
     found["on-int3"] = quantized("trained-on", kind)
     found["on-int3-gptq"] = quantized("trained-on", kind, **gptq)
     return found
 
 
-COMPARED = ("int3-gptq", "trained-on", "int3-trained", "on-int3", "on-int3-gptq")
+COMPARED = ("int3-gptq", "trained-on", "int3-trained", "int3-distilled", "on-int3", "on-int3-gptq")
 PAIRS = (
     ("int3-trained", "int3-gptq"),
     ("int3-trained", "on-int3-gptq"),
+    ("int3-distilled", "int3-trained"),
     ("on-int3-gptq", "int3-gptq"),
 )
 

@@ -70,6 +70,12 @@ def trained(source: str, share: float, train: Mapping[str, Any], **fields: Any) 
     return {"stage": "finetune", "input": source, "method": "full", "train": settings, **fields}
 
 
+def distilled(source: str, share: float, train: Mapping[str, Any], **fields: Any) -> Stage:
+    """Return the stage that trains a model as `trained` does, half of it on the base's answers."""
+    stage = trained(source, share, train, stage="distill", teacher=BASE, **fields)
+    return {key: value for key, value in stage.items() if key != "method"}
+
+
 def run(
     name: str, stages: Mapping[str, Stage], compared: Iterable[str] | None, session: Session
 ) -> fw.Run:
