@@ -25,7 +25,9 @@ SHARE = 0.05
 ADAMW: dict[str, dict[str, Any]] = {
     f"adamw-{rate:.0e}": {"kind": "adamw", "lr": rate} for rate in (3e-4, 1e-4, 3e-5)
 }
-MUON: dict[str, dict[str, Any]] = {"muon-3e-03": {"kind": "muon", "lr": 3e-3, "rest": {"lr": 3e-4}}}
+MUON: dict[str, dict[str, Any]] = {
+    "muon-3e-03": {"kind": "muon", "lr": 3e-3, "rest": {"lr": 3e-3 / 10}}
+}
 TRIES = {"for-int3": {**ADAMW, **MUON}, "on": ADAMW}
 """The optimizers and rates with and without rounding, of which validation chooses."""
 
