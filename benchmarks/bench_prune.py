@@ -1,12 +1,12 @@
 """Bits per byte of pruned models: each method at each sparsity, one-shot and after recovery.
 
-    python benchmarks/bench_prune.py [--runs DIR] [--data-dir DIR]
+    python benchmarks/bench_prune.py [--runs DIR] [--data-dir DIR] [--quick]
 
 The base of `wikitext2-base.yaml` is pruned (`magnitude-50`) and, at 50 %, trained on 2.5 % of its
 tokens further (`magnitude-50-back`); `base-back` is the base itself trained on. `more bits` is the
 difference to the base, paired on the last tenth of the test split, on which nothing is chosen.
 `sweep` chooses a sparsity by magnitude that costs at most 1 perplexity: on the first 1,000 tokens of
-the validation split, as papers do, beside all of it.
+the validation split, as papers do, beside all of it. `--quick` trains nothing.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ def pruned() -> dict[str, tuple[str, str]]:
     }
 
 
-def stages() -> dict[str, wikitext2.Stage]:
-    """Return the base pruned in every way, and each of these trained further."""
-    found = {"swept": SWEEP, "base-back": wikitext2.trained(wikitext2.BASE, SHARE, RECOVERY)}
+def stages(quick: bool) -> dict[str, wikitext2.Stage]:
+    """Return the base pruned in every way and, unless it is to be quick, some trained further."""
+    found: dict[str, wikitext2.Stage] = {"swept": SWEEP}
+    if not quick:
+        found["base-back"] = wikitext2.trained(wikitext2.BASE, SHARE, RECOVERY)
     for name, (method, share) in pruned().items():
         found[name] = {
             "stage": "prune",
@@ -62,7 +64,7 @@ def stages() -> dict[str, wikitext2.Stage]:
             "method": method,
             **SHARES[share],
         }
-        if share in RECOVERED:
+        if share in RECOVERED and not quick:
             found[f"{name}-back"] = wikitext2.trained(name, SHARE, RECOVERY)
     return found
 
@@ -79,9 +81,11 @@ def add_sweep(rows: Rows, facts: dict[str, Any]) -> None:
 
 def main() -> None:
     """Prune, train, and write the rows."""
-    options = wikitext2.parser(__doc__).parse_args()
+    parser = wikitext2.parser(__doc__)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
     session = Session(runs=options.runs, data_dir=options.data_dir, threads=1)
-    made = stages()
+    made = stages(options.quick)
     result = wikitext2.run("bench-prune", made, None, session)
     rows = Rows("prune")
     add_sweep(rows, result["swept"].facts)

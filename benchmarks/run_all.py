@@ -149,10 +149,8 @@ def _structured(rows: Rows) -> str:
 def _prune(rows: Rows) -> str:
     losses = {who: _one(rows, f"{who}-50", "more bits") for who in ("magnitude", "sparsegpt")}
     return (
-        f"At 50 % zeros magnitude costs {losses['magnitude']:.3f} bits per byte, SparseGPT"
-        f" {losses['sparsegpt']:.3f}; trained further,"
-        f" {_one(rows, 'magnitude-50-back', 'more bits'):.3f} and"
-        f" {_one(rows, 'sparsegpt-50-back', 'more bits'):.3f}."
+        f"At 50 % zeros, one-shot, magnitude costs {losses['magnitude']:.3f} bits per byte,"
+        f" SparseGPT {losses['sparsegpt']:.3f}."
     )
 
 
