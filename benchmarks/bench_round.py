@@ -5,8 +5,9 @@
 The base of `wikitext2-base.yaml` is trained on 5 % of its tokens further, with its blocks rounded to
 int3 as they are read (then rounded to nearest), and without (then rounded by GPTQ). Both are tried
 by AdamW at the same rates, and with rounding by Muon too; validation text chooses.
-`int3-distilled` learns half of the loss from the base in float32. `more bits` is the difference to
-the base, paired on the last tenth of the test split, on which nothing is chosen.
+`int3-distilled` learns from the base in float32, by half of the loss or by all of it. `more bits`
+is the difference to the base, paired on the last tenth of the test split, on which nothing is
+chosen.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MUON: dict[str, dict[str, Any]] = {
 TRIES = {"for-int3": {**ADAMW, **MUON}, "on": ADAMW}
 """The optimizers and rates with and without rounding, of which validation chooses."""
 
-DISTILLED = ADAMW["adamw-3e-04"]
-"""How the base is trained for the rounding with its float self as the teacher."""
+DISTILLED: dict[str, tuple[float, float]] = {"half": (0.5, 3e-4), "whole": (1.0, 6e-4)}
+"""How the base in float32 teaches: its weight in the loss, and AdamW's rate."""
 
 
 def stages() -> dict[str, wikitext2.Stage]:
@@ -46,8 +47,13 @@ def stages() -> dict[str, wikitext2.Stage]:
             train = {"optimizer": optimizer, "validations": 1}
             found[stage] = wikitext2.trained(wikitext2.BASE, SHARE, train, **fields)
         found[f"trained-{name}"] = {"stage": "select", "among": among}
-    train = {"optimizer": DISTILLED, "validations": 1}
-    found["distilled-for-int3"] = wikitext2.distilled(wikitext2.BASE, SHARE, train, round=kind)
+    for name, (weight, rate) in DISTILLED.items():
+        train = {"optimizer": {"kind": "adamw", "lr": rate}, "validations": 1}
+        found[f"distilled-{name}"] = wikitext2.distilled(
+            wikitext2.BASE, SHARE, train, round=kind, objective={"weight": weight}
+        )
+    among = [f"distilled-{name}" for name in DISTILLED]
+    found["distilled-for-int3"] = {"stage": "select", "among": among}
     found["int3-distilled"] = quantized("distilled-for-int3", kind)
     found["int3-trained"] = quantized("trained-for-int3", kind)
     found["on-int3"] = quantized("trained-on", kind)
@@ -60,6 +66,8 @@ PAIRS = (
     ("int3-trained", "int3-gptq"),
     ("int3-trained", "on-int3-gptq"),
     ("int3-distilled", "int3-trained"),
+    ("int3-distilled", "int3-gptq"),
+    ("int3-distilled", "on-int3-gptq"),
     ("on-int3-gptq", "int3-gptq"),
 )
 
@@ -70,7 +78,8 @@ def main() -> None:
     session = Session(runs=options.runs, data_dir=options.data_dir, threads=1)
     result = wikitext2.run("bench-round", stages(), None, session)
     rows = Rows("round")
-    for name in (f"{how}-{one}" for how, tries in TRIES.items() for one in tries):
+    tried = [f"{how}-{one}" for how, tries in TRIES.items() for one in tries]
+    for name in (*tried, *(f"distilled-{name}" for name in DISTILLED)):
         nll = result[name].facts["best_nll"]
         rows.add(name, wikitext2.SETTING, "validation", 0, nll, "nats per token")
     models = wikitext2.references("bench-round", COMPARED)

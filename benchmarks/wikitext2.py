@@ -71,7 +71,7 @@ def trained(source: str, share: float, train: Mapping[str, Any], **fields: Any) 
 
 
 def distilled(source: str, share: float, train: Mapping[str, Any], **fields: Any) -> Stage:
-    """Return the stage that trains a model as `trained` does, half of it on the base's answers."""
+    """Return the stage that trains a model as `trained` does, with the base as its teacher."""
     stage = trained(source, share, train, stage="distill", teacher=BASE, **fields)
     return {key: value for key, value in stage.items() if key != "method"}
 
