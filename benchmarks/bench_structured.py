@@ -4,12 +4,12 @@
 
 The base of `wikitext2-base.yaml` keeps 3 of its 4 heads and 232 of its 352 channels, by two scores.
 The one by `taylor` is trained on 10 % of the base's tokens further: on the text alone
-(`recovered`), or half on the whole base's answers (`distilled`). `base-on` is the whole base
-trained on as long. `alone-tokens` has the same size and was trained from random weights for as many
-tokens as base and recovery together. `more bits` is the difference to the base, paired on the last
-tenth of the test split. Seconds are the processor's, of a forward pass of 8 x 256 tokens, whole and
-small in turns. `--quick` leaves out `distilled` and the controls, which take longer than all the
-rest.
+(`recovered`), or half on the whole base's answers (`distilled`); validation chooses between two
+rates. `base-on` is the whole base trained on as long. `alone-tokens` has the same size and was
+trained from random weights for as many tokens as base and recovery together. `more bits` is the
+difference to the base, paired on the last tenth of the test split. Seconds are the processor's, of
+a forward pass of 8 x 256 tokens, whole and small in turns. `--quick` leaves out `distilled` and the
+controls, which take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import wikitext2
@@ -34,8 +35,11 @@ SHARE = 0.1
 
 HEADS, HIDDEN = 3, 232
 SCORES = ("taylor", "magnitude")
-TRAIN = {"optimizer": {"kind": "muon", "lr": 0.01, "rest": {"lr": 1.5e-3}}}
-"""How everything is trained further: at half the base's rates, down to 0."""
+TRIES: dict[str, dict[str, Any]] = {
+    "1e-02": {"optimizer": {"kind": "muon", "lr": 0.01, "rest": {"lr": 1.5e-3}}},
+    "2e-02": {"optimizer": {"kind": "muon", "lr": 0.02, "rest": {"lr": 3e-3}}},
+}
+"""How a model is trained further, down to a rate of 0: from half the base's rate, or from all of it."""
 
 ROWS, LENGTH, REPEATS = 8, 256, 7
 COMPARED = ("taylor", "magnitude", "recovered")
@@ -54,15 +58,28 @@ def stages(quick: bool) -> dict[str, wikitext2.Stage]:
             "hidden": HIDDEN,
             "score": score,
         }
-    found["recovered"] = wikitext2.trained("taylor", SHARE, TRAIN)
+    _add_best(found, "recovered", wikitext2.trained, "taylor")
     if quick:
         return found
-    found["distilled"] = wikitext2.distilled("taylor", SHARE, TRAIN)
-    found["base-on"] = wikitext2.trained(wikitext2.BASE, SHARE, TRAIN)
+    _add_best(found, "distilled", wikitext2.distilled, "taylor")
+    _add_best(found, "base-on", wikitext2.trained, wikitext2.BASE)
     small = {"attention": {"heads": HEADS, "head_dim": 32}, "mlp": {"hidden": HIDDEN}}
     length = {"steps": None, "tokens": wikitext2.tokens(1 + SHARE)}
     found["alone-tokens"] = {"stage": "pretrain", "model": small, "train": length}
     return found
+
+
+def _add_best(
+    found: dict[str, wikitext2.Stage],
+    name: str,
+    training: Callable[[str, float, dict[str, Any]], wikitext2.Stage],
+    source: str,
+) -> None:
+    """Add trainings of a model on a share of the base's tokens, and the best by validation."""
+    among = [f"{name}-{rate}" for rate in TRIES]
+    for stage, train in zip(among, TRIES.values(), strict=True):
+        found[stage] = training(source, SHARE, train)
+    found[name] = {"stage": "select", "among": among}
 
 
 def add_speed(rows: Rows, whole: Decoder, small: Decoder) -> None:
