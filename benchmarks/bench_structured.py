@@ -3,13 +3,13 @@
     python benchmarks/bench_structured.py [--runs DIR] [--data-dir DIR] [--quick]
 
 The base of `wikitext2-base.yaml` keeps 3 of its 4 heads and 232 of its 352 channels, by two scores.
-The one by `taylor` is trained on 10 % of the base's tokens further: on the text alone
-(`recovered`), or half on the whole base's answers (`distilled`); validation chooses between two
-rates. `base-on` is the whole base trained on as long. `alone-tokens` has the same size and was
-trained from random weights for as many tokens as base and recovery together. `more bits` is the
-difference to the base, paired on the last tenth of the test split. Seconds are the processor's, of
-a forward pass of 8 x 256 tokens, whole and small in turns. `--quick` leaves out `distilled` and the
-controls, which take longer than all the rest.
+Both are trained on 10 % of the base's tokens further, on the text alone (`recovered`) or half on
+the whole base's answers (`distilled`), and validation chooses between the scores. `base-on` is the
+whole base trained on as long. `alone-tokens` has the same size and was trained from random weights
+for as many tokens as base and recovery together. `more bits` is the difference to the base, paired
+on the last tenth of the test split. Seconds are the processor's, of a forward pass of 8 x 256
+tokens, whole and small in turns. `--quick` leaves out `distilled` and the controls, which take
+longer than all the rest.
 """
 
 from __future__ import annotations
@@ -35,11 +35,8 @@ SHARE = 0.1
 
 HEADS, HIDDEN = 3, 232
 SCORES = ("taylor", "magnitude")
-TRIES: dict[str, dict[str, Any]] = {
-    "1e-02": {"optimizer": {"kind": "muon", "lr": 0.01, "rest": {"lr": 1.5e-3}}},
-    "2e-02": {"optimizer": {"kind": "muon", "lr": 0.02, "rest": {"lr": 3e-3}}},
-}
-"""How a model is trained further, down to a rate of 0: from half the base's rate, or from all of it."""
+TRAIN: dict[str, Any] = {"optimizer": {"kind": "muon", "lr": 0.01, "rest": {"lr": 1.5e-3}}}
+"""How every model is trained further: from half the base's rate down to 0."""
 
 ROWS, LENGTH, REPEATS = 8, 256, 7
 COMPARED = ("taylor", "magnitude", "recovered")
@@ -58,11 +55,11 @@ def stages(quick: bool) -> dict[str, wikitext2.Stage]:
             "hidden": HIDDEN,
             "score": score,
         }
-    _add_best(found, "recovered", wikitext2.trained, "taylor")
+    _add_best(found, "recovered", wikitext2.trained)
     if quick:
         return found
-    _add_best(found, "distilled", wikitext2.distilled, "taylor")
-    _add_best(found, "base-on", wikitext2.trained, wikitext2.BASE)
+    _add_best(found, "distilled", wikitext2.distilled)
+    found["base-on"] = wikitext2.trained(wikitext2.BASE, SHARE, TRAIN)
     small = {"attention": {"heads": HEADS, "head_dim": 32}, "mlp": {"hidden": HIDDEN}}
     length = {"steps": None, "tokens": wikitext2.tokens(1 + SHARE)}
     found["alone-tokens"] = {"stage": "pretrain", "model": small, "train": length}
@@ -73,12 +70,11 @@ def _add_best(
     found: dict[str, wikitext2.Stage],
     name: str,
     training: Callable[[str, float, dict[str, Any]], wikitext2.Stage],
-    source: str,
 ) -> None:
-    """Add trainings of a model on a share of the base's tokens, and the best by validation."""
-    among = [f"{name}-{rate}" for rate in TRIES]
-    for stage, train in zip(among, TRIES.values(), strict=True):
-        found[stage] = training(source, SHARE, train)
+    """Add a training of each smaller model on a share of the base's tokens, and the best of them."""
+    among = [f"{name}-{score}" for score in SCORES]
+    for stage, score in zip(among, SCORES, strict=True):
+        found[stage] = training(score, SHARE, TRAIN)
     found[name] = {"stage": "select", "among": among}
 
 
