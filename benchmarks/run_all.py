@@ -128,12 +128,11 @@ def _quantize(rows: Rows) -> str:
 
 
 def _round(rows: Rows) -> str:
-    trained, gptq, both = (
-        _one(rows, who, "more bits") for who in ("int3-trained", "int3-gptq", "on-int3-gptq")
-    )
+    names = ("int3-gptq", "on-int3-gptq", "int3-trained", "int3-distilled")
+    gptq, control, trained, distilled = (_one(rows, who, "more bits") for who in names)
     return (
-        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained for int3 {trained:.4f},"
-        f" trained as long without and rounded by GPTQ {both:.4f}."
+        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained on and rounded by GPTQ"
+        f" {control:.4f}, trained for int3 {trained:.4f}, by distillation {distilled:.4f}."
     )
 
 
