@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_flops, format_size
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.planning.fitting import Fitting
 from flyweight.planning.memory import PlannedMemory
 from flyweight.planning.model_plan import ModelPlan
@@ -146,10 +146,11 @@ class Plan(Shown):
     def words(self) -> list[str]:
         """Return what makes all stages fit at no cost in quality, as words of the command line.
 
-        Raises RequestError where a stage does not fit even so.
+        Raises FlyweightError where a stage does not fit even so: the answer is no, as that of a
+        plan with faults, and not that the request is wrong.
         """
         if any(not fitting.fits for fitting in self.fittings.values()):
-            raise RequestError("\n".join(self.faults))
+            raise FlyweightError("\n".join(self.faults))
         return [word for name, fitting in self.fittings.items() for word in fitting.words(name)]
 
     def verdict(self) -> list[Text | str]:

@@ -68,7 +68,6 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
     cost = TrainingCost.from_metrics(measured["memory"]) if "memory" in measured else None
-    asked = source.artifact.identity["config"].get("train", {}).get("accumulate", 1)
     if "steps" in facts:
         training = run_summary.Training(
             **{
@@ -87,7 +86,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             peak_bytes=cost.peak_bytes if cost else None,
             seconds_per_step=cost.seconds_per_step if cost else None,
             pieces=facts.get("accumulate_used"),
-            asked_pieces=asked,
+            asked_pieces=_asked_pieces(source.artifact),
         )
     bench = measured.get("bench")
     return run_summary.ModelSummary(
@@ -154,8 +153,19 @@ def memory(planned: PlannedMemory | None, artifact: Artifact, held: bool) -> Tra
     """
     if planned is None:
         return None
-    used = artifact.facts.get("memory_used")
-    return TrainingMemory(planned=planned.total, used=used, method=planned.method, held=held)
+    return TrainingMemory(
+        planned=planned.total,
+        used=artifact.facts.get("memory_used"),
+        method=planned.method,
+        held=held,
+        asked_pieces=_asked_pieces(artifact),
+        pieces=artifact.facts.get("accumulate_used"),
+    )
+
+
+def _asked_pieces(artifact: Artifact) -> int:
+    """Return in how many micro-batches a step of a training was asked for."""
+    return artifact.identity["config"].get("train", {}).get("accumulate", 1)
 
 
 def _known(name: str | None, names: Sequence[str]) -> str | None:
