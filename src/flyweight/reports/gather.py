@@ -113,6 +113,8 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         else None,
         audit=None if "audit" not in measured else AuditResult.from_metrics(measured["audit"]),
         curve=training_curve(source.artifact.path / "events.jsonl") if training else None,
+        sparsity=facts.get("sparsity"),
+        adapter_sparsity=facts.get("adapter_sparsity"),
         samples=samples_of(measured["sample"]) if "sample" in measured else (),
         scores=tuple(_scores(artifact) for artifact in _on_tasks(source).values()),
         lm_eval=LmEvalScores.from_metrics(measured["lm_eval"]) if "lm_eval" in measured else None,
