@@ -574,14 +574,7 @@ def _faults(
         largest = max(stages, key=lambda stage: stage.memory.total)
         if limits.memory is not None and largest.memory.total > limits.memory:
             faults.append(_memory_fault(largest, limits.memory, fittings.get(largest.name)))
-    if evaluated and limits.memory is not None:
-        name = max(evaluated, key=lambda each: evaluated[each])
-        if evaluated[name] > limits.memory:
-            faults.append(
-                f"budget.memory: {format_size(limits.memory)}, but evaluating {name} takes about "
-                f"{format_size(evaluated[name])}: a smaller data.context or model, fewer windows "
-                f"(batch of an evaluate stage), or budget.memory={size_word(evaluated[name])}"
-            )
+    faults += _evaluation_faults(limits.memory, evaluated, fittings)
     flops = sum(stage.flops or 0.0 for stage in stages)
     if limits.flops is not None and flops > limits.flops:
         faults.append(
@@ -601,6 +594,22 @@ def _faults(
             "a quantize stage to what is compared, or lower model.dim or the tokenizer's vocab"
         )
     return faults
+
+
+def _evaluation_faults(
+    limit: float | None, evaluated: Mapping[str, int], fittings: Mapping[str, Fitting]
+) -> Iterator[str]:
+    """Yield that the largest evaluation is over the limit of memory, or of what trainings fit."""
+    if limit is None or not evaluated:
+        return
+    name = max(evaluated, key=lambda each: evaluated[each])
+    needed = evaluated[name]
+    if needed > max(limit, *(fitting.memory.total for fitting in fittings.values()), 0):
+        yield (
+            f"budget.memory: {format_size(limit)}, but evaluating {name} takes about "
+            f"{format_size(needed)}: a smaller data.context or model, fewer windows (batch of an "
+            f"evaluate stage), or budget.memory={size_word(needed)}"
+        )
 
 
 def _memory_fault(stage: StagePlan, limit: float, fitting: Fitting | None) -> str:

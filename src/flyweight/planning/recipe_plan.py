@@ -237,7 +237,7 @@ class Plan(Shown):
             return [f"not in the memory: {rest}"]
         name = max(self.evaluated, key=lambda each: self.evaluated[each])
         size = format_size(self.evaluated[name])
-        return [f"evaluating {name} takes {size}, by formulas; not in the memory: {rest}"]
+        return [f"evaluating {name} takes up to {size}, by formulas; not in the memory: {rest}"]
 
     def _largest(self) -> list[str]:
         """Return the memory of the largest stage in parts, which add up to its total."""

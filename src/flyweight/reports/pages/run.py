@@ -187,7 +187,7 @@ def _section(group: ModelGroup, advice: Advice | None, prefix: str) -> RunSectio
 def _memory_cells(stage: StageSummary) -> list[str]:
     """Return the memory of a training as planned and used, and the plan's error; else blanks.
 
-    There is no error where other micro-batches ran than were planned.
+    Where other micro-batches ran than were planned, their number takes the place of the error.
     """
     memory = stage.memory
     if memory is None or memory.used is None:
