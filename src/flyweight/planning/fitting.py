@@ -101,7 +101,8 @@ class Fitting:
         if self.proposed:
             words = " ".join(change.words(f"stages.{name}.") for change in self.proposed)
             lines += f", and at some cost ({words}) {format_size(self.least.total)}"
-            nearest += f", or {size_word(self.least.total)} at that cost"
+            if size_word(self.least.total) != size_word(self.memory.total):
+                nearest += f", or {size_word(self.least.total)} at that cost"
         return f"{lines}; {nearest} (or a smaller model)"
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from flyweight.config import load, schema
 from flyweight.config.model_rules import fitting_vocabulary
-from flyweight.config.units import format_count, format_size, format_time, size_word
+from flyweight.config.units import count_word, format_count, format_size, format_time, size_word
 from flyweight.core.events import Watcher, ignore
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
@@ -579,19 +579,21 @@ def _faults(
     if limits.flops is not None and flops > limits.flops:
         faults.append(
             f"budget.flops: {format_count(limits.flops)}, but training takes "
-            f"{format_count(flops)}: lower train.steps"
+            f"{format_count(flops)}: lower train.steps, or give it budget.flops={count_word(flops)}"
         )
     if limits.parameters is not None and smallest.get("parameters", 0) > limits.parameters:
         least = format_count(smallest["parameters"])
         faults.append(
             f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has "
-            f"{least}: lower model.dim or model.layers"
+            f"{least}: lower model.dim or model.layers, or give it budget.parameters="
+            f"{count_word(smallest['parameters'])}"
         )
     if limits.bytes is not None and smallest.get("bytes", 0) > limits.bytes:
         least = format_size(smallest["bytes"])
         faults.append(
             f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: add "
-            "a quantize stage to what is compared, or lower model.dim or the tokenizer's vocab"
+            "a quantize stage to what is compared, or lower model.dim or the tokenizer's vocab, or "
+            f"give it budget.bytes={size_word(smallest['bytes'])}"
         )
     return faults
 

@@ -102,5 +102,10 @@ def test_the_answer_no_has_one_exit_status(recipe, flyweight):
     for fit in ([], ["--fit"]):
         status, out, err = flyweight("plan", recipe, "--memory", "1MB", *fit)
         assert status == 1 and "every training here takes more" in " ".join((out + err).split())
+    text = yaml.safe_load(recipe.read_text())["stages"]["one"]["data"]["corpus"]
+    status, _, err = flyweight("plan", text, "--memory", "1MB")
+    assert status == 1 and "every training here takes more" in err
+    status, _, err = flyweight("train", text, "budget.memory=1MB")
+    assert status == 2 and "every training here takes more" in err
     status, _, err = flyweight("run", recipe, "budget.memory=1MB")
     assert status == 2 and "does not fit its budget" in err
