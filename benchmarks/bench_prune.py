@@ -1,23 +1,21 @@
 """Bits per byte of pruned models: each method at each sparsity, one-shot and after recovery.
 
-    python benchmarks/bench_prune.py [--corpus tiny-shakespeare] [--steps 400] [--recovery 40]
+    python benchmarks/bench_prune.py [--runs DIR] [--data-dir DIR]
 
-A model of 4 x 128 is trained, pruned, and trained further for `--recovery` steps. `dense` is the
+The base of `wikitext2-base.yaml` is pruned and trained on 5 % of its tokens further. `base` is the
 model as it was and, under `after recovery`, trained further for as long. Numbers are of the test
-split, on which nothing is chosen. The runs root is `--runs`, where a second run finds what is made.
+split, on which nothing is chosen. `sweep` chooses a sparsity by magnitude that costs at most 1
+perplexity: on the first 1,000 tokens of the validation split, as papers do, beside all of it.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
+import wikitext2
 from rows import Rows
 
-import flyweight as fw
 from flyweight.api import Session
-from flyweight.config import load
 
 METHODS = ("random", "magnitude", "wanda", "sparsegpt")
 SHARES: dict[str, dict[str, Any]] = {
@@ -26,69 +24,73 @@ SHARES: dict[str, dict[str, Any]] = {
     "2:4": {"pattern": "2:4"},
     "80 %": {"sparsity": 0.8},
 }
-ONE_SHOT, RECOVERED = "one-shot", "after recovery"
+SHARE = 0.05
+"""The share of the base's tokens that a recovery reads."""
+
+RECOVERY = {"optimizer": {"kind": "muon", "lr": 0.005, "rest": {"lr": 6e-4}}, "validations": 0}
+SWEEP = {
+    "stage": "prune",
+    "input": wikitext2.BASE,
+    "method": "magnitude",
+    "scope": "global",
+    "sparsity": {
+        "among": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+        "within": {"perplexity": 1.0},
+        "tokens": 1000,
+    },
+}
 
 
-def recipe(corpus: str, steps: int, recovery: int) -> dict[str, Any]:
-    """Return the recipe: a model, pruned in every way, and each of these trained further."""
-    recover = {
-        "stage": "finetune",
-        "method": "full",
-        "train": {"steps": recovery, "validations": 0, "optimizer": {"kind": "muon", "lr": 0.005}},
-    }
-    stages: dict[str, Any] = {
-        "dense": {"stage": "pretrain", "train": {"steps": steps}},
-        "dense-back": {**recover, "input": "dense"},
-    }
-    for method in METHODS:
-        for share, fields in SHARES.items():
-            name = stage_name(method, share)
-            stages[name] = {"stage": "prune", "input": "dense", "method": method, **fields}
-            stages[f"{name}-back"] = {**recover, "input": name}
+def pruned() -> dict[str, tuple[str, str]]:
+    """Return method and sparsity of every stage that prunes, by its name."""
     return {
-        "name": "bench-prune",
-        "data": {"corpus": corpus, "tokenizer": {"kind": "bpe", "vocab": 1024}, "context": 128},
-        "model": {"dim": 128, "layers": 4, "attention": {"heads": 4}},
-        "train": {"batch": 8, "validations": 1, "precision": "fp32", "optimizer": "muon"},
-        "stages": stages,
-        "report": {"measure": ["evaluate"]},
+        f"{method}-{share.replace(' %', '').replace(':', '-')}": (method, share)
+        for method in METHODS
+        for share in SHARES
     }
 
 
-def stage_name(method: str, share: str) -> str:
-    """Return the name of a stage that prunes."""
-    return f"{method}-{share.replace(' %', '').replace(':', '-')}"
+def stages() -> dict[str, wikitext2.Stage]:
+    """Return the base pruned in every way, and each of these trained further."""
+    found = {"base-back": wikitext2.trained(wikitext2.BASE, SHARE, RECOVERY)}
+    for name, (method, share) in pruned().items():
+        found[name] = {
+            "stage": "prune",
+            "input": wikitext2.BASE,
+            "method": method,
+            **SHARES[share],
+        }
+        found[f"{name}-back"] = wikitext2.trained(name, SHARE, RECOVERY)
+    return found
+
+
+def add_sweep(rows: Rows, facts: dict[str, Any]) -> None:
+    """Add what each sparsity of the sweep costs, on few tokens and on all."""
+    for row in facts["sweep"]:
+        share = f"sweep, {row['sparsity']:.0%}"
+        for name, found in (("1,000 tokens", "perplexity_cost"), ("all tokens", "whole_cost")):
+            for end, metric in (("value", ""), ("low", " low"), ("high", " high")):
+                cost = row[found][end]
+                rows.add(name, share, f"more perplexity{metric}", 0, cost, "perplexity")
 
 
 def main() -> None:
-    """Run the recipe and write one row for each model and number."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", default="tiny-shakespeare")
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--recovery", type=int, default=40)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    options = parser.parse_args()
-    session = Session(runs=options.runs, threads=1)
-    raw = recipe(options.corpus, options.steps, options.recovery)
-    result = fw.run(load.recipe(raw), session=session)
-    models = {model.name: model for model in result.summary.models}
+    """Prune, train, and write the rows."""
+    options = wikitext2.options(__doc__)
+    session = Session(runs=options.runs, data_dir=options.data_dir, threads=1)
+    made = stages()
+    swept = wikitext2.run("bench-sweep", {"swept": SWEEP}, [], session)
     rows = Rows("prune")
-    for method in ("dense", *METHODS):
-        for share in {"dense": ["0 %"]}.get(method, list(SHARES)):
-            name = method if method == "dense" else stage_name(method, share)
-            for which, stage in ((ONE_SHOT, name), (RECOVERED, f"{name}-back")):
-                evaluated = models[stage].evaluate
-                assert evaluated is not None
-                bits = evaluated.bits_per_byte
-                for metric, value in (
-                    ("value", bits.value),
-                    ("low", bits.low),
-                    ("high", bits.high),
-                ):
-                    rows.add(method, f"{share}, {which}", metric, 0, value, "bits/byte")
-                if sparsity := result[stage].facts.get("sparsity"):
-                    rows.add(method, f"{share}, {which}", "sparsity", 0, sparsity, "share")
-    rows.write()
+    add_sweep(rows, swept["swept"].facts)
+    result = wikitext2.run("bench-prune", made, made, session)
+    models = wikitext2.references("bench-prune", made)
+    wikitext2.add_comparison(rows, wikitext2.SETTING, models, session)
+    for name in pruned():
+        sparsity = result[name].facts["sparsity"]
+        rows.add(name, wikitext2.SETTING, "sparsity", 0, sparsity, "share")
+        back = result[f"{name}-back"].facts["sparsity"]
+        rows.add(f"{name}-back", wikitext2.SETTING, "sparsity", 0, back, "share")
+    print(rows.write())
 
 
 if __name__ == "__main__":

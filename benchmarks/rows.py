@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flyweight.core.machine import processor, usable_cores
 
@@ -32,6 +32,25 @@ COLUMNS = (
     "flyweight",
     "time",
 )
+
+
+class Interval(Protocol):
+    """A number with a confidence interval."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        ...
 
 
 class Rows:
@@ -66,6 +85,14 @@ class Rows:
             file=sys.stderr,
             flush=True,
         )
+
+    def add_interval(
+        self, contestant: str, setting: str, metric: str, found: Interval, unit: str
+    ) -> None:
+        """Add a value and the ends of its 95 % interval."""
+        ends = (("", found.value), (" low", found.low), (" high", found.high))
+        for end, value in ends:
+            self.add(contestant, setting, f"{metric}{end}", 0, value, unit)
 
     def read(self) -> None:
         """Take up the rows that the last run wrote, to which this one adds."""

@@ -34,6 +34,10 @@ BENCHMARKS = {
     "plan_memory": ["bench_plan_memory.py"],
     "memory": ["bench_memory.py"],
     "collapse": ["bench_collapse.py"],
+    "quantize": ["bench_quantize.py"],
+    "round": ["bench_round.py"],
+    "structured": ["bench_structured.py"],
+    "prune": ["bench_prune.py"],
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
@@ -99,6 +103,56 @@ def _fuzz(rows: Rows) -> str:
     tried = sum(float(row["value"]) for row in malformed if "status" not in row["setting"])
     refused = _all(rows, "refused_with_a_message")
     return f"{refused:,.0f} of {tried:,.0f} malformed inputs ended with a message."
+
+
+def _one(rows: Rows, who: str, metric: str, setting: str = "") -> float:
+    """Return the median of a contestant's metric; `setting` is a part."""
+    return statistics.median(
+        float(row["value"])
+        for row in rows
+        if (row["contestant"], row["metric"]) == (who, metric) and setting in row["setting"]
+    )
+
+
+def _quantize(rows: Rows) -> str:
+    shares = {
+        kind: [
+            _one(rows, f"{kind}-gptq", "more bits", text) / _one(rows, kind, "more bits", text)
+            for text in ("WikiText-2", "stories260k")
+        ]
+        for kind in ("int4", "int3")
+    }
+    told = (f"{_range(found)} at {kind}" for kind, found in shares.items())
+    return f"GPTQ loses {' and '.join(told)} of what nearest rounding loses."
+
+
+def _round(rows: Rows) -> str:
+    trained, gptq, both = (
+        _one(rows, who, "more bits") for who in ("int3-trained", "int3-gptq", "on-int3-gptq")
+    )
+    return (
+        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained for int3 {trained:.4f},"
+        f" trained as long without and rounded by GPTQ {both:.4f}."
+    )
+
+
+def _structured(rows: Rows) -> str:
+    more = _one(rows, "recovered", "more bits") / _one(rows, "base", "bits per byte")
+    speeds = _values(rows, "share of the FLOP ratio")
+    return (
+        f"With 30 % of the blocks' parameters removed, a forward pass is faster by {_range(speeds)}"
+        f" of the ratio of FLOPs; after recovery the model has {more:.1%} more bits per byte."
+    )
+
+
+def _prune(rows: Rows) -> str:
+    losses = {who: _one(rows, f"{who}-50", "more bits") for who in ("magnitude", "sparsegpt")}
+    return (
+        f"At 50 % zeros magnitude costs {losses['magnitude']:.3f} bits per byte, SparseGPT"
+        f" {losses['sparsegpt']:.3f}; trained further,"
+        f" {_one(rows, 'magnitude-50-back', 'more bits'):.3f} and"
+        f" {_one(rows, 'sparsegpt-50-back', 'more bits'):.3f}."
+    )
 
 
 def _within_bounds(rows: Rows) -> int:
@@ -173,6 +227,9 @@ SAYS: dict[str, Callable[[Rows], str]] = {
         f"Planned memory is {_range(_values(rows, 'ratio'))} times what was used, median"
         f" {statistics.median(_values(rows, 'ratio')):.2f}."
     ),
+    "prune": _prune,
+    "quantize": _quantize,
+    "round": _round,
     "shakespeare": lambda rows: (
         f"{_values(rows, 'last 10 %')[0]:.3f} nats per character on nanoGPT's last 10 %."
     ),
@@ -184,6 +241,7 @@ SAYS: dict[str, Callable[[Rows], str]] = {
         f"`import flyweight` takes {_values(rows, 'seconds', setting='import flyweight')[0]:.2f} s,"
         f" Python alone {_values(rows, 'seconds', setting='python alone')[0]:.2f} s."
     ),
+    "structured": _structured,
     "train_default": lambda rows: (
         f"`flyweight train` beats Kneser-Ney counts and nanoGPT's CPU settings on"
         f" {len(_won_texts(rows))} of {len(_values(rows, 'bits_per_byte', 'Kneser-Ney'))} texts,"

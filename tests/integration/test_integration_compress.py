@@ -12,9 +12,13 @@ from typer.testing import CliRunner
 import flyweight as fw
 from flyweight.api import Session
 from flyweight.cli.app import app
+from flyweight.compression.ways import Way
 from flyweight.config import load as config_load
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.pipeline.compress import Search
+from flyweight.records.compression import Tried
+from flyweight.store import gc
+from flyweight.store.references import OTHERS
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +60,21 @@ def test_the_verb_and_the_function_choose_within_bytes(place: Path) -> None:
     trainings = {step for one in record.tried for step in one.steps if step.startswith("train")}
     assert trainings == {"train 1,920 tokens further"}  # 5 % of 150 steps of 8 rows of 32
     assert record.tokens % 1920 == 0 < record.tokens
+    # The saved files of the result are the model that was measured.
+    assert record.verification.passed
+    assert {each.export for each in record.verification.exports} >= {"Hugging Face folder"}
     # Test text is read for two models alone.
     tested = [model.name for model in found.run.summary.models if model.evaluate]
     assert set(tested) == {record.chosen, record.plain}
     assert found.model.id == record[record.chosen].id
     validated = {stage.name for stage in found.run.summary.stages if stage.evaluate}
-    assert validated == {f"{one.name}-validation" for one in record.tried}
+    assert validated >= {f"{one.name}-validation" for one in record.tried}
 
     words = ["compress", "toy:dense", "--bytes", "11kB", "--recover", "5%"]
     shared = ["--runs", str(place / "runs"), "--threads", "1"]
     answer = CliRunner().invoke(app, [*words, *shared, "--json"])
-    assert answer.exit_code == (0 if record.audit_passed else 1), answer.output
+    assert answer.exit_code == (0 if record.passed else 1), answer.output
+    assert not (found.run.folder / OTHERS).exists()  # nothing waits for it any more
     again = json.loads(answer.stdout)
     assert again["chosen"] == record.chosen
     assert again["name"] == "compress-toy-dense" == found.run.summary.name
@@ -74,6 +82,7 @@ def test_the_verb_and_the_function_choose_within_bytes(place: Path) -> None:
     shown = CliRunner().invoke(app, [*words, *shared])
     assert "plain quantization" in shown.stdout.lower()
     assert "Cost:" in shown.stdout
+    assert "Verified: the saved files are the model that was measured" in shown.stdout
 
 
 def test_a_loss_takes_the_smallest_and_skips_what_is_larger(place: Path) -> None:
@@ -97,6 +106,33 @@ def test_a_speed_is_measured_of_shapes_before_anything_is_trained(
     assert not found.plain_fits
     with pytest.raises(RequestError, match="no way is so fast here; the nearest is"):
         fw.compress("toy:dense", speed="50x", session=session(place))
+
+
+def test_what_an_interrupted_command_has_tried_is_no_garbage(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = session(place).store
+    before = {item.path.name for item in gc.find(store).items}
+    asked: dict[str, Any] = {"bytes": "12kB", "recover": "3%", "session": session(place)}
+    tries, attempt = list[str](), Search._try
+
+    def stopped(self: Search, way: Way) -> Tried:
+        if len(tries) == 4:
+            raise FlyweightError("stopped")
+        tries.append(way.name)
+        return attempt(self, way)
+
+    with monkeypatch.context() as patched, pytest.raises(FlyweightError, match="stopped"):
+        patched.setattr(Search, "_try", stopped)
+        fw.compress("toy:dense", **asked)
+    held = gc.find(store)
+    assert {item.path.name for item in held.items} == before
+    assert any("is unfinished" in line for line in held.kept)
+    # The same command goes on under the same name, and nothing waits for it afterwards.
+    found = fw.compress("toy:dense", **asked)
+    assert [one.name for one in found.record.tried][:4] == tries
+    assert not any(found.run.summary.name in line for line in gc.find(store).kept)
+    assert {item.path.name for item in gc.find(store).items} == before
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -105,6 +105,7 @@ def test_a_sweep_chooses_the_largest_sparsity_within_the_limit(tmp_path: Path) -
         assert facts["decided"] == (not facts["undecided"])
     whole, part = (result[name].facts["sweep"][0] for name in ("whole", "part"))
     assert whole["nll"] == part["nll"]
+    assert part["whole_cost"] == whole["whole_cost"] == whole["perplexity_cost"]
     assert whole["chosen_on"]["targets"] > part["chosen_on"]["targets"] == 200
     assert _width(part["chosen_on"]) > _width(whole["chosen_on"])
 

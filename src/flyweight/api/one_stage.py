@@ -5,7 +5,7 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,28 @@ def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.
         kind = [stage.method]
     elif isinstance(stage, schema.Finetune):
         kind = [stage.method.kind]
-    (source,) = stage.dependencies().values()
-    return under_a_free_name(
+    *_, source = stage.dependencies().values()
+    return _under_a_free_name(
         checked, "-".join([verb, *kind, plain_name(Path(source).name)]), session
     )
 
 
-def under_a_free_name(checked: schema.Recipe, first: str, session: Session) -> schema.Recipe:
+def _under_a_free_name(checked: schema.Recipe, first: str, session: Session) -> schema.Recipe:
     """Return the recipe as `first` or, where another request has that name, with a number."""
-    candidates = (checked.model_copy(update={"name": name}) for name in _names(first))
-    store = session.store
-    return next(
-        recipe for recipe in candidates if knows_only(store.root / recipe.name, request_of(recipe))
-    )
+
+    def named(name: str) -> schema.Recipe:
+        return checked.model_copy(update={"name": name})
+
+    return named(free_name(first, session, lambda name: request_of(named(name))))
+
+
+def free_name(first: str, session: Session, request: Callable[[str], str]) -> str:
+    """Return `first` or, where another request has that name, the same with a number.
+
+    `request` returns the digest of the request under a name.
+    """
+    root = session.store.root
+    return next(name for name in _names(first) if knows_only(root / name, request(name)))
 
 
 def _names(first: str) -> Iterator[str]:
@@ -91,6 +100,7 @@ def _names(first: str) -> Iterator[str]:
 def distill(
     teacher: Model,
     *overrides: str,
+    input: Model | None = None,
     data: str | Path | Mapping[str, object] | None = None,
     model: str | Mapping[str, object] | None = None,
     train: Mapping[str, object] | None = None,
@@ -102,7 +112,8 @@ def distill(
 
     `data` is a corpus or the fields of one. `model`, `train` and `objective` are fields as in a
     recipe: `fw.distill("quickstart:teacher", data="python-stdlib", model={"dim": 64},
-    train={"steps": 400})`. `overrides` are the command line's words (`train.steps=400`), and win.
+    train={"steps": 400})`. `input` is an existing student, in the place of `model`: its weights are
+    trained further. `overrides` are the command line's words (`train.steps=400`), and win.
     Unless `data` names others, the student takes the teacher's tokenizer, and its context where
     that is shorter than usual. `name` is the run's. Raises RequestError with every fault of the
     request.
@@ -114,6 +125,9 @@ def distill(
     words = [*words_of_arguments, *overrides]
     default = {"data": _teachers_own(artifact, words)}
     stage = {"teacher": reference_to(teacher, artifact), **default}
+    if input is not None:
+        student = model_references.find(input, session.store, watch=session.watch)
+        stage["input"] = reference_to(input, student)
     return run_stage("distill", stage, words, name, {}, session)
 
 

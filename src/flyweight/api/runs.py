@@ -328,10 +328,16 @@ def _hold_memory(budget: schema.Budget, device: str) -> None:
 
 
 @uses_runs_root
-def run_checked(asked: schema.Recipe, session: Session, began: float | None = None) -> Run:
+def run_checked(
+    asked: schema.Recipe,
+    session: Session,
+    began: float | None = None,
+    request: str | None = None,
+) -> Run:
     """Run a checked recipe; `began` is when its budget's clock started, by `time.monotonic`.
 
-    Raises the errors of `run`.
+    `request` is the digest of what the recipe answers, where that is not the recipe itself. Raises
+    the errors of `run`.
     """
     context = session.context(asked.budget, asked.seed)
     meter = context.meter
@@ -349,7 +355,8 @@ def run_checked(asked: schema.Recipe, session: Session, began: float | None = No
     meter.shared = checked is not asked
     known = _models_outside(asked, resolve)
     planned = plans.plan(checked, machine, {}, context.data_dir, known=known)
-    with registry_entry(asked, context) as unfinished:
+    work = request or request_of(asked)
+    with registry_entry(asked.name, work, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             packed = {plans.vocabulary_key(data): runner.corpus(data) for data in planned.unread}
@@ -428,12 +435,12 @@ def _recipe(
     return load(recipe, *overrides, without=without)
 
 
-def registry_entry(asked: schema.Recipe | AnyStudy, context: Context) -> RunRegistry:
+def registry_entry(name: str, request: str, context: Context) -> RunRegistry:
     """Return the registry entry that keeps a run's artifacts until its results are written."""
     return RunRegistry(
         store=context.store,
-        name=asked.name,
-        work=request_of(asked),
+        name=name,
+        work=request,
         command=context.command,
         watch=context.watch,
     )

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from flyweight.api import model_references
 from flyweight.api.results import StudyRun, TuningStudyRun
-from flyweight.api.runs import AnyStudy, machine_of, registry_entry, tuning_study_plan, vocabularies
+from flyweight.api.runs import (
+    AnyStudy,
+    machine_of,
+    registry_entry,
+    request_of,
+    tuning_study_plan,
+    vocabularies,
+)
 from flyweight.api.session import DEFAULT, Session, reads_models, uses_runs_root
 from flyweight.config import load as config_load, study as study_config, tuning_study
 from flyweight.config.tuning_study import TuningStudy
@@ -76,7 +83,7 @@ def _tuning_study(checked: TuningStudy, yes: bool, session: Session) -> TuningSt
             "\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)])
         )
 
-    with registry_entry(checked, context) as unfinished:
+    with registry_entry(checked.name, request_of(checked), context) as unfinished:
         unfinished.warn_of_replacing()
         result = tuning.run(checked, replace(context, note=unfinished.note), resolve, planned)
         result = result.model_copy(update={"request": unfinished.work})
@@ -100,7 +107,7 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
         raise RequestError(
             "\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)])
         )
-    with registry_entry(checked, context) as unfinished:
+    with registry_entry(checked.name, request_of(checked), context) as unfinished:
         unfinished.warn_of_replacing()
         result = study_run.run(checked, replace(context, note=unfinished.note), planned)
         result = result.model_copy(update={"request": unfinished.work})

@@ -6,15 +6,15 @@ Part of `flyweight.api`.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flyweight.api import model_references
 from flyweight.api.measurements import Model, data_for
-from flyweight.api.one_stage import reference_to, under_a_free_name
+from flyweight.api.one_stage import free_name, reference_to
 from flyweight.api.results import Run
-from flyweight.api.runs import plain_name, run_checked
+from flyweight.api.runs import plain_name, registry_entry, run_checked
 from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.checkpoints import load_any
 from flyweight.compression.calibration import check_length
@@ -23,15 +23,25 @@ from flyweight.compression.ways import Recovery, Way, ways
 from flyweight.config import schema
 from flyweight.config.limits import Limit, share_of
 from flyweight.core.events import Watcher
+from flyweight.core.files import digest
 from flyweight.data.corpus import Meta
+from flyweight.data.document import SplitName
 from flyweight.errors import RequestError
-from flyweight.pipeline.compress import Search, original_tokens, stages_of
+from flyweight.pipeline.compress import Search, check_bytes, original_tokens
 from flyweight.pipeline.recipe import Runner
 from flyweight.planning.tuning import default_training
 from flyweight.records.compression import Compression, Tried
+from flyweight.records.run_summary import ModelSummary
+from flyweight.records.verification import Verification
 from flyweight.spec import flops
 from flyweight.spec.linears import kind_of, linear_names
 from flyweight.store.artifact import Artifact
+
+MOST_UNKNOWN = 0.2
+"""The largest share of a split's tokens that the model's tokenizer may not know.
+
+Published texts have up to 5 % of `<unk>` written in them.
+"""
 
 LEAST_STEPS = 20
 """Updates that a recovery has where its tokens suffice: smaller batches make more of them."""
@@ -69,6 +79,7 @@ def compress(
     loss: str | float | None = None,
     recover: str | float = "10%",
     data: str | Path | None = None,
+    separator: str | None = None,
     name: str | None = None,
     session: Session = DEFAULT,
 ) -> Compressed:
@@ -81,33 +92,72 @@ def compress(
     a multiple of the model's own here.
 
     A model of which parts were removed is trained further on `recover` of its original tokens, or
-    not at all with 0. `data` is the text for a model that came without its own. `name` is the
-    run's. What is finished is found again. Raises RequestError before long work for a request that
-    is wrong, and for limits that no way can meet, with the nearest. Raises FlyweightError, with the
-    nearest, where every way loses too much.
+    not at all with 0. `data` is the text for a model that came without its own, `separator` what
+    stands between its documents. `name` is the run's. What is finished is found again. Raises
+    RequestError before long work for a request that is wrong, and for limits that no way can meet,
+    with the nearest. Raises FlyweightError, with the nearest, where every way loses too much.
     """
     limit, share = Limit.of(bytes, speed, loss), share_of(recover, "--recover")
     artifact = model_references.find(model, session.store, watch=session.watch)
     config = _dense_decoder(artifact)
-    runner = Runner(session.context(seed=session.seed))
-    text = _text(artifact, config, data, runner)
     reference = reference_to(model, artifact)
-    search = Search(runner, artifact, reference, config, limit, text.data)
-    left_out = list(text.short)
+    check_bytes(config, reference, limit)
+    named = None
+    if data is not None:
+        named = schema.Data.model_validate(data_for(artifact, str(data), separator))
+    elif separator is not None:
+        raise RequestError("--separator is of a text that --data names, and none is named")
+    asked = _Asked(limit, share, artifact, reference, config, named)
+    work = asked.request(session.seed)
+    called = name or free_name(f"compress-{asked.called}", session, lambda _: work)
+    context = session.context(seed=session.seed)
+    with registry_entry(called, work, context) as unfinished:
+        runner = Runner(replace(context, note=unfinished.note))
+        return _compressed(asked, runner, replace(session, watch=context.watch), called)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A checked request: `reference` names the model in recipes, `data` is a text of its own."""
+
+    limit: Limit
+    share: float
+    artifact: Artifact
+    reference: str
+    config: schema.ModelConfig
+    data: schema.Data | None
+
+    @property
+    def called(self) -> str:
+        """The model's name, as it can be part of a run's."""
+        return plain_name(Path(self.reference).name)
+
+    def request(self, seed: int) -> str:
+        """Return a digest of the request: it differs between requests."""
+        text = None if self.data is None else self.data.model_dump(mode="json")
+        fields = {"limit": asdict(self.limit), "recover": self.share, "data": text}
+        return digest({"compress": self.artifact.id, **fields, "seed": seed})[:8]
+
+
+def _compressed(asked: _Asked, runner: Runner, session: Session, name: str) -> Compressed:
+    """Search and report; raise the errors of `compress`."""
+    artifact, config, limit = asked.artifact, asked.config, asked.limit
+    search = Search(runner, artifact, asked.reference, config, limit, asked.data)
+    text = _text(asked, runner)
+    left_out = list[str]()
     calibration = _calibration(text, config, left_out)
-    recovery = _recovery(artifact, config, text, share, left_out)
+    recovery = _recovery(asked, text, left_out)
     for line in left_out:
         session.watch("left out", {"name": artifact.id, "why": line})
-    found = ways(config, reference, calibration, recovery)
+    found = ways(config, asked.reference, calibration, recovery)
+    if calibration is not None:
+        found += search.mixed(text.packed, calibration, recovery)
     worth = _with_a_plain_one(search.worth(found), found)
-    called = plain_name(Path(reference).name)
-    base = search.validation(artifact, called)
-    made = list(search.tries(worth, base.value))
-    tried = [one for _, one in made]
+    base = search.validation(artifact, asked.called)
+    tried = list(search.tries(worth, base.value))
     chosen = choose(tried, limit, base.value)
     plain, fits = choose_plain(tried, limit, chosen, base.value)
-    stages = stages_of(search, {way.name: way for way, _ in made})
-    run = _reported(stages, (chosen, plain), text, name, called, session)
+    run = _reported(search, (chosen, plain), name, asked, session)
     summary = {each.name: each for each in run.summary.models}
     took = {part.artifact.id: part.artifact.facts["took"] for part in search.made.values()}
     audit = summary[chosen.name].audit
@@ -128,11 +178,23 @@ def compress(
             if (scores := summary[each].evaluate) is not None
         },
         audit_passed=audit is not None and audit.passed,
+        verification=_exports(summary[chosen.name]),
         seconds=round(sum(took.values()), 3),
         tokens=search.tokens(),
         left_out=tuple(left_out),
     )
     return Compressed(record, run)
+
+
+def _exports(model: ModelSummary) -> Verification:
+    """Return how a model's exports agree with it.
+
+    The model before it is left out: what was lost is what the limit and the bits per byte are for.
+    """
+    assert model.verification is not None
+    return Verification.of(
+        [each for each in model.verification.exports if each.loss != "quantized"]
+    )
 
 
 def _dense_decoder(artifact: Artifact) -> schema.ModelConfig:
@@ -167,31 +229,58 @@ class _Text:
 
     data: schema.Data | None
     read: schema.Data
-    tokens: int
-    short: tuple[str, ...] = ()
+    packed: Artifact
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the training split."""
+        return _tokens(self.packed, "train")
 
 
-def _text(
-    artifact: Artifact, config: schema.ModelConfig, data: str | Path | None, runner: Runner
-) -> _Text:
-    """Return the named text or that of the model's training; raise RequestError for neither."""
-    if data is not None:
-        named = schema.Data.model_validate(data_for(artifact, str(data)))
-        return _Text(named, named, _train_tokens(runner.corpus(named, artifact)))
+def _text(asked: _Asked, runner: Runner) -> _Text:
+    """Return the named text or that of the model's training.
+
+    Raises RequestError for neither, and for one that is too short to choose on.
+    """
+    artifact, window = asked.artifact, load_any.window(asked.config)
+    if asked.data is not None:
+        packed = runner.corpus(asked.data, artifact)
+        _check_text(packed, window)
+        return _Text(asked.data, asked.data, packed)
     folder = artifact.path.parent / str(artifact.facts.get("corpus"))
     if not (folder / "manifest.json").is_file():
         raise RequestError(
             f"compress: {artifact.id} has no text here to choose on; name one with --data"
         )
     packed = Artifact.open(folder)
-    fields = {**packed.identity["config"], "context": load_any.window(config)}
+    _check_text(packed, window)
+    fields = {**packed.identity["config"], "context": window}
     own = schema.Data.model_validate(fields, context={"resolved": True})
     runner.register_corpus(own, packed)
-    return _Text(None, own, _train_tokens(packed))
+    return _Text(None, own, packed)
 
 
-def _train_tokens(corpus: Artifact) -> int:
-    return Meta.load(corpus.path / "corpus" / "meta.json").splits["train"].tokens
+def _check_text(packed: Artifact, window: int) -> None:
+    """Raise RequestError for a text of another vocabulary, or too short to choose and report on."""
+    splits = Meta.load(packed.path / "corpus" / "meta.json").splits
+    uses: dict[SplitName, str] = {"train": "calibrate", "validation": "choose", "test": "report"}
+    for split, use in uses.items():
+        tokens, unknown = splits[split].tokens, splits[split].unknown
+        if tokens and unknown / tokens > MOST_UNKNOWN:
+            raise RequestError(
+                f"compress: the model's tokenizer does not know {unknown / tokens:.0%} of the "
+                f"{split} split's tokens, so this is not a text to {use} on; name another with "
+                f"--data"
+            )
+        if split != "train" and tokens <= window + 1:
+            raise RequestError(
+                f"compress: the {split} split has {tokens:,} tokens, and to {use} takes two "
+                f"windows of {window:,}; name a longer text with --data"
+            )
+
+
+def _tokens(corpus: Artifact, split: SplitName) -> int:
+    return Meta.load(corpus.path / "corpus" / "meta.json").splits[split].tokens
 
 
 def _calibration(
@@ -211,30 +300,24 @@ def _calibration(
     return calibration
 
 
-def _recovery(
-    artifact: Artifact,
-    config: schema.ModelConfig,
-    text: _Text,
-    share: float,
-    left_out: list[str],
-) -> Recovery | None:
+def _recovery(asked: _Asked, text: _Text, left_out: list[str]) -> Recovery | None:
     """Return the training that follows the removal of parts; None for one of no tokens."""
-    if share == 0:
+    if asked.share == 0:
         return None
-    original = original_tokens(artifact)
+    original = original_tokens(asked.artifact)
     if original is None:
         left_out.append(
             "nobody knows here how many tokens the model was trained on: the share to recover is "
             "of the text's training split"
         )
     window = text.read.context
-    tokens = round(share * (text.tokens if original is None else original))
+    tokens = round(asked.share * (text.tokens if original is None else original))
     if tokens < window or text.tokens <= window:
         left_out.append(
             f"recovery: {tokens:,} tokens of {text.tokens:,} are less than one row of {window:,}"
         )
         return None
-    fields = default_training("full", config, task=False)
+    fields = default_training("full", asked.config, task=False)
     rest = {key: value for key, value in fields.items() if key not in ("epochs", "time")}
     batch = min(16, max(1, tokens // (window * LEAST_STEPS)))
     train = schema.Train.model_validate({**rest, "tokens": tokens, "batch": batch})
@@ -250,25 +333,25 @@ def _with_a_plain_one(worth: list[Way], found: list[Way]) -> list[Way]:
 
 
 def _reported(
-    stages: dict[str, schema.StageConfig],
+    search: Search,
     compared: tuple[Tried, Tried],
-    text: _Text,
-    name: str | None,
-    model: str,
+    name: str,
+    asked: _Asked,
     session: Session,
 ) -> Run:
     """Run the recipe of all tries, which are there already: it tests the two that are compared."""
     recipe = schema.Recipe(
-        name=name or "compress",
+        name=name,
         seed=session.seed,
-        stages=stages,
+        stages=search.stages,
         report=schema.Report(
-            compare=tuple(dict.fromkeys(one.name for one in compared)), data=text.data
+            compare=tuple(dict.fromkeys(one.name for one in compared)),
+            data=asked.data,
+            measure=("evaluate", "bench", "audit", "verify"),
         ),
     )
-    if name is None:
-        recipe = under_a_free_name(recipe, f"compress-{model}", session)
-    return run_checked(recipe, replace(session, watch=_without(stages, session.watch)))
+    quiet = replace(session, watch=_without(search.stages, session.watch))
+    return run_checked(recipe, quiet, request=asked.request(session.seed))
 
 
 def _without(stages: Collection[str], watch: Watcher) -> Watcher:

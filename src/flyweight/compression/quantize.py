@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,23 +19,28 @@ from flyweight.model.linear import KINDS, build_linear
 from flyweight.model.linear_layer import LinearLayer
 from flyweight.model.masked import MaskedLinear
 from flyweight.model.rounded import Rounded
-from flyweight.spec.linears import kind_of, linear_names
+from flyweight.spec.linears import kind_of, linear_names, pattern_faults
 
 
 @torch.no_grad()
 def quantize(
-    model: Model, kind: LinearKind, embedding: LinearKind, clip: float | None = None
+    model: Model,
+    kind: LinearKind,
+    embedding: LinearKind,
+    clip: float | None = None,
+    layers: Mapping[str, LinearKind] = MappingProxyType({}),
 ) -> Model:
     """Return a copy of a model whose blocks' matrices are of `kind`, and its tables of `embedding`.
 
     Tables are the token embedding, an untied head and a bigram table, which can be most of a file;
     the head of a linear model is its one matrix and no table. Norms, gains, biases, padding and
     learned positions stay as they are. Values are rounded to nearest; those beyond `clip` standard
-    deviations of their row are cut off first. Raises RequestError if the model is quantized
+    deviations of their row are cut off first. `layers` gives some matrices a kind of their own, by
+    patterns. Raises RequestError if the model is quantized
     already, as errors would add up. Raises it as well if every matrix would
     stay dense. Raises FlyweightError if a weight is not finite.
     """
-    config = quantized(model.config, kind, embedding)
+    config = quantized(model.config, kind, embedding, layers)
     return _assembled(model, config, {}, clip)
 
 
@@ -46,6 +52,7 @@ def quantize_by_inputs(
     batches: Sequence[Tensor],
     damping: float,
     clip: float | None = None,
+    layers: Mapping[str, LinearKind] = MappingProxyType({}),
     progress: Progress = ignore,
 ) -> tuple[Model, dict[str, RoundingError]]:
     """Return what `quantize` does, with the blocks and an untied head rounded by GPTQ.
@@ -55,13 +62,13 @@ def quantize_by_inputs(
     has no inputs to weigh. Returns the errors by the layer's name as well. Raises as `quantize`
     does, and RequestError where GPTQ has nothing to round or does not know the kind.
     """
-    config = quantized(model.config, kind, embedding)
+    config = quantized(model.config, kind, embedding, layers)
     check_gptq(config)
     # Its modules are replaced one by one; its tensors are the model's own.
     with torch.device("meta"):
         working = build(model.config)
     working.load_state_dict(model.state_dict(), assign=True)
-    layers: dict[str, LinearLayer] = {}
+    rounded: dict[str, LinearLayer] = {}
     errors: dict[str, RoundingError] = {}
     for inputs in layer_inputs(working, batches, progress):
         for name in inputs.names:
@@ -80,9 +87,9 @@ def quantize_by_inputs(
             except FlyweightError as error:
                 raise FlyweightError(f"quantize: {name}: {error}") from error
             layer.bias, layer.adapters = dense.bias, dense.adapters
-            layers[name] = layer
+            rounded[name] = layer
             working.set_submodule(name, layer)
-    return _assembled(model, config, layers, clip), errors
+    return _assembled(model, config, rounded, clip), errors
 
 
 def check_gptq(config: Architecture) -> None:
@@ -124,13 +131,19 @@ def _assembled(
     return small.to(model.dtype).train(model.training)
 
 
-def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> Architecture:
+def quantized(
+    config: Architecture,
+    kind: LinearKind,
+    embedding: LinearKind,
+    layers: Mapping[str, LinearKind] = MappingProxyType({}),
+) -> Architecture:
     """Return the config that `quantize` gives a model of this one.
 
     Masks are left behind: what they keep at zero stays zero in codes. Raises RequestError as
     `quantize` does.
     """
-    if chosen := next((each for each in (kind, embedding) if written_out(each)), None):
+    kinds = (kind, embedding, *layers.values())
+    if chosen := next((each for each in kinds if written_out(each)), None):
         raise RequestError(
             f"quantize: {chosen.label} stores pruned matrices and rounds nothing; use the stages "
             f"prune and pack"
@@ -149,9 +162,14 @@ def quantized(config: Architecture, kind: LinearKind, embedding: LinearKind) -> 
     }
     names = {name.split(".")[0] for name in linear_names(config)}
     linears = {name: part for name, part in chosen.items() if name in names and not part.plain}
-    if not linears:
+    if not linears and all(each.plain for each in layers.values()):
         raise RequestError(
             "quantize: every matrix would stay dense, so nothing would change; choose "
             "another kind, such as int8 or int4"
         )
-    return config.model_copy(update={"linears": linears})
+    made = config.model_copy(update={"linears": {**layers, **linears}})
+    if faults := pattern_faults(made):
+        raise RequestError(
+            "\n".join(f"quantize: {fault.replace('linears', 'layers', 1)}" for fault in faults)
+        )
+    return made

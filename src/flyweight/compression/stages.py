@@ -36,13 +36,14 @@ class QuantizeStage(Stage[schema.Quantize]):
         source = inputs.model("input")
         if config.calibrates:
             small = load_any.own_config(source, f"stages.{inputs.name}.input")
-            check_gptq(quantized(small, config.kind, config.embedding))
+            check_gptq(quantized(small, config.kind, config.embedding, config.layers))
         device = context.runtime.device if config.calibrates else "cpu"
         model = load_any.decoder(source, device, f"stages.{inputs.name}.input")
         if config.calibrates:
             smaller, facts = _round_by_inputs(model, config, inputs, context, draft)
         else:
-            smaller, facts = quantize(model, config.kind, config.embedding, config.clip), {}
+            smaller = quantize(model, config.kind, config.embedding, config.clip, config.layers)
+            facts = {}
         write_model(smaller, source, draft)
         return {**inherited(inputs), **sparsity_facts(smaller, pruned_layers(model)), **facts}
 
@@ -51,7 +52,7 @@ class QuantizeStage(Stage[schema.Quantize]):
         source = inputs.models.get("input")
         if source is None:
             return Outline()
-        made = quantized(source, config.kind, config.embedding)
+        made = quantized(source, config.kind, config.embedding, config.layers)
         if config.calibrates:
             check_gptq(made)
             known = inputs.train_tokens if config.data is None else None
@@ -94,6 +95,7 @@ def _round_by_inputs(
         batches,
         config.calibration.damping,
         config.clip,
+        config.layers,
         lambda done: draft.events.watch(
             "scoring", {"what": f"rounding {inputs.name} by GPTQ", "done": done}
         ),

@@ -6,8 +6,7 @@ values go together. So the smaller model computes what the whole one does with t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,20 +18,8 @@ from flyweight.config.pruning import Prune
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.errors import RequestError
 from flyweight.model.decoder import Decoder
+from flyweight.model.parts import Scores, best, cut_out, cuts, part_scores, writers
 from flyweight.spec import flops
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How important the parts of each layer are.
-
-    `groups` (layers, kv_heads) are heads that share keys and values, `channels` (layers, hidden)
-    those of the MLP, `layers` (layers,) whole layers.
-    """
-
-    groups: Tensor
-    channels: Tensor
-    layers: Tensor
 
 
 def shrunk_config(config: Architecture, settings: Prune) -> ModelConfig:
@@ -131,7 +118,7 @@ def shrink(
     shared = before.attention.heads // before.attention.kv_heads
     layers = range(before.layers)
     if isinstance(settings.layers, int):
-        layers = _best(scores.layers, settings.layers)
+        layers = best(scores.layers, settings.layers)
     elif settings.layers is not None:
         layers = settings.layers
     with torch.device("meta"):
@@ -141,54 +128,17 @@ def shrink(
         if not name.startswith("blocks."):
             state[name] = tensor.clone()
     for place, layer in enumerate(layers):
-        groups = torch.tensor(_best(scores.groups[layer], (config.attention.kv_heads or 0)))
+        groups = torch.tensor(best(scores.groups[layer], (config.attention.kv_heads or 0)))
         width = before.mlp.width(before.dim)
-        channels = torch.tensor(_best(scores.channels[layer], settings.hidden or width))
-        cut = _cuts(before, groups, shared, channels)
+        channels = torch.tensor(best(scores.channels[layer], settings.hidden or width))
+        found = cuts(before, groups, shared, channels)
         prefix = f"blocks.{layer}."
         for name, tensor in own.items():
             if name.startswith(prefix):
                 inner = name.removeprefix(prefix)
-                state[f"blocks.{place}.{inner}"] = _cut(tensor, cut.get(inner)).clone()
+                state[f"blocks.{place}.{inner}"] = cut_out(tensor, found.get(inner)).clone()
     small.load_state_dict(state, assign=True)
     return small.to(model.dtype).train(model.training)
-
-
-Cut = tuple[int, Tensor]
-"""A dimension of a tensor, and the places of it that stay."""
-
-
-def _cuts(config: ModelConfig, groups: Tensor, shared: int, channels: Tensor) -> Mapping[str, Cut]:
-    """Return what of each tensor of a block stays, by its name in the block."""
-    size = config.attention.head_dim or 0
-    heads = _spread(groups, shared)
-    queries, keys = _spread(heads, size), _spread(groups, size)
-    low = config.mlp.rank is not None
-    expand, reduce = (".expand", ".reduce") if low else ("", "")
-    cuts: dict[str, Cut] = {"attention.gain": (0, heads), "attention.out.weight": (1, queries)}
-    for end in ("weight", "bias"):
-        cuts[f"attention.q.{end}"] = (0, queries)
-        cuts[f"attention.k.{end}"] = cuts[f"attention.v.{end}"] = (0, keys)
-        cuts[f"mlp.up{expand}.{end}"] = cuts[f"mlp.gate{expand}.{end}"] = (0, channels)
-    cuts[f"mlp.down{reduce}.weight"] = (1, channels)
-    return cuts
-
-
-def _spread(places: Tensor, size: int) -> Tensor:
-    """Return the rows of parts of `size` rows each, at these places: (n,) -> (n * size,)."""
-    return (places[:, None] * size + torch.arange(size)).flatten()
-
-
-def _cut(tensor: Tensor, cut: Cut | None) -> Tensor:
-    if cut is None:
-        return tensor
-    dimension, places = cut
-    return tensor.index_select(dimension, places.to(tensor.device))
-
-
-def _best(scores: Tensor, count: int) -> list[int]:
-    """Return the places of the highest scores (n,), in their order."""
-    return sorted(scores.topk(count).indices.tolist())
 
 
 # --- scores ---
@@ -200,34 +150,10 @@ def score_parts(
     """Return how important heads, channels and layers are, by a score's name."""
     if score == "random":
         generator = torch.Generator("cpu").manual_seed(seed)
-        return _parts_of(model, lambda weight: torch.rand(weight.shape, generator=generator))
+        return part_scores(model, lambda weight: torch.rand(weight.shape, generator=generator))
     if score == "magnitude":
-        return _parts_of(model, lambda weight: weight.detach().float().square())
+        return part_scores(model, lambda weight: weight.detach().float().square())
     return _taylor(model, batches)
-
-
-def _parts_of(model: Decoder, value: Callable[[Tensor], Tensor]) -> Scores:
-    """Return the sums of a value of each weight of what writes into the residual stream."""
-    config = model.config
-    outs, downs = list[Tensor](), list[Tensor]()
-    for out, down in _writers(model):
-        outs.append(value(out).sum(0).cpu())  # (heads * head_dim,)
-        downs.append(value(down).sum(0).cpu())  # (hidden,)
-    attention, mlp = torch.stack(outs), torch.stack(downs)
-    groups = attention.unflatten(1, (config.attention.kv_heads or 0, -1)).sum(-1)
-    return Scores(groups, mlp, attention.sum(1) + mlp.sum(1))
-
-
-def _writers(model: Decoder) -> list[tuple[Tensor, Tensor]]:
-    """Return, of each layer, the matrices whose columns read its heads and its channels."""
-    down = "mlp.down.weight" if model.config.mlp.rank is None else "mlp.down.reduce.weight"
-    return [
-        (
-            model.get_parameter(f"blocks.{layer}.attention.out.weight"),
-            model.get_parameter(f"blocks.{layer}.{down}"),
-        )
-        for layer in range(model.config.layers)
-    ]
 
 
 def _taylor(model: Decoder, batches: Sequence[Tensor]) -> Scores:
@@ -237,7 +163,7 @@ def _taylor(model: Decoder, batches: Sequence[Tensor]) -> Scores:
     by a factor on that part.
     """
     model.eval()
-    weights = [weight for pair in _writers(model) for weight in pair]
+    weights = [weight for pair in writers(model) for weight in pair]
     total: Scores | None = None
     with torch.enable_grad():
         for tokens in batches:
@@ -245,7 +171,7 @@ def _taylor(model: Decoder, batches: Sequence[Tensor]) -> Scores:
             logits = model(rows[:, :-1]).float()
             loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten().long())
             slopes = dict(zip(weights, torch.autograd.grad(loss, weights), strict=True))
-            found = _parts_of(model, partial(_slope, slopes))
+            found = part_scores(model, partial(_slope, slopes))
             squares = Scores(
                 *(part.square() for part in (found.groups, found.channels, found.layers))
             )

@@ -21,6 +21,10 @@ FEWEST_TOKENS = 16
 """Tokens below which a choice on a part of the validation split is refused."""
 
 
+Cost = tuple[float, float, float]
+"""Perplexity that is lost, with the ends of its 95 % interval."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """A model's likelihood on the text that chooses, and on the whole split beside it."""
@@ -33,23 +37,29 @@ class Measured:
 class SweptSparsity:
     """One sparsity of a sweep: its NLL with an interval, and what it costs in perplexity.
 
-    `cost` is the perplexity beyond that of the model as it was, on the text that chooses. Its
-    interval is that of the paired difference of the NLLs.
+    `cost` is the perplexity beyond that of the model as it was, on the text that chooses, and
+    `whole_cost` on the whole split. Their intervals are those of the paired differences of the
+    NLLs.
     """
 
     sparsity: float
     measured: Measured
-    cost: tuple[float, float, float]
+    cost: Cost
+    whole_cost: Cost
 
     def json(self) -> dict[str, Any]:
         """Return it as facts hold it."""
-        value, low, high = self.cost
         return {
             "sparsity": self.sparsity,
             **_nll(self.measured.whole),
-            "perplexity_cost": {"value": value, "low": low, "high": high},
+            "perplexity_cost": _ends(self.cost),
+            "whole_cost": _ends(self.whole_cost),
             "chosen_on": _nll(self.measured.choosing),
         }
+
+
+def _ends(cost: Cost) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), cost, strict=True))
 
 
 def _nll(scored: ScoredSplit) -> dict[str, Any]:
@@ -105,7 +115,9 @@ def sweep(
     rows = list[SweptSparsity]()
     for sparsity in config.among:
         after = measured(pruned(sparsity))
-        rows.append(SweptSparsity(sparsity, after, _cost(after.choosing, before.choosing)))
+        cost = _cost(after.choosing, before.choosing)
+        whole = cost if choosing is split else _cost(after.whole, before.whole)
+        rows.append(SweptSparsity(sparsity, after, cost, whole))
     limit = config.within.perplexity
     within = [row.sparsity for row in rows if row.cost[0] <= limit]
     if not within:
@@ -117,7 +129,7 @@ def sweep(
     return Swept(tuple(rows), within[-1], limit)
 
 
-def _cost(after: ScoredSplit, before: ScoredSplit) -> tuple[float, float, float]:
+def _cost(after: ScoredSplit, before: ScoredSplit) -> Cost:
     """Return the perplexity that is lost, and its interval by the paired difference of NLLs."""
     difference = paired(after.units, before.units).nll
     assert difference is not None

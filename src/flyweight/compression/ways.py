@@ -7,6 +7,7 @@ anything is made.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ from flyweight.config.schema import Architecture, Data, Finetune, StageConfig, T
 from flyweight.config.sparse_kinds import Masked, Sparse
 from flyweight.errors import RequestError
 from flyweight.spec import flops
+from flyweight.spec.linears import block_names
 
 KINDS: tuple[tuple[LinearKind, LinearKind], ...] = (
     (Int8(), Int8()),
@@ -79,6 +81,11 @@ class Way:
     plain: bool = False
 
     @property
+    def fewer_parts(self) -> bool:
+        """Whether heads or channels are removed."""
+        return self.config is not None and self.left < 1
+
+    @property
     def name(self) -> str:
         """The name of the last stage."""
         return list(self.stages)[-1]
@@ -125,6 +132,36 @@ def _by_gptq(way: Way, calibration: Calibration) -> Way:
     update: dict[str, Any] = {"rounding": "gptq", "calibration": calibration}
     stages = {**dict(before), f"{name}-gptq": last.model_copy(update=update)}
     return replace(way, form=f"{way.form}-gptq", stages=stages, plain=False)
+
+
+def mixed(
+    source: ModelConfig,
+    reference: str,
+    kinds: Mapping[str, LinearKind],
+    calibration: Calibration,
+    recovery: Recovery | None,
+) -> list[Way]:
+    """Return the ways with kinds that differ from matrix to matrix, rounded by GPTQ.
+
+    `kinds` are those of all matrices by their names. With a `recovery` the model is trained longer
+    in one of the ways.
+    """
+    first, tables = kinds[block_names(source)[0]], kinds["embedding.tokens"]
+    usual = {name: tables if name.startswith(("embedding", "head")) else first for name in kinds}
+    layers = {name: kind for name, kind in kinds.items() if kind != usual[name]}
+    fields: dict[str, Any] = {"rounding": "gptq", "calibration": calibration}
+    fields |= {"kind": first, "embedding": tables, "layers": layers}
+    config = quantized(source, first, tables, layers)
+    size = flops.weight_bytes(config)
+
+    def rounded(name: str) -> Quantize:
+        return Quantize(stage="quantize", input=name, **fields)
+
+    found = [Way("mixed", 1.0, {"mixed": rounded(reference)}, size, config)]
+    if recovery is not None:
+        stages = {"back": _training(reference, recovery), "back-mixed": rounded("back")}
+        found.append(Way("back-mixed", 1.0, stages, size, config))
+    return found
 
 
 def _trained_longer(
@@ -234,8 +271,11 @@ def steps(way: Way) -> tuple[str, ...]:
 
 def _words(stage: StageConfig) -> str:
     if isinstance(stage, Quantize):
-        tables = stage.embedding.label
-        return f"quantize to {stage.kind.label} (tables {tables}, rounding {stage.rounding})"
+        blocks, tables = stage.kind.label, stage.embedding.label
+        if stage.layers:
+            kinds = Counter(kind.label for kind in stage.layers.values())
+            blocks += "".join(f", {count} matrices to {kind}" for kind, count in kinds.items())
+        return f"quantize to {blocks} (tables {tables}, rounding {stage.rounding})"
     if isinstance(stage, Finetune):
         return f"train {stage.train.tokens:,} tokens further"
     if isinstance(stage, Prune) and stage.method == "structured":

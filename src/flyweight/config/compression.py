@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from flyweight.config.base import Rate, Strict
 from flyweight.config.data import Data, ModelTokenizer
-from flyweight.config.linear_kinds import Int8, LinearKind
+from flyweight.config.linear_kinds import Int8, LinearKind, kind_faults
 from flyweight.config.stage import INHERITED, Origin, StageConfig, TextUse
 from flyweight.config.units import Tokens
 
@@ -84,6 +84,10 @@ def _is_nearest(value: object) -> bool:
     return value == "nearest"
 
 
+def _empty(value: object) -> bool:
+    return value == {}
+
+
 def _none(value: object) -> bool:
     return value is None
 
@@ -95,13 +99,16 @@ class Quantize(Calibrated):
 
     The one matrix of a linear model is its head, which therefore is of `kind`. `rounding: gptq`
     rounds so that the layers' outputs on the calibration text change least (Frantar et al. 2022).
-    `clip` cuts off values beyond so many standard deviations of their row first.
+    `layers` gives some matrices a kind of their own, by patterns such as `blocks.0.*`; the first
+    that matches decides. `clip` cuts off values beyond so many standard deviations of their row
+    first.
     """
 
     stage: Literal["quantize"]
     input: str
     kind: LinearKind
     embedding: LinearKind = Int8()
+    layers: dict[str, LinearKind] = Field(default_factory=dict[str, LinearKind], exclude_if=_empty)
     rounding: Literal["nearest", "gptq"] = Field(default="nearest", exclude_if=_is_nearest)
     clip: Rate | None = Field(default=None, exclude_if=_none)
 
@@ -113,13 +120,22 @@ class Quantize(Calibrated):
         """GPTQ reads the calibration text."""
         return self.rounding == "gptq"
 
+    def faults(self) -> list[str]:
+        """Refuse what a calibration text contradicts, and kinds that contradict themselves."""
+        faults = [
+            fault
+            for pattern, kind in self.layers.items()
+            for fault in kind_faults(f"layers.{pattern}", kind)
+        ]
+        return [*super().faults(), *faults]
+
     def without_calibration(self) -> str:
         """Return that nearest rounding reads no text."""
         return "rounding nearest reads no text; set rounding: gptq"
 
     def untrainable(self) -> str:
         """Return why its model cannot be trained further; empty where each kind trains."""
-        if self.kind.trains and self.embedding.trains:
+        if all(kind.trains for kind in (self.kind, self.embedding, *self.layers.values())):
             return ""
         return (
             f"stores its matrices in fewer bits, and these cannot be trained; start from "
@@ -132,6 +148,8 @@ class Quantize(Calibrated):
         kind = origin.config["kind"]
         name = kind["kind"] if isinstance(kind, dict) else kind
         made = f"{origin.parent('input')} with its matrices in {origin.quote(name)}"
+        if others := sorted({each["kind"] for each in origin.config.get("layers", {}).values()}):
+            made += f", and some in {' or '.join(map(origin.quote, others))}"
         rounding = origin.facts.get("rounding")
         if rounding is None:
             return made

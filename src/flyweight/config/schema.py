@@ -160,6 +160,8 @@ from flyweight.config.training import (
     NO_BLOCKS,
     AdamW as AdamW,
     Distillation as Distillation,
+    FromTeacher as FromTeacher,
+    HiddenMatching as HiddenMatching,
     MemorySaving as MemorySaving,
     Muon as Muon,
     NextToken as NextToken,
@@ -173,6 +175,10 @@ from flyweight.config.verification import Verify as Verify
 
 SAME_AS = "train.same_as.stage"
 """The field that names the stage whose cost limits another; its model is not needed."""
+
+
+def _is_random(value: object) -> bool:
+    return value == "random"
 
 
 def _none(value: object) -> bool:
@@ -256,8 +262,6 @@ class TrainingStage(StageConfig):
         tied = self.train.same_as
         return super().dependencies() | ({} if tied is None else {SAME_AS: tied.stage})
 
-    start: Literal["input", "random"] = Field(default="input", exclude_if=_is_input)
-
     def tuning(self) -> Method:
         """Return what of the model trains: everything, unless it is fine-tuned another way."""
         return Full()
@@ -330,12 +334,11 @@ class TrainingStage(StageConfig):
         return "trained from random weights"
 
 
-class Pretrain(TrainingStage):
-    """Train a model on a corpus; `input` starts from another stage's weights."""
+class NewOrExisting(TrainingStage):
+    """Base of the stages that train a new `model`, or the weights of `input` further."""
 
-    stage: Literal["pretrain"]
     data: Data  # pyright: ignore - a task is learned by fine-tuning
-    input: str | None = None
+    input: str | None = Field(default=None, exclude_if=_none)
 
     def faults(self) -> list[str]:
         """Refuse to train both a new model and an existing one, or neither."""
@@ -344,6 +347,12 @@ class Pretrain(TrainingStage):
         return [
             "needs either model (a new one) or input (weights to go on from), and not both",
         ]
+
+
+class Pretrain(NewOrExisting):
+    """Train a model on a corpus; `input` starts from another stage's weights."""
+
+    stage: Literal["pretrain"]
 
 
 class Finetune(TrainingStage):
@@ -410,25 +419,83 @@ class Finetune(TrainingStage):
         )
 
 
-class Distill(TrainingStage):
-    """Train a model to match a teacher's next-token distribution."""
+class Distill(NewOrExisting):
+    """Train a model to match a teacher's next-token distribution.
+
+    `input` starts from another stage's weights, such as those of the teacher without some parts. A
+    new `model` starts at random, or from the layers and widths of the teacher that `start` names.
+    `told` is a stage `teach`, whose record stands in for running the teacher.
+    """
 
     stage: Literal["distill"]
-    data: Data  # pyright: ignore - a task is learned by fine-tuning
     teacher: str
-    model: Architecture  # pyright: ignore - it has no default here
+    told: str | None = Field(default=None, exclude_if=_none)
+    start: FromTeacher | Literal["random"] = Field(default="random", exclude_if=_is_random)
     objective: Distillation = Distillation()
 
-    references: ClassVar[tuple[str, ...]] = ("teacher",)
+    references: ClassVar[tuple[str, ...]] = ("input", "told", "teacher")
+
+    def faults(self) -> list[str]:
+        """Refuse to begin with parts of the teacher where there are weights already.
+
+        A record has neither hidden states nor the order of all tokens.
+        """
+        faults = super().faults()
+        if self.input is not None and self.start != "random":
+            faults.append("start: input has weights to start from; leave start out")
+        if self.told is not None and self.objective.hidden is not None:
+            faults.append("objective.hidden: a record has no hidden states; leave told out")
+        if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
+            faults.append(
+                "told: how many rows are read has to be known; give train.steps, tokens, epochs or "
+                "flops"
+            )
+        if self.told is not None and self.objective.shuffled:
+            faults.append("objective.shuffled: a record is not shuffled; leave told out")
+        if self.told is None and self.objective.rest != "bucket":
+            faults.append("objective.rest: is about a record; name one with told, or leave it out")
+        return faults
 
     def role(self) -> str:
-        """Return whom it learned from."""
-        return f"distilled from {self.teacher}"
+        """Return whom it learned from, and what it was before."""
+        start = "" if self.input is None else f"{self.input}, "
+        shuffled = ", shuffled" if self.objective.shuffled else ""
+        return f"{start}distilled from {self.teacher}{shuffled}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        return f"distilled from {origin.parent('teacher')}"
+        made = f"distilled from {origin.parent('teacher')}"
+        if origin.config["objective"].get("shuffled"):
+            made += " with its probabilities shuffled, as a control"
+        if "told" in origin.parents:
+            made += f" by its record {origin.parent('told')}"
+        if "input" in origin.parents:
+            return f"{made}, starting from {origin.parent('input')}"
+        if origin.config.get("start", "random") != "random":
+            return f"{made}, starting with parts of its weights"
+        return made
+
+
+class Teach(StageConfig):
+    """Write down a teacher's `k` likeliest next tokens for the first `rows` windows of a text.
+
+    A distillation from the record (`told`) does not run the teacher. The windows are those that a
+    training with the same text, context and seed reads. `temperature` is that of the objective, and
+    `store` the format of a logarithm.
+    """
+
+    stage: Literal["teach"]
+    teacher: str
+    data: Data
+    rows: Annotated[int, Field(gt=0, lt=2**31)]
+    k: PositiveInt = 64
+    temperature: Rate = 1.0
+    store: Literal["fp16", "fp32"] = "fp16"
+
+    references: ClassVar[tuple[str, ...]] = ("teacher",)
+    defaults: ClassVar[tuple[str, ...]] = ("data",)
+    spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
 
 
 class Select(StageConfig):
@@ -675,6 +742,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "distill": Distill,
+    "teach": Teach,
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, model_validator
 
 from flyweight.config.base import (
+    Depth,
     Fraction,
     LearningRate,
     PositiveInt,
@@ -89,6 +90,14 @@ FROZEN_IN_BFLOAT16 = (
 )
 
 
+def _bucket(value: object) -> bool:
+    return value == "bucket"
+
+
+def _false(value: object) -> bool:
+    return value is False
+
+
 def _nothing(value: object) -> bool:
     return value == "none"
 
@@ -119,6 +128,15 @@ class MemorySaving(Strict):
     step: Literal["after", "backward"] = Field(default="after", exclude_if=_after)
 
 
+class Average(Strict):
+    """The running average of the weights, which is validated and kept in their place.
+
+    After a step it moves by 1 - min(decay, (1 + step) / (10 + step)) towards the weights.
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+
+
 def _halves(value: object) -> bool:
     return value == "halve"
 
@@ -133,7 +151,8 @@ class Train(Strict):
     The schedule follows it. `epochs` are passes over the windows of a text, or over the examples of
     a task. `loss` is for tasks: by default completions alone are learned, with `all` the prompts
     too. Out of memory, `on_oom: halve` computes a step in micro-batches of half as many rows and
-    goes on with the same update; `stop` ends the run.
+    goes on with the same update; `stop` ends the run. With `average`, what is validated and kept is
+    a running average of the weights.
     """
 
     steps: Steps | None = None
@@ -154,6 +173,7 @@ class Train(Strict):
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    average: Average | None = Field(default=None, exclude_if=_none)
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
     on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
 
@@ -182,6 +202,15 @@ class Train(Strict):
             raise ValueError(
                 f"memory.weights: weights in bf16 are multiplied in bf16, and precision is "
                 f"{self.precision}; set precision to bf16, or leave weights at fp32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averaged_exactly(self) -> Train:
+        if self.average is not None and self.memory.weights == "bf16":
+            raise ValueError(
+                "average: weights in bf16 are too coarse for an average; leave memory.weights at "
+                "fp32"
             )
         return self
 
@@ -215,11 +244,53 @@ class NextToken(Strict):
     kind: Literal["next_token"] = "next_token"
 
 
+class HiddenMatching(Strict):
+    """What a student's hidden states have to do with its teacher's, beside the predictions.
+
+    `places` are pairs student: teacher of places in the unrolled stacks of layers, from 0: the
+    residual stream behind them is compared. `by: values` is the squared distance as a share of the
+    teacher's squared length, for streams of one width. `by: relations` compares, for each token,
+    how alike it is to each token before it: a divergence of two softmaxes, for any widths (after
+    Wang et al. 2020). `weight` multiplies the sum over places.
+    """
+
+    places: Annotated[dict[Depth, Depth], Field(min_length=1)]
+    weight: Rate = 0.1
+    by: Literal["values", "relations"] = "values"
+
+
+class FromTeacher(Strict):
+    """The first weights of a student are parts of its teacher's.
+
+    `layers` are the teacher's layers, one for each of the student's; `even` spreads them from the
+    first to the last. Of what the student has fewer (widths, heads, channels) it gets the first
+    ones, or with `width: norm` those of the largest norm.
+    """
+
+    layers: Literal["even"] | Annotated[tuple[Depth, ...], Field(min_length=1)] = "even"
+    width: Literal["first", "norm"] = "first"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from(cls, value: object) -> object:
+        """Read `from: teacher`, which says what the other fields are about."""
+        if not isinstance(value, dict) or "from" not in value:
+            return value
+        if value["from"] != "teacher":
+            raise ValueError(f"from: {value['from']!r} is not known; use teacher, or start: random")
+        return {key: field for key, field in value.items() if key != "from"}
+
+
 class Distillation(Strict):
     """weight * T^2 * divergence(teacher, student at temperature T) + (1 - weight) * cross-entropy.
 
     `jsd` is the generalised Jensen-Shannon divergence with mixture weight `beta` on the teacher
-    (Agarwal et al. 2024).
+    (Agarwal et al. 2024). `hidden` adds how far hidden states are from the teacher's.
+
+    `rest` is for a teacher that has told its likeliest tokens alone. `bucket` compares the
+    probability of all others as that of one more token. `renormalise` takes them for impossible.
+    With `shuffled` the teacher's probabilities belong to other tokens, but for that of the next
+    one: the control that shows whether a teacher teaches more than how sure to be.
     """
 
     kind: Literal["distillation"] = "distillation"
@@ -227,3 +298,15 @@ class Distillation(Strict):
     temperature: Rate = 1.0
     weight: Fraction = 0.5
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    hidden: HiddenMatching | None = Field(default=None, exclude_if=_none)
+    rest: Literal["bucket", "renormalise"] = Field(default="bucket", exclude_if=_bucket)
+    shuffled: bool = Field(default=False, exclude_if=_false)
+
+    @model_validator(mode="after")
+    def _known_divergence(self) -> Distillation:
+        if self.rest == "renormalise" and self.divergence != "forward_kl":
+            raise ValueError(
+                f"rest: renormalise leaves tokens without probability, of which {self.divergence} "
+                f"would be infinite; use bucket"
+            )
+        return self

@@ -28,6 +28,7 @@ from flyweight.model.decoder import Decoder
 from flyweight.records.verification import Loss
 
 LLAMA = "llama_cpp"
+NO_TRANSFORMERS = "transformers is not installed (pip install transformers)"
 NO_LLAMA = "llama.cpp is not installed (pip install llama-cpp-python)"
 ROUNDED_TYPES = frozenset({"F32", "F16"})
 
@@ -106,7 +107,8 @@ def _transformers(export: Path, source: Source) -> Reading:
             model = proof.transformers_model(checkpoint)
         return Opened(_hf_logits(model), "lossless", _auto_tokens(export, source))
 
-    return Reading(f"Hugging Face, {kind}", _version("transformers"), open)
+    missing = "" if importlib.util.find_spec("transformers") else NO_TRANSFORMERS
+    return Reading(f"Hugging Face, {kind}", _version("transformers"), open, missing=missing)
 
 
 def _peft(export: Path, source: Source) -> Reading:

@@ -66,11 +66,9 @@ def verify_all(request: Request, before: Path | None = None, name: str = "") -> 
     with tempfile.TemporaryDirectory() as place:
         for label, write in _writers(request.source.folder, Path(place)):
             try:
-                path = write()
-            except RequestError as error:
+                exports += verify(request, write(), label)
+            except RequestError as error:  # the format cannot hold it, or nothing here reads it
                 exports.append(_not_run(label, label, "", str(error)))
-                continue
-            exports += verify(request, path, label)
     if before is not None:
         exports += verify(request, before, f"the model before it, {name}")
     return Verification.of(exports)

@@ -5,17 +5,20 @@ Every try is an ordinary artifact, so what is finished is found again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flyweight.checkpoints import load_any
+from flyweight.compression.calibration import calibration_batches
 from flyweight.compression.choice import fits
-from flyweight.compression.ways import Way, first_fits, steps
+from flyweight.compression.mix import rounding_costs, share_out
+from flyweight.compression.ways import Recovery, Way, first_fits, mixed, steps, ways
 from flyweight.config import schema
 from flyweight.config.limits import Limit
 from flyweight.config.units import format_size, size_word
 from flyweight.errors import RequestError
+from flyweight.model.decoder import Decoder
 from flyweight.pipeline.recipe import Runner, StageResult
 from flyweight.records.bench import Speed
 from flyweight.records.compression import Tried
@@ -23,6 +26,7 @@ from flyweight.records.likelihood import Likelihood
 from flyweight.records.metric import Metric
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
+from flyweight.store.stage import Inputs
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Search:
     limit: Limit
     data: schema.Data | None = None
     made: dict[str, StageResult] = field(default_factory=dict[str, StageResult])
+    stages: dict[str, schema.StageConfig] = field(default_factory=dict[str, schema.StageConfig])
+    """The stages of a recipe that makes what was tried, and measures it on validation text."""
     speeds: dict[str, float] = field(default_factory=dict[str, float])
 
     def validation(self, artifact: Artifact, name: str) -> Metric:
@@ -52,37 +58,26 @@ class Search:
         """Return the stage that measures a way on the validation split."""
         return schema.Evaluate(stage="evaluate", input=name, data=self.data, split="validation")
 
-    def worth(self, ways: Sequence[Way]) -> list[Way]:
-        """Return the ways that are worth a try; raise RequestError where none can be within.
+    def worth(self, found: Sequence[Way]) -> list[Way]:
+        """Return the ways that are worth a try.
 
-        Bytes are counted. Speeds are measured of random weights in the same shapes: so a limit that
-        cannot be met is refused before anything is trained.
+        Bytes are counted. Speeds are measured of random weights in the same shapes, before anything
+        is trained. Raises RequestError where no way is fast enough.
         """
         if self.limit.kind == "speed":
-            return self._fast(ways)
-        ways = [way for way in ways if "int8_dynamic" not in way.form]  # it is faster, no smaller
+            return self._fast(found)
+        found = [way for way in found if "int8_dynamic" not in way.form]  # is faster, no smaller
         if self.limit.kind == "loss":
-            return ways
-        whole = flops.weight_bytes(self.config)
-        if whole <= self.limit.value:
-            raise RequestError(
-                f"--bytes: the model takes {format_size(whole)} already, which is within the limit"
-            )
+            return found
         # Int8 is smaller than any share of a dense model that is left here, and loses less.
-        known = [way for way in ways if way.form != "dense"]
+        known = [way for way in found if way.form != "dense"]
         within = first_fits(known, lambda way: way.bytes <= self.limit.value)
-        if not within:
-            least = min(ways, key=lambda way: way.bytes)
-            raise RequestError(
-                f"--bytes: no way is so small; the nearest is {least.name}, which takes "
-                f"--bytes {size_word(least.bytes)}"
-            )
-        return within
+        return sorted(within, key=lambda way: -way.left)  # what removes parts has to beat the rest
 
-    def _fast(self, ways: Sequence[Way]) -> list[Way]:
+    def _fast(self, found: Sequence[Way]) -> list[Way]:
         """Return the ways that are fast enough, with those of one shape measured once."""
         # Zeros are no faster as a rule, and a token looks up one row of a table.
-        known = [way for way in ways if way.config is not None and "tables" not in way.form]
+        known = [way for way in found if way.config is not None and "tables" not in way.form]
         within = first_fits(known, lambda way: self.speed(way) >= self.limit.value)
         if not within:
             best = max(known, key=self.speed)
@@ -101,40 +96,91 @@ class Search:
         """Return the tokens per second that random weights in a shape generate, one at a time."""
         key = config.model_dump_json()
         if key not in self.speeds:
+            # No run needs a shape later: it is not noted, so `gc` may take it.
+            alone = Runner(replace(self.runner.context, note=lambda _: None))
             fresh = schema.Initialise(stage="init", model=config)
-            shape = self.runner.make("shape", fresh, {}).artifact
+            shape = alone.make("shape", fresh, {}).artifact
             bench = schema.Bench(stage="bench", input="shape")
-            measured = self.runner.make("shape", bench, {"input": shape}).artifact
+            measured = alone.make("shape", bench, {"input": shape}).artifact
             speed = Speed.from_metrics(measured.metrics())
             self.speeds[key] = speed.decode_tokens_per_s.value
         return self.speeds[key]
 
-    def tries(self, ways: Sequence[Way], base: float) -> Iterator[tuple[Way, Tried]]:
+    def mixed(
+        self, text: Artifact, calibration: schema.Calibration, recovery: Recovery | None
+    ) -> list[Way]:
+        """Return the ways that share out a limit of bytes by what rounding each matrix costs.
+
+        The costs are measured on the calibration `text`, a packed corpus. There are none for other
+        limits, and where all kinds take too much.
+        """
+        if self.limit.kind != "bytes":
+            return []
+        inputs = Inputs("compress", {"input": self.source}, text)
+        seed = self.runner.context.runtime.seed
+        batches = calibration_batches(calibration, self.config, inputs, seed)
+        device = self.runner.context.runtime.device
+        model = load_any.decoder(inputs.model("input"), device, "compress")
+        assert isinstance(model, Decoder)
+        costs = rounding_costs(model, batches)
+        kinds = share_out(self.config, costs, int(self.limit.value))
+        if kinds is None:
+            return []
+        return mixed(self.config, self.reference, kinds, calibration, recovery)
+
+    def tries(self, worth: Sequence[Way], base: float) -> Iterator[Tried]:
         """Make the ways in turn and yield each with its measurements.
 
         For a limit of loss, a way that is not plain has to be smaller than the best one so far. One
-        that loses too much ends its form: to remove more would lose more.
+        that loses too much ends its form: to remove more would lose more. A model with fewer parts
+        that loses too much as it is, or more than the best so far, is not quantized, and ends the
+        removal of parts.
         """
         smallest, ended = float("inf"), set[str]()
-        for way in ways:
+        loss = self.limit.kind == "loss"
+        most = base * (1 + self.limit.value) if loss else float("inf")
+        for way in worth:
             skips = way.bytes >= smallest or way.form in ended
-            if self.limit.kind == "loss" and not way.plain and skips:
+            if loss and not way.plain and skips:
+                continue
+            if way.fewer_parts and ("parts" in ended or self._before(way) > most):
+                ended.add("parts")
                 continue
             one = self._try(way)
-            if fits(one, self.limit, base):
+            if not fits(one, self.limit, base):
+                ended.add(way.form)
+            elif loss:
                 smallest = min(smallest, one.bytes)
             else:
-                ended.add(way.form)
-            yield way, one
+                most = min(most, one.bits_per_byte.value)
+            yield one
 
-    def _try(self, way: Way) -> Tried:
-        """Make the stages of a way, each once, and measure the last on validation text."""
+    def _before(self, way: Way) -> float:
+        """Return the bits per byte of a model with fewer parts before it is quantized."""
+        kept = (name for name, stage in way.stages.items() if stage.stage != "quantize")
+        *_, name = kept
+        return self._measured(way, name).value
+
+    def _measured(self, way: Way, name: str) -> Metric:
+        """Return the bits per byte, on validation text, of a model that a way makes."""
+        self.stages[f"{name}-validation"] = self.evaluation(name)
+        return self.validation(self._made(way, name), name)
+
+    def _made(self, way: Way, last: str) -> Artifact:
+        """Make the stages of a way up to one of them, each once, and return that one's model."""
         for name, config in way.stages.items():
             if name not in self.made:
                 source = str(config.dependencies()["input"])
                 before = self.made[source].artifact if source in self.made else self.source
                 self.made[name] = self.runner.make(name, config, {"input": before})
-        result = self.made[way.name].artifact
+                self.stages[name] = config
+            if name == last:
+                break
+        return self.made[last].artifact
+
+    def _try(self, way: Way) -> Tried:
+        """Make the stages of a way, each once, and measure the last on validation text."""
+        result = self._made(way, way.name)
         kept = load_any.own_config(result.path / "model", way.name)
         parts = [self.made[name] for name in way.stages]
         return Tried(
@@ -142,7 +188,7 @@ class Search:
             id=result.id,
             steps=steps(way),
             bytes=flops.weight_bytes(kept),
-            bits_per_byte=self.validation(result, way.name),
+            bits_per_byte=self._measured(way, way.name),
             speed=self.speed(way) if self.limit.kind == "speed" else None,
             plain=way.plain,
             seconds=round(sum(part.artifact.facts["took"] for part in parts), 3),
@@ -152,6 +198,23 @@ class Search:
     def tokens(self) -> int:
         """Return the tokens that all tries together were trained on."""
         return trained_tokens(list(self.made.values()))
+
+
+def check_bytes(config: schema.ModelConfig, reference: str, limit: Limit) -> None:
+    """Raise RequestError for a limit of bytes that the model meets as it is, or that no way can."""
+    if limit.kind != "bytes":
+        return
+    whole = flops.weight_bytes(config)
+    if whole <= limit.value:
+        raise RequestError(
+            f"--bytes: the model takes {format_size(whole)} already, which is within the limit"
+        )
+    least = min(ways(config, reference), key=lambda way: way.bytes)
+    if least.bytes > limit.value:
+        raise RequestError(
+            f"--bytes: no way is so small; the nearest is {least.name}, which takes "
+            f"--bytes {size_word(least.bytes)}"
+        )
 
 
 def trained_tokens(parts: Sequence[StageResult]) -> int:
@@ -172,12 +235,3 @@ def original_tokens(artifact: Artifact) -> int | None:
     if parent is None or not (Path(folder) / "manifest.json").is_file():
         return None
     return original_tokens(Artifact.open(folder))
-
-
-def stages_of(search: Search, ways: Mapping[str, Way]) -> dict[str, schema.StageConfig]:
-    """Return the stages of a recipe that makes what was tried, and measures it on validation."""
-    stages: dict[str, schema.StageConfig] = {}
-    for way in ways.values():
-        stages |= way.stages
-    measured = {f"{name}-validation": search.evaluation(name) for name in ways}
-    return {**stages, **measured}

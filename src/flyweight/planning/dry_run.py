@@ -34,6 +34,7 @@ from flyweight.planning.memory import PlannedMemory, validation_bytes
 from flyweight.planning.recipe_plan import Plan, StagePlan
 from flyweight.spec import flops
 from flyweight.store.budget import LIBRARIES
+from flyweight.training.averages import Averages
 from flyweight.training.memory_saving import BackwardSteps, save_memory
 from flyweight.training.optimizers import build_optimizers
 from flyweight.training.planned_training import PlannedTraining
@@ -163,7 +164,8 @@ class _Run:
         save_memory(self.model, self.train.memory, "stages")
         self.model.train()
         self.weights = live.now
-        if planned.teacher is not None:
+        matched = planned.objective is not None and planned.objective.hidden is not None
+        if planned.teacher is not None and not matched:
             short, rest = _few_layers(planned.teacher)
             planned = planned.model_copy(update={"teacher": short})
             live.now += rest
@@ -180,7 +182,8 @@ class _Run:
         trained = [tensor for tensor in self.model.parameters() if tensor.requires_grad]
         gradients = 0 if in_backward else sum(tensor.nbytes for tensor in trained)
         standing = self.weights + self.teacher
-        states = self._make_states(optimizers, trained) - standing
+        averages = [Averages(trained, average.decay)] if (average := self.train.average) else []
+        states = self._make_states([*optimizers, *averages], trained) - standing
         if in_backward:
             BackwardSteps(optimizers)
         self.live.most = self.live.now

@@ -100,6 +100,7 @@ def training(
     states = 2 * trained
     if isinstance(train.optimizer, schema.Muon):
         states -= flops.muon_parameters(model, trains)
+    averages = 0 if train.average is None else 4 * trained
     rows = train.batch // train.accumulate
     held = 2 if train.memory.weights == "bf16" else 4
     cpu = device == "cpu"
@@ -116,7 +117,7 @@ def training(
     return PlannedMemory(
         weights=flops.weight_bytes(model, held),
         gradients=held * (_held_at_once(model, trained) if in_backward else trained),
-        optimizer=int(STATE_BYTES[train.memory.states] * states),
+        optimizer=int(STATE_BYTES[train.memory.states] * states) + averages,
         activations=kept,
         head=_head(model, train, context, itemsize, teacher is not None, trains),
         teacher=_teacher(teacher, rows, context, itemsize, isolated) if teacher else 0,

@@ -26,6 +26,7 @@ from flyweight.planning.time import Machine
 from flyweight.spec import flops as cost
 from flyweight.spec.adapters import adapter_faults
 from flyweight.spec.linears import pattern_faults
+from flyweight.spec.matching import part_faults
 from flyweight.store.stage import Outline
 from flyweight.training.limits import Limits
 from flyweight.training.planned_training import PlannedTraining
@@ -191,6 +192,9 @@ class _Planner:
         self.models[name] = model
         faults = [*pattern_faults(model), *adapter_faults(model)]
         self.wrong += [f"stages.{name}.model.{fault}" for fault in faults]
+        if isinstance(stage, schema.Distill) and stage.teacher in self.models:
+            faults = part_faults(stage, model, self.models[stage.teacher])
+            self.wrong += [f"stages.{name}.{fault}" for fault in faults]
         self.trained[name] = rows.TrainedStage(model, data)
         self.asked[name] = _AskedTraining(stage, data, fresh)
         if known is None and (note := _assumption(data, model)):
@@ -243,7 +247,7 @@ class _Planner:
         model, data = self.models[name], asked.data
         train, context = stage.train, data.context
         speed = self.machine.training_speed(train, model.dim, self.recipe.budget.rate)
-        teacher = self.models.get(stage.dependencies().get("teacher", ""))
+        teacher = self._running_teacher(stage)
         teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
         trains = stage.tuning().trains
         flops = StepCost.of(model, train, context, teacher_flops, fresh=asked.fresh, trains=trains)
@@ -275,6 +279,11 @@ class _Planner:
             scoring=sum(self._scoring_seconds(model, tested)),
         )
 
+    def _running_teacher(self, stage: schema.TrainingStage) -> schema.Architecture | None:
+        """Return the teacher that runs beside a student; None where it has told before."""
+        references = stage.dependencies()
+        return None if "told" in references else self.models.get(references.get("teacher", ""))
+
     def _training(
         self, name: str, stage: schema.TrainingStage, train: schema.Train
     ) -> PlannedTraining:
@@ -287,7 +296,7 @@ class _Planner:
             train=train,
             context=stage.data.context,
             precision=self.machine.runtime.precision(train.products, model.dim),
-            teacher=self.models.get(stage.dependencies().get("teacher", "")),
+            teacher=self._running_teacher(stage),
             objective=stage.objective if isinstance(stage, schema.Distill) else None,
             isolated=stage.data.documents == "isolated",
             trains=stage.tuning().trains,
@@ -543,6 +552,17 @@ def _assumption(data: schema.Data, model: schema.Architecture) -> str:
     )
 
 
+def _ancestors(recipe: schema.Recipe, name: str) -> set[str]:
+    """Return the stages of a recipe that one is made from, directly or not."""
+    found = set[str]()
+    new = {name}
+    while new:
+        parents = {ref for each in new for ref in recipe.stages[each].dependencies().values()}
+        new = (parents & recipe.stages.keys()) - found
+        found |= new
+    return found
+
+
 def _same_as(
     train: schema.Train, found: Mapping[str, StagePlan], recipe: schema.Recipe
 ) -> schema.Train:
@@ -553,8 +573,8 @@ def _same_as(
     what = train.same_as.of
     value: float | None = getattr(other, what.removeprefix("total_"))
     if value is not None and what.startswith("total_"):
-        parents = [ref for ref in recipe.stages[other.name].dependencies().values() if ref in found]
-        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in parents)
+        before = _ancestors(recipe, other.name) & found.keys()
+        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in before)
     if value is None:
         return train
     key = {"tokens": "tokens", "flops": "flops", "seconds": "time"}[what.removeprefix("total_")]

@@ -159,7 +159,7 @@ def _one(
 ) -> float:
     """Return the seconds of one measurement; of a model outside the recipe what any model takes."""
     if source is None:
-        return speed.slowed(time.FIXED_SECONDS[kind])
+        return speed.slowed(schema.STAGE_CONFIGS[kind].seconds)
     return time.measuring_seconds(
         source.model, _tokens(source.data, sizes)[1], speed, (kind,), mixed
     )[kind]

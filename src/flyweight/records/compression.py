@@ -6,6 +6,7 @@ from typing import Literal
 
 from flyweight.records.metric import Metric
 from flyweight.records.sealed import Record
+from flyweight.records.verification import Verification
 
 
 class Tried(Record):
@@ -42,8 +43,9 @@ class Compression(Record):
 
     `model` is the artifact that was compressed, of `bytes` and `bits_per_byte` on validation. The
     validation split chose; `test` has the bits per byte of the chosen way and of the best `plain`
-    one on the test split. `seconds` and `tokens` are those of all tries together, also of what was
-    kept from before. `left_out` says which ways could not be tried, and why.
+    one on the test split. `verification` tells whether the exports of the chosen way are the
+    model that was measured. `seconds` and `tokens` are those of all tries together, also of what
+    was kept from before. `left_out` says which ways could not be tried, and why.
     """
 
     model: str
@@ -58,9 +60,16 @@ class Compression(Record):
     front: tuple[str, ...]
     test: dict[str, Metric]
     audit_passed: bool
+    verification: Verification
     seconds: float
     tokens: int
     left_out: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the audit of the chosen way passed, and none of its exports is another model."""
+        failed = any(each.verdict == "fail" for each in self.verification.exports)
+        return self.audit_passed and not failed
 
     def __getitem__(self, name: str) -> Tried:
         """Return a try by its name."""

@@ -30,8 +30,16 @@ class PlannedTraining(Strict):
     @property
     def key(self) -> str:
         """Text that two trainings share which take the same memory."""
-        saving = {"batch", "accumulate", "optimizer", "memory", "clip", "validation_tokens"}
-        train = self.train.model_dump_json(include=saving)
+        held = {
+            "batch",
+            "accumulate",
+            "optimizer",
+            "average",
+            "memory",
+            "clip",
+            "validation_tokens",
+        }
+        train = self.train.model_dump_json(include=held)
         rest = self.model_dump_json(exclude={"train"})
         return f"{rest} {train} {self.train.validations > 0}"
 

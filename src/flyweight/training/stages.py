@@ -13,10 +13,15 @@ from flyweight.config.metrics import metric_kind, scored
 from flyweight.core.files import copy_folder, disk_errors, write_json
 from flyweight.data.corpus import Corpus
 from flyweight.data.tasks import read_examples
+from flyweight.data.told import Told
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import likelihood, tasks as task_scoring
 from flyweight.model import folder
-from flyweight.model.build import build
+from flyweight.model.build import Model, build
+from flyweight.model.decoder import Decoder
+from flyweight.model.from_teacher import take_from_teacher
+from flyweight.spec.matching import part_faults
+from flyweight.spec.teacher_start import teacher_layers
 from flyweight.store.artifact import Artifact, Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 from flyweight.training import training_cost
@@ -24,6 +29,7 @@ from flyweight.training.finetune import FinetuneStage
 from flyweight.training.mix import MixStage
 from flyweight.training.model_training import train_model as train_model, vocabulary
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective
+from flyweight.training.teach import TeachStage
 
 
 class PretrainStage(Stage[schema.Pretrain]):
@@ -35,20 +41,16 @@ class PretrainStage(Stage[schema.Pretrain]):
         self, config: schema.Pretrain, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Train and return the facts."""
-        if config.model is not None:
-            model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
-        else:
-            load_any.trainable_config(inputs.model("input"), f"stages.{inputs.name}.input")
-            model = load_any.decoder(
-                inputs.model("input"), context.runtime.device, f"stages.{inputs.name}.input"
-            )
-            check_reads(model.config, "input", inputs, config.data.context)
+        model = _starting_model(config, inputs, context)
         objective = NextTokenObjective(schema.NextToken(), vocabulary(inputs))
         return train_model(config, model, objective, None, inputs, context, draft)
 
 
 class DistillStage(Stage[schema.Distill]):
-    """Training against a teacher's next-token distribution on the same windows."""
+    """Training against a teacher's next-token distribution on the same windows.
+
+    A teacher that has told it before does not run.
+    """
 
     version = 3
 
@@ -56,12 +58,64 @@ class DistillStage(Stage[schema.Distill]):
         self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Train and return the facts."""
-        teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
-        check_reads(teacher.config, "teacher", inputs, config.data.context)
-        teacher.eval().requires_grad_(False)
-        model = build(config.model, seed=context.runtime.seed).to(context.runtime.device)
+        where = f"stages.{inputs.name}"
+        model = _starting_model(config, inputs, context)
+        teacher: load_any.AnyModel | None = None
+        if config.told is None or config.start != "random":
+            teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
+            check_reads(teacher.config, "teacher", inputs, config.data.context)
+            teacher.eval().requires_grad_(False)
+            _check_parts(config, model, teacher, where)
+        taken = _taken(config, model, teacher)
+        if config.told is not None:
+            teacher = None
+            _check_temperature(config, inputs, where)
         objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))
-        return train_model(config, model, objective, teacher, inputs, context, draft)
+        facts = train_model(config, model, objective, teacher, inputs, context, draft)
+        return {**facts, **taken}
+
+
+def _check_temperature(config: schema.Distill, inputs: Inputs, where: str) -> None:
+    """Raise RequestError for a record of another softmax than the objective's."""
+    told = Told(inputs.artifacts["told"].path / "told").meta.temperature
+    if told != config.objective.temperature:
+        raise RequestError(
+            f"{where}.told: the record is of temperature {told:g}, and objective.temperature is "
+            f"{config.objective.temperature:g}; make them equal"
+        )
+
+
+def _check_parts(
+    config: schema.Distill, model: Model, teacher: load_any.AnyModel, where: str
+) -> None:
+    """Raise RequestError where parts of student and teacher do not fit as they are asked to."""
+    known = teacher.config if isinstance(teacher, Decoder) else None
+    if faults := list(part_faults(config, model.config, known)):
+        raise RequestError("\n".join(f"{where}.{fault}" for fault in faults))
+
+
+def _taken(
+    config: schema.Distill, model: Model, teacher: load_any.AnyModel | None
+) -> dict[str, dict[str, Any]]:
+    """Let a student begin with parts of its teacher where it is to; return which as a fact."""
+    if config.start == "random":
+        return {}
+    assert isinstance(model, Decoder) and isinstance(teacher, Decoder)
+    layers = teacher_layers(config.start, model.config, teacher.config)
+    taken = take_from_teacher(model, teacher, layers, config.start.width)
+    numbers = sum(model.state_dict()[name].numel() for name in taken.copied)
+    return {"started_from": {"layers": list(layers), "numbers": numbers, "new": list(taken.new)}}
+
+
+def _starting_model(config: schema.NewOrExisting, inputs: Inputs, context: Context) -> Model:
+    """Return the new model that a stage trains, or that of its input."""
+    if config.model is not None:
+        return build(config.model, seed=context.runtime.seed).to(context.runtime.device)
+    where = f"stages.{inputs.name}.input"
+    load_any.trainable_config(inputs.model("input"), where)
+    model = load_any.decoder(inputs.model("input"), context.runtime.device, where)
+    check_reads(model.config, "input", inputs, config.data.context)
+    return model
 
 
 def _best_validations(name: str, candidates: Mapping[str, Artifact]) -> dict[str, float]:
@@ -219,6 +273,7 @@ STAGES: dict[str, Stage[Any]] = {
     "pretrain": PretrainStage(),
     "finetune": FinetuneStage(),
     "distill": DistillStage(),
+    "teach": TeachStage(),
     "select": SelectStage(),
     "init": InitialiseStage(),
     "mix": MixStage(),

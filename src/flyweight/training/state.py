@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
 from flyweight.model.dropout import Dropout
+from flyweight.training.averages import Averages
 from flyweight.training.checkpoint import Progress
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import BackwardSteps
@@ -44,6 +46,7 @@ class Clock:
 class TrainerState:
     """Counters, micro-batches, optimizers, gradient scaler, clock, and the plan of what is left.
 
+    `averages` are those of the weights, where they are asked for.
     `backward_steps` is there where tensors move in the backward pass. `dropouts` are the model's,
     which are told the number of each micro-batch's first row. `first_step` is the step from
     which this process went on. `limits`, `validations` and `validation_tokens` are those of the
@@ -60,9 +63,19 @@ class TrainerState:
     limits: Limits
     validations: int
     validation_tokens: int
+    averages: Averages | None = None
     backward_steps: BackwardSteps | None = None
     dropouts: Sequence[Dropout] = ()
     rates: list[float] = field(default_factory=list[float])
+
+    @property
+    def stored(self) -> Sequence[torch.optim.Optimizer]:
+        """What a checkpoint holds beside the weights."""
+        return self.optimizers if self.averages is None else [*self.optimizers, self.averages]
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Hold the averages in the weights' place for a while, where there are any."""
+        return nullcontext() if self.averages is None else self.averages.swapped()
 
     def fraction_done(self) -> float:
         """Return the fraction of the nearest limit that is used up now, at most 1."""

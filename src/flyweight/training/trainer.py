@@ -23,6 +23,7 @@ from flyweight.model.precision import autocast
 from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
 from flyweight.training import checkpoint, out_of_memory
+from flyweight.training.averages import Averages
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import BackwardSteps, hold_in_float32, save_memory
 from flyweight.training.objectives import Objective
@@ -95,9 +96,15 @@ class Trainer:
             saving.states,
             self.runtime.seed,
         )
-        progress = checkpoint.load(self.draft.state, self.draft.name, self.model, optimizers)
+        averages = None
+        if self.config.average is not None:
+            averages = Averages(self._trainable(), self.config.average.decay)
+        stored = optimizers if averages is None else [*optimizers, averages]
+        progress = checkpoint.load(self.draft.state, self.draft.name, self.model, stored)
         if progress is None:
             progress = checkpoint.Progress()
+        elif averages is not None:
+            averages.swap()  # a checkpoint's weights are those that would be kept
         progress.accumulate = max(progress.accumulate, self.config.accumulate)
         self._check_pieces(progress.accumulate)
         device = self.runtime.device.split(":")[0]
@@ -121,6 +128,7 @@ class Trainer:
             limits=self.limits,
             validations=self.config.validations,
             validation_tokens=self.config.validation_tokens,
+            averages=averages,
             backward_steps=BackwardSteps(optimizers) if saving.step == "backward" else None,
             dropouts=dropouts_of(self.model),
         )
@@ -150,6 +158,8 @@ class Trainer:
         factor = rate_factor(self.config.schedule, self._schedule_position(state, fraction))
         set_rates(state.optimizers, factor)
         nll, norm = self._update(state)
+        if state.averages is not None:
+            state.averages.step()
         state.rates.append(state.optimizers[0].param_groups[0]["lr"])
         progress.step += 1
         progress.tokens += self._tokens_per_step
@@ -398,7 +408,8 @@ class Trainer:
 
     def _validated(self, state: TrainerState, tokens: int) -> float:
         """Return the NLL of so many tokens of the validation text, in rows of a micro-batch."""
-        return state.pieces.fitted(lambda: self.validate(tokens, state.pieces.rows))
+        with state.averaged():
+            return state.pieces.fitted(lambda: self.validate(tokens, state.pieces.rows))
 
     def _validate(self, state: TrainerState) -> None:
         progress, fraction = state.progress, state.fraction_done()
@@ -425,7 +436,8 @@ class Trainer:
         progress.events, progress.events_sha256 = self.draft.events.mark()
         progress.scaler = state.scaler.state_dict()
         progress.memory_used = self._memory_used(state)
-        checkpoint.save(self.draft.state, self.draft.name, progress, self.model, state.optimizers)
+        with state.averaged():
+            checkpoint.save(self.draft.state, self.draft.name, progress, self.model, state.stored)
         state.clock.saved = time.monotonic()
 
     def _memory_used(self, state: TrainerState) -> int:
@@ -438,6 +450,8 @@ class Trainer:
         progress = state.progress
         if state.backward_steps is not None:
             state.backward_steps.end()
+        if state.averages is not None:
+            state.averages.swap()
         if self.config.keep == "best":
             best = checkpoint.best_file(self.draft.state, progress)
             if best is not None:

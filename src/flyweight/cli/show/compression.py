@@ -9,6 +9,7 @@ from flyweight.cli.show.console import prose, say
 from flyweight.cli.show.tables import drawn
 from flyweight.config.units import format_bits, format_size, format_time
 from flyweight.records.compression import Compression, Tried
+from flyweight.records.verification import Verification
 from flyweight.tables.plain import Cells
 
 
@@ -27,6 +28,7 @@ def show(result: Compressed) -> None:
         f"those that were kept from before."
     )
     prose(*(Text(f"left out: {line}", "yellow") for line in found.left_out))
+    prose(_verified(found.verification))
     if not found.audit_passed:
         prose(Text("The audit of the result failed: flyweight audit says where.", "bold red"))
     say("", f"model: {result.model.path}", f"report: {result.run.report}")
@@ -39,6 +41,20 @@ def _headline(found: Compression, chosen: Tried) -> str:
         f"{chosen.name}: {format_size(chosen.bytes)} instead of {format_size(found.bytes)}{speed}; "
         f"on validation text {format_bits(after)} bits per byte instead of {format_bits(before)}"
     )
+
+
+def _verified(found: Verification) -> Text:
+    """Return which exports of the result were found to be it, or which were not."""
+    ran = [each for each in found.exports if each.verdict != "not run"]
+    if not ran:
+        why = "; ".join(dict.fromkeys(each.why for each in found.exports))
+        return Text(f"Not verified: {why}", "yellow")
+    failed = [each for each in ran if each.verdict == "fail"]
+    if failed:
+        which = "; ".join(f"{each.export} in {each.program}: {each.why}" for each in failed)
+        return Text(f"Verification failed: {which}", "bold red")
+    which = " and ".join(f"{each.export} in {each.program}" for each in ran)
+    return Text(f"Verified: the saved files are the model that was measured ({which})")
 
 
 def _heads(found: Compression) -> tuple[str, ...]:

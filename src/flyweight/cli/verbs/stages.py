@@ -14,6 +14,7 @@ from flyweight.cli.options import (
     LmEvalTasks,
     ModelName,
     Overrides,
+    Separator,
     Task,
     TaskPath,
     listed,
@@ -25,6 +26,10 @@ def distill(
     shared: CommonOptions,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The teacher.")],
     overrides: Overrides = None,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="An existing student, instead of a new one."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
     """Distil MODEL into a smaller one.
@@ -34,7 +39,7 @@ def distill(
     from flyweight import api
 
     with shared.session() as session:
-        result = api.distill(model, *(overrides or ()), name=name, session=session)
+        result = api.distill(model, *(overrides or ()), input=input, name=name, session=session)
     shared.answer_run(result)
 
 
@@ -171,6 +176,7 @@ def compress(
         typer.Option(help="Share of the original tokens to train pruned models on; 0: none."),
     ] = "10%",
     data: Data = None,
+    separator: Separator = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
 ) -> None:
     """Make MODEL smaller or faster within one limit, by the way that is best on validation text."""
@@ -185,11 +191,12 @@ def compress(
             loss=loss,
             recover=recover,
             data=data,
+            separator=separator,
             name=name,
             session=session,
         )
     shared.answer(result.json(), lambda _: compression.show(result))
-    if not result.record.audit_passed:
+    if not result.record.passed:
         raise typer.Exit(1)
 
 
