@@ -104,7 +104,9 @@ def compress(
     check_bytes(config, reference, limit)
     named = None
     if data is not None:
-        named = schema.Data.model_validate(data_for(artifact, str(data), separator))
+        documents = "joined" if separator is None else "isolated"
+        fields = data_for(artifact, str(data), separator)
+        named = schema.Data.model_validate({**fields, "documents": documents})
     elif separator is not None:
         raise RequestError("--separator is of a text that --data names, and none is named")
     asked = _Asked(limit, share, artifact, reference, config, named)
