@@ -20,7 +20,7 @@ from flyweight.checkpoints import load_any
 from flyweight.compression.calibration import check_length
 from flyweight.compression.choice import choose, choose_plain, front
 from flyweight.compression.ways import Recovery, Way, ways
-from flyweight.config import schema
+from flyweight.config import load as config_load, schema
 from flyweight.config.limits import Limit, share_of
 from flyweight.core.events import Watcher
 from flyweight.core.files import digest
@@ -101,6 +101,7 @@ def compress(
     artifact = model_references.find(model, session.store, watch=session.watch)
     config = _dense_decoder(artifact)
     reference = reference_to(model, artifact)
+    _check_recipe(name, reference)
     check_bytes(config, reference, limit)
     named = None
     if data is not None:
@@ -116,6 +117,12 @@ def compress(
     with registry_entry(called, work, context) as unfinished:
         runner = Runner(replace(context, note=unfinished.note))
         return _compressed(asked, runner, replace(session, watch=context.watch), called)
+
+
+def _check_recipe(name: str | None, reference: str) -> None:
+    """Raise RequestError where a run cannot have this name, before anything is tried."""
+    plain = {"stage": "quantize", "input": reference, "kind": "int8"}
+    config_load.recipe({"name": name or "compress", "stages": {"way": plain}}, "compress")
 
 
 @dataclass(frozen=True)
