@@ -7,16 +7,20 @@ all of them; a ratio is the median of the repeats' own ratios, on GPT-2's shape 
 `generate` with the same float32 weights, on small shapes to the float32 model with the same engine.
 Everything has one thread, and seconds are those of the process on the processor: other work beside
 it makes them longer, but is not counted. Those of the prompt and its first token are subtracted.
-PYTHON is an interpreter with llama_cpp, which reads GGUF files of the same weights. `products` are
-those of int8_dynamic with 1 to 128 rows, beside float32's.
+PYTHON is an interpreter with llama_cpp, which reads GGUF files of the same weights: LLAMA_PYTHON of
+the environment names it, else it is this one where it has llama_cpp. Its tokens are the likeliest
+ones, by its bare functions. `products` are those of int8_dynamic with 1 to 128 rows, beside float32's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +31,8 @@ from rows import Rows
 
 from flyweight.compression.quantize import quantize
 from flyweight.config import linear_kinds, schema
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer_training import train
 from flyweight.decode.generate import generate
 from flyweight.formats import gguf, hf
 from flyweight.model import folder, kernels, linear
@@ -38,7 +44,7 @@ SHAPES = {
     "6 x 192": {"vocab_size": 4096, "context": 1024, "dim": 192, "layers": 6, "heads": 6},
 }
 KINDS = ("int8", "int8_dynamic", "int4", "int3", "nf4")
-LLAMA_TYPES = ("f32", "q8_0", "q4_0")
+LLAMA_TYPES = ("f32", "f16", "q8_0", "q4_0")
 ENGINES = ("eager", "compiled")
 PRODUCT_SHAPES = ((768, 768), (3072, 768), (768, 3072))
 PRODUCT_ROWS = (1, 8, 16, 64, 128)
@@ -90,17 +96,39 @@ def of_transformers(place: Path) -> Contestant:
 
 LLAMA = """
 import json, sys, time
-from llama_cpp import Llama
-model = Llama(sys.argv[1], n_ctx=256, n_threads=int(sys.argv[2]), verbose=False)
-prompt = json.loads(sys.argv[3])
+import llama_cpp as lib
+import numpy as np
+
+path, threads, prompt = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+lib.llama_log_set(lib.llama_log_callback(lambda *_: None), None)
+lib.llama_backend_init()
+model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+options = lib.llama_context_default_params()
+options.n_ctx, options.n_threads, options.n_threads_batch = 256, threads, threads
+context = lib.llama_init_from_model(model, options)
+size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+
+def after(tokens):
+    batch = lib.llama_batch_get_one((lib.llama_token * len(tokens))(*tokens), len(tokens))
+    assert lib.llama_decode(context, batch) == 0
+    logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (size,))
+    return int(logits.argmax())
+
 for line in sys.stdin:
     began = time.process_time()
-    model.reset()
-    for at, _ in enumerate(model.generate(prompt, temp=0.0), 1):
-        if at == int(line):
-            break
+    lib.llama_memory_clear(lib.llama_get_memory(context), True)
+    token = after(prompt)
+    for _ in range(int(line) - 1):
+        token = after([token])
     print(time.process_time() - began, flush=True)
 """
+
+
+def llama_python() -> str | None:
+    """Return an interpreter that has llama_cpp, if one is known."""
+    if named := os.environ.get("LLAMA_PYTHON"):
+        return named
+    return sys.executable if importlib.util.find_spec("llama_cpp") else None
 
 
 def of_llama(python: str, file: Path) -> Contestant:
@@ -117,6 +145,12 @@ def of_llama(python: str, file: Path) -> Contestant:
     return run
 
 
+def _byte_tokenizer() -> Tokenizer:
+    """Return a tokenizer of bytes: a GGUF file has to have one, and gets unused tokens for the rest."""
+    kind = schema.BpeTokenizer(vocab=257)
+    return train(kind, lambda: iter(["a b"]), lambda: iter([]), 3, True)
+
+
 def contestants(shape: str, place: Path, llama: str | None) -> dict[str, Contestant]:
     """Return everything that generates with the same random weights, rounded or not."""
     model = build(configured(shape))
@@ -125,7 +159,8 @@ def contestants(shape: str, place: Path, llama: str | None) -> dict[str, Contest
         folder.save(model, place / "model")
         hf.write(place / "model", place / "hf", lambda kind, notes: "")
         found[REFERENCE] = of_transformers(place / "hf")
-    if llama:
+    if llama and shape == "gpt2":
+        _byte_tokenizer().save(place / "model" / "tokenizer.json")
         for type in LLAMA_TYPES:
             gguf.write(place / "model", place / f"{type}.gguf", type)
             found[f"llama.cpp {type}"] = of_llama(llama, place / f"{type}.gguf")
@@ -204,7 +239,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--llama", metavar="PYTHON")
+    parser.add_argument("--llama", metavar="PYTHON", default=llama_python())
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = Rows("generate")

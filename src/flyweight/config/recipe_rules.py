@@ -14,6 +14,7 @@ from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import (
     SAME_AS,
     Data,
+    Distill,
     Merge,
     Mix,
     Pack,
@@ -23,6 +24,7 @@ from flyweight.config.schema import (
     Select,
     StageConfig,
     TaskData,
+    Teach,
     TrainingStage,
 )
 
@@ -78,6 +80,8 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
     if isinstance(stage, TrainingStage):
         faults += [*_tie(f"{where}.train", stage.train, recipe), *_packed(where, stage, recipe)]
         faults += [*_loss_of_text(where, stage), *_joined_documents(where, stage, recipe)]
+    if isinstance(stage, Distill):
+        faults += _of_the_record(where, stage, recipe)
     if isinstance(stage, Mix):
         faults += _mixed_documents(where, stage, recipe)
     if isinstance(stage, Quantize | Prune | Pack | Merge):
@@ -85,6 +89,19 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
     if isinstance(stage, Select):
         faults += _choice(where, stage, recipe)
     return faults
+
+
+def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
+    """Find a record that is none, or another teacher's."""
+    if stage.told is None or (record := recipe.stages.get(stage.told)) is None:
+        return
+    if not isinstance(record, Teach):
+        yield f"{where}.told: {stage.told} is a stage {record.stage}; name a stage teach"
+    elif record.teacher != stage.teacher:
+        yield (
+            f"{where}.told: {stage.told} is the record of {record.teacher}, and the teacher is "
+            f"{stage.teacher}; name its own record"
+        )
 
 
 def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:

@@ -424,36 +424,78 @@ class Distill(NewOrExisting):
 
     `input` starts from another stage's weights, such as those of the teacher without some parts. A
     new `model` starts at random, or from the layers and widths of the teacher that `start` names.
+    `told` is a stage `teach`, whose record stands in for running the teacher.
     """
 
     stage: Literal["distill"]
     teacher: str
+    told: str | None = Field(default=None, exclude_if=_none)
     start: FromTeacher | Literal["random"] = Field(default="random", exclude_if=_is_random)
     objective: Distillation = Distillation()
 
-    references: ClassVar[tuple[str, ...]] = ("input", "teacher")
+    references: ClassVar[tuple[str, ...]] = ("input", "told", "teacher")
 
     def faults(self) -> list[str]:
-        """Refuse to begin with parts of the teacher where there are weights already."""
+        """Refuse to begin with parts of the teacher where there are weights already.
+
+        A record has neither hidden states nor the order of all tokens.
+        """
         faults = super().faults()
         if self.input is not None and self.start != "random":
             faults.append("start: input has weights to start from; leave start out")
+        if self.told is not None and self.objective.hidden is not None:
+            faults.append("objective.hidden: a record has no hidden states; leave told out")
+        if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
+            faults.append(
+                "told: how many rows are read has to be known; give train.steps, tokens, epochs or "
+                "flops"
+            )
+        if self.told is not None and self.objective.shuffled:
+            faults.append("objective.shuffled: a record is not shuffled; leave told out")
+        if self.told is None and self.objective.rest != "bucket":
+            faults.append("objective.rest: is about a record; name one with told, or leave it out")
         return faults
 
     def role(self) -> str:
         """Return whom it learned from, and what it was before."""
         start = "" if self.input is None else f"{self.input}, "
-        return f"{start}distilled from {self.teacher}"
+        shuffled = ", shuffled" if self.objective.shuffled else ""
+        return f"{start}distilled from {self.teacher}{shuffled}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
         made = f"distilled from {origin.parent('teacher')}"
+        if origin.config["objective"].get("shuffled"):
+            made += " with its probabilities shuffled, as a control"
+        if "told" in origin.parents:
+            made += f" by its record {origin.parent('told')}"
         if "input" in origin.parents:
             return f"{made}, starting from {origin.parent('input')}"
         if origin.config.get("start", "random") != "random":
             return f"{made}, starting with parts of its weights"
         return made
+
+
+class Teach(StageConfig):
+    """Write down a teacher's `k` likeliest next tokens for the first `rows` windows of a text.
+
+    A distillation from the record (`told`) does not run the teacher. The windows are those that a
+    training with the same text, context and seed reads. `temperature` is that of the objective, and
+    `store` the format of a logarithm.
+    """
+
+    stage: Literal["teach"]
+    teacher: str
+    data: Data
+    rows: Annotated[int, Field(gt=0, lt=2**31)]
+    k: PositiveInt = 64
+    temperature: Rate = 1.0
+    store: Literal["fp16", "fp32"] = "fp16"
+
+    references: ClassVar[tuple[str, ...]] = ("teacher",)
+    defaults: ClassVar[tuple[str, ...]] = ("data",)
+    spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
 
 
 class Select(StageConfig):
@@ -700,6 +742,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "distill": Distill,
+    "teach": Teach,
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,

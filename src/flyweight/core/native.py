@@ -1,4 +1,4 @@
-"""Machine code for this processor, made from a C file of the package by the system's compiler."""
+"""Machine code for this processor, made from C files of the package by the system's compiler."""
 
 from __future__ import annotations
 
@@ -37,28 +37,29 @@ class Native:
 
 
 @cache
-def load(source: Path) -> Native:
-    """Return the library of a C file, compiled for this processor, once for each processor.
+def load(*sources: Path) -> Native:
+    """Return the library of C files, compiled for this processor, once for each processor.
 
-    It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`), under a name that
-    depends on the file, the compiler and what the processor can do. Raises NativeError where there
-    is no compiler, where it fails, and where the folder is not this user's alone.
+    The headers that they include are among the sources. The library is kept in the user's cache
+    folder (`XDG_CACHE_HOME`, else `~/.cache`), under a name that depends on the files, the compiler
+    and what the processor can do. Raises NativeError where there is no compiler, where it fails,
+    and where the folder is not this user's alone.
     """
     compiler = _compiler()
     try:
         # The predefined macros name the compiler's version and the processor's instructions.
         macros = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
-        content = source.read_bytes()
+        contents = [source.read_bytes() for source in sources]
         words = " ".join((compiler, *_FLAGS, _THREADS, sys.platform)).encode()
-        name = hashlib.sha256(b"\0".join((content, macros, words))).hexdigest()[:16]
+        name = hashlib.sha256(b"\0".join((*contents, macros, words))).hexdigest()[:16]
         folder = _own_folder()
-        path = folder / f"{source.stem}-{name}.so"
+        path = folder / f"{sources[0].stem}-{name}.so"
         seconds = 0.0
         if not path.is_file():
-            seconds = _compile(compiler, source, path)
+            seconds = _compile(compiler, sources, path)
         return Native(ctypes.CDLL(str(path)), path, seconds)
     except OSError as error:
-        raise NativeError(f"{source.name} could not be compiled: {error}") from error
+        raise NativeError(f"{sources[0].name} could not be compiled: {error}") from error
 
 
 def _compiler() -> str:
@@ -84,12 +85,13 @@ def _own_folder() -> Path:
     return folder
 
 
-def _compile(compiler: str, source: Path, path: Path) -> float:
-    """Compile a file to `path` in one step, so that processes may race; return the seconds."""
+def _compile(compiler: str, sources: tuple[Path, ...], path: Path) -> float:
+    """Compile files to `path` in one step, so that processes may race; return the seconds."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
         made = Path(place) / path.name
-        command = [compiler, *_FLAGS, str(source), "-o", str(made)]
+        files = [str(source) for source in sources if source.suffix == ".c"]
+        command = [compiler, *_FLAGS, *files, "-o", str(made)]
         try:
             _run([*command, _THREADS])
         except NativeError:

@@ -17,6 +17,7 @@ from flyweight.evaluation.bench_worker import MemoryProbe, Passes, answer_one, e
 from flyweight.evaluation.profile import TRACED_TOKENS, ProfileRequest
 from flyweight.evaluation.speed_choices import SEEN, check_attention, choices, kernels_of
 from flyweight.model.kernels import MARK
+from flyweight.model.step import MARK as STEP_MARK
 from flyweight.records.profile import GroupTimes, OperatorTime, ProfileResult
 
 _GROUPS = {
@@ -34,6 +35,7 @@ _GROUPS = {
     "bitsandbytes::gemm_4bit": "other_gemm",
     MARK: "other_gemm",
     **dict.fromkeys(SEEN, "attention"),
+    STEP_MARK: "step",
 }
 
 

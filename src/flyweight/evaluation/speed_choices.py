@@ -13,12 +13,14 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.model import kernels
 from flyweight.model.attention import EAGER_MARK, attention_kernel
 from flyweight.model.precision import autocast
+from flyweight.model.step import MARK as STEP_MARK
 
 NO_KERNEL = "none"
 """A model without attention."""
 
 SEEN = {
     EAGER_MARK: "eager",
+    STEP_MARK: "compiled",
     "aten::_scaled_dot_product_attention_math": "math",
     "aten::_scaled_dot_product_attention_math_for_mps": "math",
     "aten::_scaled_dot_product_flash_attention": "flash",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,14 +21,15 @@ from flyweight.checkpoints import load_any, template_files
 from flyweight.checkpoints.beyond import beyond, changed_fields
 from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
 from flyweight.config import schema
+from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.units import format_count, format_size
 from flyweight.core.files import appearing, disk_errors, new_file, refuse_existing
 from flyweight.data import special
 from flyweight.errors import RequestError
-from flyweight.formats import vocabulary
+from flyweight.formats import gguf_codes, vocabulary
 from flyweight.formats.exported import Exported
 from flyweight.model import folder as model_folder
-from flyweight.model.dense_state import dense_state, zeros_note
+from flyweight.model.dense_state import zeros_note
 from flyweight.model.position import frequencies
 from flyweight.spec import flops
 from flyweight.spec.visits import visits
@@ -36,7 +37,6 @@ from flyweight.spec.visits import visits
 if TYPE_CHECKING:
     import gguf
     import numpy as np
-    from torch import Tensor
 
 # How matrices are stored, with the name of the file's type; vectors and learned positions stay
 # float32, as llama.cpp has them.
@@ -61,7 +61,7 @@ _WRITTEN_OUT = frozenset(
 class _Tensor:
     """One tensor of the file: `shape` is numpy's, outputs first.
 
-    `ours` are the tensors it is made of, `read` makes it.
+    `ours` are the tensors it is made of, `read` makes it: in float32, or of `codes` their bytes.
     """
 
     name: str
@@ -69,6 +69,7 @@ class _Tensor:
     type: gguf.GGMLQuantizationType
     ours: tuple[str, ...]
     read: Callable[[], np.ndarray]
+    codes: bool = False
 
     @property
     def bytes(self) -> int:
@@ -99,9 +100,9 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     tokens = vocabulary.read(folder / "tokenizer.json", config.vocab_size, reasons)
     if reasons or tokens is None:
         raise Inexpressible("this model cannot be written as GGUF", reasons)
-    state = dense_state(model_folder.load(folder))
+    source = gguf_codes.Source(model_folder.load(folder))
     order = [visit.layer for visit in visits(config)]
-    tensors = list(_tensors(plain, family, order, state, type))
+    tensors = list(_tensors(plain, family, order, source, type))
     warnings = [
         *_unrolled(config, tensors),
         *_kept(tensors, type, folder),
@@ -111,7 +112,8 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
     with appearing(out) as partial, disk_errors(out), new_file(partial):
         writer = gguf.GGUFWriter(partial, family.model_type)
         try:
-            _describe(writer, plain, family, tokens, type, name or out.stem)
+            file_type = _file_type(tensors, type)
+            _describe(writer, plain, family, tokens, file_type, name or out.stem)
             _converse(writer, folder)
             _write(writer, tensors)
         finally:
@@ -163,12 +165,12 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     )
     family = FAMILIES[_nearest(config)]
     reasons = []
-    lossy = (kind for kind in config.linears.values() if not (kind.plain or kind.lossless))
+    lossy = (kind for kind in config.linears.values() if not _writable(kind))
     if packed := sorted({kind.label for kind in lossy}):
         reasons.append(
-            f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have: export "
-            f"the dense model that it was made"
-            " from, with --type q8_0 or q4_0"
+            f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have (it has "
+            f"int8, and int4 in groups of {gguf_codes.BLOCK}): export the dense model that it was "
+            "made from, with --type q8_0 or q4_0"
         )
     reasons += _lost_sharing(config)
     try:
@@ -206,6 +208,10 @@ def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list
     return plain, family, reasons
 
 
+def _writable(kind: LinearKind) -> bool:
+    return kind.plain or kind.lossless or bool(gguf_codes.type_of(kind))
+
+
 def _lost_sharing(config: schema.ModelConfig) -> list[str]:
     """Return what is lost when shared layers are written out one by one."""
     claims = {path for path, _ in changed_fields(config) if not path.startswith("sharing.")}
@@ -216,7 +222,7 @@ def _tensors(
     plain: schema.ModelConfig,
     family: Family,
     order: list[int],
-    state: Mapping[str, Tensor],
+    source: gguf_codes.Source,
     type: str,
 ) -> Iterator[_Tensor]:
     """Yield the tensors of the file in its order.
@@ -234,13 +240,15 @@ def _tensors(
         assert name, part.theirs
         ours = tuple(_source(ours, order) for ours in part.ours)
         heads = _interleaved(part, plain) if family.model_type == "llama" else 0
-        shape = _shape(ours, state)
+        shape, codes = source.shape(ours), source.type_of(ours)
+        stored = _type(name, shape, plain, type)
         yield _Tensor(
             name,
             shape,
-            _type(name, shape, plain, type),
+            gguf.GGMLQuantizationType[codes] if codes else stored,
             ours,
-            lambda ours=ours, heads=heads: _value(ours, state, heads),
+            lambda ours=ours, heads=heads: source.value(ours, heads),
+            bool(codes),
         )
     if (
         isinstance(plain.position, schema.Rope)
@@ -261,19 +269,6 @@ def _source(name: str, order: list[int]) -> str:
     return f"blocks.{order[int(layer)]}.{rest}"
 
 
-def _shape(ours: tuple[str, ...], state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    shapes = [_or_zeros(name, state).shape for name in ours]
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _or_zeros(name: str, state: Mapping[str, Tensor]) -> Tensor:
-    """Return a tensor of ours, or the zeros that stand for a bias that this layer does without."""
-    if name in state or not name.endswith(".bias"):
-        return state[name]
-    weight = state[name.removesuffix("bias") + "weight"]
-    return weight.new_zeros(weight.shape[0])
-
-
 def _interleaved(part: Part, plain: schema.ModelConfig) -> int:
     """Return in how many heads the rows of this part are to be interleaved, 0 for none.
 
@@ -283,17 +278,6 @@ def _interleaved(part: Part, plain: schema.ModelConfig) -> int:
     if ".attention.q." in part.ours[0]:
         return plain.attention.heads or 0
     return (plain.attention.kv_heads or 0) if ".attention.k." in part.ours[0] else 0
-
-
-def _value(ours: tuple[str, ...], state: Mapping[str, Tensor], heads: int) -> np.ndarray:
-    """Return a tensor of the file in float32; matrices are (outputs, inputs), also GPT-2's."""
-    import torch
-
-    value = torch.cat([_or_zeros(name, state).detach().float() for name in ours])
-    if heads:
-        half = value.shape[0] // heads // 2
-        value = value.view(heads, 2, half, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
-    return value.contiguous().numpy()
 
 
 def _factors(position: schema.Rope, channels: int) -> np.ndarray:
@@ -334,6 +318,11 @@ def _kept(tensors: list[_Tensor], type: str, folder: Path) -> list[str]:
     Raises RequestError where all of them would be.
     """
     asked, notes = TYPES[type][0], []
+    if codes := sorted({tensor.type.name.lower() for tensor in tensors if tensor.codes}):
+        return [
+            f"its quantized matrices are written with their own codes and scales "
+            f"({', '.join(codes)}); --type {type} holds for the others"
+        ]
     others = [
         tensor
         for tensor in tensors
@@ -376,12 +365,21 @@ def _unrolled(config: schema.ModelConfig, tensors: list[_Tensor]) -> list[str]:
 # --- the file ---
 
 
+def _file_type(tensors: list[_Tensor], type: str) -> str:
+    """Return the file's type: that of codes where there are any, of the fewest bits."""
+    codes = {tensor.type.name for tensor in tensors if tensor.codes}
+    for name in ("q4_0", "q8_0"):
+        if name.upper() in codes:
+            return TYPES[name][1]
+    return TYPES[type][1]
+
+
 def _describe(
     writer: gguf.GGUFWriter,
     plain: schema.ModelConfig,
     family: Family,
     tokens: vocabulary.Vocabulary,
-    type: str,
+    file_type: str,
     name: str,
 ) -> None:
     """Put what llama.cpp has to know into the file's header."""
@@ -397,7 +395,7 @@ def _describe(
     )
     writer.add_type("model")
     writer.add_name(name)
-    writer.add_file_type(gguf.LlamaFileType[TYPES[type][1]])
+    writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(len(tokens.tokens))
     writer.add_context_length(plain.context)
@@ -488,7 +486,7 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
     writer.write_ti_data_to_file()
     for tensor in tensors:
         value = tensor.read()
-        largest = float(np.abs(value).max())
+        largest = 0.0 if tensor.codes else float(np.abs(value).max())
         if not largest <= _LARGEST[tensor.type.name]:  # NaN is not, either
             what = f"a weight of {largest:g}" if largest == largest else "NaN"
             raise RequestError(
@@ -496,7 +494,8 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:
                 f"{', '.join(tensor.ours)}"
             )
         try:
-            writer.write_tensor_data(gguf.quantize(value, tensor.type))
+            stored = value if tensor.codes else gguf.quantize(value, tensor.type)
+            writer.write_tensor_data(stored)
         except OSError as error:
             if error.errno:
                 raise

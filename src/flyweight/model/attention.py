@@ -35,7 +35,10 @@ _KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-_EAGER: ContextVar[bool] = ContextVar("eager", default=False)
+_ASKED: ContextVar[AttentionName] = ContextVar("attention", default="auto")
+
+asked_kernel = _ASKED.get
+"""Return the kernel of attention that is asked for here and now."""
 
 EAGER_MARK = "flyweight::eager_attention"
 """What a profiler sees where attention is written out because somebody asked for it."""
@@ -48,12 +51,12 @@ def attention_kernel(name: AttentionName) -> Iterator[None]:
     Where torch has no such kernel for a device or a dtype, its product raises RuntimeError.
     """
     chosen = sdpa_kernel(_KERNELS[name]) if name in _KERNELS else nullcontext()
-    token = _EAGER.set(name == "eager")
+    token = _ASKED.set(name)
     try:
         with chosen:
             yield
     finally:
-        _EAGER.reset(token)
+        _ASKED.reset(token)
 
 
 def attend(
@@ -68,7 +71,7 @@ def attend(
     scores kept are faster. Nor can it drop weights by row: those are written out, or given to it a
     row at a time.
     """
-    if _EAGER.get():
+    if asked_kernel() == "eager":
         with record_function(EAGER_MARK):
             return _written_out(q, k, v, mask, dropout)
     if dropout is not None and dropout.training:

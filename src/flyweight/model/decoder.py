@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from flyweight.config.schema import ModelConfig, NoSharing, Rope
 from flyweight.errors import RequestError
-from flyweight.model import linear, norm
+from flyweight.model import kernels, linear, norm
 from flyweight.model.adapters import install, reset_adapters
+from flyweight.model.attention import asked_kernel
 from flyweight.model.block import Block
 from flyweight.model.cache import Cache, CacheSlot, KVCache, SlotShape
 from flyweight.model.embedding import EmbeddingLayer
@@ -21,6 +22,7 @@ from flyweight.model.masks import WHOLE, TokenSpan, document_starts
 from flyweight.model.mixture import MixtureHead
 from flyweight.model.position import Rotary, Rotation
 from flyweight.model.precision import autocast_dtype
+from flyweight.model.step import fits, step_of
 from flyweight.model.thinking import KeysAndValues, PassMemory
 from flyweight.spec.adapters import check_adapters, sites
 from flyweight.spec.linears import check_patterns, float_name, head_sizes
@@ -158,7 +160,8 @@ class Decoder(nn.Module):
         if self.stream is not None:
             x = x.to(self.stream)
         rotation = self._rotation(x, positions, start, length)
-        x = self._run(x, span, rotation, cache)
+        stepped = self._stepped(x, span, rotation, cache)
+        x = self._run(x, span, rotation, cache) if stepped is None else stepped
         if cache is not None:
             cache.advance(length, history[:, -self.lookback :] if self.lookback else None)
         if self.norm is not None:
@@ -174,6 +177,28 @@ class Decoder(nn.Module):
         if before is None:
             return marked
         return torch.cat((before, marked), 1)
+
+    def _stepped(
+        self, x: Tensor, span: TokenSpan, rotation: Rotation | None, cache: Cache | None
+    ) -> Tensor | None:
+        """Return what all visits make of one new token of each text, x (B, 1, dim).
+
+        None where there is no compiled step: torch has to go through them.
+        """
+        engine = kernels.active()
+        if engine is None or span.length != 1 or not isinstance(cache, KVCache):
+            return None
+        if self.training or self.through is not None or self.index is not None:
+            return None
+        if asked_kernel() != "auto" or not fits(x, cache):
+            return None
+        step = step_of(engine, self, self._visited)
+        return None if step is None else step(x, cache, rotation, span.row_starts)
+
+    def _visited(self) -> list[Block]:
+        """Return the blocks in the order of the visits."""
+        blocks = [self.blocks[visit.layer] for visit in self.visits]
+        return [block for block in blocks if isinstance(block, Block)]
 
     def _run(
         self, embedded: Tensor, span: TokenSpan, rotation: Rotation | None, cache: Cache | None

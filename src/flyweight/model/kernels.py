@@ -28,17 +28,25 @@ from flyweight.errors import RequestError
 MOST_ROWS = 8
 """More rows are multiplied by torch, which is faster from some tens of rows on."""
 
+MOST_ROUNDED_ROWS = 128
+"""The same of rows that are rounded to 8 bits."""
+
+_WIDEST = 1 << 16
+"""Columns whose products of bytes sum to less than 2^31."""
+
 _ALONE = 1 << 17
 """Weights of a matrix that one thread multiplies sooner than several."""
 
 MARK = "flyweight::compiled_product"
 """What a profiler sees of a compiled product."""
 
-_SOURCE = Path(__file__).with_name("kernels.c")
+_SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("kernels.c", "integers.c", "step.c", "kernels.h")
+)
 
 
 class Format(IntEnum):
-    """How a matrix lies in memory; the numbers are those of `kernels.c`."""
+    """How a matrix lies in memory; the numbers are those of `kernels.h`."""
 
     FLOAT32 = 0
     BFLOAT16 = 1
@@ -46,6 +54,14 @@ class Format(IntEnum):
     ROWS_INT8_DYNAMIC = 3
     BLOCKS_3BIT = 4
     BLOCKS_4BIT = 5
+    BLOCKS_INT4 = 6
+    BLOCKS_INT3 = 7
+
+
+WHOLE_BLOCKS = {Format.BLOCKS_INT4: (8, 16, 32, 64, 128), Format.BLOCKS_INT3: (4, 8, 16, 32, 64)}
+"""Blocks that products of integers go through as they are."""
+
+_INTEGERS = (Format.ROWS_INT8, Format.ROWS_INT8_DYNAMIC, *WHOLE_BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,8 @@ class Stored:
     in the highest bits: (out, 3 * ceil(in / 8)). `scales` of int8 are bfloat16 (out,). The others
     have (out, blocks) of float32, bfloat16, or bytes; of bytes, `ranges` (2, groups, 1) are the
     groups' offsets and steps. `levels` (16,) is what each code stands for, in float32; of 3 bits
-    the same eight twice. A `block` of 4 bits is even.
+    the same eight twice. A `block` of 4 bits is even. Levels of BLOCKS_INT4 are -8 to 7, those of
+    BLOCKS_INT3 -4 to 3, and their blocks are those of `WHOLE_BLOCKS`.
     """
 
     format: Format
@@ -73,6 +90,8 @@ class Stored:
         held = (self.weights, self.scales, self.ranges, self.levels)
         if self.format == Format.BLOCKS_4BIT and self.block % 2:
             return False
+        if self.format in _INTEGERS and self.in_features >= _WIDEST:
+            return False
         return all(part is None or (part.is_cpu and part.is_contiguous()) for part in held)
 
 
@@ -87,12 +106,12 @@ def dense_stored(weight: Tensor) -> Stored | None:
 
 
 class _Matrix(ctypes.Structure):
-    """The struct `matrix` of `kernels.c`."""
+    """The struct `matrix` of `kernels.h`."""
 
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("format", "scale_format", "out", "in_", "block", "groups")
+            for name in ("format", "scale_format", "out", "in_", "block", "groups", "threads")
         ),
         *((name, ctypes.c_void_p) for name in ("weights", "scales", "ranges", "levels", "bias")),
     )
@@ -105,15 +124,17 @@ class Product:
         bias = None if bias is None else bias.detach().float().contiguous()
         self.held = (stored, bias)
         self.out = stored.weights.shape[0]
-        self.threads = threads if self.out * stored.in_features >= _ALONE else 1
+        threads = threads if self.out * stored.in_features >= _ALONE else 1
+        rounded = stored.format == Format.ROWS_INT8_DYNAMIC
+        self.most_rows = MOST_ROUNDED_ROWS if rounded else MOST_ROWS
         groups = 0 if stored.ranges is None else stored.ranges.shape[1]
         self.matrix = _Matrix(
             *(stored.format, _scale_format(stored)),
-            *(self.out, stored.in_features, stored.block, groups),
+            *(self.out, stored.in_features, stored.block, groups, threads),
             *map(_address, (stored.weights, stored.scales, stored.ranges, stored.levels, bias)),
         )
         self.at = ctypes.addressof(self.matrix)
-        self.multiply = _library().multiply
+        self.multiply = library().multiply
 
     def __call__(self, x: Tensor, rows: int) -> Tensor:
         """Return the product of x (..., in), of so many rows in all: (..., out)."""
@@ -121,7 +142,7 @@ class Product:
         if not read.is_contiguous():
             read = read.contiguous()
         y = torch.empty((*x.shape[:-1], self.out), dtype=torch.float32)
-        if self.multiply(self.at, read.data_ptr(), y.data_ptr(), rows, self.threads):
+        if self.multiply(self.at, read.data_ptr(), y.data_ptr(), rows):
             raise MemoryError("no memory for a matrix product")
         return y if x.dtype is torch.float32 else y.to(x.dtype)
 
@@ -160,6 +181,8 @@ class Engine:
         self.threads = threads
         self.marked = marked
         self.products: dict[object, Product | None] = {}
+        self.steps: dict[object, object] = {}
+        """What `model.step` makes of whole models."""
 
     def product(self, layer: HasStored, x: Tensor) -> Tensor | None:
         """Return what a layer makes of x (..., in): (..., out).
@@ -167,24 +190,26 @@ class Engine:
         None where torch has to: for many rows, other devices and kinds that are not compiled.
         """
         rows = x.numel() // x.shape[-1]
-        if rows > MOST_ROWS or not rows:
+        if rows > MOST_ROUNDED_ROWS or not rows:
             return None
-        try:
-            product = self.products[layer]
-        except KeyError:
-            product = self.products[layer] = self._bound(layer)
-        if product is None:
+        product = self.bound(layer)
+        if product is None or rows > product.most_rows:
             return None
         if not self.marked:
             return product(x, rows)
         with record_function(MARK):
             return product(x, rows)
 
-    def _bound(self, layer: HasStored) -> Product | None:
-        stored = layer.stored()
-        if stored is None or not stored.runs():
-            return None
-        return Product(stored, layer.bias, self.threads)
+    def bound(self, layer: HasStored) -> Product | None:
+        """Return a layer's product; None where its matrix is not one that the code can read."""
+        try:
+            return self.products[layer]
+        except KeyError:
+            product, stored = None, layer.stored()
+            if stored is not None and stored.runs():
+                product = Product(stored, layer.bias, self.threads)
+            self.products[layer] = product
+            return product
 
 
 _ENGINE: ContextVar[Engine | None] = ContextVar("engine", default=None)
@@ -230,15 +255,18 @@ def refusal() -> str:
 
 def compile_seconds() -> float:
     """Return how long compiling took in this process: 0 where the code was there, or cannot be."""
-    return 0.0 if _fault() else native.load(_SOURCE).seconds
+    return 0.0 if _fault() else native.load(*_SOURCES).seconds
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    library = native.load(_SOURCE).library
+def library() -> ctypes.CDLL:
+    """Return the compiled code; raise NativeError where it cannot be made."""
+    library = native.load(*_SOURCES).library
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.multiply.argtypes = (pointer, pointer, pointer, number, number)
+    library.multiply.argtypes = (pointer, pointer, pointer, number)
     library.multiply.restype = ctypes.c_int
+    library.step.argtypes = (pointer, number, pointer, *(number,) * 5, pointer, number)
+    library.step.restype = ctypes.c_int
     return library
 
 
@@ -246,7 +274,7 @@ def _library() -> ctypes.CDLL:
 def _fault() -> str:
     """Return why there are no compiled products on this machine; empty where they are right."""
     try:
-        _library()
+        library()
     except native.NativeError as error:
         return str(error)
     weight = torch.arange(7.0 * 66).sin().view(7, 66)

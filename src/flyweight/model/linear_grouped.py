@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flyweight.config.linear_kinds import Grouped, Int3, Int4, LinearKind
-from flyweight.model.kernels import Format, Stored
+from flyweight.model.kernels import WHOLE_BLOCKS, Format, Stored
 from flyweight.model.linear_quant import packed_pairs
 from flyweight.model.rounded import Rounded
 
@@ -91,13 +91,19 @@ class GroupedLinear(Rounded):
         """Return the codes and the groups' scales as the compiled products read them."""
         levels = _table(self.bits, 1)[:, 0]
         return Stored(
-            Format.BLOCKS_4BIT if self.bits == 4 else Format.BLOCKS_3BIT,
+            self._format(),
             self.codes,
             self.in_features,
             self.scales,
             levels=torch.from_numpy(np.resize(levels, 16)),
             block=self.group,
         )
+
+    def _format(self) -> Format:
+        whole = Format.BLOCKS_INT4 if self.bits == 4 else Format.BLOCKS_INT3
+        if self.group in WHOLE_BLOCKS[whole]:
+            return whole
+        return Format.BLOCKS_4BIT if self.bits == 4 else Format.BLOCKS_3BIT
 
     def kernel_mismatch(self) -> str | None:
         """Return None: there is only the reference."""

@@ -247,7 +247,7 @@ class _Planner:
         model, data = self.models[name], asked.data
         train, context = stage.train, data.context
         speed = self.machine.training_speed(train, model.dim, self.recipe.budget.rate)
-        teacher = self.models.get(stage.dependencies().get("teacher", ""))
+        teacher = self._running_teacher(stage)
         teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
         trains = stage.tuning().trains
         flops = StepCost.of(model, train, context, teacher_flops, fresh=asked.fresh, trains=trains)
@@ -279,6 +279,11 @@ class _Planner:
             scoring=sum(self._scoring_seconds(model, tested)),
         )
 
+    def _running_teacher(self, stage: schema.TrainingStage) -> schema.Architecture | None:
+        """Return the teacher that runs beside a student; None where it has told before."""
+        references = stage.dependencies()
+        return None if "told" in references else self.models.get(references.get("teacher", ""))
+
     def _training(
         self, name: str, stage: schema.TrainingStage, train: schema.Train
     ) -> PlannedTraining:
@@ -291,7 +296,7 @@ class _Planner:
             train=train,
             context=stage.data.context,
             precision=self.machine.runtime.precision(train.products, model.dim),
-            teacher=self.models.get(stage.dependencies().get("teacher", "")),
+            teacher=self._running_teacher(stage),
             objective=stage.objective if isinstance(stage, schema.Distill) else None,
             isolated=stage.data.documents == "isolated",
             trains=stage.tuning().trains,
@@ -520,6 +525,17 @@ def _assumption(data: schema.Data, model: schema.Architecture) -> str:
     )
 
 
+def _ancestors(recipe: schema.Recipe, name: str) -> set[str]:
+    """Return the stages of a recipe that one is made from, directly or not."""
+    found = set[str]()
+    new = {name}
+    while new:
+        parents = {ref for each in new for ref in recipe.stages[each].dependencies().values()}
+        new = (parents & recipe.stages.keys()) - found
+        found |= new
+    return found
+
+
 def _same_as(
     train: schema.Train, found: Mapping[str, StagePlan], recipe: schema.Recipe
 ) -> schema.Train:
@@ -530,8 +546,8 @@ def _same_as(
     what = train.same_as.of
     value: float | None = getattr(other, what.removeprefix("total_"))
     if value is not None and what.startswith("total_"):
-        parents = [ref for ref in recipe.stages[other.name].dependencies().values() if ref in found]
-        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in parents)
+        before = _ancestors(recipe, other.name) & found.keys()
+        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in before)
     if value is None:
         return train
     key = {"tokens": "tokens", "flops": "flops", "seconds": "time"}[what.removeprefix("total_")]

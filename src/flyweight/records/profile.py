@@ -23,7 +23,8 @@ class GroupTimes(Record):
     """Milliseconds of the operators that multiply matrices, on the device where one computes.
 
     `attention` is that of fused kernels; `other_gemm` are products of packed and of few rows. What
-    an unfused attention multiplies counts as `matmul`.
+    an unfused attention multiplies counts as `matmul`. `step` are compiled steps: one token through
+    all layers, attention included.
     """
 
     addmm: float
@@ -31,6 +32,7 @@ class GroupTimes(Record):
     matmul: float
     attention: float
     other_gemm: float
+    step: float = 0.0
 
 
 class ProfileResult(Record):

@@ -61,6 +61,14 @@ def train_model(
         trains=trains,
     )
 
+    limits = Limits.of(
+        train,
+        train.batch * context_length,
+        cost,
+        f"stages.{inputs.name}",
+        epoch=data.epoch,
+    )
+    data.check((limits.steps or 0) * train.batch, f"stages.{inputs.name}")
     watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
     trainer = Trainer(
         model=model,
@@ -68,13 +76,7 @@ def train_model(
         source=data.source,
         validate=data.validate,
         config=train,
-        limits=Limits.of(
-            train,
-            train.batch * context_length,
-            cost,
-            f"stages.{inputs.name}",
-            epoch=data.epoch,
-        ),
+        limits=limits,
         cost=cost,
         runtime=runtime,
         precision=precision,

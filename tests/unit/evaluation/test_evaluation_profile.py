@@ -60,7 +60,8 @@ def test_written_out_attention_is_seen_as_such(place: Path, tmp_path: Path) -> N
 
 def test_a_fresh_process_writes_a_trace_of_the_first_tokens(place: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json.gz"
-    found = profile(place, ASKED, "cpu", 1, trace)
+    eager = ASKED.model_copy(update={"engine": "eager"})
+    found = profile(place, eager, "cpu", 1, trace)
     assert found.threads == 1
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     seen = [event for event in events if "flash_attention_for_cpu" in event.get("name", "")]
@@ -71,8 +72,16 @@ def test_compiled_products_are_seen(place: Path, tmp_path: Path) -> None:
     found = measured(place, tmp_path / "trace.json.gz", engine="auto")
     calls = {each.name: each.calls for each in found.operators}
     if found.engine == "compiled":
-        assert calls["flyweight::compiled_product"] > 2 * 5 * 7
-        assert found.groups.other_gemm > 0
+        assert calls["flyweight::compiled_product"] == 2 * 7 + 6  # the prompt's 8 rows, heads
+        assert calls["flyweight::compiled_step"] == 5
+        assert found.groups.other_gemm > 0 and found.groups.step > 0
+        assert found.kernel == "compiled, flash"
+
+
+def test_an_attention_that_is_asked_for_leaves_no_step(place: Path, tmp_path: Path) -> None:
+    found = measured(place, tmp_path / "trace.json.gz", engine="auto", attention="math")
+    assert found.kernel == "math"
+    assert found.groups.step == 0
 
 
 def test_float16_on_a_processor_is_refused(place: Path, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from gguf_models import BIASED, GPT2, LLAMA3, PRE_TOKENIZERS, changed, save, spl
 from flyweight.config import schema
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.formats import gguf as export
+from flyweight.formats import gguf as export, gguf_reader
+from flyweight.model import folder
 from flyweight.model.decoder import Decoder
+from flyweight.model.linear_layer import layers_of
 from flyweight.model.position import frequencies
 
 gguf = pytest.importorskip("gguf")
@@ -295,13 +297,41 @@ def test_shared_layers_are_written_out_with_a_warning_that_says_the_new_size(
     assert sum(value.size for value in opened.values.values()) == total
 
 
+@pytest.mark.parametrize(
+    "fields", [HEADS, {"attention": {"heads": 4, "kv_heads": 2}}, BIASED], ids=str
+)
+def test_int8_and_int4_keep_their_codes(fields: dict[str, Any], tmp_path: Path) -> None:
+    linears = {"blocks": "int4", "embedding.tokens": "int8"}
+    model, found, opened = written(tmp_path, **fields, linears=linears)
+    assert set(opened.types.values()) == {"F32", "Q4_0", "Q8_0"}
+    assert "written with their own codes and scales (q4_0, q8_0)" in found.notes[0]
+    back = gguf_reader.read(found.path).model
+    for name, layer in layers_of(model):
+        assert torch.equal(layer.dense(), dict(layers_of(back))[name].dense())
+
+
+def test_a_scale_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+    model = save(tmp_path / "model", BPE, **HEADS, linears={"blocks": "int4"})
+    layer = model.blocks[0].mlp.down  # pyright: ignore
+    layer.scales[3, 0] = 1.1e-7
+    folder.save(model, tmp_path / "model")
+    with pytest.raises(RequestError, match="float16, which cannot hold 1"):
+        export.write(tmp_path / "model", tmp_path / "model.gguf")
+
+
 # --- refusals ---
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"linears": {"blocks.*": "int8"}}, "it is quantized (int8)"),
+        ({"linears": {"blocks.*": "int8_dynamic"}}, "it is quantized (int8_dynamic)"),
+        (
+            {"linears": {"blocks.*": {"kind": "int4", "group": 64}}},
+            "it has int8, and int4 in groups of 32",
+        ),
+        ({"linears": {"blocks.*.q": "int4"}, **BIASED}, "GGUF has one matrix for them"),
+        ({"linears": {"blocks.*": "int8"}, "dim": 40}, "do not divide its rows of 40"),
         (
             {"linears": {"blocks.*": "nf4"}},
             "export the dense model that it was made from, with --type q8_0",
@@ -343,13 +373,13 @@ def test_what_gguf_cannot_express_is_refused(
 
 def test_every_reason_is_given_at_once(tmp_path: Path) -> None:
     fields = {
-        "linears": {"head": "int8"},
+        "linears": {"head": "int3"},
         "head": {"softcap": 30.0},
         "embedding": {"tied": False},
         "mlp": "relu2",
     }
     said = refusal(tmp_path, tokenizer(schema.CharTokenizer()), **fields)
-    for words in ("it is quantized (int8)", "softcap", "relu2", "its tokenizer is a WordLevel"):
+    for words in ("it is quantized (int3)", "softcap", "relu2", "its tokenizer is a WordLevel"):
         assert words in said
     assert said.count("a logit softcap") == 1 and "(model.head.softcap=null)" in said
 

@@ -14,7 +14,8 @@ from flyweight.model.build import build
 compiled = pytest.mark.skipif(bool(kernels.refusal()), reason=kernels.refusal())
 KINDS = (
     *(Dense(), Int8(), NF4(), NF4(double=False), NF4(block=6), NF4(block=128, double=False)),
-    *(Int4(), Int4(group=6), Int4(group=128), Int3(), Int3(group=5), Int3(group=64)),
+    *(Int4(), Int4(group=6), Int4(group=8), Int4(group=128), Int4(group=256)),
+    *(Int3(), Int3(group=4), Int3(group=5), Int3(group=64), Int3(group=128)),
 )
 
 
@@ -32,7 +33,7 @@ def test_a_product_is_that_of_the_matrix_it_stands_for(
         stored = layer.stored()
         assert stored is not None
         product = kernels.Product(stored, layer.bias, threads)
-        product.threads = threads  # a small matrix takes one
+        product.matrix.threads = threads  # a small matrix takes one
         for rows in (1, 2, kernels.MOST_ROWS):
             x = torch.randn(rows, size[1], generator=generator)
             expected = F.linear(x, layer.dense(), added)
@@ -55,6 +56,37 @@ def test_rounded_inputs_give_the_same_bits_as_torch(size: tuple[int, int]) -> No
     with torch.inference_mode():
         assert torch.equal(product(x, 5), layer(x))
         assert torch.equal(product(x[3:4], 1), layer(x)[3:4])
+
+
+@compiled
+@pytest.mark.parametrize("size", [(7, 5), (130, 768), (64, 300)])
+def test_a_rounded_row_is_the_same_in_any_batch(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = linear.from_dense(Int8Dynamic(), torch.randn(size, generator=generator), None)
+    stored = layer.stored()
+    assert stored is not None
+    product = kernels.Product(stored, None, 1)
+    x = torch.randn(kernels.MOST_ROUNDED_ROWS, size[1], generator=generator)
+    every = product(x, len(x))
+    with torch.inference_mode():
+        assert torch.equal(every, layer(x))
+    for rows in (1, 3, 33, 127):
+        assert torch.equal(product(x[:rows], rows), every[:rows])
+
+
+@compiled
+def test_numbers_far_from_the_largest_keep_their_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = linear.from_dense(Int8(), torch.randn(16, 256, generator=generator), None)
+    stored = layer.stored()
+    assert stored is not None
+    x = torch.randn(2, 256, generator=generator)
+    x[0, 3] = 300.0
+    x[1] = 0
+    product = kernels.Product(stored, None, 1)(x, 2)
+    expected = F.linear(x, layer.dense())
+    assert (product - expected).abs().max() < 3e-6 * expected.abs().max()
+    assert not torch.isfinite(kernels.Product(stored, None, 1)(x * torch.nan, 2)).any()
 
 
 @compiled

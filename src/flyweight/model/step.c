@@ -1,0 +1,258 @@
+/* One new token of some texts through all layers of a decoder: see model/step.py.
+
+   x (n, dim) is the residual stream, whose rows are texts. Everything is float32. A layer adds what
+   attention reads of the cache to x, then what the MLP makes of x. */
+
+#include "kernels.h"
+
+enum { NOTHING, GELU, GELU_TANH, RELU, RELU_SQUARED, SILU };
+
+/* LayerNorm with a mean, else RMSNorm; no `weight`: no norm. */
+typedef struct {
+    int64_t has_mean;
+    double eps;
+    const float *weight, *bias;
+} norm;
+
+/* `keys` and `values` are the layer's part of the cache, (n, kv_heads, room, head_dim). `cos` and `sin`
+   turn the first `channels` of a head, the sine of the first half with its sign turned; a text's are
+   `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,). */
+typedef struct {
+    norm attention_norm, mlp_norm, q_norm, k_norm;
+    const matrix *q, *k, *v, *out, *gate, *up, *down;
+    int64_t heads, kv_heads, head_dim, of_gate, of_up;
+    const float *gain, *cos, *sin;
+    int64_t channels, stride, room;
+    float *keys, *values;
+} layer;
+
+/* What all layers work with, for `n` texts and one more token after `length` others. */
+typedef struct {
+    int64_t n, dim, length, threads;
+    const int64_t *starts; /* of each text in the cache; none: 0 */
+    float *read, *q, *k, *v, *attended, *up, *gate, *scores;
+} work;
+
+/* --- element by element --- */
+
+/* e^x, to the last bit or two (Cephes' polynomial). */
+static inline float exponential(float x)
+{
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = rintf(x * 1.44269504088896341f), r = x - n * 0.693359375f;
+    r -= n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return (p * r * r + r + 1.0f) * power;
+}
+
+static inline float sigmoid(float x)
+{
+    return 1.0f / (1.0f + exponential(-x));
+}
+
+static void activate(int64_t kind, float *x, int64_t n)
+{
+    switch (kind) {
+    case GELU:
+        for (int64_t i = 0; i < n; i++)
+            x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678118654752f));
+        break;
+    case GELU_TANH: /* 1 + tanh(u) is 2 sigmoid(2u) */
+        for (int64_t i = 0; i < n; i++)
+            x[i] *= sigmoid(1.59576912160573071f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+        break;
+    case RELU:
+        for (int64_t i = 0; i < n; i++)
+            x[i] = x[i] > 0 ? x[i] : 0;
+        break;
+    case RELU_SQUARED:
+        for (int64_t i = 0; i < n; i++)
+            x[i] = x[i] > 0 ? x[i] * x[i] : 0;
+        break;
+    case SILU:
+        for (int64_t i = 0; i < n; i++)
+            x[i] *= sigmoid(x[i]);
+    }
+}
+
+static inline float product(const float *x, const float *y, int64_t n)
+{
+    vec sum = ZERO, more = ZERO;
+    int64_t i = 0;
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        sum = FMA(LOAD(x + i), LOAD(y + i), sum);
+        more = FMA(LOAD(x + i + WIDTH), LOAD(y + i + WIDTH), more);
+    }
+    float rest = 0;
+    for (; i < n; i++)
+        rest += x[i] * y[i];
+    return rest + (SUM(sum) + SUM(more));
+}
+
+static inline float sum_of(const float *x, int64_t n)
+{
+    vec sum = ZERO;
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH)
+        sum = FMA(LOAD(x + i), SPREAD(1), sum);
+    float rest = 0;
+    for (; i < n; i++)
+        rest += x[i];
+    return rest + SUM(sum);
+}
+
+/* Write the normed rows of x (n, size) to `to`, which may be x. */
+static void normalise(const norm *by, const float *x, int64_t n, int64_t size, float *to)
+{
+    for (; n; n--, x += size, to += size) {
+        float mean = by->has_mean ? sum_of(x, size) / size : 0;
+        for (int64_t i = 0; i < size; i++)
+            to[i] = x[i] - mean;
+        float scale = 1.0f / sqrtf(product(to, to, size) / size + (float)by->eps);
+        for (int64_t i = 0; i < size; i++)
+            to[i] = to[i] * scale * by->weight[i];
+        for (int64_t i = 0; i < size && by->bias; i++)
+            to[i] += by->bias[i];
+    }
+}
+
+/* --- attention --- */
+
+/* Turn heads x (n, heads, head_dim) by the position of their text. */
+static void turn(const layer *l, int64_t n, int64_t heads, float *x)
+{
+    int64_t half = l->channels / 2;
+    for (int64_t row = 0; row < n * heads; row++, x += l->head_dim) {
+        const float *cos = l->cos + row / heads * l->stride, *sin = l->sin + row / heads * l->stride;
+        for (int64_t i = 0; i < half; i++) {
+            float a = x[i], b = x[i + half];
+            x[i] = a * cos[i] + b * sin[i];
+            x[i + half] = b * cos[i + half] + a * sin[i + half];
+        }
+    }
+}
+
+/* Write what one head's query q reads of keys and values (count, size). */
+static void attend(const float *q, const float *keys, const float *values, int64_t count,
+                   int64_t size, float *scores, float *to)
+{
+    float scale = 1.0f / sqrtf((float)size), most = -INFINITY;
+    for (int64_t s = 0; s < count; s++) {
+        scores[s] = scale * product(q, keys + s * size, size);
+        most = scores[s] > most ? scores[s] : most;
+    }
+    for (int64_t s = 0; s < count; s++)
+        scores[s] = exponential(scores[s] - most);
+    float sum = sum_of(scores, count);
+    memset(to, 0, size * sizeof(float));
+    for (int64_t s = 0; s < count; s++)
+        for (int64_t i = 0; i < size; i++)
+            to[i] += scores[s] * values[s * size + i];
+    for (int64_t i = 0; i < size; i++)
+        to[i] /= sum;
+}
+
+/* Put the new keys or values x (n, kv_heads, head_dim) behind those of the cache. */
+static void keep(const layer *l, const work *w, const float *x, float *cache)
+{
+    for (int64_t row = 0; row < w->n * l->kv_heads; row++)
+        memcpy(cache + (row * l->room + w->length) * l->head_dim, x + row * l->head_dim,
+               l->head_dim * sizeof(float));
+}
+
+static void attend_all(const layer *l, const work *w)
+{
+    int64_t each = l->heads / l->kv_heads;
+#pragma omp parallel for num_threads(w->threads) if (w->threads > 1) schedule(static)
+    for (int64_t head = 0; head < w->n * l->heads; head++) {
+        int64_t text = head / l->heads, start = w->starts ? w->starts[text] : 0;
+        int64_t at = (head / each * l->room + start) * l->head_dim;
+        attend(w->q + head * l->head_dim, l->keys + at, l->values + at, w->length + 1 - start,
+               l->head_dim, w->scores + head * (w->length + 1), w->attended + head * l->head_dim);
+    }
+}
+
+static int read_cache(const layer *l, const work *w)
+{
+    int64_t n = w->n, size = l->head_dim;
+    if (multiply(l->q, w->read, w->q, n) || multiply(l->k, w->read, w->k, n) ||
+        multiply(l->v, w->read, w->v, n))
+        return 1;
+    if (l->q_norm.weight) {
+        normalise(&l->q_norm, w->q, n * l->heads, size, w->q);
+        normalise(&l->k_norm, w->k, n * l->kv_heads, size, w->k);
+    }
+    if (l->channels) {
+        turn(l, n, l->heads, w->q);
+        turn(l, n, l->kv_heads, w->k);
+    }
+    for (int64_t i = 0; i < n * l->heads * size && l->gain; i++)
+        w->q[i] *= l->gain[i / size % l->heads];
+    keep(l, w, w->k, l->keys);
+    keep(l, w, w->v, l->values);
+    attend_all(l, w);
+    return multiply(l->out, w->attended, w->read, n);
+}
+
+/* --- layers --- */
+
+static int run_mlp(const layer *l, const work *w)
+{
+    int64_t n = w->n, hidden = n * l->up->out;
+    if (multiply(l->up, w->read, w->up, n))
+        return 1;
+    activate(l->of_up, w->up, hidden);
+    if (l->gate) {
+        if (multiply(l->gate, w->read, w->gate, n))
+            return 1;
+        activate(l->of_gate, w->gate, hidden);
+        for (int64_t i = 0; i < hidden; i++)
+            w->up[i] *= w->gate[i];
+    }
+    return multiply(l->down, w->up, w->read, n);
+}
+
+static void add(const work *w, float *x)
+{
+    for (int64_t i = 0; i < w->n * w->dim; i++)
+        x[i] += w->read[i];
+}
+
+/* Write x after all `count` layers to x, and new keys and values to the cache; return 0, or 1 where
+   memory ran out. `wide` and `hidden` are the widths of the widest heads and MLP. */
+int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, int64_t wide,
+         int64_t hidden, int64_t length, const int64_t *starts, int64_t threads)
+{
+    int64_t scores = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (layers[i].heads > scores)
+            scores = layers[i].heads;
+    float *room = malloc(n * (dim + 4 * wide + 2 * hidden + scores * (length + 1)) * sizeof(float));
+    if (!room)
+        return 1;
+    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0};
+    w.q = w.read + n * dim, w.k = w.q + n * wide, w.v = w.k + n * wide;
+    w.attended = w.v + n * wide, w.up = w.attended + n * wide, w.gate = w.up + n * hidden;
+    w.scores = w.gate + n * hidden;
+    int failed = 0;
+    for (const layer *l = layers; l < layers + count && !failed; l++) {
+        normalise(&l->attention_norm, x, n, dim, w.read);
+        failed = read_cache(l, &w);
+        if (failed)
+            break;
+        add(&w, x);
+        normalise(&l->mlp_norm, x, n, dim, w.read);
+        failed = run_mlp(l, &w);
+        add(&w, x);
+    }
+    free(room);
+    return failed;
+}
