@@ -59,10 +59,14 @@ EIGHT_BITS = ("int8", "int8_dynamic")
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a pruned model is trained further: on which text, and for how long."""
+    """How a model is trained further: on which text, and for how long.
+
+    `train` is for what is another model afterwards, `taught` for what only learns to be rounded.
+    """
 
     data: Data
     train: Train
+    taught: Train
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def mixed(
         input=reference,
         teacher=reference,
         data=recovery.data,
-        train=recovery.train,
+        train=recovery.taught,
         round=first,
         round_layers=blocks,
     )
