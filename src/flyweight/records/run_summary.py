@@ -205,6 +205,10 @@ class ModelSummary(Record):
     """Scores on the tasks that the report names, in their order."""
     lm_eval: LmEvalScores | None = None
     """Metrics of lm-eval's tasks, where the report names some."""
+    sparsity: float | None = None
+    """The share of zeros in its pruned matrices, with their adapters; None of one without."""
+    adapter_sparsity: float | None = None
+    """The share of zeros in its pruned adapters; None of a model without."""
     verification: Verification | None = None
     """Whether its exports are this model, where the report asks for it."""
 
