@@ -145,7 +145,7 @@ def layer_inputs(
     evaluation mode.
     """
     model.eval()
-    parts = _parts(model.config)
+    parts = parts_of(model.config)
     text = _Text(model, batches)
     for number, part in enumerate(parts):
         found = text.gather(part, lambda done, at=number: progress((at + done) / len(parts)))
@@ -155,10 +155,10 @@ def layer_inputs(
 
 def calibrated_layers(config: Architecture, names: Sequence[str]) -> list[str]:
     """Return those of a model's linear layers whose inputs `layer_inputs` gathers."""
-    return [name for name in names if any(_belongs(name, part) for part in _parts(config))]
+    return [name for name in names if any(_belongs(name, part) for part in parts_of(config))]
 
 
-def _parts(config: Architecture) -> list[str]:
+def parts_of(config: Architecture) -> list[str]:
     """Return the modules whose layers are gathered together, in the order in which they run."""
     layers = 0 if isinstance(config, LinearConfig) else config.layers
     parts = [f"blocks.{layer}" for layer in range(layers)]

@@ -429,16 +429,25 @@ class Finetune(TrainingStage):
         )
 
 
+Teachers = str | Annotated[tuple[str, ...], Field(min_length=2)]
+"""A teacher, or several."""
+
+
+def _listed(teacher: Teachers) -> str:
+    return teacher if isinstance(teacher, str) else " and ".join(teacher)
+
+
 class Distill(NewOrExisting):
     """Train a model to match a teacher's next-token distribution.
 
     `input` starts from another stage's weights, such as those of the teacher without some parts. A
     new `model` starts at random, or from the layers and widths of the teacher that `start` names.
-    `told` is a stage `teach`, whose record stands in for running the teacher.
+    `told` is a stage `teach`, whose record stands in for running the teacher. Several teachers tell
+    the mean of their probabilities.
     """
 
     stage: Literal["distill"]
-    teacher: str
+    teacher: Teachers
     told: str | None = Field(default=None, exclude_if=_none)
     start: FromTeacher | Literal["random"] = Field(default="random", exclude_if=_is_random)
     objective: Distillation = Distillation()
@@ -453,6 +462,13 @@ class Distill(NewOrExisting):
         faults = super().faults()
         if self.input is not None and self.start != "random":
             faults.append("start: input has weights to start from; leave start out")
+        if not isinstance(self.teacher, str) and self.told is None:
+            faults.append(
+                "teacher: several teachers tell before a student learns; add told: {k: 64}, or "
+                "name one"
+            )
+        if not isinstance(self.teacher, str) and self.start != "random":
+            faults.append("start: there are several teachers; use start: random, or name one")
         if self.told is not None and self.objective.hidden is not None:
             faults.append("objective.hidden: a record has no hidden states; leave told out")
         if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
@@ -470,12 +486,13 @@ class Distill(NewOrExisting):
         """Return whom it learned from, and what it was before."""
         start = "" if self.input is None else f"{self.input}, "
         shuffled = ", shuffled" if self.objective.shuffled else ""
-        return f"{start}distilled from {self.teacher}{shuffled}"
+        return f"{start}distilled from {_listed(self.teacher)}{shuffled}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        made = f"distilled from {origin.parent('teacher')}"
+        teachers = [name for name in origin.parents if name.split(".")[0] == "teacher"]
+        made = f"distilled from {' and '.join(map(origin.parent, teachers))}"
         if origin.config["objective"].get("shuffled"):
             made += " with its probabilities shuffled, as a control"
         if "told" in origin.parents:
@@ -492,11 +509,11 @@ class Teach(StageConfig):
 
     A distillation from the record (`told`) does not run the teacher. The windows are those that a
     training with the same text, context and seed reads. `temperature` is that of the objective, and
-    `store` the format of a logarithm.
+    `store` the format of a logarithm. Of several teachers it is the mean of their probabilities.
     """
 
     stage: Literal["teach"]
-    teacher: str
+    teacher: Teachers
     data: Data
     rows: Annotated[int, Field(gt=0, lt=2**31)]
     k: PositiveInt = 64

@@ -101,7 +101,10 @@ def train_model(
 
 
 def check_data(
-    config: schema.TrainingStage, architecture: load_any.AnyConfig, where: str, what: str
+    config: schema.TrainingStage | schema.Teach,
+    architecture: load_any.AnyConfig,
+    where: str,
+    what: str,
 ) -> None:
     """Raise RequestError where a model cannot read the rows that its stage asks for.
 
