@@ -12,6 +12,7 @@ from typing import Any
 from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
+from flyweight.config.stage import sources_of_tokens
 from flyweight.config.units import format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
@@ -262,7 +263,7 @@ class Runner:
         if isinstance(data, schema.TaskData):
             return None
         if data is not None:
-            return self.corpus(data, artifacts.get("input") or artifacts.get("teacher"))
+            return self.corpus(data, _source_of_tokens(artifacts))
         use = config.text_of_input
         if use == "none":
             return None
@@ -286,7 +287,7 @@ class Runner:
         data = getattr(config, "data", None)
         if not isinstance(data, schema.TaskData):
             return None
-        return self.examples(data, artifacts.get("input") or artifacts.get("teacher"))
+        return self.examples(data, _source_of_tokens(artifacts))
 
     def _resolved(self, config: StageConfig, corpus: Artifact | None) -> StageConfig:
         """Write out what a model config takes from the corpus: vocabulary and context."""
@@ -302,6 +303,11 @@ class Runner:
                 f" {entries} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
+
+
+def _source_of_tokens(artifacts: Mapping[str, Artifact]) -> Artifact | None:
+    """Return the artifact whose tokenizer a stage can take: its input's, or its teacher's."""
+    return next((artifacts[field] for field in sources_of_tokens(artifacts)), None)
 
 
 def _corpus_id(inputs: Inputs) -> str | None:

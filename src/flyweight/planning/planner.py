@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from flyweight.config import load, schema
 from flyweight.config.model_rules import fitting_vocabulary
+from flyweight.config.stage import sources_of_tokens
 from flyweight.config.units import count_word, format_count, format_size, format_time, size_word
 from flyweight.core.events import Watcher, ignore
 from flyweight.data.sources import with_tokenizer
@@ -192,8 +193,9 @@ class _Planner:
         self.models[name] = model
         faults = [*pattern_faults(model), *adapter_faults(model)]
         self.wrong += [f"stages.{name}.model.{fault}" for fault in faults]
-        if isinstance(stage, schema.Distill) and stage.teacher in self.models:
-            faults = part_faults(stage, model, self.models[stage.teacher])
+        teacher = self.models.get(stage.dependencies().get("teacher", ""))
+        if isinstance(stage, schema.Distill) and teacher is not None:
+            faults = part_faults(stage, model, teacher)
             self.wrong += [f"stages.{name}.{fault}" for fault in faults]
         self.trained[name] = rows.TrainedStage(model, data)
         self.asked[name] = _AskedTraining(stage, data, fresh)
@@ -222,7 +224,8 @@ class _Planner:
         if not isinstance(data.tokenizer, schema.ModelTokenizer):
             return self.vocabularies.get(vocabulary_key(data))
         reference = stage.dependencies()
-        source = self.models.get(reference.get("input") or reference.get("teacher", ""))
+        names = [reference[field] for field in sources_of_tokens(reference)]
+        source = next((self.models[name] for name in names if name in self.models), None)
         return None if source is None else source.vocab_size
 
     def _read(self, name: str, data: schema.Data) -> None:
@@ -301,6 +304,7 @@ class _Planner:
             isolated=stage.data.documents == "isolated",
             trains=stage.tuning().trains,
             round=stage.round,
+            round_layers=stage.round_layers,
         )
 
     def _memory(self, name: str, training: PlannedTraining) -> memory.PlannedMemory:

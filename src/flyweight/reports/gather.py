@@ -98,6 +98,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             source.chosen.get(references.get("input", ""), references.get("input")), names
         ),
         teacher=_known(references.get("teacher"), names),
+        shuffled=isinstance(source.config, schema.Distill) and source.config.objective.shuffled,
         config_line=config_line(config),
         parameters=run_summary.ParameterCount(total=counts.total, unique=counts.unique),
         disk_bytes=sum(
