@@ -16,8 +16,11 @@ from flyweight.cli.app import app
 from flyweight.config import load as config_load
 from flyweight.config.graph import leave_out
 from flyweight.config.schema import ModelConfig
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.model.masked import masks_of, unpack_bits
+from flyweight.training import checkpoint
 
 TUNE = {"stage": "finetune", "method": "full", "train": {"steps": 4}}
 
@@ -247,3 +250,100 @@ def test_fewer_heads_and_channels_are_an_ordinary_model_that_trains_on(tmp_path:
     assert "parameters" in (result["small"].path / "README.md").read_text()
     with pytest.raises(fw.RequestError, match="not fewer"):
         run(tmp_path, recipe(tmp_path, small={**fields, "heads": 2}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_fine_tuning_of_a_pruned_model_goes_on_with_its_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    train = {"steps": 8, "validations": 4, "keep": "last", "optimizer": optimizer}
+    stages = {
+        "pruned": {"stage": "prune", "input": "base", "sparsity": 0.6},
+        "back": {**TUNE, "input": "pruned", "train": train},
+    }
+    raw = recipe(tmp_path, **stages)
+    result = run(tmp_path, raw)
+    whole = folder.load(result["back"].path / "model").state_dict()
+    saved = list[int]()
+
+    def killed(state: Path, name: str, progress: Any, *others: Any) -> None:
+        real(state, name, progress, *others)
+        saved.append(progress.step)
+        if name.startswith("finetune") and progress.step == 4:
+            raise KeyboardInterrupt
+
+    real = checkpoint.save
+    second = tmp_path / "second"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(second, raw)
+    assert saved[-1] == 4
+    resumed = run(second, raw)["back"]
+    assert resumed.id == result["back"].id
+    state = folder.load(resumed.path / "model").state_dict()
+    assert state.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in state.items())
+    before, after = zeros(result["pruned"]), zeros(resumed)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    events = (resumed.path / "events.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in events.splitlines() if '"validation"' in line] == [
+        2,
+        4,
+        6,
+        8,
+    ]
+
+
+def test_vocabulary_that_the_text_never_uses_goes_with_its_rows(tmp_path: Path) -> None:
+    stages = {
+        "small": {"stage": "prune", "input": "base", "method": "structured", "vocabulary": "used"},
+        "int8": {"stage": "quantize", "input": "small", "kind": "int8"},
+        "back": {**TUNE, "input": "small"},
+    }
+    raw = recipe(tmp_path, **stages)
+    general = tmp_path / "general.txt"
+    words = "".join(f"a{n % 37:02d} zebra quartz vivid jumbo {n % 11}.\n" for n in range(800))
+    general.write_text((tmp_path / "text.txt").read_text() + words)
+    raw["data"]["tokenizer"] = {"kind": "bpe", "vocab": 400}
+    raw["stages"]["base"]["data"] = {"corpus": str(general)}
+    special = {"data": {"corpus": str(tmp_path / "text.txt"), "tokenizer": "model"}}
+    stages["small"]["calibration"] = special
+    stages["back"]["data"] = special["data"]
+    raw["report"]["data"] = special["data"]
+    result = run(tmp_path, raw)
+    facts = result["small"].facts
+    fewer = facts["vocabulary_before"] - facts["vocabulary"]
+    assert fewer > 10 and facts["vocabulary"] > 256
+    assert facts["parameters_before"] - facts["parameters"] == 32 * fewer
+    nll = {model.name: model.evaluate for model in result.summary.models}
+    assert all(each is not None for each in nll.values())
+    # Fewer tokens share the same probability: never worse, on the text whose tokens all stay.
+    assert nll["small"].bits_per_byte.value <= nll["base"].bits_per_byte.value + 1e-6
+    assert nll["small"].nll.n == nll["base"].nll.n
+    assert Tokenizer.load(result["back"].path / "model").vocab_size == facts["vocabulary"]
+    whole = {**raw, "stages": {"base": raw["stages"]["base"], "small": dict(stages["small"])}}
+    del whole["stages"]["small"]["calibration"], whole["report"]["data"]
+    own = run(tmp_path, {**whole, "name": "own"})
+    assert own["small"].facts["vocabulary"] >= facts["vocabulary"]
+    values = [model.evaluate.bits_per_byte.value for model in own.summary.models]
+    if own["small"].facts["vocabulary"] == facts["vocabulary_before"]:  # all is used
+        assert values[0] == values[1]
+    assert values[1] <= values[0] + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"vocabulary": "used"}, "the tokenizer"),
+        ({"vocabulary": "used", "method": "magnitude", "sparsity": 0.5}, "method: structured"),
+        ({"vocabulary": "all"}, "is not one of"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_cut_is_refused(tmp_path, fields, words) -> None:
+    small = {"stage": "prune", "input": "base", "method": "structured", **fields}
+    raw = recipe(tmp_path, small=small)
+    raw["data"]["tokenizer"] = "char"
+    raw["train"]["steps"] = 2
+    with pytest.raises(RequestError, match=words):
+        run(tmp_path, raw)

@@ -1,11 +1,15 @@
 """Distillation from a record: the same as beside the teacher, resumed, counted once, refused where it does not fit."""
 
+import numpy as np
 import pytest
 import torch
 
 import flyweight as fw
 from flyweight.api import Session
 from flyweight.config import load as config_load
+from flyweight.data.corpus import Corpus
+from flyweight.data.told import Told
+from flyweight.data.windows import Windows
 from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.training import teach
@@ -92,6 +96,38 @@ def test_a_few_tokens_keep_some_of_the_mass(raw, tmp_path):
     assert run["sharp"].facts["best_nll"] != run["from-whole"].facts["best_nll"]
 
 
+def test_several_teachers_tell_the_mean_of_their_probabilities(raw, tmp_path):
+    raw["stages"] = {
+        "one": raw["stages"]["teacher"],
+        "two": {"stage": "pretrain", "model": {"dim": 16}, "train": {"steps": 8}},
+        "student": {
+            "stage": "distill",
+            "teacher": ["one", "two"],
+            "model": {"dim": 16},
+            "told": {"k": 257, "store": "fp32"},
+            "controls": ["same_compute"],
+        },
+    }
+    raw["report"] = {"measure": ["evaluate"], "compare": ["student"]}
+    run = fw.run(config_load.recipe(raw), session=session(tmp_path))
+    record = Told(run["student-told"].path / "told")
+    read = record.record(np.arange(3))
+    corpus = Corpus.open(run["one"].path.parent / run["one"].facts["corpus"] / "corpus")
+    windows = Windows(corpus.split("train"), 32, 3, 0).batch(0)
+    mean = sum(
+        folder.load(run[name].path / "model")(windows.inputs).softmax(-1) for name in ("one", "two")
+    )
+    torch.testing.assert_close(
+        read.log_probs.exp(), (mean / 2).gather(-1, read.tokens), rtol=1e-4, atol=1e-6
+    )
+    spent = [run[name].facts["flops"] for name in ("one", "two", "student-told", "student")]
+    assert run["student"].facts["total_flops"] == sum(spent)
+    alone = run["student-same-compute"].facts
+    assert alone["flops"] == pytest.approx(sum(spent), rel=0.05)
+    card = (run["student"].path / "README.md").read_text()
+    assert f"distilled from `{run['one'].id}` and `{run['two'].id}` by its record" in card
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
@@ -114,6 +150,11 @@ def test_a_record_that_does_not_fit_is_refused(raw, tmp_path, stage, message):
         ({"told": "teacher"}, "told: teacher is a stage pretrain; name a stage teach"),
         ({"teacher": "beside"}, "told: whole is the record of teacher, and the teacher is beside"),
         ({"told": "nobody"}, "nobody"),
+        (
+            {"teacher": ["teacher", "beside"], "told": None},
+            "several teachers tell before a student",
+        ),
+        ({"teacher": ["teacher", "beside"]}, "the teacher is teacher, beside; name its own record"),
         ({"told": None, "objective": {"rest": "renormalise"}}, "objective.rest: is about a record"),
     ],
 )

@@ -27,6 +27,7 @@ from flyweight.config.schema import (
     Teach,
     TrainingStage,
 )
+from flyweight.config.stage import sources_of_tokens
 
 _LSTM_JOINS = "an LSTM carries its state across documents in a window"
 _MIXTURE_JOINS = "the counts and the pointer of a mixture look across documents"
@@ -99,9 +100,13 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
         yield f"{where}.told: {stage.told} is a stage {record.stage}; name a stage teach"
     elif record.teacher != stage.teacher:
         yield (
-            f"{where}.told: {stage.told} is the record of {record.teacher}, and the teacher is "
-            f"{stage.teacher}; name its own record"
+            f"{where}.told: {stage.told} is the record of {_names(record.teacher)}, and the "
+            f"teacher is {_names(stage.teacher)}; name its own record"
         )
+
+
+def _names(teacher: str | tuple[str, ...]) -> str:
+    return teacher if isinstance(teacher, str) else ", ".join(teacher)
 
 
 def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:
@@ -118,9 +123,9 @@ def _joined_documents(where: str, stage: TrainingStage, recipe: Recipe) -> Itera
     if stage.data.documents == "joined":
         return
     models: dict[str, StageConfig] = {"model": stage}
-    for role in ("input", "teacher"):
-        other = recipe.stages.get(getattr(stage, role, None) or "")
-        if other is not None:
+    references = stage.dependencies()
+    for role in sources_of_tokens(references):
+        if (other := recipe.stages.get(references[role])) is not None:
             models[role] = other
     for role, other in models.items():
         reason = ""

@@ -111,24 +111,36 @@ def ancestors(artifact: Artifact) -> dict[str, Artifact]:
 class PlannedInputs:
     """What a plan knows before a stage runs: its inputs' models, and the size of their text.
 
-    `models` leaves out what is outside the recipe. `train_tokens` are those of the training split
-    that the input was trained on; None where nobody has read the text.
+    `models` leaves out what is outside the recipe. `train_tokens` and `validation_tokens` are
+    those of the text that the input was trained on; None where nobody has read it.
     """
 
     models: Mapping[str, Architecture] = field(default_factory=dict)
     train_tokens: int | None = None
+    validation_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Products that a stage computes: tokens that a model reads, and FLOPs beside them."""
+
+    model: Architecture
+    tokens: float
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
 class Outline:
     """What a stage will make: its model, where that is known, the seconds it takes, and remarks.
 
-    `seconds` is None where the stage's own trait tells it.
+    `seconds` is None where the stage's own trait tells it. `work` takes time beside it, by the
+    rates of the machine.
     """
 
     model: Architecture | None = None
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    work: tuple[Work, ...] = ()
 
 
 C = TypeVar("C", bound=Strict)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from flyweight.spec import flops
 from flyweight.spec.chunks import chunk_rows
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
+from flyweight.training.model_training import check_data
+from flyweight.training.teaching import hidden_states
 
 TOKENS_AT_ONCE = 2048
 """Tokens that the teacher's body reads at once."""
@@ -57,9 +60,12 @@ class TeachStage(Stage[schema.Teach]):
     ) -> dict[str, Any]:
         """Write `told/`, from wherever an earlier try ended, and return the facts."""
         runtime, data = context.runtime, config.data
-        teacher = load_any.load(inputs.model("teacher"), runtime.device)
-        check_reads(teacher.config, "teacher", inputs, data.context)
-        teacher.eval().requires_grad_(False)
+        teachers = list[AnyModel]()
+        for role in inputs.artifacts:
+            teacher = load_any.load(inputs.model(role), runtime.device)
+            check_data(config, teacher.config, f"stages.{inputs.name}", "teacher")
+            check_reads(teacher.config, role, inputs, data.context)
+            teachers.append(teacher.eval().requires_grad_(False))
         corpus = Corpus.open(inputs.text(), verify=False)
         windows = Windows(corpus.split("train"), data.context, 1, runtime.seed, data.documents)
         entries = inputs.vocabulary()
@@ -80,10 +86,11 @@ class TeachStage(Stage[schema.Teach]):
             own_folder(unfinished)
             dtype = "float16" if config.store == "fp16" else "float32"
             writer = ToldWriter(unfinished, meta, dtype, progress.step)
-            self._tell(teacher, windows, meta, writer, progress, draft)
+            self._tell(teachers, windows, meta, writer, progress, draft)
             unfinished.rename(folder)
         seconds = progress.seconds + time.monotonic() - began
-        spent = config.rows * load_any.forward_flops(teacher, data.context)
+        each = sum(load_any.forward_flops(teacher, data.context) for teacher in teachers)
+        spent = config.rows * each
         size = sum(file.stat().st_size for file in folder.iterdir())
         return {
             "rows": config.rows,
@@ -98,15 +105,16 @@ class TeachStage(Stage[schema.Teach]):
 
     def plan(self, config: schema.Teach, inputs: PlannedInputs) -> Outline:
         """Return the seconds of running the teacher, where it is known."""
-        teacher = inputs.models.get("teacher")
-        if teacher is None or not teacher.vocab_size:
+        teachers = list(inputs.models.values())
+        if len(teachers) < len(config.dependencies()) or not all(x.vocab_size for x in teachers):
             return Outline(notes=("its teacher is not known yet, nor how long it takes",))
-        total = config.rows * flops.forward_flops(teacher, config.data.context)
+        each = sum(flops.forward_flops(teacher, config.data.context) for teacher in teachers)
+        total = config.rows * each
         return Outline(seconds=total * SECONDS_PER_FLOP)
 
     def _tell(
         self,
-        teacher: AnyModel,
+        teachers: Sequence[AnyModel],
         windows: Windows,
         meta: ToldMeta,
         writer: ToldWriter,
@@ -114,11 +122,10 @@ class TeachStage(Stage[schema.Teach]):
         draft: Draft,
     ) -> None:
         """Write all rows behind those that are there; mark from time to time how far it is."""
-        device, began = teacher_device(teacher), time.monotonic()
-        saved = began
+        began = saved = time.monotonic()
         for first, count in _groups(progress.step, meta):
             batches = [windows.batch(first + row) for row in range(count)]
-            tokens, log_probs = _likeliest(teacher, batches, meta, device)
+            tokens, log_probs = _likeliest(teachers, batches, meta)
             writer.write(first, tokens, log_probs)
             progress.mass += float(log_probs.exp().sum())
             progress.step = first + count
@@ -139,11 +146,6 @@ def _progress(draft: Draft) -> Progress:
     return Progress(**read_sealed(mark)["progress"]) if mark.exists() else Progress()
 
 
-def teacher_device(teacher: AnyModel) -> torch.device:
-    """Return where a teacher's weights are."""
-    return next(teacher.parameters()).device
-
-
 def _groups(first: int, meta: ToldMeta) -> Iterator[tuple[int, int]]:
     """Yield (first row, rows) of what the teacher reads at once."""
     size = max(1, TOKENS_AT_ONCE // meta.context)
@@ -153,21 +155,30 @@ def _groups(first: int, meta: ToldMeta) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def _likeliest(
-    teacher: AnyModel, batches: list[Batch], meta: ToldMeta, device: torch.device
+    teachers: Sequence[AnyModel], batches: list[Batch], meta: ToldMeta
 ) -> tuple[Tensor, Tensor]:
-    """Return the likeliest tokens and their log-probabilities, both (rows, T, k)."""
-    inputs = torch.cat([batch.inputs for batch in batches]).to(device)  # (rows, T)
+    """Return the likeliest tokens and their log-probabilities, both (rows, T, k).
+
+    Of several teachers these are the logarithms of the mean of their probabilities.
+    """
+    inputs = torch.cat([batch.inputs for batch in batches])  # (rows, T)
     kept = [batch.documents for batch in batches if batch.documents is not None]
-    if kept:
-        hidden = teacher.hidden(inputs, documents=torch.cat(kept).to(device))
-    else:
-        hidden = teacher.hidden(inputs)
-    flat = hidden.flatten(0, 1)  # (rows * T, D)
+    documents = torch.cat(kept) if kept else None
+    read = Batch(inputs, inputs, inputs.numel(), documents=documents)
+    hidden = [hidden_states(teacher, read.to(_device(teacher))) for teacher in teachers]
     tokens, log_probs = list[Tensor](), list[Tensor]()
-    for part in flat.split(chunk_rows(meta.vocabulary)):
-        logits = teacher.logits(part)[:, : meta.vocabulary].float() / meta.temperature
-        best = logits.log_softmax(-1).topk(meta.k)
+    for parts in zip(*(each.split(chunk_rows(meta.vocabulary)) for each in hidden), strict=True):
+        told = [
+            teacher.logits(part)[:, : meta.vocabulary].float().div(meta.temperature).log_softmax(-1)
+            for teacher, part in zip(teachers, parts, strict=True)
+        ]
+        mean = told[0] if len(told) == 1 else torch.stack(told).logsumexp(0) - math.log(len(told))
+        best = mean.topk(meta.k)
         tokens.append(best.indices)
         log_probs.append(best.values)
     shape = (len(inputs), meta.context, meta.k)
     return torch.cat(tokens).view(shape), torch.cat(log_probs).view(shape)
+
+
+def _device(teacher: AnyModel) -> torch.device:
+    return next(teacher.parameters()).device
