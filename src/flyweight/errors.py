@@ -26,3 +26,7 @@ class RequestError(FlyweightError):
     """The request cannot be done as written; exit status 2."""
 
     status = 2
+
+
+class NothingFits(RequestError):
+    """No model fits the budget: work is refused with status 2, a plan answers with status 1."""

@@ -18,6 +18,7 @@ from flyweight.config.graph import leave_out
 from flyweight.config.schema import ModelConfig
 from flyweight.model import folder
 from flyweight.model.masked import masks_of, unpack_bits
+from flyweight.training import checkpoint
 
 TUNE = {"stage": "finetune", "method": "full", "train": {"steps": 4}}
 
@@ -247,3 +248,46 @@ def test_fewer_heads_and_channels_are_an_ordinary_model_that_trains_on(tmp_path:
     assert "parameters" in (result["small"].path / "README.md").read_text()
     with pytest.raises(fw.RequestError, match="not fewer"):
         run(tmp_path, recipe(tmp_path, small={**fields, "heads": 2}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_fine_tuning_of_a_pruned_model_goes_on_with_its_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    train = {"steps": 8, "validations": 4, "keep": "last", "optimizer": optimizer}
+    stages = {
+        "pruned": {"stage": "prune", "input": "base", "sparsity": 0.6},
+        "back": {**TUNE, "input": "pruned", "train": train},
+    }
+    raw = recipe(tmp_path, **stages)
+    result = run(tmp_path, raw)
+    whole = folder.load(result["back"].path / "model").state_dict()
+    saved = list[int]()
+
+    def killed(state: Path, name: str, progress: Any, *others: Any) -> None:
+        real(state, name, progress, *others)
+        saved.append(progress.step)
+        if name.startswith("finetune") and progress.step == 4:
+            raise KeyboardInterrupt
+
+    real = checkpoint.save
+    second = tmp_path / "second"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(second, raw)
+    assert saved[-1] == 4
+    resumed = run(second, raw)["back"]
+    assert resumed.id == result["back"].id
+    state = folder.load(resumed.path / "model").state_dict()
+    assert state.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in state.items())
+    before, after = zeros(result["pruned"]), zeros(resumed)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    events = (resumed.path / "events.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in events.splitlines() if '"validation"' in line] == [
+        2,
+        4,
+        6,
+        8,
+    ]

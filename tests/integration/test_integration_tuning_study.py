@@ -66,7 +66,7 @@ def test_every_condition_is_trained_scored_and_measured(finished):
     full, lora = cells["full on plain, say"], cells["lora on plain, say"]
     assert lora.trainable < full.trainable
     assert lora.added_bytes == 4 * lora.trainable
-    assert all(cell.peak_bytes for cell in cells.values())
+    assert all(cell.peak_bytes and cell.planned_bytes for cell in cells.values())
     assert [run.seed for run in full.runs] == [0, 1, 2]
     assert {run.steps for run in full.runs} == {4}
     assert full.spread("f1") is not None

@@ -24,12 +24,16 @@ class Quality(TypedDict):
 
 
 class ListedModel(Quality):
-    """A model that can be given as MODEL by its `name`; `bytes` is the size of its files."""
+    """A model that can be given as MODEL by its `name`; `bytes` is the size of its files.
+
+    `sparsity` is the share of zeros in its pruned matrices; None of a model without.
+    """
 
     name: str
     id: str
     stage: str
     bytes: int
+    sparsity: float | None
     created: str
 
 
@@ -57,6 +61,7 @@ def listed_models(store: Store) -> list[ListedModel]:
                     "id": artifact.id,
                     "stage": artifact.stage,
                     "bytes": size,
+                    "sparsity": artifact.facts.get("sparsity"),
                     "created": artifact.manifest["created"],
                     **quality,
                 }

@@ -17,7 +17,7 @@ from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import load, schema
 from flyweight.config.linear_kinds import REGISTRY
 from flyweight.config.pruning import CALIBRATED
-from flyweight.config.words import corpus_fields, field_words
+from flyweight.config.words import check_words, corpus_fields, field_words
 from flyweight.errors import RequestError
 from flyweight.store.artifact import NAMED, Artifact
 from flyweight.store.run_registry import knows_only
@@ -37,6 +37,7 @@ def run_stage(
     Without a `name` the run is called after the verb, the kind if it has one, and the model. A
     number follows where another request has taken that name.
     """
+    check_words(overrides)
     raw = {
         "name": name or verb,
         "seed": session.seed,

@@ -209,6 +209,11 @@ NOTES = {
         "yellow",
         "budget.time: {limit} had passed after {name}; the rest is measured all the same",
     ),
+    "large": (
+        "over",
+        "yellow",
+        "budget.memory: {what} of {name} took {used}, and {limit} are allowed; it was not planned",
+    ),
     "unknown": ("note", "yellow", "{note}"),
     "drawing": ("note", "dim", "{note}"),
     "unscored": (

@@ -85,7 +85,7 @@ def _tuning_study(checked: TuningStudy, yes: bool, session: Session) -> TuningSt
 
     with registry_entry(checked.name, request_of(checked), context) as unfinished:
         unfinished.warn_of_replacing()
-        result = tuning.run(checked, replace(context, note=unfinished.note), resolve)
+        result = tuning.run(checked, replace(context, note=unfinished.note), resolve, planned)
         result = result.model_copy(update={"request": unfinished.work})
         with context.store.recipe_folder(checked.name, context.watch) as place:
             unfinished.replace(place.path)

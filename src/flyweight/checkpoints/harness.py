@@ -18,6 +18,7 @@ from flyweight.config.decoder import ModelConfig
 from flyweight.core.files import digest, user_path
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.decoder import Decoder
+from flyweight.spec.chunks import WINDOW
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def run(folder: Path, request: TaskRequest, device: str) -> tuple[RawTask, ...]:
     harness = wrapper(
         pretrained=transformers_model(folder, device),
         tokenizer=tokenizer,
-        max_length=context or load_any.WINDOW,
+        max_length=context or WINDOW,
         batch_size=request.batch,
         device=device,
     )

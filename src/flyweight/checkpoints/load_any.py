@@ -16,15 +16,10 @@ from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.model.build import Model
 from flyweight.spec import flops
+from flyweight.spec.chunks import WINDOW
 
 AnyModel = Model | Foreign
 AnyConfig = Architecture | ForeignConfig
-
-WINDOW = 1024
-"""Tokens that are read at once unless the user says otherwise.
-
-A model's context may be far more than memory holds.
-"""
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> AnyModel:

@@ -15,6 +15,7 @@ from flyweight.compression.calibration import (
     layer_inputs,
 )
 from flyweight.compression.kept import ALREADY, largest, largest_of_rows, two_of_four
+from flyweight.compression.planned import input_sizes
 from flyweight.compression.sparsegpt import prune_by_inputs
 from flyweight.config.adapters import Lora
 from flyweight.config.linear_kinds import Dense, LinearKind
@@ -227,7 +228,7 @@ def pruned_config(config: Architecture, settings: Prune) -> Architecture:
             f"prune: {settings.method} weighs a matrix by what it multiplies, and {tables[0]} is a "
             f"table whose rows are looked up; name other targets, or method: magnitude"
         )
-    for name, in_ in _inputs(config).items():
+    for name, in_ in input_sizes(config).items():
         if name not in names:
             continue
         kind = kind_of(config, name)
@@ -269,10 +270,3 @@ def _adapters_config(config: Architecture) -> ModelConfig:
         for adapter in adapters
     )
     return config.model_copy(update={"adapters": masked})
-
-
-def _inputs(config: Architecture) -> dict[str, int]:
-    """Return how many numbers each linear layer of a model reads, by its name."""
-    with torch.device("meta"):
-        model = build(config)
-    return {name: layer.in_features for name, layer in layers_of(model)}

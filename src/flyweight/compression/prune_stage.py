@@ -11,6 +11,7 @@ from torch import Tensor
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.reading import check_reads
 from flyweight.compression.calibration import calibration_batches
+from flyweight.compression.planned import column_seconds, gathering, weighing
 from flyweight.compression.prune import prune, pruned_config
 from flyweight.compression.structured import shrink, shrinking_facts, shrunk_config
 from flyweight.compression.sweep import Swept, sweep
@@ -22,7 +23,7 @@ from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
-from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage, Work
 
 
 class PruneStage(Stage[Prune]):
@@ -59,7 +60,34 @@ class PruneStage(Stage[Prune]):
     def plan(self, config: Prune, inputs: PlannedInputs) -> Outline:
         """Return the input's model with masks, or with fewer parts."""
         source = inputs.models.get("input")
-        return Outline() if source is None else Outline(_planned(source, config))
+        if source is None:
+            return Outline()
+        planned = _planned(source, config)
+        if not config.calibrates:
+            return Outline(planned)
+        work, seconds = _planned_work(source, config, inputs.validation_tokens or 0)
+        return Outline(planned, seconds, work=work)
+
+
+def _planned_work(
+    source: Architecture, config: Prune, validation_tokens: int
+) -> tuple[tuple[Work, ...], float]:
+    """Return the work of choosing what is pruned, and the seconds beside it.
+
+    A sweep prunes once more at what it chooses, and measures the model before.
+    """
+    if config.score == "taylor":
+        return (weighing(config.calibration, source),), config.seconds
+    once: tuple[Work, ...] = ()
+    columns = 0.0
+    if config.weighs_inputs:
+        once = (gathering(config.calibration, source),)
+        columns = column_seconds(source) if config.method == "sparsegpt" else 0.0
+    if not isinstance(config.sparsity, SparsitySweep):
+        return once, config.seconds + columns
+    times = len(config.sparsity.among) + 1
+    read = (config.sparsity.tokens or 0) + validation_tokens
+    return (*(once * times), Work(source, times * read)), config.seconds + times * columns
 
 
 def _planned(source: Architecture, config: Prune) -> Architecture:

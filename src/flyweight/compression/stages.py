@@ -13,6 +13,7 @@ from flyweight.compression.calibration import (
 )
 from flyweight.compression.merge import merge, merged
 from flyweight.compression.pack import PackStage
+from flyweight.compression.planned import column_seconds, gathering
 from flyweight.compression.prune_stage import PruneStage
 from flyweight.compression.quantize import check_gptq, quantize, quantize_by_inputs, quantized
 from flyweight.compression.written import inherited, write_model
@@ -56,6 +57,8 @@ class QuantizeStage(Stage[schema.Quantize]):
             check_gptq(made)
             known = inputs.train_tokens if config.data is None else None
             check_length(config.calibration, source, known)
+            work = gathering(config.calibration, source)
+            return Outline(made, config.seconds + column_seconds(source), work=(work,))
         return Outline(made)
 
 

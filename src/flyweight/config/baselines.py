@@ -174,3 +174,5 @@ Architecture = Annotated[
     BeforeValidator(_read),
 ]
 ARCHITECTURES = (ModelConfig, LinearConfig, MlpConfig, LstmConfig)
+KINDS = frozenset({DECODER, "linear", "mlp", "lstm"})
+"""The kinds of model that have no field in common but sizes."""

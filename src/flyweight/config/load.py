@@ -48,7 +48,7 @@ def _checked(raw: Mapping[str, object], where: str) -> Recipe:
     try:
         checked = Recipe.model_validate(with_defaults(raw))
     except ValidationError as error:
-        lines = _told_once(in_defaults, faults(error, Recipe))
+        lines = _told_once(raw, in_defaults, faults(error, Recipe))
         raise RequestError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from error
     if in_defaults:
         raise RequestError(
@@ -59,7 +59,9 @@ def _checked(raw: Mapping[str, object], where: str) -> Recipe:
     return checked
 
 
-def _told_once(defaults: Sequence[Fault], stages: Sequence[Fault]) -> list[str]:
+def _told_once(
+    raw: Mapping[str, object], defaults: Sequence[Fault], stages: Sequence[Fault]
+) -> list[str]:
     """Return the lines of all faults; one that several stages share is told once."""
     of_defaults = {(fault.path, fault.text) for fault in defaults}
     lines = [fault.line() for fault in defaults]
@@ -72,11 +74,22 @@ def _told_once(defaults: Sequence[Fault], stages: Sequence[Fault]) -> list[str]:
     for (place, _), (first, *others) in shared.items():
         line = first.line()
         if first.kind == "missing" and place != first.path and place[0] in DEFAULTS:
-            line += f"; name it here, or as {'.'.join(place)} for every stage"
+            line += f"; name it here{_or_for_all(raw, place)}"
         if others:
             line += f" (and the same in {', '.join(fault.path[1] for fault in others)})"
         lines.append(line)
     return lines
+
+
+def _or_for_all(raw: Mapping[str, object], place: Sequence[str]) -> str:
+    """Return how else to name a field: once for every stage, unless that is done and unused."""
+    field = ".".join(place)
+    section: object = raw
+    for key in place:
+        section = section.get(key) if isinstance(section, dict) else None
+    if section is None:
+        return f", or as {field} for every stage"
+    return f", because {field} is that of another kind of {place[0]}, which this one replaces"
 
 
 def model_config(raw: Mapping[str, object], where: str) -> Architecture:

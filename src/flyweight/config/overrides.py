@@ -6,11 +6,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flyweight.config.baselines import KINDS, kind_of_model
 from flyweight.config.defaults import DEFAULTS, laid_out
 from flyweight.config.messages import nearest, shown
 from flyweight.config.places import recipe_places
 from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import Recipe, stage_class
+from flyweight.config.words import check_words
 from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
 
@@ -18,9 +20,10 @@ from flyweight.errors import RequestError
 def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, object]:
     """Return a copy of a raw recipe with `path=value` words applied; values are YAML.
 
-    Raises RequestError for a word without `=` and for a path into a stage that is not there. Any
-    other unknown name is found by the validation that follows.
+    Raises RequestError for a word that is not text or has no `=`, and for a path into a stage that
+    is not there. Any other unknown name is found by the validation that follows.
     """
+    check_words(words)
     load_plugins()
     raw = copy.deepcopy(raw)
     for word in words:
@@ -59,7 +62,7 @@ def _check_start(keys: Sequence[str], raw: Mapping[str, object]) -> None:
 
 
 def put(raw: dict[str, Any], keys: Sequence[str], value: object, path: str) -> None:
-    """Set a field by its keys.
+    """Set a field by its keys; another kind of model takes the place of all fields of this one.
 
     Raises RequestError, which names `path`, where a value stands in the way.
     """
@@ -73,6 +76,9 @@ def put(raw: dict[str, Any], keys: Sequence[str], value: object, path: str) -> N
             raise RequestError(f"{path}: {key} holds the value {shown(inner)} and has no fields")
         raw[key] = inner
         raw = inner
+    kinds = {value, kind_of_model(raw)} if isinstance(value, str) else set[str]()
+    if list(keys[-2:]) == ["model", "kind"] and len(kinds & KINDS) == 2:
+        raw.clear()
     raw[keys[-1]] = value
 
 

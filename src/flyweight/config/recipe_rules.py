@@ -14,6 +14,7 @@ from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import (
     SAME_AS,
     Data,
+    Distill,
     Merge,
     Mix,
     Pack,
@@ -23,8 +24,10 @@ from flyweight.config.schema import (
     Select,
     StageConfig,
     TaskData,
+    Teach,
     TrainingStage,
 )
+from flyweight.config.stage import sources_of_tokens
 
 _LSTM_JOINS = "an LSTM carries its state across documents in a window"
 _MIXTURE_JOINS = "the counts and the pointer of a mixture look across documents"
@@ -78,6 +81,8 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
     if isinstance(stage, TrainingStage):
         faults += [*_tie(f"{where}.train", stage.train, recipe), *_packed(where, stage, recipe)]
         faults += [*_loss_of_text(where, stage), *_joined_documents(where, stage, recipe)]
+    if isinstance(stage, Distill):
+        faults += _of_the_record(where, stage, recipe)
     if isinstance(stage, Mix):
         faults += _mixed_documents(where, stage, recipe)
     if isinstance(stage, Quantize | Prune | Pack | Merge):
@@ -85,6 +90,23 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
     if isinstance(stage, Select):
         faults += _choice(where, stage, recipe)
     return faults
+
+
+def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
+    """Find a record that is none, or another teacher's."""
+    if stage.told is None or (record := recipe.stages.get(stage.told)) is None:
+        return
+    if not isinstance(record, Teach):
+        yield f"{where}.told: {stage.told} is a stage {record.stage}; name a stage teach"
+    elif record.teacher != stage.teacher:
+        yield (
+            f"{where}.told: {stage.told} is the record of {_names(record.teacher)}, and the "
+            f"teacher is {_names(stage.teacher)}; name its own record"
+        )
+
+
+def _names(teacher: str | tuple[str, ...]) -> str:
+    return teacher if isinstance(teacher, str) else ", ".join(teacher)
 
 
 def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:
@@ -101,9 +123,9 @@ def _joined_documents(where: str, stage: TrainingStage, recipe: Recipe) -> Itera
     if stage.data.documents == "joined":
         return
     models: dict[str, StageConfig] = {"model": stage}
-    for role in ("input", "teacher"):
-        other = recipe.stages.get(getattr(stage, role, None) or "")
-        if other is not None:
+    references = stage.dependencies()
+    for role in sources_of_tokens(references):
+        if (other := recipe.stages.get(references[role])) is not None:
             models[role] = other
     for role, other in models.items():
         reason = ""

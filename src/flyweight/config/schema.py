@@ -181,6 +181,10 @@ def _is_random(value: object) -> bool:
     return value == "random"
 
 
+def _no_fields(value: object) -> bool:
+    return value == {}
+
+
 def _none(value: object) -> bool:
     return value is None
 
@@ -240,13 +244,17 @@ class TrainingStage(StageConfig):
 
     They compute in the configured precision, and a budget counts what they spend. `round` lets the
     blocks' matrices be read as a quantize stage of this kind would round them, while their float
-    values are trained.
+    values are trained. `round_layers` gives some of them a kind of their own, by patterns, as
+    `layers` does there.
     """
 
     model: Architecture | None = None
     data: StageData
     train: Train = Train()
     round: LinearKind | None = Field(default=None, exclude_if=_none)
+    round_layers: dict[str, LinearKind] = Field(
+        default_factory=dict[str, LinearKind], exclude_if=_no_fields
+    )
 
     makes_model: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("data", "train", "model")
@@ -296,10 +304,12 @@ class TrainingStage(StageConfig):
     def _unrounded(self) -> list[str]:
         """Return why the matrices of blocks cannot be rounded in this training."""
         if self.round is None:
-            return []
-        if not self.round.rounds:
-            known = ", ".join(name for name, kind in REGISTRY.items() if kind.rounds)
-            return [f"round: {self.round.label} is not a rounding of weights alone; use {known}"]
+            alone = "round_layers: the other matrices need a kind as well; set round"
+            return [alone] if self.round_layers else []
+        for kind in (self.round, *self.round_layers.values()):
+            if not kind.rounds:
+                known = ", ".join(name for name, each in REGISTRY.items() if each.rounds)
+                return [f"round: {kind.label} is not a rounding of weights alone; use {known}"]
         if not self.trains_all():
             return [
                 "round: this method leaves the matrices of blocks as they are; use method: full, "
@@ -419,41 +429,100 @@ class Finetune(TrainingStage):
         )
 
 
+Teachers = str | Annotated[tuple[str, ...], Field(min_length=2)]
+"""A teacher, or several."""
+
+
+def _listed(teacher: Teachers) -> str:
+    return teacher if isinstance(teacher, str) else " and ".join(teacher)
+
+
 class Distill(NewOrExisting):
     """Train a model to match a teacher's next-token distribution.
 
     `input` starts from another stage's weights, such as those of the teacher without some parts. A
     new `model` starts at random, or from the layers and widths of the teacher that `start` names.
+    `told` is a stage `teach`, whose record stands in for running the teacher. Several teachers tell
+    the mean of their probabilities.
     """
 
     stage: Literal["distill"]
-    teacher: str
+    teacher: Teachers
+    told: str | None = Field(default=None, exclude_if=_none)
     start: FromTeacher | Literal["random"] = Field(default="random", exclude_if=_is_random)
     objective: Distillation = Distillation()
 
-    references: ClassVar[tuple[str, ...]] = ("input", "teacher")
+    references: ClassVar[tuple[str, ...]] = ("input", "told", "teacher")
 
     def faults(self) -> list[str]:
-        """Refuse to begin with parts of the teacher where there are weights already."""
+        """Refuse to begin with parts of the teacher where there are weights already.
+
+        A record has neither hidden states nor the order of all tokens.
+        """
         faults = super().faults()
         if self.input is not None and self.start != "random":
             faults.append("start: input has weights to start from; leave start out")
+        if not isinstance(self.teacher, str) and self.told is None:
+            faults.append(
+                "teacher: several teachers tell before a student learns; add told: {k: 64}, or "
+                "name one"
+            )
+        if not isinstance(self.teacher, str) and self.start != "random":
+            faults.append("start: there are several teachers; use start: random, or name one")
+        if self.told is not None and self.objective.hidden is not None:
+            faults.append("objective.hidden: a record has no hidden states; leave told out")
+        if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
+            faults.append(
+                "told: how many rows are read has to be known; give train.steps, tokens, epochs or "
+                "flops"
+            )
+        if self.told is not None and self.objective.shuffled:
+            faults.append("objective.shuffled: a record is not shuffled; leave told out")
+        if self.told is None and self.objective.rest != "bucket":
+            faults.append("objective.rest: is about a record; name one with told, or leave it out")
         return faults
 
     def role(self) -> str:
         """Return whom it learned from, and what it was before."""
         start = "" if self.input is None else f"{self.input}, "
-        return f"{start}distilled from {self.teacher}"
+        shuffled = ", shuffled" if self.objective.shuffled else ""
+        return f"{start}distilled from {_listed(self.teacher)}{shuffled}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
         """Return how a model came about, as a card says it."""
-        made = f"distilled from {origin.parent('teacher')}"
+        teachers = [name for name in origin.parents if name.split(".")[0] == "teacher"]
+        made = f"distilled from {' and '.join(map(origin.parent, teachers))}"
+        if origin.config["objective"].get("shuffled"):
+            made += " with its probabilities shuffled, as a control"
+        if "told" in origin.parents:
+            made += f" by its record {origin.parent('told')}"
         if "input" in origin.parents:
             return f"{made}, starting from {origin.parent('input')}"
         if origin.config.get("start", "random") != "random":
             return f"{made}, starting with parts of its weights"
         return made
+
+
+class Teach(StageConfig):
+    """Write down a teacher's `k` likeliest next tokens for the first `rows` windows of a text.
+
+    A distillation from the record (`told`) does not run the teacher. The windows are those that a
+    training with the same text, context and seed reads. `temperature` is that of the objective, and
+    `store` the format of a logarithm. Of several teachers it is the mean of their probabilities.
+    """
+
+    stage: Literal["teach"]
+    teacher: Teachers
+    data: Data
+    rows: Annotated[int, Field(gt=0, lt=2**31)]
+    k: PositiveInt = 64
+    temperature: Rate = 1.0
+    store: Literal["fp16", "fp32"] = "fp16"
+
+    references: ClassVar[tuple[str, ...]] = ("teacher",)
+    defaults: ClassVar[tuple[str, ...]] = ("data",)
+    spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
 
 
 class Select(StageConfig):
@@ -700,6 +769,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "distill": Distill,
+    "teach": Teach,
     "select": Select,
     "init": Initialise,
     "quantize": Quantize,

@@ -8,6 +8,7 @@ from pydantic import Field, create_model
 
 from flyweight.config import catalogue
 from flyweight.config.baselines import DECODER
+from flyweight.config.expansions import CONTROLS
 from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import ARCHITECTURES, STAGE_CONFIGS, Recipe, StageName, any_stage
 
@@ -46,6 +47,17 @@ def json_schema() -> dict[str, Any]:
         if config.defaults:
             required = [key for key in definition["required"] if key not in config.defaults]
             definition["required"] = required
+    properties = definitions["Distill"]["properties"]
+    words = {"enum": list(CONTROLS)}
+    properties["controls"] = {
+        "type": "array",
+        "items": words,
+        "description": "Controls that are made beside it: "
+        + "; ".join(f"{word}: {what}" for word, what in CONTROLS.items()),
+    }
+    fields = {"k": {"type": "integer"}, "rest": {"type": "string"}, "store": {"type": "string"}}
+    record = {"type": "object", "properties": fields, "additionalProperties": False}
+    properties["told"] = {**properties["told"], "anyOf": [*properties["told"]["anyOf"], record]}
     for definition in definitions.values():
         if "kind" in definition.get("properties", {}):
             definition.setdefault("required", [])

@@ -7,7 +7,7 @@ and reports ask. Its work is a `flyweight.store.stage.Stage`.
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,13 @@ class Origin:
     def parent(self, field: str) -> str:
         """Return the quoted id of the artifact that a field refers to."""
         return self.quote(self.parents.get(field))
+
+
+def sources_of_tokens(fields: Iterable[str]) -> list[str]:
+    """Return which fields name a model whose tokenizer a stage can take, the input's first."""
+    roles = ("input", "teacher")
+    known = [field for field in fields if field.split(".")[0] in roles]
+    return sorted(known, key=lambda field: roles.index(field.split(".")[0]))
 
 
 class StageConfig(Strict):

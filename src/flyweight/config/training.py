@@ -90,6 +90,14 @@ FROZEN_IN_BFLOAT16 = (
 )
 
 
+def _bucket(value: object) -> bool:
+    return value == "bucket"
+
+
+def _false(value: object) -> bool:
+    return value is False
+
+
 def _nothing(value: object) -> bool:
     return value == "none"
 
@@ -278,6 +286,11 @@ class Distillation(Strict):
 
     `jsd` is the generalised Jensen-Shannon divergence with mixture weight `beta` on the teacher
     (Agarwal et al. 2024). `hidden` adds how far hidden states are from the teacher's.
+
+    `rest` is for a teacher that has told its likeliest tokens alone. `bucket` compares the
+    probability of all others as that of one more token. `renormalise` takes them for impossible.
+    With `shuffled` the teacher's probabilities belong to other tokens, but for that of the next
+    one: the control that shows whether a teacher teaches more than how sure to be.
     """
 
     kind: Literal["distillation"] = "distillation"
@@ -286,3 +299,14 @@ class Distillation(Strict):
     weight: Fraction = 0.5
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     hidden: HiddenMatching | None = Field(default=None, exclude_if=_none)
+    rest: Literal["bucket", "renormalise"] = Field(default="bucket", exclude_if=_bucket)
+    shuffled: bool = Field(default=False, exclude_if=_false)
+
+    @model_validator(mode="after")
+    def _known_divergence(self) -> Distillation:
+        if self.rest == "renormalise" and self.divergence != "forward_kl":
+            raise ValueError(
+                f"rest: renormalise leaves tokens without probability, of which {self.divergence} "
+                f"would be infinite; use bucket"
+            )
+        return self

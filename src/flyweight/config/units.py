@@ -116,6 +116,17 @@ def size_word(size: float) -> str:
     return f"{math.ceil(size / factor * places - 1e-9) / places:g}{unit}"
 
 
+def count_word(count: float) -> str:
+    """Return the smallest count of three digits that is not below `count`, as it is written.
+
+    1_234_567 -> `1.24e6`.
+    """
+    if count < 1000:
+        return f"{math.ceil(count)}"
+    power = math.floor(math.log10(count) + 1e-12)
+    return f"{math.ceil(count / 10.0 ** (power - 2) - 1e-9) / 100:g}e{power}"
+
+
 def format_count(count: float) -> str:
     """Return a count as people read it: 1_234_567 -> `1.23 M`, 3.2e15 -> `3.2 P`, 343.885 -> `344`.
 

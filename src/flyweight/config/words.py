@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,18 @@ def field_words(**fields: object) -> list[str]:
     """
     values = {name: value for name, value in fields.items() if value is not None and value != {}}
     return [word for name, value in values.items() for word in _words(name, value)]
+
+
+def check_words(words: Sequence[object]) -> None:
+    """Raise RequestError for an override that is not text, and say how it is written."""
+    for word in words:
+        if isinstance(word, str):
+            continue
+        written = "'train.steps=400'"
+        if isinstance(word, Mapping) and word:
+            fields = {str(name): value for name, value in word.items()}
+            written = ", ".join(repr(each) for each in field_words(**fields)) or written
+        raise RequestError(f"{word!r}: an override is text, path=value: {written}")
 
 
 def corpus_fields(data: str | Path | Mapping[str, object] | None) -> Mapping[str, object] | None:

@@ -17,12 +17,14 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """What a teacher computed for a batch beforehand, so that it does not run again.
+    """What a teacher told of a batch beforehand, so that it does not run again.
 
-    `hidden` (B, T, D of the teacher) holds its final hidden states.
+    `tokens` (B, T, k) are the likeliest next tokens, int64, and `log_probs` (B, T, k) the
+    logarithms of their probabilities, float32.
     """
 
-    hidden: Tensor
+    tokens: Tensor
+    log_probs: Tensor
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Batch:
             teacher=teacher,
         )
 
+    def with_teacher(self, teacher: TeacherRecord) -> Batch:
+        """Return the batch with what a teacher told of it."""
+        return replace(self, teacher=teacher)
+
     @property
     def all_real(self) -> bool:
         """Whether every target counts."""
@@ -82,7 +88,7 @@ class Batch:
         """Return the batch on a device."""
         teacher = self.teacher
         if teacher is not None:
-            teacher = TeacherRecord(teacher.hidden.to(device))
+            teacher = TeacherRecord(teacher.tokens.to(device), teacher.log_probs.to(device))
         return replace(
             self,
             inputs=self.inputs.to(device),

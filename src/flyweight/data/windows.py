@@ -47,6 +47,7 @@ class Windows:
         self.context = context
         self.size = batch
         self.seed = seed
+        self.documents = documents
         self.targets = len(split.tokens) - 1
         if self.targets < context:
             raise RequestError(
@@ -71,6 +72,13 @@ class Windows:
             )
         return self._orders[epoch]
 
+    def numbers(
+        self, step: int, rows: slice = slice(None), rank: int = 0, world: int = 1
+    ) -> np.ndarray:
+        """Return the numbers of a step's windows, (rows,) int64: the same for any batch size."""
+        share = np.arange(self.size, dtype=np.int64)[rank_rows(self.size, rank, world)]
+        return step * self.size + share[rows]
+
     def starts(
         self, step: int, rows: slice = slice(None), rank: int = 0, world: int = 1
     ) -> np.ndarray:
@@ -78,8 +86,7 @@ class Windows:
 
         Each is below the number of targets.
         """
-        share = np.arange(self.size, dtype=np.int64)[rank_rows(self.size, rank, world)]
-        numbers = step * self.size + share[rows]  # (rows,)
+        numbers = self.numbers(step, rows, rank, world)
         starts = np.empty_like(numbers)
         epochs = numbers // self.windows
         for epoch in np.unique(epochs):

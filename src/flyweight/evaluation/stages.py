@@ -22,6 +22,9 @@ from flyweight.store.artifact import Artifact, Draft, Store
 from flyweight.store.measurements import weights
 from flyweight.store.stage import Context, Inputs, Stage
 
+FEWER_WINDOWS = "an evaluate stage with a smaller batch reads fewer windows at once"
+"""What to do where an evaluation is past the limit of memory."""
+
 
 def _corpus(inputs: Inputs) -> Corpus | None:
     return None if inputs.corpus is None else Corpus.open(inputs.text(), verify=False)
@@ -54,6 +57,11 @@ class EvaluateStage(Stage[schema.Evaluate]):
             [name for name in SPLITS if name in config.split.split("+")],
         )
         window = config.window or load_any.window(model.config)
+
+        def progress(done: float) -> None:
+            draft.events.watch("scoring", {"what": inputs.name, "done": done})
+            context.meter.hold_memory(f"the evaluation of {inputs.name}", FEWER_WINDOWS)
+
         result = likelihood.evaluate(
             model,
             corpus.held_out() if config.split == "validation+test" else corpus.split(config.split),
@@ -62,9 +70,7 @@ class EvaluateStage(Stage[schema.Evaluate]):
             batch=config.batch,
             device=device,
             metrics=config.metrics,
-            progress=lambda done: draft.events.watch(
-                "scoring", {"what": inputs.name, "done": done}
-            ),
+            progress=progress,
             isolated=_documents(config, inputs) == "isolated",
         )
         write_json(draft.path / "metrics.json", result.likelihood.to_metrics())

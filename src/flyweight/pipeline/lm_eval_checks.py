@@ -8,6 +8,7 @@ from pathlib import Path
 from flyweight.checkpoints import harness
 from flyweight.config import schema
 from flyweight.config.schema import SAME_AS, StageConfig
+from flyweight.config.stage import sources_of_tokens
 from flyweight.errors import RequestError
 from flyweight.evaluation.stages import lm_eval_request
 from flyweight.store.artifact import Artifact
@@ -64,11 +65,11 @@ def _origins(recipe: schema.Recipe, name: str) -> Iterator[Origin]:
         yield name, stage
     elif isinstance(stage, schema.TrainingStage) and stage.model is not None:
         yield name, stage
-        if _of_model(stage.data) and "teacher" in references:
-            yield from _origins(recipe, references["teacher"])
+        if _of_model(stage.data) and (teachers := sources_of_tokens(references)):
+            yield from _origins(recipe, references[teachers[0]])
     else:
         for field, reference in references.items():
-            if field not in (SAME_AS, "teacher"):
+            if field not in (SAME_AS, "told") and field.split(".")[0] != "teacher":
                 yield from _origins(recipe, reference)
 
 

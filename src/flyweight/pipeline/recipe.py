@@ -12,7 +12,8 @@ from typing import Any
 from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
-from flyweight.config.units import format_time
+from flyweight.config.stage import sources_of_tokens
+from flyweight.config.units import format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
 from flyweight.core.runtime import Precision
@@ -27,6 +28,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import tasks as task_scoring
 from flyweight.pipeline import before_after, lm_eval_checks
 from flyweight.pipeline.before_after import BeforeAfter
+from flyweight.planning import evaluating
 from flyweight.planning.budget import shared_time
 from flyweight.planning.stages import stage_of
 from flyweight.records.scores import SCORED
@@ -213,6 +215,7 @@ class Runner:
         artifact, reused = context.store.obtain(identity, work, context.command, context.watch)
         if reused:
             context.meter.seconds_before += artifact.facts["took"]
+            context.meter.note_earlier(artifact.facts.get("memory_used", 0))
         elif context.meter.late_now():
             limit = format_time(context.meter.limits.time or 0.0)
             context.watch("late", {"name": inputs.name, "limit": limit})
@@ -236,10 +239,23 @@ class Runner:
         # A resumed training knows its earlier parts.
         seconds = facts["seconds"] if trains else time.monotonic() - began
         facts["took"] = round(seconds, 3)
+        if not trains:  # which knows the peak of its earlier parts too, and holds to the limit
+            facts["memory_used"] = meter.stage_peak_bytes
+            self._tell_of_memory(inputs.name, config)
         corpus = _corpus_id(inputs)
         if corpus is not None:
             facts.setdefault("corpus", corpus)
         return facts
+
+    def _tell_of_memory(self, name: str, config: Strict) -> None:
+        """Say so where a stage that does not train took more than the run's limit of memory."""
+        meter = self.context.meter
+        if not meter.passed_memory():
+            return
+        limit, used = meter.limits.memory or 0, meter.stage_peak_bytes
+        what = config.stage if isinstance(config, StageConfig) else "packing"
+        fields = {"name": name, "what": what, "limit": format_size(limit)}
+        self.context.watch("large", {**fields, "used": format_size(used)})
 
     def _corpus_of(self, config: StageConfig, artifacts: Mapping[str, Artifact]) -> Artifact | None:
         """Return the corpus that a stage names, or the one its input was trained on."""
@@ -247,7 +263,7 @@ class Runner:
         if isinstance(data, schema.TaskData):
             return None
         if data is not None:
-            return self.corpus(data, artifacts.get("input") or artifacts.get("teacher"))
+            return self.corpus(data, _source_of_tokens(artifacts))
         use = config.text_of_input
         if use == "none":
             return None
@@ -269,7 +285,7 @@ class Runner:
         data = getattr(config, "data", None)
         if not isinstance(data, schema.TaskData):
             return None
-        return self.examples(data, artifacts.get("input") or artifacts.get("teacher"))
+        return self.examples(data, _source_of_tokens(artifacts))
 
     def _resolved(self, config: StageConfig, corpus: Artifact | None) -> StageConfig:
         """Write out what a model config takes from the corpus: vocabulary and context."""
@@ -285,6 +301,11 @@ class Runner:
                 f" {entries} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
+
+
+def _source_of_tokens(artifacts: Mapping[str, Artifact]) -> Artifact | None:
+    """Return the artifact whose tokenizer a stage can take: its input's, or its teacher's."""
+    return next((artifacts[field] for field in sources_of_tokens(artifacts)), None)
 
 
 def _corpus_id(inputs: Inputs) -> str | None:
@@ -561,6 +582,8 @@ def _measure(runner: Runner, recipe: schema.Recipe, result: StageResult) -> dict
             fields["data"] = recipe.report.data
         if "metrics" in config.model_fields:
             fields["metrics"] = recipe.report.metrics
+        if config is schema.Evaluate:
+            fields["batch"] = _windows_at_once(runner, recipe, result)
         stages[kind] = config(**fields)
     if recipe.report.prompts:
         new = recipe.report.sample_tokens
@@ -575,6 +598,15 @@ def _measure(runner: Runner, recipe: schema.Recipe, result: StageResult) -> dict
         kind: runner.make(result.name, config, {"input": result.artifact})
         for kind, config in stages.items()
     }
+
+
+def _windows_at_once(runner: Runner, recipe: schema.Recipe, result: StageResult) -> int:
+    """Return how many windows of a model an evaluation reads at once within `budget.memory`."""
+    config = load_any.config(result.artifact.path / "model")
+    if not isinstance(config, schema.ARCHITECTURES):
+        return evaluating.WINDOWS_AT_ONCE
+    device = runner.context.runtime.device
+    return evaluating.windows_at_once(config, recipe.budget.memory, device)
 
 
 def _textless(recipe: schema.Recipe, result: StageResult) -> bool:

@@ -17,7 +17,7 @@ from flyweight.config.baselines import DECODER, kind_of_model
 from flyweight.config.units import format_count, format_flops, format_size, format_time, size_word
 from flyweight.data.document import SplitName
 from flyweight.data.sources import SOURCES, source_of
-from flyweight.errors import RequestError
+from flyweight.errors import NothingFits, RequestError
 from flyweight.planning import mixing
 from flyweight.planning.candidates import Candidate, Setting, candidate, least_limit
 from flyweight.planning.memory import beneath_all
@@ -88,7 +88,7 @@ def suggest(raw: Mapping[str, Any], machine: Machine, data_dir: Path | None) -> 
     )
     limit = checked.budget.memory
     if limit is not None and machine.runtime.device == "cpu" and (why := beneath_all(limit)):
-        raise RequestError(
+        raise NothingFits(
             f"budget.memory: {format_size(limit)}, but {why}; give budget.memory more than that"
         )
     trained = (
@@ -213,7 +213,7 @@ def _best(
     training = ""
     if "memory" in smallest.faults:
         training = f", and its training holds to budget.memory={size_word(least_limit(smallest))}"
-    raise RequestError(
+    raise NothingFits(
         f"{limits}: even the smallest model does not fit ({format_count(smallest.parameters)} "
         f"parameters, {format_size(flops.weight_bytes(smallest.model))} of weights{training}); "
         f"raise the limit"

@@ -86,10 +86,11 @@ def counted(planned: Plan, device: str) -> Plan:
 
     Where it was counted before, nothing is done.
     """
-    return replace(planned, stages=tuple(_counted(stage, device) for stage in planned.stages))
+    return replace(planned, stages=tuple(counted_stage(stage, device) for stage in planned.stages))
 
 
-def _counted(stage: StagePlan, device: str) -> StagePlan:
+def counted_stage(stage: StagePlan, device: str) -> StagePlan:
+    """Return a stage's plan with the memory of a dry run, where one can go."""
     if stage.memory.method == "dry-run":
         return stage
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from flyweight.config import schema
+from flyweight.config.overrides import put
 from flyweight.config.units import format_size, size_word
 from flyweight.planning.memory import PlannedMemory
 
@@ -28,7 +29,8 @@ class Change:
     """One change of a training: a field, what it was and becomes, and its effect.
 
     `saves` are bytes, counted in a dry run together with the changes before it; `slower` is the
-    seconds of a step over those before it. Only what is `free` leaves quality as it is.
+    seconds of a step over those before it. Only what is `free` leaves quality as it is. `needs`
+    are other fields, with their values, that have to be changed with it.
     """
 
     field: str
@@ -37,16 +39,24 @@ class Change:
     saves: int
     slower: float
     free: bool
+    needs: tuple[tuple[str, str], ...] = ()
+
+    def words(self, before: str = "") -> str:
+        """Return the change as words of the command line, with `before` in front of each field."""
+        values = ((self.field, self.after), *self.needs)
+        return " ".join(f"{before}{name}={value}" for name, value in values)
 
     def sentence(self) -> str:
-        """Return the change as a word of the command line, with its effect."""
+        """Return the change as words of the command line, with its effect."""
         time = "" if self.slower < 1.02 else f", steps take {self.slower:.2f} times as long"
         what = NAMES[self.field]
-        return f"{self.field}={self.after} saves {format_size(self.saves)}{time} ({what})"
+        return f"{self.words()} saves {format_size(self.saves)}{time} ({what})"
 
     def json(self) -> dict[str, Any]:
         """Return the change under INTERFACE's keys."""
-        values = {"field": self.field, "from": self.before, "to": self.after}
+        values: dict[str, Any] = {"field": self.field, "from": self.before, "to": self.after}
+        if self.needs:
+            values["needs"] = dict(self.needs)
         return {**values, "saves": self.saves, "slower": self.slower, "free": self.free}
 
 
@@ -55,7 +65,7 @@ class Fitting:
     """How a stage fits a limit: the changes, the memory after them, and whether that fits.
 
     `stage` and `memory` have the free changes in them. Those that cost quality are proposed and not
-    made; `least` is the memory with all of them.
+    made; `least` is the memory with all of them. `idle` says why others are not proposed.
     """
 
     changes: tuple[Change, ...]
@@ -64,6 +74,7 @@ class Fitting:
     memory: PlannedMemory
     fits: bool
     least: PlannedMemory
+    idle: tuple[str, ...] = ()
 
     def words(self, name: str) -> list[str]:
         """Return the free changes of the stage `name` as words of the command line."""
@@ -78,7 +89,7 @@ class Fitting:
         lines += [f"at some cost: {change.sentence()}" for change in self.proposed]
         if self.proposed:
             lines.append(f"with these as well it needs {format_size(self.least.total)}")
-        return lines
+        return [*lines, *(f"not proposed: {why}" for why in self.idle)]
 
     def advice(self, name: str) -> str:
         """Return how the stage `name` fits, or the smallest limits that it can be held to."""
@@ -88,11 +99,10 @@ class Fitting:
         lines = f"the least that leaves quality as it is takes {least}"
         nearest = f"the nearest limit that fits: budget.memory={size_word(self.memory.total)}"
         if self.proposed:
-            words = " ".join(
-                f"stages.{name}.{change.field}={change.after}" for change in self.proposed
-            )
+            words = " ".join(change.words(f"stages.{name}.") for change in self.proposed)
             lines += f", and at some cost ({words}) {format_size(self.least.total)}"
-            nearest += f", or {size_word(self.least.total)} at that cost"
+            if size_word(self.least.total) != size_word(self.memory.total):
+                nearest += f", or {size_word(self.least.total)} at that cost"
         return f"{lines}; {nearest} (or a smaller model)"
 
 
@@ -115,10 +125,12 @@ def fit(
             way.change(field, after, free=True)
     fits, tried, held = way.fits, way.stage, way.held
     free = len(way.changes)
-    for field, after in () if fits else _priced(stage):
-        way.change(field, after, free=False)
+    idle: list[str] = []
+    for field, after, needs in () if fits else _priced(stage):
+        if why := way.change(field, after, free=False, needs=needs):
+            idle.append(f"{field}={after}, which {why}")
     changes = tuple(way.changes)
-    return Fitting(changes[:free], changes[free:], tried, held, fits, way.held)
+    return Fitting(changes[:free], changes[free:], tried, held, fits, way.held, tuple(idle))
 
 
 class _Way:
@@ -146,7 +158,7 @@ class _Way:
         if self.fits or train.memory.step == "backward":
             return
         counts = [n for n in range(train.accumulate + 1, train.batch + 1) if train.batch % n == 0]
-        finest = _changed(self.stage, "train.accumulate", counts[-1]) if counts else None
+        finest = _changed(self.stage, {"train.accumulate": counts[-1]}) if counts else None
         if finest is None:
             return
         first, last = 0, len(counts) - 1
@@ -154,28 +166,38 @@ class _Way:
             first = last  # none fits: the finest saves most
         while first < last:
             middle = (first + last) // 2
-            cut = _changed(self.stage, "train.accumulate", counts[middle])
+            cut = _changed(self.stage, {"train.accumulate": counts[middle]})
             if cut is not None and self._memory(cut).total <= self._limit:
                 last = middle
             else:
                 first = middle + 1
         self.change("train.accumulate", counts[first], free=True)
 
-    def change(self, field: str, after: object, *, free: bool) -> None:
+    def change(
+        self,
+        field: str,
+        after: object,
+        *,
+        free: bool,
+        needs: tuple[tuple[str, str], ...] = (),
+    ) -> str:
         """Make a change, unless it contradicts the rest of the stage or saves nothing.
 
-        A free one has to save a hundredth.
+        A free one has to save a hundredth. Returns why it was not made, empty where it was.
         """
-        changed = _changed(self.stage, field, after)
+        changed = _changed(self.stage, {field: after, **dict(needs)})
         if changed is None:
-            return
+            return "is there already, or does not go with this training"
         needed = self._memory(changed)
         if needed.total >= (0.99 if free else 1.0) * self.held.total:
-            return
+            return "would save nothing here"
         takes = self._seconds(changed)
         slower = takes / self._took
-        self.changes.append(_change(field, self.stage, after, self.held, needed, slower, free=free))
+        saves = self.held.total - needed.total
+        before = _value(self.stage, field)
+        self.changes.append(Change(field, before, str(after), saves, slower, free, needs))
         self.stage, self.held, self._took = changed, needed, takes
+        return ""
 
 
 def _free(stage: schema.TrainingStage) -> Iterator[tuple[str, object]]:
@@ -187,39 +209,37 @@ def _free(stage: schema.TrainingStage) -> Iterator[tuple[str, object]]:
     yield "train.memory.step", "backward"
 
 
-def _priced(stage: schema.TrainingStage) -> Iterator[tuple[str, object]]:
-    yield "train.memory.weights", "bf16"
+def _priced(
+    stage: schema.TrainingStage,
+) -> Iterator[tuple[str, object, tuple[tuple[str, str], ...]]]:
+    """Yield the changes that cost quality, in order, each with the fields that it needs."""
+    in_bfloat16 = stage.train.precision in ("auto", "bf16")
+    yield "train.memory.weights", "bf16", () if in_bfloat16 else (("train.precision", "bf16"),)
     if stage.data.context >= 64:
-        yield "data.context", stage.data.context // 2
+        yield "data.context", stage.data.context // 2, ()
 
 
-def _changed(stage: schema.TrainingStage, field: str, value: object) -> schema.TrainingStage | None:
-    """Return the stage with a field changed; None where that contradicts the rest of it."""
+def _changed(
+    stage: schema.TrainingStage, values: Mapping[str, object]
+) -> schema.TrainingStage | None:
+    """Return the stage with fields changed; None where that contradicts the rest of it.
+
+    None too where the first of them has its value already.
+    """
     raw = stage.model_dump(mode="json", exclude_unset=True)
-    place = raw
-    *path, last = field.split(".")
-    for name in path:
-        place = place.setdefault(name, {})
-    if place.get(last) == value:
+    if _value(stage, next(iter(values))) == str(next(iter(values.values()))):
         return None
-    place[last] = value
+    for name, value in values.items():
+        put(raw, name.split("."), value, name)
     try:
         return type(stage).model_validate(raw, context={"resolved": True})
     except ValidationError:
         return None
 
 
-def _change(
-    field: str,
-    stage: schema.TrainingStage,
-    after: object,
-    held: PlannedMemory,
-    needed: PlannedMemory,
-    slower: float,
-    *,
-    free: bool,
-) -> Change:
-    before: Any = stage
+def _value(stage: schema.TrainingStage, field: str) -> str:
+    """Return the value of a field as text."""
+    value: Any = stage
     for name in field.split("."):
-        before = getattr(before, name)
-    return Change(field, str(before), str(after), held.total - needed.total, slower, free)
+        value = getattr(value, name)
+    return str(value)

@@ -113,7 +113,7 @@ def training(
         )
     )
     if trains == "frozen" and isinstance(model, schema.ModelConfig):
-        kept = _read_only(model, rows * context, itemsize)
+        kept = read_only_bytes(model, rows * context, itemsize)
     return PlannedMemory(
         weights=flops.weight_bytes(model, held),
         gradients=held * (_held_at_once(model, trained) if in_backward else trained),
@@ -411,11 +411,11 @@ def _teacher(
     tokens = rows * context
     if not isinstance(teacher, schema.ModelConfig):
         return weights + copies + tokens * flops_baselines.activations(teacher) * itemsize
-    held = _read_only(teacher, tokens, itemsize)
+    held = read_only_bytes(teacher, tokens, itemsize)
     return weights + copies + held + mask_bytes(teacher, rows, context, itemsize, isolated)
 
 
-def _read_only(model: schema.ModelConfig, tokens: int, itemsize: int) -> int:
+def read_only_bytes(model: schema.ModelConfig, tokens: int, itemsize: int) -> int:
     """Return the bytes that a model holds while it reads tokens and keeps nothing for gradients."""
     return tokens * (3 * 4 * model.dim + itemsize * _largest_layer(model))
 

@@ -10,11 +10,12 @@ from types import MappingProxyType
 
 from flyweight.config import load, schema
 from flyweight.config.model_rules import fitting_vocabulary
-from flyweight.config.units import format_count, format_size, format_time
+from flyweight.config.stage import sources_of_tokens
+from flyweight.config.units import count_word, format_count, format_size, format_time, size_word
 from flyweight.core.events import Watcher, ignore
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
-from flyweight.planning import memory, rows, time
+from flyweight.planning import evaluating, memory, rows, time
 from flyweight.planning.budget import limitless, shared_time
 from flyweight.planning.fitting import Fitting, fit
 from flyweight.planning.model_plan import ModelPlan
@@ -192,8 +193,9 @@ class _Planner:
         self.models[name] = model
         faults = [*pattern_faults(model), *adapter_faults(model)]
         self.wrong += [f"stages.{name}.model.{fault}" for fault in faults]
-        if isinstance(stage, schema.Distill) and stage.teacher in self.models:
-            faults = part_faults(stage, model, self.models[stage.teacher])
+        teacher = self.models.get(stage.dependencies().get("teacher", ""))
+        if isinstance(stage, schema.Distill) and teacher is not None:
+            faults = part_faults(stage, model, teacher)
             self.wrong += [f"stages.{name}.{fault}" for fault in faults]
         self.trained[name] = rows.TrainedStage(model, data)
         self.asked[name] = _AskedTraining(stage, data, fresh)
@@ -222,7 +224,8 @@ class _Planner:
         if not isinstance(data.tokenizer, schema.ModelTokenizer):
             return self.vocabularies.get(vocabulary_key(data))
         reference = stage.dependencies()
-        source = self.models.get(reference.get("input") or reference.get("teacher", ""))
+        names = [reference[field] for field in sources_of_tokens(reference)]
+        source = next((self.models[name] for name in names if name in self.models), None)
         return None if source is None else source.vocab_size
 
     def _read(self, name: str, data: schema.Data) -> None:
@@ -247,7 +250,7 @@ class _Planner:
         model, data = self.models[name], asked.data
         train, context = stage.train, data.context
         speed = self.machine.training_speed(train, model.dim, self.recipe.budget.rate)
-        teacher = self.models.get(stage.dependencies().get("teacher", ""))
+        teacher = self._running_teacher(stage)
         teacher_flops = 0 if teacher is None else cost.forward_flops(teacher, context)
         trains = stage.tuning().trains
         flops = StepCost.of(model, train, context, teacher_flops, fresh=asked.fresh, trains=trains)
@@ -279,6 +282,11 @@ class _Planner:
             scoring=sum(self._scoring_seconds(model, tested)),
         )
 
+    def _running_teacher(self, stage: schema.TrainingStage) -> schema.Architecture | None:
+        """Return the teacher that runs beside a student; None where it has told before."""
+        references = stage.dependencies()
+        return None if "told" in references else self.models.get(references.get("teacher", ""))
+
     def _training(
         self, name: str, stage: schema.TrainingStage, train: schema.Train
     ) -> PlannedTraining:
@@ -291,11 +299,12 @@ class _Planner:
             train=train,
             context=stage.data.context,
             precision=self.machine.runtime.precision(train.products, model.dim),
-            teacher=self.models.get(stage.dependencies().get("teacher", "")),
+            teacher=self._running_teacher(stage),
             objective=stage.objective if isinstance(stage, schema.Distill) else None,
             isolated=stage.data.documents == "isolated",
             trains=stage.tuning().trains,
             round=stage.round,
+            round_layers=stage.round_layers,
         )
 
     def _memory(self, name: str, training: PlannedTraining) -> memory.PlannedMemory:
@@ -393,19 +402,46 @@ class _Planner:
                 f"counted as {time.HELD:g} times as long"
             )
         compared = recipe.report.compare or self.models
+        evaluated = self._evaluations()
         smallest = _smallest([self.models[name] for name in compared if name in self.models])
         planned = Plan(
             name=recipe.name,
             stages=stages,
             assumed=tuple(dict.fromkeys(self.assumed)),
-            faults=tuple(_faults(recipe, stages, smallest, fittings)),
+            faults=tuple(_faults(recipe, stages, smallest, fittings, evaluated)),
             fittings=fittings,
             beside=tuple(self.beside()),
             smallest=smallest,
             held=self.held,
+            evaluated=evaluated,
             unread=tuple(self.unread.values()),
         )
         return replace(planned, warnings=tuple(_warnings(recipe, planned.totals["time"])))
+
+    def _evaluations(self) -> dict[str, int]:
+        """Return the bytes of evaluating each model; remark where fewer windows are read at once.
+
+        Models that are not known before the recipe runs are left out.
+        """
+        recipe, device = self.recipe, self.machine.runtime.device
+        found = dict[str, int]()
+        compared = rows.compared(recipe) if "evaluate" in recipe.report.measure else ()
+        for name in compared:
+            if (model := self.models.get(name)) is None or model.vocab_size is None:
+                continue
+            batch = evaluating.windows_at_once(model, recipe.budget.memory, device)
+            found[name] = evaluating.evaluation_bytes(model, batch, device=device)
+            if batch < evaluating.WINDOWS_AT_ONCE:
+                self.assumed.append(
+                    f"evaluating {name} reads {batch} of its windows at once, to hold to "
+                    f"budget.memory; without a limit it is {evaluating.WINDOWS_AT_ONCE}"
+                )
+        for stage in recipe.stages.values():
+            model = self.models.get(stage.dependencies().get("input", ""))
+            if isinstance(stage, schema.Evaluate) and model is not None and model.vocab_size:
+                size = evaluating.evaluation_bytes(model, stage.batch, stage.window, device)
+                found[stage.input] = max(size, found.get(stage.input, 0))
+        return found
 
     def _fittings(self) -> dict[str, Fitting]:
         """Return what makes each stage fit that is over the limit of memory."""
@@ -520,6 +556,17 @@ def _assumption(data: schema.Data, model: schema.Architecture) -> str:
     )
 
 
+def _ancestors(recipe: schema.Recipe, name: str) -> set[str]:
+    """Return the stages of a recipe that one is made from, directly or not."""
+    found = set[str]()
+    new = {name}
+    while new:
+        parents = {ref for each in new for ref in recipe.stages[each].dependencies().values()}
+        new = (parents & recipe.stages.keys()) - found
+        found |= new
+    return found
+
+
 def _same_as(
     train: schema.Train, found: Mapping[str, StagePlan], recipe: schema.Recipe
 ) -> schema.Train:
@@ -530,8 +577,8 @@ def _same_as(
     what = train.same_as.of
     value: float | None = getattr(other, what.removeprefix("total_"))
     if value is not None and what.startswith("total_"):
-        parents = [ref for ref in recipe.stages[other.name].dependencies().values() if ref in found]
-        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in parents)
+        before = _ancestors(recipe, other.name) & found.keys()
+        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in before)
     if value is None:
         return train
     key = {"tokens": "tokens", "flops": "flops", "seconds": "time"}[what.removeprefix("total_")]
@@ -543,6 +590,7 @@ def _faults(
     stages: tuple[StagePlan, ...],
     smallest: Mapping[str, float],
     fittings: Mapping[str, Fitting],
+    evaluated: Mapping[str, int],
 ) -> list[str]:
     """Return every limit of the budget that the plan already breaks."""
     limits, faults = recipe.budget, []
@@ -550,25 +598,44 @@ def _faults(
         largest = max(stages, key=lambda stage: stage.memory.total)
         if limits.memory is not None and largest.memory.total > limits.memory:
             faults.append(_memory_fault(largest, limits.memory, fittings.get(largest.name)))
+    faults += _evaluation_faults(limits.memory, evaluated, fittings)
     flops = sum(stage.flops or 0.0 for stage in stages)
     if limits.flops is not None and flops > limits.flops:
         faults.append(
             f"budget.flops: {format_count(limits.flops)}, but training takes "
-            f"{format_count(flops)}: lower train.steps"
+            f"{format_count(flops)}: lower train.steps, or give it budget.flops={count_word(flops)}"
         )
     if limits.parameters is not None and smallest.get("parameters", 0) > limits.parameters:
         least = format_count(smallest["parameters"])
         faults.append(
             f"budget.parameters: {format_count(limits.parameters)}, but the smallest model has "
-            f"{least}: lower model.dim or model.layers"
+            f"{least}: lower model.dim or model.layers, or give it budget.parameters="
+            f"{count_word(smallest['parameters'])}"
         )
     if limits.bytes is not None and smallest.get("bytes", 0) > limits.bytes:
         least = format_size(smallest["bytes"])
         faults.append(
             f"budget.bytes: {format_size(limits.bytes)}, but the smallest model takes {least}: add "
-            "a quantize stage to what is compared, or lower model.dim or the tokenizer's vocab"
+            "a quantize stage to what is compared, or lower model.dim or the tokenizer's vocab, or "
+            f"give it budget.bytes={size_word(smallest['bytes'])}"
         )
     return faults
+
+
+def _evaluation_faults(
+    limit: float | None, evaluated: Mapping[str, int], fittings: Mapping[str, Fitting]
+) -> Iterator[str]:
+    """Yield that the largest evaluation is over the limit of memory, or of what trainings fit."""
+    if limit is None or not evaluated:
+        return
+    name = max(evaluated, key=lambda each: evaluated[each])
+    needed = evaluated[name]
+    if needed > max(limit, *(fitting.memory.total for fitting in fittings.values()), 0):
+        yield (
+            f"budget.memory: {format_size(limit)}, but evaluating {name} takes about "
+            f"{format_size(needed)}: a smaller data.context or model, fewer windows (batch of an "
+            f"evaluate stage), or budget.memory={size_word(needed)}"
+        )
 
 
 def _memory_fault(stage: StagePlan, limit: float, fitting: Fitting | None) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_flops, format_size
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, RequestError
 from flyweight.planning.fitting import Fitting
 from flyweight.planning.memory import PlannedMemory
 from flyweight.planning.model_plan import ModelPlan
@@ -20,6 +20,15 @@ from flyweight.records.training_memory import format_error, planning_error
 from flyweight.tables.engine import Cell, Table
 from flyweight.tables.plain import Cells, plain_table
 from flyweight.training.planned_training import PlannedTraining
+
+UNPLANNED = (
+    "packing",
+    "n-gram floors",
+    "audits",
+    "answers to tasks",
+    "other stages without training",
+)
+"""What runs in the same process and whose memory is noted, but not planned."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Plan(Shown):
     has the rows other than training. `fittings` has what makes stages fit that need more memory
     than they may. `smallest` has the parameters and bytes of the smallest model compared, `unread`
     the corpora whose vocabulary is not known yet. `held`: freed memory goes back to the system at
-    once, because the budget limits it.
+    once, because the budget limits it. `evaluated` has the bytes of evaluating each model.
     """
 
     name: str
@@ -72,6 +81,7 @@ class Plan(Shown):
     unread: tuple[schema.Data, ...] = ()
     fittings: Mapping[str, Fitting] = field(default_factory=dict[str, Fitting])
     held: bool = False
+    evaluated: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def rows(self) -> tuple[TimeRow, ...]:
@@ -99,13 +109,14 @@ class Plan(Shown):
     def totals(self) -> dict[str, float]:
         """The numbers that the budget limits; an unknown one counts as 0.
 
-        They are the seconds of all rows, training FLOPs, the memory of the largest stage, and the
-        parameters and bytes of the smallest model.
+        They are the seconds of all rows, training FLOPs, the memory of the largest training or
+        evaluation, and the parameters and bytes of the smallest model.
         """
+        held = [*(stage.memory.total for stage in self.stages), *self.evaluated.values()]
         return {
             "time": sum(row.seconds for row in self.rows),
             "flops": sum(stage.flops or 0.0 for stage in self.stages),
-            "memory": max((stage.memory.total for stage in self.stages), default=0),
+            "memory": max(held, default=0),
             **self.smallest,
         }
 
@@ -129,6 +140,7 @@ class Plan(Shown):
         return {
             "name": self.name,
             "stages": stages,
+            "evaluations": dict(self.evaluated),
             "rows": [asdict(row) for row in self.rows],
             "total": self.totals,
             "assumed": self.assumed,
@@ -146,10 +158,11 @@ class Plan(Shown):
     def words(self) -> list[str]:
         """Return what makes all stages fit at no cost in quality, as words of the command line.
 
-        Raises RequestError where a stage does not fit even so.
+        Raises FlyweightError where a stage does not fit even so: the answer is no, as that of a
+        plan with faults, and not that the request is wrong.
         """
         if any(not fitting.fits for fitting in self.fittings.values()):
-            raise RequestError("\n".join(self.faults))
+            raise FlyweightError("\n".join(self.faults))
         return [word for name, fitting in self.fittings.items() for word in fitting.words(name)]
 
     def verdict(self) -> list[Text | str]:
@@ -212,7 +225,19 @@ class Plan(Shown):
             for name, fitting in self.fittings.items()
             for line in fitting.sentences()
         ]
-        return [*lines, *self._largest(), *(f"assumed: {note}" for note in self.assumed)]
+        assumed = [f"assumed: {note}" for note in self.assumed]
+        return [*lines, *self._largest(), *self._measured(), *assumed]
+
+    def _measured(self) -> list[str]:
+        """Return the memory of the largest evaluation, and what has no plan of its memory."""
+        if not self.stages:
+            return []
+        rest = ", ".join(UNPLANNED)
+        if not self.evaluated:
+            return [f"not in the memory: {rest}"]
+        name = max(self.evaluated, key=lambda each: self.evaluated[each])
+        size = format_size(self.evaluated[name])
+        return [f"evaluating {name} takes up to {size}, by formulas; not in the memory: {rest}"]
 
     def _largest(self) -> list[str]:
         """Return the memory of the largest stage in parts, which add up to its total."""

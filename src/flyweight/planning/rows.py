@@ -83,18 +83,23 @@ def _untrained(
     """Yield what stages take that do not train: one row for those that only copy and store."""
     stages = {name: recipe.stages[name] for name in outlines}
     models = {name: stage for name, stage in stages.items() if stage.measures is None}
-    stored = [name for name in models if outlines[name].seconds is None]
+    timed = [name for name in models if outlines[name].seconds is not None or outlines[name].work]
+    stored = [name for name in models if name not in timed]
     if stored:
         seconds = sum(models[name].seconds for name in stored)
         yield TimeRow(", ".join(stored), speed.slowed(seconds), "other")
-    for name in models:
-        if (seconds := outlines[name].seconds) is not None:
-            yield TimeRow(name, speed.slowed(seconds), "other")
+    for name in timed:
+        yield TimeRow(name, _seconds(stages[name], outlines[name], speed), "other")
     for name, stage in stages.items():
         if stage.measures is not None:
-            seconds = outlines[name].seconds
-            seconds = stage.seconds if seconds is None else seconds
-            yield TimeRow(name, speed.slowed(seconds), "measuring")
+            yield TimeRow(name, _seconds(stage, outlines[name], speed), "measuring")
+
+
+def _seconds(stage: schema.StageConfig, outline: Outline, speed: MachineSpeed) -> float:
+    """Return what a stage takes that does not train."""
+    seconds = stage.seconds if outline.seconds is None else outline.seconds
+    products = sum(time.work_seconds(work, speed) for work in outline.work)
+    return speed.slowed(seconds) + products
 
 
 def _measuring(
@@ -104,7 +109,7 @@ def _measuring(
     outlines: Mapping[str, Outline],
     speed: MachineSpeed,
 ) -> Iterator[TimeRow]:
-    asked = {kind: list(_compared(recipe)) for kind in dict.fromkeys(recipe.report.measure)}
+    asked = {kind: list(compared(recipe)) for kind in dict.fromkeys(recipe.report.measure)}
     for stage in recipe.stages.values():
         if stage.stage in time.MEASURES:
             asked.setdefault(stage.stage, []).append(getattr(stage, "input", ""))
@@ -117,7 +122,7 @@ def _measuring(
             noun = schema.STAGE_CONFIGS[kind].noun or kind
             yield TimeRow(_counted(len(names), noun), seconds, "measuring")
     report = recipe.report
-    models = [stage.model for name in _compared(recipe) if (stage := _root(recipe, name, trained))]
+    models = [stage.model for name in compared(recipe) if (stage := _root(recipe, name, trained))]
     for task in report.scored():
         rows = task.limit or time.TASK_ROWS
         tokens = task.new_tokens or time.TASK_TOKENS
@@ -168,6 +173,14 @@ def _tokens(data: schema.Data, sizes: Mapping[str, TextSize]) -> tuple[float, fl
     return size.tokens("train", data.tokenizer), size.tokens("test", data.tokenizer)
 
 
+def _tokens_by_split(data: schema.Data, sizes: Mapping[str, TextSize]) -> dict[str, int]:
+    """Return the tokens of a text's splits; nothing of a text without a size."""
+    size = sizes.get(text_key(data))
+    if size is None or data.tokenizer is None:
+        return {}
+    return {split: round(size.tokens(split, data.tokenizer)) for split in ("train", "validation")}
+
+
 def _floors(
     recipe: schema.Recipe,
     trained: Mapping[str, TrainedStage],
@@ -176,14 +189,15 @@ def _floors(
 ) -> Iterator[TimeRow]:
     if "evaluate" not in recipe.report.measure:
         return
-    compared = [stage for name in _compared(recipe) if (stage := _root(recipe, name, trained))]
-    for key, data in {text_key(stage.data): stage.data for stage in compared}.items():
+    models = [stage for name in compared(recipe) if (stage := _root(recipe, name, trained))]
+    for key, data in {text_key(stage.data): stage.data for stage in models}.items():
         if key in sizes:
             seconds = time.floors_seconds(*_tokens(data, sizes), speed)
             yield TimeRow(f"n-gram floors of {_shown(data)}", seconds, "measuring")
 
 
-def _compared(recipe: schema.Recipe) -> Sequence[str]:
+def compared(recipe: schema.Recipe) -> Sequence[str]:
+    """Return the names of the models that a recipe compares."""
     return recipe.report.compare or [
         name for name, stage in recipe.stages.items() if stage.makes_model
     ]
@@ -219,10 +233,11 @@ def outline(
     """Return what a stage that does not train will make, from what is planned before it."""
     stage = recipe.stages[name]
     source = _root(recipe, name, trained)
-    known = source is not None and text_key(source.data) in sizes
+    tokens = {} if source is None else _tokens_by_split(source.data, sizes)
     references = stage.dependencies()
     inputs = PlannedInputs(
         models={field: models[ref] for field, ref in references.items() if ref in models},
-        train_tokens=round(_tokens(source.data, sizes)[0]) if source and known else None,
+        train_tokens=tokens.get("train"),
+        validation_tokens=tokens.get("validation"),
     )
     return stage_of(stage.stage).plan(stage, inputs)

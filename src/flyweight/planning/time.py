@@ -21,6 +21,7 @@ from flyweight.planning.rate import Kept, Rates
 from flyweight.spec import flops as cost
 from flyweight.spec.visits import visits
 from flyweight.store.artifact import Store
+from flyweight.store.stage import Work
 from flyweight.training.step_cost import StepCost
 
 SECONDS_PER_BYTE = 5e-10
@@ -240,6 +241,12 @@ def reading_seconds(config: schema.Architecture, tokens: float, speed: MachineSp
     kept = memory.kept_bytes(reads, config.context, speed.itemsize, speed.device == "cpu")
     moved = (kept + 4 * config.vocab_size) / 2
     return tokens * (speed.products(flops, config.dim) + moved * speed.seconds_per_byte)
+
+
+def work_seconds(work: Work, speed: MachineSpeed) -> float:
+    """Return the seconds of a stage's products: what a model reads, and FLOPs beside that."""
+    beside = work.flops / speed.given if speed.given else speed.products(work.flops, work.model.dim)
+    return reading_seconds(work.model, work.tokens, speed) + beside
 
 
 def uses_of_layers(config: schema.Architecture) -> int:

@@ -180,8 +180,9 @@ class ModelSummary(Record):
 
     `name` is its stage's name in the recipe, `id` its artifact. `input` is the model that it was
     made from, `teacher` the one it was distilled from. Both are names of models of this summary, or
-    None for one that is not compared. `training` is None for a model made without training
-    (quantized): it inherits its input's. `disk_bytes` is the size of the artifact's model folder.
+    None for one that is not compared. `shuffled` is a control, whose teacher was. `training` is
+    None for a model made without training (quantized): it inherits its input's. `disk_bytes` is the
+    size of the artifact's model folder.
     """
 
     name: str
@@ -190,6 +191,7 @@ class ModelSummary(Record):
     role: str = ""
     input: str | None = None
     teacher: str | None = None
+    shuffled: bool = False
     config_line: str
     parameters: ParameterCount
     disk_bytes: int | None
@@ -203,6 +205,10 @@ class ModelSummary(Record):
     """Scores on the tasks that the report names, in their order."""
     lm_eval: LmEvalScores | None = None
     """Metrics of lm-eval's tasks, where the report names some."""
+    sparsity: float | None = None
+    """The share of zeros in its pruned matrices, with their adapters; None of one without."""
+    adapter_sparsity: float | None = None
+    """The share of zeros in its pruned adapters; None of a model without."""
     verification: Verification | None = None
     """Whether its exports are this model, where the report asks for it."""
 

@@ -49,7 +49,8 @@ class Spread(Record):
 class RunSummary(Record):
     """One training of a cell: its artifact, its cost and its test metrics.
 
-    `id` is None where training diverged. `validation` is the best validation NLL of the training.
+    `id` is None where training diverged. `validation` is the best validation NLL of the training,
+    `memory_used` the most bytes that it held, where they were watched.
     Runs with `chosen` false lost the sweep over learning rates: they are not tested and count in no
     result.
     """
@@ -64,6 +65,7 @@ class RunSummary(Record):
     flops: float = 0.0
     seconds: float = 0.0
     validation: float | None = None
+    memory_used: int | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     standing: Standing = "ok"
     why: str = ""
@@ -72,7 +74,8 @@ class RunSummary(Record):
 class CellSummary(Record):
     """One model on one text at one context for one budget, with its runs.
 
-    The cell has means only where all of its runs are sound.
+    The cell has means only where all of its runs are sound. `memory_planned` are the bytes that
+    each training was planned with.
     """
 
     name: str
@@ -86,6 +89,7 @@ class CellSummary(Record):
     parameters: int
     lr: float | None
     at_edge: bool = False
+    memory_planned: int | None = None
     runs: tuple[RunSummary, ...]
 
     @property
@@ -141,6 +145,12 @@ class CellSummary(Record):
     def finished(self) -> list[RunSummary]:
         """The runs that count and did not diverge: the cost of one that diverged is unknown."""
         return [run for run in self.tested if run.id is not None]
+
+    @property
+    def memory_used(self) -> int | None:
+        """The most bytes that any of its trainings held; None where nobody looked."""
+        used = [run.memory_used for run in self.finished if run.memory_used is not None]
+        return max(used, default=None)
 
     @property
     def flops(self) -> float:

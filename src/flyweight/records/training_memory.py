@@ -12,18 +12,30 @@ class TrainingMemory(Record):
     """Bytes over the interpreter with its imports: planned before, used in the run.
 
     `method` is how the plan found its number. `held`: freed memory went back to the system at once,
-    as it does with a budget of memory. `used` is None where nobody looked.
+    as it does with a budget of memory. `used` is None where nobody looked. The plan is for
+    `asked_pieces` a step; `pieces` were computed at the end, more where memory ran out.
     """
 
     planned: int
     used: int | None
     method: Literal["formula", "dry-run"]
     held: bool
+    asked_pieces: int = 1
+    pieces: int | None = None
+
+    @property
+    def halved(self) -> bool:
+        """Whether smaller micro-batches ran than were planned."""
+        return self.pieces not in (None, self.asked_pieces)
 
     @property
     def error(self) -> float | None:
-        """How far the plan is from what was used, as a share of that; below 0 it was too low."""
-        return planning_error(self.planned, self.used)
+        """How far the plan is from what was used, as a share of that; below 0 it was too low.
+
+        None where nobody looked, and where another training ran than was planned: what was used
+        has the moment at which memory ran out in it.
+        """
+        return None if self.halved else planning_error(self.planned, self.used)
 
 
 def planning_error(planned: int, used: int | None) -> float | None:

@@ -62,7 +62,8 @@ class TunedCell(Record):
     """A method on a base for a task, with its runs.
 
     `trainable` counts the numbers that training moves, `added_bytes` what the tuned model stores
-    beside its base: adapters, or all tensors that changed. `cost` is of the first seed's training.
+    beside its base: adapters, or all tensors that changed. `cost` is of the first seed's training,
+    `planned_bytes` the memory that it was planned with.
     """
 
     base: str
@@ -72,6 +73,7 @@ class TunedCell(Record):
     trainable: int
     added_bytes: int
     cost: TrainingCost | None = None
+    planned_bytes: int | None = None
     runs: tuple[TunedRun, ...]
 
     @property

@@ -68,7 +68,6 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
     cost = TrainingCost.from_metrics(measured["memory"]) if "memory" in measured else None
-    asked = source.artifact.identity["config"].get("train", {}).get("accumulate", 1)
     if "steps" in facts:
         training = run_summary.Training(
             **{
@@ -87,7 +86,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             peak_bytes=cost.peak_bytes if cost else None,
             seconds_per_step=cost.seconds_per_step if cost else None,
             pieces=facts.get("accumulate_used"),
-            asked_pieces=asked,
+            asked_pieces=_asked_pieces(source.artifact),
         )
     bench = measured.get("bench")
     return run_summary.ModelSummary(
@@ -99,6 +98,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             source.chosen.get(references.get("input", ""), references.get("input")), names
         ),
         teacher=_known(references.get("teacher"), names),
+        shuffled=isinstance(source.config, schema.Distill) and source.config.objective.shuffled,
         config_line=config_line(config),
         parameters=run_summary.ParameterCount(total=counts.total, unique=counts.unique),
         disk_bytes=sum(
@@ -114,6 +114,8 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         else None,
         audit=None if "audit" not in measured else AuditResult.from_metrics(measured["audit"]),
         curve=training_curve(source.artifact.path / "events.jsonl") if training else None,
+        sparsity=facts.get("sparsity"),
+        adapter_sparsity=facts.get("adapter_sparsity"),
         samples=samples_of(measured["sample"]) if "sample" in measured else (),
         scores=tuple(_scores(artifact) for artifact in _on_tasks(source).values()),
         lm_eval=LmEvalScores.from_metrics(measured["lm_eval"]) if "lm_eval" in measured else None,
@@ -154,8 +156,19 @@ def memory(planned: PlannedMemory | None, artifact: Artifact, held: bool) -> Tra
     """
     if planned is None:
         return None
-    used = artifact.facts.get("memory_used")
-    return TrainingMemory(planned=planned.total, used=used, method=planned.method, held=held)
+    return TrainingMemory(
+        planned=planned.total,
+        used=artifact.facts.get("memory_used"),
+        method=planned.method,
+        held=held,
+        asked_pieces=_asked_pieces(artifact),
+        pieces=artifact.facts.get("accumulate_used"),
+    )
+
+
+def _asked_pieces(artifact: Artifact) -> int:
+    """Return in how many micro-batches a step of a training was asked for."""
+    return artifact.identity["config"].get("train", {}).get("accumulate", 1)
 
 
 def _known(name: str | None, names: Sequence[str]) -> str | None:

@@ -1,4 +1,10 @@
-"""How many tokens the head and the loss take at once."""
+"""How many tokens are taken at once: by the head and the loss, and by an evaluation."""
+
+WINDOW = 1024
+"""Tokens that are read at once unless the user says otherwise.
+
+A model's context may be far more than memory holds.
+"""
 
 LEAST, GOOD = 128, 256
 """Tokens in a chunk.

@@ -23,6 +23,13 @@ torch's optimizers (70 MB), kernels, the tokenizer.
 """
 
 
+LESS_MEMORY = (
+    "`flyweight plan RECIPE --memory SIZE` says what makes it fit, such as "
+    "train.memory.recompute=blocks"
+)
+"""What to do where a training is past the limit of memory."""
+
+
 class BudgetSpent(FlyweightError):
     """A limit was reached; the message says how to go on from the work that is kept."""
 
@@ -125,6 +132,21 @@ class Meter:
         if limits.time is not None and not ends_itself and self.seconds() > limits.time:
             self._stop("time", format_time(limits.time), format_time(self.seconds()), where)
 
+    def hold_memory(self, where: str, advice: str) -> None:
+        """Note what is used at `where`; raise BudgetSpent past the limit of memory.
+
+        `advice` says what takes less there.
+        """
+        limit = self.limits.memory
+        if limit is not None and self.past_memory():
+            used = format_size(self.stage_peak_bytes)
+            self._stop("memory", format_size(limit), used, where, advice)
+
+    def passed_memory(self) -> bool:
+        """Return whether the stage in progress took more than the limit of memory."""
+        limit = self.limits.memory
+        return limit is not None and self.stage_peak_bytes > limit
+
     def past_memory(self) -> bool:
         """Note what is used, and return whether it is more than the run may take."""
         limit = self.limits.memory
@@ -147,13 +169,10 @@ class Meter:
         self.late = True
         return True
 
-    def _stop(self, name: str, limit: str, used: str, where: str) -> None:
+    def _stop(self, name: str, limit: str, used: str, where: str, advice: str = "") -> None:
         on = f"a larger budget.{name} and the same command go on from here"
         if name == "memory":
-            on += (
-                "; `flyweight plan RECIPE --memory SIZE` says what makes it fit, such as "
-                "train.memory.recompute=blocks"
-            )
+            on += "; " + (advice or LESS_MEMORY)
         if name == "time" and self.shared:
             on = (
                 "budget.over=warn and the same command go on from here. A larger budget.time is "

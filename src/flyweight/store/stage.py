@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from flyweight.config.schema import (
     Architecture,
@@ -16,7 +16,7 @@ from flyweight.config.schema import (
 from flyweight.core.events import Watcher
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
-from flyweight.store.artifact import Artifact, Draft, Identity, Store
+from flyweight.store.artifact import NAMED, Artifact, Draft, Identity, Store
 from flyweight.store.budget import Meter
 
 
@@ -78,33 +78,69 @@ class Inputs:
         files = (self.encoded() / name for name in ("tokenizer.json", "tokenizer_config.json"))
         return [file for file in files if file.is_file()]
 
-    def spent(self, key: str) -> float:
-        """Return what the inputs had cost in all: `key` is total_flops or total_seconds."""
-        return sum(artifact.facts.get(key, 0) for artifact in self.artifacts.values())
+    def spent(self, key: Literal["total_flops", "total_seconds"]) -> float:
+        """Return what the inputs had cost in all: what several of them share, once."""
+        counted, total = set[str](), 0.0
+        for artifact in self.artifacts.values():
+            before = ancestors(artifact)
+            shared = (before[identifier].facts for identifier in before.keys() & counted)
+            trained = (facts for facts in shared if "chosen" not in facts)  # a choice repeats facts
+            twice = sum(facts.get(key.removeprefix("total_"), 0) for facts in trained)
+            total += artifact.facts.get(key, 0) - twice
+            counted |= before.keys()
+        return total
+
+
+def ancestors(artifact: Artifact) -> dict[str, Artifact]:
+    """Return an artifact and all that it was made from, by id, as far as they are there."""
+    found = {artifact.id: artifact}
+    new = [artifact]
+    while new:
+        parents = [name for each in new for name in each.identity["parents"].values()]
+        folder = artifact.path.parent
+        new = [
+            Artifact.glance(folder / name)
+            for name in dict.fromkeys(parents)
+            if name not in found and NAMED.fullmatch(name) and (folder / name).is_dir()
+        ]
+        found |= {each.id: each for each in new}
+    return found
 
 
 @dataclass(frozen=True)
 class PlannedInputs:
     """What a plan knows before a stage runs: its inputs' models, and the size of their text.
 
-    `models` leaves out what is outside the recipe. `train_tokens` are those of the training split
-    that the input was trained on; None where nobody has read the text.
+    `models` leaves out what is outside the recipe. `train_tokens` and `validation_tokens` are
+    those of the text that the input was trained on; None where nobody has read it.
     """
 
     models: Mapping[str, Architecture] = field(default_factory=dict)
     train_tokens: int | None = None
+    validation_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Products that a stage computes: tokens that a model reads, and FLOPs beside them."""
+
+    model: Architecture
+    tokens: float
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
 class Outline:
     """What a stage will make: its model, where that is known, the seconds it takes, and remarks.
 
-    `seconds` is None where the stage's own trait tells it.
+    `seconds` is None where the stage's own trait tells it. `work` takes time beside it, by the
+    rates of the machine.
     """
 
     model: Architecture | None = None
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    work: tuple[Work, ...] = ()
 
 
 C = TypeVar("C", bound=Strict)

@@ -12,7 +12,9 @@ from flyweight.config.metrics import scored
 from flyweight.core import machine
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.pipeline.recipe import Runner
+from flyweight.planning import dry_run
 from flyweight.planning.grid import GridPlan
+from flyweight.planning.recipe_plan import StagePlan
 from flyweight.records.audit import AuditResult
 from flyweight.records.likelihood import Likelihood
 from flyweight.records.run_summary import CorpusSummary, Environment
@@ -70,6 +72,7 @@ class _Grid:
     study: config.Study
     context: Context
     clock: _Clock
+    plans: Mapping[str, StagePlan]
     corpora: dict[str, Artifact] = field(default_factory=dict)
 
     def runner(self, seed: int) -> Runner:
@@ -126,11 +129,19 @@ class _Grid:
             config_line=gather.config_line(model),
             parameters=flops.parameters(model).unique,
             lr=lr if lr is not None else cell.config.train.optimizer.lr,
+            memory_planned=self._planned(cell),
             at_edge=len(rates) > 1 and lr in (min(rates, key=_number), max(rates, key=_number)),
             runs=tuple(
                 self._tested(cell, run, unigram) if run.chosen and run.id else run for run in runs
             ),
         )
+
+    def _planned(self, cell: StudyCell) -> int | None:
+        """Return the bytes that a cell's trainings are planned with; None for an unplanned one."""
+        stage = self.plans.get(cell.name)
+        if stage is None:
+            return None
+        return dry_run.counted_stage(stage, self.context.runtime.device).memory.total
 
     def _trained(self, cell: StudyCell, seed: int, lr: float | None) -> RunSummary:
         self.clock.tell()
@@ -146,7 +157,12 @@ class _Grid:
         facts = result.artifact.facts
         numbers = {key: facts[key] for key in ("steps", "tokens", "flops", "seconds")}
         return RunSummary(
-            seed=seed, lr=lr, id=result.artifact.id, validation=facts["best_nll"], **numbers
+            seed=seed,
+            lr=lr,
+            id=result.artifact.id,
+            validation=facts["best_nll"],
+            memory_used=facts.get("memory_used"),
+            **numbers,
         )
 
     def _tested(self, cell: StudyCell, run: RunSummary, unigram: float) -> RunSummary:
@@ -196,7 +212,8 @@ def run(study: config.Study, context: Context, planned: GridPlan) -> StudySummar
     """Make every run of a study that is not there yet, measure it, and return the summary."""
     grid = cells(study)[0]
     seconds = {cell.name: cell.seconds for cell in planned.cells}
-    work = _Grid(study, context, _Clock(context, []))
+    plans = {cell.name: cell.stage for cell in planned.cells}
+    work = _Grid(study, context, _Clock(context, []), plans)
     packed, missing = work.texts(grid)
     grid = [cell for cell in grid if cell.data in packed]
     if not grid:

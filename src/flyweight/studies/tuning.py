@@ -21,6 +21,9 @@ from flyweight.data.tasks.files import reported_split
 from flyweight.errors import DivergedError, RequestError
 from flyweight.evaluation.compare import holm
 from flyweight.pipeline.recipe import Resolver, Runner
+from flyweight.planning import dry_run
+from flyweight.planning.grid import GridPlan
+from flyweight.planning.recipe_plan import StagePlan
 from flyweight.records.difference import Difference
 from flyweight.records.run_summary import Environment
 from flyweight.records.scores import TaskScores
@@ -128,6 +131,7 @@ class _Grid:
     study: TuningStudy
     context: Context
     bases: _Bases
+    plans: Mapping[str, StagePlan]
     done: int = 0
     began: float = field(default_factory=time.monotonic)
     spent: dict[tuple[str, str, int], float] = field(default_factory=dict)
@@ -172,8 +176,15 @@ class _Grid:
             trainable=trainable,
             added_bytes=added,
             cost=cost,
+            planned_bytes=self._planned(f"{method} on {base}, {task}"),
             runs=tuple(runs),
         )
+
+    def _planned(self, cell: str) -> int | None:
+        """Return the bytes that a condition is planned with; None for an unplanned one."""
+        if cell not in self.plans:
+            return None
+        return dry_run.counted_stage(self.plans[cell], self.context.runtime.device).memory.total
 
     def _cost(self, artifact: Artifact, seed: int) -> TrainingCost:
         config = schema.TrainingMemory(stage="memory", input=artifact.id)
@@ -268,7 +279,9 @@ def scored_split(study: TuningStudy, task: str, data_dir: Path | None) -> SplitN
     return split
 
 
-def run(study: TuningStudy, context: Context, resolve: Resolver) -> TuningStudySummary:
+def run(
+    study: TuningStudy, context: Context, resolve: Resolver, planned: GridPlan
+) -> TuningStudySummary:
     """Make every base and run that is not there yet, measure it, and return the summary.
 
     Raises RequestError before any work for a task that cannot be read or scored as asked.
@@ -279,7 +292,8 @@ def run(study: TuningStudy, context: Context, resolve: Resolver) -> TuningStudyS
     first = Runner(replace(context, runtime=replace(context.runtime, seed=seed)))
     bases = _Bases(study, first, resolve)
     bases.make()
-    grid = _Grid(study, context, bases)
+    plans = {cell.name: cell.stage for cell in planned.cells}
+    grid = _Grid(study, context, bases, plans)
     untouched = {
         (base, task): grid.score(base, task, bases.artifacts[base], seed)
         for task in study.tasks

@@ -41,7 +41,7 @@ def train_model(
     runtime, train = context.runtime, config.train
     check_saving(model, train.memory, f"stages.{inputs.name}")  # before anything is encoded
     if config.round is not None:
-        check_rounding(model.config, f"stages.{inputs.name}")
+        check_rounding(model.config, config.round_layers, f"stages.{inputs.name}")
     precision = runtime.precision(train.products, model.config.dim)
     context_length = config.data.context
     check_data(config, model.config, f"stages.{inputs.name}", "model")
@@ -61,6 +61,14 @@ def train_model(
         trains=trains,
     )
 
+    limits = Limits.of(
+        train,
+        train.batch * context_length,
+        cost,
+        f"stages.{inputs.name}",
+        epoch=data.epoch,
+    )
+    data.check((limits.steps or 0) * train.batch, f"stages.{inputs.name}")
     watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
     trainer = Trainer(
         model=model,
@@ -68,13 +76,7 @@ def train_model(
         source=data.source,
         validate=data.validate,
         config=train,
-        limits=Limits.of(
-            train,
-            train.batch * context_length,
-            cost,
-            f"stages.{inputs.name}",
-            epoch=data.epoch,
-        ),
+        limits=limits,
         cost=cost,
         runtime=runtime,
         precision=precision,
@@ -83,7 +85,7 @@ def train_model(
         name=inputs.name,
     )
     if config.round is not None:
-        round_in_training(model, model.config, config.round)
+        round_in_training(model, model.config, config.round, config.round_layers)
     facts = trainer.train()
     with disk_errors(draft.path):
         folder.save(model, draft.new_folder("model"))
@@ -99,7 +101,10 @@ def train_model(
 
 
 def check_data(
-    config: schema.TrainingStage, architecture: load_any.AnyConfig, where: str, what: str
+    config: schema.TrainingStage | schema.Teach,
+    architecture: load_any.AnyConfig,
+    where: str,
+    what: str,
 ) -> None:
     """Raise RequestError where a model cannot read the rows that its stage asks for.
 

@@ -25,6 +25,12 @@ from flyweight.model.head import HeadMatrix
 from flyweight.model.packed import Packed
 from flyweight.spec.chunks import ALIGNED, PIECE_CPU, PIECE_ELSEWHERE, chunk_rows
 from flyweight.training.hidden_matching import distance, watched
+from flyweight.training.teaching import (
+    Reader,
+    RecordedTeaching,
+    RunningTeaching,
+    Teaching,
+)
 
 HEAD_ROWS = 4096
 """Rows of the head whose gradient is added at once in half precision."""
@@ -54,18 +60,6 @@ class LossSum:
     loss: Tensor
     nll: Tensor
     targets: int
-
-
-class Reader(Protocol):
-    """What an objective needs of a teacher: see `flyweight.checkpoints.load_any.AnyModel`."""
-
-    def hidden(self, tokens: Tensor, *, documents: Tensor | None = None) -> Tensor:
-        """Return the hidden states (B, T, D) of tokens (B, T), which may belong to `documents`."""
-        ...
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the final logits (..., V) of hidden states (..., D)."""
-        ...
 
 
 class LanguageModel(Reader, Protocol):
@@ -294,13 +288,6 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
-def _hidden(model: Reader, batch: Batch) -> Tensor:
-    """Return a model's hidden states of all inputs of a batch, each of its own document, (N, D)."""
-    if batch.documents is None:
-        return model.hidden(batch.inputs).flatten(0, 1)
-    return model.hidden(batch.inputs, documents=batch.documents).flatten(0, 1)
-
-
 def _sum_over_head(
     model: LanguageModel, batch: Batch, loss_of: ChunkLoss, tokens: int | None
 ) -> LossSum:
@@ -349,12 +336,12 @@ class DistillationObjective:
     tokens, so that nothing is off by one.
 
     `tokens` is the size of the vocabulary where a head has more rows than that; both softmaxes run
-    over the tokens alone. A batch that holds the teacher's hidden states saves running its body.
+    over the tokens alone. Batches hold what the teacher told of them where it does not run (None).
     With `hidden`, the loss has the distance of hidden states as well, and both are decoders.
     """
 
     def __init__(
-        self, config: schema.Distillation, teacher: Reader, tokens: int | None = None
+        self, config: schema.Distillation, teacher: Reader | None, tokens: int | None = None
     ) -> None:
         self.config = config
         self.teacher = teacher
@@ -376,30 +363,27 @@ class DistillationObjective:
     def _predictions(self, model: LanguageModel, batch: Batch) -> LossSum:
         """Return the sums of what the predictions cost."""
         config, temperature = self.config, self.config.temperature
-        teacher_hidden = self._teacher_hidden(batch)  # (N, D of the teacher)
-        divergence_of = DIVERGENCES[config.divergence]
-        device = teacher_hidden.device.type
-        autocast = torch.is_autocast_enabled(device)
+        teaching: Teaching
+        if self.teacher is None:
+            teaching = RecordedTeaching(config, batch)
+        else:
+            teaching = RunningTeaching(config, batch, self.teacher, self.tokens)
 
         def loss_of(chunk: slice) -> PieceLoss:
-            with torch.autocast(device, enabled=autocast):
-                teacher = self.teacher.logits(teacher_hidden[chunk])[:, : self.tokens]  # (n, V)
+            compared = teaching.of(chunk)
 
             def piece_loss(
                 logits: Tensor, rows: slice, needs_grad: bool
             ) -> tuple[Tensor, Tensor, Tensor | None]:
                 targets = _TargetPiece(batch, rows)
-                taught = teacher[rows.start - chunk.start : rows.stop - chunk.start].float()
-                if temperature != 1:
-                    taught = taught / temperature
-                log_p = F.log_softmax(taught, dim=-1)  # (n, V)
                 logits = capped(logits, model.softcap)
                 log_probs = F.log_softmax(logits, dim=-1)  # (n, V)
                 cross_entropy, nll = targets.cross_entropy(log_probs)
                 log_q = log_probs
                 if temperature != 1:
                     log_q = F.log_softmax(logits / temperature, dim=-1)
-                divergence, grad_logits = divergence_of(log_p, log_q, config.beta)  # (n,), (n, V)
+                within = slice(rows.start - chunk.start, rows.stop - chunk.start)
+                divergence, grad_logits = compared(within, log_q, targets.index)  # (n,), (n, V)
                 losses = config.weight * temperature**2 * targets.weighted(divergence)
                 losses = losses + (1 - config.weight) * cross_entropy
                 if not needs_grad:
@@ -413,12 +397,6 @@ class DistillationObjective:
             return piece_loss
 
         return _sum_over_head(model, batch, loss_of, self.tokens)
-
-    @torch.no_grad()
-    def _teacher_hidden(self, batch: Batch) -> Tensor:
-        if batch.teacher is not None and self.config.hidden is None:
-            return batch.teacher.hidden.flatten(0, 1)
-        return _hidden(self.teacher, batch)
 
 
 class _TargetPiece:
@@ -467,46 +445,3 @@ class _TargetPiece:
         if self.weights is None:
             return grad_logits
         return grad_logits.mul_(self.weights.unsqueeze(1))
-
-
-def _forward_kl(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Return KL(p || q) by row and its gradient by the logits of q: q - p."""
-    p, q = log_p.exp(), log_q.exp()
-    return _expectation(p, log_p, log_q), q.sub_(p)
-
-
-def _reverse_kl(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Return KL(q || p) by row and its gradient by the logits of q: q * (log q - log p - KL)."""
-    q = log_q.exp()
-    kl_q_p = _expectation(q, log_q, log_p)
-    return kl_q_p, (log_q - log_p).sub_(kl_q_p.unsqueeze(1)).mul_(q)
-
-
-def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Return the generalised Jensen-Shannon divergence by row and its gradient.
-
-    The gradient is (1 - beta) q (log q - log m - KL(q || m)).
-    """
-    log_beta = torch.tensor([beta, 1 - beta], device=log_p.device).log()
-    log_m, q = torch.logaddexp(log_p + log_beta[0], log_q + log_beta[1]), log_q.exp()
-    kl_q_m = _expectation(q, log_q, log_m)
-    divergence = beta * _expectation(log_p.exp(), log_p, log_m) + (1 - beta) * kl_q_m
-    grad_logits = (log_q - log_m).sub_(kl_q_m.unsqueeze(1)).mul_(q).mul_(1 - beta)
-    return divergence, grad_logits
-
-
-def _expectation(probs: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    """Return sum(probs * (log a - log b)) by row: (n, V) -> (n,)."""
-    return (log_a - log_b).mul_(probs).sum(-1)
-
-
-DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
-    "forward_kl": _forward_kl,
-    "reverse_kl": _reverse_kl,
-    "jsd": _jsd,
-}
-"""(log_p (n, V), log_q (n, V), beta) -> (divergence (n,), grad_logits (n, V)).
-
-p is the teacher's distribution and q the student's. The divergence is by row; its gradient is by
-the student's logits.
-"""

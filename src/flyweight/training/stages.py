@@ -13,6 +13,7 @@ from flyweight.config.metrics import metric_kind, scored
 from flyweight.core.files import copy_folder, disk_errors, write_json
 from flyweight.data.corpus import Corpus
 from flyweight.data.tasks import read_examples
+from flyweight.data.told import Told
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import likelihood, tasks as task_scoring
 from flyweight.model import folder
@@ -28,6 +29,7 @@ from flyweight.training.finetune import FinetuneStage
 from flyweight.training.mix import MixStage
 from flyweight.training.model_training import train_model as train_model, vocabulary
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective
+from flyweight.training.teach import TeachStage
 
 
 class PretrainStage(Stage[schema.Pretrain]):
@@ -45,7 +47,10 @@ class PretrainStage(Stage[schema.Pretrain]):
 
 
 class DistillStage(Stage[schema.Distill]):
-    """Training against a teacher's next-token distribution on the same windows."""
+    """Training against a teacher's next-token distribution on the same windows.
+
+    A teacher that has told it before does not run.
+    """
 
     version = 3
 
@@ -53,15 +58,31 @@ class DistillStage(Stage[schema.Distill]):
         self, config: schema.Distill, inputs: Inputs, context: Context, draft: Draft
     ) -> dict[str, Any]:
         """Train and return the facts."""
-        teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
-        check_reads(teacher.config, "teacher", inputs, config.data.context)
-        teacher.eval().requires_grad_(False)
+        where = f"stages.{inputs.name}"
         model = _starting_model(config, inputs, context)
-        _check_parts(config, model, teacher, f"stages.{inputs.name}")
+        teacher: load_any.AnyModel | None = None
+        if config.told is None or config.start != "random":
+            teacher = load_any.load(inputs.model("teacher"), context.runtime.device)
+            check_reads(teacher.config, "teacher", inputs, config.data.context)
+            teacher.eval().requires_grad_(False)
+            _check_parts(config, model, teacher, where)
         taken = _taken(config, model, teacher)
+        if config.told is not None:
+            teacher = None
+            _check_temperature(config, inputs, where)
         objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))
         facts = train_model(config, model, objective, teacher, inputs, context, draft)
         return {**facts, **taken}
+
+
+def _check_temperature(config: schema.Distill, inputs: Inputs, where: str) -> None:
+    """Raise RequestError for a record of another softmax than the objective's."""
+    told = Told(inputs.artifacts["told"].path / "told").meta.temperature
+    if told != config.objective.temperature:
+        raise RequestError(
+            f"{where}.told: the record is of temperature {told:g}, and objective.temperature is "
+            f"{config.objective.temperature:g}; make them equal"
+        )
 
 
 def _check_parts(
@@ -74,7 +95,7 @@ def _check_parts(
 
 
 def _taken(
-    config: schema.Distill, model: Model, teacher: load_any.AnyModel
+    config: schema.Distill, model: Model, teacher: load_any.AnyModel | None
 ) -> dict[str, dict[str, Any]]:
     """Let a student begin with parts of its teacher where it is to; return which as a fact."""
     if config.start == "random":
@@ -252,6 +273,7 @@ STAGES: dict[str, Stage[Any]] = {
     "pretrain": PretrainStage(),
     "finetune": FinetuneStage(),
     "distill": DistillStage(),
+    "teach": TeachStage(),
     "select": SelectStage(),
     "init": InitialiseStage(),
     "mix": MixStage(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from flyweight.data.batch import BatchSource
 from flyweight.data.corpus import Corpus
 from flyweight.data.tasks.batches import ExampleBatches
 from flyweight.data.tasks.folder import ExampleFolder
+from flyweight.data.told import Told, ToldWindows
 from flyweight.data.windows import Windows
 from flyweight.evaluation import likelihood
 from flyweight.model.build import Model
@@ -28,13 +29,15 @@ class TrainingData:
 
     `epoch` is the number of rows that one epoch reads. `validate` returns the mean NLL in nats per
     target on so many inputs of the validation split, so many
-    rows at a time. `facts` tells what so many rows of a training were.
+    rows at a time. `facts` tells what so many rows of a training were. `check(rows, where)` raises
+    RequestError where there are not so many.
     """
 
     source: BatchSource
     epoch: int
     validate: Callable[[int, int], float]
     facts: Callable[[int], dict[str, Any]]
+    check: Callable[[int, str], None] = lambda rows, where: None
 
 
 def training_data(
@@ -47,7 +50,22 @@ def training_data(
     """Return what a stage trains `model` on; raise RequestError where there is too little of it."""
     if isinstance(config.data, schema.TaskData):
         return _examples(config.data, config.train, model, inputs, runtime, precision)
-    return _windows(config.data, config.train, model, inputs, runtime, precision)
+    data = _windows(config.data, config.train, model, inputs, runtime, precision)
+    if isinstance(config, schema.Distill) and config.told is not None:
+        return _told(data, inputs)
+    return data
+
+
+def _told(data: TrainingData, inputs: Inputs) -> TrainingData:
+    """Return the windows of a text with what a teacher told of them."""
+    windows, told = data.source, Told(inputs.artifacts["told"].path / "told")
+    assert isinstance(windows, Windows) and inputs.corpus is not None
+    corpus = inputs.corpus.id
+    return replace(
+        data,
+        source=ToldWindows(windows, told),
+        check=lambda rows, where: told.check(windows, corpus, rows, f"{where}.told"),
+    )
 
 
 def _windows(

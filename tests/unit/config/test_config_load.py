@@ -466,3 +466,44 @@ def test_options_of_a_tokenizer_without_a_kind_are_those_of_bpe():
     }
     checked = load.recipe(load.override(raw, ["data.tokenizer.vocab=2048", "train.steps=1"]))
     assert checked.stages["m"].data.tokenizer.vocab == 2048
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ({"train.steps": 3}, "'train.steps=3'"),
+        ({"train": {"steps": 3}}, "'train.steps=3'"),
+        (3, "'train.steps=400'"),
+        ({}, "'train.steps=400'"),
+    ],
+)
+def test_an_override_that_is_not_text_is_told_how_it_is_written(word, written):
+    with pytest.raises(RequestError, match="an override is text, path=value") as refused:
+        load.override(raw(), [word])
+    assert str(refused.value).endswith(written)
+
+
+def test_a_field_that_another_kind_of_model_has_is_not_advised():
+    recipe = {
+        "name": "b",
+        "model": {"dim": 32},
+        "data": {"corpus": "x"},
+        "train": {"steps": 1},
+        "stages": {"one": {"stage": "pretrain", "model": {"kind": "mlp"}}},
+    }
+    with pytest.raises(RequestError) as refused:
+        load.recipe(recipe)
+    dim, hidden = str(refused.value).splitlines()[1:]
+    assert "because model.dim is that of another kind of model" in dim
+    assert "or as model.hidden for every stage" in hidden
+
+
+def test_another_kind_of_model_leaves_the_fields_of_this_one():
+    recipe = {"name": "b", "model": {"dim": 32, "mlp": {"kind": "gelu"}}, "stages": {}}
+    words = ["model.kind=lstm", "model.dim=8"]
+    assert load.override({**recipe, "stages": {"one": {"stage": "pretrain"}}}, words)["model"] == {
+        "kind": "lstm",
+        "dim": 8,
+    }
+    kept = {**recipe, "stages": {"one": {"stage": "pretrain"}}}
+    assert load.override(kept, ["model.kind=decoder"])["model"]["dim"] == 32

@@ -168,3 +168,12 @@ def test_every_place_writes_a_number_alike(write, value, text):
 )
 def test_a_difference_has_two_figures(low, high, decimals):
     assert units.decimals_of_difference(low, high) == decimals
+
+
+@pytest.mark.parametrize(
+    ("count", "word"),
+    [(7, "7"), (999.2, "1000"), (1000, "1e3"), (1_234_567, "1.24e6"), (1.72e9, "1.72e9")],
+)
+def test_a_count_is_written_as_the_nearest_limit_that_fits(count, word):
+    assert units.count_word(count) == word
+    assert float(word) >= count

@@ -26,9 +26,10 @@ def test_other_shapes_are_refused(field):
 
 
 def test_a_batch_moves_to_a_device_as_a_whole():
-    record = TeacherRecord(torch.zeros(2, 3, 4))
+    record = TeacherRecord(torch.zeros(2, 3, 4, dtype=torch.int64), torch.zeros(2, 3, 4))
     batch = Batch.from_tensors(INPUTS, INPUTS, torch.ones(2, 3), INPUTS, record).to("meta")
-    tensors = (batch.inputs, batch.targets, batch.weights, batch.documents, batch.teacher.hidden)
+    tensors = (batch.inputs, batch.targets, batch.weights, batch.documents)
+    tensors += (batch.teacher.tokens, batch.teacher.log_probs)
     assert all(tensor.is_meta for tensor in tensors)
     assert batch.real_targets == 6
 

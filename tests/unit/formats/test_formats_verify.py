@@ -8,7 +8,10 @@ import pytest
 from gguf_models import CONTEXT, MODELS, TEXT, changed, save, tokenizer
 from safetensors.torch import load_file, save_file
 
+from flyweight.compression.pack import pack
+from flyweight.compression.prune import prune
 from flyweight.compression.quantize import quantize
+from flyweight.compression.structured import shrink
 from flyweight.config import schema
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
@@ -17,6 +20,8 @@ from flyweight.formats.readings import Source
 from flyweight.formats.verify import Request, verify, verify_all
 from flyweight.model import folder
 from flyweight.model.attach import attach
+from flyweight.model.build import Model
+from flyweight.model.linear_layer import layers_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -217,3 +222,31 @@ def test_a_text_that_is_too_short_is_said(model, known, tmp_path):
     short = Request(Source(model, "a", CONTEXT), np.arange(10), known.vocab_size)
     found = only(verify(short, tmp_path / "hf"), "transformers")
     assert found.verdict == "fail" and "--data" in found.why
+
+
+def pruned(model: Path, form: str) -> Model:
+    """Return the model in one of the forms that pruning leaves."""
+    fields: dict[str, object] = {"stage": "prune", "input": "m"}
+    source = folder.load(model)
+    if form == "structured":
+        fewer = {**fields, "method": "structured", "heads": 2, "hidden": 64}
+        return shrink(source, schema.Prune.model_validate(fewer), 0, [])
+    pattern = {"pattern": "2:4"} if form == "two_four" else {"sparsity": 0.7}
+    zeros = prune(source, schema.Prune.model_validate({**fields, **pattern}), 0.7)
+    return zeros if form == "masked" else pack(zeros)
+
+
+@pytest.mark.parametrize("form", ["masked", "sparse", "two_four", "structured"])
+def test_exports_of_a_pruned_model_are_that_model(known, model, tmp_path, form):
+    place = tmp_path / "pruned"
+    made = pruned(model, form)
+    kinds = {layer.kind.kind for _, layer in layers_of(made)}
+    assert ("dense" if form == "structured" else form) in kinds
+    folder.save(made, place)
+    known.save(place / "tokenizer.json")
+    result = verify_all(request(place, known))
+    verdicts = {each.export: each.verdict for each in result.exports}
+    assert result.passed
+    assert verdicts["Hugging Face folder"] == verdicts["GGUF file, f32"] == "pass"
+    (before,) = verify(request(place, known), model)
+    assert before.verdict == "fail"

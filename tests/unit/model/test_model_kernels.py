@@ -213,3 +213,25 @@ def test_packed_lstms_too() -> None:
         for engine in ("eager", "compiled")
     )
     assert eager == ours
+
+
+PREFIXES = [{"kind": "prefix", "length": 4}, {"kind": "prefix", "length": 3, "softmax": "shared"}]
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["dense", "int8", "nf4"])
+@pytest.mark.parametrize("prefix", PREFIXES, ids=["apart", "shared"])
+def test_a_prefix_before_the_keys_changes_the_text_alike(kind: str, prefix: dict[str, Any]) -> None:
+    config = {"vocab_size": 61, "context": 48, "dim": 32, "layers": 2, "init": {"std": 0.5}}
+    plain = {**config, "linears": {"blocks": kind}}
+    model = build(ModelConfig.model_validate({**plain, "adapters": [prefix]}))
+    draws = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # one that does nothing would prove nothing
+        for name, parameter in model.named_parameters():
+            if "prefix" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=draws))
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8], [9]]
+    expected = generate(model, prompts, max_new_tokens=20, engine="eager")
+    assert generate(model, prompts, max_new_tokens=20, engine="compiled") == expected
+    without = generate(build(ModelConfig.model_validate(plain)), prompts, max_new_tokens=20)
+    assert without != expected

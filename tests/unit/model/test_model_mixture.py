@@ -15,7 +15,7 @@ from flyweight.config.schema import ModelConfig
 from flyweight.decode.generate import generate
 from flyweight.errors import RequestError
 from flyweight.evaluation.kneser_ney import KneserNey
-from flyweight.model import folder
+from flyweight.model import folder, kernels
 from flyweight.model.decoder import Decoder
 from flyweight.model.mixture import CountTables, point, repeating
 from flyweight.spec import flops
@@ -201,3 +201,24 @@ def test_a_mixture_generates_and_is_not_trained() -> None:
     assert [len(row) for row in new] == [30, 30]
     with pytest.raises(RequestError, match="train its network"):
         model.output(model.hidden(tokens()))
+
+
+@pytest.mark.skipif(bool(kernels.refusal()), reason=kernels.refusal())
+@pytest.mark.parametrize("fields", KINDS)
+@pytest.mark.parametrize("kind", ["dense", "int8"])
+def test_the_compiled_engine_leaves_counts_and_pointer_as_they_are(
+    fields: dict[str, Any], kind: str
+) -> None:
+    linears = {"blocks": {"kind": kind}}
+    model = mixture(fields, linears=linears, init={"std": 0.5})
+    prompts = [[1, 2], [3], [4, 5, 1, 2]]
+    eager, ours = (
+        generate(model, prompts, max_new_tokens=20, temperature=0.0, engine=engine)
+        for engine in ("eager", "compiled")
+    )
+    assert eager == ours
+    drawn = [
+        generate(model, prompts, max_new_tokens=20, temperature=0.9, seed=4, engine=engine)
+        for engine in ("eager", "compiled")
+    ]
+    assert drawn[0] == drawn[1]

@@ -8,6 +8,7 @@ from flyweight.evaluation.floors import TRAIN_LIMIT
 from flyweight.planning import rate, time
 from flyweight.planning.time import MachineSpeed
 from flyweight.spec import flops as cost
+from flyweight.store.stage import Work
 from flyweight.training.step_cost import StepCost
 
 MODEL = ModelConfig(dim=64, layers=2).resolved(1000, 64)
@@ -124,3 +125,12 @@ def test_what_saves_memory_takes_its_time():
     assert time.step_seconds(LARGE, train, 64, 1e9, on_gpu, held=True) == time.step_seconds(
         LARGE, Train(), 64, 1e9, on_gpu
     )
+
+
+def test_the_work_of_a_stage_takes_the_rates_of_the_machine():
+    read = time.work_seconds(Work(LARGE, 10_000), SPEED)
+    assert read == time.reading_seconds(LARGE, 10_000, SPEED)
+    beside = time.work_seconds(Work(LARGE, 10_000, 1e9), SPEED) - read
+    assert beside == pytest.approx(SPEED.products(1e9, LARGE.dim))
+    given = replace(SPEED, given=1e9)
+    assert time.work_seconds(Work(LARGE, 0, 1e9), given) == pytest.approx(1.0)

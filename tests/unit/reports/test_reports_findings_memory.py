@@ -48,3 +48,14 @@ def test_freed_blocks_that_are_kept_are_told_where_they_matter(planned, held, to
 
 def test_errors_have_a_sign():
     assert format_error(0.0341) == "+3.4 %"
+
+
+def test_a_halved_training_is_not_compared_with_the_plan_of_another():
+    halved = training(400 * 10**6, 300 * 10**6).model_copy(update={"pieces": 4})
+    assert halved.halved and halved.error is None
+    (finding,) = memory_findings(Run(halved))
+    assert "`s0` is not compared" in finding.title
+    assert "400 MB were planned for 1 pieces" in finding.text and "4 were computed" in finding.text
+    assert len(memory_findings(Run(halved, training(95, 100)))) == 2
+    as_asked = halved.model_copy(update={"asked_pieces": 4})
+    assert not as_asked.halved and as_asked.error is not None

@@ -56,6 +56,28 @@ def test_distillation_that_pays_not_even_with_the_teacher_for_free():
     assert "pays only if" not in first.text
 
 
+@pytest.mark.parametrize(
+    ("better", "says"),
+    [
+        (-0.2, "The teacher teaches more than how sure to be: it is better by 0.200"),
+        (0.2, "The teacher may teach only how sure to be: it is worse by 0.200"),
+    ],
+)
+def test_a_shuffled_teacher_is_a_control_and_no_student(better, says):
+    models = made.quickstart_models()
+    student = next(each for each in models if each.name == "student")
+    shuffled = student.model_copy(update={"name": "student-shuffled", "shuffled": True})
+    compared = (
+        *pairs(student_compute=-0.2, student_alone=-0.3),
+        made.compare("student", "student-shuffled", better),
+    )
+    found = said(models=(*models, shuffled), comparisons=compared)
+    assert (
+        says in found[0].text and "`student-shuffled`, whose teacher was shuffled" in found[0].text
+    )
+    assert len([each for each in found if "istillation" in each.title]) == 1
+
+
 def test_undecided_is_called_undecided():
     first = said(comparisons=pairs(student_compute=0.005, student_alone=-0.002))[0]
     assert first.kind == "undecided"

@@ -8,6 +8,7 @@ import numpy as np
 from flyweight.config import schema
 from flyweight.evaluation.compare import compare_models, paired
 from flyweight.evaluation.resampling import UNITS, UnitScores
+from flyweight.planning.memory import PlannedMemory
 from flyweight.reports import gather
 
 
@@ -65,3 +66,16 @@ def test_a_control_that_ended_early_is_called_what_it_had():
         role("tokens", {"tokens": 1000}, {"tokens": 940}) == "alone, 94 % of the tokens of student"
     )
     assert role("seconds", {"time": "10s"}, {"seconds": 10.2}) == "alone, seconds of student"
+
+
+def test_the_memory_of_a_training_says_which_pieces_ran():
+    planned = PlannedMemory(100, 0, 0, 0, 0)
+    artifact: Any = SimpleNamespace(
+        facts={"memory_used": 80, "accumulate_used": 2},
+        identity={"config": {"train": {"accumulate": 1}}},
+    )
+    memory = gather.memory(planned, artifact, held=False)
+    assert memory is not None and memory.halved and memory.error is None
+    artifact.identity = {"config": {"train": {"accumulate": 2}}}
+    memory = gather.memory(planned, artifact, held=False)
+    assert memory is not None and memory.error == 0.25

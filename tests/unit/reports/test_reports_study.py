@@ -572,3 +572,17 @@ def test_a_damaged_summary_is_refused(study, tmp_path):
         StudySummary.read(tmp_path)
     with pytest.raises(RequestError, match="is not a finished study"):
         StudySummary.read(tmp_path / "nowhere")
+
+
+def test_cells_have_the_memory_planned_and_used():
+    runs = [run.model_copy(update={"memory_used": 150 + run.seed}) for run in cell("a", LOW).runs]
+    known = cell("a", LOW, memory_planned=140).model_copy(update={"runs": tuple(runs)})
+    assert known.memory_used == 152 and cell("b", HIGH).memory_used is None
+    studied = summary([known, cell("b", HIGH)])
+    titles = [column.title for column in study_tables.table(studied, "text").columns]
+    assert "planned" in titles and "memory" in titles
+    lines = list(csv.DictReader(io.StringIO(study_tables.long_csv(studied))))
+    mine = [line for line in lines if line["model"] == "a" and line["seed"] == "0"]
+    assert {(line["memory_planned"], line["memory_used"]) for line in mine} == {("140", "150")}
+    unknown = study_tables.table(summary([cell("b", HIGH)]), "text").columns
+    assert not {"planned", "memory"} & {column.title for column in unknown}

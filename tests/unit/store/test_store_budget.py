@@ -99,3 +99,16 @@ def test_without_a_mark_memory_is_looked_at(monkeypatch):
     with pytest.raises(BudgetSpent, match=r"5 MB is spent \(6 MB\) in x.*flyweight plan"):
         found.observe("x")
     assert not meter(memory="5MB", over="warn").past_memory()
+
+
+def test_what_does_not_train_is_held_to_memory_with_advice_of_its_own():
+    meter(memory="900GB").hold_memory("x", "less")
+    meter().hold_memory("x", "less")
+    found = meter(memory="1B", over="warn")
+    found.baseline_bytes = 0
+    found.hold_memory("x", "less")
+    assert found.passed_memory() is (found.stage_peak_bytes > 1)
+    found = meter(memory="1B")
+    found.baseline_bytes = 0
+    with pytest.raises(BudgetSpent, match=r"budget\.memory: 1 B is spent .* in x\..*; fewer rows"):
+        found.hold_memory("x", "fewer rows")

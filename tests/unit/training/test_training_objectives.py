@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from flyweight.config import schema
 from flyweight.config.schema import ModelConfig
-from flyweight.data.batch import IGNORE, Batch, TeacherRecord
+from flyweight.data.batch import IGNORE, Batch
 from flyweight.model.decoder import Decoder
 from flyweight.training import objectives
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective
@@ -321,17 +321,6 @@ def test_a_weight_of_zero_is_a_target_that_counts_nowhere(objective, masked):
     )
     for name, gradient in gradients(model).items():
         assert torch.equal(gradient, expected[name]), name
-
-
-def test_a_teachers_record_stands_in_for_running_its_body():
-    inputs, targets = batch(True)
-    teacher, model = decoder(seed=5, dim=28).requires_grad_(False), decoder()
-    objective = DistillationObjective(schema.Distillation(temperature=2.0), teacher)
-    running, _ = sums(objective, model, inputs, targets)
-    record = TeacherRecord(teacher.hidden(inputs))
-    teacher.hidden = None  # it is not called again
-    recorded, _ = sums(objective, model, inputs, targets, teacher=record)
-    assert recorded.item() == running.item()
 
 
 DOCUMENTS = (3, 1, 7, 2)

@@ -235,8 +235,12 @@ def models(items: list[ListedModel], everything: bool) -> None:
     for item in shown:
         bits = "" if item["bits_per_byte"] is None else format_bits(item["bits_per_byte"])
         where = "" if item["split"] is None else f"{item['corpus'] or 'its text'}, {item['split']}"
-        rows.append((item["name"], (bits, format_size(item["bytes"]), where)))
-    heads = ("model", "bits/byte", "size", "measured on")
+        share = item["sparsity"]
+        zeros = "" if share is None else f"{100 * share:.1f} %"
+        rows.append((item["name"], (bits, format_size(item["bytes"]), where, zeros)))
+    heads = ("model", "bits/byte", "size", "measured on", "zeros")
+    if all(item["sparsity"] is None for item in shown):  # no model here was pruned
+        heads, rows = heads[:-1], [(name, cells[:-1]) for name, cells in rows]
     say(*note, drawn(heads, rows, wraps=("measured on",)))
 
 

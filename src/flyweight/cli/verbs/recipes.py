@@ -9,7 +9,7 @@ import typer
 
 from flyweight.cli.options import WORK, CommonOptions, Overrides, Without, verb
 from flyweight.core.terminal import print_json
-from flyweight.errors import RequestError
+from flyweight.errors import FlyweightError, NothingFits, RequestError
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make a finished run anew.")]
 
@@ -179,7 +179,10 @@ def plan(
         if api.is_text(target, session):
             texts, fields = _apart([target, *(overrides or ())])
             named = {name: value for name, value in limits.items() if value is not None}
-            choice = api.choose(texts, *fields, limits=named, session=session)
+            try:
+                choice = api.choose(texts, *fields, limits=named, session=session)
+            except NothingFits as error:
+                raise FlyweightError(str(error)) from error
             chosen = choice.lines
             result = api.plan(choice.recipe, session=session)
         else:

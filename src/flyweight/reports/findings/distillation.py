@@ -44,7 +44,10 @@ class Control:
 
 def distillations(models: Sequence[RankedModel]) -> list[RunFinding]:
     """Return one finding for every distilled model of a run."""
-    return [_distillation(each, models) for each in models if each.model.stage == "distill"]
+    students = [
+        each for each in models if each.model.stage == "distill" and not each.model.shuffled
+    ]
+    return [_distillation(each, models) for each in students]
 
 
 def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> RunFinding:
@@ -58,6 +61,7 @@ def _distillation(student: RankedModel, models: Sequence[RankedModel]) -> RunFin
     free, not_free = _controls(student, models, _FREE)
     full, not_full = _controls(student, models, _FULL)
     text = [*_text(free, full), *_other_shapes(student, [*full, *free]), *not_full, *not_free]
+    text += _shuffled(student, models)
     text += _teacher(student, [*full, *free], models)
     if not (free or full):
         why = (
@@ -208,6 +212,24 @@ def _shortfall(other: RankedModel, student: RankedModel, quantity: Quantity) -> 
             f"what it was due,"
         )
     )
+
+
+def _shuffled(student: RankedModel, models: Sequence[RankedModel]) -> list[str]:
+    """Set the student beside one whose teacher was shuffled, who taught only how sure to be."""
+    sentences = []
+    for other in models:
+        alike = other.model.teacher == student.model.teacher and other.model.shuffled
+        if not alike or other.model.config_line != student.model.config_line:
+            continue
+        gap = paired_difference(student, other)
+        if gap is None or other.standing != "ok":
+            continue
+        against = f"it is {change(gap)} against {name(other)}, whose teacher was shuffled"
+        if gap.verdict == "better":
+            sentences.append(f"The teacher teaches more than how sure to be: {against}.")
+        else:
+            sentences.append(f"The teacher may teach only how sure to be: {against}.")
+    return sentences
 
 
 def _teacher(

@@ -22,8 +22,14 @@ Watched = tuple[StageSummary, TrainingMemory, float]
 """A training, its memory, and the plan's error."""
 
 
+def noted(summary: Summary) -> bool:
+    """Return whether the memory of any training was planned and watched."""
+    memories = [stage.memory for stage in summary.stages]
+    return any(memory is not None and memory.used is not None for memory in memories)
+
+
 def watched(summary: Summary) -> list[Watched]:
-    """Return the trainings of a run whose memory was planned and watched."""
+    """Return the trainings of a run whose memory was planned and watched, as they were planned."""
     return [
         (stage, stage.memory, stage.memory.error)
         for stage in summary.stages
@@ -33,6 +39,25 @@ def watched(summary: Summary) -> list[Watched]:
 
 def memory_findings(summary: Summary) -> list[RunFinding]:
     """Return the plan's error by training stage, and why it is what it is."""
+    return [*_compared(summary), *_halved(summary)]
+
+
+def _halved(summary: Summary) -> list[RunFinding]:
+    """Name the trainings of which other micro-batches ran than were planned."""
+    return [
+        RunFinding(
+            "note",
+            f"The memory of `{stage.name}` is not compared with its plan.",
+            f"{format_size(memory.planned)} were planned for {memory.asked_pieces} pieces a step. "
+            f"Memory ran out, {memory.pieces} were computed, and at most "
+            f"{format_size(memory.used)} were used, that moment included.",
+        )
+        for stage in summary.stages
+        if (memory := stage.memory) is not None and memory.halved and memory.used is not None
+    ]
+
+
+def _compared(summary: Summary) -> list[RunFinding]:
     stages = watched(summary)
     if not stages:
         return []

@@ -18,7 +18,7 @@ from flyweight.records.tuning import Tuning
 from flyweight.reports.figures import run as figures
 from flyweight.reports.findings.advice import Advice, command
 from flyweight.reports.findings.distillation import other_shape
-from flyweight.reports.findings.memory import watched
+from flyweight.reports.findings.memory import noted
 from flyweight.reports.findings.run import budget_line
 from flyweight.reports.findings.tuning import tuned_advice
 from flyweight.reports.models import ModelGroup, RankedModel
@@ -159,7 +159,7 @@ def render(summaries: Sequence[Summary], report: RunReport | None = None) -> str
         audit=_audit(audited),
         reasons=_reasons(audited),
         bars=[[_bar(line) for line in summary.budget] for summary in summaries],
-        watched=[bool(watched(summary)) for summary in summaries],
+        watched=[noted(summary) for summary in summaries],
         memory_cells=_memory_cells,
         headlines=[] if len(summaries) == 1 else [_headlines(part) for part in report.parts],
         commands=[_commands(part) for part in report.parts],
@@ -185,11 +185,16 @@ def _section(group: ModelGroup, advice: Advice | None, prefix: str) -> RunSectio
 
 
 def _memory_cells(stage: StageSummary) -> list[str]:
-    """Return the memory of a training as planned and used, and the plan's error; else blanks."""
+    """Return the memory of a training as planned and used, and the plan's error; else blanks.
+
+    Where other micro-batches ran than were planned, their number takes the place of the error.
+    """
     memory = stage.memory
-    if memory is None or memory.used is None or memory.error is None:
+    if memory is None or memory.used is None:
         return ["", "", ""]
-    return [format_size(memory.planned), format_size(memory.used), format_error(memory.error)]
+    error = memory.error
+    compared = f"{memory.pieces} pieces ran" if error is None else format_error(error)
+    return [format_size(memory.planned), format_size(memory.used), compared]
 
 
 def _headlines(part: RunReport) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flyweight.config.metrics import metric_kind
 from flyweight.config.units import (
@@ -192,6 +192,19 @@ def _parameters(line: RunSubject) -> Metric | None:
     return None if count is None else Metric.exact(count, "parameters")
 
 
+def _zeros(name: Literal["sparsity", "adapter_sparsity"]) -> Callable[[RunSubject], Metric | None]:
+    def value(line: RunSubject) -> Metric | None:
+        share = getattr(line.ranked.model, name) if line.ranked else None
+        return None if share is None else Metric.exact(share, "share of numbers")
+
+    return value
+
+
+def _written_share(share: float) -> str:
+    """Return a share in percent with one digit: 99.5 % of zeros are not all."""
+    return f"{100 * share:.1f} %"
+
+
 def _disk(line: RunSubject) -> Metric | None:
     return AXES["disk"].metric(line.ranked) if line.ranked else None
 
@@ -353,6 +366,22 @@ COLUMNS: tuple[Column[RunSubject], ...] = (
         value=_parameters,
         format=format_count,
         priority=5,
+    ),
+    Column(
+        key="sparsity",
+        title="zeros",
+        about="share of the pruned matrices that is zero, with their adapters",
+        value=_zeros("sparsity"),
+        format=_written_share,
+        priority=6,
+    ),
+    Column(
+        key="adapter_sparsity",
+        title="adapter zeros",
+        about="share of the pruned adapters' numbers that is zero",
+        value=_zeros("adapter_sparsity"),
+        format=_written_share,
+        priority=6,
     ),
     Column(
         key="disk_bytes",

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flyweight.config.metrics import metric_kind
-from flyweight.config.units import format_bits, format_count, format_short, format_short_time
+from flyweight.config.units import (
+    format_bits,
+    format_count,
+    format_short,
+    format_short_time,
+    format_size,
+)
 from flyweight.records.floors import Floor
 from flyweight.records.study_summary import CellSummary, RunSummary, StudySummary
 from flyweight.reports.findings.phrases import FLOOR, floor_name
@@ -129,6 +135,21 @@ def _columns(summary: StudySummary) -> list[Column[StudySubject]]:
             value=_of_finished(lambda cell: format_short_time(cell.seconds)),
             priority=8,
         ),
+        Column(
+            key="memory_planned",
+            title="planned",
+            about="memory that a training was planned with",
+            value=_bytes_of(lambda cell: cell.memory_planned),
+            priority=12,
+        ),
+        Column(
+            key="memory_used",
+            title="memory",
+            about="the most memory that a training held, beside Python's own",
+            value=_bytes_of(lambda cell: cell.memory_used),
+            better="lower",
+            priority=13,
+        ),
         *(
             Column(
                 key=metric,
@@ -175,6 +196,16 @@ def _of_cell(text: Callable[[CellSummary], str]) -> Callable[[StudySubject], Cel
 
 def _of_finished(text: Callable[[CellSummary], str]) -> Callable[[StudySubject], Cell | None]:
     return lambda line: Cell(text(line.cell)) if line.cell and line.cell.finished else None
+
+
+def _bytes_of(
+    size: Callable[[CellSummary], int | None],
+) -> Callable[[StudySubject], Cell | None]:
+    def value(line: StudySubject) -> Cell | None:
+        found = None if line.cell is None else size(line.cell)
+        return None if found is None else Cell(format_size(found))
+
+    return value
 
 
 def _rate(line: StudySubject) -> Cell | None:
@@ -238,7 +269,8 @@ def markdown(summary: StudySummary) -> str:
 STUDY_HEAD = (
     *("study", "protocol", "created", "processor", "device", "threads", "flyweight", "torch"),
     *("data", "model", "fields", "context", "budget", "seed", "lr", "chosen"),
-    *("parameters", "flops", "seconds", "standing", "metric", "value", "low", "high", "n"),
+    *("parameters", "flops", "seconds", "memory_planned", "memory_used", "standing"),
+    *("metric", "value", "low", "high", "n"),
 )
 
 
@@ -264,7 +296,7 @@ def _csv_cell(cell: CellSummary, metrics: Sequence[str]) -> Iterator[Sequence[ob
     for run in cell.runs:
         for line in _csv_run(cell, run, metrics):
             yield (*where, *line)
-    spent = (f"{cell.flops:.10g}", f"{cell.seconds:.6g}")
+    spent = (f"{cell.flops:.10g}", f"{cell.seconds:.6g}", *_memory(cell, cell.memory_used))
     mean = (*where, "mean", cell.lr, True, cell.parameters, *spent, cell.standing)
     for metric in metrics:
         if spread := cell.spread(metric):
@@ -272,11 +304,17 @@ def _csv_cell(cell: CellSummary, metrics: Sequence[str]) -> Iterator[Sequence[ob
             yield (*mean, metric, f"{spread.mean:.10g}", *ends, spread.n)
 
 
+def _memory(cell: CellSummary, used: int | None) -> list[object]:
+    """Return the bytes planned and used, empty where they are not known."""
+    return ["" if size is None else size for size in (cell.memory_planned, used)]
+
+
 def _csv_run(
     cell: CellSummary, run: RunSummary, metrics: Sequence[str]
 ) -> Iterator[Sequence[object]]:
     diverged = run.id is None
     spent = ("", "") if diverged else (f"{run.flops:.10g}", f"{run.seconds:.6g}")
+    spent = (*spent, *_memory(cell, run.memory_used))
     fixed = (run.seed, run.lr or cell.lr, run.chosen, cell.parameters, *spent, run.standing)
     if diverged:
         for metric in metrics:
@@ -292,7 +330,8 @@ def _csv_run(
 def _csv_floors(summary: StudySummary) -> Iterator[Sequence[object]]:
     for data, corpus in summary.corpus.items():
         for name, floor in corpus.floors.items():
-            blank = (data, name, "", "", "", "", "", "", floor.stored, "", f"{floor.seconds:.6g}")
+            spent = ("", f"{floor.seconds:.6g}", "", "")
+            blank = (data, name, *[""] * 6, floor.stored, *spent)
             for metric in summary.metrics:
                 if (value := getattr(floor, metric, None)) is not None:
                     yield (*blank, "floor", metric, f"{value:.10g}", "", "", 1)

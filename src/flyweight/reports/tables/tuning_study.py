@@ -333,6 +333,13 @@ COSTS: tuple[Column[TuningSubject], ...] = (
         priority=7,
     ),
     Column(
+        key="planned_bytes",
+        title="planned",
+        about="memory that training was planned with",
+        value=_of_cell(lambda cell: format_size(cell.planned_bytes) if cell.planned_bytes else ""),
+        priority=9,
+    ),
+    Column(
         key="seconds",
         title="time",
         about="training time of a run",
@@ -419,7 +426,7 @@ def markdown(summary: TuningStudySummary) -> str:
 HEAD = (
     *("study", "created", "processor", "device", "threads", "flyweight", "torch"),
     *("task", "base", "method", "about", "seed", "trainable", "adapter_bytes", "peak_bytes"),
-    *("flops", "seconds", "train_nll", "validation_nll", "retained_nll"),
+    *("planned_bytes", "flops", "seconds", "train_nll", "validation_nll", "retained_nll"),
     *("metric", "score", "low", "high", "standing"),
 )
 
@@ -432,7 +439,7 @@ def long_csv(summary: TuningStudySummary) -> str:
     lines: list[Sequence[object]] = [HEAD]
     for cell in summary.cells:
         where = (cell.task, cell.base, cell.method, cell.about)
-        held = (cell.trainable, cell.added_bytes, cell.peak_bytes or "")
+        held = (cell.trainable, cell.added_bytes, cell.peak_bytes or "", cell.planned_bytes or "")
         for run in cell.runs:
             losses = (run.train_nll, run.validation_nll, run.retained_nll)
             spent = (f"{run.flops:.10g}", f"{run.seconds:.6g}", *map(_written, losses))
@@ -441,13 +448,13 @@ def long_csv(summary: TuningStudySummary) -> str:
                 lines.append((*fixed, *where, run.seed, *held, *spent, *score))
     for each in summary.untouched:
         own = _written(summary.base(each.base).own_nll)
-        blank = (each.task, each.base, "untouched", "", "", 0, 0, "", 0, 0, "", "", own)
+        blank = (each.task, each.base, "untouched", "", "", 0, 0, "", "", 0, 0, "", "", own)
         lines += [
             (*fixed, *blank, name, *_ends(metric), each.standing)
             for name, metric in each.metrics.items()
         ]
     for task in summary.tasks:
-        blank = (task.name, "", task.floor, "", "", *[""] * 8)
+        blank = (task.name, "", task.floor, "", "", *[""] * 9)
         lines += [
             (*fixed, *blank, name, *_ends(metric), "floor")
             for name, metric in task.floor_metrics.items()
