@@ -8,7 +8,6 @@
 
 #define BITS_8 127
 #define BITS_24 8000000
-#define AHEAD 3072 /* bytes of W that are fetched before they are met */
 #define LANES ((int64_t)(sizeof(whole) / sizeof(int32_t)))
 #define STEP 128 /* columns of four bits in 64 bytes */
 #define EACH(k) _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++)
@@ -192,7 +191,7 @@ static inline __attribute__((always_inline)) void dots(const int8_t *const *w, i
     for (; i + BYTES <= in; i += BYTES) {
         const int8_t *at[4] = {w[0] + i, w[1] + i, w[2] + i, w[3] + i};
         EACH(k)
-            _mm_prefetch((const char *)at[k] + AHEAD, _MM_HINT_T1);
+            FETCH(at[k]);
         meet(at, vectors + i, x->width, count, sums);
     }
     if (i < in) { /* x has zeros behind its end */
@@ -312,7 +311,7 @@ static inline __attribute__((always_inline)) void block_sums(const int bits, con
                 both = _mm512_loadu_si512(w[k]);
             else
                 both = _mm512_maskz_loadu_epi8(there, w[k]);
-            _mm_prefetch((const char *)w[k] + AHEAD, _MM_HINT_T1);
+            FETCH(w[k]);
             unpacked codes = unpack(bits, both);
             whole s0 = WHOLE_ADD(WHOLE_ZERO, codes.first, x0);
             whole s1 = WHOLE_ADD(WHOLE_ZERO, codes.first, x1);

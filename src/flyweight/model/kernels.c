@@ -24,6 +24,7 @@ enum { TILE = 16, TOGETHER = 32 }; /* rows of W of each stream, and of x, whose 
         int64_t i = 0;                                                                             \
         for (; i + WIDTH <= in; i += WIDTH) {                                                      \
             vec y = LOAD(x + i);                                                                   \
+            FETCH(a + i), FETCH(b + i), FETCH(c + i), FETCH(d + i);                                \
             s = FMA(y, VECTOR(a + i), s);                                                          \
             t = FMA(y, VECTOR(b + i), t);                                                          \
             u = FMA(y, VECTOR(c + i), u);                                                          \
