@@ -27,6 +27,7 @@ BENCHMARKS = {
     "training": ["bench_training.py"],
     "finetuning": ["bench_finetuning.py"],
     "generate": ["bench_generate.py"],
+    "controls": ["bench_controls.py"],
     "linear_quant": ["bench_linear_quant.py"],
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],
