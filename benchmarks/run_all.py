@@ -27,6 +27,7 @@ BENCHMARKS = {
     "training": ["bench_training.py"],
     "finetuning": ["bench_finetuning.py"],
     "generate": ["bench_generate.py"],
+    "controls": ["bench_controls.py"],
     "linear_quant": ["bench_linear_quant.py"],
     "compress": ["bench_compress.py"],
     "pack": ["bench_pack.py"],
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
+    "resident": ["bench_resident.py"],
     "structured": ["bench_structured.py"],
     "prune": ["bench_prune.py"],
     "train_default": ["bench_train_default.py"],
@@ -128,12 +130,11 @@ def _quantize(rows: Rows) -> str:
 
 
 def _round(rows: Rows) -> str:
-    trained, gptq, both = (
-        _one(rows, who, "more bits") for who in ("int3-trained", "int3-gptq", "on-int3-gptq")
-    )
+    names = ("int3-gptq", "on-int3-gptq", "int3-trained", "int3-distilled")
+    gptq, control, trained, distilled = (_one(rows, who, "more bits") for who in names)
     return (
-        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained for int3 {trained:.4f},"
-        f" trained as long without and rounded by GPTQ {both:.4f}."
+        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained on and rounded by GPTQ"
+        f" {control:.4f}, trained for int3 {trained:.4f}, by distillation {distilled:.4f}."
     )
 
 
@@ -149,10 +150,8 @@ def _structured(rows: Rows) -> str:
 def _prune(rows: Rows) -> str:
     losses = {who: _one(rows, f"{who}-50", "more bits") for who in ("magnitude", "sparsegpt")}
     return (
-        f"At 50 % zeros magnitude costs {losses['magnitude']:.3f} bits per byte, SparseGPT"
-        f" {losses['sparsegpt']:.3f}; trained further,"
-        f" {_one(rows, 'magnitude-50-back', 'more bits'):.3f} and"
-        f" {_one(rows, 'sparsegpt-50-back', 'more bits'):.3f}."
+        f"At 50 % zeros, one-shot, magnitude costs {losses['magnitude']:.3f} bits per byte,"
+        f" SparseGPT {losses['sparsegpt']:.3f}."
     )
 
 

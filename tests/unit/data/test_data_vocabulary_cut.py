@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from gguf_models import TEXT, changed, tokenizer
+from gguf_models import PRE_TOKENIZERS, TEXT, changed, tokenizer
 
 from flyweight.config import schema
 from flyweight.data.special import Special
@@ -105,3 +105,15 @@ def test_a_tokenizer_of_which_it_is_not_exact_is_refused(known, parts, why):
 def test_other_kinds_are_refused():
     with pytest.raises(RequestError, match="vocabulary: the tokenizer"):
         cut_vocabulary(tokenizer(schema.CharTokenizer()), [1, 2])
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_tokenizers_of_published_models_are_cut_exactly(known, name):
+    theirs = changed(known, normalizer={"type": "NFC"}, **PRE_TOKENIZERS[name])
+    used = theirs.encode(WORDS)
+    cut = cut_vocabulary(theirs, used)
+    assert len(cut.kept) < theirs.vocab_size
+    assert [cut.kept[at] for at in cut.tokenizer.encode(WORDS)] == used
+    for text in (TEXT, OTHER):
+        back = cut.tokenizer.decode(cut.tokenizer.encode(text))
+        assert back == theirs.decode(theirs.encode(text))
