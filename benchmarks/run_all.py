@@ -29,6 +29,7 @@ BENCHMARKS = {
     "generate": ["bench_generate.py"],
     "controls": ["bench_controls.py"],
     "linear_quant": ["bench_linear_quant.py"],
+    "compress": ["bench_compress.py"],
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],
     "shared": ["bench_shared.py"],
@@ -170,7 +171,23 @@ def _won_texts(rows: Rows) -> list[str]:
     return [text for text in texts if max(scores[text, True]) < min(scores[text, False])]
 
 
+def _compress(rows: Rows) -> str:
+    """Return what the chosen models lose within a quarter of the bfloat16 file, by model."""
+    said = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        bits = _values(rows, "bits per byte", "model", setting)[0]
+        more = [
+            float(row["value"])
+            for row in rows
+            if row["setting"] == setting and row["metric"] == "more than model"
+            if row["contestant"] == "compress"
+        ]
+        said.append(f"{more[0] / bits:.2%} more bits per byte ({setting})")
+    return f"`compress` within a quarter of the bfloat16 file: {' and '.join(said)}."
+
+
 SAYS: dict[str, Callable[[Rows], str]] = {
+    "compress": _compress,
     "collapse": lambda rows: (
         "Sinusoidal positions drown a small token table: initial sensitivity is"
         f" {_values(rows, 'initial sensitivity', 'small', 'as published')[0]:.2f} as published,"
