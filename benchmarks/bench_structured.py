@@ -3,13 +3,13 @@
     python benchmarks/bench_structured.py [--runs DIR] [--data-dir DIR] [--quick]
 
 The base of `wikitext2-base.yaml` keeps 3 of its 4 heads and 232 of its 352 channels, by two scores.
-Both are trained on 10 % of the base's tokens further, on the text alone (`recovered`) or half on
-the whole base's answers (`distilled`), and validation chooses between the scores. `base-on` is the
-whole base trained on as long. `alone-tokens` has the same size and was trained from random weights
-for as many tokens as base and recovery together. `more bits` is the difference to the base, paired
-on the last tenth of the test split. Seconds are the processor's, of a forward pass of 8 x 256
-tokens, whole and small in turns. `--quick` leaves out `distilled` and the controls, which take
-longer than all the rest.
+Both are trained on 10 % of the base's tokens further, and validation chooses between the scores
+(`recovered`). `distilled` is the one by magnitude with half of the loss from the whole base.
+`base-on` is the whole base trained on as long. `alone-tokens` has the same size and was trained from
+random weights for as many tokens as base and recovery together. `more bits` is the difference to the
+base, paired on the last tenth of the test split. Seconds are the processor's, of a forward pass of
+8 x 256 tokens, whole and small in turns. `--quick` leaves out the controls, which take longer than
+all the rest.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ TRAIN: dict[str, Any] = {"optimizer": {"kind": "muon", "lr": 0.01, "rest": {"lr"
 """How every model is trained further: from half the base's rate down to 0."""
 
 ROWS, LENGTH, REPEATS = 8, 256, 7
-COMPARED = ("taylor", "magnitude", "recovered")
-LONG = ("distilled", "base-on", "alone-tokens")
+COMPARED = ("taylor", "magnitude", "recovered", "distilled")
+CONTROLS = ("base-on", "alone-tokens")
 
 
 def stages(quick: bool) -> dict[str, wikitext2.Stage]:
-    """Return the smaller models, the recovery and, unless it is to be quick, what it is compared with."""
+    """Return the smaller models, the recoveries and, unless it is to be quick, the controls."""
     found: dict[str, wikitext2.Stage] = {}
     for score in SCORES:
         found[score] = {
@@ -55,27 +55,18 @@ def stages(quick: bool) -> dict[str, wikitext2.Stage]:
             "hidden": HIDDEN,
             "score": score,
         }
-    _add_best(found, "recovered", wikitext2.trained)
+    among = [f"recovered-{score}" for score in SCORES]
+    for stage, score in zip(among, SCORES, strict=True):
+        found[stage] = wikitext2.trained(score, SHARE, TRAIN)
+    found["recovered"] = {"stage": "select", "among": among}
+    found["distilled"] = wikitext2.distilled("magnitude", SHARE, TRAIN)
     if quick:
         return found
-    _add_best(found, "distilled", wikitext2.distilled)
     found["base-on"] = wikitext2.trained(wikitext2.BASE, SHARE, TRAIN)
     small = {"attention": {"heads": HEADS, "head_dim": 32}, "mlp": {"hidden": HIDDEN}}
     length = {"steps": None, "tokens": wikitext2.tokens(1 + SHARE)}
     found["alone-tokens"] = {"stage": "pretrain", "model": small, "train": length}
     return found
-
-
-def _add_best(
-    found: dict[str, wikitext2.Stage],
-    name: str,
-    training: Callable[[str, float, dict[str, Any]], wikitext2.Stage],
-) -> None:
-    """Add a training of each smaller model on a share of the base's tokens, and the best of them."""
-    among = [f"{name}-{score}" for score in SCORES]
-    for stage, score in zip(among, SCORES, strict=True):
-        found[stage] = training(score, SHARE, TRAIN)
-    found[name] = {"stage": "select", "among": among}
 
 
 def add_speed(rows: Rows, whole: Decoder, small: Decoder) -> None:
@@ -122,7 +113,7 @@ def main() -> None:
     parser = wikitext2.parser(__doc__)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    compared = COMPARED if options.quick else (*COMPARED, *LONG)
+    compared = COMPARED if options.quick else (*COMPARED, *CONTROLS)
     session = Session(runs=options.runs, data_dir=options.data_dir, threads=1)
     result = wikitext2.run("bench-structured", stages(options.quick), None, session)
     rows = Rows("structured")
@@ -139,8 +130,8 @@ def main() -> None:
     models = wikitext2.references("bench-structured", compared)
     text, setting = wikitext2.last_tenth(options.data_dir), wikitext2.LAST_TENTH
     wikitext2.add_comparison(rows, setting, models, session, **text)
-    for other in compared[len(COMPARED) :]:
-        wikitext2.add_pair(rows, setting, models, "recovered", other, session, **text)
+    for other in ("recovered", *compared[len(COMPARED) :]):
+        wikitext2.add_pair(rows, setting, models, "distilled", other, session, **text)
     torch.set_num_threads(1)
     with torch.inference_mode():
         add_speed(rows, whole, small)
