@@ -141,6 +141,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "already within": ("toy:dense", {"bytes": "1GB"}, "already, which is within the limit"),
     "too small": ("toy:dense", {"bytes": "100B"}, "no way is so small; the nearest is"),
     "packed": ("toy:packed", {"bytes": "11kB"}, "stored as int8 already; start from the dense"),
+    "name": ("toy:dense", {"bytes": "11kB", "name": "a/b"}, "compress:\n +name: "),
+    "separator": ("toy:dense", {"bytes": "11kB", "separator": "|"}, "--separator is of a text"),
     "share": ("toy:dense", {"bytes": "11kB", "recover": "20"}, "--recover: '20' is not a share"),
 }
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.reading import check_reads
 from flyweight.config.schema import Architecture, Calibration, LinearConfig, ModelConfig, NoThinking
-from flyweight.data.corpus import Corpus
+from flyweight.data.corpus import Corpus, Split
 from flyweight.data.windows import Windows
 from flyweight.errors import RequestError
 from flyweight.model.build import Model
@@ -98,11 +99,15 @@ def calibration_batches(
 ) -> list[Tensor]:
     """Return the calibration text as batches of tokens (B, T), in windows that `seed` draws.
 
+    Isolated documents are read from their beginnings, in rows of their own.
+
     Raises RequestError as `check_calibration` does.
     """
     check_calibration(calibration, config, inputs)
     window = calibration_window(calibration, config)
     split = Corpus.open(inputs.text(), verify=False).split(calibration.split)
+    if calibration.data is not None and calibration.data.documents == "isolated":
+        return _document_batches(split, calibration.tokens, window, seed)
     rows = calibration.tokens // window
     size = max(1, min(BATCH_TOKENS // window, rows))
     source = Windows(split, window, size, seed)
@@ -111,6 +116,21 @@ def calibration_batches(
         source.batch(step, slice(min(size, rows - start))).inputs
         for step, start in enumerate(starts)
     ]
+
+
+def _document_batches(split: Split, tokens: int, window: int, seed: int) -> list[Tensor]:
+    """Return the first tokens of documents, each in a row by itself, as batches (B, T).
+
+    Rows are as long as half of the documents, and at most a window. The seed draws the order.
+    """
+    ends = np.append(split.documents[1:], len(split.tokens))
+    lengths = ends - split.documents
+    length = max(2, min(window, int(np.median(lengths))))
+    starts = split.documents[lengths >= length]
+    starts = np.random.default_rng(seed).permutation(starts)[: max(1, tokens // length)]
+    rows = np.stack([split.tokens[start : start + length] for start in starts])
+    size = max(1, BATCH_TOKENS // length)
+    return list(torch.from_numpy(rows.astype(np.int64)).split(size))
 
 
 def layer_inputs(

@@ -27,7 +27,7 @@ from flyweight.config.linear_kinds import (
     LinearKind,
 )
 from flyweight.config.pruning import Pack, Prune
-from flyweight.config.schema import Architecture, Data, Finetune, StageConfig, Train
+from flyweight.config.schema import Architecture, Data, Distill, Finetune, StageConfig, Train
 from flyweight.config.sparse_kinds import Masked, Sparse
 from flyweight.errors import RequestError
 from flyweight.spec import flops
@@ -59,10 +59,14 @@ EIGHT_BITS = ("int8", "int8_dynamic")
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a pruned model is trained further: on which text, and for how long."""
+    """How a model is trained further: on which text, and for how long.
+
+    `train` is for what is another model afterwards, `taught` for what only learns to be rounded.
+    """
 
     data: Data
     train: Train
+    taught: Train
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def mixed(
     """Return the ways with kinds that differ from matrix to matrix, rounded by GPTQ.
 
     `kinds` are those of all matrices by their names. With a `recovery` the model is trained longer
-    in one of the ways.
+    in one of the ways. In another it learns from itself as it was, with rounded matrices.
     """
     first, tables = kinds[block_names(source)[0]], kinds["embedding.tokens"]
     usual = {name: tables if name.startswith(("embedding", "head")) else first for name in kinds}
@@ -158,9 +162,25 @@ def mixed(
         return Quantize(stage="quantize", input=name, **fields)
 
     found = [Way("mixed", 1.0, {"mixed": rounded(reference)}, size, config)]
-    if recovery is not None:
-        stages = {"back": _training(reference, recovery), "back-mixed": rounded("back")}
-        found.append(Way("back-mixed", 1.0, stages, size, config))
+    if recovery is None:
+        return found
+    stages = {"back": _training(reference, recovery), "back-mixed": rounded("back")}
+    found.append(Way("back-mixed", 1.0, stages, size, config))
+    blocks = {name: kind for name, kind in layers.items() if name in block_names(source)}
+    taught = Distill(
+        stage="distill",
+        input=reference,
+        teacher=reference,
+        data=recovery.data,
+        train=recovery.taught,
+        round=first,
+        round_layers=blocks,
+    )
+    nearest = Quantize(
+        stage="quantize", input="taught", kind=first, embedding=tables, layers=layers
+    )
+    stages = {"taught": taught, "taught-mixed": nearest}
+    found.append(Way("taught-mixed", 1.0, stages, size, config))
     return found
 
 
@@ -278,6 +298,10 @@ def _words(stage: StageConfig) -> str:
         return f"quantize to {blocks} (tables {tables}, rounding {stage.rounding})"
     if isinstance(stage, Finetune):
         return f"train {stage.train.tokens:,} tokens further"
+    if isinstance(stage, Distill):
+        return (
+            f"learn from the whole model, with rounded matrices, on {stage.train.tokens:,} tokens"
+        )
     if isinstance(stage, Prune) and stage.method == "structured":
         parts = {"heads": stage.heads, "channels": stage.hidden}
         kept = " and ".join(f"{count} {name}" for name, count in parts.items() if count)

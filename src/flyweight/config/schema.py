@@ -181,6 +181,10 @@ def _is_random(value: object) -> bool:
     return value == "random"
 
 
+def _no_fields(value: object) -> bool:
+    return value == {}
+
+
 def _none(value: object) -> bool:
     return value is None
 
@@ -240,13 +244,17 @@ class TrainingStage(StageConfig):
 
     They compute in the configured precision, and a budget counts what they spend. `round` lets the
     blocks' matrices be read as a quantize stage of this kind would round them, while their float
-    values are trained.
+    values are trained. `round_layers` gives some of them a kind of their own, by patterns, as
+    `layers` does there.
     """
 
     model: Architecture | None = None
     data: StageData
     train: Train = Train()
     round: LinearKind | None = Field(default=None, exclude_if=_none)
+    round_layers: dict[str, LinearKind] = Field(
+        default_factory=dict[str, LinearKind], exclude_if=_no_fields
+    )
 
     makes_model: ClassVar[bool] = True
     defaults: ClassVar[tuple[str, ...]] = ("data", "train", "model")
@@ -296,10 +304,12 @@ class TrainingStage(StageConfig):
     def _unrounded(self) -> list[str]:
         """Return why the matrices of blocks cannot be rounded in this training."""
         if self.round is None:
-            return []
-        if not self.round.rounds:
-            known = ", ".join(name for name, kind in REGISTRY.items() if kind.rounds)
-            return [f"round: {self.round.label} is not a rounding of weights alone; use {known}"]
+            alone = "round_layers: the other matrices need a kind as well; set round"
+            return [alone] if self.round_layers else []
+        for kind in (self.round, *self.round_layers.values()):
+            if not kind.rounds:
+                known = ", ".join(name for name, each in REGISTRY.items() if each.rounds)
+                return [f"round: {kind.label} is not a rounding of weights alone; use {known}"]
         if not self.trains_all():
             return [
                 "round: this method leaves the matrices of blocks as they are; use method: full, "

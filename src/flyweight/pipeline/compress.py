@@ -170,9 +170,11 @@ class Search:
         """Make the stages of a way up to one of them, each once, and return that one's model."""
         for name, config in way.stages.items():
             if name not in self.made:
-                source = str(config.dependencies()["input"])
-                before = self.made[source].artifact if source in self.made else self.source
-                self.made[name] = self.runner.make(name, config, {"input": before})
+                inputs = {
+                    role: self.made[source].artifact if source in self.made else self.source
+                    for role, source in config.dependencies().items()
+                }
+                self.made[name] = self.runner.make(name, config, inputs)
                 self.stages[name] = config
             if name == last:
                 break

@@ -304,6 +304,7 @@ class _Planner:
             isolated=stage.data.documents == "isolated",
             trains=stage.tuning().trains,
             round=stage.round,
+            round_layers=stage.round_layers,
         )
 
     def _memory(self, name: str, training: PlannedTraining) -> memory.PlannedMemory:

@@ -41,7 +41,7 @@ def train_model(
     runtime, train = context.runtime, config.train
     check_saving(model, train.memory, f"stages.{inputs.name}")  # before anything is encoded
     if config.round is not None:
-        check_rounding(model.config, f"stages.{inputs.name}")
+        check_rounding(model.config, config.round_layers, f"stages.{inputs.name}")
     precision = runtime.precision(train.products, model.config.dim)
     context_length = config.data.context
     check_data(config, model.config, f"stages.{inputs.name}", "model")
@@ -85,7 +85,7 @@ def train_model(
         name=inputs.name,
     )
     if config.round is not None:
-        round_in_training(model, model.config, config.round)
+        round_in_training(model, model.config, config.round, config.round_layers)
     facts = trainer.train()
     with disk_errors(draft.path):
         folder.save(model, draft.new_folder("model"))

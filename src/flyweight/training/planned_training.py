@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from flyweight.config import schema
 from flyweight.config.base import Strict
 from flyweight.core.runtime import Precision
@@ -14,7 +16,7 @@ class PlannedTraining(Strict):
 
     `model` is the one that trains, with its adapters; `trains` is the part of it that does.
     `isolated` documents see nothing of each other. `teacher` and `objective` are a distillation's.
-    `round` is what the blocks' matrices are read as.
+    `round` is what the blocks' matrices are read as, but for those that `round_layers` names.
     """
 
     model: schema.Architecture
@@ -26,6 +28,7 @@ class PlannedTraining(Strict):
     isolated: bool = False
     trains: schema.TrainedPart = "full"
     round: schema.LinearKind | None = None
+    round_layers: dict[str, schema.LinearKind] = Field(default_factory=dict[str, schema.LinearKind])
 
     @property
     def key(self) -> str:

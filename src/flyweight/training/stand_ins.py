@@ -28,7 +28,7 @@ def new_model(planned: PlannedTraining, seed: int = 0) -> Model:
     trained = trained_tensors(planned.model, planned.trains)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and trained(name))
-    round_in_training(model, planned.model, planned.round)
+    round_in_training(model, planned.model, planned.round, planned.round_layers)
     return model
 
 

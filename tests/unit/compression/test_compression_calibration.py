@@ -2,13 +2,19 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from flyweight.compression.calibration import calibrated_layers, layer_inputs
+from flyweight.compression.calibration import (
+    _document_batches,
+    calibrated_layers,
+    layer_inputs,
+)
 from flyweight.config.schema import Architecture
+from flyweight.data.corpus import Split
 from flyweight.model.build import Model, build
 from flyweight.model.linear_layer import layers_of
 from flyweight.model.lstm import LstmLayer
@@ -136,3 +142,17 @@ def test_no_finished_block_is_computed_twice_more():
 def test_norms_are_those_of_the_columns():
     inputs = next(layer_inputs(model_of({}), BATCHES))
     torch.testing.assert_close(inputs.norms() ** 2, inputs.gram.diagonal())
+
+
+def test_isolated_documents_are_read_from_their_beginnings_in_rows_of_their_own() -> None:
+    lengths = [5, 9, 3, 8, 7, 2, 8]
+    starts = np.cumsum([0, *lengths[:-1]])
+    tokens = np.concatenate([100 * n + np.arange(size) for n, size in enumerate(lengths)])
+    split = Split("train", tokens, starts, bytes=1, words=1, unknown=0)
+    rows = torch.cat(_document_batches(split, tokens=14, window=32, seed=0))
+    assert rows.shape == (2, 7)  # half of the documents have 7 tokens
+    assert ((rows % 100) == torch.arange(7)).all()
+    long = {int(row[0]) // 100 for row in rows}
+    assert long < {1, 3, 4, 6}
+    short = torch.cat(_document_batches(split, tokens=100, window=4, seed=0))
+    assert short.shape == (5, 4)

@@ -22,6 +22,7 @@ CONFIG = ModelConfig.model_validate(
 RECOVERY = Recovery(
     Data.model_validate({"corpus": "text.txt", "tokenizer": "byte", "context": 16}),
     Train(tokens=1000),
+    Train(tokens=1000),
 )
 
 

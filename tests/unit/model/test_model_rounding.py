@@ -51,6 +51,15 @@ def test_what_training_sees_is_what_quantizing_gives(kind, fields):
     assert torch.equal(model(TOKENS), plain)
 
 
+def test_matrices_with_a_kind_of_their_own_are_rounded_to_it():
+    model, layers = decoder(), {"blocks.1.*": Int8(), "blocks.*.mlp.down": Int4()}
+    round_in_training(model, model.config, Int3(), layers)
+    packed = quantize(model, Int3(), Dense(), layers=layers)
+    torch.testing.assert_close(packed(TOKENS), model(TOKENS), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RequestError, match=r"here\.round_layers\.embedding: no matrix of a block"):
+        check_rounding(model.config, {"embedding": Int8()}, "here")
+
+
 def test_the_gradient_of_a_weight_is_that_of_what_it_is_rounded_to():
     layer = Linear.from_dense(torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), None)
     model = torch.nn.Sequential(layer)
@@ -93,4 +102,4 @@ def test_a_state_has_no_more_tensors_and_tables_stay_as_they_are():
 def test_matrices_that_are_not_plain_are_refused():
     config = decoder(linears={"blocks.1.mlp": "int8"}).config
     with pytest.raises(RequestError, match=r"stages\.q\.round: blocks\.1\.mlp\.gate is int8"):
-        check_rounding(config, "stages.q")
+        check_rounding(config, {}, "stages.q")
