@@ -22,6 +22,8 @@ from rows import ROOT, Rows
 import flyweight as fw
 from flyweight.api import Compressed, Session
 from flyweight.checkpoints import load_any
+from flyweight.config.compression import Quantize
+from flyweight.records.compression import Tried
 from flyweight.records.difference import Difference
 from flyweight.records.metric import Metric
 from flyweight.spec.flops import weight_bytes
@@ -56,7 +58,7 @@ def measure(
     rows.add(CHOSEN, setting, "tokens of all trainings", 0, record.tokens, "tokens")
     within = [one for one in record.tried if one.bytes <= limit]
     compared = {"model": model, CHOSEN: found.model}
-    compared |= {one.name: found.run[one.name] for one in within if len(one.steps) == 1}
+    compared |= {one.name: found.run[one.name] for one in within if _single(found, one)}
     if "back" in found.run:
         compared[TRAINED] = found.run["back"]
     for who, each in compared.items():
@@ -65,6 +67,12 @@ def measure(
     for against in ("model", CHOSEN):
         _compared(rows, setting, compared, against, text, session)
     return found
+
+
+def _single(found: Compressed, one: Tried) -> bool:
+    """Return whether a try is one stage with one kind for all blocks."""
+    stage = found.run.finished.recipe.stages[one.name]
+    return len(one.steps) == 1 and not (isinstance(stage, Quantize) and stage.layers)
 
 
 def _compared(

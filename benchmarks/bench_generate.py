@@ -100,7 +100,8 @@ import llama_cpp as lib
 import numpy as np
 
 path, threads, prompt = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-lib.llama_log_set(lib.llama_log_callback(lambda *_: None), None)
+quiet = lib.llama_log_callback(lambda *_: None)  # has to stay
+lib.llama_log_set(quiet, None)
 lib.llama_backend_init()
 model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
 options = lib.llama_context_default_params()
@@ -109,7 +110,8 @@ context = lib.llama_init_from_model(model, options)
 size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
 
 def after(tokens):
-    batch = lib.llama_batch_get_one((lib.llama_token * len(tokens))(*tokens), len(tokens))
+    ids = (lib.llama_token * len(tokens))(*tokens)
+    batch = lib.llama_batch_get_one(ids, len(tokens))
     assert lib.llama_decode(context, batch) == 0
     logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (size,))
     return int(logits.argmax())

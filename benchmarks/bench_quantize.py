@@ -5,19 +5,16 @@
 The base of `wikitext2-base.yaml` is stored in every kind, with tables in int8. `more bits` is the
 difference to float32, paired on the test split, with its 95 % interval. `stories260k` is a
 published model, calibrated on the first nine tenths of a sample of its stories and measured on the
-others. `resident` is what a fresh process gains by loading a larger model with random weights.
+others.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import wikitext2
-from rows import Rows, worker
+from rows import Rows
 
 import flyweight as fw
 from flyweight.api import Session
@@ -30,6 +27,9 @@ KINDS: dict[str, Any] = {
     "int4": {"kind": "int4", "group": 32},
     "int3": {"kind": "int3", "group": 32},
 }
+BY_GPTQ = ("nf4", "int4", "int3")
+"""Kinds that are rounded by GPTQ as well: int8 loses next to nothing."""
+
 CALIBRATION = 65_536
 """Tokens that GPTQ reads."""
 
@@ -42,38 +42,14 @@ def quantized(source: str, kind: Any, **fields: Any) -> wikitext2.Stage:
 
 
 def kinds(source: str, **calibration: Any) -> dict[str, wikitext2.Stage]:
-    """Return the stages that store a model in every kind, by both roundings."""
+    """Return the stages that store a model in every kind, and by GPTQ."""
     gptq = {"rounding": "gptq", "calibration": {"tokens": CALIBRATION, **calibration}}
     stages: dict[str, wikitext2.Stage] = {}
     for name, kind in KINDS.items():
         stages[name] = quantized(source, kind)
-        stages[f"{name}-gptq"] = quantized(source, kind, **gptq)
+        if name in BY_GPTQ:
+            stages[f"{name}-gptq"] = quantized(source, kind, **gptq)
     return stages
-
-
-def resident(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the bytes that a process gained by loading a model, and those planned for its weights.
-
-    Every page is read once: a mapped page counts from then on. A tiny model is loaded first, so
-    that what libraries load at first use is not the model's.
-    """
-    import psutil
-
-    from flyweight.config.schema import ModelConfig
-    from flyweight.model import folder
-    from flyweight.model.decoder import Decoder
-    from flyweight.spec.flops import weight_bytes
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folder.save(Decoder(ModelConfig(vocab_size=8, context=8, dim=8, layers=1)), scratch)
-        folder.load(scratch)
-    process = psutil.Process()
-    before = process.memory_info().rss
-    model = folder.load(job["model"])
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.detach().flatten()[:: 4096 // tensor.element_size()].sum()
-    gained = process.memory_info().rss - before
-    return {"gained": gained, "planned": weight_bytes(model.config, 4)}
 
 
 def measure(rows: Rows, session: Session) -> None:
@@ -87,7 +63,7 @@ def measure(rows: Rows, session: Session) -> None:
         rows.add(name, wikitext2.SETTING, "file", 0, size, "bytes")
         if rounding := result[name].facts.get("rounding"):
             rows.add(name, wikitext2.SETTING, "rounding", 0, rounding["seconds"], "s")
-    for name in KINDS:
+    for name in BY_GPTQ:
         wikitext2.add_pair(rows, wikitext2.SETTING, models, f"{name}-gptq", name, session)
 
 
@@ -101,48 +77,17 @@ def measure_stories(rows: Rows, session: Session, data: Path) -> None:
     models = {"base": model, **{name: f"bench-stories:{name}" for name in stages}}
     held_out: dict[str, Any] = {"data": text, "separator": SEPARATOR, "split": "validation+test"}
     wikitext2.add_comparison(rows, STORIES, models, session, **held_out)
-    for name in KINDS:
+    for name in BY_GPTQ:
         wikitext2.add_pair(rows, STORIES, models, f"{name}-gptq", name, session, **held_out)
 
 
-def measure_resident(rows: Rows) -> None:
-    """Add what a fresh process gains by loading a model of each kind."""
-    for kind in ("dense", *KINDS.values()):
-        name = kind if isinstance(kind, str) else kind["kind"]
-        for metric, value in _resident(kind).items():
-            rows.add(name, "12 x 768, 32,768 tokens", metric, 0, value, "bytes")
-
-
-def _resident(kind: Any) -> dict[str, float]:
-    """Return the resident and the planned bytes of a model with random weights, tables of the kind."""
-    from flyweight.compression.quantize import quantize
-    from flyweight.config.linear_kinds import read_kind
-    from flyweight.config.schema import ModelConfig
-    from flyweight.model import folder
-    from flyweight.model.decoder import Decoder
-
-    shape = {"vocab_size": 32_768, "context": 256, "dim": 768, "layers": 12}
-    model = Decoder(ModelConfig.model_validate({**shape, "attention": {"heads": 12}}))
-    chosen = read_kind({"kind": kind} if isinstance(kind, str) else kind)
-    if not chosen.plain:
-        model = quantize(model, chosen, chosen)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder.save(model, scratch)
-        found = worker(__file__, {"model": scratch})
-    return {"resident": found["gained"], "planned": found["planned"]}
-
-
 def main() -> None:
-    """Read the options and measure."""
-    if sys.argv[1:2] == ["--worker"]:
-        print(json.dumps(resident(json.loads(sys.argv[2]))))
-        return
-    options = wikitext2.options(__doc__)
+    """Quantize, compare, and write the rows."""
+    options = wikitext2.parser(__doc__).parse_args()
     session = Session(runs=options.runs, data_dir=options.data_dir, threads=1)
     rows = Rows("quantize")
     measure(rows, session)
     measure_stories(rows, session, options.data_dir)
-    measure_resident(rows)
     print(rows.write())
 
 

@@ -1,13 +1,15 @@
 """What fewer heads and channels cost and save: 30 % of a model's block parameters removed, then recovered.
 
-    python benchmarks/bench_structured.py [--runs DIR] [--data-dir DIR]
+    python benchmarks/bench_structured.py [--runs DIR] [--data-dir DIR] [--quick]
 
-The base of `wikitext2-base.yaml` keeps 3 of its 4 heads and 232 of its 352 channels, chosen by
-three scores, and is trained on 10 % of its tokens further; validation chooses among scores, rates
-and sizes of batches. `base-on` is the whole base trained on, with the same choice. `alone` has the
-same size and was trained from random weights: for as many tokens as base and recovery together, and
-for as many FLOPs. `more bits` is the difference to the base, paired on the test split. Seconds are
-the processor's, of a forward pass of 8 x 256 tokens, whole and small in turns.
+The base of `wikitext2-base.yaml` keeps 3 of its 4 heads and 232 of its 352 channels, by two scores.
+Both are trained on 10 % of the base's tokens further, on the text alone (`recovered`) or half on
+the whole base's answers (`distilled`), and validation chooses between the scores. `base-on` is the
+whole base trained on as long. `alone-tokens` has the same size and was trained from random weights
+for as many tokens as base and recovery together. `more bits` is the difference to the base, paired
+on the last tenth of the test split. Seconds are the processor's, of a forward pass of 8 x 256
+tokens, whole and small in turns. `--quick` leaves out `distilled` and the controls, which take
+longer than all the rest.
 """
 
 from __future__ import annotations
@@ -32,18 +34,17 @@ SHARE = 0.1
 """The share of the base's tokens that a recovery reads."""
 
 HEADS, HIDDEN = 3, 232
-SCORES = ("taylor", "magnitude", "random")
-TRIES: dict[str, dict[str, Any]] = {
-    f"{rate:.0e}": {"optimizer": {"kind": "muon", "lr": rate, "rest": {"lr": rate / 8}}}
-    for rate in (0.02, 0.01, 0.005)
-}
+SCORES = ("taylor", "magnitude")
+TRAIN: dict[str, Any] = {"optimizer": {"kind": "muon", "lr": 0.01, "rest": {"lr": 1.5e-3}}}
+"""How every model is trained further: from half the base's rate down to 0."""
+
 ROWS, LENGTH, REPEATS = 8, 256, 7
-COMPARED = ("taylor", "magnitude", "random", "recovered", "base-on", "alone-tokens", "alone-flops")
-PAIRS = (("recovered", "alone-tokens"), ("recovered", "alone-flops"), ("recovered", "base-on"))
+COMPARED = ("taylor", "magnitude", "recovered")
+LONG = ("distilled", "base-on", "alone-tokens")
 
 
-def stages() -> dict[str, wikitext2.Stage]:
-    """Return the smaller models, their recoveries, and the controls."""
+def stages(quick: bool) -> dict[str, wikitext2.Stage]:
+    """Return the smaller models, the recovery and, unless it is to be quick, what it is compared with."""
     found: dict[str, wikitext2.Stage] = {}
     for score in SCORES:
         found[score] = {
@@ -54,23 +55,27 @@ def stages() -> dict[str, wikitext2.Stage]:
             "hidden": HIDDEN,
             "score": score,
         }
-    recovered = [_back(found, score, name) for score in SCORES[:2] for name in TRIES]
-    found["recovered"] = {"stage": "select", "among": recovered}
-    on = [_back(found, wikitext2.BASE, name) for name in TRIES]
-    found["base-on"] = {"stage": "select", "among": on}
+    _add_best(found, "recovered", wikitext2.trained)
+    if quick:
+        return found
+    _add_best(found, "distilled", wikitext2.distilled)
+    found["base-on"] = wikitext2.trained(wikitext2.BASE, SHARE, TRAIN)
     small = {"attention": {"heads": HEADS, "head_dim": 32}, "mlp": {"hidden": HIDDEN}}
     length = {"steps": None, "tokens": wikitext2.tokens(1 + SHARE)}
     found["alone-tokens"] = {"stage": "pretrain", "model": small, "train": length}
-    tied = {"same_as": {"stage": "recovered", "of": "total_flops"}}
-    found["alone-flops"] = {"stage": "pretrain", "model": small, "train": tied}
     return found
 
 
-def _back(found: dict[str, wikitext2.Stage], source: str, name: str) -> str:
-    """Add the training of a model on a share of the base's tokens, and return its name."""
-    stage = f"{source}-back-{name}"
-    found[stage] = wikitext2.trained(source, SHARE, TRIES[name])
-    return stage
+def _add_best(
+    found: dict[str, wikitext2.Stage],
+    name: str,
+    training: Callable[[str, float, dict[str, Any]], wikitext2.Stage],
+) -> None:
+    """Add a training of each smaller model on a share of the base's tokens, and the best of them."""
+    among = [f"{name}-{score}" for score in SCORES]
+    for stage, score in zip(among, SCORES, strict=True):
+        found[stage] = training(score, SHARE, TRAIN)
+    found[name] = {"stage": "select", "among": among}
 
 
 def add_speed(rows: Rows, whole: Decoder, small: Decoder) -> None:
@@ -114,9 +119,12 @@ def _loaded(result: fw.Run, name: str) -> Decoder:
 
 def main() -> None:
     """Prune, recover, compare, time, and write the rows."""
-    options = wikitext2.options(__doc__)
+    parser = wikitext2.parser(__doc__)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    compared = COMPARED if options.quick else (*COMPARED, *LONG)
     session = Session(runs=options.runs, data_dir=options.data_dir, threads=1)
-    result = wikitext2.run("bench-structured", stages(), COMPARED, session)
+    result = wikitext2.run("bench-structured", stages(options.quick), None, session)
     rows = Rows("structured")
     facts = result["taylor"].facts
     whole, small = (_loaded(result, name) for name in (wikitext2.BASE, "taylor"))
@@ -128,10 +136,11 @@ def main() -> None:
     for name, artifact in result.items():
         if nll := artifact.facts.get("best_nll"):
             rows.add(name, wikitext2.SETTING, "validation", 0, nll, "nats per token")
-    models = wikitext2.references("bench-structured", COMPARED)
-    wikitext2.add_comparison(rows, wikitext2.SETTING, models, session)
-    for better, worse in PAIRS:
-        wikitext2.add_pair(rows, wikitext2.SETTING, models, better, worse, session)
+    models = wikitext2.references("bench-structured", compared)
+    text, setting = wikitext2.last_tenth(options.data_dir), wikitext2.LAST_TENTH
+    wikitext2.add_comparison(rows, setting, models, session, **text)
+    for other in compared[len(COMPARED) :]:
+        wikitext2.add_pair(rows, setting, models, "recovered", other, session, **text)
     torch.set_num_threads(1)
     with torch.inference_mode():
         add_speed(rows, whole, small)

@@ -8,9 +8,10 @@ short text. The error is the largest difference of any logit over the largest lo
 at the worst position of the prompts and of a passage of the text; greedy tokens follow the prompts.
 llama.cpp caches keys and values in float16, its default.
 
-Two more settings take roundings away: "keys and values too" caches them in float32; "of such
-weights" is a model whose weights the type holds exactly, so that only llama.cpp's rounding of
-activations to 8 bits is left.
+Three more settings take roundings away: "keys and values too" caches them in float32; "of such
+weights" is a model whose weights the type holds exactly, and "codes" one that is quantized to int4
+(tables int8) and exported with its own codes, so that only llama.cpp's rounding of activations to 8
+bits is left.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from pathlib import Path
 
 from rows import ROOT, Rows
 
+from flyweight.compression.quantize import quantize
+from flyweight.config.linear_kinds import Int4, Int8
 from flyweight.formats import gguf
 from flyweight.model import folder as model_folder
-from flyweight.model.decoder import Decoder
+from flyweight.model.build import Model
 
 sys.path.insert(0, str(ROOT / "tests"))
 from gguf_models import (
@@ -69,6 +72,12 @@ def measure(rows: Rows, kind: str, steps: int, count: int, folder: Path) -> None
         "",
     )
     theirs.close()
+    quantized = quantize(model, Int4(), Int8())
+    model_folder.save(quantized, folder / "model")
+    theirs = LlamaCpp(gguf.write(folder / "model", folder / "codes.gguf", "f32").path)
+    error = worst(theirs, quantized, texts)
+    rows.add(who, f"{kind}: codes of int4 and int8", "relative logit error", 0, error, "")
+    theirs.close()
     for type in ("q8_0", "q4_0"):
         model = save(folder / "model", known, steps, **MODELS[kind])
         round_to(model, type)
@@ -85,7 +94,7 @@ def measure(rows: Rows, kind: str, steps: int, count: int, folder: Path) -> None
         theirs.close()
 
 
-def worst(theirs: LlamaCpp, model: Decoder, texts: list[list[int]]) -> float:
+def worst(theirs: LlamaCpp, model: Model, texts: list[list[int]]) -> float:
     return max(relative_error(theirs.logits(ids), ours(model)(ids)) for ids in texts)
 
 

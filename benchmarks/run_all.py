@@ -27,7 +27,9 @@ BENCHMARKS = {
     "training": ["bench_training.py"],
     "finetuning": ["bench_finetuning.py"],
     "generate": ["bench_generate.py"],
+    "controls": ["bench_controls.py"],
     "linear_quant": ["bench_linear_quant.py"],
+    "compress": ["bench_compress.py"],
     "pack": ["bench_pack.py"],
     "hub": ["bench_hub.py"],
     "shared": ["bench_shared.py"],
@@ -36,6 +38,7 @@ BENCHMARKS = {
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
+    "resident": ["bench_resident.py"],
     "structured": ["bench_structured.py"],
     "prune": ["bench_prune.py"],
     "train_default": ["bench_train_default.py"],
@@ -127,12 +130,11 @@ def _quantize(rows: Rows) -> str:
 
 
 def _round(rows: Rows) -> str:
-    trained, gptq, both = (
-        _one(rows, who, "more bits") for who in ("int3-trained", "int3-gptq", "on-int3-gptq")
-    )
+    names = ("int3-gptq", "on-int3-gptq", "int3-trained", "int3-distilled")
+    gptq, control, trained, distilled = (_one(rows, who, "more bits") for who in names)
     return (
-        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained for int3 {trained:.4f},"
-        f" trained as long without and rounded by GPTQ {both:.4f}."
+        f"Bits per byte beyond the base's: int3 by GPTQ {gptq:.4f}, trained on and rounded by GPTQ"
+        f" {control:.4f}, trained for int3 {trained:.4f}, by distillation {distilled:.4f}."
     )
 
 
@@ -148,10 +150,8 @@ def _structured(rows: Rows) -> str:
 def _prune(rows: Rows) -> str:
     losses = {who: _one(rows, f"{who}-50", "more bits") for who in ("magnitude", "sparsegpt")}
     return (
-        f"At 50 % zeros magnitude costs {losses['magnitude']:.3f} bits per byte, SparseGPT"
-        f" {losses['sparsegpt']:.3f}; trained further,"
-        f" {_one(rows, 'magnitude-50-back', 'more bits'):.3f} and"
-        f" {_one(rows, 'sparsegpt-50-back', 'more bits'):.3f}."
+        f"At 50 % zeros, one-shot, magnitude costs {losses['magnitude']:.3f} bits per byte,"
+        f" SparseGPT {losses['sparsegpt']:.3f}."
     )
 
 
@@ -171,7 +171,23 @@ def _won_texts(rows: Rows) -> list[str]:
     return [text for text in texts if max(scores[text, True]) < min(scores[text, False])]
 
 
+def _compress(rows: Rows) -> str:
+    """Return what the chosen models lose within a quarter of the bfloat16 file, by model."""
+    said = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        bits = _values(rows, "bits per byte", "model", setting)[0]
+        more = [
+            float(row["value"])
+            for row in rows
+            if row["setting"] == setting and row["metric"] == "more than model"
+            if row["contestant"] == "compress"
+        ]
+        said.append(f"{more[0] / bits:.2%} more bits per byte ({setting})")
+    return f"`compress` within a quarter of the bfloat16 file: {' and '.join(said)}."
+
+
 SAYS: dict[str, Callable[[Rows], str]] = {
+    "compress": _compress,
     "collapse": lambda rows: (
         "Sinusoidal positions drown a small token table: initial sensitivity is"
         f" {_values(rows, 'initial sensitivity', 'small', 'as published')[0]:.2f} as published,"

@@ -18,29 +18,42 @@ from flyweight.config import load
 
 BASE = "base"
 SETTING = "WikiText-2, 4 x 128"
+LAST_TENTH = f"{SETTING}, last tenth of test"
 Stage = dict[str, Any]
 
 
-def options(about: str | None) -> argparse.Namespace:
+def parser(about: str | None) -> argparse.ArgumentParser:
     """Return what every benchmark of the base is told: the runs root and the folder of corpora."""
-    parser = argparse.ArgumentParser(
+    found = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
-    return parser.parse_args()
+    found.add_argument("--runs", type=Path, default=Path("runs"))
+    found.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
+    return found
 
 
-def recipe(name: str, stages: Mapping[str, Stage], compared: Iterable[str]) -> dict[str, Any]:
-    """Return the base's recipe with more stages, of which some are evaluated on the test split."""
+def last_tenth(data_dir: Path) -> dict[str, Any]:
+    """Return the words by which `fw.compare` reads the last tenth of the test split."""
+    return {"data": data_dir / "wikitext-2" / "test.txt", "split": "validation+test"}
+
+
+def recipe(
+    name: str, stages: Mapping[str, Stage], compared: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Return the base's recipe with more stages, of which some are evaluated on the test split.
+
+    Without any, nothing is evaluated.
+    """
     raw: dict[str, Any] = dict(load.read_yaml(ROOT / "benchmarks" / "wikitext2-base.yaml"))
-    report = {"compare": [BASE, *compared], "measure": ["evaluate"]}
+    report: dict[str, Any] = {"measure": []}
+    if compared is not None:
+        report = {"compare": [BASE, *compared], "measure": ["evaluate"]}
     return {**raw, "name": name, "stages": {**raw["stages"], **stages}, "report": report}
 
 
 def tokens(share: float) -> int:
     """Return so large a share of the tokens that the base is trained on."""
-    raw: dict[str, Any] = recipe("", {}, [])
+    raw: dict[str, Any] = recipe("", {})
     train, context = raw["train"], raw["data"]["context"]
     return round(share * train["steps"] * train["batch"] * context)
 
@@ -57,10 +70,16 @@ def trained(source: str, share: float, train: Mapping[str, Any], **fields: Any) 
     return {"stage": "finetune", "input": source, "method": "full", "train": settings, **fields}
 
 
+def distilled(source: str, share: float, train: Mapping[str, Any], **fields: Any) -> Stage:
+    """Return the stage that trains a model as `trained` does, with the base as its teacher."""
+    stage = trained(source, share, train, stage="distill", teacher=BASE, **fields)
+    return {key: value for key, value in stage.items() if key != "method"}
+
+
 def run(
-    name: str, stages: Mapping[str, Stage], compared: Iterable[str], session: Session
+    name: str, stages: Mapping[str, Stage], compared: Iterable[str] | None, session: Session
 ) -> fw.Run:
-    """Make the stages, and evaluate some of them and the base."""
+    """Make the stages, and evaluate some of them and the base on the whole test split."""
     return fw.run(load.recipe(recipe(name, stages, compared)), session=session)
 
 

@@ -16,6 +16,8 @@ from flyweight.cli.app import app
 from flyweight.config import load as config_load
 from flyweight.config.graph import leave_out
 from flyweight.config.schema import ModelConfig
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.errors import RequestError
 from flyweight.model import folder
 from flyweight.model.masked import masks_of, unpack_bits
 from flyweight.training import checkpoint
@@ -291,3 +293,57 @@ def test_a_killed_fine_tuning_of_a_pruned_model_goes_on_with_its_masks(
         6,
         8,
     ]
+
+
+def test_vocabulary_that_the_text_never_uses_goes_with_its_rows(tmp_path: Path) -> None:
+    stages = {
+        "small": {"stage": "prune", "input": "base", "method": "structured", "vocabulary": "used"},
+        "int8": {"stage": "quantize", "input": "small", "kind": "int8"},
+        "back": {**TUNE, "input": "small"},
+    }
+    raw = recipe(tmp_path, **stages)
+    general = tmp_path / "general.txt"
+    words = "".join(f"a{n % 37:02d} zebra quartz vivid jumbo {n % 11}.\n" for n in range(800))
+    general.write_text((tmp_path / "text.txt").read_text() + words)
+    raw["data"]["tokenizer"] = {"kind": "bpe", "vocab": 400}
+    raw["stages"]["base"]["data"] = {"corpus": str(general)}
+    special = {"data": {"corpus": str(tmp_path / "text.txt"), "tokenizer": "model"}}
+    stages["small"]["calibration"] = special
+    stages["back"]["data"] = special["data"]
+    raw["report"]["data"] = special["data"]
+    result = run(tmp_path, raw)
+    facts = result["small"].facts
+    fewer = facts["vocabulary_before"] - facts["vocabulary"]
+    assert fewer > 10 and facts["vocabulary"] > 256
+    assert facts["parameters_before"] - facts["parameters"] == 32 * fewer
+    nll = {model.name: model.evaluate for model in result.summary.models}
+    assert all(each is not None for each in nll.values())
+    # Fewer tokens share the same probability: never worse, on the text whose tokens all stay.
+    assert nll["small"].bits_per_byte.value <= nll["base"].bits_per_byte.value + 1e-6
+    assert nll["small"].nll.n == nll["base"].nll.n
+    assert Tokenizer.load(result["back"].path / "model").vocab_size == facts["vocabulary"]
+    whole = {**raw, "stages": {"base": raw["stages"]["base"], "small": dict(stages["small"])}}
+    del whole["stages"]["small"]["calibration"], whole["report"]["data"]
+    own = run(tmp_path, {**whole, "name": "own"})
+    assert own["small"].facts["vocabulary"] >= facts["vocabulary"]
+    values = [model.evaluate.bits_per_byte.value for model in own.summary.models]
+    if own["small"].facts["vocabulary"] == facts["vocabulary_before"]:  # all is used
+        assert values[0] == values[1]
+    assert values[1] <= values[0] + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"vocabulary": "used"}, "the tokenizer"),
+        ({"vocabulary": "used", "method": "magnitude", "sparsity": 0.5}, "method: structured"),
+        ({"vocabulary": "all"}, "is not one of"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_cut_is_refused(tmp_path, fields, words) -> None:
+    small = {"stage": "prune", "input": "base", "method": "structured", **fields}
+    raw = recipe(tmp_path, small=small)
+    raw["data"]["tokenizer"] = "char"
+    raw["train"]["steps"] = 2
+    with pytest.raises(RequestError, match=words):
+        run(tmp_path, raw)

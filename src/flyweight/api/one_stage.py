@@ -207,7 +207,8 @@ def prune(
     stage |= {field: value for field, value in given.items() if value is not None}
     if scope != "layer":
         stage["scope"] = scope
-    if data is not None and (method in CALIBRATED or isinstance(sparsity, Mapping)):
+    reads = method in CALIBRATED or isinstance(sparsity, Mapping) or "vocabulary=used" in overrides
+    if data is not None and reads:
         stage["calibration"] = {"data": data_for(artifact, str(data))}
     report = _measured(model, artifact, data, session)
     return run_stage("prune", stage, overrides, name, report, session)

@@ -15,10 +15,14 @@ from flyweight.compression.planned import column_seconds, gathering, weighing
 from flyweight.compression.prune import prune, pruned_config
 from flyweight.compression.structured import shrink, shrinking_facts, shrunk_config
 from flyweight.compression.sweep import Swept, sweep
+from flyweight.compression.vocabulary import check_vocabulary, without_unused
 from flyweight.compression.written import inherited, write_model
 from flyweight.config.baselines import Architecture
 from flyweight.config.pruning import Prune, SparsitySweep
+from flyweight.core.files import disk_errors
 from flyweight.data.corpus import Corpus
+from flyweight.data.tokenizer import Tokenizer
+from flyweight.model import folder
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.model.sparsity import sparsity_facts
@@ -36,9 +40,7 @@ class PruneStage(Stage[Prune]):
         _planned(load_any.own_config(source, what), config)  # before anything is read
         model = load_any.decoder(source, device, what).eval()
         if config.method == "structured":
-            small, facts = _with_fewer_parts(model, config, inputs, context)
-            write_model(small, source, draft)
-            return {**inherited(inputs), **facts}
+            return _with_fewer_parts(model, config, inputs, context, draft)
         pruned = partial(
             prune,
             model,
@@ -63,6 +65,9 @@ class PruneStage(Stage[Prune]):
         if source is None:
             return Outline()
         planned = _planned(source, config)
+        if config.vocabulary is not None:
+            note = "how many tokens of its vocabulary stay is known once the text has been read"
+            return Outline(planned, notes=(note,))
         if not config.calibrates:
             return Outline(planned)
         work, seconds = _planned_work(source, config, inputs.validation_tokens or 0)
@@ -92,19 +97,33 @@ def _planned_work(
 
 def _planned(source: Architecture, config: Prune) -> Architecture:
     """Return the config of what a model becomes; raise RequestError where it cannot."""
-    if config.method == "structured":
-        return shrunk_config(source, config)
-    return pruned_config(source, config)
+    if config.method != "structured":
+        return pruned_config(source, config)
+    planned = shrunk_config(source, config)
+    if config.vocabulary is not None:
+        check_vocabulary(planned)
+    return planned
 
 
 def _with_fewer_parts(
-    model: Model, config: Prune, inputs: Inputs, context: Context
-) -> tuple[Model, dict[str, Any]]:
-    """Return the model with fewer heads, channels or layers, and what that saves."""
+    model: Model, config: Prune, inputs: Inputs, context: Context, draft: Draft
+) -> dict[str, Any]:
+    """Write the model with fewer heads, channels, layers or rows; return what that saves."""
     assert isinstance(model, Decoder)
+    source = inputs.model("input")
     batches = _batches(config, model, inputs, context)
     small = shrink(model, config, context.runtime.seed, batches)
-    return small, shrinking_facts(model.config, small.config)
+    facts: dict[str, Any] = {}
+    if config.vocabulary is None:
+        write_model(small, source, draft)
+    else:
+        split = Corpus.open(inputs.text(), verify=False).split(config.calibration.split)
+        small, cut, facts = without_unused(small, Tokenizer.load(source), split)
+        with disk_errors(draft.path):
+            place = draft.new_folder("model")
+            folder.save(small, place)
+            cut.tokenizer.save(place / "tokenizer.json")
+    return {**inherited(inputs), **shrinking_facts(model.config, small.config), **facts}
 
 
 def _batches(config: Prune, model: Model, inputs: Inputs, context: Context) -> list[Tensor]:

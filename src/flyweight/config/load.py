@@ -38,6 +38,8 @@ def recipe(
     A recipe is checked whole before the stages `without` are left out: what is malformed cannot be
     searched for them.
     """
+    if isinstance(without, str):
+        raise RequestError(f"without={without!r}: name stages in a list, without=[{without!r}]")
     load_plugins()
     checked = _checked(raw, where)
     return _checked(leave_out(raw, without), where) if without else checked

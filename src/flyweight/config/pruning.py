@@ -91,6 +91,8 @@ class Prune(Calibrated):
     layer keeps `heads` heads and `hidden` channels of its MLP. `layers` are those that stay, or how
     many. `score` says which: by the size of their weights, by the change of the loss without them
     (`taylor`, Molchanov et al. 2019, which reads the calibration text), or by chance.
+    `vocabulary: used` removes the entries of a byte-level BPE tokenizer, with their rows, that the
+    training split never uses: that of `calibration.data`, or of the input's own text.
     """
 
     stage: Literal["prune"]
@@ -105,6 +107,7 @@ class Prune(Calibrated):
     hidden: PositiveInt | None = Field(default=None, exclude_if=_none)
     layers: PositiveInt | tuple[NonNegativeInt, ...] | None = Field(default=None, exclude_if=_none)
     score: Literal["magnitude", "taylor", "random"] | None = Field(default=None, exclude_if=_none)
+    vocabulary: Literal["used"] | None = Field(default=None, exclude_if=_none)
 
     makes_model: ClassVar[bool] = True
 
@@ -112,7 +115,7 @@ class Prune(Calibrated):
     def calibrates(self) -> bool:
         """Inputs are gathered on a text, and a choice among sparsities is made on one."""
         swept = isinstance(self.sparsity, SparsitySweep)
-        return self.weighs_inputs or swept or self.score == "taylor"
+        return self.weighs_inputs or swept or self.score == "taylor" or self.vocabulary is not None
 
     @property
     def weighs_inputs(self) -> bool:
@@ -151,6 +154,7 @@ class Prune(Calibrated):
 
     def _structured_faults(self) -> Iterator[str]:
         parts = {"heads": self.heads, "hidden": self.hidden, "layers": self.layers}
+        parts |= {"vocabulary": self.vocabulary}
         if self.method != "structured":
             for name in (name for name, value in parts.items() if value is not None):
                 yield f"{name}: {self.method} removes no whole parts; use method: structured"
@@ -158,7 +162,10 @@ class Prune(Calibrated):
                 yield f"score: {self.method} is a score of its own; use method: structured"
             return
         if all(value is None for value in parts.values()):
-            yield "method: structured: say how many heads, hidden channels or layers stay"
+            yield (
+                "method: structured: say how many heads, hidden channels or layers stay, or "
+                "vocabulary: used"
+            )
         others = {"sparsity": self.sparsity, "pattern": self.pattern}
         for name in (name for name, value in others.items() if value is not None):
             yield f"{name}: structured removes whole parts; leave {name} out"
@@ -201,7 +208,7 @@ class Prune(Calibrated):
             faster = 1 - facts["forward_flops"] / facts["forward_flops_before"]
             return (
                 f"{origin.parent('input')} with {fewer:.0%} of its parameters and {faster:.0%} of "
-                f"its FLOPs removed: whole heads, channels or layers"
+                f"its FLOPs removed: whole heads, channels, layers or vocabulary rows"
             )
         method, pattern = origin.quote(origin.config["method"]), origin.config.get("pattern")
         shape = "" if pattern is None else f" in the pattern {origin.quote(pattern)}"

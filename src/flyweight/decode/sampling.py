@@ -48,7 +48,7 @@ class Sampling:
         At temperature 0 the draws are not used.
         """
         if self.temperature == 0:
-            return logits.argmax(-1)
+            return _likeliest(logits)
         # Subtracting the largest first keeps a tiny temperature from overflowing.
         logits = logits.float()
         scaled = (logits - logits.amax(-1, keepdim=True)) / self.temperature
@@ -75,3 +75,10 @@ class Sampling:
         if self.min_p:
             weights = weights.masked_fill(weights < self.min_p * weights[:, :1], 0.0)
         return weights
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """Return the place of the largest of each row of logits (B, V), the first of equals: (B,)."""
+    if logits.is_cpu and logits.dtype == torch.float32:  # numpy's takes a tenth of torch's time
+        return torch.from_numpy(logits.detach().numpy().argmax(-1))
+    return logits.argmax(-1)

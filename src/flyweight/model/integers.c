@@ -8,8 +8,7 @@
 
 #define BITS_8 127
 #define BITS_24 8000000
-#define AHEAD 1024 /* bytes of W that are fetched before they are met */
-#define LANES (BYTES / 4)
+#define LANES ((int64_t)(sizeof(whole) / sizeof(int32_t)))
 #define STEP 128 /* columns of four bits in 64 bytes */
 #define EACH(k) _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++)
 #define HOLD(v) __asm__("" : "+v"(v)); /* in a register, which would be loaded again and again */
@@ -192,7 +191,7 @@ static inline __attribute__((always_inline)) void dots(const int8_t *const *w, i
     for (; i + BYTES <= in; i += BYTES) {
         const int8_t *at[4] = {w[0] + i, w[1] + i, w[2] + i, w[3] + i};
         EACH(k)
-            _mm_prefetch((const char *)at[k] + AHEAD, _MM_HINT_T0);
+            FETCH(at[k]);
         meet(at, vectors + i, x->width, count, sums);
     }
     if (i < in) { /* x has zeros behind its end */
@@ -266,17 +265,17 @@ typedef struct {
     __m512i first, second;
 } unpacked;
 
-static inline unpacked unpack(int bits, const uint8_t *w, __mmask64 there)
+static inline unpacked unpack(int bits, __m512i both)
 {
     if (bits == 4) {
-        __m512i both = _mm512_maskz_loadu_epi8(there, w), four = _mm512_set1_epi8(15);
+        const __m512i four = _mm512_set1_epi8(15);
         __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
         return (unpacked){high, _mm512_and_si512(both, four)};
     }
     const __m512i words = _mm512_set_epi64(0x151617, 0x121314, 0x0f1011, 0x0c0d0e, 0x090a0b, 0x060708,
                                            0x030405, 0x000102);
     const __m512i shifts = _mm512_set1_epi64(0x000306090c0f1215);
-    __m512i bytes = _mm512_permutexvar_epi8(words, _mm512_maskz_loadu_epi8(there, w));
+    __m512i bytes = _mm512_permutexvar_epi8(words, both);
     __m512i codes = _mm512_multishift_epi64_epi8(shifts, bytes);
     return (unpacked){_mm512_and_si512(codes, _mm512_set1_epi8(7)), _mm512_setzero_si512()};
 }
@@ -300,16 +299,20 @@ static inline __attribute__((always_inline)) void block_sums(const int bits, con
     EACH(k)
         w[k] = (const uint8_t *)m->weights + rows[k] * row_bytes, steps[k] = scales[k];
     for (int64_t i = 0, left = row_bytes; i < width; i += columns, left -= bytes, offsets += 16) {
-        int64_t count = smaller(left, bytes);
-        __mmask64 there = count < 64 ? (1ull << count) - 1 : ~0ull;
         whole x0 = WHOLE_X(high + i), x1 = WHOLE_X(middle + i), x2 = WHOLE_X(low + i);
         whole y0 = x0, y1 = x1, y2 = x2, offset = _mm512_loadu_si512(offsets);
         if (bits == 4)
             y0 = WHOLE_X(high + i + 64), y1 = WHOLE_X(middle + i + 64), y2 = WHOLE_X(low + i + 64);
         HOLD(x0) HOLD(x1) HOLD(x2) HOLD(y0) HOLD(y1) HOLD(y2)
+        const __mmask64 there = left < 64 ? (1ull << left) - 1 : ~0ull;
         EACH(k) {
-            unpacked codes = unpack(bits, w[k], there);
-            _mm_prefetch((const char *)w[k] + AHEAD, _MM_HINT_T0);
+            __m512i both;
+            if (left >= 64) /* the masked one is slower */
+                both = _mm512_loadu_si512(w[k]);
+            else
+                both = _mm512_maskz_loadu_epi8(there, w[k]);
+            FETCH(w[k]);
+            unpacked codes = unpack(bits, both);
             whole s0 = WHOLE_ADD(WHOLE_ZERO, codes.first, x0);
             whole s1 = WHOLE_ADD(WHOLE_ZERO, codes.first, x1);
             whole s2 = WHOLE_ADD(offset, codes.first, x2);

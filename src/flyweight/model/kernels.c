@@ -24,6 +24,7 @@ enum { TILE = 16, TOGETHER = 32 }; /* rows of W of each stream, and of x, whose 
         int64_t i = 0;                                                                             \
         for (; i + WIDTH <= in; i += WIDTH) {                                                      \
             vec y = LOAD(x + i);                                                                   \
+            FETCH(a + i), FETCH(b + i), FETCH(c + i), FETCH(d + i);                                \
             s = FMA(y, VECTOR(a + i), s);                                                          \
             t = FMA(y, VECTOR(b + i), t);                                                          \
             u = FMA(y, VECTOR(c + i), u);                                                          \
@@ -75,8 +76,12 @@ static void read_scales(const matrix *m, int64_t row, int64_t rows, float *to)
         return;
     }
     if (m->scale_format == SCALES_BFLOAT16) {
-        for (; at < end; at++)
-            *to++ = from_bf16(((const uint16_t *)m->scales)[at]);
+        const uint16_t *from = (const uint16_t *)m->scales + at;
+        int64_t i = 0;
+        for (; i + WIDTH <= end - at; i += WIDTH)
+            STORE(to + i, BF16(from + i));
+        for (; i < end - at; i++)
+            to[i] = from_bf16(from[i]);
         return;
     }
     while (at < end) {

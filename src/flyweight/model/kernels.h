@@ -139,6 +139,10 @@ static inline int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Fetch what is met some steps later: the processor itself looks less far ahead. */
+#define AHEAD 3072 /* bytes */
+#define FETCH(p) _mm_prefetch((const char *)(p) + AHEAD, _MM_HINT_T1)
+
 /* --- integers.c --- */
 
 /* Rows of x as integers, for formats that multiply such: `n` rows of `planes` vectors of `width`

@@ -5,6 +5,7 @@ Every try is an ordinary artifact, so what is finished is found again.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,17 +76,26 @@ class Search:
         return sorted(within, key=lambda way: -way.left)  # what removes parts has to beat the rest
 
     def _fast(self, found: Sequence[Way]) -> list[Way]:
-        """Return the ways that are fast enough, with those of one shape measured once."""
-        # Zeros are no faster as a rule, and a token looks up one row of a table.
-        known = [way for way in found if way.config is not None and "tables" not in way.form]
-        within = first_fits(known, lambda way: self.speed(way) >= self.limit.value)
+        """Return of each form the way that removes least and is fast enough.
+
+        What has fewer parts is faster, so few shapes are measured.
+        """
+        forms: dict[str, list[Way]] = {}
+        for way in sorted(found, key=lambda way: -way.left):
+            # Zeros are no faster as a rule, and a token looks up one row of a table.
+            if way.config is not None and "tables" not in way.form:
+                forms.setdefault(way.form, []).append(way)
+        within = set[str]()
+        for form in forms.values():
+            place = bisect_left(form, True, key=lambda way: self.speed(way) >= self.limit.value)
+            within |= {way.name for way in form[place : place + 1]}
         if not within:
-            best = max(known, key=self.speed)
+            best = max((form[-1] for form in forms.values()), key=self.speed)
             raise RequestError(
                 f"--speed: no way is so fast here; the nearest is {best.name}, at "
                 f"{self.speed(best):.2f}x"
             )
-        return within
+        return [way for way in found if way.name in within]
 
     def speed(self, way: Way) -> float:
         """Return how many times as fast as the model a way's shape generates."""

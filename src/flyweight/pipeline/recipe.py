@@ -270,7 +270,9 @@ class Runner:
         model = next(iter(artifacts.values()))
         name = model.facts.get("corpus")
         if name is not None and (path := model.path.parent / name).exists():
-            return Artifact.open(path)
+            packed = Artifact.open(path)
+            own = _recut(packed, model)
+            return packed if own is None else self.corpus(own, model)
         if use == "optional":
             return None
         gone = "came without a corpus"
@@ -387,6 +389,16 @@ def _own_tokenizer(data: schema.Data, model: Artifact | None) -> tuple[schema.Da
     return data.model_copy(update={"tokenizer": own}), data.model_copy(
         update={"tokenizer": of_file}
     )
+
+
+def _recut(packed: Artifact, model: Artifact) -> schema.Data | None:
+    """Return how to pack a model's text again where its tokenizer lost entries since; else None."""
+    theirs = packed.manifest["files"].get("corpus/tokenizer.json")
+    mine = model.manifest["files"].get("model/tokenizer.json")
+    if theirs is None or mine is None or theirs["sha256"] == mine["sha256"]:
+        return None
+    fields = {**packed.identity["config"], "tokenizer": {"kind": "model"}, "context": 1}
+    return schema.Data.model_validate(fields, context={"resolved": True})
 
 
 def _same_text(model: Artifact, identity: Identity) -> Artifact | None:

@@ -121,3 +121,13 @@ def test_a_check_whose_figure_is_infinite_is_shown(capsys):
     assert "save_load fail infinite 0 it comes back changed" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_zeros_have_a_column_where_a_model_was_pruned(capsys):
+    plain = {"name": "r:a", "id": "a", "stage": "pretrain", "bytes": 10, "created": "x"}
+    plain |= {"sparsity": None, "bits_per_byte": None, "split": None, "corpus": None}
+    results.models([plain], everything=True)
+    assert "zeros" not in capsys.readouterr().out
+    results.models([plain, {**plain, "name": "r:b", "sparsity": 0.995}], everything=True)
+    out = capsys.readouterr().out
+    assert "zeros" in out and "99.5 %" in out

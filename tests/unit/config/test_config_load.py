@@ -507,3 +507,8 @@ def test_another_kind_of_model_leaves_the_fields_of_this_one():
     }
     kept = {**recipe, "stages": {"one": {"stage": "pretrain"}}}
     assert load.override(kept, ["model.kind=decoder"])["model"]["dim"] == 32
+
+
+def test_a_stage_to_leave_out_is_named_in_a_list():
+    with pytest.raises(RequestError, match=r"without='int8': .* without=\['int8'\]"):
+        load.recipe(raw(), "quickstart", "int8")
