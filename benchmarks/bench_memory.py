@@ -1,6 +1,7 @@
 """The memory of training GPT-2's shape, and whether what saves it learns as well.
 
-    python benchmarks/bench_memory.py [--only peaks losses] [--contestants NAME ...] [--seeds 3]
+    python benchmarks/bench_memory.py [--only peaks losses seconds] [--contestants NAME ...]
+        [--seeds 3]
 
 `peaks`: a model of GPT-2's shape (124 M, random weights, no dropout, 16 x 128 tokens, AdamW) in a
 fresh process each: the most memory held over what the interpreter held with its imports. Freed blocks
@@ -10,6 +11,10 @@ transformers in float32.
 
 `losses`: 200 steps of 4 x 128 on Tiny Shakespeare by character, for several seeds; the NLL on
 validation text. The seeds draw weights, windows and rounding. Plain AdamW is the control.
+
+`seconds`: what a step of `peaks` takes, the processor's seconds and those on the clock, the median of
+three steps after the first. The contestants take turns. `ours` keeps freed blocks, as a training without
+`budget.memory` does; what saves memory is measured with them kept and given back.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ import json
 import statistics
 import sys
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +33,13 @@ import numpy as np
 from rows import Rows, worker
 
 VOCAB, CONTEXT, BATCH, STEPS = 50_257, 128, 16, 3
+TIMED = {
+    "ours": {"give_back": False},
+    "ours, all but bf16 weights": {},
+    "ours, all but bf16 weights, blocks kept": {"give_back": False},
+    "ours, all": {},
+}
+"""Whose steps are timed. What follows the second comma changes how, not what."""
 SHORT = 8
 """Tokens of a row in the first of two steps where `--quick` is given."""
 ALL = {"recompute": "blocks", "states": "int8", "step": "backward"}
@@ -140,7 +154,8 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     from flyweight.training.finetune import prepared
 
     Runtime.detect(device="cpu", threads=1).apply()
-    give_back_at_once()
+    if job.get("give_back", True):
+        give_back_at_once()
     _exercise()
     config = schema.ModelConfig.model_validate(
         {
@@ -168,12 +183,15 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     if job.get("method"):
         model = prepared(model, schema.Lora(targets=("attention.qkv",), r=8, alpha=32))
 
+    begun: dict[int, tuple[float, float]] = {}
+
     class Drawn:
         context = CONTEXT
 
         def batch(
             self, step: int, rows: slice = slice(None), rank: int = 0, world: int = 1
         ) -> Batch:
+            begun.setdefault(step, (time.process_time(), time.perf_counter()))
             tokens = torch.from_numpy(_tokens(job, step))[rows]
             return Batch.from_tensors(tokens[:, :-1], tokens[:, 1:])
 
@@ -184,9 +202,13 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         model,
         Drawn(),
         lambda *_: 0.0,
-        {"steps": _steps(job), "batch": BATCH, "validations": 0, **fields},
+        {"steps": job.get("steps", _steps(job)), "batch": BATCH, "validations": 0, **fields},
     )
+    starts = [begun[step] for step in sorted(begun)][1:]
+    took = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(starts)]
     return {
+        "processor_seconds": [each[0] for each in took],
+        "clock_seconds": [each[1] for each in took],
         "peak_bytes": memory.peak(),
         "parameters": sum(each.numel() for each in model.parameters()),
     }
@@ -289,6 +311,27 @@ def peaks(rows: Rows, asked: list[str], quick: bool) -> None:
         rows.write()
 
 
+def seconds(rows: Rows, repeats: int) -> None:
+    """Time the steps of what saves memory against those of what does not."""
+    setting = f"GPT-2, {BATCH} x {CONTEXT}, one thread"
+    for name in TIMED:
+        _replace(rows, name, setting)
+    for repeat in range(repeats):
+        plain = 0.0
+        for name, how in TIMED.items():
+            job = {**OURS[name.removesuffix(", blocks kept")], **how}
+            found = worker(
+                __file__, {"who": "ours", "quick": False, "steps": 5, **job}, timeout=7200
+            )
+            step = statistics.median(found["processor_seconds"])
+            plain = plain or step
+            rows.add(name, setting, "step", repeat, step, "processor seconds")
+            clock = statistics.median(found["clock_seconds"])
+            rows.add(name, setting, "step on the clock", repeat, clock, "s")
+            rows.add(name, setting, "times ours", repeat, step / plain, "x")
+            rows.write()
+
+
 def losses(rows: Rows, seeds: int, asked: list[str]) -> None:
     """Measure what is learned in 200 steps."""
     from flyweight.config import schema
@@ -345,10 +388,12 @@ def main() -> None:
         print(json.dumps(work(job)))
         return
     rows = Rows("memory")
-    if options.contestants:
+    if options.contestants or "seconds" in options.only:
         rows.read()
     if "peaks" in options.only:
         peaks(rows, options.contestants, options.quick)
+    if "seconds" in options.only:
+        seconds(rows, options.seeds)
     if "losses" in options.only:
         losses(rows, options.seeds, options.contestants)
     print(rows.write())
