@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memory_sample import SCALED, SMALL, Sampled, sampled
+from memory_sample import AVERAGED, SCALED, SMALL, Sampled, sampled
 from rows import Rows, worker
 
 BASE_TOKENS = 16
@@ -190,7 +190,7 @@ def main() -> None:
         rows.read()
     known = {row["setting"] for row in rows.found}
     with tempfile.TemporaryDirectory() as place:
-        for case in [*sampled(), *SCALED, *SMALL]:
+        for case in [*sampled(), *SCALED, *SMALL, *AVERAGED]:
             asked = not options.only or any(word in case.name for word in options.only)
             if not asked or case.name in known:
                 continue

@@ -254,3 +254,20 @@ SCALED = [
     ),
 ]
 """DistilQwen3's student and teacher with an eighth of width, heads, hidden channels and vocabulary."""
+
+AVERAGED = [
+    Sampled(
+        f"averaged: 6 x {dim}, V 16,000, T 256, swiglu, rope, {optimizer}, fp32",
+        {"dim": dim, "layers": 6},
+        {
+            "batch": 8,
+            "optimizer": {"kind": optimizer},
+            "average": {"decay": 0.999},
+            "precision": "fp32",
+        },
+        16_000,
+        256,
+    )
+    for dim, optimizer in ((512, "adamw"), (640, "muon"))
+]
+"""Trainings that hold an average of their weights."""
