@@ -53,10 +53,14 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
         stages |= {**record, name: plain, **controls}
         compare[name] = list(controls)
     report = raw.get("report")
-    if isinstance(report, dict) and isinstance(report.get("compare"), list):
-        compared = [each for name in report["compare"] for each in (name, *compare.get(name, ()))]
-        report = {**report, "compare": list(dict.fromkeys(compared))}
-        return {**raw, "stages": stages, "report": report}
+    asked = report.get("compare") if isinstance(report, dict) else None
+    if compare and isinstance(asked, list) and all(isinstance(name, str) for name in asked):
+        compared = [each for name in asked for each in (name, *compare.get(name, ()))]
+        return {
+            **raw,
+            "stages": stages,
+            "report": {**report, "compare": list(dict.fromkeys(compared))},
+        }
     return {**raw, "stages": stages}
 
 
@@ -67,23 +71,29 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
         raise RequestError(f"{where}: name them in a list, such as [{', '.join(CONTROLS)}]")
     found = dict[str, dict[str, Any]]()
     for word in words:
-        if word not in CONTROLS:
+        if not isinstance(word, str) or word not in CONTROLS:
             raise RequestError(
                 f"{where}: {word!r} is not known{nearest(str(word), CONTROLS)}; there are "
                 f"{', '.join(CONTROLS)}"
             )
         control = f"{name}-{word.replace('_', '-')}"
         if word == "shuffled":
-            objective = {**(stage.get("objective") or {}), "shuffled": True}
+            objective = {**_fields(stage, "objective"), "shuffled": True}
             found[control] = {**stage, "objective": objective}
             found[control].pop("told", None)
             continue
         quantity = "tokens" if word == "same_tokens" else "total_flops"
-        train = {key: value for key, value in stage.get("train", {}).items() if key not in LIMITS}
+        train = {key: value for key, value in _fields(stage, "train").items() if key not in LIMITS}
         tied = {**train, "same_as": {"stage": name, "of": quantity}}
         kept = {key: stage[key] for key in ("data", "model", "input", "round") if key in stage}
         found[control] = {"stage": "pretrain", **kept, "train": tied}
     return found
+
+
+def _fields(stage: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return a copy of a part of a raw stage; what is no mapping is refused later, by name."""
+    value = stage.get(part)
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _record(name: str, stage: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,7 +101,7 @@ def _record(name: str, stage: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     told, where = dict(stage["told"]), f"stages.{name}.told"
     if strange := next((key for key in told if key not in TOLD), None):
         raise RequestError(f"{where}.{strange}: is not known; there are {', '.join(TOLD)}")
-    objective = dict(stage.get("objective") or {})
+    objective = _fields(stage, "objective")
     fields = {
         "k": told.get("k"),
         "store": told.get("store"),

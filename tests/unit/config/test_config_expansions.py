@@ -76,6 +76,13 @@ def test_a_record_is_a_stage_before_the_student():
         ({"told": {"k": 8, "rows": 3}}, "stages.student.told.rows: is not known"),
         ({"told": {"k": 8}, "train": {"time": "3s"}}, "give train.steps or train.tokens"),
         ({"told": {"k": -1}}, "k"),
+        ({"controls": [["same_tokens"]]}, "is not known"),
+        ({"controls": 3}, "name them in a list"),
+        ({"controls": ["shuffled"], "objective": [1]}, "objective"),
+        ({"controls": ["same_tokens"], "train": [1]}, "train"),
+        ({"told": {}, "train": 7}, "train"),
+        ({"told": {}, "data": 7}, "data"),
+        ({"controls": ["same_tokens"], "report": {"compare": [[], 3]}}, "report.compare"),
     ],
 )
 def test_words_that_are_wrong(fields, message):

@@ -53,6 +53,7 @@ def test_progress_quotes_nothing_that_steers(kind):
             "remark",
             "accumulate",
             "rows",
+            "used",
         ),
         EVIL,
     )
