@@ -52,16 +52,15 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
                 )
         stages |= {**record, name: plain, **controls}
         compare[name] = list(controls)
+    made = {**raw, "stages": stages}
     report = raw.get("report")
     asked = report.get("compare") if isinstance(report, dict) else None
-    if compare and isinstance(asked, list) and all(isinstance(name, str) for name in asked):
+    if not isinstance(report, dict) or not isinstance(asked, list):
+        return made
+    if compare and all(isinstance(name, str) for name in asked):
         compared = [each for name in asked for each in (name, *compare.get(name, ()))]
-        return {
-            **raw,
-            "stages": stages,
-            "report": {**report, "compare": list(dict.fromkeys(compared))},
-        }
-    return {**raw, "stages": stages}
+        made["report"] = {**report, "compare": list(dict.fromkeys(compared))}
+    return made
 
 
 def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[str, Any]]:
