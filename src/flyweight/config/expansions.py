@@ -90,7 +90,7 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
 
 
 def _fields(stage: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return a copy of a part of a raw stage; what is no mapping is refused later, by name."""
+    """Return a copy of a part of a raw stage; anything else is refused later, by name."""
     value = stage.get(part)
     return dict(value) if isinstance(value, dict) else {}
 
