@@ -71,6 +71,7 @@ def test_a_whole_record_teaches_as_its_teacher_does(raw, tmp_path, monkeypatch):
     )
     plan = fw.plan(raw, session=session(tmp_path))
     assert {stage.name for stage in plan.stages} == {"teacher", "beside", "from-whole"}
+    assert next(row.seconds for row in plan.beside if "whole" in row.name) > 0
     run = fw.run(config_load.recipe(raw), session=session(tmp_path))
     assert resumed == [5], "it went on behind what was marked"
     facts = run["whole"].facts
@@ -84,6 +85,21 @@ def test_a_whole_record_teaches_as_its_teacher_does(raw, tmp_path, monkeypatch):
     assert spent["from-whole"]["flops"] < spent["beside"]["flops"]
     total = spent["teacher"]["flops"] + spent["whole"]["flops"] + spent["from-whole"]["flops"]
     assert spent["from-whole"]["total_flops"] == total, "the teacher's training counts once"
+
+
+def test_a_stage_that_was_killed_right_after_its_last_row_is_made_again(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(teach, "SAVED_EVERY", 0.0)
+
+    def killed(teacher, length):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teach.load_any, "forward_flops", killed)  # asked behind the move
+        del raw["stages"]["beside"], raw["report"]["compare"]
+        with pytest.raises(KeyboardInterrupt):
+            fw.run(config_load.recipe(raw), session=session(tmp_path))
+    run = fw.run(config_load.recipe(raw), session=session(tmp_path))
+    assert run["whole"].facts["rows"] == STEPS * BATCH
 
 
 def test_a_few_tokens_keep_some_of_the_mass(raw, tmp_path):

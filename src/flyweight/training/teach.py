@@ -20,10 +20,9 @@ from flyweight.data.batch import Batch
 from flyweight.data.corpus import Corpus
 from flyweight.data.told import ToldMeta, ToldWriter
 from flyweight.data.windows import Windows
-from flyweight.spec import flops
 from flyweight.spec.chunks import chunk_rows
 from flyweight.store.artifact import Draft
-from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
+from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage, Work
 from flyweight.training.model_training import check_data
 from flyweight.training.teaching import hidden_states
 
@@ -32,10 +31,6 @@ TOKENS_AT_ONCE = 2048
 
 SAVED_EVERY = 15.0
 """Seconds between two marks from which an interrupted stage goes on."""
-
-SECONDS_PER_FLOP = 1 / 40e9
-"""What a FLOP of the teacher takes where nobody has measured: the planner's usual constant."""
-
 
 MARK = "current.json"
 """The file that says how far an interrupted stage came."""
@@ -87,6 +82,7 @@ class TeachStage(Stage[schema.Teach]):
             dtype = "float16" if config.store == "fp16" else "float32"
             writer = ToldWriter(unfinished, meta, dtype, progress.step)
             self._tell(teachers, windows, meta, writer, progress, draft)
+            (draft.state / MARK).unlink(missing_ok=True)  # what it is about moves away
             unfinished.rename(folder)
         seconds = progress.seconds + time.monotonic() - began
         each = sum(load_any.forward_flops(teacher, data.context) for teacher in teachers)
@@ -104,13 +100,12 @@ class TeachStage(Stage[schema.Teach]):
         }
 
     def plan(self, config: schema.Teach, inputs: PlannedInputs) -> Outline:
-        """Return the seconds of running the teacher, where it is known."""
+        """Return the work of running the teachers, where they are known."""
         teachers = list(inputs.models.values())
-        if len(teachers) < len(config.dependencies()) or not all(x.vocab_size for x in teachers):
+        if len(teachers) < len(config.dependencies()):
             return Outline(notes=("its teacher is not known yet, nor how long it takes",))
-        each = sum(flops.forward_flops(teacher, config.data.context) for teacher in teachers)
-        total = config.rows * each
-        return Outline(seconds=total * SECONDS_PER_FLOP)
+        tokens = config.rows * config.data.context
+        return Outline(work=tuple(Work(teacher, tokens) for teacher in teachers))
 
     def _tell(
         self,
