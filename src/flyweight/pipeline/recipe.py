@@ -14,7 +14,7 @@ from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.stage import sources_of_tokens
 from flyweight.config.units import format_size, format_time
-from flyweight.core import machine
+from flyweight.core import allocator, machine
 from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
 from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
@@ -230,6 +230,7 @@ class Runner:
         """Do a stage's work and return its facts, with the time it took and the corpus it knows."""
         meter = self.context.meter
         trains = isinstance(config, schema.TrainingStage)
+        allocator.give_back_now()  # what an earlier stage has freed is no part of this one
         meter.begin_stage()
         if trains:
             meter.observe(inputs.name, ends_itself=config.train.time is not None)
