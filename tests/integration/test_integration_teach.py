@@ -170,7 +170,10 @@ def test_a_record_that_does_not_fit_is_refused(raw, tmp_path, stage, message):
             {"teacher": ["teacher", "beside"], "told": None},
             "several teachers tell before a student",
         ),
-        ({"teacher": ["teacher", "beside"]}, "the teacher is teacher, beside; name its own record"),
+        (
+            {"teacher": ["teacher", "beside"]},
+            "the teacher is teacher and beside; name its own record",
+        ),
         ({"told": None, "objective": {"rest": "renormalise"}}, "objective.rest: is about a record"),
     ],
 )

@@ -26,6 +26,7 @@ from flyweight.config.schema import (
     TaskData,
     Teach,
     TrainingStage,
+    teachers_in_words,
 )
 from flyweight.config.stage import sources_of_tokens
 
@@ -100,13 +101,9 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
         yield f"{where}.told: {stage.told} is a stage {record.stage}; name a stage teach"
     elif record.teacher != stage.teacher:
         yield (
-            f"{where}.told: {stage.told} is the record of {_names(record.teacher)}, and the "
-            f"teacher is {_names(stage.teacher)}; name its own record"
+            f"{where}.told: {stage.told} is the record of {teachers_in_words(record.teacher)}, and the "
+            f"teacher is {teachers_in_words(stage.teacher)}; name its own record"
         )
-
-
-def _names(teacher: str | tuple[str, ...]) -> str:
-    return teacher if isinstance(teacher, str) else ", ".join(teacher)
 
 
 def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:

@@ -433,7 +433,8 @@ Teachers = str | Annotated[tuple[str, ...], Field(min_length=2)]
 """A teacher, or several."""
 
 
-def _listed(teacher: Teachers) -> str:
+def teachers_in_words(teacher: Teachers) -> str:
+    """Return the name of a teacher, or the names of several."""
     return teacher if isinstance(teacher, str) else " and ".join(teacher)
 
 
@@ -486,7 +487,7 @@ class Distill(NewOrExisting):
         """Return whom it learned from, and what it was before."""
         start = "" if self.input is None else f"{self.input}, "
         shuffled = ", shuffled" if self.objective.shuffled else ""
-        return f"{start}distilled from {_listed(self.teacher)}{shuffled}"
+        return f"{start}distilled from {teachers_in_words(self.teacher)}{shuffled}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:
