@@ -101,8 +101,8 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
         yield f"{where}.told: {stage.told} is a stage {record.stage}; name a stage teach"
     elif record.teacher != stage.teacher:
         yield (
-            f"{where}.told: {stage.told} is the record of {teachers_in_words(record.teacher)}, and the "
-            f"teacher is {teachers_in_words(stage.teacher)}; name its own record"
+            f"{where}.told: {stage.told} is the record of {teachers_in_words(record.teacher)}, "
+            f"and the teacher is {teachers_in_words(stage.teacher)}; name its own record"
         )
 
 
