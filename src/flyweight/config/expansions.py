@@ -2,6 +2,7 @@
 
 student: {stage: distill, ..., controls: [same_tokens, same_compute, shuffled]}
 student: {stage: distill, ..., told: {k: 64, rest: bucket, store: fp16}}
+student: {stage: distill, ..., across: tokenizers}, which has a record in any case
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
     stages, compare = dict[str, Any](), dict[str, list[str]]()
     for name, stage in raw["stages"].items():
         distills = isinstance(stage, dict) and stage.get("stage") == "distill"
-        if not distills or not ({"controls", "told"} & stage.keys()):
+        if not distills or not ({"controls", "told", "across"} & stage.keys()):
             stages[name] = stage
             continue
         plain = {key: value for key, value in stage.items() if key != "controls"}
-        controls = _controls(name, plain, stage.get("controls", ()))
+        if plain.get("across") is not None and plain.get("told") is None:
+            plain["told"] = {}
         record = {}
         if isinstance(plain.get("told"), dict):
             plain, record = _record(name, plain)
+        controls = _controls(name, plain, stage.get("controls", ()))
         for other in [*record, *controls]:
             if other in raw["stages"]:
                 raise RequestError(
@@ -79,7 +82,6 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
         if word == "shuffled":
             objective = {**_fields(stage, "objective"), "shuffled": True}
             found[control] = {**stage, "objective": objective}
-            found[control].pop("told", None)
             continue
         quantity = "tokens" if word == "same_tokens" else "total_flops"
         train = {key: value for key, value in _fields(stage, "train").items() if key not in LIMITS}
@@ -104,6 +106,7 @@ def _record(name: str, stage: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     fields = {
         "k": told.get("k"),
         "store": told.get("store"),
+        "across": stage.get("across"),
         "temperature": objective.get("temperature"),
         "data": stage.get("data"),
     }

@@ -104,6 +104,11 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
             f"{where}.told: {stage.told} is the record of {teachers_in_words(record.teacher)}, "
             f"and the teacher is {teachers_in_words(stage.teacher)}; name its own record"
         )
+    elif record.across != stage.across:
+        yield (
+            f"{where}.across: {stage.told}, its record, has {record.across}, and this stage "
+            f"{stage.across}; give both the same"
+        )
 
 
 def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:
