@@ -3,10 +3,11 @@
     told/tokens.npy     (rows, T, k) uint16 or uint32, the likeliest first
     told/log_probs.npy  (rows, T, k) float16 or float32, natural logarithms
     told/meta.json      corpus, context, seed, documents, vocabulary, temperature
-    told/groups.npy     (V,) int64, the group of each of the student's tokens
 
 Teachers with other tokenizers tell of `vocabulary` groups of tokens (`flyweight.data.alignment`),
-and of nothing where no boundary is common. They alone have groups.
+and of nothing where no boundary is common.
+
+    told/groups.npy     (V,) int64, the group of each of the student's tokens
 
 Row g belongs to window number g of `flyweight.data.windows`, whatever the batch size. The windows
 of another text, context or seed are others, so a record fits one of each.

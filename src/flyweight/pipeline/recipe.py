@@ -38,6 +38,7 @@ from flyweight.store.budget import BudgetSpent
 from flyweight.store.stage import Context, Inputs, PlannedInputs, Stage, drops, identity_config
 from flyweight.training.finetune import tunable_config
 from flyweight.training.model_training import check_data
+from flyweight.training.reading import check_alignable
 
 LIMIT_OF = {
     "tokens": "tokens",
@@ -556,6 +557,11 @@ def _stage(
 def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
     """Raise RequestError for a model outside the recipe that a stage cannot make what it is to."""
     for name, stage in recipe.stages.items():
+        for role in stage.own_texts():
+            reference = stage.dependencies()[role]
+            if reference not in recipe.stages:
+                model = resolve(reference, f"stages.{name}.{role}")
+                check_alignable(Inputs(name, {role: model}), role)
         source = stage.dependencies().get("input")
         if source is None or source in recipe.stages or not stage.makes_model:
             continue

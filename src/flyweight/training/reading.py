@@ -27,6 +27,7 @@ from flyweight.data.corpus import Corpus
 from flyweight.data.documents import DocumentIds
 from flyweight.data.sources import source_of
 from flyweight.data.token_bytes import token_bytes
+from flyweight.data.tokenizer import Tokenizer
 from flyweight.data.windows import Windows
 from flyweight.errors import RequestError
 from flyweight.store.stage import Context, Inputs
@@ -233,6 +234,17 @@ def predictions(teacher: AnyModel, hidden: Tensor, entries: int, temperature: fl
 def device_of(teacher: AnyModel) -> torch.device:
     """Return where a teacher's weights are."""
     return next(teacher.parameters()).device
+
+
+def check_alignable(inputs: Inputs, role: str) -> None:
+    """Raise RequestError for a model that has no tokenizer, or none whose tokens have bytes."""
+    where, folder = f"stages.{inputs.name}.across", inputs.model(role)
+    if not (folder / "tokenizer.json").is_file():
+        raise RequestError(f"{where}: {inputs.artifacts[role].id} has no tokenizer; use another")
+    try:
+        token_bytes(Tokenizer.load(folder))
+    except RequestError as error:
+        raise RequestError(f"{where}: the tokenizer of {role}: {error}") from None
 
 
 def other_tokens(

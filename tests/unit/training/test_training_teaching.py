@@ -176,7 +176,7 @@ def test_what_groups_tell_and_what_they_leave_open(divergence, k):
     logits = student(batch.inputs)
 
     def of_groups(log_probs):
-        parts = [log_probs[..., GROUPS == group].logsumexp(-1) for group in range(count)]
+        parts = [log_probs[..., group == GROUPS].logsumexp(-1) for group in range(count)]
         return torch.stack(parts, -1).log_softmax(-1)
 
     def coarse_groups(log_probs):
