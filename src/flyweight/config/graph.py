@@ -65,8 +65,8 @@ TAKES_THE_INPUT = ("input", "teacher")
 def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, object]:
     """Return a raw recipe without the named stages.
 
-    What consumed one, or was taught by it, takes its input instead, where it has one. Raises RequestError where it has
-    none, and for a name that no stage has.
+    What consumed one, or was taught by it, takes its input instead, where it has one. Raises
+    RequestError where it has none, and for a name that no stage has.
     """
     raw = copy.deepcopy(dict(raw))
     stages = raw.get("stages")
