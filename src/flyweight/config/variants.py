@@ -81,8 +81,12 @@ def _laid_over(recipe: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, A
         if stage is None:
             laid.pop(name, None)
             continue
-        before = laid.get(name)
-        same = isinstance(stage, dict) and isinstance(before, dict)
-        goes_on = same and stage.get("stage", before.get("stage")) == before.get("stage")
-        laid[name] = merge(before, stage) if goes_on else stage
+        laid[name] = merge(laid.get(name), stage) if _goes_on(laid.get(name), stage) else stage
     return {**merged, "stages": laid}
+
+
+def _goes_on(before: object, stage: object) -> bool:
+    """Return whether a version's raw stage is of the same kind as the one that it is laid over."""
+    if not isinstance(before, dict) or not isinstance(stage, dict):
+        return False
+    return stage.get("stage", before.get("stage")) == before.get("stage")
