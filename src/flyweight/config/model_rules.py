@@ -23,6 +23,12 @@ EXACT_VOCAB = 1024
 MOST_CHANNELS = 2**31 - 1
 
 
+class Depths(Protocol):
+    """The fields of a `Dropout` that rules read."""
+
+    depth: float
+
+
 class DecoderFields(Protocol):
     """The fields of a `ModelConfig` that rules read; it checks itself with these rules."""
 
@@ -36,6 +42,7 @@ class DecoderFields(Protocol):
     sharing: Sharing
     thinking: Thinking
     embedding: Embedding
+    dropout: Depths
     linears: dict[str, LinearKind]
     blocks: Blocks
 
@@ -158,6 +165,11 @@ def _ends(config: DecoderFields) -> Iterator[str]:
         yield (
             "norm.final: without layers and without a final norm nothing lies between "
             "embedding and head; leave it on"
+        )
+    if not config.layers and config.dropout.depth:
+        yield (
+            "dropout.depth: a model without layers has no branches that could be dropped; leave it "
+            "out"
         )
 
 
