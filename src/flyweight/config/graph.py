@@ -58,12 +58,15 @@ def _inside(recipe: Recipe, name: str) -> list[str]:
 
 # --- without some stages ---
 
+TAKES_THE_INPUT = ("input", "teacher")
+"""Fields that take the input of a stage that is left out in its place."""
+
 
 def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, object]:
     """Return a raw recipe without the named stages.
 
-    What consumed one takes its input instead, where it has one. Raises RequestError where it has
-    none, and for a name that no stage has.
+    What consumed one, or was taught by it, takes its input instead, where it has one. Raises
+    RequestError where it has none, and for a name that no stage has.
     """
     raw = copy.deepcopy(dict(raw))
     stages = raw.get("stages")
@@ -93,7 +96,7 @@ def _replace(name: str, source: str | None, other: str, stage: dict[str, Any]) -
             stage[field] = [reference for reference in value if reference != name]
         if value != name:
             continue
-        if source is None or field != "input":
+        if source is None or field not in TAKES_THE_INPUT:
             raise RequestError(
                 f"--without {name}: stages.{other}.{field} needs it, and {name} has no "
                 f"input that could take its place;"
