@@ -26,7 +26,10 @@ MOST_CHANNELS = 2**31 - 1
 class Depths(Protocol):
     """The fields of a `Dropout` that rules read."""
 
-    depth: float
+    @property
+    def depth(self) -> float:
+        """The rate of the last use of a layer."""
+        ...
 
 
 class DecoderFields(Protocol):
@@ -42,9 +45,13 @@ class DecoderFields(Protocol):
     sharing: Sharing
     thinking: Thinking
     embedding: Embedding
-    dropout: Depths
     linears: dict[str, LinearKind]
     blocks: Blocks
+
+    @property
+    def dropout(self) -> Depths:
+        """The rates of dropout."""
+        ...
 
     def layer(self, index: int) -> DecoderFields:
         """Return the specification of one layer."""
