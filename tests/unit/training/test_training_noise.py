@@ -22,7 +22,7 @@ def source(corpus, batch=4, rate=0.3):
 
 
 def model(corpus, dim=16, **fields):
-    config = {"dim": dim, "layers": 1, "attention": {"heads": 2}, **fields}
+    config = {"dim": dim, "layers": 1, "attention": {"heads": 2}} | fields
     return Decoder(ModelConfig.model_validate(config).resolved(corpus.meta.vocab_size, CONTEXT))
 
 
@@ -69,11 +69,16 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, stop):
     assert same(weights(whole), weights(resumed))
 
 
-def test_accumulation_changes_nothing_but_rounding(corpus, tmp_path):
+@pytest.mark.parametrize("depth", [0.0, 0.4])
+def test_accumulation_changes_nothing_but_rounding(corpus, tmp_path, depth):
     runs = []
     for accumulate in (1, 2, 4):
         made = trainer(
-            corpus, tmp_path / str(accumulate), source=source(corpus), accumulate=accumulate
+            corpus,
+            tmp_path / str(accumulate),
+            model=model(corpus, layers=3, dropout={"depth": depth}),
+            source=source(corpus),
+            accumulate=accumulate,
         )
         made.train()
         runs.append((made, [e["nll"] for e in read_events(made.draft.events.path) if "norm" in e]))
