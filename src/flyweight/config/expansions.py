@@ -40,15 +40,7 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
     """
     stages, compare = dict[str, Any](), dict[str, list[str]]()
     for name, stage in raw["stages"].items():
-        distills = isinstance(stage, dict) and stage.get("stage") == "distill"
-        if not distills or not ({"controls", "told"} & stage.keys()):
-            stages[name] = stage
-            continue
-        plain = {key: value for key, value in stage.items() if key != "controls"}
-        controls = _controls(name, plain, stage.get("controls", ()))
-        record = {}
-        if isinstance(plain.get("told"), dict):
-            plain, record = _record(name, plain)
+        plain, record, controls = _written_out(name, stage)
         for other in [*record, *controls]:
             if other in raw["stages"]:
                 raise RequestError(
@@ -62,10 +54,32 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
     asked = report.get("compare") if isinstance(report, dict) else None
     if not isinstance(report, dict) or not isinstance(asked, list):
         return made
-    if compare and all(isinstance(name, str) for name in asked):
+    if any(compare.values()) and all(isinstance(name, str) for name in asked):
         compared = [each for name in asked for each in (name, *compare.get(name, ()))]
         made["report"] = {**report, "compare": list(dict.fromkeys(compared))}
     return made
+
+
+def stand_for(raw: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the names of the stages that the words of each raw stage stand for, beside itself."""
+    return {
+        name: [*record, *controls]
+        for name, stage in raw["stages"].items()
+        for _, record, controls in [_written_out(name, stage)]
+    }
+
+
+def _written_out(name: str, stage: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return a raw stage without its words, and what they stand for: its record, its controls."""
+    distills = isinstance(stage, dict) and stage.get("stage") == "distill"
+    if not distills or not ({"controls", "told"} & stage.keys()):
+        return stage, {}, {}
+    plain = {key: value for key, value in stage.items() if key != "controls"}
+    controls = _controls(name, plain, stage.get("controls", ()))
+    record = dict[str, Any]()
+    if isinstance(plain.get("told"), dict):
+        plain, record = _record(name, plain)
+    return plain, record, controls
 
 
 def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from flyweight.config.defaults import DEFAULTS, default_faults, merge as merge, with_defaults
+from flyweight.config.defaults import (
+    DEFAULTS,
+    default_faults,
+    laid_out,
+    merge as merge,
+    with_defaults,
+)
+from flyweight.config.expansions import stand_for
 from flyweight.config.explain import Fault, explain as explain, faults
 from flyweight.config.graph import is_external as is_external, leave_out, order as order
 from flyweight.config.messages import nearest as nearest
@@ -48,9 +55,9 @@ def recipe(
     stages = raw["stages"]
     assert isinstance(stages, dict)  # it was checked
     written = [name for name in without if name in stages]
-    rest = leave_out(raw, written)
+    rest = leave_out(raw, written, stand_for(laid_out(raw)))
     if made := [name for name in without if name not in written]:
-        rest = leave_out(with_defaults(rest), made)
+        rest = leave_out(with_defaults(rest), made, {})
     return _checked(rest, where)
 
 

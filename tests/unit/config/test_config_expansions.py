@@ -208,3 +208,40 @@ def test_sources_are_names_for_models():
 def test_sources_that_are_none_are_refused(sources):
     with pytest.raises(RequestError, match="sources"):
         load.recipe({**MEASURED, "sources": sources})
+
+
+def tied(of="total_flops"):
+    raw = changed("tuned", stage="finetune", input="model", method="full")
+    alone = {"stage": "pretrain", "model": {"dim": 16, "layers": 1}}
+    raw["stages"]["alone"] = {**alone, "train": {"same_as": {"stage": "tuned", "of": of}}}
+    return raw
+
+
+def test_a_limit_of_all_that_was_spent_is_that_up_to_the_input_of_a_stage_left_out():
+    stages = load.recipe(tied(), without=["tuned"]).stages
+    assert stages["alone"].train.same_as == schema.SameAs(stage="model", of="total_flops")
+    with pytest.raises(RequestError, match="same_as takes its limit from it"):
+        load.recipe(tied("tokens"), without=["tuned"])
+
+
+def test_a_student_goes_with_its_controls_from_every_list():
+    raw = {
+        "name": "words",
+        "data": CORPUS,
+        "model": {"dim": 32, "layers": 1, "attention": {"heads": 2}},
+        "train": {"steps": 7, "batch": 4},
+        "stages": {
+            "teacher": {"stage": "pretrain"},
+            "student": {
+                "stage": "distill",
+                "teacher": "teacher",
+                "controls": ["same_tokens"],
+                "told": {"k": 4},
+            },
+            "speed": {"stage": "bench", "input": ["teacher", "student", "student-same-tokens"]},
+        },
+        "report": {"compare": ["teacher", "student", "student-same-tokens"]},
+    }
+    left = load.recipe(raw, without=["student"])
+    assert list(left.stages) == ["teacher", "speed-teacher"]
+    assert left.report.compare == ("teacher",)
