@@ -200,9 +200,9 @@ class Attention(Strict):
 
     `out_bias` follows `bias`. With a `window` a token attends to the last `window` tokens, itself
     among them (Beltagy et al. 2020), and to the first `sinks` tokens of its text (Xiao et al.
-    2023). With `value_residual` the values of every use of a layer after the first are a * values +
-    b * those of the first, with a and b learned by each layer from 0.5 on (Zhou et al. 2024). What
-    is off of these is left out of what is written.
+    2023). With `value_residual` later uses of layers mix the values of the first one with their
+    own: a * own + b * first (Zhou et al. 2024). Each layer learns a and b, from 0.5 on. What is off
+    of these is left out of what is written.
     """
 
     heads: PositiveInt | None = None
