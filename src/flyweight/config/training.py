@@ -172,7 +172,6 @@ class Train(Strict):
     validation_tokens: Tokens = 65_536
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
-    trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
     average: Average | None = Field(default=None, exclude_if=_none)
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
     on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
