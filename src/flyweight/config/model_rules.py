@@ -23,6 +23,15 @@ EXACT_VOCAB = 1024
 MOST_CHANNELS = 2**31 - 1
 
 
+class Depths(Protocol):
+    """The fields of a `Dropout` that rules read."""
+
+    @property
+    def depth(self) -> float:
+        """The rate of the last use of a layer."""
+        ...
+
+
 class DecoderFields(Protocol):
     """The fields of a `ModelConfig` that rules read; it checks itself with these rules."""
 
@@ -38,6 +47,11 @@ class DecoderFields(Protocol):
     embedding: Embedding
     linears: dict[str, LinearKind]
     blocks: Blocks
+
+    @property
+    def dropout(self) -> Depths:
+        """The rates of dropout."""
+        ...
 
     def layer(self, index: int) -> DecoderFields:
         """Return the specification of one layer."""
@@ -158,6 +172,11 @@ def _ends(config: DecoderFields) -> Iterator[str]:
         yield (
             "norm.final: without layers and without a final norm nothing lies between "
             "embedding and head; leave it on"
+        )
+    if not config.layers and config.dropout.depth:
+        yield (
+            "dropout.depth: a model without layers has no branches that could be dropped; leave it "
+            "out"
         )
 
 

@@ -669,6 +669,7 @@ class Evaluate(StageConfig):
 
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True
+    several: ClassVar[tuple[str, ...]] = ("input", "split")
     seconds: ClassVar[float] = 0.4
     noun: ClassVar[str] = "evaluation"
 

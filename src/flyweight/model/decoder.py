@@ -26,7 +26,7 @@ from flyweight.model.step import fits, step_of
 from flyweight.model.thinking import KeysAndValues, PassMemory
 from flyweight.spec.adapters import check_adapters, sites
 from flyweight.spec.linears import check_patterns, float_name, head_sizes
-from flyweight.spec.visits import Visit, stack_size, use_of, visits
+from flyweight.spec.visits import Visit, depth_rates, stack_size, use_of, visits
 
 
 class HeadLayer(nn.Module):
@@ -72,7 +72,8 @@ class Decoder(nn.Module):
         self.visits = self._looped
         self.embedding = EmbeddingLayer(config)
         self.blocks = nn.ModuleList(
-            Block(config.layer(layer), f"blocks.{layer}") for layer in range(config.layers)
+            Block(config.layer(layer), f"blocks.{layer}", depth_rates(config, layer))
+            for layer in range(config.layers)
         )
         self.index: VisitIndex | None = None
         if not isinstance(config.sharing, NoSharing) and config.sharing.index:

@@ -76,6 +76,18 @@ def stack_size(config: ModelConfig) -> int:
     return len(_stack(config))
 
 
+def depth_rates(config: ModelConfig, layer: int) -> tuple[float, ...]:
+    """Return how likely a layer's branches are dropped in training, for each of its uses in order.
+
+    The rate grows linearly over the places of the stack (Huang et al. 2016). Nothing where nothing
+    is dropped.
+    """
+    if not config.dropout.depth:
+        return ()
+    step = config.dropout.depth / stack_size(config)
+    return tuple(step * (visit.stack_index + 1) for visit in visits_of(config, layer))
+
+
 def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:
     """Return the keys per token of each cache slot: of every visit that attends."""
     return tuple(visit.keys_per_token for visit in visits(config, looped) if visit.keys_per_token)
