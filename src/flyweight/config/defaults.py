@@ -151,7 +151,7 @@ def default_faults(raw: Mapping[str, object]) -> list[Fault]:
         try:
             TypeAdapter(kind).validate_python(section)
         except ValidationError as error:
-            for fault in faults(error, *roots):
+            for fault in faults(error, *roots, around=schema.Recipe):
                 if fault.kind != "missing" and not (fault.kind == "value_error" and not fault.path):
                     result.append(Fault((key, *fault.path), fault.text, fault.kind))
     return result

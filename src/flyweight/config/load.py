@@ -66,7 +66,7 @@ def _checked(raw: Mapping[str, object], where: str) -> Recipe:
     try:
         checked = Recipe.model_validate(with_defaults(raw))
     except ValidationError as error:
-        lines = _told_once(raw, in_defaults, faults(error, Recipe))
+        lines = _told_once(raw, in_defaults, faults(error, Recipe, around=Recipe))
         raise RequestError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from error
     if in_defaults:
         raise RequestError(

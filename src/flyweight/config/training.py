@@ -178,7 +178,6 @@ class Train(Strict):
     validation_tokens: Tokens = 65_536
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
-    trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
     average: Average | None = Field(default=None, exclude_if=_none)
     input_noise: Probability = Field(default=0.0, exclude_if=_zero)
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
