@@ -1,5 +1,7 @@
 """Find a MODEL: an artifact folder, `RECIPE:STAGE`, a Hugging Face folder or `hf:owner/name`.
 
+`MODEL@0.5` is the model as it was at half of its training, where that kept it.
+
 For plan, bench and audit it may be a config as well, which gets random weights.
 """
 
