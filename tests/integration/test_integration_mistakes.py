@@ -54,7 +54,7 @@ def test_a_scaled_perplexity_is_below_1_for_random_weights(quality):
 
 def test_distillation_by_the_published_loss_is_worse(quality):
     published, right = one(quality, "perplexity of the student on test text")
-    assert published > 1.2 * right
+    assert published > 1.1 * right
 
 
 def test_zeros_without_a_mask_grow_back_in_two_steps(quality):
